@@ -1,0 +1,242 @@
+"""What a run folder holds: names of all files, versioned JSON, safetensors, nothing pickled."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from hybrid import __version__
+from hybrid.config import EncoderSettings, HeadSettings
+from hybrid.device import Compute
+from hybrid.encoders.base import Encoder
+from hybrid.errors import ArtifactError
+from hybrid.fusion.gate import MassGate
+from hybrid.heads.base import Head
+
+FORMAT = 1
+S = TypeVar("S", bound=Struct)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Every file of a run folder."""
+
+    root: Path
+
+    @property
+    def run(self) -> Path:
+        """Format, version and the encoder's settings."""
+        return self.root / "run.json"
+
+    @property
+    def store(self) -> Path:
+        """Photos, labels, embeddings."""
+        return self.root / "index.sqlite"
+
+    @property
+    def neighbors(self) -> Path:
+        """The FAISS index, derived from the store."""
+        return self.root / "index.faiss"
+
+    @property
+    def head(self) -> Path:
+        """Folder of the head, its log and the gate that was fitted to it."""
+        return self.root / "head"
+
+
+class HeadFiles:
+    """Names inside the head's folder."""
+
+    SETTINGS = "head.json"
+    WEIGHTS = "model.safetensors"
+    GATE = "gate.json"
+    LOG = "log.csv"
+    CURVES = "curves.png"
+
+
+class RunInfo(Struct, frozen=True, kw_only=True):
+    """``run.json``."""
+
+    format: int = FORMAT
+    hybrid_version: str = __version__
+    encoder: EncoderSettings
+    encoder_name: str
+    encoder_identity: str
+    encoder_fingerprint: str
+
+
+class HeadInfo(Struct, frozen=True, kw_only=True):
+    """``head/head.json``: what the head is and what it was trained on.
+
+    Attributes
+    ----------
+    classes : tuple of str
+        Seen labels in the order of the logits.
+    encoder_identity : str or None
+        Set for a head that reads embeddings.
+    trained_on : tuple of str
+        sha256 of every training photo, so that nobody calibrates or evaluates on them unawares.
+    """
+
+    format: int = FORMAT
+    hybrid_version: str = __version__
+    settings: HeadSettings
+    classes: tuple[str, ...]
+    encoder_identity: str | None
+    train_photos: int
+    val_photos: int
+    trained_on: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+class GateInfo(Struct, frozen=True, kw_only=True):
+    """``head/gate.json``: the gate as plain numbers, and what it was fitted with.
+
+    Attributes
+    ----------
+    gate : MassGate or None
+        None where none could be fitted; `reason` says why.
+    head_sha256 : str
+        Of the head's weights file; a gate serves no other head.
+    """
+
+    format: int = FORMAT
+    gate: MassGate | None
+    reason: str = ""
+    encoder_identity: str
+    head_sha256: str
+    templates: str
+
+
+def read_json(file: Path, kind: type[S]) -> S:
+    """Read a typed JSON file of a run.
+
+    Raises
+    ------
+    ArtifactError
+        If it is missing, torn, or of another format.
+    """
+    if not file.is_file():
+        raise ArtifactError(f"the run lacks {file.name}", got=f"no file {file}")
+    data = file.read_bytes()
+    try:
+        found = msgspec.json.decode(data, type=dict[str, Any]).get("format")
+        if found != FORMAT:
+            raise ArtifactError(
+                f"{file} has another format",
+                expected=f"format {FORMAT} (hybrid {__version__})",
+                got=str(found),
+            )
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.DecodeError as error:  # ValidationError is a kind of it
+        raise ArtifactError(f"{file} is damaged", got=str(error), fix="make this part of the run again") from error
+
+
+def write_json(file: Path, value: Struct) -> None:
+    """Write a typed JSON file whole or not at all."""
+    part = file.with_name(file.name + ".part")
+    part.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+    part.replace(file)
+
+
+def write_run(layout: Layout, settings: EncoderSettings, encoder: Encoder) -> None:
+    """Note in the run which encoder its index was made with."""
+    layout.root.mkdir(parents=True, exist_ok=True)
+    info = RunInfo(
+        encoder=settings,
+        encoder_name=encoder.name,
+        encoder_identity=encoder.identity,
+        encoder_fingerprint=encoder.fingerprint,
+    )
+    write_json(layout.run, info)
+
+
+class HeadDraft:
+    """A head being trained: written beside the run's head, and swapped in when all of it is there.
+
+    Use as a context manager; without `publish` the draft is removed.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self.folder = layout.head.with_name("head.part")
+
+    def __enter__(self) -> HeadDraft:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def save(self, head: Head, info: HeadInfo) -> None:
+        """Write weights and settings."""
+        from hybrid.heads.backbone_head import BackboneHead, save_backbone_head
+        from hybrid.heads.linear import LinearHead, save_linear_head
+
+        file = self.folder / HeadFiles.WEIGHTS
+        if isinstance(head, BackboneHead):
+            save_backbone_head(head, file)
+        elif isinstance(head, LinearHead):
+            save_linear_head(head, file)
+        write_json(self.folder / HeadFiles.SETTINGS, info)
+
+    def save_gate(self, gate: MassGate | None, encoder: Encoder, templates: str, reason: str = "") -> None:
+        """Write the gate, tied to the weights in this draft."""
+        info = GateInfo(
+            gate=gate,
+            reason=reason,
+            encoder_identity=encoder.identity,
+            head_sha256=file_sha256(self.folder / HeadFiles.WEIGHTS),
+            templates=templates,
+        )
+        write_json(self.folder / HeadFiles.GATE, info)
+
+    def publish(self) -> None:
+        """Put the draft in the place of the run's head."""
+        old = self._layout.head.with_name("head.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if self._layout.head.exists():
+            self._layout.head.rename(old)
+        self.folder.rename(self._layout.head)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def load_head(layout: Layout, compute: Compute) -> tuple[Head, HeadInfo] | None:
+    """Load the run's head, None if it has none."""
+    old = layout.head.with_name("head.old")
+    if old.is_dir() and not layout.head.exists():
+        old.rename(layout.head)  # `publish` was killed between its two renames
+    if not layout.head.is_dir():
+        return None
+    info = read_json(layout.head / HeadFiles.SETTINGS, HeadInfo)
+    weights = layout.head / HeadFiles.WEIGHTS
+    if not weights.is_file():
+        raise ArtifactError("the head has no weights", got=f"no file {weights}", fix="hybrid train-head")
+    if info.settings.kind == "linear":
+        from hybrid.heads.linear import load_linear_head
+
+        return load_linear_head(weights, info.classes, str(info.encoder_identity)), info
+    from hybrid.heads.backbone_head import load_backbone_head
+
+    return load_backbone_head(weights, info.classes, info.settings, compute), info
+
+
+def load_gate(layout: Layout) -> GateInfo:
+    """Read the gate that belongs to the run's head."""
+    info = read_json(layout.head / HeadFiles.GATE, GateInfo)
+    if info.head_sha256 != file_sha256(layout.head / HeadFiles.WEIGHTS):
+        raise ArtifactError("the gate was fitted to another head", fix="hybrid train-head")
+    return info
+
+
+def file_sha256(file: Path) -> str:
+    """Content hash of a file, hex."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

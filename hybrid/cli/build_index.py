@@ -1,0 +1,66 @@
+"""`hybrid build-index`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hybrid.cli import options
+
+
+def build_index(
+    sources: options.Sources,
+    run: options.Run = options.DEFAULT_RUN,
+    encoder: options.Encoder = None,
+    pretrained: options.Pretrained = None,
+    precision: options.Precision = None,
+    labels: Annotated[
+        bool, typer.Option("--labels/--no-labels", help="Whether folders and files give class labels.")
+    ] = True,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Forget photos of sources that are not named in this call.")
+    ] = False,
+    batch_size: options.BatchSize = 32,
+    workers: options.Workers = None,
+    device: options.Device = "auto",
+) -> None:
+    """Embed photos and cache the vectors: only what is new or changed is computed."""
+    from hybrid.artifact import Layout, write_run
+    from hybrid.cli import show
+    from hybrid.cli.settings import encoder_settings
+    from hybrid.data.sources import scan
+    from hybrid.encoders import load_encoder
+    from hybrid.index.build import build_index as build
+    from hybrid.index.neighbors import open_index
+    from hybrid.index.store import EmbeddingStore
+
+    layout = Layout(run)
+    settings = encoder_settings(layout, encoder, pretrained, precision)
+    found = scan(sources, labelled=labels)
+    loaded = load_encoder(settings, device)
+    for line in (*found.notes, *loaded.notes):
+        show.note(line)
+    loaded.check(found.records)
+    write_run(layout, settings, loaded)
+    with EmbeddingStore(layout.store) as store:
+        with show.photo_progress("embedding", len(found.records)) as progress:
+            summary = build(
+                found,
+                loaded,
+                store,
+                batch_size=batch_size,
+                workers=workers,
+                progress=progress,
+                replace=replace,
+            )
+        size = len(open_index(store, loaded.fingerprint, layout.neighbors)) if store.photos() else 0
+    show.stdout().print(
+        f"{summary.photos} photos: {summary.encoded} encoded, {summary.reused} copies of known content, "
+        f"{summary.unchanged} unchanged; {summary.new} new, {summary.changed} changed, {summary.removed} removed; "
+        f"{size} vectors in {layout.root}",
+        soft_wrap=True,
+    )
+    show.list_unreadable(summary.unreadable)
+    if summary.unreadable:
+        raise typer.Exit(show.EXIT_UNREADABLE)

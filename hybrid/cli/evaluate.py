@@ -1,0 +1,50 @@
+"""`hybrid evaluate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hybrid.cli import options
+
+
+def evaluate(
+    sources: options.Sources,
+    run: options.Run = options.DEFAULT_RUN,
+    prompts: options.Prompts = None,
+    templates: options.TemplatesOption = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
+    encoder: options.Encoder = None,
+    pretrained: options.Pretrained = None,
+    precision: options.Precision = None,
+    batch_size: options.BatchSize = 32,
+    workers: options.Workers = None,
+    device: options.Device = "auto",
+) -> None:
+    """Score supervised, zero-shot and hybrid side by side on labelled photos."""
+    from hybrid.cli import show
+    from hybrid.cli.load import load_classifier
+    from hybrid.data.sources import scan
+    from hybrid.evaluation.evaluate import evaluate as run_evaluation
+    from hybrid.evaluation.report import scores_table
+
+    found = scan(sources)
+    classifier = load_classifier(run, prompts, templates, encoder, pretrained, precision, device)
+    for line in (*found.notes, *classifier.notes):
+        show.note(line)
+    with show.photo_progress("evaluating", len(found.records)) as progress:
+        result = run_evaluation(classifier, found.records, batch_size=batch_size, workers=workers, progress=progress)
+    for line in result.notes:
+        show.note(line)
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
+    console = show.stdout()
+    console.print(f"{result.scored} photos, {result.seen} seen and {result.unseen} unseen classes")
+    console.print(scores_table(result.systems))
+    show.list_unreadable(result.unreadable)
+    if result.unreadable:
+        raise typer.Exit(show.EXIT_UNREADABLE)

@@ -1,0 +1,45 @@
+"""`hybrid info`."""
+
+from __future__ import annotations
+
+from hybrid.cli import options
+
+
+def info(run: options.Run = options.DEFAULT_RUN) -> None:
+    """Say what a run holds: index, encoder, head and gate."""
+    from rich.markup import escape
+
+    from hybrid.artifact import HeadFiles, HeadInfo, Layout, RunInfo, load_gate, read_json
+    from hybrid.cli import show
+    from hybrid.errors import listing
+    from hybrid.index.store import EmbeddingStore
+
+    layout = Layout(run)
+    console = show.stdout()
+
+    def line(name: str, text: str) -> None:
+        console.print(f"[bold]{name:<9}[/bold] {escape(text)}", soft_wrap=True)
+
+    made = read_json(layout.run, RunInfo)
+    line("run", f"{layout.root} (hybrid {made.hybrid_version})")
+    line("encoder", f"{made.encoder_name}, precision {made.encoder.precision}, {made.encoder_fingerprint}")
+    with EmbeddingStore(layout.store, must_exist=True) as store:
+        counts = store.counts()
+    splits = ", ".join(f"{split} {n}" for split, n in counts["splits"].items())
+    labels = counts["labels"]
+    line("photos", f"{sum(counts['splits'].values())} (split: {splits or 'none'})")
+    line("labels", f"{len(labels)}: {listing([f'{name} {n}' for name, n in labels.items()], 8) or 'none'}")
+    for name, count in counts["embeddings"].items():
+        line("vectors", f"{count} by {name}")
+    if not layout.head.is_dir():
+        line("head", "none (hybrid train-head)")
+        return
+    head = read_json(layout.head / HeadFiles.SETTINGS, HeadInfo)
+    kind = head.settings.backbone if head.settings.kind == "backbone" else "linear on CLIP embeddings"
+    line(
+        "head",
+        f"{kind}, {len(head.classes)} seen classes, {head.train_photos} photos, {head.val_photos} held out",
+    )
+    gate = load_gate(layout)
+    for text in gate.gate.describe() if gate.gate else (f"none: {gate.reason}",):
+        line("gate", text)

@@ -1,0 +1,80 @@
+"""The `hybrid` command: the commands, and one table from exception to message and exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from hybrid import __version__
+from hybrid.cli.build_index import build_index
+from hybrid.cli.demo import demo
+from hybrid.cli.evaluate import evaluate
+from hybrid.cli.info import info
+from hybrid.cli.predict import predict
+from hybrid.cli.train_head import train_head
+from hybrid.errors import HybridError
+
+DEBUG = "HYBRID_DEBUG"
+
+app = typer.Typer(
+    name="hybrid",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Classify photos into the classes you trained on and into classes that you can only name, "
+    "in one calibrated answer. Start with: hybrid demo",
+)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "build-index": build_index,
+    "train-head": train_head,
+    "predict": predict,
+    "evaluate": evaluate,
+    "info": info,
+}
+for name, command in COMMANDS.items():
+    app.command(name)(command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hybrid {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Classify photos into the classes you trained on and into classes that you can only name."""
+
+
+# From exception to exit code and message; anything else is a bug and keeps its traceback.
+EXITS: tuple[tuple[type[BaseException], int, str], ...] = (
+    (HybridError, 1, "error: {error}"),
+    (KeyboardInterrupt, 130, "stopped; what was finished is kept, run the same command to go on"),
+    (BrokenPipeError, 0, ""),
+)
+
+
+def main() -> None:
+    """Run the command line; exit 0 done, 1 a named error, 2 wrong usage, 3 done but inputs were unreadable."""
+    try:
+        app()
+    except tuple(kind for kind, _, _ in EXITS) as error:
+        if os.environ.get(DEBUG) == "1":
+            raise
+        code, message = next((code, message) for kind, code, message in EXITS if isinstance(error, kind))
+        if message:
+            sys.stderr.write(message.format(error=error) + "\n")
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""`hybrid predict`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hybrid.cli import options
+
+
+class Format(StrEnum):
+    """How predictions are written."""
+
+    TABLE = "table"
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+def predict(
+    sources: options.Sources,
+    run: options.Run = options.DEFAULT_RUN,
+    prompts: options.Prompts = None,
+    templates: options.TemplatesOption = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Classes to list for each photo.")] = 5,
+    out: Annotated[Path | None, typer.Option(help="File for the predictions.  [default: stdout]")] = None,
+    format_: Annotated[
+        Format | None,
+        typer.Option("--format", help="[default: by the ending of --out, else table]", show_default=False),
+    ] = None,
+    encoder: options.Encoder = None,
+    pretrained: options.Pretrained = None,
+    precision: options.Precision = None,
+    batch_size: options.BatchSize = 32,
+    workers: options.Workers = None,
+    device: options.Device = "auto",
+) -> None:
+    """Classify photos over all classes, trained and merely named."""
+    from hybrid.cli import show
+    from hybrid.cli.load import load_classifier
+    from hybrid.cli.write import writer_of
+    from hybrid.data.sources import scan
+
+    found = scan(sources, labelled=False)
+    classifier = load_classifier(run, prompts, templates, encoder, pretrained, precision, device)
+    for line in (*found.notes, *classifier.notes):
+        show.note(line)
+    with (
+        writer_of(out, format_.value if format_ else None) as write,
+        show.photo_progress("classifying", len(found.records)) as progress,
+    ):
+        for batch in classifier.classify(found.records, batch_size=batch_size, workers=workers):
+            write(classifier.predictions(batch, top_k))
+            progress(len(batch.records))
+    show.list_unreadable(classifier.unreadable)
+    if classifier.unreadable:
+        raise typer.Exit(show.EXIT_UNREADABLE)

@@ -1,0 +1,109 @@
+"""Write predictions as a table, JSON lines or CSV, to stdout or to a file that appears when it is whole."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.table import Table
+
+from hybrid.classifier import Prediction
+from hybrid.cli import show
+from hybrid.errors import ConfigError
+
+Writer = Callable[[Sequence[Prediction]], None]
+ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".txt": "table"}
+
+
+@contextmanager
+def writer_of(out: Path | None, name: str | None) -> Iterator[Writer]:
+    """Open the output and yield a function that writes a batch of predictions."""
+    chosen = name or (ENDINGS.get(out.suffix.lower()) if out else "table")
+    if chosen is None:
+        raise ConfigError(
+            "the format of --out is not clear from its ending",
+            got=str(out),
+            fix="add --format table|jsonl|csv",
+        )
+    if out is None:
+        with _formatted(sys.stdout, chosen) as write:
+            yield write
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(out.name + ".part")
+    with part.open("w", newline="", encoding="utf-8") as stream, _formatted(stream, chosen) as write:
+        yield write
+    part.replace(out)
+
+
+def as_json(prediction: Prediction) -> dict[str, Any]:
+    """One prediction as plain JSON values."""
+    return {
+        "path": prediction.path,
+        "label": prediction.label,
+        "probability": round(prediction.probability, 6),
+        "seen": prediction.seen,
+        "p_unseen": None if prediction.p_unseen is None else round(prediction.p_unseen, 6),
+        "expert": prediction.expert,
+        "top": [{"label": label, "probability": round(p, 6)} for label, p in prediction.top],
+    }
+
+
+@contextmanager
+def _formatted(stream: TextIO, name: str) -> Iterator[Writer]:
+    if name == "jsonl":
+
+        def write_jsonl(predictions: Sequence[Prediction]) -> None:
+            stream.writelines(json.dumps(as_json(p), ensure_ascii=False) + "\n" for p in predictions)
+
+        yield write_jsonl
+    elif name == "csv":
+        columns = ("path", "label", "probability", "seen", "p_unseen", "expert", "top")
+        rows = csv.DictWriter(stream, columns, lineterminator="\n")
+        rows.writeheader()
+
+        def write_csv(predictions: Sequence[Prediction]) -> None:
+            for prediction in predictions:
+                top = "; ".join(f"{label}={p:.4f}" for label, p in prediction.top)
+                rows.writerow(as_json(prediction) | {"top": top})
+
+        yield write_csv
+    else:
+        kept: list[Prediction] = []
+        yield kept.extend
+        _print_table(kept, stream)
+
+
+def _print_table(predictions: Sequence[Prediction], stream: TextIO) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("photo", "label", "probability", "p(unseen)", "decided by", "then"):
+        numeric = heading in ("probability", "p(unseen)")
+        table.add_column(heading, justify="right" if numeric else "left", no_wrap=heading == "photo", overflow="fold")
+    for p in predictions:
+        runners_up = ", ".join(f"{label} {q:.2f}" for label, q in p.top[1:3])
+        p_unseen = "-" if p.p_unseen is None else f"{p.p_unseen:.2f}"
+        label = Text(p.label, style="bold" if p.seen else "bold cyan")
+        table.add_row(
+            Text(_short(p.path)),
+            label,
+            f"{p.probability:.2f}",
+            p_unseen,
+            p.expert,
+            Text(runners_up, style="dim"),
+        )
+    console = show.stdout() if stream is sys.stdout else Console(file=stream, width=160)
+    console.print(table)
+
+
+def _short(path: str) -> str:
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative

@@ -1,0 +1,142 @@
+"""Frozen settings, from defaults, a TOML file and flags, checked by their types."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from hybrid.errors import ConfigError
+
+Fraction = Annotated[float, Meta(ge=0.0, lt=1.0)]
+Positive = Annotated[float, Meta(gt=0.0)]
+Count = Annotated[int, Meta(ge=1)]
+S = TypeVar("S", bound=Struct)
+
+
+class EncoderSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which CLIP encoder a run uses; kept in ``run.json`` so that later commands need not repeat it.
+
+    Attributes
+    ----------
+    model : str
+        open_clip model name, folder with ``open_clip_config.json``, ``hf-hub:ORG/REPO``, ``tiny`` or
+        ``precomputed:FILE.npz``.
+    pretrained : str or None
+        open_clip tag or checkpoint file; ignored for ``tiny``, ``precomputed:`` and folders.
+    precision : str
+        ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+    """
+
+    model: str = "ViT-B-32-256"
+    pretrained: str | None = "datacomp_s34b_b86k"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+
+
+class HeadSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The training recipe of a head. Every field is a key of a recipe TOML and of ``--set KEY=VALUE``.
+
+    Defaults are the recipe of the field report that started the project; rates the report does not give
+    (learning rates, dropout, strength of the augmentations) are ours.
+
+    Attributes
+    ----------
+    kind : {"backbone", "linear"}
+        A fine-tuned timm backbone, or logistic regression on the cached CLIP embeddings.
+    backbone, backbone_weights, pretrained, backbone_args
+        timm model name; local weights file; whether to load timm's pretrained weights; keyword arguments of
+        ``timm.create_model``.
+    image_size, mean, std, crop_pct
+        Input in pixels and its normalisation; None takes what timm knows of the weights.
+    unfreeze : str
+        ``"all"``, ``"none"``, or how many last stages train.
+    freeze_norms : bool
+        Keep batch norms of the pretrained backbone in eval mode: small batches would spoil their statistics.
+    hidden, dropout
+        Width of the classifier's hidden layer (0: one linear layer), and its two dropout rates.
+    l2_c : float or None
+        Inverse L2 strength of the linear head; None chooses it by validation NLL.
+    """
+
+    kind: Literal["backbone", "linear"] = "backbone"
+    backbone: str = "convnext_tiny"
+    backbone_weights: str | None = None
+    pretrained: bool = True
+    backbone_args: dict[str, Any] = {}
+    image_size: Annotated[int, Meta(ge=16)] = 224
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    crop_pct: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
+    unfreeze: Annotated[str, Meta(pattern=r"^(all|none|\d+)$")] = "2"
+    freeze_norms: bool = True
+    hidden: Annotated[int, Meta(ge=0)] = 512
+    dropout: tuple[Fraction, Fraction] = (0.3, 0.3)
+    label_smoothing: Fraction = 0.2
+    learning_rate: Positive = 1e-3
+    backbone_rate: Annotated[float, Meta(gt=0.0, description="times learning_rate")] = 0.1
+    weight_decay: Annotated[float, Meta(ge=0.0)] = 1e-3
+    schedule: Literal["cosine", "none"] = "cosine"
+    warmup_epochs: Annotated[int, Meta(ge=0)] = 1
+    epochs: Count = 20
+    batch_size: Annotated[int, Meta(ge=2)] = 32
+    balanced_sampling: bool = True
+    crop_scale: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.7
+    flip: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.5
+    rotation: Annotated[float, Meta(ge=0.0, le=180.0)] = 10.0
+    colour_jitter: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.2
+    mixed_precision: Literal["auto", "off", "bf16", "fp16"] = "auto"
+    patience: Count = 3
+    monitor: Literal["loss", "accuracy"] = "loss"
+    val_fraction: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.15
+    l2_c: Positive | None = None
+    seed: int = 0
+    workers: Annotated[int, Meta(ge=0)] = 2
+
+
+def load_settings(
+    kind: type[S],
+    file: Path | None = None,
+    assignments: Sequence[str] = (),
+    flags: Mapping[str, Any] | None = None,
+) -> S:
+    """Merge defaults < TOML file < ``KEY=VALUE`` assignments < flags that are not None, and check all.
+
+    Raises
+    ------
+    ConfigError
+        Naming the setting, what it takes and what it got.
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        try:
+            values |= tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"cannot read settings file {file}", got=str(error)) from error
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise ConfigError("--set takes KEY=VALUE", got=assignment, fix="for example --set epochs=5")
+        values[key.strip()] = _parse_value(value.strip())
+    values |= {key: value for key, value in (flags or {}).items() if value is not None}
+    return convert(values, kind)
+
+
+def convert(values: Mapping[str, Any], kind: type[S]) -> S:
+    """Check plain values against a settings type."""
+    try:
+        return msgspec.convert(dict(values), kind, strict=False)
+    except msgspec.ValidationError as error:
+        known = ", ".join(kind.__struct_fields__)
+        raise ConfigError(f"wrong setting: {error}", fix=f"known settings: {known}") from error
+
+
+def _parse_value(text: str) -> Any:
+    """Read ``1e-3``, ``true``, ``[0.5, 0.5]`` or ``{a = 1}`` as TOML; anything else is a plain string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return None if text.lower() == "none" else text

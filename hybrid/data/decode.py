@@ -1,0 +1,143 @@
+"""Encoded bytes to pixels: any photo becomes an upright 8-bit RGB image, or an error that says why not."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
+
+from hybrid.data.records import ImageRecord
+from hybrid.errors import UnreadableImageError
+
+# Only these parsers see foreign bytes: Pillow knows dozens more, some of which start other programs.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+_DEEP_MODES = ("I", "F")
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode(data: bytes) -> Image.Image:
+    """Decode a photo.
+
+    The EXIF orientation is applied, transparency is laid over white, grey of more than 8 bits is scaled to 8,
+    and of several frames or pages the first is taken.
+
+    Parameters
+    ----------
+    data : bytes
+        An encoded JPEG, PNG, WebP, BMP, GIF or TIFF image.
+
+    Returns
+    -------
+    PIL.Image.Image
+        The pixels in mode RGB, in memory, without metadata.
+
+    Raises
+    ------
+    UnreadableImageError
+        With a short reason, if the bytes are empty, cut off, damaged, no image of these formats, or an image
+        of so many pixels that it looks like an attack (Pillow's limit).
+    """
+    if not data:
+        raise UnreadableImageError("the file is empty")
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            if 0 in image.size:
+                raise UnreadableImageError(f"the image has no pixels ({image.width} x {image.height})")
+            image.load()
+            upright = _UPRIGHT.get(_orientation(image))
+            rgb = _to_rgb(image)
+    except UnreadableImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError(
+            "not an image, or damaged at its start (JPEG, PNG, WebP, BMP, GIF and TIFF are read)"
+        ) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UnreadableImageError("the image has too many pixels to be a photo") from error
+    # Pillow's parsers raise nearly every built-in exception on damaged bytes, and one bad file must not end a
+    # run over a million.
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        cut_off = "truncated" in reason.lower()
+        raise UnreadableImageError("the image is cut off" if cut_off else f"the image is damaged: {reason}") from error
+    if upright is not None:
+        rgb = rgb.transpose(upright)
+    # Metadata would let a later step turn the image a second time.
+    rgb.info.clear()
+    return rgb
+
+
+def read_and_decode(record: ImageRecord) -> Image.Image:
+    """Read a record's bytes and decode them.
+
+    Parameters
+    ----------
+    record : ImageRecord
+        A photo in a file or in a tar shard.
+
+    Returns
+    -------
+    PIL.Image.Image
+        As `decode` gives it.
+
+    Raises
+    ------
+    UnreadableImageError
+        If the file or shard cannot be read, or its bytes cannot be decoded.
+    """
+    try:
+        data = record.read_bytes()
+    except FileNotFoundError as error:
+        raise UnreadableImageError("the file does not exist") from error
+    except OSError as error:
+        raise UnreadableImageError(f"the file cannot be read: {error.strerror or error}") from error
+    return decode(data)
+
+
+def _orientation(image: ImageFile.ImageFile) -> int:
+    """Give the EXIF orientation, 1 (upright) where there is none; TIFF is turned by Pillow while loading."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:
+        # Metadata is often broken in photos whose pixels are fine.
+        return 1
+
+
+def _to_rgb(image: ImageFile.ImageFile) -> Image.Image:
+    if image.mode in _DEEP_MODES or image.mode.startswith("I;16"):
+        return Image.fromarray(_deep_grey_to_8_bit(image)).convert("RGB")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        white.alpha_composite(image.convert("RGBA"))
+        return white.convert("RGB")
+    return image.convert("RGB")
+
+
+def _deep_grey_to_8_bit(image: ImageFile.ImageFile) -> NDArray[np.uint8]:
+    """Scale grey of 12, 16 or 32 bits, or floating point, to 0..255 (Pillow's own conversion clips it).
+
+    Whole numbers of up to 16 bits are scaled by their white; floating point is taken as 0..1, else as 0..255.
+    Where the values leave these ranges no white is known: they are stretched from lowest to highest.
+    """
+    values = np.asarray(image).astype(np.float64)
+    values[~np.isfinite(values)] = 0.0
+    low, high = float(values.min()), float(values.max())
+    bits, inverted = 16, False
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        # Pillow leaves deep grey as it was stored: 12 bits in the range of 16, 0 for white where so marked.
+        bits = 12 if image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE) == (12,) else 16
+        inverted = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
+    whites = (1.0, 255.0) if image.mode == "F" else (2.0**bits - 1,)
+    black, white = next(((0.0, white) for white in whites if low >= 0 and high <= white), (low, high))
+    scaled = np.rint((values - black) * (255.0 / ((white - black) or 1.0)))
+    return (255 - scaled if inverted else scaled).astype(np.uint8)

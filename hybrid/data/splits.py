@@ -1,0 +1,65 @@
+"""Splitting labelled photos into a part to train on and a part to validate with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid.errors import ConfigError
+
+Indices = NDArray[np.intp]
+
+
+def stratified_split(labels: Sequence[str], fraction: float, seed: int) -> tuple[Indices, Indices]:
+    """Split photos so that every class has its share on both sides.
+
+    Classes whose share is two photos or more on either side are split by scikit-learn's stratified
+    `train_test_split`. It may leave smaller classes without a photo on one side, or refuse them, so they are
+    split one by one: the share is rounded, but at least one photo and at most all but one are validated with.
+    A class with a single photo is trained on.
+
+    Parameters
+    ----------
+    labels : sequence of str, length n
+        The class of each photo.
+    fraction : float
+        The share to validate with, between 0 and 1, both excluded.
+    seed : int
+        The same labels, fraction and seed give the same split.
+
+    Returns
+    -------
+    train, val : ndarray of intp, shapes (n - m,) and (m,)
+        Indices into `labels`, sorted, disjoint, and together all of them.
+
+    Raises
+    ------
+    ConfigError
+        If `fraction` is not between 0 and 1.
+    """
+    if not 0 < fraction < 1:
+        raise ConfigError(
+            "The validation fraction is out of range",
+            expected="a number between 0 and 1, both excluded",
+            got=str(fraction),
+        )
+    classes, counts = np.unique(np.asarray(labels, dtype=object), return_counts=True)
+    # From two photos a side on, scikit-learn's rounding, which is off by less than one, leaves at least one.
+    is_small = counts * min(fraction, 1 - fraction) < 2
+    class_of = {name: index for index, name in enumerate(classes)}
+    codes = np.array([class_of[label] for label in labels], dtype=np.intp)
+    rng = np.random.default_rng(seed)
+    parts: list[Indices] = []
+    for code in np.flatnonzero(is_small & (counts > 1)):
+        members = rng.permutation(np.flatnonzero(codes == code))
+        share = round(len(members) * fraction)
+        parts.append(members[: min(max(share, 1), len(members) - 1)])
+    large = np.flatnonzero(~is_small[codes])
+    if len(large):
+        from sklearn.model_selection import train_test_split
+
+        parts.append(train_test_split(large, test_size=fraction, stratify=codes[large], random_state=seed)[1])
+    val = np.sort(np.concatenate(parts)) if parts else np.empty(0, dtype=np.intp)
+    return np.setdiff1d(np.arange(len(labels)), val), val

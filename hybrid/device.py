@@ -1,0 +1,114 @@
+"""Which device and precision to compute with, resolved once, with the reason kept to be shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hybrid.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device and a precision, and why they were chosen.
+
+    Attributes
+    ----------
+    device : str
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
+    precision : str
+        ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+    reason : str
+        One clause for a person.
+    """
+
+    device: str
+    precision: str
+    reason: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The torch dtype of `precision`."""
+        import torch
+
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether the device is an NVIDIA (or ROCm) GPU."""
+        return self.device.startswith("cuda")
+
+    def __str__(self) -> str:
+        return f"{self.device} {self.precision} ({self.reason})"
+
+
+def resolve(device: str = "auto", precision: str = "auto") -> Compute:
+    """Resolve ``auto`` to the best device and precision of this machine.
+
+    Parameters
+    ----------
+    device : str
+        One of `DEVICES` or ``cuda:N``. ``auto`` takes CUDA where torch sees it, else the CPU; Apple's ``mps``
+        is used only when asked for.
+    precision : str
+        One of `PRECISIONS`. ``auto`` takes fp16 on CUDA, bf16 on a CPU with native bf16 instructions, else fp32.
+
+    Raises
+    ------
+    ConfigError
+        If the name is unknown, the device is not available, or the CPU is asked for fp16.
+    """
+    import torch
+
+    if device.split(":")[0] not in DEVICES:
+        raise ConfigError("unknown device", expected=", ".join(DEVICES) + " or cuda:N", got=device)
+    if precision not in PRECISIONS:
+        raise ConfigError("unknown precision", expected=", ".join(PRECISIONS), got=precision)
+    asked = device != "auto"
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    _check_available(device)
+    where = "asked for" if asked else "CUDA found" if device == "cuda" else "no CUDA device"
+    if precision != "auto":
+        if device == "cpu" and precision == "fp16":
+            raise ConfigError(
+                "fp16 is not computed on a CPU", got="--precision fp16", fix="use --precision bf16 or fp32"
+            )
+        return Compute(device, precision, f"device {where}, precision asked for")
+    if device.startswith("cuda"):
+        return Compute(device, "fp16", f"device {where}, fp16 is the default on CUDA")
+    if device == "cpu" and cpu_has_native_bf16():
+        return Compute(device, "bf16", f"device {where}, this processor computes bf16 natively")
+    no_bf16 = ", no native bf16 on this processor" if device == "cpu" else ""
+    return Compute(device, "fp32", f"device {where}{no_bf16}")
+
+
+def cpu_has_native_bf16() -> bool:
+    """Whether this processor has bf16 matrix instructions (AVX512-BF16, AMX, or Arm's BF16)."""
+    import torch
+
+    # Not torch.ops.mkldnn._is_mkldnn_bf16_supported: that is true where bf16 is only emulated, which is slower
+    # than fp32.
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    if capabilities:
+        return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16"))
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(probe and probe())
+
+
+def _check_available(device: str) -> None:
+    import torch
+
+    if device.startswith("cuda"):
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        number = device.partition(":")[2] or "0"
+        if not number.isdigit() or int(number) >= count:
+            raise ConfigError(f"device {device} is not available", got=f"{count} CUDA devices", fix="use --device cpu")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device mps is not available", got="no Apple GPU", fix="use --device cpu")

@@ -1,0 +1,72 @@
+"""What every encoder offers, whatever computes its vectors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid.data.records import ImageRecord
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FloatArray = NDArray[np.float32]
+
+
+class Encoder(Protocol):
+    """Photos and texts to embeddings: float32, unit norm, one space.
+
+    Attributes
+    ----------
+    name : str
+        For people: model and weights.
+    identity : str
+        Hash of model, weights and preprocessing; a gate or linear head serves one identity.
+    fingerprint : str
+        Hash of identity and precision; stored vectors are never shared between two fingerprints.
+    dim : int
+        Length of an embedding.
+    logit_scale : float
+        Multiplies cosine similarities to give zero-shot logits; read from the model.
+    uses_templates : bool
+        False where texts are found by class name instead of encoded.
+    notes : tuple of str
+        What was loaded, on which device, in which precision, and why.
+    """
+
+    name: str
+    identity: str
+    fingerprint: str
+    dim: int
+    logit_scale: float
+    uses_templates: bool
+    notes: tuple[str, ...]
+
+    def check(self, records: Sequence[ImageRecord]) -> None:
+        """Raise EncoderError if some photo can never be encoded, before any work is done."""
+
+    def prepare(self, image: Image, record: ImageRecord) -> Any:
+        """Turn a decoded photo into what `encode_images` takes; runs in worker threads."""
+
+    def encode_images(self, prepared: Sequence[Any]) -> FloatArray:
+        """Embed a batch, shape (n, dim)."""
+
+    def encode_texts(self, texts: Sequence[str]) -> FloatArray:
+        """Embed texts, shape (n, dim)."""
+
+
+def fingerprint(parts: Mapping[str, Any]) -> str:
+    """Hash what identifies an encoder (plain JSON values) to 16 hex digits."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def unit_norm(vectors: NDArray[Any]) -> FloatArray:
+    """Scale rows of a finite (n, dim) array to length 1, as float32."""
+    array = np.asarray(vectors, dtype=np.float32)
+    norms = np.linalg.norm(array, axis=1, keepdims=True)
+    return np.asarray(array / np.maximum(norms, np.finfo(np.float32).tiny), dtype=np.float32)

@@ -1,0 +1,123 @@
+"""Embeddings from a file: photos are matched by path, prompts by class name."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hybrid.data.records import ImageRecord
+from hybrid.encoders.base import FloatArray, fingerprint, unit_norm
+from hybrid.errors import EncoderError, listing
+from hybrid.prompts import class_key
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ARRAYS = ("path", "embedding", "text", "text_embedding", "logit_scale")
+
+
+class PrecomputedEncoder:
+    """Look vectors up in an ``.npz`` file instead of computing them.
+
+    A photo is found by the longest tail of its absolute path that the file's ``path`` array holds, so
+    ``/data/caltech101/test/cup/1.jpg`` finds ``test/cup/1.jpg``.
+
+    Parameters
+    ----------
+    file : Path
+        ``.npz`` with the arrays ``path`` (n,) str, ``embedding`` (n, dim), ``text`` (m,) str,
+        ``text_embedding`` (m, dim) and ``logit_scale`` (a scalar).
+
+    Raises
+    ------
+    EncoderError
+        If the file is missing, lacks an array, or has arrays that do not fit together.
+    """
+
+    uses_templates = False
+
+    def __init__(self, file: Path) -> None:
+        arrays = _read(file)
+        self.name = f"precomputed:{file}"
+        self._file = file
+        self._embedding = unit_norm(arrays["embedding"])
+        self._row = {str(path): row for row, path in enumerate(arrays["path"].tolist())}
+        self._text_embedding = unit_norm(arrays["text_embedding"])
+        self._text_row = {class_key(str(text)): row for row, text in enumerate(arrays["text"].tolist())}
+        self.dim = int(self._embedding.shape[1])
+        self.logit_scale = float(arrays["logit_scale"])
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        self.identity = self.fingerprint = fingerprint({"kind": "precomputed", "file": digest})
+        source = f", computed by {arrays['model']}" if "model" in arrays else ""
+        self.notes: tuple[str, ...] = (
+            f"encoder: vectors from {file}{source}; {len(self._row)} photos, {len(self._text_row)} names",
+        )
+
+    def check(self, records: Sequence[ImageRecord]) -> None:
+        """Raise EncoderError that lists every photo without a vector."""
+        missing = [record.path for record in records if self._find(record.path) is None]
+        if missing:
+            raise EncoderError(
+                f"{self._file} has no vector for {len(missing)} of {len(records)} photos",
+                expected="a path in its array `path` that the photo's path ends with",
+                got=listing(missing),
+                fix="embed these photos too, or use an encoder that computes (--encoder tiny or an open_clip model)",
+            )
+
+    def prepare(self, image: Image, record: ImageRecord) -> FloatArray:
+        """Find the photo's vector, shape (dim,)."""
+        row = self._find(record.path)
+        if row is None:
+            self.check([record])
+        return np.asarray(self._embedding[row], dtype=np.float32)
+
+    def encode_images(self, prepared: Sequence[Any]) -> FloatArray:
+        """Stack the vectors, shape (n, dim)."""
+        return np.stack(prepared) if len(prepared) else np.empty((0, self.dim), dtype=np.float32)
+
+    def encode_texts(self, texts: Sequence[str]) -> FloatArray:
+        """Find the vectors of class names, shape (n, dim); EncoderError lists the names it lacks."""
+        missing = [text for text in texts if class_key(text) not in self._text_row]
+        if missing:
+            raise EncoderError(
+                f"{self._file} has no text vector for {len(missing)} of {len(texts)} names",
+                got=listing(missing),
+                fix="leave these classes out (--classes, --prompts), or use an encoder that computes",
+            )
+        return self._text_embedding[[self._text_row[class_key(text)] for text in texts]]
+
+    def _find(self, path: str) -> int | None:
+        return next((self._row[tail] for tail in _tails(path) if tail in self._row), None)
+
+
+def _tails(path: str) -> Iterator[str]:
+    """Every tail of a path, longest first."""
+    yield path
+    parts = PurePath(path).parts
+    for start in range(1, len(parts)):
+        yield "/".join(parts[start:])
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise EncoderError("the file of precomputed vectors does not exist", got=str(file))
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError) as error:
+        raise EncoderError(f"cannot read {file}", expected="an .npz of plain arrays", got=str(error)) from error
+    missing = [name for name in ARRAYS if name not in arrays]
+    if missing:
+        raise EncoderError(f"{file} lacks arrays", expected=", ".join(ARRAYS), got="without " + ", ".join(missing))
+    image, text = arrays["embedding"], arrays["text_embedding"]
+    fits = image.ndim == text.ndim == 2 and image.shape[1] == text.shape[1]
+    if not fits or len(arrays["path"]) != len(image) or len(arrays["text"]) != len(text):
+        shapes = ", ".join(f"{name} {arrays[name].shape}" for name in ARRAYS[:4])
+        raise EncoderError(f"the arrays of {file} do not fit together", got=shapes)
+    if not (np.isfinite(image).all() and np.isfinite(text).all()):
+        raise EncoderError(f"{file} holds vectors that are not finite")
+    return arrays

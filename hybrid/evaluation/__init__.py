@@ -1,0 +1,1 @@
+"""How good an answer is: pure metrics over arrays, and their table for the terminal."""

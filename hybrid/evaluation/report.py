@@ -1,0 +1,68 @@
+"""Show scores to people: a terminal table with one row a system."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from hybrid.evaluation.metrics import SystemScores
+
+MISSING = "\N{EN DASH}"
+
+# field of SystemScores -> column heading, broken in two where one line would make the table too wide
+HEADINGS = {
+    "accuracy": "accuracy",
+    "seen": "seen",
+    "unseen": "unseen",
+    "harmonic_mean": "harmonic\nmean",
+    "ausuc": "AUSUC",
+    "gate_auroc": "gate\nAUROC",
+    "ece": "ECE",
+    "nll": "NLL",
+    "images_per_second": "images/s",
+}
+LOWER_IS_BETTER = {"ece", "nll"}
+
+
+def scores_table(systems: Mapping[str, SystemScores | None]) -> Table:
+    """Lay out the main figures of each system, the best of each column in bold.
+
+    Parameters
+    ----------
+    systems : mapping of str to SystemScores or None
+        By name, in the order of the rows; None for a system that the run cannot offer: a row of dashes.
+
+    Returns
+    -------
+    rich.table.Table
+        At most 80 columns wide. Figures that look alike at three digits are equally bold; a column with a
+        single figure has no best one.
+    """
+    table = Table(box=box.SIMPLE_HEAD, padding=0, header_style="")
+    table.add_column("system", no_wrap=True)
+    columns = []
+    for field, heading in HEADINGS.items():
+        table.add_column(heading, justify="right", vertical="bottom", no_wrap=True)
+        values = [None if scores is None else getattr(scores, field) for scores in systems.values()]
+        columns.append(_column(field, values))
+    for name, *cells in zip(systems, *columns, strict=True):
+        table.add_row(Text(name.replace("_", "-")), *cells)
+    return table
+
+
+def _column(field: str, values: list[float | None]) -> list[Text]:
+    texts = [MISSING if value is None else _figure(field, value) for value in values]
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
+        return [Text(text) for text in texts]
+    best = _figure(field, min(known) if field in LOWER_IS_BETTER else max(known))
+    return [Text(text, style="bold" if text == best else "") for text in texts]
+
+
+def _figure(field: str, value: float) -> str:
+    if field != "images_per_second":
+        return f"{value:.3f}"
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"  # never 1.23e+03

@@ -1,0 +1,1 @@
+"""Two opinions, one probability: experts, calibration and the gate."""

@@ -1,0 +1,1 @@
+"""Heads: what knows the seen classes, trained on the index's labelled photos."""

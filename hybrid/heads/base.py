@@ -1,0 +1,70 @@
+"""What every head offers, and the photos it is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid.data.records import ImageRecord
+from hybrid.encoders.base import FloatArray
+
+
+class Head(Protocol):
+    """A classifier over the seen classes.
+
+    Attributes
+    ----------
+    classes : tuple of str
+        Seen labels; column order of the logits.
+    encoder_identity : str or None
+        The encoder whose embeddings the head reads; None for a head that reads pixels.
+    notes : tuple of str
+        What it is and where it computes, for people.
+    """
+
+    classes: tuple[str, ...]
+    encoder_identity: str | None
+    notes: tuple[str, ...]
+
+    def prepare(self, image: Any) -> Any:
+        """Turn a decoded photo into what `logits` takes; runs in worker threads."""
+
+    def logits(self, prepared: Sequence[Any], embeddings: FloatArray) -> FloatArray:
+        """Score photos over `classes`, shape (n, n_classes), from prepared pixels or CLIP embeddings."""
+
+
+@dataclass(frozen=True)
+class LabelledPhotos:
+    """Photos of one split with their classes and embeddings, in the same order.
+
+    Attributes
+    ----------
+    records : tuple of ImageRecord
+    hashes : tuple of str
+        sha256 of each photo's bytes.
+    target : (n,) int
+        Class index.
+    embeddings : (n, dim) float32
+    """
+
+    records: tuple[ImageRecord, ...]
+    hashes: tuple[str, ...]
+    target: NDArray[np.intp]
+    embeddings: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What a head is trained and validated on; no photo stands on both sides."""
+
+    classes: tuple[str, ...]
+    train: LabelledPhotos
+    val: LabelledPhotos
+    notes: tuple[str, ...]

@@ -1,0 +1,124 @@
+"""From the store's labelled photos to a training and a validation set without overlap."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from hybrid.data.splits import stratified_split
+from hybrid.errors import DataError, listing
+from hybrid.heads.base import LabelledPhotos, TrainingSet
+from hybrid.index.store import EmbeddingStore, StoredPhoto
+from hybrid.prompts import class_key
+
+HELD_BACK = ("test",)
+
+
+def training_set(
+    store: EmbeddingStore,
+    fingerprint: str,
+    *,
+    limit_to: Sequence[str] | None,
+    val_fraction: float,
+    seed: int,
+) -> TrainingSet:
+    """Choose the photos to train on.
+
+    Photos of split ``test`` are never used. Where the sources name a validation split it is used, else a
+    stratified `val_fraction` is cut from the labelled photos. Each content counts once: copies are dropped, and a
+    content with two different labels is left out.
+
+    Parameters
+    ----------
+    limit_to : sequence of str, optional
+        The seen classes; None takes every label of the index.
+
+    Raises
+    ------
+    DataError
+        If there are no labelled photos, fewer than two classes, or a class of `limit_to` has no photo.
+    """
+    labelled = [p for p in store.photos() if p.record.label is not None and p.record.split not in HELD_BACK]
+    if not labelled:
+        raise DataError(
+            "the index holds no labelled photos to train on",
+            expected="class folders, a manifest with labels, or labelled shards",
+            fix="hybrid build-index FOLDER_WITH_CLASS_FOLDERS",
+        )
+    classes = _classes(labelled, limit_to)
+    index_of = {name: i for i, name in enumerate(classes)}
+    chosen = [p for p in labelled if p.record.label in index_of]
+    photos, notes = _each_content_once(chosen)
+    named_val = [p for p in photos if p.record.split == "val"]
+    rest = [p for p in photos if p.record.split != "val"]
+    if named_val and rest:
+        train, val = rest, named_val
+        notes.append("validation: the split that the sources name")
+    else:
+        train, val = _cut(photos, val_fraction, seed)
+        notes.append(f"validation: a stratified {val_fraction:.0%} of the labelled photos, seed {seed}")
+    missing = [name for name in classes if name not in {p.record.label for p in train}]
+    if missing:
+        raise DataError("classes without a training photo", got=listing(missing), fix="add photos of them")
+
+    def pack(part: list[StoredPhoto]) -> LabelledPhotos:
+        target = np.array([index_of[str(p.record.label)] for p in part], dtype=np.intp)
+        hashes = tuple(p.sha256 for p in part)
+        return LabelledPhotos(tuple(p.record for p in part), hashes, target, store.embeddings(hashes, fingerprint))
+
+    return TrainingSet(classes, pack(train), pack(val), tuple(notes))
+
+
+def _classes(labelled: list[StoredPhoto], limit_to: Sequence[str] | None) -> tuple[str, ...]:
+    """Seen classes, sorted; names of `limit_to` find labels by `class_key`."""
+    labels = sorted({str(p.record.label) for p in labelled})
+    by_key = {class_key(label): label for label in labels}
+    if len(by_key) < len(labels):
+        twins = [f"{label} = {by_key[class_key(label)]}" for label in labels if by_key[class_key(label)] != label]
+        raise DataError("labels that differ only in case, spaces, _ or -", got=listing(twins), fix="give them one name")
+    if limit_to is not None:
+        missing = [name for name in limit_to if class_key(name) not in by_key]
+        if missing:
+            raise DataError(
+                "classes to train on that the index has no photo of",
+                expected=f"names among its {len(labels)} labels: {listing(labels)}",
+                got=listing(missing),
+                fix="correct --classes, or add photos with hybrid build-index",
+            )
+        labels = sorted({by_key[class_key(name)] for name in limit_to})
+    if len(labels) < 2:
+        raise DataError("a head needs at least two classes", got=listing(labels) or "none")
+    return tuple(labels)
+
+
+def _each_content_once(photos: list[StoredPhoto]) -> tuple[list[StoredPhoto], list[str]]:
+    """Drop copies (keeping a training photo before a validation one) and contents with two labels."""
+    labels: dict[str, set[str]] = {}
+    for photo in photos:
+        labels.setdefault(photo.sha256, set()).add(str(photo.record.label))
+    torn = [p.record.path for p in photos if len(labels[p.sha256]) > 1]
+    once: dict[str, StoredPhoto] = {}
+    for photo in sorted(photos, key=lambda p: (p.record.split == "val", p.record.path)):
+        if len(labels[photo.sha256]) == 1:
+            once.setdefault(photo.sha256, photo)
+    notes = []
+    copies = len(photos) - len(once) - len(torn)
+    if copies:
+        notes.append(f"left out {copies} photos that are copies of others, byte for byte")
+    if torn:
+        notes.append(f"left out {len(torn)} photos whose same bytes carry two labels: {listing(torn, 4)}")
+    return sorted(once.values(), key=lambda p: p.record.path), notes
+
+
+def _cut(photos: list[StoredPhoto], fraction: float, seed: int) -> tuple[list[StoredPhoto], list[StoredPhoto]]:
+    labels = [str(p.record.label) for p in photos]
+    if max(Counter(labels).values(), default=0) < 2:
+        raise DataError(
+            "no class has two photos, so none can be held out for validation",
+            got=f"{len(photos)} photos of {len(set(labels))} classes",
+            fix="add photos, or name a validation source in a folder called val",
+        )
+    train, val = stratified_split(labels, fraction, seed)
+    return [photos[i] for i in train], [photos[i] for i in val]

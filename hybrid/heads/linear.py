@@ -1,0 +1,113 @@
+"""`LinearHead`: logistic regression on the cached CLIP embeddings, trained in seconds."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from hybrid.config import HeadSettings
+from hybrid.encoders.base import FloatArray
+from hybrid.errors import HeadError
+from hybrid.heads.base import TrainingSet
+
+# Embeddings have unit norm, so useful strengths lie far above scikit-learn's default of 1.
+C_GRID = tuple(10 ** (step / 2) for step in range(11))
+MAX_ITERATIONS = 5000
+# A loose tolerance would stop a warm start where the weaker C ended.
+TOLERANCE = 1e-6
+
+
+class LinearHead:
+    """Logits = embeddings @ weight.T + bias; see the `Head` protocol.
+
+    Parameters
+    ----------
+    weight : (n_classes, dim) float32
+    bias : (n_classes,) float32
+    classes : tuple of str
+    encoder_identity : str
+        The encoder whose embeddings it was trained on.
+    """
+
+    def __init__(self, weight: FloatArray, bias: FloatArray, classes: tuple[str, ...], encoder_identity: str) -> None:
+        self.weight, self.bias = weight, bias
+        self.classes = classes
+        self.encoder_identity: str | None = encoder_identity
+        self.notes: tuple[str, ...] = (f"head: linear on CLIP embeddings, {len(classes)} classes, on cpu fp32",)
+
+    def prepare(self, image: Any) -> None:
+        """Nothing: the head reads embeddings."""
+
+    def logits(self, prepared: Sequence[Any], embeddings: FloatArray) -> FloatArray:
+        """Score embeddings (n, dim), shape (n, n_classes); `prepared` is not used."""
+        return np.asarray(embeddings @ self.weight.T + self.bias, dtype=np.float32)
+
+
+def train_linear_head(
+    data: TrainingSet, settings: HeadSettings, encoder_identity: str, say: Callable[[str], None]
+) -> LinearHead:
+    """Fit logistic regression (scikit-learn, L2); C by validation NLL unless the settings give it."""
+    strengths = (settings.l2_c,) if settings.l2_c is not None else C_GRID
+    fits = list(_fit(data, sorted(strengths), settings))
+    losses = [_nll(data.val.embeddings @ w.T + b, data.val.target) for _, w, b in fits]
+    best = int(np.argmin(losses))
+    c, weight, bias = fits[best]
+    accuracy = float(np.mean((data.val.embeddings @ weight.T + bias).argmax(1) == data.val.target))
+    chosen = "given" if settings.l2_c is not None else f"best of {len(strengths)} by validation NLL"
+    say(f"linear head: C = {c:g} ({chosen}), val loss {losses[best]:.3f}, val accuracy {accuracy:.3f}")
+    return LinearHead(weight, bias, data.classes, encoder_identity)
+
+
+def save_linear_head(head: LinearHead, file: Path) -> None:
+    """Write weight and bias as safetensors."""
+    save_file({"weight": np.ascontiguousarray(head.weight), "bias": np.ascontiguousarray(head.bias)}, file)
+
+
+def load_linear_head(file: Path, classes: tuple[str, ...], encoder_identity: str) -> LinearHead:
+    """Read weight and bias."""
+    tensors = load_file(file)
+    return LinearHead(tensors["weight"], tensors["bias"], classes, encoder_identity)
+
+
+def _fit(
+    data: TrainingSet, strengths: Sequence[float], settings: HeadSettings
+) -> Iterator[tuple[float, FloatArray, FloatArray]]:
+    """Fit each C, weakest first, every fit starting from the one before."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
+
+    model = LogisticRegression(
+        max_iter=MAX_ITERATIONS,
+        tol=TOLERANCE,
+        warm_start=True,
+        class_weight="balanced" if settings.balanced_sampling else None,
+    )
+    for c in strengths:
+        # Matrices this small lose a hundredfold to BLAS threads that wait for each other on a busy machine.
+        with warnings.catch_warnings(), threadpool_limits(1):
+            warnings.simplefilter("error", ConvergenceWarning)
+            try:
+                model.set_params(C=c).fit(data.train.embeddings.astype(np.float64), data.train.target)
+            except ConvergenceWarning as warning:
+                raise HeadError(
+                    f"logistic regression with C = {c:g} did not converge in {MAX_ITERATIONS} steps",
+                    fix="--set l2_c=... with a smaller value",
+                ) from warning
+        weight, bias = np.array(model.coef_, np.float32), np.array(model.intercept_, np.float32)
+        if len(data.classes) == 2:
+            # scikit-learn keeps one row for two classes: the log-odds of the second.
+            weight, bias = np.concatenate([-weight / 2, weight / 2]), np.concatenate([-bias / 2, bias / 2])
+        yield c, weight, bias
+
+
+def _nll(logits: NDArray[Any], target: NDArray[np.intp]) -> float:
+    from scipy.special import log_softmax
+
+    return float(-np.mean(log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(target)), target]))

@@ -1,0 +1,239 @@
+"""The training loop: class-balanced, mixed precision, early stopping, best epoch kept."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
+
+from hybrid.config import HeadSettings
+from hybrid.data.decode import read_and_decode
+from hybrid.device import Compute, cpu_has_native_bf16
+from hybrid.errors import HeadError
+from hybrid.heads.backbone import PhotoClassifier, Transform
+from hybrid.heads.base import LabelledPhotos, TrainingSet
+
+
+@dataclass(frozen=True)
+class EpochLog:
+    """One row of the training log; losses are mean cross-entropies in nats, the training one smoothed."""
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    learning_rate: float
+    seconds: float
+    images_per_second: float
+
+
+class _Photos(Dataset[tuple[torch.Tensor, int]]):
+    def __init__(self, photos: LabelledPhotos, transform: Transform) -> None:
+        self._records, self._target, self._transform = photos.records, photos.target, transform
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self._transform(read_and_decode(self._records[index])), int(self._target[index])
+
+
+def autocast_of(settings: HeadSettings, compute: Compute) -> tuple[str, str]:
+    """Resolve ``mixed_precision`` to (fp32 | bf16 | fp16, reason).
+
+    ``auto`` is fp16 on CUDA and fp32 on a CPU: timm's convolutions train slower in bf16 there (RESULTS.md).
+    """
+    chosen = settings.mixed_precision
+    if chosen == "off":
+        return "fp32", "mixed_precision=off"
+    if chosen == "auto":
+        return ("fp16", "auto, on CUDA") if compute.is_cuda else ("fp32", f"auto, on {compute.device}")
+    if chosen == "fp16" and not compute.is_cuda:
+        raise HeadError("fp16 training needs CUDA", fix="--set mixed_precision=bf16 or off")
+    emulated = " but emulated by this processor" if compute.device == "cpu" and not cpu_has_native_bf16() else ""
+    return chosen, f"asked for{emulated}"
+
+
+def train(
+    model: PhotoClassifier,
+    data: TrainingSet,
+    transforms: tuple[Transform, Transform],
+    settings: HeadSettings,
+    compute: Compute,
+    on_epoch: Callable[[EpochLog, bool], None],
+) -> tuple[PhotoClassifier, int]:
+    """Train until the epochs or the patience end, and put the best epoch's weights back.
+
+    Parameters
+    ----------
+    transforms : (augmenting, plain)
+    on_epoch : callable
+        Gets each epoch's row, and whether it is the best so far.
+
+    Returns
+    -------
+    model, best_epoch
+
+    Raises
+    ------
+    HeadError
+        If the loss stops being finite; says epoch, batch and learning rate.
+    """
+    torch.manual_seed(settings.seed)
+    model = model.to(compute.device).to(memory_format=torch.channels_last)
+    loop = _Loop(model, settings, compute, len(data.classes))
+    train_loader = _loader(data.train, transforms[0], settings, train=True)
+    val_loader = _loader(data.val, transforms[1], settings, train=False)
+    schedule = _schedule(loop.optimizer, settings, len(train_loader))
+    best, best_epoch, best_state = math.inf, 0, {}
+    for epoch in range(1, settings.epochs + 1):
+        start = time.perf_counter()
+        train_loss, train_accuracy = loop.train_epoch(train_loader, schedule, epoch)
+        seconds = time.perf_counter() - start
+        val_loss, val_accuracy = loop.validate(val_loader)
+        rate = float(loop.optimizer.param_groups[0]["lr"])
+        row = EpochLog(
+            epoch,
+            train_loss,
+            train_accuracy,
+            val_loss,
+            val_accuracy,
+            rate,
+            seconds,
+            len(data.train) / seconds,
+        )
+        score = val_loss if settings.monitor == "loss" else -val_accuracy
+        improved = score < best
+        if improved:
+            best, best_epoch = score, epoch
+            best_state = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        on_epoch(row, improved)
+        if epoch - best_epoch >= settings.patience:
+            break
+    model.load_state_dict(best_state)
+    return model.eval(), best_epoch
+
+
+class _Loop:
+    """Model, loss and optimiser of one training."""
+
+    def __init__(self, model: PhotoClassifier, settings: HeadSettings, compute: Compute, classes: int) -> None:
+        self.model, self.compute = model, compute
+        self.precision, _ = autocast_of(settings, compute)
+        self.optimizer = _optimizer(model, settings)
+        self.scaler = torch.amp.GradScaler(compute.device.split(":")[0], enabled=self.precision == "fp16")
+        self.loss = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Mixed precision, or nothing in fp32."""
+        if self.precision == "fp32":
+            return nullcontext()
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
+        return torch.autocast(self.compute.device.split(":")[0], dtype=dtype)
+
+    def batches(self, loader: DataLoader[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Batches on the device."""
+        for images, target in loader:
+            yield (
+                images.to(self.compute.device, non_blocking=True),
+                target.to(self.compute.device, non_blocking=True),
+            )
+
+    def train_epoch(self, loader: DataLoader[Any], schedule: Any, epoch: int) -> tuple[float, float]:
+        """One pass; mean smoothed loss and accuracy."""
+        self.model.train()
+        total, right, count = 0.0, 0, 0
+        for number, (images, target) in enumerate(self.batches(loader), start=1):
+            with self.autocast():
+                logits = self.model(images)
+                loss = self.loss(logits.float(), target)
+            if not torch.isfinite(loss):
+                raise HeadError(
+                    f"the training loss is {loss.item()}",
+                    got=f"epoch {epoch}, batch {number}, learning rate {self.optimizer.param_groups[0]['lr']:.2g}",
+                    fix="lower --set learning_rate=..., or --set mixed_precision=off",
+                )
+            self.optimizer.zero_grad(set_to_none=True)
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            if schedule is not None:
+                schedule.step_update((epoch - 1) * len(loader) + number)
+            total += loss.item() * len(target)
+            right += int((logits.argmax(1) == target).sum())
+            count += len(target)
+        return total / count, right / count
+
+    @torch.inference_mode()
+    def validate(self, loader: DataLoader[Any]) -> tuple[float, float]:
+        """Mean unsmoothed cross-entropy and mean per-class accuracy."""
+        self.model.eval()
+        losses, right, targets = [], [], []
+        for images, target in self.batches(loader):
+            with self.autocast():
+                logits = self.model(images).float()
+            losses.append(nn.functional.cross_entropy(logits, target, reduction="none").cpu())
+            right.append((logits.argmax(1) == target).cpu())
+            targets.append(target.cpu())
+        hits, labels = torch.cat(right).double().numpy(), torch.cat(targets).numpy()
+        per_class = np.bincount(labels, hits) / np.maximum(np.bincount(labels), 1)
+        return float(torch.cat(losses).mean()), float(per_class[np.unique(labels)].mean())
+
+
+def _loader(photos: LabelledPhotos, transform: Transform, settings: HeadSettings, train: bool) -> DataLoader[Any]:
+    generator = torch.Generator().manual_seed(settings.seed)
+    sampler = None
+    if train and settings.balanced_sampling:
+        weights = 1.0 / np.bincount(photos.target)[photos.target]
+        sampler = WeightedRandomSampler(weights.tolist(), len(photos), generator=generator)
+    return DataLoader(
+        _Photos(photos, transform),
+        batch_size=settings.batch_size,
+        sampler=sampler,
+        shuffle=train and sampler is None,
+        # A last batch of one photo would break the classifier's batch norm.
+        drop_last=train and len(photos) % settings.batch_size == 1,
+        num_workers=settings.workers,
+        persistent_workers=settings.workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        generator=generator,
+    )
+
+
+def _optimizer(model: PhotoClassifier, settings: HeadSettings) -> torch.optim.Optimizer:
+    """AdamW; norms and biases without weight decay, the backbone at its own rate."""
+    groups = []
+    for part, scale in ((model.classifier, 1.0), (model.backbone, settings.backbone_rate)):
+        trained = [p for p in part.parameters() if p.requires_grad]
+        for decay, chosen in (
+            (settings.weight_decay, [p for p in trained if p.ndim > 1]),
+            (0.0, [p for p in trained if p.ndim <= 1]),
+        ):
+            if chosen:
+                groups.append({"params": chosen, "weight_decay": decay, "lr": settings.learning_rate * scale})
+    return torch.optim.AdamW(groups, lr=settings.learning_rate)
+
+
+def _schedule(optimizer: torch.optim.Optimizer, settings: HeadSettings, updates: int) -> Any:
+    if settings.schedule == "none":
+        return None
+    from timm.scheduler import CosineLRScheduler
+
+    warmup = min(settings.warmup_epochs, settings.epochs - 1) * updates
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=settings.epochs * updates,
+        warmup_t=warmup,
+        warmup_lr_init=settings.learning_rate * 0.01 if warmup else 0.0,
+        warmup_prefix=False,
+        t_in_epochs=False,
+    )

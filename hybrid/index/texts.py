@@ -1,0 +1,39 @@
+"""Class embeddings from prompts, each text encoded once and kept in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hybrid.encoders.base import Encoder, FloatArray
+from hybrid.encoders.texts import average_texts
+from hybrid.index.store import EmbeddingStore
+from hybrid.prompts import PromptClass, Templates, class_texts
+
+
+def embed_classes(
+    encoder: Encoder, prompts: Sequence[PromptClass], templates: Templates, store: EmbeddingStore | None
+) -> FloatArray:
+    """Embed classes by averaging their texts, shape (n_classes, dim), unit norm.
+
+    Parameters
+    ----------
+    templates : Templates
+        Not used by an encoder that finds texts by class name.
+    store : EmbeddingStore, optional
+        Where text embeddings are cached by text and encoder.
+    """
+    if not encoder.uses_templates:
+        return encoder.encode_texts([prompt.name for prompt in prompts])
+    per_class = [class_texts(prompt, templates) for prompt in prompts]
+    unique = list(dict.fromkeys(text for texts in per_class for text in texts))
+    vectors = store.texts(unique, encoder.fingerprint) if store else {}
+    missing = [text for text in unique if text not in vectors]
+    if missing:
+        fresh = dict(zip(missing, encoder.encode_texts(missing), strict=True))
+        if store:
+            store.write_texts(fresh, encoder.fingerprint)
+        vectors |= fresh
+    stacked = np.stack([vectors[text] for texts in per_class for text in texts])
+    return average_texts(stacked, [len(texts) for texts in per_class])

@@ -1,0 +1,399 @@
+"""Each figure against an oracle: sklearn, torchmetrics, scipy, a plain loop or a hand calculation."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import mannwhitneyu
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, brier_score_loss, log_loss, recall_score
+from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
+from torchmetrics.functional.classification import multiclass_calibration_error as torch_ece
+
+from hybrid.errors import HybridError, MetricError
+from hybrid.evaluation.metrics import (
+    SUM_TOLERANCE,
+    Curve,
+    SystemScores,
+    adaptive_calibration_error,
+    ausuc,
+    brier,
+    expected_calibration_error,
+    gate_auroc,
+    harmonic_mean,
+    mean_per_class_accuracy,
+    negative_log_likelihood,
+    score_system,
+    seen_unseen_curve,
+)
+
+SEEDS = range(5)
+
+
+def world(seed: int, photos: int = 200, classes: int = 9) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw fair probabilities, unbalanced targets (the last class has none) and a mask of unseen classes."""
+    rng = np.random.default_rng(seed)
+    unseen = np.arange(classes) % 3 == seed % 3
+    target = rng.choice(classes - 1, size=photos, p=rng.dirichlet(np.full(classes - 1, 5.0)))
+    logits = rng.normal(size=(photos, classes)) * 1.5
+    logits[np.arange(photos), target] += rng.normal(2.0, 1.5, size=photos)
+    logits[:, unseen] -= 1.0
+    probabilities = np.exp(logits)
+    return probabilities / probabilities.sum(axis=1, keepdims=True), target, unseen
+
+
+def log(probabilities: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return np.log(probabilities)
+
+
+def group_recall(predicted: np.ndarray, target: np.ndarray, group: np.ndarray) -> float:
+    return np.mean([np.mean(predicted[target == k] == k) for k in np.flatnonzero(group) if k in target])
+
+
+def scored(probabilities, target, unseen, p_unseen=None) -> SystemScores:
+    return score_system(probabilities, target, unseen, p_unseen=p_unseen, images_per_second=12.5)
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+@pytest.mark.parametrize("seed", SEEDS)
+def test_mean_per_class_accuracy_equals_sklearn(seed):
+    probabilities, target, unseen = world(seed)
+    predicted = probabilities.argmax(axis=1)
+    oracle = balanced_accuracy_score(target, predicted)
+    assert mean_per_class_accuracy(predicted, target, range(9)) == pytest.approx(oracle)
+    some = np.intersect1d(target, np.flatnonzero(unseen))
+    oracle = recall_score(target, predicted, labels=some, average="macro")
+    assert mean_per_class_accuracy(predicted, target, np.flatnonzero(unseen)) == pytest.approx(oracle)
+
+
+def test_mean_per_class_accuracy_by_hand():
+    target = np.array([0, 0, 0, 0, 1, 1, 2])
+    predicted = np.array([0, 0, 0, 1, 1, 0, -1])
+    assert mean_per_class_accuracy(predicted, target, [0, 1]) == pytest.approx((3 / 4 + 1 / 2) / 2)
+    assert mean_per_class_accuracy(predicted, target, [0, 1, 2, 3]) == pytest.approx((3 / 4 + 1 / 2 + 0) / 3)
+    assert mean_per_class_accuracy(predicted, target, [1, 1]) == 0.5
+    assert mean_per_class_accuracy(predicted, target, [3, 7]) is None
+    assert mean_per_class_accuracy(predicted, target, []) is None
+    nothing = np.array([], dtype=int)
+    assert mean_per_class_accuracy(nothing, nothing, [0]) is None
+
+
+def test_harmonic_mean():
+    assert harmonic_mean(0.5, 1.0) == pytest.approx(2 / 3)
+    assert harmonic_mean(0.9, 0.0) == harmonic_mean(0.0, 0.0) == 0.0
+    assert harmonic_mean(None, 0.5) is harmonic_mean(0.5, None) is harmonic_mean(None, None) is None
+
+
+def loop_over_biases(scores: np.ndarray, target: np.ndarray, unseen: np.ndarray) -> np.ndarray:
+    """Predict the whole set again between every two breakpoints: slow, and plainly right."""
+    switch = []
+    for row in scores:
+        best_seen, best_unseen = row[~unseen].max(), row[unseen].max()
+        if np.isfinite(best_seen) and np.isfinite(best_unseen):
+            switch.append(best_seen - best_unseen)
+    switch = np.unique(switch)
+    between = [switch[0] - 1, *((switch[1:] + switch[:-1]) / 2), switch[-1] + 1]
+    points = []
+    for bias in between:
+        predicted = (scores + bias * unseen).argmax(axis=1)
+        points.append([group_recall(predicted, target, group) for group in (~unseen, unseen)])
+    return np.array(points).T
+
+
+def check_curve(scores: np.ndarray, target: np.ndarray, unseen: np.ndarray) -> Curve:
+    curve = seen_unseen_curve(scores, target, unseen)
+    oracle = loop_over_biases(scores, target, unseen)
+    np.testing.assert_allclose([curve.seen, curve.unseen], oracle, atol=1e-12)
+    assert curve.bias[0] == -np.inf
+    assert np.all(np.diff(curve.bias) > 0)
+    assert np.isfinite(curve.bias[-1])
+    return curve
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_curve_equals_a_loop_over_biases(seed):
+    probabilities, target, unseen = world(seed)
+    curve = check_curve(log(probabilities), target, unseen)
+    at_zero = np.searchsorted(curve.bias, 0.0, side="right") - 1
+    plain = [group_recall(probabilities.argmax(axis=1), target, group) for group in (~unseen, unseen)]
+    assert [curve.seen[at_zero], curve.unseen[at_zero]] == pytest.approx(plain)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_curve_with_shared_switch_points_equals_a_loop_over_biases(seed):
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(-4, 1, size=(150, 6)) + np.arange(6) / 8  # eighths: sums are exact, so ties are too
+    target, unseen = rng.integers(0, 6, size=150), np.array([True, False, False, True, False, True])
+    assert len(check_curve(scores, target, unseen).bias) < 80
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_curve_with_zero_probabilities_equals_a_loop_over_biases(seed):
+    rng = np.random.default_rng(seed)
+    probabilities, target, unseen = world(seed)
+    probabilities[rng.random(probabilities.shape) < 0.3] = 0.0
+    probabilities[np.ix_(rng.random(len(target)) < 0.1, unseen)] = 0.0
+    probabilities[np.ix_(rng.random(len(target)) < 0.1, ~unseen)] = 0.0
+    probabilities[probabilities.sum(axis=1) == 0, np.flatnonzero(unseen)[0]] = 1.0
+    curve = check_curve(log(probabilities), target, unseen)
+    # the two ends: who is switched from the start, and who never is
+    assert curve.unseen[0] > 0
+    assert curve.seen[-1] > 0
+
+
+def test_curve_and_area_of_four_photos_by_hand():
+    # classes 0, 1 seen and 2, 3 unseen; best seen score minus best unseen score: 3, 1, 2, -1
+    scores = np.array([[4.0, 0, 1, 0], [0, 2, 0, 1], [0, 3, 1, 0], [0, 1, 0, 2]]) - 10
+    target, unseen = np.array([0, 1, 2, 3]), np.array([False, False, True, True])
+    curve = seen_unseen_curve(scores, target, unseen)
+    np.testing.assert_array_equal(curve.bias, [-np.inf, -1, 1, 2, 3])
+    np.testing.assert_allclose(curve.seen, [1, 1, 0.5, 0.5, 0])
+    np.testing.assert_allclose(curve.unseen, [0, 0.5, 0.5, 1, 1])
+    assert ausuc(curve) == pytest.approx(0.5 * 0.5 + 0.5 * 1.0)  # seen 1 to .5 at unseen .5, .5 to 0 at 1
+
+
+def test_area_of_photos_that_switch_together_or_never():
+    together = seen_unseen_curve(np.array([[1.0, 0], [1.0, 0]]), np.array([0, 1]), np.array([False, True]))
+    np.testing.assert_array_equal(together.bias, [-np.inf, 1])
+    assert ausuc(together) == pytest.approx(0.5)  # the trapezoid
+    sure = log(np.array([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0], [1.0, 0, 0]]))
+    never = seen_unseen_curve(sure, np.array([0, 0, 2, 2]), np.array([False, False, True]))
+    np.testing.assert_array_equal([never.bias, never.seen, never.unseen], [[-np.inf], [0.5], [0.5]])
+    assert ausuc(never) == pytest.approx(0.25)  # the rectangle below the only point
+
+
+def test_area_is_unchanged_by_a_constant_per_photo_and_one_for_a_perfect_system():
+    probabilities, target, unseen = world(0)
+    shifted = log(probabilities) + np.random.default_rng(0).normal(size=(len(target), 1))
+    plain = ausuc(seen_unseen_curve(log(probabilities), target, unseen))
+    assert ausuc(seen_unseen_curve(shifted, target, unseen)) == pytest.approx(plain)
+    perfect = log(0.9 * np.eye(9)[target] + 0.1 / 9)
+    assert ausuc(seen_unseen_curve(perfect, target, unseen)) == pytest.approx(1.0)
+
+
+def test_curve_needs_both_groups():
+    probabilities, target, unseen = world(0)
+    with pytest.raises(MetricError, match="0 of unseen"):
+        seen_unseen_curve(log(probabilities)[~unseen[target]], target[~unseen[target]], unseen)
+    with pytest.raises(MetricError, match="0 of seen"):
+        seen_unseen_curve(log(probabilities), target, np.ones(9, dtype=bool))
+
+
+def test_curve_of_fifty_thousand_photos_is_fast():
+    probabilities, target, unseen = world(0, photos=50_000, classes=50)
+    scores, start = log(probabilities), time.perf_counter()
+    curve = seen_unseen_curve(scores, target, unseen)
+    assert time.perf_counter() - start < 1.0
+    assert len(curve.bias) > 49_000
+
+
+@pytest.mark.parametrize("bins", [1, 10, 15])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_expected_calibration_error_equals_torchmetrics(seed, bins):
+    probabilities, target, _ = world(seed)
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == target
+    ours = expected_calibration_error(confidence, correct, bins)
+    oracle = torch_ece(torch.tensor(probabilities), torch.tensor(target), num_classes=9, n_bins=bins)
+    assert ours == pytest.approx(float(oracle), abs=1e-6)
+    binary = binary_calibration_error(torch.tensor(confidence), torch.tensor(correct).long(), n_bins=bins)
+    assert ours == pytest.approx(float(binary), abs=1e-6)
+
+
+def test_expected_calibration_error_by_hand_at_the_edges_of_bins():
+    # bins (0, .5] and (.5, 1]: 0 and .5 fall in the first, 1 in the second
+    confidence, correct = np.array([0.0, 0.5, 0.75, 1.0]), np.array([False, True, True, False])
+    expected = (abs(0.5 - 1) + abs(1.75 - 1)) / 4
+    assert expected_calibration_error(confidence, correct, bins=2) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_adaptive_calibration_error_equals_sklearns_quantile_bins(seed):
+    rng = np.random.default_rng(seed)
+    confidence = rng.random(300)
+    correct = rng.random(300) < confidence**2
+    accuracy, mean_confidence = calibration_curve(correct, confidence, n_bins=15, strategy="quantile")
+    oracle = np.abs(accuracy - mean_confidence).mean()
+    assert adaptive_calibration_error(confidence, correct) == pytest.approx(oracle)
+
+
+def test_adaptive_calibration_error_by_hand():
+    # photos of equal confidence: their order must not matter
+    equal, correct = np.full(40, 0.75), np.arange(40) < 30
+    for order in (correct, np.random.default_rng(0).permutation(correct)):
+        assert adaptive_calibration_error(equal, order) == pytest.approx(0.0, abs=1e-12)
+    # fewer photos than bins: the mean gap
+    few = adaptive_calibration_error(np.array([0.9, 0.6, 0.8]), np.array([True, False, True]))
+    assert few == pytest.approx((0.1 + 0.6 + 0.2) / 3)
+
+
+@pytest.mark.parametrize("error", [expected_calibration_error, adaptive_calibration_error])
+def test_calibration_errors_without_photos_and_with_wrong_input(error):
+    assert error(np.array([]), np.array([], dtype=bool)) is None
+    one = np.array([True])
+    for confidence in ([0.5, 0.5], [1.5], [-0.1], [np.nan]):
+        with pytest.raises(MetricError):
+            error(np.array(confidence), one)
+    with pytest.raises(MetricError):
+        error(np.array([0.5]), np.array([1]))
+    with pytest.raises(MetricError, match="0 bins"):
+        error(np.array([0.5]), one, 0)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_likelihood_and_brier_equal_sklearn(seed):
+    probabilities, target, _ = world(seed)
+    before = probabilities.copy()
+    oracle = log_loss(target, probabilities, labels=np.arange(9))
+    assert negative_log_likelihood(log(probabilities), target) == pytest.approx(oracle)
+    # one class against the rest, for that is all that older versions of sklearn have
+    oracle = sum(brier_score_loss(target == k, probabilities[:, k], pos_label=True) for k in range(9))
+    assert brier(probabilities, target) == pytest.approx(oracle)
+    np.testing.assert_array_equal(probabilities, before)
+
+
+def test_negative_log_likelihood_is_none_only_where_a_true_class_has_probability_zero():
+    probabilities = np.array([[0.5, 0.5, 0.0], [0.2, 0.8, 0.0]])
+    assert negative_log_likelihood(log(probabilities), np.array([0, 1])) == pytest.approx(-np.log(0.4) / 2)
+    assert negative_log_likelihood(log(probabilities), np.array([0, 2])) is None
+    assert negative_log_likelihood(np.empty((0, 3)), np.array([], dtype=int)) is None
+    not_logarithms = np.array([[0.3, 0.1, 0.1]])
+    with pytest.raises(MetricError):
+        negative_log_likelihood(not_logarithms, np.array([0]))
+
+
+def test_brier_at_its_ends():
+    assert (brier(np.eye(2), np.array([0, 1])), brier(np.eye(2), np.array([1, 0]))) == (0.0, 2.0)
+    assert brier(np.empty((0, 2)), np.array([], dtype=int)) is None
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_gate_auroc_equals_mann_whitney_and_torchmetrics(seed):
+    rng = np.random.default_rng(seed)
+    is_unseen = rng.random(300) < 0.3
+    p_unseen = np.round(np.clip(rng.normal(0.4 + 0.2 * is_unseen, 0.2), 0, 1), 1)  # rounded: many ties
+    ours = gate_auroc(p_unseen, is_unseen)
+    pairs = is_unseen.sum() * (~is_unseen).sum()
+    assert ours == pytest.approx(mannwhitneyu(p_unseen[is_unseen], p_unseen[~is_unseen]).statistic / pairs)
+    oracle = binary_auroc(torch.tensor(p_unseen), torch.tensor(is_unseen).long())
+    assert ours == pytest.approx(float(oracle), abs=1e-6)
+
+
+def test_gate_auroc_needs_both_groups_and_probabilities():
+    half = np.array([0.5, 0.6])
+    assert gate_auroc(half, half > 0) is gate_auroc(half, half > 1) is None
+    with pytest.raises(MetricError):
+        gate_auroc(np.array([0.5, np.nan]), np.array([True, False]))
+    with pytest.raises(MetricError):
+        gate_auroc(half, np.array([True]))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_score_system_joins_the_oracles(seed):
+    probabilities, target, unseen = world(seed)
+    p_unseen, is_unseen = probabilities[:, unseen].sum(axis=1), unseen[target]
+    scores = scored(probabilities, target, unseen, p_unseen)
+    predicted = probabilities.argmax(axis=1)
+
+    def ece(rows: np.ndarray) -> float:
+        return float(torch_ece(torch.tensor(probabilities[rows]), torch.tensor(target[rows]), num_classes=9))
+
+    assert scores.accuracy == pytest.approx(accuracy_score(target, predicted))
+    assert scores.seen == pytest.approx(group_recall(predicted, target, ~unseen))
+    assert scores.unseen == pytest.approx(group_recall(predicted, target, unseen))
+    assert scores.harmonic_mean == pytest.approx(2 / (1 / scores.seen + 1 / scores.unseen))
+    seen_accuracy, unseen_accuracy = loop_over_biases(log(probabilities), target, unseen)
+    rectangles = (seen_accuracy[:-1] - seen_accuracy[1:]) * unseen_accuracy[1:]
+    assert scores.ausuc == pytest.approx(rectangles.sum())
+    auroc = binary_auroc(torch.tensor(p_unseen), torch.tensor(is_unseen).long())
+    assert scores.gate_auroc == pytest.approx(float(auroc), abs=1e-6)
+    assert scores.ece == pytest.approx(ece(is_unseen | True), abs=1e-6)
+    assert scores.ece_seen == pytest.approx(ece(~is_unseen), abs=1e-6)
+    assert scores.ece_unseen == pytest.approx(ece(is_unseen), abs=1e-6)
+    assert scores.nll == pytest.approx(log_loss(target, probabilities, labels=np.arange(9)))
+    assert scores.images_per_second == 12.5
+
+
+def test_keys_are_those_of_the_design_and_survive_json():
+    probabilities, target, unseen = world(1)
+    p_unseen = probabilities[:, unseen].sum(axis=1)
+    figures = dataclasses.asdict(scored(probabilities.astype(np.float32), target, unseen, p_unseen))
+    keys = "accuracy seen unseen harmonic_mean ausuc gate_auroc ece ece_seen ece_unseen nll images_per_second"
+    assert " ".join(figures) == keys
+    assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+    assert {type(value) for value in figures.values()} == {float}
+
+
+def test_a_supervised_system_has_zero_unseen_and_no_curve():
+    probabilities, target, unseen = world(2)
+    probabilities[:, unseen] = 0
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    scores = scored(probabilities, target, unseen)
+    assert (scores.unseen, scores.harmonic_mean) == (0.0, 0.0)
+    assert (scores.nll, scores.ausuc, scores.gate_auroc) == (None, None, None)
+    assert scores.seen > scores.accuracy > 0
+    assert scores.ece_unseen == pytest.approx(probabilities[unseen[target]].max(axis=1).mean())
+
+
+def test_figures_of_an_absent_group_are_none():
+    probabilities, target, unseen = world(3)
+    scores = scored(probabilities, target, np.zeros(9, dtype=bool), np.zeros(len(target)))
+    for field in ("unseen", "harmonic_mean", "ausuc", "gate_auroc", "ece_unseen"):
+        assert getattr(scores, field) is None
+    assert scores.ece == scores.ece_seen
+    assert None not in (scores.accuracy, scores.seen, scores.nll)
+    only = unseen[target]
+    for scores in (
+        scored(probabilities, target, np.ones(9, dtype=bool), np.ones(len(target))),
+        scored(probabilities[only], target[only], unseen, np.ones(only.sum())),
+    ):
+        for field in ("seen", "harmonic_mean", "ausuc", "gate_auroc", "ece_seen"):
+            assert getattr(scores, field) is None
+        assert scores.unseen > 0
+
+
+def test_without_photos_every_figure_is_none():
+    scores = scored(np.empty((0, 3)), np.array([], dtype=int), np.array([True, False, False]), np.empty(0))
+    assert scores == SystemScores(*[None] * 10, images_per_second=12.5)
+
+
+GOOD = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]])
+TARGET, UNSEEN = np.array([0, 1]), np.array([False, False, True])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"probabilities": GOOD[0]}, "scores do not fit"),
+        ({"probabilities": GOOD[:1]}, "target does not fit"),
+        ({"probabilities": GOOD * 1.01}, "rows that sum to 1"),
+        ({"probabilities": GOOD + np.array([0.5, -0.2, -0.3])}, "smallest value -0.2"),
+        ({"probabilities": np.where(GOOD == 0.2, np.nan, GOOD)}, "NaN, .inf .* in 1 rows, first in row 0"),
+        ({"probabilities": np.where(GOOD == 0.8, np.inf, GOOD)}, "first in row 1"),
+        ({"target": np.array([0, 3])}, "0 to 2"),
+        ({"target": np.array([-1, 1])}, "-1 to 1"),
+        ({"target": np.array([0.0, 1.0])}, "float64"),
+        ({"target": np.array([[0], [1]])}, "target does not fit"),
+        ({"unseen": np.array([False, True])}, "mask of unseen"),
+        ({"unseen": np.array([0, 0, 1])}, "mask of unseen"),
+        ({"p_unseen": np.array([0.5])}, "arrays do not fit"),
+        ({"p_unseen": np.array([0.5, 1.2])}, "values from 0 to 1"),
+    ],
+)
+def test_score_system_refuses_impossible_input(change, message):
+    given = {"probabilities": GOOD, "target": TARGET, "unseen": UNSEEN, "p_unseen": np.array([0.1, 0.1])}
+    with pytest.raises(MetricError, match=message):
+        scored(**given | change)
+    assert issubclass(MetricError, HybridError)
+
+
+def test_rows_may_miss_one_as_far_as_half_precision_does():
+    assert scored(GOOD * (1 + 0.9 * SUM_TOLERANCE), TARGET, UNSEEN).accuracy == 1.0
+    probabilities, target, unseen = world(4)
+    half = scored(probabilities.astype(np.float16), target, unseen)
+    assert half.nll == pytest.approx(scored(probabilities, target, unseen).nll, abs=1e-3)

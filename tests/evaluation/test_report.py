@@ -1,0 +1,69 @@
+"""The terminal table, rendered: its rows, its figures, what is bold, and that it fits."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from hybrid.evaluation.metrics import SystemScores
+from hybrid.evaluation.report import scores_table
+
+SUPERVISED = SystemScores(0.7012, 0.94, 0.0, 0.0, None, None, 0.21, 0.03, 0.9, None, 1234.5)
+ZERO_SHOT = SystemScores(0.88, 0.8711, 0.93, 0.9, 0.881, 0.941, 0.044, 0.1, 0.1, 12.3, 52.34)
+HYBRID = SystemScores(0.936, 0.9401, 0.932, 0.936, 0.929, 0.9712, 0.013, 0.01, 0.02, 0.139, 0.5123)
+SYSTEMS = {"supervised": SUPERVISED, "zero_shot": ZERO_SHOT, "hybrid": HYBRID}
+
+
+def render(table: Table, width: int, *, color: bool = False) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width, force_terminal=color, color_system="standard" if color else None).print(table)
+    return out.getvalue()
+
+
+def bold(table: Table) -> list[list[str]]:
+    """Name the bold cells of each row."""
+    columns = [list(column.cells) for column in table.columns[1:]]
+    return [[cell.plain for cell in row if cell.style == "bold"] for row in zip(*columns, strict=True)]
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_table_shows_every_system_whole(width):
+    lines = render(scores_table(SYSTEMS), width).splitlines()
+    rows = [line.split() for line in lines]
+    dash = "\N{EN DASH}"
+    assert ["supervised", "0.701", "0.940", "0.000", "0.000", dash, dash, "0.210", dash, "1234"] in rows
+    assert rows[5][:4] == ["zero-shot", "0.880", "0.871", "0.930"]
+    assert rows[5][4:] == ["0.900", "0.881", "0.941", "0.044", "12.300", "52.3"]
+    assert rows[6][4:] == ["0.936", "0.929", "0.971", "0.013", "0.139", "0.512"]
+    assert rows[1] == ["harmonic", "gate"]
+    assert rows[2][:5] == ["system", "accuracy", "seen", "unseen", "mean"]
+    assert rows[2][5:] == ["AUSUC", "AUROC", "ECE", "NLL", "images/s"]
+    assert "\N{HORIZONTAL ELLIPSIS}" not in "".join(lines)
+    assert max(map(len, lines)) <= 80
+
+
+def test_best_of_each_column_is_bold_and_lower_is_better_for_errors():
+    assert bold(scores_table(SYSTEMS)) == [
+        ["0.940", "1234"],  # seen: looks the same as hybrid's, so both are bold
+        [],
+        ["0.936", "0.940", "0.932", "0.936", "0.929", "0.971", "0.013", "0.139"],
+    ]
+    assert "\x1b[1m   0.936\x1b[0m" in render(scores_table(SYSTEMS), 100, color=True)
+
+
+def test_a_lone_figure_is_not_the_best_of_anything():
+    assert bold(scores_table({"zero_shot": ZERO_SHOT})) == [[]]
+
+
+def test_an_absent_system_is_a_row_of_dashes():
+    table = scores_table({"supervised": None, "zero_shot": ZERO_SHOT, "hybrid": None})
+    assert [cell.plain for cell in table.columns[0].cells] == ["supervised", "zero-shot", "hybrid"]
+    assert [next(iter(column.cells)).plain for column in table.columns[1:]] == ["\N{EN DASH}"] * 9
+    assert bold(table) == [[], [], []]
+
+
+def test_names_are_text_not_markup():
+    assert "[red]x" in render(scores_table({"[red]x": HYBRID}), 80)
