@@ -145,6 +145,13 @@ def write_json(file: Path, value: Struct) -> None:
     part.replace(file)
 
 
+def read_run(layout: Layout) -> RunInfo:
+    """Read which encoder the run's index was made with; ArtifactError where there is no run yet."""
+    if not layout.run.is_file():
+        raise ArtifactError(f"there is no run at {layout.root}", fix=f"hybrid build-index SOURCE --run {layout.root}")
+    return read_json(layout.run, RunInfo)
+
+
 def write_run(layout: Layout, settings: EncoderSettings, encoder: Encoder) -> None:
     """Note in the run which encoder its index was made with."""
     layout.root.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid.artifact import Layout, RunInfo, load_gate, load_head, read_json
+from hybrid.artifact import Layout, load_gate, load_head, read_run
 from hybrid.config import EncoderSettings
 from hybrid.data.decode import decode
 from hybrid.data.records import ImageRecord
@@ -51,6 +51,8 @@ class Prediction:
         Who decided: ``head``, ``zero-shot``, or ``both`` where each one's own best seen class is `label`.
     top : tuple of (label, probability)
         Most probable first.
+    head, zero_shot : (label, probability) or None
+        What each expert says by itself: the head over the seen classes, zero-shot over all.
     """
 
     path: str
@@ -60,6 +62,8 @@ class Prediction:
     p_unseen: float | None
     expert: str
     top: tuple[tuple[str, float], ...]
+    head: tuple[str, float] | None
+    zero_shot: tuple[str, float] | None
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,7 @@ class HybridClassifier:
             If parts are missing or do not fit together.
         """
         layout = Layout(run)
-        info = read_json(layout.run, RunInfo) if layout.run.is_file() else None
+        info = read_run(layout) if layout.run.is_file() else None
         if info is None and prompts is None:
             raise ArtifactError(
                 f"there is no run at {run} and no class is named",
@@ -256,9 +260,17 @@ class HybridClassifier:
                 p_unseen=None if answers.p_unseen is None else float(answers.p_unseen[row]),
                 expert=experts[row],
                 top=tuple((self.space.names[c], float(answers.hybrid[row, c])) for c in order[row]),
+                head=self._best(answers.supervised, row),
+                zero_shot=self._best(answers.zero_shot, row),
             )
             for row, record in enumerate(batch.records)
         ]
+
+    def _best(self, probabilities: Probabilities | None, row: int) -> tuple[str, float] | None:
+        if probabilities is None:
+            return None
+        column = int(probabilities[row].argmax())
+        return self.space.names[column], float(probabilities[row, column])
 
     def _experts(self, answers: Answers, chosen: NDArray[np.intp]) -> list[str]:
         fused = answers.fused

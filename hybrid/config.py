@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
+import msgspec.structs
 from msgspec import Meta, Struct
 
 from hybrid.errors import ConfigError
@@ -110,6 +112,7 @@ def load_settings(
     ConfigError
         Naming the setting, what it takes and what it got.
     """
+    types: dict[str, Any] = {field.name: field.type for field in msgspec.structs.fields(kind)}
     values: dict[str, Any] = {}
     if file is not None:
         try:
@@ -120,7 +123,7 @@ def load_settings(
         key, equals, value = assignment.partition("=")
         if not equals:
             raise ConfigError("--set takes KEY=VALUE", got=assignment, fix="for example --set epochs=5")
-        values[key.strip()] = _parse_value(value.strip())
+        values[key.strip()] = _parse_value(value.strip(), types.get(key.strip(), Any))
     values |= {key: value for key, value in (flags or {}).items() if value is not None}
     return convert(values, kind)
 
@@ -128,15 +131,33 @@ def load_settings(
 def convert(values: Mapping[str, Any], kind: type[S]) -> S:
     """Check plain values against a settings type."""
     try:
-        return msgspec.convert(dict(values), kind, strict=False)
+        settings = msgspec.convert(dict(values), kind, strict=False)
     except msgspec.ValidationError as error:
         known = ", ".join(kind.__struct_fields__)
         raise ConfigError(f"wrong setting: {error}", fix=f"known settings: {known}") from error
+    for name, value in msgspec.structs.asdict(settings).items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise ConfigError(f"wrong setting: {name} must be finite", got=str(value))
+    return settings
 
 
-def _parse_value(text: str) -> Any:
-    """Read ``1e-3``, ``true``, ``[0.5, 0.5]`` or ``{a = 1}`` as TOML; anything else is a plain string."""
+def _parse_value(text: str, kind: Any) -> Any:
+    """Read the text of ``--set`` as what its setting takes.
+
+    As TOML (``1e-3``, ``true``, ``[0.5, 0.5]``, ``{a = 1}``) or ``none`` where that fits, else as the plain text:
+    ``schedule=none`` and ``unfreeze=2`` mean words.
+    """
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        return None if text.lower() == "none" else text
+        value = None if text.lower() == "none" else text
+    return text if _fits(text, kind) and not _fits(value, kind) else value
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    try:
+        msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError:
+        return False
+    return True

@@ -66,7 +66,7 @@ def resolve(device: str = "auto", precision: str = "auto") -> Compute:
     """
     import torch
 
-    if device.split(":")[0] not in DEVICES:
+    if device not in DEVICES and not device.startswith("cuda:"):
         raise ConfigError("unknown device", expected=", ".join(DEVICES) + " or cuda:N", got=device)
     if precision not in PRECISIONS:
         raise ConfigError("unknown precision", expected=", ".join(PRECISIONS), got=precision)
@@ -108,7 +108,7 @@ def _check_available(device: str) -> None:
     if device.startswith("cuda"):
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         number = device.partition(":")[2] or "0"
-        if not number.isdigit() or int(number) >= count:
+        if not number.isdecimal() or int(number) >= count:
             raise ConfigError(f"device {device} is not available", got=f"{count} CUDA devices", fix="use --device cpu")
     if device == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device mps is not available", got="no Apple GPU", fix="use --device cpu")

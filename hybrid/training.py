@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hybrid.artifact import HeadDraft, HeadInfo, Layout, RunInfo, read_json
+from hybrid.artifact import HeadDraft, HeadInfo, Layout, read_run
 from hybrid.config import HeadSettings
 from hybrid.data.decode import read_and_decode
 from hybrid.data.records import ImageRecord
@@ -52,7 +52,7 @@ def train_run(
     -------
     HeadInfo
     """
-    run = read_json(layout.run, RunInfo)
+    run = read_run(layout)
     if run.encoder_identity != encoder.identity:
         raise ArtifactError("the index was made with another encoder", fix="hybrid build-index")
     with EmbeddingStore(layout.store, must_exist=True) as store, HeadDraft(layout) as draft:

@@ -9,7 +9,7 @@ def info(run: options.Run = options.DEFAULT_RUN) -> None:
     """Say what a run holds: index, encoder, head and gate."""
     from rich.markup import escape
 
-    from hybrid.artifact import HeadFiles, HeadInfo, Layout, RunInfo, load_gate, read_json
+    from hybrid.artifact import HeadFiles, HeadInfo, Layout, load_gate, read_json, read_run
     from hybrid.cli import show
     from hybrid.errors import listing
     from hybrid.index.store import EmbeddingStore
@@ -20,7 +20,7 @@ def info(run: options.Run = options.DEFAULT_RUN) -> None:
     def line(name: str, text: str) -> None:
         console.print(f"[bold]{name:<9}[/bold] {escape(text)}", soft_wrap=True)
 
-    made = read_json(layout.run, RunInfo)
+    made = read_run(layout)
     line("run", f"{layout.root} (hybrid {made.hybrid_version})")
     line("encoder", f"{made.encoder_name}, precision {made.encoder.precision}, {made.encoder_fingerprint}")
     with EmbeddingStore(layout.store, must_exist=True) as store:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hybrid.artifact import Layout, RunInfo, read_json
+from hybrid.artifact import Layout, read_run
 from hybrid.classifier import HybridClassifier
 from hybrid.cli.settings import encoder_settings
 from hybrid.errors import ConfigError
@@ -30,7 +30,7 @@ def load_classifier(
     layout = Layout(run)
     settings = encoder_settings(layout, encoder, pretrained, precision)
     if layout.run.is_file():
-        recorded = read_json(layout.run, RunInfo).encoder
+        recorded = read_run(layout).encoder
         if (settings.model, settings.pretrained) != (recorded.model, recorded.pretrained):
             raise ConfigError(
                 f"the run {run} has another encoder",

@@ -10,6 +10,8 @@ import typer
 
 from hybrid.cli import options
 
+GRID_PHOTOS = 25
+
 
 class Format(StrEnum):
     """How predictions are written."""
@@ -30,6 +32,7 @@ def predict(
         Format | None,
         typer.Option("--format", help="[default: by the ending of --out, else table]", show_default=False),
     ] = None,
+    grid: Annotated[Path | None, typer.Option(help="Draw the first 25 photos with their answers to this PNG.")] = None,
     encoder: options.Encoder = None,
     pretrained: options.Pretrained = None,
     precision: options.Precision = None,
@@ -38,22 +41,33 @@ def predict(
     device: options.Device = "auto",
 ) -> None:
     """Classify photos over all classes, trained and merely named."""
+    from hybrid.classifier import Prediction
     from hybrid.cli import show
     from hybrid.cli.load import load_classifier
     from hybrid.cli.write import writer_of
+    from hybrid.data.decode import read_and_decode
+    from hybrid.data.records import ImageRecord
     from hybrid.data.sources import scan
+    from hybrid.evaluation.grid import draw_grid
 
     found = scan(sources, labelled=False)
     classifier = load_classifier(run, prompts, templates, encoder, pretrained, precision, device)
     for line in (*found.notes, *classifier.notes):
         show.note(line)
+    drawn: list[tuple[ImageRecord, Prediction]] = []
     with (
         writer_of(out, format_.value if format_ else None) as write,
         show.photo_progress("classifying", len(found.records)) as progress,
     ):
         for batch in classifier.classify(found.records, batch_size=batch_size, workers=workers):
-            write(classifier.predictions(batch, top_k))
+            predictions = classifier.predictions(batch, top_k)
+            write(predictions)
+            drawn += list(zip(batch.records, predictions, strict=True))[: GRID_PHOTOS - len(drawn)] if grid else []
             progress(len(batch.records))
+    if grid is not None and drawn:
+        grid.parent.mkdir(parents=True, exist_ok=True)
+        draw_grid([p for _, p in drawn], [read_and_decode(record) for record, _ in drawn], grid)
+        show.note(f"picture of {len(drawn)} predictions: {grid}")
     show.list_unreadable(classifier.unreadable)
     if classifier.unreadable:
         raise typer.Exit(show.EXIT_UNREADABLE)

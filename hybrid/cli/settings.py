@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hybrid.artifact import Layout, RunInfo, read_json
+from hybrid.artifact import Layout, read_run
 from hybrid.config import EncoderSettings, convert
 from hybrid.encoders import PRECOMPUTED
 from hybrid.errors import ConfigError
@@ -21,7 +21,7 @@ def encoder_settings(
         If another model than the default is named without its weights.
     """
     given = encoder is not None or pretrained is not None or precision is not None
-    recorded = read_json(layout.run, RunInfo).encoder if layout.run.is_file() else None
+    recorded = read_run(layout).encoder if layout.run.is_file() else None
     if not given:
         return recorded or EncoderSettings()
     default = EncoderSettings()

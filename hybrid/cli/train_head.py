@@ -9,46 +9,48 @@ import typer
 
 from hybrid.cli import options
 
+Backbone = Annotated[str | None, typer.Option(help="timm model.  [default: convnext_tiny]")]
+Weights = Annotated[
+    Path | None,
+    typer.Option(help="Local weights of the backbone (safetensors, or torch with plain tensors)."),
+]
+FromTimm = Annotated[
+    bool | None,
+    typer.Option("--pretrained/--no-pretrained", help="timm's pretrained weights.  [default: pretrained]"),
+]
+Classes = Annotated[Path | None, typer.Option(help="File of the seen classes, one a line.  [default: every label]")]
+Kind = Annotated[
+    str | None, typer.Option(help="backbone (a fine-tuned timm network) or linear (on the CLIP embeddings).")
+]
+SETTING_NAMES = (
+    "unfreeze, hidden, dropout, label_smoothing, learning_rate, backbone_rate, weight_decay, schedule, "
+    "warmup_epochs, balanced_sampling, crop_scale, flip, rotation, colour_jitter, mixed_precision, patience, monitor, "
+    "val_fraction, freeze_norms, mean, std, crop_pct, backbone_args, l2_c, workers"
+)
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help=f"Any setting of the recipe, repeatable: {SETTING_NAMES}."),
+]
+
 
 def train_head(
     run: options.Run = options.DEFAULT_RUN,
-    head: Annotated[
-        str | None,
-        typer.Option(help="backbone (a fine-tuned timm network) or linear (on the CLIP embeddings)."),
-    ] = None,
-    backbone: Annotated[str | None, typer.Option(help="timm model.  [default: convnext_tiny]")] = None,
-    backbone_weights: Annotated[
-        Path | None,
-        typer.Option(help="Local weights of the backbone (safetensors, or torch with plain tensors)."),
-    ] = None,
-    pretrained: Annotated[
-        bool | None,
-        typer.Option("--pretrained/--no-pretrained", help="timm's pretrained weights.  [default: pretrained]"),
-    ] = None,
-    classes: Annotated[
-        Path | None, typer.Option(help="File of the seen classes, one a line.  [default: every label]")
-    ] = None,
+    head: Kind = None,
+    backbone: Backbone = None,
+    backbone_weights: Weights = None,
+    pretrained: FromTimm = None,
+    classes: Classes = None,
     epochs: Annotated[int | None, typer.Option(help="At most so many.  [default: 20]")] = None,
     batch_size: Annotated[int | None, typer.Option(help="[default: 32]")] = None,
     image_size: Annotated[int | None, typer.Option(help="Pixels.  [default: 224]")] = None,
     seed: Annotated[int | None, typer.Option(help="[default: 0]")] = None,
     recipe: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Any setting of the recipe, repeatable: unfreeze, hidden, dropout, label_smoothing, learning_rate, "
-            "backbone_rate, weight_decay, schedule, warmup_epochs, balanced_sampling, crop_scale, flip, rotation, "
-            "colour_jitter, mixed_precision, patience, monitor, val_fraction, freeze_norms, mean, std, crop_pct, "
-            "backbone_args, l2_c, workers.",
-        ),
-    ] = None,
+    set_: Assignments = None,
     templates: Annotated[str, typer.Option(help="Prompt templates: simple, imagenet or a file.")] = "simple",
     device: options.Device = "auto",
 ) -> None:
     """Train a head on the index's labelled photos, calibrate it and fit the gate."""
-    from hybrid.artifact import HeadFiles, Layout, RunInfo, read_json
+    from hybrid.artifact import HeadFiles, Layout, read_run
     from hybrid.cli import show
     from hybrid.cli.settings import read_names
     from hybrid.config import HeadSettings, load_settings
@@ -69,7 +71,7 @@ def train_head(
     settings = load_settings(HeadSettings, recipe, set_ or (), flags)
     limit_to = read_names(classes) if classes else None
     layout = Layout(run)
-    encoder = load_encoder(read_json(layout.run, RunInfo).encoder, device)
+    encoder = load_encoder(read_run(layout).encoder, device)
     for line in encoder.notes:
         show.note(line)
     info = train_run(

@@ -44,6 +44,10 @@ def writer_of(out: Path | None, name: str | None) -> Iterator[Writer]:
 
 def as_json(prediction: Prediction) -> dict[str, Any]:
     """One prediction as plain JSON values."""
+
+    def entry(pair: tuple[str, float] | None) -> dict[str, Any] | None:
+        return None if pair is None else {"label": pair[0], "probability": round(pair[1], 6)}
+
     return {
         "path": prediction.path,
         "label": prediction.label,
@@ -51,7 +55,9 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
         "seen": prediction.seen,
         "p_unseen": None if prediction.p_unseen is None else round(prediction.p_unseen, 6),
         "expert": prediction.expert,
-        "top": [{"label": label, "probability": round(p, 6)} for label, p in prediction.top],
+        "top": [entry(pair) for pair in prediction.top],
+        "head": entry(prediction.head),
+        "zero_shot": entry(prediction.zero_shot),
     }
 
 
@@ -64,14 +70,18 @@ def _formatted(stream: TextIO, name: str) -> Iterator[Writer]:
 
         yield write_jsonl
     elif name == "csv":
-        columns = ("path", "label", "probability", "seen", "p_unseen", "expert", "top")
+        columns = ("path", "label", "probability", "seen", "p_unseen", "expert", "top", "head", "zero_shot")
         rows = csv.DictWriter(stream, columns, lineterminator="\n")
         rows.writeheader()
 
         def write_csv(predictions: Sequence[Prediction]) -> None:
             for prediction in predictions:
-                top = "; ".join(f"{label}={p:.4f}" for label, p in prediction.top)
-                rows.writerow(as_json(prediction) | {"top": top})
+                opinions = {"top": prediction.top, "head": (prediction.head,), "zero_shot": (prediction.zero_shot,)}
+                joined = {
+                    name: "; ".join(f"{pair[0]}={pair[1]:.4f}" for pair in pairs if pair)
+                    for name, pairs in opinions.items()
+                }
+                rows.writerow(as_json(prediction) | joined)
 
         yield write_csv
     else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import difflib
+import re
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from hybrid.config import HeadSettings
 from hybrid.errors import HeadError, listing
 
 Transform = Callable[[Any], torch.Tensor]
+HUB = "hf-hub:"
+HUB_TIMEOUT = 10.0
 
 
 class PhotoClassifier(nn.Module):
@@ -76,13 +80,15 @@ def build_model(settings: HeadSettings, classes: int, *, load_weights: bool = Tr
     HeadError
         If timm does not know the backbone, or its weights cannot be had or do not fit.
     """
-    import timm
-
     from_timm = load_weights and settings.pretrained and settings.backbone_weights is None
     try:
-        backbone = timm.create_model(settings.backbone, pretrained=from_timm, num_classes=0, **settings.backbone_args)
+        if from_timm:
+            _ask_hub(settings.backbone)
+        backbone = _create(settings, from_timm)
     except Exception as error:  # timm raises RuntimeError, hub and http errors, TypeError for wrong arguments
         raise _backbone_error(settings, from_timm, error) from error
+    if load_weights:
+        _check_size(backbone, settings)
     if load_weights and settings.backbone_weights is not None:
         _load_backbone(backbone, Path(settings.backbone_weights).expanduser())
     # Weights trained from nothing need their batch norms to learn.
@@ -100,22 +106,82 @@ def weights_note(settings: HeadSettings) -> str:
     return f"backbone {settings.backbone}, random weights (--no-pretrained)"
 
 
+def _create(settings: HeadSettings, pretrained: bool) -> Any:
+    import timm
+    from timm.models import get_pretrained_cfg
+
+    config = get_pretrained_cfg(settings.backbone)
+    # Models of a fixed size (ViT, Swin) are built for the recipe's, and timm resamples their position embeddings.
+    size = {"img_size": settings.image_size} if config is not None and config.fixed_input_size else {}
+    arguments = size | settings.backbone_args
+    return timm.create_model(settings.backbone, pretrained=pretrained, num_classes=0, **arguments)
+
+
+def _ask_hub(backbone: str) -> None:
+    """Raise at once where weights are neither cached nor to be had: the hub's client tries for a minute."""
+    from huggingface_hub import constants, get_session, try_to_load_from_cache
+    from timm.models import get_pretrained_cfg
+
+    config = None if backbone.startswith(HUB) else get_pretrained_cfg(backbone)
+    address = backbone.removeprefix(HUB) if backbone.startswith(HUB) else config and config.hf_hub_id
+    if not address:
+        return
+    repository, _, revision = address.partition("@")
+    for name in ((config and config.hf_hub_filename) or "model.safetensors", "pytorch_model.bin"):
+        if isinstance(try_to_load_from_cache(repository, name, revision=revision or None), str):
+            return
+    get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT)
+
+
 def _backbone_error(settings: HeadSettings, from_timm: bool, error: Exception) -> HeadError:
     import timm
 
-    name = settings.backbone.split(".")[0]
-    if not timm.is_model(name):
-        near = timm.list_models(f"*{name[:6]}*")
+    name, _, tag = settings.backbone.partition(".")
+    if not timm.is_model(name) and ":" not in name:
+        near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
         return HeadError(f"timm knows no model {settings.backbone}", got=f"near it: {listing(near) or 'nothing'}")
-    reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error) else ''}"
-    if from_timm:
+    fault = _fault_without_weights(settings) if from_timm else error
+    if fault is None:
         return HeadError(
             f"the pretrained weights of {settings.backbone} are not in the cache and cannot be downloaded",
-            got=reason,
+            got=_reason(error),
             fix="--backbone-weights FILE.safetensors (a local file), --no-pretrained (train from nothing), "
             "or --head linear (logistic regression on the CLIP embeddings)",
         )
-    return HeadError(f"cannot build {settings.backbone} with {settings.backbone_args}", got=reason)
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{name}.*")] if tag else []
+    return HeadError(
+        f"cannot build {settings.backbone} with {settings.backbone_args}",
+        expected=f"a tag among {listing(tags)}" if tags and tag not in tags else None,
+        got=_reason(fault),
+    )
+
+
+def _fault_without_weights(settings: HeadSettings) -> Exception | None:
+    """What is wrong beside the weights; a hub model cannot be asked, its configuration comes from the hub too."""
+    try:
+        if not settings.backbone.startswith(HUB):
+            _create(settings, pretrained=False)
+    except Exception as error:
+        return error
+    return None
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
+def _check_size(backbone: nn.Module, settings: HeadSettings) -> None:
+    size = settings.image_size
+    try:
+        with torch.inference_mode():
+            backbone.eval()(torch.zeros(1, 3, size, size))
+    except Exception as error:  # each family fails in its own way, in the midst of its arithmetic
+        raise HeadError(
+            f"{settings.backbone} cannot take photos of {size} x {size} pixels",
+            got=_reason(error),
+            fix="another --image-size, such as 224",
+        ) from error
 
 
 def _load_backbone(backbone: nn.Module, file: Path) -> None:
@@ -126,14 +192,15 @@ def _load_backbone(backbone: nn.Module, file: Path) -> None:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            state: dict[str, Any] = load_file(file)
+            state: Any = load_file(file)
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
+        state = state.get("state_dict", state)
+        state = {str(name): tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
     except Exception as error:  # safetensors, zipfile and torch's unpickler each have their own kinds
         raise HeadError(
-            f"cannot read {file}", expected="safetensors, or torch with plain tensors", got=str(error)[:200]
+            f"cannot read {file}", expected="safetensors, or torch with plain tensors", got=_reason(error)
         ) from error
-    state = state.get("state_dict", state)
     own = backbone.state_dict()
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     unfit = [name for name in own if name in state and state[name].shape != own[name].shape]
@@ -153,14 +220,23 @@ def freeze(model: PhotoClassifier, unfreeze: str) -> str:
     Parameters
     ----------
     unfreeze : str
-        ``"all"``, ``"none"`` or the number of last stages that train. Stages are timm's own coarse groups, a
-        closing norm counting with the stage before it.
+        ``"all"``, ``"none"`` or the number of last stages that train. Stages are timm's own coarse groups; what
+        follows the last one (a closing norm or convolution) counts with it.
+
+    Raises
+    ------
+    HeadError
+        If a number is asked for and timm does not say what the model's stages are.
     """
+    parameters = dict(model.backbone.named_parameters())
+    for parameter in parameters.values():
+        parameter.requires_grad_(unfreeze == "all")
+    if unfreeze in ("all", "none"):
+        return "the whole backbone is frozen" if unfreeze == "none" else "nothing is frozen"
     stages = _stages(model.backbone)
-    free = len(stages) if unfreeze == "all" else 0 if unfreeze == "none" else min(int(unfreeze), len(stages))
-    trained = {name for stage in stages[len(stages) - free :] for name in stage}
-    for name, parameter in model.backbone.named_parameters():
-        parameter.requires_grad_(name in trained)
+    free = min(int(unfreeze), len(stages))
+    for name in (name for stage in stages[len(stages) - free :] for name in stage):
+        parameters[name].requires_grad_(True)
     return f"{len(stages) - free} of {len(stages)} backbone stages (the stem counts) frozen"
 
 
@@ -168,7 +244,14 @@ def _stages(backbone: Any) -> list[list[str]]:
     from timm.models import group_parameters
 
     parameters = dict(backbone.named_parameters())
-    groups = group_parameters(backbone, backbone.group_matcher(coarse=True))
+    try:
+        groups = group_parameters(backbone, backbone.group_matcher(coarse=True))
+    except (AttributeError, AssertionError, NotImplementedError) as error:
+        raise HeadError(
+            f"timm does not say what the stages of {type(backbone).__name__} are",
+            got=_reason(error),
+            fix="--set unfreeze=all, or --set unfreeze=none",
+        ) from error
     stages: list[list[str]] = []
     for key in sorted(groups):
         names = [name for name in groups[key] if name in parameters]
@@ -177,7 +260,15 @@ def _stages(backbone: Any) -> list[list[str]]:
             stages.append(names)
         else:
             stages[-1] = stages[-1] + names
+    # timm counts a closing convolution (MobileNetV3, FastViT) as a stage; it has no elder sibling.
+    while len(stages) > 2 and not _kinds(stages[-1]) & _kinds(name for stage in stages[:-1] for name in stage):
+        stages[-2:] = [stages[-2] + stages[-1]]
     return stages
+
+
+def _kinds(names: Iterable[str]) -> set[str]:
+    """First parts of parameter names without digits: ``layer`` for ``layer4.0.conv1.weight``."""
+    return {re.sub(r"\d", "", name.split(".")[0]) for name in names}
 
 
 def transforms(model: PhotoClassifier, settings: HeadSettings) -> tuple[Transform, Transform]:
@@ -191,6 +282,7 @@ def transforms(model: PhotoClassifier, settings: HeadSettings) -> tuple[Transfor
         input_size=(3, settings.image_size, settings.image_size),
         interpolation=config["interpolation"],
         crop_pct=settings.crop_pct or config["crop_pct"],
+        crop_mode=config["crop_mode"],
         mean=mean,
         std=std,
     )

@@ -1,0 +1,76 @@
+"""What many tests share: a tiny CLIP in a folder, small photos, and no way to the network."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+# Before anything imports torch or the hub's client; tests that start processes hand it on.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
+
+PREPROCESS = {"mean": [0.5, 0.4, 0.3], "std": [0.3, 0.3, 0.2], "interpolation": "bicubic", "resize_mode": "shortest"}
+TINY_CLIP = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
+    "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+
+
+def write_clip(folder: Path, seed: int = 0, config: Mapping[str, object] = TINY_CLIP) -> Path:
+    """Write an open_clip model folder with random weights."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = open_clip.CLIP(**config)
+    folder.mkdir(parents=True)
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": PREPROCESS}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_clip() -> Callable[..., Path]:
+    return write_clip
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny open_clip model with random weights; read-only, copy it to change it."""
+    return write_clip(tmp_path_factory.mktemp("clip") / "tiny")
+
+
+def draw_photo(seed: int, size: tuple[int, int] = (48, 40)) -> Image.Image:
+    """A smooth random photo: unlike noise, it still differs from the next one when made small."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 3, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="session")
+def photo() -> Callable[..., Image.Image]:
+    return draw_photo
+
+
+@pytest.fixture
+def photo_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Write class folders of distinct JPEG photos: `photo_folder({"cat": 3, "dog": 2}, "train")`."""
+
+    def write(classes: Mapping[str, int], name: str = "photos", seed: int = 0) -> Path:
+        folder = tmp_path / name
+        for number, (label, count) in enumerate(classes.items()):
+            (folder / label).mkdir(parents=True, exist_ok=True)
+            for index in range(count):
+                picture = draw_photo(seed * 1_000_000 + number * 1000 + index)
+                picture.save(folder / label / f"{index:03d}.jpg", quality=95)
+        return folder
+
+    return write

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import pytest
+
+from hybrid.config import EncoderSettings, HeadSettings, convert, load_settings
+from hybrid.errors import ConfigError
+
+
+def one(assignment: str) -> object:
+    """The value that one --set gives its setting."""
+    return getattr(load_settings(HeadSettings, assignments=[assignment]), assignment.partition("=")[0])
+
+
+def test_defaults_are_the_field_reports_recipe():
+    settings = load_settings(HeadSettings)
+    assert (settings.backbone, settings.image_size, settings.unfreeze) == ("convnext_tiny", 224, "2")
+    assert (settings.hidden, settings.label_smoothing, settings.weight_decay) == (512, 0.2, 1e-3)
+    assert (settings.schedule, settings.balanced_sampling, settings.mixed_precision) == ("cosine", True, "auto")
+    assert (settings.patience, settings.val_fraction, settings.pretrained) == (3, 0.15, True)
+    assert settings.flip > 0
+    assert settings.rotation > 0
+    assert settings.colour_jitter > 0
+    assert all(rate > 0 for rate in settings.dropout)
+
+
+def test_the_default_encoder():
+    settings = load_settings(EncoderSettings)
+    assert (settings.model, settings.pretrained) == ("ViT-B-32-256", "datacomp_s34b_b86k")
+    assert settings.precision == "auto"
+
+
+def test_flags_beat_assignments_beat_the_file_beat_defaults(tmp_path):
+    file = tmp_path / "recipe.toml"
+    file.write_text('epochs = 7\nhidden = 8\nseed = 9\nbackbone = "resnet18"\nbackbone_args = {drop_rate = 0.5}\n')
+    flags = {"seed": 3, "hidden": None}
+    settings = load_settings(HeadSettings, file, ["hidden=4", "seed=5"], flags)
+    assert (settings.epochs, settings.hidden, settings.seed, settings.patience) == (7, 4, 3, 3)
+    assert (settings.backbone, settings.backbone_args) == ("resnet18", {"drop_rate": 0.5})
+
+
+def test_the_last_of_two_assignments_counts():
+    assert load_settings(HeadSettings, assignments=["epochs=4", "epochs=6"]).epochs == 6
+
+
+@pytest.mark.parametrize(
+    ("assignment", "value"),
+    [
+        ("dropout=[0.5, 0.5]", (0.5, 0.5)),
+        ("mean=[0.5, 0.4, 0.3]", (0.5, 0.4, 0.3)),
+        ("mean=none", None),
+        ("l2_c=None", None),
+        ("freeze_norms=false", False),
+        ("balanced_sampling=true", True),
+        ("learning_rate=1e-2", 0.01),
+        ("rotation=10", 10.0),
+        ("backbone=resnet18", "resnet18"),
+        ('backbone="resnet18"', "resnet18"),
+        ("backbone_args={pad_type = 'same'}", {"pad_type": "same"}),
+        ("backbone_weights=weights/a=b.safetensors", "weights/a=b.safetensors"),
+        ("backbone_weights=none", None),
+        # Words that TOML or `none` would take for something else.
+        ("unfreeze=2", "2"),
+        ("unfreeze=none", "none"),
+        ("unfreeze=all", "all"),
+        ("schedule=none", "none"),
+        ("backbone=123", "123"),
+    ],
+)
+def test_an_assignment_is_read_as_what_its_setting_takes(assignment, value):
+    found = one(assignment)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "named"),
+    [
+        ("epochs=many", "epochs"),
+        ("epochs=0", "epochs"),
+        ("epochs=true", "epochs"),
+        ("seed=1.5", "seed"),
+        ("dropout=[0.5]", "dropout"),
+        ("dropout=[0.5, 1.0]", "dropout"),
+        ("unfreeze=some", "unfreeze"),
+        ("schedule=linear", "schedule"),
+        ("val_fraction=1", "val_fraction"),
+        ("freeze_norms=perhaps", "freeze_norms"),
+        ("learning_rate=nan", "learning_rate"),
+        ("learning_rate=inf", "learning_rate"),
+        ("mean=[0.5, 0.5, inf]", "mean"),
+        ("epoch=3", "epoch"),
+        ("kind=none", "kind"),
+    ],
+)
+def test_a_wrong_value_or_name_is_an_error_that_names_the_setting(assignment, named):
+    with pytest.raises(ConfigError) as caught:
+        one(assignment)
+    assert named in caught.value.what
+
+
+def test_an_error_lists_the_known_settings():
+    with pytest.raises(ConfigError) as caught:
+        convert({"modell": "tiny"}, EncoderSettings)
+    assert caught.value.fix == "known settings: model, pretrained, precision"
+
+
+def test_an_assignment_without_equals_is_refused():
+    with pytest.raises(ConfigError, match="KEY=VALUE") as caught:
+        load_settings(HeadSettings, assignments=["epochs"])
+    assert caught.value.got == "epochs"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, b"epochs = ", b"epochs = 3\nepochs = 4\n", b"\xff\xfe"],
+    ids=["missing", "torn", "twice", "no text"],
+)
+def test_a_settings_file_that_cannot_be_read_is_named(tmp_path, content):
+    file = tmp_path / "recipe.toml"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_settings(HeadSettings, file)
+    assert str(file) in caught.value.what
+    assert caught.value.got
+
+
+def test_settings_are_frozen_and_do_not_share_their_tables():
+    first, second = HeadSettings(), HeadSettings()
+    with pytest.raises(AttributeError):
+        first.epochs = 3
+    assert first.backbone_args is not second.backbone_args

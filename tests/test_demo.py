@@ -1,0 +1,45 @@
+"""`hybrid demo` keeps its promise, run as a newcomer runs it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    command = [sys.executable, "-m", "hybrid.cli.main", "demo"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=os.environ | {"COLUMNS": "120"})
+    assert done.returncode == 0, done.stderr
+    return folder / "demo", done.stdout
+
+
+def test_scores_tell_the_story(demo):
+    scores = json.loads((demo[0] / "scores.json").read_text())
+    assert scores["classes"] == {"seen": 40, "unseen": 10}
+    supervised, zero_shot, hybrid = (scores["systems"][s] for s in ("supervised", "zero_shot", "hybrid"))
+    assert supervised["seen"] >= 0.9
+    assert supervised["unseen"] == 0
+    # 40 of 50 classes: the head's accuracy falls to four fifths of what it has on its own classes.
+    assert supervised["accuracy"] == pytest.approx(0.8 * supervised["seen"], abs=0.02)
+    assert zero_shot["seen"] < supervised["seen"]
+    assert hybrid["harmonic_mean"] >= 0.85
+    assert hybrid["harmonic_mean"] > zero_shot["harmonic_mean"]
+
+
+def test_it_shows_every_command_and_the_next_ones(demo):
+    for command in ("build-index", "train-head", "evaluate", "predict"):
+        assert f"$ hybrid {command}" in demo[1]
+    assert "hybrid build-index PHOTOS/train" in demo[1]
+    assert "hybrid predict PHOTOS/new --prompts animals" in demo[1]
+
+
+def test_the_picture_shows_photos(demo):
+    picture = np.asarray(Image.open(demo[0] / "predictions.png").convert("RGB"))
+    assert min(picture.shape[:2]) > 600
+    assert picture.reshape(-1, 3).std(axis=0).min() > 20
