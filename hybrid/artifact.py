@@ -6,10 +6,11 @@ import hashlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
+from safetensors import SafetensorError
 
 from hybrid import __version__
 from hybrid.config import EncoderSettings, HeadSettings
@@ -184,14 +185,15 @@ class HeadDraft:
 
     def save(self, head: Head, info: HeadInfo) -> None:
         """Write weights and settings."""
-        from hybrid.heads.backbone_head import BackboneHead, save_backbone_head
         from hybrid.heads.linear import LinearHead, save_linear_head
 
         file = self.folder / HeadFiles.WEIGHTS
-        if isinstance(head, BackboneHead):
-            save_backbone_head(head, file)
-        elif isinstance(head, LinearHead):
+        if isinstance(head, LinearHead):
             save_linear_head(head, file)
+        else:
+            from hybrid.heads.backbone_head import BackboneHead, save_backbone_head
+
+            save_backbone_head(cast(BackboneHead, head), file)
         write_json(self.folder / HeadFiles.SETTINGS, info)
 
     def save_gate(self, gate: MassGate | None, encoder: Encoder, templates: str, reason: str = "") -> None:
@@ -207,7 +209,7 @@ class HeadDraft:
 
     def publish(self) -> None:
         """Put the draft in the place of the run's head."""
-        old = self._layout.head.with_name("head.old")
+        old = _recover(self._layout)
         shutil.rmtree(old, ignore_errors=True)
         if self._layout.head.exists():
             self._layout.head.rename(old)
@@ -216,23 +218,40 @@ class HeadDraft:
 
 
 def load_head(layout: Layout, compute: Compute) -> tuple[Head, HeadInfo] | None:
-    """Load the run's head, None if it has none."""
-    old = layout.head.with_name("head.old")
-    if old.is_dir() and not layout.head.exists():
-        old.rename(layout.head)  # `publish` was killed between its two renames
+    """Load the run's head, None if it has none.
+
+    Raises
+    ------
+    ArtifactError
+        If parts of it are missing or damaged.
+    """
+    _recover(layout)
     if not layout.head.is_dir():
         return None
     info = read_json(layout.head / HeadFiles.SETTINGS, HeadInfo)
     weights = layout.head / HeadFiles.WEIGHTS
     if not weights.is_file():
         raise ArtifactError("the head has no weights", got=f"no file {weights}", fix="hybrid train-head")
-    if info.settings.kind == "linear":
-        from hybrid.heads.linear import load_linear_head
+    try:
+        if info.settings.kind == "linear":
+            from hybrid.heads.linear import load_linear_head
 
-        return load_linear_head(weights, info.classes, str(info.encoder_identity)), info
-    from hybrid.heads.backbone_head import load_backbone_head
+            return load_linear_head(weights, info.classes, str(info.encoder_identity)), info
+        from hybrid.heads.backbone_head import load_backbone_head
 
-    return load_backbone_head(weights, info.classes, info.settings, compute), info
+        return load_backbone_head(weights, info.classes, info.settings, compute), info
+    except (SafetensorError, KeyError, RuntimeError) as error:  # torn, a tensor missing, a tensor of another shape
+        raise ArtifactError(
+            f"the head's weights in {weights} are damaged", got=str(error)[:200], fix="hybrid train-head"
+        ) from error
+
+
+def _recover(layout: Layout) -> Path:
+    """Bring the old head back where `publish` was killed between its two renames; gives the old head's place."""
+    old = layout.head.with_name("head.old")
+    if old.is_dir() and not layout.head.exists():
+        old.rename(layout.head)
+    return old
 
 
 def load_gate(layout: Layout) -> GateInfo:

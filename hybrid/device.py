@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,14 @@ class Compute:
 
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
 
+    def autocast(self) -> AbstractContextManager[object]:
+        """Mixed precision for weights kept in fp32; nothing in fp32."""
+        import torch
+
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.split(":")[0], dtype=self.dtype)
+
     @property
     def is_cuda(self) -> bool:
         """Whether the device is an NVIDIA (or ROCm) GPU."""
@@ -74,19 +83,19 @@ def resolve(device: str = "auto", precision: str = "auto") -> Compute:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     _check_available(device)
-    where = "asked for" if asked else "CUDA found" if device == "cuda" else "no CUDA device"
+    where = f"{device} asked for" if asked else "CUDA found" if device == "cuda" else "no CUDA found"
     if precision != "auto":
         if device == "cpu" and precision == "fp16":
             raise ConfigError(
                 "fp16 is not computed on a CPU", got="--precision fp16", fix="use --precision bf16 or fp32"
             )
-        return Compute(device, precision, f"device {where}, precision asked for")
+        return Compute(device, precision, f"{where}, precision asked for")
     if device.startswith("cuda"):
-        return Compute(device, "fp16", f"device {where}, fp16 is the default on CUDA")
+        return Compute(device, "fp16", f"{where}, fp16 is the default there")
     if device == "cpu" and cpu_has_native_bf16():
-        return Compute(device, "bf16", f"device {where}, this processor computes bf16 natively")
+        return Compute(device, "bf16", f"{where}, this processor computes bf16 natively")
     no_bf16 = ", no native bf16 on this processor" if device == "cpu" else ""
-    return Compute(device, "fp32", f"device {where}{no_bf16}")
+    return Compute(device, "fp32", f"{where}{no_bf16}")
 
 
 def cpu_has_native_bf16() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,7 @@ class LabelSpace:
         """Class index of a label by `class_key` of the name or a synonym, None if it is outside."""
         return self._by_key.get(class_key(label))
 
-    @property
+    @cached_property
     def _by_key(self) -> dict[str, int]:
         keys: dict[str, int] = {}
         for index, prompt in enumerate(self.prompts):

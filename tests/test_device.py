@@ -47,10 +47,10 @@ def test_the_choice_of_device_and_precision(machine, has, asked, got):
 @pytest.mark.parametrize(
     ("has", "asked", "reason"),
     [
-        ({}, ("auto", "auto"), "device no CUDA device, no native bf16 on this processor"),
-        ({"bf16": True}, ("auto", "auto"), "device no CUDA device, this processor computes bf16 natively"),
-        ({"bf16": True}, ("cpu", "fp32"), "device asked for, precision asked for"),
-        ({"cuda": 1}, ("auto", "auto"), "device CUDA found, fp16 is the default on CUDA"),
+        ({}, ("auto", "auto"), "no CUDA found, no native bf16 on this processor"),
+        ({"bf16": True}, ("auto", "auto"), "no CUDA found, this processor computes bf16 natively"),
+        ({"bf16": True}, ("cpu", "fp32"), "cpu asked for, precision asked for"),
+        ({"cuda": 1}, ("auto", "auto"), "CUDA found, fp16 is the default there"),
     ],
 )
 def test_the_reason_is_kept_and_shown(machine, has, asked, reason):

@@ -29,8 +29,8 @@ def note(line: str) -> None:
 class _Rate(RichColumn):
     def render(self, task: Task) -> Text:
         """Images per second so far."""
-        rate = task.finished_speed or task.speed
-        return Text(f"{rate:,.0f} images/s" if rate else "- images/s")
+        seconds = task.finished_time or task.elapsed
+        return Text(f"{task.completed / seconds:,.0f} images/s" if seconds else "- images/s")
 
 
 class PhotoProgress:

@@ -99,7 +99,7 @@ def _print_table(predictions: Sequence[Prediction], stream: TextIO) -> None:
         numeric = heading in ("probability", "p(unseen)")
         table.add_column(heading, justify="right" if numeric else "left", no_wrap=heading == "photo", overflow="fold")
     for p in predictions:
-        runners_up = ", ".join(f"{label} {q:.2f}" for label, q in p.top[1:3])
+        runners_up = ", ".join(f"{label} {q:.2f}" for label, q in p.top[1:2])
         p_unseen = "-" if p.p_unseen is None else f"{p.p_unseen:.2f}"
         label = Text(p.label, style="bold" if p.seen else "bold cyan")
         table.add_row(

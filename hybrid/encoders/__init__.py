@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from hybrid.config import EncoderSettings
 from hybrid.device import resolve
-from hybrid.encoders.base import Encoder
+from hybrid.encoders.base import Encoder, expand_user
 
 TINY_FOLDER = Path(__file__).parent / "tiny_clip"
 PRECOMPUTED = "precomputed:"
@@ -23,8 +24,11 @@ def load_encoder(settings: EncoderSettings, device: str = "auto") -> Encoder:
     if settings.model.startswith(PRECOMPUTED):
         from hybrid.encoders.precomputed import PrecomputedEncoder
 
-        return PrecomputedEncoder(Path(settings.model.removeprefix(PRECOMPUTED)).expanduser())
+        return PrecomputedEncoder(expand_user(settings.model.removeprefix(PRECOMPUTED)))
     from hybrid.encoders.clip import ClipEncoder, locate
 
-    model = str(TINY_FOLDER) if settings.model == "tiny" else settings.model
-    return ClipEncoder(locate(model, settings.pretrained), resolve(device, settings.precision))
+    compute = resolve(device, settings.precision)
+    if settings.model == "tiny":
+        source = replace(locate(str(TINY_FOLDER), None), shown="tiny (bundled; knows only the drawn animals)")
+        return ClipEncoder(source, compute)
+    return ClipEncoder(locate(settings.model, settings.pretrained), compute)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -70,3 +72,8 @@ def unit_norm(vectors: NDArray[Any]) -> FloatArray:
     array = np.asarray(vectors, dtype=np.float32)
     norms = np.linalg.norm(array, axis=1, keepdims=True)
     return np.asarray(array / np.maximum(norms, np.finfo(np.float32).tiny), dtype=np.float32)
+
+
+def expand_user(name: str) -> Path:
+    """Replace a leading ``~`` by the home folder; a ``~`` that names none stays, where pathlib would raise."""
+    return Path(os.path.expanduser(name))  # noqa: PTH111

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import logging
 import warnings
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +17,24 @@ import torch
 
 from hybrid.data.records import ImageRecord
 from hybrid.device import Compute
-from hybrid.encoders.base import FloatArray, fingerprint, unit_norm
+from hybrid.encoders.base import FloatArray, expand_user, fingerprint, unit_norm
 from hybrid.errors import EncoderError, listing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 CONFIG_FILE = "open_clip_config.json"
+WEIGHTS_ENDINGS = (".safetensors", ".bin", ".pth", ".pt")
+WEIGHTS_NAMES = ("open_clip_model", "open_clip_pytorch_model", "model", "pytorch_model")
+HUB = "hf-hub:"
 TEXT_BATCH = 256
+HUB_TIMEOUT = 10.0
 THREE_WAYS = (
-    "(1) a model and tag that are already in this machine's cache (--encoder MODEL --pretrained TAG); "
-    "(2) a local checkpoint: --encoder MODEL --pretrained FILE.safetensors, or --encoder FOLDER with "
-    f"{CONFIG_FILE}; (3) --encoder tiny, bundled, to try the machinery"
+    "one of\n"
+    "    (1) a model and tag that are in this machine's cache: --encoder MODEL --pretrained TAG\n"
+    "    (2) a local checkpoint: --encoder MODEL --pretrained FILE.safetensors, or --encoder FOLDER\n"
+    f"        with {CONFIG_FILE} in it\n"
+    "    (3) the bundled model, to try the machinery: --encoder tiny"
 )
 
 
@@ -38,8 +46,10 @@ class ClipSource:
     ----------
     model : str
         What open_clip calls the model: a name, ``local-dir:FOLDER`` or ``hf-hub:REPO``.
-    pretrained : str or None
-        Tag or checkpoint file; None where `model` brings its own weights.
+    tag : str or None
+        Published weights of a named model; None where `checkpoint` or a hub repository gives them.
+    checkpoint : Path or None
+        The file of the weights; None where it must be fetched.
     weights : str
         Identity of the weights: the sha256 of local files, or the name of a published tag.
     shown : str
@@ -47,7 +57,8 @@ class ClipSource:
     """
 
     model: str
-    pretrained: str | None
+    tag: str | None
+    checkpoint: Path | None
     weights: str
     shown: str
 
@@ -62,7 +73,7 @@ def locate(model: str, pretrained: str | None) -> ClipSource:
     """
     import open_clip
 
-    path = Path(model).expanduser()
+    path = expand_user(model)
     if path.is_file():
         if not (path.parent / CONFIG_FILE).is_file():
             raise EncoderError(
@@ -70,14 +81,11 @@ def locate(model: str, pretrained: str | None) -> ClipSource:
                 fix=f"--encoder MODEL --pretrained {path} (names: python -c 'import open_clip; "
                 f"print(open_clip.list_models())'), or put {CONFIG_FILE} beside it",
             )
-        path = path.parent
+        return _from_folder(path.parent, path)
     if path.is_dir():
-        files = sorted(f for f in path.iterdir() if f.suffix in {".safetensors", ".bin", ".pth", ".pt"})
-        if not (path / CONFIG_FILE).is_file() or not files:
-            raise EncoderError(f"{path} is no open_clip model folder", expected=f"{CONFIG_FILE} and a checkpoint in it")
-        return ClipSource(f"local-dir:{path}", None, _digest([path / CONFIG_FILE, *files]), str(path))
-    if model.startswith("hf-hub:"):
-        return ClipSource(model, None, model, model)
+        return _from_folder(path, _find_weights(path))
+    if model.startswith(HUB):
+        return ClipSource(model, None, None, model, model)
     if model not in open_clip.list_models():
         near = difflib.get_close_matches(model, open_clip.list_models(), n=5, cutoff=0.4)
         raise EncoderError(
@@ -86,6 +94,27 @@ def locate(model: str, pretrained: str | None) -> ClipSource:
             got=f"{model}; near it: {listing(near) or 'nothing'}",
         )
     return _locate_weights(model, pretrained)
+
+
+def _find_weights(folder: Path) -> Path:
+    """The checkpoint of a model folder: the one with a usual name, else the only one."""
+    usual = (folder / (name + ending) for name in WEIGHTS_NAMES for ending in WEIGHTS_ENDINGS)
+    files = sorted(file for file in folder.iterdir() if file.suffix in WEIGHTS_ENDINGS)
+    if not (folder / CONFIG_FILE).is_file() or not files:
+        raise EncoderError(f"{folder} is no open_clip model folder", expected=f"{CONFIG_FILE} and a checkpoint in it")
+    found = next((file for file in usual if file.is_file()), files[0])
+    if len(files) > 1 and found.stem not in WEIGHTS_NAMES:
+        raise EncoderError(
+            f"{folder} holds several checkpoints",
+            got=listing([file.name for file in files]),
+            fix=f"name one: --encoder {files[-1]}",
+        )
+    return found
+
+
+def _from_folder(folder: Path, checkpoint: Path) -> ClipSource:
+    weights = _digest([folder / CONFIG_FILE, checkpoint])
+    return ClipSource(f"local-dir:{folder}", None, checkpoint, weights, str(checkpoint))
 
 
 def _locate_weights(model: str, pretrained: str | None) -> ClipSource:
@@ -97,16 +126,16 @@ def _locate_weights(model: str, pretrained: str | None) -> ClipSource:
             f"{model} needs weights",
             fix=f"--pretrained TAG ({listing(tags) or 'no published tag'}) or a file",
         )
-    file = Path(pretrained).expanduser()
+    file = expand_user(pretrained)
     if file.is_file():
-        return ClipSource(model, str(file), _digest([file]), f"{model} from {file}")
+        return ClipSource(model, None, file, _digest([file]), f"{model} from {file}")
     if pretrained not in tags:
         raise EncoderError(
             f"no weights {pretrained} for {model}",
             expected=f"a checkpoint file, or one of {listing(tags, 20) or '(no published tag)'}",
             got=f"{pretrained}, neither a file nor a tag",
         )
-    return ClipSource(model, pretrained, f"tag:{model}/{pretrained}", f"{model} / {pretrained}")
+    return ClipSource(model, pretrained, None, f"tag:{model}/{pretrained}", f"{model} / {pretrained}")
 
 
 class ClipEncoder:
@@ -128,7 +157,9 @@ class ClipEncoder:
     uses_templates = True
 
     def __init__(self, source: ClipSource, compute: Compute) -> None:
-        self._model, self._transform, self._tokenizer = _load(source, compute)
+        tokenizer = source.model
+        source = _fetch(source)
+        self._model, self._transform, self._tokenizer = _load(source, tokenizer, compute)
         self._compute = compute
         self.name = source.shown
         config = self._model.visual.preprocess_cfg
@@ -137,7 +168,7 @@ class ClipEncoder:
             {
                 "kind": "open_clip",
                 # A folder may be moved: its content, hashed into `weights`, is its name.
-                "model": source.model.partition(":")[0] if source.pretrained is None else source.model,
+                "model": source.model.partition(":")[0],
                 "weights": source.weights,
                 "preprocess": {key: str(value) for key, value in config.items()},
             }
@@ -183,47 +214,112 @@ class ClipEncoder:
         return unit_norm(vectors)
 
 
-def _load(source: ClipSource, compute: Compute) -> tuple[Any, Any, Any]:
+def _load(source: ClipSource, tokenizer_name: str, compute: Compute) -> tuple[Any, Any, Any]:
+    """Build the model, its preprocessing and its tokenizer, and fill in exactly the weights of the checkpoint."""
     import open_clip
 
-    _fetch(source)
+    published = open_clip.get_pretrained_cfg(source.model, source.tag) if source.tag else {}
     try:
-        with warnings.catch_warnings():
-            # open_clip warns about QuickGELU and random towers; a mismatch that matters fails to load.
-            warnings.simplefilter("ignore")
+        with _quiet():
+            # open_clip picks weights by rules of its own and goes on with random ones where it finds none; so it
+            # only builds here, and the checkpoint is ours to choose.
             model, _, transform = open_clip.create_model_and_transforms(
                 source.model,
-                source.pretrained,
+                load_weights=False,
+                pretrained_text=False,
                 precision=compute.precision,
                 device=compute.device,
-                weights_only=True,
+                # Weights trained with QuickGELU are published under plain names too, and are worse without it.
+                force_quick_gelu=bool(published.get("quick_gelu")),
+                **{f"image_{key}": published.get(key) for key in ("mean", "std", "interpolation", "resize_mode")},
             )
-            tokenizer = open_clip.get_tokenizer(source.model)
+            # Half precision would round the scale, by 1% in bf16.
+            model.logit_scale.data = model.logit_scale.data.float()
+            _refuse_code(source.checkpoint)
+            open_clip.load_checkpoint(model, str(source.checkpoint), weights_only=True)
+            tokenizer = open_clip.get_tokenizer(tokenizer_name)
+    except ImportError as error:
+        raise EncoderError(f"{source.shown} needs another package", got=str(error), fix="install it") from error
     except Exception as error:  # open_clip and torch raise a dozen kinds for a broken or foreign checkpoint
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise EncoderError(
             f"cannot load {source.shown}",
             expected="weights that fit the model (safetensors, or torch with plain tensors)",
-            got=first_line[:300],
+            got=_first_line(error),
         ) from error
     model.eval().requires_grad_(False)
     return model, transform, tokenizer
 
 
-def _fetch(source: ClipSource) -> None:
-    """Download a published tag (or find it in the cache), apart from loading, for an error of its own."""
+def _refuse_code(checkpoint: Path | None) -> None:
+    """Raise if a pickled checkpoint holds more than plain tensors, without running any of it.
+
+    open_clip asks torch for the same, but where torch raises TypeError it asks again without, and torch before
+    2.6 then runs what the pickle says.
+    """
+    if checkpoint is not None and checkpoint.suffix not in (".safetensors", ".npz", ".npy"):
+        torch.load(checkpoint, map_location="meta", weights_only=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what open_clip warns and logs about random towers while the weights are yet to come."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _fetch(source: ClipSource) -> ClipSource:
+    """Give published weights their file: from the cache, else by download."""
     import open_clip
 
-    if source.weights.startswith("tag:"):
-        config = open_clip.pretrained.get_pretrained_cfg(source.model, source.pretrained)
-        try:
-            open_clip.download_pretrained(config)
-        except Exception as error:  # hub, http and socket layers each raise kinds of their own
-            raise EncoderError(
-                f"the weights of {source.shown} are not in the cache and cannot be downloaded",
-                got=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error) else ''}",
-                fix=THREE_WAYS,
-            ) from error
+    if source.checkpoint is not None:
+        return source
+    try:
+        if source.tag is None:
+            # The configuration comes second, so that it is of the same revision as the weights.
+            checkpoint = _from_hub(source.model.removeprefix(HUB) + "/")
+            config = _from_hub(f"{source.model.removeprefix(HUB)}/{CONFIG_FILE}")
+            # A repository may change under its name, its files do not.
+            return replace(_from_folder(config.parent, checkpoint), shown=source.shown)
+        published = open_clip.get_pretrained_cfg(source.model, source.tag)
+        if published.get("hf_hub"):
+            return replace(source, checkpoint=_from_hub(published["hf_hub"]))
+        return replace(source, checkpoint=Path(open_clip.download_pretrained(published)))
+    except Exception as error:  # hub, http and socket layers each raise kinds of their own
+        raise EncoderError(
+            f"the weights of {source.shown} are not in the cache and cannot be downloaded",
+            got=_first_line(error),
+            fix=THREE_WAYS,
+        ) from error
+
+
+def _from_hub(address: str) -> Path:
+    """Find ``ORG/REPO/FILE`` (``ORG/REPO/``: its weights) in the hub's cache, else download it."""
+    import open_clip
+    from huggingface_hub import constants, get_session, try_to_load_from_cache
+
+    repository, _, name = address.rpartition("/")
+    if name in ("", "open_clip_pytorch_model.bin"):
+        candidates = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+    else:
+        candidates = [str(Path(name).with_suffix(".safetensors")), name]
+    for candidate in candidates:
+        cached = try_to_load_from_cache(repository, candidate)
+        if isinstance(cached, str):
+            return Path(cached)
+    # The hub's client tries each file for half a minute where there is no network: ask once, before.
+    get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT)
+    return Path(open_clip.download_pretrained({"hf_hub": address}))
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
 def _digest(files: Sequence[Path]) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hybrid.data.records import ImageRecord
 from hybrid.encoders.base import FloatArray, fingerprint, unit_norm
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 ARRAYS = ("path", "embedding", "text", "text_embedding", "logit_scale")
+SHAPES = "path (n,), embedding (n, dim), text (m,), text_embedding (m, dim) and one logit_scale"
 
 
 class PrecomputedEncoder:
@@ -49,7 +53,7 @@ class PrecomputedEncoder:
         self._text_embedding = unit_norm(arrays["text_embedding"])
         self._text_row = {class_key(str(text)): row for row, text in enumerate(arrays["text"].tolist())}
         self.dim = int(self._embedding.shape[1])
-        self.logit_scale = float(arrays["logit_scale"])
+        self.logit_scale = float(arrays["logit_scale"].item())
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         self.identity = self.fingerprint = fingerprint({"kind": "precomputed", "file": digest})
         source = f", computed by {arrays['model']}" if "model" in arrays else ""
@@ -106,18 +110,30 @@ def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise EncoderError("the file of precomputed vectors does not exist", got=str(file))
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        archive = np.load(file, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("one array, not an archive of named arrays")
+        with archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise EncoderError(f"cannot read {file}", expected="an .npz of plain arrays", got=str(error)) from error
     missing = [name for name in ARRAYS if name not in arrays]
     if missing:
         raise EncoderError(f"{file} lacks arrays", expected=", ".join(ARRAYS), got="without " + ", ".join(missing))
     image, text = arrays["embedding"], arrays["text_embedding"]
-    fits = image.ndim == text.ndim == 2 and image.shape[1] == text.shape[1]
-    if not fits or len(arrays["path"]) != len(image) or len(arrays["text"]) != len(text):
-        shapes = ", ".join(f"{name} {arrays[name].shape}" for name in ARRAYS[:4])
-        raise EncoderError(f"the arrays of {file} do not fit together", got=shapes)
-    if not (np.isfinite(image).all() and np.isfinite(text).all()):
-        raise EncoderError(f"{file} holds vectors that are not finite")
+    fits = image.ndim == text.ndim == 2 and image.shape[1] == text.shape[1] and arrays["logit_scale"].size == 1
+    if not fits or arrays["path"].shape != image.shape[:1] or arrays["text"].shape != text.shape[:1]:
+        shapes = ", ".join(f"{name} {arrays[name].shape}" for name in ARRAYS)
+        raise EncoderError(f"the arrays of {file} do not fit together", expected=SHAPES, got=shapes)
+    for name in ("embedding", "text_embedding", "logit_scale"):
+        _check_numbers(file, name, arrays[name])
     return arrays
+
+
+def _check_numbers(file: Path, name: str, array: NDArray[Any]) -> None:
+    if array.dtype.kind not in "fiu":
+        raise EncoderError(f"{file} holds an array {name} that is not of numbers", got=str(array.dtype))
+    if not np.isfinite(array).all():
+        raise EncoderError(f"{file} holds an array {name} with values that are not finite")
+    if array.ndim == 2 and not array.any(axis=1).all():
+        raise EncoderError(f"{file} holds an array {name} with vectors of length zero, which have no direction")

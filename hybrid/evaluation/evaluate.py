@@ -33,8 +33,9 @@ class Evaluation:
         Classes of the label space.
     systems : dict of str to SystemScores or None
         ``supervised``, ``zero_shot``, ``hybrid``; None for one that the run cannot offer.
-    notes, unreadable : list
-        What a reader of the figures should know; files that could not be read.
+    setup, notes : tuple of str
+        Device, precision, weights and experts in use; what a reader of the figures should know.
+    unreadable : tuple of (path, reason)
     """
 
     images: int
@@ -43,6 +44,7 @@ class Evaluation:
     seen: int
     unseen: int
     systems: dict[str, SystemScores | None]
+    setup: tuple[str, ...]
     notes: tuple[str, ...]
     unreadable: tuple[tuple[str, str], ...]
 
@@ -55,6 +57,7 @@ class Evaluation:
             "unreadable": [{"path": path, "reason": reason} for path, reason in self.unreadable],
             "classes": {"seen": self.seen, "unseen": self.unseen},
             "systems": {name: asdict(s) if s else None for name, s in self.systems.items()},
+            "setup": list(self.setup),
             "notes": list(self.notes),
         }
 
@@ -108,6 +111,7 @@ def evaluate(
         seen=space.seen,
         unseen=len(space.names) - space.seen,
         systems=_score(classifier, answers, np.array(target, dtype=np.intp), rates),
+        setup=classifier.notes,
         notes=tuple(notes),
         unreadable=tuple(classifier.unreadable),
     )

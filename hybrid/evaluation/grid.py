@@ -26,15 +26,17 @@ def draw_grid(predictions: Sequence[Prediction], images: Sequence[Image], file: 
         Green marks a class the head was trained on, blue one that only a prompt names.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from PIL import ImageOps
 
     columns = min(COLUMNS, len(images))
     rows = -(-len(images) // columns)
-    figure = Figure(figsize=(2.3 * columns, 2.95 * rows + 0.5), layout="constrained")
+    figure = Figure(figsize=(2.3 * columns, 3.15 * rows + 0.5), layout=ConstrainedLayoutEngine(h_pad=0.12))
     figure.suptitle("green: a trained class     blue: a class known only by its name", fontsize=10, color="0.3")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel in panels:
-        panel.axis("off")
+        panel.set(xticks=[], yticks=[])
+        panel.spines[:].set_visible(False)
     for panel, prediction, image in zip(panels, predictions, images, strict=False):
         panel.imshow(ImageOps.pad(image, (PIXELS, PIXELS), color="white"))
         colour = SEEN if prediction.seen else UNSEEN
@@ -42,5 +44,5 @@ def draw_grid(predictions: Sequence[Prediction], images: Sequence[Image], file: 
         panel.set_title(title, fontsize=8.5, color=colour, fontweight="bold")
         if prediction.head is not None and prediction.head[0] != prediction.label:
             other = fill(f"head alone: {prediction.head[0]} {prediction.head[1]:.0%}", 30)
-            panel.text(0.5, -0.03, other, transform=panel.transAxes, ha="center", va="top", fontsize=7, color="0.4")
+            panel.set_xlabel(other, fontsize=7, color="0.4")
     figure.savefig(file, dpi=100)

@@ -174,7 +174,7 @@ def _reason(error: Exception) -> str:
 def _check_size(backbone: nn.Module, settings: HeadSettings) -> None:
     size = settings.image_size
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             backbone.eval()(torch.zeros(1, 3, size, size))
     except Exception as error:  # each family fails in its own way, in the midst of its arithmetic
         raise HeadError(

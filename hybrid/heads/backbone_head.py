@@ -18,7 +18,7 @@ from hybrid.encoders.base import FloatArray
 from hybrid.heads import curves
 from hybrid.heads.backbone import PhotoClassifier, build_model, freeze, transforms, weights_note
 from hybrid.heads.base import TrainingSet
-from hybrid.heads.train import EpochLog, autocast_of, train
+from hybrid.heads.train import EpochLog, train, training_compute
 
 Say = Callable[[str], None]
 
@@ -45,15 +45,9 @@ class BackboneHead:
         self.settings = settings
         self._compute = compute
         self._transform = transforms(model, settings)[1]
-        # Convolutions in bf16 on a CPU are no faster than in fp32 (RESULTS.md), so only CUDA goes to fp16.
-        self._dtype = torch.float16 if compute.is_cuda else torch.float32
-        # channels_last: 1.6 x faster for MobileNetV2 on two cores, and what tensor cores want.
-        model = model.to(compute.device, self._dtype).to(memory_format=torch.channels_last)
-        self._model = model.eval().requires_grad_(False)
-        precision = "fp16" if compute.is_cuda else "fp32"
-        self.notes: tuple[str, ...] = (
-            f"head: {settings.backbone}, {len(classes)} classes, on {compute.device} {precision}",
-        )
+        # channels_last: what oneDNN and tensor cores compute convolutions in.
+        self._model = model.to(compute.device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.notes: tuple[str, ...] = (f"head: {settings.backbone}, {len(classes)} classes, on {compute}",)
 
     def prepare(self, image: Any) -> torch.Tensor:
         """Resize, crop and normalise: float32 (3, image_size, image_size)."""
@@ -64,29 +58,29 @@ class BackboneHead:
         """Score prepared photos, shape (n, n_classes); `embeddings` is not used."""
         if not prepared:
             return np.empty((0, len(self.classes)), dtype=np.float32)
-        batch = torch.stack(list(prepared)).to(self._compute.device, self._dtype, non_blocking=True)
-        return np.asarray(self._model(batch).float().cpu().numpy(), dtype=np.float32)
+        batch = torch.stack(list(prepared)).to(self._compute.device, non_blocking=True)
+        with self._compute.autocast():
+            logits = self._model(batch)
+        return np.asarray(logits.float().cpu().numpy(), dtype=np.float32)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Weights as fp32 CPU tensors, for the artifact."""
-        return {
-            name: (tensor.float() if tensor.is_floating_point() else tensor).cpu().contiguous()
-            for name, tensor in self._model.state_dict().items()
-        }
+        """Weights as CPU tensors, for the artifact."""
+        return {name: tensor.cpu().contiguous() for name, tensor in self._model.state_dict().items()}
 
 
 def train_backbone_head(
     data: TrainingSet, settings: HeadSettings, compute: Compute, log_folder: Path, say: Say
 ) -> BackboneHead:
     """Train a recipe and write ``log.csv`` (a row an epoch, as it ends) and ``curves.png`` to `log_folder`."""
+    torch.manual_seed(settings.seed)  # the classifier's first weights are random
     model = build_model(settings, len(data.classes))
     frozen = freeze(model, settings.unfreeze)
     parameters = list(model.parameters())
     trained = sum(p.numel() for p in parameters if p.requires_grad)
-    precision, reason = autocast_of(settings, compute)
+    training = training_compute(settings, compute)
     say(weights_note(settings))
     say(f"{frozen}; {trained / 1e6:.2f} of {sum(p.numel() for p in parameters) / 1e6:.2f} M parameters train")
-    say(f"training on {compute.device}, {precision} ({reason}), {settings.workers} loader processes")
+    say(f"training on {training}, {settings.workers} loader processes")
     rows: list[EpochLog] = []
 
     def on_epoch(row: EpochLog, best: bool) -> None:
@@ -97,7 +91,7 @@ def train_backbone_head(
             f"val accuracy {row.val_accuracy:.3f}  {row.images_per_second:.0f} photos/s{'  *' if best else ''}"
         )
 
-    model, best_epoch = train(model, data, transforms(model, settings), settings, compute, on_epoch)
+    model, best_epoch = train(model, data, transforms(model, settings), settings, training, on_epoch)
     early = " (early stopping)" if len(rows) < settings.epochs else ""
     say(f"kept epoch {best_epoch} of {len(rows)}{early}, the best by validation {settings.monitor}")
     curves.draw(rows, best_epoch, log_folder / "curves.png")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 
 from hybrid.config import HeadSettings
 from hybrid.data.decode import read_and_decode
-from hybrid.device import Compute, cpu_has_native_bf16
+from hybrid.device import Compute
 from hybrid.errors import HeadError
 from hybrid.heads.backbone import PhotoClassifier, Transform
 from hybrid.heads.base import LabelledPhotos, TrainingSet
@@ -47,20 +46,14 @@ class _Photos(Dataset[tuple[torch.Tensor, int]]):
         return self._transform(read_and_decode(self._records[index])), int(self._target[index])
 
 
-def autocast_of(settings: HeadSettings, compute: Compute) -> tuple[str, str]:
-    """Resolve ``mixed_precision`` to (fp32 | bf16 | fp16, reason).
-
-    ``auto`` is fp16 on CUDA and fp32 on a CPU: timm's convolutions train slower in bf16 there (RESULTS.md).
-    """
-    chosen = settings.mixed_precision
-    if chosen == "off":
-        return "fp32", "mixed_precision=off"
+def training_compute(settings: HeadSettings, compute: Compute) -> Compute:
+    """Apply ``mixed_precision`` to the device's own choice (fp16 on CUDA, bf16 where native, else fp32)."""
+    chosen = {"off": "fp32"}.get(settings.mixed_precision, settings.mixed_precision)
     if chosen == "auto":
-        return ("fp16", "auto, on CUDA") if compute.is_cuda else ("fp32", f"auto, on {compute.device}")
+        return compute
     if chosen == "fp16" and not compute.is_cuda:
         raise HeadError("fp16 training needs CUDA", fix="--set mixed_precision=bf16 or off")
-    emulated = " but emulated by this processor" if compute.device == "cpu" and not cpu_has_native_bf16() else ""
-    return chosen, f"asked for{emulated}"
+    return Compute(compute.device, chosen, f"mixed_precision={settings.mixed_precision} asked for")
 
 
 def train(
@@ -76,6 +69,8 @@ def train(
     Parameters
     ----------
     transforms : (augmenting, plain)
+    compute : Compute
+        From `training_compute`.
     on_epoch : callable
         Gets each epoch's row, and whether it is the best so far.
 
@@ -86,7 +81,8 @@ def train(
     Raises
     ------
     HeadError
-        If the loss stops being finite; says epoch, batch and learning rate.
+        If the training loss stops being finite (says epoch, batch and learning rate), or the validation loss never
+        is.
     """
     torch.manual_seed(settings.seed)
     model = model.to(compute.device).to(memory_format=torch.channels_last)
@@ -112,13 +108,20 @@ def train(
             len(data.train) / seconds,
         )
         score = val_loss if settings.monitor == "loss" else -val_accuracy
-        improved = score < best
+        # Weights that overflowed in the last update can still be right by accident.
+        improved = math.isfinite(val_loss) and score < best
         if improved:
             best, best_epoch = score, epoch
             best_state = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
         on_epoch(row, improved)
         if epoch - best_epoch >= settings.patience:
             break
+    if not best_state:
+        raise HeadError(
+            f"the validation loss was not finite in any of {epoch} epochs",
+            got=f"learning rate {settings.learning_rate:.2g}",
+            fix="lower --set learning_rate=..., or --set mixed_precision=off",
+        )
     model.load_state_dict(best_state)
     return model.eval(), best_epoch
 
@@ -128,17 +131,10 @@ class _Loop:
 
     def __init__(self, model: PhotoClassifier, settings: HeadSettings, compute: Compute, classes: int) -> None:
         self.model, self.compute = model, compute
-        self.precision, _ = autocast_of(settings, compute)
         self.optimizer = _optimizer(model, settings)
-        self.scaler = torch.amp.GradScaler(compute.device.split(":")[0], enabled=self.precision == "fp16")
+        # fp16 gradients underflow without scaling; bf16 has the range of fp32.
+        self.scaler = torch.amp.GradScaler(compute.device.split(":")[0], enabled=compute.precision == "fp16")
         self.loss = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Mixed precision, or nothing in fp32."""
-        if self.precision == "fp32":
-            return nullcontext()
-        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
-        return torch.autocast(self.compute.device.split(":")[0], dtype=dtype)
 
     def batches(self, loader: DataLoader[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Batches on the device."""
@@ -153,7 +149,7 @@ class _Loop:
         self.model.train()
         total, right, count = 0.0, 0, 0
         for number, (images, target) in enumerate(self.batches(loader), start=1):
-            with self.autocast():
+            with self.compute.autocast():
                 logits = self.model(images)
                 loss = self.loss(logits.float(), target)
             if not torch.isfinite(loss):
@@ -179,7 +175,7 @@ class _Loop:
         self.model.eval()
         losses, right, targets = [], [], []
         for images, target in self.batches(loader):
-            with self.autocast():
+            with self.compute.autocast():
                 logits = self.model(images).float()
             losses.append(nn.functional.cross_entropy(logits, target, reduction="none").cpu())
             right.append((logits.argmax(1) == target).cpu())

@@ -66,7 +66,7 @@ def open_index(store: EmbeddingStore, fingerprint: str, file: Path) -> NeighborI
     import faiss
 
     sidecar = file.with_suffix(file.suffix + ".json")
-    state = {"fingerprint": fingerprint, "revision": store.revision}
+    state = {"fingerprint": fingerprint, "store": store.identity, "revision": store.revision}
     hashes = store.embedding_ids(fingerprint)
     if _read_state(sidecar) == state and file.is_file():
         try:

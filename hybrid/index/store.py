@@ -15,7 +15,9 @@ from hybrid.encoders.base import FloatArray
 from hybrid.errors import StoreError
 
 FORMAT = 1
-SCHEMA = """
+# One transaction: a process killed here leaves an empty file, not half a store.
+SCHEMA = f"""
+BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS photos (
     path TEXT PRIMARY KEY, source TEXT NOT NULL, label TEXT, split TEXT, size INTEGER NOT NULL,
@@ -30,7 +32,10 @@ CREATE TABLE IF NOT EXISTS texts (
     text TEXT NOT NULL, fingerprint TEXT NOT NULL, vector BLOB NOT NULL, PRIMARY KEY (text, fingerprint)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS encoders (fingerprint TEXT PRIMARY KEY, name TEXT NOT NULL) WITHOUT ROWID;
-"""
+INSERT OR IGNORE INTO meta VALUES
+    ('format', '{FORMAT}'), ('revision', '0'), ('identity', lower(hex(randomblob(8))));
+COMMIT;
+"""  # noqa: S608
 PHOTO_COLUMNS = "path, source, label, split, size, mtime_ns, container, offset, sha256"
 MAX_VARIABLES = 500  # SQLite's limit on `?` in one statement is 999 in old builds
 
@@ -62,25 +67,46 @@ class EmbeddingStore:
     def __init__(self, path: Path, *, must_exist: bool = False) -> None:
         if must_exist and not path.is_file():
             raise StoreError(f"there is no index at {path}", fix="build one: hybrid build-index SOURCE --run DIR")
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._db = sqlite3.connect(path, timeout=30)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=30)
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(f"cannot open the store {path}", got=str(error)) from error
+        try:
+            new = self._is_new()
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.executescript(SCHEMA)
-            with self._db:
-                self._db.execute("INSERT OR IGNORE INTO meta VALUES ('format', ?)", (str(FORMAT),))
-                self._db.execute("INSERT OR IGNORE INTO meta VALUES ('revision', '0')")
-            found = self._meta("format")
+            if new:
+                self._db.executescript(SCHEMA)
+        except StoreError:
+            self._db.close()
+            raise
         except sqlite3.DatabaseError as error:
             self._db.close()
+            locked = "locked" in str(error)
             raise StoreError(
-                f"{path} is no readable store", got=str(error), fix="move it away and build the index again"
+                f"{path} is in use by another process" if locked else f"{path} is no readable store",
+                got=str(error),
+                fix="wait until it has ended" if locked else "move it away and build the index again",
             ) from error
+
+    def _is_new(self) -> bool:
+        """Whether the database is empty; StoreError if it is another program's or of another format."""
+        tables = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if not tables:
+            return True
+        if not {"meta", "photos", "embeddings"} <= tables:
+            raise StoreError(f"{self.path} is a database of another program", got="tables " + ", ".join(sorted(tables)))
+        found = self._meta("format")
         if found != str(FORMAT):
-            self._db.close()
-            raise StoreError(f"{path} has another format", expected=str(FORMAT), got=found)
+            raise StoreError(
+                f"{self.path} has another format",
+                expected=str(FORMAT),
+                got=found or "none",
+                fix="move it away and build the index again, or use the version of hybrid that wrote it",
+            )
+        return False
 
     def __enter__(self) -> EmbeddingStore:
         return self
@@ -98,6 +124,11 @@ class EmbeddingStore:
     def revision(self) -> int:
         """Grows with every change to photos or embeddings; derived files compare it with their own."""
         return int(self._meta("revision"))
+
+    @property
+    def identity(self) -> str:
+        """Random name of this database, so that one built anew in its place is told apart."""
+        return self._meta("identity")
 
     def photos(self) -> list[StoredPhoto]:
         """Every photo, ordered by path."""
@@ -169,13 +200,12 @@ class EmbeddingStore:
             self._grow_revision()
 
     def remove(self, paths: Sequence[str]) -> None:
-        """Forget photos, and the vectors that no remaining photo has."""
-        if not paths:
-            return
+        """Forget photos, and all vectors that no photo has (any more: its file may have changed)."""
         with self._db:
             self._db.executemany("DELETE FROM photos WHERE path = ?", [(path,) for path in paths])
-            self._db.execute("DELETE FROM embeddings WHERE sha256 NOT IN (SELECT sha256 FROM photos)")
-            self._grow_revision()
+            orphans = self._db.execute("DELETE FROM embeddings WHERE sha256 NOT IN (SELECT sha256 FROM photos)")
+            if paths or orphans.rowcount:
+                self._grow_revision()
 
     def name_encoder(self, fingerprint: str, name: str) -> None:
         """Keep a readable name beside a fingerprint."""

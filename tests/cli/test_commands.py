@@ -140,7 +140,7 @@ def test_zero_shot_alone_without_a_run(world):
 
 def test_info(world):
     text = hybrid("info", "--run", "run", cwd=world).stdout
-    assert "tiny_clip" in text
+    assert "tiny (bundled" in text
     assert "train 30, val 15" in text
     assert "linear on CLIP embeddings, 5 seen classes, 30 photos, 15 held out" in text
     assert "temperatures" in text
