@@ -7,6 +7,7 @@ from pathlib import Path
 from hybrid.artifact import Layout, read_run
 from hybrid.config import EncoderSettings, convert
 from hybrid.encoders import PRECOMPUTED
+from hybrid.encoders.base import expand_user
 from hybrid.errors import ConfigError
 
 
@@ -39,7 +40,7 @@ def encoder_settings(
 def _absolute(name: str) -> str:
     """Make a local path absolute, so that the run can be used from any folder; names stay as they are."""
     prefix = PRECOMPUTED if name.startswith(PRECOMPUTED) else ""
-    path = Path(name.removeprefix(prefix)).expanduser()
+    path = expand_user(name.removeprefix(prefix))
     return prefix + str(path.absolute()) if prefix or (path.exists() and path.name != name) else name
 
 

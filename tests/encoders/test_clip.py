@@ -1,0 +1,217 @@
+"""What a loaded CLIP gives: vectors held against open_clip's own, and the names that vectors are kept under."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from hybrid.config import EncoderSettings
+from hybrid.device import cpu_has_native_bf16
+from hybrid.encoders import TINY_FOLDER, load_encoder
+from hybrid.encoders.clip import CONFIG_FILE, TEXT_BATCH, ClipEncoder
+
+WEIGHTS = "open_clip_model.safetensors"
+TIMM_TOWER = {"image_size": 224, "timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token", "timm_proj": "linear"}
+
+
+def load(folder: Path, precision: str = "fp32") -> ClipEncoder:
+    encoder = load_encoder(EncoderSettings(model=str(folder), precision=precision), "cpu")
+    assert isinstance(encoder, ClipEncoder)
+    return encoder
+
+
+def embed(encoder: ClipEncoder, photos: Sequence[Image.Image]) -> np.ndarray:
+    return encoder.encode_images([encoder.prepare(photo, None) for photo in photos])
+
+
+@torch.inference_mode()
+def open_clips_own(folder: Path, photos: Sequence[Image.Image]) -> np.ndarray:
+    """fp32 vectors by open_clip's own loader, transform and `encode_image`, photo by photo."""
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}", precision="fp32")
+    model.eval()
+    return torch.cat([model.encode_image(transform(photo)[None], normalize=True) for photo in photos]).numpy()
+
+
+@pytest.fixture(scope="module")
+def photos(photo) -> list[Image.Image]:
+    """Photos of different shapes: tall, wide, small, large."""
+    return [photo(seed, (40 + 17 * (seed % 5), 30 + 23 * (seed % 7))) for seed in range(16)]
+
+
+@pytest.fixture(scope="module")
+def fp32(clip_folder) -> ClipEncoder:
+    return load(clip_folder)
+
+
+@pytest.fixture(scope="module")
+def full_size_clip(make_clip, tmp_path_factory) -> Iterator[Path]:
+    """The default model's image tower (ViT-B/32 at 256 pixels) with random weights, and a small text tower."""
+    config = open_clip.get_model_config("ViT-B-32-256")
+    config["text_cfg"] = {"context_length": 8, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    folder = make_clip(tmp_path_factory.mktemp("clip") / "full", config=config)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def timm_clip(make_clip, tmp_path_factory) -> Path:
+    """A CLIP whose image tower is timm's: open_clip puts it in half precision as a whole."""
+    text = {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    config = {"embed_dim": 32, "vision_cfg": TIMM_TOWER, "text_cfg": text}
+    return make_clip(tmp_path_factory.mktemp("clip") / "timm", config=config)
+
+
+# Vectors
+
+
+@pytest.mark.parametrize("model", ["clip_folder", "timm_clip", "full_size_clip"])
+def test_batched_half_precision_stays_within_open_clips_fp32_path(model, photos, request):
+    folder = request.getfixturevalue(model)
+    expected = open_clips_own(folder, photos)
+    half = embed(load(folder, "bf16"), photos)
+    cosine = half @ expected.T
+    assert cosine.diagonal().min() >= 0.999
+    # Not because all photos look alike to random weights: each vector finds its own photo.
+    assert np.array_equal(cosine.argmax(axis=1), np.arange(len(photos)))
+    assert np.sort(cosine, axis=1)[:, 0].min() < 0.99
+    assert not np.array_equal(half, expected)
+
+
+@pytest.mark.parametrize("model", ["clip_folder", "timm_clip"])
+def test_fp32_vectors_are_open_clips_own(model, photos, request):
+    folder = request.getfixturevalue(model)
+    vectors = embed(load(folder), photos)
+    assert np.einsum("ij,ij->i", vectors, open_clips_own(folder, photos)).min() > 0.99999
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_vectors_are_float32_of_unit_norm(clip_folder, photos, precision):
+    encoder = load(clip_folder, precision)
+    for vectors, count in ((embed(encoder, photos), len(photos)), (encoder.encode_texts(["a cat", "a dog"]), 2)):
+        assert vectors.dtype == np.float32
+        assert vectors.shape == (count, encoder.dim) == (count, 32)
+        assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+def test_a_prepared_photo_is_open_clips_own_tensor(clip_folder, fp32, photos):
+    _, _, transform = open_clip.create_model_and_transforms(f"local-dir:{clip_folder}")
+    for photo in photos[:3]:
+        prepared = fp32.prepare(photo, None)
+        assert prepared.dtype == torch.float32
+        assert torch.equal(prepared, transform(photo))
+
+
+def test_text_vectors_are_open_clips_own(clip_folder, fp32):
+    texts = ["a photo of a cat", "sea horse", "ein Äffchen", ""]
+    model = open_clip.create_model(f"local-dir:{clip_folder}").eval()
+    tokens = open_clip.get_tokenizer(f"local-dir:{clip_folder}")(texts)
+    with torch.inference_mode():
+        expected = model.encode_text(tokens, normalize=True).numpy()
+    assert np.allclose(fp32.encode_texts(texts), expected, atol=1e-6)
+
+
+def test_more_texts_than_a_batch_are_as_one_by_one(fp32):
+    texts = [f"a photo of number {number}" for number in range(TEXT_BATCH + 44)]
+    together = fp32.encode_texts(texts)
+    picked = [0, 1, TEXT_BATCH - 1, TEXT_BATCH, TEXT_BATCH + 1, TEXT_BATCH + 43]
+    alone = np.concatenate([fp32.encode_texts([texts[index]]) for index in picked])
+    assert together.shape == (TEXT_BATCH + 44, 32)
+    assert np.allclose(together[picked], alone, atol=1e-6)
+    assert len(np.unique(together.round(4), axis=0)) == len(texts)
+
+
+def test_nothing_gives_no_vectors(fp32):
+    assert fp32.encode_images([]).shape == fp32.encode_texts([]).shape == (0, 32)
+
+
+def test_the_model_is_frozen_and_in_evaluation_mode(fp32):
+    assert not fp32._model.training
+    assert not any(parameter.requires_grad for parameter in fp32._model.parameters())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_half_precision_does_not_round_the_logit_scale(timm_clip, tmp_path, precision):
+    folder = Path(shutil.copytree(timm_clip, tmp_path / "model"))
+    state = load_file(folder / WEIGHTS)
+    state["logit_scale"] = torch.tensor(math.log(100))
+    save_file(state, folder / WEIGHTS)
+    assert load(folder, precision).logit_scale == pytest.approx(100, rel=1e-6)
+
+
+def test_auto_precision_follows_the_processor_and_the_notes_say_why(clip_folder):
+    encoder = load(clip_folder, "auto")
+    (note,) = encoder.notes
+    assert f"on cpu {'bf16' if cpu_has_native_bf16() else 'fp32'} (" in note
+    assert "32 numbers a photo" in note
+    assert str(clip_folder) in note
+
+
+@pytest.mark.skipif(not (TINY_FOLDER / CONFIG_FILE).is_file(), reason="the bundled model is not built yet")
+def test_the_bundled_model_loads_by_its_name(photos):
+    encoder = load_encoder(EncoderSettings(model="tiny"), "cpu")
+    assert embed(encoder, photos[:2]).shape == (2, encoder.dim)
+    assert 1 < encoder.logit_scale <= 100.1
+
+
+# Names
+
+
+def change_weights(folder: Path) -> None:
+    state = load_file(folder / WEIGHTS)
+    state["visual.proj"][0, 0] += 1e-3
+    save_file(state, folder / WEIGHTS)
+
+
+def change_preprocessing(folder: Path) -> None:
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    config["preprocess_cfg"]["mean"] = [0.1, 0.2, 0.3]
+    (folder / CONFIG_FILE).write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("change", [change_weights, change_preprocessing])
+def test_other_weights_or_preprocessing_are_another_encoder(clip_folder, fp32, tmp_path, change):
+    folder = Path(shutil.copytree(clip_folder, tmp_path / "model"))
+    change(folder)
+    other = load(folder)
+    assert other.identity != fp32.identity
+    assert other.fingerprint != fp32.fingerprint
+
+
+def test_a_copied_folder_is_the_same_encoder(clip_folder, fp32, tmp_path):
+    folder = Path(shutil.copytree(clip_folder, tmp_path / "elsewhere" / "copy"))
+    (folder / "README.md").write_text("not weights")
+    other = load(folder)
+    assert (other.identity, other.fingerprint) == (fp32.identity, fp32.fingerprint)
+    assert other.name != fp32.name
+
+
+def test_precision_changes_the_fingerprint_not_the_identity(clip_folder, fp32):
+    half = load(clip_folder, "bf16")
+    assert half.identity == fp32.identity
+    assert half.fingerprint != fp32.fingerprint
+
+
+def test_two_models_with_the_same_shape_differ(fp32, make_clip, tmp_path):
+    other = load(make_clip(tmp_path / "other", seed=1))
+    assert other.dim == fp32.dim
+    assert {other.identity, other.fingerprint}.isdisjoint({fp32.identity, fp32.fingerprint})
+
+
+def test_names_are_the_same_in_every_load(clip_folder, fp32):
+    again = load(clip_folder)
+    assert (again.name, again.identity, again.fingerprint) == (fp32.name, fp32.identity, fp32.fingerprint)
+
+
+def test_any_photo_can_be_encoded(fp32):
+    check: Callable[..., None] = fp32.check
+    assert check([]) is None

@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hybrid.config import EncoderSettings
+from hybrid.data.records import ImageRecord
+from hybrid.encoders import load_encoder
+from hybrid.encoders.precomputed import PrecomputedEncoder
+from hybrid.errors import EncoderError
+
+PATHS = ["test/cup/1.jpg", "train/cup/1.jpg", "cup/1.jpg", "1.jpg", "train/sea_horse/2.jpg"]
+NAMES = ["sea horse", "Cup", "crème-brûlée"]
+RNG = np.random.default_rng(0)
+EMBEDDING = 3 * RNG.normal(size=(len(PATHS), 8)).astype(np.float32)
+TEXT = 5 * RNG.normal(size=(len(NAMES), 8)).astype(np.float32)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.sqrt((vectors.astype(np.float64) ** 2).sum(axis=-1, keepdims=True))
+
+
+def write(file: Path, **changes: object) -> Path:
+    """Write the vectors; an array that is changed to None is left out."""
+    arrays = {"path": PATHS, "embedding": EMBEDDING, "text": NAMES, "text_embedding": TEXT, "logit_scale": 50.0}
+    np.savez(file, **{name: value for name, value in (arrays | changes).items() if value is not None})
+    return file
+
+
+def record(path: str) -> ImageRecord:
+    return ImageRecord(path, "/data", None, None, 1, 1)
+
+
+@pytest.fixture
+def encoder(tmp_path) -> PrecomputedEncoder:
+    return PrecomputedEncoder(write(tmp_path / "vectors.npz"))
+
+
+def lookup(encoder: PrecomputedEncoder, *paths: str) -> np.ndarray:
+    return encoder.encode_images([encoder.prepare(None, record(path)) for path in paths])
+
+
+@pytest.mark.parametrize(
+    ("path", "row"),
+    [
+        ("/data/caltech/test/cup/1.jpg", 0),
+        ("/data/caltech/train/cup/1.jpg", 1),
+        ("/data/caltech/other/cup/1.jpg", 2),
+        ("/data/caltech/cup/other/1.jpg", 3),
+        ("/train/sea_horse/2.jpg", 4),
+        ("test/cup/1.jpg", 0),
+        ("/data/photos.tar/train/cup/1.jpg", 1),
+    ],
+)
+def test_a_photo_finds_the_longest_tail_of_its_path(encoder, path, row):
+    encoder.check([record(path)])
+    assert np.allclose(lookup(encoder, path), unit(EMBEDDING[[row]]), atol=1e-6)
+
+
+def test_a_tail_is_of_whole_names(encoder):
+    with pytest.raises(EncoderError):
+        encoder.check([record("/data/11.jpg")])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int32])
+def test_vectors_are_float32_of_unit_norm_whatever_the_file_holds(tmp_path, dtype):
+    embedding, text = (10 * EMBEDDING).astype(dtype), (10 * TEXT).astype(dtype)
+    encoder = PrecomputedEncoder(write(tmp_path / "vectors.npz", embedding=embedding, text_embedding=text))
+    photos, texts = lookup(encoder, *PATHS), encoder.encode_texts(NAMES)
+    assert photos.dtype == texts.dtype == np.float32
+    assert np.allclose(photos, unit(embedding), atol=1e-6)
+    assert np.allclose(texts, unit(text), atol=1e-6)
+    assert encoder.dim == 8
+
+
+def test_missing_photos_are_counted_and_listed(encoder):
+    known = record("/data/test/cup/1.jpg")
+    missing = [record(f"/data/new/{number}.png") for number in range(12)]
+    with pytest.raises(EncoderError, match="no vector for 12 of 13 photos") as caught:
+        encoder.check([known, *missing])
+    assert caught.value.got.startswith("/data/new/0.png, /data/new/1.png")
+    assert caught.value.got.endswith("and 2 more")
+
+
+def test_a_missing_photo_that_was_not_checked_is_the_same_error(encoder):
+    with pytest.raises(EncoderError, match="no vector for 1 of 1 photos") as caught:
+        encoder.prepare(None, record("/data/new.png"))
+    assert caught.value.got == "/data/new.png"
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [("sea horse", 0), ("sea_horse", 0), ("Sea-Horse", 0), ("cup", 1), ("CUP", 1), ("Crème Bru\u0302le\u0301e", 2)],
+)
+def test_a_name_is_found_as_a_class_whatever_its_spelling(encoder, name, row):
+    assert np.allclose(encoder.encode_texts([name]), unit(TEXT[[row]]), atol=1e-6)
+
+
+def test_names_come_in_the_order_asked_and_may_repeat(encoder):
+    assert np.allclose(encoder.encode_texts(["cup", "sea_horse", "cup"]), unit(TEXT[[1, 0, 1]]), atol=1e-6)
+
+
+def test_missing_names_are_counted_and_listed(encoder):
+    with pytest.raises(EncoderError, match="no text vector for 2 of 3 names") as caught:
+        encoder.encode_texts(["zebra", "cup", "sea lion"])
+    assert caught.value.got == "zebra, sea lion"
+
+
+def test_nothing_gives_no_vectors(encoder):
+    assert encoder.encode_images([]).shape == encoder.encode_texts([]).shape == (0, 8)
+
+
+def test_what_is_told_of_the_file(tmp_path):
+    file = write(tmp_path / "vectors.npz", model="ViT-B-32/openai")
+    encoder = PrecomputedEncoder(file)
+    assert encoder.name == f"precomputed:{file}"
+    assert encoder.notes == (f"encoder: vectors from {file}, computed by ViT-B-32/openai; 5 photos, 3 names",)
+    assert not encoder.uses_templates
+
+
+@pytest.mark.parametrize("scale", [12.5, np.float16(12.5), np.array([12.5])])
+def test_the_logit_scale_is_the_files(tmp_path, scale):
+    assert PrecomputedEncoder(write(tmp_path / "vectors.npz", logit_scale=scale)).logit_scale == 12.5
+
+
+def test_the_fingerprint_follows_the_content_not_the_place(tmp_path):
+    one, copy, other = tmp_path / "one.npz", tmp_path / "copy.npz", tmp_path / "other.npz"
+    write(one)
+    copy.write_bytes(one.read_bytes())
+    write(other, logit_scale=51.0)
+    names = [PrecomputedEncoder(file).fingerprint for file in (one, copy, other)]
+    assert names[0] == names[1] != names[2]
+
+
+def test_it_is_loaded_by_its_prefix(tmp_path, monkeypatch):
+    write(tmp_path / "vectors.npz")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_encoder(EncoderSettings(model="precomputed:~/vectors.npz")).dim == 8
+
+
+@pytest.mark.parametrize("name", ["nowhere.npz", "~~~/nowhere.npz"])
+def test_a_missing_file_is_named(name):
+    with pytest.raises(EncoderError, match="does not exist") as caught:
+        load_encoder(EncoderSettings(model=f"precomputed:{name}"))
+    assert caught.value.got == name
+
+
+@pytest.mark.parametrize("lacking", ["path", "embedding", "text", "text_embedding", "logit_scale"])
+def test_a_missing_array_is_named(tmp_path, lacking):
+    with pytest.raises(EncoderError, match="lacks arrays") as caught:
+        PrecomputedEncoder(write(tmp_path / "vectors.npz", **{lacking: None}))
+    assert caught.value.got == f"without {lacking}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("path", PATHS[:-1]),
+        ("path", "one"),
+        ("path", [PATHS]),
+        ("embedding", EMBEDDING[0]),
+        ("embedding", EMBEDDING[:, :5]),
+        ("text", NAMES * 2),
+        ("text_embedding", TEXT[:1]),
+        ("logit_scale", [50.0, 60.0]),
+    ],
+)
+def test_arrays_that_do_not_fit_are_shown_with_their_shapes(tmp_path, name, value):
+    with pytest.raises(EncoderError, match="do not fit together") as caught:
+        PrecomputedEncoder(write(tmp_path / "vectors.npz", **{name: value}))
+    assert f"{name} {np.shape(value)}" in caught.value.got
+
+
+@pytest.mark.parametrize("name", ["embedding", "text_embedding", "logit_scale"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused(tmp_path, name, value):
+    broken = {"embedding": EMBEDDING.copy(), "text_embedding": TEXT.copy(), "logit_scale": np.array(50.0)}[name]
+    broken.flat[-1] = value
+    with pytest.raises(EncoderError, match=f"array {name} with values that are not finite"):
+        PrecomputedEncoder(write(tmp_path / "vectors.npz", **{name: broken}))
+
+
+@pytest.mark.parametrize("name", ["embedding", "text_embedding", "logit_scale"])
+def test_values_that_are_no_numbers_are_refused(tmp_path, name):
+    broken = {"embedding": EMBEDDING, "text_embedding": TEXT, "logit_scale": np.array(50.0)}[name].astype(str)
+    with pytest.raises(EncoderError, match=f"array {name} that is not of numbers"):
+        PrecomputedEncoder(write(tmp_path / "vectors.npz", **{name: broken}))
+
+
+@pytest.mark.parametrize("name", ["embedding", "text_embedding"])
+def test_a_vector_of_length_zero_is_refused(tmp_path, name):
+    broken = {"embedding": EMBEDDING, "text_embedding": TEXT}[name].copy()
+    broken[1] = 0
+    with pytest.raises(EncoderError, match=f"array {name} with vectors of length zero"):
+        PrecomputedEncoder(write(tmp_path / "vectors.npz", **{name: broken}))
+
+
+class Payload:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, victim: Path) -> None:
+        self.victim = victim
+
+    def __reduce__(self):
+        return Path.touch, (self.victim,)
+
+
+def test_pickled_objects_are_refused_and_not_run(tmp_path):
+    victim = tmp_path / "victim"
+    paths = np.array([*PATHS[:-1], Payload(victim)], dtype=object)
+    with pytest.raises(EncoderError, match="cannot read") as caught:
+        PrecomputedEncoder(write(tmp_path / "vectors.npz", path=paths))
+    assert caught.value.expected == "an .npz of plain arrays"
+    assert not victim.exists()
+
+
+def npy() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, EMBEDDING)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not an archive", b"PK\x03\x04 torn", npy(), pickle.dumps({"path": PATHS})],
+    ids=["empty", "text", "torn zip", "one array", "pickle"],
+)
+def test_a_file_of_another_kind_is_refused(tmp_path, content):
+    file = tmp_path / "vectors.npz"
+    file.write_bytes(content)
+    with pytest.raises(EncoderError, match="cannot read"):
+        PrecomputedEncoder(file)
+
+
+@pytest.mark.parametrize("kept", [0.2, 0.5, 0.9, 0.99])
+def test_a_cut_off_file_is_refused(tmp_path, kept):
+    file = write(tmp_path / "vectors.npz")
+    data = file.read_bytes()
+    file.write_bytes(data[: int(kept * len(data))])
+    with pytest.raises(EncoderError, match="cannot read"):
+        PrecomputedEncoder(file)
+
+
+@pytest.mark.parametrize("compress", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_damaged_file_is_refused(tmp_path, compress):
+    file = tmp_path / "vectors.npz"
+    (np.savez if compress == zipfile.ZIP_STORED else np.savez_compressed)(
+        file, path=PATHS, embedding=EMBEDDING, text=NAMES, text_embedding=TEXT, logit_scale=50.0
+    )
+    with zipfile.ZipFile(file) as archive:
+        entry = archive.getinfo("embedding.npy")
+    data = bytearray(file.read_bytes())
+    middle = entry.header_offset + 60 + entry.compress_size // 2
+    data[middle : middle + 8] = bytes(255 - byte for byte in data[middle : middle + 8])
+    file.write_bytes(data)
+    with pytest.raises(EncoderError, match="cannot read"):
+        PrecomputedEncoder(file)

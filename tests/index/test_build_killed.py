@@ -1,0 +1,91 @@
+"""Killed at any moment, the next run goes on where it stopped and ends with the same vectors."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hybrid.config import EncoderSettings
+from hybrid.data.sources import scan
+from hybrid.encoders import load_encoder
+from hybrid.index.build import IndexSummary, build_index
+from hybrid.index.store import EmbeddingStore
+
+PHOTOS, BATCH = 61, 8
+KILL_THIRD_BATCH = """
+import os, signal, sys
+from pathlib import Path
+from hybrid.config import EncoderSettings
+from hybrid.data.sources import scan
+from hybrid.encoders import load_encoder
+from hybrid.index.build import build_index
+from hybrid.index.store import EmbeddingStore
+
+photos, clip, database, moment = sys.argv[1:]
+encoder = load_encoder(EncoderSettings(model=clip, precision="bf16"), "cpu")
+batches = []
+encode = encoder.encode_images
+
+def counting(prepared):
+    batches.append(len(prepared))
+    vectors = encode(prepared)
+    if moment == "encoded" and len(batches) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return vectors
+
+def trace(sql):
+    if len(batches) == 3 and sql.startswith(moment):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+encoder.encode_images = counting
+store = EmbeddingStore(Path(database))
+store._db.set_trace_callback(trace)
+build_index(scan([photos]), encoder, store, batch_size=8)
+"""
+
+
+def vectors_of(database: Path, fingerprint: str) -> dict[str, bytes]:
+    with EmbeddingStore(database, must_exist=True) as store:
+        photos = store.photos()
+        vectors = store.embeddings([photo.sha256 for photo in photos], fingerprint)
+    return {Path(photo.record.path).name: vector.tobytes() for photo, vector in zip(photos, vectors, strict=True)}
+
+
+def run(photos: Path, clip: Path, database: Path) -> tuple[IndexSummary, str]:
+    encoder = load_encoder(EncoderSettings(model=str(clip), precision="bf16"), "cpu")
+    with EmbeddingStore(database) as store:
+        return build_index(scan([photos]), encoder, store, batch_size=BATCH), encoder.fingerprint
+
+
+@pytest.mark.parametrize("moment", ["encoded", "COMMIT"])
+def test_a_killed_run_goes_on_and_ends_with_the_same_vectors(photo_folder, clip_folder, tmp_path, moment):
+    photos = photo_folder({"cat": PHOTOS - 5})
+    for number in range(5):
+        # Copies and a torn file must not shift the batches of the second run.
+        shutil.copy(photos / "cat" / f"{number:03d}.jpg", photos / "cat" / f"{number:03d} copy.jpg")
+    (photos / "cat" / "002 torn.jpg").write_bytes(b"torn")
+    whole, broken = tmp_path / "whole.sqlite", tmp_path / "broken.sqlite"
+    command = [sys.executable, "-c", KILL_THIRD_BATCH, photos, clip_folder, broken, moment]
+    killed = subprocess.run(command, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+
+    summary, fingerprint = run(photos, clip_folder, whole)
+    assert summary.encoded == PHOTOS - 5
+    with EmbeddingStore(broken) as store:
+        assert len(store.embedded(fingerprint)) == 2 * BATCH
+        assert len(store.photos()) == 2 * BATCH + 5
+
+    summary, _ = run(photos, clip_folder, broken)
+    assert summary.encoded == PHOTOS - 5 - 2 * BATCH
+    assert summary.unchanged == 2 * BATCH + 5
+    expected = vectors_of(whole, fingerprint)
+    assert len(expected) == PHOTOS
+    assert len(set(expected.values())) == PHOTOS - 5
+    assert vectors_of(broken, fingerprint) == expected
+    assert np.isfinite(np.frombuffer(b"".join(expected.values()), dtype=np.float32)).all()

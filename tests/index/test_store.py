@@ -1,0 +1,354 @@
+from __future__ import annotations
+
+import signal
+import sqlite3
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hybrid.data.records import ImageRecord
+from hybrid.errors import StoreError
+from hybrid.index.store import FORMAT, EmbeddingStore, StoredPhoto
+
+A, B = "encoder-a", "encoder-b"
+
+
+def stored(name: str, content: str | None = None, **changes: object) -> StoredPhoto:
+    record = ImageRecord(f"/data/{name}", "/data", "cat", "train", 100, 1_700_000_000_123_456_789)
+    return StoredPhoto(replace(record, **changes), content or f"hash of {name}")
+
+
+def vectors(*contents: str, seed: int = 0, dim: int = 4) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {content: rng.normal(size=dim).astype(np.float32) for content in contents}
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    return tmp_path / "run" / "store.sqlite"
+
+
+@pytest.fixture
+def store(file):
+    with EmbeddingStore(file) as opened:
+        yield opened
+
+
+def everything(store: EmbeddingStore) -> tuple[object, ...]:
+    rows = [
+        (*row,) for table in ("photos", "embeddings", "texts") for row in store._db.execute(f"SELECT * FROM {table}")
+    ]
+    return rows, store.revision
+
+
+# Writing and reading
+
+
+def test_photos_come_back_as_they_were_ordered_by_path(store):
+    photos = [
+        stored("b.jpg", label=None, split=None),
+        stored("a.jpg", label="sea horse", mtime_ns=0),
+        stored("ß/ü.jpg", source="/data/ß", size=2**40),
+        stored("s.tar/0001.jpg", container="/data/s.tar", offset=2**33),
+    ]
+    store.write_batch(photos)
+    assert store.photos() == sorted(photos, key=lambda photo: photo.record.path)
+
+
+def test_vectors_come_back_bit_by_bit_in_the_order_asked(store):
+    written = vectors("x", "y", "z")
+    store.write_batch([stored("a", "x"), stored("b", "y"), stored("c", "z")], written, A)
+    found = store.embeddings(["z", "x", "z", "y"], A)
+    assert found.dtype == np.float32
+    assert np.array_equal(found, np.stack([written[name] for name in "zxzy"]))
+    assert store.embedded(A) == {"x", "y", "z"}
+    assert store.embeddings([], A).shape[0] == 0
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, ">f4"])
+def test_vectors_are_kept_as_float32_whatever_comes(store, dtype):
+    vector = np.array([0.5, -0.25, 2.0, 0.0], dtype=dtype)
+    store.write_batch([stored("a", "x")], {"x": vector}, A)
+    assert np.array_equal(store.embeddings(["x"], A), [[0.5, -0.25, 2.0, 0.0]])
+
+
+@pytest.mark.parametrize("count", [499, 500, 501, 1203])
+def test_more_hashes_than_one_statement_takes(store, count):
+    written = vectors(*(f"content {number}" for number in range(count)))
+    store.write_batch([stored(name, name) for name in written], written, A)
+    asked = list(written)[::-1]
+    assert np.array_equal(store.embeddings(asked, A), np.stack([written[name] for name in asked]))
+
+
+def test_a_missing_vector_is_counted_and_the_fix_named(store):
+    store.write_batch([stored("a", "x")], vectors("x"), A)
+    with pytest.raises(StoreError, match="2 of 3 photos have no vector of encoder encoder-a") as caught:
+        store.embeddings(["x", "y", "z", "y"], A)
+    assert "build-index" in caught.value.fix
+
+
+def test_encoders_never_see_each_others_vectors(store):
+    of_a, of_b = vectors("x", seed=1), vectors("x", "y", seed=2, dim=7)
+    store.write_batch([stored("a", "x")], of_a, A)
+    store.write_batch([stored("a", "x"), stored("b", "y")], of_b, B)
+    assert (store.embedded(A), store.embedded(B)) == ({"x"}, {"x", "y"})
+    assert np.array_equal(store.embeddings(["x"], A)[0], of_a["x"])
+    assert np.array_equal(store.embeddings(["x"], B)[0], of_b["x"])
+    assert set(store.embedding_ids(A)).isdisjoint(store.embedding_ids(B))
+    with pytest.raises(StoreError):
+        store.embeddings(["y"], A)
+
+
+def test_a_vector_that_is_there_is_never_replaced(store):
+    first, second = vectors("x", seed=1), vectors("x", seed=2)
+    store.write_batch([stored("a", "x")], first, A)
+    ids = store.embedding_ids(A)
+    store.write_batch([stored("b", "x")], second, A)
+    assert np.array_equal(store.embeddings(["x"], A)[0], first["x"])
+    assert store.embedding_ids(A) == ids == {1: "x"}
+
+
+def test_a_path_is_known_once(store):
+    store.write_batch([stored("a", "x")], vectors("x"), A)
+    store.write_batch([stored("a", "y", label="dog")], vectors("y"), A)
+    assert store.photos() == [stored("a", "y", label="dog")]
+
+
+def test_a_fresh_process_reads_what_was_written(file):
+    written = vectors("x", "y")
+    with EmbeddingStore(file) as store:
+        store.write_batch([stored("a", "x"), stored("b", "y")], written, A)
+        store.write_texts({"a cat": written["x"]}, A)
+        revision = store.revision
+    code = (
+        "import sys; from pathlib import Path; from hybrid.index.store import EmbeddingStore\n"
+        "with EmbeddingStore(Path(sys.argv[1]), must_exist=True) as store:\n"
+        "    print(store.revision, [photo.record.path for photo in store.photos()])\n"
+        "    print(store.embeddings(['y', 'x'], 'encoder-a').tobytes().hex())\n"
+        "    print(store.texts(['a cat', 'a dog'], 'encoder-a')['a cat'].tobytes().hex())\n"
+    )
+    lines = subprocess.run([sys.executable, "-c", code, file], capture_output=True, text=True, check=True).stdout
+    assert lines.splitlines() == [
+        f"{revision} ['/data/a', '/data/b']",
+        np.stack([written["y"], written["x"]]).tobytes().hex(),
+        written["x"].tobytes().hex(),
+    ]
+
+
+# Transactions
+
+
+def test_the_store_is_written_ahead_so_that_readers_do_not_wait(store, file):
+    assert store._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    store.write_batch([stored("a", "x")], vectors("x"), A)
+    store._db.execute("BEGIN IMMEDIATE")
+    store._db.execute("DELETE FROM photos")
+    with EmbeddingStore(file) as reader:
+        assert len(reader.photos()) == 1
+    store._db.rollback()
+
+
+@pytest.mark.parametrize("broken", ["photo", "vector", "last statement"])
+def test_an_error_within_a_batch_leaves_nothing_of_it(store, broken):
+    store.write_batch([stored("old", "w")], vectors("w"), A)
+    before = everything(store)
+    photos, new = [stored("old", "x"), stored("a", "x")], vectors("x", "y")
+    if broken == "photo":
+        photos.append(stored("b", "y", size=None))
+    elif broken == "vector":
+        store._db.execute(
+            "CREATE TRIGGER no_y BEFORE INSERT ON embeddings WHEN new.sha256 = 'y' BEGIN SELECT raise(FAIL, 'no'); END"
+        )
+    else:
+        store._db.execute("CREATE TRIGGER no BEFORE UPDATE ON meta BEGIN SELECT raise(FAIL, 'no'); END")
+    with pytest.raises(sqlite3.IntegrityError):
+        store.write_batch(photos, new, A)
+    assert everything(store) == before
+
+
+def test_an_error_while_removing_leaves_everything(store):
+    store.write_batch([stored("a", "x"), stored("b", "y")], vectors("x", "y"), A)
+    store._db.execute("CREATE TRIGGER no BEFORE DELETE ON embeddings BEGIN SELECT raise(FAIL, 'no'); END")
+    before = everything(store)
+    with pytest.raises(sqlite3.IntegrityError):
+        store.remove(["/data/a"])
+    assert everything(store) == before
+
+
+KILLED_WHILE_MADE = """
+import os, signal, sys
+from pathlib import Path
+from hybrid.data.records import ImageRecord
+from hybrid.index import store as module
+
+class Connection(module.sqlite3.Connection):
+    def executescript(self, script):
+        def trace(sql):
+            if sql.strip().startswith(sys.argv[2]):
+                os.kill(os.getpid(), signal.SIGKILL)
+        self.set_trace_callback(trace)
+        return super().executescript(script)
+
+connect = module.sqlite3.connect
+module.sqlite3.connect = lambda *args, **options: connect(*args, factory=Connection, **options)
+module.EmbeddingStore(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("before", ["BEGIN", "CREATE TABLE IF NOT EXISTS embeddings", "INSERT", "COMMIT"])
+def test_killed_while_the_store_is_made_the_next_run_makes_it(file, before):
+    command = [sys.executable, "-c", KILLED_WHILE_MADE, file, before]
+    killed = subprocess.run(command, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert file.is_file()
+    with EmbeddingStore(file) as store:
+        store.write_batch([stored("a", "x")], vectors("x"), A)
+        assert store.embedded(A) == {"x"}
+
+
+# Revision and removal
+
+
+def test_the_revision_grows_with_every_change_and_only_then(store):
+    seen = [store.revision]
+    store.write_batch([stored("a", "x"), stored("b", "y")], vectors("x", "y"), A)
+    seen.append(store.revision)
+    store.write_batch([stored("a", "x", label="dog")])
+    seen.append(store.revision)
+    store.remove(["/data/b"])
+    seen.append(store.revision)
+    assert seen == sorted(set(seen))
+    store.write_batch([])
+    store.remove([])
+    store.write_texts(vectors("a cat"), A)
+    store.name_encoder(A, "the first")
+    assert store.photos()
+    assert store.revision == seen[-1]
+
+
+def test_a_store_made_anew_in_the_same_place_is_told_apart(tmp_path):
+    identities = []
+    for _ in range(2):
+        with EmbeddingStore(tmp_path / "store.sqlite") as store:
+            identities.append(store.identity)
+        with EmbeddingStore(tmp_path / "store.sqlite") as store:
+            assert store.identity == identities[-1]
+        (tmp_path / "store.sqlite").unlink()
+    assert identities[0] != identities[1]
+    assert all(len(identity) == 16 for identity in identities)
+
+
+def test_removing_drops_orphan_vectors_of_all_encoders_and_keeps_shared_ones(store):
+    photos = [stored("a", "x"), stored("copy of a", "x"), stored("b", "y")]
+    for encoder in (A, B):
+        store.write_batch(photos, vectors("x", "y"), encoder)
+    store.remove(["/data/a", "/data/b", "/data/never known"])
+    assert store.photos() == [stored("copy of a", "x")]
+    assert store.embedded(A) == store.embedded(B) == {"x"}
+    store.remove(["/data/copy of a"])
+    assert store.photos() == []
+    assert store.embedded(A) == store.embedded(B) == set()
+
+
+def test_removing_drops_the_vectors_that_a_changed_photo_left_behind(store):
+    store.write_batch([stored("a", "x")], vectors("x"), A)
+    store.write_batch([stored("a", "y")], vectors("y"), A)
+    revision = store.revision
+    store.remove([])
+    assert store.embedded(A) == {"y"}
+    assert store.revision > revision
+
+
+# Texts, counts
+
+
+def test_texts_are_cached_by_encoder(store):
+    of_a, of_b = vectors("a cat", "a dog", seed=1), vectors("a cat", seed=2)
+    store.write_texts(of_a, A)
+    store.write_texts(of_b, B)
+    found = store.texts(["a dog", "a zebra", "a cat"], A)
+    assert list(found) == ["a dog", "a cat"]
+    assert all(np.array_equal(found[text], of_a[text]) for text in found)
+    assert np.array_equal(store.texts(["a cat"], B)["a cat"], of_b["a cat"])
+    assert store.texts(["a cat"], "encoder-c") == {}
+
+
+def test_counts(store):
+    photos = [stored("a", "x"), stored("b", "y", label="dog", split="val"), stored("c", "x", label=None, split=None)]
+    store.write_batch(photos, vectors("x", "y"), A)
+    store.write_batch([], vectors("x"), B)
+    store.name_encoder(A, "old name")
+    store.name_encoder(A, "the first")
+    assert store.counts() == {
+        "splits": {"none": 1, "train": 1, "val": 1},
+        "labels": {"cat": 1, "dog": 1},
+        "embeddings": {B: 1, "the first": 2},
+    }
+
+
+# Files that are no store
+
+
+def test_a_store_that_must_exist_is_not_made(file):
+    with pytest.raises(StoreError, match="there is no index at") as caught:
+        EmbeddingStore(file, must_exist=True)
+    assert "build-index" in caught.value.fix
+    assert not file.parent.exists()
+
+
+@pytest.mark.parametrize(
+    "content", [b"not a database, but long enough " * 200, b"SQLite format 3\x00" + bytes(range(256)) * 40]
+)
+def test_a_file_that_is_no_database_is_refused_and_kept(tmp_path, content):
+    file = tmp_path / "store.sqlite"
+    file.write_bytes(content)
+    with pytest.raises(StoreError, match="no readable store"):
+        EmbeddingStore(file)
+    assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize("schema", ["CREATE TABLE bookmarks (url TEXT)", "CREATE TABLE meta (version INTEGER)"])
+def test_another_programs_database_is_refused_and_kept(tmp_path, schema):
+    file = tmp_path / "store.sqlite"
+    other = sqlite3.connect(file)
+    other.execute(schema)
+    other.close()
+    before = file.read_bytes()
+    with pytest.raises(StoreError, match="database of another program"):
+        EmbeddingStore(file)
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_another_format_is_refused_and_kept(file):
+    with EmbeddingStore(file) as store, store._db:
+        store._db.execute("UPDATE meta SET value = '999' WHERE key = 'format'")
+    before = file.read_bytes()
+    with pytest.raises(StoreError, match="another format") as caught:
+        EmbeddingStore(file)
+    assert (caught.value.expected, caught.value.got) == (str(FORMAT), "999")
+    assert file.read_bytes() == before
+
+
+def test_a_place_that_is_no_file_is_named(tmp_path):
+    (tmp_path / "plain").write_text("x")
+    for place in (tmp_path, tmp_path / "plain" / "store.sqlite"):
+        with pytest.raises(StoreError, match=r"cannot open the store|no readable store") as caught:
+            EmbeddingStore(place)
+        assert str(place) in caught.value.what
+
+
+def test_a_store_in_use_says_so_instead_of_calling_itself_broken(file, monkeypatch):
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda path, timeout: connect(path, timeout=0))
+    file.parent.mkdir()
+    holder = connect(file)
+    holder.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StoreError, match="in use by another process") as caught:
+        EmbeddingStore(file)
+    assert caught.value.fix == "wait until it has ended"
+    holder.close()
