@@ -19,6 +19,9 @@ from hybrid.cli.train_head import train_head
 from hybrid.errors import HybridError
 
 DEBUG = "HYBRID_DEBUG"
+# Must be set before torch loads OpenMP. Threads that spin while they wait slow each other down to a fifth when
+# anything else runs on the machine, a loader process included, and gain nothing when it is idle (RESULTS.md).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = typer.Typer(
     name="hybrid",
@@ -55,25 +58,20 @@ def root(
     """Classify photos into the classes you trained on and into classes that you can only name."""
 
 
-# From exception to exit code and message; anything else is a bug and keeps its traceback.
-EXITS: tuple[tuple[type[BaseException], int, str], ...] = (
-    (HybridError, 1, "error: {error}"),
-    (KeyboardInterrupt, 130, "stopped; what was finished is kept, run the same command to go on"),
-    (BrokenPipeError, 0, ""),
-)
+# From exception to exit code; anything else is a bug and keeps its traceback. Wrong usage (2) and Ctrl-C (130) are
+# typer's own.
+EXITS: dict[type[Exception], int] = {HybridError: 1}
 
 
 def main() -> None:
     """Run the command line; exit 0 done, 1 a named error, 2 wrong usage, 3 done but inputs were unreadable."""
     try:
         app()
-    except tuple(kind for kind, _, _ in EXITS) as error:
+    except tuple(EXITS) as error:
         if os.environ.get(DEBUG) == "1":
             raise
-        code, message = next((code, message) for kind, code, message in EXITS if isinstance(error, kind))
-        if message:
-            sys.stderr.write(message.format(error=error) + "\n")
-        sys.exit(code)
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(next(code for kind, code in EXITS.items() if isinstance(error, kind)))
 
 
 if __name__ == "__main__":

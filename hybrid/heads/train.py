@@ -90,40 +90,44 @@ def train(
     train_loader = _loader(data.train, transforms[0], settings, train=True)
     val_loader = _loader(data.val, transforms[1], settings, train=False)
     schedule = _schedule(loop.optimizer, settings, len(train_loader))
-    best, best_epoch, best_state = math.inf, 0, {}
+    best = _Best(settings)
     for epoch in range(1, settings.epochs + 1):
-        start = time.perf_counter()
-        train_loss, train_accuracy = loop.train_epoch(train_loader, schedule, epoch)
-        seconds = time.perf_counter() - start
-        val_loss, val_accuracy = loop.validate(val_loader)
-        rate = float(loop.optimizer.param_groups[0]["lr"])
-        row = EpochLog(
-            epoch,
-            train_loss,
-            train_accuracy,
-            val_loss,
-            val_accuracy,
-            rate,
-            seconds,
-            len(data.train) / seconds,
-        )
-        score = val_loss if settings.monitor == "loss" else -val_accuracy
-        # Weights that overflowed in the last update can still be right by accident.
-        improved = math.isfinite(val_loss) and score < best
-        if improved:
-            best, best_epoch = score, epoch
-            best_state = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-        on_epoch(row, improved)
-        if epoch - best_epoch >= settings.patience:
+        row = loop.epoch(epoch, train_loader, val_loader, schedule)
+        on_epoch(row, best.offer(row, model))
+        if epoch - best.epoch >= settings.patience:
             break
-    if not best_state:
-        raise HeadError(
-            f"the validation loss was not finite in any of {epoch} epochs",
-            got=f"learning rate {settings.learning_rate:.2g}",
-            fix="lower --set learning_rate=..., or --set mixed_precision=off",
-        )
-    model.load_state_dict(best_state)
-    return model.eval(), best_epoch
+    best.restore(model)
+    return model.eval(), best.epoch
+
+
+class _Best:
+    """The best epoch so far and its weights."""
+
+    def __init__(self, settings: HeadSettings) -> None:
+        self.epoch = 0
+        self._settings = settings
+        self._score = math.inf
+        self._state: dict[str, torch.Tensor] = {}
+
+    def offer(self, row: EpochLog, model: PhotoClassifier) -> bool:
+        """Keep the model's weights if the epoch is the best so far; says whether it is."""
+        score = row.val_loss if self._settings.monitor == "loss" else -row.val_accuracy
+        # Weights that overflowed in the last update can still be right by accident.
+        if not math.isfinite(row.val_loss) or score >= self._score:
+            return False
+        self._score, self.epoch = score, row.epoch
+        self._state = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        return True
+
+    def restore(self, model: PhotoClassifier) -> None:
+        """Put the best epoch's weights back."""
+        if not self._state:
+            raise HeadError(
+                "the validation loss was not finite in any epoch",
+                got=f"learning rate {self._settings.learning_rate:.2g}",
+                fix="lower --set learning_rate=..., or --set mixed_precision=off",
+            )
+        model.load_state_dict(self._state)
 
 
 class _Loop:
@@ -136,6 +140,23 @@ class _Loop:
         self.scaler = torch.amp.GradScaler(compute.device.split(":")[0], enabled=compute.precision == "fp16")
         self.loss = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
 
+    def epoch(self, number: int, train_set: DataLoader[Any], val_set: DataLoader[Any], schedule: Any) -> EpochLog:
+        """Train one epoch, validate, and say how it went."""
+        start = time.perf_counter()
+        train_loss, train_accuracy, photos = self.train_epoch(train_set, schedule, number)
+        seconds = time.perf_counter() - start
+        val_loss, val_accuracy = self.validate(val_set)
+        return EpochLog(
+            epoch=number,
+            train_loss=train_loss,
+            train_accuracy=train_accuracy,
+            val_loss=val_loss,
+            val_accuracy=val_accuracy,
+            learning_rate=float(self.optimizer.param_groups[0]["lr"]),
+            seconds=seconds,
+            images_per_second=photos / seconds,
+        )
+
     def batches(self, loader: DataLoader[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Batches on the device."""
         for images, target in loader:
@@ -144,8 +165,8 @@ class _Loop:
                 target.to(self.compute.device, non_blocking=True),
             )
 
-    def train_epoch(self, loader: DataLoader[Any], schedule: Any, epoch: int) -> tuple[float, float]:
-        """One pass; mean smoothed loss and accuracy."""
+    def train_epoch(self, loader: DataLoader[Any], schedule: Any, epoch: int) -> tuple[float, float, int]:
+        """One pass; mean smoothed loss, accuracy, and the number of photos."""
         self.model.train()
         total, right, count = 0.0, 0, 0
         for number, (images, target) in enumerate(self.batches(loader), start=1):
@@ -167,7 +188,7 @@ class _Loop:
             total += loss.item() * len(target)
             right += int((logits.argmax(1) == target).sum())
             count += len(target)
-        return total / count, right / count
+        return total / count, right / count, count
 
     @torch.inference_mode()
     def validate(self, loader: DataLoader[Any]) -> tuple[float, float]:
