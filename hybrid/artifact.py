@@ -10,7 +10,6 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
-from safetensors import SafetensorError
 
 from hybrid import __version__
 from hybrid.config import EncoderSettings, HeadSettings
@@ -135,7 +134,7 @@ def read_json(file: Path, kind: type[S]) -> S:
                 got=str(found),
             )
         return msgspec.json.decode(data, type=kind)
-    except msgspec.DecodeError as error:  # ValidationError is a kind of it
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # ValidationError is a kind of the first
         raise ArtifactError(f"{file} is damaged", got=str(error), fix="make this part of the run again") from error
 
 
@@ -218,13 +217,7 @@ class HeadDraft:
 
 
 def load_head(layout: Layout, compute: Compute) -> tuple[Head, HeadInfo] | None:
-    """Load the run's head, None if it has none.
-
-    Raises
-    ------
-    ArtifactError
-        If parts of it are missing or damaged.
-    """
+    """Load the run's head, None if it has none."""
     _recover(layout)
     if not layout.head.is_dir():
         return None
@@ -232,18 +225,13 @@ def load_head(layout: Layout, compute: Compute) -> tuple[Head, HeadInfo] | None:
     weights = layout.head / HeadFiles.WEIGHTS
     if not weights.is_file():
         raise ArtifactError("the head has no weights", got=f"no file {weights}", fix="hybrid train-head")
-    try:
-        if info.settings.kind == "linear":
-            from hybrid.heads.linear import load_linear_head
+    if info.settings.kind == "linear":
+        from hybrid.heads.linear import load_linear_head
 
-            return load_linear_head(weights, info.classes, str(info.encoder_identity)), info
-        from hybrid.heads.backbone_head import load_backbone_head
+        return load_linear_head(weights, info.classes, str(info.encoder_identity)), info
+    from hybrid.heads.backbone_head import load_backbone_head
 
-        return load_backbone_head(weights, info.classes, info.settings, compute), info
-    except (SafetensorError, KeyError, RuntimeError) as error:  # torn, a tensor missing, a tensor of another shape
-        raise ArtifactError(
-            f"the head's weights in {weights} are damaged", got=str(error)[:200], fix="hybrid train-head"
-        ) from error
+    return load_backbone_head(weights, info.classes, info.settings, compute), info
 
 
 def _recover(layout: Layout) -> Path:

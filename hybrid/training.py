@@ -14,7 +14,7 @@ from hybrid.data.records import ImageRecord
 from hybrid.data.stream import batched, default_workers, ordered_map
 from hybrid.device import Compute
 from hybrid.encoders.base import Encoder, FloatArray
-from hybrid.errors import ArtifactError, DataError, EncoderError, listing
+from hybrid.errors import ArtifactError, DataError, EncoderError, GateError, listing
 from hybrid.fusion.experts import zero_shot_logits
 from hybrid.fusion.gate import MassGate, fit_mass_gate
 from hybrid.heads.base import Head, LabelledPhotos, TrainingSet
@@ -51,6 +51,12 @@ def train_run(
     Returns
     -------
     HeadInfo
+
+    Raises
+    ------
+    HybridError
+        If the index, the photos, the templates or the recipe are wrong, or training fails. A gate that cannot be
+        fitted is no error: the head is kept without one, and ``gate.json`` says why.
     """
     run = read_run(layout)
     if run.encoder_identity != encoder.identity:
@@ -66,18 +72,14 @@ def train_run(
         say(f"{len(data.classes)} seen classes, {len(data.train)} training and {len(data.val)} validation photos")
         for note in data.notes:
             say(note)
+        # Before the training, which may take hours: what is wrong with the names shows at once.
+        vectors, reason = _name_classes(data.classes, encoder, templates, store)
         head = _train(data, settings, compute, encoder, draft, say)
-        info = HeadInfo(
-            settings=settings,
-            classes=data.classes,
-            encoder_identity=head.encoder_identity,
-            train_photos=len(data.train),
-            val_photos=len(data.val),
-            trained_on=data.train.hashes,
-            notes=data.notes,
-        )
+        info = _describe(data, head, settings)
         draft.save(head, info)
-        gate, reason = _fit_gate(data, head, encoder, templates, store)
+        gate = None
+        if vectors is not None:
+            gate, reason = _fit_gate(data, head, vectors, encoder.logit_scale)
         draft.save_gate(gate, encoder, templates, reason)
         draft.publish()
     for line in gate.describe() if gate else (f"no gate: {reason}",):
@@ -98,6 +100,18 @@ def _train(
     return train_backbone_head(data, settings, compute, draft.folder, say)
 
 
+def _describe(data: TrainingSet, head: Head, settings: HeadSettings) -> HeadInfo:
+    return HeadInfo(
+        settings=settings,
+        classes=data.classes,
+        encoder_identity=head.encoder_identity,
+        train_photos=len(data.train),
+        val_photos=len(data.val),
+        trained_on=data.train.hashes,
+        notes=data.notes,
+    )
+
+
 def _check_files(records: Sequence[ImageRecord]) -> None:
     missing = [r.path for r in records if not Path(r.container or r.path).is_file()]
     if missing:
@@ -108,19 +122,27 @@ def _check_files(records: Sequence[ImageRecord]) -> None:
         )
 
 
-def _fit_gate(
-    data: TrainingSet, head: Head, encoder: Encoder, templates: str, store: EmbeddingStore
-) -> tuple[MassGate | None, str]:
-    """Fit on the validation photos, or say why not: classes that the encoder cannot name have no zero-shot."""
-    space = join(data.classes, None)
+def _name_classes(
+    names: Sequence[str], encoder: Encoder, templates: str, store: EmbeddingStore
+) -> tuple[FloatArray | None, str]:
+    """Embed the seen classes' names, (n_classes, dim); or say why the encoder cannot name them."""
     try:
-        classes = embed_classes(encoder, space.prompts, load_templates(templates), store)
+        return embed_classes(encoder, join(names, None).prompts, load_templates(templates), store), ""
     except EncoderError as error:
         if encoder.uses_templates:
             raise
         return None, f"{error.what}: {error.got}"
-    similarity = zero_shot_logits(data.val.embeddings, classes, encoder.logit_scale)
-    return fit_mass_gate(_head_logits(head, data.val), similarity, data.val.target), ""
+
+
+def _fit_gate(
+    data: TrainingSet, head: Head, class_vectors: FloatArray, logit_scale: float
+) -> tuple[MassGate | None, str]:
+    """Fit on the validation photos, or say why it failed: a trained head is worth keeping without a gate."""
+    similarity = zero_shot_logits(data.val.embeddings, class_vectors, logit_scale)
+    try:
+        return fit_mass_gate(_head_logits(head, data.val), similarity, data.val.target), ""
+    except GateError as error:
+        return None, f"{error.what}: {error.got}"
 
 
 def _head_logits(head: Head, photos: LabelledPhotos, batch_size: int = 32) -> FloatArray:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from hybrid.errors import GateError
 
 BOUNDS = (1e-3, 1e3)
+STARTS = 15
 
 
 def log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
@@ -44,20 +45,26 @@ def fit_temperature(logits: NDArray[Any], target: NDArray[np.intp]) -> float:
     Raises
     ------
     GateError
-        Without photos, or if the search does not converge inside the bounds.
+        Without photos, if a logit is not finite, or if the search does not converge inside the bounds.
     """
     from scipy.optimize import minimize_scalar
 
     if len(target) == 0:
         raise GateError("no validation photos to fit a temperature on")
     scores = np.asarray(logits, dtype=np.float64)
+    if not np.isfinite(scores).all():
+        raise GateError("the validation logits are not finite", got=f"{np.count_nonzero(~np.isfinite(scores))} of them")
 
     def loss(log_temperature: float) -> float:
         prior = log_temperature**2 / (2 * len(target))
         return mean_nll(log_softmax(scores / np.exp(log_temperature)), target) + prior
 
     low, high = np.log(BOUNDS)
-    found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
+    # Of small logits the loss may have two minima, one near T = 1 by the prior: a coarse search finds the lower one.
+    starts = np.linspace(low, high, STARTS)
+    nearest = int(np.argmin([loss(start) for start in starts]))
+    around = starts[max(nearest - 1, 0)], starts[min(nearest + 1, STARTS - 1)]
+    found = minimize_scalar(loss, bounds=around, method="bounded", options={"xatol": 1e-6})
     at_bound = min(found.x - low, high - found.x) < 1e-3
     if not found.success or at_bound:
         raise GateError(

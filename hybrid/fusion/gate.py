@@ -67,13 +67,15 @@ class MassGate(Struct, frozen=True, kw_only=True, tag_field="kind", tag="mass"):
         GateError
             If the shapes do not fit.
         """
-        n, seen = head_logits.shape
-        if seen != self.classes or zero_shot_logits.shape[0] != n or zero_shot_logits.shape[1] < seen:
+        own, named = head_logits.shape, zero_shot_logits.shape
+        fits = len(own) == len(named) == 2 and own[0] == named[0] and own[1] == self.classes <= named[1]
+        if not fits:
             raise GateError(
                 "the logits do not fit the gate",
                 expected=f"(n, {self.classes}) and (n, >= {self.classes})",
-                got=f"{head_logits.shape} and {zero_shot_logits.shape}",
+                got=f"{own} and {named}",
             )
+        seen = self.classes
         joint = log_softmax(np.asarray(zero_shot_logits, np.float64) / self.zero_shot_temperature)
         log_seen = logsumexp(joint[:, :seen], axis=1, keepdims=True)
         zero_shot = joint[:, :seen] - log_seen

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from hybrid.config import HeadSettings
@@ -17,7 +18,7 @@ from hybrid.device import Compute
 from hybrid.encoders.base import FloatArray
 from hybrid.heads import curves
 from hybrid.heads.backbone import PhotoClassifier, build_model, freeze, transforms, weights_note
-from hybrid.heads.base import TrainingSet
+from hybrid.heads.base import TrainingSet, damaged
 from hybrid.heads.train import EpochLog, train, training_compute
 
 Say = Callable[[str], None]
@@ -79,6 +80,8 @@ def train_backbone_head(
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     training = training_compute(settings, compute)
     say(weights_note(settings))
+    if not settings.pretrained and settings.backbone_weights is None and settings.unfreeze != "all":
+        say("note: random weights stay frozen; --set unfreeze=all trains them all")
     say(f"{frozen}; {trained / 1e6:.2f} of {sum(p.numel() for p in parameters) / 1e6:.2f} M parameters train")
     say(f"training on {training}, {settings.workers} loader processes")
     rows: list[EpochLog] = []
@@ -104,9 +107,18 @@ def save_backbone_head(head: BackboneHead, file: Path) -> None:
 
 
 def load_backbone_head(file: Path, classes: tuple[str, ...], settings: HeadSettings, compute: Compute) -> BackboneHead:
-    """Build the recipe's network without its first weights, and load the trained ones."""
+    """Build the recipe's network without its first weights, and load the trained ones.
+
+    Raises
+    ------
+    HeadError
+        If the file is damaged or holds another network's weights.
+    """
     model = build_model(settings, len(classes), load_weights=False)
-    model.load_state_dict(load_file(file))
+    try:
+        model.load_state_dict(load_file(file))
+    except (SafetensorError, RuntimeError) as error:
+        raise damaged(file, " ".join(str(error).split())[:200]) from error
     return BackboneHead(model, classes, settings, compute)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from hybrid.data.records import ImageRecord
 from hybrid.encoders.base import FloatArray
+from hybrid.errors import HeadError
 
 
 class Head(Protocol):
@@ -68,3 +70,8 @@ class TrainingSet:
     train: LabelledPhotos
     val: LabelledPhotos
     notes: tuple[str, ...]
+
+
+def damaged(file: Path, found: str) -> HeadError:
+    """Make the error for a head's weights that cannot be read back."""
+    return HeadError(f"the head's weights in {file} are damaged", got=found, fix="hybrid train-head")

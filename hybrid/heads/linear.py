@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from hybrid.config import HeadSettings
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import HeadError
-from hybrid.heads.base import TrainingSet
+from hybrid.heads.base import TrainingSet, damaged
 
 # Embeddings have unit norm, so useful strengths lie far above scikit-learn's default of 1.
 C_GRID = tuple(10 ** (step / 2) for step in range(11))
@@ -70,9 +71,15 @@ def save_linear_head(head: LinearHead, file: Path) -> None:
 
 
 def load_linear_head(file: Path, classes: tuple[str, ...], encoder_identity: str) -> LinearHead:
-    """Read weight and bias."""
-    tensors = load_file(file)
-    return LinearHead(tensors["weight"], tensors["bias"], classes, encoder_identity)
+    """Read weight and bias; HeadError if they are damaged or of other classes."""
+    try:
+        tensors = load_file(file)
+        weight, bias = tensors["weight"], tensors["bias"]
+    except (SafetensorError, KeyError) as error:
+        raise damaged(file, repr(error)) from error
+    if len(weight) != len(classes) or bias.shape != (len(classes),):
+        raise damaged(file, f"weight {weight.shape} and bias {bias.shape} for {len(classes)} classes")
+    return LinearHead(weight, bias, classes, encoder_identity)
 
 
 def _fit(
