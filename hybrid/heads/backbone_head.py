@@ -66,7 +66,11 @@ class BackboneHead:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Weights as CPU tensors, for the artifact."""
-        return {name: tensor.cpu().contiguous() for name, tensor in self._model.state_dict().items()}
+        # Cloned, because safetensors refuses tensors that share memory (CoaT's).
+        return {
+            name: tensor.cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in self._model.state_dict().items()
+        }
 
 
 def train_backbone_head(

@@ -20,8 +20,8 @@ from hybrid.heads.base import TrainingSet, damaged
 # Embeddings have unit norm, so useful strengths lie far above scikit-learn's default of 1.
 C_GRID = tuple(10 ** (step / 2) for step in range(11))
 MAX_ITERATIONS = 5000
-# A loose tolerance would stop a warm start where the weaker C ended.
-TOLERANCE = 1e-6
+# A looser tolerance stops a warm start where the weaker C ended: at 1e-6 the largest C made no step at all.
+TOLERANCE = 1e-8
 
 
 class LinearHead:
@@ -53,9 +53,22 @@ class LinearHead:
 def train_linear_head(
     data: TrainingSet, settings: HeadSettings, encoder_identity: str, say: Callable[[str], None]
 ) -> LinearHead:
-    """Fit logistic regression (scikit-learn, L2); C by validation NLL unless the settings give it."""
+    """Fit logistic regression (scikit-learn, L2); C by validation NLL unless the settings give it.
+
+    Raises
+    ------
+    HeadError
+        If not even the weakest C converges.
+    """
     strengths = (settings.l2_c,) if settings.l2_c is not None else C_GRID
-    fits = list(_fit(data, sorted(strengths), settings))
+    fits: list[tuple[float, FloatArray, FloatArray]] = []
+    try:
+        for fit in _fit(data, sorted(strengths), settings):
+            fits.append(fit)
+    except HeadError as error:
+        if not fits:
+            raise
+        say(f"left out: {error.what}")
     losses = [_nll(data.val.embeddings @ w.T + b, data.val.target) for _, w, b in fits]
     best = int(np.argmin(losses))
     c, weight, bias = fits[best]
@@ -104,7 +117,8 @@ def _fit(
                 model.set_params(C=c).fit(data.train.embeddings.astype(np.float64), data.train.target)
             except ConvergenceWarning as warning:
                 raise HeadError(
-                    f"logistic regression with C = {c:g} did not converge in {MAX_ITERATIONS} steps",
+                    f"logistic regression with C = {c:g} did not converge",
+                    got=str(warning).splitlines()[0],
                     fix="--set l2_c=... with a smaller value",
                 ) from warning
         weight, bias = np.array(model.coef_, np.float32), np.array(model.intercept_, np.float32)

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler, default_collate
 
 from hybrid.config import HeadSettings
 from hybrid.data.decode import read_and_decode
 from hybrid.device import Compute
-from hybrid.errors import HeadError
+from hybrid.errors import DataError, HeadError, UnreadableImageError
 from hybrid.heads.backbone import PhotoClassifier, Transform
 from hybrid.heads.base import LabelledPhotos, TrainingSet
 
@@ -35,15 +35,28 @@ class EpochLog:
     images_per_second: float
 
 
-class _Photos(Dataset[tuple[torch.Tensor, int]]):
+class _Photos(Dataset[tuple[torch.Tensor, int] | str]):
+    """Photos with their classes; of one that cannot be read, what is wrong with it.
+
+    An error would leave a loader process as the text of its traceback.
+    """
+
     def __init__(self, photos: LabelledPhotos, transform: Transform) -> None:
         self._records, self._target, self._transform = photos.records, photos.target, transform
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        return self._transform(read_and_decode(self._records[index])), int(self._target[index])
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int] | str:
+        record = self._records[index]
+        try:
+            return self._transform(read_and_decode(record)), int(self._target[index])
+        except UnreadableImageError as error:
+            return f"{record.path}: {error.what}"
+
+
+def _collate(items: list[tuple[torch.Tensor, int] | str]) -> Any:
+    return next((item for item in items if isinstance(item, str)), None) or default_collate(items)
 
 
 def training_compute(settings: HeadSettings, compute: Compute) -> Compute:
@@ -83,6 +96,8 @@ def train(
     HeadError
         If the training loss stops being finite (says epoch, batch and learning rate), or the validation loss never
         is.
+    DataError
+        If a photo can no longer be read.
     """
     torch.manual_seed(settings.seed)
     model = model.to(compute.device).to(memory_format=torch.channels_last)
@@ -159,7 +174,14 @@ class _Loop:
 
     def batches(self, loader: DataLoader[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Batches on the device."""
-        for images, target in loader:
+        for batch in loader:
+            if isinstance(batch, str):
+                raise DataError(
+                    "a photo can no longer be read",
+                    got=batch,
+                    fix="run hybrid build-index with the same sources, then hybrid train-head again",
+                )
+            images, target = batch
             yield (
                 images.to(self.compute.device, non_blocking=True),
                 target.to(self.compute.device, non_blocking=True),
@@ -219,6 +241,7 @@ def _loader(photos: LabelledPhotos, transform: Transform, settings: HeadSettings
         shuffle=train and sampler is None,
         # A last batch of one photo would break the classifier's batch norm.
         drop_last=train and len(photos) % settings.batch_size == 1,
+        collate_fn=_collate,
         num_workers=settings.workers,
         persistent_workers=settings.workers > 0,
         pin_memory=torch.cuda.is_available(),

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from hybrid.artifact import HeadDraft, HeadFiles, HeadInfo, Layout
+from hybrid.data.decode import read_and_decode
+from hybrid.device import Compute
+from hybrid.errors import HeadError
+from hybrid.heads.backbone import build_model
+from hybrid.heads.backbone_head import BackboneHead, load_backbone_head, save_backbone_head, train_backbone_head
+
+CPU = Compute("cpu", "fp32", "test")
+CLASSES = ("red", "green", "blue")
+NO_EMBEDDINGS = np.empty((0, 0), dtype=np.float32)
+
+
+def random_head(settings, compute: Compute = CPU) -> BackboneHead:
+    """A head whose every tensor is random, batch norm statistics too."""
+    torch.manual_seed(0)
+    model = build_model(settings, len(CLASSES), load_weights=False)
+    state = {n: torch.rand_like(t) + 0.1 if "running" in n else t for n, t in model.state_dict().items()}
+    model.load_state_dict(state)
+    return BackboneHead(model, CLASSES, settings, compute)
+
+
+def score(head: BackboneHead, photos) -> np.ndarray:
+    return head.logits([head.prepare(read_and_decode(record)) for record in photos.records], NO_EMBEDDINGS)
+
+
+FRESH = """
+import sys
+import numpy as np
+from pathlib import Path
+from hybrid.artifact import Layout, load_head
+from hybrid.data.decode import decode
+from hybrid.device import Compute
+
+run, out, *photos = sys.argv[1:]
+head, info = load_head(Layout(Path(run)), Compute("cpu", "fp32", "test"))
+pixels = [head.prepare(decode(Path(photo).read_bytes())) for photo in photos]
+np.savez(out, logits=head.logits(pixels, np.empty((0, 0), np.float32)), classes=np.array(info.classes))
+"""
+
+
+def test_a_fresh_process_gives_the_same_logits(coloured, recipe, tmp_path):
+    data = coloured((4, 4, 4), (3, 3, 3))
+    first_weights = tmp_path / "first.safetensors"
+    save_file(build_model(recipe(), 3).backbone.state_dict(), first_weights)
+    settings = recipe(
+        epochs=2,
+        pretrained=True,
+        backbone_weights=str(first_weights),
+        unfreeze="2",
+        backbone_args={"drop_rate": 0.1},
+        mean=(0.4, 0.5, 0.6),
+        crop_pct=0.9,
+    )
+    layout = Layout(tmp_path / "run")
+    with HeadDraft(layout) as draft:
+        head = train_backbone_head(data, settings, CPU, draft.folder, lambda line: None)
+        info = HeadInfo(
+            settings=settings, classes=CLASSES, encoder_identity=None, train_photos=12, val_photos=9, trained_on=()
+        )
+        draft.save(head, info)
+        draft.publish()
+    # Neither the first weights nor the network are there any more.
+    first_weights.unlink()
+    photos = [record.path for record in data.val.records]
+    command = [sys.executable, "-c", FRESH, layout.root, tmp_path / "out.npz", *photos]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = np.load(tmp_path / "out.npz")
+    np.testing.assert_allclose(found["logits"], score(head, data.val), atol=1e-5)
+    assert found["classes"].tolist() == list(CLASSES)
+    assert np.ptp(found["logits"], axis=0).min() > 1e-3, "the logits tell photos apart"
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "test_efficientnet", "test_vit", "coat_tiny"])
+def test_save_and_load(coloured, recipe, tmp_path, name):
+    """coat_tiny has tensors that share memory, which safetensors refuses to write."""
+    photos = coloured((1, 1, 1), (2, 2, 2)).val
+    settings = recipe(backbone=name, image_size=32)
+    head = random_head(settings)
+    file = tmp_path / "model.safetensors"
+    save_backbone_head(head, file)
+    found = load_backbone_head(file, CLASSES, settings, CPU)
+    np.testing.assert_array_equal(score(found, photos), score(head, photos))
+    assert found.classes == CLASSES
+    assert found.notes == head.notes
+    assert found.encoder_identity is None
+    tensors = load_file(file)
+    assert all(torch.equal(tensor, tensors[key]) for key, tensor in head.tensors().items())
+
+
+def test_saved_weights_are_fp32_whatever_they_are_used_in(recipe, tmp_path):
+    file = tmp_path / "model.safetensors"
+    save_backbone_head(random_head(recipe(), Compute("cpu", "bf16", "test")), file)
+    with safe_open(file, "pt") as opened:
+        kinds = {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
+    assert kinds == {"F32", "I64"}
+
+
+def test_no_photos(recipe):
+    found = random_head(recipe()).logits([], NO_EMBEDDINGS)
+    assert found.shape == (0, 3)
+    assert found.dtype == np.float32
+
+
+def test_a_photos_logits_do_not_depend_on_its_batch(coloured, recipe):
+    photos = coloured((1, 1, 1), (2, 2, 2)).val
+    head = random_head(recipe())
+    together = score(head, photos)
+    pixels = [head.prepare(read_and_decode(record)) for record in photos.records]
+    assert {(tuple(p.shape), p.dtype) for p in pixels} == {((3, 24, 24), torch.float32)}
+    alone = np.concatenate([head.logits([one], NO_EMBEDDINGS) for one in pixels])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert together.dtype == np.float32
+
+
+def test_half_precision_agrees_with_fp32(coloured, recipe):
+    photos = coloured((1, 1, 1), (4, 4, 4)).val
+    exact, half = (score(random_head(recipe(), Compute("cpu", p, "")), photos) for p in ("fp32", "bf16"))
+    assert not np.array_equal(exact, half)
+    assert half.dtype == np.float32
+    np.testing.assert_allclose(half, exact, atol=0.05)
+
+
+def test_a_head_is_ready_for_use(recipe):
+    head = random_head(recipe())
+    model = head._model
+    assert not any(module.training for module in model.modules())
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert head.notes == ("head: test_resnet, 3 classes, on cpu fp32 (test)",)
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def drop_a_tensor(file: Path) -> None:
+    tensors = load_file(file)
+    del tensors["classifier.1.weight"]
+    save_file(tensors, file)
+
+
+@pytest.mark.parametrize("damage", [cut, drop_a_tensor])
+def test_damaged_weights(recipe, tmp_path, damage):
+    file = tmp_path / HeadFiles.WEIGHTS
+    save_backbone_head(random_head(recipe()), file)
+    damage(file)
+    with pytest.raises(HeadError, match="damaged") as caught:
+        load_backbone_head(file, CLASSES, recipe(), CPU)
+    assert str(file) in caught.value.what
+    assert "train-head" in caught.value.fix
+
+
+@pytest.mark.parametrize(("classes", "backbone"), [(("a", "b"), "test_resnet"), (CLASSES, "test_convnext")])
+def test_weights_of_another_network(recipe, tmp_path, classes, backbone):
+    file = tmp_path / HeadFiles.WEIGHTS
+    save_backbone_head(random_head(recipe()), file)
+    with pytest.raises(HeadError, match="damaged"):
+        load_backbone_head(file, classes, recipe(backbone=backbone), CPU)
+
+
+@pytest.mark.parametrize(
+    ("unfreeze", "pretrained", "warned"), [("2", False, True), ("all", False, False), ("2", True, False)]
+)
+def test_it_says_what_it_does(coloured, recipe, tmp_path, unfreeze, pretrained, warned):
+    weights = tmp_path / "w.safetensors"
+    save_file(build_model(recipe(), 3).backbone.state_dict(), weights)
+    settings = recipe(epochs=1, unfreeze=unfreeze, backbone_weights=str(weights) if pretrained else None)
+    (tmp_path / "log").mkdir()
+    said = []
+    head = train_backbone_head(coloured((2, 2, 2), (1, 1, 1)), settings, CPU, tmp_path / "log", said.append)
+    text = "\n".join(said)
+    assert ("random weights stay frozen" in text) is warned
+    assert (f"weights from {weights}" in text) is pretrained
+    assert ("3 of 5 backbone stages" in text) is (unfreeze == "2")
+    assert "training on cpu fp32 (test), 0 loader processes" in text
+    everything = sum(t.numel() for n, t in head.tensors().items() if "running" not in n and "num_batches" not in n)
+    assert f" of {everything / 1e6:.2f} M parameters train" in text

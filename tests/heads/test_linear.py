@@ -1,0 +1,191 @@
+"""The linear head against scikit-learn itself and an independent search for C."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+
+from hybrid.config import HeadSettings
+from hybrid.data.records import ImageRecord
+from hybrid.errors import HeadError
+from hybrid.heads import linear
+from hybrid.heads.base import LabelledPhotos, TrainingSet
+from hybrid.heads.linear import C_GRID, LinearHead, load_linear_head, save_linear_head, train_linear_head
+
+# How far probabilities may be from the exact optimum: it is ever flatter for larger C.
+TOLERANCES = {0.1: 1e-6, 10.0: 1e-6, 1e3: 2e-4, 1e5: 5e-3}
+
+
+def photos(rng: np.random.Generator, sizes: list[int], centres: np.ndarray, noise: float) -> LabelledPhotos:
+    target = np.repeat(np.arange(len(sizes)), sizes).astype(np.intp)
+    vectors = centres[target] + noise * rng.normal(size=(len(target), centres.shape[1]))
+    embeddings = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    records = tuple(ImageRecord(f"/{number}.jpg", "/", None, None, 1, 1) for number in range(len(target)))
+    return LabelledPhotos(records, tuple(record.path for record in records), target, embeddings)
+
+
+def world(classes: int, seed: int = 0, noise: float = 0.25) -> TrainingSet:
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(classes, 12))
+    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+    train = photos(rng, [30, 15, 8, 4, 20][:classes], centres, noise)
+    val = photos(rng, [12] * classes, centres, noise)
+    return TrainingSet(tuple(f"class {i}" for i in range(classes)), train, val, ())
+
+
+def fit(data: TrainingSet, said: list[str] | None = None, **settings) -> LinearHead:
+    say = (lambda line: None) if said is None else said.append
+    return train_linear_head(data, HeadSettings(kind="linear", **settings), "identity", say)
+
+
+def probabilities(head: LinearHead, embeddings: np.ndarray) -> np.ndarray:
+    return softmax(head.logits([], embeddings).astype(np.float64), axis=1)
+
+
+def reference(data: TrainingSet, c: float, balanced: bool) -> LogisticRegression:
+    weights = "balanced" if balanced else None
+    model = LogisticRegression(C=c, class_weight=weights, solver="newton-cg", tol=1e-10, max_iter=100_000)
+    return model.fit(data.train.embeddings.astype(np.float64), data.train.target)
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+@pytest.mark.parametrize("c", TOLERANCES)
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_against_scikit_learn_at_the_same_c(classes, c, balanced):
+    data = world(classes)
+    head = fit(data, l2_c=c, balanced_sampling=balanced)
+    assert head.weight.shape == (classes, 12)
+    assert head.bias.shape == (classes,)
+    expected = reference(data, c, balanced).predict_proba(data.val.embeddings.astype(np.float64))
+    np.testing.assert_allclose(probabilities(head, data.val.embeddings), expected, atol=TOLERANCES[c])
+
+
+def test_against_the_objective_written_out():
+    """Minimise C * sum of weighted cross-entropies + half the squared weights by hand."""
+    data, c = world(3), 5.0
+    x, y = data.train.embeddings.astype(np.float64), data.train.target
+    weights = (len(y) / (3 * np.bincount(y)))[y]
+
+    def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        w, b = flat[:36].reshape(3, 12), flat[36:]
+        log_p = log_softmax(x @ w.T + b, axis=1)
+        error = weights[:, None] * (np.exp(log_p) - np.eye(3)[y]) * c
+        value = -c * (weights * log_p[np.arange(len(y)), y]).sum() + 0.5 * (w**2).sum()
+        return value, np.concatenate([(error.T @ x + w).ravel(), error.sum(0)])
+
+    found = minimize(loss, np.zeros(39), jac=True, method="BFGS", options={"gtol": 1e-8}).x
+    expected = softmax(data.val.embeddings @ found[:36].reshape(3, 12).T + found[36:], axis=1)
+    np.testing.assert_allclose(probabilities(fit(data, l2_c=c), data.val.embeddings), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("seed", "noise"), [(0, 0.25), (1, 0.5), (2, 0.8)])
+def test_c_is_the_one_of_the_lowest_validation_loss(seed, noise):
+    data = world(3, seed, noise)
+    models = [reference(data, c, balanced=True) for c in C_GRID]
+    losses = [log_loss(data.val.target, model.predict_proba(data.val.embeddings)) for model in models]
+    best = int(np.argmin(losses))
+    said = []
+    head = fit(data, said)
+    assert f"C = {C_GRID[best]:g} (best of 11 by validation NLL)" in said[0]
+    assert f"val loss {losses[best]:.3f}" in said[0]
+    accuracy = models[best].score(data.val.embeddings, data.val.target)
+    assert f"val accuracy {accuracy:.3f}" in said[0]
+    expected = models[best].predict_proba(data.val.embeddings)
+    np.testing.assert_allclose(probabilities(head, data.val.embeddings), expected, atol=TOLERANCES[1e5])
+
+
+def test_the_choices_of_c_differ():
+    """Else the test above would hold for any choice."""
+    said = []
+    for seed, noise in ((0, 0.25), (1, 0.5), (2, 0.8)):
+        fit(world(3, seed, noise), said)
+    assert len({line.split(" (")[0] for line in said}) > 1
+
+
+def test_a_given_c_is_taken():
+    said = []
+    fit(world(3), said, l2_c=7.5)
+    assert "C = 7.5 (given)" in said[0]
+
+
+def test_it_is_the_same_every_time():
+    first, second = fit(world(4)), fit(world(4))
+    assert np.array_equal(first.weight, second.weight)
+    assert np.array_equal(first.bias, second.bias)
+
+
+def test_logits():
+    head = LinearHead(
+        np.array([[1, 2], [3, 4], [0, 1]], np.float32), np.array([0.5, 0, -1], np.float32), ("a", "b", "c"), "e"
+    )
+    found = head.logits([], np.array([[1, 0], [0, 1]], np.float32))
+    assert found.dtype == np.float32
+    assert found.tolist() == [[1.5, 3, -1], [2.5, 4, 0]]
+    assert head.logits([], np.empty((0, 2), np.float32)).shape == (0, 3)
+    assert head.prepare(object()) is None
+    assert head.encoder_identity == "e"
+
+
+def test_save_and_load(tmp_path):
+    head = fit(world(3), l2_c=1.0)
+    file = tmp_path / "model.safetensors"
+    save_linear_head(head, file)
+    found = load_linear_head(file, head.classes, "identity")
+    assert np.array_equal(found.weight, head.weight)
+    assert np.array_equal(found.bias, head.bias)
+    assert (found.classes, found.encoder_identity, found.notes) == (head.classes, "identity", head.notes)
+    embeddings = world(3).val.embeddings
+    assert np.array_equal(found.logits([], embeddings), head.logits([], embeddings))
+
+
+@pytest.mark.parametrize("two", [True, False])
+def test_saved_weights_are_plain_tensors(tmp_path, two):
+    head = fit(world(2 if two else 3), l2_c=1.0)
+    save_linear_head(head, tmp_path / "m.safetensors")
+    tensors = load_file(tmp_path / "m.safetensors")
+    assert {name: (t.dtype.name, t.shape) for name, t in tensors.items()} == {
+        "weight": ("float32", head.weight.shape),
+        "bias": ("float32", head.bias.shape),
+    }
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"weight": np.zeros((3, 4), np.float32)},
+        {"weight": np.zeros((2, 4), np.float32), "bias": np.zeros(2, np.float32)},
+        {"weight": np.zeros((3, 4), np.float32), "bias": np.zeros(1, np.float32)},
+    ],
+)
+def test_weights_of_something_else(tmp_path, tensors):
+    save_file(tensors, tmp_path / "m.safetensors")
+    with pytest.raises(HeadError, match="damaged") as caught:
+        load_linear_head(tmp_path / "m.safetensors", ("a", "b", "c"), "identity")
+    assert "train-head" in caught.value.fix
+
+
+def test_no_convergence_is_an_error(monkeypatch):
+    monkeypatch.setattr(linear, "MAX_ITERATIONS", 1)
+    with pytest.raises(HeadError, match="C = 100 did not converge") as caught:
+        fit(world(3), l2_c=100.0)
+    assert isinstance(caught.value.__cause__, ConvergenceWarning)
+    assert "1 iteration" in caught.value.got
+    assert "l2_c" in caught.value.fix
+
+
+def test_a_search_for_c_ends_where_convergence_ends(monkeypatch):
+    data, said = world(3), []
+    monkeypatch.setattr(linear, "MAX_ITERATIONS", 20)
+    head = fit(data, said)
+    assert "did not converge" in said[0]
+    strongest = float(said[0].split("C = ")[1].split(" ")[0])
+    chosen = float(said[1].split("C = ")[1].split(" ")[0])
+    assert min(C_GRID) <= chosen < strongest <= max(C_GRID)
+    expected = reference(data, chosen, balanced=True).predict_proba(data.val.embeddings)
+    np.testing.assert_allclose(probabilities(head, data.val.embeddings), expected, atol=TOLERANCES[1e3])

@@ -1,0 +1,279 @@
+"""`train_run` end to end, on small runs with vectors from a file or a tiny CLIP."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hybrid import training
+from hybrid.artifact import HeadFiles, Layout, load_gate, load_head, write_run
+from hybrid.config import EncoderSettings, HeadSettings
+from hybrid.data.decode import read_and_decode
+from hybrid.data.sources import scan
+from hybrid.device import Compute
+from hybrid.encoders import load_encoder
+from hybrid.errors import ArtifactError, DataError, GateError, HeadError, StoreError
+from hybrid.fusion.gate import fit_mass_gate
+from hybrid.heads import backbone_head
+from hybrid.heads.dataset import training_set
+from hybrid.index.build import build_index
+from hybrid.index.store import EmbeddingStore
+from hybrid.training import train_run
+
+CPU = Compute("cpu", "fp32", "test")
+PICKLES = (b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6)))  # torch's archive of one, and bare ones
+CLASSES = ("cat", "dog", "emu")
+LINEAR = HeadSettings(kind="linear", val_fraction=0.3)
+BACKBONE = HeadSettings(
+    backbone="test_resnet",
+    pretrained=False,
+    unfreeze="all",
+    image_size=24,
+    hidden=8,
+    epochs=2,
+    batch_size=8,
+    workers=0,
+    val_fraction=0.3,
+)
+
+
+def index(layout: Layout, settings: EncoderSettings, folder: Path):
+    """What `hybrid build-index` does; gives the encoder."""
+    encoder = load_encoder(settings, "cpu")
+    write_run(layout, settings, encoder)
+    with EmbeddingStore(layout.store) as store:
+        build_index(scan([folder]), encoder, store, workers=1)
+    return encoder
+
+
+@pytest.fixture
+def photos(photo_folder) -> Path:
+    return photo_folder({"cat": 10, "dog": 8, "emu": 12})
+
+
+@pytest.fixture
+def layout(tmp_path) -> Layout:
+    return Layout(tmp_path / "run")
+
+
+@pytest.fixture
+def make_run(tmp_path, layout, photos):
+    """Index the photos with vectors near a direction of their class; `named` classes have a text vector."""
+
+    def make(named=CLASSES, noise: float = 0.5):
+        rng = np.random.default_rng(0)
+        files = sorted(photos.rglob("*.jpg"))
+        centres = dict(zip(CLASSES, np.eye(8)[:3], strict=True))
+        file = tmp_path / "vectors.npz"
+        np.savez(
+            file,
+            path=[str(path.relative_to(photos)) for path in files],
+            embedding=np.stack([centres[path.parent.name] + noise * rng.normal(size=8) for path in files]),
+            text=list(named),
+            text_embedding=np.stack([centres[name] for name in named]),
+            logit_scale=20.0,
+        )
+        settings = EncoderSettings(model=f"precomputed:{file}", pretrained=None)
+        return index(layout, settings, photos)
+
+    return make
+
+
+def data_of(layout: Layout, encoder, settings):
+    with EmbeddingStore(layout.store) as store:
+        return training_set(
+            store, encoder.fingerprint, limit_to=None, val_fraction=settings.val_fraction, seed=settings.seed
+        )
+
+
+def files(layout: Layout) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in layout.head.iterdir()}
+
+
+@pytest.mark.parametrize("settings", [LINEAR, BACKBONE], ids=lambda settings: settings.kind)
+def test_end_to_end(make_run, layout, settings):
+    encoder, said = make_run(), []
+    info = train_run(layout, encoder, settings, CPU, say=said.append)
+    data = data_of(layout, encoder, settings)
+    assert info.classes == CLASSES
+    assert (info.train_photos, info.val_photos) == (len(data.train), len(data.val)) == (21, 9)
+    assert info.trained_on == data.train.hashes
+    assert not set(info.trained_on) & set(data.val.hashes)
+    assert info.settings == settings
+    assert info.encoder_identity == (encoder.identity if settings.kind == "linear" else None)
+
+    head, found = load_head(layout, CPU)
+    assert found == info
+    # The gate, from what was saved and by hand.
+    prepared = [head.prepare(read_and_decode(record)) for record in data.val.records]
+    own = head.logits(prepared, data.val.embeddings)
+    similarity = 20.0 * data.val.embeddings @ np.eye(8, dtype=np.float32)[:3].T
+    expected = fit_mass_gate(own, similarity, data.val.target)
+    kept = load_gate(layout)
+    assert (kept.gate.photos, kept.gate.classes, kept.reason) == (9, 3, "")
+    assert kept.gate.head_temperature == pytest.approx(expected.head_temperature, rel=1e-4)
+    assert kept.gate.zero_shot_temperature == pytest.approx(expected.zero_shot_temperature, rel=1e-4)
+    assert 0.05 < kept.gate.head_temperature < 20
+    assert 1 < kept.gate.zero_shot_temperature < 50, "cosines with such noise are no certainty at scale 20"
+    assert (kept.encoder_identity, kept.templates) == (encoder.identity, "simple")
+
+    assert "3 seen classes, 21 training and 9 validation photos" in said
+    assert any(line.startswith("temperatures:") for line in said)
+    more = {HeadFiles.LOG, HeadFiles.CURVES} if settings.kind == "backbone" else set()
+    assert set(files(layout)) == {HeadFiles.SETTINGS, HeadFiles.WEIGHTS, HeadFiles.GATE} | more
+    for path in layout.head.iterdir():
+        assert path.suffix in {".json", ".safetensors", ".csv", ".png"}
+        assert not path.read_bytes().startswith(PICKLES)
+
+
+def test_the_head_is_no_chance(make_run, layout):
+    encoder = make_run(noise=0.1)
+    train_run(layout, encoder, LINEAR, CPU)
+    head, _ = load_head(layout, CPU)
+    data = data_of(layout, encoder, LINEAR)
+    assert (head.logits([], data.val.embeddings).argmax(1) == data.val.target).all()
+
+
+def test_the_seed_makes_the_same_head(make_run, layout):
+    encoder = make_run()
+    train_run(layout, encoder, BACKBONE, CPU)
+    first = files(layout)
+    torch.rand(3)
+    train_run(layout, encoder, BACKBONE, CPU)
+    second = files(layout)
+    # The log has seconds in it.
+    same = {name for name in first if first[name] == second[name]}
+    assert {HeadFiles.SETTINGS, HeadFiles.WEIGHTS, HeadFiles.GATE} <= same
+
+
+def test_limit_to(make_run, layout):
+    encoder = make_run()
+    info = train_run(layout, encoder, LINEAR, CPU, limit_to=["EMU", "cat"])
+    assert info.classes == ("cat", "emu")
+    assert load_gate(layout).gate.classes == 2
+    assert info.train_photos + info.val_photos == 22
+
+
+# The gate
+
+
+@pytest.mark.parametrize("settings", [LINEAR, BACKBONE], ids=lambda settings: settings.kind)
+def test_classes_the_encoder_cannot_name_leave_a_head_without_gate(make_run, layout, settings):
+    encoder, said = make_run(named=("cat",)), []
+    train_run(layout, encoder, settings, CPU, say=said.append)
+    kept = load_gate(layout)
+    assert kept.gate is None
+    assert "no text vector for 2 of 3 names" in kept.reason
+    assert "dog, emu" in kept.reason
+    assert load_head(layout, CPU)[1].classes == CLASSES
+    assert said[-1] == f"no gate: {kept.reason}"
+
+
+def test_a_gate_that_cannot_be_fitted_does_not_cost_the_head(monkeypatch, make_run, layout):
+    def fail(*arrays):
+        raise GateError("the temperature fit did not converge", got="T = 0.001")
+
+    monkeypatch.setattr(training, "fit_mass_gate", fail)
+    train_run(layout, make_run(), LINEAR, CPU)
+    assert load_gate(layout).gate is None
+    assert load_gate(layout).reason == "the temperature fit did not converge: T = 0.001"
+    assert load_head(layout, CPU)[1].classes == CLASSES
+
+
+def test_with_a_tiny_clip(clip_folder, photos, layout, tmp_path):
+    encoder = index(layout, EncoderSettings(model=str(clip_folder), precision="fp32"), photos)
+    templates = tmp_path / "mine.txt"
+    templates.write_text("a {}.\nmy {}!\n")
+    train_run(layout, encoder, LINEAR, CPU, templates=str(templates))
+    kept = load_gate(layout)
+    assert kept.templates == str(templates)
+    data = data_of(layout, encoder, LINEAR)
+    texts = np.stack([encoder.encode_texts([f"a {name}.", f"my {name}!"]).mean(0) for name in CLASSES])
+    texts /= np.linalg.norm(texts, axis=1, keepdims=True)
+    similarity = encoder.logit_scale * data.val.embeddings @ texts.T
+    expected = fit_mass_gate(load_head(layout, CPU)[0].logits([], data.val.embeddings), similarity, data.val.target)
+    assert kept.gate.zero_shot_temperature == pytest.approx(expected.zero_shot_temperature, rel=1e-3)
+    assert kept.gate.head_temperature == pytest.approx(expected.head_temperature, rel=1e-3)
+
+
+# What is wrong shows before the training, and the old head stays
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Fail if a training begins."""
+
+    def refuse(*arguments):
+        pytest.fail("training began")
+
+    monkeypatch.setattr(backbone_head, "train_backbone_head", refuse)
+    monkeypatch.setattr("hybrid.heads.linear.train_linear_head", refuse)
+
+
+@pytest.mark.usefixtures("untrained")
+def test_photos_that_are_gone(make_run, layout, photos):
+    encoder = make_run()
+    shutil.rmtree(photos / "dog")
+    with pytest.raises(DataError, match="8 photos of the index are gone") as caught:
+        train_run(layout, encoder, BACKBONE, CPU)
+    assert str(photos / "dog" / "000.jpg") in caught.value.got
+    assert "and 3 more" in caught.value.got
+    assert "build-index" in caught.value.fix
+    assert {path.name for path in layout.root.iterdir()} >= {"run.json", "index.sqlite"}
+    assert not layout.head.exists()
+    assert not (layout.root / "head.part").exists()
+
+
+def test_a_linear_head_needs_no_photos(make_run, layout, photos):
+    encoder = make_run()
+    shutil.rmtree(photos)
+    train_run(layout, encoder, LINEAR, CPU)
+    assert load_gate(layout).gate is not None
+
+
+@pytest.mark.usefixtures("untrained")
+@pytest.mark.parametrize("settings", [LINEAR, BACKBONE], ids=lambda settings: settings.kind)
+def test_templates_that_do_not_exist(make_run, layout, settings):
+    with pytest.raises(DataError, match=r"template file nothing\.txt does not exist"):
+        train_run(layout, make_run(), settings, CPU, templates="nothing.txt")
+
+
+@pytest.mark.usefixtures("untrained")
+def test_another_encoder(make_run, layout, clip_folder):
+    make_run()
+    other = load_encoder(EncoderSettings(model=str(clip_folder)), "cpu")
+    with pytest.raises(ArtifactError, match="another encoder"):
+        train_run(layout, other, LINEAR, CPU)
+
+
+@pytest.mark.usefixtures("untrained")
+def test_no_run_and_no_index(make_run, layout):
+    encoder = make_run()
+    with pytest.raises(ArtifactError, match="no run at"):
+        train_run(Layout(layout.root / "elsewhere"), encoder, LINEAR, CPU)
+    layout.store.unlink()
+    with pytest.raises(StoreError, match="no index at"):
+        train_run(layout, encoder, LINEAR, CPU)
+    assert not layout.store.exists()
+
+
+def test_a_training_that_fails_leaves_the_old_head(monkeypatch, make_run, layout):
+    encoder = make_run()
+    train_run(layout, encoder, LINEAR, CPU)
+    before = files(layout)
+
+    def fail(*arguments):
+        raise HeadError("the training loss is nan")
+
+    monkeypatch.setattr("hybrid.heads.train._Loop.validate", fail)
+    with pytest.raises(HeadError, match="loss is nan"):
+        train_run(layout, encoder, BACKBONE, CPU)
+    assert files(layout) == before
+    assert not (layout.root / "head.part").exists()
+    monkeypatch.undo()
+    train_run(layout, encoder, BACKBONE, CPU)
+    assert load_head(layout, CPU)[1].settings.kind == "backbone"
