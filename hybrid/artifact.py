@@ -18,6 +18,7 @@ from hybrid.encoders.base import Encoder
 from hybrid.errors import ArtifactError
 from hybrid.fusion.gate import MassGate
 from hybrid.heads.base import Head
+from hybrid.prompts import Templates
 
 FORMAT = 1
 S = TypeVar("S", bound=Struct)
@@ -104,6 +105,8 @@ class GateInfo(Struct, frozen=True, kw_only=True):
         None where none could be fitted; `reason` says why.
     head_sha256 : str
         Of the head's weights file; a gate serves no other head.
+    templates : Templates
+        The texts themselves: a template file may change or be out of reach.
     """
 
     format: int = FORMAT
@@ -111,7 +114,7 @@ class GateInfo(Struct, frozen=True, kw_only=True):
     reason: str = ""
     encoder_identity: str
     head_sha256: str
-    templates: str
+    templates: Templates
 
 
 def read_json(file: Path, kind: type[S]) -> S:
@@ -195,7 +198,7 @@ class HeadDraft:
             save_backbone_head(cast(BackboneHead, head), file)
         write_json(self.folder / HeadFiles.SETTINGS, info)
 
-    def save_gate(self, gate: MassGate | None, encoder: Encoder, templates: str, reason: str = "") -> None:
+    def save_gate(self, gate: MassGate | None, encoder: Encoder, templates: Templates, reason: str = "") -> None:
         """Write the gate, tied to the weights in this draft."""
         info = GateInfo(
             gate=gate,
@@ -216,12 +219,17 @@ class HeadDraft:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def read_head_info(layout: Layout) -> HeadInfo | None:
+    """Read what the run's head is, None if it has none."""
+    _recover(layout)
+    return read_json(layout.head / HeadFiles.SETTINGS, HeadInfo) if layout.head.is_dir() else None
+
+
 def load_head(layout: Layout, compute: Compute) -> tuple[Head, HeadInfo] | None:
     """Load the run's head, None if it has none."""
-    _recover(layout)
-    if not layout.head.is_dir():
+    info = read_head_info(layout)
+    if info is None:
         return None
-    info = read_json(layout.head / HeadFiles.SETTINGS, HeadInfo)
     weights = layout.head / HeadFiles.WEIGHTS
     if not weights.is_file():
         raise ArtifactError("the head has no weights", got=f"no file {weights}", fix="hybrid train-head")

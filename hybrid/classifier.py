@@ -27,7 +27,7 @@ from hybrid.heads.base import Head
 from hybrid.index.store import EmbeddingStore
 from hybrid.index.texts import embed_classes
 from hybrid.label_space import LabelSpace, join
-from hybrid.prompts import PromptSet, load_templates
+from hybrid.prompts import PromptSet, Templates, load_templates
 
 Probabilities = NDArray[np.float64]
 
@@ -182,7 +182,8 @@ class HybridClassifier:
         space = join(head.classes, prompts)
         notes, trained_on = (*loaded.notes, *head.notes), frozenset(head_info.trained_on)
         if gate_info.gate is not None:
-            vectors = _vectors(loaded, space, templates or gate_info.templates, layout)
+            texts = load_templates(templates) if templates else gate_info.templates
+            vectors = _vectors(loaded, space, texts, layout)
             return cls(loaded, head, gate_info.gate, space, vectors, notes, trained_on)
         if space.seen < len(space.names):
             raise GateError(
@@ -201,7 +202,7 @@ class HybridClassifier:
                 "the run has no head and no class is named", fix="hybrid train-head, or give --prompts FILE"
             )
         space = join((), prompts)
-        vectors = _vectors(encoder, space, templates or "simple", layout)
+        vectors = _vectors(encoder, space, load_templates(templates or "simple"), layout)
         note = "no head in this run: zero-shot only, its softmax is no calibrated probability"
         return cls(encoder, None, None, space, vectors, (*encoder.notes, note))
 
@@ -315,12 +316,11 @@ class HybridClassifier:
         return self.answer(embeddings, head_logits)
 
 
-def _vectors(encoder: Encoder, space: LabelSpace, templates: str, layout: Layout | None) -> FloatArray:
-    texts = load_templates(templates)
+def _vectors(encoder: Encoder, space: LabelSpace, templates: Templates, layout: Layout | None) -> FloatArray:
     if layout is None:
-        return embed_classes(encoder, space.prompts, texts, None)
+        return embed_classes(encoder, space.prompts, templates, None)
     with EmbeddingStore(layout.store) as store:
-        return embed_classes(encoder, space.prompts, texts, store)
+        return embed_classes(encoder, space.prompts, templates, store)
 
 
 def _check_identity(what: str, expected: str, loaded: Encoder, fix: str) -> None:

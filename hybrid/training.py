@@ -22,7 +22,7 @@ from hybrid.heads.dataset import training_set
 from hybrid.index.store import EmbeddingStore
 from hybrid.index.texts import embed_classes
 from hybrid.label_space import join
-from hybrid.prompts import load_templates
+from hybrid.prompts import Templates, load_templates
 
 Say = Callable[[str], None]
 
@@ -59,6 +59,7 @@ def train_run(
         fitted is no error: the head is kept without one, and ``gate.json`` says why.
     """
     run = read_run(layout)
+    texts = load_templates(templates)
     if run.encoder_identity != encoder.identity:
         raise ArtifactError("the index was made with another encoder", fix="hybrid build-index")
     with EmbeddingStore(layout.store, must_exist=True) as store, HeadDraft(layout) as draft:
@@ -73,14 +74,14 @@ def train_run(
         for note in data.notes:
             say(note)
         # Before the training, which may take hours: what is wrong with the names shows at once.
-        vectors, reason = _name_classes(data.classes, encoder, templates, store)
+        vectors, reason = _name_classes(data.classes, encoder, texts, store)
         head = _train(data, settings, compute, encoder, draft, say)
         info = _describe(data, head, settings)
         draft.save(head, info)
         gate = None
         if vectors is not None:
             gate, reason = _fit_gate(data, head, vectors, encoder.logit_scale)
-        draft.save_gate(gate, encoder, templates, reason)
+        draft.save_gate(gate, encoder, texts, reason)
         draft.publish()
     for line in gate.describe() if gate else (f"no gate: {reason}",):
         say(line)
@@ -123,11 +124,11 @@ def _check_files(records: Sequence[ImageRecord]) -> None:
 
 
 def _name_classes(
-    names: Sequence[str], encoder: Encoder, templates: str, store: EmbeddingStore
+    names: Sequence[str], encoder: Encoder, templates: Templates, store: EmbeddingStore
 ) -> tuple[FloatArray | None, str]:
     """Embed the seen classes' names, (n_classes, dim); or say why the encoder cannot name them."""
     try:
-        return embed_classes(encoder, join(names, None).prompts, load_templates(templates), store), ""
+        return embed_classes(encoder, join(names, None).prompts, templates, store), ""
     except EncoderError as error:
         if encoder.uses_templates:
             raise

@@ -28,10 +28,12 @@ from hybrid.device import Compute
 from hybrid.errors import ArtifactError, HeadError
 from hybrid.fusion.gate import MassGate
 from hybrid.heads.linear import LinearHead
+from hybrid.prompts import Templates
 
 CPU = Compute("cpu", "fp32", "test")
 CLASSES = ("cat", "dog", "emu")
 ENCODER = SimpleNamespace(name="an encoder", identity="0123abcd", fingerprint="4567cdef")
+SIMPLE = Templates("simple", ("a photo of a {}.",))
 GATE = MassGate(head_temperature=0.7, zero_shot_temperature=1.3, photos=9, classes=3)
 INFO = HeadInfo(
     settings=HeadSettings(kind="linear", l2_c=3.5, dropout=(0.1, 0.2), backbone_args={"pad_type": "same", "n": [1, 2]}),
@@ -52,7 +54,7 @@ def linear_head(seed: int) -> LinearHead:
 
 def fill(draft: HeadDraft, seed: int) -> None:
     draft.save(linear_head(seed), INFO)
-    draft.save_gate(GATE, ENCODER, "simple")
+    draft.save_gate(GATE, ENCODER, SIMPLE)
 
 
 def publish(layout: Layout, seed: int) -> None:
@@ -103,8 +105,14 @@ def publish_killed_at_rename(layout: Layout, seed: int, number: int, monkeypatch
     "value",
     [
         INFO,
-        GateInfo(gate=GATE, encoder_identity="e", head_sha256="h", templates="simple"),
-        GateInfo(gate=None, reason="no names", encoder_identity="e", head_sha256="h", templates="my.txt"),
+        GateInfo(gate=GATE, encoder_identity="e", head_sha256="h", templates=SIMPLE),
+        GateInfo(
+            gate=None,
+            reason="no names",
+            encoder_identity="e",
+            head_sha256="h",
+            templates=Templates("my.txt", ("a {}.", "my {}!")),
+        ),
         RunInfo(encoder=EncoderSettings(model="tiny"), encoder_name="n", encoder_identity="i", encoder_fingerprint="f"),
     ],
     ids=lambda value: type(value).__name__,
@@ -132,10 +140,20 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full_disk)
         with pytest.raises(OSError, match="No space"):
-            write_json(file, GateInfo(gate=GATE, encoder_identity="e", head_sha256="h", templates="simple"))
+            write_json(file, GateInfo(gate=GATE, encoder_identity="e", head_sha256="h", templates=SIMPLE))
     assert file.read_bytes() == before
     write_json(file, INFO)
     assert [path.name for path in tmp_path.iterdir()] == ["head.json"]
+
+
+def test_who_reads_while_it_is_written_reads_the_old_file_whole(tmp_path):
+    file = tmp_path / "head.json"
+    write_json(file, INFO)
+    before = file.read_bytes()
+    with file.open("rb") as reader:
+        write_json(file, GateInfo(gate=GATE, encoder_identity="e", head_sha256="h", templates=SIMPLE))
+        assert reader.read() == before
+    assert file.read_bytes() != before
 
 
 @pytest.mark.parametrize("found", [0, FORMAT + 1, "1", None])
@@ -277,7 +295,7 @@ def test_a_gate_serves_no_other_head(layout):
 def test_a_head_without_a_gate_says_why(layout):
     with HeadDraft(layout) as draft:
         draft.save(linear_head(0), INFO)
-        draft.save_gate(None, ENCODER, "simple", "no names")
+        draft.save_gate(None, ENCODER, SIMPLE, "no names")
         draft.publish()
     info = load_gate(layout)
     assert info.gate is None

@@ -22,6 +22,7 @@ from hybrid.heads import backbone_head
 from hybrid.heads.dataset import training_set
 from hybrid.index.build import build_index
 from hybrid.index.store import EmbeddingStore
+from hybrid.prompts import Templates, load_templates
 from hybrid.training import train_run
 
 CPU = Compute("cpu", "fp32", "test")
@@ -119,7 +120,7 @@ def test_end_to_end(make_run, layout, settings):
     assert kept.gate.zero_shot_temperature == pytest.approx(expected.zero_shot_temperature, rel=1e-4)
     assert 0.05 < kept.gate.head_temperature < 20
     assert 1 < kept.gate.zero_shot_temperature < 50, "cosines with such noise are no certainty at scale 20"
-    assert (kept.encoder_identity, kept.templates) == (encoder.identity, "simple")
+    assert (kept.encoder_identity, kept.templates) == (encoder.identity, load_templates("simple"))
 
     assert "3 seen classes, 21 training and 9 validation photos" in said
     assert any(line.startswith("temperatures:") for line in said)
@@ -190,7 +191,7 @@ def test_with_a_tiny_clip(clip_folder, photos, layout, tmp_path):
     templates.write_text("a {}.\nmy {}!\n")
     train_run(layout, encoder, LINEAR, CPU, templates=str(templates))
     kept = load_gate(layout)
-    assert kept.templates == str(templates)
+    assert kept.templates == Templates(str(templates), ("a {}.", "my {}!"))
     data = data_of(layout, encoder, LINEAR)
     texts = np.stack([encoder.encode_texts([f"a {name}.", f"my {name}!"]).mean(0) for name in CLASSES])
     texts /= np.linalg.norm(texts, axis=1, keepdims=True)

@@ -9,7 +9,7 @@ def info(run: options.Run = options.DEFAULT_RUN) -> None:
     """Say what a run holds: index, encoder, head and gate."""
     from rich.markup import escape
 
-    from hybrid.artifact import HeadFiles, HeadInfo, Layout, load_gate, read_json, read_run
+    from hybrid.artifact import Layout, load_gate, read_head_info, read_run
     from hybrid.cli import show
     from hybrid.errors import listing
     from hybrid.index.store import EmbeddingStore
@@ -31,10 +31,10 @@ def info(run: options.Run = options.DEFAULT_RUN) -> None:
     line("labels", f"{len(labels)}: {listing([f'{name} {n}' for name, n in labels.items()], 8) or 'none'}")
     for name, count in counts["embeddings"].items():
         line("vectors", f"{count} by {name}")
-    if not layout.head.is_dir():
+    head = read_head_info(layout)
+    if head is None:
         line("head", "none (hybrid train-head)")
         return
-    head = read_json(layout.head / HeadFiles.SETTINGS, HeadInfo)
     kind = head.settings.backbone if head.settings.kind == "backbone" else "linear on CLIP embeddings"
     line(
         "head",

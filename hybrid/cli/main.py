@@ -19,8 +19,8 @@ from hybrid.cli.train_head import train_head
 from hybrid.errors import HybridError
 
 DEBUG = "HYBRID_DEBUG"
-# Must be set before torch loads OpenMP. Threads that spin while they wait slow each other down to a fifth when
-# anything else runs on the machine, a loader process included, and gain nothing when it is idle (RESULTS.md).
+# Must be set before torch loads OpenMP. Threads that spin while they wait take the cores from the threads that decode
+# photos, and from anything else that runs on a laptop (figures in benchmarks/RESULTS.md).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = typer.Typer(
