@@ -11,6 +11,7 @@ from hybrid.artifact import GateInfo, read_json, write_json
 from hybrid.errors import GateError
 from hybrid.fusion.calibration import fit_temperature
 from hybrid.fusion.gate import MassGate, fit_mass_gate
+from hybrid.prompts import Templates
 
 GATE = MassGate(head_temperature=2.0, zero_shot_temperature=0.5, photos=100, classes=3)
 ONES = MassGate(head_temperature=1.0, zero_shot_temperature=1.0, photos=1, classes=3)
@@ -123,7 +124,12 @@ def test_fit_takes_each_experts_temperature():
 def test_it_is_kept_as_plain_numbers(tmp_path):
     gate = MassGate(head_temperature=1 / 3, zero_shot_temperature=1.7e-3, photos=7, classes=3)
     file = tmp_path / "gate.json"
-    write_json(file, GateInfo(gate=gate, encoder_identity="e", head_sha256="h", templates="simple"))
+    write_json(
+        file,
+        GateInfo(
+            gate=gate, encoder_identity="e", head_sha256="h", templates=Templates("simple", ("a photo of a {}.",))
+        ),
+    )
     text = file.read_text()
     assert '"kind": "mass"' in text
     assert '"head_temperature": 0.3333333333333333' in text
