@@ -70,6 +70,12 @@ class MissingExtraError(HybridError):
         )
 
 
+def first_line(error: Exception, limit: int = 300) -> str:
+    """Name another library's error in one line: its kind, and the start of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:limit]}" if lines else type(error).__name__
+
+
 def listing(items: list[str], limit: int = 10) -> str:
     """Join names for a message: the first `limit` of them, then how many more there are."""
     shown = ", ".join(items[:limit])

@@ -15,6 +15,7 @@ ROOMS = [
     "errors",
     "config",
     "device",
+    "hub",
     "data",
     "prompts",
     "label_space",

@@ -56,12 +56,13 @@ def train_head(
     from hybrid.config import HeadSettings, load_settings
     from hybrid.device import resolve
     from hybrid.encoders import load_encoder
+    from hybrid.encoders.base import expand_user
     from hybrid.training import train_run
 
     flags = {
         "kind": head,
         "backbone": backbone,
-        "backbone_weights": str(backbone_weights.expanduser().absolute()) if backbone_weights else None,
+        "backbone_weights": str(expand_user(str(backbone_weights)).absolute()) if backbone_weights else None,
         "pretrained": pretrained,
         "epochs": epochs,
         "batch_size": batch_size,

@@ -18,7 +18,8 @@ import torch
 from hybrid.data.records import ImageRecord
 from hybrid.device import Compute
 from hybrid.encoders.base import FloatArray, expand_user, fingerprint, unit_norm
-from hybrid.errors import EncoderError, listing
+from hybrid.errors import EncoderError, first_line, listing
+from hybrid.hub import find_cached, require_network
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,7 +29,6 @@ WEIGHTS_ENDINGS = (".safetensors", ".bin", ".pth", ".pt")
 WEIGHTS_NAMES = ("open_clip_model", "open_clip_pytorch_model", "model", "pytorch_model")
 HUB = "hf-hub:"
 TEXT_BATCH = 256
-HUB_TIMEOUT = 10.0
 THREE_WAYS = (
     "one of\n"
     "    (1) a model and tag that are in this machine's cache: --encoder MODEL --pretrained TAG\n"
@@ -244,7 +244,7 @@ def _load(source: ClipSource, tokenizer_name: str, compute: Compute) -> tuple[An
         raise EncoderError(
             f"cannot load {source.shown}",
             expected="weights that fit the model (safetensors, or torch with plain tensors)",
-            got=_first_line(error),
+            got=first_line(error),
         ) from error
     model.eval().requires_grad_(False)
     return model, transform, tokenizer
@@ -293,7 +293,7 @@ def _fetch(source: ClipSource) -> ClipSource:
     except Exception as error:  # hub, http and socket layers each raise kinds of their own
         raise EncoderError(
             f"the weights of {source.shown} are not in the cache and cannot be downloaded",
-            got=_first_line(error),
+            got=first_line(error),
             fix=THREE_WAYS,
         ) from error
 
@@ -301,25 +301,17 @@ def _fetch(source: ClipSource) -> ClipSource:
 def _from_hub(address: str) -> Path:
     """Find ``ORG/REPO/FILE`` (``ORG/REPO/``: its weights) in the hub's cache, else download it."""
     import open_clip
-    from huggingface_hub import constants, get_session, try_to_load_from_cache
 
     repository, _, name = address.rpartition("/")
     if name in ("", "open_clip_pytorch_model.bin"):
         candidates = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
     else:
         candidates = [str(Path(name).with_suffix(".safetensors")), name]
-    for candidate in candidates:
-        cached = try_to_load_from_cache(repository, candidate)
-        if isinstance(cached, str):
-            return Path(cached)
-    # The hub's client tries each file for half a minute where there is no network: ask once, before.
-    get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT)
+    cached = find_cached(repository, candidates)
+    if cached is not None:
+        return cached
+    require_network()
     return Path(open_clip.download_pretrained({"hf_hub": address}))
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
 def _digest(files: Sequence[Path]) -> str:

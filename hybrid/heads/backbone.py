@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from hybrid.config import HeadSettings
-from hybrid.errors import HeadError, listing
+from hybrid.encoders.base import expand_user
+from hybrid.errors import HeadError, first_line, listing
+from hybrid.hub import find_cached, require_network
 
 Transform = Callable[[Any], torch.Tensor]
 HUB = "hf-hub:"
-HUB_TIMEOUT = 10.0
 
 
 class PhotoClassifier(nn.Module):
@@ -90,7 +91,7 @@ def build_model(settings: HeadSettings, classes: int, *, load_weights: bool = Tr
     if load_weights:
         _check_size(backbone, settings)
     if load_weights and settings.backbone_weights is not None:
-        _load_backbone(backbone, Path(settings.backbone_weights).expanduser())
+        _load_backbone(backbone, expand_user(settings.backbone_weights))
     # Weights trained from nothing need their batch norms to learn.
     freeze_norms = settings.freeze_norms and (settings.pretrained or settings.backbone_weights is not None)
     classifier = build_classifier(int(backbone.head_hidden_size), classes, settings.hidden, settings.dropout)
@@ -119,7 +120,6 @@ def _create(settings: HeadSettings, pretrained: bool) -> Any:
 
 def _ask_hub(backbone: str) -> None:
     """Raise at once where weights are neither cached nor to be had: the hub's client tries for a minute."""
-    from huggingface_hub import constants, get_session, try_to_load_from_cache
     from timm.models import get_pretrained_cfg
 
     config = None if backbone.startswith(HUB) else get_pretrained_cfg(backbone)
@@ -127,10 +127,9 @@ def _ask_hub(backbone: str) -> None:
     if not address:
         return
     repository, _, revision = address.partition("@")
-    for name in ((config and config.hf_hub_filename) or "model.safetensors", "pytorch_model.bin"):
-        if isinstance(try_to_load_from_cache(repository, name, revision=revision or None), str):
-            return
-    get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT)
+    names = ((config and config.hf_hub_filename) or "model.safetensors", "pytorch_model.bin")
+    if find_cached(repository, names, revision or None) is None:
+        require_network()
 
 
 def _backbone_error(settings: HeadSettings, from_timm: bool, error: Exception) -> HeadError:
@@ -144,7 +143,7 @@ def _backbone_error(settings: HeadSettings, from_timm: bool, error: Exception) -
     if fault is None:
         return HeadError(
             f"the pretrained weights of {settings.backbone} are not in the cache and cannot be downloaded",
-            got=_reason(error),
+            got=first_line(error),
             fix="--backbone-weights FILE.safetensors (a local file), --no-pretrained (train from nothing), "
             "or --head linear (logistic regression on the CLIP embeddings)",
         )
@@ -152,7 +151,7 @@ def _backbone_error(settings: HeadSettings, from_timm: bool, error: Exception) -
     return HeadError(
         f"cannot build {settings.backbone} with {settings.backbone_args}",
         expected=f"a tag among {listing(tags)}" if tags and tag not in tags else None,
-        got=_reason(fault),
+        got=first_line(fault),
     )
 
 
@@ -166,11 +165,6 @@ def _fault_without_weights(settings: HeadSettings) -> Exception | None:
     return None
 
 
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
-
-
 def _check_size(backbone: nn.Module, settings: HeadSettings) -> None:
     size = settings.image_size
     try:
@@ -179,7 +173,7 @@ def _check_size(backbone: nn.Module, settings: HeadSettings) -> None:
     except Exception as error:  # each family fails in its own way, in the midst of its arithmetic
         raise HeadError(
             f"{settings.backbone} cannot take photos of {size} x {size} pixels",
-            got=_reason(error),
+            got=first_line(error),
             fix="another --image-size, such as 224",
         ) from error
 
@@ -199,7 +193,7 @@ def _load_backbone(backbone: nn.Module, file: Path) -> None:
         state = {str(name): tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
     except Exception as error:  # safetensors, zipfile and torch's unpickler each have their own kinds
         raise HeadError(
-            f"cannot read {file}", expected="safetensors, or torch with plain tensors", got=_reason(error)
+            f"cannot read {file}", expected="safetensors, or torch with plain tensors", got=first_line(error)
         ) from error
     own = backbone.state_dict()
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
@@ -249,7 +243,7 @@ def _stages(backbone: Any) -> list[list[str]]:
     except (AttributeError, AssertionError, NotImplementedError) as error:
         raise HeadError(
             f"timm does not say what the stages of {type(backbone).__name__} are",
-            got=_reason(error),
+            got=first_line(error),
             fix="--set unfreeze=all, or --set unfreeze=none",
         ) from error
     stages: list[list[str]] = []
