@@ -16,7 +16,11 @@ from hybrid.config import EncoderSettings, HeadSettings
 from hybrid.device import Compute
 from hybrid.encoders.base import Encoder
 from hybrid.errors import ArtifactError
-from hybrid.fusion.gate import MassGate
+from hybrid.fusion.decide import FittedGate
+from hybrid.fusion.gate import Gate
+from hybrid.fusion.memory import ClassMemory
+from hybrid.fusion.operating import HeldOut
+from hybrid.fusion.reject import Rejector
 from hybrid.heads.base import Head
 from hybrid.prompts import Templates
 
@@ -50,6 +54,11 @@ class Layout:
         """Folder of the head, its log and the gate that was fitted to it."""
         return self.root / "head"
 
+    @property
+    def features(self) -> Path:
+        """Features of the backbone before fine-tuning, kept for the gate's episodes."""
+        return self.root / "frozen_features.safetensors"
+
 
 class HeadFiles:
     """Names inside the head's folder."""
@@ -57,6 +66,8 @@ class HeadFiles:
     SETTINGS = "head.json"
     WEIGHTS = "model.safetensors"
     GATE = "gate.json"
+    MEMORY = "memory.safetensors"
+    HELD_OUT = "held_out.safetensors"
     LOG = "log.csv"
     CURVES = "curves.png"
 
@@ -101,8 +112,12 @@ class GateInfo(Struct, frozen=True, kw_only=True):
 
     Attributes
     ----------
-    gate : MassGate or None
-        None where none could be fitted; `reason` says why.
+    gate : Gate or None
+        None where the encoder cannot name the seen classes; `reason` says why.
+    rejector : Rejector or None
+        None where the gate is the documented prior; `reason` says why.
+    memory_sha256 : str
+        Of the memory's file that the gate was fitted with.
     head_sha256 : str
         Of the head's weights file; a gate serves no other head.
     templates : Templates
@@ -110,15 +125,17 @@ class GateInfo(Struct, frozen=True, kw_only=True):
     """
 
     format: int = FORMAT
-    gate: MassGate | None
+    gate: Gate | None
+    rejector: Rejector | None = None
+    memory_sha256: str = ""
     reason: str = ""
     encoder_identity: str
     head_sha256: str
     templates: Templates
 
 
-def read_json(file: Path, kind: type[S]) -> S:
-    """Read a typed JSON file of a run.
+def read_json(file: Path, kind: type[S], fix: str = "make this part of the run again") -> S:
+    """Read a typed JSON file of a run; `fix` is what an error advises.
 
     Raises
     ------
@@ -126,7 +143,7 @@ def read_json(file: Path, kind: type[S]) -> S:
         If it is missing, torn, or of another format.
     """
     if not file.is_file():
-        raise ArtifactError(f"the run lacks {file.name}", got=f"no file {file}")
+        raise ArtifactError(f"the run lacks {file.name}", got=f"no file {file}", fix=fix)
     data = file.read_bytes()
     try:
         found = msgspec.json.decode(data, type=dict[str, Any]).get("format")
@@ -135,10 +152,11 @@ def read_json(file: Path, kind: type[S]) -> S:
                 f"{file} has another format",
                 expected=f"format {FORMAT} (hybrid {__version__})",
                 got=str(found),
+                fix=fix,
             )
         return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:  # ValidationError is a kind of the first
-        raise ArtifactError(f"{file} is damaged", got=str(error), fix="make this part of the run again") from error
+        raise ArtifactError(f"{file} is damaged or of another version", got=str(error), fix=fix) from error
 
 
 def write_json(file: Path, value: Struct) -> None:
@@ -171,15 +189,24 @@ class HeadDraft:
     """A head being trained: written beside the run's head, and swapped in when all of it is there.
 
     Use as a context manager; without `publish` the draft is removed.
+
+    Parameters
+    ----------
+    copy : bool
+        Start from the run's head, to change a part of it.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, *, copy: bool = False) -> None:
         self._layout = layout
+        self._copy = copy
         self.folder = layout.head.with_name("head.part")
 
     def __enter__(self) -> HeadDraft:
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
+        if self._copy:
+            shutil.copytree(self._layout.head, self.folder)
+        else:
+            self.folder.mkdir(parents=True)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -196,13 +223,26 @@ class HeadDraft:
             from hybrid.heads.backbone_head import BackboneHead, save_backbone_head
 
             save_backbone_head(cast(BackboneHead, head), file)
+        self.save_settings(info)
+
+    def save_settings(self, info: HeadInfo) -> None:
+        """Write what the head is."""
         write_json(self.folder / HeadFiles.SETTINGS, info)
 
-    def save_gate(self, gate: MassGate | None, encoder: Encoder, templates: Templates, reason: str = "") -> None:
-        """Write the gate, tied to the weights in this draft."""
+    def save_gate(self, fitted: FittedGate, encoder: Encoder, templates: Templates) -> None:
+        """Write the gate and what it needs, tied to the weights in this draft."""
+        memory, kept = self.folder / HeadFiles.MEMORY, self.folder / HeadFiles.HELD_OUT
+        for stale in (memory, kept):
+            stale.unlink(missing_ok=True)
+        if fitted.memory is not None:
+            fitted.memory.save(memory)
+        if fitted.held_out is not None:
+            fitted.held_out.save(kept)
         info = GateInfo(
-            gate=gate,
-            reason=reason,
+            gate=fitted.gate,
+            rejector=fitted.rejector,
+            memory_sha256=file_sha256(memory) if fitted.memory is not None else "",
+            reason=fitted.reason,
             encoder_identity=encoder.identity,
             head_sha256=file_sha256(self.folder / HeadFiles.WEIGHTS),
             templates=templates,
@@ -250,12 +290,26 @@ def _recover(layout: Layout) -> Path:
     return old
 
 
-def load_gate(layout: Layout) -> GateInfo:
-    """Read the gate that belongs to the run's head."""
-    info = read_json(layout.head / HeadFiles.GATE, GateInfo)
+def read_gate(layout: Layout) -> GateInfo:
+    """Read the gate's numbers."""
+    info = read_json(layout.head / HeadFiles.GATE, GateInfo, "hybrid fit-gate --templates simple, or hybrid train-head")
     if info.head_sha256 != file_sha256(layout.head / HeadFiles.WEIGHTS):
         raise ArtifactError("the gate was fitted to another head", fix="hybrid train-head")
     return info
+
+
+def load_gate(layout: Layout) -> tuple[FittedGate, GateInfo]:
+    """Read the gate that belongs to the run's head, and all it needs."""
+    info = read_gate(layout)
+    memory = held_out = None
+    if info.gate is not None:
+        file = layout.head / HeadFiles.MEMORY
+        memory = ClassMemory.load(file)
+        if info.memory_sha256 != file_sha256(file):
+            raise ArtifactError("the gate was fitted with another memory", got=str(file), fix="hybrid train-head")
+    if info.rejector is not None:
+        held_out = HeldOut.load(layout.head / HeadFiles.HELD_OUT)
+    return FittedGate(info.gate, memory, info.rejector, held_out, info.reason), info
 
 
 def file_sha256(file: Path) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid.artifact import Layout, load_gate, load_head, read_run
+from hybrid.answers import Answers, Prediction, to_predictions
+from hybrid.artifact import HeadInfo, Layout, load_gate, load_head, read_run
 from hybrid.config import EncoderSettings
 from hybrid.data.decode import decode
 from hybrid.data.records import ImageRecord
@@ -21,73 +22,14 @@ from hybrid.encoders import load_encoder
 from hybrid.encoders.base import Encoder, FloatArray
 from hybrid.errors import ArtifactError, GateError, UnreadableImageError
 from hybrid.fusion.calibration import log_softmax
+from hybrid.fusion.decide import Decider, FittedGate
 from hybrid.fusion.experts import zero_shot_logits
-from hybrid.fusion.gate import Fused, MassGate
+from hybrid.fusion.operating import Policy, uniform_from_hash
 from hybrid.heads.base import Head
 from hybrid.index.store import EmbeddingStore
 from hybrid.index.texts import embed_classes
 from hybrid.label_space import LabelSpace, join
 from hybrid.prompts import PromptSet, Templates, load_templates
-
-Probabilities = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One photo's answer.
-
-    Attributes
-    ----------
-    path : str
-    label : str
-        The most probable class.
-    probability : float
-        Of `label`, calibrated where there is a gate.
-    seen : bool
-        Whether the head was trained on `label`.
-    p_unseen : float or None
-        Probability that the photo shows any unseen class; None without a gate.
-    expert : str
-        Who decided: ``head``, ``zero-shot``, or ``both`` where each one's own best seen class is `label`.
-    top : tuple of (label, probability)
-        Most probable first.
-    head, zero_shot : (label, probability) or None
-        What each expert says by itself: the head over the seen classes, zero-shot over all.
-    """
-
-    path: str
-    label: str
-    probability: float
-    seen: bool
-    p_unseen: float | None
-    expert: str
-    top: tuple[tuple[str, float], ...]
-    head: tuple[str, float] | None
-    zero_shot: tuple[str, float] | None
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What each system says of a batch, as probabilities over the whole label space, (n, c).
-
-    Attributes
-    ----------
-    supervised, zero_shot : (n, c) or None
-        The experts alone, as people use them: softmax of the head's logits, of the zero-shot logits.
-    hybrid : (n, c)
-        The answer: gated where there are two experts, else the only expert's.
-    p_unseen : (n,) or None
-    zero_shot_mass : (n,) or None
-        The zero-shot expert's own probability of the unseen classes.
-    fused : Fused or None
-    """
-
-    supervised: Probabilities | None
-    zero_shot: Probabilities | None
-    hybrid: Probabilities
-    p_unseen: NDArray[np.float64] | None
-    zero_shot_mass: NDArray[np.float64] | None
-    fused: Fused | None
 
 
 @dataclass(frozen=True)
@@ -116,10 +58,12 @@ class HybridClassifier:
     ----------
     encoder : Encoder
     head : Head or None
-    gate : MassGate or None
+    gate : FittedGate or None
     space : LabelSpace
     class_vectors : (c, dim) float32 or None
         Text embeddings of the label space; None where the run has no zero-shot opinion.
+    policy : Policy
+        What is expected of the photos and asked of the answers.
     notes : tuple of str
         Which device, precision, weights and experts are in use.
     trained_on : frozenset of str
@@ -128,12 +72,24 @@ class HybridClassifier:
 
     encoder: Encoder
     head: Head | None
-    gate: MassGate | None
+    gate: FittedGate | None
     space: LabelSpace
     class_vectors: FloatArray | None
     notes: tuple[str, ...] = ()
     trained_on: frozenset[str] = frozenset()
+    policy: Policy = field(default_factory=Policy)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
+    decider: Decider | None = field(init=False, default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.gate is not None and self.class_vectors is not None:
+            self.decider = Decider(self.gate, self.class_vectors, self.encoder.logit_scale, self.policy)
+        elif self.policy != Policy():
+            raise GateError(
+                "answers of one expert alone cannot be shifted, rejected or turned into sets",
+                expected="a run with a head and a gate",
+                fix="hybrid train-head first, or leave those flags out",
+            )
 
     @classmethod
     def from_run(
@@ -144,6 +100,7 @@ class HybridClassifier:
         templates: str | None = None,
         encoder: EncoderSettings | None = None,
         device: str = "auto",
+        policy: Policy | None = None,
     ) -> HybridClassifier:
         """Load what the run folder holds and join it with the named classes.
 
@@ -157,6 +114,8 @@ class HybridClassifier:
             Used only where the run has no index of its own.
         device : str
             See `hybrid.device.resolve`.
+        policy : Policy, optional
+            Expected share of unseen photos, rejection, prediction sets.
 
         Raises
         ------
@@ -174,28 +133,49 @@ class HybridClassifier:
         if info is not None:
             _check_identity("the run's index", info.encoder_identity, loaded, "hybrid build-index")
         found = load_head(layout, resolve(device)) if info else None
+        policy = policy or Policy()
         if found is None:
-            return cls._zero_shot(loaded, prompts, templates, layout if info else None)
-        head, head_info = found
-        gate_info = load_gate(layout)
-        _check_identity("the head's gate", gate_info.encoder_identity, loaded, "hybrid train-head")
+            return cls._zero_shot(loaded, prompts, templates, layout if info else None, policy)
+        return cls._gated(loaded, found, prompts, templates, layout, policy)
+
+    @classmethod
+    def _gated(
+        cls,
+        encoder: Encoder,
+        found: tuple[Head, HeadInfo],
+        prompts: PromptSet | None,
+        templates: str | None,
+        layout: Layout,
+        policy: Policy,
+    ) -> HybridClassifier:
+        head, info = found
+        fitted, gate_info = load_gate(layout)
+        _check_identity("the head's gate", gate_info.encoder_identity, encoder, "hybrid train-head")
         space = join(head.classes, prompts)
-        notes, trained_on = (*loaded.notes, *head.notes), frozenset(head_info.trained_on)
-        if gate_info.gate is not None:
+        notes, trained_on = (*encoder.notes, *head.notes), frozenset(info.trained_on)
+        if fitted.gate is not None:
             texts = load_templates(templates) if templates else gate_info.templates
-            vectors = _vectors(loaded, space, texts, layout)
-            return cls(loaded, head, gate_info.gate, space, vectors, notes, trained_on)
+            vectors = _vectors(encoder, space, texts, layout)
+            made = cls(encoder, head, fitted, space, vectors, notes, trained_on, policy)
+            warning = (f"WARNING: {fitted.warning}",) if fitted.warning else ()
+            made.notes = (*notes, *warning, *(made.decider.point.notes if made.decider else ()))
+            return made
         if space.seen < len(space.names):
             raise GateError(
                 "this run has no gate, so trained and named classes cannot be weighed against each other",
-                got=gate_info.reason,
+                got=fitted.reason,
                 fix="hybrid train-head, with classes the encoder can name (--classes FILE)",
             )
-        return cls(loaded, head, None, space, None, (*notes, f"no gate: {gate_info.reason}"), trained_on)
+        return cls(encoder, head, None, space, None, (*notes, f"no gate: {fitted.reason}"), trained_on, policy)
 
     @classmethod
     def _zero_shot(
-        cls, encoder: Encoder, prompts: PromptSet | None, templates: str | None, layout: Layout | None
+        cls,
+        encoder: Encoder,
+        prompts: PromptSet | None,
+        templates: str | None,
+        layout: Layout | None,
+        policy: Policy,
     ) -> HybridClassifier:
         if prompts is None:
             raise ArtifactError(
@@ -204,19 +184,29 @@ class HybridClassifier:
         space = join((), prompts)
         vectors = _vectors(encoder, space, load_templates(templates or "simple"), layout)
         note = "no head in this run: zero-shot only, its softmax is no calibrated probability"
-        return cls(encoder, None, None, space, vectors, (*encoder.notes, note))
+        return cls(encoder, None, None, space, vectors, (*encoder.notes, note), policy=policy)
 
     def alone(self, system: str) -> HybridClassifier | None:
         """One of its systems by itself, doing no work for the others: ``supervised`` or ``zero_shot``."""
         if system == "supervised":
-            return None if self.head is None else replace(self, gate=None, class_vectors=None, unreadable=[])
-        return None if self.class_vectors is None else replace(self, gate=None, head=None, unreadable=[])
+            only = None if self.head is None else replace(self, gate=None, class_vectors=None, policy=Policy())
+        else:
+            only = None if self.class_vectors is None else replace(self, gate=None, head=None, policy=Policy())
+        return None if only is None else replace(only, unreadable=[])
 
-    def answer(self, embeddings: FloatArray | None, head_logits: FloatArray | None) -> Answers:
-        """Turn a batch's embeddings (n, dim) and head logits (n, seen) into every system's answer."""
+    def answer(
+        self,
+        embeddings: FloatArray | None,
+        head_logits: FloatArray | None,
+        uniform: NDArray[np.float64] | None = None,
+    ) -> Answers:
+        """Turn a batch's embeddings (n, dim) and head logits (n, seen) into every system's answer.
+
+        `uniform`, a number in [0, 1) for each photo, is needed for prediction sets alone.
+        """
         classes = len(self.space.names)
         seen = self.space.seen
-        supervised = zero_shot = mass = similarity = None
+        supervised = zero_shot = mass = None
         if head_logits is not None:
             padding = np.zeros((len(head_logits), classes - seen))
             supervised = np.concatenate([np.exp(log_softmax(head_logits)), padding], axis=1)
@@ -224,10 +214,10 @@ class HybridClassifier:
             similarity = zero_shot_logits(embeddings, self.class_vectors, self.encoder.logit_scale)
             zero_shot = np.exp(log_softmax(similarity))
             mass = zero_shot[:, seen:].sum(axis=1)
-        if self.gate is not None and head_logits is not None and similarity is not None:
-            fused = self.gate.fuse(head_logits, similarity)
-            hybrid = np.exp(fused.log_probabilities)
-            return Answers(supervised, zero_shot, hybrid, fused.p_unseen, mass, fused)
+        if self.decider is not None and embeddings is not None and head_logits is not None:
+            decided = self.decider(embeddings, head_logits, uniform)
+            hybrid = np.exp(decided.fused.log_probabilities)
+            return Answers(supervised, zero_shot, hybrid, decided.fused.p_unseen, mass, decided)
         only = supervised if supervised is not None else zero_shot
         if only is None:
             raise GateError("neither a head nor named classes to answer with")
@@ -249,43 +239,15 @@ class HybridClassifier:
 
     def predictions(self, batch: Batch, top_k: int = 5) -> list[Prediction]:
         """Turn a batch's answers into one `Prediction` a photo."""
-        answers = batch.answers
-        order = np.argsort(-answers.hybrid, axis=1, kind="stable")[:, :top_k]
-        experts = self._experts(answers, order[:, 0])
-        return [
-            Prediction(
-                path=record.path,
-                label=self.space.names[order[row, 0]],
-                probability=float(answers.hybrid[row, order[row, 0]]),
-                seen=bool(order[row, 0] < self.space.seen),
-                p_unseen=None if answers.p_unseen is None else float(answers.p_unseen[row]),
-                expert=experts[row],
-                top=tuple((self.space.names[c], float(answers.hybrid[row, c])) for c in order[row]),
-                head=self._best(answers.supervised, row),
-                zero_shot=self._best(answers.zero_shot, row),
-            )
-            for row, record in enumerate(batch.records)
-        ]
-
-    def _best(self, probabilities: Probabilities | None, row: int) -> tuple[str, float] | None:
-        if probabilities is None:
-            return None
-        column = int(probabilities[row].argmax())
-        return self.space.names[column], float(probabilities[row, column])
-
-    def _experts(self, answers: Answers, chosen: NDArray[np.intp]) -> list[str]:
-        fused = answers.fused
-        if fused is None:
-            return ["head" if self.head is not None else "zero-shot"] * len(chosen)
-        names = []
-        for row, column in enumerate(chosen):
-            if column >= self.space.seen:
-                names.append("zero-shot")
-            elif column == fused.head[row].argmax() == fused.zero_shot[row].argmax():
-                names.append("both")
-            else:
-                names.append("head" if fused.head[row, column] >= fused.zero_shot[row, column] else "zero-shot")
-        return names
+        return to_predictions(
+            [record.path for record in batch.records],
+            batch.answers,
+            self.space,
+            top_k=top_k,
+            only_expert="head" if self.head is not None else "zero-shot",
+            accept_above=self.decider.point.accept_above if self.decider else None,
+            warning=self.gate.warning if self.gate else None,
+        )
 
     def _read(self, record: ImageRecord) -> _Input:
         try:
@@ -313,7 +275,8 @@ class HybridClassifier:
             head_logits = self.head.logits(
                 [item.for_head for item in inputs], empty if embeddings is None else embeddings
             )
-        return self.answer(embeddings, head_logits)
+        uniform = np.array([uniform_from_hash(item.sha256) for item in inputs])
+        return self.answer(embeddings, head_logits, uniform)
 
 
 def _vectors(encoder: Encoder, space: LabelSpace, templates: Templates, layout: Layout | None) -> FloatArray:

@@ -62,6 +62,9 @@ class HeadSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         Width of the classifier's hidden layer (0: one linear layer), and its two dropout rates.
     l2_c : float or None
         Inverse L2 strength of the linear head; None chooses it by validation NLL.
+    gate_folds : {"memory", "frozen", "fine-tuned"}
+        What the gate's fit asks for the head's doubt: nothing (the labelled photos' embeddings stand in), heads on
+        frozen features trained without some classes, or the recipe trained again without them.
     """
 
     kind: Literal["backbone", "linear"] = "backbone"
@@ -95,6 +98,7 @@ class HeadSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     monitor: Literal["loss", "accuracy"] = "loss"
     val_fraction: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.15
     l2_c: Positive | None = None
+    gate_folds: Literal["memory", "frozen", "fine-tuned"] = "memory"
     seed: int = 0
     workers: Annotated[int, Meta(ge=0)] = 2
 

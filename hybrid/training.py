@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-import numpy as np
+from msgspec import to_builtins
+from msgspec.structs import replace
 
-from hybrid.artifact import HeadDraft, HeadInfo, Layout, read_run
-from hybrid.config import HeadSettings
-from hybrid.data.decode import read_and_decode
+from hybrid.artifact import HeadDraft, HeadInfo, Layout, RunInfo, load_head, read_gate, read_run
+from hybrid.config import HeadSettings, convert
 from hybrid.data.records import ImageRecord
-from hybrid.data.stream import batched, default_workers, ordered_map
 from hybrid.device import Compute
 from hybrid.encoders.base import Encoder, FloatArray
-from hybrid.errors import ArtifactError, DataError, EncoderError, GateError, listing
-from hybrid.fusion.experts import zero_shot_logits
-from hybrid.fusion.gate import MassGate, fit_mass_gate
-from hybrid.heads.base import Head, LabelledPhotos, TrainingSet
-from hybrid.heads.dataset import training_set
+from hybrid.errors import ArtifactError, DataError, EncoderError, GateError, HeadError, listing
+from hybrid.fusion.decide import FittedGate
+from hybrid.gating import fit_run_gate
+from hybrid.heads.base import Head, TrainingSet
+from hybrid.heads.dataset import split_by_training, training_set
+from hybrid.heads.folds import FoldLogits
+from hybrid.heads.score import head_logits
 from hybrid.index.store import EmbeddingStore
 from hybrid.index.texts import embed_classes
 from hybrid.label_space import join
@@ -60,16 +62,9 @@ def train_run(
     """
     run = read_run(layout)
     texts = load_templates(templates)
-    if run.encoder_identity != encoder.identity:
-        raise ArtifactError("the index was made with another encoder", fix="hybrid build-index")
+    _check_encoder(run, encoder)
     with EmbeddingStore(layout.store, must_exist=True) as store, HeadDraft(layout) as draft:
-        data = training_set(
-            store,
-            run.encoder_fingerprint,
-            limit_to=limit_to,
-            val_fraction=settings.val_fraction,
-            seed=settings.seed,
-        )
+        data = _labelled_photos(store, run, limit_to, settings)
         say(f"{len(data.classes)} seen classes, {len(data.train)} training and {len(data.val)} validation photos")
         for note in data.notes:
             say(note)
@@ -78,14 +73,83 @@ def train_run(
         head = _train(data, settings, compute, encoder, draft, say)
         info = _describe(data, head, settings)
         draft.save(head, info)
-        gate = None
+        fitted = FittedGate(reason=reason)
         if vectors is not None:
-            gate, reason = _fit_gate(data, head, vectors, encoder.logit_scale)
-        draft.save_gate(gate, encoder, texts, reason)
+            ask = partial(_fold_logits, data, settings, compute, layout, draft, say)
+            fitted = _fit_gate(data, head, vectors, encoder.logit_scale, settings, ask)
+        draft.save_gate(fitted, encoder, texts)
         draft.publish()
-    for line in gate.describe() if gate else (f"no gate: {reason}",):
-        say(line)
+    _report(fitted, say)
     return info
+
+
+def refit_gate(
+    layout: Layout,
+    encoder: Encoder,
+    compute: Compute,
+    *,
+    gate_folds: str | None = None,
+    templates: str | None = None,
+    say: Say = lambda line: None,
+) -> None:
+    """Fit the gate of the run's head anew, on every labelled photo of the index that did not train the head.
+
+    Parameters
+    ----------
+    gate_folds : str, optional
+        See `HeadSettings.gate_folds`; default: as the head was made.
+    templates : str, optional
+        Default: those of the gate so far.
+
+    Raises
+    ------
+    HybridError
+        If the run has no head, its gate cannot be fitted, or the encoder cannot name its classes. The old gate stays.
+    """
+    loaded = load_head(layout, compute)
+    if loaded is None:
+        raise ArtifactError(f"the run {layout.root} has no head to fit a gate to", fix="hybrid train-head")
+    head, info = loaded
+    settings = convert(
+        {**to_builtins(info.settings), "gate_folds": gate_folds or info.settings.gate_folds}, HeadSettings
+    )
+    texts = load_templates(templates) if templates else read_gate(layout).templates
+    run = read_run(layout)
+    _check_encoder(run, encoder)
+    with EmbeddingStore(layout.store, must_exist=True) as store, HeadDraft(layout, copy=True) as draft:
+        data = _labelled_photos(store, run, info.classes, settings)
+        data = split_by_training(data, info.classes, frozenset(info.trained_on))
+        say(f"{len(data.val)} labelled photos of the index did not train the head")
+        vectors, reason = _name_classes(data.classes, encoder, texts, store)
+        if vectors is None:
+            raise GateError("the encoder cannot name the seen classes", got=reason)
+        if settings.kind == "backbone":
+            _check_files(data.val.records if settings.gate_folds == "memory" else data.train.records + data.val.records)
+        fold_logits = _fold_logits(data, settings, compute, layout, draft, say)
+        logits = head_logits(head, data.val)
+        fitted = fit_run_gate(
+            data,
+            logits,
+            vectors,
+            encoder.logit_scale,
+            fold_logits=fold_logits,
+            folds=settings.gate_folds,
+            seed=settings.seed,
+        )
+        draft.save_settings(replace(info, settings=settings, val_photos=len(data.val)))
+        draft.save_gate(fitted, encoder, texts)
+        draft.publish()
+    _report(fitted, say)
+
+
+def _report(fitted: FittedGate, say: Say) -> None:
+    if fitted.gate is None:
+        say(f"WARNING: no gate: {fitted.reason}")
+        return
+    if fitted.warning:
+        say(f"WARNING: {fitted.warning}")
+    for line in fitted.gate.describe():
+        say(line)
 
 
 def _train(
@@ -113,6 +177,19 @@ def _describe(data: TrainingSet, head: Head, settings: HeadSettings) -> HeadInfo
     )
 
 
+def _labelled_photos(
+    store: EmbeddingStore, run: RunInfo, limit_to: Sequence[str] | None, settings: HeadSettings
+) -> TrainingSet:
+    return training_set(
+        store, run.encoder_fingerprint, limit_to=limit_to, val_fraction=settings.val_fraction, seed=settings.seed
+    )
+
+
+def _check_encoder(run: RunInfo, encoder: Encoder) -> None:
+    if run.encoder_identity != encoder.identity:
+        raise ArtifactError("the index was made with another encoder", fix="hybrid build-index")
+
+
 def _check_files(records: Sequence[ImageRecord]) -> None:
     missing = [r.path for r in records if not Path(r.container or r.path).is_file()]
     if missing:
@@ -136,25 +213,35 @@ def _name_classes(
 
 
 def _fit_gate(
-    data: TrainingSet, head: Head, class_vectors: FloatArray, logit_scale: float
-) -> tuple[MassGate | None, str]:
+    data: TrainingSet,
+    head: Head,
+    texts: FloatArray,
+    logit_scale: float,
+    settings: HeadSettings,
+    fold_logits: Callable[[], FoldLogits | None],
+) -> FittedGate:
     """Fit on the validation photos, or say why it failed: a trained head is worth keeping without a gate."""
-    similarity = zero_shot_logits(data.val.embeddings, class_vectors, logit_scale)
     try:
-        return fit_mass_gate(_head_logits(head, data.val), similarity, data.val.target), ""
-    except GateError as error:
-        return None, f"{error.what}: {error.got}"
+        return fit_run_gate(
+            data,
+            head_logits(head, data.val),
+            texts,
+            logit_scale,
+            folds=settings.gate_folds,
+            fold_logits=fold_logits(),
+            seed=settings.seed,
+        )
+    except (GateError, HeadError) as error:  # the second from a head of the episodes
+        return FittedGate(reason=f"{error.what}: {error.got}")
 
 
-def _head_logits(head: Head, photos: LabelledPhotos, batch_size: int = 32) -> FloatArray:
-    """Score stored photos, shape (n, n_classes), reading pixels only for a head that needs them."""
-    if head.encoder_identity is not None:
-        return head.logits([], photos.embeddings)
-    prepared = ordered_map(
-        lambda record: head.prepare(read_and_decode(record)),
-        photos.records,
-        default_workers(),
-        2 * batch_size,
-    )
-    empty = np.empty((0, 0), dtype=np.float32)
-    return np.concatenate([head.logits(batch, empty) for batch in batched(prepared, batch_size)])
+def _fold_logits(
+    data: TrainingSet, settings: HeadSettings, compute: Compute, layout: Layout, draft: HeadDraft, say: Say
+) -> FoldLogits | None:
+    if settings.gate_folds == "memory":
+        return None
+    from hybrid.heads import folds
+
+    if settings.gate_folds == "frozen":
+        return folds.frozen_folds(data, settings, compute, layout.features, say)
+    return folds.tuned_folds(data, settings, compute, draft.folder, say)

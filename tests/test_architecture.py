@@ -25,7 +25,9 @@ ROOMS = [
     "heads",
     "fusion",
     "artifact",
+    "gating",
     "training",
+    "answers",
     "classifier",
     "evaluation",
     "cli",
@@ -70,7 +72,9 @@ def test_import_hybrid_loads_nothing_heavy():
     assert not loaded_after("import hybrid") & HEAVY
 
 
-@pytest.mark.parametrize("command", ["", "demo", "build-index", "train-head", "predict", "evaluate", "info"])
+@pytest.mark.parametrize(
+    "command", ["", "demo", "build-index", "train-head", "fit-gate", "predict", "evaluate", "info"]
+)
 def test_help_loads_nothing_heavy(command):
     arguments = [a for a in (command, "--help") if a]
     code = f"from hybrid.cli.main import app\nassert app({arguments!r}, standalone_mode=False) in (0, None)"

@@ -26,7 +26,11 @@ from hybrid.artifact import (
 from hybrid.config import EncoderSettings, HeadSettings
 from hybrid.device import Compute
 from hybrid.errors import ArtifactError, HeadError
-from hybrid.fusion.gate import MassGate
+from hybrid.fusion.decide import FittedGate
+from hybrid.fusion.gate import Gate, GateFit
+from hybrid.fusion.memory import ClassMemory
+from hybrid.fusion.operating import HeldOut
+from hybrid.fusion.reject import Rejector
 from hybrid.heads.linear import LinearHead
 from hybrid.prompts import Templates
 
@@ -34,7 +38,20 @@ CPU = Compute("cpu", "fp32", "test")
 CLASSES = ("cat", "dog", "emu")
 ENCODER = SimpleNamespace(name="an encoder", identity="0123abcd", fingerprint="4567cdef")
 SIMPLE = Templates("simple", ("a photo of a {}.",))
-GATE = MassGate(head_temperature=0.7, zero_shot_temperature=1.3, photos=9, classes=3)
+GATE = Gate(head_temperature=0.7, fit=GateFit(photos=9, classes=3, episodes=2))
+RNG = np.random.default_rng(0)
+MEMORY = ClassMemory.fit(RNG.normal(size=(9, 5)), np.arange(9) % 3, 3)
+HELD_OUT = HeldOut(
+    embeddings=RNG.normal(size=(4, 5)),
+    head_logits=RNG.normal(size=(4, 3)),
+    memory=RNG.normal(size=(4, 3)),
+    novelty=RNG.normal(size=4),
+    target=np.array([0, 1, 2, 0]),
+    uniform=RNG.random(4),
+)
+REJECTOR = Rejector(bias=-1 / 3, text=0.25, entropy=-1.5, unknown=tuple(np.linspace(0, 1, 101).tolist()))
+FITTED = FittedGate(GATE, MEMORY, REJECTOR, HELD_OUT)
+FILES = {HeadFiles.SETTINGS, HeadFiles.WEIGHTS, HeadFiles.GATE, HeadFiles.MEMORY, HeadFiles.HELD_OUT}
 INFO = HeadInfo(
     settings=HeadSettings(kind="linear", l2_c=3.5, dropout=(0.1, 0.2), backbone_args={"pad_type": "same", "n": [1, 2]}),
     classes=CLASSES,
@@ -54,7 +71,7 @@ def linear_head(seed: int) -> LinearHead:
 
 def fill(draft: HeadDraft, seed: int) -> None:
     draft.save(linear_head(seed), INFO)
-    draft.save_gate(GATE, ENCODER, SIMPLE)
+    draft.save_gate(FITTED, ENCODER, SIMPLE)
 
 
 def publish(layout: Layout, seed: int) -> None:
@@ -67,7 +84,7 @@ def seed_of(layout: Layout) -> int:
     """Which of the heads of this file the run holds, its gate included."""
     head, info = load_head(layout, CPU)
     assert info == INFO
-    assert load_gate(layout).gate == GATE
+    assert load_gate(layout)[0].gate == GATE
     return next(seed for seed in range(5) if np.array_equal(linear_head(seed).weight, head.weight))
 
 
@@ -105,7 +122,9 @@ def publish_killed_at_rename(layout: Layout, seed: int, number: int, monkeypatch
     "value",
     [
         INFO,
-        GateInfo(gate=GATE, encoder_identity="e", head_sha256="h", templates=SIMPLE),
+        GateInfo(
+            gate=GATE, rejector=REJECTOR, memory_sha256="m", encoder_identity="e", head_sha256="h", templates=SIMPLE
+        ),
         GateInfo(
             gate=None,
             reason="no names",
@@ -231,7 +250,7 @@ def test_publish_takes_the_old_heads_place_whole(layout):
     publish(layout, 2)
     assert seed_of(layout) == 2
     assert [path.name for path in layout.root.iterdir()] == ["head"]
-    assert {path.name for path in layout.head.iterdir()} == {HeadFiles.SETTINGS, HeadFiles.WEIGHTS, HeadFiles.GATE}
+    assert {path.name for path in layout.head.iterdir()} == FILES
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -285,21 +304,11 @@ def test_a_gate_serves_no_other_head(layout):
     gate = layout.head / HeadFiles.GATE
     kept = gate.read_bytes()
     publish(layout, 2)
-    assert load_gate(layout).head_sha256 == file_sha256(layout.head / HeadFiles.WEIGHTS)
+    assert load_gate(layout)[1].head_sha256 == file_sha256(layout.head / HeadFiles.WEIGHTS)
     gate.write_bytes(kept)
     with pytest.raises(ArtifactError, match="another head") as caught:
         load_gate(layout)
     assert "train-head" in caught.value.fix
-
-
-def test_a_head_without_a_gate_says_why(layout):
-    with HeadDraft(layout) as draft:
-        draft.save(linear_head(0), INFO)
-        draft.save_gate(None, ENCODER, SIMPLE, "no names")
-        draft.publish()
-    info = load_gate(layout)
-    assert info.gate is None
-    assert info.reason == "no names"
 
 
 @pytest.mark.parametrize("name", [HeadFiles.SETTINGS, HeadFiles.WEIGHTS])

@@ -12,7 +12,11 @@ from hybrid.classifier import HybridClassifier
 from hybrid.data.sources import scan
 from hybrid.errors import ArtifactError, DataError, GateError
 from hybrid.evaluation.evaluate import evaluate
-from hybrid.fusion.gate import MassGate
+from hybrid.fusion.decide import FittedGate
+from hybrid.fusion.gate import Gate, GateFit, GateWeights, SeenWeights
+from hybrid.fusion.memory import ClassMemory
+from hybrid.fusion.operating import HeldOut, Policy
+from hybrid.fusion.reject import Rejector
 from hybrid.label_space import join
 from hybrid.prompts import PromptSet
 
@@ -62,11 +66,39 @@ class PixelHead:
         return np.stack(prepared)
 
 
-GATE = MassGate(head_temperature=0.5, zero_shot_temperature=2.0, photos=9, classes=2)
+def near(centre, count, rng):
+    rows = np.array(centre) + 0.2 * rng.normal(size=(count, 3))
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+RNG = np.random.default_rng(0)
+LABELLED = np.concatenate([near(centre, 20, RNG) for centre in ([0.95, 0.2, 0.1], [0.15, 0.95, 0.2])])
+TARGET = np.repeat([0, 1], 20)
+WEIGHTS = GateWeights(bias=0.3, unseen_text=0.5, seen_text=-0.25)
+# No memory: what is expected can be written down without it.
+GATE = Gate(
+    seen=SeenWeights(similarity=0.4, alignment=0.0, head=0.7, memory=0.0),
+    gate=WEIGHTS,
+    fit=GateFit(photos=40, classes=2, episodes=5),
+)
+FITTED = FittedGate(
+    GATE,
+    ClassMemory.fit(LABELLED, TARGET, 2),
+    Rejector(bias=-2.0, text=0.4, entropy=-1.0, unknown=tuple(np.linspace(0, 1, 101).tolist())),
+    HeldOut(
+        embeddings=LABELLED,
+        head_logits=3 * LABELLED[:, :2],
+        memory=np.zeros((40, 2)),
+        novelty=np.zeros(40),
+        target=TARGET,
+        uniform=(np.arange(40) + 0.5) / 40,
+    ),
+)
+PRIOR = FittedGate(Gate(), FITTED.memory, reason="too little to fit a gate on")
 
 
 def make(**changes):
-    parts = {"encoder": ColourEncoder(), "head": PixelHead(), "gate": GATE, "space": SPACE}
+    parts = {"encoder": ColourEncoder(), "head": PixelHead(), "gate": FITTED, "space": SPACE}
     return HybridClassifier(**{**parts, "class_vectors": CLASS_VECTORS, **changes})
 
 
@@ -91,10 +123,11 @@ def test_answers_equal_the_formula():
     np.testing.assert_allclose(answers.zero_shot, zero_shot, rtol=1e-5)
     head = softmax(head_logits.astype(float), axis=1)
     np.testing.assert_allclose(answers.supervised, np.c_[head, np.zeros(6)], rtol=1e-6)
-    joint = softmax(10 * vectors.astype(float) @ CLASS_VECTORS.T / 2.0, axis=1)
-    p_unseen = joint[:, 2]
-    among = np.sqrt(softmax(head_logits / 0.5, axis=1) * joint[:, :2] / joint[:, :2].sum(1, keepdims=True))
-    expected = np.c_[(1 - p_unseen)[:, None] * among / among.sum(1, keepdims=True), p_unseen]
+    similarity = 10 * vectors.astype(float) @ CLASS_VECTORS.T
+    odds = 0.3 + 0.5 * similarity[:, 2] - 0.25 * np.log(np.exp(similarity[:, :2]).mean(axis=1))
+    p_unseen = 1 / (1 + np.exp(-odds))
+    among = softmax(0.4 * similarity[:, :2] + 0.7 * np.log(head), axis=1)
+    expected = np.c_[(1 - p_unseen)[:, None] * among, p_unseen]
     np.testing.assert_allclose(answers.hybrid, expected, rtol=1e-5)
     np.testing.assert_allclose(answers.p_unseen, p_unseen, rtol=1e-5)
     np.testing.assert_allclose(answers.zero_shot_mass, zero_shot[:, 2], rtol=1e-5)
@@ -125,21 +158,6 @@ def test_predictions_name_label_probability_and_expert(photos):
     for p in predictions:
         assert p.top[0] == (p.label, p.probability)
         assert p.top[0][1] >= p.top[1][1]
-
-
-@pytest.mark.parametrize(
-    ("head", "zero_shot", "expert"),
-    [
-        ([9.0, 0.0], [0.6, 0.7, 0.0], "head"),
-        ([0.1, 0.0], [0.0, 0.9, 0.0], "zero-shot"),
-        ([3.0, 0.0], [0.9, 0.1, 0.0], "both"),
-        ([9.0, 0.0], [0.0, 0.0, 1.0], "zero-shot"),
-    ],
-)
-def test_who_decided(head, zero_shot, expert):
-    classifier = make(gate=MassGate(head_temperature=1.0, zero_shot_temperature=1.0, photos=9, classes=2))
-    answers = classifier.answer(np.array([zero_shot], dtype=np.float32), np.array([head], dtype=np.float32))
-    assert classifier._experts(answers, answers.hybrid.argmax(1)) == [expert]
 
 
 def test_content_hashes_and_unreadable_files(photos):
@@ -211,3 +229,99 @@ def test_head_alone_is_its_own_softmax():
     answers = make(gate=None, class_vectors=None, space=join(SEEN, None)).answer(None, logits)
     np.testing.assert_allclose(answers.hybrid, np.exp(log_softmax(logits, axis=1)), rtol=1e-6)
     assert answers.p_unseen is None
+
+
+# What the user asks for
+
+
+def ask(photos, **changes):
+    classifier = make(**changes)
+    records = scan([photos], labelled=False).records
+    batches = list(classifier.classify(records))
+    return classifier, {p.path[-10:]: p for b in batches for p in classifier.predictions(b)}, batches
+
+
+def test_the_prior_shifts_every_answer(photos):
+    plain = ask(photos)[1]
+    shifted = ask(photos, policy=Policy(prior=0.1))[1]
+    for path, prediction in plain.items():
+        p = prediction.p_unseen
+        assert shifted[path].p_unseen == pytest.approx(0.1 * p / (0.1 * p + 0.9 * (1 - p)))
+
+
+def test_rejection(photos):
+    classifier, predictions, batches = ask(photos, policy=Policy(reject=0.9))
+    threshold = classifier.decider.point.accept_above
+    p_known = np.concatenate([b.answers.decided.p_known for b in batches])
+    assert {p.p_known for p in predictions.values()} == set(p_known.tolist())
+    for p in predictions.values():
+        assert (p.label == "none of these") == (p.p_known < threshold)
+    assert {p.p_known for p in ask(photos)[1].values()} == {None}
+
+
+def test_sets_come_from_the_content_of_the_photo(photos):
+    classifier, predictions, batches = ask(photos, policy=Policy(coverage=0.8))
+    answers = np.concatenate([b.answers.hybrid for b in batches])
+    hashes = [h for b in batches for h in b.hashes]
+    threshold = classifier.decider.point.set_threshold
+    for (path, p), row, sha256 in zip(predictions.items(), answers, hashes, strict=True):
+        uniform = int(sha256[:13], 16) / 16**13
+        expected = set()
+        for c in range(3):
+            likelier = row[row > row[c]]
+            if likelier.sum() + uniform * row[c] + 0.05 * len(likelier) <= threshold or len(likelier) == 0:
+                expected.add(SPACE.names[c])
+        assert set(p.set) == expected, path
+        assert p.set[0] == p.label
+    # The same file under another name gets the same set.
+    copy = photos / "again.png"
+    copy.write_bytes((photos / "red" / "0.png").read_bytes())
+    again = ask(photos, policy=Policy(coverage=0.8))[1]
+    assert again[str(copy)[-10:]].set == again["/red/0.png"[-10:]].set
+
+
+def test_every_prediction_warns_where_the_gate_is_the_prior(photos):
+    warnings = {p.warning for p in ask(photos, gate=PRIOR)[1].values()}
+    assert warnings == {"the gate is the documented prior, not fitted: too little to fit a gate on"}
+    assert {p.warning for p in ask(photos)[1].values()} == {None}
+
+
+@pytest.mark.parametrize("policy", [Policy(max_seen_loss=0.1), Policy(reject=0.9), Policy(coverage=0.9)], ids=str)
+def test_the_prior_cannot_promise(policy):
+    with pytest.raises(GateError, match="needs a fitted gate"):
+        make(gate=PRIOR, policy=policy)
+    make(gate=PRIOR, policy=Policy(prior=0.2))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"gate": None, "class_vectors": None, "space": join(SEEN, None)},
+        {"gate": None, "head": None, "space": join((), PromptSet.from_names(["a", "b", "c"]))},
+    ],
+    ids=["head", "zero-shot"],
+)
+@pytest.mark.parametrize("policy", [Policy(prior=0.2), Policy(reject=0.9), Policy(coverage=0.9)], ids=str)
+def test_one_expert_alone_cannot_be_shifted(parts, policy):
+    with pytest.raises(GateError, match="one expert alone") as caught:
+        make(**parts, policy=policy)
+    assert "train-head" in caught.value.fix
+    assert make(**parts).decider is None
+
+
+def test_a_gate_that_is_none_is_refused():
+    with pytest.raises(GateError, match="no gate") as caught:
+        make(gate=FittedGate(reason="no names"))
+    assert caught.value.got == "no names"
+
+
+@pytest.mark.parametrize("system", ["supervised", "zero_shot"])
+def test_alone_asks_for_nothing(photos, system):
+    whole = make(policy=Policy(prior=0.2, reject=0.9, coverage=0.8))
+    only = whole.alone(system)
+    assert only.policy == Policy()
+    (batch,) = only.classify(scan([photos], labelled=False).records)
+    found = only.predictions(batch)
+    assert {p.expert for p in found} == {"head" if system == "supervised" else "zero-shot"}
+    assert {p.p_known for p in found} == {p.set for p in found} == {None}
+    assert whole.decider is not None

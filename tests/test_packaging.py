@@ -25,7 +25,8 @@ def test_wheel_holds_prompts_weights_and_types(wheel):
     prompts = {f"hybrid/_prompts/{f.relative_to(ROOT / 'prompts')}" for f in (ROOT / "prompts").rglob("*.txt")}
     assert prompts
     assert prompts <= names
-    assert {"hybrid/py.typed", "hybrid/encoders/tiny_clip/open_clip_model.safetensors"} <= names
+    data = ("py.typed", "encoders/tiny_clip/open_clip_model.safetensors", "evaluation/report.html.j2")
+    assert {f"hybrid/{name}" for name in data} <= names
     assert not [name for name in names if not name.startswith(("hybrid/", "hybrid_classifier-"))]
 
 

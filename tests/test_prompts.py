@@ -17,6 +17,7 @@ BUNDLED = {
     "cifar100": 100,
     "flowers102": 102,
     "food101": 101,
+    "nouns": 2947,
     "pets37": 37,
 }
 
@@ -105,6 +106,12 @@ def test_bundled_prompt_files(name, count):
         assert len(keys) == len(set(keys)), "a synonym that says nothing new"
     synonyms = {class_key(text) for entry in loaded.classes for text in entry.synonyms}
     assert not synonyms & {class_key(text) for text in loaded.names}, "a synonym that is another class"
+
+
+def test_nouns_are_plain_and_sorted():
+    names = PromptSet.load("nouns").names
+    assert list(names) == sorted(names)
+    assert all(name == class_key(name) and name.isascii() for name in names)
 
 
 def test_every_bundled_file_is_tested():

@@ -38,7 +38,10 @@ def demo(
         ),
         (
             "Test on photos of all 50 classes",
-            ["evaluate", str(data / "test"), "--prompts", prompts, "--json", str(folder / "scores.json"), *common],
+            [
+                *("evaluate", str(data / "test"), "--prompts", prompts),
+                *("--json", str(folder / "scores.json"), "--report", str(folder), *common),
+            ],
         ),
         (
             "Classify a folder of unlabelled photos",
@@ -50,7 +53,8 @@ def demo(
         console.print(f"[green]$ {shlex.join(['hybrid', *arguments])}[/green]", soft_wrap=True)
         _run(arguments)
     console.print(
-        f"\nThe picture: [bold]{picture}[/bold]    learning curves: [bold]{run / 'head' / 'curves.png'}[/bold]\n\n"
+        f"\nThe picture: [bold]{picture}[/bold]    learning curves: [bold]{run / 'head' / 'curves.png'}[/bold]\n"
+        f"All about the answers, to open in a browser: [bold]{folder / 'report.html'}[/bold]\n\n"
         "Now with your own photos (the default encoder and backbone download their weights once):\n"
         "  hybrid build-index PHOTOS/train                      one folder a class\n"
         "  hybrid train-head                                    fine-tune, calibrate, fit the gate\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,18 @@ def evaluate(
     prompts: options.Prompts = None,
     templates: options.TemplatesOption = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False, writable=True, help="Write report.html into this folder: one page with curves and photos."
+        ),
+    ] = None,
+    prior: options.Prior = None,
+    balance: options.BalanceOption = None,
+    max_seen_loss: options.MaxSeenLoss = None,
+    reject: options.Reject = None,
+    max_false_accept: options.MaxFalseAccept = None,
+    coverage: options.Coverage = None,
     encoder: options.Encoder = None,
     pretrained: options.Pretrained = None,
     precision: options.Precision = None,
@@ -29,10 +42,12 @@ def evaluate(
     from hybrid.cli.load import load_classifier
     from hybrid.data.sources import scan
     from hybrid.evaluation.evaluate import evaluate as run_evaluation
+    from hybrid.evaluation.promises import describe
     from hybrid.evaluation.report import scores_table
 
+    policy = options.policy_of(prior, balance, max_seen_loss, reject, max_false_accept, coverage)
     found = scan(sources)
-    classifier = load_classifier(run, prompts, templates, encoder, pretrained, precision, device)
+    classifier = load_classifier(run, prompts, templates, encoder, pretrained, precision, device, policy)
     for line in (*found.notes, *classifier.notes):
         show.note(line)
     with show.photo_progress("evaluating", len(found.records)) as progress:
@@ -45,6 +60,15 @@ def evaluate(
     console = show.stdout()
     console.print(f"{result.scored} photos, {result.seen} seen and {result.unseen} unseen classes")
     console.print(scores_table(result.systems))
+    for promise in (result.sets, result.rejection):
+        if promise is not None:
+            console.print(describe(promise), markup=False, soft_wrap=True)
+    if report is not None:
+        from hybrid.evaluation.html_report import write_report
+
+        made = datetime.now().astimezone()
+        file = write_report(result, report, run=str(run), made=made, sources=sources, notes=found.notes)
+        console.print(f"report: {file}", markup=False, soft_wrap=True)
     show.list_unreadable(result.unreadable)
     if result.unreadable:
         raise typer.Exit(show.EXIT_UNREADABLE)

@@ -9,7 +9,7 @@ def info(run: options.Run = options.DEFAULT_RUN) -> None:
     """Say what a run holds: index, encoder, head and gate."""
     from rich.markup import escape
 
-    from hybrid.artifact import Layout, load_gate, read_head_info, read_run
+    from hybrid.artifact import Layout, read_gate, read_head_info, read_run
     from hybrid.cli import show
     from hybrid.errors import listing
     from hybrid.index.store import EmbeddingStore
@@ -40,6 +40,14 @@ def info(run: options.Run = options.DEFAULT_RUN) -> None:
         "head",
         f"{kind}, {len(head.classes)} seen classes, {head.train_photos} photos, {head.val_photos} held out",
     )
-    gate = load_gate(layout)
+    gate = read_gate(layout)
     for text in gate.gate.describe() if gate.gate else (f"none: {gate.reason}",):
         line("gate", text)
+    if gate.gate is not None and gate.reason:
+        line("gate", f"why not fitted: {gate.reason}")
+    if gate.rejector is not None:
+        line(
+            "rejects",
+            f"log-odds of any known class: {gate.rejector.bias:+.2f} {gate.rejector.text:+.2f} x best text evidence "
+            f"{gate.rejector.entropy:+.2f} x entropy of the answer (predict --reject)",
+        )

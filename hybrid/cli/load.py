@@ -8,6 +8,7 @@ from hybrid.artifact import Layout, read_run
 from hybrid.classifier import HybridClassifier
 from hybrid.cli.settings import encoder_settings
 from hybrid.errors import ConfigError
+from hybrid.fusion.operating import Policy
 from hybrid.prompts import PromptSet
 
 
@@ -19,6 +20,7 @@ def load_classifier(
     pretrained: str | None,
     precision: str | None,
     device: str,
+    policy: Policy,
 ) -> HybridClassifier:
     """Load a run, or zero-shot alone where there is no run.
 
@@ -44,4 +46,5 @@ def load_classifier(
         templates=templates,
         encoder=settings,
         device=device,
+        policy=policy,
     )

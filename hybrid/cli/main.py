@@ -13,6 +13,7 @@ from hybrid import __version__
 from hybrid.cli.build_index import build_index
 from hybrid.cli.demo import demo
 from hybrid.cli.evaluate import evaluate
+from hybrid.cli.fit_gate import fit_gate
 from hybrid.cli.info import info
 from hybrid.cli.predict import predict
 from hybrid.cli.train_head import train_head
@@ -35,6 +36,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "build-index": build_index,
     "train-head": train_head,
+    "fit-gate": fit_gate,
     "predict": predict,
     "evaluate": evaluate,
     "info": info,

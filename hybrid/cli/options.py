@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from hybrid.fusion.operating import Policy
 
 Run = Annotated[Path, typer.Option(help="Folder that holds index, head, gate and settings.", show_default=True)]
 DEFAULT_RUN = Path("runs/default")
@@ -40,3 +43,44 @@ Pretrained = Annotated[
 Precision = Annotated[
     str | None, typer.Option(help="auto, fp32, bf16 or fp16: how the encoder computes.  [default: auto]")
 ]
+Prior = Annotated[float | None, typer.Option(help="Expected share of photos of unseen classes, 0 to 1.")]
+BalanceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--balance",
+        help="equal: photos of seen and of unseen classes are as likely; natural: by the number of classes.  "
+        "[default: equal]",
+    ),
+]
+MaxSeenLoss = Annotated[
+    float | None,
+    typer.Option(help="As many unseen classes as can be had for this share of the right seen answers, such as 0.01."),
+]
+Reject = Annotated[
+    float | None,
+    typer.Option(help='Answer "none of these", but keep this share of photos of seen classes, such as 0.95.'),
+]
+MaxFalseAccept = Annotated[
+    float | None, typer.Option(help="The same by the share of photos of unknown classes that may pass, such as 0.1.")
+]
+Coverage = Annotated[
+    float | None,
+    typer.Option(help="Give each photo a set that holds the true class of this share of seen photos, such as 0.9."),
+]
+
+
+def policy_of(
+    prior: float | None,
+    balance: str | None,
+    max_seen_loss: float | None,
+    reject: float | None = None,
+    max_false_accept: float | None = None,
+    coverage: float | None = None,
+) -> Policy:
+    """Join the flags; ConfigError where they contradict each other."""
+    from hybrid.errors import ConfigError
+    from hybrid.fusion.operating import Policy
+
+    if balance not in (None, "natural", "equal"):
+        raise ConfigError("--balance takes natural or equal", got=str(balance))
+    return Policy(prior, balance, max_seen_loss, reject, max_false_accept, coverage)  # type: ignore[arg-type]

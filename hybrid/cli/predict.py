@@ -33,6 +33,12 @@ def predict(
         typer.Option("--format", help="[default: by the ending of --out, else table]", show_default=False),
     ] = None,
     grid: Annotated[Path | None, typer.Option(help="Draw the first 25 photos with their answers to this PNG.")] = None,
+    prior: options.Prior = None,
+    balance: options.BalanceOption = None,
+    max_seen_loss: options.MaxSeenLoss = None,
+    reject: options.Reject = None,
+    max_false_accept: options.MaxFalseAccept = None,
+    coverage: options.Coverage = None,
     encoder: options.Encoder = None,
     pretrained: options.Pretrained = None,
     precision: options.Precision = None,
@@ -41,7 +47,7 @@ def predict(
     device: options.Device = "auto",
 ) -> None:
     """Classify photos over all classes, trained and merely named."""
-    from hybrid.classifier import Prediction
+    from hybrid.answers import Prediction
     from hybrid.cli import show
     from hybrid.cli.load import load_classifier
     from hybrid.cli.write import writer_of
@@ -50,8 +56,9 @@ def predict(
     from hybrid.data.sources import scan
     from hybrid.evaluation.grid import draw_grid
 
+    policy = options.policy_of(prior, balance, max_seen_loss, reject, max_false_accept, coverage)
     found = scan(sources, labelled=False)
-    classifier = load_classifier(run, prompts, templates, encoder, pretrained, precision, device)
+    classifier = load_classifier(run, prompts, templates, encoder, pretrained, precision, device, policy)
     for line in (*found.notes, *classifier.notes):
         show.note(line)
     drawn: list[tuple[ImageRecord, Prediction]] = []

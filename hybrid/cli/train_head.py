@@ -27,6 +27,13 @@ SETTING_NAMES = (
     "warmup_epochs, balanced_sampling, crop_scale, flip, rotation, colour_jitter, mixed_precision, patience, monitor, "
     "val_fraction, freeze_norms, mean, std, crop_pct, backbone_args, l2_c, workers"
 )
+GateFolds = Annotated[
+    str | None,
+    typer.Option(
+        help="What the gate's fit asks for the head's doubt: memory (nothing), frozen (heads on frozen features) or "
+        "fine-tuned (the recipe again, five times).  [default: memory]"
+    ),
+]
 Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help=f"Any setting of the recipe, repeatable: {SETTING_NAMES}."),
@@ -44,6 +51,7 @@ def train_head(
     batch_size: Annotated[int | None, typer.Option(help="[default: 32]")] = None,
     image_size: Annotated[int | None, typer.Option(help="Pixels.  [default: 224]")] = None,
     seed: Annotated[int | None, typer.Option(help="[default: 0]")] = None,
+    gate_folds: GateFolds = None,
     recipe: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
     set_: Assignments = None,
     templates: Annotated[str, typer.Option(help="Prompt templates: simple, imagenet or a file.")] = "simple",
@@ -68,6 +76,7 @@ def train_head(
         "batch_size": batch_size,
         "image_size": image_size,
         "seed": seed,
+        "gate_folds": gate_folds,
     }
     settings = load_settings(HeadSettings, recipe, set_ or (), flags)
     limit_to = read_names(classes) if classes else None

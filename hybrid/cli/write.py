@@ -13,11 +13,15 @@ from typing import Any, TextIO
 
 from rich.table import Table
 
-from hybrid.classifier import Prediction
+from hybrid.answers import Prediction
 from hybrid.cli import show
 from hybrid.errors import ConfigError
 
 Writer = Callable[[Sequence[Prediction]], None]
+CSV_COLUMNS = (
+    *("path", "label", "probability", "seen", "p_unseen", "expert"),
+    *("top", "head", "zero_shot", "p_known", "set", "warning"),
+)
 ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".txt": "table"}
 
 
@@ -58,6 +62,9 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
         "top": [entry(pair) for pair in prediction.top],
         "head": entry(prediction.head),
         "zero_shot": entry(prediction.zero_shot),
+        "p_known": None if prediction.p_known is None else round(prediction.p_known, 6),
+        "set": None if prediction.set is None else list(prediction.set),
+        "warning": prediction.warning,
     }
 
 
@@ -70,8 +77,7 @@ def _formatted(stream: TextIO, name: str) -> Iterator[Writer]:
 
         yield write_jsonl
     elif name == "csv":
-        columns = ("path", "label", "probability", "seen", "p_unseen", "expert", "top", "head", "zero_shot")
-        rows = csv.DictWriter(stream, columns, lineterminator="\n")
+        rows = csv.DictWriter(stream, CSV_COLUMNS, lineterminator="\n")
         rows.writeheader()
 
         def write_csv(predictions: Sequence[Prediction]) -> None:
@@ -81,7 +87,8 @@ def _formatted(stream: TextIO, name: str) -> Iterator[Writer]:
                     name: "; ".join(f"{pair[0]}={pair[1]:.4f}" for pair in pairs if pair)
                     for name, pairs in opinions.items()
                 }
-                rows.writerow(as_json(prediction) | joined)
+                members = None if prediction.set is None else "; ".join(prediction.set)
+                rows.writerow(as_json(prediction) | joined | {"set": members})
 
         yield write_csv
     else:
@@ -95,11 +102,14 @@ def _print_table(predictions: Sequence[Prediction], stream: TextIO) -> None:
     from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("photo", "label", "probability", "p(unseen)", "decided by", "then"):
+    last = "set" if any(p.set is not None for p in predictions) else "then"
+    for heading in ("photo", "label", "probability", "p(unseen)", "decided by", last):
         numeric = heading in ("probability", "p(unseen)")
         table.add_column(heading, justify="right" if numeric else "left", no_wrap=heading == "photo", overflow="fold")
     for p in predictions:
-        runners_up = ", ".join(f"{label} {q:.2f}" for label, q in p.top[1:2])
+        runners_up = ", ".join(f"{label} {q:.2f}" for label, q in p.top[:1] if label != p.label) or ", ".join(
+            f"{label} {q:.2f}" for label, q in p.top[1:2]
+        )
         p_unseen = "-" if p.p_unseen is None else f"{p.p_unseen:.2f}"
         label = Text(p.label, style="bold" if p.seen else "bold cyan")
         table.add_row(
@@ -108,7 +118,7 @@ def _print_table(predictions: Sequence[Prediction], stream: TextIO) -> None:
             f"{p.probability:.2f}",
             p_unseen,
             p.expert,
-            Text(runners_up, style="dim"),
+            Text(runners_up if p.set is None else ", ".join(p.set), style="dim"),
         )
     console = show.stdout() if stream is sys.stdout else Console(file=stream, width=160)
     console.print(table)

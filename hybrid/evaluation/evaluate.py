@@ -4,62 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid.classifier import Answers, HybridClassifier
+from hybrid.classifier import Batch, HybridClassifier
 from hybrid.data.records import ImageRecord
 from hybrid.errors import DataError, listing
 from hybrid.evaluation.metrics import SystemScores, score_system
+from hybrid.evaluation.promises import RejectionReport, SetReport, report_rejection, report_sets
+from hybrid.evaluation.results import Evaluation, PhotoResults
 
 # Enough for a steady figure, few enough to add little to an evaluation.
 SPEED_BATCHES = 4
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What `hybrid evaluate` reports.
-
-    Attributes
-    ----------
-    images : int
-        Labelled photos found; `scored` of them were read and belong to the label space.
-    outside : int
-        Photos whose label is neither trained nor named: no system could be right, so they are left out.
-    seen, unseen : int
-        Classes of the label space.
-    systems : dict of str to SystemScores or None
-        ``supervised``, ``zero_shot``, ``hybrid``; None for one that the run cannot offer.
-    setup, notes : tuple of str
-        Device, precision, weights and experts in use; what a reader of the figures should know.
-    unreadable : tuple of (path, reason)
-    """
-
-    images: int
-    scored: int
-    outside: int
-    seen: int
-    unseen: int
-    systems: dict[str, SystemScores | None]
-    setup: tuple[str, ...]
-    notes: tuple[str, ...]
-    unreadable: tuple[tuple[str, str], ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """The JSON of DESIGN.md, with what was left out beside it."""
-        return {
-            "images": self.images,
-            "scored": self.scored,
-            "outside_label_space": self.outside,
-            "unreadable": [{"path": path, "reason": reason} for path, reason in self.unreadable],
-            "classes": {"seen": self.seen, "unseen": self.unseen},
-            "systems": {name: asdict(s) if s else None for name, s in self.systems.items()},
-            "setup": list(self.setup),
-            "notes": list(self.notes),
-        }
+# The arrays of `Answers` that outlive their batch; the rest of it is let go.
+KEPT = ("supervised", "zero_shot", "hybrid", "p_unseen", "zero_shot_mass")
+Kept = dict[str, NDArray[Any] | None]
 
 
 def evaluate(
@@ -89,32 +51,73 @@ def evaluate(
             got=listing(foreign) or f"{len(records)} photos without labels",
             fix="give class folders or a manifest, and --prompts with their names",
         )
-    answers: list[Answers] = []
-    target: list[int | None] = []
-    hashes: set[str] = set()
+    parts: list[Kept] = []
+    scored: list[ImageRecord] = []
+    leaked = 0
     for batch in classifier.classify(inside, batch_size=batch_size, workers=workers):
-        answers.append(batch.answers)
-        target += [class_index[str(record.label)] for record in batch.records]
-        hashes.update(batch.hashes)
+        parts.append({name: getattr(batch.answers, name) for name in KEPT} | _decisions(batch))
+        scored += batch.records
+        leaked += sum(sha256 in classifier.trained_on for sha256 in batch.hashes)
         progress(len(batch.records))
-    if not answers:
+    if not parts:
         raise DataError("no photo could be read", got=listing([p for p, _ in classifier.unreadable], 5))
+    target = np.array([class_index[str(record.label)] for record in scored], dtype=np.intp)
     rates = _measure_rates(classifier, inside, batch_size, workers)
     notes = _notes(foreign, len(labelled) - len(inside), len(records) - len(labelled))
-    leaked = len(hashes & classifier.trained_on)
     if leaked:
         notes.append(f"WARNING: {leaked} of these photos trained the head; its figures are too good")
+    sets, p_known = (_join(parts, name) for name in ("sets", "p_known"))
+    photos, mass = _joined(classifier, scored, target, parts)
+    outside = [record for record in labelled if class_index[str(record.label)] is None]
     return Evaluation(
         images=len(labelled),
         scored=len(target),
         outside=len(labelled) - len(inside),
         seen=space.seen,
         unseen=len(space.names) - space.seen,
-        systems=_score(classifier, answers, np.array(target, dtype=np.intp), rates),
+        systems=_score(photos, mass, rates),
         setup=classifier.notes,
         notes=tuple(notes),
         unreadable=tuple(classifier.unreadable),
+        photos=photos,
+        sets=_report_sets(classifier, photos, sets),
+        rejection=_report_rejection(classifier, photos, p_known, outside, batch_size, workers),
     )
+
+
+def _decisions(batch: Batch) -> Kept:
+    decided = batch.answers.decided
+    return {"sets": decided.sets if decided else None, "p_known": decided.p_known if decided else None}
+
+
+def _report_sets(classifier: HybridClassifier, photos: PhotoResults, sets: NDArray[Any] | None) -> SetReport | None:
+    if sets is None or classifier.policy.coverage is None:
+        return None
+    return report_sets(sets, photos.target, photos.seen, classifier.policy.coverage)
+
+
+def _report_rejection(
+    classifier: HybridClassifier,
+    photos: PhotoResults,
+    p_known: NDArray[Any] | None,
+    outside: list[ImageRecord],
+    batch_size: int,
+    workers: int | None,
+) -> RejectionReport | None:
+    """Photos of other classes cannot be answered right: here alone they are good for something."""
+    accept_above = classifier.decider.point.accept_above if classifier.decider else None
+    if p_known is None or accept_above is None:
+        return None
+    batches = classifier.classify(outside, batch_size=batch_size, workers=workers)
+    foreign = _join([_decisions(batch) for batch in batches], "p_known")
+    empty = np.empty(0)
+    return report_rejection(p_known, photos.target, photos.seen, empty if foreign is None else foreign, accept_above)
+
+
+def _join(parts: list[Kept], name: str) -> NDArray[Any] | None:
+    """Take an array out of every part and join them."""
+    arrays = [array for part in parts if (array := part.pop(name)) is not None]
+    return np.concatenate(arrays) if arrays else None
 
 
 def _notes(foreign: list[str], outside: int, unlabelled: int) -> list[str]:
@@ -129,30 +132,35 @@ def _notes(foreign: list[str], outside: int, unlabelled: int) -> list[str]:
     return notes
 
 
-def _score(
-    classifier: HybridClassifier,
-    answers: list[Answers],
-    target: NDArray[np.intp],
-    rates: dict[str, float | None],
-) -> dict[str, SystemScores | None]:
-    def score(name: str, gate: str | None) -> SystemScores | None:
-        parts = [getattr(a, name) for a in answers]
-        if parts[0] is None:
-            return None
-        p_unseen = np.concatenate([getattr(a, gate) for a in answers]) if gate else None
-        return score_system(
-            np.concatenate(parts),
-            target,
-            classifier.space.is_unseen,
-            p_unseen=p_unseen,
-            images_per_second=rates[name],
-        )
+def _joined(
+    classifier: HybridClassifier, records: list[ImageRecord], target: NDArray[np.intp], parts: list[Kept]
+) -> tuple[PhotoResults, NDArray[np.float64] | None]:
+    """Join the batches' answers; beside them the zero-shot expert's own probability of "unseen"."""
+    systems = {name: _join(parts, name) for name in ("supervised", "zero_shot", "hybrid")}
+    if classifier.gate is None:
+        systems["hybrid"] = None  # then it is the only expert's answer once more
+    photos = PhotoResults(
+        names=classifier.space.names,
+        seen=classifier.space.seen,
+        records=tuple(records),
+        target=target,
+        probabilities={name: array for name, array in systems.items() if array is not None},
+        p_unseen=_join(parts, "p_unseen"),
+    )
+    return photos, _join(parts, "zero_shot_mass")
 
-    both = classifier.gate is not None
+
+def _score(
+    photos: PhotoResults, mass: NDArray[np.float64] | None, rates: dict[str, float | None]
+) -> dict[str, SystemScores | None]:
+    gates = {"supervised": None, "zero_shot": mass, "hybrid": photos.p_unseen}
     return {
-        "supervised": score("supervised", None),
-        "zero_shot": score("zero_shot", "zero_shot_mass"),
-        "hybrid": score("hybrid", "p_unseen") if both else None,
+        name: score_system(
+            photos.probabilities[name], photos.target, photos.is_unseen, p_unseen=gate, images_per_second=rates[name]
+        )
+        if name in photos.probabilities
+        else None
+        for name, gate in gates.items()
     }
 
 

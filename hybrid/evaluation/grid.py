@@ -7,7 +7,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from hybrid.classifier import Prediction
+from hybrid.answers import Prediction
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -1,8 +1,8 @@
-"""Show scores to people: a terminal table with one row a system."""
+"""Show scores to people: how figures are written and marked, and a terminal table with one row a system."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.table import Table
@@ -24,7 +24,7 @@ HEADINGS = {
     "nll": "NLL",
     "images_per_second": "images/s",
 }
-LOWER_IS_BETTER = {"ece", "nll"}
+LOWER_IS_BETTER = {"ece", "ece_seen", "ece_unseen", "adaptive_ece", "nll", "brier", "aurc"}
 
 
 def scores_table(systems: Mapping[str, SystemScores | None]) -> Table:
@@ -47,19 +47,33 @@ def scores_table(systems: Mapping[str, SystemScores | None]) -> Table:
     for field, heading in HEADINGS.items():
         table.add_column(heading, justify="right", vertical="bottom", no_wrap=True)
         values = [None if scores is None else getattr(scores, field) for scores in systems.values()]
-        columns.append(_column(field, values))
+        columns.append([Text(text, style="bold" if best else "") for text, best in marked_figures(field, values)])
     for name, *cells in zip(systems, *columns, strict=True):
         table.add_row(Text(name.replace("_", "-")), *cells)
     return table
 
 
-def _column(field: str, values: list[float | None]) -> list[Text]:
+def marked_figures(field: str, values: Sequence[float | None]) -> list[tuple[str, bool]]:
+    """Write the figures that several systems have of one kind, and mark the best.
+
+    Parameters
+    ----------
+    field : str
+        Name of the figure in `SystemScores`.
+    values : sequence of float or None
+        One a system.
+
+    Returns
+    -------
+    list of (text, best)
+        None is a dash. Figures that look alike at three digits are equally the best; a single figure is not.
+    """
     texts = [MISSING if value is None else _figure(field, value) for value in values]
     known = [value for value in values if value is not None]
     if len(known) < 2:
-        return [Text(text) for text in texts]
+        return [(text, False) for text in texts]
     best = _figure(field, min(known) if field in LOWER_IS_BETTER else max(known))
-    return [Text(text, style="bold" if text == best else "") for text in texts]
+    return [(text, text == best) for text in texts]
 
 
 def _figure(field: str, value: float) -> str:

@@ -1,18 +1,75 @@
-"""`MassGate`: the first gate. Zero-shot mass decides seen or unseen, both experts decide among the seen."""
+"""`Gate`: p(unseen), and each class's probability given that; plain numbers over `Evidence`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
-from hybrid.errors import GateError
-from hybrid.fusion.calibration import fit_temperature, log_softmax
-from hybrid.fusion.experts import geometric_mean
+from hybrid.fusion.calibration import log_softmax
+from hybrid.fusion.evidence import Evidence
+from hybrid.fusion.memory import Floats
+
+
+class SeenWeights(Struct, frozen=True, kw_only=True):
+    """Weights of the logits over the seen classes; see `Evidence` for what each one multiplies."""
+
+    similarity: float = 0.5
+    alignment: float = 0.15
+    head: float = 0.5
+    memory: float = 0.1
+
+
+class UnseenWeights(Struct, frozen=True, kw_only=True):
+    """Weights of the text logits over all classes; see `Evidence`."""
+
+    similarity: float = 1.0
+    centred: float = 0.0
+    predicted: float = 0.0
+
+
+class GateWeights(Struct, frozen=True, kw_only=True):
+    """Weights of the log-odds of "unseen".
+
+    Attributes
+    ----------
+    bias : float
+    unseen_text, seen_text : float
+        Of the log-mean-exp of the text logits over the unseen and over the seen classes.
+    seen : float
+        Of the log-mean-exp of the seen logits without the head.
+    novelty : float
+    doubt : float
+        Of minus the head's largest log-probability; zero unless heads of their own were trained for the fit.
+    """
+
+    bias: float = 0.0
+    unseen_text: float = 1.0
+    seen_text: float = -1.0
+    seen: float = 0.0
+    novelty: float = 0.0
+    doubt: float = 0.0
+
+
+class GateFit(Struct, frozen=True, kw_only=True):
+    """What a gate was fitted on.
+
+    Attributes
+    ----------
+    photos, classes : int
+        Validation photos and seen classes.
+    episodes : int
+        How often a part of the seen classes played the unseen ones.
+    folds : str
+        Where the head's opinion of an episode comes from: ``memory`` (none is asked), ``frozen``, ``fine-tuned``.
+    """
+
+    photos: int
+    classes: int
+    episodes: int
+    folds: str = "memory"
 
 
 @dataclass(frozen=True)
@@ -26,87 +83,120 @@ class Fused:
     p_unseen : (n,) float64
         Probability that the photo shows an unseen class.
     head, zero_shot : (n, s) float64
-        Each expert's calibrated log-probabilities over the s seen classes.
+        Each expert's log-probabilities over the s seen classes.
     """
 
-    log_probabilities: NDArray[np.float64]
-    p_unseen: NDArray[np.float64]
-    head: NDArray[np.float64]
-    zero_shot: NDArray[np.float64]
+    log_probabilities: Floats
+    p_unseen: Floats
+    head: Floats
+    zero_shot: Floats
 
 
-class MassGate(Struct, frozen=True, kw_only=True, tag_field="kind", tag="mass"):
-    """p(unseen) is the zero-shot softmax mass on unseen classes; a seen class gets the normalised geometric mean
-    of head and zero-shot.
+class Gate(Struct, frozen=True, kw_only=True, tag_field="kind", tag="conditional"):
+    """Hierarchical: p(class) = p(unseen) p(class | unseen) or (1 - p(unseen)) p(class | seen).
+
+    The default weights are the documented prior, in use where too little is known to fit any: zero-shot mass decides
+    between the groups (by the mean of the classes, so that a longer list of names is no evidence), zero-shot alone
+    among unseen classes, zero-shot and head together among seen ones.
 
     Attributes
     ----------
-    head_temperature, zero_shot_temperature : float
-        Fitted on validation photos of seen classes by NLL.
-    photos, classes : int
-        What the fit used.
-    """  # noqa: D205
+    seen : SeenWeights
+    unseen : UnseenWeights
+    gate : GateWeights
+    head_temperature : float
+        The head's logits are divided by it where its doubt counts.
+    fit : GateFit or None
+        None for the prior.
+    """
 
-    head_temperature: float
-    zero_shot_temperature: float
-    photos: int
-    classes: int
+    seen: SeenWeights = SeenWeights()
+    unseen: UnseenWeights = UnseenWeights()
+    gate: GateWeights = GateWeights()
+    head_temperature: float = 1.0
+    fit: GateFit | None = None
 
-    def fuse(self, head_logits: NDArray[Any], zero_shot_logits: NDArray[Any]) -> Fused:
-        """Blend both experts.
+    def fuse(self, evidence: Evidence, log_odds: float = 0.0) -> Fused:
+        """Blend all evidence.
 
         Parameters
         ----------
-        head_logits : (n, s)
-            Over the seen classes.
-        zero_shot_logits : (n, c)
-            Over the label space, its first s columns being the seen classes; c may equal s.
-
-        Raises
-        ------
-        GateError
-            If the shapes do not fit.
+        evidence : Evidence
+            Of n photos over c classes, s of them seen; c may equal s.
+        log_odds : float
+            Of unseen against seen photos, as the user expects them; 0 takes both to be as likely. See
+            `hybrid.fusion.operating`.
         """
-        own, named = head_logits.shape, zero_shot_logits.shape
-        fits = len(own) == len(named) == 2 and own[0] == named[0] and own[1] == self.classes <= named[1]
-        if not fits:
-            raise GateError(
-                "the logits do not fit the gate",
-                expected=f"(n, {self.classes}) and (n, >= {self.classes})",
-                got=f"{own} and {named}",
-            )
-        seen = self.classes
-        joint = log_softmax(np.asarray(zero_shot_logits, np.float64) / self.zero_shot_temperature)
-        log_seen = logsumexp(joint[:, :seen], axis=1, keepdims=True)
-        zero_shot = joint[:, :seen] - log_seen
-        head = log_softmax(np.asarray(head_logits, np.float64) / self.head_temperature)
-        answer = np.concatenate([log_seen + geometric_mean(head, zero_shot), joint[:, seen:]], axis=1)
-        p_unseen = np.exp(joint[:, seen:]).sum(axis=1)
-        return Fused(answer, p_unseen, head, zero_shot)
+        among_seen = log_softmax(self.seen_logits(evidence))
+        head, zero_shot = evidence.head, log_softmax(evidence.similarity[:, : evidence.seen])
+        if evidence.classes == evidence.seen:
+            return Fused(among_seen, np.zeros(len(among_seen)), head, zero_shot)
+        among_unseen = log_softmax(self.text_logits(evidence)[:, evidence.seen :])
+        odds = self.log_odds(evidence) + log_odds
+        unseen, seen = -np.logaddexp(0, -odds), -np.logaddexp(0, odds)
+        joint = np.concatenate([seen[:, None] + among_seen, unseen[:, None] + among_unseen], axis=1)
+        return Fused(joint, np.exp(unseen), head, zero_shot)
+
+    def seen_logits(self, evidence: Evidence) -> Floats:
+        """Unnormalised log-probability of each seen class, (n, s)."""
+        return self._without_head(evidence) + self.seen.head * evidence.head
+
+    def _without_head(self, evidence: Evidence) -> Floats:
+        text = self.seen.similarity * evidence.similarity[:, : evidence.seen] - self.seen.alignment * evidence.alignment
+        return text + self.seen.memory * evidence.memory
+
+    def text_logits(self, evidence: Evidence) -> Floats:
+        """Unnormalised log-probability of each class by its text alone, (n, c)."""
+        weights = self.unseen
+        return (
+            weights.similarity * evidence.similarity
+            + weights.centred * evidence.centred
+            + weights.predicted * evidence.predicted
+        )
+
+    def features(self, evidence: Evidence) -> Floats:
+        """What the log-odds of "unseen" are a weighted sum of, (n, 5), in the order of `GateWeights`, bias aside."""
+        text, seen = self.text_logits(evidence), evidence.seen
+        return np.column_stack(
+            [
+                log_mean_exp(text[:, seen:]),
+                log_mean_exp(text[:, :seen]),
+                log_mean_exp(self._without_head(evidence)),
+                evidence.novelty,
+                -log_softmax(evidence.head / self.head_temperature).max(axis=1),
+            ]
+        )
+
+    def log_odds(self, evidence: Evidence) -> Floats:
+        """Log-odds of "unseen" where both groups are as likely beforehand, (n,)."""
+        w = self.gate
+        weights = np.array([w.unseen_text, w.seen_text, w.seen, w.novelty, w.doubt])
+        return np.asarray(self.features(evidence) @ weights + w.bias)
 
     def describe(self) -> tuple[str, ...]:
         """Explain the gate in words and numbers."""
+        s, u, w = self.seen, self.unseen, self.gate
+        origin = (
+            "not fitted: the documented prior (zero-shot mass)"
+            if self.fit is None
+            else f"fitted on {self.fit.photos} validation photos of {self.fit.classes} seen classes in "
+            f"{self.fit.episodes} class-held-out episodes, head in episodes: {self.fit.folds}"
+        )
+        doubt = f" {w.doubt:+.2f} x the head's doubt at temperature {self.head_temperature:.2g}" if w.doubt else ""
         return (
-            "p(unseen) is the share of the zero-shot probability that falls on unseen classes; among seen classes "
-            "the head and zero-shot count equally (normalised geometric mean)",
-            f"temperatures: head {self.head_temperature:.3g}, zero-shot {self.zero_shot_temperature:.3g}, fitted "
-            f"on {self.photos} validation photos of {self.classes} seen classes",
+            origin,
+            f"among seen classes: {s.head:.2f} x head, {s.similarity:.2f} x zero-shot, {s.memory:.2f} x memory of "
+            f"the labelled photos, -{s.alignment:.2f} x how well a text fits its own photos",
+            f"among unseen classes: {u.similarity:.2f} x zero-shot, {u.centred:.2f} x zero-shot after centring, "
+            f"{u.predicted:.2f} x likeness to the class mean predicted from the text",
+            f"log-odds of unseen: {w.bias:+.2f} {w.unseen_text:+.2f} x text evidence for unseen "
+            f"{w.seen_text:+.2f} x text evidence for seen {w.seen:+.2f} x evidence for seen with memory "
+            f"{w.novelty:+.2f} x novelty{doubt}",
         )
 
 
-def fit_mass_gate(head_logits: NDArray[Any], zero_shot_logits: NDArray[Any], target: NDArray[np.intp]) -> MassGate:
-    """Fit both temperatures on validation photos of seen classes.
+def log_mean_exp(logits: NDArray[np.float64]) -> Floats:
+    """Log of the mean of exp over classes, (n,): evidence for a group, however many classes it has."""
+    from scipy.special import logsumexp
 
-    Parameters
-    ----------
-    head_logits, zero_shot_logits : (n, s)
-        Over the seen classes, of photos that did not train the head.
-    target : (n,) int
-        Seen class index.
-    """
-    return MassGate(
-        head_temperature=fit_temperature(head_logits, target),
-        zero_shot_temperature=fit_temperature(zero_shot_logits, target),
-        photos=len(target),
-        classes=head_logits.shape[1],
-    )
+    return np.asarray(logsumexp(logits, axis=1) - np.log(logits.shape[1]))

@@ -71,6 +71,46 @@ def training_set(
     return TrainingSet(classes, pack(train), pack(val), tuple(notes))
 
 
+def split_by_training(data: TrainingSet, classes: tuple[str, ...], trained_on: frozenset[str]) -> TrainingSet:
+    """Divide photos by whether they trained a head: what did not may calibrate it.
+
+    Parameters
+    ----------
+    data : TrainingSet
+    classes : tuple of str
+        The head's, in its order.
+    trained_on : frozenset of str
+        Content hashes of the head's training photos.
+
+    Raises
+    ------
+    DataError
+        If the index no longer holds these classes' training photos, or no other photo.
+    """
+    both = (data.train, data.val)
+    hashes = [sha256 for part in both for sha256 in part.hashes]
+    records = [record for part in both for record in part.records]
+    position = np.array([classes.index(name) if name in classes else -1 for name in data.classes], dtype=np.intp)
+    target = position[np.concatenate([part.target for part in both])]
+    embeddings = np.concatenate([part.embeddings for part in both])
+
+    def pick(trained: bool) -> LabelledPhotos:
+        rows = [row for row, sha256 in enumerate(hashes) if (sha256 in trained_on) == trained]
+        chosen = tuple(records[row] for row in rows), tuple(hashes[row] for row in rows)
+        return LabelledPhotos(*chosen, target[rows], embeddings[rows])
+
+    train, val = pick(True), pick(False)
+    covered = len(np.unique(train.target))
+    if sorted(data.classes) != sorted(classes) or covered < len(classes) or not len(val):
+        raise DataError(
+            "the index no longer fits the head",
+            expected=f"training photos of its {len(classes)} classes, and others to calibrate on",
+            got=f"{len(train)} photos that trained it, of {covered} classes, and {len(val)} others",
+            fix="hybrid build-index with the head's photos, or hybrid train-head",
+        )
+    return TrainingSet(classes, train, val, data.notes)
+
+
 def _classes(labelled: list[StoredPhoto], limit_to: Sequence[str] | None) -> tuple[str, ...]:
     """Seen classes, sorted; names of `limit_to` find labels by `class_key`."""
     labels = sorted({str(p.record.label) for p in labelled})

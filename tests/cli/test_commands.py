@@ -25,7 +25,10 @@ SYSTEM_KEYS = {
     "ece",
     "ece_seen",
     "ece_unseen",
+    "adaptive_ece",
     "nll",
+    "brier",
+    "aurc",
     "images_per_second",
 }
 
@@ -143,7 +146,8 @@ def test_info(world):
     assert "tiny (bundled" in text
     assert "train 30, val 15" in text
     assert "linear on CLIP embeddings, 5 seen classes, 30 photos, 15 held out" in text
-    assert "temperatures" in text
+    assert "not fitted: the documented prior" in text
+    assert "5 classes and 15 photos; needed: at least 6 seen classes and 30 validation photos" in text
 
 
 def test_unreadable_photos_are_listed_and_exit_3(world, tmp_path):

@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from hybrid.evaluation.metrics import SystemScores
-from hybrid.evaluation.report import scores_table
+from hybrid.evaluation.report import marked_figures, scores_table
 
-SUPERVISED = SystemScores(0.7012, 0.94, 0.0, 0.0, None, None, 0.21, 0.03, 0.9, None, 1234.5)
-ZERO_SHOT = SystemScores(0.88, 0.8711, 0.93, 0.9, 0.881, 0.941, 0.044, 0.1, 0.1, 12.3, 52.34)
-HYBRID = SystemScores(0.936, 0.9401, 0.932, 0.936, 0.929, 0.9712, 0.013, 0.01, 0.02, 0.139, 0.5123)
+SUPERVISED = SystemScores(0.7012, 0.94, 0.0, 0.0, None, None, 0.21, 0.03, 0.9, 0.2, None, 0.5, 0.1, 1234.5)
+ZERO_SHOT = SystemScores(0.88, 0.8711, 0.93, 0.9, 0.881, 0.941, 0.044, 0.1, 0.1, 0.05, 12.3, 0.2, 0.03, 52.34)
+HYBRID = SystemScores(0.936, 0.9401, 0.932, 0.936, 0.929, 0.9712, 0.013, 0.01, 0.02, 0.014, 0.139, 0.09, 0.01, 0.5123)
 SYSTEMS = {"supervised": SUPERVISED, "zero_shot": ZERO_SHOT, "hybrid": HYBRID}
 
 
@@ -67,3 +67,10 @@ def test_an_absent_system_is_a_row_of_dashes():
 
 def test_names_are_text_not_markup():
     assert "[red]x" in render(scores_table({"[red]x": HYBRID}), 80)
+
+
+def test_the_smaller_error_is_the_best_and_what_looks_alike_is_equally_good():
+    for field in ("ece", "ece_seen", "ece_unseen", "adaptive_ece", "nll", "brier", "aurc"):
+        assert marked_figures(field, [0.3, None, 0.1]) == [("0.300", False), ("\N{EN DASH}", False), ("0.100", True)]
+    for field in ("accuracy", "seen", "unseen", "harmonic_mean", "ausuc", "gate_auroc"):
+        assert marked_figures(field, [0.3, 0.30001, 0.1]) == [("0.300", True), ("0.300", True), ("0.100", False)]

@@ -1,147 +1,251 @@
-"""The mass gate against its formula in plain numbers."""
+"""The hierarchical gate against its sentence in plain numbers, photo by photo."""
 
 from __future__ import annotations
 
+import json
+import math
 import warnings
+from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
 from hybrid.artifact import GateInfo, read_json, write_json
-from hybrid.errors import GateError
-from hybrid.fusion.calibration import fit_temperature
-from hybrid.fusion.gate import MassGate, fit_mass_gate
+from hybrid.fusion.evidence import Evidence
+from hybrid.fusion.gate import Gate, GateFit, GateWeights, SeenWeights, UnseenWeights, log_mean_exp
 from hybrid.prompts import Templates
 
-GATE = MassGate(head_temperature=2.0, zero_shot_temperature=0.5, photos=100, classes=3)
-ONES = MassGate(head_temperature=1.0, zero_shot_temperature=1.0, photos=1, classes=3)
+GATE = Gate(
+    seen=SeenWeights(similarity=0.7, alignment=0.3, head=0.6, memory=0.2),
+    unseen=UnseenWeights(similarity=0.5, centred=0.4, predicted=0.25),
+    gate=GateWeights(bias=-0.4, unseen_text=0.9, seen_text=-0.5, seen=-0.35, novelty=0.8, doubt=1.3),
+    head_temperature=1.7,
+    fit=GateFit(photos=120, classes=4, episodes=5, folds="frozen"),
+)
+PER_CLASS = ("similarity", "centred", "predicted")
 
 
-def softmax(row: np.ndarray) -> np.ndarray:
-    return np.exp(row) / np.exp(row).sum()
+def softmax(row: list[float]) -> list[float]:
+    top = max(row)
+    powers = [math.exp(value - top) for value in row]
+    return [power / sum(powers) for power in powers]
 
 
-def draw(seed: int, photos: int = 40, unseen: int = 4, size: float = 3.0) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return size * rng.normal(size=(photos, 3)), size * rng.normal(size=(photos, 3 + unseen))
+def by_hand(gate: Gate, e: Evidence, row: int, log_odds: float = 0.0) -> tuple[float, list[float]]:
+    """p(unseen) and the answer of one photo, no arrays."""
+    s, u, g = gate.seen, gate.unseen, gate.gate
+    seen, every = range(e.seen), range(e.classes)
+    text = [
+        u.similarity * e.similarity[row, c] + u.centred * e.centred[row, c] + u.predicted * e.predicted[row, c]
+        for c in every
+    ]
+    plain = [
+        s.similarity * e.similarity[row, c] - s.alignment * e.alignment[c] + s.memory * e.memory[row, c] for c in seen
+    ]
+    doubt = -max(math.log(p) for p in softmax([e.head[row, c] / gate.head_temperature for c in seen]))
+
+    def evidence_for(group: list[float]) -> float:
+        return math.log(math.fsum(math.exp(value) for value in group) / len(group))
+
+    odds = (
+        g.bias
+        + g.unseen_text * evidence_for(text[e.seen :])
+        + g.seen_text * evidence_for(text[: e.seen])
+        + g.seen * evidence_for(plain)
+        + g.novelty * e.novelty[row]
+        + g.doubt * doubt
+        + log_odds
+    )
+    p_unseen = 1 / (1 + math.exp(-odds))
+    among_seen = softmax([plain[c] + s.head * e.head[row, c] for c in seen])
+    among_unseen = softmax(text[e.seen :])
+    return p_unseen, [*((1 - p_unseen) * p for p in among_seen), *(p_unseen * p for p in among_unseen)]
 
 
-def test_by_hand():
-    """Probabilities that are simple fractions, at temperature 1."""
-    head = np.log([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]])
-    zero_shot = np.log([[0.1, 0.2, 0.1, 0.4, 0.2], [0.16, 0.04, 0.6, 0.1, 0.1]])
-    fused = ONES.fuse(head, zero_shot)
-    np.testing.assert_allclose(fused.p_unseen, [0.6, 0.2], rtol=1e-12)
-    np.testing.assert_allclose(np.exp(fused.zero_shot), [[0.25, 0.5, 0.25], [0.2, 0.05, 0.75]], rtol=1e-12)
-    np.testing.assert_allclose(np.exp(fused.head), np.exp(head), rtol=1e-12)
-    # Photo 1: sqrt(1/8), sqrt(1/8), sqrt(1/16): as 2 sqrt 2 : 2 sqrt 2 : 2; photo 2: 0.2, 0.1, sqrt(0.45)
-    first = np.array([2**0.5, 2**0.5, 1]) / (2 * 2**0.5 + 1) * 0.4
-    second = np.array([0.2, 0.1, 0.45**0.5]) / (0.3 + 0.45**0.5) * 0.8
-    expected = [[*first, 0.4, 0.2], [*second, 0.1, 0.1]]
-    np.testing.assert_allclose(np.exp(fused.log_probabilities), expected, rtol=1e-12)
-
-
-def test_temperatures_divide_each_experts_logits():
-    head, zero_shot = np.array([[2.0, -4.0, 0.5]]), np.array([[1.0, 0.25, -1.0, 0.5, 2.0]])
-    joint = softmax(zero_shot[0] * 2)
-    opinion = np.sqrt(softmax(head[0] / 2) * joint[:3] / joint[:3].sum())
-    expected = [*(opinion / opinion.sum() * joint[:3].sum()), *joint[3:]]
-    fused = GATE.fuse(head, zero_shot)
-    np.testing.assert_allclose(np.exp(fused.log_probabilities[0]), expected, rtol=1e-12)
-    assert fused.p_unseen[0] == pytest.approx(joint[3:].sum(), rel=1e-12)
+@pytest.mark.parametrize("gate", [GATE, Gate()], ids=["fitted", "prior"])
+@pytest.mark.parametrize("shift", [0.0, -1.2])
+def test_against_plain_numbers(draw_evidence, gate, shift):
+    evidence = draw_evidence(1)
+    fused = gate.fuse(evidence, shift)
+    for row in range(20):
+        p_unseen, answer = by_hand(gate, evidence, row, shift)
+        assert fused.p_unseen[row] == pytest.approx(p_unseen, rel=1e-9)
+        np.testing.assert_allclose(np.exp(fused.log_probabilities[row]), answer, rtol=1e-9)
+        np.testing.assert_allclose(np.exp(fused.zero_shot[row]), softmax(evidence.similarity[row, :4]), rtol=1e-9)
+    assert np.array_equal(fused.head, evidence.head)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_promises_of_the_answer(seed):
-    head, zero_shot = draw(seed)
-    fused = GATE.fuse(head, zero_shot)
+def test_promises_of_the_answer(draw_evidence, seed):
+    evidence = draw_evidence(seed, photos=50, unseen=5)
+    fused = GATE.fuse(evidence)
     answer = np.exp(fused.log_probabilities)
-    assert answer.shape == zero_shot.shape
     np.testing.assert_allclose(answer.sum(axis=1), 1, rtol=1e-12)
-    np.testing.assert_allclose(answer[:, 3:].sum(axis=1), fused.p_unseen, rtol=1e-12)
-    # Among the unseen the zero-shot proportions hold, and so does their whole share.
-    joint = np.array([softmax(row / 0.5) for row in zero_shot])
-    np.testing.assert_allclose(answer[:, 3:], joint[:, 3:], rtol=1e-10)
-    for opinion in (fused.head, fused.zero_shot):
-        assert opinion.shape == (40, 3)
-        np.testing.assert_allclose(np.exp(opinion).sum(axis=1), 1, rtol=1e-12)
+    np.testing.assert_allclose(answer[:, 4:].sum(axis=1), fused.p_unseen, rtol=1e-12)
+    assert ((fused.p_unseen > 0) & (fused.p_unseen < 1)).all()
 
 
-def test_without_unseen_classes_nothing_is_unseen():
-    head, zero_shot = draw(0, unseen=0)
+@pytest.mark.parametrize("expected_share", [0.01, 0.2, 0.5, 0.97])
+def test_the_shift_is_bayes_rule(draw_evidence, expected_share):
+    evidence = draw_evidence(2)
+    plain = GATE.fuse(evidence)
+    shifted = GATE.fuse(evidence, math.log(expected_share / (1 - expected_share)))
+    for p, answer, found, all_found in zip(
+        plain.p_unseen,
+        np.exp(plain.log_probabilities),
+        shifted.p_unseen,
+        np.exp(shifted.log_probabilities),
+        strict=True,
+    ):
+        # Prior one half became another: each group's probability is multiplied by its new share, and normalised.
+        unseen, seen = p * expected_share, (1 - p) * (1 - expected_share)
+        assert found == pytest.approx(unseen / (unseen + seen), rel=1e-9)
+        by_group = np.r_[answer[:4] * (1 - expected_share), answer[4:] * expected_share]
+        np.testing.assert_allclose(all_found, by_group / by_group.sum(), rtol=1e-9)
+
+
+def with_columns(evidence: Evidence, columns: list[int]) -> Evidence:
+    return replace(evidence, **{name: getattr(evidence, name)[:, columns] for name in PER_CLASS})
+
+
+@pytest.mark.parametrize("gate", [GATE, Gate()], ids=["fitted", "prior"])
+def test_a_longer_list_of_names_is_no_evidence(draw_evidence, gate):
+    evidence = draw_evidence(3)
+    once = gate.fuse(evidence)
+    thrice = gate.fuse(with_columns(evidence, [0, 1, 2, 3, *([4, 5, 6] * 3)]))
+    np.testing.assert_allclose(thrice.p_unseen, once.p_unseen, rtol=1e-10)
+    np.testing.assert_allclose(
+        np.exp(thrice.log_probabilities[:, 4:7]) * 3, np.exp(once.log_probabilities[:, 4:]), rtol=1e-10
+    )
+
+
+def test_one_more_name_as_likely_as_the_mean_changes_nothing(draw_evidence):
+    evidence = draw_evidence(4)
+    once = Gate().fuse(evidence)
+    mean = np.log(np.mean(np.exp(evidence.similarity[:, 4:]), axis=1, keepdims=True))
+    more = replace(
+        with_columns(evidence, [0, 1, 2, 3, 4, 5, 6, 6]), similarity=np.concatenate([evidence.similarity, mean], axis=1)
+    )
+    np.testing.assert_allclose(Gate().fuse(more).p_unseen, once.p_unseen, rtol=1e-10)
+
+
+def test_the_order_of_the_unseen_names_does_not_matter(draw_evidence):
+    evidence = draw_evidence(5)
+    turned = GATE.fuse(with_columns(evidence, [0, 1, 2, 3, 6, 4, 5]))
+    plain = GATE.fuse(evidence)
+    np.testing.assert_allclose(turned.p_unseen, plain.p_unseen, rtol=1e-12)
+    np.testing.assert_allclose(turned.log_probabilities[:, [5, 6, 4]], plain.log_probabilities[:, 4:], rtol=1e-12)
+
+
+def test_without_unseen_classes_it_is_the_softmax_over_the_seen(draw_evidence):
+    evidence = draw_evidence(6, unseen=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fused = GATE.fuse(head, zero_shot)
-    assert np.array_equal(fused.p_unseen, np.zeros(40))
-    np.testing.assert_allclose(np.exp(fused.log_probabilities).sum(axis=1), 1, rtol=1e-12)
+        fused = GATE.fuse(evidence, 2.0)
+    assert np.array_equal(fused.p_unseen, np.zeros(20))
+    for row in range(20):
+        logits = [
+            0.7 * evidence.similarity[row, c]
+            - 0.3 * evidence.alignment[c]
+            + 0.6 * evidence.head[row, c]
+            + 0.2 * evidence.memory[row, c]
+            for c in range(4)
+        ]
+        np.testing.assert_allclose(np.exp(fused.log_probabilities[row]), softmax(logits), rtol=1e-10)
 
 
-def test_no_photos():
-    fused = GATE.fuse(np.empty((0, 3)), np.empty((0, 5)))
-    assert fused.log_probabilities.shape == (0, 5)
+def test_the_prior_is_zero_shot_mass(draw_evidence):
+    """With as many unseen as seen classes, the share of the zero-shot softmax that lies on the unseen."""
+    evidence = draw_evidence(7, unseen=4)
+    fused = Gate().fuse(evidence)
+    for row in range(20):
+        mass = softmax(evidence.similarity[row].tolist())
+        assert fused.p_unseen[row] == pytest.approx(sum(mass[4:]), rel=1e-9)
+        np.testing.assert_allclose(np.exp(fused.log_probabilities[row, 4:]), mass[4:], rtol=1e-9)
+
+
+def test_the_prior_by_simple_fractions():
+    """Two seen classes and one unseen: likelihoods 1, 3 against 4 is 2 on average against 4."""
+    nothing = np.zeros((1, 2))
+    evidence = Evidence(
+        head=np.log([[0.8, 0.2]]),
+        memory=nothing,
+        similarity=np.log([[1.0, 3.0, 4.0]]),
+        centred=np.zeros((1, 3)),
+        predicted=np.zeros((1, 3)),
+        alignment=np.zeros(2),
+        novelty=np.zeros(1),
+    )
+    fused = Gate().fuse(evidence)
+    assert fused.p_unseen[0] == pytest.approx(2 / 3)
+    # sqrt(1 * .8) : sqrt(3 * .2)
+    roots = np.sqrt([0.8, 0.6])
+    np.testing.assert_allclose(np.exp(fused.log_probabilities[0]), [*(roots / roots.sum() / 3), 2 / 3])
+
+
+def test_no_photos(draw_evidence):
+    fused = GATE.fuse(draw_evidence(photos=0))
+    assert fused.log_probabilities.shape == (0, 7)
     assert fused.p_unseen.shape == (0,)
 
 
-@pytest.mark.parametrize("temperature", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("size", [1e2, 1e4])
 @pytest.mark.parametrize("unseen", [0, 1, 3])
-def test_extreme_logits_give_no_nan(temperature, unseen):
-    corners = np.array(np.meshgrid(*[[-1e4, 0.0, 1e4]] * 3)).reshape(3, -1).T
-    head = corners.astype(np.float32)
-    zero_shot = np.concatenate([corners[::-1], corners[:, :unseen]], axis=1).astype(np.float32)
-    gate = MassGate(head_temperature=temperature, zero_shot_temperature=temperature, photos=1, classes=3)
-    fused = gate.fuse(head, zero_shot)
-    for numbers in (fused.log_probabilities, fused.head, fused.zero_shot):
-        assert not np.isnan(numbers).any()
-        assert (numbers <= 1e-9).all()
-    np.testing.assert_allclose(np.exp(fused.log_probabilities).sum(axis=1), 1, rtol=1e-9)
-    assert ((fused.p_unseen >= 0) & (fused.p_unseen <= 1 + 1e-9)).all()
+def test_extreme_numbers_give_no_nan(draw_evidence, size, unseen):
+    evidence = draw_evidence(8, unseen=unseen)
+    large = replace(evidence, **{name: size * getattr(evidence, name) for name in (*PER_CLASS, "memory", "novelty")})
+    for gate in (GATE, Gate()):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            fused = gate.fuse(large)
+        assert np.isfinite(fused.log_probabilities).all()
+        np.testing.assert_allclose(np.exp(fused.log_probabilities).sum(axis=1), 1, rtol=1e-9)
+        assert ((fused.p_unseen >= 0) & (fused.p_unseen <= 1)).all()
 
 
-@pytest.mark.parametrize(
-    ("head", "zero_shot"),
-    [((2, 4), (2, 6)), ((2, 3), (3, 6)), ((2, 3), (2, 2)), ((3,), (2, 5)), ((2, 3), (5,)), ((2, 2), (2, 5))],
-)
-def test_shapes_that_do_not_fit(head, zero_shot):
-    with pytest.raises(GateError, match="do not fit") as caught:
-        GATE.fuse(np.zeros(head), np.zeros(zero_shot))
-    assert str(head) in caught.value.got
-    assert str(zero_shot) in caught.value.got
-    assert "(n, 3)" in caught.value.expected
+def test_features_are_what_the_log_odds_weigh(draw_evidence):
+    evidence = draw_evidence(9)
+    odds = GATE.features(evidence) @ [0.9, -0.5, -0.35, 0.8, 1.3] - 0.4
+    np.testing.assert_allclose(GATE.log_odds(evidence), odds, rtol=1e-10)
 
 
-def test_fit_takes_each_experts_temperature():
-    head, zero_shot = draw(0, photos=200, unseen=0)
-    target = np.random.default_rng(1).integers(3, size=200)
-    gate = fit_mass_gate(head, zero_shot, target)
-    assert gate.head_temperature == fit_temperature(head, target)
-    assert gate.zero_shot_temperature == fit_temperature(zero_shot, target)
-    assert gate.head_temperature != gate.zero_shot_temperature
-    assert (gate.photos, gate.classes) == (200, 3)
-    with pytest.raises(GateError, match="no validation photos"):
-        fit_mass_gate(np.empty((0, 3)), np.empty((0, 3)), np.empty(0, dtype=np.intp))
+def test_log_mean_exp():
+    np.testing.assert_allclose(log_mean_exp(np.log([[1.0, 3.0], [2.0, 2.0]])), np.log([2.0, 2.0]))
+    np.testing.assert_allclose(log_mean_exp(np.full((1, 5), 1e4)), [1e4])
 
 
-def test_it_is_kept_as_plain_numbers(tmp_path):
-    gate = MassGate(head_temperature=1 / 3, zero_shot_temperature=1.7e-3, photos=7, classes=3)
+# Kept as numbers that a person can read
+
+
+def test_it_is_kept_as_plain_numbers(tmp_path, draw_evidence):
     file = tmp_path / "gate.json"
-    write_json(
-        file,
-        GateInfo(
-            gate=gate, encoder_identity="e", head_sha256="h", templates=Templates("simple", ("a photo of a {}.",))
-        ),
-    )
-    text = file.read_text()
-    assert '"kind": "mass"' in text
-    assert '"head_temperature": 0.3333333333333333' in text
-    assert '"classes": 3' in text
+    templates = Templates("simple", ("a photo of a {}.",))
+    write_json(file, GateInfo(gate=GATE, encoder_identity="e", head_sha256="h", templates=templates))
+    plain = json.loads(file.read_text())["gate"]
+    assert plain["kind"] == "conditional"
+    assert plain["seen"] == {"similarity": 0.7, "alignment": 0.3, "head": 0.6, "memory": 0.2}
+    assert plain["gate"]["novelty"] == 0.8
+    assert plain["fit"] == {"photos": 120, "classes": 4, "episodes": 5, "folds": "frozen"}
     found = read_json(file, GateInfo).gate
-    assert found == gate
-    head, zero_shot = draw(0)
-    assert np.array_equal(found.fuse(head, zero_shot).log_probabilities, gate.fuse(head, zero_shot).log_probabilities)
+    assert found == GATE
+    evidence = draw_evidence()
+    assert np.array_equal(found.fuse(evidence).log_probabilities, GATE.fuse(evidence).log_probabilities)
 
 
-def test_describe_says_what_was_fitted_on_what():
+def test_describe_has_every_number():
     text = " ".join(GATE.describe())
-    assert "head 2," in text
-    assert "zero-shot 0.5," in text
-    assert "100 validation photos of 3 seen classes" in text
+    for value in ("0.70", "0.30", "0.60", "0.20", "0.50", "0.40", "0.25", "-0.40", "+0.90", "-0.50", "-0.35", "+0.80"):
+        assert value in text
+    assert "120 validation photos of 4 seen classes in 5 class-held-out episodes" in text
+    assert "frozen" in text
+    assert "+1.30 x the head's doubt at temperature 1.7" in text
+
+
+def test_describe_of_the_prior_says_so():
+    text = " ".join(Gate().describe())
+    assert "not fitted" in text
+    assert "prior" in text
+    assert "doubt" not in text
+    fitted = msgspec.structs.replace(Gate(), fit=GateFit(photos=40, classes=8, episodes=4))
+    assert "not fitted" not in " ".join(fitted.describe())

@@ -8,7 +8,7 @@ import pytest
 
 from hybrid.data.records import ImageRecord
 from hybrid.errors import DataError, StoreError
-from hybrid.heads.dataset import training_set
+from hybrid.heads.dataset import split_by_training, training_set
 from hybrid.index.store import EmbeddingStore, StoredPhoto
 
 ENCODER = "encoder"
@@ -245,3 +245,45 @@ def test_a_photo_without_embedding(store):
     store.write_batch([StoredPhoto(ImageRecord("/d/new.jpg", "/d", "cat", None, 1, 1), "no vector")])
     with pytest.raises(StoreError, match=r"1 of .* have no vector"):
         choose(store)
+
+
+# What calibrates a head that is there already
+
+
+def test_split_by_training_goes_by_the_content(store):
+    add(store, *named("cat", 8), *named("dog", 6))
+    data = choose(store)
+    every = {
+        sha256: (record.path, label, vector(sha256))
+        for part in (data.train, data.val)
+        for sha256, record, label in zip(part.hashes, part.records, (data.classes[t] for t in part.target), strict=True)
+    }
+    # Not the cut of now, and the head's classes in another order.
+    trained = frozenset(sorted(every)[::2])
+    found = split_by_training(data, ("dog", "cat"), trained | {"of a photo that is gone"})
+    assert found.classes == ("dog", "cat")
+    assert found.notes == data.notes
+    assert set(found.train.hashes) == trained
+    assert set(found.val.hashes) == set(every) - trained
+    for part in (found.train, found.val):
+        for row, sha256 in enumerate(part.hashes):
+            path, label, embedding = every[sha256]
+            assert part.records[row].path == path
+            assert found.classes[part.target[row]] == label
+            np.testing.assert_array_equal(part.embeddings[row], embedding)
+
+
+@pytest.mark.parametrize("case", ["all trained", "none trained", "one class trained", "other classes"])
+def test_an_index_that_no_longer_fits_the_head(store, case):
+    add(store, *named("cat", 8), *named("dog", 6))
+    data = choose(store)
+    hashes = (*data.train.hashes, *data.val.hashes)
+    cats = [h for part in (data.train, data.val) for h, t in zip(part.hashes, part.target, strict=True) if t == 0]
+    trained = {"all trained": hashes, "none trained": (), "one class trained": cats}.get(case, hashes[::2])
+    classes = ("cat", "emu") if case == "other classes" else ("cat", "dog")
+    with pytest.raises(DataError, match="no longer fits the head") as caught:
+        split_by_training(data, classes, frozenset(trained))
+    assert "of its 2 classes" in caught.value.expected
+    assert f"{len(trained)} photos that trained it" in caught.value.got
+    assert f"{len(hashes) - len(trained)} others" in caught.value.got
+    assert "train-head" in caught.value.fix

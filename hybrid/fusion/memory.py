@@ -1,0 +1,169 @@
+"""`ClassMemory`: Gaussians of the labelled photos' embeddings, the toolkit's memory of the seen classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid.errors import ArtifactError, GateError
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A mean and a covariance that is shrunk so that it can be inverted.
+
+    Attributes
+    ----------
+    mean : (d,) float64
+    covariance : (d, d) float64
+        Ledoit-Wolf shrunk (Ledoit & Wolf 2004, A well-conditioned estimator for large-dimensional covariance
+        matrices).
+    """
+
+    mean: Floats
+    covariance: Floats
+
+    @cached_property
+    def precision(self) -> Floats:
+        """Inverse covariance, (d, d)."""
+        return np.asarray(np.linalg.inv(self.covariance), np.float64)
+
+    def squared_distance(self, embeddings: NDArray[Any]) -> Floats:
+        """Squared Mahalanobis distance of embeddings (n, d) to the mean, (n,)."""
+        centred = np.asarray(embeddings, np.float64) - self.mean
+        return np.asarray(np.einsum("nd,nd->n", centred @ self.precision, centred))
+
+
+@dataclass(frozen=True)
+class ClassMemory:
+    """One mean a class, one covariance that all classes share, and one Gaussian of all photos together.
+
+    Attributes
+    ----------
+    means : (s, d) float64
+        Mean embedding of each seen class.
+    counts : (s,) int
+        Photos behind each mean.
+    within : (d, d) float64
+        Covariance of the photos around their class's mean, Ledoit-Wolf shrunk.
+    background : Gaussian
+        Of all photos, whatever their class.
+    """
+
+    means: Floats
+    counts: Indices
+    within: Floats
+    background: Gaussian
+
+    @classmethod
+    def fit(cls, embeddings: NDArray[Any], labels: Indices, classes: int) -> ClassMemory:
+        """Estimate from labelled photos.
+
+        Parameters
+        ----------
+        embeddings : (n, d)
+            Unit norm.
+        labels : (n,) int
+            Class index, 0 to `classes` - 1.
+        classes : int
+
+        Raises
+        ------
+        GateError
+            If a class has no photo, or no class has two (nothing says then how much photos of a class differ).
+        """
+        photos = np.asarray(embeddings, np.float64)
+        counts = np.bincount(labels, minlength=classes).astype(np.intp)
+        if len(counts) > classes or not counts.all():
+            raise GateError(
+                "every class of the memory needs a photo",
+                expected=f"labels 0 to {classes - 1}, each at least once",
+                got=f"{np.count_nonzero(counts[:classes])} of {classes} classes in {len(labels)} photos",
+            )
+        if len(labels) == classes:
+            raise GateError(
+                "the memory needs a class with two photos or more", got=f"one photo a class, {classes} in all"
+            )
+        means = np.zeros((classes, photos.shape[1]))
+        np.add.at(means, labels, photos)
+        means /= counts[:, None]
+        within = _shrunk_covariance(photos - means[labels], lost=classes)
+        mean = photos.mean(axis=0)
+        return cls(means, counts, within, Gaussian(mean, _shrunk_covariance(photos - mean, lost=1)))
+
+    @cached_property
+    def _precision(self) -> Floats:
+        return np.asarray(np.linalg.inv(self.within), np.float64)
+
+    @cached_property
+    def _discriminant(self) -> tuple[Floats, Floats]:
+        weight = self.means @ self._precision
+        return weight, -0.5 * np.einsum("cd,cd->c", weight, self.means)
+
+    def logits(self, embeddings: NDArray[Any]) -> Floats:
+        """Gaussian discriminant analysis: log-likelihood of each class up to a constant a photo, (n, s).
+
+        Closed form with a precision that the classes share, after Wang et al. (ICLR 2024, A Hard-to-Beat Baseline
+        for Training-Free CLIP-based Adaptation), with Ledoit-Wolf in the place of their empirical shrinkage and
+        every class as likely as the other.
+        """
+        weight, bias = self._discriminant
+        return np.asarray(embeddings, np.float64) @ weight.T + bias
+
+    def novelty(self, embeddings: NDArray[Any]) -> Floats:
+        """Log-likelihood ratio of "some photo" to "a photo of these classes", (n,): higher is stranger.
+
+        Half the relative Mahalanobis distance (Ren et al. 2021, A Simple Fix to Mahalanobis Distance), with the
+        sum over the classes in the place of the nearest one.
+        """
+        from scipy.special import logsumexp
+
+        photos = np.asarray(embeddings, np.float64)
+        quadratic = np.einsum("nd,nd->n", photos @ self._precision, photos)
+        known = logsumexp(self.logits(photos), axis=1) - np.log(len(self.means)) - 0.5 * quadratic
+        return np.asarray(-0.5 * self.background.squared_distance(photos) - known)
+
+    def save(self, file: Path) -> None:
+        """Write as safetensors, float32."""
+        from safetensors.numpy import save_file
+
+        tensors = {
+            "means": self.means,
+            "within": self.within,
+            "background_mean": self.background.mean,
+            "background_covariance": self.background.covariance,
+        }
+        saved = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in tensors.items()}
+        save_file(saved | {"counts": self.counts.astype(np.int64)}, file)
+
+    @classmethod
+    def load(cls, file: Path) -> ClassMemory:
+        """Read what `save` wrote; ArtifactError if it is missing or damaged."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            found = load_file(file)
+            exact = {name: np.asarray(value, np.float64) for name, value in found.items()}
+            background = Gaussian(exact["background_mean"], exact["background_covariance"])
+            return cls(exact["means"], found["counts"].astype(np.intp), exact["within"], background)
+        except (OSError, SafetensorError, KeyError) as error:
+            raise ArtifactError(f"{file} is missing or damaged", got=repr(error), fix="hybrid train-head") from error
+
+
+def _shrunk_covariance(centred: Floats, lost: int) -> Floats:
+    """Ledoit-Wolf covariance of centred rows (n, d), with `lost` degrees of freedom gone into the means."""
+    from sklearn.covariance import ledoit_wolf
+
+    covariance: Floats = ledoit_wolf(centred, assume_centered=True)[0]
+    scale = len(centred) / max(len(centred) - lost, 1)
+    # Copies of one photo leave no spread at all; a hair of it keeps the inverse finite.
+    return covariance * scale + 1e-9 * np.eye(len(covariance))

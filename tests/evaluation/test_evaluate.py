@@ -1,0 +1,140 @@
+"""`evaluate` keeps every photo's answers, in order, and scores exactly these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from hybrid.data.records import ImageRecord
+from hybrid.evaluation.evaluate import evaluate
+from hybrid.evaluation.metrics import score_system
+from hybrid.fusion.operating import OperatingPoint, Policy
+from hybrid.label_space import join
+from hybrid.prompts import PromptSet
+
+SPACE = join(("ant", "bee"), PromptSet.from_names(["bee", "cat"]))
+RECORDS = tuple(
+    ImageRecord(f"/{k}.jpg", "/", label, None, 1, 0)
+    for k, label in enumerate(["ant", "cat", "bee", "yak", "cat", "ant", None, "bee", "ant", "cat"])
+)
+UNREADABLE = "/5.jpg"
+
+
+@dataclass
+class Fake:
+    """Answers each photo from a seed in its path; cannot read one of them."""
+
+    space: object = SPACE
+    gate: object | None = "gate"
+    notes: tuple[str, ...] = ("setup",)
+    trained_on: frozenset[str] = frozenset()
+    systems: tuple[str, ...] = ("supervised", "zero_shot")
+    unreadable: list = field(default_factory=list)
+    policy: Policy = field(default_factory=Policy)
+
+    @property
+    def decider(self):
+        return SimpleNamespace(point=OperatingPoint(accept_above=0.5)) if self.policy != Policy() else None
+
+    def alone(self, system):
+        return replace(self, systems=(system,), gate=None, unreadable=[]) if system in self.systems else None
+
+    def classify(self, records, *, batch_size, workers):
+        for start in range(0, len(records), batch_size):
+            batch = records[start : start + batch_size]
+            self.unreadable += [(r.path, "damaged") for r in batch if r.path == UNREADABLE]
+            kept = tuple(r for r in batch if r.path != UNREADABLE)
+            if kept:
+                yield SimpleNamespace(records=kept, hashes=tuple(r.path for r in kept), answers=self.answers(kept))
+
+    def answers(self, records):
+        drawn = [np.random.default_rng(int(r.path[1:-4])).dirichlet(np.ones(3), 3) for r in records]
+        supervised, zero_shot, hybrid = np.stack(drawn, axis=1)
+        supervised = supervised / supervised[:, :2].sum(axis=1, keepdims=True) * [1, 1, 0]
+        both = self.gate is not None
+        only = supervised if "supervised" in self.systems else zero_shot
+        return SimpleNamespace(
+            supervised=supervised if "supervised" in self.systems else None,
+            zero_shot=zero_shot if "zero_shot" in self.systems else None,
+            hybrid=hybrid if both else only,
+            p_unseen=hybrid[:, 2] if both else None,
+            zero_shot_mass=zero_shot[:, 2] if "zero_shot" in self.systems else None,
+            decided=SimpleNamespace(sets=hybrid > 0.3, p_known=hybrid[:, 0]) if self.policy != Policy() else None,
+        )
+
+
+INSIDE = [r for r in RECORDS if r.label in ("ant", "bee", "cat") and r.path != UNREADABLE]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 50])
+def test_promises_are_measured_on_photos_of_the_label_space_and_on_foreign_ones(batch_size):
+    policy = Policy(coverage=0.9, reject=0.95)
+    found = evaluate(Fake(policy=policy), RECORDS, batch_size=batch_size)
+    hybrid = Fake().answers(INSIDE).hybrid
+    labels = [("ant", "bee", "cat").index(r.label) for r in INSIDE]
+    covered = [row[label] > 0.3 for row, label in zip(hybrid, labels, strict=True)]
+    seen = [label < 2 for label in labels]
+    assert found.sets.asked == 0.9
+    assert found.sets.seen == np.mean([c for c, s in zip(covered, seen, strict=True) if s])
+    assert found.sets.unseen == np.mean([c for c, s in zip(covered, seen, strict=True) if not s])
+    assert found.sets.mean_size == (hybrid > 0.3).sum() / len(hybrid)
+    accepted = hybrid[:, 0] >= 0.5
+    assert found.rejection.seen == accepted[seen].mean()
+    assert found.rejection.unseen == accepted[~np.array(seen)].mean()
+    foreign = [r for r in RECORDS if r.label == "yak"]
+    assert found.rejection.foreign_photos == len(foreign) == 1
+    assert found.rejection.foreign == float(Fake().answers(foreign).hybrid[0, 0] >= 0.5)
+    assert found.to_json()["sets"]["mean_size"] == found.sets.mean_size
+    assert found.to_json()["rejection"]["accept_above"] == 0.5
+
+
+def test_without_such_a_policy_nothing_is_promised():
+    found = evaluate(Fake(), RECORDS).to_json()
+    assert found["sets"] is None
+    assert found["rejection"] is None
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 50])
+def test_every_scored_photo_is_kept_in_order_with_its_answers(batch_size):
+    photos = evaluate(Fake(), RECORDS, batch_size=batch_size).photos
+    expected = Fake().answers(INSIDE)
+    assert photos.names == ("ant", "bee", "cat")
+    assert photos.seen == 2
+    assert photos.is_unseen.tolist() == [False, False, True]
+    assert photos.records == tuple(INSIDE)
+    assert [photos.names[k] for k in photos.target] == [r.label for r in INSIDE]
+    assert list(photos.probabilities) == ["supervised", "zero_shot", "hybrid"]
+    for name, found in photos.probabilities.items():
+        np.testing.assert_array_equal(found, getattr(expected, name))
+    np.testing.assert_array_equal(photos.p_unseen, expected.p_unseen)
+
+
+def test_the_scores_are_those_of_the_kept_answers():
+    result = evaluate(Fake(), RECORDS, batch_size=4)
+    photos = result.photos
+    mass = Fake().answers(INSIDE).zero_shot_mass
+    for name, gate in (("supervised", None), ("zero_shot", mass), ("hybrid", photos.p_unseen)):
+        rate = result.systems[name].images_per_second
+        assert rate > 0
+        assert result.systems[name] == score_system(
+            photos.probabilities[name], photos.target, photos.is_unseen, p_unseen=gate, images_per_second=rate
+        )
+    assert (result.images, result.scored, result.outside) == (9, 7, 1)
+    assert result.unreadable == ((UNREADABLE, "damaged"),)
+
+
+@pytest.mark.parametrize("only", ["supervised", "zero_shot"])
+def test_an_only_expert_is_not_called_hybrid(only):
+    result = evaluate(Fake(gate=None, systems=(only,)), RECORDS)
+    assert list(result.photos.probabilities) == [only]
+    assert [name for name, scores in result.systems.items() if scores] == [only]
+    assert result.photos.p_unseen is None
+
+
+def test_json_has_the_new_figures_and_no_photos():
+    found = evaluate(Fake(), RECORDS).to_json()
+    assert "photos" not in found
+    assert {"adaptive_ece", "brier", "aurc"} <= set(found["systems"]["hybrid"])

@@ -1,0 +1,367 @@
+"""The page, parsed: its figures are the scores, it loads nothing, escapes everything, and shows the right photos."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import re
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from hybrid.data.decode import decode
+from hybrid.errors import DataError
+from hybrid.evaluation import figures
+from hybrid.evaluation.calibration import equal_width_bins
+from hybrid.evaluation.html_report import METRICS, PAIRS, THUMBNAIL, render, write_report
+from hybrid.evaluation.metrics import SystemScores, seen_unseen_curve
+from hybrid.evaluation.results import Evaluation
+from hybrid.evaluation.selective import risk_coverage
+
+MADE = datetime(2031, 5, 4, 16, 30, tzinfo=UTC)
+NASTY = ('<b>&"x', "it's", "長頸鹿", "{{ 7 * 7 }}", "</script><script>alert(1)", "fox")
+VOID = {"meta", "link", "img", "br", "input"}
+
+
+class Page(HTMLParser):
+    """Every element as (tag, attributes, path of its ancestors' ids), its text, and the tables' cells."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.open: list[str] = []
+        self.sections: list[str] = [""]
+        self.text: dict[str, list[str]] = {}
+        self.tables: dict[str, list[list[list[str]]]] = {}
+        self.scripts = ""
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.elements.append((tag, attributes | {"section": self.sections[-1]}))
+        if tag == "section":
+            self.sections.append(attributes["id"])
+        if tag == "table":
+            self.tables.setdefault(self.sections[-1], []).append([])
+        if tag == "tr":
+            self.tables[self.sections[-1]][-1].append([])
+        if tag in ("td", "th"):
+            self.tables[self.sections[-1]][-1][-1].append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs) | {"section": self.sections[-1]}))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+        if tag == "section":
+            self.sections.pop()
+
+    def handle_data(self, data):
+        if "script" in self.open:
+            self.scripts += data
+            return
+        if data.strip():
+            self.text.setdefault(self.sections[-1], []).append(data.strip())
+        if {"td", "th"} & set(self.open):
+            self.tables[self.sections[-1]][-1][-1][-1] += data
+
+    def all(self, tag: str, section: str | None = None) -> list[dict[str, str]]:
+        return [a for t, a in self.elements if t == tag and section in (None, a["section"])]
+
+    def says(self, section: str) -> str:
+        return " ".join(self.text.get(section, []))
+
+
+@pytest.fixture(scope="module")
+def standard(make_result) -> tuple[Evaluation, Page]:
+    """One ordinary result and its page, for tests that only read them."""
+    result = make_result()
+    return result, page_of(result)
+
+
+def page_of(result: Evaluation, **extra) -> Page:
+    return Page(render(result, run="runs/x", made=MADE, **extra))
+
+
+def shown(value: float | None) -> str:
+    return "\N{EN DASH}" if value is None else f"{value:.3f}"
+
+
+def test_every_figure_of_every_system_is_in_the_table(standard):
+    result, page = standard
+    head, *rows = page.tables["systems"][0]
+    assert head == ["figure", "supervised", "zero-shot", "hybrid"]
+    assert len(rows) == len(METRICS)
+    for row, field in zip(rows, METRICS, strict=True):
+        values = [getattr(scores, field) for scores in result.systems.values()]
+        assert row[0].startswith(METRICS[field][0])
+        assert row[1:] == (["100"] * 3 if field == "images_per_second" else [shown(v) for v in values])
+
+
+def test_the_page_knows_every_score_there_is():
+    assert list(METRICS) == [field.name for field in dataclasses.fields(SystemScores)]
+
+
+def test_the_best_of_each_figure_is_marked(standard):
+    result, page = standard
+    marks = [a.get("class") for a in page.all("td", "systems")]
+    rows = dict(zip(METRICS, np.array(marks, dtype=object).reshape(-1, 3), strict=True))
+    for field, best in (("seen", max), ("brier", min), ("aurc", min), ("ece", min)):
+        values = [getattr(s, field) for s in result.systems.values()]
+        assert [m == "best" for m in rows[field]] == [shown(v) == shown(best(values)) for v in values]
+
+
+def test_heading_notes_warnings_and_unreadable_files(make_result):
+    result = make_result(
+        setup=("device: cpu", "two <cores>", "WARNING: the gate is old"),
+        notes=("WARNING: 3 photos leaked", "5 photos were left"),
+        unreadable=(("/a/<b>.jpg", "the file is empty"),),
+    )
+    page = page_of(result, sources=("/photos/test",), notes=("a manifest said so",))
+    top = page.says("")
+    assert "Evaluation of runs/x" in top
+    assert "04 May 2031, 16:30" in top
+    assert "60 photos, 4 seen and 2 unseen classes" in top
+    assert "/photos/test" in top
+    assert "WARNING: the gate is old WARNING: 3 photos leaked" in top
+    setup = page.says("setup")
+    for line in ("device: cpu", "two <cores>", "5 photos were left", "a manifest said so", "/a/<b>.jpg: the file is"):
+        assert line in setup
+    tiles = dict(zip(*[iter(page.text[""][-10:])] * 2, strict=True))
+    assert tiles["hybrid: accuracy"] == shown(result.systems["hybrid"].accuracy)
+    assert tiles["hybrid: gate AUROC"] == shown(result.systems["hybrid"].gate_auroc)
+
+
+def test_nothing_is_loaded_from_anywhere(make_result):
+    html = render(make_result(), run="runs/x", made=MADE)
+    assert not re.search(r"https?://|//[a-z]+\.|@import", html)
+    page = Page(html)
+    assert not {"link", "iframe", "object", "base"} & {tag for tag, _ in page.elements}
+    for tag, attributes in page.elements:
+        for name in ("src", "href", "srcset", "data"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:image/jpeg;base64,", "#")), (tag, value)
+    assert "url(" not in re.sub(r"url\(#\w+\)", "", html)
+    policy = next(a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy
+
+
+def test_every_label_and_path_is_escaped(make_result):
+    run = '<i>run & "x"'
+    result = make_result(names=NASTY, folder='p<a>&"th')
+    html = render(result, run=run, made=MADE, sources=["<s>"], notes=["<n>"])
+    page = Page(html)
+    assert html.count("<script>") == html.count("</script>") == 1
+    assert not {"b", "i", "s", "n", "a", "th"} & {t for t, a in page.elements if a["section"] == "classes"} - {"th"}
+    assert not {"i", "s", "n", "a"} & {tag for tag, _ in page.elements}
+    assert [row[0] for row in page.tables["classes"][0][1:]] == list(NASTY)
+    assert f"Evaluation of {run}" in page.says("")
+    titles = [a["title"] for a in page.all("img")]
+    assert titles
+    assert all('p<a>&"th' in title for title in titles)
+    assert {'<b>&"x', "{{ 7 * 7 }}"} <= set(page.text["confusion"])
+    assert "alert" not in page.scripts
+
+
+def test_per_class_figures_and_the_matrix_equal_sklearn(standard):
+    result, page = standard
+    photos, names = result.photos, result.photos.names
+    predicted = photos.probabilities["hybrid"].argmax(axis=1)
+    precision, recall, f1, support = precision_recall_fscore_support(photos.target, predicted, zero_division=np.nan)
+    rows = page.tables["classes"][0][1:]
+    for k, row in enumerate(rows):
+        kind = "seen" if k < 4 else "unseen"
+        expected = [str(support[k]), str(np.sum(predicted == k)), shown(precision[k]), shown(recall[k]), shown(f1[k])]
+        assert row == [names[k], kind, *expected]
+    counts = confusion_matrix(photos.target, predicted, labels=range(6))
+    cells = [t for t in page.text["confusion"] if " photos " in t and ": " in t and "%" in t]
+    expected = {
+        f"{names[t]}: {counts[t, p]} of {support[t]} photos "
+        f"{'right' if t == p else f'predicted as {names[p]}'} ({counts[t, p] / support[t]:.0%})"
+        for t, p in np.argwhere(counts)
+    }
+    assert set(cells) == expected
+    opacity = [float(a["fill-opacity"]) for a in page.all("rect", "confusion") if "fill-opacity" in a]
+    shares = [counts[t, p] / support[t] for t, p in np.argwhere(counts)]
+    np.testing.assert_allclose(opacity, [0.15 + 0.85 * share for share in shares], atol=0.005)
+
+
+def test_reliability_is_that_of_both_groups_of_both_systems(standard):
+    result, page = standard
+    photos = result.photos
+    unseen = photos.target >= 4
+    tables = iter(page.tables["reliability"])
+    for system, name in (("hybrid", "hybrid"), ("zero_shot", "zero-shot")):
+        for group, rows in (("seen", ~unseen), ("unseen", unseen)):
+            ece = shown(getattr(result.systems[system], f"ece_{group}"))
+            expected = f"{name}, photos of {group} classes {rows.sum()} photos, ECE {ece}"
+            assert expected in page.says("reliability")
+            probabilities = photos.probabilities[system][rows]
+            bins = equal_width_bins(probabilities.max(axis=1), probabilities.argmax(axis=1) == photos.target[rows])
+            found = next(tables)[1:]
+            assert [int(row[1]) for row in found] == bins.count.tolist()
+            assert [row[2] for row in found] == [shown(v) for v in bins.confidence]
+            assert [row[3] for row in found] == [shown(v) for v in bins.accuracy]
+    assert next(tables, None) is None
+    assert len(page.all("svg", "reliability")) == 4
+
+
+def test_trade_offs_are_drawn_from_the_results(make_result):
+    result = make_result()
+    photos, html = result.photos, render(result, run="runs/x", made=MADE)
+    curves = {
+        name: seen_unseen_curve(np.log(photos.probabilities[name]), photos.target, photos.is_unseen)
+        for name in ("zero_shot", "hybrid")
+    }
+    points = {name: (scores.seen, scores.unseen) for name, scores in result.systems.items()}
+    assert figures.seen_unseen({"supervised": None} | curves, points) in html
+    risks = {
+        name: risk_coverage(p.max(axis=1), p.argmax(axis=1) == photos.target)
+        for name, p in photos.probabilities.items()
+    }
+    assert figures.risk_coverage(risks) in html
+    assert figures.gate_histogram(photos.p_unseen, photos.target >= 4) in html
+
+
+def test_worst_confusions_show_the_photos_of_which_the_system_was_surest(make_result):
+    result = make_result(photos=80)
+    photos = result.photos
+    probabilities = photos.probabilities["hybrid"]
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    counts = confusion_matrix(photos.target, predicted, labels=range(6))
+    np.fill_diagonal(counts, 0)
+    pairs = sorted(np.argwhere(counts).tolist(), key=lambda pair: -counts[tuple(pair)])[:PAIRS]
+    expected = []
+    for true, wrong in pairs:
+        rows = np.flatnonzero((photos.target == true) & (predicted == wrong))
+        expected += sorted(rows.tolist(), key=lambda row: -confidence[row])[:4]
+    page = page_of(result)
+    pictures = page.all("img", "confusions")
+    assert [a["title"] for a in pictures] == [photos.records[row].path for row in expected]
+    said = page.says("confusions")
+    assert re.findall(r"(\d+) %", said) == [f"{100 * confidence[row]:.0f}" for row in expected]
+    first = "{} → {}".format(*(photos.names[k] for k in pairs[0]))
+    assert f"{first} {counts[tuple(pairs[0])]} of {(photos.target == pairs[0][0]).sum()} photos" in said
+    for attributes, row in zip(pictures, expected, strict=True):
+        data = base64.b64decode(attributes["src"].removeprefix("data:image/jpeg;base64,"))
+        small = decode(data)
+        assert small.size == (THUMBNAIL, THUMBNAIL // 2)
+        original = decode(photos.records[row].read_bytes()).resize(small.size)
+        assert np.abs(np.asarray(small, float) - np.asarray(original, float)).mean() < 6
+
+
+def test_thumbnails_stand_upright(make_result, photo):
+    result = make_result()
+    upright = photo(7, (200, 100))
+    turned = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "turn me by 90 degrees"
+    upright.transpose(Image.Transpose.ROTATE_90).save(turned, "JPEG", quality=95, exif=exif)
+    for record in result.photos.records:
+        Path(record.path).write_bytes(turned.getvalue())
+    for attributes in page_of(result).all("img", "confusions"):
+        small = Image.open(io.BytesIO(base64.b64decode(attributes["src"].partition(",")[2])))
+        assert small.size == (THUMBNAIL, THUMBNAIL // 2)
+        assert not small.getexif()
+        gap = np.asarray(small, float) - np.asarray(upright.resize(small.size), float)
+        assert np.abs(gap).mean() < 6
+
+
+def test_a_photo_that_is_gone_is_said_to_be(make_result):
+    result = make_result()
+    for record in result.photos.records:
+        Path(record.path).unlink()
+    page = page_of(result)
+    assert page.all("img") == []
+    assert "no longer readable" in page.says("confusions")
+
+
+@pytest.mark.parametrize("system", ["supervised", "zero_shot"])
+def test_a_run_with_one_system(make_result, system):
+    result = make_result(systems=(system,), seen=6 if system == "supervised" else 0)
+    page = page_of(result)
+    column = ["supervised", "zero_shot", "hybrid"].index(system) + 1
+    for row, field in zip(page.tables["systems"][0][1:], METRICS, strict=True):
+        others = [cell for k, cell in enumerate(row[1:], 1) if k != column]
+        assert others == ["\N{EN DASH}"] * 2, field
+    name = system.replace("_", "-")
+    assert f"{name}: accuracy" in page.text[""]
+    assert f"What is taken for what ({name})" in page.says("confusion")
+    assert len(page.all("svg", "reliability")) == 1
+    assert "No seen-unseen curve" in page.says("curves")
+    assert len(page.all("svg", "curves")) == 1
+    assert page.all("img")
+
+
+def test_photos_of_seen_classes_only(make_result):
+    page = page_of(make_result(classes_with_photos=4))
+    assert "No seen-unseen curve" in page.says("curves")
+    assert len(page.all("svg", "curves")) == 2  # risk and coverage, p(unseen)
+    assert len(page.all("svg", "reliability")) == 2
+    rows = page.tables["classes"][0][1:]
+    assert [row[2] for row in rows[4:]] == ["0", "0"]
+    assert {row[5] for row in rows[4:]} == {"\N{EN DASH}"}
+
+
+def test_without_p_unseen_there_is_no_gate_to_show(make_result, standard):
+    assert len(page_of(make_result(gate=False)).all("svg", "curves")) == 2
+    assert len(standard[1].all("svg", "curves")) == 3
+
+
+def test_a_perfect_system_has_no_confusions(make_result):
+    result = make_result()
+    result.photos.probabilities["hybrid"][:] = np.eye(6)[result.photos.target]
+    page = page_of(result)
+    assert "No photo is answered wrong." in page.says("confusions")
+    assert page.all("img") == []
+
+
+def test_the_file_is_written_whole_into_a_new_folder(make_result, tmp_path):
+    folder = tmp_path / "new" / "report"
+    file = write_report(make_result(), folder, run="a run", made=MADE)
+    assert file == folder / "report.html"
+    assert [f.name for f in folder.iterdir()] == ["report.html"]
+    text = file.read_text(encoding="utf-8")
+    assert "Evaluation of a run" in Page(text).says("")
+    assert text.rstrip().endswith("</html>")
+
+
+def test_an_old_report_stays_when_the_new_one_fails(make_result, tmp_path, monkeypatch):
+    (tmp_path / "report.html").write_bytes(b"old")
+
+    def full_disk(path, data):
+        with path.open("wb") as stream:
+            stream.write(data[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(DataError, match="No space left"):
+        write_report(make_result(), tmp_path, run="new", made=MADE)
+    assert [f.name for f in tmp_path.iterdir()] == ["report.html"]
+    assert (tmp_path / "report.html").read_bytes() == b"old"
+
+
+def test_a_file_in_the_place_of_the_folder(make_result, tmp_path):
+    (tmp_path / "taken").write_text("x")
+    with pytest.raises(DataError, match="cannot be written"):
+        write_report(make_result(), tmp_path / "taken", run="runs/x", made=MADE)
+    assert (tmp_path / "taken").read_text() == "x"
+
+
+def test_a_path_that_is_no_utf8_does_not_stop_the_report(make_result, tmp_path):
+    result = make_result(unreadable=(("/photos/\udcff.jpg", "damaged"),))
+    assert "\\udcff.jpg" in write_report(result, tmp_path, run="r", made=MADE).read_text(encoding="utf-8")
+
+
+def test_a_report_of_many_photos_and_classes_stays_small(make_result):
+    result = make_result(names=tuple(f"class {k}" for k in range(70)), seen=53, photos=400)
+    assert len(render(result, run="runs/x", made=MADE)) < 2_000_000

@@ -1,0 +1,137 @@
+"""A small world of embeddings: classes are directions, texts lie a gap away from their photos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from hybrid.fusion.decide import FittedGate
+from hybrid.fusion.episodes import Calibration, Photos, calibrate, class_folds
+from hybrid.fusion.evidence import Evidence, Scorer
+from hybrid.fusion.fit import fit_gate
+from hybrid.fusion.memory import ClassMemory
+from hybrid.fusion.operating import HeldOut
+from hybrid.fusion.reject import fit_rejector
+
+SCALE = 20.0
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class World:
+    """Of c classes the first s are seen; `test` holds photos of all of them, `strange` of classes without a name."""
+
+    seen: int
+    texts: np.ndarray
+    train: Photos
+    val: Photos
+    test: Photos
+    strange: np.ndarray
+    scale: float = SCALE
+
+    def head(self, photos: np.ndarray, sharpness: float = 12.0) -> np.ndarray:
+        """Logits over the seen classes, as a head on the mean training photos gives them."""
+        means = [self.train.embeddings[self.train.target == c].mean(axis=0) for c in range(self.seen)]
+        return sharpness * photos @ np.stack(means).T
+
+    @property
+    def memory(self) -> ClassMemory:
+        return ClassMemory.fit(
+            np.concatenate([self.train.embeddings, self.val.embeddings]),
+            np.concatenate([self.train.target, self.val.target]),
+            self.seen,
+        )
+
+    @property
+    def scorer(self) -> Scorer:
+        return Scorer(self.memory, self.texts, self.scale)
+
+    def calibration(self, **changes) -> Calibration:
+        head = self.head(self.val.embeddings)
+        parts = {"head_logits": head, "held_out": class_folds(self.seen)} | changes
+        return calibrate(self.train, self.val, self.texts[: self.seen], self.scale, **parts)
+
+    def fitted(self) -> FittedGate:
+        """Fit a gate and all that serves it, as `hybrid.gating` does."""
+        calibration = self.calibration()
+        gate = fit_gate(calibration.validation, calibration.episodes)
+        held_out = HeldOut(
+            embeddings=self.val.embeddings,
+            head_logits=self.head(self.val.embeddings),
+            memory=calibration.validation.evidence.memory,
+            novelty=calibration.validation.evidence.novelty,
+            target=self.val.target,
+            uniform=np.random.default_rng(9).random(len(self.val)),
+        )
+        return FittedGate(gate, calibration.memory, fit_rejector(gate, calibration.episodes), held_out)
+
+
+@pytest.fixture(scope="session")
+def make_world() -> Callable[..., World]:
+    def make(
+        seed: int = 0,
+        seen: int = 6,
+        unseen: int = 3,
+        train: int = 5,
+        val: int = 6,
+        test: int = 8,
+        dim: int = 10,
+        noise: float = 0.3,
+    ) -> World:
+        rng = np.random.default_rng(seed)
+        strange = 3
+        centres = unit(rng.normal(size=(seen + unseen + strange, dim)))
+
+        def draw(count: int, classes: range) -> Photos:
+            target = np.repeat(np.array(classes, dtype=np.intp), count)
+            return Photos(unit(centres[target] + noise * rng.normal(size=(len(target), dim))), target)
+
+        texts = unit(centres[: seen + unseen] + 0.3 * rng.normal(size=dim) + 0.15 * rng.normal(size=(1, dim)))
+        every = range(seen + unseen)
+        return World(
+            seen,
+            texts,
+            draw(train, range(seen)),
+            draw(val, range(seen)),
+            draw(test, every),
+            draw(test, range(seen + unseen, seen + unseen + strange)).embeddings,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def large(make_world) -> World:
+    """Enough validation photos that a share of them is a fine measure."""
+    return make_world(seed=1, seen=8, unseen=4, train=6, val=25, test=25, noise=0.22)
+
+
+@pytest.fixture(scope="session")
+def fitted(large) -> FittedGate:
+    return large.fitted()
+
+
+@pytest.fixture(scope="session")
+def draw_evidence() -> Callable[..., Evidence]:
+    """Random numbers in the shape of evidence."""
+
+    def draw(seed: int = 0, photos: int = 20, seen: int = 4, unseen: int = 3) -> Evidence:
+        rng = np.random.default_rng(seed)
+        raw = rng.normal(size=(photos, seen))
+        return Evidence(
+            head=raw - np.log(np.exp(raw).sum(axis=1, keepdims=True)),
+            memory=rng.normal(size=(photos, seen)),
+            similarity=5 + 2 * rng.normal(size=(photos, seen + unseen)),
+            centred=rng.normal(size=(photos, seen + unseen)),
+            predicted=rng.normal(size=(photos, seen + unseen)),
+            alignment=rng.normal(size=seen),
+            novelty=rng.normal(size=photos),
+        )
+
+    return draw

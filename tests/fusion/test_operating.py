@@ -1,0 +1,225 @@
+"""Operating points: what a flag means in numbers, by brute force on the held-out photos."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from hybrid.errors import ArtifactError, ConfigError, GateError
+from hybrid.fusion.evidence import Scorer
+from hybrid.fusion.operating import HeldOut, OperatingPoint, Policy, choose_point, uniform_from_hash
+from hybrid.fusion.reject import Rejector
+
+
+def point_of(fitted, scorer: Scorer, policy: Policy, classes: tuple[int, int] = (8, 4)) -> OperatingPoint:
+    return choose_point(policy, fitted.gate, scorer, classes, fitted.rejector, fitted.held_out)
+
+
+# Flags
+
+
+@pytest.mark.parametrize("name", ["prior", "max_seen_loss", "reject", "max_false_accept", "coverage"])
+@pytest.mark.parametrize("value", [0, 0.0, 1, 1.0, -0.1, 1.7, float("nan"), float("inf")])
+def test_shares_lie_between_0_and_1(name, value):
+    with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} takes a share") as caught:
+        Policy(**{name: value})
+    assert caught.value.expected == "between 0 and 1"
+    assert caught.value.got == f"{value:g}"
+
+
+@pytest.mark.parametrize(
+    ("given", "flags"),
+    [
+        ({"prior": 0.3, "balance": "equal"}, "--prior and --balance"),
+        ({"prior": 0.3, "max_seen_loss": 0.01}, "--prior and --max-seen-loss"),
+        ({"balance": "natural", "max_seen_loss": 0.01}, "--balance and --max-seen-loss"),
+        (
+            {"prior": 0.3, "balance": "natural", "max_seen_loss": 0.01},
+            "--prior and --balance and --max-seen-loss",
+        ),
+        ({"reject": 0.9, "max_false_accept": 0.1}, "--reject and --max-false-accept"),
+    ],
+)
+def test_flags_that_contradict_each_other(given, flags):
+    with pytest.raises(ConfigError, match=f"^{flags} contradict each other"):
+        Policy(**given)
+
+
+def test_flags_that_go_together():
+    Policy(prior=0.2, reject=0.9, coverage=0.8)
+    Policy(balance="natural", max_false_accept=0.1, coverage=0.8)
+
+
+# The share of unseen photos
+
+
+@pytest.mark.parametrize(
+    ("policy", "share"),
+    [
+        (Policy(), 0.5),
+        (Policy(balance="equal"), 0.5),
+        (Policy(balance="natural"), 4 / 12),
+        (Policy(prior=0.1), 0.1),
+        (Policy(prior=0.999), 0.999),
+    ],
+    ids=str,
+)
+def test_the_share_as_log_odds(fitted, large, policy, share):
+    point = point_of(fitted, large.scorer, policy)
+    assert 1 / (1 + np.exp(-point.log_odds)) == pytest.approx(share)
+    assert point.accept_above is None
+    assert point.set_threshold is None
+    assert f"{share:.3g}" in point.notes[0]
+
+
+@pytest.mark.parametrize("policy", [Policy(prior=0.1), Policy(balance="natural"), Policy(max_seen_loss=0.1)], ids=str)
+def test_without_unseen_classes_there_is_nothing_to_shift(fitted, large, policy):
+    scorer = Scorer(large.memory, large.texts[:8], large.scale)
+    assert point_of(fitted, scorer, policy, (8, 0)) == OperatingPoint()
+
+
+# The loss of seen accuracy
+
+
+def lost(fitted, scorer: Scorer, shift: float) -> float:
+    """Share of the right seen answers that the unseen classes take, by answering every photo twice."""
+    evidence = fitted.held_out.evidence(scorer)
+    answer = fitted.gate.fuse(evidence, shift).log_probabilities
+    target = fitted.held_out.target
+    right_without = answer[:, :8].argmax(axis=1) == target
+    right = answer.argmax(axis=1) == target
+    assert not (right & ~right_without).any()
+    return (right_without & ~right).sum() / right_without.sum()
+
+
+@pytest.mark.parametrize("loss", [0.001, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 0.9])
+def test_max_seen_loss_is_kept_and_used_up(fitted, large, loss):
+    scorer = large.scorer
+    point = point_of(fitted, scorer, Policy(max_seen_loss=loss))
+    assert lost(fitted, scorer, point.log_odds) <= loss
+    assert lost(fitted, scorer, point.log_odds + 1e-6) > loss
+    assert f"{loss:.1%}" in point.notes[0]
+
+
+def test_a_larger_loss_buys_more_unseen_answers(fitted, large):
+    shifts = [point_of(fitted, large.scorer, Policy(max_seen_loss=loss)).log_odds for loss in (0.01, 0.1, 0.3, 0.8)]
+    assert shifts == sorted(shifts)
+    assert shifts[0] < shifts[-1]
+
+
+def test_no_right_answer_to_give_up(fitted, large):
+    wrong = replace(fitted, held_out=replace(fitted.held_out, target=np.full(len(large.val), 99)))
+    with pytest.raises(GateError, match="no validation photo is right"):
+        point_of(wrong, large.scorer, Policy(max_seen_loss=0.1))
+
+
+# Rejection and sets
+
+
+@pytest.mark.parametrize("coverage", [0.5, 0.8, 0.95, 0.99])
+def test_reject_keeps_the_share_of_seen_photos(fitted, large, coverage):
+    scorer = large.scorer
+    point = point_of(fitted, scorer, Policy(reject=coverage))
+    p_known = fitted.rejector.p_known(fitted.gate, fitted.held_out.evidence(scorer))
+    assert coverage <= np.mean(p_known >= point.accept_above) <= coverage + 1 / len(p_known) + 1e-9
+    assert f"keeps {coverage:.0%}" in point.notes[-1]
+
+
+def test_reject_is_measured_at_the_chosen_point(fitted, large):
+    scorer, evidence = large.scorer, fitted.held_out.evidence(large.scorer)
+    shifted = point_of(fitted, scorer, Policy(prior=0.9, reject=0.8))
+    p_known = fitted.rejector.p_known(fitted.gate, evidence, shifted.log_odds)
+    assert 0.8 <= np.mean(p_known >= shifted.accept_above) <= 0.8 + 1 / len(p_known) + 1e-9
+    assert shifted.accept_above != point_of(fitted, scorer, Policy(reject=0.8)).accept_above
+
+
+def test_max_false_accept_reads_the_rejectors_quantiles(fitted, large):
+    known = tuple((np.arange(101) / 200).tolist())
+    made = replace(fitted, rejector=Rejector(bias=0.0, text=0.1, entropy=-1.0, unknown=known))
+    point = point_of(made, large.scorer, Policy(max_false_accept=0.1))
+    assert point.accept_above == pytest.approx(0.45)
+    assert "about 10% of the photos of unknown classes" in point.notes[-1]
+
+
+@pytest.mark.parametrize("prior", [None, 0.05])
+def test_sets_hold_the_share_of_the_held_out_photos(fitted, large, prior):
+    scorer = large.scorer
+    point = point_of(fitted, scorer, Policy(prior=prior, coverage=0.9))
+    held = fitted.held_out
+    answer = np.exp(fitted.gate.fuse(held.evidence(scorer), point.log_odds).log_probabilities)
+    inside = 0
+    for row, c in enumerate(held.target):
+        likelier = answer[row][answer[row] > answer[row, c]]
+        score = likelier.sum() + held.uniform[row] * answer[row, c] + 0.05 * len(likelier)
+        inside += score <= point.set_threshold + 1e-9
+    # ceil((200 + 1) * 0.9) of 200
+    assert len(large.val) == 200
+    assert inside == 181
+    assert "nothing is guaranteed for photos of unseen classes" in point.notes[-1]
+    assert "200 validation photos" in point.notes[-1]
+
+
+@pytest.mark.parametrize("name", ["max_seen_loss", "reject", "max_false_accept", "coverage"])
+def test_without_a_fitted_gate_some_flags_mean_nothing(fitted, large, name):
+    with pytest.raises(GateError, match=f"--{name.replace('_', '-')} needs a fitted gate") as caught:
+        choose_point(Policy(**{name: 0.5}), fitted.gate, large.scorer, (8, 4))
+    assert "train-head" in caught.value.fix
+    assert choose_point(Policy(prior=0.25), fitted.gate, large.scorer, (8, 4)).log_odds == pytest.approx(np.log(1 / 3))
+
+
+def test_a_coverage_that_the_photos_do_not_carry(fitted, large):
+    with pytest.raises(GateError, match="too few validation photos") as caught:
+        point_of(fitted, large.scorer, Policy(coverage=0.999))
+    assert caught.value.expected == "at least 999"
+
+
+# What is kept of the validation photos
+
+
+def test_held_out_evidence_keeps_what_was_scored_out_of_fold(fitted, large):
+    held, scorer = fitted.held_out, large.scorer
+    evidence = held.evidence(scorer)
+    assert np.array_equal(evidence.memory, held.memory)
+    assert np.array_equal(evidence.novelty, held.novelty)
+    plain = scorer(held.embeddings, held.head_logits)
+    assert not np.allclose(plain.memory, held.memory)
+    for name in ("head", "similarity", "centred", "predicted"):
+        assert np.array_equal(getattr(evidence, name), getattr(plain, name))
+
+
+def test_held_out_is_read_as_it_was_written(fitted, tmp_path):
+    file = tmp_path / "held_out.safetensors"
+    fitted.held_out.save(file)
+    found = HeldOut.load(file)
+    for item in fields(HeldOut):
+        kept = getattr(fitted.held_out, item.name)
+        np.testing.assert_allclose(getattr(found, item.name), kept, rtol=1e-6)
+        assert getattr(found, item.name).dtype == (np.int64 if item.name == "target" else np.float32)
+
+
+@pytest.mark.parametrize("damage", ["missing", "torn", "foreign"])
+def test_held_out_that_cannot_be_read(fitted, tmp_path, damage):
+    file = tmp_path / "held_out.safetensors"
+    if damage == "torn":
+        fitted.held_out.save(file)
+        file.write_bytes(file.read_bytes()[:-5])
+    elif damage == "foreign":
+        fitted.memory.save(file)
+    with pytest.raises(ArtifactError, match=r"held_out\.safetensors is missing or damaged") as caught:
+        HeldOut.load(file)
+    assert caught.value.fix == "hybrid train-head"
+
+
+def test_uniform_from_hash():
+    from hashlib import sha256
+
+    assert uniform_from_hash("0" * 64) == 0.0
+    assert uniform_from_hash("8" + "0" * 63) == 0.5
+    assert uniform_from_hash("f" * 64) < 1.0
+    found = np.array([uniform_from_hash(sha256(str(i).encode()).hexdigest()) for i in range(4000)])
+    assert ((found >= 0) & (found < 1)).all()
+    assert np.histogram(found, bins=10, range=(0, 1))[0] == pytest.approx(400, abs=80)
+    # The first four hex digits of sha256("0") are 5fec.
+    assert found[0] == pytest.approx(0x5FEC / 0x10000, abs=2e-5)

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hybrid.data.decode import read_and_decode
+from hybrid.heads import score
+from hybrid.heads.linear import LinearHead
+from hybrid.heads.score import head_logits
+
+
+class PixelHead:
+    """Scores a photo by its mean colour, and counts what goes through it."""
+
+    classes, encoder_identity, notes = ("r", "g", "b"), None, ()
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def prepare(self, image):
+        return np.asarray(image, np.float32).mean((0, 1))
+
+    def logits(self, prepared, embeddings):
+        assert embeddings.shape == (0, 0)
+        self.batches.append(len(prepared))
+        return np.stack(prepared)
+
+
+def test_pixels_are_read_in_batches_and_in_order(coloured):
+    photos = coloured((1, 1, 1), (3, 4, 5)).val
+    head = PixelHead()
+    found = head_logits(head, photos, batch_size=5)
+    assert head.batches == [5, 5, 2]
+    for row, record in enumerate(photos.records):
+        expected = np.asarray(read_and_decode(record), np.float32).mean((0, 1))
+        np.testing.assert_allclose(found[row], expected, rtol=1e-6)
+
+
+def test_a_head_that_reads_embeddings_reads_no_photo(coloured, monkeypatch):
+    photos = coloured((1, 1, 1), (3, 4, 5)).val
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(12, 4)).astype(np.float32)
+    weight, bias = rng.normal(size=(3, 4)).astype(np.float32), np.array([1, 2, 3], np.float32)
+    object.__setattr__(photos, "embeddings", vectors)
+    monkeypatch.setattr(score, "read_and_decode", lambda record: pytest.fail("a photo was read"))
+    found = head_logits(LinearHead(weight, bias, ("r", "g", "b"), "identity"), photos)
+    expected = [[float(np.dot(v, w)) + b for w, b in zip(weight, bias, strict=True)] for v in vectors]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_networks_logits(coloured, recipe):
+    from hybrid.device import Compute
+    from hybrid.heads.backbone import build_model
+    from hybrid.heads.backbone_head import BackboneHead
+
+    photos = coloured((1, 1, 1), (2, 2, 2)).val
+    torch.manual_seed(0)
+    model = build_model(recipe(), 3)
+    head = BackboneHead(model, ("r", "g", "b"), recipe(), Compute("cpu", "fp32", "test"))
+    with torch.inference_mode():
+        expected = [model(head.prepare(read_and_decode(record))[None])[0].numpy() for record in photos.records]
+    np.testing.assert_allclose(head_logits(head, photos, batch_size=4), expected, atol=1e-4)

@@ -1,0 +1,136 @@
+"""What is said of a photo, from arrays written by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hybrid.answers import NONE, Answers, to_predictions
+from hybrid.fusion.decide import Decided
+from hybrid.fusion.gate import Fused
+from hybrid.label_space import join
+from hybrid.prompts import PromptSet
+
+SPACE = join(("cat", "dog"), PromptSet.from_names(["emu", "fox"]))
+HYBRID = np.array([[0.5, 0.3, 0.15, 0.05], [0.1, 0.2, 0.3, 0.4], [0.25, 0.4, 0.05, 0.3]])
+HEAD = np.array([[0.9, 0.1, 0, 0], [0.6, 0.4, 0, 0], [0.7, 0.3, 0, 0]])
+ZERO_SHOT = np.array([[0.4, 0.3, 0.2, 0.1], [0.1, 0.1, 0.2, 0.6], [0.1, 0.6, 0.2, 0.1]])
+P_UNSEEN = np.array([0.2, 0.7, 0.35])
+PATHS = ["a.jpg", "b.jpg", "c.jpg"]
+
+
+def normalised(rows: np.ndarray) -> np.ndarray:
+    return rows / rows.sum(axis=1, keepdims=True)
+
+
+def decided(p_known=None, sets=None, head=HEAD[:, :2], zero_shot=ZERO_SHOT[:, :2]) -> Decided:
+    with np.errstate(divide="ignore"):
+        fused = Fused(np.log(HYBRID), P_UNSEEN, np.log(head), np.log(normalised(zero_shot)))
+    return Decided(
+        fused, None if p_known is None else np.array(p_known), None if sets is None else np.array(sets, bool)
+    )
+
+
+def predict(made: Decided | None, top_k: int = 2, only_expert: str = "head", **options):
+    p_unseen = None if made is None else P_UNSEEN
+    answers = Answers(HEAD, ZERO_SHOT, HYBRID, p_unseen, ZERO_SHOT[:, 2:].sum(axis=1), made)
+    return to_predictions(PATHS, answers, SPACE, top_k=top_k, only_expert=only_expert, **options)
+
+
+def test_label_probability_and_top():
+    predictions = predict(decided(), top_k=3)
+    assert [p.path for p in predictions] == PATHS
+    assert [(p.label, p.probability, p.seen) for p in predictions] == [
+        ("cat", 0.5, True),
+        ("fox", 0.4, False),
+        ("dog", 0.4, True),
+    ]
+    assert predictions[0].top == (("cat", 0.5), ("dog", 0.3), ("emu", 0.15))
+    assert predictions[1].top == (("fox", 0.4), ("emu", 0.3), ("dog", 0.2))
+    assert [p.p_unseen for p in predictions] == [0.2, 0.7, 0.35]
+    assert len(predict(decided(), top_k=9)[0].top) == 4
+
+
+def test_what_each_expert_says_by_itself():
+    predictions = predict(decided())
+    assert [p.head for p in predictions] == [("cat", 0.9), ("cat", 0.6), ("cat", 0.7)]
+    assert [p.zero_shot for p in predictions] == [("cat", 0.4), ("fox", 0.6), ("dog", 0.6)]
+
+
+def test_equal_probabilities_go_to_the_first_name():
+    answers = Answers(None, None, np.full((1, 4), 0.25), None, None, None)
+    (prediction,) = to_predictions(["a"], answers, SPACE, top_k=4, only_expert="zero-shot")
+    assert [label for label, _ in prediction.top] == ["cat", "dog", "emu", "fox"]
+
+
+@pytest.mark.parametrize(
+    ("head", "zero_shot", "expert"),
+    [
+        ([0.9, 0.1], [0.6, 0.4], "both"),
+        ([0.9, 0.1], [0.2, 0.8], "head"),
+        ([0.3, 0.7], [0.6, 0.4], "zero-shot"),
+        ([0.45, 0.55], [0.3, 0.7], "head"),  # neither names it; the head is the nearer
+    ],
+)
+def test_who_decided_on_a_seen_class(head, zero_shot, expert):
+    """The answer is "cat"."""
+    made = decided(head=np.array([head] * 3), zero_shot=np.array([zero_shot] * 3))
+    assert predict(made)[0].expert == expert
+
+
+def test_an_unseen_class_was_named_by_zero_shot():
+    assert predict(decided())[1].expert == "zero-shot"
+
+
+@pytest.mark.parametrize("expert", ["head", "zero-shot"])
+def test_without_a_gate_the_only_expert_decides(expert):
+    predictions = predict(None, only_expert=expert)
+    assert {p.expert for p in predictions} == {expert}
+    assert {p.p_unseen for p in predictions} == {None}
+    assert {p.set for p in predictions} == {p.p_known for p in predictions} == {None}
+
+
+# None of these
+
+
+def test_none_of_these():
+    first, second, third = predict(decided(p_known=[0.8, 0.3, 0.5]), accept_above=0.5)
+    assert (first.label, first.p_known, first.expert) == ("cat", 0.8, "both")
+    assert second.label == NONE == "none of these"
+    assert second.probability == pytest.approx(0.7)
+    assert second.expert == "rejected"
+    assert second.seen is False
+    assert second.p_known == 0.3
+    # What it would have been otherwise is still said.
+    assert second.top[0] == ("fox", 0.4)
+    assert second.head == ("cat", 0.6)
+    # At the threshold itself it is accepted.
+    assert (third.label, third.p_known) == ("dog", 0.5)
+
+
+def test_nothing_is_rejected_unless_it_is_asked_for():
+    for prediction in predict(decided(p_known=[0.0, 0.0, 0.0])):
+        assert prediction.label != NONE
+        assert prediction.p_known is None
+    assert NONE not in {p.label for p in predict(decided(), accept_above=0.5)}
+
+
+# Sets
+
+
+def test_sets_list_the_most_probable_first():
+    sets = [[1, 0, 0, 0], [0, 1, 1, 1], [1, 1, 1, 1]]
+    found = [p.set for p in predict(decided(sets=sets), top_k=1)]
+    assert found == [("cat",), ("fox", "emu", "dog"), ("dog", "fox", "cat", "emu")]
+
+
+def test_a_rejected_photo_keeps_its_set():
+    (first, *_) = predict(decided(p_known=[0.1, 1, 1], sets=[[1, 1, 0, 0]] * 3), accept_above=0.5)
+    assert first.label == NONE
+    assert first.set == ("cat", "dog")
+
+
+def test_the_warning_is_on_every_prediction():
+    assert {p.warning for p in predict(decided(), warning="not fitted")} == {"not fitted"}
+    assert {p.warning for p in predict(decided(p_known=[0, 0, 0]), accept_above=0.5, warning="w")} == {"w"}
+    assert {p.warning for p in predict(decided())} == {None}
