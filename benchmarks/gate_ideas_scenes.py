@@ -106,14 +106,14 @@ class Scenes:
 
 def build(split: Split) -> Scenes:
     """Train the head and the heads of the product's episodes, as benchmarks/gzsl.py does."""
-    head, strength = train_probe(split)
+    head = train_probe(split)
     seen = list(range(len(split.seen)))
     held = class_folds(len(seen))
     val, test = head.logits([], split.val.embeddings), head.logits([], split.test.embeddings)
     episodes, fold_logits = [], []
     for classes in held:
         kept = [c for c in seen if c not in classes]
-        logits = train_fold(split, kept, strength).logits([], split.val.embeddings)
+        logits = train_fold(split, kept, head.c).logits([], split.val.embeddings)
         fold_logits.append(logits)
         episodes.append(_scene(split, "val", logits, [*kept, *classes]))
     return Scenes(

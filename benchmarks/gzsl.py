@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import re
 import statistics
 import sys
 import time
@@ -226,36 +225,32 @@ def cut(data: Data, fraction: float, seed: int) -> Split:
     return Split(tuple(seen), tuple(unseen), data.texts[[*seen, *unseen]], train, val, test, data.logit_scale)
 
 
-def train_probe(split: Split) -> tuple[LinearHead, float]:
+def train_probe(split: Split) -> LinearHead:
     """Train the product's linear head on the seen classes; C by validation NLL."""
-    said: list[str] = []
-    head = _probe(split.train, split.val, range(len(split.seen)), HeadSettings(kind="linear"), said)
-    found = re.search(r"C = (\S+) \(best", said[-1])
-    assert found is not None, said  # noqa: S101
-    return head, min(C_GRID, key=lambda c: abs(c - float(found[1])))
+    return _probe(split.train, split.val, range(len(split.seen)), HeadSettings(kind="linear"))
 
 
-def train_fold(split: Split, kept: Sequence[int], strength: float) -> LinearHead:
-    """Train the same head without the held-out classes; a weaker C where this one does not converge."""
-    weaker = [c for c in C_GRID if c < strength]
+def train_fold(split: Split, kept: Sequence[int], strength: float | None) -> LinearHead:
+    """Train a head with C = `strength` without the held-out classes; a weaker C where this one does not converge."""
+    weaker = [c for c in C_GRID if strength is not None and c < strength]
     try:
-        return _probe(split.train, split.val, kept, HeadSettings(kind="linear", l2_c=strength), [])
+        return _probe(split.train, split.val, kept, HeadSettings(kind="linear", l2_c=strength))
     except HeadError:
         if not weaker:
             raise
         return train_fold(split, kept, weaker[-1])
 
 
-def _probe(train: Photos, val: Photos, kept: Sequence[int], settings: HeadSettings, said: list[str]) -> LinearHead:
+def _probe(train: Photos, val: Photos, kept: Sequence[int], settings: HeadSettings) -> LinearHead:
     def labelled(photos: Photos) -> LabelledPhotos:
         rows = np.isin(photos.target, kept)
         return LabelledPhotos((), (), np.searchsorted(kept, photos.target[rows]), photos.embeddings[rows])
 
     chosen = TrainingSet(tuple(map(str, kept)), labelled(train), labelled(val), ())
-    return train_linear_head(chosen, settings, "file", said.append)
+    return train_linear_head(chosen, settings, "file", lambda line: None)
 
 
-def build_task(split: Split, head: LinearHead, strength: float) -> Task:
+def build_task(split: Split, head: LinearHead) -> Task:
     """Gather both experts' opinions of the validation photos, of every episode, and of the test photos."""
 
     def opinions(photos: Photos, probe: LinearHead, order: Sequence[int]) -> Opinions:
@@ -276,7 +271,7 @@ def build_task(split: Split, head: LinearHead, strength: float) -> Task:
         kept = [c for c in seen if c not in held]
         played = np.isin(split.val.target, held)
         if played.any() and not played.all():
-            episodes.append(opinions(split.val, train_fold(split, kept, strength), [*kept, *held]))
+            episodes.append(opinions(split.val, train_fold(split, kept, head.c), [*kept, *held]))
     if not episodes:
         raise DataError("val photos of too few classes", expected="some in two folds", got=f"{len(split.val)} photos")
     test = opinions(split.test, head, list(range(len(split.texts))))
@@ -322,8 +317,8 @@ class Result:
 
 def run_seed(data: Data, fraction: float, seed: int) -> Result:
     split = cut(data, fraction, seed)
-    head, strength = train_probe(split)
-    task = build_task(split, head, strength)
+    head = train_probe(split)
+    task = build_task(split, head)
     answers = {name: method(task) for name, method in PEERS.items()}
     points, seconds = product(split, head)
     answers["hybrid"] = points.pop("equal")
@@ -340,7 +335,7 @@ def run_seed(data: Data, fraction: float, seed: int) -> Result:
         "classes": {"seen": len(split.seen), "unseen": len(split.unseen)},
         "photos": {name: len(getattr(split, name)) for name in SPLITS},
         "unseen_classes": [data.names[c] for c in split.unseen],
-        "head_c": strength,
+        "head_c": head.c,
     }
     return Result(seed, score(answers), score(points), facts, seconds)
 

@@ -153,7 +153,7 @@ def fit(split: Split) -> Fitted:
     """Train the head and fit gate and rejector, the calls of `hybrid.gating.fit_run_gate`."""
     seen = len(split.seen)
     check_enough(seen, len(split.val))
-    head, _ = train_probe(split)
+    head = train_probe(split)
     logits = head.logits([], split.val.embeddings)
     found = calibrate(split.train, split.val, split.texts[:seen], split.logit_scale, logits, class_folds(seen))
     gate = fit_gate(found.validation, found.episodes)

@@ -53,11 +53,10 @@ def fit_run_gate(
         If a validation photo trained the head, or the fit does not converge.
     """
     _refuse_leak(data)
-    memory = _memory(data)
     try:
         check_enough(len(data.classes), len(data.val))
     except GateError as error:
-        return FittedGate(Gate(), memory, reason=f"{error.what}: {error.got}; needed: {error.expected}")
+        return FittedGate(Gate(), _memory(data), reason=f"{error.what}: {error.got}; needed: {error.expected}")
     held_out = class_folds(len(data.classes), seed)
     calibration = calibrate(
         Photos(data.train.embeddings, data.train.target),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 if TYPE_CHECKING:
-    from hybrid.fusion.operating import Policy
+    from hybrid.fusion.operating import Balance, Policy
 
 Run = Annotated[Path, typer.Option(help="Folder that holds index, head, gate and settings.", show_default=True)]
 DEFAULT_RUN = Path("runs/default")
@@ -83,4 +83,4 @@ def policy_of(
 
     if balance not in (None, "natural", "equal"):
         raise ConfigError("--balance takes natural or equal", got=str(balance))
-    return Policy(prior, balance, max_seen_loss, reject, max_false_accept, coverage)  # type: ignore[arg-type]
+    return Policy(prior, cast("Balance | None", balance), max_seen_loss, reject, max_false_accept, coverage)

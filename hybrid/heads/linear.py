@@ -34,10 +34,19 @@ class LinearHead:
     classes : tuple of str
     encoder_identity : str
         The encoder whose embeddings it was trained on.
+    c : float, optional
+        Inverse L2 strength of the fit; not known of a head that was loaded.
     """
 
-    def __init__(self, weight: FloatArray, bias: FloatArray, classes: tuple[str, ...], encoder_identity: str) -> None:
-        self.weight, self.bias = weight, bias
+    def __init__(
+        self,
+        weight: FloatArray,
+        bias: FloatArray,
+        classes: tuple[str, ...],
+        encoder_identity: str,
+        c: float | None = None,
+    ) -> None:
+        self.weight, self.bias, self.c = weight, bias, c
         self.classes = classes
         self.encoder_identity: str | None = encoder_identity
         self.notes: tuple[str, ...] = (f"head: linear on CLIP embeddings, {len(classes)} classes, on cpu fp32",)
@@ -75,7 +84,7 @@ def train_linear_head(
     accuracy = float(np.mean((data.val.embeddings @ weight.T + bias).argmax(1) == data.val.target))
     chosen = "given" if settings.l2_c is not None else f"best of {len(strengths)} by validation NLL"
     say(f"linear head: C = {c:g} ({chosen}), val loss {losses[best]:.3f}, val accuracy {accuracy:.3f}")
-    return LinearHead(weight, bias, data.classes, encoder_identity)
+    return LinearHead(weight, bias, data.classes, encoder_identity, c)
 
 
 def save_linear_head(head: LinearHead, file: Path) -> None:

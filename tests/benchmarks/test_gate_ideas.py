@@ -89,7 +89,7 @@ def test_main(file, tmp_path, capsys):
 
 def test_the_products_rows_are_the_product(file, seed0):
     split, scenes = seed0
-    head, _ = gzsl.train_probe(split)
+    head = gzsl.train_probe(split)
     (log_p, p_unseen), _ = gzsl.product(split, head)[0].values()
     unseen = np.arange(CLASSES) >= len(split.seen)
     expected = gzsl.score_system(np.exp(log_p), split.test.target, unseen, p_unseen=p_unseen, images_per_second=None)
