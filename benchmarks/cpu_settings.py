@@ -26,7 +26,8 @@ def measure(backbone: str, precision: str, what: str) -> float:
 
     from hybrid.config import HeadSettings
     from hybrid.device import Compute
-    from hybrid.heads.backbone import build_model, freeze
+    from hybrid.heads.backbone import build_model
+    from hybrid.heads.stages import freeze
 
     compute = Compute("cpu", precision, "benchmark")
     model = build_model(HeadSettings(backbone=backbone, pretrained=False), 50).to(memory_format=torch.channels_last)

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from hybrid import __version__
-from hybrid.config import EncoderSettings, HeadSettings
+from hybrid.config import EncoderSettings, HeadSettings, Regions
 from hybrid.device import Compute
 from hybrid.encoders.base import Encoder
 from hybrid.errors import ArtifactError
@@ -53,6 +53,11 @@ class Layout:
     def head(self) -> Path:
         """Folder of the head, its log and the gate that was fitted to it."""
         return self.root / "head"
+
+    @property
+    def training(self) -> Path:
+        """Checkpoints of a training that has not ended yet."""
+        return self.root / "training"
 
     @property
     def features(self) -> Path:
@@ -265,21 +270,33 @@ def read_head_info(layout: Layout) -> HeadInfo | None:
     return read_json(layout.head / HeadFiles.SETTINGS, HeadInfo) if layout.head.is_dir() else None
 
 
-def load_head(layout: Layout, compute: Compute) -> tuple[Head, HeadInfo] | None:
-    """Load the run's head, None if it has none."""
+def load_head(layout: Layout, compute: Compute, regions: Regions | None = None) -> tuple[Head, HeadInfo] | None:
+    """Load the run's head, None if it has none.
+
+    Parameters
+    ----------
+    regions : {"none", "slic", "tiles"}, optional
+        How photos are cut for it; default: as it was trained.
+    """
     info = read_head_info(layout)
     if info is None:
         return None
     weights = layout.head / HeadFiles.WEIGHTS
     if not weights.is_file():
         raise ArtifactError("the head has no weights", got=f"no file {weights}", fix="hybrid train-head")
-    if info.settings.kind == "linear":
+    if info.settings.kind == "linear" and regions in (None, "none"):
         from hybrid.heads.linear import load_linear_head
 
         return load_linear_head(weights, info.classes, str(info.encoder_identity)), info
+    if info.settings.kind == "linear":
+        raise ArtifactError(
+            "a linear head reads embeddings of whole photos", got=f"--regions {regions}", fix="leave --regions out"
+        )
     from hybrid.heads.backbone_head import load_backbone_head
+    from hybrid.heads.regions import with_regions
 
-    return load_backbone_head(weights, info.classes, info.settings, compute), info
+    head = load_backbone_head(weights, info.classes, info.settings, compute)
+    return with_regions(head, regions or info.settings.regions, info.settings.region_count), info
 
 
 def _recover(layout: Layout) -> Path:

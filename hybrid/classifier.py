@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hybrid.answers import Answers, Prediction, to_predictions
 from hybrid.artifact import HeadInfo, Layout, load_gate, load_head, read_run
-from hybrid.config import EncoderSettings
+from hybrid.config import EncoderSettings, Regions
 from hybrid.data.decode import decode
 from hybrid.data.records import ImageRecord
 from hybrid.data.stream import batched, default_workers, ordered_map
@@ -101,6 +101,7 @@ class HybridClassifier:
         encoder: EncoderSettings | None = None,
         device: str = "auto",
         policy: Policy | None = None,
+        regions: Regions | None = None,
     ) -> HybridClassifier:
         """Load what the run folder holds and join it with the named classes.
 
@@ -116,6 +117,8 @@ class HybridClassifier:
             See `hybrid.device.resolve`.
         policy : Policy, optional
             Expected share of unseen photos, rejection, prediction sets.
+        regions : {"none", "slic", "tiles"}, optional
+            How the head cuts each photo to vote on its parts; default: as it was trained.
 
         Raises
         ------
@@ -132,7 +135,9 @@ class HybridClassifier:
         loaded = load_encoder(info.encoder if info else encoder or EncoderSettings(), device)
         if info is not None:
             _check_identity("the run's index", info.encoder_identity, loaded, "hybrid build-index")
-        found = load_head(layout, resolve(device)) if info else None
+        found = load_head(layout, resolve(device), regions) if info else None
+        if found is None and regions is not None:
+            raise ArtifactError("regions are votes of a head", got="a run without one", fix="hybrid train-head first")
         policy = policy or Policy()
         if found is None:
             return cls._zero_shot(loaded, prompts, templates, layout if info else None, policy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -81,9 +82,9 @@ def resolve(device: str = "auto", precision: str = "auto") -> Compute:
         raise ConfigError("unknown precision", expected=", ".join(PRECISIONS), got=precision)
     asked = device != "auto"
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = _own_cuda() if torch.cuda.is_available() else "cpu"
     _check_available(device)
-    where = f"{device} asked for" if asked else "CUDA found" if device == "cuda" else "no CUDA found"
+    where = f"{device} asked for" if asked else "no CUDA found" if device == "cpu" else "CUDA found"
     if precision != "auto":
         if device == "cpu" and precision == "fp16":
             raise ConfigError(
@@ -96,6 +97,12 @@ def resolve(device: str = "auto", precision: str = "auto") -> Compute:
         return Compute(device, "bf16", f"{where}, this processor computes bf16 natively")
     no_bf16 = ", no native bf16 on this processor" if device == "cpu" else ""
     return Compute(device, "fp32", f"{where}{no_bf16}")
+
+
+def _own_cuda() -> str:
+    """The GPU of this process: the first, or its own where torchrun or accelerate launched several."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if several else "cuda"
 
 
 def cpu_has_native_bf16() -> bool:

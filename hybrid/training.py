@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from msgspec import to_builtins
 from msgspec.structs import replace
@@ -19,7 +21,9 @@ from hybrid.fusion.decide import FittedGate
 from hybrid.gating import fit_run_gate
 from hybrid.heads.base import Head, TrainingSet
 from hybrid.heads.dataset import split_by_training, training_set
+from hybrid.heads.distributed import is_main_process, process_count
 from hybrid.heads.folds import FoldLogits
+from hybrid.heads.regions import with_regions
 from hybrid.heads.score import head_logits
 from hybrid.index.store import EmbeddingStore
 from hybrid.index.texts import embed_classes
@@ -37,9 +41,13 @@ def train_run(
     *,
     limit_to: Sequence[str] | None = None,
     templates: str = "simple",
+    fresh: bool = False,
     say: Say = lambda line: None,
-) -> HeadInfo:
+) -> HeadInfo | None:
     """Train, calibrate, fit the gate; the run's old head stays until all of the new one is written.
+
+    Killed at any moment, the next call with the same recipe and photos goes on from the last finished epoch. Launched
+    as several processes (``torchrun``, ``accelerate launch``) they train together; the first one does the rest.
 
     Parameters
     ----------
@@ -47,12 +55,15 @@ def train_run(
         The seen classes; default: every label of the index.
     templates : str
         Prompt templates the gate is fitted with.
+    fresh : bool
+        Leave an unfinished training's checkpoint alone and start anew.
     say : callable
         Gets one line at a time for the log.
 
     Returns
     -------
-    HeadInfo
+    HeadInfo or None
+        None in all processes but the first.
 
     Raises
     ------
@@ -63,6 +74,17 @@ def train_run(
     run = read_run(layout)
     texts = load_templates(templates)
     _check_encoder(run, encoder)
+    if settings.gate_folds == "fine-tuned" and process_count() > 1:
+        raise HeadError(
+            "several processes train the head only, not the heads of the gate's folds",
+            got="gate_folds=fine-tuned",
+            fix="leave it out, then: hybrid fit-gate --gate-folds fine-tuned (one process)",
+        )
+    if not is_main_process():
+        _train_along(layout, run, limit_to, settings, compute)
+        return None
+    if fresh:
+        shutil.rmtree(layout.training, ignore_errors=True)
     with EmbeddingStore(layout.store, must_exist=True) as store, HeadDraft(layout) as draft:
         data = _labelled_photos(store, run, limit_to, settings)
         say(f"{len(data.classes)} seen classes, {len(data.train)} training and {len(data.val)} validation photos")
@@ -70,15 +92,17 @@ def train_run(
             say(note)
         # Before the training, which may take hours: what is wrong with the names shows at once.
         vectors, reason = _name_classes(data.classes, encoder, texts, store)
-        head = _train(data, settings, compute, encoder, draft, say)
+        head = _train(data, settings, compute, encoder, layout, draft, say)
         info = _describe(data, head, settings)
         draft.save(head, info)
+        head = with_regions(head, settings.regions, settings.region_count)
         fitted = FittedGate(reason=reason)
         if vectors is not None:
             ask = partial(_fold_logits, data, settings, compute, layout, draft, say)
             fitted = _fit_gate(data, head, vectors, encoder.logit_scale, settings, ask)
         draft.save_gate(fitted, encoder, texts)
         draft.publish()
+    shutil.rmtree(layout.training, ignore_errors=True)
     _report(fitted, say)
     return info
 
@@ -153,16 +177,37 @@ def _report(fitted: FittedGate, say: Say) -> None:
 
 
 def _train(
-    data: TrainingSet, settings: HeadSettings, compute: Compute, encoder: Encoder, draft: HeadDraft, say: Say
+    data: TrainingSet,
+    settings: HeadSettings,
+    compute: Compute,
+    encoder: Encoder,
+    layout: Layout,
+    draft: HeadDraft,
+    say: Say,
 ) -> Head:
     if settings.kind == "linear":
         from hybrid.heads.linear import train_linear_head
 
         return train_linear_head(data, settings, encoder.identity, say)
     _check_files(data.train.records + data.val.records)
-    from hybrid.heads.backbone_head import train_backbone_head
+    from hybrid.heads.fit import train_backbone_head
 
-    return train_backbone_head(data, settings, compute, draft.folder, say)
+    return train_backbone_head(data, settings, compute, draft.folder, say, checkpoints=layout.training / "head")
+
+
+def _train_along(
+    layout: Layout, run: RunInfo, limit_to: Sequence[str] | None, settings: HeadSettings, compute: Compute
+) -> None:
+    """Lend this process to the training of the first one, and write nothing that stays."""
+    if settings.kind == "linear":
+        return
+    from hybrid.heads.fit import train_backbone_head
+
+    with EmbeddingStore(layout.store, must_exist=True) as store:
+        data = _labelled_photos(store, run, limit_to, settings)
+    with TemporaryDirectory() as folder:
+        own = layout.training / "head"
+        train_backbone_head(data, settings, compute, Path(folder), lambda line: None, checkpoints=own)
 
 
 def _describe(data: TrainingSet, head: Head, settings: HeadSettings) -> HeadInfo:
@@ -244,4 +289,4 @@ def _fold_logits(
 
     if settings.gate_folds == "frozen":
         return folds.frozen_folds(data, settings, compute, layout.features, say)
-    return folds.tuned_folds(data, settings, compute, draft.folder, say)
+    return folds.tuned_folds(data, settings, compute, draft.folder, say, checkpoints=layout.training)

@@ -8,7 +8,21 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "hybrid"
-HEAVY = {"torch", "open_clip", "timm", "faiss", "sklearn", "scipy", "matplotlib", "torchvision"}
+HEAVY = {
+    "accelerate",
+    "captum",
+    "optuna",
+    "peft",
+    "skimage",
+    "torch",
+    "open_clip",
+    "timm",
+    "faiss",
+    "sklearn",
+    "scipy",
+    "matplotlib",
+    "torchvision",
+}
 
 # The rooms in the order of the data; a room imports only rooms above it (DESIGN.md).
 ROOMS = [
@@ -30,6 +44,9 @@ ROOMS = [
     "answers",
     "classifier",
     "evaluation",
+    "comparison",
+    "tuning",
+    "explanation",
     "cli",
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -73,7 +90,21 @@ def test_import_hybrid_loads_nothing_heavy():
 
 
 @pytest.mark.parametrize(
-    "command", ["", "demo", "build-index", "train-head", "fit-gate", "predict", "evaluate", "info"]
+    "command",
+    [
+        "",
+        "demo",
+        "build-index",
+        "train-head",
+        "recipes",
+        "compare",
+        "tune",
+        "fit-gate",
+        "predict",
+        "evaluate",
+        "explain",
+        "info",
+    ],
 )
 def test_help_loads_nothing_heavy(command):
     arguments = [a for a in (command, "--help") if a]

@@ -100,7 +100,7 @@ def test_a_wrong_value_or_name_is_an_error_that_names_the_setting(assignment, na
 
 def test_an_error_lists_the_known_settings():
     with pytest.raises(ConfigError) as caught:
-        convert({"modell": "tiny"}, EncoderSettings)
+        convert({"colour": "tiny"}, EncoderSettings)
     assert caught.value.fix == "known settings: model, pretrained, precision"
 
 
@@ -130,3 +130,26 @@ def test_settings_are_frozen_and_do_not_share_their_tables():
     with pytest.raises(AttributeError):
         first.epochs = 3
     assert first.backbone_args is not second.backbone_args
+
+
+def test_an_unknown_setting_is_told_its_near_ones():
+    with pytest.raises(ConfigError) as caught:
+        convert({"learning_rat": 1.0}, HeadSettings)
+    assert "learning_rat" in str(caught.value)
+    assert "learning_rate" in caught.value.fix
+    assert "workers" not in caught.value.fix
+
+
+def test_a_known_setting_of_a_wrong_kind_lists_no_others():
+    with pytest.raises(ConfigError) as caught:
+        convert({"folds": 0}, HeadSettings)
+    assert "folds" in str(caught.value)
+    assert caught.value.fix is None
+
+
+def test_a_number_in_a_recipe_stands_for_its_word(tmp_path):
+    file = tmp_path / "recipe.toml"
+    file.write_text("unfreeze = 2\nepochs = 3\n")
+    settings = load_settings(HeadSettings, file)
+    assert settings.unfreeze == "2"
+    assert settings.epochs == 3

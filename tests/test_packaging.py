@@ -25,6 +25,9 @@ def test_wheel_holds_prompts_weights_and_types(wheel):
     prompts = {f"hybrid/_prompts/{f.relative_to(ROOT / 'prompts')}" for f in (ROOT / "prompts").rglob("*.txt")}
     assert prompts
     assert prompts <= names
+    recipes = {f"hybrid/heads/recipes/{f.name}" for f in (ROOT / "hybrid/heads/recipes").glob("*.toml")}
+    assert recipes
+    assert recipes <= names
     data = ("py.typed", "encoders/tiny_clip/open_clip_model.safetensors", "evaluation/report.html.j2")
     assert {f"hybrid/{name}" for name in data} <= names
     assert not [name for name in names if not name.startswith(("hybrid/", "hybrid_classifier-"))]

@@ -54,7 +54,9 @@ def demo(
         _run(arguments)
     console.print(
         f"\nThe picture: [bold]{picture}[/bold]    learning curves: [bold]{run / 'head' / 'curves.png'}[/bold]\n"
-        f"All about the answers, to open in a browser: [bold]{folder / 'report.html'}[/bold]\n\n"
+        f"All about the answers, to open in a browser: [bold]{folder / 'report.html'}[/bold]\n"
+        f"Why one answer (needs captum): hybrid explain {data / 'photos' / 'photo_01.jpg'} --run {run} "
+        f"--prompts {prompts}\n\n"
         "Now with your own photos (the default encoder and backbone download their weights once):\n"
         "  hybrid build-index PHOTOS/train                      one folder a class\n"
         "  hybrid train-head                                    fine-tune, calibrate, fit the gate\n"

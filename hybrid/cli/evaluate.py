@@ -30,6 +30,7 @@ def evaluate(
     reject: options.Reject = None,
     max_false_accept: options.MaxFalseAccept = None,
     coverage: options.Coverage = None,
+    regions: options.RegionsOption = None,
     encoder: options.Encoder = None,
     pretrained: options.Pretrained = None,
     precision: options.Precision = None,
@@ -47,7 +48,9 @@ def evaluate(
 
     policy = options.policy_of(prior, balance, max_seen_loss, reject, max_false_accept, coverage)
     found = scan(sources)
-    classifier = load_classifier(run, prompts, templates, encoder, pretrained, precision, device, policy)
+    classifier = load_classifier(
+        run, prompts, templates, encoder, pretrained, precision, device, policy, options.regions_of(regions)
+    )
     for line in (*found.notes, *classifier.notes):
         show.note(line)
     with show.photo_progress("evaluating", len(found.records)) as progress:

@@ -14,7 +14,7 @@ def fit_gate(
     run: options.Run = options.DEFAULT_RUN,
     gate_folds: GateFolds = None,
     templates: Annotated[
-        str | None, typer.Option(help="Prompt templates: simple, imagenet or a file.  [default: those of the gate]")
+        str | None, typer.Option(help="Prompt templates: simple, imagenet or a file.  \\[default: those of the gate]")
     ] = None,
     device: options.Device = "auto",
 ) -> None:

@@ -35,7 +35,11 @@ def info(run: options.Run = options.DEFAULT_RUN) -> None:
     if head is None:
         line("head", "none (hybrid train-head)")
         return
-    kind = head.settings.backbone if head.settings.kind == "backbone" else "linear on CLIP embeddings"
+    settings = head.settings
+    several = f"{settings.folds} x " if settings.folds > 1 else ""
+    kind = several + settings.backbone if settings.kind == "backbone" else "linear on CLIP embeddings"
+    if settings.description:
+        line("recipe", settings.description)
     line(
         "head",
         f"{kind}, {len(head.classes)} seen classes, {head.train_photos} photos, {head.val_photos} held out",

@@ -7,6 +7,7 @@ from pathlib import Path
 from hybrid.artifact import Layout, read_run
 from hybrid.classifier import HybridClassifier
 from hybrid.cli.settings import encoder_settings
+from hybrid.config import Regions
 from hybrid.errors import ConfigError
 from hybrid.fusion.operating import Policy
 from hybrid.prompts import PromptSet
@@ -21,6 +22,7 @@ def load_classifier(
     precision: str | None,
     device: str,
     policy: Policy,
+    regions: Regions | None = None,
 ) -> HybridClassifier:
     """Load a run, or zero-shot alone where there is no run.
 
@@ -47,4 +49,5 @@ def load_classifier(
         encoder=settings,
         device=device,
         policy=policy,
+        regions=regions,
     )

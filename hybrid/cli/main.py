@@ -11,11 +11,14 @@ import typer
 
 from hybrid import __version__
 from hybrid.cli.build_index import build_index
+from hybrid.cli.compare import compare
 from hybrid.cli.demo import demo
 from hybrid.cli.evaluate import evaluate
+from hybrid.cli.explain import explain
 from hybrid.cli.fit_gate import fit_gate
 from hybrid.cli.info import info
 from hybrid.cli.predict import predict
+from hybrid.cli.recipes import recipes
 from hybrid.cli.train_head import train_head
 from hybrid.errors import HybridError
 
@@ -36,9 +39,12 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "build-index": build_index,
     "train-head": train_head,
+    "recipes": recipes,
+    "compare": compare,
     "fit-gate": fit_gate,
     "predict": predict,
     "evaluate": evaluate,
+    "explain": explain,
     "info": info,
 }
 for name, command in COMMANDS.items():

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 if TYPE_CHECKING:
+    from hybrid.config import Regions
     from hybrid.fusion.operating import Balance, Policy
+
+
+class RegionsChoice(StrEnum):
+    """How a photo is cut for the head."""
+
+    NONE = "none"
+    SLIC = "slic"
+    TILES = "tiles"
+
 
 Run = Annotated[Path, typer.Option(help="Folder that holds index, head, gate and settings.", show_default=True)]
 DEFAULT_RUN = Path("runs/default")
@@ -19,7 +30,7 @@ Sources = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Threads that decode photos.  [default: one a core]")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Threads that decode photos.  \\[default: one a core]")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Photos that go through a model at once.")]
 Prompts = Annotated[
     str | None,
@@ -27,21 +38,21 @@ Prompts = Annotated[
 ]
 TemplatesOption = Annotated[
     str | None,
-    typer.Option(help="Prompt templates: simple, imagenet or a file.  [default: those of the gate, else simple]"),
+    typer.Option(help="Prompt templates: simple, imagenet or a file.  \\[default: those of the gate, else simple]"),
 ]
 Encoder = Annotated[
     str | None,
     typer.Option(
         help="open_clip model, model folder, hf-hub:REPO, tiny (bundled) or precomputed:FILE.npz.  "
-        "[default: the run's own, else ViT-B-32-256]"
+        "\\[default: the run's own, else ViT-B-32-256]"
     ),
 ]
 Pretrained = Annotated[
     str | None,
-    typer.Option(help="open_clip tag or checkpoint file.  [default: datacomp_s34b_b86k for ViT-B-32-256]"),
+    typer.Option(help="open_clip tag or checkpoint file.  \\[default: datacomp_s34b_b86k for ViT-B-32-256]"),
 ]
 Precision = Annotated[
-    str | None, typer.Option(help="auto, fp32, bf16 or fp16: how the encoder computes.  [default: auto]")
+    str | None, typer.Option(help="auto, fp32, bf16 or fp16: how the encoder computes.  \\[default: auto]")
 ]
 Prior = Annotated[float | None, typer.Option(help="Expected share of photos of unseen classes, 0 to 1.")]
 BalanceOption = Annotated[
@@ -49,7 +60,7 @@ BalanceOption = Annotated[
     typer.Option(
         "--balance",
         help="equal: photos of seen and of unseen classes are as likely; natural: by the number of classes.  "
-        "[default: equal]",
+        "\\[default: equal]",
     ),
 ]
 MaxSeenLoss = Annotated[
@@ -63,10 +74,23 @@ Reject = Annotated[
 MaxFalseAccept = Annotated[
     float | None, typer.Option(help="The same by the share of photos of unknown classes that may pass, such as 0.1.")
 ]
+RegionsOption = Annotated[
+    RegionsChoice | None,
+    typer.Option(
+        "--regions",
+        help="Let the head vote on the parts of each photo too.  \\[default: as it was trained]",
+        show_default=False,
+    ),
+]
 Coverage = Annotated[
     float | None,
     typer.Option(help="Give each photo a set that holds the true class of this share of seen photos, such as 0.9."),
 ]
+
+
+def regions_of(choice: RegionsChoice | None) -> Regions | None:
+    """Give the choice as settings know it."""
+    return cast("Regions | None", choice and choice.value)
 
 
 def policy_of(

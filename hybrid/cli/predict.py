@@ -27,10 +27,10 @@ def predict(
     prompts: options.Prompts = None,
     templates: options.TemplatesOption = None,
     top_k: Annotated[int, typer.Option(min=1, help="Classes to list for each photo.")] = 5,
-    out: Annotated[Path | None, typer.Option(help="File for the predictions.  [default: stdout]")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the predictions.  \\[default: stdout]")] = None,
     format_: Annotated[
         Format | None,
-        typer.Option("--format", help="[default: by the ending of --out, else table]", show_default=False),
+        typer.Option("--format", help="\\[default: by the ending of --out, else table]", show_default=False),
     ] = None,
     grid: Annotated[Path | None, typer.Option(help="Draw the first 25 photos with their answers to this PNG.")] = None,
     prior: options.Prior = None,
@@ -39,6 +39,7 @@ def predict(
     reject: options.Reject = None,
     max_false_accept: options.MaxFalseAccept = None,
     coverage: options.Coverage = None,
+    regions: options.RegionsOption = None,
     encoder: options.Encoder = None,
     pretrained: options.Pretrained = None,
     precision: options.Precision = None,
@@ -58,7 +59,9 @@ def predict(
 
     policy = options.policy_of(prior, balance, max_seen_loss, reject, max_false_accept, coverage)
     found = scan(sources, labelled=False)
-    classifier = load_classifier(run, prompts, templates, encoder, pretrained, precision, device, policy)
+    classifier = load_classifier(
+        run, prompts, templates, encoder, pretrained, precision, device, policy, options.regions_of(regions)
+    )
     for line in (*found.notes, *classifier.notes):
         show.note(line)
     drawn: list[tuple[ImageRecord, Prediction]] = []

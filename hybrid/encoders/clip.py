@@ -179,6 +179,12 @@ class ClipEncoder:
         self.dim = int(self.encode_texts(["a photo"]).shape[1])
         self.notes: tuple[str, ...] = (f"encoder: {source.shown}, {self.dim} numbers a photo, on {compute}",)
 
+    @property
+    def tower(self) -> torch.nn.Module:
+        """The image tower: prepared photos (n, 3, height, width) to embeddings (n, dim), not of unit norm."""
+        tower: torch.nn.Module = self._model.visual
+        return tower
+
     def check(self, records: Sequence[ImageRecord]) -> None:
         """Nothing to check: any decoded photo can be encoded."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hybrid.errors import GateError
 from hybrid.fusion.conformal import prediction_sets
 from hybrid.fusion.evidence import Scorer
-from hybrid.fusion.gate import Fused, Gate
+from hybrid.fusion.gate import Fused, Gate, Term
 from hybrid.fusion.memory import ClassMemory, Floats
 from hybrid.fusion.operating import HeldOut, OperatingPoint, Policy, choose_point
 from hybrid.fusion.reject import Rejector
@@ -51,6 +51,26 @@ class Decided:
     fused: Fused
     p_known: Floats | None
     sets: NDArray[np.bool_] | None
+
+
+@dataclass(frozen=True)
+class Reasons:
+    """What an answer is the sum of.
+
+    Attributes
+    ----------
+    unseen : tuple of Term
+        Of the log-odds whose sigmoid is p(unseen), values (n,): the gate's, its ``bias``, and the ``prior``'s log-odds.
+        Empty where every class is seen.
+    among_seen : tuple of Term
+        Of the logits over the s seen classes, values (n, s).
+    among_unseen : tuple of Term
+        Of the logits over the c - s unseen classes, values (n, c - s).
+    """
+
+    unseen: tuple[Term, ...]
+    among_seen: tuple[Term, ...]
+    among_unseen: tuple[Term, ...]
 
 
 class Decider:
@@ -99,3 +119,14 @@ class Decider:
         if point.set_threshold is not None and uniform is not None:
             sets = prediction_sets(np.exp(fused.log_probabilities), uniform, point.set_threshold)
         return Decided(fused, p_known, sets)
+
+    def reasons(self, embeddings: NDArray[Any], head_logits: NDArray[Any]) -> Reasons:
+        """Take the answers for embeddings (n, d) and head logits (n, s) apart."""
+        evidence = self._scorer(embeddings, head_logits)
+        seen = evidence.seen
+        among_seen = self._gate.seen_terms(evidence)
+        if evidence.classes == seen:
+            return Reasons((), among_seen, ())
+        prior = Term("prior", np.ones(len(embeddings)), self.point.log_odds)
+        texts = (replace(term, value=term.value[:, seen:]) for term in self._gate.text_terms(evidence))
+        return Reasons((*self._gate.terms(evidence), prior), among_seen, tuple(texts))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,6 +93,29 @@ class Fused:
     zero_shot: Floats
 
 
+@dataclass(frozen=True)
+class Term:
+    """One summand of a score.
+
+    Attributes
+    ----------
+    name : str
+        Of its weight in `GateWeights`, `SeenWeights` or `UnseenWeights`.
+    value : (n,) or (n, classes) float64
+        What it says of each photo, or of each class of each photo.
+    weight : float
+    """
+
+    name: str
+    value: Floats
+    weight: float
+
+    @property
+    def product(self) -> Floats:
+        """What the term adds to the score, in the shape of `value`."""
+        return np.asarray(self.weight * self.value)
+
+
 class Gate(Struct, frozen=True, kw_only=True, tag_field="kind", tag="conditional"):
     """Hierarchical: p(class) = p(unseen) p(class | unseen) or (1 - p(unseen)) p(class | seen).
 
@@ -139,19 +163,29 @@ class Gate(Struct, frozen=True, kw_only=True, tag_field="kind", tag="conditional
 
     def seen_logits(self, evidence: Evidence) -> Floats:
         """Unnormalised log-probability of each seen class, (n, s)."""
-        return self._without_head(evidence) + self.seen.head * evidence.head
+        return _total(self.seen_terms(evidence))
 
-    def _without_head(self, evidence: Evidence) -> Floats:
-        text = self.seen.similarity * evidence.similarity[:, : evidence.seen] - self.seen.alignment * evidence.alignment
-        return text + self.seen.memory * evidence.memory
+    def seen_terms(self, evidence: Evidence) -> tuple[Term, ...]:
+        """Summands of `seen_logits`, the head's first; values (n, s)."""
+        w, text = self.seen, evidence.similarity[:, : evidence.seen]
+        return (
+            Term("head", evidence.head, w.head),
+            Term("similarity", text, w.similarity),
+            Term("alignment", np.broadcast_to(evidence.alignment, text.shape), -w.alignment),
+            Term("memory", evidence.memory, w.memory),
+        )
 
     def text_logits(self, evidence: Evidence) -> Floats:
         """Unnormalised log-probability of each class by its text alone, (n, c)."""
-        weights = self.unseen
+        return _total(self.text_terms(evidence))
+
+    def text_terms(self, evidence: Evidence) -> tuple[Term, ...]:
+        """Summands of `text_logits`; values (n, c)."""
+        w = self.unseen
         return (
-            weights.similarity * evidence.similarity
-            + weights.centred * evidence.centred
-            + weights.predicted * evidence.predicted
+            Term("similarity", evidence.similarity, w.similarity),
+            Term("centred", evidence.centred, w.centred),
+            Term("predicted", evidence.predicted, w.predicted),
         )
 
     def features(self, evidence: Evidence) -> Floats:
@@ -161,7 +195,7 @@ class Gate(Struct, frozen=True, kw_only=True, tag_field="kind", tag="conditional
             [
                 log_mean_exp(text[:, seen:]),
                 log_mean_exp(text[:, :seen]),
-                log_mean_exp(self._without_head(evidence)),
+                log_mean_exp(_total(self.seen_terms(evidence)[1:])),
                 evidence.novelty,
                 -log_softmax(evidence.head / self.head_temperature).max(axis=1),
             ]
@@ -169,9 +203,20 @@ class Gate(Struct, frozen=True, kw_only=True, tag_field="kind", tag="conditional
 
     def log_odds(self, evidence: Evidence) -> Floats:
         """Log-odds of "unseen" where both groups are as likely beforehand, (n,)."""
-        w = self.gate
-        weights = np.array([w.unseen_text, w.seen_text, w.seen, w.novelty, w.doubt])
-        return np.asarray(self.features(evidence) @ weights + w.bias)
+        return _total(self.terms(evidence))
+
+    def terms(self, evidence: Evidence) -> tuple[Term, ...]:
+        """Summands of `log_odds`, in the order of `features` and the bias last; values (n,)."""
+        features, w = self.features(evidence), self.gate
+        weights = {
+            "unseen_text": w.unseen_text,
+            "seen_text": w.seen_text,
+            "seen": w.seen,
+            "novelty": w.novelty,
+            "doubt": w.doubt,
+        }
+        weighed = (Term(name, column, weights[name]) for name, column in zip(weights, features.T, strict=True))
+        return (*weighed, Term("bias", np.ones(len(features)), w.bias))
 
     def describe(self) -> tuple[str, ...]:
         """Explain the gate in words and numbers."""
@@ -193,6 +238,10 @@ class Gate(Struct, frozen=True, kw_only=True, tag_field="kind", tag="conditional
             f"{w.seen_text:+.2f} x text evidence for seen {w.seen:+.2f} x evidence for seen with memory "
             f"{w.novelty:+.2f} x novelty{doubt}",
         )
+
+
+def _total(terms: Sequence[Term]) -> Floats:
+    return np.asarray(np.sum([term.product for term in terms], axis=0))
 
 
 def log_mean_exp(logits: NDArray[np.float64]) -> Floats:

@@ -1,10 +1,9 @@
-"""A timm backbone with a small classifier: build, freeze, load weights, preprocess."""
+"""A timm backbone with a small classifier: build it and load its first weights."""
 
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from hybrid.encoders.base import expand_user
 from hybrid.errors import HeadError, first_line, listing
 from hybrid.hub import find_cached, require_network
 
-Transform = Callable[[Any], torch.Tensor]
 HUB = "hf-hub:"
 
 
@@ -35,14 +33,15 @@ class PhotoClassifier(nn.Module):
 
     def __init__(self, backbone: nn.Module, classifier: nn.Module, freeze_norms: bool) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone: Any = backbone  # timm's attributes are no part of nn.Module
         self.classifier = classifier
         self._freeze_norms = freeze_norms
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(n, 3, h, w) to logits (n, n_classes)."""
-        logits: torch.Tensor = self.classifier(self.backbone(images))
-        return logits
+    def forward(self, images: torch.Tensor, reconstruct: bool = False) -> Any:
+        """(n, 3, h, w) to logits (n, n_classes); with `reconstruct`, an autoencoder's error too."""
+        features = self.backbone(images)
+        logits: torch.Tensor = self.classifier(features)
+        return (logits, self.backbone.reconstruction_loss(features, images)) if reconstruct else logits
 
     def train(self, mode: bool = True) -> PhotoClassifier:
         """Switch modes; batch norms of the backbone stay in eval mode if they are frozen."""
@@ -54,15 +53,20 @@ class PhotoClassifier(nn.Module):
         return self
 
 
-def build_classifier(features: int, classes: int, hidden: int, dropout: Sequence[float]) -> nn.Sequential:
-    """Dropout-Linear-BatchNorm-ReLU-Dropout-Linear, or Dropout-Linear where `hidden` is 0."""
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "gelu": nn.GELU}
+
+
+def build_classifier(
+    features: int, classes: int, hidden: int, dropout: Sequence[float], activation: str = "relu"
+) -> nn.Sequential:
+    """Dropout-Linear-BatchNorm-activation-Dropout-Linear, or Dropout-Linear where `hidden` is 0."""
     if hidden == 0:
         return nn.Sequential(nn.Dropout(dropout[0]), nn.Linear(features, classes))
     return nn.Sequential(
         nn.Dropout(dropout[0]),
         nn.Linear(features, hidden),
         nn.BatchNorm1d(hidden),
-        nn.ReLU(inplace=True),
+        ACTIVATIONS[activation](),
         nn.Dropout(dropout[1]),
         nn.Linear(hidden, classes),
     )
@@ -94,7 +98,14 @@ def build_model(settings: HeadSettings, classes: int, *, load_weights: bool = Tr
         _load_backbone(backbone, expand_user(settings.backbone_weights))
     # Weights trained from nothing need their batch norms to learn.
     freeze_norms = settings.freeze_norms and (settings.pretrained or settings.backbone_weights is not None)
-    classifier = build_classifier(int(backbone.head_hidden_size), classes, settings.hidden, settings.dropout)
+    if settings.reconstruction and not hasattr(backbone, "reconstruction_loss"):
+        raise HeadError(
+            f"{settings.backbone} is no autoencoder, it cannot reconstruct",
+            fix="--set reconstruction=0, or --backbone hybrid_autoencoder",
+        )
+    classifier = build_classifier(
+        int(backbone.head_hidden_size), classes, settings.hidden, settings.dropout, settings.activation
+    )
     return PhotoClassifier(backbone, classifier, freeze_norms)
 
 
@@ -110,6 +121,8 @@ def weights_note(settings: HeadSettings) -> str:
 def _create(settings: HeadSettings, pretrained: bool) -> Any:
     import timm
     from timm.models import get_pretrained_cfg
+
+    import hybrid.heads.models  # noqa: F401  registers this project's own small networks with timm
 
     config = get_pretrained_cfg(settings.backbone)
     # Models of a fixed size (ViT, Swin) are built for the recipe's, and timm resamples their position embeddings.
@@ -206,89 +219,3 @@ def _load_backbone(backbone: nn.Module, file: Path) -> None:
             fix="check --backbone, and --set 'backbone_args={pad_type=\"same\"}' or what the weights need",
         )
     backbone.load_state_dict({name: state[name].float() for name in own if name in state}, strict=False)
-
-
-def freeze(model: PhotoClassifier, unfreeze: str) -> str:
-    """Freeze the backbone but its last stages; returns what is frozen, in words.
-
-    Parameters
-    ----------
-    unfreeze : str
-        ``"all"``, ``"none"`` or the number of last stages that train. Stages are timm's own coarse groups; what
-        follows the last one (a closing norm or convolution) counts with it.
-
-    Raises
-    ------
-    HeadError
-        If a number is asked for and timm does not say what the model's stages are.
-    """
-    parameters = dict(model.backbone.named_parameters())
-    for parameter in parameters.values():
-        parameter.requires_grad_(unfreeze == "all")
-    if unfreeze in ("all", "none"):
-        return "the whole backbone is frozen" if unfreeze == "none" else "nothing is frozen"
-    stages = _stages(model.backbone)
-    free = min(int(unfreeze), len(stages))
-    for name in (name for stage in stages[len(stages) - free :] for name in stage):
-        parameters[name].requires_grad_(True)
-    return f"{len(stages) - free} of {len(stages)} backbone stages (the stem counts) frozen"
-
-
-def _stages(backbone: Any) -> list[list[str]]:
-    from timm.models import group_parameters
-
-    parameters = dict(backbone.named_parameters())
-    try:
-        groups = group_parameters(backbone, backbone.group_matcher(coarse=True))
-    except (AttributeError, AssertionError, NotImplementedError) as error:
-        raise HeadError(
-            f"timm does not say what the stages of {type(backbone).__name__} are",
-            got=first_line(error),
-            fix="--set unfreeze=all, or --set unfreeze=none",
-        ) from error
-    stages: list[list[str]] = []
-    for key in sorted(groups):
-        names = [name for name in groups[key] if name in parameters]
-        has_weights = any(parameters[name].ndim > 1 for name in names)
-        if has_weights or not stages:
-            stages.append(names)
-        else:
-            stages[-1] = stages[-1] + names
-    # timm counts a closing convolution (MobileNetV3, FastViT) as a stage; it has no elder sibling.
-    while len(stages) > 2 and not _kinds(stages[-1]) & _kinds(name for stage in stages[:-1] for name in stage):
-        stages[-2:] = [stages[-2] + stages[-1]]
-    return stages
-
-
-def _kinds(names: Iterable[str]) -> set[str]:
-    """First parts of parameter names without digits: ``layer`` for ``layer4.0.conv1.weight``."""
-    return {re.sub(r"\d", "", name.split(".")[0]) for name in names}
-
-
-def transforms(model: PhotoClassifier, settings: HeadSettings) -> tuple[Transform, Transform]:
-    """Make the augmenting and the plain preprocessing, PIL RGB to float32 (3, image_size, image_size)."""
-    from timm.data import create_transform, resolve_data_config
-    from torchvision import transforms as tv
-
-    config = resolve_data_config({}, model=model.backbone)
-    mean, std = settings.mean or config["mean"], settings.std or config["std"]
-    plain: Transform = create_transform(
-        input_size=(3, settings.image_size, settings.image_size),
-        interpolation=config["interpolation"],
-        crop_pct=settings.crop_pct or config["crop_pct"],
-        crop_mode=config["crop_mode"],
-        mean=mean,
-        std=std,
-    )
-    jitter = settings.colour_jitter
-    augment: Transform = tv.Compose(
-        [
-            tv.RandomResizedCrop(settings.image_size, (settings.crop_scale, 1.0), antialias=True),
-            tv.RandomHorizontalFlip(settings.flip),
-            tv.RandomRotation(settings.rotation, tv.InterpolationMode.BILINEAR, fill=[int(255 * m) for m in mean]),
-            tv.ColorJitter(jitter, jitter, jitter),
-            tv.ToTensor(),
-            tv.Normalize(mean, std),
-        ]
-    )
-    return augment, plain

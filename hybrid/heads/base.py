@@ -72,6 +72,27 @@ class TrainingSet:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class TrainingSummary:
+    """How a network was trained.
+
+    Attributes
+    ----------
+    epochs, best_epoch : int
+        Epochs run and the one that was kept; of an ensemble the sum, and the mean.
+    val_accuracy : float
+        Mean per-class accuracy on the validation photos in the kept epoch.
+    parameters, trainable : int
+        All parameters of the network that is kept, and how many numbers were trained for it.
+    """
+
+    epochs: int
+    best_epoch: int
+    val_accuracy: float
+    parameters: int
+    trainable: int
+
+
 def damaged(file: Path, found: str) -> HeadError:
     """Make the error for a head's weights that cannot be read back."""
     return HeadError(f"the head's weights in {file} are damaged", got=found, fix="hybrid train-head")

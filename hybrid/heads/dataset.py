@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -40,35 +41,107 @@ def training_set(
     DataError
         If there are no labelled photos, fewer than two classes, or a class of `limit_to` has no photo.
     """
-    labelled = [p for p in store.photos() if p.record.label is not None and p.record.split not in HELD_BACK]
+    chosen = choose_photos(store.photos(), limit_to=limit_to, place="index")
+    train, val, notes = divide(chosen, val_fraction, seed)
+
+    def embedded(part: list[StoredPhoto]) -> LabelledPhotos:
+        return with_embeddings(pack(part, chosen.classes), store, fingerprint)
+
+    return TrainingSet(chosen.classes, embedded(train), embedded(val), notes)
+
+
+@dataclass(frozen=True)
+class ChosenPhotos:
+    """Labelled photos of the classes to train, each content once, not yet divided.
+
+    Attributes
+    ----------
+    classes : tuple of str
+    photos : list of StoredPhoto
+        Ordered by path.
+    notes : list of str
+        What was left out.
+    """
+
+    classes: tuple[str, ...]
+    photos: list[StoredPhoto]
+    notes: list[str]
+
+
+def choose_photos(photos: Sequence[StoredPhoto], *, limit_to: Sequence[str] | None, place: str) -> ChosenPhotos:
+    """Choose the photos that may train or validate: labelled, not of split ``test``, each content once.
+
+    Parameters
+    ----------
+    photos : sequence of StoredPhoto
+    limit_to : sequence of str, optional
+        The seen classes; None takes every label.
+    place : {"index", "sources"}
+        Where the photos come from, for the errors.
+
+    Raises
+    ------
+    DataError
+        If there are no labelled photos, fewer than two classes, or a class of `limit_to` has no photo.
+    """
+    labelled = [p for p in photos if p.record.label is not None and p.record.split not in HELD_BACK]
     if not labelled:
         raise DataError(
-            "the index holds no labelled photos to train on",
+            f"the {place} {'holds' if place == 'index' else 'hold'} no labelled photos to train on",
             expected="class folders, a manifest with labels, or labelled shards",
-            fix="hybrid build-index FOLDER_WITH_CLASS_FOLDERS",
+            fix="hybrid build-index FOLDER_WITH_CLASS_FOLDERS"
+            if place == "index"
+            else "give a folder of class folders",
         )
-    classes = _classes(labelled, limit_to)
-    index_of = {name: i for i, name in enumerate(classes)}
-    chosen = [p for p in labelled if p.record.label in index_of]
-    photos, notes = _each_content_once(chosen)
-    named_val = [p for p in photos if p.record.split == "val"]
-    rest = [p for p in photos if p.record.split != "val"]
+    classes = _classes(labelled, limit_to, place)
+    wanted = set(classes)
+    once, notes = each_content_once([p for p in labelled if p.record.label in wanted])
+    return ChosenPhotos(classes, once, notes)
+
+
+def divide(
+    chosen: ChosenPhotos, val_fraction: float, seed: int
+) -> tuple[list[StoredPhoto], list[StoredPhoto], tuple[str, ...]]:
+    """Divide chosen photos into training and validation: by the split that is named, else a stratified cut.
+
+    Returns
+    -------
+    train, val, notes
+
+    Raises
+    ------
+    DataError
+        If nothing can be held out, or a class is left without a training photo.
+    """
+    named_val = [p for p in chosen.photos if p.record.split == "val"]
+    rest = [p for p in chosen.photos if p.record.split != "val"]
     if named_val and rest:
         train, val = rest, named_val
-        notes.append("validation: the split that the sources name")
+        note = "validation: the split that the sources name"
     else:
-        train, val = _cut(photos, val_fraction, seed)
-        notes.append(f"validation: a stratified {val_fraction:.0%} of the labelled photos, seed {seed}")
-    missing = [name for name in classes if name not in {p.record.label for p in train}]
+        train, val = _cut(chosen.photos, val_fraction, seed)
+        note = f"validation: a stratified {val_fraction:.0%} of the labelled photos, seed {seed}"
+    present = {p.record.label for p in train}
+    missing = [name for name in chosen.classes if name not in present]
     if missing:
         raise DataError("classes without a training photo", got=listing(missing), fix="add photos of them")
+    return train, val, (*chosen.notes, note)
 
-    def pack(part: list[StoredPhoto]) -> LabelledPhotos:
-        target = np.array([index_of[str(p.record.label)] for p in part], dtype=np.intp)
-        hashes = tuple(p.sha256 for p in part)
-        return LabelledPhotos(tuple(p.record for p in part), hashes, target, store.embeddings(hashes, fingerprint))
 
-    return TrainingSet(classes, pack(train), pack(val), tuple(notes))
+def pack(photos: Sequence[StoredPhoto], classes: tuple[str, ...]) -> LabelledPhotos:
+    """Number the classes of photos, without embeddings: those are (n, 0) float32.
+
+    Labels find their class by `class_key`; each must be one of `classes`.
+    """
+    index_of = {class_key(name): i for i, name in enumerate(classes)}
+    target = np.array([index_of[class_key(str(p.record.label))] for p in photos], dtype=np.intp)
+    empty = np.empty((len(photos), 0), dtype=np.float32)
+    return LabelledPhotos(tuple(p.record for p in photos), tuple(p.sha256 for p in photos), target, empty)
+
+
+def with_embeddings(photos: LabelledPhotos, store: EmbeddingStore, fingerprint: str) -> LabelledPhotos:
+    """Give photos the store's embeddings; StoreError if one has none."""
+    return replace(photos, embeddings=store.embeddings(photos.hashes, fingerprint))
 
 
 def split_by_training(data: TrainingSet, classes: tuple[str, ...], trained_on: frozenset[str]) -> TrainingSet:
@@ -111,7 +184,7 @@ def split_by_training(data: TrainingSet, classes: tuple[str, ...], trained_on: f
     return TrainingSet(classes, train, val, data.notes)
 
 
-def _classes(labelled: list[StoredPhoto], limit_to: Sequence[str] | None) -> tuple[str, ...]:
+def _classes(labelled: list[StoredPhoto], limit_to: Sequence[str] | None, place: str) -> tuple[str, ...]:
     """Seen classes, sorted; names of `limit_to` find labels by `class_key`."""
     labels = sorted({str(p.record.label) for p in labelled})
     by_key = {class_key(label): label for label in labels}
@@ -122,10 +195,10 @@ def _classes(labelled: list[StoredPhoto], limit_to: Sequence[str] | None) -> tup
         missing = [name for name in limit_to if class_key(name) not in by_key]
         if missing:
             raise DataError(
-                "classes to train on that the index has no photo of",
-                expected=f"names among its {len(labels)} labels: {listing(labels)}",
+                f"classes to train on that the {place} {'has' if place == 'index' else 'have'} no photo of",
+                expected=f"names among the {len(labels)} labels: {listing(labels)}",
                 got=listing(missing),
-                fix="correct --classes, or add photos with hybrid build-index",
+                fix="correct --classes, or add photos" + (" with hybrid build-index" if place == "index" else ""),
             )
         labels = sorted({by_key[class_key(name)] for name in limit_to})
     if len(labels) < 2:
@@ -133,7 +206,7 @@ def _classes(labelled: list[StoredPhoto], limit_to: Sequence[str] | None) -> tup
     return tuple(labels)
 
 
-def _each_content_once(photos: list[StoredPhoto]) -> tuple[list[StoredPhoto], list[str]]:
+def each_content_once(photos: list[StoredPhoto]) -> tuple[list[StoredPhoto], list[str]]:
     """Drop copies (keeping a training photo before a validation one) and contents with two labels."""
     labels: dict[str, set[str]] = {}
     for photo in photos:

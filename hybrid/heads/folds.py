@@ -16,6 +16,7 @@ from hybrid.device import Compute
 from hybrid.encoders.base import FloatArray
 from hybrid.heads.base import LabelledPhotos, TrainingSet
 from hybrid.heads.linear import train_linear_head
+from hybrid.heads.regions import with_regions
 from hybrid.heads.score import head_logits
 
 # Inverse L2 strength for features of unit norm.
@@ -68,13 +69,23 @@ def frozen_folds(data: TrainingSet, settings: HeadSettings, compute: Compute, ca
     return logits
 
 
-def tuned_folds(data: TrainingSet, settings: HeadSettings, compute: Compute, folder: Path, say: Say) -> FoldLogits:
+def tuned_folds(
+    data: TrainingSet,
+    settings: HeadSettings,
+    compute: Compute,
+    folder: Path,
+    say: Say,
+    *,
+    checkpoints: Path | None = None,
+) -> FoldLogits:
     """Heads trained by the whole recipe, once an episode: as slow as so many trainings.
 
     Parameters
     ----------
     folder : Path
         Where each training writes its log, ``gate_fold_N/``.
+    checkpoints : Path, optional
+        Where each one keeps its last finished epoch, likewise.
     """
     done: list[int] = []
 
@@ -84,11 +95,13 @@ def tuned_folds(data: TrainingSet, settings: HeadSettings, compute: Compute, fol
         part = without_classes(data, held)
         if settings.kind == "linear":
             return train_linear_head(part, settings, "embeddings", say).logits([], data.val.embeddings)
-        from hybrid.heads.backbone_head import train_backbone_head
+        from hybrid.heads.fit import train_backbone_head
 
-        log = folder / f"gate_fold_{len(done)}"
+        name = f"gate_fold_{len(done)}"
+        log, kept = folder / name, checkpoints / name if checkpoints is not None else None
         log.mkdir(parents=True, exist_ok=True)
-        return head_logits(train_backbone_head(part, settings, compute, log, say), data.val)
+        head = train_backbone_head(part, settings, compute, log, say, checkpoints=kept)
+        return head_logits(with_regions(head, settings.regions, settings.region_count), data.val)
 
     return logits
 
@@ -131,10 +144,10 @@ def _compute_features(data: TrainingSet, settings: HeadSettings, compute: Comput
 
 def _key(data: TrainingSet, settings: HeadSettings) -> str:
     """Hash of all that the features depend on."""
+    from hybrid.heads.checkpoint import weights_digest
+
     digest = hashlib.sha256("".join((*data.train.hashes, *data.val.hashes)).encode())
     relevant = ("backbone", "pretrained", "backbone_args", "image_size", "mean", "std", "crop_pct", "seed")
     digest.update(msgspec.json.encode({name: getattr(settings, name) for name in relevant}))
-    if settings.backbone_weights is not None:
-        with Path(settings.backbone_weights).expanduser().open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    digest.update(weights_digest(settings))
     return digest.hexdigest()

@@ -1,29 +1,37 @@
-"""The training loop: class-balanced, mixed precision, early stopping, best epoch kept."""
+"""The training loop, on accelerate: mixed precision, several GPUs, early stopping, best epoch kept, resumable."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler, default_collate
+from torch.utils.data import DataLoader
 
 from hybrid.config import HeadSettings
-from hybrid.data.decode import read_and_decode
 from hybrid.device import Compute
-from hybrid.errors import DataError, HeadError, UnreadableImageError
-from hybrid.heads.backbone import PhotoClassifier, Transform
-from hybrid.heads.base import LabelledPhotos, TrainingSet
+from hybrid.errors import DataError, HeadError
+from hybrid.heads.augment import Transform
+from hybrid.heads.backbone import PhotoClassifier
+from hybrid.heads.base import TrainingSet
+from hybrid.heads.checkpoint import Checkpoint, training_key
+from hybrid.heads.distributed import Processes
+from hybrid.heads.loader import make_loader, seed_of
+from hybrid.heads.optim import Schedule, make_optimizer
+from hybrid.heads.stages import freeze, last_thaw, stages_joined, unfrozen_at
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class EpochLog:
-    """One row of the training log; losses are mean cross-entropies in nats, the training one smoothed."""
+    """One row of the training log; losses are mean cross-entropies in nats, the training one as it is minimised."""
 
     epoch: int
     train_loss: float
@@ -35,28 +43,7 @@ class EpochLog:
     images_per_second: float
 
 
-class _Photos(Dataset[tuple[torch.Tensor, int] | str]):
-    """Photos with their classes; of one that cannot be read, what is wrong with it.
-
-    An error would leave a loader process as the text of its traceback.
-    """
-
-    def __init__(self, photos: LabelledPhotos, transform: Transform) -> None:
-        self._records, self._target, self._transform = photos.records, photos.target, transform
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int] | str:
-        record = self._records[index]
-        try:
-            return self._transform(read_and_decode(record)), int(self._target[index])
-        except UnreadableImageError as error:
-            return f"{record.path}: {error.what}"
-
-
-def _collate(items: list[tuple[torch.Tensor, int] | str]) -> Any:
-    return next((item for item in items if isinstance(item, str)), None) or default_collate(items)
+OnEpoch = Callable[[EpochLog, bool], None]
 
 
 def training_compute(settings: HeadSettings, compute: Compute) -> Compute:
@@ -75,7 +62,10 @@ def train(
     transforms: tuple[Transform, Transform],
     settings: HeadSettings,
     compute: Compute,
-    on_epoch: Callable[[EpochLog, bool], None],
+    on_epoch: OnEpoch,
+    *,
+    checkpoints: Path | None = None,
+    say: Say = lambda line: None,
 ) -> tuple[PhotoClassifier, int]:
     """Train until the epochs or the patience end, and put the best epoch's weights back.
 
@@ -85,7 +75,10 @@ def train(
     compute : Compute
         From `training_compute`.
     on_epoch : callable
-        Gets each epoch's row, and whether it is the best so far.
+        Gets each epoch's row, and whether it is the best so far; the rows of a checkpoint first. What it raises
+        ends the training.
+    checkpoints : Path, optional
+        Folder that keeps the last finished epoch; a killed training goes on from there.
 
     Returns
     -------
@@ -99,20 +92,27 @@ def train(
     DataError
         If a photo can no longer be read.
     """
-    torch.manual_seed(settings.seed)
-    model = model.to(compute.device).to(memory_format=torch.channels_last)
-    loop = _Loop(model, settings, compute, len(data.classes))
-    train_loader = _loader(data.train, transforms[0], settings, train=True)
-    val_loader = _loader(data.val, transforms[1], settings, train=False)
-    schedule = _schedule(loop.optimizer, settings, len(train_loader))
-    best = _Best(settings)
-    for epoch in range(1, settings.epochs + 1):
-        row = loop.epoch(epoch, train_loader, val_loader, schedule)
-        on_epoch(row, best.offer(row, model))
-        if epoch - best.epoch >= settings.patience:
+    loop = _Loop(model, data, transforms, settings, compute)
+    checkpoint = Checkpoint(checkpoints, training_key(data, settings, compute))
+    rows = loop.resume(checkpoint.load(say))
+    for row in rows:
+        on_epoch(row, row.epoch == loop.best.epoch)
+    if rows:
+        say(f"going on after epoch {rows[-1].epoch} of the checkpoint in {checkpoints}")
+    # Patience counts the epochs in which all that may train did.
+    since = last_thaw(model, settings) - 1
+    for epoch in range(len(rows) + 1, settings.epochs + 1):
+        if rows and epoch - 1 - max(loop.best.epoch, since) >= settings.patience:
             break
-    best.restore(model)
-    return model.eval(), best.epoch
+        row = loop.epoch(epoch)
+        rows.append(row)
+        best = loop.best.offer(row, loop.kept())
+        if loop.processes.is_main:
+            checkpoint.save(loop.state(rows))
+        on_epoch(row, best)
+    loop.processes.end()
+    loop.best.restore(model)
+    return model.eval(), loop.best.epoch
 
 
 class _Best:
@@ -120,57 +120,147 @@ class _Best:
 
     def __init__(self, settings: HeadSettings) -> None:
         self.epoch = 0
+        self.score = math.inf
+        self.weights: dict[str, torch.Tensor] = {}
         self._settings = settings
-        self._score = math.inf
-        self._state: dict[str, torch.Tensor] = {}
 
-    def offer(self, row: EpochLog, model: PhotoClassifier) -> bool:
+    def offer(self, row: EpochLog, model: nn.Module) -> bool:
         """Keep the model's weights if the epoch is the best so far; says whether it is."""
         score = row.val_loss if self._settings.monitor == "loss" else -row.val_accuracy
         # Weights that overflowed in the last update can still be right by accident.
-        if not math.isfinite(row.val_loss) or score >= self._score:
+        if not math.isfinite(row.val_loss) or score >= self.score:
             return False
-        self._score, self.epoch = score, row.epoch
-        self._state = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        self.score, self.epoch = score, row.epoch
+        self.weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
         return True
 
-    def restore(self, model: PhotoClassifier) -> None:
+    def restore(self, model: nn.Module) -> None:
         """Put the best epoch's weights back."""
-        if not self._state:
+        if not self.weights:
             raise HeadError(
                 "the validation loss was not finite in any epoch",
                 got=f"learning rate {self._settings.learning_rate:.2g}",
                 fix="lower --set learning_rate=..., or --set mixed_precision=off",
             )
-        model.load_state_dict(self._state)
+        model.load_state_dict(self.weights)
 
 
 class _Loop:
-    """Model, loss and optimiser of one training."""
+    """Model, loss, optimiser, schedule and loaders of one training."""
 
-    def __init__(self, model: PhotoClassifier, settings: HeadSettings, compute: Compute, classes: int) -> None:
-        self.model, self.compute = model, compute
-        self.optimizer = _optimizer(model, settings)
-        # fp16 gradients underflow without scaling; bf16 has the range of fp32.
-        self.scaler = torch.amp.GradScaler(compute.device.split(":")[0], enabled=compute.precision == "fp16")
-        self.loss = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
+    def __init__(
+        self,
+        model: PhotoClassifier,
+        data: TrainingSet,
+        transforms: tuple[Transform, Transform],
+        settings: HeadSettings,
+        compute: Compute,
+    ) -> None:
+        self.settings, self.compute, self.best = settings, compute, _Best(settings)
+        self.model = model.to(compute.device).to(memory_format=torch.channels_last)
+        freeze_all = stages_joined(1, settings) is not None
+        self.processes = Processes(compute, find_unused=freeze_all)
+        self.optimizer = self.processes.optimizer(make_optimizer(model, settings))
+        self.average = _average(model, settings)
+        self.wrapped = self.processes.model(model)
+        self.train_set = self.processes.loader(make_loader(data.train, transforms[0], settings, train=True))
+        self.val_set = self.processes.loader(make_loader(data.val, transforms[1], settings, train=False))
+        self.schedule = Schedule(self.optimizer, settings, len(self.train_set))
+        self.mix, self.loss = _loss(settings, len(data.classes))
 
-    def epoch(self, number: int, train_set: DataLoader[Any], val_set: DataLoader[Any], schedule: Any) -> EpochLog:
+    def kept(self) -> nn.Module:
+        """The network that is validated and kept: the moving average where there is one."""
+        return self.model if self.average is None else self.average.module
+
+    def state(self, rows: list[EpochLog]) -> dict[str, Any]:
+        """All that a resumed training needs."""
+        return {
+            "rows": [asdict(row) for row in rows],
+            "model": self.model.state_dict(),
+            "average": None if self.average is None else self.average.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.processes.scaler_state(),
+            "best": {"epoch": self.best.epoch, "score": self.best.score, "weights": self.best.weights},
+        }
+
+    def resume(self, state: dict[str, Any] | None) -> list[EpochLog]:
+        """Take up a checkpoint; gives the rows of its epochs."""
+        if state is None:
+            return []
+        self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.module.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.processes.load_scaler_state(state["scaler"])
+        best = state["best"]
+        self.best.epoch, self.best.score, self.best.weights = best["epoch"], best["score"], best["weights"]
+        return [EpochLog(**row) for row in state["rows"]]
+
+    def epoch(self, number: int) -> EpochLog:
         """Train one epoch, validate, and say how it went."""
+        if stages_joined(number, self.settings) is not None:
+            freeze(self.model, unfrozen_at(number, self.model, self.settings))
+        # Dropout draws from here; seeded by epoch, so that a resumed training draws the same.
+        torch.manual_seed(seed_of(self.settings.seed, number, self.processes.index))
+        self.train_set.set_epoch(number)
         start = time.perf_counter()
-        train_loss, train_accuracy, photos = self.train_epoch(train_set, schedule, number)
+        train_loss, train_accuracy, photos = self.train_epoch(number)
         seconds = time.perf_counter() - start
-        val_loss, val_accuracy = self.validate(val_set)
+        rate = float(self.optimizer.param_groups[0]["lr"])
+        # All processes validate, and keep, one network.
+        self.processes.share_buffers(self.model)
+        self.processes.share_buffers(self.kept())
+        val_loss, val_accuracy = self.validate()
+        self.schedule.after_epoch(val_loss)
         return EpochLog(
-            epoch=number,
-            train_loss=train_loss,
-            train_accuracy=train_accuracy,
-            val_loss=val_loss,
-            val_accuracy=val_accuracy,
-            learning_rate=float(self.optimizer.param_groups[0]["lr"]),
-            seconds=seconds,
-            images_per_second=photos / seconds,
+            number, train_loss, train_accuracy, val_loss, val_accuracy, rate, seconds, photos / max(seconds, 1e-9)
         )
+
+    def train_epoch(self, epoch: int) -> tuple[float, float, int]:
+        """One pass; mean loss, accuracy (by the larger share of a mixed pair), and the number of photos."""
+        self.wrapped.train()
+        total, right, count = 0.0, 0, 0
+        for number, (images, target) in enumerate(self.batches(self.train_set), start=1):
+            if self.mix is not None:
+                # timm mixes even batches only, and draws from numpy's global generator.
+                images, target = images[: len(images) // 2 * 2], target[: len(target) // 2 * 2]
+                np.random.seed(seed_of(self.settings.seed, epoch, number, self.processes.index))  # noqa: NPY002
+                images, target = self.mix(images, target)
+            logits, loss = self.forward(images, target)
+            if not torch.isfinite(loss):
+                raise HeadError(
+                    f"the training loss is {loss.item()}",
+                    got=f"epoch {epoch}, batch {number}, learning rate {self.optimizer.param_groups[0]['lr']:.2g}",
+                    fix="lower --set learning_rate=..., or --set mixed_precision=off",
+                )
+            self.update(loss, epoch, number)
+            truth = target.argmax(1) if target.ndim > 1 else target
+            sums = self.processes.sum(
+                [loss.item() * len(truth), float((logits.argmax(1) == truth).sum()), float(len(truth))]
+            )
+            total, right, count = total + sums[0], right + int(sums[1]), count + int(sums[2])
+        return total / count, right / count, count
+
+    def forward(self, images: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits and the loss that is minimised."""
+        if not self.settings.reconstruction:
+            logits = self.wrapped(images).float()
+            return logits, self.loss(logits, target)
+        logits, rebuilt = self.wrapped(images, reconstruct=True)
+        return logits, self.loss(logits.float(), target) + self.settings.reconstruction * rebuilt.float()
+
+    def update(self, loss: torch.Tensor, epoch: int, number: int) -> None:
+        """One step of optimiser, schedule and moving average."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.processes.backward(loss)
+        if self.settings.clip_grad is not None:
+            self.processes.clip(self.model, self.settings.clip_grad)
+        self.optimizer.step()
+        self.schedule.after_update(epoch, number)
+        if self.average is not None:
+            self.average.update(self.model, step=(epoch - 1) * len(self.train_set) + number)
 
     def batches(self, loader: DataLoader[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Batches on the device."""
@@ -187,93 +277,45 @@ class _Loop:
                 target.to(self.compute.device, non_blocking=True),
             )
 
-    def train_epoch(self, loader: DataLoader[Any], schedule: Any, epoch: int) -> tuple[float, float, int]:
-        """One pass; mean smoothed loss, accuracy, and the number of photos."""
-        self.model.train()
-        total, right, count = 0.0, 0, 0
-        for number, (images, target) in enumerate(self.batches(loader), start=1):
-            with self.compute.autocast():
-                logits = self.model(images)
-                loss = self.loss(logits.float(), target)
-            if not torch.isfinite(loss):
-                raise HeadError(
-                    f"the training loss is {loss.item()}",
-                    got=f"epoch {epoch}, batch {number}, learning rate {self.optimizer.param_groups[0]['lr']:.2g}",
-                    fix="lower --set learning_rate=..., or --set mixed_precision=off",
-                )
-            self.optimizer.zero_grad(set_to_none=True)
-            self.scaler.scale(loss).backward()
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            if schedule is not None:
-                schedule.step_update((epoch - 1) * len(loader) + number)
-            total += loss.item() * len(target)
-            right += int((logits.argmax(1) == target).sum())
-            count += len(target)
-        return total / count, right / count, count
-
     @torch.inference_mode()
-    def validate(self, loader: DataLoader[Any]) -> tuple[float, float]:
-        """Mean unsmoothed cross-entropy and mean per-class accuracy."""
-        self.model.eval()
-        losses, right, targets = [], [], []
-        for images, target in self.batches(loader):
+    def validate(self) -> tuple[float, float]:
+        """Mean unsmoothed cross-entropy and mean per-class accuracy of the network that is kept."""
+        model = self.kept().eval()
+        losses: list[torch.Tensor] = []
+        right: list[torch.Tensor] = []
+        targets: list[torch.Tensor] = []
+        for images, target in self.batches(self.val_set):
             with self.compute.autocast():
-                logits = self.model(images).float()
-            losses.append(nn.functional.cross_entropy(logits, target, reduction="none").cpu())
-            right.append((logits.argmax(1) == target).cpu())
-            targets.append(target.cpu())
+                logits = model(images).float()
+            loss = nn.functional.cross_entropy(logits, target, reduction="none")
+            parts = self.processes.gather([loss, logits.argmax(1) == target, target])
+            for kept, part in zip((losses, right, targets), parts, strict=True):
+                kept.append(part.cpu())
         hits, labels = torch.cat(right).double().numpy(), torch.cat(targets).numpy()
         per_class = np.bincount(labels, hits) / np.maximum(np.bincount(labels), 1)
         return float(torch.cat(losses).mean()), float(per_class[np.unique(labels)].mean())
 
 
-def _loader(photos: LabelledPhotos, transform: Transform, settings: HeadSettings, train: bool) -> DataLoader[Any]:
-    generator = torch.Generator().manual_seed(settings.seed)
-    sampler = None
-    if train and settings.balanced_sampling:
-        weights = 1.0 / np.bincount(photos.target)[photos.target]
-        sampler = WeightedRandomSampler(weights.tolist(), len(photos), generator=generator)
-    return DataLoader(
-        _Photos(photos, transform),
-        batch_size=settings.batch_size,
-        sampler=sampler,
-        shuffle=train and sampler is None,
-        # A last batch of one photo would break the classifier's batch norm.
-        drop_last=train and len(photos) % settings.batch_size == 1,
-        collate_fn=_collate,
-        num_workers=settings.workers,
-        persistent_workers=settings.workers > 0,
-        pin_memory=torch.cuda.is_available(),
-        generator=generator,
-    )
-
-
-def _optimizer(model: PhotoClassifier, settings: HeadSettings) -> torch.optim.Optimizer:
-    """AdamW; norms and biases without weight decay, the backbone at its own rate."""
-    groups = []
-    for part, scale in ((model.classifier, 1.0), (model.backbone, settings.backbone_rate)):
-        trained = [p for p in part.parameters() if p.requires_grad]
-        for decay, chosen in (
-            (settings.weight_decay, [p for p in trained if p.ndim > 1]),
-            (0.0, [p for p in trained if p.ndim <= 1]),
-        ):
-            if chosen:
-                groups.append({"params": chosen, "weight_decay": decay, "lr": settings.learning_rate * scale})
-    return torch.optim.AdamW(groups, lr=settings.learning_rate)
-
-
-def _schedule(optimizer: torch.optim.Optimizer, settings: HeadSettings, updates: int) -> Any:
-    if settings.schedule == "none":
+def _average(model: PhotoClassifier, settings: HeadSettings) -> Any:
+    if settings.ema_decay is None:
         return None
-    from timm.scheduler import CosineLRScheduler
+    from timm.utils import ModelEmaV3
 
-    warmup = min(settings.warmup_epochs, settings.epochs - 1) * updates
-    return CosineLRScheduler(
-        optimizer,
-        t_initial=settings.epochs * updates,
-        warmup_t=warmup,
-        warmup_lr_init=settings.learning_rate * 0.01 if warmup else 0.0,
-        warmup_prefix=False,
-        t_in_epochs=False,
+    # Warm-up: without it the average of a short training would still hold its first weights.
+    return ModelEmaV3(model, decay=settings.ema_decay, use_warmup=True)
+
+
+def _loss(settings: HeadSettings, classes: int) -> tuple[Any, nn.Module]:
+    """The batch mixer, None without mixing, and the loss over its targets."""
+    if not settings.mixup and not settings.cutmix:
+        return None, nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
+    from timm.data import Mixup
+    from timm.loss import SoftTargetCrossEntropy
+
+    mix = Mixup(
+        mixup_alpha=settings.mixup,
+        cutmix_alpha=settings.cutmix,
+        label_smoothing=settings.label_smoothing,
+        num_classes=classes,
     )
+    return mix, SoftTargetCrossEntropy()

@@ -12,8 +12,14 @@ from PIL import Image
 
 from hybrid.config import HeadSettings
 from hybrid.data.records import ImageRecord
+from hybrid.device import Compute
+from hybrid.heads.augment import transforms
+from hybrid.heads.backbone import PhotoClassifier, build_model
 from hybrid.heads.base import LabelledPhotos, TrainingSet
+from hybrid.heads.stages import freeze
+from hybrid.heads.train import _Loop, train
 
+CPU = Compute("cpu", "fp32", "test")
 COLOURS = {"red": (200, 40, 40), "green": (40, 180, 40), "blue": (40, 40, 200)}
 
 
@@ -72,3 +78,45 @@ def recipe() -> Callable[..., HeadSettings]:
         "workers": 0,
     }
     return lambda **changes: HeadSettings(**small | changes)
+
+
+def start_model(settings: HeadSettings, classes: int = 3) -> PhotoClassifier:
+    torch.manual_seed(settings.seed)
+    model = build_model(settings, classes)
+    freeze(model, settings.unfreeze)
+    return model
+
+
+@pytest.fixture
+def start() -> Callable[..., PhotoClassifier]:
+    """A recipe's network as its training starts: `start(settings, classes=3)`."""
+    return start_model
+
+
+@pytest.fixture
+def run(start):
+    """Train; gives the model, the best epoch, and every (row, is best, weights) as the epochs end."""
+
+    def training(data, settings, compute=CPU, model=None, change=None, **more):
+        model = model or start(settings, len(data.classes))
+        log = []
+
+        def on_epoch(row, best):
+            log.append((row, best, {name: tensor.clone() for name, tensor in model.state_dict().items()}))
+
+        both = (change or (lambda augment, plain: (augment, plain)))(*transforms(model, settings))
+        trained, best_epoch = train(model, data, both, settings, compute, on_epoch, **more)
+        return trained, best_epoch, log
+
+    return training
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Let validation find these (loss, accuracy), an epoch after another."""
+
+    def write_script(scores):
+        rest = iter(scores)
+        monkeypatch.setattr(_Loop, "validate", lambda self: next(rest))
+
+    return write_script

@@ -1,22 +1,18 @@
 from __future__ import annotations
 
 import pickle
-import re
 from pathlib import Path
 
 import huggingface_hub
-import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
 from safetensors.torch import save_file
-from timm.data import create_transform, resolve_data_config
 from torch import nn
 
 from hybrid.config import HeadSettings
 from hybrid.errors import HeadError
-from hybrid.heads.backbone import build_classifier, build_model, freeze, transforms, weights_note
+from hybrid.heads.backbone import build_classifier, build_model, weights_note
 
 
 def settings(backbone: str = "test_resnet", **changes) -> HeadSettings:
@@ -66,60 +62,7 @@ def test_photos_to_logits(name):
     assert model.classifier[1].out_features == 16
 
 
-# Freezing
-
-LAST_TWO = {
-    "test_convnext": ("stages.2.", "stages.3.", "head.norm."),
-    "test_resnet": ("layer3.", "layer4."),
-    "test_efficientnet": ("blocks.3.", "blocks.4.", "conv_head.", "bn2."),
-    "mobilenetv3_small_050": ("blocks.4.", "blocks.5.", "conv_head."),
-    "test_mambaout": ("stages.2.", "stages.3.", "head."),
-    "test_nfnet": ("stages.2.", "stages.3.", "final_conv."),
-    "test_vit": ("blocks.4.", "blocks.5.", "norm."),
-}
-
-
-def trained(model) -> set[str]:
-    return {name for name, parameter in model.backbone.named_parameters() if parameter.requires_grad}
-
-
-@pytest.mark.parametrize("name", LAST_TWO)
-def test_the_last_two_stages_train_and_nothing_else(name):
-    model = build_model(settings(name), classes=3, load_weights=False)
-    said = freeze(model, "2")
-    expected = {p for p, _ in model.backbone.named_parameters() if p.startswith(LAST_TWO[name])}
-    assert trained(model) == expected
-    assert all(any(p.startswith(stage) for p in expected) for stage in LAST_TWO[name])
-    assert "backbone stages (the stem counts) frozen" in said
-    assert all(parameter.requires_grad for parameter in model.classifier.parameters())
-
-
-@pytest.mark.parametrize("name", ["test_convnext", "test_resnet", "mobilenetv3_small_050", "test_vit"])
-def test_all_none_and_more_stages_than_there_are(name):
-    model = build_model(settings(name), classes=3, load_weights=False)
-    everything = {name for name, _ in model.backbone.named_parameters()}
-    assert freeze(model, "all") == "nothing is frozen"
-    assert trained(model) == everything
-    assert freeze(model, "none") == "the whole backbone is frozen"
-    assert trained(model) == set()
-    first = freeze(model, "99")
-    assert trained(model) == everything
-    second = freeze(model, "0")
-    assert trained(model) == set()
-    stages = int(re.match(r"0 of (\d+) ", first).group(1))
-    assert stages > 3
-    assert second.startswith(f"{stages} of {stages} ")
-    assert all(parameter.requires_grad for parameter in model.classifier.parameters())
-
-
-def test_a_model_whose_stages_timm_does_not_say():
-    model = build_model(settings("test_resnet"), classes=3, load_weights=False)
-    model.backbone = nn.Sequential(nn.Linear(3, 3))
-    with pytest.raises(HeadError, match="does not say what the stages") as caught:
-        freeze(model, "2")
-    assert "unfreeze=all" in caught.value.fix
-    freeze(model, "all")
-    assert trained(model) == {"0.weight", "0.bias"}
+# Batch norms
 
 
 @pytest.mark.parametrize(("freeze_norms", "from_weights"), [(True, True), (False, True), (True, False)])
@@ -304,64 +247,3 @@ def test_a_backbone_of_a_fixed_size_is_built_for_the_recipes(size):
     model = build_model(settings("test_vit", image_size=size), classes=3).eval()
     assert model.backbone.pos_embed.shape[1] == (size // 16) ** 2 + 1
     assert model(torch.zeros(1, 3, size, size)).shape == (1, 3)
-
-
-# Preprocessing
-
-
-def photo(width: int = 90, height: int = 70) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"image_size": 48, "crop_pct": 0.5},
-        {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)},
-        {"backbone_args": {"pretrained_cfg_overlay": {"crop_mode": "squash", "interpolation": "bilinear"}}},
-    ],
-)
-def test_the_plain_transform_is_timms_own(changes):
-    chosen = settings(**changes)
-    model = build_model(chosen, classes=3)
-    plain = transforms(model, chosen)[1]
-    config = resolve_data_config({"input_size": (3, chosen.image_size, chosen.image_size)}, model=model.backbone)
-    config |= {key: getattr(chosen, key) for key in ("mean", "std", "crop_pct") if getattr(chosen, key) is not None}
-    expected = create_transform(**config, is_training=False)(photo())
-    found = plain(photo())
-    assert found.shape == (3, chosen.image_size, chosen.image_size)
-    assert found.dtype == torch.float32
-    assert torch.equal(found, expected)
-    assert torch.equal(found, plain(photo())), "nothing random in it"
-
-
-def test_normalisation_by_hand():
-    chosen = settings(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
-    grey = transforms(build_model(chosen, classes=3), chosen)[1](Image.new("RGB", (80, 80), (51, 102, 204)))
-    expected = torch.tensor([(0.2 - 0.1) / 0.4, (0.4 - 0.2) / 0.5, (0.8 - 0.3) / 0.6])
-    torch.testing.assert_close(grey, expected[:, None, None].expand(3, 64, 64), rtol=0, atol=1e-6)
-
-
-def test_the_augmenting_transform():
-    chosen = settings(rotation=180.0, colour_jitter=0.0, mean=(0.2, 0.4, 0.6), std=(0.5, 0.5, 0.5))
-    augment = transforms(build_model(chosen, classes=3), chosen)[0]
-    first, second = augment(photo()), augment(photo())
-    assert first.shape == second.shape == (3, 64, 64)
-    assert not torch.equal(first, second)
-    torch.manual_seed(3)
-    again = augment(photo())
-    torch.manual_seed(3)
-    assert torch.equal(augment(photo()), again)
-    # What a rotation uncovers is filled with the mean colour, zero after normalisation.
-    mean = Image.new("RGB", (80, 80), (51, 102, 153))
-    assert max(float(augment(mean).abs().max()) for _ in range(5)) < 1e-6
-
-
-def test_the_strength_of_the_augmentations_is_set():
-    still = settings(rotation=0.0, colour_jitter=0.0, flip=0.0, crop_scale=1.0)
-    model = build_model(still, classes=3)
-    augment = transforms(model, still)[0]
-    assert torch.equal(augment(photo(64, 64)), augment(photo(64, 64)))
-    flipped = transforms(model, settings(rotation=0.0, colour_jitter=0.0, flip=1.0, crop_scale=1.0))[0]
-    torch.testing.assert_close(flipped(photo(64, 64)), augment(photo(64, 64)).flip(-1))

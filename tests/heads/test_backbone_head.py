@@ -15,7 +15,9 @@ from hybrid.data.decode import read_and_decode
 from hybrid.device import Compute
 from hybrid.errors import HeadError
 from hybrid.heads.backbone import build_model
-from hybrid.heads.backbone_head import BackboneHead, load_backbone_head, save_backbone_head, train_backbone_head
+from hybrid.heads.backbone_head import BackboneHead, load_backbone_head, save_backbone_head
+from hybrid.heads.ensemble import Ensemble
+from hybrid.heads.fit import train_backbone_head
 
 CPU = Compute("cpu", "fp32", "test")
 CLASSES = ("red", "green", "blue")
@@ -25,7 +27,8 @@ NO_EMBEDDINGS = np.empty((0, 0), dtype=np.float32)
 def random_head(settings, compute: Compute = CPU) -> BackboneHead:
     """A head whose every tensor is random, batch norm statistics too."""
     torch.manual_seed(0)
-    model = build_model(settings, len(CLASSES), load_weights=False)
+    members = [build_model(settings, len(CLASSES), load_weights=False) for _ in range(settings.folds)]
+    model = Ensemble(members) if settings.folds > 1 else members[0]
     state = {n: torch.rand_like(t) + 0.1 if "running" in n else t for n, t in model.state_dict().items()}
     model.load_state_dict(state)
     return BackboneHead(model, CLASSES, settings, compute)
@@ -43,10 +46,14 @@ from hybrid.artifact import Layout, load_head
 from hybrid.data.decode import decode
 from hybrid.device import Compute
 
-run, out, *photos = sys.argv[1:]
-head, info = load_head(Layout(Path(run)), Compute("cpu", "fp32", "test"))
-pixels = [head.prepare(decode(Path(photo).read_bytes())) for photo in photos]
-np.savez(out, logits=head.logits(pixels, np.empty((0, 0), np.float32)), classes=np.array(info.classes))
+runs, out, *photos = sys.argv[1:]
+found = {}
+for number in (1, 2):
+    head, info = load_head(Layout(Path(runs) / f"run {number}"), Compute("cpu", "fp32", "test"))
+    pixels = [head.prepare(decode(Path(photo).read_bytes())) for photo in photos]
+    found[f"logits {number}"] = head.logits(pixels, np.empty((0, 0), np.float32))
+    found[f"classes {number}"] = np.array(info.classes)
+np.savez(out, **found)
 """
 
 
@@ -54,40 +61,54 @@ def test_a_fresh_process_gives_the_same_logits(coloured, recipe, tmp_path):
     data = coloured((4, 4, 4), (3, 3, 3))
     first_weights = tmp_path / "first.safetensors"
     save_file(build_model(recipe(), 3).backbone.state_dict(), first_weights)
-    settings = recipe(
-        epochs=2,
-        pretrained=True,
-        backbone_weights=str(first_weights),
-        unfreeze="2",
-        backbone_args={"drop_rate": 0.1},
-        mean=(0.4, 0.5, 0.6),
-        crop_pct=0.9,
-    )
-    layout = Layout(tmp_path / "run")
-    with HeadDraft(layout) as draft:
-        head = train_backbone_head(data, settings, CPU, draft.folder, lambda line: None)
-        info = HeadInfo(
-            settings=settings, classes=CLASSES, encoder_identity=None, train_photos=12, val_photos=9, trained_on=()
+    expected = []
+    for folds in (1, 2):
+        settings = recipe(
+            epochs=2,
+            pretrained=True,
+            backbone_weights=str(first_weights),
+            unfreeze="2",
+            backbone_args={"drop_rate": 0.1},
+            mean=(0.4, 0.5, 0.6),
+            crop_pct=0.9,
+            folds=folds,
         )
-        draft.save(head, info)
-        draft.publish()
-    # Neither the first weights nor the network are there any more.
+        with HeadDraft(Layout(tmp_path / f"run {folds}")) as draft:
+            head = train_backbone_head(data, settings, CPU, draft.folder, lambda line: None)
+            info = HeadInfo(
+                settings=settings, classes=CLASSES, encoder_identity=None, train_photos=12, val_photos=9, trained_on=()
+            )
+            draft.save(head, info)
+            draft.publish()
+        expected.append(score(head, data.val))
+    # Neither the first weights nor the networks are there any more.
     first_weights.unlink()
     photos = [record.path for record in data.val.records]
-    command = [sys.executable, "-c", FRESH, layout.root, tmp_path / "out.npz", *photos]
+    command = [sys.executable, "-c", FRESH, tmp_path, tmp_path / "out.npz", *photos]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = np.load(tmp_path / "out.npz")
-    np.testing.assert_allclose(found["logits"], score(head, data.val), atol=1e-5)
-    assert found["classes"].tolist() == list(CLASSES)
-    assert np.ptp(found["logits"], axis=0).min() > 1e-3, "the logits tell photos apart"
+    for number, logits in enumerate(expected, start=1):
+        np.testing.assert_allclose(found[f"logits {number}"], logits, atol=1e-5)
+        assert found[f"classes {number}"].tolist() == list(CLASSES)
+        assert np.ptp(logits, axis=0).min() > 1e-3, "the logits tell photos apart"
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "test_efficientnet", "test_vit", "coat_tiny"])
-def test_save_and_load(coloured, recipe, tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "folds"),
+    [
+        ("test_resnet", 1),
+        ("test_resnet", 3),
+        ("test_convnext", 1),
+        ("test_efficientnet", 1),
+        ("test_vit", 2),
+        ("coat_tiny", 1),
+    ],
+)
+def test_save_and_load(coloured, recipe, tmp_path, name, folds):
     """coat_tiny has tensors that share memory, which safetensors refuses to write."""
     photos = coloured((1, 1, 1), (2, 2, 2)).val
-    settings = recipe(backbone=name, image_size=32)
+    settings = recipe(backbone=name, image_size=32, folds=folds)
     head = random_head(settings)
     file = tmp_path / "model.safetensors"
     save_backbone_head(head, file)
@@ -135,10 +156,16 @@ def test_half_precision_agrees_with_fp32(coloured, recipe):
 
 def test_a_head_is_ready_for_use(recipe):
     head = random_head(recipe())
-    model = head._model
+    model = head.model
     assert not any(module.training for module in model.modules())
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert head.notes == ("head: test_resnet, 3 classes, on cpu fp32 (test)",)
+    assert random_head(recipe(folds=2)).notes == ("head: 2 x test_resnet, 3 classes, on cpu fp32 (test)",)
+
+
+def test_only_networks_of_ours_are_heads(recipe):
+    with pytest.raises(TypeError, match="not Linear"):
+        BackboneHead(torch.nn.Linear(2, 2), CLASSES, recipe(), CPU)
 
 
 def cut(file: Path) -> None:
@@ -162,28 +189,12 @@ def test_damaged_weights(recipe, tmp_path, damage):
     assert "train-head" in caught.value.fix
 
 
-@pytest.mark.parametrize(("classes", "backbone"), [(("a", "b"), "test_resnet"), (CLASSES, "test_convnext")])
-def test_weights_of_another_network(recipe, tmp_path, classes, backbone):
+@pytest.mark.parametrize(
+    ("classes", "change"),
+    [(("a", "b"), {}), (CLASSES, {"backbone": "test_convnext"}), (CLASSES, {"folds": 2}), (CLASSES, {"hidden": 8})],
+)
+def test_weights_of_another_network(recipe, tmp_path, classes, change):
     file = tmp_path / HeadFiles.WEIGHTS
     save_backbone_head(random_head(recipe()), file)
     with pytest.raises(HeadError, match="damaged"):
-        load_backbone_head(file, classes, recipe(backbone=backbone), CPU)
-
-
-@pytest.mark.parametrize(
-    ("unfreeze", "pretrained", "warned"), [("2", False, True), ("all", False, False), ("2", True, False)]
-)
-def test_it_says_what_it_does(coloured, recipe, tmp_path, unfreeze, pretrained, warned):
-    weights = tmp_path / "w.safetensors"
-    save_file(build_model(recipe(), 3).backbone.state_dict(), weights)
-    settings = recipe(epochs=1, unfreeze=unfreeze, backbone_weights=str(weights) if pretrained else None)
-    (tmp_path / "log").mkdir()
-    said = []
-    head = train_backbone_head(coloured((2, 2, 2), (1, 1, 1)), settings, CPU, tmp_path / "log", said.append)
-    text = "\n".join(said)
-    assert ("random weights stay frozen" in text) is warned
-    assert (f"weights from {weights}" in text) is pretrained
-    assert ("3 of 5 backbone stages" in text) is (unfreeze == "2")
-    assert "training on cpu fp32 (test), 0 loader processes" in text
-    everything = sum(t.numel() for n, t in head.tensors().items() if "running" not in n and "num_batches" not in n)
-    assert f" of {everything / 1e6:.2f} M parameters train" in text
+        load_backbone_head(file, classes, recipe(**change), CPU)

@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from hybrid.config import HeadSettings
 from hybrid.data.decode import read_and_decode
 from hybrid.device import Compute
-from hybrid.heads import backbone_head, folds
+from hybrid.heads import fit, folds
 from hybrid.heads.base import TrainingSet
 from hybrid.heads.folds import frozen_folds, tuned_folds, without_classes
 
@@ -234,13 +234,13 @@ def test_random_features_follow_the_recipes_seed(data, recipe, tmp_path):
 
 
 def test_fine_tuned_heads_never_meet_the_held_out_class(data, recipe, tmp_path, monkeypatch):
-    parts, original = [], backbone_head.train_backbone_head
+    parts, original = [], fit.train_backbone_head
 
-    def spy(part, settings, compute, folder, say):
+    def spy(part, settings, compute, folder, say, **more):
         parts.append((part, folder))
-        return original(part, settings, compute, folder, say)
+        return original(part, settings, compute, folder, say, **more)
 
-    monkeypatch.setattr(backbone_head, "train_backbone_head", spy)
+    monkeypatch.setattr(fit, "train_backbone_head", spy)
     said: list[str] = []
     ask = tuned_folds(data, recipe(epochs=1), CPU, tmp_path, said.append)
     assert parts == []

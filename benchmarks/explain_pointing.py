@@ -1,0 +1,203 @@
+"""Do the maps of `hybrid explain` point at the animal? On drawn photos, where it is known where that stands.
+
+    python benchmarks/explain_pointing.py                               the bundled tiny CLIP
+    python benchmarks/explain_pointing.py --run runs/demo               the head of a run, such as `hybrid demo` leaves
+    python benchmarks/explain_pointing.py --encoder FOLDER              any open_clip model that knows drawn animals
+
+For each method: the share of the map's positive values inside the animal's box, and inside its outline; how often the
+largest value lies inside the outline (the pointing game); seconds a photo. `uniform` is a map that is the same
+everywhere, so its first figure is the box's share of the photo; `centre` is a blob in the middle, which knows only that
+animals stand there. Figures in benchmarks/RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from hybrid.errors import HybridError
+from hybrid.world.animals import Animal, demo_classes
+from hybrid.world.painting import draw
+
+PHOTOS, SIZE = 50, 64
+SIDES = (1, 4, 7, 14)
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A photo, what it shows, and which of its pixels do."""
+
+    image: Image.Image
+    name: str
+    mask: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Of one map: shares of its positive values, and whether its largest value is on the animal."""
+
+    in_box: float
+    on_animal: float
+    hit: bool
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draw, explain, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoder", default="tiny", metavar="tiny|FOLDER", help="default: tiny")
+    parser.add_argument("--run", type=Path, help="measure the head of this run instead of an encoder")
+    parser.add_argument("--photos", type=int, default=PHOTOS)
+    options = parser.parse_args(arguments)
+    try:
+        if options.run is None:
+            rows = measure(encoder_maps(options.encoder), photos(options.photos))
+        else:
+            seen = [animal.name for animal in demo_classes().seen]
+            rows = measure(head_maps(options.run), photos(options.photos, seen))
+    except HybridError as error:
+        sys.exit(str(error))
+    print(table(rows))
+
+
+def photos(count: int, names: Sequence[str] | None = None) -> list[Drawn]:
+    """Draw animals of the demo in turn, each photo from its number."""
+    demo = demo_classes()
+    animals = [a for a in (*demo.seen, *demo.unseen) if names is None or a.name in names]
+    order = np.random.default_rng(0).permutation(len(animals))
+    chosen = [animals[order[i % len(order)]] for i in range(count)]
+    return [
+        Drawn(draw(animal, np.random.default_rng((17, i)), SIZE), animal.name, outline(animal, (17, i)))
+        for i, animal in enumerate(chosen)
+    ]
+
+
+def outline(animal: Animal, seed: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Which pixels of `draw(animal, default_rng(seed))` show the animal: its shapes again, in its pose, on nothing."""
+    from hybrid.world import painting
+    from hybrid.world.figures import figure
+    from hybrid.world.parts import part_shapes
+    from hybrid.world.scene import background
+
+    # The same draws in the same order as `draw` makes them.
+    rng = np.random.default_rng(seed)
+    species = painting._species(animal)
+    painting._coat_colour(animal.colour, species, rng)
+    pose = painting._pose(species, rng, SIZE * painting._FINE)
+    background(rng, SIZE)
+    body = figure(animal.kind)
+    behind, front = part_shapes(body, animal.part, species.part_size * rng.uniform(0.92, 1.08))
+    canvas = Image.new("L", (SIZE * painting._FINE,) * 2)
+    brush = ImageDraw.Draw(canvas)
+    shapes = [shape.points for shape in (*behind, *body.behind, *body.front, *front)]
+    for points in (*shapes, *body.coat):
+        brush.polygon(pose.place(points), fill=255)
+    return np.asarray(canvas.resize((SIZE, SIZE), Image.Resampling.BOX)) > 127
+
+
+Maps = Callable[[Drawn], Iterator[tuple[str, Callable[[], Values]]]]
+
+
+def encoder_maps(name: str) -> Maps:
+    """Methods for the image tower of an encoder: what it finds like the text of the animal's name."""
+    from hybrid.config import EncoderSettings
+    from hybrid.encoders import load_encoder
+    from hybrid.explanation.relevance import TextSimilarity
+    from hybrid.index.texts import embed_classes
+    from hybrid.prompts import PromptClass, load_templates
+
+    encoder: Any = load_encoder(EncoderSettings(model=name, precision="fp32"), "cpu")
+
+    def maps(photo: Drawn) -> Iterator[tuple[str, Callable[[], Values]]]:
+        text = embed_classes(encoder, [PromptClass(photo.name)], load_templates("simple"), None)[0]
+        model = TextSimilarity(encoder.tower, text)
+        pixels = encoder.prepare(photo.image, None)[None]
+        return candidates(model, pixels, 0)
+
+    return maps
+
+
+def head_maps(run: Path) -> Maps:
+    """Methods for the head of a run: what speaks for its own top class."""
+    from hybrid.artifact import Layout, load_head
+    from hybrid.device import resolve
+    from hybrid.errors import HeadError
+    from hybrid.explanation.networks import members_of
+
+    found = load_head(Layout(run), resolve("cpu", "fp32"))
+    if found is None:
+        raise HeadError(f"the run {run} has no head", fix="hybrid train-head")
+    head: Any = found[0]
+
+    def maps(photo: Drawn) -> Iterator[tuple[str, Callable[[], Values]]]:
+        pixels = head.prepare(photo.image)[None]
+        target = int(head.logits([pixels[0]], None).argmax())
+        return candidates(members_of(head)[0], pixels, target)
+
+    return maps
+
+
+def candidates(model: Any, pixels: Any, target: int) -> Iterator[tuple[str, Callable[[], Values]]]:
+    """Grad-CAM at layers of several sizes, and the other methods."""
+    from hybrid.explanation.attribution import METHODS, attribute, grad_cam
+
+    for side in SIDES:
+        yield f"gradcam, side >= {side}", partial(_values, grad_cam, model, pixels, target, side)
+    for method in METHODS[1:]:
+        yield method, partial(_values, attribute, model, pixels, target, method)
+
+
+def _values(make: Any, *arguments: Any) -> Values:
+    found: Values = make(*arguments).values
+    return found
+
+
+def score(values: Values, mask: NDArray[np.bool_]) -> Score:
+    """Measure a map (h, w) against an outline (H, W), to whose size it is brought; a blank map counts as uniform."""
+    picture = Image.fromarray(np.maximum(values, 0).astype(np.float32))
+    found = np.asarray(picture.resize(mask.shape[::-1], Image.Resampling.BILINEAR), np.float64)
+    if not found.any():
+        found = np.ones(mask.shape)
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    box = found[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return Score(box.sum() / found.sum(), found[mask].sum() / found.sum(), bool(mask.flat[found.argmax()]))
+
+
+def measure(maps: Maps, drawn: Sequence[Drawn]) -> dict[str, tuple[list[Score], float]]:
+    """Scores and seconds of each method over the photos, the two baselines first."""
+    y, x = (np.arange(SIZE) - SIZE / 2 + 0.5)[:, None], (np.arange(SIZE) - SIZE / 2 + 0.5)[None, :]
+    baselines = {"uniform": np.ones((SIZE, SIZE)), "centre": np.exp(-(x**2 + y**2) / (2 * (SIZE / 5) ** 2))}
+    rows: dict[str, tuple[list[Score], float]] = {}
+    for name, values in baselines.items():
+        rows[name] = [score(values, photo.mask) for photo in drawn], 0.0
+    for photo in drawn:
+        for name, make in maps(photo):
+            start = time.perf_counter()
+            values = make()
+            seconds = time.perf_counter() - start
+            scores, spent = rows.get(name, ([], 0.0))
+            rows[name] = [*scores, score(values, photo.mask)], spent + seconds
+    return rows
+
+
+def table(rows: dict[str, tuple[list[Score], float]]) -> str:
+    """Rows as Markdown."""
+    lines = ["| method | in the box | on the animal | largest value on it | s a photo |", "|---|---|---|---|---|"]
+    for name, (scores, seconds) in rows.items():
+        means = [np.mean([getattr(s, part) for s in scores]) for part in ("in_box", "on_animal", "hit")]
+        lines.append(f"| {name} | " + " | ".join(f"{m:.2f}" for m in means) + f" | {seconds / len(scores):.2f} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

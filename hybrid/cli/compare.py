@@ -1,0 +1,135 @@
+"""`hybrid compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hybrid.cli import options
+from hybrid.cli.train_head import Assignments, Classes, Weights
+
+if TYPE_CHECKING:
+    from hybrid.comparison.compare import Comparison
+    from hybrid.comparison.trial import Embedded
+
+Recipes = Annotated[
+    str, typer.Option(help="Names (hybrid recipes lists them) or TOML files, with commas between.", metavar="A,B,C")
+]
+Test = Annotated[
+    list[str] | None,
+    typer.Option("--test", metavar="SOURCE", help="Photos to test on, repeatable.  [default: the split test of DATA]"),
+]
+TestFraction = Annotated[
+    float,
+    typer.Option(
+        min=0.0, max=0.9, help="Share of the photos to test on, used only where no --test and no split test names them."
+    ),
+]
+Vary = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=V1,V2",
+        help="A row for each value, repeatable: every combination of all, for every recipe, such as "
+        "--vary unfreeze=all,1 --vary 'dropout=[0,0],[0.5,0.5]'.",
+    ),
+]
+Out = Annotated[Path, typer.Option(file_okay=False, help="Folder of the table, the pictures and the results.")]
+
+
+def compare(
+    sources: options.Sources,
+    recipes: Recipes,
+    test: Test = None,
+    test_fraction: TestFraction = 0.2,
+    set_: Assignments = None,
+    vary: Vary = None,
+    backbone_weights: Weights = None,
+    classes: Classes = None,
+    epochs: Annotated[int | None, typer.Option(help="At most so many.  [default: the recipe's]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the training and of the test cut.  [default: 0]")] = None,
+    out: Out = Path("runs/compare"),
+    encoder: Annotated[
+        str | None, typer.Option(help="CLIP encoder that linear recipes read, as of build-index.  [default: none]")
+    ] = None,
+    pretrained: options.Pretrained = None,
+    device: options.Device = "auto",
+) -> None:
+    """Train recipes on the same photos, test them, and print one table; a finished recipe is not run again."""
+    from hybrid.cli import show
+    from hybrid.cli.settings import read_names
+    from hybrid.comparison.compare import TestPlan
+    from hybrid.comparison.compare import compare as run_comparison
+    from hybrid.comparison.vary import candidates
+    from hybrid.config import HeadSettings
+    from hybrid.data.sources import scan
+    from hybrid.device import resolve
+    from hybrid.encoders.base import expand_user
+    from hybrid.heads.photos import read_photos
+    from hybrid.heads.recipes import load_recipe, recipe_label
+
+    weights = str(expand_user(str(backbone_weights)).absolute()) if backbone_weights else None
+    flags = {"backbone_weights": weights, "epochs": epochs, "seed": seed}
+    fixed = {key for key, value in flags.items() if value is not None}
+    fixed |= {assignment.partition("=")[0].strip() for assignment in set_ or ()}
+
+    def load(recipe: str, varied: Sequence[str]) -> HeadSettings:
+        return load_recipe(recipe, (*(set_ or ()), *varied), flags)
+
+    rows = candidates([r.strip() for r in recipes.split(",") if r.strip()], vary or (), load, recipe_label, fixed)
+    compute = resolve(device)
+    found = [scan(sources), scan(test)] if test else [scan(sources)]
+    read = []
+    for part in found:
+        with show.photo_progress("reading", len(part.records)) as progress:
+            read.append(read_photos(part, progress))
+    plan = TestPlan(read[1] if test else None, test_fraction, seed or 0, read_names(classes) if classes else None)
+    with _embedded(encoder, pretrained, [*sources, *(test or ())], out, device) as embedded:
+        comparison = run_comparison(rows, read[0], plan, out, compute, embedded=embedded, say=show.note)
+    _show(comparison, out)
+    if comparison.failures:
+        raise typer.Exit(1)
+
+
+def _show(comparison: Comparison, out: Path) -> None:
+    from hybrid.cli import show
+    from hybrid.comparison import tables
+
+    console = show.stdout()
+    console.print(tables.as_table(comparison.rows))
+    for line in comparison.notes:
+        console.print(line, markup=False, soft_wrap=True)
+    console.print(f"table, pictures and all figures: {out}", markup=False, soft_wrap=True)
+    for failure in comparison.failures:
+        show.note(f"WARNING: {failure.name} failed: {failure.reason}")
+
+
+@contextmanager
+def _embedded(
+    encoder: str | None, pretrained: str | None, sources: Sequence[str], out: Path, device: str
+) -> Iterator[Embedded | None]:
+    """Embed all photos into a store of the comparison; nothing where no encoder is named."""
+    from hybrid.artifact import Layout
+    from hybrid.cli import show
+    from hybrid.cli.settings import encoder_settings
+    from hybrid.comparison.trial import Embedded
+    from hybrid.data.sources import scan
+    from hybrid.encoders import load_encoder
+    from hybrid.index.build import build_index
+    from hybrid.index.store import EmbeddingStore
+
+    if encoder is None:
+        yield None
+        return
+    layout = Layout(out)
+    loaded = load_encoder(encoder_settings(layout, encoder, pretrained, None), device)
+    for line in loaded.notes:
+        show.note(line)
+    found = scan(sources)
+    with EmbeddingStore(layout.store) as store:
+        with show.photo_progress("embedding", len(found.records)) as progress:
+            build_index(found, loaded, store, progress=progress)
+        yield Embedded(loaded, store)

@@ -1,0 +1,1 @@
+"""Several recipes, trained and tested on the same photos, in one table."""

@@ -1,0 +1,116 @@
+"""Batches of labelled photos; what is drawn for a photo depends on seed and epoch alone, not on the loader."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from hybrid.config import HeadSettings
+from hybrid.data.decode import read_and_decode
+from hybrid.errors import UnreadableImageError
+from hybrid.heads.augment import Transform
+from hybrid.heads.base import LabelledPhotos
+from hybrid.heads.distributed import process_count
+
+# A photo's place, and the seed of its augmentation.
+Draw = tuple[int, int]
+
+
+def seed_of(*key: int) -> int:
+    """Mix numbers, such as seed and epoch, into one seed."""
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
+
+
+class Photos(Dataset[tuple[torch.Tensor, int] | str]):
+    """Photos with their classes; of one that cannot be read, what is wrong with it.
+
+    An error would leave a loader process as the text of its traceback.
+    """
+
+    def __init__(self, photos: LabelledPhotos, transform: Transform) -> None:
+        self._records, self._target, self._transform = photos.records, photos.target, transform
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, draw: Draw) -> tuple[torch.Tensor, int] | str:
+        index, seed = draw
+        record = self._records[index]
+        try:
+            image = read_and_decode(record)
+        except UnreadableImageError as error:
+            return f"{record.path}: {error.what}"
+        # Seeded photo by photo: a training that goes on after a kill, or has other loaders, draws the same.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            before = random.getstate()
+            random.seed(seed)  # timm's erasing and policies draw from here
+            np.random.seed(seed)  # noqa: NPY002 (augmix draws from here)
+            pixels = self._transform(image)
+            random.setstate(before)
+        return pixels, int(self._target[index])
+
+
+class EpochSampler(Sampler[Draw]):
+    """Places of photos with seeds, in an order of each epoch's own.
+
+    Parameters
+    ----------
+    target : (n,) int
+        Class index of each photo.
+    balanced : bool
+        Draw with replacement, so that every class comes as often.
+    shuffle : bool
+        False: in the photos' own order.
+    """
+
+    def __init__(self, target: Any, *, balanced: bool, shuffle: bool, seed: int) -> None:
+        self._target, self._balanced, self._shuffle, self._seed = target, balanced, shuffle, seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose whose epoch's order comes next."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._target)
+
+    def __iter__(self) -> Iterator[Draw]:
+        generator = torch.Generator().manual_seed(seed_of(self._seed, self._epoch))
+        count = len(self._target)
+        if self._balanced:
+            weights = torch.from_numpy(1.0 / np.bincount(self._target)[self._target])
+            order = torch.multinomial(weights, count, replacement=True, generator=generator)
+        else:
+            order = torch.randperm(count, generator=generator) if self._shuffle else torch.arange(count)
+        seeds = torch.randint(2**31, (count,), generator=generator)
+        return iter(list(zip(order.tolist(), seeds.tolist(), strict=True)))
+
+
+def make_loader(photos: LabelledPhotos, transform: Transform, settings: HeadSettings, train: bool) -> DataLoader[Any]:
+    """Batches of (n, 3, h, w) float32 and (n,) int64; a str instead where a photo could not be read."""
+    sampler = EpochSampler(
+        photos.target, balanced=train and settings.balanced_sampling, shuffle=train, seed=settings.seed
+    )
+    return DataLoader(
+        Photos(photos, transform),
+        batch_size=settings.batch_size,
+        sampler=sampler,
+        # A last batch of one photo would break the classifier's batch norm. Of several processes accelerate fills it.
+        drop_last=train and process_count() == 1 and len(photos) > 1 and len(photos) % settings.batch_size == 1,
+        collate_fn=_collate,
+        num_workers=settings.workers,
+        persistent_workers=settings.workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        # Its own: the loader's draws would move those of dropout, more or less of them by the number of workers.
+        generator=torch.Generator().manual_seed(settings.seed),
+    )
+
+
+def _collate(items: list[tuple[torch.Tensor, int] | str]) -> Any:
+    return next((item for item in items if isinstance(item, str)), None) or default_collate(items)

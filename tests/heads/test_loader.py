@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hybrid.heads.augment import transforms
+from hybrid.heads.loader import EpochSampler, Photos, make_loader, seed_of
+
+
+def blank(image) -> torch.Tensor:
+    return torch.zeros(1)
+
+
+def drawn(loader) -> list[int]:
+    return [index for index, _ in loader.sampler]
+
+
+def test_class_balanced_sampling(coloured, recipe):
+    data = coloured((60, 12, 3), (1, 1, 1))
+    loader = make_loader(data.train, blank, recipe(), train=True)
+    counts: Counter[int] = Counter()
+    for epoch in range(20):
+        loader.sampler.set_epoch(epoch)
+        counts.update(int(data.train.target[index]) for index in drawn(loader))
+    assert counts.total() == 20 * 75
+    assert all(0.29 < counts[number] / counts.total() < 0.38 for number in range(3))
+    plain = make_loader(data.train, blank, recipe(balanced_sampling=False), train=True)
+    once = drawn(plain)
+    plain.sampler.set_epoch(1)
+    again = drawn(plain)
+    assert sorted(once) == sorted(again) == list(range(75))
+    assert once != again
+
+
+def test_a_hundred_to_one(coloured, recipe):
+    """The one photo of a class comes in every epoch nearly as often as the hundred of another together."""
+    data = coloured((100, 1, 1), (1, 1, 1))
+    sampler = make_loader(data.train, blank, recipe(), train=True).sampler
+    for epoch in range(5):
+        sampler.set_epoch(epoch)
+        counts = Counter(int(data.train.target[index]) for index, _ in sampler)
+        assert all(15 < counts[number] < 55 for number in range(3))
+
+
+def test_validation_sees_every_photo_once_in_order(coloured, recipe):
+    data = coloured()
+    loader = make_loader(data.val, blank, recipe(), train=False)
+    assert torch.cat([target for _, target in loader]).tolist() == data.val.target.tolist()
+
+
+@pytest.mark.parametrize(
+    ("photos", "batches"), [(15, [8, 7]), (16, [8, 8]), (17, [8, 8]), (18, [8, 8, 2]), (9, [8]), (8, [8]), (2, [2])]
+)
+def test_no_batch_of_one_photo_is_trained_on(coloured, recipe, photos, batches):
+    third = photos // 3
+    data = coloured((photos - 2 * third, third, third), (1, 1, 1))
+    loader = make_loader(data.train, blank, recipe(), train=True)
+    assert [len(target) for _, target in loader] == batches
+
+
+def test_one_photo_of_validation_stays(coloured, recipe):
+    data = coloured((1, 1, 1), (7, 1, 1))
+    assert [len(target) for _, target in make_loader(data.val, blank, recipe(), train=False)] == [8, 1]
+
+
+# What is drawn for a photo
+
+
+def test_order_and_seeds_depend_on_seed_and_epoch_alone():
+    target = np.repeat([0, 1], [20, 10])
+
+    def draws(seed, epoch, **kind):
+        sampler = EpochSampler(target, **{"balanced": True, "shuffle": True, "seed": seed, **kind})
+        sampler.set_epoch(epoch)
+        torch.rand(3)
+        return list(sampler)
+
+    first = draws(0, 1)
+    assert draws(0, 1) == first
+    assert draws(0, 2) != first
+    assert draws(1, 1) != first
+    assert len({seed for _, seed in first}) == 30, "each photo has its own seed"
+    assert [index for index, _ in draws(0, 1, balanced=False, shuffle=False)] == list(range(30))
+
+
+def test_seeds_differ():
+    keys = [(a, b, c) for a in range(4) for b in range(4) for c in range(4)]
+    assert len({seed_of(*key) for key in keys}) == len(keys)
+    assert seed_of(1, 2) == seed_of(1, 2)
+
+
+POLICIES = [None, "rand-m9-mstd0.5", "augmix-m3-w3"]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_same_draw_gives_the_same_pixels_and_leaves_the_world_alone(coloured, recipe, start, policy):
+    settings = recipe(auto_augment=policy, random_erasing=0.5, rotation=30.0)
+    photos = coloured((2, 2, 2)).train
+    dataset = Photos(photos, transforms(start(settings), settings)[0])
+    torch.manual_seed(0)
+    random.seed(0)
+    expected_next = torch.rand(1), random.random()
+    torch.manual_seed(0)
+    random.seed(0)
+    first, target = dataset[3, 7]
+    assert target == photos.target[3]
+    assert (torch.rand(1), random.random()) == expected_next, "dropout and others draw on as if nothing were"
+    assert torch.equal(dataset[3, 7][0], first)
+    assert not torch.equal(dataset[3, 8][0], first)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_batches_do_not_depend_on_the_number_of_loader_processes(coloured, recipe, start, policy):
+    photos, made = coloured((4, 4, 3)).train, []
+    for workers in (0, 1, 2):
+        settings = recipe(auto_augment=policy, random_erasing=0.5, workers=workers)
+        loader = make_loader(photos, transforms(start(settings), settings)[0], settings, train=True)
+        batches = []
+        for epoch in (1, 2):
+            loader.sampler.set_epoch(epoch)
+            torch.rand(workers)
+            batches += [tensor for batch in loader for tensor in batch]
+        made.append(batches)
+    for other in made[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(made[0], other, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_with_an_unreadable_photo_is_its_words(coloured, recipe, workers):
+    photos = coloured((3, 2, 2)).train
+    Image.new("RGB", (9, 9)).save(photos.records[2].path, "PPM")
+    batches = list(make_loader(photos, lambda image: torch.zeros(1), recipe(workers=workers), train=False))
+    assert len(batches) == 1
+    assert batches[0].startswith(f"{photos.records[2].path}: not an image")

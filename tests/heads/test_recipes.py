@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import msgspec.structs
+import pytest
+
+from hybrid.config import HeadSettings
+from hybrid.errors import ConfigError
+from hybrid.heads.recipes import FOLDER, as_toml, find_recipe, load_recipe, recipe_label, recipe_names
+
+NAMES = {
+    "convnext-tiny",
+    "convnext-tiny-plus",
+    "resnet50-frozen",
+    "resblock-scratch",
+    "resnet50-layerwise",
+    "resnet18",
+    "cnn-scratch",
+    "resnet50-lora",
+    "autoencoder",
+    "regions",
+    "efficientnet-b0",
+    "efficientnet-b2",
+    "pixels-logistic",
+    "cifar-cnn",
+    "cifar-resnet18",
+    "clip-linear",
+}
+SCRATCH = {"resblock-scratch", "cnn-scratch", "autoencoder", "pixels-logistic", "cifar-cnn", "cifar-resnet18"}
+
+
+def written(name: str) -> dict[str, object]:
+    return tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def same_but_description(left: HeadSettings, right: HeadSettings) -> bool:
+    return msgspec.structs.replace(left, description="") == msgspec.structs.replace(right, description="")
+
+
+# Every recipe
+
+
+def test_the_recipes_of_the_field_reports_are_all_there():
+    assert set(recipe_names()) == NAMES
+    assert list(recipe_names()) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_a_recipe_can_be_loaded_and_says_what_it_is(name):
+    settings = load_recipe(name)
+    assert 20 <= len(settings.description) <= 90
+    assert settings.description == written(name)["description"]
+    first = (FOLDER / f"{name}.toml").read_text(encoding="utf-8").splitlines()[0]
+    assert re.match(r"# (Field report [1-5]|No field report)", first)
+    assert max(map(len, (FOLDER / f"{name}.toml").read_text(encoding="utf-8").splitlines())) <= 120
+
+
+def test_no_two_recipes_are_the_same():
+    described = [load_recipe(name) for name in recipe_names()]
+    assert len({settings.description for settings in described}) == len(NAMES)
+    assert len({as_toml(msgspec.structs.replace(settings, description="")) for settings in described}) == len(NAMES)
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_timm_knows_what_a_recipe_names(name):
+    import timm
+    from timm.optim import list_optimizers
+
+    import hybrid.heads.models  # noqa: F401
+
+    settings = load_recipe(name)
+    assert timm.is_model(settings.backbone)
+    assert settings.optimizer in list_optimizers()
+    if settings.pretrained and settings.kind == "backbone":
+        assert timm.models.get_pretrained_cfg(settings.backbone).has_weights
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_what_starts_from_nothing_trains_whole(name):
+    settings = load_recipe(name)
+    assert settings.pretrained is (name not in SCRATCH)
+    assert settings.backbone.startswith("hybrid_") is (name in SCRATCH)
+    if name in SCRATCH:
+        assert settings.unfreeze == "all"
+        assert settings.image_size <= 64
+    if name in SCRATCH - {"pixels-logistic"}:  # it has no weights of its own
+        assert settings.backbone_rate == 1.0
+
+
+# What the reports say, and the issue that repeats them
+
+
+def facts(name: str, **expected: object) -> None:
+    settings = load_recipe(name)
+    assert {key: getattr(settings, key) for key in expected} == expected
+
+
+def test_the_default_recipe_is_the_default():
+    settings = load_recipe("convnext-tiny")
+    assert settings.description
+    assert same_but_description(settings, HeadSettings())
+
+
+def test_report_1_plus():
+    plus = {
+        "mixup": 0.2,
+        "cutmix": 1.0,
+        "random_erasing": 0.25,
+        "ema_decay": 0.99,
+        "unfreeze_every": 2,
+        "folds": 5,
+    }
+    facts("convnext-tiny-plus", **plus)
+    assert same_but_description(load_recipe("convnext-tiny-plus"), HeadSettings(**plus))
+
+
+def test_report_2():
+    shared = {
+        "hidden": 0,
+        "optimizer": "adam",
+        "learning_rate": 1e-3,
+        "backbone_rate": 1.0,
+        "schedule": "step",
+        "decay_rate": 0.5,
+        "warmup_epochs": 0,
+        "batch_size": 32,
+        "flip": 0.5,
+        "rotation": 10.0,
+        "val_fraction": 0.2,
+    }
+    facts("resnet50-frozen", backbone="resnet50", image_size=128, unfreeze="2", decay_epochs=5, epochs=20, **shared)
+    facts("resblock-scratch", backbone="hybrid_resblock", **shared)
+    assert load_recipe("resnet50-frozen").colour_jitter > 0
+
+
+def test_report_3():
+    shared = {"monitor": "accuracy", "optimizer": "adam"}
+    for name in ("resnet50-layerwise", "resnet18", "cnn-scratch", "resnet50-lora", "autoencoder", "regions"):
+        facts(name, **shared)
+        settings = load_recipe(name)
+        assert settings.weight_decay > 0
+        # 80/10/10: the test's tenth is gone before the split.
+        assert settings.val_fraction * 0.9 == pytest.approx(0.1, abs=1e-3)
+    facts("resnet50-layerwise", backbone="resnet50", unfreeze="all", layer_decay=0.8)
+    facts("resnet18", backbone="resnet18", layer_decay=None)
+    facts("cnn-scratch", backbone="hybrid_cnn")
+    facts("resnet50-lora", backbone="resnet50", unfreeze="none", lora_rank=8, layer_decay=None, unfreeze_every=0)
+    facts("autoencoder", backbone="hybrid_autoencoder", reconstruction=1.0)
+    facts("regions", regions="slic")
+    assert {name for name in NAMES if load_recipe(name).lora_rank} == {"resnet50-lora"}
+    assert {name for name in NAMES if load_recipe(name).reconstruction} == {"autoencoder"}
+    assert {name for name in NAMES if load_recipe(name).regions != "none"} == {"regions"}
+
+
+@pytest.mark.parametrize(("name", "size"), [("efficientnet-b0", 224), ("efficientnet-b2", 256)])
+def test_report_4(name, size):
+    facts(
+        name,
+        backbone=name.replace("-", "_"),
+        image_size=size,
+        unfreeze="all",
+        dropout=(0.2, 0.2),
+        activation="relu",
+        schedule="step",
+        decay_epochs=1,
+        decay_rate=0.9,
+        warmup_epochs=0,
+        patience=3,
+    )
+    assert load_recipe(name).hidden > 0, "else there is no activation to vary"
+
+
+@pytest.mark.parametrize("name", ["efficientnet-b0", "efficientnet-b2"])
+def test_the_variants_that_report_4_names_are_settings_as_the_file_writes_them(name):
+    text = (FOLDER / f"{name}.toml").read_text(encoding="utf-8")
+    assignments = [quoted or plain for quoted, plain in re.findall(r"--set (?:'([^']+)'|(\S+))", text)]
+    got = [load_recipe(name, [assignment]) for assignment in assignments]
+    assert [s.unfreeze for s in got if s.unfreeze != "all"] == ["1"]
+    assert [s.dropout for s in got if s.dropout != (0.2, 0.2)] == [(0.0, 0.0), (0.5, 0.5)]
+    assert [s.schedule for s in got if s.schedule != "step"] == ["plateau", "none"]
+    assert [s.activation for s in got if s.activation != "relu"] == ["leaky_relu"]
+    assert len(got) == 6
+
+
+def test_report_5():
+    for name in ("pixels-logistic", "cifar-cnn", "cifar-resnet18"):
+        facts(name, image_size=32, hidden=0, label_smoothing=0.0)
+    facts("pixels-logistic", backbone="hybrid_pixels", dropout=(0.0, 0.0), crop_scale=1.0, flip=0.0, rotation=0.0)
+    facts("cifar-cnn", backbone="hybrid_cifar_cnn")
+    facts("cifar-resnet18", backbone="hybrid_cifar_resnet18", optimizer="sgd", momentum=0.9, weight_decay=5e-4)
+
+
+def test_the_linear_head():
+    assert same_but_description(load_recipe("clip-linear"), HeadSettings(kind="linear"))
+
+
+# Finding and loading
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_names_lead_to_files(name):
+    assert find_recipe(name) == FOLDER / f"{name}.toml"
+    assert find_recipe(Path(name)) == FOLDER / f"{name}.toml"
+    assert recipe_label(name) == name
+
+
+def test_a_file_of_ones_own(tmp_path, monkeypatch):
+    file = tmp_path / "große Änderung.toml"
+    file.write_text('description = "mine"\nepochs = 7\nunfreeze = 1\n', encoding="utf-8")
+    for given in (file, str(file)):
+        assert find_recipe(given) == file
+        assert recipe_label(given) == "große Änderung"
+        assert load_recipe(given) == HeadSettings(description="mine", epochs=7, unfreeze="1")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_recipe("~/große Änderung.toml") == file
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe("große Änderung.toml").epochs == 7
+    (tmp_path / "resnet18").write_text("epochs = 2\n", encoding="utf-8")
+    assert load_recipe("resnet18").backbone == "resnet18", "a bundled name goes first"
+    assert load_recipe("./resnet18").epochs == 2
+
+
+def test_file_then_assignments_then_flags():
+    settings = load_recipe("resnet18", ["epochs=3", "patience=2"], {"epochs": 4, "seed": None, "kind": None})
+    assert (settings.epochs, settings.patience, settings.seed) == (4, 2, 0)
+    assert settings.backbone == "resnet18"
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("resnet50-frosen", "resnet50-frozen"),
+        ("convnext_tiny", "convnext-tiny"),
+        ("clip", "clip-linear"),
+        ("qqq", None),
+    ],
+)
+def test_an_unknown_name(name, near):
+    with pytest.raises(ConfigError, match=f"there is no recipe {name}") as caught:
+        load_recipe(name)
+    assert all(known in caught.value.expected for known in NAMES)
+    assert caught.value.got is None if near is None else near in caught.value.got
+    assert "hybrid recipes" in caught.value.fix
+
+
+@pytest.mark.parametrize("name", ["resnet18.toml", "my/resnet18.toml", "./resnet18", "", "."])
+def test_a_file_that_is_not_there(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="there is no recipe") as caught:
+        find_recipe(name)
+    assert ("recipe file" in caught.value.what) is ("resnet18" in name)
+    assert "resnet18" in caught.value.expected
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("epoch = 3\n", "epoch"),
+        ("epochs = 0\n", "epochs"),
+        ("epochs =\n", "cannot read"),
+        ("dropout = 0.5\n", "dropout"),
+    ],
+)
+def test_a_wrong_file(tmp_path, text, said):
+    file = tmp_path / "mine.toml"
+    file.write_text(text, encoding="utf-8")
+    assert find_recipe(file) == file, "finding does not read"
+    with pytest.raises(ConfigError, match=said):
+        load_recipe(file)
+
+
+# Writing
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_what_is_written_reads_back(name, tmp_path):
+    file = tmp_path / "written.toml"
+    file.write_text(as_toml(load_recipe(name)), encoding="utf-8")
+    assert load_recipe(file) == load_recipe(name)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"description": 'Zwölf "Boxkämpfer" \\ [bold] :smile: 😀 = # \n\ttab'},
+        {"backbone_args": {"pad_type": "same", "channels": [1, 2], "a b": {"x": True}, "é": 1e-7}},
+        {"learning_rate": 1e-05, "mean": (0.1, 0.2, 0.3), "layer_decay": 1.0, "seed": 2**40},
+        {"backbone_weights": "/tmp/a'b.safetensors", "auto_augment": "rand-m9-mstd0.5"},
+    ],
+)
+def test_odd_settings_read_back(changes, tmp_path):
+    settings = HeadSettings(**changes)
+    text = as_toml(settings)
+    file = tmp_path / "written.toml"
+    file.write_text(text, encoding="utf-8")
+    assert load_recipe(file) == settings
+    for key in HeadSettings.__struct_fields__:
+        assert re.search(rf"^(# )?{key} = ", text, re.MULTILINE)
+
+
+def test_none_is_said_in_a_comment():
+    assert "# layer_decay = none\n" in as_toml(HeadSettings())
+    assert "layer_decay" not in tomllib.loads(as_toml(HeadSettings()))
