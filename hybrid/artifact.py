@@ -284,19 +284,19 @@ def load_head(layout: Layout, compute: Compute, regions: Regions | None = None) 
     weights = layout.head / HeadFiles.WEIGHTS
     if not weights.is_file():
         raise ArtifactError("the head has no weights", got=f"no file {weights}", fix="hybrid train-head")
-    if info.settings.kind == "linear" and regions in (None, "none"):
-        from hybrid.heads.linear import load_linear_head
-
-        return load_linear_head(weights, info.classes, str(info.encoder_identity)), info
-    if info.settings.kind == "linear":
-        raise ArtifactError(
-            "a linear head reads embeddings of whole photos", got=f"--regions {regions}", fix="leave --regions out"
-        )
-    from hybrid.heads.backbone_head import load_backbone_head
     from hybrid.heads.regions import with_regions
 
-    head = load_backbone_head(weights, info.classes, info.settings, compute)
-    return with_regions(head, regions or info.settings.regions, info.settings.region_count), info
+    head: Head
+    if info.settings.kind == "linear":
+        from hybrid.heads.linear import load_linear_head
+
+        head = load_linear_head(weights, info.classes, str(info.encoder_identity))
+    else:
+        from hybrid.heads.backbone_head import load_backbone_head
+
+        head = load_backbone_head(weights, info.classes, info.settings, compute)
+    own = info.settings.regions if info.settings.kind == "backbone" else "none"
+    return with_regions(head, regions or own, info.settings.region_count), info
 
 
 def _recover(layout: Layout) -> Path:

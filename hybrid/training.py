@@ -46,8 +46,8 @@ def train_run(
 ) -> HeadInfo | None:
     """Train, calibrate, fit the gate; the run's old head stays until all of the new one is written.
 
-    Killed at any moment, the next call with the same recipe and photos goes on from the last finished epoch. Launched
-    as several processes (``torchrun``, ``accelerate launch``) they train together; the first one does the rest.
+    Killed at any moment, the next call with the same recipe and photos goes on from the last finished epoch. Several
+    processes (``torchrun``, ``accelerate launch``) train together; the first one does the rest.
 
     Parameters
     ----------
@@ -56,30 +56,23 @@ def train_run(
     templates : str
         Prompt templates the gate is fitted with.
     fresh : bool
-        Leave an unfinished training's checkpoint alone and start anew.
+        Drop an unfinished training.
     say : callable
-        Gets one line at a time for the log.
 
     Returns
     -------
-    HeadInfo or None
-        None in all processes but the first.
+    HeadInfo, or None in all processes but the first
 
     Raises
     ------
     HybridError
-        If the index, the photos, the templates or the recipe are wrong, or training fails. A gate that cannot be
-        fitted is no error: the head is kept without one, and ``gate.json`` says why.
+        If index, photos, templates or recipe are wrong, or training fails. A gate that cannot be fitted is no error:
+        the head is kept without one, and ``gate.json`` says why.
     """
     run = read_run(layout)
     texts = load_templates(templates)
     _check_encoder(run, encoder)
-    if settings.gate_folds == "fine-tuned" and process_count() > 1:
-        raise HeadError(
-            "several processes train the head only, not the heads of the gate's folds",
-            got="gate_folds=fine-tuned",
-            fix="leave it out, then: hybrid fit-gate --gate-folds fine-tuned (one process)",
-        )
+    _check_launch(settings)
     if not is_main_process():
         _train_along(layout, run, limit_to, settings, compute)
         return None
@@ -87,19 +80,14 @@ def train_run(
         shutil.rmtree(layout.training, ignore_errors=True)
     with EmbeddingStore(layout.store, must_exist=True) as store, HeadDraft(layout) as draft:
         data = _labelled_photos(store, run, limit_to, settings)
-        say(f"{len(data.classes)} seen classes, {len(data.train)} training and {len(data.val)} validation photos")
-        for note in data.notes:
-            say(note)
+        _announce(data, say)
         # Before the training, which may take hours: what is wrong with the names shows at once.
         vectors, reason = _name_classes(data.classes, encoder, texts, store)
         head = _train(data, settings, compute, encoder, layout, draft, say)
         info = _describe(data, head, settings)
         draft.save(head, info)
-        head = with_regions(head, settings.regions, settings.region_count)
-        fitted = FittedGate(reason=reason)
-        if vectors is not None:
-            ask = partial(_fold_logits, data, settings, compute, layout, draft, say)
-            fitted = _fit_gate(data, head, vectors, encoder.logit_scale, settings, ask)
+        ask = partial(_fold_logits, data, settings, compute, layout, draft, say)
+        fitted = _fit_gate(data, _voting(head, settings), vectors, reason, encoder.logit_scale, settings, ask)
         draft.save_gate(fitted, encoder, texts)
         draft.publish()
     shutil.rmtree(layout.training, ignore_errors=True)
@@ -166,6 +154,17 @@ def refit_gate(
     _report(fitted, say)
 
 
+def _announce(data: TrainingSet, say: Say) -> None:
+    say(f"{len(data.classes)} seen classes, {len(data.train)} training and {len(data.val)} validation photos")
+    for note in data.notes:
+        say(note)
+
+
+def _voting(head: Head, settings: HeadSettings) -> Head:
+    """The head as it will answer: by regions, where its recipe says so."""
+    return with_regions(head, settings.regions, settings.region_count) if settings.kind == "backbone" else head
+
+
 def _report(fitted: FittedGate, say: Say) -> None:
     if fitted.gate is None:
         say(f"WARNING: no gate: {fitted.reason}")
@@ -174,6 +173,15 @@ def _report(fitted: FittedGate, say: Say) -> None:
         say(f"WARNING: {fitted.warning}")
     for line in fitted.gate.describe():
         say(line)
+
+
+def _check_launch(settings: HeadSettings) -> None:
+    if settings.gate_folds == "fine-tuned" and process_count() > 1:
+        raise HeadError(
+            "several processes train the head only, not the heads of the gate's folds",
+            got="gate_folds=fine-tuned",
+            fix="leave it out, then: hybrid fit-gate --gate-folds fine-tuned (one process)",
+        )
 
 
 def _train(
@@ -260,12 +268,15 @@ def _name_classes(
 def _fit_gate(
     data: TrainingSet,
     head: Head,
-    texts: FloatArray,
+    texts: FloatArray | None,
+    reason: str,
     logit_scale: float,
     settings: HeadSettings,
     fold_logits: Callable[[], FoldLogits | None],
 ) -> FittedGate:
     """Fit on the validation photos, or say why it failed: a trained head is worth keeping without a gate."""
+    if texts is None:
+        return FittedGate(reason=reason)
     try:
         return fit_run_gate(
             data,

@@ -8,17 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
+from scipy.special import softmax
 
 from hybrid import training
-from hybrid.artifact import HeadFiles, Layout, load_gate, load_head, write_run
+from hybrid.artifact import HeadFiles, Layout, file_sha256, load_gate, load_head, write_run
 from hybrid.config import EncoderSettings, HeadSettings
+from hybrid.data.decode import read_and_decode
 from hybrid.data.sources import scan
 from hybrid.device import Compute
 from hybrid.encoders import load_encoder
 from hybrid.errors import ArtifactError, DataError, GateError, HeadError, StoreError
 from hybrid.fusion.gate import Gate
-from hybrid.heads import backbone_head
+from hybrid.heads import fit
 from hybrid.heads.dataset import training_set
+from hybrid.heads.linear import LinearHead
+from hybrid.heads.regions import segment
 from hybrid.index.build import build_index
 from hybrid.index.store import EmbeddingStore
 from hybrid.prompts import Templates, load_templates
@@ -215,7 +220,7 @@ def untrained(monkeypatch):
     def refuse(*arguments):
         pytest.fail("training began")
 
-    monkeypatch.setattr(backbone_head, "train_backbone_head", refuse)
+    monkeypatch.setattr(fit, "train_backbone_head", refuse)
     monkeypatch.setattr("hybrid.heads.linear.train_linear_head", refuse)
 
 
@@ -282,3 +287,40 @@ def test_a_training_that_fails_leaves_the_old_head(monkeypatch, make_run, layout
     monkeypatch.undo()
     train_run(layout, encoder, BACKBONE, CPU)
     assert load_head(layout, CPU)[1].settings.kind == "backbone"
+
+
+def test_regions_vote_wherever_the_head_is_asked(make_run, layout):
+    """The saved head votes as its recipe says, or as the caller says instead."""
+    encoder = make_run()
+    settings = replace(BACKBONE, regions="tiles", region_count=4)
+    train_run(layout, encoder, settings, CPU)
+    data, empty = data_of(layout, encoder, settings), np.empty((0, 0), dtype=np.float32)
+    voting, plain = load_head(layout, CPU)[0], load_head(layout, CPU, "none")[0]
+    image = read_and_decode(data.val.records[0])
+    parts = [image, *segment(image, "tiles", 4)]
+    votes = softmax(plain.logits([plain.prepare(part) for part in parts], empty).astype(float), axis=1)
+    found = softmax(voting.logits([voting.prepare(image)], empty).astype(float), axis=1)
+    np.testing.assert_allclose(found[0], votes.mean(axis=0), atol=1e-5)
+    np.testing.assert_array_equal(load_gate(layout)[1].head_sha256, file_sha256(layout.head / HeadFiles.WEIGHTS))
+
+
+def test_a_linear_head_cannot_vote_on_regions(make_run, layout):
+    train_run(layout, make_run(), LINEAR, CPU)
+    assert isinstance(load_head(layout, CPU, "none")[0], LinearHead)
+    with pytest.raises(HeadError, match="whole photos") as caught:
+        load_head(layout, CPU, "tiles")
+    assert "--regions" in caught.value.fix
+
+
+def test_an_ensemble_of_folds_is_saved_and_loaded(make_run, layout):
+    encoder, said = make_run(), []
+    settings = replace(BACKBONE, folds=2)
+    train_run(layout, encoder, settings, CPU, say=said.append)
+    head, info = load_head(layout, CPU)
+    assert info.settings.folds == 2
+    assert len(head.model.members) == 2
+    assert {path.name for path in layout.head.iterdir()} >= {"fold_1", "fold_2", HeadFiles.WEIGHTS}
+    assert any(line.startswith("2-fold cross-validation: accuracy") for line in said)
+    data = data_of(layout, encoder, settings)
+    # No fold trained on the photos that calibrate the ensemble.
+    assert not set(info.trained_on) & set(data.val.hashes)

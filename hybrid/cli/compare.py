@@ -60,19 +60,17 @@ def compare(
 ) -> None:
     """Train recipes on the same photos, test them, and print one table; a finished recipe is not run again."""
     from hybrid.cli import show
-    from hybrid.cli.settings import read_names
+    from hybrid.cli.settings import absolute, read_names
     from hybrid.comparison.compare import TestPlan
     from hybrid.comparison.compare import compare as run_comparison
     from hybrid.comparison.vary import candidates
     from hybrid.config import HeadSettings
     from hybrid.data.sources import scan
     from hybrid.device import resolve
-    from hybrid.encoders.base import expand_user
     from hybrid.heads.photos import read_photos
     from hybrid.heads.recipes import load_recipe, recipe_label
 
-    weights = str(expand_user(str(backbone_weights)).absolute()) if backbone_weights else None
-    flags = {"backbone_weights": weights, "epochs": epochs, "seed": seed}
+    flags = {"backbone_weights": absolute(backbone_weights), "epochs": epochs, "seed": seed}
     fixed = {key for key, value in flags.items() if value is not None}
     fixed |= {assignment.partition("=")[0].strip() for assignment in set_ or ()}
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hybrid.cli import options
+
+if TYPE_CHECKING:
+    from hybrid.evaluation.results import Evaluation
 
 
 def evaluate(
@@ -43,8 +46,6 @@ def evaluate(
     from hybrid.cli.load import load_classifier
     from hybrid.data.sources import scan
     from hybrid.evaluation.evaluate import evaluate as run_evaluation
-    from hybrid.evaluation.promises import describe
-    from hybrid.evaluation.report import scores_table
 
     policy = options.policy_of(prior, balance, max_seen_loss, reject, max_false_accept, coverage)
     found = scan(sources)
@@ -60,18 +61,26 @@ def evaluate(
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
+    _show(result)
+    if report is not None:
+        from hybrid.evaluation.html_report import write_report
+
+        made = datetime.now().astimezone()
+        file = write_report(result, report, run=str(run), made=made, sources=sources, notes=found.notes)
+        show.stdout().print(f"report: {file}", markup=False, soft_wrap=True)
+    show.list_unreadable(result.unreadable)
+    if result.unreadable:
+        raise typer.Exit(show.EXIT_UNREADABLE)
+
+
+def _show(result: Evaluation) -> None:
+    from hybrid.cli import show
+    from hybrid.evaluation.promises import describe
+    from hybrid.evaluation.report import scores_table
+
     console = show.stdout()
     console.print(f"{result.scored} photos, {result.seen} seen and {result.unseen} unseen classes")
     console.print(scores_table(result.systems))
     for promise in (result.sets, result.rejection):
         if promise is not None:
             console.print(describe(promise), markup=False, soft_wrap=True)
-    if report is not None:
-        from hybrid.evaluation.html_report import write_report
-
-        made = datetime.now().astimezone()
-        file = write_report(result, report, run=str(run), made=made, sources=sources, notes=found.notes)
-        console.print(f"report: {file}", markup=False, soft_wrap=True)
-    show.list_unreadable(result.unreadable)
-    if result.unreadable:
-        raise typer.Exit(show.EXIT_UNREADABLE)

@@ -20,6 +20,7 @@ from hybrid.cli.info import info
 from hybrid.cli.predict import predict
 from hybrid.cli.recipes import recipes
 from hybrid.cli.train_head import train_head
+from hybrid.cli.tune import tune
 from hybrid.errors import HybridError
 
 DEBUG = "HYBRID_DEBUG"
@@ -41,6 +42,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train-head": train_head,
     "recipes": recipes,
     "compare": compare,
+    "tune": tune,
     "fit-gate": fit_gate,
     "predict": predict,
     "evaluate": evaluate,

@@ -37,6 +37,11 @@ def encoder_settings(
     return convert(values, EncoderSettings)
 
 
+def absolute(file: Path | None) -> str | None:
+    """Make a file's path absolute, as settings keep it."""
+    return None if file is None else str(expand_user(str(file)).absolute())
+
+
 def _absolute(name: str) -> str:
     """Make a local path absolute, so that the run can be used from any folder; names stay as they are."""
     prefix = PRECOMPUTED if name.startswith(PRECOMPUTED) else ""

@@ -61,10 +61,9 @@ def train_head(
     """Train a head on the index's labelled photos, calibrate it and fit the gate."""
     from hybrid.artifact import HeadFiles, Layout, read_run
     from hybrid.cli import show
-    from hybrid.cli.settings import read_names
+    from hybrid.cli.settings import absolute, read_names
     from hybrid.device import resolve
     from hybrid.encoders import load_encoder
-    from hybrid.encoders.base import expand_user
     from hybrid.heads.distributed import is_main_process
     from hybrid.heads.recipes import load_recipe
     from hybrid.training import train_run
@@ -72,7 +71,7 @@ def train_head(
     flags = {
         "kind": head,
         "backbone": backbone,
-        "backbone_weights": str(expand_user(str(backbone_weights)).absolute()) if backbone_weights else None,
+        "backbone_weights": absolute(backbone_weights),
         "pretrained": pretrained,
         "epochs": epochs,
         "batch_size": batch_size,
@@ -81,22 +80,14 @@ def train_head(
         "gate_folds": gate_folds,
     }
     settings = load_recipe(recipe, set_ or (), flags)
-    limit_to = read_names(classes) if classes else None
     layout = Layout(run)
     encoder = load_encoder(read_run(layout).encoder, device)
     say = show.note if is_main_process() else _silent
     for line in encoder.notes:
         say(line)
-    info = train_run(
-        layout,
-        encoder,
-        settings,
-        resolve(device),
-        limit_to=limit_to,
-        templates=templates,
-        fresh=fresh,
-        say=say,
-    )
+    limit_to = read_names(classes) if classes else None
+    compute = resolve(device)
+    info = train_run(layout, encoder, settings, compute, limit_to=limit_to, templates=templates, fresh=fresh, say=say)
     if info is None:  # another process of the same launch has the last word
         return
     curves = layout.head / HeadFiles.CURVES

@@ -31,17 +31,15 @@ def tune(
 ) -> None:
     """Search learning rate, dropout, weight decay, smoothing and mixup of a recipe; a killed search goes on."""
     from hybrid.cli import show
-    from hybrid.cli.settings import read_names
+    from hybrid.cli.settings import absolute, read_names
     from hybrid.data.sources import scan
     from hybrid.device import resolve
-    from hybrid.encoders.base import expand_user
     from hybrid.heads.photos import read_photos, split_photos
     from hybrid.heads.recipes import load_recipe, recipe_label
     from hybrid.tuning.study import check_recipe
     from hybrid.tuning.study import tune as run_search
 
-    weights = str(expand_user(str(backbone_weights)).absolute()) if backbone_weights else None
-    flags = {"backbone_weights": weights, "epochs": epochs, "seed": seed}
+    flags = {"backbone_weights": absolute(backbone_weights), "epochs": epochs, "seed": seed}
     settings = load_recipe(recipe, set_ or (), flags)
     check_recipe(settings)  # before the photos are read, which may take minutes
     compute = resolve(device)

@@ -200,3 +200,24 @@ def test_debug_shows_the_traceback(world, monkeypatch):
     monkeypatch.setenv("HYBRID_DEBUG", "1")
     done = hybrid("info", "--run", "none", cwd=world, rc=1)
     assert "Traceback" in done.stderr
+
+
+def test_help_shows_defaults_that_are_no_values(world):
+    """In brackets, which rich would take for markup."""
+    shown = " ".join(hybrid("train-head", "--help", cwd=world).stdout.replace("│", " ").split())
+    assert "[default: the recipe's]" in shown
+    assert "[default: every label]" in shown
+
+
+def test_info_says_which_recipe(world):
+    assert "Logistic regression on the cached CLIP embeddings" not in hybrid("info", "--run", "run", cwd=world).stdout
+    run = shutil.copytree(world / "run", world / "recipe")
+    hybrid("train-head", "--recipe", "clip-linear", "--run", run, cwd=world)
+    assert "Logistic regression on the cached CLIP embeddings" in hybrid("info", "--run", run, cwd=world).stdout
+
+
+def test_regions_need_a_head_that_reads_pixels(world):
+    done = hybrid("predict", "test", "--prompts", "names.txt", "--regions", "tiles", "--run", "run", cwd=world, rc=1)
+    assert "reads CLIP embeddings of whole photos" in done.stderr
+    done = hybrid("predict", "test", "--prompts", "names.txt", "--regions", "discs", "--run", "run", cwd=world, rc=2)
+    assert "tiles" in done.stderr

@@ -190,7 +190,7 @@ def test_report_5():
         facts(name, image_size=32, hidden=0, label_smoothing=0.0)
     facts("pixels-logistic", backbone="hybrid_pixels", dropout=(0.0, 0.0), crop_scale=1.0, flip=0.0, rotation=0.0)
     facts("cifar-cnn", backbone="hybrid_cifar_cnn")
-    facts("cifar-resnet18", backbone="hybrid_cifar_resnet18", optimizer="sgd", momentum=0.9, weight_decay=5e-4)
+    facts("cifar-resnet18", backbone="hybrid_cifar_resnet18", optimizer="adamw", batch_size=64)
 
 
 def test_the_linear_head():

@@ -105,7 +105,7 @@ def test_result_line():
 
 
 def test_table_shows_the_best_first_and_always_the_recipe():
-    rows = [row(0, 9.0, own=True), *(row(n, 1.0 + (n * 7) % 12) for n in range(1, 12)), row(12, 0.1, "pruned")]
+    rows = [row(0, 90.0, own=True), *(row(n, 1.0 + (n * 7) % 12) for n in range(1, 12)), row(12, 0.1, "pruned")]
     found = tuning(*rows, best=1)
     lines = printed(as_table(found))
     assert "validation loss" in lines[0]

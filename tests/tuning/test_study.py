@@ -104,6 +104,14 @@ def test_bad_trials_are_pruned_after_the_warmup(search):
     assert "pruned after 3 epochs" in said[-1]
 
 
+def test_a_pruned_trial_has_the_score_of_its_best_epoch(search):
+    losses = iter([9.0, 8.0, 8.5])
+    bad = FakeTrainer(lambda settings: loss_of(settings) if len(bad.asked) < 6 else next(losses))
+    tuning, _, _ = search(6, bad, settings=HeadSettings(epochs=6, warmup_epochs=1))
+    assert tuning.rows[5].state == "pruned"
+    assert tuning.rows[5].score == pytest.approx(8.0 + 4 * 0.05)
+
+
 def test_what_breaks_down_is_counted_and_avoided(search):
     def too_fast(number, settings):
         if number and settings.learning_rate > 1e-3:
@@ -221,13 +229,14 @@ def test_killed_in_a_trial_and_continued_by_a_fresh_process(search, tmp_path):
 
     killed = start(at)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert (
-        optuna.load_study(study_name="hybrid", storage=f"sqlite:///{out}/study.db").trials[-1].state.name == "RUNNING"
-    )
+    storage = f"sqlite:///{out}/study.db"
+    assert optuna.load_study(study_name="hybrid", storage=storage).trials[-1].state.name == "RUNNING"
     done = start(-1)
     assert done.returncode == 0, done.stderr
     assert f"trial {at} was interrupted" in done.stdout
     assert f"{at} of 3 trials are finished" in done.stdout
+    states = [trial.state.name for trial in optuna.load_study(study_name="hybrid", storage=storage).trials]
+    assert states == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
     tuning, trainer, _ = search(3, out=out)
     assert not trainer.asked
     assert values(tuning) == values(whole)
@@ -239,7 +248,7 @@ def test_killed_in_a_trial_and_continued_by_a_fresh_process(search, tmp_path):
 def test_another_recipe_photos_or_device_is_refused(search):
     search(1)
     with pytest.raises(ConfigError, match="another recipe") as caught:
-        search(2, settings=HeadSettings(epochs=4, crop_scale=0.5))
+        search(2, settings=HeadSettings(epochs=4, crop_scale=0.5, workers=7))
     assert caught.value.got == "another epochs, crop_scale"
     assert "--out" in caught.value.fix
     for changes in ({"data": make_data("others")}, {"compute": Compute("cpu", "bf16", "test")}):
