@@ -91,10 +91,6 @@ def tune(
         Without Optuna or tomli-w.
     """
     check_recipe(settings)
-    if train is None:
-        from hybrid.heads.fit import train_backbone_head
-
-        train = train_backbone_head
     searched = replace(settings, folds=1)
     if settings.folds > 1:
         say(f"tuning with one training a trial, not {settings.folds} folds; best.toml keeps folds = {settings.folds}")
@@ -102,13 +98,8 @@ def tune(
     with alone(out), quiet():
         study = open_study(out / "study.db", searched, data, compute)
         clean(study, searched, say)
-        search = _Search(study, data, searched, compute, out, say, train)
-        already = len(finished(study))
-        say(f"study {out / 'study.db'}: {already} of {trials} trials are finished")
-        while len(finished(study)) < trials:
-            search.step(trials)
-            report.write_csv(rows_of(study, searched), out / report.TRIALS)
-            _check_hope(study, searched)
+        say(f"study {out / 'study.db'}: {len(finished(study))} of {trials} trials are finished")
+        _Search(study, data, searched, compute, out, say, train or _backbone_trainer()).run(trials)
         tuning = _summary(study, searched, out)
         report.write_best(tuning, replace(tuning.settings, folds=settings.folds), label, out / report.BEST)
     if tuning.importance is not None:
@@ -129,8 +120,14 @@ class _Search:
     train: Train
     _trained: int = field(default=0, init=False)
 
-    def step(self, trials: int) -> None:
-        """Run one trial."""
+    def run(self, trials: int) -> None:
+        """Run trials until so many are finished."""
+        while len(finished(self.study)) < trials:
+            self._step(trials)
+            report.write_csv(rows_of(self.study, self.settings), self.out / report.TRIALS)
+            _check_hope(self.study, self.settings)
+
+    def _step(self, trials: int) -> None:
         from optuna.samplers import TPESampler
 
         done = len(finished(self.study))
@@ -225,6 +222,12 @@ def check_recipe(settings: HeadSettings) -> None:
         raise ConfigError("the backbone's weights do not exist", got=settings.backbone_weights)
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise ConfigError("tune runs in one process", fix="start it without torchrun or accelerate launch")
+
+
+def _backbone_trainer() -> Train:
+    from hybrid.heads.fit import train_backbone_head
+
+    return train_backbone_head
 
 
 def _best(scores: list[float], settings: HeadSettings) -> float:
