@@ -141,7 +141,11 @@ class HybridClassifier:
         policy = policy or Policy()
         if found is None:
             return cls._zero_shot(loaded, prompts, templates, layout if info else None, policy)
-        return cls._gated(loaded, found, prompts, templates, layout, policy)
+        made = cls._gated(loaded, found, prompts, templates, layout, policy)
+        own = found[1].settings.regions
+        if regions not in (None, own):
+            made.notes += (f"WARNING: the gate was fitted with regions={own}; it is not calibrated for {regions}",)
+        return made
 
     @classmethod
     def _gated(

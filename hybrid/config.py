@@ -76,7 +76,7 @@ class HeadSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         ``layer_decay`` once for each layer below its last; largest gradient norm, None for any.
     schedule, warmup_epochs, decay_epochs, decay_rate
         ``step``: times `decay_rate` every `decay_epochs`; ``plateau``: when the validation loss has not fallen for
-        `decay_epochs`.
+        `decay_epochs`. ``cosine`` and ``step`` warm up.
     mixup, cutmix : float
         Alpha of the Beta distribution that a pair's share is drawn from; 0: off.
     random_erasing : float
@@ -149,7 +149,7 @@ class HeadSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     val_fraction: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.15
     l2_c: Positive | None = None
     gate_folds: Literal["memory", "frozen", "fine-tuned"] = "memory"
-    seed: int = 0
+    seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
     workers: Annotated[int, Meta(ge=0)] = 2
 
 

@@ -82,7 +82,9 @@ def resolve(device: str = "auto", precision: str = "auto") -> Compute:
         raise ConfigError("unknown precision", expected=", ".join(PRECISIONS), got=precision)
     asked = device != "auto"
     if device == "auto":
-        device = _own_cuda() if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda"):
+        device = _own_cuda(device)
     _check_available(device)
     where = f"{device} asked for" if asked else "no CUDA found" if device == "cpu" else "CUDA found"
     if precision != "auto":
@@ -99,10 +101,15 @@ def resolve(device: str = "auto", precision: str = "auto") -> Compute:
     return Compute(device, "fp32", f"{where}{no_bf16}")
 
 
-def _own_cuda() -> str:
-    """The GPU of this process: the first, or its own where torchrun or accelerate launched several."""
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if several else "cuda"
+def _own_cuda(device: str) -> str:
+    """The GPU of this process: the one asked for, or its own where torchrun or accelerate launched several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return device
+    if device != "cuda":
+        raise ConfigError(
+            "each of several processes has a GPU of its own", got=f"--device {device}", fix="leave --device out"
+        )
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 
 
 def cpu_has_native_bf16() -> bool:

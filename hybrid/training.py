@@ -90,7 +90,7 @@ def train_run(
         fitted = _fit_gate(data, _voting(head, settings), vectors, reason, encoder.logit_scale, settings, ask)
         draft.save_gate(fitted, encoder, texts)
         draft.publish()
-    shutil.rmtree(layout.training, ignore_errors=True)
+    _drop_checkpoints(layout, settings)
     _report(fitted, say)
     return info
 
@@ -151,7 +151,15 @@ def refit_gate(
         draft.save_settings(replace(info, settings=settings, val_photos=len(data.val)))
         draft.save_gate(fitted, encoder, texts)
         draft.publish()
+    for done in layout.training.glob("gate_fold_*"):
+        shutil.rmtree(done)
     _report(fitted, say)
+
+
+def _drop_checkpoints(layout: Layout, settings: HeadSettings) -> None:
+    """Remove what a finished training leaves; a linear head has none, and spares another's."""
+    if settings.kind == "backbone":
+        shutil.rmtree(layout.training, ignore_errors=True)
 
 
 def _announce(data: TrainingSet, say: Say) -> None:

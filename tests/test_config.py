@@ -90,6 +90,8 @@ def test_an_assignment_is_read_as_what_its_setting_takes(assignment, value):
         ("mean=[0.5, 0.5, inf]", "mean"),
         ("epoch=3", "epoch"),
         ("kind=none", "kind"),
+        ("seed=-1", "seed"),
+        ("seed=4294967296", "seed"),
     ],
 )
 def test_a_wrong_value_or_name_is_an_error_that_names_the_setting(assignment, named):

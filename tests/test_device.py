@@ -126,3 +126,16 @@ def test_an_older_torch_is_asked_by_its_own_probe(monkeypatch, native):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native, raising=False)
     assert cpu_has_native_bf16() is native
+
+
+def test_each_of_several_processes_has_its_own_gpu(machine, monkeypatch):
+    machine(cuda=2)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert resolve("auto").device == resolve("cuda").device == "cuda:1"
+    assert resolve("cpu").device == "cpu"
+    with pytest.raises(ConfigError, match="GPU of its own"):
+        resolve("cuda:0")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ConfigError, match="cuda:2 is not available"):
+        resolve("auto")

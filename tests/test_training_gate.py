@@ -233,6 +233,26 @@ def test_refit_with_other_folds_and_templates(layout, encoder, tmp_path):
     assert load_gate(layout)[0].gate.fit.folds == "frozen"
 
 
+def test_checkpoints_of_the_gates_folds_go_with_them(layout, encoder):
+    """Those of an unfinished head's training stay."""
+    train_run(layout, encoder, BACKBONE, CPU)
+    kept = layout.training / "head" / "checkpoint.pt"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"unfinished")
+    refit_gate(layout, encoder, CPU, gate_folds="fine-tuned")
+    assert [path.name for path in layout.training.iterdir()] == ["head"]
+    train_run(layout, encoder, LINEAR, CPU)
+    assert kept.read_bytes() == b"unfinished"
+
+
+def test_other_regions_than_the_gates_are_warned_of(layout, encoder):
+    train_run(layout, encoder, BACKBONE, CPU)
+    settings = HybridClassifier.from_run(layout.root, device="cpu").notes
+    assert not any("regions" in note for note in settings)
+    notes = HybridClassifier.from_run(layout.root, device="cpu", regions="tiles").notes
+    assert any(note.startswith("WARNING: the gate was fitted with regions=none") for note in notes)
+
+
 def test_refit_brings_a_gate_of_an_older_version_up(layout, encoder):
     train_run(layout, encoder, LINEAR, CPU)
     expected = load_gate(layout)[0].gate

@@ -21,7 +21,9 @@ Recipes = Annotated[
 ]
 Test = Annotated[
     list[str] | None,
-    typer.Option("--test", metavar="SOURCE", help="Photos to test on, repeatable.  [default: the split test of DATA]"),
+    typer.Option(
+        "--test", metavar="SOURCE", help="Photos to test on, repeatable.  \\[default: the split test of DATA]"
+    ),
 ]
 TestFraction = Annotated[
     float,
@@ -49,11 +51,11 @@ def compare(
     vary: Vary = None,
     backbone_weights: Weights = None,
     classes: Classes = None,
-    epochs: Annotated[int | None, typer.Option(help="At most so many.  [default: the recipe's]")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the training and of the test cut.  [default: 0]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="At most so many.  \\[default: the recipe's]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the training and of the test cut.  \\[default: 0]")] = None,
     out: Out = Path("runs/compare"),
     encoder: Annotated[
-        str | None, typer.Option(help="CLIP encoder that linear recipes read, as of build-index.  [default: none]")
+        str | None, typer.Option(help="CLIP encoder that linear recipes read, as of build-index.  \\[default: none]")
     ] = None,
     pretrained: options.Pretrained = None,
     device: options.Device = "auto",

@@ -115,10 +115,11 @@ def explain(
         near = nearest_photos(Layout(run), classifier.encoder, photo.embedding, photo.sha256, NEIGHBOURS)
     thumbnails = tuple(_thumbnail(found.record) for found in near.photos)
     overlays = [found for found in (head, encoder) if isinstance(found, _Overlaid)]
-    gate = _gate(classifier, photo)
+    gate = _gate(classifier, photo, int(answers.hybrid[0].argmax()))
     notes += [found for found in (head, encoder) if isinstance(found, str)]
     notes += [note for found in overlays for note in found.notes]
     notes += [] if gate else ["no terms: nothing is weighed without a gate"]
+    notes += _rejection(classifier, prediction)
     explanation = _explanation(photo, prediction, answers, classifier, gate)
     explanation = _with_near(explanation, near, thumbnails, [o.overlay.info for o in overlays], notes)
     of_head, of_encoder = (found.overlay if isinstance(found, _Overlaid) else None for found in (head, encoder))
@@ -232,10 +233,19 @@ def _info(of: str, label: str, found: Attribution, seconds: float, networks: int
     )
 
 
-def _gate(classifier: HybridClassifier, photo: _Photo) -> GateReasons | None:
+def _gate(classifier: HybridClassifier, photo: _Photo, answer: int) -> GateReasons | None:
     if classifier.decider is None or photo.embedding is None or photo.head_logits is None:
         return None
-    return gate_reasons(classifier.decider.reasons(photo.embedding, photo.head_logits), classifier.space.names)
+    reasons = classifier.decider.reasons(photo.embedding, photo.head_logits)
+    return gate_reasons(reasons, classifier.space.names, answer)
+
+
+def _rejection(classifier: HybridClassifier, prediction: Prediction) -> list[str]:
+    """Say what a refused photo fell short of."""
+    threshold = classifier.decider.point.accept_above if classifier.decider else None
+    if prediction.expert != "rejected" or threshold is None:
+        return []
+    return [f"none of these: the probability of any known class is {prediction.p_known:.3f}, below {threshold:.3f}"]
 
 
 def _thumbnail(record: ImageRecord) -> Image.Image | None:

@@ -31,15 +31,25 @@ CLASS_MEANINGS = {
 WORTH_SAYING = 0.05
 
 
-def gate_reasons(reasons: Reasons, names: Sequence[str]) -> GateReasons:
-    """Say how the gate came to its answer for the one photo of `reasons`; `names` is the label space."""
+def gate_reasons(reasons: Reasons, names: Sequence[str], answer: int) -> GateReasons:
+    """Say how the gate came to its answer for the one photo of `reasons`.
+
+    Parameters
+    ----------
+    names : sequence of str
+        The label space, seen classes first.
+    answer : int
+        Place of the most probable class. It may be of the less probable group, whose mass fewer classes share.
+    """
     terms = [_summand(term, MEANINGS, float(term.value[0])) for term in reasons.unseen]
     log_odds = float(sum(term.product for term in terms)) if terms else None
     p_unseen = float(1 / (1 + np.exp(-log_odds))) if log_odds is not None else 0.0
     seen = reasons.among_seen[0].value.shape[1]
     among_seen = _margin(reasons.among_seen, names[:seen])
     among_unseen = _margin(reasons.among_unseen, names[seen:]) if reasons.among_unseen else None
-    words = _words(terms, log_odds, p_unseen, among_unseen if p_unseen > 0.5 else among_seen)
+    words = _words(terms, log_odds, p_unseen, among_seen if answer < seen else among_unseen)
+    if log_odds is not None and (p_unseen > 0.5) != (answer >= seen):
+        words += f" The other group shares its probability among more classes: {names[answer]} is the likeliest of all."
     return GateReasons(
         terms=terms,
         log_odds=log_odds,

@@ -44,9 +44,8 @@ class TextSimilarity(nn.Module):
 def relevance(model: TextSimilarity, image: Tensor) -> Attribution:
     """Map what speaks for the text, by integrated gradients (Sundararajan et al., ICML 2017).
 
-    They serve every tower. On drawn animals they pointed best of all methods here, on the bundled convolutional tower
-    and on a small vision transformer (benchmarks/explain_pointing.py); on the latter, attention relevance (Chefer et
-    al., ICCV 2021) and LeGrad (2024) did no better than a blob in the middle (benchmarks/RESULTS.md).
+    They serve every tower, and on drawn animals they point best of all methods offered here
+    (benchmarks/explain_pointing.py).
 
     Parameters
     ----------

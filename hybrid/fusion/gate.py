@@ -171,7 +171,7 @@ class Gate(Struct, frozen=True, kw_only=True, tag_field="kind", tag="conditional
         return (
             Term("head", evidence.head, w.head),
             Term("similarity", text, w.similarity),
-            Term("alignment", np.broadcast_to(evidence.alignment, text.shape), -w.alignment),
+            Term("alignment", -np.broadcast_to(evidence.alignment, text.shape), w.alignment),
             Term("memory", evidence.memory, w.memory),
         )
 

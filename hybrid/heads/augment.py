@@ -75,8 +75,10 @@ def _augmenting(settings: HeadSettings, mean: tuple[float, ...], std: tuple[floa
     rotation = tv.RandomRotation(settings.rotation, tv.InterpolationMode.BILINEAR, fill=fill)
     steps = [crop, rotation, colour, tensor]
     if settings.regions != "none":
-        from hybrid.heads.regions import random_region
+        from hybrid.heads.regions import load_slic, random_region
 
+        if settings.regions == "slic":
+            load_slic()  # what is missing shows here, not in a loader process
         steps.insert(0, partial(random_region, method=settings.regions, count=settings.region_count))
     made: Transform = tv.Compose(steps)
     return made

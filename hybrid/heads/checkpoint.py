@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import torch
 
+from hybrid import __version__
 from hybrid.config import HeadSettings
 from hybrid.device import Compute
 from hybrid.errors import HeadError
@@ -25,7 +26,9 @@ def training_key(data: TrainingSet, settings: HeadSettings, compute: Compute) ->
     """Hash of all that a training depends on: recipe, classes, photos, device, precision, processes, local weights."""
     digest = hashlib.sha256(weights_digest(settings))
     recipe = {name: value for name, value in msgspec.structs.asdict(settings).items() if name not in FREE}
-    digest.update(msgspec.json.encode([recipe, data.classes, compute.device, compute.precision, process_count()]))
+    kind = compute.device.partition(":")[0]  # each process of a launch has a GPU of its own
+    made = [__version__, recipe, data.classes, kind, compute.precision, process_count()]
+    digest.update(msgspec.json.encode(made))
     for part in (data.train, data.val):
         digest.update(msgspec.json.encode([part.hashes, part.target.tolist()]))
     return digest.hexdigest()
@@ -37,7 +40,7 @@ def weights_digest(settings: HeadSettings) -> bytes:
         return b""
     file = Path(settings.backbone_weights).expanduser()
     if not file.is_file():
-        raise HeadError("the backbone weights do not exist", got=str(file))
+        raise HeadError("the backbone weights do not exist", got=str(file), fix="correct --backbone-weights")
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").digest()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,24 @@ def seed_of(*key: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed all that augmentations draw from, and put it back.
+
+    Photo by photo, so that a training that goes on after a kill, or has other loaders, draws the same.
+    """
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPU's dropout too
+    random.seed(seed)  # timm's erasing and policies
+    np.random.seed(seed)  # noqa: NPY002  timm's augmix
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before[0])
+        random.setstate(before[1])
+        np.random.set_state(before[2])  # noqa: NPY002
+
+
 class Photos(Dataset[tuple[torch.Tensor, int] | str]):
     """Photos with their classes; of one that cannot be read, what is wrong with it.
 
@@ -45,15 +64,8 @@ class Photos(Dataset[tuple[torch.Tensor, int] | str]):
             image = read_and_decode(record)
         except UnreadableImageError as error:
             return f"{record.path}: {error.what}"
-        # Seeded photo by photo: a training that goes on after a kill, or has other loaders, draws the same.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            before = random.getstate()
-            random.seed(seed)  # timm's erasing and policies draw from here
-            np.random.seed(seed)  # noqa: NPY002 (augmix draws from here)
-            pixels = self._transform(image)
-            random.setstate(before)
-        return pixels, int(self._target[index])
+        with _seeded(seed):
+            return self._transform(image), int(self._target[index])
 
 
 class EpochSampler(Sampler[Draw]):
@@ -92,8 +104,16 @@ class EpochSampler(Sampler[Draw]):
         return iter(list(zip(order.tolist(), seeds.tolist(), strict=True)))
 
 
-def make_loader(photos: LabelledPhotos, transform: Transform, settings: HeadSettings, train: bool) -> DataLoader[Any]:
-    """Batches of (n, 3, h, w) float32 and (n,) int64; a str instead where a photo could not be read."""
+def make_loader(
+    photos: LabelledPhotos, transform: Transform, settings: HeadSettings, train: bool, *, pin: bool = False
+) -> DataLoader[Any]:
+    """Batches of (n, 3, h, w) float32 and (n,) int64; a str instead where a photo could not be read.
+
+    Parameters
+    ----------
+    pin : bool
+        Keep batches in page-locked memory, from where they go to a GPU while it computes.
+    """
     sampler = EpochSampler(
         photos.target, balanced=train and settings.balanced_sampling, shuffle=train, seed=settings.seed
     )
@@ -106,7 +126,7 @@ def make_loader(photos: LabelledPhotos, transform: Transform, settings: HeadSett
         collate_fn=_collate,
         num_workers=settings.workers,
         persistent_workers=settings.workers > 0,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin,
         # Its own: the loader's draws would move those of dropout, more or less of them by the number of workers.
         generator=torch.Generator().manual_seed(settings.seed),
     )

@@ -58,7 +58,7 @@ class Schedule:
         if settings.schedule == "plateau":
             # torch's own: timm's is deprecated, and does not save its state.
             self._plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-                optimizer, factor=settings.decay_rate, patience=settings.decay_epochs
+                optimizer, factor=settings.decay_rate, patience=settings.decay_epochs - 1
             )
 
     def after_update(self, epoch: int, batch: int) -> None:

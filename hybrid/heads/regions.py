@@ -118,7 +118,7 @@ class RegionHead:
                 fix="--regions none, or a recipe with kind = backbone",
             )
         if method == "slic":
-            _load_slic()  # what is missing shows here, not in a worker thread
+            load_slic()  # what is missing shows here, not in a worker thread
         self.head = head
         self.classes: tuple[str, ...] = head.classes
         self.encoder_identity: str | None = head.encoder_identity
@@ -192,7 +192,7 @@ def _segments(image: Image.Image, count: int) -> list[_Part]:
 
 def _superpixels(image: Image.Image, count: int) -> NDArray[np.int32]:
     """Number the superpixels from 1, (height, width) int32, found on a small copy of the photo."""
-    slic = _load_slic()
+    slic = load_slic()
     small = image.copy()
     small.thumbnail((SLIC_SIDE, SLIC_SIDE), Image.Resampling.BOX)
     found = slic(np.asarray(small), n_segments=count, compactness=COMPACTNESS, sigma=BLUR, start_label=1)
@@ -235,7 +235,8 @@ def _mean_colour(image: Image.Image) -> tuple[int, ...]:
     return tuple(round(value) for value in ImageStat.Stat(image).mean)
 
 
-def _load_slic() -> Callable[..., NDArray[np.int64]]:
+def load_slic() -> Callable[..., NDArray[np.int64]]:
+    """scikit-image's SLIC; MissingExtraError without it."""
     try:
         from skimage.segmentation import slic
     except ImportError as error:

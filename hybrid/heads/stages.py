@@ -73,11 +73,13 @@ def parameter_groups(model: PhotoClassifier, settings: HeadSettings) -> list[Gro
     from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
     decay, backbone = settings.weight_decay, settings.backbone_rate
+    # Position embeddings and the like, as timm names them for each family.
+    spared: frozenset[str] = frozenset(getattr(model.backbone, "no_weight_decay", tuple)())
     groups: list[Group] = [{"lr_scale": 1.0, **g} for g in param_groups_weight_decay(model.classifier, decay)]
     if settings.layer_decay is None:
-        groups += [{"lr_scale": backbone, **g} for g in param_groups_weight_decay(model.backbone, decay)]
+        groups += [{"lr_scale": backbone, **g} for g in param_groups_weight_decay(model.backbone, decay, spared)]
     elif any(parameter.requires_grad for parameter in model.backbone.parameters()):
-        layered = param_groups_layer_decay(model.backbone, decay, layer_decay=settings.layer_decay)
+        layered = param_groups_layer_decay(model.backbone, decay, spared, layer_decay=settings.layer_decay)
         groups += [{**g, "lr_scale": g["lr_scale"] * backbone} for g in layered]
     return [group for group in groups if group["params"]]
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from hybrid.config import HeadSettings
 from hybrid.device import Compute
-from hybrid.errors import DataError, HeadError
+from hybrid.errors import DataError, HeadError, first_line
 from hybrid.heads.augment import Transform
 from hybrid.heads.backbone import PhotoClassifier
 from hybrid.heads.base import TrainingSet
@@ -104,7 +104,7 @@ def train(
     for epoch in range(len(rows) + 1, settings.epochs + 1):
         if rows and epoch - 1 - max(loop.best.epoch, since) >= settings.patience:
             break
-        row = loop.epoch(epoch)
+        row = _in_memory(loop, epoch)
         rows.append(row)
         best = loop.best.offer(row, loop.kept())
         if loop.processes.is_main:
@@ -113,6 +113,17 @@ def train(
     loop.processes.end()
     loop.best.restore(model)
     return model.eval(), loop.best.epoch
+
+
+def _in_memory(loop: _Loop, epoch: int) -> EpochLog:
+    try:
+        return loop.epoch(epoch)
+    except torch.cuda.OutOfMemoryError as error:
+        raise HeadError(
+            "the GPU's memory is too small for this recipe",
+            got=first_line(error),
+            fix="lower --set batch_size=... or --image-size",
+        ) from error
 
 
 class _Best:
@@ -158,13 +169,19 @@ class _Loop:
     ) -> None:
         self.settings, self.compute, self.best = settings, compute, _Best(settings)
         self.model = model.to(compute.device).to(memory_format=torch.channels_last)
-        freeze_all = stages_joined(1, settings) is not None
-        self.processes = Processes(compute, find_unused=freeze_all)
+        thaws = stages_joined(1, settings) is not None
+        # An autoencoder's decoder has no part in a loss without reconstruction.
+        idle = hasattr(model.backbone, "reconstruction_loss") and not settings.reconstruction
+        self.processes = Processes(compute, find_unused=thaws or idle)
         self.optimizer = self.processes.optimizer(make_optimizer(model, settings))
         self.average = _average(model, settings)
         self.wrapped = self.processes.model(model)
-        self.train_set = self.processes.loader(make_loader(data.train, transforms[0], settings, train=True))
-        self.val_set = self.processes.loader(make_loader(data.val, transforms[1], settings, train=False))
+        self.train_set = self.processes.loader(
+            make_loader(data.train, transforms[0], settings, train=True, pin=compute.is_cuda)
+        )
+        self.val_set = self.processes.loader(
+            make_loader(data.val, transforms[1], settings, train=False, pin=compute.is_cuda)
+        )
         self.schedule = Schedule(self.optimizer, settings, len(self.train_set))
         self.mix, self.loss = _loss(settings, len(data.classes))
 

@@ -19,7 +19,7 @@ NAMES = ("cat", "dog $x$", "yak", "llama", "gnu")
 
 
 def test_numbers():
-    found = gate_reasons(Reasons(TERMS, SEEN, UNSEEN), NAMES)
+    found = gate_reasons(Reasons(TERMS, SEEN, UNSEEN), NAMES, 3)
     assert [t.product for t in found.terms] == pytest.approx([22, -20.7, 0.3, -0.4])
     assert abs(found.log_odds - 1.2) < 1e-9
     assert abs(sum(t.value * t.weight for t in found.terms) - found.log_odds) < 1e-9
@@ -31,20 +31,29 @@ def test_numbers():
 
 
 def test_words():
-    said = gate_reasons(Reasons(TERMS, SEEN, UNSEEN), NAMES).words
+    said = gate_reasons(Reasons(TERMS, SEEN, UNSEEN), NAMES, 3).words
     assert said.startswith(
         "The gate takes it for an unseen class (76.9%, log-odds +1.20): for it text evidence for the"
     )
     assert "unseen classes (+22.00), the gate's bias (+0.30); against it text evidence for the seen classes" in said
     assert said.endswith("There llama leads gnu by zero-shot similarity to the text (+5.00).")
-    other = gate_reasons(Reasons((term("bias", 1, -2.0),), SEEN, UNSEEN), NAMES).words
+    other = gate_reasons(Reasons((term("bias", 1, -2.0),), SEEN, UNSEEN), NAMES, 0).words
     assert "for a seen class (88.1%, log-odds -2.00): for it the gate's bias (-2.00). There cat leads" in other
 
 
 def test_where_there_is_nothing_to_weigh():
-    found = gate_reasons(Reasons((), SEEN, ()), NAMES[:2])
+    found = gate_reasons(Reasons((), SEEN, ()), NAMES[:2], 0)
     assert (found.terms, found.log_odds, found.p_unseen, found.among_unseen) == ([], None, 0.0, None)
     assert found.words.startswith("Every class of the list is seen")
-    one = gate_reasons(Reasons(TERMS, SEEN, (term("similarity", [3], 1.0),)), NAMES[:3])
+    one = gate_reasons(Reasons(TERMS, SEEN, (term("similarity", [3], 1.0),)), NAMES[:3], 2)
     assert one.among_unseen is None
     assert one.words.endswith("the seen classes (-20.70), what was expected beforehand (-0.40).")
+
+
+def test_the_answer_may_be_of_the_less_probable_group():
+    """The unseen group is likelier as a whole, and shares that among more classes."""
+    said = gate_reasons(Reasons((term("bias", 1, 0.3),), SEEN, UNSEEN), NAMES, 0).words
+    assert "for an unseen class (57.4%" in said
+    assert "There cat leads dog $x$" in said
+    assert said.endswith("cat is the likeliest of all.")
+    assert "likeliest" not in gate_reasons(Reasons((term("bias", 1, 0.3),), SEEN, UNSEEN), NAMES, 3).words

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from timm.data import create_transform, resolve_data_config
 
 from hybrid.config import HeadSettings
 from hybrid.data.decode import decode
-from hybrid.errors import HeadError
+from hybrid.errors import HeadError, MissingExtraError
 from hybrid.heads.augment import transforms
 from hybrid.heads.backbone import build_model
 
@@ -175,3 +176,10 @@ def test_grey_photos(tmp_path, mode):
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
     assert found.std() > 0.05
+
+
+def test_segments_without_scikit_image_are_refused_before_a_loader_starts(recipe, start, monkeypatch):
+    monkeypatch.setitem(sys.modules, "skimage.segmentation", None)
+    settings = recipe(regions="slic")
+    with pytest.raises(MissingExtraError, match="scikit-image"):
+        transforms(start(settings), settings)

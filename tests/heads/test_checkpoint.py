@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hybrid.device import Compute
+from hybrid.errors import HeadError
 from hybrid.heads.checkpoint import FILE, FREE, Checkpoint, training_key, weights_digest
 
 CPU = Compute("cpu", "fp32", "test")
@@ -135,6 +136,19 @@ def test_photos_classes_device_and_precision_are_in_the_key(coloured, recipe):
     keys = [training_key(data, settings, CPU), *(training_key(d, settings, compute) for d, compute in others)]
     assert len(set(keys)) == len(keys)
     assert training_key(data, settings, Compute("cpu", "fp32", "another reason")) == keys[0]
+
+
+def test_every_process_of_a_launch_has_the_same_key(coloured, recipe):
+    """Each has a GPU of its own."""
+    data = coloured((2, 2, 2))
+    keys = {training_key(data, recipe(), Compute(name, "fp16", "test")) for name in ("cuda", "cuda:0", "cuda:1")}
+    assert len(keys) == 1
+
+
+def test_weights_that_are_gone(coloured, recipe, tmp_path):
+    with pytest.raises(HeadError, match="backbone weights do not exist") as caught:
+        training_key(coloured((2, 2, 2)), recipe(backbone_weights=str(tmp_path / "gone.safetensors")), CPU)
+    assert "--backbone-weights" in caught.value.fix
 
 
 def test_another_number_of_processes_is_another_training(coloured, recipe, monkeypatch):

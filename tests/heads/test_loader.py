@@ -137,3 +137,15 @@ def test_a_batch_with_an_unreadable_photo_is_its_words(coloured, recipe, workers
     batches = list(make_loader(photos, lambda image: torch.zeros(1), recipe(workers=workers), train=False))
     assert len(batches) == 1
     assert batches[0].startswith(f"{photos.records[2].path}: not an image")
+
+
+def test_the_callers_generators_are_left_as_they_were(coloured, recipe, start):
+    """Dropout draws from torch's, in the same process where there are no workers."""
+    settings = recipe(workers=0, random_erasing=1.0, auto_augment="augmix-m3-w3")
+    torch.manual_seed(5), random.seed(5), np.random.seed(5)
+    before = torch.rand(3), random.random(), np.random.rand()
+    torch.manual_seed(5), random.seed(5), np.random.seed(5)
+    loader = make_loader(coloured().train, transforms(start(settings), settings)[0], settings, train=True)
+    next(iter(loader))
+    assert (torch.rand(3) == before[0]).all()
+    assert (random.random(), np.random.rand()) == before[1:]

@@ -93,13 +93,20 @@ def test_plateau_is_torchs_own(recipe, start, layer_decay):
     rates, scales = follow(start, settings, updates=2, losses=losses)
     parameter = torch.nn.Parameter(torch.zeros(1))
     theirs = torch.optim.SGD([parameter], lr=0.02)
-    oracle, expected = torch.optim.lr_scheduler.ReduceLROnPlateau(theirs, factor=0.3, patience=2), [0.02, 0.02]
+    oracle, expected = torch.optim.lr_scheduler.ReduceLROnPlateau(theirs, factor=0.3, patience=1), [0.02, 0.02]
     for loss in losses:
         oracle.step(loss)
         expected += [theirs.param_groups[0]["lr"]] * 2
     assert min(expected) < 0.02
     for found, rate in zip(rates, expected, strict=False):
         assert found == pytest.approx([rate * scale for scale in scales])
+
+
+def test_plateau_counts_the_epochs_that_the_setting_names(recipe, start):
+    """Two epochs without a fall of the loss, and the third is trained at the lower rate."""
+    settings = recipe(schedule="plateau", decay_epochs=2, decay_rate=0.5, learning_rate=0.02, epochs=5)
+    rates, _ = follow(start, settings, updates=1, losses=[1.0, 1.0, 1.0, 1.0, 1.0])
+    assert [found[0] for found in rates[:4]] == pytest.approx([0.02, 0.02, 0.02, 0.01])
 
 
 def test_no_schedule(recipe, start):

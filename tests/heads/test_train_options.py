@@ -12,6 +12,8 @@ from torch import nn
 
 from hybrid.data.decode import read_and_decode
 from hybrid.device import Compute
+from hybrid.errors import HeadError
+from hybrid.heads import train as training
 from hybrid.heads.augment import transforms
 from hybrid.heads.backbone import build_model
 from hybrid.heads.train import _Loop
@@ -204,3 +206,14 @@ def test_names_of_the_checkpoint(recipe, loop):
     assert set(state) == {"rows", "model", "average", "optimizer", "schedule", "scaler", "best"}
     assert state["average"].keys() == state["model"].keys()
     assert re.fullmatch(r".*num_bad_epochs.*", " ".join(state["schedule"]))
+
+
+def test_a_gpu_without_memory_is_a_named_error(coloured, recipe, run, monkeypatch):
+    def full(self, number):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(training._Loop, "epoch", full)
+    with pytest.raises(HeadError, match="memory is too small") as caught:
+        run(coloured(), recipe())
+    assert "2 GiB" in caught.value.got
+    assert "batch_size" in caught.value.fix
