@@ -248,7 +248,7 @@ def test_checkpoints_of_the_gates_folds_go_with_them(layout, encoder):
 def test_other_regions_than_the_gates_are_warned_of(layout, encoder):
     train_run(layout, encoder, BACKBONE, CPU)
     settings = HybridClassifier.from_run(layout.root, device="cpu").notes
-    assert not any("regions" in note for note in settings)
+    assert not any("regions=" in note for note in settings)
     notes = HybridClassifier.from_run(layout.root, device="cpu", regions="tiles").notes
     assert any(note.startswith("WARNING: the gate was fitted with regions=none") for note in notes)
 

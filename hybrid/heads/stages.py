@@ -67,19 +67,24 @@ def _stages_wanted(model: PhotoClassifier, settings: HeadSettings) -> int:
 def parameter_groups(model: PhotoClassifier, settings: HeadSettings) -> list[Group]:
     """What the optimiser updates: groups with ``params``, ``weight_decay`` and ``lr_scale`` (times learning_rate).
 
-    Norms and biases have no weight decay. With ``layer_decay`` each of timm's layers has its own rate, growing from
+    Norms, biases and position embeddings have no weight decay. With ``layer_decay`` each of timm's layers has its own rate, growing from
     early to late (Clark et al. 2020, "ELECTRA", section 3; BEiT).
     """
     from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
     decay, backbone = settings.weight_decay, settings.backbone_rate
-    # Position embeddings and the like, as timm names them for each family.
+    # timm says for each family which of its matrices are embeddings.
     spared: frozenset[str] = frozenset(getattr(model.backbone, "no_weight_decay", tuple)())
     groups: list[Group] = [{"lr_scale": 1.0, **g} for g in param_groups_weight_decay(model.classifier, decay)]
     if settings.layer_decay is None:
-        groups += [{"lr_scale": backbone, **g} for g in param_groups_weight_decay(model.backbone, decay, spared)]
+        groups += [
+            {"lr_scale": backbone, **g}
+            for g in param_groups_weight_decay(model.backbone, decay, no_weight_decay_list=spared)
+        ]
     elif any(parameter.requires_grad for parameter in model.backbone.parameters()):
-        layered = param_groups_layer_decay(model.backbone, decay, spared, layer_decay=settings.layer_decay)
+        layered = param_groups_layer_decay(
+            model.backbone, decay, no_weight_decay_list=spared, layer_decay=settings.layer_decay
+        )
         groups += [{**g, "lr_scale": g["lr_scale"] * backbone} for g in layered]
     return [group for group in groups if group["params"]]
 

@@ -140,7 +140,7 @@ def test_validation_erases_nothing():
 def test_policies_of_timm_change_the_photo(policy):
     change = augmenting(still(auto_augment=policy))
     random.seed(0)
-    np.random.seed(0)  # noqa: NPY002
+    np.random.seed(0)
     whole = augmenting(still())(photo(64, 64))
     made = [change(photo(64, 64)) for _ in range(8)]
     assert {tuple(pixels.shape) for pixels in made} == {(3, 64, 64)}

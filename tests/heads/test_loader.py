@@ -144,8 +144,8 @@ def test_the_callers_generators_are_left_as_they_were(coloured, recipe, start):
     settings = recipe(workers=0, random_erasing=1.0, auto_augment="augmix-m3-w3")
     torch.manual_seed(5), random.seed(5), np.random.seed(5)
     before = torch.rand(3), random.random(), np.random.rand()
-    torch.manual_seed(5), random.seed(5), np.random.seed(5)
     loader = make_loader(coloured().train, transforms(start(settings), settings)[0], settings, train=True)
+    torch.manual_seed(5), random.seed(5), np.random.seed(5)
     next(iter(loader))
     assert (torch.rand(3) == before[0]).all()
     assert (random.random(), np.random.rand()) == before[1:]

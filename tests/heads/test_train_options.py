@@ -92,7 +92,7 @@ def test_the_loss_of_mixed_photos_by_hand(recipe, loop, mixup, cutmix):
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     kinds, shares = set(), []
     for seed in range(12):
-        np.random.seed(seed)  # noqa: NPY002
+        np.random.seed(seed)
         photos = torch.arange(4.0)[:, None, None, None].expand(4, 3, 24, 24).contiguous()
         mixed, found = inside.mix(photos, torch.from_numpy(target))
         kinds.add("mixup" if len(mixed[0].unique()) == 1 and 0 < mixed[0].mean() < 3 else "cutmix")
