@@ -77,6 +77,19 @@ class HeadSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     schedule, warmup_epochs, decay_epochs, decay_rate
         ``step``: times `decay_rate` every `decay_epochs`; ``plateau``: when the validation loss has not fallen for
         `decay_epochs`. ``cosine`` and ``step`` warm up.
+    label_smoothing : float
+        Share of the target that is spread over all classes in training; validation is not smoothed.
+    epochs, batch_size, workers
+        At most so many epochs; photos in a batch of each process; loader processes (they change no figure).
+    balanced_sampling : bool
+        Draw photos so that every class comes as often.
+    crop_scale, flip, rotation, colour_jitter
+        Smallest share of the area that a random crop keeps; probability of a mirror image; degrees; strength.
+    mixed_precision, patience, monitor
+        ``auto``: fp16 on CUDA, bf16 where native; epochs without a better one before the training stops; what counts
+        as better, validation loss or mean per-class accuracy.
+    val_fraction, seed
+        Share of the labelled photos held out where no split ``val`` is named; of that cut and of the training.
     mixup, cutmix : float
         Alpha of the Beta distribution that a pair's share is drawn from; 0: off.
     random_erasing : float

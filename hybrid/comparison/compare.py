@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +24,7 @@ from hybrid.comparison.vary import Candidate
 from hybrid.device import Compute
 from hybrid.errors import ConfigError, DataError, HybridError
 from hybrid.heads.base import LabelledPhotos, TrainingSet
+from hybrid.heads.distributed import process_count
 from hybrid.heads.photos import SourcePhotos, split_photos
 
 Say = Callable[[str], None]
@@ -105,7 +105,7 @@ def compare(
     ConfigError
         If a linear recipe is given without `embedded`, or the process is one of several.
     """
-    if os.environ.get("WORLD_SIZE", "1") != "1":
+    if process_count() > 1:
         raise ConfigError("compare runs in one process", fix="start it without torchrun or accelerate launch")
     if train is None:
         from hybrid.heads.fit import train_backbone_head

@@ -61,6 +61,13 @@ class LabelledPhotos:
     def __len__(self) -> int:
         return len(self.records)
 
+    def take(self, rows: Sequence[int] | NDArray[np.intp]) -> LabelledPhotos:
+        """Some of the photos, in the order of `rows`."""
+        index = np.asarray(rows, dtype=np.intp)
+        records = tuple(self.records[row] for row in index.tolist())
+        hashes = tuple(self.hashes[row] for row in index.tolist())
+        return LabelledPhotos(records, hashes, self.target[index], self.embeddings[index])
+
 
 @dataclass(frozen=True)
 class TrainingSet:

@@ -202,7 +202,11 @@ def _classes(labelled: list[StoredPhoto], limit_to: Sequence[str] | None, place:
             )
         labels = sorted({by_key[class_key(name)] for name in limit_to})
     if len(labels) < 2:
-        raise DataError("a head needs at least two classes", got=listing(labels) or "none")
+        raise DataError(
+            "a head needs at least two classes",
+            got=listing(labels) or "none",
+            fix="add photos of another class, or ask zero-shot alone (predict --prompts, without a head)",
+        )
     return tuple(labels)
 
 

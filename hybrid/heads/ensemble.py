@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from hybrid.errors import HeadError
-from hybrid.heads.base import LabelledPhotos, TrainingSet
+from hybrid.heads.base import TrainingSet
 
 
 class Ensemble(nn.Module):
@@ -64,15 +64,6 @@ def cross_validation(data: TrainingSet, folds: int, seed: int) -> list[TrainingS
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
         parts = list(splitter.split(np.zeros(len(dealt)), target[dealt]))
     return [
-        replace(data, train=_take(data.train, np.sort(np.r_[dealt[kept], shared])), val=_take(data.train, dealt[held]))
+        replace(data, train=data.train.take(np.sort(np.r_[dealt[kept], shared])), val=data.train.take(dealt[held]))
         for kept, held in parts
     ]
-
-
-def _take(photos: LabelledPhotos, rows: np.ndarray[tuple[int], np.dtype[np.intp]]) -> LabelledPhotos:
-    return LabelledPhotos(
-        tuple(photos.records[row] for row in rows),
-        tuple(photos.hashes[row] for row in rows),
-        photos.target[rows],
-        photos.embeddings[rows],
-    )

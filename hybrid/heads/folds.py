@@ -31,13 +31,8 @@ def without_classes(data: TrainingSet, held: tuple[int, ...]) -> TrainingSet:
     number = {c: i for i, c in enumerate(kept)}
 
     def cut(photos: LabelledPhotos) -> LabelledPhotos:
-        rows = [row for row, c in enumerate(photos.target.tolist()) if c in number]
-        return LabelledPhotos(
-            tuple(photos.records[row] for row in rows),
-            tuple(photos.hashes[row] for row in rows),
-            np.array([number[int(photos.target[row])] for row in rows], dtype=np.intp),
-            photos.embeddings[rows],
-        )
+        kept = photos.take([row for row, c in enumerate(photos.target.tolist()) if c in number])
+        return replace(kept, target=np.array([number[c] for c in kept.target.tolist()], dtype=np.intp))
 
     return TrainingSet(tuple(data.classes[c] for c in kept), cut(data.train), cut(data.val), data.notes)
 

@@ -67,8 +67,8 @@ def _stages_wanted(model: PhotoClassifier, settings: HeadSettings) -> int:
 def parameter_groups(model: PhotoClassifier, settings: HeadSettings) -> list[Group]:
     """What the optimiser updates: groups with ``params``, ``weight_decay`` and ``lr_scale`` (times learning_rate).
 
-    Norms, biases and position embeddings have no weight decay. With ``layer_decay`` each of timm's layers has its own rate, growing from
-    early to late (Clark et al. 2020, "ELECTRA", section 3; BEiT).
+    Norms, biases and position embeddings have no weight decay. With ``layer_decay`` each of timm's layers has its own
+    rate, growing from early to late (Clark et al. 2020, "ELECTRA", section 3; BEiT).
     """
     from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 

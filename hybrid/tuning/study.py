@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -18,6 +17,7 @@ from hybrid.device import Compute
 from hybrid.encoders.base import expand_user
 from hybrid.errors import ConfigError, HeadError, MissingExtraError, first_line
 from hybrid.heads.base import TrainingSet
+from hybrid.heads.distributed import process_count
 from hybrid.heads.train import EpochLog
 from hybrid.tuning import report
 from hybrid.tuning.report import Row, State, Tuning
@@ -220,7 +220,7 @@ def check_recipe(settings: HeadSettings) -> None:
         )
     if settings.backbone_weights is not None and not expand_user(settings.backbone_weights).is_file():
         raise ConfigError("the backbone's weights do not exist", got=settings.backbone_weights)
-    if os.environ.get("WORLD_SIZE", "1") != "1":
+    if process_count() > 1:
         raise ConfigError("tune runs in one process", fix="start it without torchrun or accelerate launch")
 
 
