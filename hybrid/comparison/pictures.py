@@ -25,7 +25,7 @@ def draw_scatter(results: Sequence[Result], file: Path) -> None:
     """Plot accuracy against the number of trained parameters (log axis), each recipe named."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, LogLocator
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
     many = len(results) > MOST_NAMES
     names = [_short(r.name, 100 if many else 48) for r in results]
@@ -46,6 +46,7 @@ def draw_scatter(results: Sequence[Result], file: Path) -> None:
         # Between powers of ten there may be no power of ten.
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if max(x) > 1000 * min(x) else (1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter(EngFormatter())
+        axes.xaxis.set_minor_locator(NullLocator())  # matplotlib would label some of them
         texts = [str(number) for number in range(1, len(results) + 1)] if many else names
         if many:
             key = "\n".join(f"{number}  {name}" for number, name in zip(texts, names, strict=True))

@@ -128,7 +128,7 @@ def test_what_lies_outside_a_segment_is_hidden(monkeypatch):
     labels = np.ones((30, 40), dtype=np.int64)
     labels[10:20, 5:25] = 2
     labels[12:14, 20:25] = 1
-    monkeypatch.setattr(regions, "_load_slic", lambda: lambda small, **options: labels)
+    monkeypatch.setattr(regions, "load_slic", lambda: lambda small, **options: labels)
     outer, inner = segment(image, "slic", 4)
     mean = pixels(image).reshape(-1, 3).mean(0).round()
     for region, number, box in ((outer, 1, np.s_[0:30, 0:40]), (inner, 2, np.s_[10:20, 5:25])):
@@ -141,7 +141,7 @@ def test_specks_are_dropped_but_never_all(monkeypatch):
     labels = np.ones((30, 40), dtype=np.int64)
     labels[:4, :10] = 2  # 40 of 1200 pixels: below a fifth of a quarter
     labels[20:, :10] = 3
-    monkeypatch.setattr(regions, "_load_slic", lambda: lambda small, **options: labels)
+    monkeypatch.setattr(regions, "load_slic", lambda: lambda small, **options: labels)
     assert [region.size for region in segment(image, "slic", 4)] == [(40, 30), (10, 10)]
     labels[:] = np.arange(1, 1201).reshape(30, 40)
     assert len(segment(image, "slic", 4)) == 1
@@ -154,7 +154,7 @@ def test_slic_sees_a_small_copy(monkeypatch):
         shapes.append(small.shape)
         return np.arange(1, 5).reshape(2, 2).repeat(small.shape[0] // 2, 0).repeat(small.shape[1] // 2, 1)
 
-    monkeypatch.setattr(regions, "_load_slic", lambda: spy)
+    monkeypatch.setattr(regions, "load_slic", lambda: spy)
     found = segment(noise(1600, 800), "slic", 4)
     assert shapes == [(80, 160, 3)]
     assert [region.size for region in found] == [(800, 400)] * 4
