@@ -7,7 +7,7 @@
 For each method: the share of the map's positive values inside the animal's box, and inside its outline; how often the
 largest value lies inside the outline (the pointing game); seconds a photo. `uniform` is a map that is the same
 everywhere, so its first figure is the box's share of the photo; `centre` is a blob in the middle, which knows only that
-animals stand there. Figures in benchmarks/RESULTS.md.
+animals stand there.
 """
 
 from __future__ import annotations

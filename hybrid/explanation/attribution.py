@@ -18,7 +18,7 @@ from hybrid.explanation.layers import find_map_layer
 
 METHODS = ("gradcam", "shap", "lime", "occlusion", "integrated-gradients")
 EXTRA = "explain"
-# Counts of network calls, so that each method takes seconds on two cores (figures in benchmarks/RESULTS.md).
+# Counts of network calls, so that each method takes seconds on two cores.
 SEGMENTS, SAMPLES, STEPS = 40, 160, 12
 BATCH = 16
 FEWEST_SEGMENTS = 8
