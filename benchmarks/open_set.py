@@ -163,6 +163,7 @@ def fit(split: Split) -> Fitted:
         logits,
         evidence.memory,
         evidence.novelty,
+        evidence.baseline,
         split.val.target,
         uniforms(split.val.embeddings),
     )

@@ -1,3 +1,31 @@
 """Classify photos into trained classes and into classes that are only named, in one calibrated answer."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hybrid.classifier import HybridClassifier
+    from hybrid.fusion.operating import Policy
+    from hybrid.prompts import PromptSet
+
 __version__ = "0.1.0"
+__all__ = ["HybridClassifier", "Policy", "PromptSet"]
+
+_HOMES = {
+    "HybridClassifier": "hybrid.classifier",
+    "Policy": "hybrid.fusion.operating",
+    "PromptSet": "hybrid.prompts",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # The classifier imports torch, which takes seconds; `hybrid --help` must not wait for it.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -17,6 +17,24 @@ NONE = "none of these"
 
 
 @dataclass(frozen=True)
+class Neighbor:
+    """A labelled photo of the index that is like the photo.
+
+    Attributes
+    ----------
+    path, label : str
+    split : str or None
+    similarity : float
+        Cosine of the two embeddings.
+    """
+
+    path: str
+    label: str
+    split: str | None
+    similarity: float
+
+
+@dataclass(frozen=True)
 class Prediction:
     """One photo's answer.
 
@@ -32,7 +50,8 @@ class Prediction:
     p_unseen : float or None
         Probability that the photo shows any unseen class; None without a gate.
     expert : str
-        Who decided: ``head``, ``zero-shot``, or ``both`` where each one's own best seen class is `label`;
+        Who decided: ``head``, ``zero-shot``, or ``both`` where each one's own best seen class is `label`; ``few-shot``
+        where the answer would be another one without the photos that show the class;
         ``rejected`` for none of these.
     top : tuple of (label, probability)
         Most probable first.
@@ -44,6 +63,8 @@ class Prediction:
         Conformal prediction set, most probable class first; None unless a coverage was asked for.
     warning : str or None
         Why the probabilities deserve less trust.
+    neighbors : tuple of Neighbor or None
+        Nearest labelled photos of the index, most similar first; None unless they were asked for.
     """
 
     path: str
@@ -58,6 +79,7 @@ class Prediction:
     p_known: float | None = None
     set: tuple[str, ...] | None = None
     warning: str | None = None
+    neighbors: tuple[Neighbor, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +129,7 @@ def to_predictions(
         Put on every prediction.
     """
     order = np.argsort(-answers.hybrid, axis=1, kind="stable")
-    experts = _experts(answers, order[:, 0], space.seen, only_expert)
+    experts = _experts(answers, order[:, 0], space, only_expert)
     made = []
     for row, path in enumerate(paths):
         best = int(order[row, 0])
@@ -151,14 +173,15 @@ def _best(probabilities: Probabilities | None, row: int, space: LabelSpace) -> t
     return space.names[column], float(probabilities[row, column])
 
 
-def _experts(answers: Answers, chosen: NDArray[np.intp], seen: int, only_expert: str) -> list[str]:
+def _experts(answers: Answers, chosen: NDArray[np.intp], space: LabelSpace, only_expert: str) -> list[str]:
     if answers.decided is None:
         return [only_expert] * len(chosen)
     fused = answers.decided.fused
     names = []
     for row, column in enumerate(chosen):
-        if column >= seen:
-            names.append("zero-shot")
+        if column >= space.seen:
+            by_name = fused.before is None or column == fused.before[row].argmax()
+            names.append("zero-shot" if by_name else "few-shot")
         elif column == fused.head[row].argmax() == fused.zero_shot[row].argmax():
             names.append("both")
         else:

@@ -22,7 +22,7 @@ from hybrid.fusion.memory import ClassMemory
 from hybrid.fusion.operating import HeldOut
 from hybrid.fusion.reject import Rejector
 from hybrid.heads.base import Head
-from hybrid.prompts import Templates
+from hybrid.prompts import PromptClass, Templates
 
 FORMAT = 1
 S = TypeVar("S", bound=Struct)
@@ -58,6 +58,16 @@ class Layout:
     def training(self) -> Path:
         """Checkpoints of a training that has not ended yet."""
         return self.root / "training"
+
+    @property
+    def classes(self) -> Path:
+        """Classes that were added without training, by photos or by name."""
+        return self.root / "classes.json"
+
+    @property
+    def prompts(self) -> Path:
+        """Classes that are named where none are given, as `HybridClassifier.save` kept them."""
+        return self.root / "prompts.json"
 
     @property
     def features(self) -> Path:
@@ -99,6 +109,9 @@ class HeadInfo(Struct, frozen=True, kw_only=True):
         Set for a head that reads embeddings.
     trained_on : tuple of str
         sha256 of every training photo, so that nobody calibrates or evaluates on them unawares.
+    left_out : tuple of str
+        Labels of the index that it could have been trained on, had its classes not been limited. They are no classes
+        of the run until `hybrid.classes.add_class` names one.
     """
 
     format: int = FORMAT
@@ -110,6 +123,7 @@ class HeadInfo(Struct, frozen=True, kw_only=True):
     val_photos: int
     trained_on: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 class GateInfo(Struct, frozen=True, kw_only=True):
@@ -137,6 +151,21 @@ class GateInfo(Struct, frozen=True, kw_only=True):
     encoder_identity: str
     head_sha256: str
     templates: Templates
+
+
+class SavedPrompts(Struct, frozen=True, kw_only=True):
+    """``prompts.json``: what a saved classifier was asked with.
+
+    Attributes
+    ----------
+    classes : tuple of PromptClass
+    templates : Templates or None
+        None: those that the gate was fitted with, or the default where there is none.
+    """
+
+    format: int = FORMAT
+    classes: tuple[PromptClass, ...]
+    templates: Templates | None = None
 
 
 def read_json(file: Path, kind: type[S], fix: str = "make this part of the run again") -> S:
@@ -188,6 +217,11 @@ def write_run(layout: Layout, settings: EncoderSettings, encoder: Encoder) -> No
         encoder_fingerprint=encoder.fingerprint,
     )
     write_json(layout.run, info)
+
+
+def read_prompts(layout: Layout) -> SavedPrompts | None:
+    """Read what `HybridClassifier.save` kept; None for a run that was not saved by it."""
+    return read_json(layout.prompts, SavedPrompts, f"remove {layout.prompts}") if layout.prompts.is_file() else None
 
 
 class HeadDraft:

@@ -6,39 +6,40 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.answers import Answers, Prediction, to_predictions
-from hybrid.artifact import HeadInfo, Layout, load_gate, load_head, read_run
 from hybrid.config import EncoderSettings, Regions
 from hybrid.data.decode import decode
 from hybrid.data.records import ImageRecord
 from hybrid.data.stream import batched, default_workers, ordered_map
-from hybrid.device import resolve
-from hybrid.encoders import load_encoder
 from hybrid.encoders.base import Encoder, FloatArray
-from hybrid.errors import ArtifactError, GateError, UnreadableImageError
+from hybrid.errors import ConfigError, GateError, UnreadableImageError
+from hybrid.few_shot.base import FewShotExpert
 from hybrid.fusion.calibration import log_softmax
 from hybrid.fusion.decide import Decider, FittedGate
 from hybrid.fusion.experts import zero_shot_logits
 from hybrid.fusion.operating import Policy, uniform_from_hash
+from hybrid.fusion.shown import ShownPhotos
+from hybrid.growth import save, with_class, without_class
 from hybrid.heads.base import Head
-from hybrid.index.store import EmbeddingStore
-from hybrid.index.texts import embed_classes
-from hybrid.label_space import LabelSpace, join
-from hybrid.prompts import PromptSet, Templates, load_templates
+from hybrid.label_space import LabelSpace
+from hybrid.loading import Source, assemble, read_source
+from hybrid.pictures import Images, to_records
+from hybrid.prompts import PromptSet
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Photos that could be read, their content hashes and answers."""
+    """Photos that could be read, their content hashes, answers, and embeddings (n, dim) where the encoder ran."""
 
     records: tuple[ImageRecord, ...]
     hashes: tuple[str, ...]
     answers: Answers
+    embeddings: FloatArray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +61,22 @@ class HybridClassifier:
     head : Head or None
     gate : FittedGate or None
     space : LabelSpace
-    class_vectors : (c, dim) float32 or None
-        Text embeddings of the label space; None where the run has no zero-shot opinion.
+    class_vectors : (space.named, dim) float32 or None
+        Text embeddings of the classes that have a text; None where the run has no zero-shot opinion.
     policy : Policy
         What is expected of the photos and asked of the answers.
     notes : tuple of str
         Which device, precision, weights and experts are in use.
     trained_on : frozenset of str
-        Content hashes of the head's training photos.
+        Content hashes of the head's training photos, and of those that show a class.
+    always_embed : bool
+        Run the encoder even where no expert needs it, for `Batch.embeddings`.
+    shown : ShownPhotos or None
+        Labelled photos of classes that the head does not know, for the gate.
+    few_shot : FewShotExpert or None
+        What joins names and photos where there is no head.
+    source : Source or None
+        What `from_run` made it of; `add_class` and `save` need it.
     """
 
     encoder: Encoder
@@ -79,11 +88,15 @@ class HybridClassifier:
     trained_on: frozenset[str] = frozenset()
     policy: Policy = field(default_factory=Policy)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
+    always_embed: bool = False
+    shown: ShownPhotos | None = None
+    few_shot: FewShotExpert | None = None
+    source: Source | None = field(default=None, repr=False)
     decider: Decider | None = field(init=False, default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.gate is not None and self.class_vectors is not None:
-            self.decider = Decider(self.gate, self.class_vectors, self.encoder.logit_scale, self.policy)
+            self.decider = Decider(self.gate, self.class_vectors, self.encoder.logit_scale, self.policy, self.shown)
         elif self.policy != Policy():
             raise GateError(
                 "answers of one expert alone cannot be shifted, rejected or turned into sets",
@@ -94,23 +107,26 @@ class HybridClassifier:
     @classmethod
     def from_run(
         cls,
-        run: Path,
+        run: str | Path,
         *,
-        prompts: PromptSet | None = None,
+        prompts: PromptSet | Sequence[str] | str | Path | None = None,
         templates: str | None = None,
         encoder: EncoderSettings | None = None,
         device: str = "auto",
         policy: Policy | None = None,
         regions: Regions | None = None,
+        few_shot: str | None = None,
     ) -> HybridClassifier:
         """Load what the run folder holds and join it with the named classes.
 
         Parameters
         ----------
-        prompts : PromptSet, optional
-            Classes that may be named; without it, only the seen ones.
+        run : str or Path
+        prompts : PromptSet, names, str or Path, optional
+            Classes that may be named: a list of names, a prompt file, or the name of a bundled one such as
+            ``"animals"``. Seen classes and those that joined the run are there without it.
         templates : str, optional
-            Name or file; default: those the gate was fitted with, else ``simple``.
+            Name or file; default: those the run was saved with, those the gate was fitted with, or ``simple``.
         encoder : EncoderSettings, optional
             Used only where the run has no index of its own.
         device : str
@@ -119,89 +135,103 @@ class HybridClassifier:
             Expected share of unseen photos, rejection, prediction sets.
         regions : {"none", "slic", "tiles"}, optional
             How the head cuts each photo to vote on its parts; default: as it was trained.
+        few_shot : str, optional
+            Without a head: which of `hybrid.few_shot.registry.EXPERTS` joins names and photos; `notes` say which.
 
         Raises
         ------
         HybridError
             If parts are missing or do not fit together.
         """
-        layout = Layout(run)
-        info = read_run(layout) if layout.run.is_file() else None
-        if info is None and prompts is None:
-            raise ArtifactError(
-                f"there is no run at {run} and no class is named",
-                fix="hybrid build-index SOURCE and hybrid train-head first, or give --prompts FILE for zero-shot",
-            )
-        loaded = load_encoder(info.encoder if info else encoder or EncoderSettings(), device)
-        if info is not None:
-            _check_identity("the run's index", info.encoder_identity, loaded, "hybrid build-index")
-        found = load_head(layout, resolve(device), regions) if info else None
-        if found is None and regions is not None:
-            raise ArtifactError("regions are votes of a head", got="a run without one", fix="hybrid train-head first")
-        policy = policy or Policy()
-        if found is None:
-            return cls._zero_shot(loaded, prompts, templates, layout if info else None, policy)
-        made = cls._gated(loaded, found, prompts, templates, layout, policy)
-        own = found[1].settings.regions
-        if regions not in (None, own):
-            made.notes += (f"WARNING: the gate was fitted with regions={own}; it is not calibrated for {regions}",)
+        if isinstance(prompts, str | Path):
+            prompts = PromptSet.load(prompts)
+        elif prompts is not None and not isinstance(prompts, PromptSet):
+            prompts = PromptSet.from_names(prompts)
+        source = read_source(Path(run), prompts, templates, encoder, device, regions, few_shot)
+        return cls._of(source, policy or Policy())
+
+    def add_class(self, name: str, images: Images | None = None, prompts: Sequence[str] | None = None) -> Self:
+        """Let a class join at once, without training; the run folder stays as it is until `save`.
+
+        Parameters
+        ----------
+        name : str
+            Of a new class, or of one that joined before: then it gets more photos, or other prompts.
+        images : as for `predict`, optional
+            Photos of the class.
+        prompts : sequence of str, optional
+            Other names, such as ``["striped horse"]``, beside its own. An empty list: the name says nothing to a text
+            encoder, photos alone speak for the class.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        HybridError
+            If the head was trained on the class, a photo cannot be read, or nothing would be known of the class.
+            Nothing has changed then.
+
+        Examples
+        --------
+        >>> classifier.add_class("okapi", images=["one.jpg", "two.jpg"])
+        >>> classifier.add_class("model 4711", images="photos/model-4711", prompts=[])
+        """
+        records = () if images is None else to_records(images)
+        return self._become(with_class(self._source(), name, records, prompts))
+
+    def remove_class(self, name: str) -> Self:
+        """Let a class leave that joined or was asked for by name; DataError for a trained or unknown one."""
+        return self._become(without_class(self._source(), name))
+
+    def save(self, path: str | Path) -> None:
+        """Write a run folder that `from_run` reads back as this classifier, its `policy` and `few_shot` aside.
+
+        Parameters
+        ----------
+        path : str or Path
+            A new or empty folder, or the run that this classifier was loaded from.
+        """
+        self.source = save(self._source(), Path(path))
+
+    def _source(self) -> Source:
+        if self.source is None:
+            raise ConfigError("a classifier that was put together by hand cannot change", fix="use from_run")
+        return self.source
+
+    def _become(self, source: Source) -> Self:
+        made = self._of(source, self.policy)
+        for item in ("space", "class_vectors", "shown", "few_shot", "decider", "notes", "trained_on", "source"):
+            setattr(self, item, getattr(made, item))
+        return self
+
+    @classmethod
+    def _of(cls, source: Source, policy: Policy) -> HybridClassifier:
+        joined = assemble(source)
+        made = cls(
+            source.encoder,
+            source.head,
+            source.gate,
+            joined.space,
+            joined.class_vectors,
+            trained_on=source.trained_on.union(*(one.hashes for one in source.newcomers)),
+            policy=policy,
+            shown=joined.shown,
+            few_shot=joined.few_shot,
+        )
+        made.notes = (*source.notes, *joined.notes, *(made.decider.point.notes if made.decider else ()))
+        made.source = source
         return made
-
-    @classmethod
-    def _gated(
-        cls,
-        encoder: Encoder,
-        found: tuple[Head, HeadInfo],
-        prompts: PromptSet | None,
-        templates: str | None,
-        layout: Layout,
-        policy: Policy,
-    ) -> HybridClassifier:
-        head, info = found
-        fitted, gate_info = load_gate(layout)
-        _check_identity("the head's gate", gate_info.encoder_identity, encoder, "hybrid train-head")
-        space = join(head.classes, prompts)
-        notes, trained_on = (*encoder.notes, *head.notes), frozenset(info.trained_on)
-        if fitted.gate is not None:
-            texts = load_templates(templates) if templates else gate_info.templates
-            vectors = _vectors(encoder, space, texts, layout)
-            made = cls(encoder, head, fitted, space, vectors, notes, trained_on, policy)
-            warning = (f"WARNING: {fitted.warning}",) if fitted.warning else ()
-            made.notes = (*notes, *warning, *(made.decider.point.notes if made.decider else ()))
-            return made
-        if space.seen < len(space.names):
-            raise GateError(
-                "this run has no gate, so trained and named classes cannot be weighed against each other",
-                got=fitted.reason,
-                fix="hybrid train-head, with classes the encoder can name (--classes FILE)",
-            )
-        return cls(encoder, head, None, space, None, (*notes, f"no gate: {fitted.reason}"), trained_on, policy)
-
-    @classmethod
-    def _zero_shot(
-        cls,
-        encoder: Encoder,
-        prompts: PromptSet | None,
-        templates: str | None,
-        layout: Layout | None,
-        policy: Policy,
-    ) -> HybridClassifier:
-        if prompts is None:
-            raise ArtifactError(
-                "the run has no head and no class is named", fix="hybrid train-head, or give --prompts FILE"
-            )
-        space = join((), prompts)
-        vectors = _vectors(encoder, space, load_templates(templates or "simple"), layout)
-        note = "no head in this run: zero-shot only, its softmax is no calibrated probability"
-        return cls(encoder, None, None, space, vectors, (*encoder.notes, note), policy=policy)
 
     def alone(self, system: str) -> HybridClassifier | None:
         """One of its systems by itself, doing no work for the others: ``supervised`` or ``zero_shot``."""
+        bare: dict[str, Any] = {"gate": None, "policy": Policy(), "shown": None, "few_shot": None, "source": None}
         if system == "supervised":
-            only = None if self.head is None else replace(self, gate=None, class_vectors=None, policy=Policy())
+            only = None if self.head is None else replace(self, class_vectors=None, **bare)
         else:
-            only = None if self.class_vectors is None else replace(self, gate=None, head=None, policy=Policy())
-        return None if only is None else replace(only, unreadable=[])
+            only = None if self.class_vectors is None else replace(self, head=None, **bare)
+        return None if only is None else replace(only, unreadable=[], always_embed=False)
 
     def answer(
         self,
@@ -221,30 +251,111 @@ class HybridClassifier:
             supervised = np.concatenate([np.exp(log_softmax(head_logits)), padding], axis=1)
         if embeddings is not None and self.class_vectors is not None:
             similarity = zero_shot_logits(embeddings, self.class_vectors, self.encoder.logit_scale)
-            zero_shot = np.exp(log_softmax(similarity))
+            nameless = np.zeros((len(embeddings), self.space.nameless))
+            zero_shot = np.concatenate([np.exp(log_softmax(similarity)), nameless], axis=1)
             mass = zero_shot[:, seen:].sum(axis=1)
         if self.decider is not None and embeddings is not None and head_logits is not None:
             decided = self.decider(embeddings, head_logits, uniform)
             hybrid = np.exp(decided.fused.log_probabilities)
             return Answers(supervised, zero_shot, hybrid, decided.fused.p_unseen, mass, decided)
+        if self.few_shot is not None and embeddings is not None:
+            joined = np.exp(log_softmax(self.few_shot.logits(embeddings)))
+            return Answers(supervised, zero_shot, joined, None, mass, None)
         only = supervised if supervised is not None else zero_shot
         if only is None:
             raise GateError("neither a head nor named classes to answer with")
         return Answers(supervised, zero_shot, only, None, mass, None)
 
-    def classify(
-        self, records: Sequence[ImageRecord], *, batch_size: int = 32, workers: int | None = None
+    @property
+    def classes_(self) -> NDArray[np.str_]:
+        """Labels of all classes, (c,): the trained ones first; the columns of `predict_proba`."""
+        return np.array(self.space.names, dtype=np.str_)
+
+    def predict(self, images: Images, *, batch_size: int = 32, workers: int | None = None) -> NDArray[np.str_]:
+        """Name the class of each photo.
+
+        Parameters
+        ----------
+        images : path, PIL image, array, tensor, or an iterable of these
+            See `hybrid.pictures.to_records`.
+        batch_size : int, default 32
+            Photos that go through the networks at once.
+        workers : int, optional
+            Threads that decode; default: one a core, at most 16.
+
+        Returns
+        -------
+        (n,) str
+            One of `classes_` for each photo, in order; ``"none of these"`` where the policy rejects it.
+
+        Raises
+        ------
+        UnreadableImageError
+            If a photo cannot be read; `classify` leaves such photos out and goes on.
+        HybridError
+            If an input is no photo, or the encoder has no vector for it.
+
+        Examples
+        --------
+        >>> classifier = HybridClassifier.from_run(Path("runs/default"))
+        >>> classifier.predict(["cup.jpg", PIL.Image.open("llama.png")])
+        array(['cup', 'llama'], dtype='<U5')
+        """
+        batches = self._batches(images, batch_size, workers, skip_unreadable=False)
+        return np.array([p.label for batch in batches for p in self.predictions(batch, top_k=1)], dtype=np.str_)
+
+    def predict_proba(self, images: Images, *, batch_size: int = 32, workers: int | None = None) -> NDArray[np.float64]:
+        """Give the probability of each class for each photo.
+
+        Rejection does not change it: these are the probabilities if the photo shows one of `classes_`.
+
+        Parameters
+        ----------
+        images, batch_size, workers
+            As for `predict`; so are the errors.
+
+        Returns
+        -------
+        (n, c) float64
+            Columns in the order of `classes_`; each row sums to 1.
+
+        Examples
+        --------
+        >>> probabilities = classifier.predict_proba("photos/")
+        >>> classifier.classes_[probabilities.argmax(axis=1)]
+        array(['cup', 'llama', 'cup'], dtype='<U5')
+        """
+        batches = self._batches(images, batch_size, workers, skip_unreadable=False)
+        return np.concatenate([np.empty((0, len(self.space.names))), *(batch.answers.hybrid for batch in batches)])
+
+    def classify(self, images: Images, *, batch_size: int = 32, workers: int | None = None) -> Iterator[Batch]:
+        """Read, decode once, feed both experts, answer; unreadable photos go to `unreadable`.
+
+        `images` as for `predict`; a batch's records name its photos.
+        """
+        yield from self._batches(images, batch_size, workers, skip_unreadable=True)
+
+    def _batches(
+        self, images: Images, batch_size: int, workers: int | None, *, skip_unreadable: bool
     ) -> Iterator[Batch]:
-        """Read, decode once, feed both experts, answer; unreadable photos go to `unreadable`."""
-        if self.class_vectors is not None:
+        if batch_size < 1:
+            raise ConfigError("batch_size takes a number of photos", expected="1 or more", got=str(batch_size))
+        records = to_records(images)
+        if self._needs_embeddings:
             self.encoder.check(records)
         reads = ordered_map(self._read, records, workers or default_workers(), 2 * batch_size)
         for batch in batched(reads, batch_size):
-            self.unreadable += [(item.record.path, item.reason) for item in batch if item.reason]
+            unreadable = [(item.record.path, item.reason) for item in batch if item.reason]
+            if unreadable and not skip_unreadable:
+                path, reason = unreadable[0]
+                raise UnreadableImageError(
+                    f"cannot read {path}", got=reason, fix="leave it out, or use classify, which skips and lists it"
+                )
+            self.unreadable += unreadable
             inputs = [item for item in batch if not item.reason]
             if inputs:
-                answers = self._answer_inputs(inputs)
-                yield Batch(tuple(i.record for i in inputs), tuple(i.sha256 for i in inputs), answers)
+                answers, embeddings = self._answer_inputs(inputs)
+                yield Batch(tuple(i.record for i in inputs), tuple(i.sha256 for i in inputs), answers, embeddings)
 
     def predictions(self, batch: Batch, top_k: int = 5) -> list[Prediction]:
         """Turn a batch's answers into one `Prediction` a photo."""
@@ -253,7 +364,7 @@ class HybridClassifier:
             batch.answers,
             self.space,
             top_k=top_k,
-            only_expert="head" if self.head is not None else "zero-shot",
+            only_expert="head" if self.head is not None else "zero-shot" if self.few_shot is None else "few-shot",
             accept_above=self.decider.point.accept_above if self.decider else None,
             warning=self.gate.warning if self.gate else None,
         )
@@ -273,9 +384,9 @@ class HybridClassifier:
     @property
     def _needs_embeddings(self) -> bool:
         reads_embeddings = self.head is not None and self.head.encoder_identity is not None
-        return self.class_vectors is not None or reads_embeddings
+        return self.always_embed or self.class_vectors is not None or self.few_shot is not None or reads_embeddings
 
-    def _answer_inputs(self, inputs: list[_Input]) -> Answers:
+    def _answer_inputs(self, inputs: list[_Input]) -> tuple[Answers, FloatArray | None]:
         embeddings = head_logits = None
         if self._needs_embeddings:
             embeddings = self.encoder.encode_images([item.for_encoder for item in inputs])
@@ -285,22 +396,4 @@ class HybridClassifier:
                 [item.for_head for item in inputs], empty if embeddings is None else embeddings
             )
         uniform = np.array([uniform_from_hash(item.sha256) for item in inputs])
-        return self.answer(embeddings, head_logits, uniform)
-
-
-def _vectors(encoder: Encoder, space: LabelSpace, templates: Templates, layout: Layout | None) -> FloatArray:
-    if layout is None:
-        return embed_classes(encoder, space.prompts, templates, None)
-    with EmbeddingStore(layout.store) as store:
-        return embed_classes(encoder, space.prompts, templates, store)
-
-
-def _check_identity(what: str, expected: str, loaded: Encoder, fix: str) -> None:
-    # Precision may differ (an index made on a GPU, opened on a laptop): its vectors agree to cosine 0.999.
-    if expected != loaded.identity:
-        raise ArtifactError(
-            f"{what} was made with another encoder than the one the run loads now",
-            expected=expected,
-            got=f"{loaded.identity} ({loaded.name})",
-            fix=fix,
-        )
+        return self.answer(embeddings, head_logits, uniform), embeddings

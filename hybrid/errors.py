@@ -52,6 +52,10 @@ class GateError(HybridError):
     """The gate cannot be fitted or applied."""
 
 
+class FewShotError(HybridError):
+    """A few-shot expert cannot be fitted, applied or found."""
+
+
 class ArtifactError(HybridError):
     """A run folder is missing a part, or was written by another version."""
 

@@ -11,7 +11,7 @@ from hybrid.errors import GateError, listing
 from hybrid.fusion.calibration import fit_temperature
 from hybrid.fusion.decide import FittedGate
 from hybrid.fusion.episodes import Calibration, Photos, calibrate, check_enough, class_folds
-from hybrid.fusion.fit import fit_gate
+from hybrid.fusion.fit import fit_gate, fit_shown
 from hybrid.fusion.gate import Gate
 from hybrid.fusion.memory import ClassMemory
 from hybrid.fusion.operating import HeldOut, uniform_from_hash
@@ -69,6 +69,7 @@ def fit_run_gate(
         seed,
     )
     gate = fit_gate(calibration.validation, calibration.episodes, folds)
+    gate = fit_shown(gate, calibration.named, calibration.nameless)
     rejector = fit_rejector(gate, calibration.episodes)
     return FittedGate(gate, calibration.memory, rejector, _keep(data.val, head_logits, calibration))
 
@@ -111,6 +112,7 @@ def _keep(photos: LabelledPhotos, head_logits: FloatArray, calibration: Calibrat
         head_logits=head_logits,
         memory=evidence.memory,
         novelty=evidence.novelty,
+        baseline=evidence.baseline,
         target=photos.target,
         uniform=np.array([uniform_from_hash(sha256) for sha256 in photos.hashes]),
     )

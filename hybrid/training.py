@@ -12,6 +12,7 @@ from msgspec import to_builtins
 from msgspec.structs import replace
 
 from hybrid.artifact import HeadDraft, HeadInfo, Layout, RunInfo, load_head, read_gate, read_run
+from hybrid.classes import read_classes
 from hybrid.config import HeadSettings, convert
 from hybrid.data.records import ImageRecord
 from hybrid.device import Compute
@@ -20,15 +21,15 @@ from hybrid.errors import ArtifactError, DataError, EncoderError, GateError, Hea
 from hybrid.fusion.decide import FittedGate
 from hybrid.gating import fit_run_gate
 from hybrid.heads.base import Head, TrainingSet
-from hybrid.heads.dataset import split_by_training, training_set
+from hybrid.heads.dataset import HELD_BACK, split_by_training, training_set
 from hybrid.heads.distributed import is_main_process, process_count
 from hybrid.heads.folds import FoldLogits
 from hybrid.heads.regions import with_regions
 from hybrid.heads.score import head_logits
-from hybrid.index.store import EmbeddingStore
+from hybrid.index.store import ADDED, EmbeddingStore
 from hybrid.index.texts import embed_classes
 from hybrid.label_space import join
-from hybrid.prompts import Templates, load_templates
+from hybrid.prompts import Templates, class_key, load_templates
 
 Say = Callable[[str], None]
 
@@ -57,7 +58,6 @@ def train_run(
         Prompt templates the gate is fitted with.
     fresh : bool
         Drop an unfinished training.
-    say : callable
 
     Returns
     -------
@@ -80,11 +80,12 @@ def train_run(
         shutil.rmtree(layout.training, ignore_errors=True)
     with EmbeddingStore(layout.store, must_exist=True) as store, HeadDraft(layout) as draft:
         data = _labelled_photos(store, run, limit_to, settings)
-        _announce(data, say)
+        _announce(data, layout, say)
         # Before the training, which may take hours: what is wrong with the names shows at once.
         vectors, reason = _name_classes(data.classes, encoder, texts, store)
+        left_out = _left_out(data.classes, store)
         head = _train(data, settings, compute, encoder, layout, draft, say)
-        info = _describe(data, head, settings)
+        info = _describe(data, head, settings, left_out)
         draft.save(head, info)
         ask = partial(_fold_logits, data, settings, compute, layout, draft, say)
         fitted = _fit_gate(data, _voting(head, settings), vectors, reason, encoder.logit_scale, settings, ask)
@@ -162,8 +163,12 @@ def _drop_checkpoints(layout: Layout, settings: HeadSettings) -> None:
         shutil.rmtree(layout.training, ignore_errors=True)
 
 
-def _announce(data: TrainingSet, say: Say) -> None:
+def _announce(data: TrainingSet, layout: Layout, say: Say) -> None:
     say(f"{len(data.classes)} seen classes, {len(data.train)} training and {len(data.val)} validation photos")
+    added = {class_key(entry.name) for entry in read_classes(layout).added}
+    learned = [name for name in data.classes if class_key(name) in added]
+    if learned:
+        say(f"classes that were added to the run, now seen ones: {listing(learned)}")
     for note in data.notes:
         say(note)
 
@@ -226,7 +231,14 @@ def _train_along(
         train_backbone_head(data, settings, compute, Path(folder), lambda line: None, checkpoints=own)
 
 
-def _describe(data: TrainingSet, head: Head, settings: HeadSettings) -> HeadInfo:
+def _left_out(classes: Sequence[str], store: EmbeddingStore) -> tuple[str, ...]:
+    """Labels that could have been trained on: photos of split ``test`` alone are none that were left out."""
+    trained = {class_key(name) for name in classes}
+    usable = {p.record.label for p in store.photos() if p.record.split not in HELD_BACK}
+    return tuple(sorted(label for label in usable if label is not None and class_key(label) not in trained))
+
+
+def _describe(data: TrainingSet, head: Head, settings: HeadSettings, left_out: tuple[str, ...]) -> HeadInfo:
     return HeadInfo(
         settings=settings,
         classes=data.classes,
@@ -235,6 +247,7 @@ def _describe(data: TrainingSet, head: Head, settings: HeadSettings) -> HeadInfo
         val_photos=len(data.val),
         trained_on=data.train.hashes,
         notes=data.notes,
+        left_out=left_out,
     )
 
 
@@ -252,12 +265,20 @@ def _check_encoder(run: RunInfo, encoder: Encoder) -> None:
 
 
 def _check_files(records: Sequence[ImageRecord]) -> None:
+    memory = [r for r in records if r.path.startswith(ADDED)]
+    if memory:
+        raise DataError(
+            f"{len(memory)} photos were added from memory, not from files, and this head must read them again",
+            got=f"photos of {listing(sorted({str(r.label) for r in memory}))}",
+            fix="hybrid remove-class NAME, and add the class by files; or --classes without it; or --head linear",
+        )
     missing = [r.path for r in records if not Path(r.container or r.path).is_file()]
     if missing:
         raise DataError(
             f"{len(missing)} photos of the index are gone from disk",
             got=listing(missing, 5),
-            fix="run hybrid build-index with the same sources, or bring the photos back",
+            fix="run hybrid build-index with the same sources, or bring the photos back (hybrid remove-class for those "
+            "of an added class)",
         )
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from hybrid.answers import NONE, Answers, to_predictions
 from hybrid.fusion.decide import Decided
-from hybrid.fusion.gate import Fused
+from hybrid.fusion.evidence import Evidence
+from hybrid.fusion.gate import Fused, Gate
+from hybrid.fusion.shown import ShownEvidence
 from hybrid.label_space import join
-from hybrid.prompts import PromptSet
+from hybrid.prompts import PromptClass, PromptSet
 
 SPACE = join(("cat", "dog"), PromptSet.from_names(["emu", "fox"]))
 HYBRID = np.array([[0.5, 0.3, 0.15, 0.05], [0.1, 0.2, 0.3, 0.4], [0.25, 0.4, 0.05, 0.3]])
@@ -134,3 +138,72 @@ def test_the_warning_is_on_every_prediction():
     assert {p.warning for p in predict(decided(), warning="not fitted")} == {"not fitted"}
     assert {p.warning for p in predict(decided(p_known=[0, 0, 0]), accept_above=0.5, warning="w")} == {"w"}
     assert {p.warning for p in predict(decided())} == {None}
+
+
+# Shown classes
+
+SHOWN = replace(
+    SPACE,
+    names=(*SPACE.names, "gnu"),
+    prompts=(*SPACE.prompts, PromptClass("gnu")),
+    joined=1,
+    shots=(0, 0, 3, 0, 2),
+)
+# Without the photos of emu and gnu.
+BEFORE = [[0.5, 0.2, 0.2, 0.1], [0.1, 0.1, 0.5, 0.3], [0.1, 0.6, 0.2, 0.1], [0.1, 0.1, 0.2, 0.6], [0.1, 0.6, 0.1, 0.2]]
+ANSWER = [
+    [0.1, 0.1, 0.6, 0.1, 0.1],
+    [0.1, 0.1, 0.6, 0.1, 0.1],
+    [0.1, 0.1, 0.1, 0.1, 0.6],
+    [0.1, 0.1, 0.1, 0.6, 0.1],
+    [0.6, 0.1, 0.1, 0.1, 0.1],
+]
+
+
+def test_few_shot_decides_where_the_answer_would_be_another_one_without_the_photos():
+    assert SHOWN.asked == 4
+    opinion = np.log(np.array([[0.9, 0.1]] * 5))
+    fused = Fused(np.log(ANSWER), np.full(5, 0.5), opinion, opinion, np.log(BEFORE))
+    answers = Answers(None, None, np.array(ANSWER), np.full(5, 0.5), None, Decided(fused, None, None))
+    found = to_predictions(list("abcde"), answers, SHOWN, top_k=1, only_expert="head")
+    assert [(p.label, p.expert) for p in found] == [
+        ("emu", "few-shot"),  # by name it is a cat
+        ("emu", "zero-shot"),  # by name, too
+        ("gnu", "few-shot"),  # nobody asked for it by name
+        ("fox", "zero-shot"),
+        ("cat", "both"),
+    ]
+    assert [p.seen for p in found] == [False, False, False, False, True]
+
+
+def test_an_answer_below_the_threshold_is_rejected_whoever_gave_it():
+    opinion = np.log(np.array([[0.9, 0.1]]))
+    fused = Fused(np.log(ANSWER[2:3]), np.full(1, 0.5), opinion, opinion, np.log(BEFORE[2:3]))
+    answers = Answers(None, None, np.array(ANSWER[2:3]), np.full(1, 0.5), None, Decided(fused, np.array([0.2]), None))
+    (found,) = to_predictions(["c"], answers, SHOWN, top_k=1, only_expert="head", accept_above=0.3)
+    assert (found.label, found.expert, found.top) == (NONE, "rejected", (("gnu", 0.6),))
+
+
+@pytest.mark.parametrize(("shift", "expert"), [(0.0, "few-shot"), (2.0, "zero-shot")])
+def test_who_decides_is_asked_at_the_operating_point(shift, expert):
+    """Expecting more unseen photos makes it an emu by its name alone, and the photos no longer decide."""
+    zeros = np.zeros((1, 2))
+    shown = ShownEvidence(np.array([[4.0]]), np.array([2]), np.array([3]), 4, 4)
+    evidence = Evidence(
+        head=np.log([[0.8, 0.2]]),
+        memory=zeros,
+        similarity=np.log([[3.0, 1.0, 3.0, 1.0]]),
+        centred=np.zeros((1, 4)),
+        predicted=np.zeros((1, 4)),
+        alignment=np.zeros(2),
+        novelty=np.zeros(1),
+        baseline=np.zeros(1),
+        located=np.zeros((1, 4)),
+        shown=shown,
+    )
+    fused = Gate().fuse(evidence, shift, 1.0 + shift)
+    joint = np.exp(fused.log_probabilities)
+    answers = Answers(None, None, joint, fused.p_unseen, None, Decided(fused, None, None))
+    space = replace(SPACE, shots=(0, 0, 3, 0))
+    (found,) = to_predictions(["a"], answers, space, top_k=1, only_expert="head")
+    assert (found.label, found.expert) == ("emu", expert)

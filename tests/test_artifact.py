@@ -15,10 +15,12 @@ from hybrid.artifact import (
     HeadInfo,
     Layout,
     RunInfo,
+    SavedPrompts,
     file_sha256,
     load_gate,
     load_head,
     read_json,
+    read_prompts,
     read_run,
     write_json,
     write_run,
@@ -32,7 +34,7 @@ from hybrid.fusion.memory import ClassMemory
 from hybrid.fusion.operating import HeldOut
 from hybrid.fusion.reject import Rejector
 from hybrid.heads.linear import LinearHead
-from hybrid.prompts import Templates
+from hybrid.prompts import PromptClass, Templates
 
 CPU = Compute("cpu", "fp32", "test")
 CLASSES = ("cat", "dog", "emu")
@@ -46,6 +48,7 @@ HELD_OUT = HeldOut(
     head_logits=RNG.normal(size=(4, 3)),
     memory=RNG.normal(size=(4, 3)),
     novelty=RNG.normal(size=4),
+    baseline=RNG.normal(size=4),
     target=np.array([0, 1, 2, 0]),
     uniform=RNG.random(4),
 )
@@ -133,6 +136,8 @@ def publish_killed_at_rename(layout: Layout, seed: int, number: int, monkeypatch
             templates=Templates("my.txt", ("a {}.", "my {}!")),
         ),
         RunInfo(encoder=EncoderSettings(model="tiny"), encoder_name="n", encoder_identity="i", encoder_fingerprint="f"),
+        SavedPrompts(classes=(PromptClass("größer", ("a: 'b'", "c")), PromptClass("d")), templates=SIMPLE),
+        SavedPrompts(classes=()),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -225,6 +230,21 @@ def test_run_json(layout):
         "4567cdef",
     )
     assert list(layout.root.iterdir()) == [layout.run]
+
+
+def test_saved_prompts(layout):
+    assert read_prompts(layout) is None
+    assert not layout.root.exists()
+    layout.root.mkdir()
+    kept = SavedPrompts(classes=(PromptClass("zebra", ("striped horse",)),), templates=SIMPLE)
+    write_json(layout.prompts, kept)
+    assert read_prompts(layout) == kept
+    layout.prompts.write_text(json.dumps({"format": FORMAT, "classes": [{"name": "zebra"}]}))
+    assert read_prompts(layout) == SavedPrompts(classes=(PromptClass("zebra"),), templates=None)
+    layout.prompts.write_text("{")
+    with pytest.raises(ArtifactError, match=r"prompts\.json is damaged") as caught:
+        read_prompts(layout)
+    assert caught.value.fix == f"remove {layout.prompts}"
 
 
 # The head's folder

@@ -33,6 +33,7 @@ def fitted(seed: int = 0) -> FittedGate:
         head_logits=rng.normal(size=(4, 3)),
         memory=rng.normal(size=(4, 3)),
         novelty=rng.normal(size=4),
+        baseline=rng.normal(size=4),
         target=np.array([0, 1, 2, 0]),
         uniform=rng.random(4),
     )
@@ -146,7 +147,7 @@ def test_files_of_the_gate_that_cannot_be_read(layout, name, damage):
         file.write_bytes(file.read_bytes()[:-7])
     with pytest.raises(ArtifactError, match=f"{name} is missing or damaged") as caught:
         load_gate(layout)
-    assert caught.value.fix == "hybrid train-head"
+    assert caught.value.fix == ("hybrid train-head" if name == HeadFiles.MEMORY else "hybrid fit-gate")
 
 
 def test_the_gate_of_an_older_version_names_the_fix(layout):

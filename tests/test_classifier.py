@@ -90,6 +90,7 @@ FITTED = FittedGate(
         head_logits=3 * LABELLED[:, :2],
         memory=np.zeros((40, 2)),
         novelty=np.zeros(40),
+        baseline=np.zeros(40),
         target=TARGET,
         uniform=(np.arange(40) + 0.5) / 40,
     ),

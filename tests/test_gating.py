@@ -14,6 +14,7 @@ from hybrid.errors import GateError
 from hybrid.fusion.calibration import fit_temperature
 from hybrid.fusion.episodes import class_folds
 from hybrid.fusion.gate import Gate
+from hybrid.fusion.shown import ShownGate
 from hybrid.gating import fit_run_gate
 from hybrid.heads.base import LabelledPhotos, TrainingSet
 
@@ -180,3 +181,35 @@ def test_a_fit_that_fails_says_so():
     with pytest.raises(GateError, match="cannot fit") as caught, np.errstate(invalid="ignore"):
         fit_run_gate(data, np.full_like(logits, np.nan), texts, SCALE)
     assert caught.value.expected == "finite scores"
+
+
+# Shown classes
+
+
+def test_what_photos_of_shown_classes_add_is_fitted_on_every_variant(monkeypatch):
+    data, logits, texts = make()
+    calls = []
+    original = gating.fit_shown
+    monkeypatch.setattr(gating, "fit_shown", lambda *arguments: calls.append(arguments) or original(*arguments))
+    fitted = fit_run_gate(data, logits, texts, SCALE)
+    ((gate, named, nameless),) = calls
+    assert gate.fit is not None
+    assert not gate.shown.fitted
+    assert fitted.gate == original(gate, named, nameless)
+    assert fitted.gate.shown.fitted
+    # Three episodes, five numbers of photos; all classes shown, or every other one.
+    assert len(named) == len(nameless) == 3 * 5 * 3
+    assert {count for part in named for count in part.evidence.shown.counts.tolist()} == {1, 2, 4, 5}
+    sizes = [7 / len(held) - 1 for held in class_folds(7)]
+    assert fitted.gate.shown.boost == pytest.approx(np.mean(sizes))
+
+
+def test_the_prior_keeps_the_documented_weights_of_shown_classes():
+    assert fit_run_gate(*make(classes=5), SCALE).gate.shown == ShownGate()
+
+
+def test_held_out_photos_keep_their_baseline():
+    data, logits, texts = make()
+    held = fit_run_gate(data, logits, texts, SCALE).held_out
+    assert held.baseline.shape == (42,)
+    assert np.isfinite(held.baseline).all()

@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from hybrid.errors import DataError
-from hybrid.label_space import join
+from hybrid.label_space import LabelSpace, Newcomer, extend, join
 from hybrid.prompts import PromptClass, PromptSet
 
 SEEN = ("Sea_Horse", "zebra", "cup")
@@ -112,3 +112,92 @@ def test_it_is_frozen_and_equal_by_value():
     assert space == join(SEEN, prompts("otter"))
     with pytest.raises(FrozenInstanceError):
         space.seen = 1
+
+
+def test_the_name_of_a_prompt_that_describes_a_seen_class_is_a_name_of_it():
+    space = join(SEEN, prompts("striped horse: zebra", "otter: cup of tea"))
+    assert space.index_of("Striped_Horse") == 1
+    assert space.names == (*SEEN, "otter")
+    # A class of that very name wins.
+    assert join(("puma", "cougar"), prompts("cat: puma", "lynx: cougar, cat")).index_of("cat") == 0
+    assert join(("puma", "cat"), prompts("cat", "lynx: puma")).index_of("cat") == 1
+
+
+# Classes that join
+
+
+def newcomer(line: str, shots: int = 0, *, named: bool = True) -> Newcomer:
+    return Newcomer(prompts(line).classes[0], named, shots)
+
+
+def test_merely_named_then_shown_with_a_name_then_shown_without():
+    space = join(SEEN, prompts("otter"))
+    wider, places = extend(
+        space,
+        [
+            newcomer("creature 7", 2, named=False),
+            newcomer("okapi: forest giraffe", 5),
+            newcomer("bat"),
+            newcomer("creature 8", 1, named=False),
+            newcomer("yak", 3),
+            newcomer("emu"),
+        ],
+    )
+    assert wider.names == (*SEEN, "otter", "bat", "emu", "okapi", "yak", "creature 7", "creature 8")
+    assert places == (8, 6, 4, 9, 7, 5)
+    assert (wider.seen, wider.joined, wider.nameless) == (3, 4, 2)
+    assert (wider.asked, wider.named) == (6, 8)
+    assert wider.shots == (0, 0, 0, 0, 0, 0, 5, 3, 2, 1)
+    assert [wider.photos_of(index) for index in range(10)] == list(wider.shots)
+    assert [prompt.name for prompt in wider.prompts] == list(wider.names)
+    assert wider.is_unseen.tolist() == [False] * 3 + [True] * 7
+    assert wider.index_of("Forest-Giraffe") == 6
+    assert wider.index_of("creature_7") == 8
+
+
+def test_nobody_joins():
+    space = join(SEEN, prompts("otter"))
+    assert extend(space, []) == (space, ())
+    assert (space.asked, space.named, space.photos_of(3)) == (4, 4, 0)
+
+
+@pytest.mark.parametrize("line", ["Otter", "sea otter", "kalan: lontra, otter", "otter: something else"])
+@pytest.mark.parametrize("named", [True, False])
+def test_a_newcomer_that_a_prompt_names_keeps_its_place(line, named):
+    space = join(SEEN, prompts("bat", "otter: sea otter", "emu"))
+    wider, places = extend(space, [newcomer("yak", 1), newcomer(line, 4, named=named)])
+    assert wider.names == (*SEEN, "bat", "otter", "emu", "yak")
+    assert places == (6, 4)
+    assert wider.prompts[4] == PromptClass("otter", ("sea otter",)), "as the prompt says"
+    assert (wider.asked, wider.joined, wider.nameless) == (6, 1, 0)
+    assert wider.shots == (0, 0, 0, 0, 4, 0, 1)
+
+
+def test_photos_of_two_newcomers_that_a_prompt_joins_count_together():
+    wider, places = extend(join((), prompts("otter: lontra")), [newcomer("Otter", 2), newcomer("lontra", 3)])
+    assert places == (0, 0)
+    assert wider.shots == (5,)
+
+
+@pytest.mark.parametrize("line", ["Zebra", "striped horse", "quagga: ZEBRA", "plains zebra"])
+def test_a_newcomer_that_is_seen_has_no_place(line):
+    space = join(SEEN, prompts("striped horse: zebra, plains zebra"))
+    wider, places = extend(space, [newcomer(line, 4), newcomer("yak", 1)])
+    assert places == (None, 3)
+    assert wider.names == (*SEEN, "yak")
+    assert wider.shots == (0, 0, 0, 1)
+
+
+@pytest.mark.parametrize(("first", "second"), [("yak", "YAK"), ("sea-lion", "Sea Lion: otaria")])
+def test_two_newcomers_of_one_name(first, second):
+    with pytest.raises(DataError, match="two classes that joined have one name") as caught:
+        extend(join(SEEN, None), [newcomer(first, 1), newcomer("emu"), newcomer(second)])
+    assert first in caught.value.got
+
+
+def test_into_an_empty_space():
+    wider, places = extend(LabelSpace((), (), 0), [newcomer("a", 1, named=False), newcomer("b", 2, named=False)])
+    assert places == (0, 1)
+    assert (wider.seen, wider.asked, wider.named, wider.nameless) == (0, 0, 0, 2)
+    wider, _ = extend(LabelSpace((), (), 0), [newcomer("a"), newcomer("b")])
+    assert (wider.asked, wider.named, wider.joined, wider.shots) == (2, 2, 0, ())

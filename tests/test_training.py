@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from scipy.special import softmax
 
 from hybrid import training
 from hybrid.artifact import HeadFiles, Layout, file_sha256, load_gate, load_head, write_run
+from hybrid.classes import add_class, shown_classes
 from hybrid.config import EncoderSettings, HeadSettings
 from hybrid.data.decode import read_and_decode
 from hybrid.data.sources import scan
@@ -25,7 +27,8 @@ from hybrid.heads.dataset import training_set
 from hybrid.heads.linear import LinearHead
 from hybrid.heads.regions import segment
 from hybrid.index.build import build_index
-from hybrid.index.store import EmbeddingStore
+from hybrid.index.store import EmbeddingStore, StoredPhoto
+from hybrid.pictures import to_records
 from hybrid.prompts import Templates, load_templates
 from hybrid.training import train_run
 
@@ -159,6 +162,56 @@ def test_limit_to(make_run, layout):
     assert info.classes == ("cat", "emu")
     assert load_gate(layout)[0].memory.means.shape == (2, 8)
     assert info.train_photos + info.val_photos == 22
+    assert info.left_out == load_head(layout, CPU)[1].left_out == ("dog",)
+
+
+def test_left_out_are_labels_that_could_have_trained(make_run, layout, photos):
+    encoder = make_run()
+    with EmbeddingStore(layout.store) as store:
+        others = ("yak", None), ("ant", None), ("gnu", "test"), ("CAT ", "test"), (None, None)
+        (photo, *_) = store.photos()
+        for i, (label, split) in enumerate(others):
+            record = dataclasses.replace(photo.record, path=f"/x/{i}.jpg", label=label, split=split)
+            store.write_batch([StoredPhoto(record, f"{i:064d}")])
+    info = train_run(layout, encoder, LINEAR, CPU, limit_to=["EMU", "cat"])
+    assert info.left_out == ("ant", "dog", "yak")
+    training.refit_gate(layout, encoder, CPU)
+    assert load_head(layout, CPU)[1].left_out == ("ant", "dog", "yak")
+
+
+def test_without_a_limit_nothing_is_left_out(make_run, layout):
+    assert train_run(layout, make_run(), LINEAR, CPU).left_out == ()
+
+
+# Classes that were added without training
+
+
+def test_added_classes_are_learned_and_that_is_said(make_run, layout, photos):
+    encoder, said = make_run(), []
+    train_run(layout, encoder, LINEAR, CPU, limit_to=["cat", "dog"])
+    new = [r for r in scan([photos], labelled=False).records if "/emu/" in r.path]
+    add_class(layout, encoder, "Emu", new[:3], synonyms=["big bird"])
+    info = train_run(layout, encoder, LINEAR, CPU, say=said.append)
+    assert (info.classes, info.left_out) == (CLASSES, ())
+    assert "classes that were added to the run, now seen ones: emu" in said
+    assert shown_classes(layout, (encoder.fingerprint,), info.classes, ()) == ((), ())
+    said.clear()
+    train_run(layout, encoder, LINEAR, CPU, limit_to=["cat", "dog"], say=said.append)
+    assert not any("added" in line for line in said)
+    (emu,), _ = shown_classes(layout, (encoder.fingerprint,), ("cat", "dog"), ("emu",))
+    assert (emu.synonyms, len(emu.hashes)) == (("big bird",), 12)
+
+
+def test_photos_from_memory_train_no_backbone(clip_folder, photos, layout, photo):
+    encoder = index(layout, EncoderSettings(model=str(clip_folder), precision="fp32"), photos)
+    add_class(layout, encoder, "yak", to_records([photo(1), photo(2)]))
+    with pytest.raises(DataError, match="2 photos were added from memory") as caught:
+        train_run(layout, encoder, BACKBONE, CPU)
+    assert caught.value.got == "photos of yak"
+    assert all(way in caught.value.fix for way in ("remove-class", "--classes", "--head linear"))
+    assert not layout.head.exists()
+    assert train_run(layout, encoder, BACKBONE, CPU, limit_to=CLASSES).left_out == ("yak",)
+    assert train_run(layout, encoder, LINEAR, CPU).classes == (*CLASSES, "yak")
 
 
 # The gate; fits of one are in test_training_gate.py

@@ -55,6 +55,8 @@ def build_index(
                 replace=replace,
             )
         size = len(open_index(store, loaded.fingerprint, layout.neighbors)) if store.photos() else 0
+    if summary.kept:
+        show.note(f"{summary.kept} photos that add-class gave a class stay with it (hybrid remove-class forgets them)")
     show.stdout().print(
         f"{summary.photos} photos: {summary.encoded} encoded, {summary.reused} copies of known content, "
         f"{summary.unchanged} unchanged; {summary.new} new, {summary.changed} changed, {summary.removed} removed; "

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from hybrid.cli import options
+from hybrid.cli.add_class import known_by
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hybrid.artifact import HeadInfo, Layout
+
+MOST_CLASSES = 20
 
 
 def info(run: options.Run = options.DEFAULT_RUN) -> None:
-    """Say what a run holds: index, encoder, head and gate."""
+    """Say what a run holds: index, encoder, classes, head and gate."""
     from rich.markup import escape
 
     from hybrid.artifact import Layout, read_gate, read_head_info, read_run
@@ -32,6 +42,8 @@ def info(run: options.Run = options.DEFAULT_RUN) -> None:
     for name, count in counts["embeddings"].items():
         line("vectors", f"{count} by {name}")
     head = read_head_info(layout)
+    for text in _classes(layout, head, made.encoder_fingerprint):
+        line("classes", text)
     if head is None:
         line("head", "none (hybrid train-head)")
         return
@@ -55,3 +67,23 @@ def info(run: options.Run = options.DEFAULT_RUN) -> None:
             f"log-odds of any known class: {gate.rejector.bias:+.2f} {gate.rejector.text:+.2f} x best text evidence "
             f"{gate.rejector.entropy:+.2f} x entropy of the answer (predict --reject)",
         )
+
+
+def _classes(layout: Layout, head: HeadInfo | None, fingerprint: str) -> Iterator[str]:
+    """How each class is known: counts, then a line for each one that the head does not know."""
+    from hybrid.classes import shown_classes
+    from hybrid.data.naming import plural
+    from hybrid.prompts import class_key
+
+    seen, left_out = (head.classes, head.left_out) if head else ((), ())
+    classes, notes = shown_classes(layout, (fingerprint,), seen, left_out)
+    shown = sum(bool(cls.hashes) for cls in classes)
+    known = {class_key(cls.name) for cls in classes}
+    left_out = tuple(label for label in left_out if class_key(label) not in known)
+    outside = f"; {plural(len(left_out), 'label')} of the index left out of training" if left_out else ""
+    yield f"{len(seen)} trained, {shown} shown by photos, {len(classes) - shown} only named{outside}"
+    for cls in classes[:MOST_CLASSES]:
+        yield f"{cls.name}: {known_by(len(cls.hashes), cls.named, cls.synonyms)}"
+    if len(classes) > MOST_CLASSES:
+        yield f"and {len(classes) - MOST_CLASSES} more"
+    yield from notes

@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 from hybrid import __version__
+from hybrid.cli.add_class import add_class, remove_class
+from hybrid.cli.audit import audit
 from hybrid.cli.build_index import build_index
 from hybrid.cli.compare import compare
 from hybrid.cli.demo import demo
@@ -19,6 +21,7 @@ from hybrid.cli.fit_gate import fit_gate
 from hybrid.cli.info import info
 from hybrid.cli.predict import predict
 from hybrid.cli.recipes import recipes
+from hybrid.cli.search import search
 from hybrid.cli.train_head import train_head
 from hybrid.cli.tune import tune
 from hybrid.errors import HybridError
@@ -44,9 +47,13 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare,
     "tune": tune,
     "fit-gate": fit_gate,
+    "add-class": add_class,
+    "remove-class": remove_class,
     "predict": predict,
     "evaluate": evaluate,
     "explain": explain,
+    "search": search,
+    "audit": audit,
     "info": info,
 }
 for name, command in COMMANDS.items():

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hybrid.cli import options
+
+if TYPE_CHECKING:
+    from hybrid.answers import Prediction
+    from hybrid.classifier import Batch, HybridClassifier
+    from hybrid.data.records import ImageRecord
 
 GRID_PHOTOS = 25
 
@@ -40,6 +46,9 @@ def predict(
     max_false_accept: options.MaxFalseAccept = None,
     coverage: options.Coverage = None,
     regions: options.RegionsOption = None,
+    explain_neighbors: Annotated[
+        bool, typer.Option("--explain-neighbors", help="List the 5 nearest labelled photos of the index as evidence.")
+    ] = False,
     encoder: options.Encoder = None,
     pretrained: options.Pretrained = None,
     precision: options.Precision = None,
@@ -48,14 +57,10 @@ def predict(
     device: options.Device = "auto",
 ) -> None:
     """Classify photos over all classes, trained and merely named."""
-    from hybrid.answers import Prediction
     from hybrid.cli import show
     from hybrid.cli.load import load_classifier
     from hybrid.cli.write import writer_of
-    from hybrid.data.decode import read_and_decode
-    from hybrid.data.records import ImageRecord
     from hybrid.data.sources import scan
-    from hybrid.evaluation.grid import draw_grid
 
     policy = options.policy_of(prior, balance, max_seen_loss, reject, max_false_accept, coverage)
     found = scan(sources, labelled=False)
@@ -64,6 +69,7 @@ def predict(
     )
     for line in (*found.notes, *classifier.notes):
         show.note(line)
+    evidence = _Evidence(run, classifier) if explain_neighbors else None
     drawn: list[tuple[ImageRecord, Prediction]] = []
     with (
         writer_of(out, format_.value if format_ else None) as write,
@@ -71,13 +77,51 @@ def predict(
     ):
         for batch in classifier.classify(found.records, batch_size=batch_size, workers=workers):
             predictions = classifier.predictions(batch, top_k)
+            predictions = evidence.add(batch, predictions) if evidence else predictions
             write(predictions)
             drawn += list(zip(batch.records, predictions, strict=True))[: GRID_PHOTOS - len(drawn)] if grid else []
             progress(len(batch.records))
-    if grid is not None and drawn:
-        grid.parent.mkdir(parents=True, exist_ok=True)
-        draw_grid([p for _, p in drawn], [read_and_decode(record) for record, _ in drawn], grid)
-        show.note(f"picture of {len(drawn)} predictions: {grid}")
+    _draw(drawn, grid)
+    if evidence is not None:
+        evidence.say_notes()
     show.list_unreadable(classifier.unreadable)
     if classifier.unreadable:
         raise typer.Exit(show.EXIT_UNREADABLE)
+
+
+class _Evidence:
+    """Finds the nearest labelled photos of every batch, and counts what there is to say of them."""
+
+    def __init__(self, run: Path, classifier: HybridClassifier) -> None:
+        from hybrid.artifact import Layout
+        from hybrid.retrieval.neighbours import LabelledNeighbours
+
+        self._neighbours = LabelledNeighbours(Layout(run), classifier.encoder)
+        self._notes: Counter[str] = Counter()
+        # The head may answer alone and need no embedding of its own.
+        classifier.always_embed = self._neighbours.missing is None
+
+    def add(self, batch: Batch, predictions: list[Prediction]) -> list[Prediction]:
+        from hybrid.retrieval.neighbours import with_neighbors
+
+        near = self._neighbours.nearest(batch.embeddings, batch.hashes)
+        self._notes.update(note for found in near for note in found.notes)
+        return with_neighbors(predictions, near)
+
+    def say_notes(self) -> None:
+        from hybrid.cli import show
+
+        for note, photos in self._notes.items():
+            show.note(f"{note} (so for {photos} of the photos)")
+
+
+def _draw(drawn: list[tuple[ImageRecord, Prediction]], grid: Path | None) -> None:
+    from hybrid.cli import show
+    from hybrid.data.decode import read_and_decode
+    from hybrid.evaluation.grid import draw_grid
+
+    if grid is None or not drawn:
+        return
+    grid.parent.mkdir(parents=True, exist_ok=True)
+    draw_grid([p for _, p in drawn], [read_and_decode(record) for record, _ in drawn], grid)
+    show.note(f"picture of {len(drawn)} predictions: {grid}")

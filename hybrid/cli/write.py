@@ -8,26 +8,41 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
+from rich.console import Console
 from rich.table import Table
 
-from hybrid.answers import Prediction
+from hybrid.answers import Neighbor, Prediction
 from hybrid.cli import show
 from hybrid.errors import ConfigError
 
 Writer = Callable[[Sequence[Prediction]], None]
 CSV_COLUMNS = (
     *("path", "label", "probability", "seen", "p_unseen", "expert"),
-    *("top", "head", "zero_shot", "p_known", "set", "warning"),
+    *("top", "head", "zero_shot", "p_known", "set", "warning", "neighbors"),
 )
 ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".txt": "table"}
 
 
 @contextmanager
-def writer_of(out: Path | None, name: str | None) -> Iterator[Writer]:
-    """Open the output and yield a function that writes a batch of predictions."""
+def opened(out: Path | None, name: str | None) -> Iterator[tuple[TextIO, str]]:
+    """Open the output and yield it with its format: ``table``, ``jsonl`` or ``csv``.
+
+    Parameters
+    ----------
+    out : Path, optional
+        Appears when it is whole; default: stdout.
+    name : str, optional
+        The format; default: by the ending of `out`, ``table`` for stdout.
+
+    Raises
+    ------
+    ConfigError
+        If the ending says nothing.
+    """
     chosen = name or (ENDINGS.get(out.suffix.lower()) if out else "table")
     if chosen is None:
         raise ConfigError(
@@ -36,14 +51,25 @@ def writer_of(out: Path | None, name: str | None) -> Iterator[Writer]:
             fix="add --format table|jsonl|csv",
         )
     if out is None:
-        with _formatted(sys.stdout, chosen) as write:
-            yield write
+        yield sys.stdout, chosen
         return
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(out.name + ".part")
-    with part.open("w", newline="", encoding="utf-8") as stream, _formatted(stream, chosen) as write:
-        yield write
+    with part.open("w", newline="", encoding="utf-8") as stream:
+        yield stream, chosen
     part.replace(out)
+
+
+@contextmanager
+def writer_of(out: Path | None, name: str | None) -> Iterator[Writer]:
+    """Open the output and yield a function that writes a batch of predictions."""
+    with opened(out, name) as (stream, chosen), _formatted(stream, chosen) as write:
+        yield write
+
+
+def console_of(stream: TextIO) -> Console:
+    """A console that prints a table to an output of `opened`."""
+    return show.stdout() if stream is sys.stdout else Console(file=stream, width=160)
 
 
 def as_json(prediction: Prediction) -> dict[str, Any]:
@@ -65,7 +91,12 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
         "p_known": None if prediction.p_known is None else round(prediction.p_known, 6),
         "set": None if prediction.set is None else list(prediction.set),
         "warning": prediction.warning,
+        "neighbors": None if prediction.neighbors is None else [_neighbor(n) for n in prediction.neighbors],
     }
+
+
+def _neighbor(neighbor: Neighbor) -> dict[str, Any]:
+    return asdict(neighbor) | {"similarity": round(neighbor.similarity, 6)}
 
 
 @contextmanager
@@ -88,7 +119,8 @@ def _formatted(stream: TextIO, name: str) -> Iterator[Writer]:
                     for name, pairs in opinions.items()
                 }
                 members = None if prediction.set is None else "; ".join(prediction.set)
-                rows.writerow(as_json(prediction) | joined | {"set": members})
+                near = "; ".join(f"{n.label}={n.similarity:.4f} {n.path}" for n in prediction.neighbors or ())
+                rows.writerow(as_json(prediction) | joined | {"set": members, "neighbors": near})
 
         yield write_csv
     else:
@@ -98,12 +130,12 @@ def _formatted(stream: TextIO, name: str) -> Iterator[Writer]:
 
 
 def _print_table(predictions: Sequence[Prediction], stream: TextIO) -> None:
-    from rich.console import Console
     from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     last = "set" if any(p.set is not None for p in predictions) else "then"
-    for heading in ("photo", "label", "probability", "p(unseen)", "decided by", last):
+    nearest = ("nearest",) if any(p.neighbors is not None for p in predictions) else ()
+    for heading in ("photo", "label", "probability", "p(unseen)", "decided by", last, *nearest):
         numeric = heading in ("probability", "p(unseen)")
         table.add_column(heading, justify="right" if numeric else "left", no_wrap=heading == "photo", overflow="fold")
     for p in predictions:
@@ -113,17 +145,26 @@ def _print_table(predictions: Sequence[Prediction], stream: TextIO) -> None:
         p_unseen = "-" if p.p_unseen is None else f"{p.p_unseen:.2f}"
         label = Text(p.label, style="bold" if p.seen else "bold cyan")
         table.add_row(
-            Text(_short(p.path)),
+            Text(short_path(p.path)),
             label,
             f"{p.probability:.2f}",
             p_unseen,
             p.expert,
             Text(runners_up if p.set is None else ", ".join(p.set), style="dim"),
+            *(Text(_nearest(p.neighbors or ())) for _ in nearest),
         )
-    console = show.stdout() if stream is sys.stdout else Console(file=stream, width=160)
-    console.print(table)
+    console_of(stream).print(table)
 
 
-def _short(path: str) -> str:
+def _nearest(neighbors: Sequence[Neighbor]) -> str:
+    """Each label once, with the similarity of its photos: ``zebra 0.91, 0.90; horse 0.71``."""
+    by_label: dict[str, list[str]] = {}
+    for one in neighbors:
+        by_label.setdefault(one.label, []).append(f"{one.similarity:.2f}")
+    return "; ".join(f"{label} {', '.join(similarity)}" for label, similarity in by_label.items())
+
+
+def short_path(path: str) -> str:
+    """A path as seen from here, where it lies below."""
     relative = os.path.relpath(path)
     return path if relative.startswith("..") else relative

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from hybrid.data.records import ImageRecord
 from hybrid.errors import UnreadableImageError
@@ -49,13 +51,50 @@ def decode(data: bytes) -> Image.Image:
     """
     if not data:
         raise UnreadableImageError("the file is empty")
+    with _named_reasons(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        return _upright_rgb(image)
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Bring a picture that somebody else opened into the form that `decode` gives.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        Of any mode, loaded or not; it is not changed, but loaded. Of several frames the current one is taken.
+
+    Returns
+    -------
+    PIL.Image.Image
+        A copy as `decode` would give it for the same picture in a file.
+
+    Raises
+    ------
+    UnreadableImageError
+        With a short reason, if the picture cannot be loaded or has no pixels.
+    """
+    with _named_reasons():
+        return _upright_rgb(image)
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    if 0 in image.size:
+        raise UnreadableImageError(f"the image has no pixels ({image.width} x {image.height})")
+    image.load()
+    upright = _UPRIGHT.get(_orientation(image))
+    rgb = _to_rgb(image)
+    if upright is not None:
+        rgb = rgb.transpose(upright)
+    # Metadata would let a later step turn the image a second time.
+    rgb.info.clear()
+    return rgb
+
+
+@contextmanager
+def _named_reasons() -> Iterator[None]:
+    """Turn whatever Pillow raises into an UnreadableImageError with a reason for people."""
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            if 0 in image.size:
-                raise UnreadableImageError(f"the image has no pixels ({image.width} x {image.height})")
-            image.load()
-            upright = _UPRIGHT.get(_orientation(image))
-            rgb = _to_rgb(image)
+        yield
     except UnreadableImageError:
         raise
     except UnidentifiedImageError as error:
@@ -70,11 +109,6 @@ def decode(data: bytes) -> Image.Image:
         reason = str(error) or type(error).__name__
         cut_off = "truncated" in reason.lower()
         raise UnreadableImageError("the image is cut off" if cut_off else f"the image is damaged: {reason}") from error
-    if upright is not None:
-        rgb = rgb.transpose(upright)
-    # Metadata would let a later step turn the image a second time.
-    rgb.info.clear()
-    return rgb
 
 
 def read_and_decode(record: ImageRecord) -> Image.Image:
@@ -104,7 +138,7 @@ def read_and_decode(record: ImageRecord) -> Image.Image:
     return decode(data)
 
 
-def _orientation(image: ImageFile.ImageFile) -> int:
+def _orientation(image: Image.Image) -> int:
     """Give the EXIF orientation, 1 (upright) where there is none; TIFF is turned by Pillow while loading."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
@@ -113,9 +147,11 @@ def _orientation(image: ImageFile.ImageFile) -> int:
         return 1
 
 
-def _to_rgb(image: ImageFile.ImageFile) -> Image.Image:
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in _DEEP_MODES or image.mode.startswith("I;16"):
         return Image.fromarray(_deep_grey_to_8_bit(image)).convert("RGB")
+    if image.mode == "La":  # Pillow has no way from here to RGB but this one
+        image = image.convert("LA")
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         white.alpha_composite(image.convert("RGBA"))
@@ -123,7 +159,7 @@ def _to_rgb(image: ImageFile.ImageFile) -> Image.Image:
     return image.convert("RGB")
 
 
-def _deep_grey_to_8_bit(image: ImageFile.ImageFile) -> NDArray[np.uint8]:
+def _deep_grey_to_8_bit(image: Image.Image) -> NDArray[np.uint8]:
     """Scale grey of 12, 16 or 32 bits, or floating point, to 0..255 (Pillow's own conversion clips it).
 
     Whole numbers of up to 16 bits are scaled by their white; floating point is taken as 0..1, else as 0..255.

@@ -65,7 +65,7 @@ def evaluate(
     rates = _measure_rates(classifier, inside, batch_size, workers)
     notes = _notes(foreign, len(labelled) - len(inside), len(records) - len(labelled))
     if leaked:
-        notes.append(f"WARNING: {leaked} of these photos trained the head; its figures are too good")
+        notes.append(f"WARNING: {leaked} of these photos trained the head or show a class; the figures are too good")
     sets, p_known = (_join(parts, name) for name in ("sets", "p_known"))
     photos, mass = _joined(classifier, scored, target, parts)
     outside = [record for record in labelled if class_index[str(record.label)] is None]
@@ -137,7 +137,7 @@ def _joined(
 ) -> tuple[PhotoResults, NDArray[np.float64] | None]:
     """Join the batches' answers; beside them the zero-shot expert's own probability of "unseen"."""
     systems = {name: _join(parts, name) for name in ("supervised", "zero_shot", "hybrid")}
-    if classifier.gate is None:
+    if classifier.gate is None and classifier.few_shot is None:
         systems["hybrid"] = None  # then it is the only expert's answer once more
     photos = PhotoResults(
         names=classifier.space.names,
@@ -181,5 +181,5 @@ def _measure_rates(
     return {
         "supervised": rate(classifier.alone("supervised")),
         "zero_shot": rate(classifier.alone("zero_shot")),
-        "hybrid": rate(replace(classifier, unreadable=[])) if classifier.gate is not None else None,
+        "hybrid": rate(replace(classifier, unreadable=[])) if classifier.gate or classifier.few_shot else None,
     }

@@ -21,13 +21,13 @@ from hybrid.data.records import ImageRecord
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import ConfigError, EncoderError, UnreadableImageError, listing
 from hybrid.explanation.attribution import METHODS, Attribution, attribute
-from hybrid.explanation.neighbours import Near, nearest_photos
 from hybrid.explanation.reasons import gate_reasons
 from hybrid.explanation.report import Experts, Explanation, GateReasons, MapInfo, Neighbour, Scored
 from hybrid.fusion.operating import uniform_from_hash
 from hybrid.heads.base import Head
+from hybrid.retrieval.neighbours import LabelledNeighbours, Near
 
-TOP, NEIGHBOURS = 3, 5
+TOP = 3
 T = TypeVar("T")
 
 
@@ -112,7 +112,7 @@ def explain(
     head, encoder = _head_overlay(classifier, photo, method), _encoder_overlay(classifier, photo, wanted)
     near = Near((), ())
     if photo.embedding is not None:
-        near = nearest_photos(Layout(run), classifier.encoder, photo.embedding, photo.sha256, NEIGHBOURS)
+        near = LabelledNeighbours(Layout(run), classifier.encoder).nearest(photo.embedding, [photo.sha256])[0]
     thumbnails = tuple(_thumbnail(found.record) for found in near.photos)
     overlays = [found for found in (head, encoder) if isinstance(found, _Overlaid)]
     gate = _gate(classifier, photo, int(answers.hybrid[0].argmax()))

@@ -17,6 +17,7 @@ MEANINGS = {
     "novelty": "how novel the photo is to the memory",
     "doubt": "the head's doubt",
     "bias": "the gate's bias",
+    "shown": "the labelled photos of shown classes",
     "prior": "what was expected beforehand",
 }
 CLASS_MEANINGS = {
@@ -26,6 +27,7 @@ CLASS_MEANINGS = {
     "memory": "memory of the labelled photos",
     "centred": "zero-shot similarity after centring",
     "predicted": "likeness to the class mean predicted from the text",
+    "shown": "the labelled photos that show the class",
 }
 # A term that adds less is not worth a word.
 WORTH_SAYING = 0.05

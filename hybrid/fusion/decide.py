@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from hybrid.errors import GateError
 from hybrid.fusion.conformal import prediction_sets
-from hybrid.fusion.evidence import Scorer
+from hybrid.fusion.evidence import Evidence, Scorer
 from hybrid.fusion.gate import Fused, Gate, Term
 from hybrid.fusion.memory import ClassMemory, Floats
-from hybrid.fusion.operating import HeldOut, OperatingPoint, Policy, choose_point
+from hybrid.fusion.operating import HeldOut, OperatingPoint, Policy, choose_point, odds_of
 from hybrid.fusion.reject import Rejector
+from hybrid.fusion.shown import ShownEvidence, ShownPhotos
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ class Reasons:
     Attributes
     ----------
     unseen : tuple of Term
-        Of the log-odds whose sigmoid is p(unseen), values (n,): the gate's, its ``bias``, and the ``prior``'s log-odds.
-        Empty where every class is seen.
+        Of the log-odds whose sigmoid is p(unseen), values (n,): the gate's, its ``bias``, what photos of ``shown``
+        classes changed, and the ``prior``'s log-odds. Empty where every class is seen.
     among_seen : tuple of Term
         Of the logits over the s seen classes, values (n, s).
     among_unseen : tuple of Term
@@ -80,10 +81,12 @@ class Decider:
     ----------
     fitted : FittedGate
     texts : (c, d)
-        Text embeddings of the label space, seen classes first.
+        Text embeddings of the classes that have a text, seen classes first.
     logit_scale : float
         The encoder's.
     policy : Policy
+    shown : ShownPhotos, optional
+        Of classes that labelled photos show.
 
     Raises
     ------
@@ -91,15 +94,24 @@ class Decider:
         If there is no gate, or the policy needs a fitted one.
     """
 
-    def __init__(self, fitted: FittedGate, texts: NDArray[Any], logit_scale: float, policy: Policy) -> None:
+    def __init__(
+        self,
+        fitted: FittedGate,
+        texts: NDArray[Any],
+        logit_scale: float,
+        policy: Policy,
+        shown: ShownPhotos | None = None,
+    ) -> None:
         if fitted.gate is None or fitted.memory is None:
             raise GateError("this run has no gate", got=fitted.reason, fix="hybrid train-head")
         self._gate, self._rejector = fitted.gate, fitted.rejector
-        self._scorer = Scorer(fitted.memory, texts, logit_scale)
+        self._scorer = Scorer(fitted.memory, texts, logit_scale, shown)
         seen = len(fitted.memory.means)
-        classes = seen, len(texts) - seen
+        nameless = 0 if shown is None else int(np.count_nonzero(shown.place >= len(texts)))
+        classes = seen, len(texts) + nameless - seen
+        joined = 0 if shown is None else sum(classes) - shown.asked
         self.point: OperatingPoint = choose_point(
-            policy, self._gate, self._scorer, classes, fitted.rejector, fitted.held_out
+            policy, self._gate, self._scorer, classes, fitted.rejector, fitted.held_out, joined
         )
 
     def __call__(
@@ -112,10 +124,10 @@ class Decider:
         """
         evidence = self._scorer(embeddings, head_logits)
         point = self.point
-        fused = self._gate.fuse(evidence, point.log_odds)
+        fused = self._gate.fuse(evidence, *odds_of(point))
         p_known = sets = None
         if point.accept_above is not None and self._rejector is not None:
-            p_known = self._rejector.p_known(self._gate, evidence, point.log_odds)
+            p_known = self._rejector.p_known(self._gate, evidence, *odds_of(point))
         if point.set_threshold is not None and uniform is not None:
             sets = prediction_sets(np.exp(fused.log_probabilities), uniform, point.set_threshold)
         return Decided(fused, p_known, sets)
@@ -123,10 +135,40 @@ class Decider:
     def reasons(self, embeddings: NDArray[Any], head_logits: NDArray[Any]) -> Reasons:
         """Take the answers for embeddings (n, d) and head logits (n, s) apart."""
         evidence = self._scorer(embeddings, head_logits)
+        if evidence.shown is not None:
+            return self._reasons_with_shown(evidence, evidence.shown)
         seen = evidence.seen
         among_seen = self._gate.seen_terms(evidence)
         if evidence.classes == seen:
             return Reasons((), among_seen, ())
-        prior = Term("prior", np.ones(len(embeddings)), self.point.log_odds)
         texts = (replace(term, value=term.value[:, seen:]) for term in self._gate.text_terms(evidence))
-        return Reasons((*self._gate.terms(evidence), prior), among_seen, tuple(texts))
+        return Reasons((*self._gate.terms(evidence), self._prior(evidence)), among_seen, tuple(texts))
+
+    def _prior(self, evidence: Evidence) -> Term:
+        return Term("prior", np.ones(len(evidence.novelty)), self.point.log_odds)
+
+    def _reasons_with_shown(self, evidence: Evidence, shown: ShownEvidence) -> Reasons:
+        """Add what the photos of shown classes changed, as one term of its own."""
+        from scipy.special import logsumexp
+
+        fused = self._gate.fuse(evidence, *odds_of(self.point))
+        asked = replace(evidence.with_texts(slice(shown.asked)), shown=None)
+        by_name = self._gate.terms(asked) if asked.classes > asked.seen else ()
+        rest = (*by_name, self._prior(evidence))
+        log_p, seen = fused.log_probabilities, evidence.seen
+        log_odds = logsumexp(log_p[:, seen:], axis=1) - logsumexp(log_p[:, :seen], axis=1)
+        changed = Term("shown", log_odds - sum(term.product for term in rest), 1.0)
+        bare = np.zeros((len(log_p), shown.classes - shown.named))
+        texts = [
+            replace(term, value=np.concatenate([term.value[:, seen:], bare], axis=1))
+            for term in self._gate.text_terms(evidence)
+        ]
+        added = log_p[:, seen:] - sum(term.product for term in texts)
+        # Only differences count: what is merely named gets nothing.
+        named = np.setdiff1d(np.arange(seen, shown.asked), shown.place) - seen
+        added = added - added[:, named[:1]] if len(named) else added
+        return Reasons(
+            (*by_name, changed, self._prior(evidence)),
+            self._gate.seen_terms(evidence),
+            (*texts, Term("shown", added, 1.0)),
+        )

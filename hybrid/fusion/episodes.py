@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,14 @@ from hybrid.errors import GateError
 from hybrid.fusion.evidence import out_of_fold
 from hybrid.fusion.fit import Labelled
 from hybrid.fusion.memory import ClassMemory, Indices
+from hybrid.fusion.shown import MOST_SHOTS, ShownEvidence, ShownPhotos
 
 FOLDS = 5
 # Three folds of two classes each: fewer leave nothing to choose between in a fold, or nothing to stay seen.
 MIN_CLASSES = 6
 MIN_PHOTOS = 30
+# Photos of each held-out class that an episode shows.
+SHOTS = tuple(2**power for power in range(MOST_SHOTS.bit_length()))
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,16 @@ class Calibration:
     validation : Labelled
         The validation photos over the seen classes; what the memory says of each leaves its own fold out.
     episodes : tuple of Labelled
+    named, nameless : tuple of Labelled
+        The episodes once more for every number of `SHOTS`: each held-out class is shown by so many training photos,
+        with its name and without.
     """
 
     memory: ClassMemory
     validation: Labelled
     episodes: tuple[Labelled, ...]
+    named: tuple[Labelled, ...]
+    nameless: tuple[Labelled, ...]
 
 
 def check_enough(classes: int, photos: int) -> None:
@@ -108,7 +116,7 @@ def calibrate(
     )
     folds = photo_folds(validation.target, seed)
 
-    def labelled(order: list[int], logits: NDArray[Any]) -> Labelled:
+    def labelled(order: list[int], logits: NDArray[Any], shown: ShownPhotos | None = None) -> Labelled:
         position = np.argsort(order)
         old, new = position[train.target], position[validation.target]
         kept = old < logits.shape[1]
@@ -119,13 +127,67 @@ def calibrate(
             folds,
             texts[order],
             logit_scale,
+            shown,
         )
         return Labelled(evidence, new)
 
-    episodes = []
+    episodes, shots = [], Shots(train, seed)
     for number, held in enumerate(held_out):
         kept = [c for c in range(len(texts)) if c not in set(held)]
         logits = fold_logits[number] if fold_logits is not None else np.zeros((len(validation), len(kept)))
-        episodes.append(labelled([*kept, *held], logits))
+        episodes.append(labelled([*kept, *held], logits, shots.draw(held, len(kept))))
     memory = ClassMemory.fit(every.embeddings, every.target, len(texts))
-    return Calibration(memory, labelled(list(range(len(texts))), head_logits), tuple(episodes))
+    return Calibration(
+        memory,
+        labelled(list(range(len(texts))), head_logits),
+        tuple(Labelled(replace(e.evidence, shown=None), e.target) for e in episodes),
+        tuple(variant for e in episodes for variant in _variants(e, named=True)),
+        tuple(variant for e in episodes for variant in _variants(e, named=False)),
+    )
+
+
+class Shots:
+    """Draws training photos that show held-out classes, those of a smaller number among those of a larger."""
+
+    def __init__(self, train: Photos, seed: int) -> None:
+        self._train = train
+        self._order = np.random.default_rng(seed).permutation(len(train))
+
+    def draw(self, held: Sequence[int], kept: int) -> ShownPhotos:
+        """Show every held-out class by each number of `SHOTS`, with a name and once more without: all side by side.
+
+        `kept` classes stand before the held-out ones.
+        """
+        photos, place = [], []
+        named = kept + len(held)
+        for start in (kept, named):
+            for shots in SHOTS:
+                for number, label in enumerate(held):
+                    own = self._order[self._train.target[self._order] == label][:shots]
+                    photos.append(self._train.embeddings[own])
+                    place.append(start + number)
+        return ShownPhotos.gather(photos, place, kept, named)
+
+
+def _variants(episode: Labelled, *, named: bool) -> Iterator[Labelled]:
+    """Take what `Shots.draw` put side by side apart.
+
+    For each number of photos: all held-out classes shown, then every other one while the rest is merely named.
+    """
+    evidence, shown = episode.evidence, episode.evidence.shown
+    if shown is None:
+        return
+    seen, held = evidence.seen, evidence.classes - evidence.seen
+    for shots in range(len(SHOTS)):
+        first = shots * held + (0 if named else len(SHOTS) * held)
+        for chosen in (np.arange(held), np.arange(0, held, 2), np.arange(1, held, 2)):
+            rest = np.setdiff1d(np.arange(held), chosen)
+            # Classes with a text come first: shown ones in their places, those without a name behind the others.
+            order = np.arange(held) if named else np.concatenate([rest, chosen])
+            texts = seen + (order if named else rest)
+            place = seen + np.argsort(order)[chosen]
+            asked = seen + len(texts)
+            part = ShownEvidence(shown.likelihood[:, first + chosen], place, shown.counts[first + chosen], asked, asked)
+            moved = np.concatenate([np.arange(seen), seen + np.argsort(order)])
+            wide = evidence.with_texts(np.concatenate([np.arange(seen), texts]))
+            yield Labelled(replace(wide, shown=part), moved[episode.target])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from msgspec import Struct
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hybrid.fusion.calibration import log_softmax
 from hybrid.fusion.evidence import Evidence
 from hybrid.fusion.memory import Floats
+from hybrid.fusion.shown import ShownEvidence, ShownGate
 
 
 class SeenWeights(Struct, frozen=True, kw_only=True):
@@ -85,12 +86,16 @@ class Fused:
         Probability that the photo shows an unseen class.
     head, zero_shot : (n, s) float64
         Each expert's log-probabilities over the s seen classes.
+    before : (n, c) float64 or None
+        Log-probabilities without the photos of shown classes, over the classes that were asked for, with the same
+        odds beforehand; None where none is shown.
     """
 
     log_probabilities: Floats
     p_unseen: Floats
     head: Floats
     zero_shot: Floats
+    before: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -138,19 +143,24 @@ class Gate(Struct, frozen=True, kw_only=True, tag_field="kind", tag="conditional
     unseen: UnseenWeights = UnseenWeights()
     gate: GateWeights = GateWeights()
     head_temperature: float = 1.0
+    shown: ShownGate = ShownGate()
     fit: GateFit | None = None
 
-    def fuse(self, evidence: Evidence, log_odds: float = 0.0) -> Fused:
+    def fuse(self, evidence: Evidence, log_odds: float = 0.0, shown_log_odds: float = 0.0) -> Fused:
         """Blend all evidence.
 
         Parameters
         ----------
         evidence : Evidence
-            Of n photos over c classes, s of them seen; c may equal s.
+            Of n photos over c classes, s of them seen; c may equal s. Shown classes without a name come on top.
         log_odds : float
             Of unseen against seen photos, as the user expects them; 0 takes both to be as likely. See
             `hybrid.fusion.operating`.
+        shown_log_odds : float
+            The same of a shown class, of which a run may have any number: each one only takes its own share.
         """
+        if evidence.shown is not None:
+            return self._with_shown(evidence, evidence.shown, log_odds, shown_log_odds)
         among_seen = log_softmax(self.seen_logits(evidence))
         head, zero_shot = evidence.head, log_softmax(evidence.similarity[:, : evidence.seen])
         if evidence.classes == evidence.seen:
@@ -160,6 +170,35 @@ class Gate(Struct, frozen=True, kw_only=True, tag_field="kind", tag="conditional
         unseen, seen = -np.logaddexp(0, -odds), -np.logaddexp(0, odds)
         joint = np.concatenate([seen[:, None] + among_seen, unseen[:, None] + among_unseen], axis=1)
         return Fused(joint, np.exp(unseen), head, zero_shot)
+
+    def _with_shown(self, evidence: Evidence, shown: ShownEvidence, log_odds: float, shown_log_odds: float) -> Fused:
+        before = self.fuse(replace(evidence.with_texts(slice(shown.asked)), shown=None))
+        own = self.by_name(evidence, shown, before.log_probabilities)
+        joint = self.shown.add(before.log_probabilities, own, evidence.ratios(shown), shown)
+        # The weights were fitted without anything expected beforehand: that comes on top.
+        odds = np.where(np.arange(shown.classes) < evidence.seen, 0.0, log_odds)
+        without = log_softmax(before.log_probabilities + odds[: shown.asked])
+        odds[shown.place] = shown_log_odds
+        joint = log_softmax(joint + odds)
+        # Rounding errors must not make a probability larger than one.
+        p_unseen = np.minimum(np.exp(joint[:, evidence.seen :]).sum(axis=1), 1.0)
+        return replace(before, log_probabilities=joint, p_unseen=p_unseen, before=without)
+
+    def by_name(self, evidence: Evidence, shown: ShownEvidence, before: Floats) -> Floats:
+        """Log-probability of each shown class by its name alone, (n, m); 0 where it has none.
+
+        A class that was not asked for is asked for here, by itself, as likely beforehand as the fit took shown classes
+        to be: so no class's answer depends on which others were shown.
+        """
+        own = np.zeros_like(shown.likelihood)
+        listed = shown.place < shown.asked
+        own[:, listed] = before[:, shown.place[listed]]
+        unseen = shown.asked - evidence.seen + 1
+        share = float(np.log(self.shown.boost / evidence.seen * unseen))
+        for column in np.flatnonzero(shown.joined):
+            beside = replace(evidence.with_texts([*range(shown.asked), shown.place[column]]), shown=None)
+            own[:, column] = self.fuse(beside, share).log_probabilities[:, -1]
+        return own
 
     def seen_logits(self, evidence: Evidence) -> Floats:
         """Unnormalised log-probability of each seen class, (n, s)."""
@@ -237,6 +276,7 @@ class Gate(Struct, frozen=True, kw_only=True, tag_field="kind", tag="conditional
             f"log-odds of unseen: {w.bias:+.2f} {w.unseen_text:+.2f} x text evidence for unseen "
             f"{w.seen_text:+.2f} x text evidence for seen {w.seen:+.2f} x evidence for seen with memory "
             f"{w.novelty:+.2f} x novelty{doubt}",
+            self.shown.describe(),
         )
 
 

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.errors import ArtifactError, ConfigError, GateError
-from hybrid.fusion.calibration import log_softmax
 from hybrid.fusion.conformal import set_scores, set_threshold
 from hybrid.fusion.evidence import Evidence, Scorer
 from hybrid.fusion.gate import Gate
@@ -70,7 +69,7 @@ class HeldOut:
     ----------
     embeddings : (n, d) float32
     head_logits : (n, s) float32
-    memory, novelty : (n, s), (n,) float32
+    memory, novelty, baseline : (n, s), (n,), (n,) float32
         By memories that do not hold the photo; see `Evidence`.
     target : (n,) int64
         Seen class index.
@@ -82,13 +81,15 @@ class HeldOut:
     head_logits: NDArray[Any]
     memory: NDArray[Any]
     novelty: NDArray[Any]
+    baseline: NDArray[Any]
     target: Indices
     uniform: NDArray[Any]
 
     def evidence(self, scorer: Scorer) -> Evidence:
         """Score the photos in a label space."""
-        exact = {name: np.asarray(getattr(self, name), np.float64) for name in ("memory", "novelty")}
-        return replace(scorer(self.embeddings, self.head_logits), **exact)
+        found = scorer(self.embeddings, self.head_logits, self.baseline)
+        memory, novelty = np.asarray(self.memory, np.float64), np.asarray(self.novelty, np.float64)
+        return replace(found, memory=memory, novelty=novelty)
 
     def save(self, file: Path) -> None:
         """Write as safetensors."""
@@ -108,7 +109,9 @@ class HeldOut:
             tensors = load_file(file)
             return cls(**{item.name: tensors[item.name] for item in fields(cls)})
         except (OSError, SafetensorError, KeyError) as error:
-            raise ArtifactError(f"{file} is missing or damaged", got=repr(error), fix="hybrid train-head") from error
+            raise ArtifactError(
+                f"{file} is missing or damaged, or of an older version", got=repr(error), fix="hybrid fit-gate"
+            ) from error
 
 
 def uniform_from_hash(sha256: str) -> float:
@@ -124,6 +127,8 @@ class OperatingPoint:
     ----------
     log_odds : float
         Added to the log-odds of "unseen".
+    shown_log_odds : float
+        The same for each shown class.
     accept_above : float or None
         A photo whose p(known) is lower shows none of the classes.
     set_threshold : float or None
@@ -133,6 +138,7 @@ class OperatingPoint:
     """
 
     log_odds: float = 0.0
+    shown_log_odds: float = 0.0
     accept_above: float | None = None
     set_threshold: float | None = None
     notes: tuple[str, ...] = ()
@@ -145,6 +151,7 @@ def choose_point(
     classes: tuple[int, int],
     rejector: Rejector | None = None,
     held_out: HeldOut | None = None,
+    joined: int = 0,
 ) -> OperatingPoint:
     """Find the operating point.
 
@@ -156,6 +163,8 @@ def choose_point(
         Seen and unseen classes in it.
     rejector, held_out : optional
         None where too little was known to fit a gate.
+    joined : int
+        How many of the unseen classes joined by their photos, without being asked for by name.
 
     Raises
     ------
@@ -163,8 +172,9 @@ def choose_point(
         If the policy needs validation photos and there are none or too few.
     """
     needs = [name for name in ("max_seen_loss", "reject", "max_false_accept", "coverage") if getattr(policy, name)]
+    given = _given_odds(policy, *classes, joined, gate.shown.boost)
     if not needs:
-        return OperatingPoint(*_given_odds(policy, *classes))
+        return given
     if held_out is None or rejector is None:
         raise GateError(
             f"{_flag(needs[0])} needs a fitted gate",
@@ -172,33 +182,48 @@ def choose_point(
             fix="hybrid train-head with more classes or photos",
         )
     evidence = held_out.evidence(scorer)
-    point = OperatingPoint(*_given_odds(policy, *classes))
+    point = given
     if policy.max_seen_loss is not None and classes[1]:
         shift = _shift_for_loss(gate, evidence, held_out.target, policy.max_seen_loss)
         share = 1 / (1 + np.exp(-shift))
         note = f"p(unseen) beforehand {share:.3f}: gives up {policy.max_seen_loss:.1%} of the right seen answers"
-        point = OperatingPoint(shift, notes=(note,))
+        point = OperatingPoint(shift, shift, notes=(note,))
     if policy.coverage is not None:
         point = _with_sets(point, policy.coverage, gate, evidence, held_out)
-    return _with_rejection(point, policy, rejector.p_known(gate, evidence, point.log_odds), rejector)
+    return _with_rejection(point, policy, rejector.p_known(gate, evidence, *odds_of(point)), rejector)
 
 
-def _given_odds(policy: Policy, seen: int, unseen: int) -> tuple[float, None, None, tuple[str, ...]]:
+def odds_of(point: OperatingPoint) -> tuple[float, float]:
+    """What `Gate.fuse` takes of a point."""
+    return point.log_odds, point.shown_log_odds
+
+
+def _given_odds(policy: Policy, seen: int, unseen: int, joined: int, boost: float) -> OperatingPoint:
+    """Log-odds of the group of named classes, and of each shown class.
+
+    Shown classes were fitted as likely as `boost` seen ones each. At the default that stays, so that a class more
+    changes nothing for the others; a prior that is asked for is shared among all unseen classes.
+    """
     if unseen == 0:
-        return 0.0, None, None, ()
+        return OperatingPoint()
     share, why = 0.5, "(--prior, --balance natural or --max-seen-loss choose otherwise)"
+    shown = 0.0
     if policy.prior is not None:
         share, why = policy.prior, "as given"
     elif policy.balance == "natural":
         share, why = unseen / (seen + unseen), "the unseen classes' share of all classes"
     log_odds = float(np.log(share / (1 - share)))
-    return log_odds, None, None, (f"p(unseen) beforehand {share:.3g} {why}",)
+    if policy.prior is not None or policy.balance == "natural":
+        shown = log_odds + float(np.log(seen / unseen / boost))
+        # Those that joined do not stand in the group of named ones: their part of the share is not the group's.
+        log_odds += float(np.log((unseen - joined) / unseen)) if joined < unseen else 0.0
+    return OperatingPoint(log_odds, shown, notes=(f"p(unseen) beforehand {share:.3g} {why}",))
 
 
 def _with_sets(
     point: OperatingPoint, coverage: float, gate: Gate, evidence: Evidence, held_out: HeldOut
 ) -> OperatingPoint:
-    probabilities = np.exp(gate.fuse(evidence, point.log_odds).log_probabilities)
+    probabilities = np.exp(gate.fuse(evidence, *odds_of(point)).log_probabilities)
     scores = set_scores(probabilities, np.asarray(held_out.uniform, np.float64))
     note = (
         f"sets hold the class of {coverage:.0%} of photos like the {len(held_out.target)} validation photos of seen "
@@ -226,9 +251,9 @@ def _with_rejection(point: OperatingPoint, policy: Policy, p_known: Floats, reje
 
 def _shift_for_loss(gate: Gate, evidence: Evidence, target: Indices, loss: float) -> float:
     """Largest shift of the log-odds that turns at most a share `loss` of right seen answers into unseen ones."""
-    seen = log_softmax(gate.seen_logits(evidence))
-    unseen = log_softmax(gate.text_logits(evidence)[:, evidence.seen :])
-    margin = seen.max(axis=1) - unseen.max(axis=1) - gate.log_odds(evidence)
+    joint = gate.fuse(evidence).log_probabilities
+    seen, unseen = joint[:, : evidence.seen], joint[:, evidence.seen :]
+    margin = seen.max(axis=1) - unseen.max(axis=1)
     right = np.sort(margin[seen.argmax(axis=1) == target])
     if len(right) == 0:
         raise GateError("no validation photo is right without the unseen classes, so none can be given up")

@@ -37,11 +37,19 @@ class Rejector(Struct, frozen=True, kw_only=True):
     entropy: float
     unknown: tuple[float, ...]
 
-    def p_known(self, gate: Gate, evidence: Evidence, log_odds: float = 0.0) -> Floats:
-        """Probability that a photo shows any of the classes, known and unknown photos being as many, (n,)."""
-        features = _features(gate, evidence, log_odds)
+    def p_known(self, gate: Gate, evidence: Evidence, log_odds: float = 0.0, shown_log_odds: float = 0.0) -> Floats:
+        """Probability that a photo shows any of the classes, known and unknown photos being as many, (n,).
+
+        A photo that looks like those of a shown class is known by them, whatever texts and head say of it.
+        """
+        features = _features(gate, replace(evidence, shown=None), log_odds)
         odds = features @ np.array([self.text, self.entropy]) + self.bias
-        return np.asarray(np.exp(-np.logaddexp(0, -odds)))
+        known = np.asarray(np.exp(-np.logaddexp(0, -odds)))
+        if evidence.shown is None:
+            return known
+        joint = gate.fuse(evidence, log_odds, shown_log_odds).log_probabilities
+        share = np.minimum(np.exp(joint[:, evidence.shown.place]).sum(axis=1), 1.0)
+        return np.asarray(share + (1 - share) * known)
 
     def threshold_for_false_accepts(self, rate: float) -> float:
         """Smallest p(known) to accept that lets at most a share `rate` of the fit's unknown photos pass."""
@@ -83,9 +91,8 @@ def _halves(episodes: Sequence[Labelled]) -> Iterator[tuple[Evidence, NDArray[np
             if len(gone) in (0, classes - seen):
                 continue
             kept = np.setdiff1d(np.arange(classes), gone)
-            cut = {name: getattr(episode.evidence, name)[:, kept] for name in ("similarity", "centred", "predicted")}
             group = np.where(np.isin(episode.target, gone), 2, episode.is_unseen.astype(int))
-            yield replace(episode.evidence, **cut), group.astype(np.intp)
+            yield episode.evidence.with_texts(kept), group.astype(np.intp)
 
 
 def _features(gate: Gate, evidence: Evidence, log_odds: float = 0.0) -> Floats:

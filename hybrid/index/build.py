@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from hybrid.data.sources import Scan
 from hybrid.data.stream import default_workers, ordered_map
 from hybrid.encoders.base import Encoder
 from hybrid.errors import UnreadableImageError
-from hybrid.index.store import EmbeddingStore, StoredPhoto
+from hybrid.index.store import ADDED, EmbeddingStore, StoredPhoto
 
 Progress = Callable[[int], None]
 
@@ -32,6 +33,8 @@ class IndexSummary:
         Photos not even read: size and modification time as before.
     new, changed, removed : int
         Paths that joined, that hold other bytes than before, that are gone.
+    kept : int
+        Photos that a person added to a class and that stay with it, whatever sources and `replace` say.
     unreadable : list of (path, reason)
     """
 
@@ -42,6 +45,7 @@ class IndexSummary:
     new: int = 0
     changed: int = 0
     removed: int = 0
+    kept: int = 0
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -67,7 +71,8 @@ def build_index(
 ) -> IndexSummary:
     """Make the store hold exactly the photos of the scanned sources, each with a vector of `encoder`.
 
-    Photos of sources that are not part of `scan` stay. Batches are cut from the photos in scan order and
+    Photos of sources that are not part of `scan` stay. So do those that a person added to a class (`store.ADDED`), also
+    where a source holds them under another label or none. Batches are cut from the photos in scan order and
     committed whole, so a killed run goes on at the batch where it stopped, with the same batches and vectors.
 
     Parameters
@@ -86,7 +91,8 @@ def build_index(
     summary = IndexSummary(photos=len(scan.records))
     known = {photo.record.path: photo for photo in store.photos()}
     embedded = store.embedded(encoder.fingerprint)
-    waiting = _skip_unchanged(scan.records, known, embedded, store, summary)
+    records = [_with_its_class(record, known) for record in scan.records]
+    waiting = _skip_unchanged(records, known, embedded, store, summary)
     progress(summary.unchanged)
 
     def read(record: ImageRecord) -> _Read:
@@ -100,11 +106,21 @@ def build_index(
         progress(len(photos))
     present = {record.path for record in scan.records} - {path for path, _ in summary.unreadable}
     named = set(scan.sources)
+    added = {path for path, photo in known.items() if photo.record.source.startswith(ADDED)}
     owned = (path for path, photo in known.items() if replace or photo.record.source in named)
-    gone = [path for path in owned if path not in present]
+    gone = [path for path in owned if path not in present and path not in added]
+    summary.kept = sum(replace or path in present for path in added)
     store.remove(gone)
     summary.removed = len(gone)
     return summary
+
+
+def _with_its_class(record: ImageRecord, known: dict[str, StoredPhoto]) -> ImageRecord:
+    """The record as its source has it, but for a photo that a person added to a class: it keeps what they said."""
+    before = known[record.path].record if record.path in known else None
+    if before is None or not before.source.startswith(ADDED):
+        return record
+    return dataclasses.replace(record, source=before.source, label=before.label, split=before.split)
 
 
 def _skip_unchanged(

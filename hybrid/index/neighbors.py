@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.encoders.base import FloatArray
-from hybrid.errors import StoreError
+from hybrid.errors import StoreError, listing
 from hybrid.index.store import EmbeddingStore
 
 
@@ -23,14 +23,22 @@ class NeighborIndex:
     index : faiss index
         Inner product, its ids being the row ids of the store's embeddings.
     hashes : mapping of row id to content hash
+        The photos that may be found; the index may hold more.
     """
 
     def __init__(self, index: Any, hashes: dict[int, str]) -> None:
         self._index = index
         self._hashes = hashes
+        # FAISS skips other ids while it searches, so that k photos are found however few of them these are.
+        self._parameters = _among(hashes) if len(hashes) < index.ntotal else None
 
     def __len__(self) -> int:
-        return int(self._index.ntotal)
+        return len(self._hashes)
+
+    def only(self, hashes: Collection[str]) -> NeighborIndex:
+        """Narrow the search to some photos; content hashes without a vector are passed over."""
+        wanted = frozenset(hashes)
+        return NeighborIndex(self._index, {row: name for row, name in self._hashes.items() if name in wanted})
 
     def search(self, embeddings: FloatArray, k: int) -> tuple[FloatArray, list[list[str]]]:
         """Find the k nearest photos of each embedding.
@@ -39,19 +47,28 @@ class NeighborIndex:
         ----------
         embeddings : (n, dim) float32, unit norm
         k : int
-            Cut to the size of the index.
+            At least 1; cut to the number of photos.
 
         Returns
         -------
         similarity : (n, k) float32, cosine, highest first
         hashes : n lists of k content hashes
+
+        Raises
+        ------
+        StoreError
+            If `k` is below 1 or the embeddings are of another length than those of the index.
         """
+        if k < 1:
+            raise StoreError("a search must ask for photos", expected="at least 1", got=str(k))
         queries = np.ascontiguousarray(embeddings, dtype=np.float32)
         if queries.ndim != 2 or queries.shape[1] != self._index.d:
             raise StoreError(
                 "query vectors do not fit the index", expected=f"(n, {self._index.d})", got=str(queries.shape)
             )
-        similarity, ids = self._index.search(queries, max(1, min(k, len(self))))
+        if not len(self):
+            return np.empty((len(queries), 0), dtype=np.float32), [[] for _ in queries]
+        similarity, ids = self._index.search(queries, min(k, len(self)), params=self._parameters)
         return similarity, [[self._hashes[int(i)] for i in row if i >= 0] for row in ids]
 
 
@@ -62,6 +79,11 @@ def open_index(store: EmbeddingStore, fingerprint: str, file: Path) -> NeighborI
     ----------
     file : Path
         The FAISS file; its sidecar ``.json`` says which encoder and which state of the store it holds.
+
+    Raises
+    ------
+    StoreError
+        If the store holds no vector of this encoder.
     """
     import faiss
 
@@ -76,7 +98,7 @@ def open_index(store: EmbeddingStore, fingerprint: str, file: Path) -> NeighborI
         if index is not None and index.ntotal == len(hashes):
             return NeighborIndex(index, hashes)
     if not hashes:
-        raise StoreError("the index is empty", fix="add photos: hybrid build-index SOURCE --run DIR")
+        raise _why_empty(store)
     index = build(store.embeddings(list(hashes.values()), fingerprint), list(hashes))
     # The sidecar goes first and comes last: a crash between the two leaves no file that claims to fit.
     sidecar.unlink(missing_ok=True)
@@ -97,6 +119,25 @@ def build(vectors: FloatArray, ids: Sequence[int]) -> Any:
     numbers: NDArray[np.int64] = np.asarray(ids, dtype=np.int64)
     index.add_with_ids(np.ascontiguousarray(vectors, dtype=np.float32), numbers)
     return index
+
+
+def _among(hashes: Mapping[int, str]) -> Any:
+    import faiss
+
+    # Fields given by keyword are kept alive, unlike those that are set later; the type stubs do not know of them.
+    parameters: Any = faiss.SearchParameters
+    return parameters(sel=faiss.IDSelectorBatch(np.fromiter(hashes, dtype=np.int64, count=len(hashes))))
+
+
+def _why_empty(store: EmbeddingStore) -> StoreError:
+    others = store.counts()["embeddings"]
+    if not others:
+        return StoreError("the index is empty", fix="add photos: hybrid build-index SOURCE --run DIR")
+    return StoreError(
+        "the index holds no vectors of this encoder in this precision",
+        got=f"vectors by {listing(list(others))}",
+        fix="hybrid build-index SOURCE again, or --device as then",
+    )
 
 
 def _read_state(sidecar: Path) -> Any:

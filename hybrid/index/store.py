@@ -37,6 +37,8 @@ INSERT OR IGNORE INTO meta VALUES
 COMMIT;
 """  # noqa: S608
 PHOTO_COLUMNS = "path, source, label, split, size, mtime_ns, container, offset, sha256"
+# Begins the source of photos that a person added to a class; sources of build-index are absolute paths.
+ADDED = "class:"
 MAX_VARIABLES = 500  # SQLite's limit on `?` in one statement is 999 in old builds
 
 
@@ -135,6 +137,16 @@ class EmbeddingStore:
         rows = self._db.execute(f"SELECT {PHOTO_COLUMNS} FROM photos ORDER BY path")  # noqa: S608
         return [StoredPhoto(ImageRecord(*row[:8]), row[8]) for row in rows]
 
+    def photos_sharing(self, labels: Sequence[str]) -> list[StoredPhoto]:
+        """Photos of these labels, and all other photos of the same contents, ordered by path."""
+        found: dict[str, StoredPhoto] = {}
+        for start in range(0, len(labels), MAX_VARIABLES):
+            part = labels[start : start + MAX_VARIABLES]
+            contents = f"SELECT sha256 FROM photos WHERE label IN ({','.join('?' * len(part))})"  # noqa: S608
+            rows = self._db.execute(f"SELECT {PHOTO_COLUMNS} FROM photos WHERE sha256 IN ({contents})", part)  # noqa: S608
+            found.update((row[0], StoredPhoto(ImageRecord(*row[:8]), row[8])) for row in rows)
+        return [found[path] for path in sorted(found)]
+
     def embedded(self, fingerprint: str) -> set[str]:
         """Content hashes that have a vector of this encoder."""
         rows = self._db.execute("SELECT sha256 FROM embeddings WHERE fingerprint = ?", (fingerprint,))
@@ -159,9 +171,14 @@ class EmbeddingStore:
         if missing:
             raise StoreError(
                 f"{len(missing)} of {len(unique)} photos have no vector of encoder {fingerprint}",
-                fix="run hybrid build-index again with this encoder",
+                fix="run hybrid build-index again with this encoder (hybrid add-class for photos of an added class)",
             )
         return _from_blobs([found[name] for name in hashes])
+
+    def dim(self, fingerprint: str) -> int | None:
+        """Length of this encoder's vectors, None where there is none."""
+        row = self._db.execute("SELECT vector FROM embeddings WHERE fingerprint = ? LIMIT 1", (fingerprint,)).fetchone()
+        return len(_from_blobs([row[0]])[0]) if row else None
 
     def embedding_ids(self, fingerprint: str) -> dict[int, str]:
         """Row id to content hash of every vector of one encoder, ordered by id."""

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from hybrid.encoders.base import Encoder, FloatArray
 from hybrid.encoders.texts import average_texts
-from hybrid.index.store import EmbeddingStore
 from hybrid.prompts import PromptClass, Templates, class_texts
 
 
+class TextCache(Protocol):
+    """Vectors (dim,) of texts by the text and the encoder; the store is one."""
+
+    def texts(self, texts: Sequence[str], fingerprint: str) -> dict[str, FloatArray]:
+        """Those of `texts` that have a vector."""
+
+    def write_texts(self, vectors: Mapping[str, FloatArray], fingerprint: str) -> None:
+        """Keep vectors."""
+
+
 def embed_classes(
-    encoder: Encoder, prompts: Sequence[PromptClass], templates: Templates, store: EmbeddingStore | None
+    encoder: Encoder, prompts: Sequence[PromptClass], templates: Templates, store: TextCache | None
 ) -> FloatArray:
     """Embed classes by averaging their texts, shape (n_classes, dim), unit norm.
 
@@ -21,8 +31,8 @@ def embed_classes(
     ----------
     templates : Templates
         Not used by an encoder that finds texts by class name.
-    store : EmbeddingStore, optional
-        Where text embeddings are cached by text and encoder.
+    store : TextCache, optional
+        Where text embeddings are kept.
     """
     if not encoder.uses_templates:
         return encoder.encode_texts([prompt.name for prompt in prompts])

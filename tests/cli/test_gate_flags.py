@@ -23,7 +23,7 @@ from hybrid.world.painting import draw
 
 KEYS = {
     *("path", "label", "probability", "seen", "p_unseen", "expert", "top", "head", "zero_shot"),
-    *("p_known", "set", "warning"),
+    *("p_known", "set", "warning", "neighbors"),
 }
 NONE = "none of these"
 

@@ -29,6 +29,7 @@ class Fake:
 
     space: object = SPACE
     gate: object | None = "gate"
+    few_shot: object | None = None
     notes: tuple[str, ...] = ("setup",)
     trained_on: frozenset[str] = frozenset()
     systems: tuple[str, ...] = ("supervised", "zero_shot")

@@ -21,7 +21,6 @@ from hybrid.errors import ConfigError, UnreadableImageError
 from hybrid.explanation.attribution import attribute
 from hybrid.explanation.explain import explain
 from hybrid.explanation.figure import draw_explanation
-from hybrid.explanation.neighbours import nearest_photos
 from hybrid.explanation.report import Explanation
 from hybrid.fusion.decide import FittedGate
 from hybrid.fusion.gate import Gate
@@ -189,19 +188,6 @@ def test_a_head_that_votes_on_regions(encoder, indexed, tmp_path, photo):
     assert any("votes on regions" in note for note in made.explanation.notes)
 
 
-def test_nearest_against_numpy(encoder, indexed, photo):
-    layout, records, vectors = indexed
-    query = encoder.encode_images([encoder.prepare(photo(50), None)])
-    own = f"{2:064x}"
-    near = nearest_photos(layout, encoder, query, own)
-    cosine = np.array([vector @ query[0] for vector in vectors.values()])
-    allowed = [i for i in np.argsort(-cosine) if i not in (2, 7)][:5]
-    assert [p.record.path for p in near.photos] == [records[i].path for i in allowed]
-    np.testing.assert_allclose([p.similarity for p in near.photos], cosine[allowed], atol=1e-5)
-    assert near.notes == ("the photo itself is in the index and is left out of its nearest",)
-    assert len(nearest_photos(layout, encoder, query, "", count=50).photos) == 7
-
-
 def test_photos_gone_from_disk(encoder, indexed, tmp_path, photo):
     layout, records, _ = indexed
     record = record_of(tmp_path, photo(7))
@@ -210,13 +196,6 @@ def test_photos_gone_from_disk(encoder, indexed, tmp_path, photo):
     assert made.thumbnails == (None,) * 5
     assert not any(found.readable for found in made.explanation.neighbours)
     draw_explanation(made, tmp_path / "out.png")
-
-
-def test_another_precision_has_no_neighbours(clip_folder, indexed, photo):
-    other = load_encoder(EncoderSettings(model=str(clip_folder), precision="bf16"), "cpu")
-    near = nearest_photos(indexed[0], other, other.encode_images([other.prepare(photo(1), None)]), "")
-    assert near.photos == ()
-    assert "another precision" in near.notes[0]
 
 
 def test_unreadable(encoder, tmp_path):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hybrid.explanation.reasons import gate_reasons
+from hybrid.explanation.reasons import CLASS_MEANINGS, MEANINGS, gate_reasons
 from hybrid.fusion.decide import Reasons
 from hybrid.fusion.gate import Term
 
@@ -57,3 +57,23 @@ def test_the_answer_may_be_of_the_less_probable_group():
     assert "There cat leads dog $x$" in said
     assert said.endswith("cat is the likeliest of all.")
     assert "likeliest" not in gate_reasons(Reasons((term("bias", 1, 0.3),), SEEN, UNSEEN), NAMES, 3).words
+
+
+def test_photos_of_shown_classes_are_said():
+    terms = (*TERMS[:3], term("shown", -3.5, 1.0), TERMS[3])
+    among = (*UNSEEN, term("shown", [0, 0.5, 7.5], 1.0))
+    found = gate_reasons(Reasons(terms, SEEN, among), NAMES, 4)
+    assert found.log_odds == pytest.approx(1.2 - 3.5)
+    assert "the labelled photos of shown classes (-3.50)" in found.words
+    assert found.terms[3].meaning == "the labelled photos of shown classes"
+    assert (found.among_unseen.label, found.among_unseen.runner_up) == ("gnu", "llama")
+    assert found.among_unseen.log_ratio == pytest.approx((4 + 7.5) - (9 + 0.5))
+    said = gate_reasons(Reasons((term("bias", 1, 2.0), term("shown", 0.3, 1.0)), SEEN, among), NAMES, 4).words
+    assert "There gnu leads llama by the labelled photos that show the class (+7.00)." in said
+
+
+def test_every_term_that_the_gate_may_give_has_words():
+    evidence = {"unseen_text", "seen_text", "seen", "novelty", "doubt", "bias", "shown", "prior"}
+    classes = {"head", "similarity", "alignment", "memory", "centred", "predicted", "shown"}
+    assert set(MEANINGS) == evidence
+    assert set(CLASS_MEANINGS) == classes

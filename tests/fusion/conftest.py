@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+import scipy.optimize
 
 from hybrid.fusion.decide import FittedGate
 from hybrid.fusion.episodes import Calibration, Photos, calibrate, class_folds
 from hybrid.fusion.evidence import Evidence, Scorer
-from hybrid.fusion.fit import fit_gate
+from hybrid.fusion.fit import fit_gate, fit_shown
 from hybrid.fusion.memory import ClassMemory
 from hybrid.fusion.operating import HeldOut
 from hybrid.fusion.reject import fit_rejector
+from hybrid.fusion.shown import ShownEvidence, ShownPhotos
 
 SCALE = 20.0
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Space:
+    """A label space with shown classes: class of the world at each place, texts and photos."""
+
+    order: list[int]
+    texts: np.ndarray
+    shown: ShownPhotos | None
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,31 @@ class World:
     def scorer(self) -> Scorer:
         return Scorer(self.memory, self.texts, self.scale)
 
+    def space(
+        self,
+        asked: tuple[int, ...] = (),
+        more: dict[int, int] | None = None,
+        joined: dict[int, int] | None = None,
+        nameless: dict[int, int] | None = None,
+    ) -> Space:
+        """Ask for some unseen classes; each other argument gives the test photos that show a class.
+
+        `more` is of classes that are asked for, `joined` of others with a name, `nameless` of those without.
+        """
+        more, joined, nameless = more or {}, joined or {}, nameless or {}
+        order = [*range(self.seen), *asked, *joined, *nameless]
+        named = len(order) - len(nameless)
+        shots = more | joined | nameless
+        photos = [self.test.embeddings[self.test.target == label][:count] for label, count in shots.items()]
+        shown = None
+        if shots:
+            shown = ShownPhotos.gather(photos, [order.index(label) for label in shots], self.seen + len(asked), named)
+        return Space(order, self.texts[order[:named]], shown)
+
+    def evidence(self, space: Space, photos: np.ndarray | None = None) -> Evidence:
+        photos = self.test.embeddings if photos is None else photos
+        return Scorer(self.memory, space.texts, self.scale, space.shown)(photos, self.head(photos))
+
     def calibration(self, **changes) -> Calibration:
         head = self.head(self.val.embeddings)
         parts = {"head_logits": head, "held_out": class_folds(self.seen)} | changes
@@ -61,11 +97,13 @@ class World:
         """Fit a gate and all that serves it, as `hybrid.gating` does."""
         calibration = self.calibration()
         gate = fit_gate(calibration.validation, calibration.episodes)
+        gate = fit_shown(gate, calibration.named, calibration.nameless)
         held_out = HeldOut(
             embeddings=self.val.embeddings,
             head_logits=self.head(self.val.embeddings),
             memory=calibration.validation.evidence.memory,
             novelty=calibration.validation.evidence.novelty,
+            baseline=calibration.validation.evidence.baseline,
             target=self.val.target,
             uniform=np.random.default_rng(9).random(len(self.val)),
         )
@@ -83,7 +121,9 @@ def make_world() -> Callable[..., World]:
         test: int = 8,
         dim: int = 10,
         noise: float = 0.3,
+        vague: float = 0.0,
     ) -> World:
+        """Make one; `vague` texts say less of where photos of their class lie."""
         rng = np.random.default_rng(seed)
         strange = 3
         centres = unit(rng.normal(size=(seen + unseen + strange, dim)))
@@ -92,7 +132,8 @@ def make_world() -> Callable[..., World]:
             target = np.repeat(np.array(classes, dtype=np.intp), count)
             return Photos(unit(centres[target] + noise * rng.normal(size=(len(target), dim))), target)
 
-        texts = unit(centres[: seen + unseen] + 0.3 * rng.normal(size=dim) + 0.15 * rng.normal(size=(1, dim)))
+        texts = centres[: seen + unseen] + 0.3 * rng.normal(size=dim) + 0.15 * rng.normal(size=(1, dim))
+        texts = unit(texts + vague * np.random.default_rng([seed, 1]).normal(size=texts.shape))
         every = range(seen + unseen)
         return World(
             seen,
@@ -132,6 +173,50 @@ def draw_evidence() -> Callable[..., Evidence]:
             predicted=rng.normal(size=(photos, seen + unseen)),
             alignment=rng.normal(size=seen),
             novelty=rng.normal(size=photos),
+            baseline=rng.normal(size=photos),
+            located=rng.normal(size=(photos, seen + unseen)),
         )
 
     return draw
+
+
+@pytest.fixture(scope="session")
+def draw_shown(draw_evidence) -> Callable[..., Evidence]:
+    """Random numbers in the shape of evidence with shown classes: some asked for, some joined, some without a name."""
+
+    def draw(
+        seed: int = 0,
+        photos: int = 20,
+        listed: tuple[int, ...] = (5, 4),
+        asked: int = 7,
+        joined: int = 2,
+        bare: int = 2,
+    ) -> Evidence:
+        rng = np.random.default_rng(1000 + seed)
+        named = asked + joined
+        place = np.array([*listed, *range(asked, named + bare)], np.intp)
+        shown = ShownEvidence(
+            likelihood=2 * rng.normal(size=(photos, len(place))),
+            place=place,
+            counts=rng.integers(1, 30, size=len(place)),
+            asked=asked,
+            named=named,
+        )
+        return replace(draw_evidence(seed, photos, 4, named - 4), shown=shown)
+
+    return draw
+
+
+@pytest.fixture
+def searches(monkeypatch):
+    """Every call of the optimiser: loss, start, bounds and what was found."""
+    calls = []
+    original = scipy.optimize.minimize
+
+    def minimize(loss, start, **options):
+        found = original(loss, start, **options)
+        calls.append((loss, np.asarray(start), options.get("bounds"), found.x))
+        return found
+
+    monkeypatch.setattr(scipy.optimize, "minimize", minimize)
+    return calls

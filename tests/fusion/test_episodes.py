@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
 from scipy.special import log_softmax
 
 from hybrid.errors import GateError
-from hybrid.fusion.episodes import MIN_CLASSES, MIN_PHOTOS, Photos, check_enough, class_folds, photo_folds
+from hybrid.fusion.episodes import (
+    MIN_CLASSES,
+    MIN_PHOTOS,
+    SHOTS,
+    Photos,
+    Shots,
+    check_enough,
+    class_folds,
+    photo_folds,
+)
 from hybrid.fusion.evidence import PER_PHOTO, out_of_fold
+from hybrid.fusion.memory import ClassMemory
+from hybrid.fusion.shown import Likelihood, ShownPhotos
 
 HELD = ((1, 4), (0, 3), (2, 5))
 
@@ -151,3 +163,135 @@ def test_the_seed_deals_the_photos(world):
     first, again, other = (world.calibration(held_out=HELD, seed=seed) for seed in (0, 0, 5))
     assert np.array_equal(first.validation.evidence.memory, again.validation.evidence.memory)
     assert not np.array_equal(first.validation.evidence.memory, other.validation.evidence.memory)
+
+
+# Shown classes
+
+
+def test_shots_are_nested_training_photos_of_the_held_out_classes(make_world):
+    world = make_world(train=11)
+    shown = Shots(world.train, 3).draw((4, 1), kept=4)
+    # Two classes by 1, 2, 4, 8 and 16 photos, of which there are 11, with a name; then once more without.
+    assert SHOTS == (1, 2, 4, 8, 16)
+    assert shown.counts.tolist() == [1, 1, 2, 2, 4, 4, 8, 8, 11, 11] * 2
+    assert shown.place.tolist() == [4, 5] * 5 + [6, 7] * 5
+    assert (shown.asked, shown.named) == (4, 6)
+    np.testing.assert_array_equal(shown.sums[:10], shown.sums[10:])
+    for number, label in enumerate((4, 1)):
+        own = world.train.embeddings[world.train.target == label]
+        taken = set()
+        for total, count in zip(shown.sums[number:10:2], shown.counts[number:10:2], strict=True):
+            (subset,) = [
+                set(rows)
+                for rows in combinations(range(11), int(count))
+                if np.allclose(own[list(rows)].sum(axis=0), total, rtol=0, atol=1e-12)
+            ]
+            assert taken <= subset
+            taken = subset
+    again = Shots(world.train, 3).draw((4, 1), kept=4)
+    np.testing.assert_array_equal(again.sums, shown.sums)
+    assert not np.array_equal(Shots(world.train, 4).draw((4, 1), kept=4).sums, shown.sums)
+
+
+def test_which_photos_show_a_class_does_not_depend_on_its_episode(world):
+    alone, beside = Shots(world.train, 0).draw((2,), 5), Shots(world.train, 0).draw((0, 2), 4)
+    np.testing.assert_array_equal(alone.sums, beside.sums[1::2])
+
+
+@pytest.fixture
+def three(make_world):
+    """Nine seen classes, three held out at a time."""
+    return make_world(seen=9, train=5, val=4), ((1, 4, 8), (0, 3, 5), (2, 6, 7))
+
+
+CHOSEN = ((0, 1, 2), (0, 2), (1,))
+
+
+def variants(three, named: bool):
+    """Every variant with what it should be: held-out classes, those that are shown, shots."""
+    world, held_out = three
+    calibration = world.calibration(held_out=held_out)
+    found = iter(calibration.named if named else calibration.nameless)
+    for number, held in enumerate(held_out):
+        for shots in (1, 2, 4, 8, 16):
+            for chosen in CHOSEN:
+                yield next(found), calibration.episodes[number], held, [held[i] for i in chosen], min(shots, 5)
+    assert next(found, None) is None
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_every_variant_by_hand(three, named):
+    """All held-out classes are shown, then every other one while the rest is merely named."""
+    world, _ = three
+    checked = 0
+    for variant, episode, held, shown, count in variants(three, named):
+        evidence = variant.evidence
+        kept = [c for c in range(9) if c not in held]
+        rest = [c for c in held if c not in shown]
+        order = [*kept, *held] if named else [*kept, *rest, *shown]
+        texts = order if named else [*kept, *rest]
+        assert (evidence.seen, evidence.classes) == (6, len(texts))
+        assert (evidence.shown.asked, evidence.shown.named) == (len(texts), len(texts))
+        assert evidence.shown.classes == 9
+        assert [order[place] for place in evidence.shown.place] == shown
+        assert evidence.shown.has_name.tolist() == [named] * len(shown)
+        assert not evidence.shown.joined.any()
+        assert evidence.shown.counts.tolist() == [count] * len(shown)
+        assert [order[t] for t in variant.target] == world.val.target.tolist()
+        similarity = 20 * world.val.embeddings @ world.texts[texts].T
+        np.testing.assert_allclose(evidence.similarity, similarity, rtol=1e-9)
+        np.testing.assert_array_equal(evidence.novelty, episode.evidence.novelty)
+        assert episode.evidence.shown is None
+        checked += 1
+    assert checked == 3 * 5 * 3
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_what_the_shots_say_of_the_validation_photos(three, named):
+    """Likelihoods by memories that hold neither the photo's fold nor any photo of a held-out class."""
+    world, _ = three
+    folds = photo_folds(world.val.target)
+    for variant, _, held, shown, count in list(variants(three, named))[:9:4]:
+        kept = [c for c in range(9) if c not in held]
+        texts = world.texts[[*kept, *held]]
+        place = [6 + held.index(c) if named else 9 + number for number, c in enumerate(shown)]
+        rank = np.random.default_rng(0).permutation(len(world.train))
+        photos = [world.train.embeddings[rank[world.train.target[rank] == c][:count]] for c in shown]
+        shots = ShownPhotos.gather(photos, place, 6, 9)
+        for fold in range(5):
+            rows = folds == fold
+            used = ~rows & ~np.isin(world.val.target, held)
+            inside = ~np.isin(world.train.target, held)
+            target = np.concatenate([world.train.target[inside], world.val.target[used]])
+            memory = ClassMemory.fit(
+                np.concatenate([world.train.embeddings[inside], world.val.embeddings[used]]),
+                np.searchsorted(kept, target),
+                6,
+            )
+            expected = Likelihood(memory, texts)(world.val.embeddings[rows], shots).likelihood
+            np.testing.assert_allclose(variant.evidence.shown.likelihood[rows], expected, rtol=1e-8, atol=1e-8)
+
+
+def test_validation_photos_show_no_class(world):
+    before = world.calibration(held_out=HELD)
+    head = world.head(world.val.embeddings)
+    per_episode = len(before.named) // 3
+    for number, held in enumerate(HELD):
+        part = slice(number * per_episode, (number + 1) * per_episode)
+        rest = ~np.isin(world.val.target, held)
+        for half, same in (("val", True), ("train", False)):
+            changed = replace(world, **{half: turned(getattr(world, half), held)})
+            after = changed.calibration(held_out=HELD, head_logits=head)
+            for kind in ("named", "nameless"):
+                for old, new in zip(getattr(before, kind)[part], getattr(after, kind)[part], strict=True):
+                    one, two = old.evidence.shown.likelihood[rest], new.evidence.shown.likelihood[rest]
+                    assert np.array_equal(one, two) == same
+
+
+def test_heads_of_the_episodes_are_asked_where_classes_are_shown(world):
+    rng = np.random.default_rng(0)
+    logits = [rng.normal(size=(len(world.val), 4)) for _ in HELD]
+    calibration = world.calibration(held_out=HELD, fold_logits=logits)
+    per_episode = len(calibration.named) // 3
+    for number, variant in enumerate(calibration.named):
+        np.testing.assert_allclose(variant.evidence.head, log_softmax(logits[number // per_episode], axis=1), rtol=1e-9)

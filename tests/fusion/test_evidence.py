@@ -30,7 +30,8 @@ def test_the_shapes(scored):
     photos, evidence = scored
     n = len(photos)
     assert (evidence.seen, evidence.classes) == (6, 9)
-    shapes = {item.name: getattr(evidence, item.name).shape for item in fields(evidence)}
+    assert evidence.shown is None
+    shapes = {item.name: getattr(evidence, item.name).shape for item in fields(evidence) if item.name != "shown"}
     assert shapes == {
         "head": (n, 6),
         "memory": (n, 6),
@@ -39,6 +40,8 @@ def test_the_shapes(scored):
         "predicted": (n, 9),
         "alignment": (6,),
         "novelty": (n,),
+        "baseline": (n,),
+        "located": (n, 9),
     }
 
 

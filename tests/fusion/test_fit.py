@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from hybrid.errors import GateError
 from hybrid.fusion.evidence import Evidence
-from hybrid.fusion.fit import Labelled, fit_gate, fit_logistic
+from hybrid.fusion.fit import Choice, Labelled, fit_choice, fit_gate, fit_logistic
 from hybrid.fusion.gate import Gate, GateWeights, SeenWeights, UnseenWeights
 
 TRUE = Gate(
@@ -54,21 +54,6 @@ def numbers(gate: Gate) -> np.ndarray:
             *(g.unseen_text, g.seen_text, g.seen, g.novelty, g.doubt, g.bias),
         ]
     )
-
-
-@pytest.fixture
-def searches(monkeypatch):
-    """Every call of the optimiser: loss, start, bounds and what was found."""
-    calls = []
-    original = scipy.optimize.minimize
-
-    def minimize(loss, start, **options):
-        found = original(loss, start, **options)
-        calls.append((loss, np.asarray(start), options.get("bounds"), found.x))
-        return found
-
-    monkeypatch.setattr(scipy.optimize, "minimize", minimize)
-    return calls
 
 
 @pytest.mark.parametrize("folds", ["memory", "frozen"])
@@ -262,3 +247,30 @@ def test_logistic_regression_within_bounds(features):
     assert bounded[0] == 0
     without = fit_logistic(rows[:, 1:], positive, weights, np.zeros(3), "it")
     np.testing.assert_allclose(bounded[1:], without, rtol=1e-3)
+
+
+# Conditional logit
+
+
+def test_choices_with_offsets_and_weights_by_hand():
+    """Two parts, two problems, no bound: against a search without gradients on the sum written out."""
+    rng = np.random.default_rng(0)
+    problems = [
+        Choice(rng.normal(size=(2, n, c)), rng.integers(c, size=n), rng.normal(size=(n, c)), rng.uniform(0, 3, n))
+        for n, c in ((12, 3), (7, 5))
+    ]
+    prior = np.array([-1.0, 2.0])
+
+    def loss(w: np.ndarray) -> float:
+        total = 2.5 * np.sum((w - prior) ** 2)
+        for p in problems:
+            for row, target in enumerate(p.target):
+                logits = p.offset[row] + w[0] * p.parts[0, row] + w[1] * p.parts[1, row]
+                total += p.weight[row] * (logsumexp(logits) - logits[target])
+        return total
+
+    found = fit_choice(problems, prior, "it", prior_photos=5.0, lowest=None)
+    other = scipy.optimize.minimize(loss, np.zeros(2), method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-12})
+    np.testing.assert_allclose(found, other.x, atol=1e-5)
+    assert found[0] < 0
+    assert fit_choice(problems, prior, "it", prior_photos=5.0)[0] == 0

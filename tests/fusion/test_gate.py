@@ -176,6 +176,8 @@ def test_the_prior_by_simple_fractions():
         predicted=np.zeros((1, 3)),
         alignment=np.zeros(2),
         novelty=np.zeros(1),
+        baseline=np.zeros(1),
+        located=np.zeros((1, 3)),
     )
     fused = Gate().fuse(evidence)
     assert fused.p_unseen[0] == pytest.approx(2 / 3)

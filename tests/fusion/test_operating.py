@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from hybrid.errors import ArtifactError, ConfigError, GateError
+from hybrid.fusion.decide import Decider
 from hybrid.fusion.evidence import Scorer
-from hybrid.fusion.operating import HeldOut, OperatingPoint, Policy, choose_point, uniform_from_hash
+from hybrid.fusion.operating import HeldOut, OperatingPoint, Policy, choose_point, odds_of, uniform_from_hash
 from hybrid.fusion.reject import Rejector
 
 
@@ -209,7 +210,7 @@ def test_held_out_that_cannot_be_read(fitted, tmp_path, damage):
         fitted.memory.save(file)
     with pytest.raises(ArtifactError, match=r"held_out\.safetensors is missing or damaged") as caught:
         HeldOut.load(file)
-    assert caught.value.fix == "hybrid train-head"
+    assert caught.value.fix == "hybrid fit-gate"
 
 
 def test_uniform_from_hash():
@@ -223,3 +224,93 @@ def test_uniform_from_hash():
     assert np.histogram(found, bins=10, range=(0, 1))[0] == pytest.approx(400, abs=80)
     # The first four hex digits of sha256("0") are 5fec.
     assert found[0] == pytest.approx(0x5FEC / 0x10000, abs=2e-5)
+
+
+# Shown classes: 2 of the 4 unseen classes are asked for, one of them is shown; one joined, one has no name
+
+
+@pytest.fixture(scope="module")
+def space(large):
+    return large.space((8, 9), more={8: 3}, joined={10: 4}, nameless={11: 5})
+
+
+@pytest.fixture(scope="module")
+def shown_scorer(large, space) -> Scorer:
+    return Scorer(large.memory, space.texts, large.scale, space.shown)
+
+
+def decided_point(fitted, large, space, **policy) -> OperatingPoint:
+    return Decider(fitted, space.texts, large.scale, Policy(**policy), space.shown).point
+
+
+@pytest.mark.parametrize("policy", [{}, {"balance": "equal"}])
+def test_by_default_each_shown_class_only_takes_its_own_share(fitted, large, space, policy):
+    point = decided_point(fitted, large, space, **policy)
+    assert odds_of(point) == (0.0, 0.0)
+    assert odds_of(OperatingPoint(1.5, -0.5)) == (1.5, -0.5)
+
+
+@pytest.mark.parametrize(
+    ("policy", "share"), [({"prior": 0.2}, 0.2), ({"prior": 0.9}, 0.9), ({"balance": "natural"}, 4 / 12)]
+)
+def test_a_prior_is_shared_by_all_unseen_classes(fitted, large, space, policy, share):
+    """Each of the four gets a quarter: the two that were asked for as a group, the others one by one."""
+    log_odds, shown = odds_of(decided_point(fitted, large, space, **policy))
+    total = share / (1 - share)
+    assert np.exp(log_odds) == pytest.approx(total * 2 / 4)
+    # A shown class was fitted as likely as `boost` of the 8 seen ones.
+    assert np.exp(shown) * fitted.gate.shown.boost / 8 == pytest.approx(total / 4)
+
+
+def test_the_share_of_a_space_whose_unseen_classes_all_joined(fitted, large):
+    point = decided_point(fitted, large, large.space(joined={10: 4}, nameless={11: 2}), prior=0.25)
+    assert np.exp(point.shown_log_odds) * fitted.gate.shown.boost / 8 == pytest.approx(1 / 3 / 2)
+    assert np.isfinite(point.log_odds)
+
+
+def shown_answer(fitted, scorer: Scorer, shift: float) -> np.ndarray:
+    return fitted.gate.fuse(fitted.held_out.evidence(scorer), shift, shift).log_probabilities
+
+
+@pytest.mark.parametrize("loss", [0.01, 0.05, 0.3])
+def test_max_seen_loss_is_kept_with_shown_classes(fitted, large, space, shown_scorer, loss):
+    point = decided_point(fitted, large, space, max_seen_loss=loss)
+    assert point.log_odds == point.shown_log_odds
+    target = fitted.held_out.target
+
+    def lost_at(shift: float) -> float:
+        answer = shown_answer(fitted, shown_scorer, shift)
+        right_without = answer[:, :8].argmax(axis=1) == target
+        return (right_without & (answer.argmax(axis=1) != target)).sum() / right_without.sum()
+
+    assert lost_at(point.log_odds) <= loss
+    assert lost_at(point.log_odds + 1e-6) > loss
+    assert point.log_odds != point_of(fitted, large.scorer, Policy(max_seen_loss=loss)).log_odds
+
+
+@pytest.mark.parametrize("prior", [None, 0.1])
+def test_sets_cover_with_shown_classes(fitted, large, space, shown_scorer, prior):
+    point = decided_point(fitted, large, space, prior=prior, coverage=0.9)
+    held = fitted.held_out
+    answer = np.exp(fitted.gate.fuse(held.evidence(shown_scorer), *odds_of(point)).log_probabilities)
+    assert answer.shape[1] == 12
+    inside = 0
+    for row, c in enumerate(held.target):
+        likelier = answer[row][answer[row] > answer[row, c]]
+        score = likelier.sum() + held.uniform[row] * answer[row, c] + 0.05 * len(likelier)
+        inside += score <= point.set_threshold + 1e-9
+    assert inside == 181
+
+
+def test_reject_keeps_its_share_with_shown_classes(fitted, large, space, shown_scorer):
+    point = decided_point(fitted, large, space, reject=0.9, prior=0.6)
+    p_known = fitted.rejector.p_known(fitted.gate, fitted.held_out.evidence(shown_scorer), *odds_of(point))
+    assert 0.9 <= np.mean(p_known >= point.accept_above) <= 0.9 + 1 / len(p_known) + 1e-9
+
+
+def test_held_out_photos_keep_the_baseline_of_their_fold(fitted, shown_scorer):
+    held = fitted.held_out
+    evidence = held.evidence(shown_scorer)
+    np.testing.assert_array_equal(evidence.baseline, held.baseline)
+    assert not np.allclose(shown_scorer(held.embeddings, held.head_logits).baseline, held.baseline)
+    assert evidence.shown.likelihood.shape == (200, 3)

@@ -38,6 +38,29 @@ def test_p_known_by_hand(draw_evidence, shift):
         assert found[row] == pytest.approx(1 / (1 + math.exp(-odds)), rel=1e-9)
 
 
+@pytest.mark.parametrize("odds", [(0.0, 0.0), (1.5, -0.7)])
+def test_p_known_with_shown_classes_by_hand(draw_shown, odds):
+    """Known by its photos, or else as without them, by all names."""
+    evidence = draw_shown(0)
+    found = REJECTOR.p_known(GATE, evidence, *odds)
+    by_name = REJECTOR.p_known(GATE, replace(evidence, shown=None), odds[0])
+    answer = np.exp(GATE.fuse(evidence, *odds).log_probabilities)
+    for row in range(20):
+        shown = sum(answer[row, place] for place in (5, 4, 7, 8, 9, 10))
+        assert found[row] == pytest.approx(shown + (1 - shown) * by_name[row], rel=1e-9)
+    assert (found > by_name).all()
+
+
+def test_photos_of_a_shown_class_are_known_by_them(fitted, large):
+    """No name says so."""
+    rows = np.flatnonzero(large.test.target == 9)[5:]
+    known = [
+        fitted.rejector.p_known(fitted.gate, large.evidence(space, large.test.embeddings[rows])).mean()
+        for space in (large.space((8,)), large.space((8,), nameless={9: 5}))
+    ]
+    assert known[1] > known[0] + 0.1
+
+
 def test_extreme_evidence_overflows_nowhere(draw_evidence):
     evidence = draw_evidence(0)
     far = replace(evidence, similarity=-1e4 * np.abs(evidence.similarity), centred=1e4 * evidence.centred)

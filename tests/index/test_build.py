@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from hybrid.encoders.base import unit_norm
 from hybrid.errors import EncoderError
 from hybrid.index.build import IndexSummary, build_index
 from hybrid.index.neighbors import open_index
-from hybrid.index.store import EmbeddingStore
+from hybrid.index.store import EmbeddingStore, StoredPhoto
 
 COLOURS = 6
 
@@ -301,6 +302,29 @@ def test_replace_forgets_the_other_sources(build, store, photos, photo_folder):
     build(photos)
     assert tally(build(more, replace=True)) == {"photos": 2, "encoded": 2, "new": 2, "removed": 7}
     assert set(labels(store).values()) == {"cow"}
+    assert_true_vectors(store)
+
+
+def test_photos_that_a_person_added_to_a_class_stay_with_it(build, store, photos, photo_folder, photo):
+    """Their source is the class: neither `replace` nor a folder that holds them takes them away."""
+    more = photo_folder({"cow": 2, "pig": 1}, "more", seed=1)
+    build(photos, more)
+    added = [
+        StoredPhoto(replace(p.record, source="class:ox", label="ox", split=None), p.sha256)
+        for p in store.photos()
+        if p.record.label == "cow"
+    ]
+    store.write_batch(added)
+    for arguments, kept in (((photos,), 0), ((more,), 2), ((photos, more), 2)):
+        assert build(*arguments).kept == kept
+        assert [p for p in store.photos() if p.record.label == "ox"] == added
+    summary = build(photos, replace=True)
+    assert (summary.kept, summary.removed) == (2, 1)
+    assert [p for p in store.photos() if p.record.label == "ox"] == added
+    # What a person said holds for the photo that the file shows now, too.
+    rewrite(more / "cow" / "000.jpg", photo)
+    assert tally(build(more))["changed"] == 1
+    assert sum(p.record.label == "ox" for p in store.photos()) == 2
     assert_true_vectors(store)
 
 

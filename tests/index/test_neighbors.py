@@ -88,6 +88,33 @@ def test_more_neighbours_than_photos_are_cut(store, file):
     assert all(sorted(row) == sorted(NAMES) for row in hashes)
 
 
+@pytest.mark.parametrize("k", [0, -1])
+def test_no_neighbours_at_all_cannot_be_asked_for(store, file, k):
+    with pytest.raises(StoreError, match="must ask for photos") as caught:
+        open_index(store, A, file).search(QUERIES, k)
+    assert caught.value.got == str(k)
+
+
+@pytest.mark.parametrize("k", [1, 5, 11, COUNT])
+def test_a_search_among_some_is_a_plain_search_among_them(store, file, k):
+    index = open_index(store, A, file)
+    places = [3, 17, 19, 20, 21, 33, 34, 35, 50, 58, 59]
+    among = index.only({NAMES[place] for place in places} | {"unknown"})
+    assert len(among) == 11
+    assert_nearest(among, [NAMES[place] for place in places], VECTORS[places], k)
+    # What it was narrowed from finds all, and the narrowed one can be narrowed again.
+    assert_nearest(index, NAMES, VECTORS, k)
+    assert_nearest(among.only(NAMES[:20]), [NAMES[3], NAMES[17], NAMES[19]], VECTORS[[3, 17, 19]], k)
+
+
+def test_a_search_among_none_finds_none(store, file):
+    among = open_index(store, A, file).only(["unknown"])
+    similarity, hashes = among.search(QUERIES, 5)
+    assert len(among) == 0
+    assert (similarity.shape, similarity.dtype) == ((len(QUERIES), 0), np.float32)
+    assert hashes == [[]] * len(QUERIES)
+
+
 def test_a_photo_is_its_own_nearest_neighbour(store, file):
     similarity, hashes = open_index(store, A, file).search(VECTORS, 1)
     assert [row[0] for row in hashes] == NAMES
@@ -234,6 +261,14 @@ def test_an_empty_index_is_an_error_with_its_fix(tmp_path, file, emptied):
             store.remove([f"/data/{NAMES[0]}"])
         with pytest.raises(StoreError, match="the index is empty") as caught:
             open_index(store, A, file)
+    assert "build-index" in caught.value.fix
+
+
+def test_vectors_of_another_encoder_alone_are_said(store, file):
+    store.name_encoder(B, "ViT-B")
+    with pytest.raises(StoreError, match="no vectors of this encoder in this precision") as caught:
+        open_index(store, "encoder-c", file)
+    assert caught.value.got == "vectors by ViT-B, encoder-a"
     assert "build-index" in caught.value.fix
 
 

@@ -112,6 +112,24 @@ def test_a_vector_that_is_there_is_never_replaced(store):
     assert store.embedding_ids(A) == ids == {1: "x"}
 
 
+def test_photos_that_share_contents_with_labels(store):
+    cat, copy, dog = stored("a", "x"), stored("b", "x", label=None), stored("c", "y", label="dog")
+    twin, own = stored("d", "y", label="cow"), stored("e", "z", label='it\'s "odd"')
+    store.write_batch([own, twin, dog, copy, cat])
+    assert store.photos_sharing(["cat"]) == [cat, copy]
+    assert store.photos_sharing(["cow", "cat"]) == [cat, copy, dog, twin]
+    assert store.photos_sharing([own.record.label, "nothing"]) == [own]
+    assert store.photos_sharing([]) == []
+    many = [f"none {i}" for i in range(1200)]
+    assert store.photos_sharing([*many, "cat", *many, "dog"]) == [cat, copy, dog, twin]
+
+
+def test_the_length_of_vectors(store):
+    store.write_batch([stored("a", "x")], vectors("x"), A)
+    store.write_batch([], vectors("x", dim=7), B)
+    assert (store.dim(A), store.dim(B), store.dim("encoder-c")) == (4, 7, None)
+
+
 def test_a_path_is_known_once(store):
     store.write_batch([stored("a", "x")], vectors("x"), A)
     store.write_batch([stored("a", "y", label="dog")], vectors("y"), A)

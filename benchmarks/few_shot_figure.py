@@ -1,0 +1,131 @@
+"""Picture of what benchmarks/few_shot.py wrote: accuracy, and the product's harmonic mean, by photos a class.
+
+python benchmarks/few_shot_figure.py few_shot.json --name "Caltech-101 photos" --out docs/few_shot.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from gzsl_figure import GRID, INK, OWN, PEER
+
+WIDTH, HEIGHT, DPI = 9.0, 3.9, 160
+WAY_STYLES = {
+    "named, all shown": (OWN, "-"),
+    "named, every other shown": (OWN, "--"),
+    "photos alone, all shown": (PEER, "-"),
+}
+# Labels at the right end stand at least so far apart, as a share of the axis.
+APART = 0.062
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read, draw, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("json", type=Path, metavar="JSON")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.png")
+    parser.add_argument("--name", help="of the data; default: the file's path")
+    options = parser.parse_args(arguments)
+    try:
+        found = read(options.json)
+        draw(options.name or found["file"], found).savefig(options.out, dpi=DPI, facecolor="white")
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Read one JSON; ValueError if few_shot.py did not write it."""
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        for row in found["methods"].values():
+            [row[str(count)] for count in found["shots"]]
+        return found | {"three_way": found["three_way"]}
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file} is not what benchmarks/few_shot.py writes: {error!r}") from error
+
+
+def draw(name: str, found: dict[str, Any]) -> Any:
+    """Figure with one panel, or two where the three ways were measured."""
+    from matplotlib.figure import Figure
+
+    three = found["three_way"]
+    figure = Figure(figsize=(WIDTH if three else WIDTH / 2, HEIGHT), layout="constrained")
+    figure.suptitle(f"{name}; vectors: {found['model']}; mean of {len(found['seeds'])} seeds", fontsize=10, color=INK)
+    axes = figure.subplots(1, 2 if three else 1, squeeze=False)[0]
+    positions = list(range(len(found["shots"])))
+    lines = {
+        method: (positions, [row[str(count)] for count in found["shots"]], *_style(method))
+        for method, row in found["methods"].items()
+    }
+    classes = found["classes"]["with_text"]
+    _panel(axes[0], lines, [str(count) for count in found["shots"]], f"{classes} classes, every one shown: accuracy")
+    if three:
+        ticks = ["names\nalone", *map(str, found["shots"])]
+        keys = ["0", *map(str, found["shots"])]
+        ways = {
+            way: (
+                [at for at, key in enumerate(keys) if key in row["harmonic_mean"]],
+                list(row["harmonic_mean"].values()),
+            )
+            for way, row in three["ways"].items()
+        }
+        styled = {way: (at, values, *WAY_STYLES.get(way, (PEER, ":"))) for way, (at, values) in ways.items()}
+        _panel(axes[1], styled, ticks, "trained, named and shown classes: harmonic mean")
+    return figure
+
+
+def _style(method: str) -> tuple[str, str]:
+    return (OWN, "-") if method == "hybrid" else (PEER, "--" if method == "zero-shot" else "-")
+
+
+def _panel(axis: Any, lines: dict[str, tuple[list[int], list[float], str, str]], ticks: list[str], title: str) -> None:
+    for at, values, colour, style in lines.values():
+        own = colour == OWN
+        axis.plot(
+            at, values, style, marker="o", color=colour, markersize=5 if own else 3.5, linewidth=2 if own else 1.2
+        )
+    axis.set_title(title, fontsize=10, color=INK)
+    axis.set_xticks(range(len(ticks)), ticks, color=INK, fontsize=9)
+    axis.set_xlabel("labelled photos a class", fontsize=9, color=INK)
+    # Room for the names at the right end of the lines.
+    axis.set_xlim(-0.3, (len(ticks) - 1) * 1.42)
+    low, high = axis.get_ylim()
+    places = _spread([values[-1] for _, values, _, _ in lines.values()], APART * (high - low))
+    for place, (name, (at, values, colour, _)) in zip(places, lines.items(), strict=True):
+        weight = "bold" if colour == OWN else "normal"
+        label = f"{name} {values[-1]:.3f}".replace(" 0.", " .")
+        axis.annotate(
+            label,
+            (at[-1], values[-1]),
+            (len(ticks) - 0.8, place),
+            fontsize=8,
+            color=colour if weight == "bold" else INK,
+            weight=weight,
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": GRID, "relpos": (0, 0.5)},
+        )
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:.2f}".lstrip("0"))
+    axis.tick_params(length=0, labelsize=9, labelcolor=INK)
+    axis.grid(axis="y", color=GRID)
+    axis.set_axisbelow(True)
+    for side in axis.spines.values():
+        side.set_visible(False)
+
+
+def _spread(values: Sequence[float], apart: float) -> list[float]:
+    """Move values down until neighbours stand `apart`, keeping their order and the highest."""
+    placed = list(values)
+    order = sorted(range(len(values)), key=lambda index: -values[index])
+    for above, below in pairwise(order):
+        placed[below] = min(placed[below], placed[above] - apart)
+    return placed
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Three ways to know a class, side by side: the head was trained on some, others are named, others shown by K photos.
+
+Classes, photos and head are those of benchmarks/gzsl.py: of the classes with a text vector a quarter is unseen by the
+head. K train photos of unseen classes are drawn as in benchmarks/few_shot_draw.py. Scored on the test photos of all
+classes at once, at the product's default operating point.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from few_shot_draw import draw
+from gzsl import Data, Split, cut, train_probe
+from numpy.typing import NDArray
+
+from hybrid.evaluation.metrics import score_system
+from hybrid.fusion.episodes import calibrate, class_folds
+from hybrid.fusion.evidence import Scorer
+from hybrid.fusion.fit import fit_gate, fit_shown
+from hybrid.fusion.gate import Gate
+from hybrid.fusion.memory import ClassMemory
+from hybrid.fusion.shown import ShownPhotos
+from hybrid.heads.linear import LinearHead
+
+UNSEEN_FRACTION = 0.25
+FIGURES = ("harmonic_mean", "seen", "unseen", "ece", "nll")
+# Of the unseen classes, which are shown, and whether a name speaks for them too.
+WAYS = {
+    "named, all shown": (1, True),
+    "named, every other shown": (2, True),
+    "photos alone, all shown": (1, False),
+}
+# Way: figure: K (0: names alone): value.
+Way = dict[str, dict[str, dict[str, float | None]]]
+
+
+def measure(data: Data, shots: Sequence[int], seeds: Sequence[int]) -> dict[str, Any]:
+    """Run every seed; what the JSON holds under "three_way"."""
+    results = [run_seed(data, shots, seed) for seed in seeds]
+    return {
+        "unseen_fraction": UNSEEN_FRACTION,
+        "ways": {
+            way: {
+                figure: {count: _mean([result[way][figure][count] for result in results]) for count in row}
+                for figure, row in figures.items()
+            }
+            for way, figures in results[0].items()
+        },
+        "per_seed": {str(seed): result for seed, result in zip(seeds, results, strict=True)},
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if len(known) == len(values) else None
+
+
+def run_seed(data: Data, shots: Sequence[int], seed: int) -> Way:
+    """Fit the product once, then show the unseen classes by more and more photos."""
+    split = cut(data, UNSEEN_FRACTION, seed)
+    head = train_probe(split)
+    gate, memory = fit(split, head)
+    unseen = np.array(split.unseen)
+    photos = data.photos["train"]
+    rows = np.flatnonzero(np.isin(photos.target, unseen))
+    embeddings, labels = photos.embeddings[rows], np.searchsorted(unseen, photos.target[rows])
+    table: Way = {way: {figure: {} for figure in FIGURES} for way in WAYS}
+    for count in (0, *shots):
+        chosen = draw(labels, len(unseen), count, seed)
+        for way, (step, named) in WAYS.items():
+            if count == 0 and not named:
+                continue
+            shown = np.arange(0, len(unseen), step)
+            own = [embeddings[chosen[labels[chosen] == c]] for c in shown]
+            scores = score(split, head, gate, memory, own, shown, named)
+            for figure, value in scores.items():
+                table[way][figure][str(count)] = value
+    return table
+
+
+def fit(split: Split, head: LinearHead) -> tuple[Gate, ClassMemory]:
+    """Fit the gate as `hybrid` does, on photos of seen classes alone."""
+    seen = len(split.seen)
+    logits = head.logits([], split.val.embeddings)
+    found = calibrate(split.train, split.val, split.texts[:seen], split.logit_scale, logits, class_folds(seen))
+    return fit_shown(fit_gate(found.validation, found.episodes), found.named, found.nameless), found.memory
+
+
+def score(
+    split: Split,
+    head: LinearHead,
+    gate: Gate,
+    memory: ClassMemory,
+    photos: Sequence[NDArray[Any]],
+    shown: NDArray[np.intp],
+    named: bool,
+) -> dict[str, float | None]:
+    """Score the test photos, where `photos` show the unseen classes `shown`."""
+    seen = len(split.seen)
+    texts = split.texts if named else split.texts[:seen]
+    with_photos = any(len(own) for own in photos)
+    known = ShownPhotos.gather(photos, (seen + shown).tolist(), len(texts), len(texts)) if with_photos else None
+    scorer = Scorer(memory, texts, split.logit_scale, known)
+    fused = gate.fuse(scorer(split.test.embeddings, head.logits([], split.test.embeddings)))
+    unseen = np.arange(fused.log_probabilities.shape[1]) >= seen
+    probabilities = np.exp(fused.log_probabilities)
+    found = score_system(probabilities, split.test.target, unseen, p_unseen=fused.p_unseen, images_per_second=None)
+    return {figure: getattr(found, figure) for figure in FIGURES}

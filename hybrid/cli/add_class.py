@@ -1,0 +1,89 @@
+"""`hybrid add-class` and `hybrid remove-class`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hybrid.cli import options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Name = Annotated[str, typer.Argument(help="The class; case, spaces, _ and - make no difference.", show_default=False)]
+
+
+def add_class(
+    name: Name,
+    photos: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Photos of the class: files, folders, manifests, shards; none to add it by its name alone.",
+            show_default=False,
+        ),
+    ] = None,
+    run: options.Run = options.DEFAULT_RUN,
+    synonym: Annotated[list[str] | None, typer.Option(help="Another name of the class, repeatable.")] = None,
+    named: Annotated[
+        bool | None,
+        typer.Option(
+            "--name/--no-name",
+            help="Whether the name says something to the encoder, or photos alone speak.  \\[default: as before, else "
+            "--name]",
+            show_default=False,
+        ),
+    ] = None,
+    precision: options.Precision = None,
+    batch_size: options.BatchSize = 32,
+    workers: options.Workers = None,
+    device: options.Device = "auto",
+) -> None:
+    """Add a class by a few photos, by its name or by both, without training; again to add more photos."""
+    from hybrid.artifact import Layout, read_run
+    from hybrid.classes import add_class as add
+    from hybrid.cli import show
+    from hybrid.cli.settings import encoder_settings
+    from hybrid.data.sources import scan
+    from hybrid.encoders import load_encoder
+
+    layout = Layout(run)
+    read_run(layout)  # before the encoder, which takes a while
+    found = scan(photos, labelled=False) if photos else None
+    encoder = load_encoder(encoder_settings(layout, None, None, precision), device)
+    records = found.records if found else ()
+    for line in (*(found.notes if found else ()), *encoder.notes):
+        show.note(line)
+    others = tuple(synonym or ())
+    done = add(layout, encoder, name, records, synonyms=others, named=named, batch_size=batch_size, workers=workers)
+    for line in done.notes:
+        show.note(line)
+    known = known_by(done.photos, done.named, done.synonyms)
+    show.stdout().print(f"{done.name}: {known}; {done.new} new in {layout.root}", soft_wrap=True, markup=False)
+    show.list_unreadable(done.unreadable)
+    if done.unreadable:
+        raise typer.Exit(show.EXIT_UNREADABLE)
+
+
+def remove_class(name: Name, run: options.Run = options.DEFAULT_RUN) -> None:
+    """Forget a class that the head was not trained on: its names, and its photos in the index."""
+    from hybrid.artifact import Layout
+    from hybrid.classes import remove_class as remove
+    from hybrid.cli import show
+    from hybrid.data.naming import plural
+
+    done = remove(Layout(run), name)
+    for line in done.notes:
+        show.note(line)
+    show.stdout().print(f"{done.name}: forgotten, with {plural(done.photos, 'photo')}", soft_wrap=True, markup=False)
+
+
+def known_by(photos: int, named: bool, synonyms: Sequence[str]) -> str:
+    """Say how a class is known that the head does not know."""
+    from hybrid.data.naming import plural
+
+    names = "its name" + (f" (also {', '.join(synonyms)})" if synonyms else "")
+    if not photos:
+        return f"known by {names} alone"
+    shown = f"shown by {plural(photos, 'photo')}"
+    return f"{shown} and known by {names}" if named else f"{shown} alone"

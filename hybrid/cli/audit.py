@@ -1,0 +1,197 @@
+"""`hybrid audit`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TextIO
+
+import typer
+
+from hybrid.auditing import DUPLICATES_ABOVE
+from hybrid.cli import options
+from hybrid.cli.predict import Format
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from hybrid.auditing.audit import Audit
+    from hybrid.auditing.duplicates import DuplicateGroup
+    from hybrid.auditing.labels import Suspect
+
+
+SHOWN_OF_GROUP = 8
+
+
+def audit(
+    run: options.Run = options.DEFAULT_RUN,
+    duplicates_above: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=1.0, help="Cosine similarity above which photos are near duplicates; 1: exact copies only."
+        ),
+    ] = DUPLICATES_ABOVE,
+    labels: Annotated[bool, typer.Option(help="Look for wrong labels too; needs the extra audit (cleanlab).")] = True,
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            help="What the labels are called, with synonyms, for zero-shot: a file or a bundled name.  "
+            "\\[default: their own names]"
+        ),
+    ] = None,
+    templates: options.TemplatesOption = None,
+    top: Annotated[int, typer.Option(min=1, help="Groups and labels that the table lists; a file holds all.")] = 30,
+    sheet: Annotated[Path | None, typer.Option(help="Draw the 25 most suspicious labels to this PNG.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the findings.  \\[default: stdout]")] = None,
+    format_: Annotated[
+        Format | None,
+        typer.Option("--format", help="\\[default: by the ending of --out, else table]", show_default=False),
+    ] = None,
+    device: options.Device = "auto",
+) -> None:
+    """List near duplicates of the index and labels that are probably wrong; nothing in the run changes."""
+    from functools import partial
+
+    from hybrid.auditing.audit import LabelCheck, audit_run
+    from hybrid.cli import show
+    from hybrid.cli.write import opened
+    from hybrid.prompts import PromptSet
+
+    _check(labels, prompts, templates, sheet)
+    check = LabelCheck(PromptSet.load(prompts) if prompts else None, templates, device) if labels else None
+    with opened(out, format_.value if format_ else None) as (stream, chosen):
+        found = audit_run(run, above=duplicates_above, labels=check, progress=partial(show.photo_progress, "comparing"))
+        for line in found.notes:
+            show.note(line)
+        # The picture first: a reader of stdout may close it before its end.
+        if sheet is not None:
+            _draw(found, sheet)
+        _write(found, stream, chosen, top)
+
+
+def _check(labels: bool, prompts: str | None, templates: str | None, sheet: Path | None) -> None:
+    from hybrid.errors import ConfigError
+
+    given = [name for name, value in (("prompts", prompts), ("templates", templates), ("sheet", sheet)) if value]
+    if given and not labels:
+        flags = ", ".join(f"--{name}" for name in given)
+        raise ConfigError(f"{flags}: only for the check of labels", got="--no-labels", fix="leave one of them out")
+    if sheet is not None and sheet.suffix.lower() != ".png":
+        raise ConfigError("--sheet is a PNG", expected="a name that ends in .png", got=str(sheet))
+
+
+def _draw(found: Audit, sheet: Path) -> None:
+    from hybrid.auditing.sheet import MOST, draw_suspects
+    from hybrid.cli import show
+    from hybrid.errors import listing
+
+    if not found.suspects:
+        show.note("no picture: no label looks wrong")
+        return
+    sheet.parent.mkdir(parents=True, exist_ok=True)
+    unreadable = draw_suspects(found.suspects, sheet)
+    show.note(f"picture of the {min(len(found.suspects), MOST)} most suspicious labels: {sheet}")
+    if unreadable:
+        show.note(f"WARNING: {len(unreadable)} of them cannot be read any more and are grey: {listing(unreadable, 3)}")
+
+
+def _write(found: Audit, stream: TextIO, chosen: str, top: int) -> None:
+    from hybrid.auditing.report import write_csv, write_jsonl
+
+    if chosen == "jsonl":
+        write_jsonl(found, stream)
+    elif chosen == "csv":
+        write_csv(found, stream)
+    else:
+        _print_tables(found, stream, top)
+
+
+def _print_tables(found: Audit, stream: TextIO, top: int) -> None:
+    from rich.text import Text
+
+    from hybrid.cli.write import console_of
+
+    console = console_of(stream)
+    console.print(Text(_duplicates_title(found), style="bold"))
+    if found.duplicates:
+        console.print(_duplicates_table(found.duplicates[:top]))
+    if len(found.duplicates) > top:
+        console.print(f"and {len(found.duplicates) - top} more (--top, --out FILE.jsonl)")
+    if found.suspects is None:
+        return
+    said = f"{len(found.suspects)} of {found.judged} are probably wrong" if found.judged else "none judged"
+    console.print(Text(f"\nlabels: {said}", style="bold"))
+    if found.suspects:
+        console.print(_suspects_table(found.suspects[:top]))
+    if len(found.suspects) > top:
+        console.print(f"and {len(found.suspects) - top} more (--top, --out FILE.jsonl)")
+
+
+def _duplicates_title(found: Audit) -> str:
+    from hybrid.data.naming import plural
+
+    groups = found.duplicates
+    if not groups:
+        return f"duplicates: none among {plural(found.photos, 'photo')} (similarity above {found.above:g})"
+    faults = Counter(fault for group in groups for fault in group.faults)
+    return (
+        f"duplicates: {sum(len(group.photos) for group in groups)} of {plural(found.photos, 'photo')} in "
+        f"{plural(len(groups), 'group')} (similarity above {found.above:g}); {faults['two labels']} with two labels, "
+        f"{faults['crosses splits']} across splits, {sum(group.exact for group in groups)} of exact copies only"
+    )
+
+
+def _duplicates_table(groups: Sequence[DuplicateGroup]) -> Table:
+    from rich.text import Text
+
+    from hybrid.cli.write import short_path
+
+    table = _table("group", "similarity", "photo", "label", "split", "why it matters")
+    for number, group in enumerate(groups, 1):
+        copies = Counter(photo.sha256 for photo in group.photos)
+        for photo in group.photos[:SHOWN_OF_GROUP]:
+            first = photo is group.photos[0]
+            table.add_row(
+                str(number) if first else "",
+                "copy" if copies[photo.sha256] > 1 else f"{photo.similarity:.3f}",
+                Text(short_path(photo.record.path)),
+                Text(photo.record.label or "-"),
+                photo.record.split or "-",
+                Text(", ".join(group.faults) if first else "", style="red"),
+            )
+        if len(group.photos) > SHOWN_OF_GROUP:
+            table.add_row("", "", Text(f"and {len(group.photos) - SHOWN_OF_GROUP} more", style="dim"))
+    return table
+
+
+def _suspects_table(suspects: Sequence[Suspect]) -> Table:
+    from rich.text import Text
+
+    from hybrid.auditing.report import nearest_labels
+    from hybrid.cli.write import short_path
+
+    table = _table("photo", "label", "suggested", "score", "zero-shot", "nearest labels")
+    for suspect in suspects:
+        copies = f"  ({len(suspect.copies)} more with the same content)" if suspect.copies else ""
+        table.add_row(
+            Text.assemble(short_path(suspect.record.path), (copies, "dim")),
+            Text(suspect.label, style="red"),
+            Text(suspect.suggested, style="bold"),
+            f"{suspect.score:.3f}",
+            Text(suspect.zero_shot or "-"),
+            Text(nearest_labels(suspect), style="dim"),
+        )
+    return table
+
+
+def _table(*headings: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in headings:
+        numeric = heading in ("group", "similarity", "score")
+        table.add_column(
+            heading, justify="right" if numeric else "left", no_wrap=heading == "photo" or numeric, overflow="fold"
+        )
+    return table

@@ -1,0 +1,167 @@
+"""`hybrid search`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+
+from hybrid.cli import options
+from hybrid.cli.predict import Format
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from hybrid.data.records import ImageRecord
+    from hybrid.encoders.base import Encoder, FloatArray
+    from hybrid.retrieval.search import Hit
+
+COLUMNS = ("rank", "score", "label", "split", "path", "copies", "itself")
+
+
+def search(
+    text: Annotated[str | None, typer.Option(help='What the photos show, such as "a striped horse".')] = None,
+    image: Annotated[str | None, typer.Option(help="A photo that they are to be like.")] = None,
+    run: options.Run = options.DEFAULT_RUN,
+    top_k: Annotated[int, typer.Option(min=1, help="Photos to list.")] = 20,
+    label: Annotated[str | None, typer.Option(help="Only photos of the index with this label.")] = None,
+    templates: Annotated[
+        str | None,
+        typer.Option(
+            help="Sentences that --text is put into, besides as it stands; all are averaged: simple, imagenet or a "
+            "file.  \\[default: simple]"
+        ),
+    ] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Draw the photos (at most 100) to this PNG.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the list.  \\[default: stdout]")] = None,
+    format_: Annotated[
+        Format | None,
+        typer.Option("--format", help="\\[default: by the ending of --out, else table]", show_default=False),
+    ] = None,
+    device: options.Device = "auto",
+) -> None:
+    """Find the photos of the index that are most like a text or a photo."""
+    from hybrid.artifact import Layout, read_run
+    from hybrid.cli import show
+    from hybrid.cli.write import opened
+    from hybrid.encoders import load_encoder
+    from hybrid.retrieval.search import photo_query
+    from hybrid.retrieval.search import search as search_index
+
+    _check(text, image, templates, sheet)
+    layout = Layout(run)
+    record = _one_photo(image) if image is not None else None
+    encoder = load_encoder(read_run(layout).encoder, device)
+    for line in encoder.notes:
+        show.note(line)
+    photo = photo_query(encoder, record) if record else None
+    query = photo.embedding if photo else _text(encoder, str(text), templates)
+    hits = search_index(layout, encoder, query, top_k, label=label, sha256=photo.sha256 if photo else None)
+    # The picture first: a reader of stdout may close it before its end.
+    if sheet is not None:
+        title = f"photos like {Path(record.path).name}" if record else f"“{text}”"
+        _draw(hits, sheet, title, photo.image if photo else None)
+    with opened(out, format_.value if format_ else None) as (stream, chosen):
+        _write(hits, stream, chosen)
+
+
+def _check(text: str | None, image: str | None, templates: str | None, sheet: Path | None) -> None:
+    from hybrid.errors import ConfigError
+
+    if (text is None) == (image is None):
+        raise ConfigError(
+            "a search takes a text or a photo",
+            expected='one of --text "a striped horse" and --image PHOTO',
+            got="both" if text is not None else "neither",
+        )
+    if image is not None and templates is not None:
+        raise ConfigError("--templates are for --text", got="--image", fix="leave --templates out")
+    if sheet is not None and sheet.suffix.lower() != ".png":
+        raise ConfigError("--sheet is a PNG", expected="a name that ends in .png", got=str(sheet))
+
+
+def _one_photo(photo: str) -> ImageRecord:
+    from hybrid.data.sources import scan
+    from hybrid.errors import ConfigError
+
+    records = scan([photo], labelled=False).records
+    if len(records) != 1:
+        raise ConfigError("--image takes one photo", got=f"{len(records)} in {photo}", fix="name one of them")
+    return records[0]
+
+
+def _text(encoder: Encoder, text: str, templates: str | None) -> FloatArray:
+    from hybrid.cli import show
+    from hybrid.prompts import load_templates
+    from hybrid.retrieval.search import query_texts, text_query
+
+    loaded = load_templates(templates or "simple")
+    query = text_query(encoder, text, loaded)
+    texts = query_texts(text, loaded)
+    if not encoder.uses_templates:
+        show.note("the vector of this name is in the encoder's file: templates are not used")
+    elif len(texts) > 3:
+        show.note(f"query: the mean of {len(texts)} texts, such as {texts[0]!r} and {texts[1]!r}")
+    else:
+        show.note(f"query: the mean of {' and '.join(map(repr, texts))}")
+    return query
+
+
+def as_json(rank: int, hit: Hit) -> dict[str, Any]:
+    """One hit as plain JSON values."""
+    return {
+        "rank": rank,
+        "score": round(hit.score, 6),
+        "label": hit.label,
+        "split": hit.record.split,
+        "path": hit.record.path,
+        "copies": list(hit.copies),
+        "itself": hit.itself,
+    }
+
+
+def _write(hits: Sequence[Hit], stream: TextIO, chosen: str) -> None:
+    import csv
+    import json
+
+    rows = [as_json(rank, hit) for rank, hit in enumerate(hits, 1)]
+    if chosen == "jsonl":
+        stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    elif chosen == "csv":
+        table = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(row | {"copies": "; ".join(row["copies"])} for row in rows)
+    else:
+        _print_table(hits, stream)
+
+
+def _print_table(hits: Sequence[Hit], stream: TextIO) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from hybrid.cli.write import console_of, short_path
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("rank", "score", "label", "photo"):
+        table.add_column(heading, justify="right" if heading in ("rank", "score") else "left", overflow="fold")
+    for rank, hit in enumerate(hits, 1):
+        remarks = ["the photo itself"] if hit.itself else []
+        remarks += [f"{len(hit.copies)} more with the same content"] if hit.copies else []
+        remark = f"  ({', '.join(remarks)})" if remarks else ""
+        path = Text.assemble(short_path(hit.record.path), (remark, "dim"))
+        table.add_row(str(rank), f"{hit.score:.3f}", Text(hit.label or "-"), path)
+    console_of(stream).print(table)
+
+
+def _draw(hits: Sequence[Hit], sheet: Path, title: str, query: Image | None) -> None:
+    from hybrid.cli import show
+    from hybrid.errors import listing
+    from hybrid.retrieval.sheet import MOST, draw_sheet
+
+    sheet.parent.mkdir(parents=True, exist_ok=True)
+    unreadable = draw_sheet(hits, sheet, title=title, query=query)
+    show.note(f"picture of the first {min(len(hits), MOST)} photos: {sheet}")
+    if unreadable:
+        show.note(f"WARNING: {len(unreadable)} of them cannot be read any more and are grey: {listing(unreadable, 3)}")

@@ -1,0 +1,204 @@
+"""What every few-shot expert offers, and the one check of what it is given."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid.errors import FewShotError, listing
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.intp]
+# Stored in half precision, a unit vector's length is right to about 1e-3.
+LENGTH_TOLERANCE = 1e-2
+
+
+class FewShotExpert(Protocol):
+    """Learns from a few labelled photos and the classes' texts; scores photos."""
+
+    def fit(self, embeddings: NDArray[Any], labels: NDArray[Any], text_embeddings: NDArray[Any]) -> Self:
+        """Learn classes 0 to c - 1.
+
+        Parameters
+        ----------
+        embeddings : (n, d) float32
+            Photos, unit norm; n may be 0.
+        labels : (n,) int
+            Class index of each photo.
+        text_embeddings : (c, d) float32
+            Unit norm; a row of NaN where a class has no text.
+
+        Raises
+        ------
+        FewShotError
+            If the arrays do not fit together, or a class has neither photo nor text.
+        """
+
+    def logits(self, embeddings: NDArray[Any]) -> Floats:
+        """Score photos (m, d) of unit norm, shape (m, c); FewShotError before `fit` or on another dimension."""
+
+
+@dataclass(frozen=True)
+class Shots:
+    """What an expert learns from, checked.
+
+    Attributes
+    ----------
+    embeddings : (n, d) float64
+        Photos, unit norm.
+    labels : (n,) int
+        Class index, 0 to c - 1.
+    texts : (c, d) float64
+        Unit norm; a row of NaN where a class has no text.
+    """
+
+    embeddings: Floats
+    labels: Indices
+    texts: Floats
+
+    @cached_property
+    def counts(self) -> Indices:
+        """Photos of each class, (c,)."""
+        return np.bincount(self.labels, minlength=len(self.texts))
+
+    @cached_property
+    def shown(self) -> NDArray[np.bool_]:
+        """Which classes have a photo, (c,)."""
+        return self.counts > 0
+
+    @cached_property
+    def named(self) -> NDArray[np.bool_]:
+        """Which classes have a text, (c,)."""
+        return ~np.isnan(self.texts[:, 0])
+
+    @cached_property
+    def one_hot(self) -> Floats:
+        """1 where a photo is of a class, (n, c)."""
+        return np.asarray(np.arange(len(self.texts)) == self.labels[:, None], np.float64)
+
+    @cached_property
+    def means(self) -> Floats:
+        """Mean photo of each class, (c, d), not of unit norm; a row of NaN where a class has none."""
+        sums = self.one_hot.T @ self.embeddings
+        return np.where(self.shown[:, None], sums / np.maximum(self.counts, 1)[:, None], np.nan)
+
+    @cached_property
+    def gap(self) -> Floats:
+        """How far texts lie from photos of their class, (d,): mean text minus mean photo; 0 if no class has both.
+
+        Notes
+        -----
+        Liang et al., "Mind the Gap" (NeurIPS 2022): the two kinds of embeddings lie in two cones, apart by about the
+        same vector for all classes. A photo that took a text's place unmoved would win over every text.
+        """
+        both = self.shown & self.named
+        if not both.any():
+            return np.zeros(self.texts.shape[1])
+        return np.asarray((self.texts[both] - self.means[both]).mean(axis=0))
+
+    @cached_property
+    def full_texts(self) -> Floats:
+        """Texts (c, d), unit norm; in place of a missing one the class's mean photo, moved by `gap`."""
+        return np.where(self.named[:, None], self.texts, unit(self.means + self.gap))
+
+    @cached_property
+    def full_means(self) -> Floats:
+        """Mean photos (c, d); in place of a missing one the class's text, moved back by `gap`."""
+        return np.where(self.shown[:, None], self.means, self.texts - self.gap)
+
+
+class BaseExpert(ABC):
+    """Checks around what an expert does: it fills in `_fit` and `_logits`.
+
+    Parameters
+    ----------
+    logit_scale : float
+        The encoder's: cosine similarity times this gives zero-shot logits.
+
+    Attributes
+    ----------
+    n_classes_, n_features_in_ : int
+        c and d of what it was fitted on.
+    """
+
+    def __init__(self, logit_scale: float) -> None:
+        self.logit_scale = logit_scale
+
+    def fit(self, embeddings: NDArray[Any], labels: NDArray[Any], text_embeddings: NDArray[Any]) -> Self:
+        """Learn from labelled photos and texts; see `FewShotExpert`."""
+        if not (math.isfinite(self.logit_scale) and self.logit_scale > 0):
+            raise FewShotError("wrong logit_scale", expected="a finite number above 0", got=str(self.logit_scale))
+        shots = check_shots(embeddings, labels, text_embeddings)
+        self._fit(shots)
+        self.n_classes_, self.n_features_in_ = shots.texts.shape
+        return self
+
+    def logits(self, embeddings: NDArray[Any]) -> Floats:
+        """Score photos (m, d) of unit norm, shape (m, c) float64; see `FewShotExpert`."""
+        if not hasattr(self, "n_classes_"):
+            raise FewShotError(f"this {type(self).__name__} is not fitted", fix="call fit before logits")
+        return self._logits(_vectors(embeddings, "embeddings", self.n_features_in_))
+
+    @abstractmethod
+    def _fit(self, shots: Shots) -> None:
+        """Learn; set the fitted state."""
+
+    @abstractmethod
+    def _logits(self, embeddings: Floats) -> Floats:
+        """Score photos (m, d), shape (m, c)."""
+
+
+def check_shots(embeddings: NDArray[Any], labels: NDArray[Any], text_embeddings: NDArray[Any]) -> Shots:
+    """Check what an expert is given, as `FewShotExpert.fit` describes it; FewShotError names what is wrong."""
+    photos = _vectors(embeddings, "embeddings", None)
+    texts = _vectors(text_embeddings, "text_embeddings", photos.shape[1], gaps=True)
+    found = np.asarray(labels)
+    if found.shape != photos.shape[:1] or (found.size and found.dtype.kind not in "iu"):
+        expected = f"one integer for each of the {len(photos)} photos"
+        raise FewShotError("labels do not fit the embeddings", expected=expected, got=f"{found.dtype} {found.shape}")
+    if not len(texts):
+        raise FewShotError("there is no class", expected="a row of text_embeddings for each, NaN without a text")
+    low, high = found.min(initial=0), found.max(initial=0)
+    if low < 0 or high >= len(texts):
+        raise FewShotError("a label is no class", expected=f"0 to {len(texts) - 1}", got=f"{low} to {high}")
+    shots = Shots(photos, found.astype(np.intp), texts)
+    if lacking := np.flatnonzero(~shots.shown & ~shots.named).tolist():
+        raise FewShotError(
+            "classes with neither photo nor text",
+            expected="at least one of them for every class",
+            got=f"none for class index {listing([str(index) for index in lacking])}",
+        )
+    return shots
+
+
+def unit(vectors: Floats) -> Floats:
+    """Rows at unit norm; a row of zeros, which has no direction, stays."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.asarray(vectors / np.where(lengths > 0, lengths, 1))
+
+
+def _vectors(vectors: NDArray[Any], name: str, dim: int | None, *, gaps: bool = False) -> Floats:
+    """Check rows of unit norm; with `gaps`, a row may be all NaN."""
+    found = np.asarray(vectors)
+    if found.ndim != 2 or found.dtype.kind != "f" or dim not in (None, found.shape[1]) or not found.shape[1]:
+        expected = f"(n, {'d' if dim is None else dim}) floats"
+        raise FewShotError(f"{name} have a wrong shape or kind", expected=expected, got=f"{found.dtype} {found.shape}")
+    exact = found.astype(np.float64)
+    lengths = np.linalg.norm(exact, axis=1)
+    good = np.abs(lengths - 1) < LENGTH_TOLERANCE
+    if gaps:
+        good |= np.isnan(exact).all(axis=1)
+    if bad := np.flatnonzero(~good).tolist():
+        rows = f"rows {listing([str(row) for row in bad], 5)}, the first of length {lengths[bad[0]]:.4g}"
+        raise FewShotError(
+            f"{name} hold rows that are no unit vectors",
+            expected=f"finite rows of length 1{', or all NaN' if gaps else ''}",
+            got=rows,
+        )
+    return exact

@@ -1,0 +1,130 @@
+"""benchmarks/audit.py on a small world of vectors: its lists, its figures against a hand count, what it refuses."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import average_precision_score
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+import audit  # noqa: E402
+
+from hybrid.auditing.probabilities import ZeroShot  # noqa: E402
+
+CLASSES, SHOTS, DIM = 6, 10, 16
+
+
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Class folders of one-colour photos, and their vectors; one class has no text."""
+    root = tmp_path_factory.mktemp("world")
+    rng = np.random.default_rng(0)
+    centres = unit(rng.normal(size=(CLASSES, DIM)))
+    paths, vectors = [], []
+    for c in range(CLASSES):
+        (root / f"class {c}").mkdir()
+        for i in range(SHOTS):
+            Image.new("RGB", (8, 8), (c * 20, i * 20, 90)).save(root / f"class {c}" / f"{i}.png")
+            paths.append(f"class {c}/{i}.png")
+            vectors.append(unit(centres[c] + 0.12 * rng.normal(size=DIM)))
+    np.savez(
+        root / "vectors.npz",
+        path=np.array(paths),
+        embedding=np.stack(vectors),
+        text=np.array([f"class {c}" for c in range(CLASSES - 1)]),
+        text_embedding=centres[:-1],
+        logit_scale=np.float32(20),
+    )
+    return root
+
+
+def run(world, tmp_path, *options):
+    out = tmp_path / "out.json"
+    sources = [str(world / f"class {c}") for c in range(CLASSES)]
+    manifest = tmp_path / "all.csv"
+    rows = [f"{source}/{i}.png,{Path(source).name}" for source in sources for i in range(SHOTS)]
+    manifest.write_text("path,label\n" + "\n".join(rows))
+    given = [str(manifest), "--encoder", f"precomputed:{world / 'vectors.npz'}", "--json", str(out), *options]
+    audit.main(given)
+    return json.loads(out.read_text())
+
+
+def test_figures(world, tmp_path, capsys):
+    found = run(world, tmp_path, "--share", "0.1", "--seeds", "1,0")
+    assert (found["photos"], found["labels"], found["changed"]) == (60, 6, 6)
+    assert set(found["mean"]) == {"audit", "cleanlab_default", "photos", "neighbours", "zero_shot"}
+    for name, row in found["mean"].items():
+        assert row["average_precision"] > (0.4 if name in ("neighbours", "zero_shot") else 0.9)
+        for figure, value in row.items():
+            mean = np.mean([found["per_seed"][seed]["methods"][name][figure] for seed in "01"])
+            assert value == pytest.approx(mean)
+    assert found["mean"]["audit"]["recall"] > 0.8
+    assert found["mean"]["zero_shot"]["recall"] < 1, "a label without a text cannot be checked by names"
+    assert found["per_seed"]["0"]["suggested_right"] == 1
+    again = run(world, tmp_path, "--share", "0.1", "--seeds", "0")
+    assert again["per_seed"]["0"]["methods"] == found["per_seed"]["0"]["methods"]
+    shown = capsys.readouterr().out
+    assert "6 of 60 labels changed (any), 6 labels" in shown
+    assert "neighbours" in shown
+    assert "one audit:" in shown
+
+
+def test_similar_classes_are_those_of_the_nearest_means(world, tmp_path):
+    assert run(world, tmp_path, "--kind", "similar")["kind"] == "similar"
+    photos = audit.Labelled([], [], unit(np.array([[1.0, 0], [0.9, 0.1], [0, 1], [0.1, 0.9], [-1, 0]])))
+    photos = _labelled(photos.embeddings, ["a", "b", "c", "d", "e"])
+    near = audit.similar_classes(photos, ["a", "b", "c", "d", "e"])
+    assert near["a"] == ["b", "d", "c"]
+    assert near["c"] == ["d", "b", "a"]
+
+
+def _labelled(embeddings, labels):
+    from hybrid.data.records import ImageRecord
+
+    records = [[ImageRecord(f"/{i}", "/", label, None, 1, 1)] for i, label in enumerate(labels)]
+    return audit.Labelled(records, [str(i) for i in range(len(labels))], embeddings)
+
+
+def test_neighbours_vote():
+    angles = np.radians([0, 1, 2, 3, 4, 5, 90, 91, 92, 93, 94, 95])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    target = np.array([0] * 5 + [1] + [1] * 6)
+    answer = audit.by_neighbours(vectors, target, 2)
+    assert np.flatnonzero(answer.listed).tolist() == [5]
+    assert answer.suspicion.tolist() == pytest.approx([-0.8] * 5 + [0.0] + [-1.0] * 6)
+
+
+def test_names_judge_only_labels_that_they_name():
+    named = np.array([True, False, True])
+    logits = np.log(np.array([[0.9, 0.1], [0.2, 0.8], [0.2, 0.8], [0.6, 0.4]]))
+    answer = audit.by_names(ZeroShot(logits, named), np.array([0, 0, 1, 2]))
+    assert answer.listed.tolist() == [False, True, False, True]
+    assert answer.suspicion.tolist() == pytest.approx([-0.9, -0.2, -1.0, -0.4])
+    assert not audit.by_names(None, np.array([0, 1])).listed.any()
+
+
+def test_score():
+    wrong = np.array([True, True, False, False, False])
+    listed = np.array([True, False, True, True, False])
+    suspicion = np.array([0.9, 0.2, 0.5, 0.4, 0.1])
+    assert audit.score(audit.Answer(listed, suspicion), wrong) == {
+        "listed": 3,
+        "precision": pytest.approx(1 / 3),
+        "recall": 0.5,
+        "average_precision": pytest.approx(average_precision_score(wrong, suspicion)),
+    }
+
+
+@pytest.mark.parametrize("options", [("--share", "1"), ("--json", "/no/such/out.json"), ("--kind", "odd")])
+def test_refusals(world, tmp_path, options):
+    with pytest.raises(SystemExit):
+        run(world, tmp_path, *options)

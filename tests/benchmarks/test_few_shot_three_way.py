@@ -1,0 +1,96 @@
+"""benchmarks/few_shot_three_way.py: what is shown to whom, and what the figures are of."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import few_shot_three_way
+import gzsl
+from few_shot_draw import draw
+
+CLASSES, DIM = 16, 12
+SHOTS = (1, 4)
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    unit = lambda rows: (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)  # noqa: E731
+    centres = unit(rng.normal(size=(CLASSES, DIM)))
+
+    def photos(each):
+        target = np.repeat(np.arange(CLASSES), each)
+        return gzsl.Photos(unit(centres[target] + 0.22 * rng.normal(size=(len(target), DIM))), target)
+
+    texts = unit(centres + 0.3 * rng.normal(size=DIM) + 0.25 * rng.normal(size=centres.shape))
+    names = tuple(f"class {c}" for c in range(CLASSES))
+    return gzsl.Data(names, texts, {"train": photos(8), "val": photos(6), "test": photos(12)}, 20.0, "gaussians")
+
+
+@pytest.fixture(scope="module")
+def table(data):
+    return few_shot_three_way.run_seed(data, SHOTS, 0)
+
+
+def test_every_way_has_its_figures(table):
+    for way, (_, named) in few_shot_three_way.WAYS.items():
+        for figure in few_shot_three_way.FIGURES:
+            assert list(table[way][figure]) == (["0"] if named else []) + ["1", "4"]
+    for row in table.values():
+        for count, value in row["harmonic_mean"].items():
+            seen, unseen = row["seen"][count], row["unseen"][count]
+            assert value == pytest.approx(2 * seen * unseen / (seen + unseen))
+
+
+def test_names_alone_are_the_figures_of_gzsl(data, table):
+    """The same classes, head and gate as in benchmarks/gzsl.py: its hybrid row."""
+    expected = gzsl.run_seed(data, few_shot_three_way.UNSEEN_FRACTION, 0).methods["hybrid"]
+    for way in ("named, all shown", "named, every other shown"):
+        assert {figure: table[way][figure]["0"] for figure in few_shot_three_way.FIGURES} == pytest.approx(
+            {figure: expected[figure] for figure in few_shot_three_way.FIGURES}
+        )
+
+
+def test_photos_help(table):
+    assert table["named, all shown"]["nll"]["4"] < table["named, all shown"]["nll"]["0"]
+    assert table["photos alone, all shown"]["unseen"]["4"] > table["photos alone, all shown"]["unseen"]["1"]
+
+
+def test_who_is_shown_by_which_photos(data, monkeypatch):
+    asked = []
+    score = few_shot_three_way.score
+
+    def record(split, head, gate, memory, photos, shown, named):
+        asked.append((photos, shown.tolist(), named, split))
+        return score(split, head, gate, memory, photos, shown, named)
+
+    monkeypatch.setattr(few_shot_three_way, "score", record)
+    few_shot_three_way.run_seed(data, (4,), 1)
+    split = asked[0][3]
+    assert [(len(own[0]), shown, named) for own, shown, named, _ in asked] == [
+        (0, [0, 1, 2, 3], True),
+        (0, [0, 2], True),
+        (4, [0, 1, 2, 3], True),
+        (4, [0, 2], True),
+        (4, [0, 1, 2, 3], False),
+    ]
+    train = data.photos["train"]
+    rows = np.flatnonzero(np.isin(train.target, split.unseen))
+    labels = np.searchsorted(split.unseen, train.target[rows])
+    chosen = draw(labels, 4, 4, 1)
+    for number, own in enumerate(asked[2][0]):
+        np.testing.assert_array_equal(own, train.embeddings[rows][chosen[labels[chosen] == number]])
+        assert set(train.target[rows[chosen[labels[chosen] == number]]]) == {split.unseen[number]}
+
+
+def test_mean_of_the_seeds(data, table):
+    found = few_shot_three_way.measure(data, SHOTS, (0, 1))
+    assert found["per_seed"]["0"] == table
+    for way, row in found["ways"].items():
+        for figure, values in row.items():
+            for count, value in values.items():
+                assert value == pytest.approx(np.mean([found["per_seed"][s][way][figure][count] for s in "01"]))

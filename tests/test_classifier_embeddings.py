@@ -1,0 +1,105 @@
+"""When the classifier's encoder runs, and that a batch holds what it gave."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hybrid.classifier import HybridClassifier
+from hybrid.data.sources import scan
+from hybrid.errors import EncoderError
+from hybrid.label_space import join
+from hybrid.prompts import PromptSet
+
+
+class ColourEncoder:
+    """Embeds a photo as the direction of its mean colour."""
+
+    name = identity = fingerprint = "colour"
+    dim, logit_scale, uses_templates, notes = 3, 10.0, True, ()
+
+    def __init__(self):
+        self.encoded, self.foreign = 0, False
+
+    def check(self, records):
+        if self.foreign:
+            raise EncoderError("no vector")
+
+    def prepare(self, image, record):
+        mean = np.asarray(image, dtype=np.float32).mean((0, 1))
+        return mean / np.linalg.norm(mean)
+
+    def encode_images(self, prepared):
+        self.encoded += len(prepared)
+        return np.stack(prepared)
+
+
+class PixelHead:
+    """Scores a photo by its red and its green."""
+
+    classes, encoder_identity, notes = ("red", "green"), None, ()
+
+    def prepare(self, image):
+        return np.asarray(image, dtype=np.float32).mean((0, 1))[:2]
+
+    def logits(self, prepared, embeddings):
+        return np.stack(prepared)
+
+
+COLOURS = [(200, 30, 20), (20, 180, 40), (30, 40, 220)]
+
+
+@pytest.fixture
+def records(tmp_path):
+    for number, colour in enumerate(COLOURS):
+        Image.new("RGB", (8, 8), colour).save(tmp_path / f"{number}.png")
+    (tmp_path / "1 bad.png").write_bytes(b"no photo")
+    return scan([tmp_path], labelled=False).records
+
+
+def head_alone(**changes):
+    space = join(("red", "green"), None)
+    return HybridClassifier(ColourEncoder(), PixelHead(), None, space, None, **changes)
+
+
+def zero_shot():
+    space = join((), PromptSet.from_names(["a", "b", "c"]))
+    return HybridClassifier(ColourEncoder(), None, None, space, np.eye(3, dtype=np.float32))
+
+
+@pytest.mark.parametrize("classifier", [zero_shot(), head_alone(always_embed=True)], ids=["zero-shot", "head alone"])
+def test_a_batch_holds_the_embeddings_of_its_photos(classifier, records):
+    batches = list(classifier.classify(records, batch_size=3))
+    embeddings = np.concatenate([batch.embeddings for batch in batches])
+    expected = np.array(COLOURS) / np.linalg.norm(COLOURS, axis=1, keepdims=True)
+    np.testing.assert_allclose(embeddings, expected, atol=1e-6)
+    assert [len(batch.embeddings) for batch in batches] == [len(batch.records) for batch in batches]
+    assert embeddings.dtype == np.float32
+
+
+def test_the_encoder_rests_where_nothing_needs_it(records):
+    classifier = head_alone()
+    assert [batch.embeddings for batch in classifier.classify(records)] == [None]
+    assert classifier.encoder.encoded == 0
+
+
+def test_the_answers_of_a_head_alone_stay_its_own(records):
+    plain, embedded = (next(head_alone(always_embed=e).classify(records)).answers for e in (False, True))
+    np.testing.assert_array_equal(plain.hybrid, embedded.hybrid)
+    assert embedded.zero_shot is None
+
+
+def test_photos_are_checked_where_they_are_embedded(records):
+    for always, error in ((False, None), (True, EncoderError)):
+        classifier = head_alone(always_embed=always)
+        classifier.encoder.foreign = True
+        if error is None:
+            assert len(list(classifier.classify(records))) == 1
+        else:
+            with pytest.raises(error, match="no vector"):
+                list(classifier.classify(records))
+
+
+def test_an_expert_alone_does_no_work_for_evidence():
+    assert not head_alone(always_embed=True).alone("supervised").always_embed
