@@ -182,7 +182,7 @@ class HybridClassifier:
         return self._become(with_class(self._source(), name, records, prompts))
 
     def remove_class(self, name: str) -> Self:
-        """Let a class leave that joined or was asked for by name; DataError for a trained or unknown one."""
+        """Let a class leave that joined, with its photos, or was asked for; DataError for a trained or unknown one."""
         return self._become(without_class(self._source(), name))
 
     def save(self, path: str | Path) -> None:

@@ -100,13 +100,15 @@ def without_class(source: Source, name: str) -> Source:
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         raise DataError(f"there is no class {name} to remove", got=f"near it: {', '.join(near)}" if near else None)
     left = tuple(one for one in asked if class_key(one.name) != key)
+    rest = tuple(one for one in source.newcomers if class_key(one.name) != key)
     return replace(
         source,
-        newcomers=tuple(one for one in source.newcomers if class_key(one.name) != key),
+        newcomers=rest,
         prompts=PromptSet(left) if left else None,
         added=source.added - {key},
         joined=tuple(photo for photo in source.joined if class_key(str(photo.record.label)) != key),
-        gone=source.gone | {key},
+        # What was asked for by name alone takes no photos along: they may wait for a head, or for a test.
+        gone=source.gone | ({key} if len(rest) < len(source.newcomers) else frozenset()),
         changed=True,
     )
 

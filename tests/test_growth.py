@@ -328,11 +328,18 @@ def test_saved_into_its_own_run(world, tmp_path, shots, photos):
 def test_a_class_that_another_process_added_meanwhile_stays(world, tmp_path, shots):
     shutil.copytree(world / "run", tmp_path / "run")
     one, other = (HybridClassifier.from_run(tmp_path / "run", device="cpu") for _ in range(2))
-    one.add_class(BIRD, shots(BIRD)).save(tmp_path / "run")
+    one.add_class(BIRD, shots(BIRD), prompts=[]).save(tmp_path / "run")
     other.add_class(FISH, shots(FISH)).save(tmp_path / "run")
     read = HybridClassifier.from_run(tmp_path / "run", device="cpu")
     assert read.classes_.tolist() == [*TRAINED, FISH, BIRD]
     assert read.space.shots[-2:] == (3, 3)
+    assert read.space.nameless == 1
+    # What was removed and saved is done with: a class of that name that came later stays.
+    read.remove_class(FISH).save(tmp_path / "run")
+    HybridClassifier.from_run(tmp_path / "run", device="cpu").add_class(FISH, shots(FISH, 2)).save(tmp_path / "run")
+    read.add_class(SNAKE).save(tmp_path / "run")
+    again = HybridClassifier.from_run(tmp_path / "run", device="cpu")
+    assert dict(zip(again.classes_.tolist(), again.space.shots, strict=True))[FISH] == 2
 
 
 def test_a_folder_that_holds_something_is_left_alone(load, world, tmp_path, shots):
@@ -588,6 +595,21 @@ def test_a_class_under_another_name(load, shots):
     assert made.classes_[8:].tolist() == ["worm", LAST]
     made.remove_class("worm").add_class(SNAKE, shots(SNAKE, 1))
     assert made.space.shots[-2:] == (1, 3), "the photos of the index do not come back"
+    made.remove_class(SNAKE).add_class(SNAKE, shots(SNAKE, 2))
+    assert made.space.shots[-2:] == (2, 3)
+
+
+def test_who_was_asked_for_by_name_alone_leaves_the_index_as_it_is(world, tmp_path):
+    shutil.copytree(world / "limited", tmp_path / "run")
+    made = HybridClassifier.from_run(tmp_path / "run", device="cpu", prompts=[TRAINED[6], FISH])
+    made.remove_class(TRAINED[6]).save(tmp_path / "run")
+    read = HybridClassifier.from_run(tmp_path / "run", device="cpu")
+    assert read.classes_.tolist() == made.classes_.tolist() == [*TRAINED[:6], FISH]
+    assert read.add_class(TRAINED[6]).space.shots[-1] == 9
+    read.save(tmp_path / "run")
+    read.remove_class(TRAINED[6]).save(tmp_path / "run")
+    with EmbeddingStore(Layout(tmp_path / "run").store) as store:
+        assert TRAINED[6] not in store.counts()["labels"], "a class that joined goes with its photos"
 
 
 def test_without_a_gate_nobody_joins(load, shots):

@@ -246,14 +246,18 @@ def test_nothing_tells_how_photos_weigh_against_names():
 # Texts are embedded once
 
 
-def test_a_class_that_is_there_is_not_embedded_again():
+def test_a_class_that_is_there_is_not_embedded_again(monkeypatch):
     encoder = WordEncoder()
     made = source(prompts=["lion", "okra"], seen=SEEN, encoder=encoder)
     before = assemble(made)
     assert sorted(encoder.asked) == sorted([*SEEN, "lion", "okra"])
     encoder.asked.clear()
+    embedded = []
+    embed = loading.embed_classes
+    monkeypatch.setattr(loading, "embed_classes", lambda e, p, *rest: embedded.extend(p) or embed(e, p, *rest))
     after = assemble(replace(made, newcomers=(shown("okapi", 2),)))
     assert encoder.asked == ["okapi"]
+    assert embedded == [PromptClass("okapi")], "not even averaged again"
     np.testing.assert_array_equal(after.class_vectors[:-1], before.class_vectors)
 
 

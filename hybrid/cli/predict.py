@@ -56,7 +56,7 @@ def predict(
     workers: options.Workers = None,
     device: options.Device = "auto",
 ) -> None:
-    """Classify photos over all classes, trained and merely named."""
+    """Classify photos over all classes: trained, named, and shown by a few photos."""
     from hybrid.cli import show
     from hybrid.cli.load import load_classifier
     from hybrid.cli.write import writer_of

@@ -22,10 +22,10 @@ def draw_grid(predictions: Sequence[Prediction], images: Sequence[Image], file: 
     Parameters
     ----------
     predictions, images : sequences of the same length
-        Green marks a class the head was trained on, blue one that only a prompt names.
+        Green marks a class the head was trained on, blue one that a prompt names or a few photos show.
     """
     figure, panels = panels_for(len(images))
-    figure.suptitle("green: a trained class     blue: a class known only by its name", fontsize=10, color="0.3")
+    figure.suptitle("green: a trained class     blue: known by its name or a few photos", fontsize=10, color="0.3")
     for panel, prediction, image in zip(panels, predictions, images, strict=True):
         show_photo(panel, image)
         colour = SEEN if prediction.seen else UNSEEN

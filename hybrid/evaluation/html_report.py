@@ -36,7 +36,7 @@ THUMBNAIL = 128  # pixels, the longer side
 METRICS = {
     "accuracy": ("accuracy", "share of all photos answered right"),
     "seen": ("seen", "mean per-class accuracy, photos of trained classes"),
-    "unseen": ("unseen", "mean per-class accuracy, photos of classes known only by name"),
+    "unseen": ("unseen", "mean per-class accuracy, photos of classes that were not trained"),
     "harmonic_mean": ("harmonic mean", "of seen and unseen"),
     "ausuc": ("AUSUC", "area under the seen-unseen curve"),
     "gate_auroc": ("gate AUROC", "how well p(unseen) tells photos of unseen classes from the others"),

@@ -91,6 +91,7 @@ CASES = {
     "one without a photo": ([], [4, 0, 3, 2, 5]),
     "no text": ([0, 1, 2, 3, 4], [4, 1, 3, 2, 5]),
     "one photo each": ([2], [1, 1, 1, 1, 1]),
+    "two photos at most": ([2], [1, 1, 2, 2, 2]),
     "one photo in all": ([], [0, 1, 0, 0, 0]),
 }
 EVERY_CASE = pytest.mark.parametrize(("unnamed", "counts"), CASES.values(), ids=CASES)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hybrid.errors import ArtifactError, ConfigError, GateError
+from hybrid.fusion.conformal import set_scores, set_threshold
 from hybrid.fusion.decide import Decider
 from hybrid.fusion.evidence import Scorer
 from hybrid.fusion.operating import HeldOut, OperatingPoint, Policy, choose_point, odds_of, uniform_from_hash
@@ -288,7 +289,7 @@ def test_max_seen_loss_is_kept_with_shown_classes(fitted, large, space, shown_sc
     assert point.log_odds != point_of(fitted, large.scorer, Policy(max_seen_loss=loss)).log_odds
 
 
-@pytest.mark.parametrize("prior", [None, 0.1])
+@pytest.mark.parametrize("prior", [None, 0.1, 0.9])
 def test_sets_cover_with_shown_classes(fitted, large, space, shown_scorer, prior):
     point = decided_point(fitted, large, space, prior=prior, coverage=0.9)
     held = fitted.held_out
@@ -300,12 +301,21 @@ def test_sets_cover_with_shown_classes(fitted, large, space, shown_scorer, prior
         score = likelier.sum() + held.uniform[row] * answer[row, c] + 0.05 * len(likelier)
         inside += score <= point.set_threshold + 1e-9
     assert inside == 181
+    scores = set_scores(answer, held.uniform)
+    assert point.set_threshold == pytest.approx(set_threshold(scores, held.target, 0.9), rel=1e-9)
 
 
-def test_reject_keeps_its_share_with_shown_classes(fitted, large, space, shown_scorer):
-    point = decided_point(fitted, large, space, reject=0.9, prior=0.6)
-    p_known = fitted.rejector.p_known(fitted.gate, fitted.held_out.evidence(shown_scorer), *odds_of(point))
+@pytest.mark.parametrize("policy", [{"prior": 0.95}, {"max_seen_loss": 0.3}])
+def test_reject_keeps_its_share_with_shown_classes(fitted, large, policy):
+    """Measured with the odds of shown classes, too."""
+    space = large.space(nameless={9: 5, 10: 5, 11: 5})
+    point = decided_point(fitted, large, space, reject=0.9, **policy)
+    evidence = fitted.held_out.evidence(Scorer(large.memory, space.texts, large.scale, space.shown))
+    p_known = fitted.rejector.p_known(fitted.gate, evidence, *odds_of(point))
     assert 0.9 <= np.mean(p_known >= point.accept_above) <= 0.9 + 1 / len(p_known) + 1e-9
+    assert point.accept_above == np.quantile(p_known, 0.1, method="lower")
+    by_name = fitted.rejector.p_known(fitted.gate, evidence, point.log_odds)
+    assert point.accept_above != np.quantile(by_name, 0.1, method="lower")
 
 
 def test_held_out_photos_keep_the_baseline_of_their_fold(fitted, shown_scorer):

@@ -40,18 +40,25 @@ def test_p_known_by_hand(draw_evidence, shift):
 
 @pytest.mark.parametrize("odds", [(0.0, 0.0), (1.5, -0.7)])
 def test_p_known_with_shown_classes_by_hand(draw_shown, odds):
-    """Known by its photos, or else as without them, by all names."""
+    """Known by the photos of a class without a name, or else as without any photos, by all names."""
     evidence = draw_shown(0)
     found = REJECTOR.p_known(GATE, evidence, *odds)
     by_name = REJECTOR.p_known(GATE, replace(evidence, shown=None), odds[0])
     answer = np.exp(GATE.fuse(evidence, *odds).log_probabilities)
     for row in range(20):
-        shown = sum(answer[row, place] for place in (5, 4, 7, 8, 9, 10))
-        assert found[row] == pytest.approx(shown + (1 - shown) * by_name[row], rel=1e-9)
+        nameless = sum(answer[row, place] for place in (9, 10))
+        assert found[row] == pytest.approx(nameless + (1 - nameless) * by_name[row], rel=1e-9)
     assert (found > by_name).all()
 
 
-def test_photos_of_a_shown_class_are_known_by_them(fitted, large):
+def test_photos_of_named_classes_make_no_photo_better_known(draw_shown):
+    """They say which class is the likelier one, not whether it is any: strangers would pass by them."""
+    evidence = draw_shown(0, bare=0)
+    by_name = REJECTOR.p_known(GATE, replace(evidence, shown=None))
+    np.testing.assert_array_equal(REJECTOR.p_known(GATE, evidence), by_name)
+
+
+def test_photos_of_a_class_without_a_name_are_known_by_them(fitted, large):
     """No name says so."""
     rows = np.flatnonzero(large.test.target == 9)[5:]
     known = [
