@@ -110,7 +110,8 @@ class HeadInfo(Struct, frozen=True, kw_only=True):
     trained_on : tuple of str
         sha256 of every training photo, so that nobody calibrates or evaluates on them unawares.
     left_out : tuple of str
-        Labels of the index that it could have been trained on, had its classes not been limited. They are no classes
+        Labels of the index that it could have been trained on, had its classes not been limited; None where an older
+        version trained it, and did not say: then no label joins by itself. They are no classes
         of the run until `hybrid.classes.add_class` names one.
     """
 
@@ -123,7 +124,7 @@ class HeadInfo(Struct, frozen=True, kw_only=True):
     val_photos: int
     trained_on: tuple[str, ...]
     notes: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()
+    left_out: tuple[str, ...] | None = None
 
 
 class GateInfo(Struct, frozen=True, kw_only=True):

@@ -69,9 +69,13 @@ def fit_run_gate(
         seed,
     )
     gate = fit_gate(calibration.validation, calibration.episodes, folds)
-    gate = fit_shown(gate, calibration.named, calibration.nameless)
+    reason = ""
+    try:
+        gate = fit_shown(gate, calibration.named, calibration.nameless)
+    except GateError as error:  # its weights stay the documented prior: the rest of the gate serves without them
+        reason = f"for photos of shown classes the documented prior serves: {error.what}"
     rejector = fit_rejector(gate, calibration.episodes)
-    return FittedGate(gate, calibration.memory, rejector, _keep(data.val, head_logits, calibration))
+    return FittedGate(gate, calibration.memory, rejector, _keep(data.val, head_logits, calibration), reason)
 
 
 def _episode_logits(

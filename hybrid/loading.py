@@ -27,7 +27,7 @@ from hybrid.label_space import LabelSpace, Newcomer, extend, join
 from hybrid.prompts import PromptClass, PromptSet, Templates, class_key, load_templates
 
 # Without a head: the best expert where every class has photos; else one that leaves classes without photos alone.
-ALL_SHOWN, SOME_SHOWN = "posterior", "tip-adapter"
+ALL_SHOWN, SOME_SHOWN = "posterior", "mean-cache"
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def assemble(source: Source) -> Joined:
         needed = space.named and (source.head is None or source.gate is not None)
         vectors = texts.vectors(space.prompts[: space.named]) if needed else None
     photos = _photos_by_place(newcomers, places)
-    notes = (*notes, *doubts, *_say_shown(space))
+    notes = (*notes, *doubts, *_say_merged(newcomers, places, space), *_say_shown(space))
     if not photos:
         alone = ("no head in this run: zero-shot only, its softmax is no calibrated probability",)
         return Joined(space, vectors, None, None, notes if seen else (*notes, *alone))
@@ -224,6 +224,17 @@ def assemble(source: Source) -> Joined:
         return Joined(space, vectors, shown, None, notes)
     expert, why = _fit_expert(source, space, vectors, photos)
     return Joined(space, vectors, None, expert, (*notes, why))
+
+
+def _say_merged(newcomers: Sequence[ShownClass], places: Sequence[int | None], space: LabelSpace) -> tuple[str, ...]:
+    """Say which newcomers a prompt takes for another class."""
+    notes = []
+    for one, place in zip(newcomers, places, strict=True):
+        if place is None:
+            notes.append(f"the prompts call {one.name} a trained class: its photos do not count")
+        elif class_key(space.names[place]) != class_key(one.name):
+            notes.append(f"the prompts call {one.name} {space.names[place]}: its photos show that class")
+    return tuple(notes)
 
 
 def _photos_by_place(newcomers: Sequence[ShownClass], places: Sequence[int | None]) -> list[tuple[FloatArray, int]]:

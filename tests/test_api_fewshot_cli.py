@@ -96,7 +96,7 @@ def test_an_index_alone_answers_by_its_photos(made, tmp_path):
     )
     assert {one["label"] for one in rows[0]["top"]} == {BIRD, SNAKE, FISH, *TRAINED[:4]}
     assert {row["label"] for row in rows} <= {BIRD, SNAKE, FISH, *TRAINED[:4]}
-    assert any("joined by tip-adapter" in note for note in load(made / "bare", prompts=TRAINED[:4]).notes)
+    assert any("joined by mean-cache" in note for note in load(made / "bare", prompts=TRAINED[:4]).notes)
 
 
 def test_an_index_alone_is_evaluated_as_two_systems(made, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -184,6 +185,19 @@ def test_a_fit_that_fails_says_so():
 
 
 # Shown classes
+
+
+def test_a_gate_stays_where_what_photos_add_cannot_be_fitted(monkeypatch):
+    def refuse(*arguments):
+        raise GateError("the fit did not converge")
+
+    data, logits, texts = make()
+    whole = fit_run_gate(data, logits, texts, SCALE)
+    monkeypatch.setattr(gating, "fit_shown", refuse)
+    fitted = fit_run_gate(data, logits, texts, SCALE)
+    assert fitted.gate == msgspec.structs.replace(whole.gate, shown=ShownGate())
+    assert fitted.rejector == whole.rejector
+    assert fitted.reason == "for photos of shown classes the documented prior serves: the fit did not converge"
 
 
 def test_what_photos_of_shown_classes_add_is_fitted_on_every_variant(monkeypatch):

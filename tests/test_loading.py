@@ -190,6 +190,17 @@ def test_whoever_joins_casts_no_doubt_on_those_that_are_there():
     assert named.space.nameless == 0
 
 
+def test_a_newcomer_that_the_prompts_call_something_else_is_told():
+    names = PromptSet((PromptClass(SEEN[0], ("beast",)), PromptClass("okapi", ("forest giraffe",))))
+    made = source(shown("beast", 2), shown("forest giraffe", 3), seen=SEEN)
+    joined = assemble(replace(made, prompts=names))
+    assert joined.space.names == (*SEEN, "okapi")
+    assert joined.space.photos_of(len(SEEN)) == 3
+    assert "the prompts call beast a trained class: its photos do not count" in joined.notes
+    assert "the prompts call forest giraffe okapi: its photos show that class" in joined.notes
+    assert not any("the prompts call" in note for note in assemble(made).notes)
+
+
 # Without a head
 
 
@@ -197,9 +208,9 @@ def test_the_expert_without_a_head():
     every = source(shown("ant", 3), shown("bee", 2))
     some = source(shown("ant", 3), prompts=["bee"])
     none = source(prompts=["ant", "bee"])
-    assert [type(assemble(s).few_shot).__name__ for s in (every, some, none)] == ["Posterior", "TipAdapter", "NoneType"]
+    assert [type(assemble(s).few_shot).__name__ for s in (every, some, none)] == ["Posterior", "MeanCache", "NoneType"]
     assert "names and photos joined by posterior" in assemble(every).notes[-1]
-    assert "names and photos joined by tip-adapter" in assemble(some).notes[-1]
+    assert "names and photos joined by mean-cache" in assemble(some).notes[-1]
     assert "zero-shot only" in assemble(none).notes[-1]
     chosen = assemble(replace(every, few_shot="gda"))
     assert type(chosen.few_shot).__name__ == "GDA"

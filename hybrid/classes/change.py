@@ -16,7 +16,7 @@ from hybrid.encoders.base import Encoder
 from hybrid.errors import ArtifactError, DataError, listing
 from hybrid.index.build import build_index
 from hybrid.index.neighbors import open_index
-from hybrid.index.store import ADDED, EmbeddingStore
+from hybrid.index.store import ADDED, EmbeddingStore, StoredPhoto
 from hybrid.prompts import class_key, load_templates
 
 
@@ -147,7 +147,9 @@ def _add(
 
 
 def remove_class(layout: Layout, name: str) -> RemoveSummary:
-    """Forget a class that the head does not know: its photos in the index, their vectors, its names.
+    """Forget a class that the head does not know: its names, and the photos in the index that show it.
+
+    Photos of split ``test``, and those of a label that the head left out, stay.
 
     Parameters
     ----------
@@ -180,6 +182,7 @@ def remove_class(layout: Layout, name: str) -> RemoveSummary:
             raise DataError(f"the run has no class {name!r}", got=f"near it: {listing(near) or 'nothing'}")
         labels = [label for label in store.counts()["labels"] if class_key(label) == key]
         photos = [photo for photo in store.photos_sharing(labels) if photo.record.label in labels]
+        photos = _that_show(photos, head)
         # Before the names: killed between the two, the class has names alone, and a second call removes these.
         if photos:
             store.remove([photo.record.path for photo in photos])
@@ -190,6 +193,20 @@ def remove_class(layout: Layout, name: str) -> RemoveSummary:
     sources = sorted({p.record.source for p in photos if not p.record.source.startswith(ADDED)})
     notes = (f"the next hybrid build-index of {listing(sources, 3)} brings its photos back",) if sources else ()
     return RemoveSummary(known[key], len(photos), notes)
+
+
+def _that_show(photos: Sequence[StoredPhoto], head: HeadInfo | None) -> list[StoredPhoto]:
+    """Photos that make it a class of the run: what was added, and labels of the index that join by themselves.
+
+    Photos of split ``test``, and those of a label that the head left out, show nothing by themselves: they stay.
+    """
+    left_out = {class_key(label) for label in (head.left_out or ())} if head else set()
+    return [
+        photo
+        for photo in photos
+        if photo.record.source.startswith(ADDED)
+        or (photo.record.split != "test" and class_key(str(photo.record.label)) not in left_out)
+    ]
 
 
 def _with(info: ClassesInfo, entry: AddedClass) -> ClassesInfo:

@@ -117,8 +117,9 @@ def fit_notes(
     nearest = Counter(prompts[i].name for i in similarity.argmax(axis=1) if i).most_common(BEST)
     return [
         f"WARNING: the name {own.name} does not seem to describe its photos: among the best {BEST} of {len(prompts)} "
-        f"names for {good} of {len(similarity)}; nearest: {listing([name for name, _ in nearest])}. It would "
-        "mislead, so photos alone speak for the class; a --synonym that the encoder knows, or --prompts, may help"
+        f"names for {good} of {len(similarity)}; nearest: {listing([name for name, _ in nearest])}. It may "
+        "mislead: where trained classes are nearer, photos alone speak for the class (or add it with --no-name); a "
+        "--synonym that the encoder knows may help"
     ]
 
 

@@ -78,7 +78,7 @@ def read_classes(layout: Layout) -> ClassesInfo:
 
 
 def shown_classes(
-    layout: Layout, fingerprints: Sequence[str], seen: Sequence[str], left_out: Sequence[str]
+    layout: Layout, fingerprints: Sequence[str], seen: Sequence[str], left_out: Sequence[str] | None
 ) -> tuple[tuple[ShownClass, ...], tuple[str, ...]]:
     """Gather the classes of a run that its head does not know.
 
@@ -94,8 +94,8 @@ def shown_classes(
         Encoders of one identity, the best precision first: of each photo the first vector that there is serves.
     seen : sequence of str
         Classes of the head.
-    left_out : sequence of str
-        Labels that are no classes of the run unless ``classes.json`` adds them; see `HeadInfo`.
+    left_out : sequence of str, or None
+        Labels that are no classes of the run unless ``classes.json`` adds them; see `HeadInfo`. None: all of them.
 
     Returns
     -------
@@ -116,10 +116,16 @@ def shown_classes(
 
 
 def gather(
-    info: ClassesInfo, store: EmbeddingStore, fingerprints: Sequence[str], seen: Sequence[str], left_out: Sequence[str]
+    info: ClassesInfo,
+    store: EmbeddingStore,
+    fingerprints: Sequence[str],
+    seen: Sequence[str],
+    left_out: Sequence[str] | None,
 ) -> tuple[tuple[ShownClass, ...], tuple[str, ...]]:
     """Do the work of `shown_classes`, with a ``classes.json`` that need not be written yet."""
     added = {class_key(entry.name): entry for entry in info.added}
+    if left_out is None:
+        left_out = tuple(store.counts()["labels"])
     outside = {class_key(name) for name in seen} | ({class_key(name) for name in left_out} - set(added))
     entries = {key: entry for key, entry in added.items() if key not in outside}
     labels = [label for label in store.counts()["labels"] if class_key(label) not in outside]

@@ -79,7 +79,7 @@ def _classes(layout: Layout, head: HeadInfo | None, fingerprint: str) -> Iterato
     classes, notes = shown_classes(layout, (fingerprint,), seen, left_out)
     shown = sum(bool(cls.hashes) for cls in classes)
     known = {class_key(cls.name) for cls in classes}
-    left_out = tuple(label for label in left_out if class_key(label) not in known)
+    left_out = tuple(label for label in left_out or () if class_key(label) not in known)
     outside = f"; {plural(len(left_out), 'label')} of the index left out of training" if left_out else ""
     yield f"{len(seen)} trained, {shown} shown by photos, {len(classes) - shown} only named{outside}"
     for cls in classes[:MOST_CLASSES]:

@@ -201,7 +201,9 @@ def _encoder_overlay(classifier: HybridClassifier, photo: _Photo, wanted: int) -
 
     encoder = classifier.encoder
     if classifier.class_vectors is None:
-        return "no relevance map of the encoder: no text is in use, the head answers alone"
+        return "no relevance map of the encoder: no text is in use"
+    if wanted >= len(classifier.class_vectors):
+        return f"no relevance map of the encoder: photos alone speak for {classifier.space.names[wanted]}"
     if not isinstance(encoder, ClipEncoder):
         return "no relevance map of the encoder: its vectors are precomputed, there is no network to ask"
 

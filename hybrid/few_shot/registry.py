@@ -10,6 +10,7 @@ from hybrid.few_shot.base import FewShotExpert
 from hybrid.few_shot.clap import CLAP
 from hybrid.few_shot.gda import GDA
 from hybrid.few_shot.linear_probe import LinearProbe
+from hybrid.few_shot.mean_cache import MeanCache
 from hybrid.few_shot.posterior import Posterior
 from hybrid.few_shot.prototypes import Prototypes
 from hybrid.few_shot.tip_adapter import TipAdapter
@@ -25,6 +26,7 @@ EXPERTS: dict[str, Callable[[float], FewShotExpert]] = {
     "linear-probe": LinearProbe,
     "gda": GDA,
     "clap": CLAP,
+    "mean-cache": MeanCache,
     "posterior": Posterior,
 }
 

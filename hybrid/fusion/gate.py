@@ -157,7 +157,8 @@ class Gate(Struct, frozen=True, kw_only=True, tag_field="kind", tag="conditional
             Of unseen against seen photos, as the user expects them; 0 takes both to be as likely. See
             `hybrid.fusion.operating`.
         shown_log_odds : float
-            The same of a shown class, of which a run may have any number: each one only takes its own share.
+            The same of a class that joined by its photos: each one only takes its own share. One that was asked for by
+            name stands in the group of named classes.
         """
         if evidence.shown is not None:
             return self._with_shown(evidence, evidence.shown, log_odds, shown_log_odds)
@@ -178,7 +179,7 @@ class Gate(Struct, frozen=True, kw_only=True, tag_field="kind", tag="conditional
         # The weights were fitted without anything expected beforehand: that comes on top.
         odds = np.where(np.arange(shown.classes) < evidence.seen, 0.0, log_odds)
         without = log_softmax(before.log_probabilities + odds[: shown.asked])
-        odds[shown.place] = shown_log_odds
+        odds[shown.asked :] = shown_log_odds
         joint = log_softmax(joint + odds)
         # Rounding errors must not make a probability larger than one.
         p_unseen = np.minimum(np.exp(joint[:, evidence.seen :]).sum(axis=1), 1.0)

@@ -70,7 +70,8 @@ class HeldOut:
     embeddings : (n, d) float32
     head_logits : (n, s) float32
     memory, novelty, baseline : (n, s), (n,), (n,) float32
-        By memories that do not hold the photo; see `Evidence`.
+        By memories that do not hold the photo; see `Evidence`. `baseline` is None where an older version wrote it:
+        then the memory of all photos gives it.
     target : (n,) int64
         Seen class index.
     uniform : (n,) float32
@@ -81,7 +82,7 @@ class HeldOut:
     head_logits: NDArray[Any]
     memory: NDArray[Any]
     novelty: NDArray[Any]
-    baseline: NDArray[Any]
+    baseline: NDArray[Any] | None
     target: Indices
     uniform: NDArray[Any]
 
@@ -95,7 +96,8 @@ class HeldOut:
         """Write as safetensors."""
         from safetensors.numpy import save_file
 
-        tensors = {item.name: np.ascontiguousarray(getattr(self, item.name)) for item in fields(self)}
+        given = {item.name: getattr(self, item.name) for item in fields(self)}
+        tensors = {name: np.ascontiguousarray(value) for name, value in given.items() if value is not None}
         whole = {"target": tensors.pop("target").astype(np.int64)}
         save_file({name: value.astype(np.float32) for name, value in tensors.items()} | whole, file)
 
@@ -107,7 +109,8 @@ class HeldOut:
 
         try:
             tensors = load_file(file)
-            return cls(**{item.name: tensors[item.name] for item in fields(cls)})
+            given = {item.name: tensors[item.name] for item in fields(cls) if item.name != "baseline"}
+            return cls(**given, baseline=tensors.get("baseline"))
         except (OSError, SafetensorError, KeyError) as error:
             raise ArtifactError(
                 f"{file} is missing or damaged, or of an older version", got=repr(error), fix="hybrid fit-gate"
@@ -128,7 +131,7 @@ class OperatingPoint:
     log_odds : float
         Added to the log-odds of "unseen".
     shown_log_odds : float
-        The same for each shown class.
+        The same for each class that joined by its photos without being asked for by name.
     accept_above : float or None
         A photo whose p(known) is lower shows none of the classes.
     set_threshold : float or None
@@ -199,9 +202,9 @@ def odds_of(point: OperatingPoint) -> tuple[float, float]:
 
 
 def _given_odds(policy: Policy, seen: int, unseen: int, joined: int, boost: float) -> OperatingPoint:
-    """Log-odds of the group of named classes, and of each shown class.
+    """Log-odds of the group of named classes, and of each class that joined.
 
-    Shown classes were fitted as likely as `boost` seen ones each. At the default that stays, so that a class more
+    Those that joined were fitted as likely as `boost` seen ones each. At the default that stays, so that a class more
     changes nothing for the others; a prior that is asked for is shared among all unseen classes.
     """
     if unseen == 0:
@@ -217,7 +220,11 @@ def _given_odds(policy: Policy, seen: int, unseen: int, joined: int, boost: floa
         shown = log_odds + float(np.log(seen / unseen / boost))
         # Those that joined do not stand in the group of named ones: their part of the share is not the group's.
         log_odds += float(np.log((unseen - joined) / unseen)) if joined < unseen else 0.0
-    return OperatingPoint(log_odds, shown, notes=(f"p(unseen) beforehand {share:.3g} {why}",))
+    note = f"p(unseen) beforehand {share:.3g} {why}"
+    if joined and not shown:
+        of_names = f"{note}, of the named classes; " if joined < unseen else ""
+        note = f"{of_names}each class that joined is as likely beforehand as {boost:.2g} trained ones"
+    return OperatingPoint(log_odds, shown, notes=(note,))
 
 
 def _with_sets(

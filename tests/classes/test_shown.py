@@ -57,6 +57,15 @@ def test_without_a_head_every_label_is_shown(run):
     assert names(run, seen=()) == (dict.fromkeys(sorted(SEEN), 3), ())
 
 
+def test_a_head_that_does_not_say_what_it_left_out_lets_no_label_join(run, photos, index, tmp_path):
+    """As an older version trained it; ``classes.json`` may still add one."""
+    photos("more", orange=3, pink=2)
+    index(tmp_path / "more")
+    assert names(run, left_out=None) == ({}, ())
+    describe(run, AddedClass(name="pink"))
+    assert names(run, left_out=None) == ({"pink": 2}, ())
+
+
 def test_names_are_compared_by_class_key(run, photos, index, tmp_path):
     photos("more", Light_orange=2)
     index(tmp_path / "more")

@@ -26,6 +26,7 @@ from hybrid.fusion.decide import FittedGate
 from hybrid.fusion.gate import Gate
 from hybrid.fusion.memory import ClassMemory
 from hybrid.fusion.operating import Policy
+from hybrid.fusion.shown import ShownPhotos
 from hybrid.heads.backbone import build_model
 from hybrid.heads.backbone_head import BackboneHead
 from hybrid.heads.ensemble import Ensemble
@@ -33,7 +34,7 @@ from hybrid.heads.linear import LinearHead
 from hybrid.heads.regions import with_regions
 from hybrid.index.store import EmbeddingStore, StoredPhoto
 from hybrid.index.texts import embed_classes
-from hybrid.label_space import join
+from hybrid.label_space import Newcomer, extend, join
 from hybrid.prompts import PromptClass, PromptSet, load_templates
 
 LONG = "a $very$ long _name_ of a class, " * 4
@@ -139,6 +140,23 @@ def test_the_class_that_is_asked_for(encoder, indexed, tmp_path, photo):
         explain(classifier, indexed[0].root, record, name="zebra")
     with pytest.raises(ConfigError, match="unknown method"):
         explain(classifier, indexed[0].root, record, method="guess")
+
+
+def test_a_class_that_photos_alone_speak_for(encoder, indexed, tmp_path, photo):
+    """No text, no map of the encoder; the terms still say what its photos added."""
+    record = record_of(tmp_path, photo(99))
+    own = encoder.encode_images([encoder.prepare(photo(99), record)])
+    named = classifier_of(encoder, head_of(("cat", "dog")))
+    space, (place,) = extend(named.space, [Newcomer(PromptClass("creature 7"), named=False, shots=1)])
+    shown = ShownPhotos.gather([own], [place], space.asked, space.named)
+    made = explain(replace(named, space=space, shown=shown), indexed[0].root, record, name="creature 7")
+    said = made.explanation
+    assert [m.of for m in said.maps] == ["head"]
+    assert "no relevance map of the encoder: photos alone speak for creature 7" in said.notes
+    assert [term.name for term in said.gate.terms][-2:] == ["shown", "prior"]
+    assert sum(term.product for term in said.gate.terms) == pytest.approx(said.gate.log_odds)
+    assert said.gate.p_unseen == pytest.approx(said.p_unseen, abs=1e-6)
+    draw_explanation(made, tmp_path / "out.png")
 
 
 def test_a_linear_head_has_no_map(encoder, indexed, tmp_path, photo):

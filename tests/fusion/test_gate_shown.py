@@ -66,7 +66,7 @@ def by_hand(e: Evidence, log_odds: float, shown_log_odds: float) -> np.ndarray:
                 w, share = SHOWN.nameless, math.log2(min(shown.counts[column], 16)) / 4
                 gain = (w.ratio + w.ratio_shots * share) * against_all + w.bias + w.bias_shots * share
                 weighed = 1
-            odds[place] = weighed * math.exp(gain + shown_log_odds)
+            odds[place] = weighed * math.exp(gain + (log_odds if place < shown.asked else shown_log_odds))
         answers.append(odds / odds.sum())
     return np.array(answers)
 
@@ -236,7 +236,7 @@ def test_shifts_are_bayes_rule(draw_shown, layout):
     plain = np.exp(GATE.fuse(evidence).log_probabilities)
     factor = np.ones(plain.shape[1])
     factor[4:] = 3.0
-    factor[evidence.shown.place] = 0.2
+    factor[evidence.shown.asked :] = 0.2
     found = np.exp(GATE.fuse(evidence, math.log(3.0), math.log(0.2)).log_probabilities)
     np.testing.assert_allclose(found, plain * factor / (plain @ factor)[:, None], rtol=1e-9)
 

@@ -324,3 +324,14 @@ def test_held_out_photos_keep_the_baseline_of_their_fold(fitted, shown_scorer):
     np.testing.assert_array_equal(evidence.baseline, held.baseline)
     assert not np.allclose(shown_scorer(held.embeddings, held.head_logits).baseline, held.baseline)
     assert evidence.shown.likelihood.shape == (200, 3)
+
+
+def test_held_out_of_an_older_version_takes_the_memorys_own_baseline(fitted, large, tmp_path):
+    file = tmp_path / "held_out.safetensors"
+    replace(fitted.held_out, baseline=None).save(file)
+    old = HeldOut.load(file)
+    assert old.baseline is None
+    scorer = large.scorer
+    photos, logits = old.embeddings, old.head_logits
+    np.testing.assert_array_equal(old.evidence(scorer).baseline, scorer(photos, logits).baseline)
+    assert not np.allclose(fitted.held_out.evidence(scorer).baseline, old.evidence(scorer).baseline)
