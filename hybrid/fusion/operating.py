@@ -193,7 +193,14 @@ def choose_point(
         point = OperatingPoint(shift, shift, notes=(note,))
     if policy.coverage is not None:
         point = _with_sets(point, policy.coverage, gate, evidence, held_out)
-    return _with_rejection(point, policy, rejector.p_known(gate, evidence, *odds_of(point)), rejector)
+    point = _with_rejection(point, policy, rejector.p_known(gate, evidence, *odds_of(point)), rejector)
+    bare = 0 if evidence.shown is None else int(np.count_nonzero(~evidence.shown.has_name))
+    if policy.max_false_accept is not None and bare:
+        warning = (
+            f"WARNING: {bare} of the classes have no name: their photos take foreign ones too, so more than that pass"
+        )
+        return replace(point, notes=(*point.notes, warning))
+    return point
 
 
 def odds_of(point: OperatingPoint) -> tuple[float, float]:

@@ -335,3 +335,15 @@ def test_held_out_of_an_older_version_takes_the_memorys_own_baseline(fitted, lar
     photos, logits = old.embeddings, old.head_logits
     np.testing.assert_array_equal(old.evidence(scorer).baseline, scorer(photos, logits).baseline)
     assert not np.allclose(fitted.held_out.evidence(scorer).baseline, old.evidence(scorer).baseline)
+
+
+def test_classes_without_a_name_cannot_keep_strangers_out_and_that_is_said(fitted, large):
+    def notes(**space):
+        found = large.space((8,), **space)
+        classes = 8, found.texts.shape[0] - 8 + len(space.get("nameless", {}))
+        scorer = Scorer(large.memory, found.texts, large.scale, found.shown)
+        policy = Policy(max_false_accept=0.1)
+        return choose_point(policy, fitted.gate, scorer, classes, fitted.rejector, fitted.held_out).notes
+
+    assert not any("WARNING" in note for note in notes())
+    assert any("WARNING: 1 of the classes have no name" in note for note in notes(nameless={9: 5}))
