@@ -121,7 +121,7 @@ def encoder_maps(name: str) -> Maps:
     def maps(photo: Drawn) -> Iterator[tuple[str, Callable[[], Values]]]:
         text = embed_classes(encoder, [PromptClass(photo.name)], load_templates("simple"), None)[0]
         model = TextSimilarity(encoder.tower, text)
-        pixels = encoder.prepare(photo.image, None)[None]
+        pixels = encoder.batch([encoder.prepare(photo.image, None)]).float()
         return candidates(model, pixels, 0)
 
     return maps
@@ -140,7 +140,7 @@ def head_maps(run: Path) -> Maps:
     head: Any = found[0]
 
     def maps(photo: Drawn) -> Iterator[tuple[str, Callable[[], Values]]]:
-        pixels = head.prepare(photo.image)[None]
+        pixels = head.batch([head.prepare(photo.image)])
         target = int(head.logits([pixels[0]], None).argmax())
         return candidates(members_of(head)[0], pixels, target)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from hybrid.answers import Answers, Prediction, to_predictions
 from hybrid.config import EncoderSettings, Regions
-from hybrid.data.decode import decode
+from hybrid.data.decode import Scaled
+from hybrid.data.reading import ReadPhoto, read, widest
 from hybrid.data.records import ImageRecord
-from hybrid.data.stream import batched, default_workers, ordered_map
+from hybrid.data.stream import IN_FLIGHT, ahead, batched, default_workers, ordered_map
+from hybrid.device import CPU_BATCH
 from hybrid.encoders.base import Encoder, FloatArray
 from hybrid.errors import ConfigError, GateError, UnreadableImageError
 from hybrid.few_shot.base import FewShotExpert
@@ -40,15 +42,6 @@ class Batch:
     hashes: tuple[str, ...]
     answers: Answers
     embeddings: FloatArray | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Input:
-    record: ImageRecord
-    sha256: str
-    for_encoder: Any
-    for_head: Any
-    reason: str
 
 
 @dataclass
@@ -271,15 +264,15 @@ class HybridClassifier:
         """Labels of all classes, (c,): the trained ones first; the columns of `predict_proba`."""
         return np.array(self.space.names, dtype=np.str_)
 
-    def predict(self, images: Images, *, batch_size: int = 32, workers: int | None = None) -> NDArray[np.str_]:
+    def predict(self, images: Images, *, batch_size: int | None = None, workers: int | None = None) -> NDArray[np.str_]:
         """Name the class of each photo.
 
         Parameters
         ----------
         images : path, PIL image, array, tensor, or an iterable of these
             See `hybrid.pictures.to_records`.
-        batch_size : int, default 32
-            Photos that go through the networks at once.
+        batch_size : int, optional
+            Photos that go through the networks at once; default: what the device has memory for, 32 on a CPU.
         workers : int, optional
             Threads that decode; default: one a core, at most 16.
 
@@ -304,7 +297,9 @@ class HybridClassifier:
         batches = self._batches(images, batch_size, workers, skip_unreadable=False)
         return np.array([p.label for batch in batches for p in self.predictions(batch, top_k=1)], dtype=np.str_)
 
-    def predict_proba(self, images: Images, *, batch_size: int = 32, workers: int | None = None) -> NDArray[np.float64]:
+    def predict_proba(
+        self, images: Images, *, batch_size: int | None = None, workers: int | None = None
+    ) -> NDArray[np.float64]:
         """Give the probability of each class for each photo.
 
         Rejection does not change it: these are the probabilities if the photo shows one of `classes_`.
@@ -328,7 +323,7 @@ class HybridClassifier:
         batches = self._batches(images, batch_size, workers, skip_unreadable=False)
         return np.concatenate([np.empty((0, len(self.space.names))), *(batch.answers.hybrid for batch in batches)])
 
-    def classify(self, images: Images, *, batch_size: int = 32, workers: int | None = None) -> Iterator[Batch]:
+    def classify(self, images: Images, *, batch_size: int | None = None, workers: int | None = None) -> Iterator[Batch]:
         """Read, decode once, feed both experts, answer; unreadable photos go to `unreadable`.
 
         `images` as for `predict`; a batch's records name its photos.
@@ -336,26 +331,27 @@ class HybridClassifier:
         yield from self._batches(images, batch_size, workers, skip_unreadable=True)
 
     def _batches(
-        self, images: Images, batch_size: int, workers: int | None, *, skip_unreadable: bool
+        self, images: Images, batch_size: int | None, workers: int | None, *, skip_unreadable: bool
     ) -> Iterator[Batch]:
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise ConfigError("batch_size takes a number of photos", expected="1 or more", got=str(batch_size))
         records = to_records(images)
         if self._needs_embeddings:
             self.encoder.check(records)
-        reads = ordered_map(self._read, records, workers or default_workers(), 2 * batch_size)
-        for batch in batched(reads, batch_size):
-            unreadable = [(item.record.path, item.reason) for item in batch if item.reason]
+        size = batch_size or (self._batch_size if len(records) > CPU_BATCH else CPU_BATCH)
+        threads = workers or default_workers()
+        read_one = partial(read, prepare=self._prepare, cover=widest(expert.cover for expert in self._looking))
+        reads = ordered_map(read_one, records, threads, ahead(size, threads))
+        for batch, answered in ordered_map(self._answer_batch, batched(reads, size), IN_FLIGHT, IN_FLIGHT):
+            unreadable = [(photo.record.path, photo.reason) for photo in batch if photo.reason]
             if unreadable and not skip_unreadable:
                 path, reason = unreadable[0]
                 raise UnreadableImageError(
                     f"cannot read {path}", got=reason, fix="leave it out, or use classify, which skips and lists it"
                 )
             self.unreadable += unreadable
-            inputs = [item for item in batch if not item.reason]
-            if inputs:
-                answers, embeddings = self._answer_inputs(inputs)
-                yield Batch(tuple(i.record for i in inputs), tuple(i.sha256 for i in inputs), answers, embeddings)
+            if answered is not None:
+                yield answered
 
     def predictions(self, batch: Batch, top_k: int = 5) -> list[Prediction]:
         """Turn a batch's answers into one `Prediction` a photo."""
@@ -369,31 +365,36 @@ class HybridClassifier:
             warning=self.gate.warning if self.gate else None,
         )
 
-    def _read(self, record: ImageRecord) -> _Input:
-        try:
-            data = record.read_bytes()
-            image = decode(data)
-        except OSError as error:
-            return _Input(record, "", None, None, error.strerror or str(error))
-        except UnreadableImageError as error:
-            return _Input(record, "", None, None, error.what)
-        for_encoder = self.encoder.prepare(image, record) if self._needs_embeddings else None
-        for_head = self.head.prepare(image) if self.head else None
-        return _Input(record, hashlib.sha256(data).hexdigest(), for_encoder, for_head, "")
+    @property
+    def _looking(self) -> list[Encoder | Head]:
+        """Who looks at photos."""
+        return [*([self.encoder] if self._needs_embeddings else []), *([self.head] if self.head else [])]
+
+    @property
+    def _batch_size(self) -> int:
+        return min((expert.batch_size for expert in self._looking), default=CPU_BATCH)
+
+    def _prepare(self, photo: Scaled, record: ImageRecord) -> tuple[Any, Any]:
+        for_encoder = self.encoder.prepare(photo, record) if self._needs_embeddings else None
+        return for_encoder, self.head.prepare(photo) if self.head else None
 
     @property
     def _needs_embeddings(self) -> bool:
         reads_embeddings = self.head is not None and self.head.encoder_identity is not None
         return self.always_embed or self.class_vectors is not None or self.few_shot is not None or reads_embeddings
 
-    def _answer_inputs(self, inputs: list[_Input]) -> tuple[Answers, FloatArray | None]:
+    def _answer_batch(self, batch: list[ReadPhoto]) -> tuple[list[ReadPhoto], Batch | None]:
+        photos = [photo for photo in batch if not photo.reason]
+        if not photos:
+            return batch, None
         embeddings = head_logits = None
         if self._needs_embeddings:
-            embeddings = self.encoder.encode_images([item.for_encoder for item in inputs])
+            embeddings = self.encoder.encode_images([photo.prepared[0] for photo in photos])
         if self.head is not None:
-            empty = np.empty((len(inputs), 0), dtype=np.float32)
+            empty = np.empty((len(photos), 0), dtype=np.float32)
             head_logits = self.head.logits(
-                [item.for_head for item in inputs], empty if embeddings is None else embeddings
+                [photo.prepared[1] for photo in photos], empty if embeddings is None else embeddings
             )
-        uniform = np.array([uniform_from_hash(item.sha256) for item in inputs])
-        return self.answer(embeddings, head_logits, uniform), embeddings
+        hashes = tuple(photo.sha256 for photo in photos)
+        answers = self.answer(embeddings, head_logits, np.array([uniform_from_hash(sha256) for sha256 in hashes]))
+        return batch, Batch(tuple(photo.record for photo in photos), hashes, answers, embeddings)

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import os
+import threading
+import warnings
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from hybrid.errors import ConfigError
+from hybrid.errors import ConfigError, DeviceError, HybridWarning, first_line
 
 if TYPE_CHECKING:
     import torch
 
+_CPU = threading.Lock()
+T = TypeVar("T")
+R = TypeVar("R")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+# More at once is no faster on two cores (benchmarks/RESULTS.md), and waits longer for its first answer.
+CPU_BATCH = 32
+LARGEST_BATCH = 256
+PROBE = 8
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,10 @@ class Compute:
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.split(":")[0], dtype=self.dtype)
+
+    def turn(self) -> AbstractContextManager[object]:
+        """Wait for this device to be free: networks that share a CPU's cores would hold each other up."""
+        return _CPU if self.device == "cpu" else nullcontext()
 
     @property
     def is_cuda(self) -> bool:
@@ -99,6 +113,104 @@ def resolve(device: str = "auto", precision: str = "auto") -> Compute:
         return Compute(device, "bf16", f"{where}, this processor computes bf16 natively")
     no_bf16 = ", no native bf16 on this processor" if device == "cpu" else ""
     return Compute(device, "fp32", f"{where}{no_bf16}")
+
+
+def suggest_batch(compute: Compute, run: Callable[[int], object]) -> int:
+    """How many photos to put through a network at once.
+
+    Parameters
+    ----------
+    compute : Compute
+    run : callable
+        Puts some photos through, for what they take of a GPU's memory to be measured.
+
+    Returns
+    -------
+    int
+        `CPU_BATCH` on a CPU. On a GPU the power of 2, at most `LARGEST_BATCH`, that two batches of fit into the half
+        of its free memory: one computes while the next one is made ready.
+    """
+    if not compute.is_cuda:
+        return CPU_BATCH
+    import torch
+
+    run(PROBE)  # what stays, such as workspaces, is no part of a photo's share
+    torch.cuda.reset_peak_memory_stats(compute.device)
+    before = torch.cuda.memory_allocated(compute.device)
+    run(PROBE)
+    share = max(1, (torch.cuda.max_memory_allocated(compute.device) - before) // PROBE)
+    fitting = torch.cuda.mem_get_info(compute.device)[0] // (4 * share)
+    return min(LARGEST_BATCH, 1 << max(0, int(fitting).bit_length() - 1))
+
+
+class MemoryLimit:
+    """Puts batches through a network; smaller ones from the moment on at which the device's memory did not do.
+
+    Parameters
+    ----------
+    what : str
+        The network, for the message.
+    compute : Compute
+        Where it runs.
+    """
+
+    def __init__(self, what: str, compute: Compute) -> None:
+        self._what, self._compute = what, compute
+        self._most: int | None = None
+
+    def run(self, work: Callable[[Sequence[T]], R], items: Sequence[T]) -> list[R]:
+        """Apply `work` to all items at once, or to as many as fit into memory; results in order.
+
+        Raises
+        ------
+        DeviceError
+            If not even one fits.
+        """
+        results: list[R] = []
+        done = 0
+        while done < len(items):
+            part = items[done : done + (self._most or len(items))]
+            failed = None
+            try:
+                with self._compute.turn():
+                    results.append(work(part))
+                done += len(part)
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                failed = first_line(error)
+            # Not in the handler: the error's traceback still holds the tensors that did not fit.
+            if failed is not None:
+                self._lower(len(part), failed)
+        return results
+
+    def _lower(self, tried: int, failed: str) -> None:
+        if tried == 1:
+            raise DeviceError(
+                f"the device's memory is too small for the {self._what} with a single photo",
+                got=failed,
+                fix="end what else uses the device, or --device cpu, or a smaller model",
+            )
+        import torch
+
+        # Of two batches under way the other one may have found out more.
+        self._most = min(self._most or tried, tried // 2)
+        torch.cuda.empty_cache()
+        warnings.warn(
+            f"{tried} photos at once do not fit into memory: the {self._what} goes on with {self._most}",
+            HybridWarning,
+            stacklevel=3,
+        )
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    import torch
+
+    # The CPU's allocator has no kind of error of its own.
+    said = str(error)
+    on_cpu = "DefaultCPUAllocator" in said and ("can't allocate memory" in said or "not enough memory" in said)
+    in_library = any(code in said for code in ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"))
+    return isinstance(error, torch.cuda.OutOfMemoryError) or on_cpu or in_library
 
 
 def _own_cuda(device: str) -> str:

@@ -52,6 +52,10 @@ class GateError(HybridError):
     """The gate cannot be fitted or applied."""
 
 
+class DeviceError(HybridError):
+    """A device cannot do what is asked of it."""
+
+
 class FewShotError(HybridError):
     """A few-shot expert cannot be fitted, applied or found."""
 
@@ -72,6 +76,10 @@ class MissingExtraError(HybridError):
             f"{feature} needs the package {package}, which is not installed",
             fix=f"pip install 'hybrid-classifier[{extra}]'",
         )
+
+
+class HybridWarning(UserWarning):
+    """Something is not as it was asked for, and work goes on."""
 
 
 def first_line(error: Exception, limit: int = 300) -> str:

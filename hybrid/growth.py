@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import shutil
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +17,9 @@ from hybrid.artifact import Layout, SavedPrompts, read_gate, read_run, write_jso
 from hybrid.classes import AddedClass, ClassesInfo, ShownClass, read_classes, shown_classes
 from hybrid.classes.names import entry_of
 from hybrid.classes.photos import check_photos
-from hybrid.data.decode import decode
+from hybrid.data.decode import decode_scaled
 from hybrid.data.records import ImageRecord
+from hybrid.data.stream import batched
 from hybrid.encoders.base import Encoder, FloatArray
 from hybrid.errors import ArtifactError, DataError, EncoderError, GateError, UnreadableImageError
 from hybrid.heads.dataset import HELD_BACK
@@ -27,8 +28,6 @@ from hybrid.index.texts import embed_classes
 from hybrid.label_space import join
 from hybrid.loading import Source
 from hybrid.prompts import PromptClass, PromptSet, class_key, load_templates
-
-BATCH = 32
 
 
 def with_class(source: Source, name: str, records: Sequence[ImageRecord], prompts: Sequence[str] | None) -> Source:
@@ -61,10 +60,10 @@ def with_class(source: Source, name: str, records: Sequence[ImageRecord], prompt
             "this run has no gate, so no class can join the trained ones",
             fix="hybrid train-head, with classes the encoder can name (--classes FILE)",
         )
-    labels, photos = _index_of(source, with_photos=bool(records))
+    index, labels = _Index(source), _labels(source)
     entry = _entry_of(source, name, prompts, labels)
     before = _before(source, entry, labels)
-    joining = check_photos(photos, entry.name, records, None)
+    joining = check_photos(index, entry.name, records, None)
     if joining.unreadable:
         raise UnreadableImageError(f"cannot read {joining.unreadable[0][0]}", got=joining.unreadable[0][1])
     fresh, embeddings = _embed(source.encoder, [r for r in joining.records if r.split not in HELD_BACK], before.hashes)
@@ -85,7 +84,7 @@ def with_class(source: Source, name: str, records: Sequence[ImageRecord], prompt
         source,
         newcomers=_placed(source, after),
         added=source.added | {class_key(entry.name)},
-        joined=(*source.joined, *_apart(fresh, photos)),
+        joined=(*source.joined, *_apart(fresh, index)),
         notes=(*source.notes, *joining.notes),
         changed=True,
     )
@@ -174,17 +173,41 @@ def _copy(source: Source, target: Layout) -> None:
         shutil.copy2(source.layout.classes, target.classes)
 
 
-def _index_of(source: Source, *, with_photos: bool) -> tuple[list[str], list[StoredPhoto]]:
-    """Labels and photos of the run's index, as `save` would leave it."""
+def _labels(source: Source) -> list[str]:
+    """Labels of the run's index, as `save` would leave it."""
     labels = [str(photo.record.label) for photo in source.joined]
-    photos: list[StoredPhoto] = []
     if source.layout is not None:
         with EmbeddingStore(source.layout.store) as store:
-            labels += [label for label in store.counts()["labels"] if class_key(label) not in source.gone]
-            photos = store.photos() if with_photos else []
-    joined = {photo.record.path for photo in source.joined}
-    kept = [p for p in photos if class_key(p.record.label or "") not in source.gone and p.record.path not in joined]
-    return labels, [*kept, *source.joined]
+            labels += [label for label in store.labels() if class_key(label) not in source.gone]
+    return labels
+
+
+class _Index:
+    """Photos of the run's index, as `save` would leave it."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def photos_at(self, paths: Sequence[str]) -> list[StoredPhoto]:
+        """Photos of these paths."""
+        wanted = set(paths)
+        joined = [photo for photo in self._source.joined if photo.record.path in wanted]
+        return [*self._stored(lambda store: store.photos_at(paths)), *joined]
+
+    def photos_with(self, hashes: Sequence[str]) -> list[StoredPhoto]:
+        """Photos of these contents."""
+        wanted = set(hashes)
+        joined = [photo for photo in self._source.joined if photo.sha256 in wanted]
+        return [*self._stored(lambda store: store.photos_with(hashes)), *joined]
+
+    def _stored(self, look: Callable[[EmbeddingStore], list[StoredPhoto]]) -> list[StoredPhoto]:
+        source = self._source
+        if source.layout is None:
+            return []
+        with EmbeddingStore(source.layout.store) as store:
+            photos = look(store)
+        joined = {photo.record.path for photo in source.joined}
+        return [p for p in photos if class_key(p.record.label or "") not in source.gone and p.record.path not in joined]
 
 
 def _entry_of(source: Source, name: str, prompts: Sequence[str] | None, labels: Sequence[str]) -> AddedClass:
@@ -237,9 +260,10 @@ def _placed(source: Source, after: ShownClass) -> tuple[ShownClass, ...]:
     return (*added, after, *labels)
 
 
-def _apart(fresh: Sequence[StoredPhoto], photos: Sequence[StoredPhoto]) -> list[StoredPhoto]:
+def _apart(fresh: Sequence[StoredPhoto], index: _Index) -> list[StoredPhoto]:
     """Call a photo by its content where the index has other bytes under its path: a file that was written anew."""
-    contents = {photo.record.path: photo.sha256 for photo in photos}
+    paths = [photo.record.path for photo in fresh]
+    contents = {photo.record.path: photo.sha256 for photo in index.photos_at(paths)}
     found = []
     for photo in fresh:
         record = photo.record
@@ -260,13 +284,13 @@ def _embed(
         try:
             data = record.read_bytes()
             sha256 = hashlib.sha256(data).hexdigest()
-            image = decode(data)
+            photo = decode_scaled(data, encoder.cover)
         except OSError as error:
             raise UnreadableImageError(f"cannot read {record.path}", got=error.strerror or str(error)) from error
         except UnreadableImageError as error:
             raise UnreadableImageError(f"cannot read {record.path}", got=error.what) from error
         if sha256 not in known and sha256 not in photos:
             photos[sha256] = StoredPhoto(record, sha256)
-            prepared.append(encoder.prepare(image, record))
-    parts = [encoder.encode_images(prepared[start : start + BATCH]) for start in range(0, len(prepared), BATCH)]
+            prepared.append(encoder.prepare(photo, record))
+    parts = [encoder.encode_images(batch) for batch in batched(prepared, encoder.batch_size)]
     return list(photos.values()), np.concatenate([np.empty((0, encoder.dim), np.float32), *parts])

@@ -24,7 +24,6 @@ from hybrid.heads.base import Head, TrainingSet
 from hybrid.heads.dataset import HELD_BACK, split_by_training, training_set
 from hybrid.heads.distributed import is_main_process, process_count
 from hybrid.heads.folds import FoldLogits
-from hybrid.heads.regions import with_regions
 from hybrid.heads.score import head_logits
 from hybrid.index.store import ADDED, EmbeddingStore
 from hybrid.index.texts import embed_classes
@@ -175,7 +174,11 @@ def _announce(data: TrainingSet, layout: Layout, say: Say) -> None:
 
 def _voting(head: Head, settings: HeadSettings) -> Head:
     """The head as it will answer: by regions, where its recipe says so."""
-    return with_regions(head, settings.regions, settings.region_count) if settings.kind == "backbone" else head
+    if settings.kind == "linear":
+        return head  # without torch, which takes seconds to import
+    from hybrid.heads.regions import with_regions
+
+    return with_regions(head, settings.regions, settings.region_count)
 
 
 def _report(fitted: FittedGate, say: Say) -> None:

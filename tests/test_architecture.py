@@ -32,6 +32,7 @@ ROOMS = [
     "device",
     "hub",
     "data",
+    "preprocess",
     "prompts",
     "label_space",
     "world",

@@ -18,6 +18,7 @@ from hybrid.fusion.memory import ClassMemory
 from hybrid.fusion.operating import HeldOut, Policy
 from hybrid.fusion.reject import Rejector
 from hybrid.label_space import join
+from hybrid.preprocess import to_picture
 from hybrid.prompts import PromptSet
 
 SEEN = ("red", "green")
@@ -30,6 +31,7 @@ class ColourEncoder:
 
     name = identity = fingerprint = "colour"
     dim, logit_scale, uses_templates, notes = 3, 10.0, True, ()
+    cover, batch_size = None, 32
 
     def __init__(self):
         self.prepared = self.encoded = 0
@@ -37,9 +39,9 @@ class ColourEncoder:
     def check(self, records):
         pass
 
-    def prepare(self, image, record):
+    def prepare(self, photo, record):
         self.prepared += 1
-        mean = np.asarray(image, dtype=np.float32).mean((0, 1))
+        mean = np.asarray(to_picture(photo), dtype=np.float32).mean((0, 1))
         return mean / np.linalg.norm(mean)
 
     def encode_images(self, prepared):
@@ -54,13 +56,14 @@ class PixelHead:
     """Scores a photo by how much red and green it has."""
 
     classes, encoder_identity, notes = SEEN, None, ()
+    cover, batch_size = None, 32
 
     def __init__(self):
         self.prepared = 0
 
-    def prepare(self, image):
+    def prepare(self, photo):
         self.prepared += 1
-        return np.asarray(image, dtype=np.float32).mean((0, 1))[:2] / 64
+        return np.asarray(to_picture(photo), dtype=np.float32).mean((0, 1))[:2] / 64
 
     def logits(self, prepared, embeddings):
         return np.stack(prepared)
@@ -135,11 +138,11 @@ def test_answers_equal_the_formula():
 
 
 def test_each_photo_is_decoded_once_for_both_experts(photos, monkeypatch):
-    from hybrid import classifier as module
+    from hybrid.data import reading
 
     decoded = []
-    decode = module.decode
-    monkeypatch.setattr(module, "decode", lambda data: decoded.append(len(data)) or decode(data))
+    decode = reading.decode_scaled
+    monkeypatch.setattr(reading, "decode_scaled", lambda *asked: decoded.append(asked) or decode(*asked))
     classifier = make()
     batches = list(classifier.classify(scan([photos], labelled=False).records, batch_size=5))
     assert [len(b.records) for b in batches] == [5, 5, 2]

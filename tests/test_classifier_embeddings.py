@@ -10,6 +10,7 @@ from hybrid.classifier import HybridClassifier
 from hybrid.data.sources import scan
 from hybrid.errors import EncoderError
 from hybrid.label_space import join
+from hybrid.preprocess import to_picture
 from hybrid.prompts import PromptSet
 
 
@@ -18,6 +19,7 @@ class ColourEncoder:
 
     name = identity = fingerprint = "colour"
     dim, logit_scale, uses_templates, notes = 3, 10.0, True, ()
+    cover, batch_size = None, 32
 
     def __init__(self):
         self.encoded, self.foreign = 0, False
@@ -26,8 +28,8 @@ class ColourEncoder:
         if self.foreign:
             raise EncoderError("no vector")
 
-    def prepare(self, image, record):
-        mean = np.asarray(image, dtype=np.float32).mean((0, 1))
+    def prepare(self, photo, record):
+        mean = np.asarray(to_picture(photo), dtype=np.float32).mean((0, 1))
         return mean / np.linalg.norm(mean)
 
     def encode_images(self, prepared):
@@ -39,9 +41,10 @@ class PixelHead:
     """Scores a photo by its red and its green."""
 
     classes, encoder_identity, notes = ("red", "green"), None, ()
+    cover, batch_size = None, 32
 
-    def prepare(self, image):
-        return np.asarray(image, dtype=np.float32).mean((0, 1))[:2]
+    def prepare(self, photo):
+        return np.asarray(to_picture(photo), dtype=np.float32).mean((0, 1))[:2]
 
     def logits(self, prepared, embeddings):
         return np.stack(prepared)

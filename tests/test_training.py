@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +136,12 @@ def test_end_to_end(make_run, layout, settings):
     for path in layout.head.iterdir():
         assert path.suffix in {".json", ".safetensors", ".csv", ".png"}
         assert not path.read_bytes().startswith(PICKLES)
+
+
+def test_the_module_alone_imports_no_torch():
+    """A linear head needs none, and torch takes seconds to import."""
+    code = "import sys, hybrid.training\nsys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_the_head_is_no_chance(make_run, layout):

@@ -65,7 +65,7 @@ def add_class(
     *,
     synonyms: Sequence[str] = (),
     named: bool | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     workers: int | None = None,
 ) -> AddSummary:
     """Add a class to a run by photos, by name or by both, or add more photos to one that was added before.
@@ -102,9 +102,9 @@ def add_class(
     head = read_head_info(layout)
     encoder.check(records)
     with EmbeddingStore(layout.store) as store:
-        labels = tuple(store.counts()["labels"])
+        labels = tuple(store.labels())
         entry = entry_of(read_classes(layout), name, synonyms, named, head.classes if head else (), labels)
-        joining = check_photos(store.photos() if records else [], entry.name, records, workers)
+        joining = check_photos(store, entry.name, records, workers)
         return _add(layout, encoder, head, store, entry, joining, batch_size, workers)
 
 
@@ -115,7 +115,7 @@ def _add(
     store: EmbeddingStore,
     entry: AddedClass,
     joining: JoiningPhotos,
-    batch_size: int,
+    batch_size: int | None,
     workers: int | None,
 ) -> AddSummary:
     templates = read_gate(layout).templates if head else load_templates("simple")
@@ -176,11 +176,11 @@ def remove_class(layout: Layout, name: str) -> RemoveSummary:
             fix="train it again without the class (hybrid train-head --classes FILE), then remove it",
         )
     with EmbeddingStore(layout.store) as store:
-        known = {class_key(n): n for n in (*sorted(store.counts()["labels"]), *(e.name for e in info.added))}
+        known = {class_key(n): n for n in (*store.labels(), *(e.name for e in info.added))}
         if key not in known:
             near = [known[k] for k in difflib.get_close_matches(key, known, n=3, cutoff=0.5)]
             raise DataError(f"the run has no class {name!r}", got=f"near it: {listing(near) or 'nothing'}")
-        labels = [label for label in store.counts()["labels"] if class_key(label) == key]
+        labels = [label for label in store.labels() if class_key(label) == key]
         photos = [photo for photo in store.photos_sharing(labels) if photo.record.label in labels]
         photos = _that_show(photos, head)
         # Before the names: killed between the two, the class has names alone, and a second call removes these.

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from hybrid.data.naming import plural
 from hybrid.data.records import ImageRecord
@@ -26,10 +27,18 @@ class JoiningPhotos:
     notes: tuple[str, ...]
 
 
-def check_photos(
-    photos: Sequence[StoredPhoto], name: str, records: Sequence[ImageRecord], workers: int | None
-) -> JoiningPhotos:
-    """Give photos the label `name`, as they may join an index that holds `photos`.
+class Index(Protocol):
+    """Photos that are there already; a store is one."""
+
+    def photos_at(self, paths: Sequence[str]) -> list[StoredPhoto]:
+        """Photos of these paths."""
+
+    def photos_with(self, hashes: Sequence[str]) -> list[StoredPhoto]:
+        """Photos of these contents."""
+
+
+def check_photos(index: Index, name: str, records: Sequence[ImageRecord], workers: int | None) -> JoiningPhotos:
+    """Give photos the label `name`, as they may join `index`.
 
     A photo that the index already holds under this label stays as it is there.
 
@@ -38,20 +47,18 @@ def check_photos(
     DataError
         If the index has another label for a photo, by its path or by its bytes.
     """
-    by_path = {photo.record.path: photo for photo in photos}
+    reads = list(ordered_map(_read, records, workers or default_workers(), 64))
+    unreadable = {read.record.path: read.reason for read in reads if read.reason}
+    readable = [(read, _labelled(read, name)) for read in reads if not read.reason]
+    by_path = {photo.record.path: photo for photo in index.photos_at([joined.path for _, joined in readable])}
     by_content: dict[str, list[StoredPhoto]] = {}
-    for photo in photos:
+    for photo in index.photos_with([read.sha256 for read, _ in readable]):
         by_content.setdefault(photo.sha256, []).append(photo)
     joining: dict[str, ImageRecord] = {}
-    unreadable: dict[str, str] = {}
     foreign: list[str] = []
     tests: set[str] = set()
     copies: set[str] = set()
-    for read in ordered_map(_read, records, workers or default_workers(), 64):
-        if read.reason:
-            unreadable[read.record.path] = read.reason
-            continue
-        joined = _labelled(read, name)
+    for read, joined in readable:
         there = by_path.get(joined.path)
         twins = by_content.get(read.sha256, [])
         foreign += _foreign(read.record.path, name, there, twins)

@@ -125,13 +125,14 @@ def gather(
     """Do the work of `shown_classes`, with a ``classes.json`` that need not be written yet."""
     added = {class_key(entry.name): entry for entry in info.added}
     if left_out is None:
-        left_out = tuple(store.counts()["labels"])
+        left_out = tuple(store.labels())
     outside = {class_key(name) for name in seen} | ({class_key(name) for name in left_out} - set(added))
     entries = {key: entry for key, entry in added.items() if key not in outside}
-    labels = [label for label in store.counts()["labels"] if class_key(label) not in outside]
+    labels = [label for label in store.labels() if class_key(label) not in outside]
     photos, notes = _photos_by_class(store, labels)
+    spelled = {class_key(label): label for label in sorted(labels, reverse=True)}
     for key in photos:
-        entries.setdefault(key, AddedClass(name=min(label for label in labels if class_key(label) == key)))
+        entries.setdefault(key, AddedClass(name=spelled[key]))
     hashes = [photo.sha256 for found in photos.values() for photo in found]
     vectors = _vectors(store, hashes, fingerprints)
     dim = max((store.dim(fingerprint) or 0 for fingerprint in fingerprints), default=0)
@@ -149,13 +150,17 @@ def gather(
 
 def _photos_by_class(store: EmbeddingStore, labels: Sequence[str]) -> tuple[dict[str, list[StoredPhoto]], list[str]]:
     """Photos of the labels by `class_key`, each content once, and notes on those that carry two labels."""
-    wanted = {class_key(label) for label in labels}
     usable = [p for p in store.photos_sharing(labels) if p.record.label and p.record.split not in HELD_BACK]
+    # Not of each photo anew: there may be a hundred thousand.
+    keys = {label: class_key(label) for label in {*labels, *(str(p.record.label) for p in usable)}}
     # Copies of a photo and two spellings of a class are nothing to tell a person; two classes for one photo are.
-    copies = {(p.sha256, class_key(str(p.record.label))): p for p in reversed(usable)}
-    keyed = [StoredPhoto(dataclasses.replace(p.record, label=key), p.sha256) for (_, key), p in copies.items()]
+    copies = {(p.sha256, keys[str(p.record.label)]): p for p in reversed(usable)}
+    keyed = [
+        p if p.record.label == key else StoredPhoto(dataclasses.replace(p.record, label=key), p.sha256)
+        for (_, key), p in copies.items()
+    ]
     once, notes = each_content_once(keyed)
-    photos: dict[str, list[StoredPhoto]] = {key: [] for key in sorted(wanted)}
+    photos: dict[str, list[StoredPhoto]] = {key: [] for key in sorted({keys[label] for label in labels})}
     for photo in once:
         photos[str(photo.record.label)].append(photo)  # of another class it would carry two labels
     return {key: found for key, found in photos.items() if found}, notes
@@ -166,7 +171,7 @@ def _vectors(store: EmbeddingStore, hashes: Sequence[str], fingerprints: Sequenc
     vectors: dict[str, FloatArray] = {}
     for fingerprint in fingerprints:
         if missing := [name for name in hashes if name not in vectors]:
-            there = store.embedded(fingerprint)
+            there = store.embedded(fingerprint, missing)
             new = [name for name in missing if name in there]
             vectors.update(zip(new, store.embeddings(new, fingerprint), strict=True))
     return vectors

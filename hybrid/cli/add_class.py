@@ -29,17 +29,17 @@ def add_class(
         bool | None,
         typer.Option(
             "--name/--no-name",
-            help="Whether the name says something to the encoder, or photos alone speak.  \\[default: as before, else "
+            help="Whether the name says something to the encoder, or photos alone speak.  [default: as before, else "
             "--name]",
             show_default=False,
         ),
     ] = None,
     precision: options.Precision = None,
-    batch_size: options.BatchSize = 32,
+    batch_size: options.BatchSize = None,
     workers: options.Workers = None,
     device: options.Device = "auto",
 ) -> None:
-    """Add a class by a few photos, by its name or by both, without training; again to add more photos."""
+    """Add a class by photos, name or both, without training. Again to add more photos."""
     from hybrid.artifact import Layout, read_run
     from hybrid.classes import add_class as add
     from hybrid.cli import show
@@ -66,7 +66,7 @@ def add_class(
 
 
 def remove_class(name: Name, run: options.Run = options.DEFAULT_RUN) -> None:
-    """Forget a class that the head was not trained on: its names, and its photos in the index."""
+    """Forget a class that the head was not trained on. Its names, and its photos in the index."""
     from hybrid.artifact import Layout
     from hybrid.classes import remove_class as remove
     from hybrid.cli import show

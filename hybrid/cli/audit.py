@@ -37,20 +37,20 @@ def audit(
         str | None,
         typer.Option(
             help="What the labels are called, with synonyms, for zero-shot: a file or a bundled name.  "
-            "\\[default: their own names]"
+            "[default: their own names]"
         ),
     ] = None,
     templates: options.TemplatesOption = None,
     top: Annotated[int, typer.Option(min=1, help="Groups and labels that the table lists; a file holds all.")] = 30,
     sheet: Annotated[Path | None, typer.Option(help="Draw the 25 most suspicious labels to this PNG.")] = None,
-    out: Annotated[Path | None, typer.Option(help="File for the findings.  \\[default: stdout]")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the findings.  [default: stdout]")] = None,
     format_: Annotated[
         Format | None,
-        typer.Option("--format", help="\\[default: by the ending of --out, else table]", show_default=False),
+        typer.Option("--format", help="[default: by the ending of --out, else table]", show_default=False),
     ] = None,
     device: options.Device = "auto",
 ) -> None:
-    """List near duplicates of the index and labels that are probably wrong; nothing in the run changes."""
+    """List near duplicates and labels that are probably wrong. Nothing in the run changes."""
     from functools import partial
 
     from hybrid.auditing.audit import LabelCheck, audit_run

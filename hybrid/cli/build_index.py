@@ -21,11 +21,11 @@ def build_index(
     replace: Annotated[
         bool, typer.Option("--replace", help="Forget photos of sources that are not named in this call.")
     ] = False,
-    batch_size: options.BatchSize = 32,
+    batch_size: options.BatchSize = None,
     workers: options.Workers = None,
     device: options.Device = "auto",
 ) -> None:
-    """Embed photos and cache the vectors: only what is new or changed is computed."""
+    """Embed photos and cache the vectors. Only what is new or changed is computed."""
     from hybrid.artifact import Layout, write_run
     from hybrid.cli import show
     from hybrid.cli.settings import encoder_settings
@@ -54,13 +54,15 @@ def build_index(
                 progress=progress,
                 replace=replace,
             )
-        size = len(open_index(store, loaded.fingerprint, layout.neighbors)) if store.photos() else 0
+        index = None if store.is_empty else open_index(store, loaded.fingerprint, layout.neighbors)
+    for line in index.notes if index is not None else ():
+        show.note(line)
     if summary.kept:
         show.note(f"{summary.kept} photos that add-class gave a class stay with it (hybrid remove-class forgets them)")
     show.stdout().print(
         f"{summary.photos} photos: {summary.encoded} encoded, {summary.reused} copies of known content, "
         f"{summary.unchanged} unchanged; {summary.new} new, {summary.changed} changed, {summary.removed} removed; "
-        f"{size} vectors in {layout.root}",
+        f"{len(index) if index is not None else 0} vectors in {layout.root}",
         soft_wrap=True,
     )
     show.list_unreadable(summary.unreadable)

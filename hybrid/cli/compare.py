@@ -21,9 +21,7 @@ Recipes = Annotated[
 ]
 Test = Annotated[
     list[str] | None,
-    typer.Option(
-        "--test", metavar="SOURCE", help="Photos to test on, repeatable.  \\[default: the split test of DATA]"
-    ),
+    typer.Option("--test", metavar="SOURCE", help="Photos to test on, repeatable.  [default: the split test of DATA]"),
 ]
 TestFraction = Annotated[
     float,
@@ -51,16 +49,16 @@ def compare(
     vary: Vary = None,
     backbone_weights: Weights = None,
     classes: Classes = None,
-    epochs: Annotated[int | None, typer.Option(help="At most so many.  \\[default: the recipe's]")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the training and of the test cut.  \\[default: 0]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="At most so many.  [default: the recipe's]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the training and of the test cut.  [default: 0]")] = None,
     out: Out = Path("runs/compare"),
     encoder: Annotated[
-        str | None, typer.Option(help="CLIP encoder that linear recipes read, as of build-index.  \\[default: none]")
+        str | None, typer.Option(help="CLIP encoder that linear recipes read, as of build-index.  [default: none]")
     ] = None,
     pretrained: options.Pretrained = None,
     device: options.Device = "auto",
 ) -> None:
-    """Train recipes on the same photos, test them, and print one table; a finished recipe is not run again."""
+    """Train recipes on the same photos and test them. Prints one table; a finished recipe is not run again."""
     from hybrid.cli import show
     from hybrid.cli.settings import absolute, read_names
     from hybrid.comparison.compare import TestPlan

@@ -12,7 +12,7 @@ import typer
 def demo(
     folder: Annotated[Path, typer.Option("--dir", help="Where photos, run and pictures go.")] = Path("demo"),
 ) -> None:
-    """Run the whole job on the bundled world, with no download, in about two minutes."""
+    """Run the whole job on the bundled world. No download; about two minutes."""
     from hybrid.cli import show
     from hybrid.world import RECIPE
     from hybrid.world.demo import write_demo

@@ -37,11 +37,11 @@ def evaluate(
     encoder: options.Encoder = None,
     pretrained: options.Pretrained = None,
     precision: options.Precision = None,
-    batch_size: options.BatchSize = 32,
+    batch_size: options.BatchSize = None,
     workers: options.Workers = None,
     device: options.Device = "auto",
 ) -> None:
-    """Score supervised, zero-shot and hybrid side by side on labelled photos."""
+    """Score head, zero-shot and hybrid on labelled photos."""
     from hybrid.cli import show
     from hybrid.cli.load import load_classifier
     from hybrid.data.sources import scan

@@ -33,14 +33,14 @@ def explain(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="PNG to draw; the numbers go beside it as JSON.  \\[default: PHOTO.explanation.png, here]",
+            help="PNG to draw; the numbers go beside it as JSON.  [default: PHOTO.explanation.png, here]",
             show_default=False,
         ),
     ] = None,
     method: Annotated[Method, typer.Option(help="How the head's map is made.")] = Method.GRADCAM,
     class_: Annotated[
         str | None,
-        typer.Option("--class", help="Class whose prompt the encoder's map is made for.  \\[default: the answer]"),
+        typer.Option("--class", help="Class whose prompt the encoder's map is made for.  [default: the answer]"),
     ] = None,
     prior: options.Prior = None,
     balance: options.BalanceOption = None,
@@ -52,7 +52,7 @@ def explain(
     precision: options.Precision = None,
     device: options.Device = "auto",
 ) -> None:
-    """Show what the answer for one photo rests on: maps, nearest photos, the gate's terms."""
+    """Show what the answer for one photo rests on. Maps, nearest photos, the gate's terms."""
     from hybrid.artifact import write_json
     from hybrid.cli import show
     from hybrid.cli.load import load_classifier

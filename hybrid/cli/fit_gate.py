@@ -14,11 +14,11 @@ def fit_gate(
     run: options.Run = options.DEFAULT_RUN,
     gate_folds: GateFolds = None,
     templates: Annotated[
-        str | None, typer.Option(help="Prompt templates: simple, imagenet or a file.  \\[default: those of the gate]")
+        str | None, typer.Option(help="Prompt templates: simple, imagenet or a file.  [default: those of the gate]")
     ] = None,
     device: options.Device = "auto",
 ) -> None:
-    """Fit the gate of the run's head anew: after new photos joined the index, or with other templates."""
+    """Fit the gate of the run's head anew. After new photos joined the index, or with other templates."""
     from hybrid.artifact import HeadFiles, Layout, read_run
     from hybrid.cli import show
     from hybrid.device import resolve

@@ -16,7 +16,7 @@ MOST_CLASSES = 20
 
 
 def info(run: options.Run = options.DEFAULT_RUN) -> None:
-    """Say what a run holds: index, encoder, classes, head and gate."""
+    """Say what a run holds: index, classes, head and gate."""
     from rich.markup import escape
 
     from hybrid.artifact import Layout, read_gate, read_head_info, read_run

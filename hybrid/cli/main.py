@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Annotated
 
@@ -24,16 +26,19 @@ from hybrid.cli.recipes import recipes
 from hybrid.cli.search import search
 from hybrid.cli.train_head import train_head
 from hybrid.cli.tune import tune
-from hybrid.errors import HybridError
+from hybrid.errors import HybridError, HybridWarning
 
 DEBUG = "HYBRID_DEBUG"
 # Must be set before torch loads OpenMP. Threads that spin while they wait take the cores from the threads that decode
 # photos, and from anything else that runs on a laptop (figures in benchmarks/RESULTS.md).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# How many collections of the middle generation go before one of all objects; Python's own default is 10.
+COLLECT_ALL_AFTER = 100
 
 app = typer.Typer(
     name="hybrid",
     no_args_is_help=True,
+    rich_markup_mode=None,  # what draws boxes takes as long to import as all the rest of --help
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Classify photos into the classes you trained on and into classes that you can only name, "
@@ -80,8 +85,25 @@ def root(
 EXITS: dict[type[Exception], int] = {HybridError: 1}
 
 
+_python_format = warnings.formatwarning
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Show our own warnings to people without a place in the code."""
+    if issubclass(category, HybridWarning):
+        return f"WARNING: {message}\n"
+    return _python_format(message, category, filename, lineno, line)
+
+
 def main() -> None:
     """Run the command line; exit 0 done, 1 a named error, 2 wrong usage, 3 done but inputs were unreadable."""
+    warnings.formatwarning = _format_warning
+    # torch and open_clip are half a million objects that stay. To search all of them for garbage six times while they
+    # are imported took a tenth of a short command's time.
+    young, middle, _ = gc.get_threshold()
+    gc.set_threshold(young, middle, COLLECT_ALL_AFTER)
     try:
         app()
     except tuple(EXITS) as error:

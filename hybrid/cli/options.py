@@ -30,29 +30,32 @@ Sources = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Threads that decode photos.  \\[default: one a core]")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Photos that go through a model at once.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Threads that decode photos.  [default: one a core]")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(min=1, help="Photos that go through a model at once.  [default: 32, or what a GPU has memory for]"),
+]
 Prompts = Annotated[
     str | None,
     typer.Option(help="Classes that may be named: a file (one class a line) or a bundled name such as animals."),
 ]
 TemplatesOption = Annotated[
     str | None,
-    typer.Option(help="Prompt templates: simple, imagenet or a file.  \\[default: those of the gate, else simple]"),
+    typer.Option(help="Prompt templates: simple, imagenet or a file.  [default: those of the gate, else simple]"),
 ]
 Encoder = Annotated[
     str | None,
     typer.Option(
         help="open_clip model, model folder, hf-hub:REPO, tiny (bundled) or precomputed:FILE.npz.  "
-        "\\[default: the run's own, else ViT-B-32-256]"
+        "[default: the run's own, else ViT-B-32-256]"
     ),
 ]
 Pretrained = Annotated[
     str | None,
-    typer.Option(help="open_clip tag or checkpoint file.  \\[default: datacomp_s34b_b86k for ViT-B-32-256]"),
+    typer.Option(help="open_clip tag or checkpoint file.  [default: datacomp_s34b_b86k for ViT-B-32-256]"),
 ]
 Precision = Annotated[
-    str | None, typer.Option(help="auto, fp32, bf16 or fp16: how the encoder computes.  \\[default: auto]")
+    str | None, typer.Option(help="auto, fp32, bf16 or fp16: how the encoder computes.  [default: auto]")
 ]
 Prior = Annotated[float | None, typer.Option(help="Expected share of photos of unseen classes, 0 to 1.")]
 BalanceOption = Annotated[
@@ -60,7 +63,7 @@ BalanceOption = Annotated[
     typer.Option(
         "--balance",
         help="equal: photos of seen and of unseen classes are as likely; natural: by the number of classes.  "
-        "\\[default: equal]",
+        "[default: equal]",
     ),
 ]
 MaxSeenLoss = Annotated[
@@ -78,7 +81,7 @@ RegionsOption = Annotated[
     RegionsChoice | None,
     typer.Option(
         "--regions",
-        help="Let the head vote on the parts of each photo too.  \\[default: as it was trained]",
+        help="Let the head vote on the parts of each photo too.  [default: as it was trained]",
         show_default=False,
     ),
 ]

@@ -33,10 +33,10 @@ def predict(
     prompts: options.Prompts = None,
     templates: options.TemplatesOption = None,
     top_k: Annotated[int, typer.Option(min=1, help="Classes to list for each photo.")] = 5,
-    out: Annotated[Path | None, typer.Option(help="File for the predictions.  \\[default: stdout]")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the predictions.  [default: stdout]")] = None,
     format_: Annotated[
         Format | None,
-        typer.Option("--format", help="\\[default: by the ending of --out, else table]", show_default=False),
+        typer.Option("--format", help="[default: by the ending of --out, else table]", show_default=False),
     ] = None,
     grid: Annotated[Path | None, typer.Option(help="Draw the first 25 photos with their answers to this PNG.")] = None,
     prior: options.Prior = None,
@@ -52,11 +52,11 @@ def predict(
     encoder: options.Encoder = None,
     pretrained: options.Pretrained = None,
     precision: options.Precision = None,
-    batch_size: options.BatchSize = 32,
+    batch_size: options.BatchSize = None,
     workers: options.Workers = None,
     device: options.Device = "auto",
 ) -> None:
-    """Classify photos over all classes: trained, named, and shown by a few photos."""
+    """Classify photos over all classes. Trained, named, and shown by a few photos."""
     from hybrid.cli import show
     from hybrid.cli.load import load_classifier
     from hybrid.cli.write import writer_of
@@ -94,9 +94,12 @@ class _Evidence:
 
     def __init__(self, run: Path, classifier: HybridClassifier) -> None:
         from hybrid.artifact import Layout
+        from hybrid.cli import show
         from hybrid.retrieval.neighbours import LabelledNeighbours
 
         self._neighbours = LabelledNeighbours(Layout(run), classifier.encoder)
+        for line in self._neighbours.notes:
+            show.note(line)
         self._notes: Counter[str] = Counter()
         # The head may answer alone and need no embedding of its own.
         classifier.always_embed = self._neighbours.missing is None

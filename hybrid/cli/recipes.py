@@ -19,7 +19,7 @@ Every = Annotated[
 
 
 def recipes(name: Name = None, settings: Every = False) -> None:
-    """List the recipes of train-head, or print one, to keep and edit: hybrid recipes resnet18 > mine.toml."""
+    """List the recipes of train-head, or print one. To keep and edit it: hybrid recipes resnet18 > mine.toml."""
     from hybrid.cli import show
     from hybrid.errors import ConfigError
     from hybrid.heads.recipes import as_toml, find_recipe, load_recipe

@@ -31,18 +31,18 @@ def search(
         str | None,
         typer.Option(
             help="Sentences that --text is put into, besides as it stands; all are averaged: simple, imagenet or a "
-            "file.  \\[default: simple]"
+            "file.  [default: simple]"
         ),
     ] = None,
     sheet: Annotated[Path | None, typer.Option(help="Draw the photos (at most 100) to this PNG.")] = None,
-    out: Annotated[Path | None, typer.Option(help="File for the list.  \\[default: stdout]")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the list.  [default: stdout]")] = None,
     format_: Annotated[
         Format | None,
-        typer.Option("--format", help="\\[default: by the ending of --out, else table]", show_default=False),
+        typer.Option("--format", help="[default: by the ending of --out, else table]", show_default=False),
     ] = None,
     device: options.Device = "auto",
 ) -> None:
-    """Find the photos of the index that are most like a text or a photo."""
+    """Find the photos of the index most like a text or a photo."""
     from hybrid.artifact import Layout, read_run
     from hybrid.cli import show
     from hybrid.cli.write import opened
@@ -58,7 +58,8 @@ def search(
         show.note(line)
     photo = photo_query(encoder, record) if record else None
     query = photo.embedding if photo else _text(encoder, str(text), templates)
-    hits = search_index(layout, encoder, query, top_k, label=label, sha256=photo.sha256 if photo else None)
+    own = photo.sha256 if photo else None
+    hits = search_index(layout, encoder, query, top_k, label=label, sha256=own, say=show.note)
     # The picture first: a reader of stdout may close it before its end.
     if sheet is not None:
         title = f"photos like {Path(record.path).name}" if record else f"“{text}”"

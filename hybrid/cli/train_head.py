@@ -10,16 +10,16 @@ import typer
 from hybrid.cli import options
 
 Recipe = Annotated[str, typer.Option(help="A name that hybrid recipes lists, or a TOML file of settings.")]
-Backbone = Annotated[str | None, typer.Option(help="Any timm model.  \\[default: the recipe's]")]
+Backbone = Annotated[str | None, typer.Option(help="Any timm model.  [default: the recipe's]")]
 Weights = Annotated[
     Path | None,
     typer.Option(help="Local weights of the backbone (safetensors, or torch with plain tensors)."),
 ]
 FromTimm = Annotated[
     bool | None,
-    typer.Option("--pretrained/--no-pretrained", help="timm's pretrained weights.  \\[default: pretrained]"),
+    typer.Option("--pretrained/--no-pretrained", help="timm's pretrained weights.  [default: pretrained]"),
 ]
-Classes = Annotated[Path | None, typer.Option(help="File of the seen classes, one a line.  \\[default: every label]")]
+Classes = Annotated[Path | None, typer.Option(help="File of the seen classes, one a line.  [default: every label]")]
 Kind = Annotated[
     str | None, typer.Option(help="backbone (a fine-tuned timm network) or linear (on the CLIP embeddings).")
 ]
@@ -27,7 +27,7 @@ GateFolds = Annotated[
     str | None,
     typer.Option(
         help="What the gate's fit asks for the head's doubt: memory (nothing), frozen (heads on frozen features) or "
-        "fine-tuned (the recipe again, five times).  \\[default: memory]"
+        "fine-tuned (the recipe again, five times).  [default: memory]"
     ),
 ]
 Assignments = Annotated[
@@ -47,10 +47,10 @@ def train_head(
     backbone_weights: Weights = None,
     pretrained: FromTimm = None,
     classes: Classes = None,
-    epochs: Annotated[int | None, typer.Option(help="At most so many.  \\[default: the recipe's]")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="\\[default: the recipe's]")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Pixels.  \\[default: the recipe's]")] = None,
-    seed: Annotated[int | None, typer.Option(help="\\[default: 0]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="At most so many.  [default: the recipe's]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="[default: the recipe's]")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Pixels.  [default: the recipe's]")] = None,
+    seed: Annotated[int | None, typer.Option(help="[default: 0]")] = None,
     gate_folds: GateFolds = None,
     recipe: Recipe = "convnext-tiny",
     set_: Assignments = None,
@@ -58,7 +58,7 @@ def train_head(
     fresh: Annotated[bool, typer.Option("--fresh", help="Do not go on from an unfinished training.")] = False,
     device: options.Device = "auto",
 ) -> None:
-    """Train a head on the index's labelled photos, calibrate it and fit the gate."""
+    """Train a head on the index's photos and fit the gate."""
     from hybrid.artifact import HeadFiles, Layout, read_run
     from hybrid.cli import show
     from hybrid.cli.settings import absolute, read_names

@@ -24,12 +24,12 @@ def tune(
     set_: Assignments = None,
     backbone_weights: Weights = None,
     classes: Classes = None,
-    epochs: Annotated[int | None, typer.Option(help="At most so many a trial.  \\[default: the recipe's]")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the search and of every training.  \\[default: 0]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="At most so many a trial.  [default: the recipe's]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the search and of every training.  [default: 0]")] = None,
     out: Out = Path("runs/tune"),
     device: options.Device = "auto",
 ) -> None:
-    """Search learning rate, dropout, weight decay, smoothing and mixup of a recipe; a killed search goes on."""
+    """Search the best settings of a recipe. Learning rate, dropout, weight decay and more; a killed search goes on."""
     from hybrid.cli import show
     from hybrid.cli.settings import absolute, read_names
     from hybrid.data.sources import scan

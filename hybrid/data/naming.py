@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import PurePath
 
 from hybrid.data.records import ImageRecord
 
@@ -21,7 +21,8 @@ _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", 
 
 def ending(name: str) -> str:
     """Give the text after the last dot of a file name in lower case, ``""`` where there is none."""
-    return PurePath(name).suffix[1:].lower()
+    # Not by PurePath, which takes longer than all else that is done for an unchanged photo.
+    return os.path.splitext(name)[1][1:].lower()  # noqa: PTH122
 
 
 def is_image_name(name: str) -> bool:

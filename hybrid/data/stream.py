@@ -18,6 +18,16 @@ def default_workers() -> int:
     return min(16, os.cpu_count() or 1)
 
 
+# Batches under way at once: while one computes, the next is brought to the device and the one before is written. On a
+# CPU they take turns (`Compute.turn`).
+IN_FLIGHT = 2
+
+
+def ahead(batch_size: int, workers: int) -> int:
+    """How many photos may be decoded before their batch computes: enough that it never waits, and no more."""
+    return batch_size + 2 * workers
+
+
 def ordered_map(work: Callable[[T], R], items: Iterable[T], workers: int, ahead: int) -> Iterator[R]:
     """Map with threads, yielding in order, with at most `ahead` results waiting.
 

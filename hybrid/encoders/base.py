@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hybrid.data.records import ImageRecord
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from hybrid.preprocess import Photo
 
 FloatArray = NDArray[np.float32]
 
@@ -37,6 +37,10 @@ class Encoder(Protocol):
         Multiplies cosine similarities to give zero-shot logits; read from the model.
     uses_templates : bool
         False where texts are found by class name instead of encoded.
+    cover : int or None
+        Shorter side that `prepare` needs of a photo; 1 if it looks at no pixel, None: the full size.
+    batch_size : int
+        Photos to embed at once, where the user does not say.
     notes : tuple of str
         What was loaded, on which device, in which precision, and why.
     """
@@ -47,12 +51,16 @@ class Encoder(Protocol):
     dim: int
     logit_scale: float
     uses_templates: bool
+    cover: int | None
     notes: tuple[str, ...]
+
+    @property
+    def batch_size(self) -> int: ...  # noqa: D102  described above
 
     def check(self, records: Sequence[ImageRecord]) -> None:
         """Raise EncoderError if some photo can never be encoded, before any work is done."""
 
-    def prepare(self, image: Image, record: ImageRecord) -> Any:
+    def prepare(self, photo: Photo, record: ImageRecord) -> Any:
         """Turn a decoded photo into what `encode_images` takes; runs in worker threads."""
 
     def encode_images(self, prepared: Sequence[Any]) -> FloatArray:

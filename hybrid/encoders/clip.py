@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,16 @@ import numpy as np
 import torch
 
 from hybrid.data.records import ImageRecord
-from hybrid.device import Compute
+from hybrid.device import Compute, MemoryLimit, suggest_batch
 from hybrid.encoders.base import FloatArray, expand_user, fingerprint, unit_norm
+from hybrid.encoders.undrawn import Undrawn
+from hybrid.encoders.vit import ImageTower
 from hybrid.errors import EncoderError, first_line, listing
 from hybrid.hub import find_cached, require_network
+from hybrid.preprocess import PIXELS, Preprocessor
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from hybrid.preprocess import Photo
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_ENDINGS = (".safetensors", ".bin", ".pth", ".pt")
@@ -159,8 +163,13 @@ class ClipEncoder:
     def __init__(self, source: ClipSource, compute: Compute) -> None:
         tokenizer = source.model
         source = _fetch(source)
-        self._model, self._transform, self._tokenizer = _load(source, tokenizer, compute)
+        self._model, transform, self._tokenizer = _load(source, tokenizer, compute)
         self._compute = compute
+        self._preprocess = Preprocessor(transform, compute.device, compute.dtype)
+        self._embed = ImageTower(self._model, compute)
+        self.transform: Any = transform  # the model library's own preprocessing, for comparison
+        self._limit = MemoryLimit("encoder", compute)
+        self.cover = self._preprocess.cover
         self.name = source.shown
         config = self._model.visual.preprocess_cfg
         config = asdict(config) if is_dataclass(config) and not isinstance(config, type) else dict(config)
@@ -173,7 +182,7 @@ class ClipEncoder:
                 "preprocess": {key: str(value) for key, value in config.items()},
             }
         )
-        self.fingerprint = fingerprint({"identity": self.identity, "precision": compute.precision})
+        self.fingerprint = fingerprint({"identity": self.identity, "precision": compute.precision, "pixels": PIXELS})
         self.logit_scale = float(self._model.logit_scale.detach().float().exp().reshape(-1)[0])
         # The probe also finds weights that overflow in half precision before thousands of photos do.
         self.dim = int(self.encode_texts(["a photo"]).shape[1])
@@ -181,25 +190,38 @@ class ClipEncoder:
 
     @property
     def tower(self) -> torch.nn.Module:
-        """The image tower: prepared photos (n, 3, height, width) to embeddings (n, dim), not of unit norm."""
+        """The image tower: a `batch` (n, 3, height, width) to embeddings (n, dim), not of unit norm."""
         tower: torch.nn.Module = self._model.visual
         return tower
 
     def check(self, records: Sequence[ImageRecord]) -> None:
         """Nothing to check: any decoded photo can be encoded."""
 
-    def prepare(self, image: Image, record: ImageRecord) -> torch.Tensor:
-        """Apply the model's own preprocessing: float32 (3, height, width)."""
-        tensor: torch.Tensor = self._transform(image)
-        return tensor
+    def prepare(self, photo: Photo, record: ImageRecord | None) -> Any:
+        """Make a decoded photo as small as may wait for `batch`."""
+        return self._preprocess.prepare(photo)
+
+    def batch(self, prepared: Sequence[Any]) -> torch.Tensor:
+        """Join prepared photos to the image tower's input on its device, (n, 3, height, width)."""
+        return self._preprocess.batch(prepared)
+
+    @torch.inference_mode()
+    def embed(self, batch: torch.Tensor) -> torch.Tensor:
+        """Put a `batch` through the image tower, in the quickest way known: (n, dim), not of unit norm."""
+        return self._embed(batch)
+
+    @cached_property
+    def batch_size(self) -> int:
+        """Photos that go through the image tower at once."""
+        side = self.cover or 1024  # a usual photo's, as it waits for a GPU
+        blank = self.prepare(np.zeros((side, side * 4 // 3, 3), np.uint8), None)
+        return suggest_batch(self._compute, lambda count: self.encode_images([blank] * count))
 
     @torch.inference_mode()
     def encode_images(self, prepared: Sequence[Any]) -> FloatArray:
         """Embed preprocessed photos, shape (n, dim), float32, unit norm."""
-        if not prepared:
-            return np.empty((0, self.dim), dtype=np.float32)
-        batch = torch.stack(list(prepared)).to(self._compute.device, self._compute.dtype, non_blocking=True)
-        return self._to_numpy(self._model.encode_image(batch), "photos")
+        parts = self._limit.run(lambda part: self._to_numpy(self.embed(self.batch(part)), "photos"), prepared)
+        return np.concatenate([np.empty((0, self.dim), dtype=np.float32), *parts])
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> FloatArray:
@@ -229,16 +251,17 @@ def _load(source: ClipSource, tokenizer_name: str, compute: Compute) -> tuple[An
         with _quiet():
             # open_clip picks weights by rules of its own and goes on with random ones where it finds none; so it
             # only builds here, and the checkpoint is ours to choose.
-            model, _, transform = open_clip.create_model_and_transforms(
-                source.model,
-                load_weights=False,
-                pretrained_text=False,
-                precision=compute.precision,
-                device=compute.device,
-                # Weights trained with QuickGELU are published under plain names too, and are worse without it.
-                force_quick_gelu=bool(published.get("quick_gelu")),
-                **{f"image_{key}": published.get(key) for key in ("mean", "std", "interpolation", "resize_mode")},
-            )
+            with Undrawn():
+                model, _, transform = open_clip.create_model_and_transforms(
+                    source.model,
+                    load_weights=False,
+                    pretrained_text=False,
+                    precision=compute.precision,
+                    device=compute.device,
+                    # Weights trained with QuickGELU are published under plain names too, and are worse without it.
+                    force_quick_gelu=bool(published.get("quick_gelu")),
+                    **{f"image_{key}": published.get(key) for key in ("mean", "std", "interpolation", "resize_mode")},
+                )
             # Half precision would round the scale, by 1% in bf16.
             model.logit_scale.data = model.logit_scale.data.float()
             _refuse_code(source.checkpoint)

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.data.records import ImageRecord
+from hybrid.device import CPU_BATCH
 from hybrid.encoders.base import FloatArray, fingerprint, unit_norm
 from hybrid.errors import EncoderError, listing
 from hybrid.prompts import class_key
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from hybrid.preprocess import Photo
 
 ARRAYS = ("path", "embedding", "text", "text_embedding", "logit_scale")
 SHAPES = "path (n,), embedding (n, dim), text (m,), text_embedding (m, dim) and one logit_scale"
@@ -43,6 +44,8 @@ class PrecomputedEncoder:
     """
 
     uses_templates = False
+    cover: int | None = 1
+    batch_size = CPU_BATCH
 
     def __init__(self, file: Path) -> None:
         arrays = _read(file)
@@ -72,7 +75,7 @@ class PrecomputedEncoder:
                 fix="embed these photos too, or use an encoder that computes (--encoder tiny or an open_clip model)",
             )
 
-    def prepare(self, image: Image, record: ImageRecord) -> FloatArray:
+    def prepare(self, photo: Photo | None, record: ImageRecord) -> FloatArray:
         """Find the photo's vector, shape (dim,)."""
         row = self._find(record.path)
         if row is None:

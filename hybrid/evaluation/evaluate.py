@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hybrid.classifier import Batch, HybridClassifier
 from hybrid.data.records import ImageRecord
+from hybrid.device import CPU_BATCH
 from hybrid.errors import DataError, listing
 from hybrid.evaluation.metrics import SystemScores, score_system
 from hybrid.evaluation.promises import RejectionReport, SetReport, report_rejection, report_sets
@@ -28,7 +29,7 @@ def evaluate(
     classifier: HybridClassifier,
     records: Sequence[ImageRecord],
     *,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     workers: int | None = None,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Evaluation:
@@ -101,7 +102,7 @@ def _report_rejection(
     photos: PhotoResults,
     p_known: NDArray[Any] | None,
     outside: list[ImageRecord],
-    batch_size: int,
+    batch_size: int | None,
     workers: int | None,
 ) -> RejectionReport | None:
     """Photos of other classes cannot be answered right: here alone they are good for something."""
@@ -165,10 +166,10 @@ def _score(
 
 
 def _measure_rates(
-    classifier: HybridClassifier, records: Sequence[ImageRecord], batch_size: int, workers: int | None
+    classifier: HybridClassifier, records: Sequence[ImageRecord], batch_size: int | None, workers: int | None
 ) -> dict[str, float | None]:
     """Photos per second of each system by itself, from file to answer, over the first few batches."""
-    sample = records[: SPEED_BATCHES * batch_size]
+    sample = records[: SPEED_BATCHES * (batch_size or CPU_BATCH)]
 
     def rate(system: HybridClassifier | None) -> float | None:
         if system is None:

@@ -7,16 +7,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from hybrid.answers import Answers, Prediction
 from hybrid.artifact import Layout
 from hybrid.classifier import Batch, HybridClassifier
-from hybrid.data.decode import decode, read_and_decode
+from hybrid.data.decode import decode, decode_scaled, read_and_decode
+from hybrid.data.reading import widest
 from hybrid.data.records import ImageRecord
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import ConfigError, EncoderError, UnreadableImageError, listing
@@ -132,13 +134,15 @@ def _read(classifier: HybridClassifier, record: ImageRecord) -> tuple[_Photo, li
     except OSError as error:
         raise UnreadableImageError(f"cannot read {record.path}", got=error.strerror or str(error)) from error
     try:
-        image = decode(data)
+        image = decode(data)  # at full size, to be shown
+        head = classifier.head
+        seen = decode_scaled(data, widest([classifier.encoder.cover, head.cover if head else 1]))  # as predict does
     except UnreadableImageError as error:
         raise UnreadableImageError(f"cannot explain {record.path}", got=error.what) from error
-    head, notes, embedding, logits = classifier.head, [], None, None
+    notes, embedding, logits = [], None, None
     try:
         classifier.encoder.check([record])
-        embedding = classifier.encoder.encode_images([classifier.encoder.prepare(image, record)])
+        embedding = classifier.encoder.encode_images([classifier.encoder.prepare(seen, record)])
     except EncoderError as error:
         # Without a gate the head may answer alone, for a photo that precomputed vectors do not cover.
         if classifier.class_vectors is not None or head is None or head.encoder_identity is not None:
@@ -146,7 +150,7 @@ def _read(classifier: HybridClassifier, record: ImageRecord) -> tuple[_Photo, li
         notes.append(f"no nearest photos: {error.what}")
     if head is not None:
         empty = np.empty((1, 0), dtype=np.float32)
-        logits = head.logits([head.prepare(image)], empty if embedding is None else embedding)
+        logits = head.logits([head.prepare(seen)], empty if embedding is None else embedding)
     return _Photo(record, hashlib.sha256(data).hexdigest(), image, embedding, logits), notes
 
 
@@ -182,15 +186,18 @@ def _head_overlay(classifier: HybridClassifier, photo: _Photo, method: str) -> _
     inner = head.head if isinstance(head, RegionHead) else head
     if not isinstance(inner, BackboneHead):
         return "no map of the head: it is linear on CLIP's embedding and sees no pixels"
-    prepared = inner.prepare(photo.image)
+
+    def prepare(image: Image.Image) -> Tensor:
+        return inner.batch([inner.prepare(image)])
+
+    pixels = prepare(photo.image)
     target = int(photo.head_logits[0].argmax())
-    pixels = prepared[None].to(inner.compute.device)
     members = members_of(inner)
     found, seconds = _timed(lambda: [attribute(member, pixels, target, method) for member in members])
     mean = replace(found[0], values=np.mean([one.values for one in found], axis=0))
     notes += [found[0].note] if found[0].note else []
     info = _info("head", inner.classes[target], mean, seconds, len(members))
-    return _Overlaid(Overlay(info, mean.values, seen_pixels(inner.prepare, prepared)), tuple(notes))
+    return _Overlaid(Overlay(info, mean.values, seen_pixels(prepare, pixels)), tuple(notes))
 
 
 def _encoder_overlay(classifier: HybridClassifier, photo: _Photo, wanted: int) -> _Overlaid | str:
@@ -207,15 +214,15 @@ def _encoder_overlay(classifier: HybridClassifier, photo: _Photo, wanted: int) -
     if not isinstance(encoder, ClipEncoder):
         return "no relevance map of the encoder: its vectors are precomputed, there is no network to ask"
 
-    def prepare(image: Image.Image) -> Any:
-        return encoder.prepare(image, photo.record)
+    def prepare(image: Image.Image) -> Tensor:
+        return encoder.batch([encoder.prepare(image, photo.record)]).float()
 
-    prepared = prepare(photo.image)
+    pixels = prepare(photo.image)
     model = TextSimilarity(encoder.tower, classifier.class_vectors[wanted])
-    found, seconds = _timed(lambda: relevance(model, prepared[None].float().to(model.text.device)))
+    found, seconds = _timed(lambda: relevance(model, pixels))
     info = _info("encoder", classifier.space.names[wanted], found, seconds, 1)
     notes = (found.note,) if found.note else ()
-    return _Overlaid(Overlay(info, found.values, seen_pixels(prepare, prepared)), notes)
+    return _Overlaid(Overlay(info, found.values, seen_pixels(prepare, pixels)), notes)
 
 
 def _timed(make: Callable[[], T]) -> tuple[T, float]:

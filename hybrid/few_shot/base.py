@@ -85,7 +85,12 @@ class Shots:
     @cached_property
     def means(self) -> Floats:
         """Mean photo of each class, (c, d), not of unit norm; a row of NaN where a class has none."""
-        sums = self.one_hot.T @ self.embeddings
+        from scipy.sparse import csr_array
+
+        n = len(self.labels)
+        # `one_hot`, but for its zeros: of a thousand classes they are nearly all that it holds.
+        each = csr_array((np.ones(n), self.labels, np.arange(n + 1)), shape=(n, len(self.texts)))
+        sums = each.T @ self.embeddings
         return np.where(self.shown[:, None], sums / np.maximum(self.counts, 1)[:, None], np.nan)
 
     @cached_property

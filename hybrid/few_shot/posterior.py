@@ -9,7 +9,7 @@ import numpy as np
 from hybrid.few_shot.base import BaseExpert, Floats, Indices, Shots
 from hybrid.fusion.fit import Choice, fit_choice
 from hybrid.fusion.means import TEXT_WORTH, posterior_means, predict_means
-from hybrid.fusion.memory import DIMENSIONS, rounded
+from hybrid.fusion.memory import DIMENSIONS, ledoit_wolf, rounded
 
 # A class's mean photo lies this many times as far from the centre of all as its text does, in the same direction,
 # before the ridge regression corrects it: what serves where few classes have photos.
@@ -99,17 +99,17 @@ class _Model:
 
 def _within(shots: Shots, means: Floats, worth: Floats) -> Floats:
     """Covariance of photos around the mean of their class, (d, d)."""
-    from sklearn.covariance import ledoit_wolf
-
     total = (worth + shots.counts)[shots.labels]
-    others = total - 1
-    kept = others > 0
-    # Each photo against its class's mean without it; such a mean of k photos is off by 1 / k of the covariance.
-    left = (shots.embeddings - means[shots.labels])[kept] * (total[kept] / others[kept])[:, None]
-    left /= np.sqrt(1 + 1 / others[kept])[:, None]
+    kept = total > 1
+    labels, total = shots.labels[kept], total[kept]
+    # Each photo against its class's mean without it, from which it lies total / (total - 1) as far; such a mean of k
+    # photos is off by 1 / k of the covariance.
+    left = shots.embeddings[kept]
+    left -= means[labels]
+    left *= np.sqrt(total / (total - 1))[:, None]
     dim = means.shape[1]
-    size = np.sum(left**2) / max(len(left), 1) / dim
-    found = ledoit_wolf(left, assume_centered=True)[0] if len(left) > 1 else size * np.eye(dim)
+    # One photo has a size and no shape; without any, 0 of them are weighed.
+    found = ledoit_wolf(left) if len(left) > 1 else np.sum(left**2) / dim * np.eye(dim)
     return np.asarray((len(left) * rounded(found) + USUAL_SPREAD / dim * np.eye(dim)) / (len(left) + 1))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid.data.stream import default_workers, ordered_map
 from hybrid.errors import GateError
 from hybrid.fusion.evidence import out_of_fold
 from hybrid.fusion.fit import Labelled
@@ -85,6 +86,9 @@ def photo_folds(target: Indices, seed: int = 0, folds: int = FOLDS) -> Indices:
     return assigned
 
 
+_Job = tuple[list[int], NDArray[Any], ShownPhotos | None]
+
+
 def calibrate(
     train: Photos,
     validation: Photos,
@@ -111,39 +115,49 @@ def calibrate(
         A head's that never saw the held-out classes, over the others in their order. Without it the episodes ask
         no head, and the gate must not either.
     """
-    every = Photos(
-        np.concatenate([train.embeddings, validation.embeddings]), np.concatenate([train.target, validation.target])
-    )
+    from threadpoolctl import threadpool_limits
+
     folds = photo_folds(validation.target, seed)
 
-    def labelled(order: list[int], logits: NDArray[Any], shown: ShownPhotos | None = None) -> Labelled:
+    def labelled(job: _Job) -> Labelled:
+        order, logits, shown = job
         position = np.argsort(order)
         old, new = position[train.target], position[validation.target]
         kept = old < logits.shape[1]
-        evidence = out_of_fold(
-            (train.embeddings[kept], old[kept]),
-            (validation.embeddings, new),
-            logits,
-            folds,
-            texts[order],
-            logit_scale,
-            shown,
-        )
-        return Labelled(evidence, new)
+        memory, asked = (train.embeddings[kept], old[kept]), (validation.embeddings, new)
+        return Labelled(out_of_fold(memory, asked, logits, folds, texts[order], logit_scale, shown), new)
 
-    episodes, shots = [], Shots(train, seed)
-    for number, held in enumerate(held_out):
-        kept = [c for c in range(len(texts)) if c not in set(held)]
-        logits = fold_logits[number] if fold_logits is not None else np.zeros((len(validation), len(kept)))
-        episodes.append(labelled([*kept, *held], logits, shots.draw(held, len(kept))))
-    memory = ClassMemory.fit(every.embeddings, every.target, len(texts))
+    held = _jobs(train, len(validation), len(texts), held_out, fold_logits, seed)
+    jobs = [(list(range(len(texts))), head_logits, None), *held]
+    # Each is a hundred products and inverses of small matrices. Threads of BLAS would wait for each other at every one
+    # and, on a busy machine, take several times as long as one thread alone.
+    with threadpool_limits(1):
+        whole, *episodes = ordered_map(labelled, jobs, default_workers(), len(jobs))
+    embeddings = np.concatenate([train.embeddings, validation.embeddings])
+    memory = ClassMemory.fit(embeddings, np.concatenate([train.target, validation.target]), len(texts))
     return Calibration(
         memory,
-        labelled(list(range(len(texts))), head_logits),
+        whole,
         tuple(Labelled(replace(e.evidence, shown=None), e.target) for e in episodes),
         tuple(variant for e in episodes for variant in _variants(e, named=True)),
         tuple(variant for e in episodes for variant in _variants(e, named=False)),
     )
+
+
+def _jobs(
+    train: Photos,
+    photos: int,
+    classes: int,
+    held_out: Sequence[Sequence[int]],
+    fold_logits: Sequence[NDArray[Any]] | None,
+    seed: int,
+) -> Iterator[_Job]:
+    """Of each episode: the order of the classes, the held-out ones last, the head's logits, and what shows them."""
+    shots = Shots(train, seed)
+    for number, held in enumerate(held_out):
+        kept = [c for c in range(classes) if c not in set(held)]
+        logits = fold_logits[number] if fold_logits is not None else np.zeros((photos, len(kept)))
+        yield [*kept, *held], logits, shots.draw(held, len(kept))
 
 
 class Shots:

@@ -169,11 +169,25 @@ def rounded(covariance: Floats) -> Floats:
     return np.asarray((1 - ROUND) * covariance + ROUND * size * np.eye(len(covariance)))
 
 
+def ledoit_wolf(centred: Floats) -> Floats:
+    """Shrink the covariance of rows (n, d) of mean 0 to a sphere, as far as its own noise says, (d, d).
+
+    Ledoit & Wolf (2004), A well-conditioned estimator for large-dimensional covariance matrices. The same as
+    scikit-learn's, which takes a second (d, d) product for the noise, and more than a second to import.
+    """
+    n, dim = centred.shape
+    covariance = centred.T @ centred / n
+    size = np.trace(covariance) / dim
+    lengths = np.einsum("nd,nd->n", centred, centred)
+    noise = (np.mean(lengths**2) - np.sum(covariance**2)) / n
+    distance = np.sum(covariance**2) - dim * size**2
+    share = min(noise, distance) / distance if noise > 0 and distance > 0 else 0.0
+    return np.asarray((1 - share) * covariance + share * size * np.eye(dim))
+
+
 def _shrunk_covariance(centred: Floats, lost: int) -> Floats:
     """Ledoit-Wolf covariance of centred rows (n, d), with `lost` degrees of freedom gone into the means."""
-    from sklearn.covariance import ledoit_wolf
-
-    covariance: Floats = ledoit_wolf(centred, assume_centered=True)[0]
+    covariance = ledoit_wolf(centred)
     scale = len(centred) / max(len(centred) - lost, 1)
     # Copies of one photo leave no spread at all; a hair of it keeps the inverse finite.
     return covariance * scale + 1e-9 * np.eye(len(covariance))

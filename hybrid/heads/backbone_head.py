@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hybrid.config import HeadSettings
-from hybrid.device import Compute
+from hybrid.device import Compute, MemoryLimit, suggest_batch
 from hybrid.encoders.base import FloatArray
+from hybrid.encoders.undrawn import Undrawn
 from hybrid.heads.augment import transforms
 from hybrid.heads.backbone import PhotoClassifier, build_model
 from hybrid.heads.base import TrainingSummary, damaged
 from hybrid.heads.ensemble import Ensemble
+from hybrid.preprocess import Photo, Preprocessor
 
 
 class BackboneHead:
@@ -47,25 +50,40 @@ class BackboneHead:
         training: TrainingSummary | None = None,
     ) -> None:
         self.classes, self.settings, self.compute, self.training = classes, settings, compute, training
-        self._transform = transforms(_first(model), settings)[1]
+        # float32: the networks compute under autocast.
+        self._preprocess = Preprocessor(transforms(_first(model), settings)[1], compute.device, torch.float32)
+        self._limit = MemoryLimit("head", compute)
+        self.cover = self._preprocess.cover
         # channels_last: what oneDNN and tensor cores compute convolutions in.
         self.model: nn.Module = model.to(compute.device).to(memory_format=torch.channels_last)
         self.model.eval().requires_grad_(False)
         several = f"{settings.folds} x " if settings.folds > 1 else ""
         self.notes: tuple[str, ...] = (f"head: {several}{settings.backbone}, {len(classes)} classes, on {compute}",)
 
-    def prepare(self, image: Any) -> torch.Tensor:
-        """Resize, crop and normalise: float32 (3, image_size, image_size)."""
-        return self._transform(image)
+    def prepare(self, photo: Photo) -> Any:
+        """Make a decoded photo as small as may wait for `batch`."""
+        return self._preprocess.prepare(photo)
 
-    @torch.inference_mode()
+    def batch(self, prepared: Sequence[Any]) -> torch.Tensor:
+        """Join prepared photos to the network's input on its device: float32 (n, 3, image_size, image_size)."""
+        return self._preprocess.batch(prepared)
+
+    @cached_property
+    def batch_size(self) -> int:
+        """Photos that go through the network at once."""
+        side = self.cover or 1024  # a usual photo's, as it waits for a GPU
+        blank = self.prepare(np.zeros((side, side * 4 // 3, 3), np.uint8))
+        return suggest_batch(self.compute, lambda count: self._score([blank] * count))
+
     def logits(self, prepared: Sequence[Any], embeddings: FloatArray) -> FloatArray:
         """Score prepared photos, shape (n, n_classes); `embeddings` is not used."""
-        if not prepared:
-            return np.empty((0, len(self.classes)), dtype=np.float32)
-        batch = torch.stack(list(prepared)).to(self.compute.device, non_blocking=True)
+        parts = self._limit.run(self._score, prepared)
+        return np.concatenate([np.empty((0, len(self.classes)), dtype=np.float32), *parts])
+
+    @torch.inference_mode()
+    def _score(self, prepared: Sequence[Any]) -> FloatArray:
         with self.compute.autocast():
-            logits = self.model(batch)
+            logits = self.model(self.batch(prepared))
         return np.asarray(logits.float().cpu().numpy(), dtype=np.float32)
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -90,7 +108,8 @@ def load_backbone_head(file: Path, classes: tuple[str, ...], settings: HeadSetti
     HeadError
         If the file is damaged or holds another network's weights.
     """
-    members = [build_model(settings, len(classes), load_weights=False) for _ in range(settings.folds)]
+    with Undrawn():
+        members = [build_model(settings, len(classes), load_weights=False) for _ in range(settings.folds)]
     model = Ensemble(members) if settings.folds > 1 else members[0]
     try:
         model.load_state_dict(load_file(file))

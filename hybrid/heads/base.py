@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from hybrid.data.records import ImageRecord
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import HeadError
+
+if TYPE_CHECKING:
+    from hybrid.preprocess import Photo
 
 
 class Head(Protocol):
@@ -24,15 +27,23 @@ class Head(Protocol):
         Seen labels; column order of the logits.
     encoder_identity : str or None
         The encoder whose embeddings the head reads; None for a head that reads pixels.
+    cover : int or None
+        Shorter side that `prepare` needs of a photo; 1 if it looks at no pixel, None: the full size.
+    batch_size : int
+        Photos to score at once, where the user does not say.
     notes : tuple of str
         What it is and where it computes, for people.
     """
 
     classes: tuple[str, ...]
     encoder_identity: str | None
+    cover: int | None
     notes: tuple[str, ...]
 
-    def prepare(self, image: Any) -> Any:
+    @property
+    def batch_size(self) -> int: ...  # noqa: D102  described above
+
+    def prepare(self, photo: Photo) -> Any:
         """Turn a decoded photo into what `logits` takes; runs in worker threads."""
 
     def logits(self, prepared: Sequence[Any], embeddings: FloatArray) -> FloatArray:

@@ -16,8 +16,11 @@ from hybrid.device import Compute
 from hybrid.errors import HeadError
 from hybrid.heads.base import TrainingSet
 from hybrid.heads.distributed import process_count
+from hybrid.preprocess import PIXELS
 
 FILE = "checkpoint.pt"
+# Grows with the kind of state that is kept, so that none of another kind is taken up.
+STATE = 2
 # What changes no figure: how many processes load photos, and the recipe's words.
 FREE = ("workers", "description", "gate_folds", "l2_c")
 
@@ -27,7 +30,7 @@ def training_key(data: TrainingSet, settings: HeadSettings, compute: Compute) ->
     digest = hashlib.sha256(weights_digest(settings))
     recipe = {name: value for name, value in msgspec.structs.asdict(settings).items() if name not in FREE}
     kind = compute.device.partition(":")[0]  # each process of a launch has a GPU of its own
-    made = [__version__, recipe, data.classes, kind, compute.precision, process_count()]
+    made = [__version__, STATE, PIXELS, recipe, data.classes, kind, compute.precision, process_count()]
     digest.update(msgspec.json.encode(made))
     for part in (data.train, data.val):
         digest.update(msgspec.json.encode([part.hashes, part.target.tolist()]))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from hybrid.device import Compute
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
 def is_main_process() -> bool:
@@ -85,12 +86,18 @@ class Processes:
         """Sum numbers over all processes."""
         if self._accelerator.num_processes == 1:
             return numbers
-        total = self._accelerator.reduce(torch.tensor(numbers, device=self._accelerator.device), "sum")
+        import torch
+
+        total = self._accelerator.reduce(
+            torch.tensor(numbers, dtype=torch.float64, device=self._accelerator.device), "sum"
+        )
         return [float(number) for number in total]
 
     def share_buffers(self, model: nn.Module) -> None:
         """Give all processes the first one's batch norm statistics: each has gathered those of its own photos."""
         if self._accelerator.num_processes > 1:
+            import torch
+
             for buffer in model.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 

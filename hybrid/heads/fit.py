@@ -109,6 +109,8 @@ def _train_one(
             watch(row)
 
     both = transforms(model, settings)
+    if not _augments(settings):
+        both = both[1], both[1]  # what is trained on is then what is validated and answered
     model, best_epoch = train(model, data, both, settings, training, note, checkpoints=checkpoints, say=say)
     if settings.lora_rank:
         model = merge_adapters(model)
@@ -119,6 +121,12 @@ def _train_one(
     return model, TrainingSummary(len(rows), best_epoch, best.val_accuracy, _count(model)[1], trainable)
 
 
+def _augments(settings: HeadSettings) -> bool:
+    """Whether a training photo differs from one epoch to the next."""
+    strengths = (settings.flip, settings.rotation, settings.colour_jitter, settings.random_erasing)
+    return settings.crop_scale < 1 or any(strengths) or bool(settings.auto_augment) or settings.regions != "none"
+
+
 def _say_setup(model: PhotoClassifier, settings: HeadSettings, frozen: str, say: Say) -> None:
     say(frozen)
     if stages_joined(1, settings) is not None:
@@ -126,6 +134,11 @@ def _say_setup(model: PhotoClassifier, settings: HeadSettings, frozen: str, say:
         say(f"progressive: the classifier alone at first, one stage more every {every} epochs, all from epoch {last}")
         if last > settings.epochs:
             say(f"note: {settings.epochs} epochs end before that")
+    if settings.unfreeze == "none" and not settings.lora_rank and _augments(settings):
+        say(
+            "note: without augmentation (--set crop_scale=1 --set flip=0 --set rotation=0 --set colour_jitter=0) a "
+            "frozen backbone would see each photo once, not once an epoch"
+        )
     random = not settings.pretrained and settings.backbone_weights is None
     if random and (settings.unfreeze != "all" or settings.lora_rank):
         say("note: random weights stay frozen; --set unfreeze=all trains them all")

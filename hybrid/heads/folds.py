@@ -16,7 +16,6 @@ from hybrid.device import Compute
 from hybrid.encoders.base import FloatArray
 from hybrid.heads.base import LabelledPhotos, TrainingSet
 from hybrid.heads.linear import train_linear_head
-from hybrid.heads.regions import with_regions
 from hybrid.heads.score import head_logits
 
 # Inverse L2 strength for features of unit norm.
@@ -91,6 +90,7 @@ def tuned_folds(
         if settings.kind == "linear":
             return train_linear_head(part, settings, "embeddings", say).logits([], data.val.embeddings)
         from hybrid.heads.fit import train_backbone_head
+        from hybrid.heads.regions import with_regions
 
         name = f"gate_fold_{len(done)}"
         log, kept = folder / name, checkpoints / name if checkpoints is not None else None
@@ -131,7 +131,8 @@ def _compute_features(data: TrainingSet, settings: HeadSettings, compute: Comput
     torch.manual_seed(settings.seed)  # a backbone without weights is random, and the cache's key names the seed
     model = build_model(settings, len(data.classes))
     model.classifier = torch.nn.Identity()
-    trunk = BackboneHead(model, data.classes, settings, compute)
+    columns = tuple(map(str, range(int(model.backbone.head_hidden_size))))
+    trunk = BackboneHead(model, columns, settings, compute)  # a head whose answers are the features
     features = np.concatenate([head_logits(trunk, part) for part in (data.train, data.val)])
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     return np.asarray(features / np.maximum(lengths, 1e-12), dtype=np.float32)
@@ -140,8 +141,9 @@ def _compute_features(data: TrainingSet, settings: HeadSettings, compute: Comput
 def _key(data: TrainingSet, settings: HeadSettings) -> str:
     """Hash of all that the features depend on."""
     from hybrid.heads.checkpoint import weights_digest
+    from hybrid.preprocess import PIXELS
 
-    digest = hashlib.sha256("".join((*data.train.hashes, *data.val.hashes)).encode())
+    digest = hashlib.sha256("".join((*data.train.hashes, *data.val.hashes, str(PIXELS))).encode())
     relevant = ("backbone", "pretrained", "backbone_args", "image_size", "mean", "std", "crop_pct", "seed")
     digest.update(msgspec.json.encode({name: getattr(settings, name) for name in relevant}))
     digest.update(weights_digest(settings))

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from hybrid.config import HeadSettings
+from hybrid.device import CPU_BATCH
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import HeadError
 from hybrid.heads.base import TrainingSet, damaged
@@ -38,6 +39,9 @@ class LinearHead:
         Inverse L2 strength of the fit; not known of a head that was loaded.
     """
 
+    cover: int | None = 1
+    batch_size = CPU_BATCH
+
     def __init__(
         self,
         weight: FloatArray,
@@ -51,7 +55,7 @@ class LinearHead:
         self.encoder_identity: str | None = encoder_identity
         self.notes: tuple[str, ...] = (f"head: linear on CLIP embeddings, {len(classes)} classes, on cpu fp32",)
 
-    def prepare(self, image: Any) -> None:
+    def prepare(self, photo: object) -> None:
         """Nothing: the head reads embeddings."""
 
     def logits(self, prepared: Sequence[Any], embeddings: FloatArray) -> FloatArray:

@@ -11,11 +11,17 @@ from hybrid.errors import HeadError, first_line
 from hybrid.heads.backbone import PhotoClassifier
 from hybrid.heads.stages import parameter_groups
 
+# Torch's own, which update all weights in one pass over memory; the others make several, with copies.
+# Not SGD: it would take momentum that was never written where weights thaw later, or where a scaled step is left out.
+FUSED = ("adam", "adamw")
+
 
 def make_optimizer(model: PhotoClassifier, settings: HeadSettings) -> torch.optim.Optimizer:
     """Make the recipe's optimiser over what may train; HeadError if timm does not know it or it cannot be made."""
     from timm.optim import create_optimizer_v2
 
+    devices = {parameter.device.type for parameter in model.parameters()}
+    fused = settings.optimizer.lower() in FUSED and devices <= {"cpu", "cuda"}
     try:
         optimizer: torch.optim.Optimizer = create_optimizer_v2(
             parameter_groups(model, settings),
@@ -23,6 +29,7 @@ def make_optimizer(model: PhotoClassifier, settings: HeadSettings) -> torch.opti
             lr=settings.learning_rate,
             weight_decay=settings.weight_decay,
             momentum=settings.momentum,
+            **({"fused": True} if fused else {}),
         )
     except (ValueError, AssertionError, TypeError, RuntimeError) as error:
         raise HeadError(

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hybrid.data.decode import decode
+from hybrid.data.reading import read
 from hybrid.data.records import ImageRecord
 from hybrid.data.sources import Scan, scan
 from hybrid.data.splits import stratified_split
 from hybrid.data.stream import default_workers, ordered_map
-from hybrid.errors import DataError, UnreadableImageError, listing
+from hybrid.errors import DataError, listing
 from hybrid.heads.base import LabelledPhotos, TrainingSet
 from hybrid.heads.dataset import HELD_BACK, ChosenPhotos, choose_photos, divide, each_content_once, pack
 from hybrid.index.store import StoredPhoto
@@ -155,14 +154,8 @@ def split_photos(
 
 def _read(record: ImageRecord) -> StoredPhoto | str:
     """Hash a photo, or say why it is left out; decoded too, because one broken photo would end a training."""
-    try:
-        content = record.read_bytes()
-        decode(content)
-    except OSError as error:
-        return f"{record.path} ({error.strerror or error})"
-    except UnreadableImageError as error:
-        return f"{record.path} ({error.what})"
-    return StoredPhoto(record, hashlib.sha256(content).hexdigest())
+    photo = read(record)
+    return f"{record.path} ({photo.reason})" if photo.reason else StoredPhoto(record, photo.sha256)
 
 
 def _test_part(photos: Sequence[StoredPhoto], chosen: ChosenPhotos) -> tuple[list[StoredPhoto], list[str]]:

@@ -15,6 +15,7 @@ from hybrid.config import Regions
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import HeadError, MissingExtraError
 from hybrid.heads.base import Head
+from hybrid.preprocess import Photo, to_picture
 
 Method = Literal["slic", "tiles"]
 # Superpixels need the photo's large shapes, not its pixels: on this many pixels of the longer side SLIC takes 20 ms.
@@ -97,7 +98,7 @@ class RegionHead:
     Parameters
     ----------
     head : Head
-        Its `prepare` gives tensors of one shape.
+        Asked about the views of a photo as if they were photos.
     method : {"slic", "tiles"}
     count : int
         About how many regions, beside the whole photo.
@@ -109,6 +110,9 @@ class RegionHead:
     MissingExtraError
         For ``slic`` without scikit-image.
     """
+
+    # Regions are cut from the photo at its full size.
+    cover: int | None = None
 
     def __init__(self, head: Head, method: Method, count: int) -> None:
         if head.encoder_identity is not None:
@@ -128,10 +132,15 @@ class RegionHead:
         self._method: Method = method
         self._count = count
 
-    def prepare(self, image: Any) -> torch.Tensor:
-        """Prepare the whole photo and its k - 1 regions: (k, 3, height, width)."""
-        views = [image, *segment(image, self._method, self._count)]
-        return torch.stack([self.head.prepare(view) for view in views])
+    @property
+    def batch_size(self) -> int:
+        """Photos to score at once: each has many views."""
+        return max(1, self.head.batch_size // (self._count + 1))
+
+    def prepare(self, photo: Photo) -> list[Any]:
+        """Prepare the whole photo and its regions: a list of what the head prepares."""
+        picture = to_picture(photo)
+        return [self.head.prepare(view) for view in (picture, *segment(picture, self._method, self._count))]
 
     def logits(self, prepared: Sequence[Any], embeddings: FloatArray) -> FloatArray:
         """Score photos, (n, n_classes) float32: logs of the mean probabilities; `embeddings` is not used."""

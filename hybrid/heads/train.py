@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,21 +12,23 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from hybrid.config import HeadSettings
 from hybrid.device import Compute
-from hybrid.errors import DataError, HeadError, first_line
+from hybrid.errors import HeadError, first_line
 from hybrid.heads.augment import Transform
 from hybrid.heads.backbone import PhotoClassifier
-from hybrid.heads.base import TrainingSet
+from hybrid.heads.base import LabelledPhotos, TrainingSet
 from hybrid.heads.checkpoint import Checkpoint, training_key
 from hybrid.heads.distributed import Processes
-from hybrid.heads.loader import make_loader, seed_of
+from hybrid.heads.features import FrozenFeatures, parts_to_keep
+from hybrid.heads.loader import batches_on, make_loader, seed_of
 from hybrid.heads.optim import Schedule, make_optimizer
 from hybrid.heads.stages import freeze, last_thaw, stages_joined, unfrozen_at
 
 Say = Callable[[str], None]
+# Batches between two looks at the losses: a look makes the CPU wait until the GPU has done all that it was given.
+LOOK_EVERY = 50
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ def train(
     Parameters
     ----------
     transforms : (augmenting, plain)
+        The same one twice trains without augmentation; a backbone that is wholly frozen then sees each photo once.
     compute : Compute
         From `training_compute`.
     on_epoch : callable
@@ -92,7 +95,7 @@ def train(
     DataError
         If a photo can no longer be read.
     """
-    loop = _Loop(model, data, transforms, settings, compute)
+    loop = _Loop(model, data, transforms, settings, compute, say)
     checkpoint = Checkpoint(checkpoints, training_key(data, settings, compute))
     rows = loop.resume(checkpoint.load(say))
     for row in rows:
@@ -111,7 +114,7 @@ def train(
             checkpoint.save(loop.state(rows))
         on_epoch(row, best)
     loop.processes.end()
-    loop.best.restore(model)
+    loop.best.restore(loop.model)
     return model.eval(), loop.best.epoch
 
 
@@ -124,6 +127,43 @@ def _in_memory(loop: _Loop, epoch: int) -> EpochLog:
             got=first_line(error),
             fix="lower --set batch_size=... or --image-size",
         ) from error
+
+
+class _Tally:
+    """Losses and right answers of an epoch's batches; they stay on the device until they are looked at."""
+
+    def __init__(self, epoch: int) -> None:
+        self._epoch, self._seen = epoch, 0
+        self._losses: list[torch.Tensor] = []
+        self._right: list[torch.Tensor] = []
+        self._photos: list[int] = []
+        self._rates: list[float] = []
+
+    def add(self, loss: torch.Tensor, right: torch.Tensor, rate: float) -> None:
+        """Note a batch: its loss, which of its photos are right, (n,) bool, and the learning rate."""
+        self._losses.append(loss.detach())
+        self._right.append(right.sum())
+        self._photos.append(len(right))
+        self._rates.append(rate)
+
+    def look(self) -> None:
+        """Raise HeadError for the first batch since the last look whose loss is not finite."""
+        for loss in torch.stack(self._losses[self._seen :]).tolist():
+            if not math.isfinite(loss):
+                raise HeadError(
+                    f"the training loss is {loss}",
+                    got=f"epoch {self._epoch}, batch {self._seen + 1}, learning rate {self._rates[self._seen]:.2g}",
+                    fix="lower --set learning_rate=..., or --set mixed_precision=off",
+                )
+            self._seen += 1
+
+    def sums(self) -> list[float]:
+        """Sums over the photos: losses, right answers, and how many photos there were."""
+        if self._seen < len(self._losses):
+            self.look()
+        losses = torch.stack(self._losses).tolist()
+        total = sum(loss * photos for loss, photos in zip(losses, self._photos, strict=True))
+        return [total, float(torch.stack(self._right).sum()), float(sum(self._photos))]
 
 
 class _Best:
@@ -157,7 +197,11 @@ class _Best:
 
 
 class _Loop:
-    """Model, loss, optimiser, schedule and loaders of one training."""
+    """Network, loss, optimiser, schedule and loaders of one training.
+
+    ``model`` is what the training changes: the network, or its classifier alone where the backbone's features stay as
+    they are. The validation photos then pass the backbone once, and so do training photos that nothing augments.
+    """
 
     def __init__(
         self,
@@ -166,22 +210,27 @@ class _Loop:
         transforms: tuple[Transform, Transform],
         settings: HeadSettings,
         compute: Compute,
+        say: Say = lambda line: None,
     ) -> None:
         self.settings, self.compute, self.best = settings, compute, _Best(settings)
-        self.model = model.to(compute.device).to(memory_format=torch.channels_last)
+        model = model.to(compute.device).to(memory_format=torch.channels_last)
         thaws = stages_joined(1, settings) is not None
         # An autoencoder's decoder has no part in a loss without reconstruction.
         idle = hasattr(model.backbone, "reconstruction_loss") and not settings.reconstruction
         self.processes = Processes(compute, find_unused=thaws or idle)
         self.optimizer = self.processes.optimizer(make_optimizer(model, settings))
-        self.average = _average(model, settings)
-        self.wrapped = self.processes.model(model)
-        self.train_set = self.processes.loader(
-            make_loader(data.train, transforms[0], settings, train=True, pin=compute.is_cuda)
-        )
-        self.val_set = self.processes.loader(
-            make_loader(data.val, transforms[1], settings, train=False, pin=compute.is_cuda)
-        )
+        train_kept, val_kept = parts_to_keep(model, data, settings, compute, augmented=transforms[0] != transforms[1])
+        self.network, self.model = model, model.classifier if val_kept else model
+        self.average = _average(self.model, settings)
+        self.wrapped = self.processes.model(model.classifier if train_kept else model)
+
+        def loader(part: LabelledPhotos, transform: Transform, kept: bool, train: bool) -> Any:
+            if kept:
+                return FrozenFeatures(model, part, transform, settings, compute, say).loader(train)
+            return make_loader(part, transform, settings, train, pin=compute.is_cuda)
+
+        self.train_set = self.processes.loader(loader(data.train, transforms[0], train_kept, train=True))
+        self.val_set = self.processes.loader(loader(data.val, transforms[1], val_kept, train=False))
         self.schedule = Schedule(self.optimizer, settings, len(self.train_set))
         self.mix, self.loss = _loss(settings, len(data.classes))
 
@@ -218,7 +267,7 @@ class _Loop:
     def epoch(self, number: int) -> EpochLog:
         """Train one epoch, validate, and say how it went."""
         if stages_joined(number, self.settings) is not None:
-            freeze(self.model, unfrozen_at(number, self.model, self.settings))
+            freeze(self.network, unfrozen_at(number, self.network, self.settings))
         # Dropout draws from here; seeded by epoch, so that a resumed training draws the same.
         torch.manual_seed(seed_of(self.settings.seed, number, self.processes.index))
         self.train_set.set_epoch(number)
@@ -238,27 +287,23 @@ class _Loop:
     def train_epoch(self, epoch: int) -> tuple[float, float, int]:
         """One pass; mean loss, accuracy (by the larger share of a mixed pair), and the number of photos."""
         self.wrapped.train()
-        total, right, count = 0.0, 0, 0
-        for number, (images, target) in enumerate(self.batches(self.train_set), start=1):
+        tally = _Tally(epoch)
+        # A CPU has each loss at once, so that it can be looked at before it spoils a weight.
+        every = 1 if self.compute.device == "cpu" else LOOK_EVERY
+        for number, (images, target) in enumerate(batches_on(self.compute.device, self.train_set), start=1):
             if self.mix is not None:
                 # timm mixes even batches only, and draws from numpy's global generator.
                 images, target = images[: len(images) // 2 * 2], target[: len(target) // 2 * 2]
                 np.random.seed(seed_of(self.settings.seed, epoch, number, self.processes.index))  # noqa: NPY002
                 images, target = self.mix(images, target)
             logits, loss = self.forward(images, target)
-            if not torch.isfinite(loss):
-                raise HeadError(
-                    f"the training loss is {loss.item()}",
-                    got=f"epoch {epoch}, batch {number}, learning rate {self.optimizer.param_groups[0]['lr']:.2g}",
-                    fix="lower --set learning_rate=..., or --set mixed_precision=off",
-                )
-            self.update(loss, epoch, number)
             truth = target.argmax(1) if target.ndim > 1 else target
-            sums = self.processes.sum(
-                [loss.item() * len(truth), float((logits.argmax(1) == truth).sum()), float(len(truth))]
-            )
-            total, right, count = total + sums[0], right + int(sums[1]), count + int(sums[2])
-        return total / count, right / count, count
+            tally.add(loss, logits.argmax(1) == truth, float(self.optimizer.param_groups[0]["lr"]))
+            if number % every == 0:
+                tally.look()
+            self.update(loss, epoch, number)
+        total, right, count = self.processes.sum(tally.sums())
+        return total / count, right / count, int(count)
 
     def forward(self, images: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits and the loss that is minimised."""
@@ -279,21 +324,6 @@ class _Loop:
         if self.average is not None:
             self.average.update(self.model, step=(epoch - 1) * len(self.train_set) + number)
 
-    def batches(self, loader: DataLoader[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Batches on the device."""
-        for batch in loader:
-            if isinstance(batch, str):
-                raise DataError(
-                    "a photo can no longer be read",
-                    got=batch,
-                    fix="run hybrid build-index with the same sources, then hybrid train-head again",
-                )
-            images, target = batch
-            yield (
-                images.to(self.compute.device, non_blocking=True),
-                target.to(self.compute.device, non_blocking=True),
-            )
-
     @torch.inference_mode()
     def validate(self) -> tuple[float, float]:
         """Mean unsmoothed cross-entropy and mean per-class accuracy of the network that is kept."""
@@ -301,19 +331,20 @@ class _Loop:
         losses: list[torch.Tensor] = []
         right: list[torch.Tensor] = []
         targets: list[torch.Tensor] = []
-        for images, target in self.batches(self.val_set):
+        for images, target in batches_on(self.compute.device, self.val_set):
             with self.compute.autocast():
                 logits = model(images).float()
             loss = nn.functional.cross_entropy(logits, target, reduction="none")
             parts = self.processes.gather([loss, logits.argmax(1) == target, target])
             for kept, part in zip((losses, right, targets), parts, strict=True):
-                kept.append(part.cpu())
-        hits, labels = torch.cat(right).double().numpy(), torch.cat(targets).numpy()
+                kept.append(part)
+        # Fetched from the device once: each fetch waits for all that was asked of it.
+        hits, labels = torch.cat(right).cpu().double().numpy(), torch.cat(targets).cpu().numpy()
         per_class = np.bincount(labels, hits) / np.maximum(np.bincount(labels), 1)
-        return float(torch.cat(losses).mean()), float(per_class[np.unique(labels)].mean())
+        return float(torch.cat(losses).cpu().mean()), float(per_class[np.unique(labels)].mean())
 
 
-def _average(model: PhotoClassifier, settings: HeadSettings) -> Any:
+def _average(model: nn.Module, settings: HeadSettings) -> Any:
     if settings.ema_decay is None:
         return None
     from timm.utils import ModelEmaV3

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from hybrid.data.decode import decode
+from hybrid.data.reading import ReadPhoto, read
 from hybrid.data.records import ImageRecord
 from hybrid.data.sources import Scan
-from hybrid.data.stream import default_workers, ordered_map
-from hybrid.encoders.base import Encoder
-from hybrid.errors import UnreadableImageError
-from hybrid.index.store import ADDED, EmbeddingStore, StoredPhoto
+from hybrid.data.stream import IN_FLIGHT, ahead, default_workers, ordered_map
+from hybrid.device import CPU_BATCH
+from hybrid.encoders.base import Encoder, FloatArray
+from hybrid.index.store import ADDED, EmbeddingStore, PhotoRow, StoredPhoto
 
 Progress = Callable[[int], None]
 
@@ -49,14 +49,7 @@ class IndexSummary:
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """One photo after its worker thread: hashed and, where a vector is needed, prepared for the encoder."""
-
-    record: ImageRecord
-    sha256: str
-    prepared: Any
-    reason: str
+Known = Mapping[str, PhotoRow]
 
 
 def build_index(
@@ -64,7 +57,7 @@ def build_index(
     encoder: Encoder,
     store: EmbeddingStore,
     *,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     workers: int | None = None,
     replace: bool = False,
     progress: Progress = lambda count: None,
@@ -73,10 +66,15 @@ def build_index(
 
     Photos of sources that are not part of `scan` stay. So do those that a person added to a class (`store.ADDED`), also
     where a source holds them under another label or none. Batches are cut from the photos in scan order and
-    committed whole, so a killed run goes on at the batch where it stopped, with the same batches and vectors.
+    committed whole, so a killed run goes on at the batch where it stopped, with the same batches and vectors if the
+    batch size is the same. While a batch is encoded the next one is read, and the one before is committed.
 
     Parameters
     ----------
+    batch_size : int, optional
+        Photos to encode at once; default: the encoder's own.
+    workers : int, optional
+        Threads that decode; default: one a core, at most 16.
     replace : bool
         Also forget the photos of every source that is not part of `scan`.
     progress : callable
@@ -89,108 +87,105 @@ def build_index(
     encoder.check(scan.records)
     store.name_encoder(encoder.fingerprint, encoder.name)
     summary = IndexSummary(photos=len(scan.records))
-    known = {photo.record.path: photo for photo in store.photos()}
+    known: dict[str, PhotoRow] = {row[0]: row for row in store.photo_rows()}
     embedded = store.embedded(encoder.fingerprint)
     records = [_with_its_class(record, known) for record in scan.records]
     waiting = _skip_unchanged(records, known, embedded, store, summary)
     progress(summary.unchanged)
+    # A GPU's memory is found out by a trial, so only where it matters.
+    size = batch_size or (encoder.batch_size if len(waiting) > CPU_BATCH else CPU_BATCH)
+    threads = workers or default_workers()
+    read_one = partial(read, prepare=encoder.prepare, cover=encoder.cover, known=embedded)
+    reads = ordered_map(read_one, waiting, threads, ahead(size, threads))
 
-    def read(record: ImageRecord) -> _Read:
-        return _read(record, encoder, embedded)
+    def encode(batch: _Batch) -> tuple[list[StoredPhoto], dict[str, FloatArray]]:
+        vectors = encoder.encode_images(list(batch.prepared.values()))
+        return batch.photos, dict(zip(batch.prepared, vectors, strict=True))
 
-    reads = ordered_map(read, waiting, workers or default_workers(), 2 * batch_size)
-    for photos, prepared in _cut(reads, known, embedded, batch_size, summary, progress):
-        vectors = encoder.encode_images(list(prepared.values()))
-        store.write_batch(photos, dict(zip(prepared, vectors, strict=True)), encoder.fingerprint)
-        summary.encoded += len(prepared)
+    batches = _cut(reads, known, embedded, size, summary, progress)
+    for photos, vectors in ordered_map(encode, batches, IN_FLIGHT, IN_FLIGHT):
+        store.write_batch(photos, vectors, encoder.fingerprint)
+        summary.encoded += len(vectors)
         progress(len(photos))
+    _forget(scan, store, known, summary, replace=replace)
+    return summary
+
+
+def _forget(scan: Scan, store: EmbeddingStore, known: Known, summary: IndexSummary, *, replace: bool) -> None:
+    """Remove what the sources do not hold any more, but for photos that a person added."""
     present = {record.path for record in scan.records} - {path for path, _ in summary.unreadable}
     named = set(scan.sources)
-    added = {path for path, photo in known.items() if photo.record.source.startswith(ADDED)}
-    owned = (path for path, photo in known.items() if replace or photo.record.source in named)
+    added = {path for path, row in known.items() if row[1].startswith(ADDED)}
+    owned = (path for path, row in known.items() if replace or row[1] in named)
     gone = [path for path in owned if path not in present and path not in added]
     summary.kept = sum(replace or path in present for path in added)
     store.remove(gone)
     summary.removed = len(gone)
-    return summary
 
 
-def _with_its_class(record: ImageRecord, known: dict[str, StoredPhoto]) -> ImageRecord:
+def _with_its_class(record: ImageRecord, known: Known) -> ImageRecord:
     """The record as its source has it, but for a photo that a person added to a class: it keeps what they said."""
-    before = known[record.path].record if record.path in known else None
-    if before is None or not before.source.startswith(ADDED):
+    before = known.get(record.path)
+    if before is None or not before[1].startswith(ADDED):
         return record
-    return dataclasses.replace(record, source=before.source, label=before.label, split=before.split)
+    return dataclasses.replace(record, source=before[1], label=before[2], split=before[3])
 
 
 def _skip_unchanged(
-    records: Sequence[ImageRecord],
-    known: dict[str, StoredPhoto],
-    embedded: set[str],
-    store: EmbeddingStore,
-    summary: IndexSummary,
+    records: Sequence[ImageRecord], known: Known, embedded: set[str], store: EmbeddingStore, summary: IndexSummary
 ) -> list[ImageRecord]:
     """Records that must be read; a new label or split of an unread photo is written at once."""
     waiting, relabelled = [], []
     for record in records:
-        photo = known.get(record.path)
-        same = photo is not None and _stamp(photo.record) == _stamp(record) and photo.sha256 in embedded
-        if photo is None or not same:
+        row = known.get(record.path)
+        stamp = (record.size, record.mtime_ns, record.container, record.offset)
+        if row is None or row[4:8] != stamp or row[8] not in embedded:
             waiting.append(record)
             continue
         summary.unchanged += 1
-        if photo.record != record:
-            relabelled.append(StoredPhoto(record, photo.sha256))
+        if row[1:4] != (record.source, record.label, record.split):
+            relabelled.append(StoredPhoto(record, row[8]))
     store.write_batch(relabelled)
     return waiting
 
 
-def _stamp(record: ImageRecord) -> tuple[int, int, str | None, int]:
-    return record.size, record.mtime_ns, record.container, record.offset
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Photos that are committed together, and what the encoder takes of their new contents by hash."""
 
-
-def _read(record: ImageRecord, encoder: Encoder, embedded: set[str]) -> _Read:
-    try:
-        data = record.read_bytes()
-        sha256 = hashlib.sha256(data).hexdigest()
-        if sha256 in embedded:
-            return _Read(record, sha256, None, "")
-        return _Read(record, sha256, encoder.prepare(decode(data), record), "")
-    except OSError as error:
-        return _Read(record, "", None, error.strerror or str(error))
-    except UnreadableImageError as error:
-        return _Read(record, "", None, error.what)
+    photos: list[StoredPhoto]
+    prepared: dict[str, Any]
 
 
 def _cut(
-    reads: Iterator[_Read],
-    known: dict[str, StoredPhoto],
+    reads: Iterator[ReadPhoto],
+    known: Known,
     embedded: set[str],
     batch_size: int,
     summary: IndexSummary,
     progress: Progress,
-) -> Iterator[tuple[list[StoredPhoto], dict[str, Any]]]:
+) -> Iterator[_Batch]:
     """Cut reads into batches of `batch_size` new contents, with every photo that shows one of them."""
     photos: list[StoredPhoto] = []
     prepared: dict[str, Any] = {}
-    for read in reads:
-        if read.reason:
-            summary.unreadable.append((read.record.path, read.reason))
+    for photo in reads:
+        if photo.reason:
+            summary.unreadable.append((photo.record.path, photo.reason))
             progress(1)
             continue
-        before = known.get(read.record.path)
+        before = known.get(photo.record.path)
         summary.new += before is None
-        summary.changed += before is not None and before.sha256 != read.sha256
-        photos.append(StoredPhoto(read.record, read.sha256))
+        summary.changed += before is not None and before[8] != photo.sha256
+        photos.append(StoredPhoto(photo.record, photo.sha256))
         # `embedded` grows here, in the reading order, so that a copy is encoded once even within a run.
-        if read.sha256 in embedded:
+        if photo.sha256 in embedded:
             summary.reused += 1
         else:
-            embedded.add(read.sha256)
-            prepared[read.sha256] = read.prepared
+            embedded.add(photo.sha256)
+            prepared[photo.sha256] = photo.prepared
         # Copies alone must not pile up without limit either.
         if len(prepared) == batch_size or len(photos) >= 16 * batch_size:
-            yield photos, prepared
+            yield _Batch(photos, prepared)
             photos, prepared = [], {}
     if photos:
-        yield photos, prepared
+        yield _Batch(photos, prepared)

@@ -1,18 +1,34 @@
-"""`NeighborIndex`: exact nearest photos by FAISS, derived from the store and rebuilt when stale."""
+"""`NeighborIndex`: nearest photos by FAISS, derived from the store and updated when stale."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hybrid.encoders.base import FloatArray
-from hybrid.errors import StoreError, listing
+from hybrid.errors import StoreError
+from hybrid.index import faiss_build
+from hybrid.index.faiss_build import exact_index, up_to_date
+from hybrid.index.faiss_file import Note, ids_in
+from hybrid.index.rows import Ids
 from hybrid.index.store import EmbeddingStore
+
+# So many queries at once are worth a copy of the vectors on a GPU; for so many neighbours its search has room.
+GPU_FROM, GPU_NEIGHBOURS = 100, 2048
+
+
+class Contents(Protocol):
+    """Which photo is behind a row id."""
+
+    def hashes(self, ids: Ids) -> dict[int, str]:
+        """Content hashes of those of the rows that there are (still)."""
+
+    def ids_of(self, hashes: Collection[str]) -> Ids:
+        """Row ids of those of the contents that the index holds, ascending."""
 
 
 class NeighborIndex:
@@ -21,24 +37,38 @@ class NeighborIndex:
     Parameters
     ----------
     index : faiss index
-        Inner product, its ids being the row ids of the store's embeddings.
-    hashes : mapping of row id to content hash
-        The photos that may be found; the index may hold more.
+        Inner product, its ids being row ids of `contents`.
+    contents : mapping of row id to content hash, or Contents
+        The photos that may be found; the index may hold more than a mapping has.
+    ids : (m,) int64, optional
+        The only rows that may be found. Default: all.
+    notes : tuple of str
+        What to tell people of the search.
     """
 
-    def __init__(self, index: Any, hashes: dict[int, str]) -> None:
+    def __init__(
+        self, index: Any, contents: Mapping[int, str] | Contents, ids: Ids | None = None, notes: tuple[str, ...] = ()
+    ) -> None:
+        if isinstance(contents, Mapping):
+            given = _Given(contents)
+            ids = given.ids if ids is None and len(contents) < index.ntotal else ids
+            contents = given
         self._index = index
-        self._hashes = hashes
-        # FAISS skips other ids while it searches, so that k photos are found however few of them these are.
-        self._parameters = _among(hashes) if len(hashes) < index.ntotal else None
+        self._contents = contents
+        self._ids = ids
+        self.notes = notes
 
     def __len__(self) -> int:
-        return len(self._hashes)
+        return int(self._index.ntotal) if self._ids is None else len(self._ids)
 
     def only(self, hashes: Collection[str]) -> NeighborIndex:
         """Narrow the search to some photos; content hashes without a vector are passed over."""
-        wanted = frozenset(hashes)
-        return NeighborIndex(self._index, {row: name for row, name in self._hashes.items() if name in wanted})
+        return self.only_ids(self._contents.ids_of(hashes))
+
+    def only_ids(self, ids: Ids) -> NeighborIndex:
+        """Narrow the search to some rows of the store; those that the index does not hold are passed over."""
+        known = ids_in(self._index) if self._ids is None else self._ids
+        return NeighborIndex(self._index, self._contents, np.intersect1d(ids, known), self.notes)
 
     def search(self, embeddings: FloatArray, k: int) -> tuple[FloatArray, list[list[str]]]:
         """Find the k nearest photos of each embedding.
@@ -57,7 +87,7 @@ class NeighborIndex:
         Raises
         ------
         StoreError
-            If `k` is below 1 or the embeddings are of another length than those of the index.
+            If `k` is below 1, the embeddings are of another length than those of the index, or the store has gone.
         """
         if k < 1:
             raise StoreError("a search must ask for photos", expected="at least 1", got=str(k))
@@ -66,82 +96,131 @@ class NeighborIndex:
             raise StoreError(
                 "query vectors do not fit the index", expected=f"(n, {self._index.d})", got=str(queries.shape)
             )
-        if not len(self):
-            return np.empty((len(queries), 0), dtype=np.float32), [[] for _ in queries]
-        similarity, ids = self._index.search(queries, min(k, len(self)), params=self._parameters)
-        return similarity, [[self._hashes[int(i)] for i in row if i >= 0] for row in ids]
+        k = min(k, len(self))
+        if not k or not len(queries):
+            return np.empty((len(queries), k), dtype=np.float32), [[] for _ in queries]
+        similarity, ids = self._nearest(queries, k)
+        found = np.unique(ids)
+        names = self._contents.hashes(found)
+        if len(names) < len(found):
+            # Photos were removed since the index was opened: they are left out, and others found in their place.
+            gone = [number for number in found.tolist() if number not in names]
+            return self._without(gone).search(queries, k)
+        return similarity, [[names[number] for number in row] for row in ids.tolist()]
+
+    def _nearest(self, queries: FloatArray, k: int) -> tuple[FloatArray, Ids]:
+        if self._ids is None and len(queries) >= GPU_FROM and k <= GPU_NEIGHBOURS and self._on_gpus is not None:
+            similarity, ids = self._on_gpus.search(queries, k)
+        else:
+            similarity, ids = self._index.search(queries, k, params=self._parameters)
+        # The cells that were searched may hold fewer than k photos.
+        short = np.flatnonzero((ids < 0).any(axis=1))
+        if len(short):
+            similarity[short], ids[short] = self._index.search(queries[short], k, params=self._of_all_cells)
+        return similarity, ids
+
+    @cached_property
+    def _parameters(self) -> Any:
+        """FAISS skips other ids while it searches, so that k photos are found however few of them there are."""
+        if self._ids is None:
+            return None
+        if not hasattr(self._index, "nprobe"):
+            return _parameters(self._ids)
+        # Where few photos count, cells that are near may hold none of them.
+        if len(self) <= faiss_build.EXACT_UP_TO:
+            return self._of_all_cells
+        probed = -(-self._index.nprobe * self._index.ntotal // len(self))
+        return _parameters(self._ids, min(probed, self._index.nlist))
+
+    @cached_property
+    def _of_all_cells(self) -> Any:
+        return _parameters(self._ids, self._index.nlist)
+
+    @cached_property
+    def _on_gpus(self) -> Any:
+        """A copy on the GPUs, None where there is none or the vectors do not fit."""
+        import faiss
+
+        if not faiss.get_num_gpus():
+            return None
+        try:
+            return faiss.index_cpu_to_all_gpus(self._index)
+        except RuntimeError:
+            return None
+
+    def _without(self, gone: Sequence[int]) -> NeighborIndex:
+        rest = np.setdiff1d(ids_in(self._index) if self._ids is None else self._ids, gone)
+        return NeighborIndex(self._index, self._contents, rest, self.notes)
 
 
 def open_index(store: EmbeddingStore, fingerprint: str, file: Path) -> NeighborIndex:
-    """Read the FAISS file if it fits the store's state, else build it from the store and write it.
+    """Read the FAISS file of a run, updated from the store where vectors came or left; see `up_to_date`.
+
+    The vectors are not read but mapped, and the content hash of a photo is looked up in the store once it is found.
+    The store itself may be closed before the search.
 
     Parameters
     ----------
     file : Path
-        The FAISS file; its sidecar ``.json`` says which encoder and which state of the store it holds.
+        The FAISS file; the note at its end says which encoder and which vectors of the store it holds.
 
     Raises
     ------
     StoreError
-        If the store holds no vector of this encoder.
+        If the store holds no vector of this encoder, or the file cannot be written.
     """
-    import faiss
-
-    sidecar = file.with_suffix(file.suffix + ".json")
-    state = {"fingerprint": fingerprint, "store": store.identity, "revision": store.revision}
-    hashes = store.embedding_ids(fingerprint)
-    if _read_state(sidecar) == state and file.is_file():
-        try:
-            index = faiss.read_index(str(file))
-        except RuntimeError:  # a torn or foreign file: derived data, so it is built again
-            index = None
-        if index is not None and index.ntotal == len(hashes):
-            return NeighborIndex(index, hashes)
-    if not hashes:
-        raise _why_empty(store)
-    index = build(store.embeddings(list(hashes.values()), fingerprint), list(hashes))
-    # The sidecar goes first and comes last: a crash between the two leaves no file that claims to fit.
-    sidecar.unlink(missing_ok=True)
-    part = file.with_name(file.name + ".part")
-    faiss.write_index(index, str(part))
-    part.replace(file)
-    part_state = sidecar.with_name(sidecar.name + ".part")
-    part_state.write_text(json.dumps(state), encoding="utf-8")
-    part_state.replace(sidecar)
-    return NeighborIndex(index, hashes)
+    index, note = up_to_date(store, fingerprint, file)
+    return NeighborIndex(index, _InStore(store.path, note), notes=note.lines)
 
 
 def build(vectors: FloatArray, ids: Sequence[int]) -> Any:
     """Build an exact inner-product FAISS index over (n, dim) vectors with the given ids."""
-    import faiss
-
-    index = faiss.IndexIDMap2(faiss.IndexFlatIP(vectors.shape[1]))
-    numbers: NDArray[np.int64] = np.asarray(ids, dtype=np.int64)
-    index.add_with_ids(np.ascontiguousarray(vectors, dtype=np.float32), numbers)
+    index = exact_index(vectors.shape[1])
+    index.add_with_ids(np.ascontiguousarray(vectors, dtype=np.float32), np.asarray(ids, dtype=np.int64))
     return index
 
 
-def _among(hashes: Mapping[int, str]) -> Any:
+class _Given:
+    """Photos that are known by a mapping of row id to content hash."""
+
+    def __init__(self, hashes: Mapping[int, str]) -> None:
+        self._hashes = hashes
+        self.ids: Ids = np.array(sorted(hashes), dtype=np.int64)
+
+    def hashes(self, ids: Ids) -> dict[int, str]:
+        return {number: self._hashes[number] for number in ids.tolist() if number in self._hashes}
+
+    def ids_of(self, hashes: Collection[str]) -> Ids:
+        wanted = frozenset(hashes)
+        return np.array([number for number in self.ids.tolist() if self._hashes[number] in wanted], dtype=np.int64)
+
+
+class _InStore:
+    """Photos that are looked up in the store when they are found, by a connection of the thread that asks."""
+
+    def __init__(self, path: Path, note: Note) -> None:
+        self._path, self._note = path, note
+
+    def hashes(self, ids: Ids) -> dict[int, str]:
+        with self._opened() as store:
+            return store.rows(self._note.fingerprint).hashes(ids)
+
+    def ids_of(self, hashes: Collection[str]) -> Ids:
+        with self._opened() as store:
+            return store.rows(self._note.fingerprint).ids_of(hashes)
+
+    def _opened(self) -> EmbeddingStore:
+        store = EmbeddingStore(self._path, must_exist=True)
+        if store.identity != self._note.store:
+            store.close()
+            raise StoreError(f"{self._path} was built anew while it was searched", fix="search again")
+        return store
+
+
+def _parameters(ids: Ids | None, probed: int | None = None) -> Any:
     import faiss
 
     # Fields given by keyword are kept alive, unlike those that are set later; the type stubs do not know of them.
-    parameters: Any = faiss.SearchParameters
-    return parameters(sel=faiss.IDSelectorBatch(np.fromiter(hashes, dtype=np.int64, count=len(hashes))))
-
-
-def _why_empty(store: EmbeddingStore) -> StoreError:
-    others = store.counts()["embeddings"]
-    if not others:
-        return StoreError("the index is empty", fix="add photos: hybrid build-index SOURCE --run DIR")
-    return StoreError(
-        "the index holds no vectors of this encoder in this precision",
-        got=f"vectors by {listing(list(others))}",
-        fix="hybrid build-index SOURCE again, or --device as then",
-    )
-
-
-def _read_state(sidecar: Path) -> Any:
-    try:
-        return json.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    kind: Any = faiss.SearchParameters if probed is None else faiss.SearchParametersIVF
+    fields: dict[str, Any] = {} if ids is None else {"sel": faiss.IDSelectorBatch(ids)}
+    return kind(**fields) if probed is None else kind(nprobe=probed, **fields)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -13,33 +12,14 @@ import numpy as np
 from hybrid.data.records import ImageRecord
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import StoreError
+from hybrid.index.rows import VectorRows, from_blobs, in_parts, to_blob
+from hybrid.index.schema import BY_ENCODER, connect, meta
 
-FORMAT = 1
-# One transaction: a process killed here leaves an empty file, not half a store.
-SCHEMA = f"""
-BEGIN IMMEDIATE;
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS photos (
-    path TEXT PRIMARY KEY, source TEXT NOT NULL, label TEXT, split TEXT, size INTEGER NOT NULL,
-    mtime_ns INTEGER NOT NULL, container TEXT, offset INTEGER NOT NULL, sha256 TEXT NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS photos_by_content ON photos (sha256);
-CREATE TABLE IF NOT EXISTS embeddings (
-    id INTEGER PRIMARY KEY, sha256 TEXT NOT NULL, fingerprint TEXT NOT NULL, vector BLOB NOT NULL,
-    UNIQUE (sha256, fingerprint)
-);
-CREATE TABLE IF NOT EXISTS texts (
-    text TEXT NOT NULL, fingerprint TEXT NOT NULL, vector BLOB NOT NULL, PRIMARY KEY (text, fingerprint)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS encoders (fingerprint TEXT PRIMARY KEY, name TEXT NOT NULL) WITHOUT ROWID;
-INSERT OR IGNORE INTO meta VALUES
-    ('format', '{FORMAT}'), ('revision', '0'), ('identity', lower(hex(randomblob(8))));
-COMMIT;
-"""  # noqa: S608
 PHOTO_COLUMNS = "path, source, label, split, size, mtime_ns, container, offset, sha256"
+# A photo as the table has it, in the order of PHOTO_COLUMNS.
+PhotoRow = tuple[str, str, str | None, str | None, int, int, str | None, int, str]
 # Begins the source of photos that a person added to a class; sources of build-index are absolute paths.
 ADDED = "class:"
-MAX_VARIABLES = 500  # SQLite's limit on `?` in one statement is 999 in old builds
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,48 +47,8 @@ class EmbeddingStore:
     """
 
     def __init__(self, path: Path, *, must_exist: bool = False) -> None:
-        if must_exist and not path.is_file():
-            raise StoreError(f"there is no index at {path}", fix="build one: hybrid build-index SOURCE --run DIR")
         self.path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=30)
-        except (OSError, sqlite3.Error) as error:
-            raise StoreError(f"cannot open the store {path}", got=str(error)) from error
-        try:
-            new = self._is_new()
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            if new:
-                self._db.executescript(SCHEMA)
-        except StoreError:
-            self._db.close()
-            raise
-        except sqlite3.DatabaseError as error:
-            self._db.close()
-            locked = "locked" in str(error)
-            raise StoreError(
-                f"{path} is in use by another process" if locked else f"{path} is no readable store",
-                got=str(error),
-                fix="wait until it has ended" if locked else "move it away and build the index again",
-            ) from error
-
-    def _is_new(self) -> bool:
-        """Whether the database is empty; StoreError if it is another program's or of another format."""
-        tables = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if not tables:
-            return True
-        if not {"meta", "photos", "embeddings"} <= tables:
-            raise StoreError(f"{self.path} is a database of another program", got="tables " + ", ".join(sorted(tables)))
-        found = self._meta("format")
-        if found != str(FORMAT):
-            raise StoreError(
-                f"{self.path} has another format",
-                expected=str(FORMAT),
-                got=found or "none",
-                fix="move it away and build the index again, or use the version of hybrid that wrote it",
-            )
-        return False
+        self._db = connect(path, must_exist=must_exist)
 
     def __enter__(self) -> EmbeddingStore:
         return self
@@ -125,32 +65,71 @@ class EmbeddingStore:
     @property
     def revision(self) -> int:
         """Grows with every change to photos or embeddings; derived files compare it with their own."""
-        return int(self._meta("revision"))
+        return int(meta(self._db, "revision"))
 
     @property
     def identity(self) -> str:
         """Random name of this database, so that one built anew in its place is told apart."""
-        return self._meta("identity")
+        return meta(self._db, "identity")
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no photo."""
+        return self._db.execute("SELECT 1 FROM photos LIMIT 1").fetchone() is None
+
+    def photo_rows(self) -> Iterator[PhotoRow]:
+        """Every photo as a plain tuple, ordered by path: the cheapest way through all of them.
+
+        They are read as they are asked for; nothing may be written before the last one.
+        """
+        return iter(self._db.execute(f"SELECT {PHOTO_COLUMNS} FROM photos ORDER BY path"))  # noqa: S608
+
+    def iter_photos(self) -> Iterator[StoredPhoto]:
+        """Every photo, ordered by path, read as `photo_rows` are."""
+        return map(_photo, self.photo_rows())
 
     def photos(self) -> list[StoredPhoto]:
         """Every photo, ordered by path."""
-        rows = self._db.execute(f"SELECT {PHOTO_COLUMNS} FROM photos ORDER BY path")  # noqa: S608
-        return [StoredPhoto(ImageRecord(*row[:8]), row[8]) for row in rows]
+        return list(self.iter_photos())
+
+    def photos_at(self, paths: Sequence[str]) -> list[StoredPhoto]:
+        """Photos of these paths, as far as there are any, ordered by path."""
+        return self._photos_where("path", paths)
+
+    def photos_with(self, hashes: Sequence[str]) -> list[StoredPhoto]:
+        """All photos of these contents, ordered by path."""
+        return self._photos_where("sha256", hashes)
 
     def photos_sharing(self, labels: Sequence[str]) -> list[StoredPhoto]:
         """Photos of these labels, and all other photos of the same contents, ordered by path."""
         found: dict[str, StoredPhoto] = {}
-        for start in range(0, len(labels), MAX_VARIABLES):
-            part = labels[start : start + MAX_VARIABLES]
-            contents = f"SELECT sha256 FROM photos WHERE label IN ({','.join('?' * len(part))})"  # noqa: S608
+        for part, marks in in_parts(labels):
+            contents = f"SELECT sha256 FROM photos WHERE label IN ({marks})"  # noqa: S608
             rows = self._db.execute(f"SELECT {PHOTO_COLUMNS} FROM photos WHERE sha256 IN ({contents})", part)  # noqa: S608
-            found.update((row[0], StoredPhoto(ImageRecord(*row[:8]), row[8])) for row in rows)
+            found.update((row[0], _photo(row)) for row in rows)
         return [found[path] for path in sorted(found)]
 
-    def embedded(self, fingerprint: str) -> set[str]:
-        """Content hashes that have a vector of this encoder."""
-        rows = self._db.execute("SELECT sha256 FROM embeddings WHERE fingerprint = ?", (fingerprint,))
-        return {row[0] for row in rows}
+    def labels(self) -> dict[str, int]:
+        """Every label and its number of photos, ordered by label."""
+        query = "SELECT label, count(*) FROM photos WHERE label IS NOT NULL GROUP BY 1 ORDER BY 1"
+        return dict(self._db.execute(query).fetchall())
+
+    @property
+    def all_labelled(self) -> bool:
+        """Whether no photo lacks a label."""
+        return self._db.execute("SELECT 1 FROM photos WHERE label IS NULL LIMIT 1").fetchone() is None
+
+    def embedded(self, fingerprint: str, among: Sequence[str] | None = None) -> set[str]:
+        """Content hashes, of all or of some, that have a vector of this encoder."""
+        if among is None:
+            # The + keeps SQLite from going by encoder, which would read every vector for its hash.
+            rows = self._db.execute("SELECT sha256 FROM embeddings WHERE +fingerprint = ?", (fingerprint,))
+            return {row[0] for row in rows}
+        found: set[str] = set()
+        for part, marks in in_parts(among):
+            query = f"SELECT sha256 FROM embeddings WHERE fingerprint = ? AND sha256 IN ({marks})"  # noqa: S608
+            found.update(row[0] for row in self._db.execute(query, (fingerprint, *part)))
+        return found
 
     def embeddings(self, hashes: Sequence[str], fingerprint: str) -> FloatArray:
         """Vectors of the given content hashes, in their order, shape (n, dim).
@@ -160,30 +139,30 @@ class EmbeddingStore:
         StoreError
             If one has no vector of this encoder.
         """
-        found: dict[str, bytes] = {}
-        unique = list(dict.fromkeys(hashes))
-        for start in range(0, len(unique), MAX_VARIABLES):
-            part = unique[start : start + MAX_VARIABLES]
-            marks = ",".join("?" * len(part))
+        place = {name: number for number, name in enumerate(dict.fromkeys(hashes))}
+        vectors = np.empty((len(place), self.dim(fingerprint) or 0), dtype=np.float32)
+        found = 0
+        for part, marks in in_parts(list(place)):
             query = f"SELECT sha256, vector FROM embeddings WHERE fingerprint = ? AND sha256 IN ({marks})"  # noqa: S608
-            found.update(self._db.execute(query, (fingerprint, *part)))
-        missing = [name for name in unique if name not in found]
-        if missing:
+            rows = self._db.execute(query, (fingerprint, *part)).fetchall()
+            if rows:
+                vectors[[place[name] for name, _ in rows]] = from_blobs([blob for _, blob in rows])
+            found += len(rows)
+        if found < len(place):
             raise StoreError(
-                f"{len(missing)} of {len(unique)} photos have no vector of encoder {fingerprint}",
+                f"{len(place) - found} of {len(place)} photos have no vector of encoder {fingerprint}",
                 fix="run hybrid build-index again with this encoder (hybrid add-class for photos of an added class)",
             )
-        return _from_blobs([found[name] for name in hashes])
+        return vectors if len(place) == len(hashes) else vectors[[place[name] for name in hashes]]
 
     def dim(self, fingerprint: str) -> int | None:
         """Length of this encoder's vectors, None where there is none."""
         row = self._db.execute("SELECT vector FROM embeddings WHERE fingerprint = ? LIMIT 1", (fingerprint,)).fetchone()
-        return len(_from_blobs([row[0]])[0]) if row else None
+        return len(from_blobs([row[0]])[0]) if row else None
 
-    def embedding_ids(self, fingerprint: str) -> dict[int, str]:
-        """Row id to content hash of every vector of one encoder, ordered by id."""
-        query = "SELECT id, sha256 FROM embeddings WHERE fingerprint = ? ORDER BY id"
-        return dict(self._db.execute(query, (fingerprint,)).fetchall())
+    def rows(self, fingerprint: str) -> VectorRows:
+        """Vectors of one encoder by row id."""
+        return VectorRows(self._db, fingerprint)
 
     def write_batch(
         self,
@@ -205,24 +184,67 @@ class EmbeddingStore:
             for photo in photos
             for r in [photo.record]
         ]
-        blobs = [(name, fingerprint, _to_blob(vector)) for name, vector in (vectors or {}).items()]
-        if not rows and not blobs:
+        vectors = vectors or {}
+        if not rows and not vectors:
             return
+        self._db.execute(BY_ENCODER)  # a store of the first version has no such index yet
         with self._db:
+            if self._leaves_vectors(rows, vectors):
+                self._set("loose", 1)
             self._db.executemany(
                 f"INSERT OR REPLACE INTO photos ({PHOTO_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?)",  # noqa: S608
                 rows,
             )
-            self._db.executemany("INSERT OR IGNORE INTO embeddings (sha256, fingerprint, vector) VALUES (?,?,?)", blobs)
+            if vectors:
+                blobs = ((name, fingerprint, to_blob(vector)) for name, vector in vectors.items())
+                numbered = ((number, *blob) for number, blob in enumerate(blobs, self._last_id() + 1))
+                self._db.executemany(
+                    "INSERT OR IGNORE INTO embeddings (id, sha256, fingerprint, vector) VALUES (?,?,?,?)", numbered
+                )
             self._grow_revision()
+
+    def _leaves_vectors(self, rows: Sequence[PhotoRow], vectors: Mapping[str, FloatArray]) -> bool:
+        """Whether a batch may leave vectors that no photo has: of the bytes that a path held before, or its own."""
+        new = {row[0]: row[8] for row in rows}
+        if not vectors.keys() <= set(new.values()):
+            return True
+        for part, marks in in_parts(list(new)):
+            known = self._db.execute(f"SELECT path, sha256 FROM photos WHERE path IN ({marks})", part)  # noqa: S608
+            if any(new[path] != sha256 for path, sha256 in known):
+                return True
+        return False
 
     def remove(self, paths: Sequence[str]) -> None:
         """Forget photos, and all vectors that no photo has (any more: its file may have changed)."""
+        # Only a store of the first version does not say whether it holds such vectors.
+        loose = meta(self._db, "loose") != "0"
+        if not paths and not loose:
+            return
         with self._db:
+            contents = {photo.sha256 for photo in self.photos_at(paths)}
             self._db.executemany("DELETE FROM photos WHERE path = ?", [(path,) for path in paths])
-            orphans = self._db.execute("DELETE FROM embeddings WHERE sha256 NOT IN (SELECT sha256 FROM photos)")
-            if paths or orphans.rowcount:
+            self._set("last_id", self._last_id())
+            if loose:
+                # By id, for SQLite would else read every vector for its hash.
+                orphans = "SELECT id FROM embeddings WHERE sha256 NOT IN (SELECT sha256 FROM photos)"
+                gone = self._db.execute(f"DELETE FROM embeddings WHERE id IN ({orphans})").rowcount  # noqa: S608
+                self._set("loose", 0)
+            else:
+                gone = sum(self._remove_orphans(part, marks) for part, marks in in_parts(list(contents)))
+            if paths or gone:
                 self._grow_revision()
+
+    def _remove_orphans(self, hashes: Sequence[str], marks: str) -> int:
+        orphans = (
+            f"DELETE FROM embeddings WHERE sha256 IN ({marks}) "  # noqa: S608
+            "AND NOT EXISTS (SELECT 1 FROM photos WHERE photos.sha256 = embeddings.sha256)"
+        )
+        return self._db.execute(orphans, hashes).rowcount
+
+    def _last_id(self) -> int:
+        """The largest row id that a vector ever had: SQLite alone would give that of a removed one again."""
+        (there,) = self._db.execute("SELECT coalesce(max(id), 0) FROM embeddings").fetchone()
+        return max(int(there), int(meta(self._db, "last_id") or 0))
 
     def name_encoder(self, fingerprint: str, name: str) -> None:
         """Keep a readable name beside a fingerprint."""
@@ -232,13 +254,12 @@ class EmbeddingStore:
     def counts(self) -> dict[str, dict[str, int]]:
         """Photos by split and label, and vectors by encoder name, for `hybrid info`."""
         by_split = "SELECT coalesce(split, 'none'), count(*) FROM photos GROUP BY 1 ORDER BY 1"
-        by_label = "SELECT label, count(*) FROM photos WHERE label IS NOT NULL GROUP BY 1 ORDER BY 1"
         by_encoder = (
             "SELECT coalesce(name, fingerprint), count(*) FROM embeddings LEFT JOIN encoders USING (fingerprint) "
             "GROUP BY fingerprint ORDER BY 1"
         )
-        queries = {"splits": by_split, "labels": by_label, "embeddings": by_encoder}
-        return {name: dict(self._db.execute(query).fetchall()) for name, query in queries.items()}
+        splits, embeddings = (dict(self._db.execute(query).fetchall()) for query in (by_split, by_encoder))
+        return {"splits": splits, "labels": self.labels(), "embeddings": embeddings}
 
     def texts(self, texts: Sequence[str], fingerprint: str) -> dict[str, FloatArray]:
         """Cached text vectors (dim,) of this encoder, for those of `texts` that have one."""
@@ -248,23 +269,23 @@ class EmbeddingStore:
 
     def write_texts(self, vectors: Mapping[str, FloatArray], fingerprint: str) -> None:
         """Cache text vectors (dim,) of this encoder."""
-        rows = [(text, fingerprint, _to_blob(vector)) for text, vector in vectors.items()]
+        rows = [(text, fingerprint, to_blob(vector)) for text, vector in vectors.items()]
         with self._db:
             self._db.executemany("INSERT OR REPLACE INTO texts VALUES (?, ?, ?)", rows)
 
-    def _meta(self, key: str) -> str:
-        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return str(row[0]) if row else ""
+    def _photos_where(self, column: str, values: Sequence[str]) -> list[StoredPhoto]:
+        found: dict[str, StoredPhoto] = {}
+        for part, marks in in_parts(list(dict.fromkeys(values))):
+            rows = self._db.execute(f"SELECT {PHOTO_COLUMNS} FROM photos WHERE {column} IN ({marks})", part)  # noqa: S608
+            found.update((row[0], _photo(row)) for row in rows)
+        return [found[path] for path in sorted(found)]
+
+    def _set(self, key: str, value: int) -> None:
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, str(value)))
 
     def _grow_revision(self) -> None:
         self._db.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'revision'")
 
 
-def _to_blob(vector: FloatArray) -> bytes:
-    return np.ascontiguousarray(vector, dtype="<f4").tobytes()
-
-
-def _from_blobs(blobs: Sequence[bytes]) -> FloatArray:
-    if not blobs:
-        return np.empty((0, 0), dtype=np.float32)
-    return np.frombuffer(b"".join(blobs), dtype="<f4").reshape(len(blobs), -1)
+def _photo(row: PhotoRow) -> StoredPhoto:
+    return StoredPhoto(ImageRecord(*row[:8]), row[8])

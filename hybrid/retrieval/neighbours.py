@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hybrid.answers import Neighbor, Prediction
@@ -43,7 +43,7 @@ class Near:
 
 
 class LabelledNeighbours:
-    """Finds the nearest labelled photos of a run's index; the index is read once, here.
+    """Finds the nearest labelled photos of a run's index; the index is opened once, here.
 
     Parameters
     ----------
@@ -56,6 +56,8 @@ class LabelledNeighbours:
     ----------
     missing : str or None
         Why no photo has any neighbour: no index, no labelled photo in it, or vectors of another precision.
+    notes : tuple of str
+        What to tell people of the search, such as that it is approximate.
 
     Raises
     ------
@@ -64,19 +66,23 @@ class LabelledNeighbours:
     """
 
     def __init__(self, layout: Layout, encoder: Encoder) -> None:
-        self._contents: dict[str, list[ImageRecord]] = {}
+        self._store = layout.store
         self._index: NeighborIndex | None = None
         self.missing: str | None = None
+        self.notes: tuple[str, ...] = ()
         if not layout.store.is_file():
             self.missing = "no nearest photos: the run has no index"
             return
         with EmbeddingStore(layout.store) as store:
-            self._contents = by_content(photo for photo in store.photos() if photo.record.label is not None)
-            embedded = store.embedded(encoder.fingerprint)
-            if embedded.isdisjoint(self._contents):
-                self.missing = _why_none(bool(self._contents), bool(embedded))
+            rows = store.rows(encoder.fingerprint)
+            # All of them is the usual case, and needs no list of a million rows.
+            labelled = None if store.all_labelled else rows.ids_labelled()
+            if not (rows.state().count if labelled is None else len(labelled)):
+                self.missing = _why_none(bool(store.labels()), bool(rows.state().count))
                 return
-            self._index = open_index(store, encoder.fingerprint, layout.neighbors).only(self._contents)
+            index = open_index(store, encoder.fingerprint, layout.neighbors)
+            self._index = index if labelled is None else index.only_ids(labelled)
+            self.notes = index.notes
 
     def nearest(self, embeddings: FloatArray | None, hashes: Sequence[str], count: int = NEIGHBOURS) -> list[Near]:
         """Find the most similar labelled photos of each photo.
@@ -98,21 +104,26 @@ class LabelledNeighbours:
             return [Near((), (self.missing or "no nearest photos: the encoder did not run",))] * len(hashes)
         # One more, for the photo itself may be among them.
         similarity, names = self._index.search(embeddings, count + 1)
-        rows = zip(hashes, names, similarity.tolist(), strict=True)
+        contents = self._labelled({*hashes, *(name for row in names for name in row)})
         return [
-            self._near(sha256, [pair for pair in zip(row, cosines, strict=True) if pair[0] != sha256][:count])
-            for sha256, row, cosines in rows
+            _near(sha256, [pair for pair in zip(row, cosines, strict=True) if pair[0] != sha256][:count], contents)
+            for sha256, row, cosines in zip(hashes, names, similarity.tolist(), strict=True)
         ]
 
-    def _near(self, sha256: str, found: list[tuple[str, float]]) -> Near:
-        photos = tuple(
-            NearPhoto(self._contents[name][0], str(joined_label(self._contents[name])), cosine)
-            for name, cosine in found
-        )
-        itself = sha256 in self._contents
-        notes = ["the photo itself is in the index and is left out of its nearest"] if itself else []
-        notes += [] if photos else ["no nearest photos: the index holds no other labelled photo"]
-        return Near(photos, tuple(notes))
+    def _labelled(self, hashes: Collection[str]) -> dict[str, list[ImageRecord]]:
+        with EmbeddingStore(self._store, must_exist=True) as store:
+            return by_content(photo for photo in store.photos_with(list(hashes)) if photo.record.label is not None)
+
+
+def _near(sha256: str, found: Sequence[tuple[str, float]], contents: Mapping[str, Sequence[ImageRecord]]) -> Near:
+    photos = tuple(
+        NearPhoto(contents[name][0], str(joined_label(contents[name])), cosine)
+        for name, cosine in found
+        if name in contents  # else it lost its label since the index was opened
+    )
+    notes = ["the photo itself is in the index and is left out of its nearest"] if sha256 in contents else []
+    notes += [] if photos else ["no nearest photos: the index holds no other labelled photo"]
+    return Near(photos, tuple(notes))
 
 
 def with_neighbors(predictions: Sequence[Prediction], near: Sequence[Near]) -> list[Prediction]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from PIL import Image
 
 from hybrid.artifact import Layout
-from hybrid.data.decode import decode
+from hybrid.data.decode import decode, decode_scaled
 from hybrid.data.records import ImageRecord
 from hybrid.encoders.base import Encoder, FloatArray
 from hybrid.encoders.texts import average_texts
@@ -82,7 +83,8 @@ def photo_query(encoder: Encoder, record: ImageRecord) -> PhotoQuery:
     except UnreadableImageError as error:
         raise UnreadableImageError(f"cannot search with {record.path}", got=error.what) from error
     encoder.check([record])
-    embedding = encoder.encode_images([encoder.prepare(image, record)])
+    # As the index was built, so that a photo finds itself.
+    embedding = encoder.encode_images([encoder.prepare(decode_scaled(data, encoder.cover), record)])
     return PhotoQuery(embedding, hashlib.sha256(data).hexdigest(), image)
 
 
@@ -141,6 +143,7 @@ def search(
     *,
     label: str | None = None,
     sha256: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> list[Hit]:
     """Find the photos of a run's index that are most similar to a query, labelled or not.
 
@@ -160,6 +163,8 @@ def search(
         Only photos that carry this label; case, ``_``, ``-`` and spaces make no difference.
     sha256 : str, optional
         Of the photo that was searched with, to mark it.
+    say : callable
+        Called with each line that people should read of the search, such as that it is approximate.
 
     Returns
     -------
@@ -175,26 +180,28 @@ def search(
     """
     with EmbeddingStore(layout.store, must_exist=True) as store:
         index = open_index(store, encoder.fingerprint, layout.neighbors)
-        contents = by_content(store.photos())
-    if label is not None:
-        index = _with_label(index, contents, label)
-    similarity, hashes = index.search(query, count)
+        for line in index.notes:
+            say(line)
+        if label is not None:
+            index = _with_label(index, store, encoder.fingerprint, label)
+        similarity, hashes = index.search(query, count)
+        contents = by_content(store.photos_with(hashes[0]))
     found = zip(hashes[0], similarity[0].tolist(), strict=True)
-    return [_hit(contents[name], score, name == sha256) for name, score in found]
+    # A build-index that was killed may leave a vector whose photo holds other bytes by now.
+    return [_hit(contents[name], score, name == sha256) for name, score in found if name in contents]
 
 
-def _with_label(index: NeighborIndex, contents: dict[str, list[ImageRecord]], label: str) -> NeighborIndex:
+def _with_label(index: NeighborIndex, store: EmbeddingStore, fingerprint: str, label: str) -> NeighborIndex:
     wanted = class_key(label)
-    # One call of class_key a label, not a photo.
-    labels = sorted({record.label for records in contents.values() for record in records if record.label is not None})
-    same = {name for name in labels if class_key(name) == wanted}
+    labels = list(store.labels())
+    same = [name for name in labels if class_key(name) == wanted]
     if not same:
         raise ConfigError(
             "no photo of the index has this label",
             expected=f"one of {listing(labels)}" if labels else "an index with labels",
             got=label,
         )
-    narrowed = index.only({name for name, records in contents.items() if any(r.label in same for r in records)})
+    narrowed = index.only_ids(store.rows(fingerprint).ids_labelled(same))
     if not len(narrowed):
         raise StoreError(
             f"no photo labelled {label} has a vector of this encoder", fix="run hybrid build-index again with it"

@@ -18,6 +18,7 @@ from hybrid.encoders.base import unit_norm
 from hybrid.errors import EncoderError
 from hybrid.index.build import build_index
 from hybrid.index.store import EmbeddingStore
+from hybrid.preprocess import Photo, to_picture
 from hybrid.prompts import load_templates
 
 COLOURS = {
@@ -49,6 +50,8 @@ class ColourEncoder:
     uses_templates = True
     dim = DIM
     logit_scale = 10.0
+    cover = None
+    batch_size = 32
     notes = ()
 
     def __init__(self, identity: str = "colours", fingerprint: str = "colours fp32") -> None:
@@ -59,8 +62,8 @@ class ColourEncoder:
     def check(self, records: Sequence[ImageRecord]) -> None:
         pass
 
-    def prepare(self, image: Image.Image, record: ImageRecord) -> np.ndarray:
-        return embed(np.asarray(image, dtype=np.float64).reshape(-1, 3).mean(axis=0))
+    def prepare(self, photo: Photo, record: ImageRecord) -> np.ndarray:
+        return embed(np.asarray(to_picture(photo), dtype=np.float64).reshape(-1, 3).mean(axis=0))
 
     def encode_images(self, prepared: Sequence[np.ndarray]) -> np.ndarray:
         self.encoded += len(prepared)

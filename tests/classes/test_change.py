@@ -79,7 +79,7 @@ def test_the_faiss_index_is_fresh(headed, encoder, photos, monkeypatch):
     with EmbeddingStore(headed.store) as store:
         open_index(store, FP[0], headed.neighbors)
     add_class(headed, encoder, "orange", photos("new", orange=2))
-    monkeypatch.setattr("hybrid.index.neighbors.build", lambda *arguments: pytest.fail("it was stale"))
+    monkeypatch.setattr("hybrid.index.faiss_build.write", lambda *arguments: pytest.fail("it was stale"))
     with EmbeddingStore(headed.store) as store:
         near = open_index(store, FP[0], headed.neighbors)
     hashes = shown(headed)["orange"].hashes
@@ -533,7 +533,7 @@ def test_remove_forgets_photos_vectors_and_names(headed, encoder, photos, index,
 def test_the_faiss_index_forgets_them_too(headed, encoder, photos, monkeypatch):
     add_class(headed, encoder, "orange", photos("new", orange=3))
     remove_class(headed, "orange")
-    monkeypatch.setattr("hybrid.index.neighbors.build", lambda *arguments: pytest.fail("it was stale"))
+    monkeypatch.setattr("hybrid.index.faiss_build.write", lambda *arguments: pytest.fail("it was stale"))
     with EmbeddingStore(headed.store) as store:
         assert len(open_index(store, FP[0], headed.neighbors)) == 18
 

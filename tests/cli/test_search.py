@@ -25,6 +25,7 @@ from hybrid.errors import ArtifactError, ConfigError, StoreError
 from hybrid.index.build import build_index
 from hybrid.index.store import EmbeddingStore
 from hybrid.label_space import join
+from hybrid.preprocess import to_picture
 
 
 @pytest.fixture(scope="module")
@@ -230,9 +231,10 @@ class PixelHead:
     """A head that needs no embedding."""
 
     classes, encoder_identity, notes = ("cat", "sea_horse"), None, ()
+    cover, batch_size = None, 32
 
-    def prepare(self, image):
-        return np.asarray(image, dtype=np.float32).mean((0, 1))[:2]
+    def prepare(self, photo):
+        return np.asarray(to_picture(photo), dtype=np.float32).mean((0, 1))[:2]
 
     def logits(self, prepared, embeddings):
         return np.stack(prepared)

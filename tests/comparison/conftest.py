@@ -9,6 +9,7 @@ import torch
 from hybrid.comparison.results import ClassFigures, Result
 from hybrid.config import HeadSettings
 from hybrid.heads.base import TrainingSummary
+from hybrid.preprocess import to_picture
 
 
 class Fake:
@@ -27,15 +28,17 @@ class Fake:
 
 class FakeHead:
     encoder_identity = None
+    cover = None
+    batch_size = 32
     notes = ()
 
     def __init__(self, classes, settings):
         self.classes = classes
         self.training = TrainingSummary(settings.epochs, 1, 0.5, 1000 * settings.epochs, 10 * settings.epochs)
 
-    def prepare(self, image):
+    def prepare(self, photo):
         """The mean colour."""
-        return torch.from_numpy(np.asarray(image, dtype=np.float32).mean((0, 1)))
+        return torch.from_numpy(np.asarray(to_picture(photo), dtype=np.float32).mean((0, 1)))
 
     def logits(self, prepared, embeddings):
         """The reddest is class 0, the greenest 1."""

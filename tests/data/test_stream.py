@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from hybrid.data import stream
-from hybrid.data.stream import batched, default_workers, ordered_map
+from hybrid.data.stream import IN_FLIGHT, ahead, batched, default_workers, ordered_map
 
 
 class Source:
@@ -110,3 +110,50 @@ def test_batched(count, size, parts):
 def test_default_workers_follow_the_cores_up_to_a_limit(monkeypatch, cores, workers):
     monkeypatch.setattr("os.cpu_count", lambda: cores)
     assert default_workers() == workers
+
+
+@pytest.mark.parametrize(("batch_size", "workers", "photos"), [(1, 1, 3), (32, 2, 36), (256, 16, 288)])
+def test_a_batch_and_two_photos_a_worker_are_decoded_ahead(batch_size, workers, photos):
+    assert ahead(batch_size, workers) == photos
+
+
+def test_batches_under_way_hold_a_bounded_number_of_photos():
+    """As photos are streamed: reading, cut into batches, two batches at work. Counted while the first is written."""
+    source, size, workers = Source(400), 8, 3
+    reads = ordered_map(lambda n: n, source, workers, ahead(size, workers))
+    done = []
+    for batch in ordered_map(lambda batch: batch, batched(reads, size), IN_FLIGHT, IN_FLIGHT):
+        done += batch
+        assert source.taken <= min(400, len(done) + IN_FLIGHT * size + ahead(size, workers))
+    assert done == list(range(400))
+
+
+def until_nine(read: Iterator[int], done: list[int]) -> None:
+    """Batches of four, with an error at the number 9 of either the batches or the reader."""
+
+    def work(batch: list[int]) -> list[int]:
+        if 9 in batch:
+            raise ValueError("nine")
+        return batch
+
+    for batch in ordered_map(work, batched(read, 4), IN_FLIGHT, IN_FLIGHT):
+        done.extend(batch)
+
+
+def test_an_error_among_batches_comes_at_its_turn():
+    done: list[int] = []
+    with pytest.raises(ValueError, match="nine"):
+        until_nine(iter(range(100)), done)
+    assert done == list(range(8))
+
+
+def test_an_error_of_the_reader_is_raised_after_whole_batches():
+    def read(number: int) -> int:
+        if number == 5:
+            raise OSError("five")
+        return number
+
+    done: list[int] = []
+    with pytest.raises(OSError, match="five"):
+        until_nine(ordered_map(read, range(100), 2, 4), done)
+    assert done in ([], [0, 1, 2, 3])

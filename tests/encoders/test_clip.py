@@ -16,11 +16,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from hybrid.config import EncoderSettings
-from hybrid.device import cpu_has_native_bf16
-from hybrid.encoders import TINY_FOLDER, load_encoder
+from hybrid.device import CPU_BATCH, cpu_has_native_bf16
+from hybrid.encoders import TINY_FOLDER, clip, load_encoder
 from hybrid.encoders.clip import CONFIG_FILE, TEXT_BATCH, ClipEncoder
 
 WEIGHTS = "open_clip_model.safetensors"
+PREPROCESS = {"std": [0.3, 0.3, 0.2]}  # as tests/conftest.py writes it
 TIMM_TOWER = {"image_size": 224, "timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token", "timm_proj": "linear"}
 
 
@@ -103,12 +104,16 @@ def test_vectors_are_float32_of_unit_norm(clip_folder, photos, precision):
         assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
-def test_a_prepared_photo_is_open_clips_own_tensor(clip_folder, fp32, photos):
+def test_a_batch_of_prepared_photos_is_open_clips_own_tensor(clip_folder, fp32, photos):
+    """To two grey levels, once in a hundred pixels: torch and Pillow round each of the two directions."""
     _, _, transform = open_clip.create_model_and_transforms(f"local-dir:{clip_folder}")
-    for photo in photos[:3]:
-        prepared = fp32.prepare(photo, None)
-        assert prepared.dtype == torch.float32
-        assert torch.equal(prepared, transform(photo))
+    prepared = [fp32.prepare(photo, None) for photo in photos]
+    assert {(one.shape, one.dtype) for one in prepared} == {((32, 32, 3), np.dtype(np.uint8))}
+    std = torch.tensor(PREPROCESS["std"]).view(3, 1, 1)
+    levels = (fp32.batch(prepared) - torch.stack([transform(photo) for photo in photos])).abs() * std * 255
+    assert levels.max() < 2.01
+    assert levels.mean() < 0.02
+    assert fp32.batch(prepared).dtype == torch.float32
 
 
 def test_text_vectors_are_open_clips_own(clip_folder, fp32):
@@ -128,6 +133,11 @@ def test_more_texts_than_a_batch_are_as_one_by_one(fp32):
     assert together.shape == (TEXT_BATCH + 44, 32)
     assert np.allclose(together[picked], alone, atol=1e-6)
     assert len(np.unique(together.round(4), axis=0)) == len(texts)
+
+
+def test_it_says_what_it_needs_of_a_photo(fp32):
+    assert fp32.cover == 3 * 32
+    assert fp32.batch_size == CPU_BATCH
 
 
 def test_nothing_gives_no_vectors(fp32):
@@ -199,6 +209,14 @@ def test_precision_changes_the_fingerprint_not_the_identity(clip_folder, fp32):
     half = load(clip_folder, "bf16")
     assert half.identity == fp32.identity
     assert half.fingerprint != fp32.fingerprint
+
+
+def test_pixels_of_another_kind_change_the_fingerprint_not_the_identity(clip_folder, fp32, monkeypatch):
+    """Vectors of photos that were decoded or resized otherwise are not mixed with these; gates and heads stay."""
+    monkeypatch.setattr(clip, "PIXELS", clip.PIXELS + 1)
+    other = load(clip_folder)
+    assert other.identity == fp32.identity
+    assert other.fingerprint != fp32.fingerprint
 
 
 def test_two_models_with_the_same_shape_differ(fp32, make_clip, tmp_path):

@@ -180,7 +180,10 @@ def test_published_weights_bring_their_preprocessing_and_activation(named, clip_
     expected, _, transform = open_clip.create_model_and_transforms(named, "a_tag", force_quick_gelu=True)
     with torch.inference_mode():
         features = expected.eval().encode_image(transform(image)[None], normalize=True).numpy()
-    assert np.allclose(vector_of(encoder), features, atol=1e-6)
+        own = encoder._model.encode_image(transform(image)[None], normalize=True).numpy()
+    # The same network on the same numbers; on the photo, to the rounding of its grey levels.
+    assert np.allclose(own, features, atol=1e-6)
+    assert np.allclose(vector_of(encoder), features, atol=1e-4)
 
 
 def test_published_preprocessing_is_part_of_the_name(named, clip_folder, monkeypatch):

@@ -44,6 +44,7 @@ class Fake:
         return replace(self, systems=(system,), gate=None, unreadable=[]) if system in self.systems else None
 
     def classify(self, records, *, batch_size, workers):
+        batch_size = batch_size or 32
         for start in range(0, len(records), batch_size):
             batch = records[start : start + batch_size]
             self.unreadable += [(r.path, "damaged") for r in batch if r.path == UNREADABLE]

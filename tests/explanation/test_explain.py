@@ -126,8 +126,9 @@ def test_an_ensembles_map_is_its_members_mean(encoder, indexed, tmp_path, photo)
     head = head_of(("cat", "dog"), 2)
     record = record_of(tmp_path, photo(5))
     whole = explain(classifier_of(encoder, head), indexed[0].root, record, method="occlusion")
-    pixels = head.prepare(photo(5))[None]
-    target = int(head.logits([pixels[0]], np.empty((1, 0), np.float32)).argmax())
+    prepared = [head.prepare(photo(5))]
+    pixels = head.batch(prepared)
+    target = int(head.logits(prepared, np.empty((1, 0), np.float32)).argmax())
     one, two = (attribute(member, pixels, target, "occlusion").values for member in head.model.members)
     np.testing.assert_allclose(whole.head.values, (one + two) / 2, atol=1e-6)
 

@@ -26,11 +26,12 @@ def test_every_kind_of_tower(config, make_clip, clip_folder, tmp_path, photo):
     folder = clip_folder if config is None else make_clip(tmp_path / "clip", config=config)
     encoder = load_encoder(EncoderSettings(model=str(folder), precision="bf16"), "cpu")
     text = encoder.encode_texts(["a zebra"])[0]
-    pixels = encoder.prepare(photo(1), None)[None]
+    prepared = encoder.prepare(photo(1), None)
+    pixels = encoder.batch([prepared]).float()
     model = TextSimilarity(encoder.tower, text)
     # In float32, and what the encoder says in bf16.
     assert model(pixels).dtype == torch.float32
-    expected = encoder.encode_images([pixels[0]])[0] @ text
+    expected = encoder.encode_images([prepared])[0] @ text
     assert float(model(pixels)[0, 0]) == pytest.approx(float(expected), abs=0.02)
     found = relevance(model, pixels)
     assert found.values.shape == pixels.shape[-2:]
@@ -46,7 +47,7 @@ def test_pixels_as_the_network_sees_them(clip_folder, photo):
     image = photo(3, (32, 32))
 
     def prepare(picture):
-        return encoder.prepare(picture, None)
+        return encoder.batch([encoder.prepare(picture, None)])
 
     seen = seen_pixels(prepare, prepare(image))
     np.testing.assert_allclose(seen, np.asarray(image) / 255, atol=1e-4)

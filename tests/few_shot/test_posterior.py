@@ -1,5 +1,8 @@
 """The toolkit's own expert against a second implementation in loops, and against the baselines."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import scipy.optimize
@@ -93,6 +96,7 @@ CASES = {
     "one photo each": ([2], [1, 1, 1, 1, 1]),
     "two photos at most": ([2], [1, 1, 2, 2, 2]),
     "one photo in all": ([], [0, 1, 0, 0, 0]),
+    "one photo that has another beside it, by its text": ([0, 2, 3, 4], [1, 1, 1, 1, 1]),
 }
 EVERY_CASE = pytest.mark.parametrize(("unnamed", "counts"), CASES.values(), ids=CASES)
 
@@ -290,3 +294,13 @@ def test_the_order_of_classes_does_not_matter(world):
     plain = Posterior(SCALE).fit(world.photos, world.labels, world.texts)
     turned = Posterior(SCALE).fit(world.photos, np.argsort(turn)[world.labels], world.texts[turn])
     np.testing.assert_allclose(turned.logits(world.test), plain.logits(world.test)[:, turn], rtol=1e-4, atol=1e-4)
+
+
+def test_it_needs_nothing_that_takes_a_second_to_import():
+    """A run without a head fits it at each start."""
+    code = (
+        "import sys\nimport numpy as np\nfrom hybrid.few_shot.posterior import Posterior\n"
+        "Posterior(20.0).fit(np.eye(4), np.array([0, 0, 1, 1]), np.eye(4)[:2])\n"
+        "assert not {'sklearn', 'torch', 'pandas'} & {name.split('.')[0] for name in sys.modules}"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,9 +8,11 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import threadpoolctl
 from scipy.special import log_softmax
 
 from hybrid.errors import GateError
+from hybrid.fusion import episodes
 from hybrid.fusion.episodes import (
     MIN_CLASSES,
     MIN_PHOTOS,
@@ -134,6 +136,26 @@ def test_heads_of_the_episodes_are_asked(world):
         np.testing.assert_allclose(episode.evidence.head, log_softmax(own, axis=1), rtol=1e-9)
     plain = world.calibration(held_out=HELD)
     assert np.array_equal(calibration.episodes[1].evidence.memory, plain.episodes[1].evidence.memory)
+
+
+def test_episodes_are_gathered_side_by_side_by_one_thread_each(monkeypatch, world):
+    """How many processors there are changes no bit; threads of BLAS, which would wait for each other, are off."""
+    threads, original = [], out_of_fold
+
+    def spy(*arguments):
+        threads.append({pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"})
+        return original(*arguments)
+
+    monkeypatch.setattr(episodes, "out_of_fold", spy)
+    found = []
+    for workers in (1, 3):
+        monkeypatch.setattr(episodes, "default_workers", lambda workers=workers: workers)
+        with threadpoolctl.threadpool_limits(2):
+            found.append(world.calibration(held_out=HELD))
+    assert threads == [{1}] * 8
+    for first, second in zip(found[0].episodes, found[1].episodes, strict=True):
+        assert np.array_equal(first.target, second.target)
+        assert all(np.array_equal(getattr(first.evidence, n), getattr(second.evidence, n)) for n in PER_PHOTO)
 
 
 def turned(photos: Photos, classes: tuple[int, ...]) -> Photos:

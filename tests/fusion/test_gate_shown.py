@@ -116,6 +116,19 @@ def test_names_alone_where_nothing_speaks_for_any_class(draw_shown):
     np.testing.assert_allclose(np.exp(own), 0.2, rtol=1e-12)
 
 
+@pytest.mark.parametrize("asked", [4, 5, 30], ids=["no other name", "one", "many"])
+@pytest.mark.parametrize("size", [1.0, 1e3])
+def test_many_joined_classes_are_each_asked_for_alone(draw_shown, asked, size):
+    evidence = draw_shown(9, photos=5, listed=(), asked=asked, joined=40, bare=2)
+    evidence = replace(evidence, similarity=size * evidence.similarity)
+    own = GATE.by_name(evidence, evidence.shown, np.full((5, asked), np.nan))
+    share = math.log(2.5 / 4 * (asked - 4 + 1))
+    for column, place in enumerate(range(asked, asked + 40)):
+        beside = replace(evidence.with_texts([*range(asked), place]), shown=None)
+        np.testing.assert_allclose(own[:, column], GATE.fuse(beside, share).log_probabilities[:, -1], rtol=1e-12)
+    np.testing.assert_array_equal(own[:, 40:], 0)
+
+
 # The promise: a class more, or photos more, change no ratio between two other classes
 
 PLAIN = {"asked": (6, 7), "more": {6: 1}, "joined": {8: 2}, "nameless": {9: 3}}

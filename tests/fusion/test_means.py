@@ -10,16 +10,17 @@ from sklearn.linear_model import Ridge
 
 from hybrid.fusion.means import RIDGE, TEXT_WORTH, posterior_means, predict_means
 
-CLASSES, DIM = 9, 5
+CLASSES = 9
 
 
-@pytest.fixture
-def drawn():
-    """Texts, means with NaN where nobody may look, and which are known: in mixed order."""
+@pytest.fixture(params=[5, 6, 12], ids=["long", "square", "wide"])
+def drawn(request):
+    """Texts, means with NaN where nobody may look, and which six are known: in mixed order."""
+    dim = request.param
     rng = np.random.default_rng(0)
     known = np.array([1, 0, 1, 1, 0, 1, 1, 0, 1], bool)
-    texts = rng.normal(size=(CLASSES, DIM)) + 3
-    means = np.where(known[:, None], rng.normal(size=(CLASSES, DIM)) + 0.3 * texts, np.nan)
+    texts = rng.normal(size=(CLASSES, dim)) + 3
+    means = np.where(known[:, None], rng.normal(size=(CLASSES, dim)) + 0.3 * texts, np.nan)
     return texts, means, known
 
 
@@ -81,7 +82,7 @@ def test_one_known_class_teaches_nothing(drawn, slope, without_own):
         found = predict_means(texts, means, known, slope=slope, without_own=without_own)
         alone = predict_means(texts[2:3], means[2:3], known[2:3], slope=slope, without_own=without_own)
     np.testing.assert_allclose(found, slope * (texts - texts[2]), atol=1e-12)
-    np.testing.assert_allclose(alone, np.zeros((1, DIM)), atol=1e-12)
+    np.testing.assert_allclose(alone, np.zeros_like(texts[:1]), atol=1e-12)
 
 
 @pytest.mark.parametrize("without_own", [False, True])

@@ -10,10 +10,11 @@ import pytest
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 from sklearn.covariance import LedoitWolf
+from sklearn.covariance import ledoit_wolf as ledoit_wolf_of_scikit_learn
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from hybrid.errors import ArtifactError, GateError
-from hybrid.fusion.memory import ClassMemory, Gaussian
+from hybrid.fusion.memory import ClassMemory, Gaussian, ledoit_wolf
 
 
 @pytest.fixture
@@ -37,6 +38,34 @@ def ledoit_wolf_of_the_paper(centred: np.ndarray) -> np.ndarray:
     d2 = np.sum((sample - m * np.eye(d)) ** 2) / d
     b2 = min(sum(np.sum((np.outer(x, x) - sample) ** 2) for x in centred) / d / n**2, d2)
     return b2 / d2 * m * np.eye(d) + (1 - b2 / d2) * sample
+
+
+ROWS = {
+    "many": (200, 5, 1.0),
+    "fewer than numbers": (4, 12, 1.0),
+    "small": (30, 6, 1e-4),
+    "one": (1, 5, 1.0),
+    "one number": (9, 1, 1.0),
+    "all nought": (7, 3, 0.0),
+}
+
+
+@pytest.mark.parametrize(("n", "dim", "size"), ROWS.values(), ids=ROWS)
+@pytest.mark.filterwarnings("ignore:Only one sample")
+@pytest.mark.parametrize("sphere", [False, True])
+def test_ledoit_wolf_is_that_of_scikit_learn(n, dim, size, sphere):
+    rng = np.random.default_rng(n)
+    rows = size * rng.normal(size=(n, dim)) @ (np.eye(dim) if sphere else rng.normal(size=(dim, dim)))
+    before = rows.copy()
+    expected = ledoit_wolf_of_scikit_learn(rows, assume_centered=True)[0]
+    np.testing.assert_allclose(ledoit_wolf(rows), expected, rtol=1e-9, atol=1e-12 * size**2)
+    np.testing.assert_array_equal(rows, before)
+
+
+@pytest.mark.filterwarnings("error")
+def test_ledoit_wolf_of_rows_that_are_all_of_one_length_and_at_right_angles():
+    """Their covariance is a sphere: nothing to shrink, and no division by nought."""
+    np.testing.assert_allclose(ledoit_wolf(3.0 * np.eye(4)), 9 / 4 * np.eye(4), rtol=1e-12)
 
 
 def test_means_counts_and_covariances(photos, memory):

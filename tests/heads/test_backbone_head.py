@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from hybrid.artifact import HeadDraft, HeadFiles, HeadInfo, Layout
 from hybrid.data.decode import read_and_decode
-from hybrid.device import Compute
-from hybrid.errors import HeadError
+from hybrid.device import CPU_BATCH, Compute
+from hybrid.errors import HeadError, HybridWarning
 from hybrid.heads.backbone import build_model
 from hybrid.heads.backbone_head import BackboneHead, load_backbone_head, save_backbone_head
 from hybrid.heads.ensemble import Ensemble
@@ -140,10 +140,34 @@ def test_a_photos_logits_do_not_depend_on_its_batch(coloured, recipe):
     head = random_head(recipe())
     together = score(head, photos)
     pixels = [head.prepare(read_and_decode(record)) for record in photos.records]
-    assert {(tuple(p.shape), p.dtype) for p in pixels} == {((3, 24, 24), torch.float32)}
+    assert {(p.shape, p.dtype) for p in pixels} == {((24, 24, 3), np.dtype(np.uint8))}
     alone = np.concatenate([head.logits([one], NO_EMBEDDINGS) for one in pixels])
     np.testing.assert_allclose(together, alone, atol=1e-5)
     assert together.dtype == np.float32
+
+
+def test_it_says_what_it_needs_of_a_photo(recipe):
+    assert random_head(recipe(crop_pct=1.0)).cover == 3 * 24
+    assert random_head(recipe(crop_pct=0.75)).cover == 2 * 32
+    assert random_head(recipe()).batch_size == CPU_BATCH
+
+
+def test_a_batch_that_does_not_fit_is_halved(recipe, photo):
+    head = random_head(recipe())
+    prepared = [head.prepare(photo(seed)) for seed in range(6)]
+    expected, forward, sizes = head.logits(prepared, NO_EMBEDDINGS), head.model.forward, []
+
+    def small(batch):
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return forward(batch)
+
+    head.model.forward = small
+    with pytest.warns(HybridWarning, match="6 photos at once do not fit into memory: the head goes on with 3"):
+        found = head.logits(prepared, NO_EMBEDDINGS)
+    assert sizes == [6, 3, 1, 1, 1, 1, 1, 1]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_half_precision_agrees_with_fp32(coloured, recipe):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageColor
 from safetensors.torch import save_file
+from torchvision.transforms import Resize
 
 from hybrid.artifact import HeadDraft, HeadInfo, Layout, load_head
 from hybrid.data.decode import read_and_decode
@@ -220,6 +221,53 @@ def test_few_photos_few_classes(hues, recipe, tmp_path, train, val):
     logits = scores(head, data)
     assert logits.shape == (sum(val), len(train))
     assert (logits.argmax(1) == data.val.target).mean() == head.training.val_accuracy == 1.0
+
+
+NOTHING = {"rotation": 0.0, "colour_jitter": 0.0, "crop_scale": 1.0, "flip": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "plain"),
+    [
+        ({}, True),
+        ({"mixup": 0.4}, True),
+        ({"rotation": 1.0}, False),
+        ({"colour_jitter": 0.1}, False),
+        ({"crop_scale": 0.99}, False),
+        ({"flip": 0.5}, False),
+        ({"random_erasing": 0.1}, False),
+        ({"auto_augment": "rand-m9-mstd0.5"}, False),
+        ({"regions": "tiles"}, False),
+    ],
+)
+def test_without_augmentation_photos_are_trained_on_as_they_are_answered(
+    monkeypatch, coloured, recipe, tmp_path, changes, plain
+):
+    class Seen(Exception):  # noqa: N818
+        pass
+
+    def spy(model, data, transforms, *rest, **more):
+        raise Seen(*transforms)
+
+    monkeypatch.setattr(fit, "train", spy)
+    with pytest.raises(Seen) as caught:
+        train_backbone_head(coloured(), recipe(**NOTHING | changes), CPU, tmp_path, lambda line: None)
+    first, second = caught.value.args
+    assert (first is second) is plain
+    assert isinstance(second.transforms[0], Resize), "the plain one, which crops nothing at random"
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept", "note"),
+    [(NOTHING, [24, 12], False), ({}, [12], True), ({"unfreeze": "all"}, [], False), ({"lora_rank": 2}, [], False)],
+)
+def test_a_frozen_backbone_sees_each_photo_once(coloured, recipe, tmp_path, changes, kept, note):
+    settings, said = recipe(**{"backbone": "test_convnext", "image_size": 32, "unfreeze": "none"} | changes), []
+    train_backbone_head(coloured(), settings, CPU, tmp_path, said.append)
+    assert [line for line in said if "computed once" in line] == [
+        f"the backbone is frozen: features of {count} photos are computed once" for count in kept
+    ]
+    assert any(line.startswith("note: without augmentation") for line in said) is note
 
 
 def test_a_recipe_that_cannot_be_trained_writes_no_log(coloured, recipe, tmp_path):

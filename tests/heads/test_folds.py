@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 
+from hybrid import preprocess
 from hybrid.config import HeadSettings
 from hybrid.data.decode import read_and_decode
 from hybrid.device import Compute
@@ -168,8 +169,8 @@ def test_what_the_training_changes_needs_no_new_features(data, settings, tmp_pat
     assert len(computed) == 1
 
 
-@pytest.mark.parametrize("change", ["weights", "size", "photos", "order", "torn", "empty", "foreign"])
-def test_anything_else_computes_them_anew(data, settings, weights, tmp_path, computed, change):
+@pytest.mark.parametrize("change", ["weights", "size", "photos", "order", "pixels", "torn", "empty", "foreign"])
+def test_anything_else_computes_them_anew(data, settings, weights, tmp_path, computed, change, monkeypatch):
     cache = tmp_path / "features.safetensors"
     frozen_folds(data, settings, CPU, cache, lambda line: None)
     if change == "weights":
@@ -180,6 +181,8 @@ def test_anything_else_computes_them_anew(data, settings, weights, tmp_path, com
         data = replace(data, val=replace(data.val, hashes=("new", *data.val.hashes[1:])))
     elif change == "order":
         data = replace(data, train=replace(data.train, hashes=data.train.hashes[::-1]))
+    elif change == "pixels":
+        monkeypatch.setattr(preprocess, "PIXELS", preprocess.PIXELS + 1)
     elif change == "torn":
         cache.write_bytes(cache.read_bytes()[:-20])
     elif change == "empty":

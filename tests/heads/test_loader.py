@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 
@@ -8,8 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
+from hybrid.data.decode import read_and_decode
+from hybrid.data.records import ImageRecord
+from hybrid.heads import loader
 from hybrid.heads.augment import transforms
-from hybrid.heads.loader import EpochSampler, Photos, make_loader, seed_of
+from hybrid.heads.base import LabelledPhotos
+from hybrid.heads.loader import EpochSampler, Photos, batches_on, cover_of, make_loader, seed_of
 
 
 def blank(image) -> torch.Tensor:
@@ -149,3 +154,64 @@ def test_the_callers_generators_are_left_as_they_were(coloured, recipe, start):
     next(iter(loader))
     assert (torch.rand(3) == before[0]).all()
     assert (random.random(), np.random.rand()) == before[1:]
+
+
+# Pixels
+
+
+def test_what_a_preprocessing_needs_of_a_photo(recipe, start):
+    def covers(**changes):
+        settings = recipe(**changes)
+        return [cover_of(transform) for transform in transforms(start(settings), settings)]
+
+    # 24 pixels, and the smallest ResNet's crop of 95 %.
+    assert covers(crop_scale=1.0) == [math.ceil(3 * 24 / 0.75**0.5), 3 * 25]
+    assert covers(crop_scale=0.25, crop_pct=0.5) == [math.ceil(3 * 24 / (0.25 * 0.75) ** 0.5), 3 * 48]
+    assert covers(regions="tiles") == [None, 3 * 25], "a tile may be small"
+    assert cover_of(lambda image: image) is None
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.7, 0.08])
+def test_a_random_crop_has_the_pixels_that_are_wanted(recipe, start, scale):
+    settings = recipe(crop_scale=scale)
+    augment = transforms(start(settings), settings)[0]
+    crop, shorter = augment.transforms[0].transforms[0], cover_of(augment)
+    random.seed(0)
+    sides = []
+    for longer in (shorter, shorter + 1, shorter * 2, shorter * 5):
+        for size in ((shorter, longer), (longer, shorter)):
+            blank_photo = Image.new("RGB", size)
+            sides += [min(crop.get_params(blank_photo, crop.scale, crop.ratio)[2:]) for _ in range(300)]
+    assert min(sides) >= 3 * 24
+    assert scale == 1.0 or min(sides) <= 3 * 27, "and the photo has no more than that takes"
+
+
+def test_a_large_photo_is_decoded_small(tmp_path, recipe, start, monkeypatch):
+    """A JPEG is scaled while it is decoded, to less than twice what is needed."""
+    rng = np.random.default_rng(0)
+    pixels = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    path = tmp_path / "large.jpg"
+    pixels.resize((1600, 1200), Image.Resampling.BICUBIC).save(path, quality=95)
+    record = ImageRecord(str(path), str(tmp_path), None, None, path.stat().st_size, 1)
+    photos = LabelledPhotos((record,), ("h",), np.zeros(1, np.intp), np.zeros((1, 4), np.float32))
+    settings, sides = recipe(image_size=64), []
+    decode, spy = loader.decode_scaled, lambda *a: sides.append(min((found := decode(*a)).rgb.shape[:2])) or found
+    monkeypatch.setattr(loader, "decode_scaled", spy)
+    augment, plain = transforms(start(settings), settings)
+    for transform in (augment, plain):
+        found, _ = Photos(photos, transform)[0, 5]
+        assert found.shape == (3, 64, 64)
+        assert cover_of(transform) <= sides[-1] < 2 * cover_of(transform)
+    expected = plain(read_and_decode(record))
+    assert torch.nn.functional.cosine_similarity(found.flatten(), expected.flatten(), dim=0) > 0.999
+    Photos(photos, lambda image: image)[0, 5]
+    assert sides[-1] == 1200, "nobody knows what this preprocessing needs"
+
+
+def test_batches_come_as_the_network_wants_them():
+    batches = [(torch.zeros(2, 3, 5, 7), torch.tensor([1, 0])), (torch.ones(3, 4), torch.tensor([0, 1, 1]))]
+    (images, first), (features, second) = batches_on("cpu", batches)
+    assert images.shape == (2, 3, 5, 7)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(features, torch.ones(3, 4))
+    assert (first.tolist(), second.tolist()) == ([1, 0], [0, 1, 1])

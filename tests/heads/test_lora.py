@@ -109,7 +109,7 @@ def test_training_changes_the_backbone_by_low_rank_alone(coloured, recipe, tmp_p
     save_backbone_head(head, tmp_path / "model.safetensors")
     monkeypatch.setitem(sys.modules, "peft", None)
     found = load_backbone_head(tmp_path / "model.safetensors", data.classes, settings, CPU)
-    photos = [torch.rand(3, 32, 32) for _ in range(3)]
+    photos = [rng.integers(0, 256, (32, 32, 3), dtype=np.uint8) for rng in map(np.random.default_rng, range(3))]
     none = np.empty((0, 0), np.float32)
     np.testing.assert_array_equal(found.logits(photos, none), head.logits(photos, none))
 

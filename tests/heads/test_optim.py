@@ -168,6 +168,33 @@ def test_optimisers_of_timm(recipe, start, name, kind):
         assert {(group["momentum"], group["nesterov"]) for group in optimizer.param_groups} == {(0.7, True)}
 
 
+@pytest.mark.parametrize("name", ["adamw", "Adam", "sgd", "momentum", "lamb", "rmsprop"])
+def test_updates_in_one_pass_over_memory_are_the_same_updates(recipe, start, name):
+    """What torch has a fused kernel for uses it, on the devices that all versions of torch have it for."""
+    settings = recipe(optimizer=name, weight_decay=0.1, learning_rate=0.01, schedule="none")
+    model, twin = start(settings), start(settings)
+    optimizer = make_optimizer(model, settings)
+    fused = name in ("adamw", "Adam")
+    assert {group.get("fused", False) or False for group in optimizer.param_groups} == {fused}
+    assert not any(group.get("fused") for group in make_optimizer(start(settings).to("meta"), settings).param_groups)
+    number = {id(parameter): index for index, parameter in enumerate(model.parameters())}
+    own = list(twin.parameters())
+    groups = [
+        {**group, "params": [own[number[id(p)]] for p in group["params"]]} | ({"fused": False} if fused else {})
+        for group in optimizer.param_groups
+    ]
+    oracle = type(optimizer)(groups, **({"lr": 0.01} if fused else {}))
+    rng = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        for parameter, other in zip(model.parameters(), own, strict=True):
+            parameter.grad = torch.randn(parameter.shape, generator=rng)
+            other.grad = parameter.grad.clone()
+        optimizer.step()
+        oracle.step()
+    for parameter, other in zip(model.parameters(), own, strict=True):
+        torch.testing.assert_close(parameter, other, rtol=1e-5, atol=1e-6)
+
+
 def test_a_step_of_momentum_sgd_by_hand(recipe, start):
     settings = recipe(
         optimizer="momentum", momentum=0.5, learning_rate=0.1, backbone_rate=0.1, weight_decay=0.0, schedule="none"

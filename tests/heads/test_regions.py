@@ -38,6 +38,7 @@ class MeanColourHead:
 
     encoder_identity = None
     notes = ("a fake",)
+    cover, batch_size = 8, 7
 
     def __init__(self):
         self.classes = ("r", "g", "b")
@@ -236,7 +237,7 @@ def test_region_head_against_numpy(photo, method):
     photos = [photo(1, (64, 48)), photo(2, (30, 90)), quarters()]
     prepared = [head.prepare(image) for image in photos]
     views = [[image, *segment(image, method, 9)] for image in photos]
-    assert [tuple(stack.shape) for stack in prepared] == [(len(v), 3, 8, 8) for v in views]
+    assert [[tuple(view.shape) for view in group] for group in prepared] == [[(3, 8, 8)] * len(v) for v in views]
     found = head.logits(prepared, np.ones((3, 32), dtype=np.float32))
     for row, group in zip(found, views, strict=True):
         scores = np.stack([pixels(view.resize((8, 8))).mean((0, 1)) / 50 for view in group])
@@ -267,6 +268,9 @@ def test_region_head_says_what_it_is():
     assert head.classes == ("r", "g", "b")
     assert head.encoder_identity is None
     assert head.head is wrapped
+    assert head.batch_size == 1  # each photo has some ten views
+    assert with_regions(wrapped, "tiles", 2).batch_size == 2
+    assert head.cover is None  # regions are cut from the whole photo
     assert head.notes == (
         "a fake",
         "regions: about 9 tiles and the whole photo; the mean of their probabilities counts",

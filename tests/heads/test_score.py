@@ -8,18 +8,20 @@ from hybrid.data.decode import read_and_decode
 from hybrid.heads import score
 from hybrid.heads.linear import LinearHead
 from hybrid.heads.score import head_logits
+from hybrid.preprocess import to_picture
 
 
 class PixelHead:
     """Scores a photo by its mean colour, and counts what goes through it."""
 
     classes, encoder_identity, notes = ("r", "g", "b"), None, ()
+    cover, batch_size = None, 7
 
     def __init__(self) -> None:
         self.batches: list[int] = []
 
-    def prepare(self, image):
-        return np.asarray(image, np.float32).mean((0, 1))
+    def prepare(self, photo):
+        return np.asarray(to_picture(photo), np.float32).mean((0, 1))
 
     def logits(self, prepared, embeddings):
         assert embeddings.shape == (0, 0)
@@ -27,11 +29,12 @@ class PixelHead:
         return np.stack(prepared)
 
 
-def test_pixels_are_read_in_batches_and_in_order(coloured):
+@pytest.mark.parametrize(("asked", "batches"), [(5, [5, 5, 2]), (None, [7, 5])])
+def test_pixels_are_read_in_batches_and_in_order(coloured, asked, batches):
     photos = coloured((1, 1, 1), (3, 4, 5)).val
     head = PixelHead()
-    found = head_logits(head, photos, batch_size=5)
-    assert head.batches == [5, 5, 2]
+    found = head_logits(head, photos, batch_size=asked)
+    assert head.batches == batches
     for row, record in enumerate(photos.records):
         expected = np.asarray(read_and_decode(record), np.float32).mean((0, 1))
         np.testing.assert_allclose(found[row], expected, rtol=1e-6)
@@ -43,7 +46,7 @@ def test_a_head_that_reads_embeddings_reads_no_photo(coloured, monkeypatch):
     vectors = rng.normal(size=(12, 4)).astype(np.float32)
     weight, bias = rng.normal(size=(3, 4)).astype(np.float32), np.array([1, 2, 3], np.float32)
     object.__setattr__(photos, "embeddings", vectors)
-    monkeypatch.setattr(score, "read_and_decode", lambda record: pytest.fail("a photo was read"))
+    monkeypatch.setattr(score, "read_photo", lambda record: pytest.fail("a photo was read"))
     found = head_logits(LinearHead(weight, bias, ("r", "g", "b"), "identity"), photos)
     expected = [[float(np.dot(v, w)) + b for w, b in zip(weight, bias, strict=True)] for v in vectors]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
@@ -51,6 +54,7 @@ def test_a_head_that_reads_embeddings_reads_no_photo(coloured, monkeypatch):
 
 def test_a_networks_logits(coloured, recipe):
     from hybrid.device import Compute
+    from hybrid.heads.augment import transforms
     from hybrid.heads.backbone import build_model
     from hybrid.heads.backbone_head import BackboneHead
 
@@ -59,5 +63,6 @@ def test_a_networks_logits(coloured, recipe):
     model = build_model(recipe(), 3)
     head = BackboneHead(model, ("r", "g", "b"), recipe(), Compute("cpu", "fp32", "test"))
     with torch.inference_mode():
-        expected = [model(head.prepare(read_and_decode(record))[None])[0].numpy() for record in photos.records]
+        _, plain = transforms(model, recipe())
+        expected = [model(plain(read_and_decode(record))[None])[0].numpy() for record in photos.records]
     np.testing.assert_allclose(head_logits(head, photos, batch_size=4), expected, atol=1e-4)

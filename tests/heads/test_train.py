@@ -12,6 +12,7 @@ from torch import nn
 from hybrid.data.decode import read_and_decode
 from hybrid.device import Compute
 from hybrid.errors import DataError, HeadError
+from hybrid.heads import train as training
 from hybrid.heads.augment import transforms
 from hybrid.heads.train import _Loop, training_compute
 
@@ -136,6 +137,48 @@ def test_a_loss_that_is_not_finite_is_told_at_once(coloured, recipe, run, mixup,
         run(coloured(), settings, change=poison)
     assert caught.value.got == f"epoch {epoch}, batch {batch}, learning rate 0.004"
     assert "mixed_precision=off" in caught.value.fix
+
+
+@pytest.mark.parametrize(("device", "every", "updates"), [("cpu", 50, 6), ("cpu:0", 50, 8), ("cpu:0", 2, 7)])
+def test_losses_that_a_gpu_still_computes_are_looked_at_later(
+    monkeypatch, coloured, recipe, run, device, every, updates
+):
+    """The third batch of the second epoch is bad; ``cpu:0`` is taken for a device that must be waited for."""
+    done, update, forward = [], _Loop.update, _Loop.forward
+
+    def poisoned(self, images, target):
+        logits, loss = forward(self, images, target)
+        return logits, loss * (math.inf if len(done) == 6 else 1)
+
+    monkeypatch.setattr(_Loop, "forward", poisoned)
+    monkeypatch.setattr(_Loop, "update", lambda self, *a: done.append(1) or update(self, *a))
+    monkeypatch.setattr(training, "LOOK_EVERY", every)
+    settings = recipe(epochs=3, warmup_epochs=0, learning_rate=0.004, batch_size=6)
+    with pytest.raises(HeadError, match="training loss is inf") as caught:
+        run(coloured(), settings, Compute(device, "fp32", "test"))
+    # Half of the 12 updates are done: the cosine is at its middle.
+    assert caught.value.got == "epoch 2, batch 3, learning rate 0.002"
+    assert len(done) == updates
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"])
+def test_figures_of_an_epoch_by_hand(monkeypatch, coloured, recipe, run, device):
+    """The loss is the mean over photos, not over batches: 24 photos are three batches of 7 and one of 3."""
+    seen, forward = [], _Loop.forward
+
+    def spy(self, images, target):
+        logits, loss = forward(self, images, target)
+        seen.append((logits.detach().clone(), target.clone()))
+        return logits, loss
+
+    monkeypatch.setattr(_Loop, "forward", spy)
+    _, _, log = run(coloured(), recipe(epochs=1, batch_size=7, label_smoothing=0.0), Compute(device, "fp32", "test"))
+    assert [len(target) for _, target in seen] == [7, 7, 7, 3]
+    logits, target = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    row = log[0][0]
+    assert row.train_loss == pytest.approx(nn.functional.cross_entropy(logits, target).item(), rel=1e-6)
+    assert row.train_accuracy == pytest.approx((logits.argmax(1) == target).double().mean().item())
+    assert row.images_per_second * row.seconds == pytest.approx(24)
 
 
 def test_a_training_after_a_failed_one_is_as_if_it_were_the_first(coloured, recipe, run):

@@ -122,13 +122,27 @@ FULL = {
     "folds": 2,
 }
 ADAPTERS = {"epochs": 2, "lora_rank": 2, "lora_dropout": 0.2, "ema_decay": 0.8, "optimizer": "lamb", "patience": 9}
+FEATURES = {
+    "backbone": "test_convnext",
+    "image_size": 32,
+    "unfreeze": "none",
+    "dropout": (0.3, 0.3),
+    "ema_decay": 0.8,
+    "crop_scale": 1.0,
+    "flip": 0.0,
+    "rotation": 0.0,
+    "colour_jitter": 0.0,
+    "epochs": 3,
+    "patience": 9,
+}
 # Moments (what, in which epoch, of which fold) at which one training is killed, again and again.
 KILLS = {
     "plain": [("update", 1, 1), ("saving", 1, 1), ("saved", 1, 1), ("update", 3, 1), ("logged", 3, 1), ("saved", 4, 1)],
     "full": [("update", 2, 1), ("saved", 3, 1), ("saving", 4, 1), ("update", 3, 2), ("saved", 4, 2)],
     "adapters": [("saved", 1, 1)],
+    "features": [("update", 2, 1), ("saved", 2, 1)],
 }
-RECIPES = {"plain": PLAIN, "full": FULL, "adapters": ADAPTERS}
+RECIPES = {"plain": PLAIN, "full": FULL, "adapters": ADAPTERS, "features": FEATURES}
 
 
 def write_data(data, file: Path) -> Path:
@@ -193,6 +207,9 @@ def test_a_killed_training_ends_with_the_same_bits(coloured, recipe, tmp_path):
     assert full["updates"] == {"1": 0, "2": 0}, "finished folds are not trained again"
     adapters = json.loads((tmp_path / "adapters-killed" / "said.json").read_text())
     assert adapters["updates"] == {"1": 3}, "one epoch of two was left"
+    features = json.loads((tmp_path / "features-killed" / "said.json").read_text())
+    assert features["updates"] == {"1": 3}, "one epoch of three was left"
+    assert sum("features of 24 photos are computed once" in line for line in features["said"]) == 1
 
 
 @pytest.mark.parametrize("reason", ["recipe", "photos", "precision", "torn"])

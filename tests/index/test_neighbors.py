@@ -3,288 +3,343 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
+import threading
 
 import faiss
 import numpy as np
 import pytest
 
-from hybrid.data.records import ImageRecord
 from hybrid.errors import StoreError
-from hybrid.index import neighbors
-from hybrid.index.neighbors import NeighborIndex, build, open_index
-from hybrid.index.store import EmbeddingStore, StoredPhoto
+from hybrid.index import faiss_build
+from hybrid.index.neighbors import NeighborIndex, build
+from hybrid.index.store import EmbeddingStore
 
-A, B = "encoder-a", "encoder-b"
 COUNT, DIM = 60, 16
-
-
-def unit_vectors(count: int, dim: int = DIM, seed: int = 0) -> np.ndarray:
-    vectors = np.random.default_rng(seed).normal(size=(count, dim))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-
-
-def add(store: EmbeddingStore, names: list[str], vectors: np.ndarray, encoder: str = A) -> None:
-    photos = [StoredPhoto(ImageRecord(f"/data/{name}", "/data", None, None, 1, 1), name) for name in names]
-    store.write_batch(photos, dict(zip(names, vectors, strict=True)), encoder)
-
-
 NAMES = [f"content-{number}" for number in range(COUNT)]
-VECTORS = unit_vectors(COUNT)
-QUERIES = unit_vectors(9, seed=5)
 
 
 @pytest.fixture
-def store(tmp_path) -> Iterator[EmbeddingStore]:
-    with EmbeddingStore(tmp_path / "store.sqlite") as opened:
-        # Vectors of another encoder between them: row ids are neither dense nor equal to positions.
-        add(opened, NAMES[:20], VECTORS[:20])
-        add(opened, NAMES[:10], unit_vectors(10, 5), B)
-        add(opened, NAMES[20:], VECTORS[20:])
-        yield opened
+def filled(empty):
+    # Vectors of another encoder between them: row ids are neither dense nor equal to positions.
+    empty.add(NAMES[:20], 0)
+    empty.store.write_batch([], dict(zip(NAMES[:10], np.eye(10, dtype=np.float32), strict=True)), "encoder-b")
+    empty.add(NAMES[20:], 1)
+    return empty
 
 
 @pytest.fixture
-def file(tmp_path) -> Path:
-    return tmp_path / "neighbors.faiss"
-
-
-@pytest.fixture
-def builds(monkeypatch) -> list[int]:
-    """The number of vectors of each index that is built."""
-    sizes: list[int] = []
-
-    def counting(vectors: np.ndarray, ids: list[int]) -> object:
-        sizes.append(len(vectors))
-        return build(vectors, ids)
-
-    monkeypatch.setattr(neighbors, "build", counting)
-    return sizes
-
-
-def assert_nearest(index: NeighborIndex, names: list[str], vectors: np.ndarray, k: int) -> None:
-    """Compare similarities and hashes with a plain search."""
-    similarity, hashes = index.search(QUERIES, k)
-    inner = QUERIES.astype(np.float64) @ vectors.astype(np.float64).T
-    order = np.argsort(-inner, axis=1)[:, :k]
-    assert similarity.dtype == np.float32
-    assert np.allclose(similarity, np.take_along_axis(inner, order, axis=1), atol=1e-6)
-    assert hashes == [[names[column] for column in row] for row in order]
+def celled(empty, monkeypatch):
+    """More vectors than an exact search is for."""
+    monkeypatch.setattr(faiss_build, "EXACT_UP_TO", 200)
+    monkeypatch.setattr("hybrid.index.cells.QUERIES", 50)
+    monkeypatch.setattr("hybrid.index.cells.LARGEST_SHARE", 1)
+    empty.add([f"content-{number}" for number in range(900)], 0)
+    return empty
 
 
 # Search
 
 
 @pytest.mark.parametrize("k", [1, 2, 17, COUNT])
-def test_similarities_and_hashes_are_those_of_a_plain_search(store, file, k):
-    assert_nearest(open_index(store, A, file), NAMES, VECTORS, k)
+def test_similarities_and_hashes_are_those_of_a_plain_search(filled, k):
+    filled.check(k=k)
 
 
-def test_more_neighbours_than_photos_are_cut(store, file):
-    index = open_index(store, A, file)
-    similarity, hashes = index.search(QUERIES, COUNT + 40)
-    assert similarity.shape == (len(QUERIES), COUNT)
+def test_more_neighbours_than_photos_are_cut(filled):
+    similarity, hashes = filled.open().search(filled.queries, COUNT + 40)
+    assert similarity.shape == (len(filled.queries), COUNT)
     assert all(sorted(row) == sorted(NAMES) for row in hashes)
 
 
 @pytest.mark.parametrize("k", [0, -1])
-def test_no_neighbours_at_all_cannot_be_asked_for(store, file, k):
+def test_no_neighbours_at_all_cannot_be_asked_for(filled, k):
     with pytest.raises(StoreError, match="must ask for photos") as caught:
-        open_index(store, A, file).search(QUERIES, k)
+        filled.open().search(filled.queries, k)
     assert caught.value.got == str(k)
 
 
+def test_no_query_has_no_answer(filled):
+    similarity, hashes = filled.open().search(np.empty((0, DIM), dtype=np.float32), 3)
+    assert (similarity.shape, hashes) == ((0, 3), [])
+
+
 @pytest.mark.parametrize("k", [1, 5, 11, COUNT])
-def test_a_search_among_some_is_a_plain_search_among_them(store, file, k):
-    index = open_index(store, A, file)
-    places = [3, 17, 19, 20, 21, 33, 34, 35, 50, 58, 59]
-    among = index.only({NAMES[place] for place in places} | {"unknown"})
+def test_a_search_among_some_is_a_plain_search_among_them(filled, k):
+    index = filled.open()
+    names = [NAMES[place] for place in (3, 17, 19, 20, 21, 33, 34, 35, 50, 58, 59)]
+    among = index.only({*names, "unknown"})
     assert len(among) == 11
-    assert_nearest(among, [NAMES[place] for place in places], VECTORS[places], k)
+    filled.check(among, k, names)
     # What it was narrowed from finds all, and the narrowed one can be narrowed again.
-    assert_nearest(index, NAMES, VECTORS, k)
-    assert_nearest(among.only(NAMES[:20]), [NAMES[3], NAMES[17], NAMES[19]], VECTORS[[3, 17, 19]], k)
+    filled.check(index, k)
+    filled.check(among.only(NAMES[:20]), k, names[:3])
 
 
-def test_a_search_among_none_finds_none(store, file):
-    among = open_index(store, A, file).only(["unknown"])
-    similarity, hashes = among.search(QUERIES, 5)
+def test_a_search_among_rows_of_the_store(filled):
+    rows = filled.store.rows(filled.encoder)
+    index = filled.open()
+    filled.add(["later"], 7)
+    # The row that came after the index was opened is not in it, and must not be waited for.
+    among = index.only_ids(rows.ids_of([*NAMES[4:9], "later"]))
+    assert len(among) == 5
+    filled.check(among, 20, NAMES[4:9])
+    assert len(index.only_ids(rows.ids_of([]))) == 0
+
+
+def test_a_search_among_none_finds_none(filled):
+    among = filled.open().only(["unknown"])
+    similarity, hashes = among.search(filled.queries, 5)
     assert len(among) == 0
-    assert (similarity.shape, similarity.dtype) == ((len(QUERIES), 0), np.float32)
-    assert hashes == [[]] * len(QUERIES)
+    assert (similarity.shape, similarity.dtype) == ((len(filled.queries), 0), np.float32)
+    assert hashes == [[]] * len(filled.queries)
 
 
-def test_a_photo_is_its_own_nearest_neighbour(store, file):
-    similarity, hashes = open_index(store, A, file).search(VECTORS, 1)
+def test_a_photo_is_its_own_nearest_neighbour(filled):
+    similarity, hashes = filled.open().search(np.stack([filled.known[name] for name in NAMES]), 1)
     assert [row[0] for row in hashes] == NAMES
     assert np.allclose(similarity, 1, atol=1e-6)
 
 
 @pytest.mark.parametrize("form", [np.float64, "fortran", "strided"])
-def test_queries_may_come_in_any_form(store, file, form):
-    index = open_index(store, A, file)
-    queries = QUERIES.astype(np.float64) if form is np.float64 else np.asfortranarray(QUERIES)
+def test_queries_may_come_in_any_form(filled, form):
+    index = filled.open()
+    queries = filled.queries.astype(np.float64) if form is np.float64 else np.asfortranarray(filled.queries)
     if form == "strided":
-        queries = np.repeat(QUERIES, 2, axis=1)[:, ::2]
+        queries = np.repeat(filled.queries, 2, axis=1)[:, ::2]
     similarity, hashes = index.search(queries, 3)
-    expected_similarity, expected_hashes = index.search(QUERIES, 3)
+    expected_similarity, expected_hashes = index.search(filled.queries, 3)
     assert np.allclose(similarity, expected_similarity, atol=1e-6)
     assert hashes == expected_hashes
 
 
 @pytest.mark.parametrize("shape", [(DIM,), (2, DIM + 1), (1, 2, DIM)])
-def test_queries_that_do_not_fit_are_refused(store, file, shape):
-    index = open_index(store, A, file)
+def test_queries_that_do_not_fit_are_refused(filled, shape):
     with pytest.raises(StoreError, match="do not fit the index") as caught:
-        index.search(np.zeros(shape, dtype=np.float32), 1)
+        filled.open().search(np.zeros(shape, dtype=np.float32), 1)
     assert (caught.value.expected, caught.value.got) == (f"(n, {DIM})", str(shape))
 
 
 def test_ids_of_the_faiss_index_are_the_ids_that_are_given():
-    index = build(VECTORS[:4], [7, 3, 2**40, 11])
-    _, ids = index.search(VECTORS[:4], 1)
+    vectors = np.eye(4, dtype=np.float32)
+    index = build(vectors, [7, 3, 2**40, 11])
+    _, ids = index.search(vectors, 1)
     assert ids[:, 0].tolist() == [7, 3, 2**40, 11]
     assert index.metric_type == faiss.METRIC_INNER_PRODUCT
 
 
-# When it is built
+def test_photos_may_be_given_by_a_mapping():
+    vectors = np.eye(4, dtype=np.float32)
+    index = NeighborIndex(build(vectors, [5, 6, 7, 8]), {5: "a", 7: "c", 8: "d"})
+    assert len(index) == 3
+    assert index.search(vectors, 1)[1][0] == ["a"]
+    assert "b" not in index.search(vectors, 4)[1][1]
+    assert index.only(["d", "b"]).search(vectors, 4)[1] == [["d"]] * 4
 
 
-def test_a_fresh_index_is_read_not_built(store, file, builds):
-    open_index(store, A, file)
-    before = file.stat()
-    assert_nearest(open_index(store, A, file), NAMES, VECTORS, 5)
-    after = file.stat()
-    assert builds == [COUNT]
-    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+# What happens to the store meanwhile
 
 
-@pytest.mark.parametrize("lost", ["index", "sidecar", "both"])
-def test_a_missing_file_is_built_again(store, file, builds, lost):
-    open_index(store, A, file)
-    for path, names in ((file, ("index", "both")), (sidecar_of(file), ("sidecar", "both"))):
-        if lost in names:
-            path.unlink()
-    assert_nearest(open_index(store, A, file), NAMES, VECTORS, 5)
-    assert_nearest(open_index(store, A, file), NAMES, VECTORS, 5)
-    assert builds == [COUNT, COUNT]
+def test_the_store_may_be_closed_before_the_search(filled):
+    index = filled.open()
+    filled.store.close()
+    filled.check(index)
+    assert len(index.only(NAMES[:3])) == 3
 
 
-def sidecar_of(file: Path) -> Path:
-    return file.with_name(file.name + ".json")
+def test_any_thread_may_search(filled):
+    index, errors = filled.open(), []
+
+    def search() -> None:
+        try:
+            filled.check(index)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=search) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
 
 
-@pytest.mark.parametrize("kept", [0, 3, 40, -100, -1])
-def test_a_torn_index_is_built_again(store, file, builds, kept):
-    open_index(store, A, file)
-    file.write_bytes(file.read_bytes()[:kept])
-    assert_nearest(open_index(store, A, file), NAMES, VECTORS, 5)
-    assert builds == [COUNT, COUNT]
+@pytest.mark.parametrize("narrowed", [False, True])
+def test_photos_removed_since_are_left_out_and_others_found_in_their_place(filled, narrowed):
+    index = filled.open()
+    index = index.only(NAMES[:40]) if narrowed else index
+    gone = filled.nearest(1)[1][0] + filled.nearest(3)[1][4]
+    with EmbeddingStore(filled.store.path) as other:
+        other.remove([f"/data/{name}" for name in gone])
+    filled.add(["new"], 30)  # and a new row does not get the id of a removed one
+    among = [name for name in NAMES[: 40 if narrowed else COUNT] if name not in gone]
+    filled.check(index, 6, among)
+    filled.check(index, 10**6, among)
 
 
-def test_another_index_in_its_place_is_built_again(store, file, builds):
-    open_index(store, A, file)
-    faiss.write_index(build(VECTORS[:7], range(7)), str(file))
-    assert_nearest(open_index(store, A, file), NAMES, VECTORS, 5)
-    assert builds == [COUNT, COUNT]
+def test_a_store_that_was_built_anew_meanwhile_is_not_searched(filled):
+    index = filled.open()
+    filled.store.close()
+    filled.store.path.unlink()
+    with pytest.raises(StoreError, match="there is no index at"):
+        index.search(filled.queries, 1)
+    with EmbeddingStore(filled.store.path):
+        pass
+    with pytest.raises(StoreError, match="was built anew while it was searched"):
+        index.search(filled.queries, 1)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", '{"revision": 1}', "null"])
-def test_a_torn_sidecar_is_built_again(store, file, builds, content):
-    open_index(store, A, file)
-    sidecar_of(file).write_text(content)
-    assert_nearest(open_index(store, A, file), NAMES, VECTORS, 5)
-    assert builds == [COUNT, COUNT]
+# Many photos: cells
 
 
-def test_new_photos_make_it_stale(store, file, builds):
-    open_index(store, A, file)
-    more = unit_vectors(5, seed=9)
-    names = [f"new-{number}" for number in range(5)]
-    add(store, names, more)
-    assert_nearest(open_index(store, A, file), NAMES + names, np.concatenate([VECTORS, more]), 6)
-    assert builds == [COUNT, COUNT + 5]
+def test_an_exact_search_says_nothing_of_itself(filled):
+    assert filled.open().notes == ()
 
 
-def test_a_photo_gone_and_another_come_make_it_stale(store, file):
-    open_index(store, A, file)
-    store.remove([f"/data/{NAMES[-1]}"])
-    other = unit_vectors(1, seed=11)
-    add(store, ["other"], other)
-    assert_nearest(open_index(store, A, file), [*NAMES[:-1], "other"], np.concatenate([VECTORS[:-1], other]), 60)
+def test_an_approximate_search_says_what_it_finds(celled):
+    index = celled.open()
+    (line,) = index.notes
+    assert line.startswith("approximate search: ")
+    assert "of 30 cells are searched" in line
+    assert "(measured on 50 of 900 vectors)" in line
+    assert index.only(["content-3"]).notes == index.notes
 
 
-def test_another_encoder_makes_it_stale_and_has_its_own_vectors(store, file, builds):
-    open_index(store, A, file)
-    index = open_index(store, B, file)
-    assert len(index) == 10
-    own = unit_vectors(10, 5)
-    _, hashes = index.search(own, 1)
-    assert [row[0] for row in hashes] == NAMES[:10]
-    assert_nearest(open_index(store, A, file), NAMES, VECTORS, 5)
-    assert builds == [COUNT, 10, COUNT]
+def test_an_approximate_search_finds_nearly_all(celled):
+    celled.queries = np.stack([celled.known[f"content-{number}"] for number in range(0, 900, 9)])
+    index = celled.open()
+    similarity, hashes = index.search(celled.queries, 10)
+    names = celled.nearest(10)[1]
+    found = [len(set(row) & set(own)) / 10 for row, own in zip(hashes, names, strict=True)]
+    assert 0.9 < np.mean(found) <= 1
+    for row, cosines, query in zip(hashes, similarity, celled.queries, strict=True):
+        assert np.allclose([celled.known[name] @ query for name in row], cosines, atol=1e-6)
+        assert (np.diff(cosines) <= 0).all()
 
 
-def test_a_store_built_anew_in_its_place_makes_it_stale(tmp_path, file):
-    for seed in (1, 2):
-        # As many photos, in as many batches: only the database itself is another.
-        vectors = unit_vectors(10, seed=seed)
-        with EmbeddingStore(tmp_path / "new.sqlite") as store:
-            add(store, NAMES[:10], vectors)
-            assert_nearest(open_index(store, A, file), NAMES[:10], vectors, 4)
-        (tmp_path / "new.sqlite").unlink()
+@pytest.mark.parametrize("count", [1, 3, 40, 200])
+def test_few_photos_among_many_are_never_missed(celled, count):
+    index = celled.open()
+    index._index.nprobe = 1
+    names = [f"content-{number}" for number in range(0, 900, 900 // count)][:count]
+    celled.check(index.only(names), 10, names)
 
 
-def test_a_crash_between_index_and_sidecar_leaves_no_file_that_claims_to_fit(store, file, monkeypatch):
-    open_index(store, A, file)
-    add(store, ["new"], unit_vectors(1, seed=9))
-    with monkeypatch.context() as crash:
-        crash.setattr(json, "dumps", lambda state: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            open_index(store, A, file)
-    assert not sidecar_of(file).exists()
-    assert len(open_index(store, A, file)) == COUNT + 1
+def test_many_photos_among_more_are_searched_in_as_many_more_cells(celled):
+    index = celled.open()
+    index._index.nprobe = 4
+    assert index.only([f"content-{number}" for number in range(300)])._parameters.nprobe == 12
+    assert index.only([f"content-{number}" for number in range(899)])._parameters.nprobe == 5
+    index._index.nprobe = 20
+    assert index.only([f"content-{number}" for number in range(300)])._parameters.nprobe == 30
 
 
-def test_no_part_file_is_left(store, file):
-    open_index(store, A, file)
-    assert sorted(path.name for path in file.parent.glob("neighbors*")) == [file.name, file.name + ".json"]
+@pytest.mark.parametrize("k", [200, 900, 10**6])
+def test_more_neighbours_than_the_cells_hold_are_found_all_the_same(celled, k):
+    index = celled.open()
+    index._index.nprobe = 1
+    celled.check(index, min(k, 900))
 
 
-@pytest.mark.parametrize("emptied", [False, True], ids=["never filled", "emptied"])
-def test_an_empty_index_is_an_error_with_its_fix(tmp_path, file, emptied):
-    with EmbeddingStore(tmp_path / "new.sqlite") as store:
-        if emptied:
-            add(store, NAMES[:1], VECTORS[:1])
-            open_index(store, A, file)
-            store.remove([f"/data/{NAMES[0]}"])
-        with pytest.raises(StoreError, match="the index is empty") as caught:
-            open_index(store, A, file)
-    assert "build-index" in caught.value.fix
+def test_removed_photos_are_left_out_among_cells_too(celled):
+    index = celled.open()
+    gone = celled.nearest(2)[1][0]
+    celled.remove(gone)
+    index._index.nprobe = index._index.nlist
+    celled.check(index, 10)
 
 
-def test_vectors_of_another_encoder_alone_are_said(store, file):
-    store.name_encoder(B, "ViT-B")
-    with pytest.raises(StoreError, match="no vectors of this encoder in this precision") as caught:
-        open_index(store, "encoder-c", file)
-    assert caught.value.got == "vectors by ViT-B, encoder-a"
-    assert "build-index" in caught.value.fix
+# GPUs: a stand-in, for there is none here
 
 
-def test_a_fresh_process_finds_the_same(store, file):
-    similarity, hashes = open_index(store, A, file).search(QUERIES, 5)
-    before = file.stat()
-    np.save(file.parent / "queries.npy", QUERIES)
-    code = (
-        "import sys, json, numpy as np; from pathlib import Path\n"
-        "from hybrid.index import neighbors; from hybrid.index.store import EmbeddingStore\n"
-        "folder = Path(sys.argv[1])\n"
-        "with EmbeddingStore(folder / 'store.sqlite') as store:\n"
-        "    index = neighbors.open_index(store, 'encoder-a', folder / 'neighbors.faiss')\n"
-        "similarity, hashes = index.search(np.load(folder / 'queries.npy'), 5)\n"
-        "print(json.dumps([similarity.tobytes().hex(), hashes]))\n"
-    )
-    result = subprocess.run([sys.executable, "-c", code, file.parent], capture_output=True, text=True, check=True)
-    assert json.loads(result.stdout) == [similarity.tobytes().hex(), hashes]
-    assert file.stat().st_mtime_ns == before.st_mtime_ns
+@pytest.fixture
+def gpus(monkeypatch):
+    copies: list[object] = []
+
+    class Copy:
+        def __init__(self, index: object) -> None:
+            self.index, self.searches = index, 0
+            copies.append(self)
+
+        def search(self, queries: np.ndarray, k: int) -> object:
+            self.searches += 1
+            return self.index.search(queries, k)
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", Copy)
+    return copies
+
+
+def test_many_queries_go_to_a_gpu_and_few_do_not(filled, gpus):
+    index = filled.open()
+    filled.check(index)
+    assert gpus == []
+    filled.queries = np.tile(filled.queries, (12, 1))
+    filled.check(index)
+    filled.check(index)
+    assert [copy.searches for copy in gpus] == [2]
+    # FAISS on a GPU knows no selection of ids.
+    filled.check(index.only(NAMES[:7]), 3, NAMES[:7])
+    assert [copy.searches for copy in gpus] == [2]
+
+
+def test_vectors_that_do_not_fit_on_the_gpu_are_searched_here(filled, gpus, monkeypatch):
+    tried = []
+
+    def too_large(index):
+        tried.append(index)
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", too_large)
+    filled.queries = np.tile(filled.queries, (12, 1))
+    index = filled.open()
+    filled.check(index)
+    filled.check(index)
+    assert len(tried) == 1
+
+
+# Other processes
+
+SEARCH = """
+import sys, json, numpy as np; from pathlib import Path
+from hybrid.index import faiss_build; from hybrid.index.neighbors import open_index
+from hybrid.index.store import EmbeddingStore
+folder = Path(sys.argv[1])
+if len(sys.argv) > 2:
+    faiss_build.EXACT_UP_TO = int(sys.argv[2])
+with EmbeddingStore(folder / 'store.sqlite') as store:
+    print('ready', flush=True)
+    sys.stdin.readline()
+    index = open_index(store, 'encoder-a', folder / 'index.faiss')
+similarity, hashes = index.search(np.load(folder / 'queries.npy', allow_pickle=False), 5)
+print(json.dumps([similarity.tobytes().hex(), hashes]))
+"""
+
+
+def test_a_fresh_process_finds_the_same(filled):
+    similarity, hashes = filled.open().search(filled.queries, 5)
+    before = filled.file.stat()
+    np.save(filled.file.parent / "queries.npy", filled.queries)
+    command = [sys.executable, "-c", SEARCH, filled.file.parent]
+    result = subprocess.run(command, input="\n", capture_output=True, text=True, check=True)
+    assert json.loads(result.stdout.splitlines()[1]) == [similarity.tobytes().hex(), hashes]
+    assert (filled.file.stat().st_ino, filled.file.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_two_processes_that_open_at_once_both_find_the_right_photos(filled):
+    np.save(filled.file.parent / "queries.npy", filled.queries)
+    filled.open()
+    filled.add(["new"], 11)
+    filled.remove([NAMES[5]])
+    command = [sys.executable, "-c", SEARCH, filled.file.parent]
+    started = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) for _ in "ab"
+    ]
+    for process in started:
+        assert process.stdout.readline() == "ready\n"
+    for process in started:
+        process.stdin.write("\n")
+    printed = [json.loads(process.communicate()[0].splitlines()[-1]) for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    assert [hashes for _, hashes in printed] == [filled.nearest(5)[1]] * 2
+    assert sorted(path.name for path in filled.file.parent.glob("index*")) == ["index.faiss"]
+    filled.check()

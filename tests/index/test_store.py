@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 
 from hybrid.data.records import ImageRecord
 from hybrid.errors import StoreError
-from hybrid.index.store import FORMAT, EmbeddingStore, StoredPhoto
+from hybrid.index.schema import FORMAT
+from hybrid.index.store import EmbeddingStore, StoredPhoto
 
 A, B = "encoder-a", "encoder-b"
 
@@ -98,7 +100,7 @@ def test_encoders_never_see_each_others_vectors(store):
     assert (store.embedded(A), store.embedded(B)) == ({"x"}, {"x", "y"})
     assert np.array_equal(store.embeddings(["x"], A)[0], of_a["x"])
     assert np.array_equal(store.embeddings(["x"], B)[0], of_b["x"])
-    assert set(store.embedding_ids(A)).isdisjoint(store.embedding_ids(B))
+    assert set(store.rows(A).ids()).isdisjoint(store.rows(B).ids())
     with pytest.raises(StoreError):
         store.embeddings(["y"], A)
 
@@ -106,10 +108,10 @@ def test_encoders_never_see_each_others_vectors(store):
 def test_a_vector_that_is_there_is_never_replaced(store):
     first, second = vectors("x", seed=1), vectors("x", seed=2)
     store.write_batch([stored("a", "x")], first, A)
-    ids = store.embedding_ids(A)
+    ids = store.rows(A).ids().tolist()
     store.write_batch([stored("b", "x")], second, A)
     assert np.array_equal(store.embeddings(["x"], A)[0], first["x"])
-    assert store.embedding_ids(A) == ids == {1: "x"}
+    assert store.rows(A).ids().tolist() == ids == [1]
 
 
 def test_photos_that_share_contents_with_labels(store):
@@ -201,7 +203,8 @@ KILLED_WHILE_MADE = """
 import os, signal, sys
 from pathlib import Path
 from hybrid.data.records import ImageRecord
-from hybrid.index import store as module
+from hybrid.index import schema as module
+from hybrid.index.store import EmbeddingStore
 
 class Connection(module.sqlite3.Connection):
     def executescript(self, script):
@@ -213,7 +216,7 @@ class Connection(module.sqlite3.Connection):
 
 connect = module.sqlite3.connect
 module.sqlite3.connect = lambda *args, **options: connect(*args, factory=Connection, **options)
-module.EmbeddingStore(Path(sys.argv[1]))
+EmbeddingStore(Path(sys.argv[1]))
 """
 
 
@@ -370,3 +373,177 @@ def test_a_store_in_use_says_so_instead_of_calling_itself_broken(file, monkeypat
         EmbeddingStore(file)
     assert caught.value.fix == "wait until it has ended"
     holder.close()
+
+
+# What is read, and what is not
+
+
+def some(store):
+    photos = [
+        stored("b", "x"),
+        stored("a", "x", label="dog"),
+        stored("c", "y", label=None, split=None),
+        stored("d.tar/1", "z", container="/data/d.tar", offset=2**33, label='it\'s "odd"'),
+    ]
+    store.write_batch(photos, vectors("x", "z"), A)
+    return sorted(photos, key=lambda photo: photo.record.path)
+
+
+def test_photos_one_by_one_as_records_and_as_rows(store):
+    assert store.is_empty
+    assert list(store.iter_photos()) == list(store.photo_rows()) == []
+    photos = some(store)
+    assert not store.is_empty
+    assert list(store.iter_photos()) == photos
+    assert list(store.photo_rows()) == [(*astuple(photo.record), photo.sha256) for photo in photos]
+    # Two at once do not disturb each other.
+    assert [one == other for one, other in zip(store.iter_photos(), store.iter_photos(), strict=True)] == [True] * 4
+
+
+def test_photos_by_path_and_by_content(store):
+    a, b, c, d = some(store)
+    assert store.photos_with(["z", "x", "nothing", "x"]) == [a, b, d]
+    assert store.photos_at([d.record.path, "/nothing", a.record.path, a.record.path]) == [a, d]
+    many = [f"none {number}" for number in range(1200)]
+    assert store.photos_with([*many, "y"]) == store.photos_at([*many, c.record.path]) == [c]
+    assert store.photos_with([]) == store.photos_at([]) == []
+
+
+def test_labels(store):
+    assert (store.labels(), store.all_labelled) == ({}, True)
+    some(store)
+    assert list(store.labels().items()) == [("cat", 1), ("dog", 1), ('it\'s "odd"', 1)]
+    assert not store.all_labelled
+    store.remove(["/data/c"])
+    assert store.all_labelled
+
+
+def test_which_of_some_contents_have_a_vector(store):
+    some(store)
+    many = [f"none {number}" for number in range(1200)]
+    assert store.embedded(A, [*many, "x", "y"]) == {"x"}
+    assert store.embedded(A, []) == store.embedded(B, ["x"]) == set()
+
+
+def test_a_vector_asked_for_twice_is_there_twice_and_may_be_changed(store):
+    written = vectors("x", "y")
+    store.write_batch([stored("a", "x"), stored("b", "y")], written, A)
+    for asked in ("yx", "xyx"):
+        found = store.embeddings(list(asked), A)
+        assert np.array_equal(found, np.stack([written[name] for name in asked]))
+        found[:] = 0
+    assert store.embeddings([], A).shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda store: store.embedded(A),
+        lambda store: store.embedded(A, ["x", "y"]),
+        lambda store: store.rows(A).ids(),
+        lambda store: store.rows(A).ids_of(["x"]),
+        lambda store: store.rows(A).ids_labelled(),
+        lambda store: store.rows(A).ids_labelled(["cat"]),
+        lambda store: store.counts(),
+        lambda store: store.remove(["/data/a"]),
+        lambda store: store.write_batch([stored("b", "w")]) or store.remove([]),
+    ],
+)
+def test_no_vector_is_read_where_none_is_asked_for(store, ask):
+    """At a million rows they are gigabytes: SQLite must answer from an index that has all that is asked for."""
+    some(store)
+    asked: list[str] = []
+    store._db.set_trace_callback(asked.append)
+    ask(store)
+    store._db.set_trace_callback(None)
+    plans = [store._db.execute(f"EXPLAIN QUERY PLAN {query}") for query in asked if "FROM embeddings" in query]
+    steps = [row[3] for plan in plans for row in plan if re.match(r"(SCAN|SEARCH) (TABLE )?embeddings", row[3])]
+    # "SEARCH embeddings" without more is the look at the last row for the largest id.
+    by_index = [step for step in steps if step not in ("SEARCH embeddings", "SEARCH TABLE embeddings")]
+    assert by_index
+    assert [step for step in by_index if "COVERING INDEX" not in step and "INTEGER PRIMARY KEY" not in step] == []
+
+
+# Vectors that no photo has
+
+
+def deletions(store):
+    asked: list[str] = []
+    store._db.set_trace_callback(asked.append)
+    store.remove([])
+    store._db.set_trace_callback(None)
+    return [query for query in asked if "DELETE" in query]
+
+
+def test_nothing_is_looked_through_when_nothing_was_left_behind(store):
+    some(store)
+    store.write_batch([stored("a", "x", label="cow")])
+    store.write_batch([stored("e", "z")], vectors("z"), A)
+    assert deletions(store) == []
+    store.write_batch([stored("b", "w")], vectors("w"), A)
+    assert len(deletions(store)) == 1
+    assert deletions(store) == []
+    assert store.embedded(A) == {"x", "z", "w"}
+
+
+def test_the_bytes_a_changed_file_had_are_kept_until_the_end_of_the_run(store):
+    """A later batch may hold a photo with these bytes: swapped or renamed files."""
+    some(store)
+    store.write_batch([stored("d.tar/1", "new")], vectors("new"), A)
+    assert store.embedded(A) == {"x", "z", "new"}
+    store.write_batch([stored("renamed", "z")])
+    store.remove([])
+    assert store.embedded(A) == {"x", "z", "new"}
+    store.remove(["/data/renamed"])
+    assert store.embedded(A) == {"x", "new"}
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(file):
+    with EmbeddingStore(file) as store:
+        some(store)
+        store.write_batch([stored("d.tar/1", "new")], vectors("new"), A)
+    with EmbeddingStore(file) as store:
+        store.remove([])
+        assert store.embedded(A) == {"x", "new"}
+
+
+def test_a_vector_that_came_without_a_photo_goes(store):
+    some(store)
+    store.write_batch([], vectors("x", "nobody's"), B)
+    store.remove([])
+    assert (store.embedded(A), store.embedded(B)) == ({"x", "z"}, {"x"})
+
+
+@pytest.mark.parametrize("count", [1, 700])
+def test_vectors_of_removed_photos_go_with_the_last_copy(store, count):
+    names = [f"content {number}" for number in range(count)]
+    store.write_batch([stored(name, name) for name in names], vectors(*names), A)
+    store.write_batch([stored("copy", names[0])], vectors(*names), B)
+    store.remove([f"/data/{name}" for name in names])
+    assert store.embedded(A) == store.embedded(B) == {names[0]}
+    store.remove(["/data/copy", "/data/nothing"])
+    assert store.embedded(A) == store.embedded(B) == set()
+
+
+def test_a_row_id_is_never_given_twice(store):
+    given: set[int] = set()
+    for number in range(6):
+        store.write_batch(
+            [stored("a", f"a{number}"), stored("b", f"b{number}")], vectors(f"a{number}", f"b{number}"), A
+        )
+        store.remove(["/data/a"] if number % 2 else ["/data/a", "/data/b"])
+        store.write_batch([stored("c", f"c{number}")], vectors(f"c{number}"), B)
+        new = {*store.rows(A).ids().tolist(), *store.rows(B).ids().tolist()} - given
+        assert not given or not new or min(new) > max(given)
+        given |= new
+    assert len(given) > 6
+
+
+def test_a_store_of_the_first_version_is_looked_through_once(store):
+    some(store)
+    with store._db:
+        store._db.execute("DELETE FROM meta WHERE key = 'loose'")
+        store._db.execute("DELETE FROM photos WHERE sha256 = 'x'")
+    store.remove([])
+    assert store.embedded(A) == {"z"}
+    assert deletions(store) == []

@@ -41,13 +41,37 @@ def test_a_photo_is_left_out_of_its_own_neighbours_alone(world):
     assert near[1].notes == ("the photo itself is in the index and is left out of its nearest",)
 
 
-def test_the_store_is_read_once_for_all_batches(world, queries, monkeypatch):
-    opened = []
-    monkeypatch.setattr(module, "EmbeddingStore", lambda path: opened.append(path) or EmbeddingStore(path))
-    finder = LabelledNeighbours(world.add(LABELS).layout, world.encoder)
-    first = finder.nearest(queries[:3], ["other"] * 3)
-    assert finder.nearest(queries, ["other"] * 7)[:3] == first
+@pytest.mark.parametrize("labels", [LABELS, ["cat"] * 12], ids=["some labelled", "all labelled"])
+def test_the_index_is_opened_once_and_no_photo_is_read_but_what_is_found(world, queries, monkeypatch, labels):
+    opened, looked_up = [], []
+    open_index, photos_with = module.open_index, EmbeddingStore.photos_with
+    monkeypatch.setattr(module, "open_index", lambda *arguments: opened.append(1) or open_index(*arguments))
+    for every in ("photo_rows", "iter_photos", "photos", "embedded"):
+        monkeypatch.setattr(EmbeddingStore, every, lambda *arguments: pytest.fail("it reads every photo"))
+    monkeypatch.setattr(
+        EmbeddingStore, "photos_with", lambda store, hashes: looked_up.append(len(hashes)) or photos_with(store, hashes)
+    )
+    finder = LabelledNeighbours(world.add(labels).layout, world.encoder)
+    first = finder.nearest(queries[:3], ["other"] * 3, 1)
+    assert finder.nearest(queries, ["other"] * 7, 1)[:3] == first
     assert len(opened) == 1
+    assert max(looked_up) <= 7 * 2 + 1
+
+
+def test_a_label_that_was_taken_away_since_shows_nothing(world, queries):
+    finder = LabelledNeighbours(world.add(["zebra", "horse"]).layout, world.encoder)
+    world.copy(0, "/data/0.jpg", None)
+    near = finder.nearest(queries[:1], [""])[0]
+    assert [photo.label for photo in near.photos] == ["horse"]
+
+
+def test_what_the_index_says_of_its_search_is_passed_on(world, monkeypatch):
+    assert LabelledNeighbours(world.add(LABELS).layout, world.encoder).notes == ()
+    monkeypatch.setattr("hybrid.index.faiss_build.EXACT_UP_TO", 11)
+    monkeypatch.setattr("hybrid.index.cells.RECALL", 0.0)
+    world.layout.neighbors.unlink()
+    (line,) = LabelledNeighbours(world.layout, world.encoder).notes
+    assert line.startswith("approximate search: 1 of ")
 
 
 def test_labels_of_copies(world):

@@ -12,7 +12,7 @@ from hybrid.config import EncoderSettings
 from hybrid.data.sources import scan
 from hybrid.encoders import load_encoder
 from hybrid.errors import ConfigError, EncoderError, StoreError, UnreadableImageError
-from hybrid.index.store import EmbeddingStore
+from hybrid.index.store import EmbeddingStore, StoredPhoto
 from hybrid.prompts import Templates, load_templates
 from hybrid.retrieval.search import Hit, photo_query, query_texts, search, text_query
 
@@ -71,6 +71,36 @@ def test_copies_are_one_hit_and_the_photo_itself_is_marked(world):
     assert search(world.layout, world.encoder, world.vectors[:1], label="ass") == [
         Hit(first.record, first.label, first.score, first.copies)
     ]
+
+
+@pytest.mark.parametrize("label", [None, "cat"])
+def test_no_photo_is_read_but_what_is_found(world, queries, monkeypatch, label):
+    world.add(["cat", "dog"] * 10)
+    for every in ("photo_rows", "iter_photos", "photos", "embedded"):
+        monkeypatch.setattr(EmbeddingStore, every, lambda *arguments: pytest.fail("it reads every photo"))
+    assert len(search(world.layout, world.encoder, queries[:1], 4, label=label)) == 4
+
+
+def test_a_vector_without_a_photo_is_no_hit(world, queries):
+    """A build-index that was killed after a file had changed leaves one."""
+    world.add(["cat"] * 3)
+    with EmbeddingStore(world.layout.store) as store:
+        (photo, *_) = store.photos()
+        store.write_batch([StoredPhoto(photo.record, "other bytes")])
+    hits = search(world.layout, world.encoder, queries[:1], 5)
+    assert sorted(hit.record.path for hit in hits) == ["/data/1.jpg", "/data/2.jpg"]
+
+
+def test_an_approximate_search_is_said(world, queries, monkeypatch):
+    said: list[str] = []
+    world.add(["cat"] * 40)
+    search(world.layout, world.encoder, queries[:1], say=said.append)
+    assert said == []
+    monkeypatch.setattr("hybrid.index.faiss_build.EXACT_UP_TO", 39)
+    monkeypatch.setattr("hybrid.index.cells.RECALL", 0.0)
+    world.layout.neighbors.unlink()
+    search(world.layout, world.encoder, queries[:1], say=said.append)
+    assert [line.partition(":")[0] for line in said] == ["approximate search"]
 
 
 def test_one_photo(world, queries):

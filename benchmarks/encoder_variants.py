@@ -1,0 +1,106 @@
+"""Which way through the ViT-B/32 image tower is quickest on a CPU, and how many photos at once; random weights.
+
+    python benchmarks/encoder_variants.py [--compile] [--json OUT]
+
+All variants take the same ready tensors in turn; a ratio is the median over the rounds of one variant over open_clip's
+own in the same round. --compile adds torch.compile, whose first call takes up to a minute. Figures it gave:
+benchmarks/RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import hybrid.cli.main  # noqa: F401  sets what the command line sets, before torch is loaded
+from hybrid.device import resolve
+from hybrid.encoders import vit
+
+ROUNDS, BATCH, SIZE = 7, 32, 224
+BATCHES = (1, 8, 16, 32, 64, 128)
+OWN = "open_clip's own"
+Tower = Callable[[torch.Tensor], torch.Tensor]
+
+
+def towers(compiled: bool) -> tuple[dict[str, Tower], dict[str, float], torch.dtype]:
+    """Variants by name, seconds that some take before their first answer, and the precision."""
+    import open_clip
+
+    logging.disable(logging.WARNING)  # that the weights are random
+    compute = resolve("cpu")
+    torch.manual_seed(0)
+    model = open_clip.create_model("ViT-B-32", precision=compute.precision).eval().requires_grad_(False)
+    with mock.patch.object(vit, "_can_pack", return_value=False):
+        plain = vit.QuickViT(model.visual, compute)
+    found: dict[str, Tower] = {OWN: model.visual, "class token alone in the last block": plain}
+    if vit._can_pack(compute):
+        found["and packed weights, GELU fused (kept)"] = vit.QuickViT(model.visual, compute)
+    warm: dict[str, float] = {}
+    for freezing in (False, True) if compiled else ():
+        name = f"torch.compile{', freezing' if freezing else ''}"
+        found[name], warm[name] = _compiled(model.visual, freezing, compute.dtype)
+    return found, warm, compute.dtype
+
+
+def _compiled(tower: Any, freezing: bool, dtype: torch.dtype) -> tuple[Tower, float]:
+    import torch._inductor.config as inductor
+
+    torch._dynamo.reset()
+    made: Any = torch.compile(tower)
+    start = time.perf_counter()
+    with inductor.patch(freezing=freezing), torch.no_grad():
+        made(torch.zeros(BATCH, 3, SIZE, SIZE, dtype=dtype))
+    return made, time.perf_counter() - start
+
+
+def rates(work: dict[str, Callable[[], int]]) -> dict[str, list[float]]:
+    """Photos per second of each, round by round."""
+    found: dict[str, list[float]] = {name: [] for name in work}
+    with torch.no_grad():
+        for number in range(ROUNDS + 1):
+            for name, run in work.items():
+                start = time.perf_counter()
+                photos = run()
+                if number:  # the first round warms up
+                    found[name].append(photos / (time.perf_counter() - start))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    found, warm, dtype = towers(options.compile)
+    batches = {size: torch.randn(size, 3, SIZE, SIZE).to(dtype) for size in BATCHES}
+
+    def on(tower: Tower, size: int) -> Callable[[], int]:
+        return lambda: len(tower(batches[size]))
+
+    ways = rates({name: on(tower, BATCH) for name, tower in found.items()})
+    sizes = rates({f"{size} at once": on(list(found.values())[min(2, len(found) - 1)], size) for size in BATCHES})
+    table = Table("way", "photos/s", "over open_clip's", "first call, s", title=f"ViT-B/32, {dtype}, {BATCH} at once")
+    for name, own in ways.items():
+        ratio = statistics.median(a / b for a, b in zip(own, ways[OWN], strict=True))
+        seconds = f"{warm[name]:.0f}" if name in warm else ""
+        table.add_row(name, f"{statistics.median(own):.1f}", f"{ratio:.2f}", seconds)
+    for name, own in sizes.items():
+        table.add_row(f"kept, {name}", f"{statistics.median(own):.1f}")
+    Console(width=110).print(table)
+    if options.json:
+        options.json.write_text(json.dumps({"ways": ways, "batches": sizes, "first_call_seconds": warm}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

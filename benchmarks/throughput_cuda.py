@@ -1,0 +1,215 @@
+"""The part of benchmarks/throughput.py that only a GPU makes worth its time.
+
+build-index against the lower of its two ceilings, decoding and the encoder, for two models; how far half precision
+moves the embeddings; and training a ConvNeXt-Tiny against a plain loop around timm's. Nothing here needs CUDA to run:
+the tests run it small on a CPU.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import throughput_table as names
+from throughput_ours import HEAD, hybrid_build_index, hybrid_ceiling, load, reader
+from throughput_peers import PhotoFiles
+from throughput_photos import MEDIUM, elsewhere
+from throughput_worker import CONSOLE, Setup, Work
+
+if TYPE_CHECKING:
+    from throughput_parts import Scene
+
+    from hybrid.heads.base import TrainingSet
+
+# The first epoch starts processes and chooses kernels.
+WARM_EPOCHS = 1
+COSINE_PHOTOS = 512
+
+
+def cuda(scene: Scene) -> None:
+    """All of it."""
+    from throughput_parts import row
+
+    photos = scene.photos("medium", MEDIUM, scene.sizes.build)
+    rows = [row(names.DECODE_ALL, hybrid_decode_all, scene.setup(), photos)]
+    # The large model has time for a quarter of the photos.
+    for model, files in zip(names.MODELS, (photos, photos[: max(1, len(photos) // 4)]), strict=True):
+        setup = scene.setup(model)
+        rows.append(row(names.MODEL_BUILD.format(model), hybrid_build_index, setup, files))
+        rows.append(row(names.MODEL_CEILING.format(model), hybrid_ceiling, setup, files))
+    scene.measure(rows)
+    found = elsewhere(cosines, scene.setup(), photos[:COSINE_PHOTOS])
+    scene.figures.others["lowest cosine to fp32"] = min(found)
+    scene.figures.others["mean cosine to fp32"] = statistics.fmean(found)
+    train(scene, photos[: max(8, len(photos) // 2)])
+
+
+def train(scene: Scene, files: Sequence[str]) -> None:
+    """Train with both loops in turn, and keep their photos per second."""
+    passes: dict[str, list[float]] = {names.TRAINING: [], names.PLAIN_TIMM: []}
+    for _ in range(scene.sizes.repeats):
+        for name, loop in ((names.PLAIN_TIMM, plain_timm), (names.TRAINING, hybrid_training)):
+            rates = elsewhere(loop, scene.setup(), tuple(files), WARM_EPOCHS + 1)
+            passes[name] += rates[WARM_EPOCHS:]
+            CONSOLE.print(f"  {name}: {passes[name][-1]:.4g} photos/s")
+    scene.figures.passes |= passes
+    scene.figures.rates |= {name: statistics.median(rates) for name, rates in passes.items()}
+
+
+def cuda_name() -> str | None:
+    """The GPU's name and torch's CUDA; None where torch sees none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
+
+
+def hybrid_decode_all(setup: Setup) -> Work:
+    """Read and decode as build-index does, with its number of threads, and nothing else."""
+    from hybrid.data.stream import default_workers
+
+    read = reader(setup)
+
+    def one(file: str) -> bool:
+        # Kept no longer than this: all photos at once would not fit into memory.
+        return read(Path(file).read_bytes()) is not None
+
+    def work(files: Sequence[str], option: object) -> None:
+        with ThreadPoolExecutor(default_workers()) as pool:
+            done = sum(pool.map(one, files))
+        if done != len(files):
+            raise RuntimeError(f"{done} of {len(files)} photos were read")
+
+    return work
+
+
+def cosines(setup: Setup, files: Sequence[str]) -> list[float]:
+    """Cosine of each photo's embedding in the device's own precision to that in fp32."""
+    read = reader(setup)
+    own, exact = load(setup), load(replace(setup, precision="fp32"))
+    found = []
+    for start in range(0, len(files), setup.batch):
+        prepared = [read(Path(file).read_bytes()) for file in files[start : start + setup.batch]]
+        found += (own.encode_images(prepared) * exact.encode_images(prepared)).sum(axis=1).tolist()
+    return found
+
+
+def hybrid_training(setup: Setup, files: Sequence[str], epochs: int) -> list[float]:
+    """Photos per second of each epoch of `train-head`'s loop, all layers training."""
+    from tempfile import TemporaryDirectory
+
+    import hybrid.cli.main  # noqa: F401
+    from hybrid.device import resolve
+    from hybrid.heads.fit import train_backbone_head
+
+    rates: list[float] = []
+    with TemporaryDirectory() as log:
+        train_backbone_head(
+            labelled(setup, files),
+            recipe(setup, epochs),
+            resolve(setup.device),
+            Path(log),
+            lambda line: None,
+            on_epoch=lambda row: rates.append(row.images_per_second),
+        )
+    return rates
+
+
+def plain_timm(setup: Setup, files: Sequence[str], epochs: int) -> list[float]:
+    """The same by a plain loop: timm's model and transform, torch's loader, AdamW and mixed precision."""
+    import time
+
+    import timm
+    import torch
+    from torch.utils.data import DataLoader
+
+    from hybrid.device import resolve
+    from hybrid.heads.train import training_compute
+
+    settings, compute = recipe(setup, epochs), training_compute(recipe(setup, epochs), resolve(setup.device))
+    model = timm.create_model(HEAD, num_classes=len(setup.names))
+    model = model.to(setup.device).to(memory_format=torch.channels_last).train()
+    transform = timm.data.create_transform(
+        input_size=(3, settings.image_size, settings.image_size),
+        is_training=True,
+        scale=(settings.crop_scale, 1.0),
+        hflip=settings.flip,
+        color_jitter=settings.colour_jitter,
+        interpolation="bilinear",
+    )
+    photos: Any = Labelled(files, transform, len(setup.names))
+    loader = DataLoader(
+        photos,
+        batch_size=settings.batch_size,
+        shuffle=True,
+        num_workers=settings.workers,
+        pin_memory=compute.is_cuda,
+        persistent_workers=settings.workers > 0,
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    scaler = torch.amp.GradScaler(setup.device, enabled=compute.precision == "fp16")
+    criterion = torch.nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
+    rates = []
+    for _ in range(epochs):
+        start, total = time.perf_counter(), torch.zeros((), device=setup.device)
+        for images, target in loader:
+            images = images.to(setup.device, memory_format=torch.channels_last, non_blocking=True)
+            target = target.to(setup.device, non_blocking=True)
+            optimizer.zero_grad(set_to_none=True)
+            with compute.autocast():
+                loss = criterion(model(images), target)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            total += loss.detach()  # looked at once an epoch, as ours is
+        total.item()
+        rates.append(len(files) / (time.perf_counter() - start))
+    return rates
+
+
+class Labelled(PhotoFiles):
+    """Files with classes in turn."""
+
+    def __init__(self, files: Sequence[str], transform: Any, classes: int) -> None:
+        super().__init__(files, transform)
+        self._classes = classes
+
+    def __getitem__(self, index: int) -> Any:
+        return super().__getitem__(index), index % self._classes
+
+
+def recipe(setup: Setup, epochs: int) -> Any:
+    """The recipe of both loops: all of a ConvNeXt-Tiny of random weights, the default augmentation."""
+    from hybrid.config import HeadSettings
+
+    return HeadSettings(
+        backbone=HEAD,
+        pretrained=False,
+        unfreeze="all",
+        epochs=epochs,
+        patience=epochs,
+        batch_size=max(2, setup.batch // 2),
+        workers=setup.workers,
+        balanced_sampling=False,
+    )
+
+
+def labelled(setup: Setup, files: Sequence[str]) -> TrainingSet:
+    """The files with classes in turn; a batch of them validates too."""
+    import numpy as np
+
+    from hybrid.data.sources import scan
+    from hybrid.heads.base import LabelledPhotos, TrainingSet
+
+    wanted = frozenset(files)
+    records = [one for one in scan([Path(files[0]).parent], labelled=False).records if one.path in wanted]
+    target = np.arange(len(records)) % len(setup.names)
+    photos = LabelledPhotos(
+        tuple(records), tuple(one.path for one in records), target, np.empty((len(records), 0), dtype=np.float32)
+    )
+    return TrainingSet(setup.names, photos, photos.take(range(min(len(photos), setup.batch))), ())

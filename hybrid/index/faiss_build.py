@@ -1,0 +1,152 @@
+"""Bring the FAISS file of a run up to date with the store: take it as it is, update it, or build it anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from hybrid.errors import StoreError, listing
+from hybrid.index.cells import build_cells
+from hybrid.index.faiss_file import Note, ids_in, read, read_note, write
+from hybrid.index.rows import Ids, RowState, VectorRows
+from hybrid.index.store import EmbeddingStore
+
+# Exact search among so many vectors of 512 floats answers a query in less than 0.1 s, and 100 in 1 to 2 s, on two cores
+# (benchmarks/scale.py): no slower than their photos are embedded. Cells would be faster, but not always right.
+EXACT_UP_TO = 150_000
+# Cells are made anew once so many of the vectors that they were made for, as a share, came or went.
+MOST_CHANGES = 0.5
+
+
+def exact_index(dim: int) -> Any:
+    """Make an empty exact inner-product index with ids of its own, for vectors (n, dim)."""
+    import faiss
+
+    return faiss.IndexIDMap(faiss.IndexFlatIP(dim))
+
+
+def up_to_date(store: EmbeddingStore, fingerprint: str, file: Path) -> tuple[Any, Note]:
+    """Read the file, after an update where its vectors are not those of the store; nothing else makes it stale.
+
+    Rows that came are added and rows that left are removed. It is built anew where it is torn, foreign, of another
+    encoder or database, where more vectors than `EXACT_UP_TO` ask for cells, and where the cells were made for too
+    different a set of vectors (`MOST_CHANGES`).
+
+    Returns
+    -------
+    index : faiss index
+        Mapped into memory: not to be changed.
+    note : Note
+
+    Raises
+    ------
+    StoreError
+        If the store holds no vector of this encoder, or the file cannot be written.
+    """
+    rows, note, revision = store.rows(fingerprint), read_note(file), store.revision
+    if note is not None and (note.store, note.fingerprint) != (store.identity, fingerprint):
+        note = None
+    # Rows need not be counted where nothing at all was written to the store.
+    state = note.state if note is not None and note.revision == revision else rows.state()
+    if not state.count:
+        raise _why_empty(store)
+    if note is not None and note.state == state and not _outgrown(note, state.count, note.changes):
+        index = read(file, note, mapped=True)
+        if index is not None:
+            return index, note
+    index, note = _updated(rows, note, file) or _built(rows, store.identity, fingerprint)
+    note = msgspec.structs.replace(note, revision=revision)
+    write(index, note, file)
+    del index  # before the file is mapped: no two copies in memory
+    # By its own note: another process may have put its file there.
+    note = read_note(file)
+    index = None if note is None else read(file, note, mapped=True)
+    if note is None or index is None or (note.store, note.fingerprint) != (store.identity, fingerprint):
+        raise StoreError(f"{file} was written by another process at the same time", fix="try again")
+    return index, note
+
+
+def _outgrown(note: Note, count: int, changes: int) -> bool:
+    """Whether another kind of index, or other cells, would serve better."""
+    if not note.cells:
+        return count > EXACT_UP_TO
+    return changes > MOST_CHANGES * note.planned
+
+
+def _updated(rows: VectorRows, note: Note | None, file: Path) -> tuple[Any, Note] | None:
+    """Add and remove rows; None where the file is better built anew."""
+    # The last row of the file has another content: a version of hybrid that gave ids again has written to the store.
+    if note is None or rows.hashes([note.last]).get(note.last, note.sha256) != note.sha256:
+        return None
+    index = read(file, note, mapped=False)
+    if index is None:
+        return None
+    wanted, there = rows.ids(), ids_in(index)
+    gone, new = np.setdiff1d(there, wanted), np.setdiff1d(wanted, there)
+    changes = note.changes + len(gone) + len(new)
+    if _outgrown(note, len(wanted), changes):
+        return None
+    if len(gone):
+        index.remove_ids(gone)
+    held = [np.setdiff1d(there, gone)]
+    for ids, vectors in rows.chunks(new):
+        index.add_with_ids(vectors, ids)
+        held.append(ids)
+    state = _state(rows, np.concatenate(held))
+    return index, msgspec.structs.replace(
+        note, count=state.count, last=state.last, sha256=state.sha256, changes=changes
+    )
+
+
+def _built(rows: VectorRows, identity: str, fingerprint: str) -> tuple[Any, Note]:
+    """Build an index of the kind that fits the number of vectors."""
+    ids = rows.ids()
+    probing = None
+    if len(ids) > EXACT_UP_TO:
+        index, held, probing = build_cells(rows, ids)
+    if probing is None or not probing.enough:
+        index, held = _exact(rows, ids)
+    state = _state(rows, held)
+    note = Note(
+        store=identity,
+        fingerprint=fingerprint,
+        count=state.count,
+        last=state.last,
+        sha256=state.sha256,
+        kind="cells" if probing is not None and probing.enough else "exact",
+        planned=state.count,
+    )
+    if probing is not None:
+        note = msgspec.structs.replace(
+            note, cells=probing.cells, probed=probing.probed, recall=probing.recall, sample=probing.sample
+        )
+    return index, note
+
+
+def _exact(rows: VectorRows, ids: Ids) -> tuple[Any, Ids]:
+    index, held = None, [np.empty(0, dtype=np.int64)]
+    for found, vectors in rows.chunks(ids):
+        index = index or exact_index(vectors.shape[1])
+        index.add_with_ids(vectors, found)
+        held.append(found)
+    return index, np.concatenate(held)
+
+
+def _state(rows: VectorRows, held: Ids) -> RowState:
+    """The state of what was read, which the store may have left since: then the next one sees that it is stale."""
+    last = int(held.max()) if len(held) else 0
+    return RowState(len(held), last, rows.hashes([last]).get(last, ""))
+
+
+def _why_empty(store: EmbeddingStore) -> StoreError:
+    others = store.counts()["embeddings"]
+    if not others:
+        return StoreError("the index is empty", fix="add photos: hybrid build-index SOURCE --run DIR")
+    return StoreError(
+        "the index holds no vectors of this encoder in this precision",
+        got=f"vectors by {listing(list(others))}",
+        fix="hybrid build-index SOURCE again, or --device as then",
+    )

@@ -1,0 +1,92 @@
+"""What a command loads before it does anything: the seconds until a user sees something are imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hybrid.cli.main import COMMANDS, app
+from hybrid.world.animals import demo_classes
+from hybrid.world.painting import draw
+
+NETWORKS = {"torch", "torchvision", "open_clip", "timm", "transformers"}
+OTHERS = {"accelerate", "captum", "cleanlab", "faiss", "matplotlib", "optuna", "pandas", "peft", "skimage", "sklearn"}
+LISTED = """
+import sys
+from hybrid.cli.main import app
+app(sys.argv[1:], standalone_mode=False)
+print(*{name.split(".")[0] for name in sys.modules}, file=sys.stderr)
+"""
+
+
+def python(code: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=cwd)
+
+
+def loaded_by(*arguments: str, cwd: Path) -> set[str]:
+    """Top-level modules after a command in a fresh process."""
+    return set(python(LISTED, *arguments, cwd=cwd).stderr.splitlines()[-1].split())
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """A run with a linear head and a gate, and one class that is shown by photos."""
+    root = tmp_path_factory.mktemp("world")
+    for animal in demo_classes().seen[:6]:
+        (root / "photos" / animal.name).mkdir(parents=True)
+        for i in range(8):
+            photo = draw(animal, np.random.default_rng([i, *animal.name.encode()]))
+            photo.save(root / "photos" / animal.name / f"{i}.jpg")
+    run = ["--run", str(root / "run")]
+    app(["build-index", str(root / "photos"), "--encoder", "tiny", *run], standalone_mode=False)
+    app(["train-head", "--head", "linear", *run], standalone_mode=False)
+    draw(demo_classes().unseen[0], np.random.default_rng(9)).save(root / "new.jpg")
+    app(["add-class", "shown", str(root / "new.jpg"), *run], standalone_mode=False)
+    return root
+
+
+def test_help_loads_neither_numpy_nor_what_draws_boxes(tmp_path):
+    assert not loaded_by("--help", cwd=tmp_path) & {"numpy", "rich", *NETWORKS, *OTHERS}
+
+
+@pytest.mark.parametrize("command", ["info", "recipes"])
+def test_what_only_reads_loads_no_network(world, command):
+    arguments = ["--run", "run"] if command == "info" else []
+    assert not loaded_by(command, *arguments, cwd=world) & {"scipy", *NETWORKS, *OTHERS}
+
+
+def test_predict_of_one_photo_loads_only_what_answers(world):
+    loaded = loaded_by("predict", "new.jpg", "--prompts", "animals", "--run", "run", cwd=world)
+    assert {"torch", "open_clip"} <= loaded
+    assert not loaded & OTHERS
+
+
+def test_few_garbage_collections_of_all_objects(tmp_path):
+    """Each one looks at every object of torch, and importing it alone would bring six."""
+    code = "import gc, sys\nfrom hybrid.cli.main import main\nsys.argv = ['hybrid', 'recipes']\nmain()"
+    shown = "import atexit, gc\natexit.register(lambda: print(*gc.get_threshold(), gc.isenabled()))\n"
+    young, middle, old, on = python(shown + code, cwd=tmp_path).stdout.splitlines()[-1].split()
+    default = python("import gc\nprint(*gc.get_threshold())", cwd=tmp_path).stdout.split()
+    assert [young, middle, on] == [*default[:2], "True"]
+    assert int(old) > 10
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_is_plain_text(command, capsys):
+    """Without markup, a backslash before a bracket would be shown."""
+    app([*([command] if command else []), "--help"], standalone_mode=False)
+    shown = capsys.readouterr().out
+    assert shown.startswith("Usage: ")
+    assert "\\" not in shown
+
+
+def test_what_each_command_does_fits_its_line(capsys):
+    app(["--help"], standalone_mode=False)
+    shown = capsys.readouterr().out.partition("Commands:")[2].strip().splitlines()
+    assert [line.split()[0] for line in shown] == list(COMMANDS)
+    assert not [line for line in shown if line.endswith("...")]

@@ -1,0 +1,94 @@
+"""Vectors that the tests know, in a store, by encoders that are only names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hybrid.data.records import ImageRecord
+from hybrid.index import faiss_build
+from hybrid.index.neighbors import NeighborIndex, open_index
+from hybrid.index.store import EmbeddingStore, StoredPhoto
+
+DIM = 16
+
+
+def unit(count: int, seed: int = 0, dim: int = DIM) -> np.ndarray:
+    vectors = np.random.default_rng(seed).normal(size=(count, dim))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+@dataclass
+class Filled:
+    """A store, the place of its FAISS file, and what a plain search over the same vectors must find."""
+
+    store: EmbeddingStore
+    file: Path
+    encoder: str = "encoder-a"
+    known: dict[str, np.ndarray] = field(default_factory=dict)
+    queries: np.ndarray = field(default_factory=lambda: unit(9, seed=5))
+
+    def add(self, names: Sequence[str], vectors: np.ndarray | int, label: str | None = None) -> None:
+        if isinstance(vectors, int):
+            vectors = unit(len(names), seed=vectors)
+        photos = [StoredPhoto(ImageRecord(f"/data/{name}", "/data", label, None, 1, 1), name) for name in names]
+        self.store.write_batch(photos, dict(zip(names, vectors, strict=True)), self.encoder)
+        self.known.update(zip(names, vectors, strict=True))
+
+    def remove(self, names: Sequence[str]) -> None:
+        self.store.remove([f"/data/{name}" for name in names])
+        for name in names:
+            del self.known[name]
+
+    def open(self) -> NeighborIndex:
+        return open_index(self.store, self.encoder, self.file)
+
+    def nearest(self, k: int, among: Sequence[str] | None = None) -> tuple[np.ndarray, list[list[str]]]:
+        """Cosines and hashes by numpy, in double precision."""
+        names = list(self.known if among is None else among)
+        inner = self.queries.astype(np.float64) @ np.stack([self.known[name] for name in names]).astype(np.float64).T
+        order = np.argsort(-inner, axis=1)[:, :k]
+        return np.take_along_axis(inner, order, axis=1), [[names[column] for column in row] for row in order]
+
+    def check(self, index: NeighborIndex | None = None, k: int = 5, among: Sequence[str] | None = None) -> None:
+        """Compare an index (default: the file's, opened now) with the plain search."""
+        similarity, hashes = (index or self.open()).search(self.queries, k)
+        expected, names = self.nearest(k, among)
+        assert similarity.dtype == np.float32
+        assert np.allclose(similarity, expected, atol=1e-6)
+        assert hashes == names
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[Filled]:
+    with EmbeddingStore(tmp_path / "store.sqlite") as store:
+        yield Filled(store, tmp_path / "index.faiss")
+
+
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was done to bring the FAISS file up to date: "built" or "updated", each time that it was written."""
+    told: list[str] = []
+    built, updated, write = faiss_build._built, faiss_build._updated, faiss_build.write
+    monkeypatch.setattr(faiss_build, "_built", lambda *args: told.append("built") or built(*args))
+
+    def updating(*args: object) -> object:
+        result = updated(*args)
+        if result is not None:
+            told.append("updated")
+        return result
+
+    writes: list[Path] = []
+
+    def writing(index: object, note: object, file: Path) -> None:
+        writes.append(file)
+        assert len(writes) == len(told)
+        write(index, note, file)
+
+    monkeypatch.setattr(faiss_build, "_updated", updating)
+    monkeypatch.setattr(faiss_build, "write", writing)
+    return told

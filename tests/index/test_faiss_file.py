@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import os
+
+import faiss
+import msgspec
+import numpy as np
+import pytest
+
+from hybrid.index.faiss_build import exact_index
+from hybrid.index.faiss_file import MAGIC, STALE_SECONDS, Note, ids_in, read, read_note, write
+
+NOTE = Note(store="id", fingerprint="fp", count=3, last=9, sha256="ß", kind="exact", planned=3)
+
+
+@pytest.fixture
+def index():
+    made = exact_index(4)
+    made.add_with_ids(np.eye(4, dtype=np.float32)[:3], np.array([9, 2, 5]))
+    return made
+
+
+def test_what_is_written_is_read(tmp_path, index):
+    file = tmp_path / "index.faiss"
+    write(index, NOTE, file)
+    assert read_note(file) == NOTE
+    for mapped in (True, False):
+        found = read(file, NOTE, mapped=mapped)
+        assert found.search(np.eye(4, dtype=np.float32)[1:2], 1)[1].tolist() == [[2]]
+        assert ids_in(found).tolist() == [9, 2, 5]
+    assert read(file, msgspec.structs.replace(NOTE, count=4), mapped=True) is None
+
+
+def test_ids_of_cells_are_all_ids():
+    made = faiss.IndexIVFFlat(faiss.IndexFlatIP(4), 4, 3, faiss.METRIC_INNER_PRODUCT)
+    made.train(np.eye(4, dtype=np.float32)[:3])
+    assert ids_in(made).tolist() == []
+    made.add_with_ids(np.eye(4, dtype=np.float32)[[0, 0, 2]], np.array([9, 2**40, 5]))  # one cell stays empty
+    assert sorted(ids_in(made).tolist()) == [5, 9, 2**40]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"short",
+        MAGIC,
+        bytes(8) + MAGIC,
+        (99).to_bytes(8, "little") + MAGIC,
+        b"\xff" * 8 + MAGIC,
+        b"{" + (1).to_bytes(8, "little") + MAGIC,
+        b"[]" + (2).to_bytes(8, "little") + MAGIC,
+        b'{"store": 1}' + (12).to_bytes(8, "little") + MAGIC,
+    ],
+)
+def test_no_note_is_no_error(tmp_path, content):
+    file = tmp_path / "index.faiss"
+    file.write_bytes(content)
+    assert read_note(file) is None
+
+
+def test_a_note_of_another_format_is_none(tmp_path, index):
+    file = tmp_path / "index.faiss"
+    write(index, msgspec.structs.replace(NOTE, format=2), file)
+    assert read_note(file) is None
+    assert read_note(tmp_path / "nothing") is None
+    assert read_note(tmp_path) is None
+
+
+def test_two_processes_never_write_to_the_same_part(tmp_path, index, monkeypatch):
+    parts = []
+    write_index = faiss.write_index
+    monkeypatch.setattr(faiss, "write_index", lambda made, part: parts.append(part) or write_index(made, part))
+    for process in (101, 102):
+        monkeypatch.setattr(os, "getpid", lambda process=process: process)
+        write(index, NOTE, tmp_path / "index.faiss")
+    assert len(set(parts)) == 2
+
+
+def test_parts_of_killed_processes_are_swept_and_those_of_others_are_not(tmp_path, index):
+    file = tmp_path / "index.faiss"
+    old, new, foreign = (tmp_path / name for name in ("index.faiss.1.part", "index.faiss.2.part", "other.1.part"))
+    for part in (old, new, foreign):
+        part.write_bytes(b"x")
+    for part in (old, foreign):
+        ago = part.stat().st_mtime - STALE_SECONDS - 60
+        os.utime(part, (ago, ago))
+    write(index, NOTE, file)
+    assert [part.exists() for part in (old, new, foreign)] == [False, True, True]
+
+
+def test_what_people_are_told():
+    assert NOTE.lines == ()
+    many = msgspec.structs.replace(
+        NOTE, kind="cells", count=1_000_100, planned=1_000_000, cells=1000, probed=48, recall=0.9614, sample=500
+    )
+    assert many.lines == (
+        "approximate search: 48 of 1000 cells are searched, which finds 96.1% of the 10 nearest photos "
+        "(measured on 500 of 1,000,000 vectors)",
+    )
+    assert msgspec.structs.replace(many, kind="exact", probed=250, recall=0.9).lines == (
+        "exact search, which is slow among 1,000,100 vectors: 250 of 1000 cells hold only 90.0% of the 10 nearest "
+        "photos (measured on 500 of 1,000,000 vectors)",
+    )

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hybrid.data.records import ImageRecord
+from hybrid.index import rows as module
+from hybrid.index.rows import RowState
+from hybrid.index.store import StoredPhoto
+
+NAMES = [f"c{number}" for number in range(30)]
+
+
+@pytest.fixture
+def filled(empty):
+    empty.add(NAMES[:10], 0, "cat")
+    empty.store.write_batch([], {"c3": np.ones(3, dtype=np.float32)}, "encoder-b")
+    empty.add(NAMES[10:20], 1, 'it\'s "odd"')
+    empty.add(NAMES[20:], 2)
+    return empty
+
+
+@pytest.fixture
+def rows(filled):
+    return filled.store.rows(filled.encoder)
+
+
+# Row 11 is the other encoder's.
+IDS = [*range(1, 11), *range(12, 32)]
+
+
+def test_ids_and_hashes_are_of_one_encoder(filled, rows):
+    assert rows.ids().tolist() == IDS
+    assert rows.ids().dtype == np.int64
+    assert rows.hashes([31, 11, 4, 99]) == {4: "c3", 31: "c29"}
+    assert rows.ids_of(["c3", "nothing", "c29", "c0"]).tolist() == [1, 4, 31]
+    assert filled.store.rows("encoder-b").ids_of(NAMES).tolist() == [11]
+    assert filled.store.rows("encoder-c").ids().tolist() == []
+    assert rows.ids_of([]).tolist() == []
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 30, 4096])
+def test_vectors_come_in_chunks_by_id(filled, rows, monkeypatch, chunk):
+    monkeypatch.setattr(module, "CHUNK", chunk)
+    found = list(rows.chunks(rows.ids()))
+    assert max(len(ids) for ids, _ in found) <= chunk
+    assert np.concatenate([ids for ids, _ in found]).tolist() == IDS
+    assert np.array_equal(np.concatenate([vectors for _, vectors in found]), np.stack(list(filled.known.values())))
+
+
+def test_vectors_of_some_rows(filled, rows):
+    ids, vectors = rows.vectors([4, 11, 12, 99])
+    assert ids.tolist() == [4, 12]
+    assert np.array_equal(vectors, [filled.known["c3"], filled.known["c10"]])
+    ids, vectors = rows.vectors([11, 99])
+    assert (len(ids), len(vectors), vectors.dtype) == (0, 0, np.float32)
+
+
+def test_rows_of_labels(filled, rows):
+    copy = StoredPhoto(ImageRecord("/data/copy", "/data", "cat", None, 1, 1), "c25")
+    bare = StoredPhoto(ImageRecord("/data/bare", "/data", "cat", None, 1, 1), "without a vector")
+    filled.store.write_batch([copy, bare])
+    assert rows.ids_labelled(["cat"]).tolist() == [*range(1, 11), 27]
+    assert rows.ids_labelled(['it\'s "odd"', "nothing"]).tolist() == list(range(12, 22))
+    assert rows.ids_labelled([*(f"none {i}" for i in range(1200)), "cat"]).tolist() == [*range(1, 11), 27]
+    assert rows.ids_labelled().tolist() == [*range(1, 11), *range(12, 22), 27]
+    assert rows.ids_labelled([]).tolist() == []
+
+
+def test_the_state_tells_one_set_of_rows_from_every_other(filled, rows):
+    seen = [rows.state()]
+    assert seen[0] == RowState(30, 31, "c29")
+    assert filled.store.rows("encoder-c").state() == RowState(0, 0, "")
+    filled.remove(["c29"])
+    seen.append(rows.state())
+    filled.add(["new"], 5)
+    seen.append(rows.state())
+    filled.remove(["c4"])
+    filled.add(["newer"], 6)
+    seen.append(rows.state())
+    filled.remove(["newer", "new"])
+    seen.append(rows.state())
+    assert len(set(seen)) == len(seen)
+    # The same set is the same state.
+    filled.add(["short"], 7)
+    filled.remove(["short"])
+    assert rows.state() == seen[-1]

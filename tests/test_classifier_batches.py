@@ -1,0 +1,235 @@
+"""How a classifier reads: one decode for all that look, batches in flight, answers in order."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hybrid.classifier import HybridClassifier
+from hybrid.config import EncoderSettings
+from hybrid.data import reading
+from hybrid.data.sources import scan
+from hybrid.data.stream import IN_FLIGHT, ahead
+from hybrid.device import CPU_BATCH
+from hybrid.encoders import load_encoder
+from hybrid.errors import EncoderError
+from hybrid.label_space import join
+from hybrid.prompts import PromptSet
+
+
+def mean_of(photo) -> np.ndarray:
+    return photo.rgb.mean((0, 1)).astype(np.float32)
+
+
+class Encoder:
+    """Embeds a photo as its mean colour; calls `watch` with every batch first."""
+
+    name = identity = fingerprint = "colour"
+    dim, logit_scale, uses_templates, notes = 3, 1.0, True, ()
+
+    def __init__(self, cover=1, batch_size=4, watch=lambda prepared: None):
+        self.cover, self.batch_size, self.watch = cover, batch_size, watch
+        self.prepared: list[tuple[int, int]] = []
+
+    def check(self, records):
+        pass
+
+    def prepare(self, photo, record):
+        self.prepared.append(photo.rgb.shape[:2])
+        return mean_of(photo)
+
+    def encode_images(self, prepared):
+        self.watch(prepared)
+        return np.stack(prepared)
+
+
+class Head:
+    """Scores a photo by its mean red and green."""
+
+    classes, notes = ("red", "green"), ()
+
+    def __init__(self, cover=1, batch_size=4, encoder_identity=None):
+        self.cover, self.batch_size, self.encoder_identity = cover, batch_size, encoder_identity
+        self.prepared: list[tuple[int, int]] = []
+        self.batches: list[int] = []
+
+    def prepare(self, photo):
+        self.prepared.append(photo.rgb.shape[:2])
+        return mean_of(photo)[:2]
+
+    def logits(self, prepared, embeddings):
+        self.batches.append(len(prepared))
+        return np.stack(prepared)
+
+
+def zero_shot(encoder: Encoder) -> HybridClassifier:
+    return HybridClassifier(
+        encoder, None, None, join((), PromptSet.from_names(["a", "b", "c"])), np.eye(3, dtype=np.float32)
+    )
+
+
+def head_alone(encoder: Encoder, head: Head, **changes) -> HybridClassifier:
+    return HybridClassifier(encoder, head, None, join(head.classes, None), None, **changes)
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Grey photos, each a little lighter than the one before, in the order of their names."""
+
+    def make(count: int, size: tuple[int, int] = (4, 4), ending: str = "png"):
+        for number in range(count):
+            Image.new("RGB", size, (number % 256,) * 3).save(tmp_path / f"{number:04d}.{ending}")
+        return scan([tmp_path], labelled=False).records
+
+    return make
+
+
+def greys(batches) -> list[int]:
+    return [round(float(row[0])) for batch in batches for row in batch.embeddings]
+
+
+# In order
+
+
+def test_two_batches_are_answered_at_once(write):
+    together = threading.Barrier(2, timeout=20)
+    classifier = zero_shot(Encoder(watch=lambda prepared: together.wait()))
+    assert greys(classifier.classify(write(16))) == list(range(16))
+
+
+def test_answers_keep_the_order_of_the_photos(write):
+    """The second batch is ready before the first."""
+    second_done = threading.Event()
+
+    def watch(prepared):
+        if prepared[0][0] == 0:
+            assert second_done.wait(20)
+        else:
+            second_done.set()
+
+    records = write(15)
+    batches = list(zero_shot(Encoder(watch=watch)).classify(records, workers=3))
+    assert greys(batches) == list(range(15))
+    assert [record for batch in batches for record in batch.records] == list(records)
+
+
+def test_unreadable_photos_are_listed_in_order_between_the_others(write, tmp_path):
+    write(14)
+    for number in (0, 5, 6, 7, 13):
+        (tmp_path / f"{number:04d}.png").write_bytes(b"torn")
+    for number in range(8, 12):  # a whole batch
+        (tmp_path / f"{number:04d}.png").unlink()
+    found = scan([tmp_path], labelled=False).records
+    classifier = zero_shot(Encoder())
+    batches = list(classifier.classify(found))
+    assert greys(batches) == [1, 2, 3, 4, 12]
+    assert [path[-8:-4] for path, _ in classifier.unreadable] == ["0000", "0005", "0006", "0007", "0013"]
+
+
+def test_a_batch_without_a_readable_photo_is_left_out(write, tmp_path):
+    records = write(12)
+    for number in range(4, 8):
+        (tmp_path / f"{number:04d}.png").write_bytes(b"torn")
+    classifier = zero_shot(Encoder())
+    assert [len(batch.records) for batch in classifier.classify(records)] == [4, 4]
+    assert len(classifier.unreadable) == 4
+
+
+def test_an_error_of_an_expert_comes_after_the_answers_before_it(write):
+    def watch(prepared):
+        if any(mean[0] == 9 for mean in prepared):
+            raise EncoderError("not finite")
+
+    batches = zero_shot(Encoder(watch=watch)).classify(write(16))
+    assert greys([next(batches), next(batches)]) == list(range(8))
+    with pytest.raises(EncoderError, match="not finite"):
+        next(batches)
+
+
+def test_few_photos_are_decoded_before_the_first_answer(write):
+    encoder = Encoder()
+    batches = zero_shot(encoder).classify(write(100), workers=2)
+    next(batches)
+    assert len(encoder.prepared) <= (IN_FLIGHT + 1) * 4 + ahead(4, 2)
+    batches.close()
+
+
+# One decode
+
+
+@pytest.fixture
+def covers(monkeypatch) -> list[int | None]:
+    """What every photo was asked for."""
+    calls: list[int | None] = []
+    decode = reading.decode_scaled
+    monkeypatch.setattr(reading, "decode_scaled", lambda data, cover: calls.append(cover) or decode(data, cover))
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("encoder", "head", "embed", "cover", "height"),
+    [
+        (30, 60, True, 60, 60),
+        (60, 30, True, 60, 60),
+        (60, 30, False, 30, 30),  # the encoder does not look
+        (None, 30, True, None, 240),
+        (30, None, True, None, 240),
+        (None, 120, False, 120, 120),
+        (1, 1, True, 1, 30),
+    ],
+)
+def test_a_photo_is_decoded_once_as_large_as_anybody_needs_it(write, covers, encoder, head, embed, cover, height):
+    looks, scores = Encoder(encoder), Head(head)
+    records = write(5, (320, 240), "jpg")
+    list(head_alone(looks, scores, always_embed=embed).classify(records))
+    assert covers == [cover] * 5
+    assert scores.prepared == [(height, height * 4 // 3)] * 5
+    assert looks.prepared == (scores.prepared if embed else [])
+
+
+def test_nobody_looks_closer_than_needed_where_the_encoder_is_alone(write, covers):
+    list(zero_shot(Encoder(60)).classify(write(3, (320, 240), "jpg")))
+    assert covers == [60] * 3
+
+
+# How many at once
+
+
+@pytest.mark.parametrize(
+    ("encoder", "head", "embed", "size"), [(4, 6, True, 4), (6, 4, True, 4), (4, 6, False, 6), (100, 100, True, 10)]
+)
+def test_the_smaller_suggestion_of_those_that_look_counts(write, encoder, head, embed, size):
+    scores = Head(batch_size=head)
+    batches = list(head_alone(Encoder(batch_size=encoder), scores, always_embed=embed).classify(write(10)))
+    assert len(batches[0].records) == size
+    assert max(scores.batches) == size
+
+
+def test_what_is_asked_for_counts_before_any_suggestion(write):
+    batches = list(zero_shot(Encoder(batch_size=2)).classify(write(10), batch_size=7))
+    assert [len(batch.records) for batch in batches] == [7, 3]
+
+
+def test_nobody_to_ask():
+    space = join(("red",), None)
+    assert HybridClassifier(Encoder(), None, None, space, None)._batch_size == CPU_BATCH
+
+
+# The real encoder
+
+
+def test_values_do_not_depend_on_workers(clip_folder, photo, tmp_path):
+    for number in range(20):
+        photo(number, (200 + number, 150)).save(tmp_path / f"{number:02d}.jpg")
+    records = scan([tmp_path], labelled=False).records
+    found = []
+    for workers in (1, 4):
+        encoder = load_encoder(EncoderSettings(model=str(clip_folder), precision="fp32"), "cpu")
+        texts = encoder.encode_texts(["a cat", "a dog"])
+        space = join((), PromptSet.from_names(["cat", "dog"]))
+        classifier = HybridClassifier(encoder, None, None, space, texts)
+        found.append(classifier.predict_proba([record.path for record in records], batch_size=8, workers=workers))
+    assert np.array_equal(*found)
