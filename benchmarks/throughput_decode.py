@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from throughput_ours import load, to_input
+from throughput_ours import load, reader, to_input
 from throughput_peers import load_open_clip
 from throughput_worker import Setup, Work
 
@@ -103,7 +103,8 @@ def pyvips_thumbnail(setup: Setup) -> Decode:
 
 DECODERS: dict[str, Callable[[Setup], Decode]] = {
     "open_clip transform": open_clip_transform,
-    "hybrid": to_input,
+    "hybrid": reader,  # resized and cropped bytes: all that a reading thread does
+    "hybrid, to a normalised tensor": to_input,
     "Pillow, all pixels": pillow_full,
     "Pillow draft": pillow_draft,
     "simplejpeg, all pixels": simplejpeg_full,

@@ -338,7 +338,7 @@ class HybridClassifier:
         records = to_records(images)
         if self._needs_embeddings:
             self.encoder.check(records)
-        size = batch_size or (self._batch_size if len(records) > CPU_BATCH else CPU_BATCH)
+        size = batch_size or (self._batch_size if len(records) > 1 else 1)
         threads = workers or default_workers()
         read_one = partial(read, prepare=self._prepare, cover=widest(expert.cover for expert in self._looking))
         reads = ordered_map(read_one, records, threads, ahead(size, threads))

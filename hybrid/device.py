@@ -169,10 +169,11 @@ class MemoryLimit:
         results: list[R] = []
         done = 0
         while done < len(items):
-            part = items[done : done + (self._most or len(items))]
+            part: Sequence[T] = ()
             failed = None
             try:
                 with self._compute.turn():
+                    part = items[done : done + (self._most or len(items))]
                     results.append(work(part))
                 done += len(part)
             except RuntimeError as error:
@@ -193,8 +194,9 @@ class MemoryLimit:
             )
         import torch
 
-        # Of two batches under way the other one may have found out more.
-        self._most = min(self._most or tried, tried // 2)
+        if self._most is not None and self._most < tried:
+            return  # of two batches under way the other one has found out meanwhile
+        self._most = tried // 2
         torch.cuda.empty_cache()
         warnings.warn(
             f"{tried} photos at once do not fit into memory: the {self._what} goes on with {self._most}",

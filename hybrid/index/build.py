@@ -12,7 +12,6 @@ from hybrid.data.reading import ReadPhoto, read
 from hybrid.data.records import ImageRecord
 from hybrid.data.sources import Scan
 from hybrid.data.stream import IN_FLIGHT, ahead, default_workers, ordered_map
-from hybrid.device import CPU_BATCH
 from hybrid.encoders.base import Encoder, FloatArray
 from hybrid.index.store import ADDED, EmbeddingStore, PhotoRow, StoredPhoto
 
@@ -93,7 +92,7 @@ def build_index(
     waiting = _skip_unchanged(records, known, embedded, store, summary)
     progress(summary.unchanged)
     # A GPU's memory is found out by a trial, so only where it matters.
-    size = batch_size or (encoder.batch_size if len(waiting) > CPU_BATCH else CPU_BATCH)
+    size = batch_size or (encoder.batch_size if len(waiting) > 1 else 1)
     threads = workers or default_workers()
     read_one = partial(read, prepare=encoder.prepare, cover=encoder.cover, known=embedded)
     reads = ordered_map(read_one, waiting, threads, ahead(size, threads))

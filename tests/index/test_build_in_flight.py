@@ -113,7 +113,11 @@ def test_too_little_memory_makes_the_batches_smaller_not_the_store(tmp_path, pho
             summary = build_index(scan([photos]), encoder, store, batch_size=16)
         found = stored(store, encoder.fingerprint)
     assert summary.encoded == 23
-    assert set(sizes) == {16, 8, 4, 3}
+    # Which of the two batches under way finds out first is chance.
+    fitting = [size for size in sizes if size <= 5]
+    assert sizes[0] == 16
+    assert sum(fitting) == 23
+    assert len(sizes) - len(fitting) <= 3, "no size is tried again once it did not fit"
     assert found.keys() == expected.keys()
     for name, vector in found.items():
         assert np.allclose(np.frombuffer(vector, np.float32), np.frombuffer(expected[name], np.float32), atol=1e-5)

@@ -95,7 +95,7 @@ def test_what_people_are_told():
         NOTE, kind="cells", count=1_000_100, planned=1_000_000, cells=1000, probed=48, recall=0.9614, sample=500
     )
     assert many.lines == (
-        "approximate search: 48 of 1000 cells are searched, which finds 96.1% of the 10 nearest photos "
+        "approximate search: 48 of 1000 cells are searched, which finds 96.1% of the 10 photos nearest to a photo "
         "(measured on 500 of 1,000,000 vectors)",
     )
     assert msgspec.structs.replace(many, kind="exact", probed=250, recall=0.9).lines == (
