@@ -14,8 +14,7 @@ from torch.nn import functional as F
 from hybrid.data.decode import Pixels, Scaled
 
 # A JPEG is decoded at this many times the length that the model takes, or more: at less the blocks of its transform,
-# and not the model's own filter, would decide how the photo looks. At 2 the least alike of 667 real photos had a cosine
-# of .9956 (benchmarks/RESULTS.md).
+# and not the model's own filter, would decide how the photo looks (tests/test_real_preprocess.py).
 GAP = 3
 # Grows when the same file comes to look otherwise to a model, so that vectors of both kinds are told apart.
 PIXELS = 2
