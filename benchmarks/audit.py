@@ -42,20 +42,20 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import average_precision_score
 
-from hybrid.artifact import Layout, write_run
-from hybrid.auditing.audit import LabelCheck, ask_zero_shot, audit_run
-from hybrid.auditing.labels import Labelled, confident_learning, judge
-from hybrid.auditing.probabilities import ZeroShot
 from hybrid.config import EncoderSettings
-from hybrid.data.sources import scan
 from hybrid.encoders import load_encoder
 from hybrid.encoders.base import Encoder
-from hybrid.fusion.calibration import log_softmax
+from hybrid.gate.calibration import log_softmax
+from hybrid.images.sources import scan
 from hybrid.index.build import build_index
 from hybrid.index.store import EmbeddingStore
-from hybrid.prompts import load_templates
-from hybrid.retrieval.contents import by_content
-from hybrid.retrieval.neighbours import NEIGHBOURS
+from hybrid.labels.prompts import load_templates
+from hybrid.run.files import Layout, write_run
+from hybrid.tools.audit.audit import LabelCheck, ask_zero_shot, audit_run
+from hybrid.tools.audit.labels import Labelled, confident_learning, judge
+from hybrid.tools.audit.probabilities import ZeroShot
+from hybrid.tools.search.contents import by_content
+from hybrid.tools.search.neighbors import NEIGHBOURS
 
 METHODS = ("audit", "cleanlab_default", "photos", "neighbours", "zero_shot")
 SIMILAR = 3

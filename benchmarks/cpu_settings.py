@@ -26,8 +26,8 @@ def measure(backbone: str, precision: str, what: str) -> float:
 
     from hybrid.config import HeadSettings
     from hybrid.device import Compute
-    from hybrid.heads.backbone import build_model
-    from hybrid.heads.stages import freeze
+    from hybrid.heads.nets.backbone import build_model
+    from hybrid.heads.training.stages import freeze
 
     compute = Compute("cpu", precision, "benchmark")
     model = build_model(HeadSettings(backbone=backbone, pretrained=False), 50).to(memory_format=torch.channels_last)

@@ -25,7 +25,7 @@ from rich.table import Table
 
 import hybrid.cli.main  # noqa: F401  sets what the command line sets, before torch is loaded
 from hybrid.device import resolve
-from hybrid.encoders import vit
+from hybrid.encoders import fast_path as vit
 
 ROUNDS, BATCH, SIZE = 7, 32, 224
 BATCHES = (1, 8, 16, 32, 64, 128)

@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from hybrid.demo.animals import Animal, demo_classes
+from hybrid.demo.painting import draw
 from hybrid.errors import HybridError
-from hybrid.world.animals import Animal, demo_classes
-from hybrid.world.painting import draw
 
 PHOTOS, SIZE = 50, 64
 SIDES = (1, 4, 7, 14)
@@ -84,10 +84,10 @@ def photos(count: int, names: Sequence[str] | None = None) -> list[Drawn]:
 
 def outline(animal: Animal, seed: tuple[int, ...]) -> NDArray[np.bool_]:
     """Which pixels of `draw(animal, default_rng(seed))` show the animal: its shapes again, in its pose, on nothing."""
-    from hybrid.world import painting
-    from hybrid.world.figures import figure
-    from hybrid.world.parts import part_shapes
-    from hybrid.world.scene import background
+    from hybrid.demo import painting
+    from hybrid.demo.figures import figure
+    from hybrid.demo.parts import part_shapes
+    from hybrid.demo.scene import background
 
     # The same draws in the same order as `draw` makes them.
     rng = np.random.default_rng(seed)
@@ -112,9 +112,9 @@ def encoder_maps(name: str) -> Maps:
     """Methods for the image tower of an encoder: what it finds like the text of the animal's name."""
     from hybrid.config import EncoderSettings
     from hybrid.encoders import load_encoder
-    from hybrid.explanation.relevance import TextSimilarity
     from hybrid.index.texts import embed_classes
-    from hybrid.prompts import PromptClass, load_templates
+    from hybrid.labels.prompts import PromptClass, load_templates
+    from hybrid.tools.explain.relevance import TextSimilarity
 
     encoder: Any = load_encoder(EncoderSettings(model=name, precision="fp32"), "cpu")
 
@@ -129,10 +129,10 @@ def encoder_maps(name: str) -> Maps:
 
 def head_maps(run: Path) -> Maps:
     """Methods for the head of a run: what speaks for its own top class."""
-    from hybrid.artifact import Layout, load_head
     from hybrid.device import resolve
     from hybrid.errors import HeadError
-    from hybrid.explanation.networks import members_of
+    from hybrid.run.files import Layout, load_head
+    from hybrid.tools.explain.networks import members_of
 
     found = load_head(Layout(run), resolve("cpu", "fp32"))
     if found is None:
@@ -149,7 +149,7 @@ def head_maps(run: Path) -> Maps:
 
 def candidates(model: Any, pixels: Any, target: int) -> Iterator[tuple[str, Callable[[], Values]]]:
     """Grad-CAM at layers of several sizes, and the other methods."""
-    from hybrid.explanation.attribution import METHODS, attribute, grad_cam
+    from hybrid.tools.explain.attribution import METHODS, attribute, grad_cam
 
     for side in SIDES:
         yield f"gradcam, side >= {side}", partial(_values, grad_cam, model, pixels, target, side)

@@ -31,6 +31,7 @@ from typing import Any, cast
 import few_shot_three_way
 import numpy as np
 from few_shot_draw import draw
+from few_shot_experts import EXPERTS, make_expert
 from gzsl import Data, parse_seeds, read
 from numpy.typing import NDArray
 from rich.console import Console
@@ -40,8 +41,7 @@ from threadpoolctl import threadpool_limits
 
 from hybrid.errors import DataError, GateError, HeadError, HybridError, listing
 from hybrid.evaluation.metrics import mean_per_class_accuracy
-from hybrid.few_shot.registry import EXPERTS, make_expert
-from hybrid.fusion.episodes import Photos
+from hybrid.gate.episodes import Photos
 
 # Name in the table: name of the expert. The product's default expert stands last, as "hybrid".
 DEFAULT = "posterior"

@@ -17,12 +17,12 @@ from gzsl import Data, Split, cut, train_probe
 from numpy.typing import NDArray
 
 from hybrid.evaluation.metrics import score_system
-from hybrid.fusion.episodes import calibrate, class_folds
-from hybrid.fusion.evidence import Scorer
-from hybrid.fusion.fit import fit_gate, fit_shown
-from hybrid.fusion.gate import Gate
-from hybrid.fusion.memory import ClassMemory
-from hybrid.fusion.shown import ShownPhotos
+from hybrid.gate.episodes import calibrate, class_folds
+from hybrid.gate.evidence import Scorer
+from hybrid.gate.fit import fit_gate, fit_shown
+from hybrid.gate.gate import Gate
+from hybrid.gate.gaussians import ClassMemory
+from hybrid.gate.support import ShownPhotos
 from hybrid.heads.linear import LinearHead
 
 UNSEEN_FRACTION = 0.25

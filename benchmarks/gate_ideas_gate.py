@@ -19,11 +19,11 @@ from scipy.special import expit, log_softmax, logsumexp
 
 from hybrid.errors import GateError
 from hybrid.evaluation.metrics import score_system
-from hybrid.fusion.calibration import fit_temperature
-from hybrid.fusion.episodes import Calibration, calibrate, check_enough, class_folds
-from hybrid.fusion.evidence import MEMORY_SCALE, Evidence, Scorer
-from hybrid.fusion.fit import fit_gate, fit_logistic
-from hybrid.fusion.gate import Gate
+from hybrid.gate.calibration import fit_temperature
+from hybrid.gate.episodes import Calibration, calibrate, check_enough, class_folds
+from hybrid.gate.evidence import MEMORY_SCALE, Evidence, Scorer
+from hybrid.gate.fit import fit_gate, fit_logistic
+from hybrid.gate.gate import Gate
 
 FIGURES = ("harmonic_mean", "ausuc", "ece", "gate_auroc", "nll")
 NEIGHBOURS = 5

@@ -10,8 +10,8 @@ from gzsl import Split, train_fold, train_probe
 from gzsl_peers import Floats, Ints, log_softmax
 from numpy.typing import NDArray
 
-from hybrid.fusion.episodes import class_folds, photo_folds
-from hybrid.fusion.memory import ClassMemory
+from hybrid.gate.episodes import class_folds, photo_folds
+from hybrid.gate.gaussians import ClassMemory
 
 
 @dataclass(frozen=True)

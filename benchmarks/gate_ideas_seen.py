@@ -13,7 +13,7 @@ from gate_ideas_scenes import Scene, Scenes, choice_figures, cross_fitted, unit
 from gate_ideas_text import hubness
 from gzsl_peers import Floats, fit_weights, log_softmax
 
-from hybrid.fusion.evidence import MEMORY_SCALE, Scorer
+from hybrid.gate.evidence import MEMORY_SCALE, Scorer
 
 TIP_SHARPNESS = 5.5
 KERNEL_SHARPNESS, KERNEL_RIDGE = 12.0, 0.3

@@ -9,7 +9,7 @@ import numpy as np
 from gate_ideas_scenes import Scene, Scenes, choice_figures, unit
 from gzsl_peers import Floats, fit_weights, log_softmax
 
-from hybrid.fusion.evidence import Scorer
+from hybrid.gate.evidence import Scorer
 
 CONSE_CLASSES = 10
 
@@ -100,7 +100,7 @@ def normalized(scene: Scene) -> Floats:
 def centred_cosine(scene: Scene, unwhitened: float) -> Floats:
     """Texts' directions from their mean, photos from theirs, with the photos' spread within classes evened out.
 
-    `unwhitened` is the identity's share in the covariance; the product has `hybrid.fusion.evidence.UNWHITENED` of it.
+    `unwhitened` is the identity's share in the covariance; the product has `hybrid.gate.evidence.UNWHITENED` of it.
     """
     photo, text = _centres(scene)
     within = scene.memory.within

@@ -40,13 +40,13 @@ from threadpoolctl import threadpool_limits
 from hybrid.config import HeadSettings
 from hybrid.errors import DataError, GateError, HeadError, HybridError, listing
 from hybrid.evaluation.metrics import score_system
-from hybrid.fusion.episodes import Photos, calibrate, check_enough, class_folds
-from hybrid.fusion.evidence import Scorer
-from hybrid.fusion.experts import zero_shot_logits
-from hybrid.fusion.fit import fit_gate
-from hybrid.fusion.gate import Gate
-from hybrid.fusion.memory import ClassMemory
-from hybrid.fusion.operating import Policy, choose_point
+from hybrid.gate.episodes import Photos, calibrate, check_enough, class_folds
+from hybrid.gate.evidence import Scorer
+from hybrid.gate.experts import zero_shot_logits
+from hybrid.gate.fit import fit_gate
+from hybrid.gate.gate import Gate
+from hybrid.gate.gaussians import ClassMemory
+from hybrid.gate.policy import Policy, choose_point
 from hybrid.heads.base import LabelledPhotos, TrainingSet
 from hybrid.heads.linear import C_GRID, LinearHead, train_linear_head
 

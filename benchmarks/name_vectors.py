@@ -20,7 +20,7 @@ from gzsl import unit
 from numpy.typing import NDArray
 
 from hybrid.errors import DataError, HybridError
-from hybrid.prompts import PromptClass, PromptSet, class_key, load_templates
+from hybrid.labels.prompts import PromptClass, PromptSet, class_key, load_templates
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def find_names(names: str) -> tuple[str, ...]:
     """Give the names in a prompt file, or those of all animals that could be drawn but are no class of the demo."""
     if names != "drawable-animals":
         return PromptSet.load(names).names
-    from hybrid.world.animals import training_animals
+    from hybrid.demo.animals import training_animals
 
     return tuple(animal.name for animal in training_animals())
 

@@ -47,17 +47,17 @@ from rich.table import Table
 from threadpoolctl import threadpool_limits
 
 from hybrid.errors import DataError, HybridError
-from hybrid.fusion.conformal import set_threshold
-from hybrid.fusion.decide import Decided, Decider, FittedGate
-from hybrid.fusion.episodes import calibrate, check_enough, class_folds
-from hybrid.fusion.evidence import Scorer
-from hybrid.fusion.fit import fit_gate
-from hybrid.fusion.gate import Gate
-from hybrid.fusion.memory import ClassMemory
-from hybrid.fusion.operating import HeldOut, Policy, uniform_from_hash
-from hybrid.fusion.reject import Rejector, fit_rejector
+from hybrid.gate.conformal import set_threshold
+from hybrid.gate.decide import Decided, Decider, FittedGate
+from hybrid.gate.episodes import calibrate, check_enough, class_folds
+from hybrid.gate.evidence import Scorer
+from hybrid.gate.fit import fit_gate
+from hybrid.gate.gate import Gate
+from hybrid.gate.gaussians import ClassMemory
+from hybrid.gate.policy import HeldOut, Policy, uniform_from_hash
+from hybrid.gate.rejection import Rejector, fit_rejector
 from hybrid.heads.linear import LinearHead
-from hybrid.prompts import class_key
+from hybrid.labels.prompts import class_key
 
 COVERAGES = (0.9, 0.95)
 PROMISES = {"reject 0.95": Policy(reject=0.95), "max_false_accept 0.1": Policy(max_false_accept=0.1)}
@@ -150,7 +150,7 @@ def uniforms(photos: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def fit(split: Split) -> Fitted:
-    """Train the head and fit gate and rejector, the calls of `hybrid.gating.fit_run_gate`."""
+    """Train the head and fit gate and rejector, the calls of `hybrid.run.gate.fit_run_gate`."""
     seen = len(split.seen)
     check_enough(seen, len(split.val))
     head = train_probe(split)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, log_softmax, logsumexp
 
-from hybrid.fusion.memory import ClassMemory
+from hybrid.gate.gaussians import ClassMemory
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from hybrid.data.records import ImageRecord
 from hybrid.encoders.base import FloatArray
+from hybrid.images.records import ImageRecord
 from hybrid.index.faiss_file import read_note
 from hybrid.index.neighbors import NeighborIndex, open_index
 from hybrid.index.store import EmbeddingStore, StoredPhoto

@@ -71,7 +71,7 @@ def cuda_name() -> str | None:
 
 def hybrid_decode_all(setup: Setup) -> Work:
     """Read and decode as build-index does, with its number of threads, and nothing else."""
-    from hybrid.data.stream import default_workers
+    from hybrid.images.stream import default_workers
 
     read = reader(setup)
 
@@ -105,7 +105,7 @@ def hybrid_training(setup: Setup, files: Sequence[str], epochs: int) -> list[flo
 
     import hybrid.cli.main  # noqa: F401
     from hybrid.device import resolve
-    from hybrid.heads.fit import train_backbone_head
+    from hybrid.heads.training.fit import train_backbone_head
 
     rates: list[float] = []
     with TemporaryDirectory() as log:
@@ -129,7 +129,7 @@ def plain_timm(setup: Setup, files: Sequence[str], epochs: int) -> list[float]:
     from torch.utils.data import DataLoader
 
     from hybrid.device import resolve
-    from hybrid.heads.train import training_compute
+    from hybrid.heads.training.train import training_compute
 
     settings, compute = recipe(setup, epochs), training_compute(recipe(setup, epochs), resolve(setup.device))
     model = timm.create_model(HEAD, num_classes=len(setup.names))
@@ -203,8 +203,8 @@ def labelled(setup: Setup, files: Sequence[str]) -> TrainingSet:
     """The files with classes in turn; a batch of them validates too."""
     import numpy as np
 
-    from hybrid.data.sources import scan
     from hybrid.heads.base import LabelledPhotos, TrainingSet
+    from hybrid.images.sources import scan
 
     wanted = frozenset(files)
     records = [one for one in scan([Path(files[0]).parent], labelled=False).records if one.path in wanted]

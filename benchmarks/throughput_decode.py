@@ -127,9 +127,9 @@ def fidelity(setup: Setup, files: Sequence[str], gaps: Sequence[float | None]) -
     encoder = load(replace(setup, precision="fp32", device="cpu"))
     from PIL import Image
 
-    from hybrid.data.decode import decode_scaled
     from hybrid.encoders.base import unit_norm
-    from hybrid.preprocess import GAP
+    from hybrid.images.decode import decode_scaled
+    from hybrid.images.preprocess import GAP
 
     if encoder.cover is None:
         raise TypeError(f"{encoder.name} has a preprocessing of its own, which takes photos at full size")

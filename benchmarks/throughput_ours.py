@@ -47,7 +47,7 @@ def settings(setup: Setup) -> Any:
 def reader(setup: Setup) -> Callable[[bytes], Any]:
     """What a reading thread of the product does with the bytes of a photo: all that the encoder waits for."""
     encoder = load(setup)
-    from hybrid.data.decode import decode_scaled
+    from hybrid.images.decode import decode_scaled
 
     return lambda data: encoder.prepare(decode_scaled(data, encoder.cover), None)
 
@@ -55,7 +55,7 @@ def reader(setup: Setup) -> Callable[[bytes], Any]:
 def to_input(setup: Setup) -> Callable[[bytes], object]:
     """From the bytes of a photo to the encoder's input, as open_clip's transform gives it."""
     encoder = load(setup)
-    from hybrid.data.decode import decode_scaled
+    from hybrid.images.decode import decode_scaled
 
     return lambda data: encoder.batch([encoder.prepare(decode_scaled(data, encoder.cover), None)])
 
@@ -63,7 +63,7 @@ def to_input(setup: Setup) -> Callable[[bytes], object]:
 def hybrid_build_index(setup: Setup) -> Work:
     """From files to committed vectors in a fresh store: scan, read, hash, decode, encode, commit."""
     encoder = load(setup)
-    from hybrid.data.sources import scan
+    from hybrid.images.sources import scan
     from hybrid.index.build import build_index
     from hybrid.index.store import EmbeddingStore
 
@@ -132,9 +132,9 @@ def with_head(classifier: HybridClassifier, setup: Setup) -> HybridClassifier:
     """The same with a head of random weights that has seen all the classes."""
     from hybrid.config import HeadSettings
     from hybrid.device import resolve
-    from hybrid.heads.backbone import build_model
-    from hybrid.heads.backbone_head import BackboneHead
-    from hybrid.label_space import join
+    from hybrid.heads.nets.backbone import build_model
+    from hybrid.heads.nets.backbone_head import BackboneHead
+    from hybrid.labels.space import join
 
     recipe = HeadSettings(backbone=HEAD, pretrained=False)
     model = build_model(recipe, len(setup.names), load_weights=False)
@@ -172,7 +172,7 @@ def unchanged_rerun(folder: Path, work: Path, repeats: int) -> list[dict[str, fl
 
 def _index(folder: Path, encoder: ClipEncoder, run: Path) -> float:
     """Seconds of what `hybrid build-index` does once it is loaded."""
-    from hybrid.data.sources import scan
+    from hybrid.images.sources import scan
     from hybrid.index.build import build_index
     from hybrid.index.neighbors import open_index
     from hybrid.index.store import EmbeddingStore

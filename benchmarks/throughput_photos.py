@@ -75,7 +75,7 @@ def write_photos(folder: Path, count: int, size: tuple[int, int], seed: int = 0)
 
 def class_names(count: int = 40, prompts: str = "caltech101") -> tuple[str, ...]:
     """The first classes of a bundled prompt file."""
-    from hybrid.prompts import PromptSet
+    from hybrid.labels.prompts import PromptSet
 
     return PromptSet.load(prompts).names[:count]
 

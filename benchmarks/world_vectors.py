@@ -23,7 +23,7 @@ from gzsl import SPLITS
 from hybrid.errors import HybridError
 
 if TYPE_CHECKING:
-    from hybrid.world.animals import Animal
+    from hybrid.demo.animals import Animal
 
 # Photos a class; of test ones more, so that the figures are steady.
 PHOTOS = {"train": 16, "val": 12, "test": 20}
@@ -55,10 +55,10 @@ def _classes(text: str) -> int:
 def world(trained: int = 0, photos: dict[str, int] | None = None) -> dict[str, Any]:
     """Arrays of a file: the demo's classes, seen ones first, or `trained` random ones of those met in training."""
     from hybrid.config import EncoderSettings
+    from hybrid.demo.painting import draw
     from hybrid.encoders import load_encoder
     from hybrid.index.texts import embed_classes
-    from hybrid.prompts import PromptClass, load_templates
-    from hybrid.world.painting import draw
+    from hybrid.labels.prompts import PromptClass, load_templates
 
     encoder: Any = load_encoder(EncoderSettings(model="tiny", precision="fp32"), "cpu")
     animals = _animals(trained)
@@ -82,7 +82,7 @@ def world(trained: int = 0, photos: dict[str, int] | None = None) -> dict[str, A
 
 
 def _animals(trained: int) -> list[Animal]:
-    from hybrid.world.animals import demo_classes, training_animals
+    from hybrid.demo.animals import demo_classes, training_animals
 
     if not trained:
         return [*demo_classes().seen, *demo_classes().unseen]

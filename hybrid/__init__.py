@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hybrid.classifier import HybridClassifier
-    from hybrid.fusion.operating import Policy
-    from hybrid.prompts import PromptSet
+    from hybrid.gate.policy import Policy
+    from hybrid.labels.prompts import PromptSet
 
 __version__ = "0.1.0"
 __all__ = ["HybridClassifier", "Policy", "PromptSet"]
 
 _HOMES = {
     "HybridClassifier": "hybrid.classifier",
-    "Policy": "hybrid.fusion.operating",
-    "PromptSet": "hybrid.prompts",
+    "Policy": "hybrid.gate.policy",
+    "PromptSet": "hybrid.labels.prompts",
 }
 
 

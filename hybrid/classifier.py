@@ -11,27 +11,27 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid.answers import Answers, Prediction, to_predictions
 from hybrid.config import EncoderSettings, Regions
-from hybrid.data.decode import Scaled
-from hybrid.data.reading import ReadPhoto, read, widest
-from hybrid.data.records import ImageRecord
-from hybrid.data.stream import IN_FLIGHT, ahead, batched, default_workers, ordered_map
 from hybrid.device import CPU_BATCH
 from hybrid.encoders.base import Encoder, FloatArray
 from hybrid.errors import ConfigError, GateError, UnreadableImageError
-from hybrid.few_shot.base import FewShotExpert
-from hybrid.fusion.calibration import log_softmax
-from hybrid.fusion.decide import Decider, FittedGate
-from hybrid.fusion.experts import zero_shot_logits
-from hybrid.fusion.operating import Policy, uniform_from_hash
-from hybrid.fusion.shown import ShownPhotos
-from hybrid.growth import save, with_class, without_class
+from hybrid.gate.calibration import log_softmax
+from hybrid.gate.decide import Decider, FittedGate
+from hybrid.gate.experts import zero_shot_logits
+from hybrid.gate.few_shot.base import FewShotExpert
+from hybrid.gate.policy import Policy, uniform_from_hash
+from hybrid.gate.support import ShownPhotos
 from hybrid.heads.base import Head
-from hybrid.label_space import LabelSpace
-from hybrid.loading import Source, assemble, read_source
-from hybrid.pictures import Images, to_records
-from hybrid.prompts import PromptSet
+from hybrid.images.decode import Scaled
+from hybrid.images.inputs import Images, to_records
+from hybrid.images.reading import ReadPhoto, read, widest
+from hybrid.images.records import ImageRecord
+from hybrid.images.stream import IN_FLIGHT, ahead, batched, default_workers, ordered_map
+from hybrid.labels.prompts import PromptSet
+from hybrid.labels.space import LabelSpace
+from hybrid.prediction import Answers, Prediction, to_predictions
+from hybrid.run.classes.growth import save, with_class, without_class
+from hybrid.run.load import Source, assemble, read_source
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class HybridClassifier:
         regions : {"none", "slic", "tiles"}, optional
             How the head cuts each photo to vote on its parts; default: as it was trained.
         few_shot : str, optional
-            Without a head: which of `hybrid.few_shot.registry.EXPERTS` joins names and photos; `notes` say which.
+            Without a head: which of `hybrid.gate.few_shot.registry.EXPERTS` joins names and photos; `notes` say which.
 
         Raises
         ------
@@ -270,7 +270,7 @@ class HybridClassifier:
         Parameters
         ----------
         images : path, PIL image, array, tensor, or an iterable of these
-            See `hybrid.pictures.to_records`.
+            See `hybrid.images.inputs.to_records`.
         batch_size : int, optional
             Photos that go through the networks at once; default: what the device has memory for, 32 on a CPU.
         workers : int, optional

@@ -36,8 +36,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from hybrid.world.animals import Animal, demo_classes, training_animals
-from hybrid.world.painting import draw
+from hybrid.demo.animals import Animal, demo_classes, training_animals
+from hybrid.demo.painting import draw
 
 SIZE = 64
 CONTEXT = 32

@@ -9,17 +9,17 @@ from PIL import Image
 from scipy.special import log_softmax, softmax
 
 from hybrid.classifier import HybridClassifier
-from hybrid.data.sources import scan
 from hybrid.errors import ArtifactError, DataError, GateError
 from hybrid.evaluation.evaluate import evaluate
-from hybrid.fusion.decide import FittedGate
-from hybrid.fusion.gate import Gate, GateFit, GateWeights, SeenWeights
-from hybrid.fusion.memory import ClassMemory
-from hybrid.fusion.operating import HeldOut, Policy
-from hybrid.fusion.reject import Rejector
-from hybrid.label_space import join
-from hybrid.preprocess import to_picture
-from hybrid.prompts import PromptSet
+from hybrid.gate.decide import FittedGate
+from hybrid.gate.gate import Gate, GateFit, GateWeights, SeenWeights
+from hybrid.gate.gaussians import ClassMemory
+from hybrid.gate.policy import HeldOut, Policy
+from hybrid.gate.rejection import Rejector
+from hybrid.images.preprocess import to_picture
+from hybrid.images.sources import scan
+from hybrid.labels.prompts import PromptSet
+from hybrid.labels.space import join
 
 SEEN = ("red", "green")
 SPACE = join(SEEN, PromptSet.from_names(["green", "blue"]))
@@ -138,7 +138,7 @@ def test_answers_equal_the_formula():
 
 
 def test_each_photo_is_decoded_once_for_both_experts(photos, monkeypatch):
-    from hybrid.data import reading
+    from hybrid.images import reading
 
     decoded = []
     decode = reading.decode_scaled

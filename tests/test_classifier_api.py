@@ -10,22 +10,22 @@ import torch
 from PIL import Image
 from scipy.special import softmax
 
-from hybrid.answers import NONE
-from hybrid.artifact import Layout, write_run
 from hybrid.classifier import HybridClassifier
 from hybrid.config import EncoderSettings, HeadSettings
-from hybrid.data.sources import scan
+from hybrid.demo.animals import demo_classes
+from hybrid.demo.painting import draw
 from hybrid.device import resolve
 from hybrid.encoders import load_encoder
 from hybrid.errors import ConfigError, DataError, EncoderError, UnreadableImageError
-from hybrid.fusion.operating import Policy
+from hybrid.gate.policy import Policy
+from hybrid.images.inputs import to_records
+from hybrid.images.sources import scan
 from hybrid.index.build import build_index
 from hybrid.index.store import EmbeddingStore
-from hybrid.pictures import to_records
-from hybrid.prompts import PromptSet
-from hybrid.training import train_run
-from hybrid.world.animals import demo_classes
-from hybrid.world.painting import draw
+from hybrid.labels.prompts import PromptSet
+from hybrid.prediction import NONE
+from hybrid.run.files import Layout, write_run
+from hybrid.run.train import train_run
 
 # Some processors compute in bf16 by default, where the size of a batch shows in the second digit.
 TINY = EncoderSettings(model="tiny", pretrained=None, precision="fp32")
@@ -239,7 +239,7 @@ def test_a_batch_of_nothing(classifier, paths, batch_size):
 
 
 def test_a_folder_is_not_decoded_at_once(classifier, paths, monkeypatch):
-    from hybrid.data import reading
+    from hybrid.images import reading
 
     decoded = []
     decode = reading.decode_scaled

@@ -10,14 +10,14 @@ from PIL import Image
 
 from hybrid.classifier import HybridClassifier
 from hybrid.config import EncoderSettings
-from hybrid.data import reading
-from hybrid.data.sources import scan
-from hybrid.data.stream import IN_FLIGHT, ahead
 from hybrid.device import CPU_BATCH
 from hybrid.encoders import load_encoder
 from hybrid.errors import EncoderError
-from hybrid.label_space import join
-from hybrid.prompts import PromptSet
+from hybrid.images import reading
+from hybrid.images.sources import scan
+from hybrid.images.stream import IN_FLIGHT, ahead
+from hybrid.labels.prompts import PromptSet
+from hybrid.labels.space import join
 
 
 def mean_of(photo) -> np.ndarray:

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from hybrid.classifier import HybridClassifier
-from hybrid.data.sources import scan
 from hybrid.errors import EncoderError
-from hybrid.label_space import join
-from hybrid.preprocess import to_picture
-from hybrid.prompts import PromptSet
+from hybrid.images.preprocess import to_picture
+from hybrid.images.sources import scan
+from hybrid.labels.prompts import PromptSet
+from hybrid.labels.space import join
 
 
 class ColourEncoder:

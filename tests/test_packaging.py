@@ -43,7 +43,7 @@ def test_installed_wheel_finds_bundled_prompts(wheel, tmp_path):
     (site / "dependencies.pth").write_text("\n".join(dependencies) + "\n")
     code = (
         "import hybrid, pathlib\n"
-        "from hybrid.prompts import PromptSet, load_templates\n"
+        "from hybrid.labels.prompts import PromptSet, load_templates\n"
         "print(pathlib.Path(hybrid.__file__).parent)\n"
         "print(len(PromptSet.load('animals').names), len(load_templates('imagenet').texts))\n"
     )

@@ -40,12 +40,12 @@ def add_class(
     device: options.Device = "auto",
 ) -> None:
     """Add a class by photos, name or both, without training. Again to add more photos."""
-    from hybrid.artifact import Layout, read_run
-    from hybrid.classes import add_class as add
     from hybrid.cli import show
     from hybrid.cli.settings import encoder_settings
-    from hybrid.data.sources import scan
     from hybrid.encoders import load_encoder
+    from hybrid.images.sources import scan
+    from hybrid.run.classes import add_class as add
+    from hybrid.run.files import Layout, read_run
 
     layout = Layout(run)
     read_run(layout)  # before the encoder, which takes a while
@@ -67,10 +67,10 @@ def add_class(
 
 def remove_class(name: Name, run: options.Run = options.DEFAULT_RUN) -> None:
     """Forget a class that the head was not trained on. Its names, and its photos in the index."""
-    from hybrid.artifact import Layout
-    from hybrid.classes import remove_class as remove
     from hybrid.cli import show
-    from hybrid.data.naming import plural
+    from hybrid.images.naming import plural
+    from hybrid.run.classes import remove_class as remove
+    from hybrid.run.files import Layout
 
     done = remove(Layout(run), name)
     for line in done.notes:
@@ -80,7 +80,7 @@ def remove_class(name: Name, run: options.Run = options.DEFAULT_RUN) -> None:
 
 def known_by(photos: int, named: bool, synonyms: Sequence[str]) -> str:
     """Say how a class is known that the head does not know."""
-    from hybrid.data.naming import plural
+    from hybrid.images.naming import plural
 
     names = "its name" + (f" (also {', '.join(synonyms)})" if synonyms else "")
     if not photos:

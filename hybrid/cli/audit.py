@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from hybrid.auditing import DUPLICATES_ABOVE
 from hybrid.cli import options
 from hybrid.cli.predict import Format
+from hybrid.tools.audit import DUPLICATES_ABOVE
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from hybrid.auditing.audit import Audit
-    from hybrid.auditing.duplicates import DuplicateGroup
-    from hybrid.auditing.labels import Suspect
+    from hybrid.tools.audit.audit import Audit
+    from hybrid.tools.audit.duplicates import DuplicateGroup
+    from hybrid.tools.audit.labels import Suspect
 
 
 SHOWN_OF_GROUP = 8
@@ -53,10 +53,10 @@ def audit(
     """List near duplicates and labels that are probably wrong. Nothing in the run changes."""
     from functools import partial
 
-    from hybrid.auditing.audit import LabelCheck, audit_run
     from hybrid.cli import show
     from hybrid.cli.write import opened
-    from hybrid.prompts import PromptSet
+    from hybrid.labels.prompts import PromptSet
+    from hybrid.tools.audit.audit import LabelCheck, audit_run
 
     _check(labels, prompts, templates, sheet)
     check = LabelCheck(PromptSet.load(prompts) if prompts else None, templates, device) if labels else None
@@ -82,9 +82,9 @@ def _check(labels: bool, prompts: str | None, templates: str | None, sheet: Path
 
 
 def _draw(found: Audit, sheet: Path) -> None:
-    from hybrid.auditing.sheet import MOST, draw_suspects
     from hybrid.cli import show
     from hybrid.errors import listing
+    from hybrid.tools.audit.sheet import MOST, draw_suspects
 
     if not found.suspects:
         show.note("no picture: no label looks wrong")
@@ -97,7 +97,7 @@ def _draw(found: Audit, sheet: Path) -> None:
 
 
 def _write(found: Audit, stream: TextIO, chosen: str, top: int) -> None:
-    from hybrid.auditing.report import write_csv, write_jsonl
+    from hybrid.tools.audit.report import write_csv, write_jsonl
 
     if chosen == "jsonl":
         write_jsonl(found, stream)
@@ -129,7 +129,7 @@ def _print_tables(found: Audit, stream: TextIO, top: int) -> None:
 
 
 def _duplicates_title(found: Audit) -> str:
-    from hybrid.data.naming import plural
+    from hybrid.images.naming import plural
 
     groups = found.duplicates
     if not groups:
@@ -168,8 +168,8 @@ def _duplicates_table(groups: Sequence[DuplicateGroup]) -> Table:
 def _suspects_table(suspects: Sequence[Suspect]) -> Table:
     from rich.text import Text
 
-    from hybrid.auditing.report import nearest_labels
     from hybrid.cli.write import short_path
+    from hybrid.tools.audit.report import nearest_labels
 
     table = _table("photo", "label", "suggested", "score", "zero-shot", "nearest labels")
     for suspect in suspects:

@@ -26,14 +26,14 @@ def build_index(
     device: options.Device = "auto",
 ) -> None:
     """Embed photos and cache the vectors. Only what is new or changed is computed."""
-    from hybrid.artifact import Layout, write_run
     from hybrid.cli import show
     from hybrid.cli.settings import encoder_settings
-    from hybrid.data.sources import scan
     from hybrid.encoders import load_encoder
+    from hybrid.images.sources import scan
     from hybrid.index.build import build_index as build
     from hybrid.index.neighbors import open_index
     from hybrid.index.store import EmbeddingStore
+    from hybrid.run.files import Layout, write_run
 
     layout = Layout(run)
     settings = encoder_settings(layout, encoder, pretrained, precision)

@@ -13,8 +13,8 @@ from hybrid.cli import options
 from hybrid.cli.train_head import Assignments, Classes, Weights
 
 if TYPE_CHECKING:
-    from hybrid.comparison.compare import Comparison
-    from hybrid.comparison.trial import Embedded
+    from hybrid.tools.compare.compare import Comparison
+    from hybrid.tools.compare.trial import Embedded
 
 Recipes = Annotated[
     str, typer.Option(help="Names (hybrid recipes lists them) or TOML files, with commas between.", metavar="A,B,C")
@@ -61,14 +61,14 @@ def compare(
     """Train recipes on the same photos and test them. Prints one table; a finished recipe is not run again."""
     from hybrid.cli import show
     from hybrid.cli.settings import absolute, read_names
-    from hybrid.comparison.compare import TestPlan
-    from hybrid.comparison.compare import compare as run_comparison
-    from hybrid.comparison.vary import candidates
     from hybrid.config import HeadSettings
-    from hybrid.data.sources import scan
     from hybrid.device import resolve
-    from hybrid.heads.photos import read_photos
     from hybrid.heads.recipes import load_recipe, recipe_label
+    from hybrid.heads.training.selection import read_photos
+    from hybrid.images.sources import scan
+    from hybrid.tools.compare.compare import TestPlan
+    from hybrid.tools.compare.compare import compare as run_comparison
+    from hybrid.tools.compare.vary import candidates
 
     flags = {"backbone_weights": absolute(backbone_weights), "epochs": epochs, "seed": seed}
     fixed = {key for key, value in flags.items() if value is not None}
@@ -94,7 +94,7 @@ def compare(
 
 def _show(comparison: Comparison, out: Path) -> None:
     from hybrid.cli import show
-    from hybrid.comparison import tables
+    from hybrid.tools.compare import tables
 
     console = show.stdout()
     console.print(tables.as_table(comparison.rows))
@@ -110,14 +110,14 @@ def _embedded(
     encoder: str | None, pretrained: str | None, sources: Sequence[str], out: Path, device: str
 ) -> Iterator[Embedded | None]:
     """Embed all photos into a store of the comparison; nothing where no encoder is named."""
-    from hybrid.artifact import Layout
     from hybrid.cli import show
     from hybrid.cli.settings import encoder_settings
-    from hybrid.comparison.trial import Embedded
-    from hybrid.data.sources import scan
     from hybrid.encoders import load_encoder
+    from hybrid.images.sources import scan
     from hybrid.index.build import build_index
     from hybrid.index.store import EmbeddingStore
+    from hybrid.run.files import Layout
+    from hybrid.tools.compare.trial import Embedded
 
     if encoder is None:
         yield None

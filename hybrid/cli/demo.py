@@ -14,8 +14,8 @@ def demo(
 ) -> None:
     """Run the whole job on the bundled world. No download; about two minutes."""
     from hybrid.cli import show
-    from hybrid.world import RECIPE
-    from hybrid.world.demo import write_demo
+    from hybrid.demo import RECIPE
+    from hybrid.demo.dataset import write_demo
 
     data, run, picture = folder / "data", folder / "run", folder / "predictions.png"
     console = show.stdout()

@@ -44,8 +44,8 @@ def evaluate(
     """Score head, zero-shot and hybrid on labelled photos."""
     from hybrid.cli import show
     from hybrid.cli.load import load_classifier
-    from hybrid.data.sources import scan
     from hybrid.evaluation.evaluate import evaluate as run_evaluation
+    from hybrid.images.sources import scan
 
     policy = options.policy_of(prior, balance, max_seen_loss, reject, max_false_accept, coverage)
     found = scan(sources)

@@ -11,8 +11,8 @@ import typer
 from hybrid.cli import options
 
 if TYPE_CHECKING:
-    from hybrid.data.records import ImageRecord
-    from hybrid.explanation.report import Explanation
+    from hybrid.images.records import ImageRecord
+    from hybrid.tools.explain.report import Explanation
 
 
 class Method(StrEnum):
@@ -53,11 +53,11 @@ def explain(
     device: options.Device = "auto",
 ) -> None:
     """Show what the answer for one photo rests on. Maps, nearest photos, the gate's terms."""
-    from hybrid.artifact import write_json
     from hybrid.cli import show
     from hybrid.cli.load import load_classifier
-    from hybrid.explanation.explain import explain as explain_photo
-    from hybrid.explanation.figure import draw_explanation
+    from hybrid.run.files import write_json
+    from hybrid.tools.explain.explain import explain as explain_photo
+    from hybrid.tools.explain.figure import draw_explanation
 
     policy = options.policy_of(prior, balance, max_seen_loss, reject, max_false_accept)
     record = _one_photo(photo)
@@ -76,8 +76,8 @@ def explain(
 
 
 def _one_photo(photo: str) -> ImageRecord:
-    from hybrid.data.sources import scan
     from hybrid.errors import ConfigError
+    from hybrid.images.sources import scan
 
     records = scan([photo], labelled=False).records
     if len(records) != 1:

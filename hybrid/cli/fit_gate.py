@@ -19,11 +19,11 @@ def fit_gate(
     device: options.Device = "auto",
 ) -> None:
     """Fit the gate of the run's head anew. After new photos joined the index, or with other templates."""
-    from hybrid.artifact import HeadFiles, Layout, read_run
     from hybrid.cli import show
     from hybrid.device import resolve
     from hybrid.encoders import load_encoder
-    from hybrid.training import refit_gate
+    from hybrid.run.files import HeadFiles, Layout, read_run
+    from hybrid.run.train import refit_gate
 
     layout = Layout(run)
     encoder = load_encoder(read_run(layout).encoder, device)

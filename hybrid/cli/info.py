@@ -10,7 +10,7 @@ from hybrid.cli.add_class import known_by
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hybrid.artifact import HeadInfo, Layout
+    from hybrid.run.files import HeadInfo, Layout
 
 MOST_CLASSES = 20
 
@@ -19,10 +19,10 @@ def info(run: options.Run = options.DEFAULT_RUN) -> None:
     """Say what a run holds: index, classes, head and gate."""
     from rich.markup import escape
 
-    from hybrid.artifact import Layout, read_gate, read_head_info, read_run
     from hybrid.cli import show
     from hybrid.errors import listing
     from hybrid.index.store import EmbeddingStore
+    from hybrid.run.files import Layout, read_gate, read_head_info, read_run
 
     layout = Layout(run)
     console = show.stdout()
@@ -71,9 +71,9 @@ def info(run: options.Run = options.DEFAULT_RUN) -> None:
 
 def _classes(layout: Layout, head: HeadInfo | None, fingerprint: str) -> Iterator[str]:
     """How each class is known: counts, then a line for each one that the head does not know."""
-    from hybrid.classes import shown_classes
-    from hybrid.data.naming import plural
-    from hybrid.prompts import class_key
+    from hybrid.images.naming import plural
+    from hybrid.labels.prompts import class_key
+    from hybrid.run.classes import shown_classes
 
     seen, left_out = (head.classes, head.left_out) if head else ((), ())
     classes, notes = shown_classes(layout, (fingerprint,), seen, left_out)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hybrid.artifact import Layout, read_run
 from hybrid.classifier import HybridClassifier
 from hybrid.cli.settings import encoder_settings
 from hybrid.config import Regions
 from hybrid.errors import ConfigError
-from hybrid.fusion.operating import Policy
-from hybrid.prompts import PromptSet
+from hybrid.gate.policy import Policy
+from hybrid.labels.prompts import PromptSet
+from hybrid.run.files import Layout, read_run
 
 
 def load_classifier(

@@ -10,7 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from hybrid.config import Regions
-    from hybrid.fusion.operating import Balance, Policy
+    from hybrid.gate.policy import Balance, Policy
 
 
 class RegionsChoice(StrEnum):
@@ -106,7 +106,7 @@ def policy_of(
 ) -> Policy:
     """Join the flags; ConfigError where they contradict each other."""
     from hybrid.errors import ConfigError
-    from hybrid.fusion.operating import Policy
+    from hybrid.gate.policy import Policy
 
     if balance not in (None, "natural", "equal"):
         raise ConfigError("--balance takes natural or equal", got=str(balance))

@@ -12,9 +12,9 @@ import typer
 from hybrid.cli import options
 
 if TYPE_CHECKING:
-    from hybrid.answers import Prediction
     from hybrid.classifier import Batch, HybridClassifier
-    from hybrid.data.records import ImageRecord
+    from hybrid.images.records import ImageRecord
+    from hybrid.prediction import Prediction
 
 GRID_PHOTOS = 25
 
@@ -60,7 +60,7 @@ def predict(
     from hybrid.cli import show
     from hybrid.cli.load import load_classifier
     from hybrid.cli.write import writer_of
-    from hybrid.data.sources import scan
+    from hybrid.images.sources import scan
 
     policy = options.policy_of(prior, balance, max_seen_loss, reject, max_false_accept, coverage)
     found = scan(sources, labelled=False)
@@ -93,9 +93,9 @@ class _Evidence:
     """Finds the nearest labelled photos of every batch, and counts what there is to say of them."""
 
     def __init__(self, run: Path, classifier: HybridClassifier) -> None:
-        from hybrid.artifact import Layout
         from hybrid.cli import show
-        from hybrid.retrieval.neighbours import LabelledNeighbours
+        from hybrid.run.files import Layout
+        from hybrid.tools.search.neighbors import LabelledNeighbours
 
         self._neighbours = LabelledNeighbours(Layout(run), classifier.encoder)
         for line in self._neighbours.notes:
@@ -105,7 +105,7 @@ class _Evidence:
         classifier.always_embed = self._neighbours.missing is None
 
     def add(self, batch: Batch, predictions: list[Prediction]) -> list[Prediction]:
-        from hybrid.retrieval.neighbours import with_neighbors
+        from hybrid.tools.search.neighbors import with_neighbors
 
         near = self._neighbours.nearest(batch.embeddings, batch.hashes)
         self._notes.update(note for found in near for note in found.notes)
@@ -120,8 +120,8 @@ class _Evidence:
 
 def _draw(drawn: list[tuple[ImageRecord, Prediction]], grid: Path | None) -> None:
     from hybrid.cli import show
-    from hybrid.data.decode import read_and_decode
     from hybrid.evaluation.grid import draw_grid
+    from hybrid.images.decode import read_and_decode
 
     if grid is None or not drawn:
         return

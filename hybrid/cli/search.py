@@ -14,9 +14,9 @@ from hybrid.cli.predict import Format
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from hybrid.data.records import ImageRecord
     from hybrid.encoders.base import Encoder, FloatArray
-    from hybrid.retrieval.search import Hit
+    from hybrid.images.records import ImageRecord
+    from hybrid.tools.search.search import Hit
 
 COLUMNS = ("rank", "score", "label", "split", "path", "copies", "itself")
 
@@ -43,12 +43,12 @@ def search(
     device: options.Device = "auto",
 ) -> None:
     """Find the photos of the index most like a text or a photo."""
-    from hybrid.artifact import Layout, read_run
     from hybrid.cli import show
     from hybrid.cli.write import opened
     from hybrid.encoders import load_encoder
-    from hybrid.retrieval.search import photo_query
-    from hybrid.retrieval.search import search as search_index
+    from hybrid.run.files import Layout, read_run
+    from hybrid.tools.search.search import photo_query
+    from hybrid.tools.search.search import search as search_index
 
     _check(text, image, templates, sheet)
     layout = Layout(run)
@@ -84,8 +84,8 @@ def _check(text: str | None, image: str | None, templates: str | None, sheet: Pa
 
 
 def _one_photo(photo: str) -> ImageRecord:
-    from hybrid.data.sources import scan
     from hybrid.errors import ConfigError
+    from hybrid.images.sources import scan
 
     records = scan([photo], labelled=False).records
     if len(records) != 1:
@@ -95,8 +95,8 @@ def _one_photo(photo: str) -> ImageRecord:
 
 def _text(encoder: Encoder, text: str, templates: str | None) -> FloatArray:
     from hybrid.cli import show
-    from hybrid.prompts import load_templates
-    from hybrid.retrieval.search import query_texts, text_query
+    from hybrid.labels.prompts import load_templates
+    from hybrid.tools.search.search import query_texts, text_query
 
     loaded = load_templates(templates or "simple")
     query = text_query(encoder, text, loaded)
@@ -159,7 +159,7 @@ def _print_table(hits: Sequence[Hit], stream: TextIO) -> None:
 def _draw(hits: Sequence[Hit], sheet: Path, title: str, query: Image | None) -> None:
     from hybrid.cli import show
     from hybrid.errors import listing
-    from hybrid.retrieval.sheet import MOST, draw_sheet
+    from hybrid.tools.search.sheet import MOST, draw_sheet
 
     sheet.parent.mkdir(parents=True, exist_ok=True)
     unreadable = draw_sheet(hits, sheet, title=title, query=query)

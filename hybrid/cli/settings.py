@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hybrid.artifact import Layout, read_run
 from hybrid.config import EncoderSettings, convert
 from hybrid.encoders import PRECOMPUTED
 from hybrid.encoders.base import expand_user
 from hybrid.errors import ConfigError
+from hybrid.run.files import Layout, read_run
 
 
 def encoder_settings(
@@ -51,7 +51,7 @@ def _absolute(name: str) -> str:
 
 def read_names(file: Path) -> tuple[str, ...]:
     """Class names of a prompt-style file (one a line, # comments)."""
-    from hybrid.prompts import PromptSet
+    from hybrid.labels.prompts import PromptSet
 
     if not file.is_file():
         raise ConfigError("the class file does not exist", got=str(file))

@@ -59,14 +59,14 @@ def train_head(
     device: options.Device = "auto",
 ) -> None:
     """Train a head on the index's photos and fit the gate."""
-    from hybrid.artifact import HeadFiles, Layout, read_run
     from hybrid.cli import show
     from hybrid.cli.settings import absolute, read_names
     from hybrid.device import resolve
     from hybrid.encoders import load_encoder
-    from hybrid.heads.distributed import is_main_process
     from hybrid.heads.recipes import load_recipe
-    from hybrid.training import train_run
+    from hybrid.heads.training.distributed import is_main_process
+    from hybrid.run.files import HeadFiles, Layout, read_run
+    from hybrid.run.train import train_run
 
     flags = {
         "kind": head,

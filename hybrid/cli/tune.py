@@ -11,7 +11,7 @@ from hybrid.cli import options
 from hybrid.cli.train_head import Assignments, Classes, Recipe, Weights
 
 if TYPE_CHECKING:
-    from hybrid.tuning.report import Tuning
+    from hybrid.tools.tune.report import Tuning
 
 Out = Annotated[Path, typer.Option(file_okay=False, help="Folder of the study, the best recipe and the picture.")]
 Trials = Annotated[int, typer.Option(min=1, help="Finished trials in all; those of earlier calls count.")]
@@ -32,12 +32,12 @@ def tune(
     """Search the best settings of a recipe. Learning rate, dropout, weight decay and more; a killed search goes on."""
     from hybrid.cli import show
     from hybrid.cli.settings import absolute, read_names
-    from hybrid.data.sources import scan
     from hybrid.device import resolve
-    from hybrid.heads.photos import read_photos, split_photos
     from hybrid.heads.recipes import load_recipe, recipe_label
-    from hybrid.tuning.study import check_recipe
-    from hybrid.tuning.study import tune as run_search
+    from hybrid.heads.training.selection import read_photos, split_photos
+    from hybrid.images.sources import scan
+    from hybrid.tools.tune.study import check_recipe
+    from hybrid.tools.tune.study import tune as run_search
 
     flags = {"backbone_weights": absolute(backbone_weights), "epochs": epochs, "seed": seed}
     settings = load_recipe(recipe, set_ or (), flags)
@@ -57,7 +57,7 @@ def tune(
 
 def _show(tuning: Tuning, out: Path) -> None:
     from hybrid.cli import show
-    from hybrid.tuning import report
+    from hybrid.tools.tune import report
 
     console = show.stdout()
     console.print(report.as_table(tuning))

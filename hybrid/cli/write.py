@@ -15,9 +15,9 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.table import Table
 
-from hybrid.answers import Neighbor, Prediction
 from hybrid.cli import show
 from hybrid.errors import ConfigError
+from hybrid.prediction import Neighbor, Prediction
 
 Writer = Callable[[Sequence[Prediction]], None]
 CSV_COLUMNS = (

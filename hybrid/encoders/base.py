@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid.data.records import ImageRecord
+from hybrid.images.records import ImageRecord
 
 if TYPE_CHECKING:
-    from hybrid.preprocess import Photo
+    from hybrid.images.preprocess import Photo
 
 FloatArray = NDArray[np.float32]
 

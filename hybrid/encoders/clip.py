@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hybrid.data.records import ImageRecord
 from hybrid.device import Compute, MemoryLimit, suggest_batch
 from hybrid.encoders.base import FloatArray, expand_user, fingerprint, unit_norm
-from hybrid.encoders.undrawn import Undrawn
-from hybrid.encoders.vit import ImageTower
+from hybrid.encoders.fast_path import ImageTower
+from hybrid.encoders.hub import find_cached, require_network
+from hybrid.encoders.no_init import Undrawn
 from hybrid.errors import EncoderError, first_line, listing
-from hybrid.hub import find_cached, require_network
-from hybrid.preprocess import PIXELS, Preprocessor
+from hybrid.images.preprocess import PIXELS, Preprocessor
+from hybrid.images.records import ImageRecord
 
 if TYPE_CHECKING:
-    from hybrid.preprocess import Photo
+    from hybrid.images.preprocess import Photo
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_ENDINGS = (".safetensors", ".bin", ".pth", ".pt")

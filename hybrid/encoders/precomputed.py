@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid.data.records import ImageRecord
 from hybrid.device import CPU_BATCH
 from hybrid.encoders.base import FloatArray, fingerprint, unit_norm
 from hybrid.errors import EncoderError, listing
-from hybrid.prompts import class_key
+from hybrid.images.records import ImageRecord
+from hybrid.labels.prompts import class_key
 
 if TYPE_CHECKING:
-    from hybrid.preprocess import Photo
+    from hybrid.images.preprocess import Photo
 
 ARRAYS = ("path", "embedding", "text", "text_embedding", "logit_scale")
 SHAPES = "path (n,), embedding (n, dim), text (m,), text_embedding (m, dim) and one logit_scale"

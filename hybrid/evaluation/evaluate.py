@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.classifier import Batch, HybridClassifier
-from hybrid.data.records import ImageRecord
 from hybrid.device import CPU_BATCH
 from hybrid.errors import DataError, listing
 from hybrid.evaluation.metrics import SystemScores, score_system
 from hybrid.evaluation.promises import RejectionReport, SetReport, report_rejection, report_sets
 from hybrid.evaluation.results import Evaluation, PhotoResults
+from hybrid.images.records import ImageRecord
 
 # Enough for a steady figure, few enough to add little to an evaluation.
 SPEED_BATCHES = 4

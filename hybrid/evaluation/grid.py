@@ -7,8 +7,8 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from hybrid.answers import Prediction
-from hybrid.retrieval.sheet import panels_for, show_photo
+from hybrid.prediction import Prediction
+from hybrid.tools.search.sheet import panels_for, show_photo
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -14,9 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid import __version__
-from hybrid.data.decode import read_and_decode
-from hybrid.data.records import ImageRecord
-from hybrid.data.stream import default_workers, ordered_map
 from hybrid.errors import DataError, UnreadableImageError
 from hybrid.evaluation import figures
 from hybrid.evaluation.calibration import equal_width_bins
@@ -26,6 +23,9 @@ from hybrid.evaluation.metrics import seen_unseen_curve
 from hybrid.evaluation.report import LOWER_IS_BETTER, MISSING, marked_figures
 from hybrid.evaluation.results import Evaluation, PhotoResults
 from hybrid.evaluation.selective import risk_coverage
+from hybrid.images.decode import read_and_decode
+from hybrid.images.records import ImageRecord
+from hybrid.images.stream import default_workers, ordered_map
 
 FILE_NAME = "report.html"
 TEMPLATE = "report.html.j2"

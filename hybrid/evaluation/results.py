@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid.data.records import ImageRecord
 from hybrid.evaluation.metrics import SystemScores
 from hybrid.evaluation.promises import RejectionReport, SetReport
+from hybrid.images.records import ImageRecord
 
 
 @dataclass(frozen=True, eq=False)

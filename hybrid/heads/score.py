@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from hybrid.data.decode import decode_scaled, read_photo
-from hybrid.data.records import ImageRecord
-from hybrid.data.stream import ahead, batched, default_workers, ordered_map
 from hybrid.encoders.base import FloatArray
 from hybrid.heads.base import Head, LabelledPhotos
+from hybrid.images.decode import decode_scaled, read_photo
+from hybrid.images.records import ImageRecord
+from hybrid.images.stream import ahead, batched, default_workers, ordered_map
 
 
 def head_logits(head: Head, photos: LabelledPhotos, batch_size: int | None = None) -> FloatArray:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from hybrid.data.reading import ReadPhoto, read
-from hybrid.data.records import ImageRecord
-from hybrid.data.sources import Scan
-from hybrid.data.stream import IN_FLIGHT, ahead, default_workers, ordered_map
 from hybrid.encoders.base import Encoder, FloatArray
+from hybrid.images.reading import ReadPhoto, read
+from hybrid.images.records import ImageRecord
+from hybrid.images.sources import Scan
+from hybrid.images.stream import IN_FLIGHT, ahead, default_workers, ordered_map
 from hybrid.index.store import ADDED, EmbeddingStore, PhotoRow, StoredPhoto
 
 Progress = Callable[[int], None]

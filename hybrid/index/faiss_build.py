@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 
 from hybrid.errors import StoreError, listing
-from hybrid.index.cells import build_cells
 from hybrid.index.faiss_file import Note, ids_in, read, read_note, write
+from hybrid.index.ivf import build_cells
 from hybrid.index.rows import Ids, RowState, VectorRows
 from hybrid.index.store import EmbeddingStore
 

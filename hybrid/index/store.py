@@ -9,9 +9,9 @@ from types import TracebackType
 
 import numpy as np
 
-from hybrid.data.records import ImageRecord
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import StoreError
+from hybrid.images.records import ImageRecord
 from hybrid.index.rows import VectorRows, from_blobs, in_parts, to_blob
 from hybrid.index.schema import BY_ENCODER, connect, meta
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from hybrid.encoders.base import Encoder, FloatArray
 from hybrid.encoders.texts import average_texts
-from hybrid.prompts import PromptClass, Templates, class_texts
+from hybrid.labels.prompts import PromptClass, Templates, class_texts
 
 
 class TextCache(Protocol):

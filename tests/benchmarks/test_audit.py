@@ -1,7 +1,6 @@
 """benchmarks/audit.py on a small world of vectors: its lists, its figures against a hand count, what it refuses."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +9,10 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
 
 import audit  # noqa: E402
 
-from hybrid.auditing.probabilities import ZeroShot  # noqa: E402
+from hybrid.tools.audit.probabilities import ZeroShot  # noqa: E402
 
 CLASSES, SHOTS, DIM = 6, 10, 16
 
@@ -88,7 +86,7 @@ def test_similar_classes_are_those_of_the_nearest_means(world, tmp_path):
 
 
 def _labelled(embeddings, labels):
-    from hybrid.data.records import ImageRecord
+    from hybrid.images.records import ImageRecord
 
     records = [[ImageRecord(f"/{i}", "/", label, None, 1, 1)] for i, label in enumerate(labels)]
     return audit.Labelled(records, [str(i) for i in range(len(labels))], embeddings)

@@ -1,14 +1,8 @@
 """benchmarks/explain_pointing.py: the outline is where the animal is, and the scores are what they say."""
 
-import sys
-from pathlib import Path
-
+import explain_pointing
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-import explain_pointing
 
 
 def test_the_outline_is_the_animals():

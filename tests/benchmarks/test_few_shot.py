@@ -10,7 +10,6 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
 
 import few_shot  # noqa: E402
 from few_shot_draw import draw  # noqa: E402

@@ -1,15 +1,10 @@
 """benchmarks/few_shot_figure.py: what stands in the picture."""
 
 import json
-import sys
-from pathlib import Path
-
-import pytest
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import few_shot_figure
+import pytest
+from PIL import Image
 
 
 @pytest.fixture

@@ -1,15 +1,9 @@
 """benchmarks/few_shot_three_way.py: what is shown to whom, and what the figures are of."""
 
-import sys
-from pathlib import Path
-
-import numpy as np
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 import few_shot_three_way
 import gzsl
+import numpy as np
+import pytest
 from few_shot_draw import draw
 
 CLASSES, DIM = 16, 12

@@ -2,13 +2,6 @@
 
 import json
 import math
-import sys
-from pathlib import Path
-
-import numpy as np
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import gate_ideas
 import gate_ideas_gate
@@ -16,8 +9,10 @@ import gate_ideas_scenes
 import gate_ideas_seen
 import gate_ideas_text
 import gzsl
+import numpy as np
+import pytest
 
-from hybrid.fusion.evidence import UNWHITENED, Scorer
+from hybrid.gate.evidence import UNWHITENED, Scorer
 
 CLASSES, DIM = 12, 16
 TABLES = {"unseen": gate_ideas_text.IDEAS, "seen": gate_ideas_seen.IDEAS, "gate": gate_ideas_gate.IDEAS}

@@ -1,15 +1,10 @@
 """benchmarks/gzsl_figure.py: what stands in the picture."""
 
 import json
-import sys
-from pathlib import Path
-
-import pytest
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import gzsl_figure
+import pytest
+from PIL import Image
 
 
 @pytest.fixture

@@ -1,15 +1,10 @@
 """The methods beside the product's gate, each against a calculation by hand."""
 
 import math
-import sys
-from pathlib import Path
-
-import numpy as np
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import gzsl_peers as peers
+import numpy as np
+import pytest
 
 
 def opinions(head, zero_shot, target, hubness=None):

@@ -1,17 +1,11 @@
 """benchmarks/name_vectors.py: what it writes is what benchmarks/open_set.py reads."""
 
-import sys
-from pathlib import Path
-
+import name_vectors
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-import name_vectors
-
+from hybrid.demo.animals import demo_classes
 from hybrid.errors import DataError
-from hybrid.world.animals import demo_classes
 
 
 def test_names_of_a_prompt_file(tmp_path):

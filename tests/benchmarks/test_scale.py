@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import namedtuple
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 import scale
 import scale_parts
 from scale_parts import Run, draw
@@ -79,7 +74,7 @@ def test_the_ratio_alone(few, tmp_path):
 
 def test_the_store_holds_the_rows_and_cells_are_measured_too(few, tmp_path, monkeypatch):
     monkeypatch.setattr(faiss_build, "EXACT_UP_TO", 900)
-    monkeypatch.setattr("hybrid.index.cells.LARGEST_SHARE", 1)
+    monkeypatch.setattr("hybrid.index.ivf.LARGEST_SHARE", 1)
     run = Run(tmp_path, 1500, 16)
     scale_parts.fill(run)
     with EmbeddingStore(run.store) as store:

@@ -1,14 +1,10 @@
 """The throughput benchmark's command line, and the JSON that it leaves."""
 
 import json
-import sys
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 import throughput
 import throughput_parts as parts
 from throughput_table import BARS, RATIOS

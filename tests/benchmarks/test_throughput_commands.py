@@ -2,12 +2,8 @@
 
 import resource
 import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 import throughput_commands as commands
 
 MEGABYTE = 2**20

@@ -1,16 +1,12 @@
 """What the throughput benchmark measures on: the same photos and weights on every machine."""
 
 import io
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 import throughput_photos as photos
+from PIL import Image
 
 
 def pixels(jpeg):

@@ -1,15 +1,11 @@
 """The systems of the throughput benchmark do their work, small, in this process."""
 
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 import throughput_cuda as gpu
 import throughput_decode as decoders
 import throughput_ours as ours
@@ -161,7 +157,7 @@ def test_fidelity_compares_with_the_model_s_own_preprocessing(setup, tmp_path):
 
 
 def test_rerun_takes_the_encoder_s_part_and_reads_nothing_twice(files, tmp_path, monkeypatch):
-    from hybrid.data.records import ImageRecord
+    from hybrid.images.records import ImageRecord
 
     reads = []
     plain = ImageRecord.read_bytes

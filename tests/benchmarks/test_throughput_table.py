@@ -1,15 +1,10 @@
 """Ratios of the throughput benchmark by hand, and their table."""
 
 import io
-import sys
-from pathlib import Path
 
 import pytest
-from rich.console import Console
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 import throughput_table as table
+from rich.console import Console
 from throughput_table import Figures
 
 # What the project promises to report.

@@ -1,13 +1,9 @@
 """The weights that transformers gets are open_clip's: features and tokens of both agree."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 import throughput_transformers as converter
 from throughput_peers import texts, transformers_pipeline
 from throughput_photos import class_names, draw

@@ -7,9 +7,6 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 import throughput_worker as workers
 from throughput_worker import MissingPeerError, Row, Setup, Worker
 
@@ -128,6 +125,6 @@ def test_loaders_start_as_in_a_fresh_program(fakes, tmp_path):
 
 def test_only_missing_packages_are_told_from_failures():
     assert workers._told(ModuleNotFoundError("No module named 'x'", name="x.y"))[0] == "missing"
-    assert workers._told(ImportError("cannot import name", name="hybrid.data.decode"))[0] == "error"
+    assert workers._told(ImportError("cannot import name", name="hybrid.images.decode"))[0] == "error"
     assert workers._told(ImportError("no name"))[0] == "error"
     assert isinstance(MissingPeerError("x"), Exception)

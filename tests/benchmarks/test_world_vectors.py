@@ -1,16 +1,10 @@
 """benchmarks/world_vectors.py: the same vectors each time, and which classes they show."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 import world_vectors
 
-from hybrid.world.animals import demo_classes, training_animals
+from hybrid.demo.animals import demo_classes, training_animals
 
 
 def test_same_vectors_each_time():

@@ -9,17 +9,17 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from hybrid.artifact import Layout, write_run
-from hybrid.classes import read_classes, shown_classes
 from hybrid.cli.add_class import add_class, known_by, remove_class
 from hybrid.cli.main import COMMANDS
 from hybrid.cli.show import EXIT_UNREADABLE
 from hybrid.config import EncoderSettings
-from hybrid.data.sources import scan
 from hybrid.encoders import load_encoder
 from hybrid.errors import ArtifactError, DataError
+from hybrid.images.sources import scan
 from hybrid.index.build import build_index
 from hybrid.index.store import EmbeddingStore
+from hybrid.run.classes import read_classes, shown_classes
+from hybrid.run.files import Layout, write_run
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from hybrid.auditing import DUPLICATES_ABOVE
 from hybrid.cli.audit import audit
 from hybrid.cli.build_index import build_index
+from hybrid.demo.animals import demo_classes
+from hybrid.demo.painting import draw
 from hybrid.errors import ConfigError, MissingExtraError
-from hybrid.world.animals import demo_classes
-from hybrid.world.painting import draw
+from hybrid.tools.audit import DUPLICATES_ABOVE
 
 
 @pytest.fixture(scope="module")

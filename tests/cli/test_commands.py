@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hybrid.world.animals import demo_classes
-from hybrid.world.painting import draw
+from hybrid.demo.animals import demo_classes
+from hybrid.demo.painting import draw
 
 SYSTEM_KEYS = {
     "accuracy",

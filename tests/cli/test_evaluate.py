@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from hybrid.cli.main import app
-from hybrid.world.animals import demo_classes
-from hybrid.world.painting import draw
+from hybrid.demo.animals import demo_classes
+from hybrid.demo.painting import draw
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from hybrid.cli.explain import Method, explain
 from hybrid.errors import ConfigError
-from hybrid.explanation.attribution import METHODS
+from hybrid.tools.explain.attribution import METHODS
 
 
 @pytest.fixture

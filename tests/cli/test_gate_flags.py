@@ -16,10 +16,10 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from hybrid.artifact import HeadFiles, Layout, load_gate, load_head
 from hybrid.cli.main import main
-from hybrid.world.animals import demo_classes
-from hybrid.world.painting import draw
+from hybrid.demo.animals import demo_classes
+from hybrid.demo.painting import draw
+from hybrid.run.files import HeadFiles, Layout, load_gate, load_head
 
 KEYS = {
     *("path", "label", "probability", "seen", "p_unseen", "expert", "top", "head", "zero_shot"),

@@ -7,12 +7,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from hybrid.artifact import HeadInfo, Layout, write_json, write_run
-from hybrid.classes import AddedClass, ClassesInfo
 from hybrid.cli import info as module
 from hybrid.config import EncoderSettings, HeadSettings
-from hybrid.data.records import ImageRecord
+from hybrid.images.records import ImageRecord
 from hybrid.index.store import EmbeddingStore, StoredPhoto
+from hybrid.run.classes import AddedClass, ClassesInfo
+from hybrid.run.files import HeadInfo, Layout, write_json, write_run
 
 
 class Named:
@@ -51,7 +51,7 @@ def head(monkeypatch):
             trained_on=(),
             left_out=tuple(left_out),
         )
-        monkeypatch.setattr("hybrid.artifact.read_head_info", lambda layout: made)
+        monkeypatch.setattr("hybrid.run.files.read_head_info", lambda layout: made)
 
     return make
 

@@ -13,19 +13,19 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from hybrid.artifact import Layout, write_run
 from hybrid.classifier import HybridClassifier
 from hybrid.cli.main import COMMANDS
 from hybrid.cli.predict import predict
 from hybrid.cli.search import COLUMNS, search
 from hybrid.config import EncoderSettings
-from hybrid.data.sources import scan
 from hybrid.encoders import load_encoder
 from hybrid.errors import ArtifactError, ConfigError, StoreError
+from hybrid.images.preprocess import to_picture
+from hybrid.images.sources import scan
 from hybrid.index.build import build_index
 from hybrid.index.store import EmbeddingStore
-from hybrid.label_space import join
-from hybrid.preprocess import to_picture
+from hybrid.labels.space import join
+from hybrid.run.files import Layout, write_run
 
 
 @pytest.fixture(scope="module")

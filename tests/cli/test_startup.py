@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from hybrid.cli.main import COMMANDS, app
-from hybrid.world.animals import demo_classes
-from hybrid.world.painting import draw
+from hybrid.demo.animals import demo_classes
+from hybrid.demo.painting import draw
 
 NETWORKS = {"torch", "torchvision", "open_clip", "timm", "transformers"}
 OTHERS = {"accelerate", "captum", "cleanlab", "faiss", "matplotlib", "optuna", "pandas", "peft", "skimage", "sklearn"}

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from hybrid.config import EncoderSettings
-from hybrid.data.records import ImageRecord
 from hybrid.encoders import load_encoder
 from hybrid.encoders.precomputed import PrecomputedEncoder
 from hybrid.errors import EncoderError
+from hybrid.images.records import ImageRecord
 
 PATHS = ["test/cup/1.jpg", "train/cup/1.jpg", "cup/1.jpg", "1.jpg", "train/sea_horse/2.jpg"]
 NAMES = ["sea horse", "Cup", "crème-brûlée"]

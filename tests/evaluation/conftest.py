@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from hybrid.data.records import ImageRecord
 from hybrid.evaluation.metrics import score_system
 from hybrid.evaluation.results import Evaluation, PhotoResults
+from hybrid.images.records import ImageRecord
 
 SYSTEMS = ("supervised", "zero_shot", "hybrid")
 

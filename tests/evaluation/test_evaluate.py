@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hybrid.data.records import ImageRecord
 from hybrid.evaluation.evaluate import evaluate
 from hybrid.evaluation.metrics import score_system
-from hybrid.fusion.operating import OperatingPoint, Policy
-from hybrid.label_space import join
-from hybrid.prompts import PromptSet
+from hybrid.gate.policy import OperatingPoint, Policy
+from hybrid.images.records import ImageRecord
+from hybrid.labels.prompts import PromptSet
+from hybrid.labels.space import join
 
 SPACE = join(("ant", "bee"), PromptSet.from_names(["bee", "cat"]))
 RECORDS = tuple(

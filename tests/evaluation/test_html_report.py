@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from hybrid.data.decode import decode
 from hybrid.errors import DataError
 from hybrid.evaluation import figures
 from hybrid.evaluation.calibration import equal_width_bins
@@ -23,6 +22,7 @@ from hybrid.evaluation.html_report import METRICS, PAIRS, THUMBNAIL, render, wri
 from hybrid.evaluation.metrics import SystemScores, seen_unseen_curve
 from hybrid.evaluation.results import Evaluation
 from hybrid.evaluation.selective import risk_coverage
+from hybrid.images.decode import decode
 
 MADE = datetime(2031, 5, 4, 16, 30, tzinfo=UTC)
 NASTY = ('<b>&"x', "it's", "長頸鹿", "{{ 7 * 7 }}", "</script><script>alert(1)", "fox")

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 from hybrid.config import HeadSettings
-from hybrid.data.records import ImageRecord
 from hybrid.device import Compute
-from hybrid.heads.augment import transforms
-from hybrid.heads.backbone import PhotoClassifier, build_model
 from hybrid.heads.base import LabelledPhotos, TrainingSet
-from hybrid.heads.stages import freeze
-from hybrid.heads.train import _Loop, train
+from hybrid.heads.nets.backbone import PhotoClassifier, build_model
+from hybrid.heads.training.stages import freeze
+from hybrid.heads.training.train import _Loop, train
+from hybrid.heads.transforms import transforms
+from hybrid.images.records import ImageRecord
 
 CPU = Compute("cpu", "fp32", "test")
 COLOURS = {"red": (200, 40, 40), "green": (40, 180, 40), "blue": (40, 40, 200)}

@@ -12,11 +12,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from hybrid.config import HeadSettings
-from hybrid.data.records import ImageRecord
 from hybrid.errors import HeadError
 from hybrid.heads import linear
 from hybrid.heads.base import LabelledPhotos, TrainingSet
 from hybrid.heads.linear import C_GRID, LinearHead, load_linear_head, save_linear_head, train_linear_head
+from hybrid.images.records import ImageRecord
 
 # How far probabilities may be from the exact optimum: it is ever flatter for larger C.
 TOLERANCES = {0.1: 1e-6, 10.0: 1e-6, 1e3: 2e-4, 1e5: 5e-3}

@@ -69,7 +69,7 @@ def test_timm_knows_what_a_recipe_names(name):
     import timm
     from timm.optim import list_optimizers
 
-    import hybrid.heads.models  # noqa: F401
+    import hybrid.heads.nets.models  # noqa: F401
 
     settings = load_recipe(name)
     assert timm.is_model(settings.backbone)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from hybrid.data.decode import read_and_decode
 from hybrid.heads import score
 from hybrid.heads.linear import LinearHead
 from hybrid.heads.score import head_logits
-from hybrid.preprocess import to_picture
+from hybrid.images.decode import read_and_decode
+from hybrid.images.preprocess import to_picture
 
 
 class PixelHead:
@@ -54,9 +54,9 @@ def test_a_head_that_reads_embeddings_reads_no_photo(coloured, monkeypatch):
 
 def test_a_networks_logits(coloured, recipe):
     from hybrid.device import Compute
-    from hybrid.heads.augment import transforms
-    from hybrid.heads.backbone import build_model
-    from hybrid.heads.backbone_head import BackboneHead
+    from hybrid.heads.nets.backbone import build_model
+    from hybrid.heads.nets.backbone_head import BackboneHead
+    from hybrid.heads.transforms import transforms
 
     photos = coloured((1, 1, 1), (2, 2, 2)).val
     torch.manual_seed(0)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hybrid.data.records import ImageRecord
+from hybrid.images.records import ImageRecord
 from hybrid.index import faiss_build
 from hybrid.index.neighbors import NeighborIndex, open_index
 from hybrid.index.store import EmbeddingStore, StoredPhoto

@@ -11,15 +11,15 @@ import pytest
 from PIL import Image
 
 from hybrid.config import EncoderSettings
-from hybrid.data.records import ImageRecord
-from hybrid.data.sources import scan
 from hybrid.encoders import load_encoder
 from hybrid.encoders.base import unit_norm
 from hybrid.errors import EncoderError
+from hybrid.images.preprocess import Photo, to_picture
+from hybrid.images.records import ImageRecord
+from hybrid.images.sources import scan
 from hybrid.index.build import IndexSummary, build_index
 from hybrid.index.neighbors import open_index
 from hybrid.index.store import EmbeddingStore, StoredPhoto
-from hybrid.preprocess import Photo, to_picture
 
 COLOURS = 6
 

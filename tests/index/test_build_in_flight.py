@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 
 from hybrid.config import EncoderSettings
-from hybrid.data import reading
-from hybrid.data.decode import decode_scaled
-from hybrid.data.sources import scan
-from hybrid.data.stream import IN_FLIGHT, ahead
 from hybrid.encoders import load_encoder
 from hybrid.encoders.base import unit_norm
 from hybrid.errors import EncoderError, HybridWarning
+from hybrid.images import reading
+from hybrid.images.decode import decode_scaled
+from hybrid.images.sources import scan
+from hybrid.images.stream import IN_FLIGHT, ahead
 from hybrid.index.build import IndexSummary, build_index
 from hybrid.index.store import EmbeddingStore
 

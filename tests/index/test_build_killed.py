@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from hybrid.config import EncoderSettings
-from hybrid.data.sources import scan
 from hybrid.encoders import load_encoder
+from hybrid.images.sources import scan
 from hybrid.index.build import IndexSummary, build_index
 from hybrid.index.store import EmbeddingStore
 
@@ -22,7 +22,7 @@ KILL_THIRD_BATCH = """
 import os, signal, sys
 from pathlib import Path
 from hybrid.config import EncoderSettings
-from hybrid.data.sources import scan
+from hybrid.images.sources import scan
 from hybrid.encoders import load_encoder
 from hybrid.index.build import build_index
 from hybrid.index.store import EmbeddingStore

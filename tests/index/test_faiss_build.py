@@ -7,9 +7,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from hybrid.data.records import ImageRecord
 from hybrid.errors import StoreError
-from hybrid.index import cells, faiss_build, faiss_file
+from hybrid.images.records import ImageRecord
+from hybrid.index import faiss_build, faiss_file
+from hybrid.index import ivf as cells
 from hybrid.index.faiss_file import ids_in, read_note
 from hybrid.index.neighbors import open_index
 from hybrid.index.store import EmbeddingStore, StoredPhoto

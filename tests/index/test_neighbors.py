@@ -31,8 +31,8 @@ def filled(empty):
 def celled(empty, monkeypatch):
     """More vectors than an exact search is for."""
     monkeypatch.setattr(faiss_build, "EXACT_UP_TO", 200)
-    monkeypatch.setattr("hybrid.index.cells.QUERIES", 50)
-    monkeypatch.setattr("hybrid.index.cells.LARGEST_SHARE", 1)
+    monkeypatch.setattr("hybrid.index.ivf.QUERIES", 50)
+    monkeypatch.setattr("hybrid.index.ivf.LARGEST_SHARE", 1)
     empty.add([f"content-{number}" for number in range(900)], 0)
     return empty
 

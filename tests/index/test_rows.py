@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hybrid.data.records import ImageRecord
+from hybrid.images.records import ImageRecord
 from hybrid.index import rows as module
 from hybrid.index.rows import RowState
 from hybrid.index.store import StoredPhoto

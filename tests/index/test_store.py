@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hybrid.data.records import ImageRecord
 from hybrid.errors import StoreError
+from hybrid.images.records import ImageRecord
 from hybrid.index.schema import FORMAT
 from hybrid.index.store import EmbeddingStore, StoredPhoto
 
@@ -202,7 +202,7 @@ def test_an_error_while_removing_leaves_everything(store):
 KILLED_WHILE_MADE = """
 import os, signal, sys
 from pathlib import Path
-from hybrid.data.records import ImageRecord
+from hybrid.images.records import ImageRecord
 from hybrid.index import schema as module
 from hybrid.index.store import EmbeddingStore
 

@@ -1,0 +1,123 @@
+"""`write_demo`: the demo's photos as class folders, a folder of unlabelled photos and a prompt file."""
+
+from __future__ import annotations
+
+import io
+import os
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hybrid.errors import ConfigError, DataError, listing
+from hybrid.demo.animals import Animal, DemoClasses, demo_classes
+from hybrid.demo.painting import draw
+
+_QUALITY = 92
+_LOOSE_SEEN, _LOOSE_UNSEEN = 12, 8
+_PROMPTS_HEAD = "# The 50 animals of the demo: 40 have training photos, 10 are known by these names alone.\n"
+
+
+@dataclass(frozen=True, slots=True)
+class _Photo:
+    path: Path
+    animal: Animal
+    seed: tuple[int, ...]
+
+
+def write_demo(
+    folder: Path,
+    *,
+    train_per_class: int = 30,
+    val_per_class: int = 6,
+    test_per_class: int = 14,
+    seed: int = 0,
+) -> None:
+    """Write the demo's data.
+
+    The layout is ``train/CLASS/NNN.jpg`` and ``val/CLASS/NNN.jpg`` for the seen classes,
+    ``test/CLASS/NNN.jpg`` for the seen and the unseen ones, ``photos/photo_NN.jpg`` without labels, and
+    ``prompts.txt`` with all names. Running it again writes the same bytes, and leaves a file alone that
+    holds them already.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to write; created if missing.
+    train_per_class, val_per_class, test_per_class : int
+        Photos of each class in the three splits; the photos that two sizes share are the same.
+    seed : int, default 0
+        Another seed draws other photos of the same classes.
+
+    Raises
+    ------
+    ConfigError
+        If a count is negative.
+    DataError
+        If the folder holds photos that are not part of this demo.
+    """
+    counts = {"train": train_per_class, "val": val_per_class, "test": test_per_class}
+    if min(counts.values()) < 0 or seed < 0:
+        raise ConfigError(
+            "the demo's counts and seed must not be negative",
+            got=f"{counts}, seed {seed}",
+            fix="use 0 or more",
+        )
+    demo = demo_classes()
+    photos = [*_labelled(folder, demo, counts, seed), *_loose(folder, demo, seed)]
+    _refuse_foreign(folder, {photo.path for photo in photos})
+    for parent in {photo.path.parent for photo in photos}:
+        parent.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        for _ in pool.map(_write_photo, photos):
+            pass
+    names = sorted(animal.name for animal in (*demo.seen, *demo.unseen))
+    _write(folder / "prompts.txt", (_PROMPTS_HEAD + "".join(f"{name}\n" for name in names)).encode())
+
+
+def _labelled(folder: Path, demo: DemoClasses, counts: dict[str, int], seed: int) -> Iterator[_Photo]:
+    for stream, (split, count) in enumerate(counts.items()):
+        for animal in (*demo.seen, *demo.unseen) if split == "test" else demo.seen:
+            for i in range(count):
+                path = folder / split / animal.name / f"{i:03d}.jpg"
+                yield _Photo(path, animal, (seed, stream, zlib.crc32(animal.name.encode()), i))
+
+
+def _loose(folder: Path, demo: DemoClasses, seed: int) -> list[_Photo]:
+    rng = np.random.default_rng((seed, 3))
+    seen = [demo.seen[i] for i in rng.permutation(len(demo.seen))[:_LOOSE_SEEN]]
+    unseen = [demo.unseen[i] for i in rng.permutation(len(demo.unseen))[:_LOOSE_UNSEEN]]
+    animals = [*seen, *unseen]
+    order = rng.permutation(len(animals))
+    return [_Photo(folder / "photos" / f"photo_{i:02d}.jpg", animals[k], (seed, 4, i)) for i, k in enumerate(order, 1)]
+
+
+def _refuse_foreign(folder: Path, expected: set[Path]) -> None:
+    """Stop before writing among photos that the demo would then count as its own."""
+    found = [path for part in ("train", "val", "test", "photos") for path in (folder / part).rglob("*.jpg")]
+    foreign = sorted(str(path.relative_to(folder)) for path in found if path not in expected)
+    if foreign:
+        raise DataError(
+            f"{folder} holds photos that this demo did not write",
+            expected="an empty folder, or one that the demo wrote with the same counts",
+            got=listing(foreign, 3),
+            fix="choose another folder, or delete this one",
+        )
+
+
+def _write_photo(photo: _Photo) -> None:
+    packed = io.BytesIO()
+    draw(photo.animal, np.random.default_rng(photo.seed)).save(packed, "JPEG", quality=_QUALITY)
+    _write(photo.path, packed.getvalue())
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file in one step; one that holds the content already keeps its time stamp."""
+    if path.is_file() and path.read_bytes() == content:
+        return
+    unfinished = path.with_name(path.name + ".part")
+    unfinished.write_bytes(content)
+    unfinished.replace(path)

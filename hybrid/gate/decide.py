@@ -1,0 +1,174 @@
+"""`Decider`: a fitted gate at one operating point in one label space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid.errors import GateError
+from hybrid.gate.conformal import prediction_sets
+from hybrid.gate.evidence import Evidence, Scorer
+from hybrid.gate.gate import Fused, Gate, Term
+from hybrid.gate.gaussians import ClassMemory, Floats
+from hybrid.gate.policy import HeldOut, OperatingPoint, Policy, choose_point, odds_of
+from hybrid.gate.rejection import Rejector
+from hybrid.gate.support import ShownEvidence, ShownPhotos
+
+
+@dataclass(frozen=True)
+class FittedGate:
+    """A gate and all that serves it; parts are None where nothing could be fitted, and `reason` says why."""
+
+    gate: Gate | None = None
+    memory: ClassMemory | None = None
+    rejector: Rejector | None = None
+    held_out: HeldOut | None = None
+    reason: str = ""
+
+    @property
+    def warning(self) -> str | None:
+        """What a reader of the probabilities must know, None where the gate was fitted."""
+        if self.gate is None or self.gate.fit is not None:
+            return None
+        return f"the gate is the documented prior, not fitted: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A batch's answers.
+
+    Attributes
+    ----------
+    fused : Fused
+    p_known : (n,) float64 or None
+        Probability that a photo shows any of the classes, where rejection is asked for.
+    sets : (n, c) bool or None
+        Prediction sets, where a coverage is asked for.
+    """
+
+    fused: Fused
+    p_known: Floats | None
+    sets: NDArray[np.bool_] | None
+
+
+@dataclass(frozen=True)
+class Reasons:
+    """What an answer is the sum of.
+
+    Attributes
+    ----------
+    unseen : tuple of Term
+        Of the log-odds whose sigmoid is p(unseen), values (n,): the gate's, its ``bias``, what photos of ``shown``
+        classes changed, and the ``prior``'s log-odds. Empty where every class is seen.
+    among_seen : tuple of Term
+        Of the logits over the s seen classes, values (n, s).
+    among_unseen : tuple of Term
+        Of the logits over the c - s unseen classes, values (n, c - s).
+    """
+
+    unseen: tuple[Term, ...]
+    among_seen: tuple[Term, ...]
+    among_unseen: tuple[Term, ...]
+
+
+class Decider:
+    """Answers for photos of one label space.
+
+    Parameters
+    ----------
+    fitted : FittedGate
+    texts : (c, d)
+        Text embeddings of the classes that have a text, seen classes first.
+    logit_scale : float
+        The encoder's.
+    policy : Policy
+    shown : ShownPhotos, optional
+        Of classes that labelled photos show.
+
+    Raises
+    ------
+    GateError
+        If there is no gate, or the policy needs a fitted one.
+    """
+
+    def __init__(
+        self,
+        fitted: FittedGate,
+        texts: NDArray[Any],
+        logit_scale: float,
+        policy: Policy,
+        shown: ShownPhotos | None = None,
+    ) -> None:
+        if fitted.gate is None or fitted.memory is None:
+            raise GateError("this run has no gate", got=fitted.reason, fix="hybrid train-head")
+        self._gate, self._rejector = fitted.gate, fitted.rejector
+        self._scorer = Scorer(fitted.memory, texts, logit_scale, shown)
+        seen = len(fitted.memory.means)
+        nameless = 0 if shown is None else int(np.count_nonzero(shown.place >= len(texts)))
+        classes = seen, len(texts) + nameless - seen
+        joined = 0 if shown is None else sum(classes) - shown.asked
+        self.point: OperatingPoint = choose_point(
+            policy, self._gate, self._scorer, classes, fitted.rejector, fitted.held_out, joined
+        )
+
+    def __call__(
+        self, embeddings: NDArray[Any], head_logits: NDArray[Any], uniform: NDArray[np.float64] | None = None
+    ) -> Decided:
+        """Answer for embeddings (n, d), unit norm, and head logits (n, s).
+
+        `uniform`, (n,) in [0, 1), is needed for prediction sets alone; see
+        `hybrid.gate.policy.uniform_from_hash`.
+        """
+        evidence = self._scorer(embeddings, head_logits)
+        point = self.point
+        fused = self._gate.fuse(evidence, *odds_of(point))
+        p_known = sets = None
+        if point.accept_above is not None and self._rejector is not None:
+            p_known = self._rejector.p_known(self._gate, evidence, *odds_of(point))
+        if point.set_threshold is not None and uniform is not None:
+            sets = prediction_sets(np.exp(fused.log_probabilities), uniform, point.set_threshold)
+        return Decided(fused, p_known, sets)
+
+    def reasons(self, embeddings: NDArray[Any], head_logits: NDArray[Any]) -> Reasons:
+        """Take the answers for embeddings (n, d) and head logits (n, s) apart."""
+        evidence = self._scorer(embeddings, head_logits)
+        if evidence.shown is not None:
+            return self._reasons_with_shown(evidence, evidence.shown)
+        seen = evidence.seen
+        among_seen = self._gate.seen_terms(evidence)
+        if evidence.classes == seen:
+            return Reasons((), among_seen, ())
+        texts = (replace(term, value=term.value[:, seen:]) for term in self._gate.text_terms(evidence))
+        return Reasons((*self._gate.terms(evidence), self._prior(evidence)), among_seen, tuple(texts))
+
+    def _prior(self, evidence: Evidence) -> Term:
+        return Term("prior", np.ones(len(evidence.novelty)), self.point.log_odds)
+
+    def _reasons_with_shown(self, evidence: Evidence, shown: ShownEvidence) -> Reasons:
+        """Add what the photos of shown classes changed, as one term of its own."""
+        from scipy.special import logsumexp
+
+        fused = self._gate.fuse(evidence, *odds_of(self.point))
+        asked = replace(evidence.with_texts(slice(shown.asked)), shown=None)
+        by_name = self._gate.terms(asked) if asked.classes > asked.seen else ()
+        rest = (*by_name, self._prior(evidence))
+        log_p, seen = fused.log_probabilities, evidence.seen
+        log_odds = logsumexp(log_p[:, seen:], axis=1) - logsumexp(log_p[:, :seen], axis=1)
+        changed = Term("shown", log_odds - sum(term.product for term in rest), 1.0)
+        bare = np.zeros((len(log_p), shown.classes - shown.named))
+        texts = [
+            replace(term, value=np.concatenate([term.value[:, seen:], bare], axis=1))
+            for term in self._gate.text_terms(evidence)
+        ]
+        added = log_p[:, seen:] - sum(term.product for term in texts)
+        # Only differences count: what is merely named gets nothing.
+        named = np.setdiff1d(np.arange(seen, shown.asked), shown.place) - seen
+        added = added - added[:, named[:1]] if len(named) else added
+        return Reasons(
+            (*by_name, changed, self._prior(evidence)),
+            self._gate.seen_terms(evidence),
+            (*texts, Term("shown", added, 1.0)),
+        )

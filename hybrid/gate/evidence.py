@@ -1,0 +1,219 @@
+"""`Evidence`: what each source says of a batch of photos, before anything weighs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid.errors import GateError
+from hybrid.gate.calibration import log_softmax
+from hybrid.gate.gaussians import ClassMemory, Floats, Indices
+from hybrid.gate.means import predict_means
+from hybrid.gate.support import Likelihood, ShownEvidence, ShownPhotos
+
+# How far the whitening goes from the photos' covariance to none at all. A text says little of where exactly the
+# photos lie, so that full whitening magnifies directions that it knows nothing of. One value for all data.
+UNWHITENED = 0.9
+# Squared lengths in the whitened space are this much longer than the encoder's logits; divides, so that weights are
+# of the order of one.
+MEMORY_SCALE = 10.0
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Scores of n photos; the first s of c classes are seen.
+
+    Attributes
+    ----------
+    head : (n, s) float64
+        Log-probabilities of the head.
+    memory : (n, s) float64
+        Log-likelihoods by the labelled photos' Gaussians, over `MEMORY_SCALE`.
+    similarity : (n, c) float64
+        Zero-shot logits: cosine of photo and text times the encoder's logit scale.
+    centred : (n, c) float64
+        The same after the mean photo and the mean text are taken away and the photos' spread is evened out.
+    predicted : (n, c) float64
+        Log-likelihoods by class means that are predicted from the texts.
+    alignment : (s,) float64
+        How well each seen class's text fits its own photos, in units of `similarity`.
+    novelty : (n,) float64
+        How little a photo looks like any seen class by the memory, over `MEMORY_SCALE`.
+    baseline : (n,) float64
+        Log-likelihood under the seen classes together; see `hybrid.gate.support.Likelihood`.
+    located : (n, c) float64
+        The same under each class alone, if it lies where its text predicts.
+    shown : ShownEvidence or None
+        What labelled photos say of classes that the head never learned; None without such classes.
+    """
+
+    head: Floats
+    memory: Floats
+    similarity: Floats
+    centred: Floats
+    predicted: Floats
+    alignment: Floats
+    novelty: Floats
+    baseline: Floats
+    located: Floats
+    shown: ShownEvidence | None = None
+
+    @property
+    def seen(self) -> int:
+        """Number of seen classes."""
+        return int(self.head.shape[1])
+
+    @property
+    def classes(self) -> int:
+        """Number of classes that have a text, seen and unseen."""
+        return int(self.similarity.shape[1])
+
+    def ratios(self, shown: ShownEvidence) -> Floats:
+        """Log-likelihood of each shown class against the seen ones, and against all that were asked for, (2, n, m)."""
+        from scipy.special import logsumexp
+
+        unseen = self.located[:, self.seen : shown.asked]
+        every = np.column_stack([self.baseline + np.log(self.seen), unseen])
+        together = logsumexp(every, axis=1) - np.log(shown.asked)
+        return np.stack([shown.likelihood - rest[:, None] for rest in (self.baseline, together)])
+
+    def __getitem__(self, rows: NDArray[Any] | slice) -> Evidence:
+        """Take some of the photos."""
+        cut = {name: getattr(self, name)[rows] for name in PER_PHOTO}
+        return replace(self, **cut, shown=None if self.shown is None else self.shown[rows])
+
+    def with_texts(self, classes: NDArray[Any] | list[int] | slice) -> Evidence:
+        """Keep the text scores of some classes only; the seen ones must stay in front."""
+        return replace(self, **{name: getattr(self, name)[:, classes] for name in PER_TEXT})
+
+
+PER_PHOTO = ("head", "memory", "similarity", "centred", "predicted", "novelty", "baseline", "located")
+PER_TEXT = ("similarity", "centred", "predicted", "located")
+
+
+class Scorer:
+    """Scores photos against texts and memory: all class-side work is done once, here.
+
+    Parameters
+    ----------
+    memory : ClassMemory
+        Of the s seen classes.
+    texts : (c, d)
+        Text embeddings of the classes that have a text, unit norm, seen classes first.
+    logit_scale : float
+        The encoder's.
+    shown : ShownPhotos, optional
+        Of classes that the head never learned.
+    """
+
+    def __init__(
+        self, memory: ClassMemory, texts: NDArray[Any], logit_scale: float, shown: ShownPhotos | None = None
+    ) -> None:
+        self._memory = memory
+        self._shown = shown
+        self.likelihood = Likelihood(memory, texts)
+        self._scale = logit_scale
+        self._texts = np.asarray(texts, np.float64)
+        seen = len(memory.means)
+        self._centre = memory.means.mean(axis=0)
+        centred = self._texts - self._texts[:seen].mean(axis=0)
+        whiten = _whitener(memory.within)
+        directions = centred @ whiten
+        lengths = np.linalg.norm(directions, axis=1, keepdims=True)
+        # Folding the whitening into the class side leaves one product a photo.
+        self._directions = 0.5 * logit_scale * (directions / np.maximum(lengths, 1e-12)) @ whiten.T
+        known = np.arange(len(centred)) < seen
+        padded = np.zeros_like(centred)
+        padded[known] = memory.means - self._centre
+        means = predict_means(self._texts, padded, known) @ whiten
+        self._predicted = logit_scale * means @ whiten.T
+        self._predicted_bias = -0.5 * logit_scale * (means**2).sum(axis=1)
+        self.alignment = logit_scale * np.einsum("cd,cd->c", self._texts[:seen], memory.means)
+
+    def __call__(
+        self, embeddings: NDArray[Any], head_logits: NDArray[Any], baseline: NDArray[Any] | None = None
+    ) -> Evidence:
+        """Score embeddings (n, d), unit norm, with the head's logits (n, s).
+
+        `baseline`, (n,), is given where it was found with a memory that does not hold the photos.
+
+        Raises
+        ------
+        GateError
+            If the shapes do not fit.
+        """
+        expected = (len(embeddings), len(self._memory.means))
+        if np.shape(head_logits) != expected or np.shape(embeddings)[1:] != self._texts.shape[1:]:
+            raise GateError(
+                "the head's logits or the embeddings do not fit the gate",
+                expected=f"logits {expected} and embeddings of {self._texts.shape[1]} numbers",
+                got=f"logits {np.shape(head_logits)} and embeddings {np.shape(embeddings)}",
+            )
+        photos = np.asarray(embeddings, np.float64)
+        centred = photos - self._centre
+        base = self.likelihood.baseline(photos) if baseline is None else np.asarray(baseline, np.float64)
+        return Evidence(
+            head=log_softmax(head_logits),
+            memory=self._memory.logits(photos) / MEMORY_SCALE,
+            similarity=self._scale * photos @ self._texts.T,
+            centred=centred @ self._directions.T,
+            predicted=centred @ self._predicted.T + self._predicted_bias,
+            alignment=self.alignment,
+            novelty=self._memory.novelty(photos) / MEMORY_SCALE,
+            baseline=base,
+            located=self.likelihood.located(photos),
+            shown=None if self._shown is None else self.likelihood(photos, self._shown),
+        )
+
+
+def _whitener(within: Floats) -> Floats:
+    """(d, d) matrix W such that x @ W has an evened-out spread of about the old size."""
+    size = np.trace(within) / len(within)
+    blend = (1 - UNWHITENED) * within / size + UNWHITENED * np.eye(len(within))
+    return np.asarray(np.linalg.cholesky(np.linalg.inv(blend)))
+
+
+def out_of_fold(
+    train: tuple[NDArray[Any], Indices],
+    photos: tuple[NDArray[Any], Indices],
+    head_logits: NDArray[Any],
+    folds: Indices,
+    texts: NDArray[Any],
+    logit_scale: float,
+    shown: ShownPhotos | None = None,
+) -> Evidence:
+    """Score labelled photos by memories that do not hold them: cross-fitting.
+
+    Parameters
+    ----------
+    train : (m, d), (m,)
+        Embeddings and class indices of photos that are in every memory.
+    photos : (n, d), (n,)
+        The photos to score. Those of the s seen classes join the memories that score the other folds.
+    head_logits : (n, s)
+    folds : (n,) int
+    texts : (c, d)
+    shown : ShownPhotos, optional
+    """
+    embeddings, labels = photos
+    seen = head_logits.shape[1]
+    parts: list[Evidence] = []
+    rows: list[Indices] = []
+    for fold in np.unique(folds):
+        inside = folds == fold
+        kept = ~inside & (labels < seen)
+        memory = ClassMemory.fit(
+            np.concatenate([train[0], embeddings[kept]]), np.concatenate([train[1], labels[kept]]), seen
+        )
+        parts.append(Scorer(memory, texts, logit_scale, shown)(embeddings[inside], head_logits[inside]))
+        rows.append(np.flatnonzero(inside))
+    back = np.argsort(np.concatenate(rows))
+    joined = {name: np.concatenate([getattr(part, name) for part in parts])[back] for name in PER_PHOTO}
+    alignment = np.mean([part.alignment for part in parts], axis=0)
+    found = [part.shown for part in parts if part.shown is not None]
+    likelihood = [part.likelihood for part in found]
+    says = replace(found[0], likelihood=np.concatenate(likelihood)[back]) if found else None
+    return Evidence(**joined, alignment=alignment, shown=says)

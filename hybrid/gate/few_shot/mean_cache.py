@@ -1,0 +1,58 @@
+"""`MeanCache`: for label spaces in which only some classes have photos."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hybrid.gate.few_shot.base import BaseExpert, Floats, Shots
+
+# Photos that the usual affinity is measured to.
+MOST_PHOTOS = 500
+
+
+class MeanCache(BaseExpert):
+    """Zero-shot logits, and for each class with photos how much nearer a photo is to them than to other classes'.
+
+    Tip-Adapter's cache (Zhang et al. 2022) with two changes, so that classes without photos stay in the game. A class's
+    affinities are averaged, where Tip-Adapter sums them and so favours whoever has many photos. And the mean affinity
+    of two photos of different classes is taken away, so that having photos is no advantage in itself.
+
+    Parameters
+    ----------
+    logit_scale : float
+        The encoder's.
+    alpha : float
+        Weight of the cache, in units of the logit scale.
+    beta : float
+        Sharpness of the affinity ``exp(-beta * (1 - cosine))``, as in the paper.
+
+    Attributes
+    ----------
+    texts_, photos_ : (c, d), (n, d) float64
+    share_ : (n, c) float64
+        One over a class's number of photos where a photo is of it, else 0.
+    usual_ : float
+        Mean affinity of photos of different classes; 0 where only one class has photos.
+    """
+
+    def __init__(self, logit_scale: float, alpha: float = 0.03, beta: float = 5.5) -> None:
+        super().__init__(logit_scale)
+        self.alpha, self.beta = alpha, beta
+
+    def _fit(self, shots: Shots) -> None:
+        self.texts_, self.photos_ = shots.full_texts, shots.embeddings
+        self.share_ = shots.one_hot / np.maximum(shots.counts, 1)
+        self._shown = shots.shown
+        # Against a sample, so that many photos need no matrix of all pairs.
+        sample = np.linspace(0, len(shots.labels) - 1, min(len(shots.labels), MOST_PHOTOS)).astype(np.intp)
+        other = shots.labels[:, None] != shots.labels[sample]
+        self.usual_ = float(self._affinity(shots.embeddings[sample])[other].mean()) if other.any() else 0.0
+
+    def _affinity(self, vectors: Floats) -> Floats:
+        """Of photos (m, d) to the cached ones, (n, m)."""
+        return np.asarray(np.exp(-self.beta * (1 - self.photos_ @ vectors.T)))
+
+    def _logits(self, embeddings: Floats) -> Floats:
+        zero_shot = self.logit_scale * (embeddings @ self.texts_.T)
+        gain = self._affinity(embeddings).T @ self.share_ - self.usual_
+        return np.asarray(zero_shot + self.alpha * self.logit_scale * np.where(self._shown, gain, 0.0))

@@ -1,0 +1,275 @@
+"""Where on the seen-unseen curve to stand, whom to reject, how large sets are: chosen at use, without refitting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid.errors import ArtifactError, ConfigError, GateError
+from hybrid.gate.conformal import set_scores, set_threshold
+from hybrid.gate.evidence import Evidence, Scorer
+from hybrid.gate.gate import Gate
+from hybrid.gate.gaussians import Floats, Indices
+from hybrid.gate.rejection import Rejector, threshold_for_coverage
+
+Balance = Literal["natural", "equal"]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the user asks for; at most one of `prior`, `balance` and `max_seen_loss`, and one of the two rejections.
+
+    Attributes
+    ----------
+    prior : float or None
+        Expected share of photos of unseen classes, in (0, 1).
+    balance : {"natural", "equal"} or None
+        ``equal`` (the default of None): one half; ``natural``: the unseen classes' share of all classes.
+    max_seen_loss : float or None
+        As many unseen classes as can be had for this share of the seen photos that would be right without them.
+    reject : float or None
+        Answer "none of these", keeping this share of the photos of seen classes.
+    max_false_accept : float or None
+        The same, letting through about this share of the photos of no class.
+    coverage : float or None
+        Prediction sets that hold the true class of this share of the photos of seen classes.
+    """
+
+    prior: float | None = None
+    balance: Balance | None = None
+    max_seen_loss: float | None = None
+    reject: float | None = None
+    max_false_accept: float | None = None
+    coverage: float | None = None
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, float | int) and not 0 < value < 1:
+                raise ConfigError(f"{_flag(item.name)} takes a share", expected="between 0 and 1", got=f"{value:g}")
+        for group in (("prior", "balance", "max_seen_loss"), ("reject", "max_false_accept")):
+            given = [_flag(name) for name in group if getattr(self, name) is not None]
+            if len(given) > 1:
+                raise ConfigError(f"{' and '.join(given)} contradict each other", fix="give one of them")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What is kept of the n validation photos, so that operating points can be found for any label space.
+
+    Attributes
+    ----------
+    embeddings : (n, d) float32
+    head_logits : (n, s) float32
+    memory, novelty, baseline : (n, s), (n,), (n,) float32
+        By memories that do not hold the photo; see `Evidence`. `baseline` is None where an older version wrote it:
+        then the memory of all photos gives it.
+    target : (n,) int64
+        Seen class index.
+    uniform : (n,) float32
+        Number in [0, 1) from the content hash.
+    """
+
+    embeddings: NDArray[Any]
+    head_logits: NDArray[Any]
+    memory: NDArray[Any]
+    novelty: NDArray[Any]
+    baseline: NDArray[Any] | None
+    target: Indices
+    uniform: NDArray[Any]
+
+    def evidence(self, scorer: Scorer) -> Evidence:
+        """Score the photos in a label space."""
+        found = scorer(self.embeddings, self.head_logits, self.baseline)
+        memory, novelty = np.asarray(self.memory, np.float64), np.asarray(self.novelty, np.float64)
+        return replace(found, memory=memory, novelty=novelty)
+
+    def save(self, file: Path) -> None:
+        """Write as safetensors."""
+        from safetensors.numpy import save_file
+
+        given = {item.name: getattr(self, item.name) for item in fields(self)}
+        tensors = {name: np.ascontiguousarray(value) for name, value in given.items() if value is not None}
+        whole = {"target": tensors.pop("target").astype(np.int64)}
+        save_file({name: value.astype(np.float32) for name, value in tensors.items()} | whole, file)
+
+    @classmethod
+    def load(cls, file: Path) -> HeldOut:
+        """Read what `save` wrote; ArtifactError if it is missing or damaged."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            tensors = load_file(file)
+            given = {item.name: tensors[item.name] for item in fields(cls) if item.name != "baseline"}
+            return cls(**given, baseline=tensors.get("baseline"))
+        except (OSError, SafetensorError, KeyError) as error:
+            raise ArtifactError(
+                f"{file} is missing or damaged, or of an older version", got=repr(error), fix="hybrid fit-gate"
+            ) from error
+
+
+def uniform_from_hash(sha256: str) -> float:
+    """Number in [0, 1) that looks random and is always the same for the same photo."""
+    return int(sha256[:13], 16) / 16**13
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A policy turned into numbers, for one gate and one label space.
+
+    Attributes
+    ----------
+    log_odds : float
+        Added to the log-odds of "unseen".
+    shown_log_odds : float
+        The same for each class that joined by its photos without being asked for by name.
+    accept_above : float or None
+        A photo whose p(known) is lower shows none of the classes.
+    set_threshold : float or None
+        See `hybrid.gate.conformal`.
+    notes : tuple of str
+        What was chosen and what it promises.
+    """
+
+    log_odds: float = 0.0
+    shown_log_odds: float = 0.0
+    accept_above: float | None = None
+    set_threshold: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+def choose_point(
+    policy: Policy,
+    gate: Gate,
+    scorer: Scorer,
+    classes: tuple[int, int],
+    rejector: Rejector | None = None,
+    held_out: HeldOut | None = None,
+    joined: int = 0,
+) -> OperatingPoint:
+    """Find the operating point.
+
+    Parameters
+    ----------
+    scorer : Scorer
+        Of the label space.
+    classes : (int, int)
+        Seen and unseen classes in it.
+    rejector, held_out : optional
+        None where too little was known to fit a gate.
+    joined : int
+        How many of the unseen classes joined by their photos, without being asked for by name.
+
+    Raises
+    ------
+    GateError
+        If the policy needs validation photos and there are none or too few.
+    """
+    needs = [name for name in ("max_seen_loss", "reject", "max_false_accept", "coverage") if getattr(policy, name)]
+    given = _given_odds(policy, *classes, joined, gate.shown.boost)
+    if not needs:
+        return given
+    if held_out is None or rejector is None:
+        raise GateError(
+            f"{_flag(needs[0])} needs a fitted gate",
+            got="the documented prior",
+            fix="hybrid train-head with more classes or photos",
+        )
+    evidence = held_out.evidence(scorer)
+    point = given
+    if policy.max_seen_loss is not None and classes[1]:
+        shift = _shift_for_loss(gate, evidence, held_out.target, policy.max_seen_loss)
+        share = 1 / (1 + np.exp(-shift))
+        note = f"p(unseen) beforehand {share:.3f}: gives up {policy.max_seen_loss:.1%} of the right seen answers"
+        point = OperatingPoint(shift, shift, notes=(note,))
+    if policy.coverage is not None:
+        point = _with_sets(point, policy.coverage, gate, evidence, held_out)
+    point = _with_rejection(point, policy, rejector.p_known(gate, evidence, *odds_of(point)), rejector)
+    bare = 0 if evidence.shown is None else int(np.count_nonzero(~evidence.shown.has_name))
+    if policy.max_false_accept is not None and bare:
+        warning = (
+            f"WARNING: {bare} of the classes have no name: their photos take foreign ones too, so more than that pass"
+        )
+        return replace(point, notes=(*point.notes, warning))
+    return point
+
+
+def odds_of(point: OperatingPoint) -> tuple[float, float]:
+    """What `Gate.fuse` takes of a point."""
+    return point.log_odds, point.shown_log_odds
+
+
+def _given_odds(policy: Policy, seen: int, unseen: int, joined: int, boost: float) -> OperatingPoint:
+    """Log-odds of the group of named classes, and of each class that joined.
+
+    Those that joined were fitted as likely as `boost` seen ones each. At the default that stays, so that a class more
+    changes nothing for the others; a prior that is asked for is shared among all unseen classes.
+    """
+    if unseen == 0:
+        return OperatingPoint()
+    share, why = 0.5, "(--prior, --balance natural or --max-seen-loss choose otherwise)"
+    shown = 0.0
+    if policy.prior is not None:
+        share, why = policy.prior, "as given"
+    elif policy.balance == "natural":
+        share, why = unseen / (seen + unseen), "the unseen classes' share of all classes"
+    log_odds = float(np.log(share / (1 - share)))
+    if policy.prior is not None or policy.balance == "natural":
+        shown = log_odds + float(np.log(seen / unseen / boost))
+        # Those that joined do not stand in the group of named ones: their part of the share is not the group's.
+        log_odds += float(np.log((unseen - joined) / unseen)) if joined < unseen else 0.0
+    note = f"p(unseen) beforehand {share:.3g} {why}"
+    if joined and not shown:
+        of_names = f"{note}, of the named classes; " if joined < unseen else ""
+        note = f"{of_names}each class that joined is as likely beforehand as {boost:.2g} trained ones"
+    return OperatingPoint(log_odds, shown, notes=(note,))
+
+
+def _with_sets(
+    point: OperatingPoint, coverage: float, gate: Gate, evidence: Evidence, held_out: HeldOut
+) -> OperatingPoint:
+    probabilities = np.exp(gate.fuse(evidence, *odds_of(point)).log_probabilities)
+    scores = set_scores(probabilities, np.asarray(held_out.uniform, np.float64))
+    note = (
+        f"sets hold the class of {coverage:.0%} of photos like the {len(held_out.target)} validation photos of seen "
+        "classes; nothing is guaranteed for photos of unseen classes"
+    )
+    threshold = set_threshold(scores, held_out.target, coverage)
+    return replace(point, set_threshold=threshold, notes=(*point.notes, note))
+
+
+def _with_rejection(point: OperatingPoint, policy: Policy, p_known: Floats, rejector: Rejector) -> OperatingPoint:
+    if policy.reject is not None:
+        accept = threshold_for_coverage(p_known, policy.reject)
+        promise = f"keeps {policy.reject:.0%} of the photos of seen classes"
+    elif policy.max_false_accept is not None:
+        accept = rejector.threshold_for_false_accepts(policy.max_false_accept)
+        promise = (
+            f"lets about {policy.max_false_accept:.0%} of the photos of unknown classes pass, as far as held-out seen "
+            "classes resemble them"
+        )
+    else:
+        return point
+    note = f"answers none of these where p(known) is under {accept:.3f}: {promise}"
+    return replace(point, accept_above=accept, notes=(*point.notes, note))
+
+
+def _shift_for_loss(gate: Gate, evidence: Evidence, target: Indices, loss: float) -> float:
+    """Largest shift of the log-odds that turns at most a share `loss` of right seen answers into unseen ones."""
+    joint = gate.fuse(evidence).log_probabilities
+    seen, unseen = joint[:, : evidence.seen], joint[:, evidence.seen :]
+    margin = seen.max(axis=1) - unseen.max(axis=1)
+    right = np.sort(margin[seen.argmax(axis=1) == target])
+    if len(right) == 0:
+        raise GateError("no validation photo is right without the unseen classes, so none can be given up")
+    # An answer turns when the shift passes its margin; a hair less, so that rounding errors do not turn it.
+    return float(right[int(round(loss * len(right), 9))]) - 1e-9

@@ -1,0 +1,102 @@
+"""`Rejector`: the probability that a photo shows any class of the label space at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from hybrid.errors import GateError
+from hybrid.gate.evidence import Evidence
+from hybrid.gate.fit import Labelled, fit_logistic
+from hybrid.gate.gate import Gate
+from hybrid.gate.gaussians import Floats
+
+QUANTILES = 101
+# More text evidence must never make a photo stranger, nor more doubt make it better known.
+SIGNS = ((0.0, None), (None, 0.0), (None, None))
+
+
+class Rejector(Struct, frozen=True, kw_only=True):
+    """Log-odds that a photo's class is among the seen and named ones, by two numbers of the gate's answer.
+
+    Attributes
+    ----------
+    bias, text, entropy : float
+        Weights: of 1, of the largest text logit over all classes, of the answer's entropy in nats.
+    unknown : tuple of float
+        Quantiles (0, 1, ... 100%) of p(known) over the fit's photos of unknown classes: which threshold lets
+        through which share of them.
+    """
+
+    bias: float
+    text: float
+    entropy: float
+    unknown: tuple[float, ...]
+
+    def p_known(self, gate: Gate, evidence: Evidence, log_odds: float = 0.0, shown_log_odds: float = 0.0) -> Floats:
+        """Probability that a photo shows any of the classes, known and unknown photos being as many, (n,).
+
+        Names and head decide it: what photos add says which class is the likelier one, not whether it is any. A class
+        that photos alone speak for has nothing else, so what it takes of the answer counts as known.
+        """
+        features = _features(gate, replace(evidence, shown=None), log_odds)
+        odds = features @ np.array([self.text, self.entropy]) + self.bias
+        known = np.asarray(np.exp(-np.logaddexp(0, -odds)))
+        if evidence.shown is None or evidence.shown.has_name.all():
+            return known
+        joint = gate.fuse(evidence, log_odds, shown_log_odds).log_probabilities
+        share = np.minimum(np.exp(joint[:, evidence.shown.named :]).sum(axis=1), 1.0)
+        return np.asarray(share + (1 - share) * known)
+
+    def threshold_for_false_accepts(self, rate: float) -> float:
+        """Smallest p(known) to accept that lets at most a share `rate` of the fit's unknown photos pass."""
+        return float(np.interp(1 - rate, np.linspace(0, 1, len(self.unknown)), self.unknown))
+
+
+def threshold_for_coverage(p_known: Floats, coverage: float) -> float:
+    """Largest p(known) to accept that keeps a share `coverage` of these photos of known classes."""
+    return float(np.quantile(p_known, 1 - coverage, method="lower"))
+
+
+def fit_rejector(gate: Gate, episodes: Sequence[Labelled]) -> Rejector:
+    """Fit on episodes in which one half of the held-out classes is named and the other half is not.
+
+    Photos of the unnamed half are the unknown ones; seen, named and unknown photos weigh 1 : 1 : 2.
+    """
+    features, known, weights = [], [], []
+    for evidence, group in _halves(episodes):
+        features.append(_features(gate, evidence))
+        known.append(group != 2)
+        share = np.array([0.25, 0.25, 0.5]) / np.maximum(np.bincount(group, minlength=3), 1)
+        weights.append(share[group])
+    if not features:
+        raise GateError("no episode holds out two classes, so that one may stay unnamed")
+    design, is_known = np.concatenate(features), np.concatenate(known)
+    found = fit_logistic(design, is_known, np.concatenate(weights), np.zeros(3), "the rejector's weights", SIGNS)
+    p_known = 1 / (1 + np.exp(-(design @ found[:2] + found[2])))
+    quantiles = np.quantile(p_known[~is_known], np.linspace(0, 1, QUANTILES))
+    text, entropy, bias = found.tolist()
+    return Rejector(text=text, entropy=entropy, bias=bias, unknown=tuple(quantiles.round(6).tolist()))
+
+
+def _halves(episodes: Sequence[Labelled]) -> Iterator[tuple[Evidence, NDArray[np.intp]]]:
+    """Each episode twice: its evidence without half the held-out classes, and 0 seen, 1 named, 2 unknown a photo."""
+    for episode in episodes:
+        seen, classes = episode.evidence.seen, episode.evidence.classes
+        for half in (0, 1):
+            gone = np.arange(seen + half, classes, 2)
+            if len(gone) in (0, classes - seen):
+                continue
+            kept = np.setdiff1d(np.arange(classes), gone)
+            group = np.where(np.isin(episode.target, gone), 2, episode.is_unseen.astype(int))
+            yield episode.evidence.with_texts(kept), group.astype(np.intp)
+
+
+def _features(gate: Gate, evidence: Evidence, log_odds: float = 0.0) -> Floats:
+    log_p = gate.fuse(evidence, log_odds).log_probabilities
+    entropy = -(np.exp(log_p) * log_p).sum(axis=1)
+    return np.column_stack([gate.text_logits(evidence).max(axis=1), entropy])

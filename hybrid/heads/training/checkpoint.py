@@ -1,0 +1,87 @@
+"""Checkpoints: what a training needs to go on from its last finished epoch as if nothing had happened."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from hybrid import __version__
+from hybrid.config import HeadSettings
+from hybrid.device import Compute
+from hybrid.errors import HeadError
+from hybrid.heads.base import TrainingSet
+from hybrid.heads.training.distributed import process_count
+from hybrid.images.preprocess import PIXELS
+
+FILE = "checkpoint.pt"
+# Grows with the kind of state that is kept, so that none of another kind is taken up.
+STATE = 2
+# What changes no figure: how many processes load photos, and the recipe's words.
+FREE = ("workers", "description", "gate_folds", "l2_c")
+
+
+def training_key(data: TrainingSet, settings: HeadSettings, compute: Compute) -> str:
+    """Hash of all that a training depends on: recipe, classes, photos, device, precision, processes, local weights."""
+    digest = hashlib.sha256(weights_digest(settings))
+    recipe = {name: value for name, value in msgspec.structs.asdict(settings).items() if name not in FREE}
+    kind = compute.device.partition(":")[0]  # each process of a launch has a GPU of its own
+    made = [__version__, STATE, PIXELS, recipe, data.classes, kind, compute.precision, process_count()]
+    digest.update(msgspec.json.encode(made))
+    for part in (data.train, data.val):
+        digest.update(msgspec.json.encode([part.hashes, part.target.tolist()]))
+    return digest.hexdigest()
+
+
+def weights_digest(settings: HeadSettings) -> bytes:
+    """sha256 of the local weights' bytes, empty where the recipe names none."""
+    if settings.backbone_weights is None:
+        return b""
+    file = Path(settings.backbone_weights).expanduser()
+    if not file.is_file():
+        raise HeadError("the backbone weights do not exist", got=str(file), fix="correct --backbone-weights")
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
+
+
+class Checkpoint:
+    """One file in a folder, written after each epoch, whole or not at all.
+
+    Parameters
+    ----------
+    folder : Path or None
+        None keeps nothing.
+    key : str
+        Of `training_key`; another training's checkpoint is not taken up.
+    """
+
+    def __init__(self, folder: Path | None, key: str) -> None:
+        self._file = folder / FILE if folder is not None else None
+        self._key = key
+
+    def load(self, say: Callable[[str], None]) -> dict[str, Any] | None:
+        """Read the last finished epoch's state, None where there is none that fits; says which."""
+        if self._file is None or not self._file.is_file():
+            return None
+        try:
+            state = dict(torch.load(self._file, map_location="cpu", weights_only=True))
+        except Exception as error:  # a torn or foreign file fails in many ways
+            say(f"note: the checkpoint {self._file} cannot be read ({type(error).__name__}); training starts anew")
+            return None
+        if state.get("key") != self._key:
+            say("note: an unfinished training with other settings, photos or device is dropped; training starts anew")
+            return None
+        return state
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write a state of tensors, numbers and texts."""
+        if self._file is None:
+            return
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        part = self._file.with_suffix(".part")
+        torch.save({"key": self._key, **state}, part)
+        part.replace(self._file)

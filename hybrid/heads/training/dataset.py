@@ -1,0 +1,241 @@
+"""From the store's labelled photos to a training and a validation set without overlap."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hybrid.errors import DataError, listing
+from hybrid.heads.base import LabelledPhotos, TrainingSet
+from hybrid.images.splits import stratified_split
+from hybrid.index.store import EmbeddingStore, StoredPhoto
+from hybrid.labels.prompts import class_key
+
+HELD_BACK = ("test",)
+
+
+def training_set(
+    store: EmbeddingStore,
+    fingerprint: str,
+    *,
+    limit_to: Sequence[str] | None,
+    val_fraction: float,
+    seed: int,
+) -> TrainingSet:
+    """Choose the photos to train on.
+
+    Photos of split ``test`` are never used. Where the sources name a validation split it is used, else a
+    stratified `val_fraction` is cut from the labelled photos. Each content counts once: copies are dropped, and a
+    content with two different labels is left out.
+
+    Parameters
+    ----------
+    limit_to : sequence of str, optional
+        The seen classes; None takes every label of the index.
+
+    Raises
+    ------
+    DataError
+        If there are no labelled photos, fewer than two classes, or a class of `limit_to` has no photo.
+    """
+    chosen = choose_photos(store.photos(), limit_to=limit_to, place="index")
+    train, val, notes = divide(chosen, val_fraction, seed)
+
+    def embedded(part: list[StoredPhoto]) -> LabelledPhotos:
+        return with_embeddings(pack(part, chosen.classes), store, fingerprint)
+
+    return TrainingSet(chosen.classes, embedded(train), embedded(val), notes)
+
+
+@dataclass(frozen=True)
+class ChosenPhotos:
+    """Labelled photos of the classes to train, each content once, not yet divided.
+
+    Attributes
+    ----------
+    classes : tuple of str
+    photos : list of StoredPhoto
+        Ordered by path.
+    notes : list of str
+        What was left out.
+    """
+
+    classes: tuple[str, ...]
+    photos: list[StoredPhoto]
+    notes: list[str]
+
+
+def choose_photos(photos: Sequence[StoredPhoto], *, limit_to: Sequence[str] | None, place: str) -> ChosenPhotos:
+    """Choose the photos that may train or validate: labelled, not of split ``test``, each content once.
+
+    Parameters
+    ----------
+    photos : sequence of StoredPhoto
+    limit_to : sequence of str, optional
+        The seen classes; None takes every label.
+    place : {"index", "sources"}
+        Where the photos come from, for the errors.
+
+    Raises
+    ------
+    DataError
+        If there are no labelled photos, fewer than two classes, or a class of `limit_to` has no photo.
+    """
+    labelled = [p for p in photos if p.record.label is not None and p.record.split not in HELD_BACK]
+    if not labelled:
+        raise DataError(
+            f"the {place} {'holds' if place == 'index' else 'hold'} no labelled photos to train on",
+            expected="class folders, a manifest with labels, or labelled shards",
+            fix="hybrid build-index FOLDER_WITH_CLASS_FOLDERS"
+            if place == "index"
+            else "give a folder of class folders",
+        )
+    classes = _classes(labelled, limit_to, place)
+    wanted = set(classes)
+    once, notes = each_content_once([p for p in labelled if p.record.label in wanted])
+    return ChosenPhotos(classes, once, notes)
+
+
+def divide(
+    chosen: ChosenPhotos, val_fraction: float, seed: int
+) -> tuple[list[StoredPhoto], list[StoredPhoto], tuple[str, ...]]:
+    """Divide chosen photos into training and validation: by the split that is named, else a stratified cut.
+
+    Returns
+    -------
+    train, val, notes
+
+    Raises
+    ------
+    DataError
+        If nothing can be held out, or a class is left without a training photo.
+    """
+    named_val = [p for p in chosen.photos if p.record.split == "val"]
+    rest = [p for p in chosen.photos if p.record.split != "val"]
+    if named_val and rest:
+        train, val = rest, named_val
+        note = "validation: the split that the sources name"
+    else:
+        train, val = _cut(chosen.photos, val_fraction, seed)
+        note = f"validation: a stratified {val_fraction:.0%} of the labelled photos, seed {seed}"
+    present = {p.record.label for p in train}
+    missing = [name for name in chosen.classes if name not in present]
+    if missing:
+        raise DataError("classes without a training photo", got=listing(missing), fix="add photos of them")
+    return train, val, (*chosen.notes, note)
+
+
+def pack(photos: Sequence[StoredPhoto], classes: tuple[str, ...]) -> LabelledPhotos:
+    """Number the classes of photos, without embeddings: those are (n, 0) float32.
+
+    Labels find their class by `class_key`; each must be one of `classes`.
+    """
+    index_of = {class_key(name): i for i, name in enumerate(classes)}
+    target = np.array([index_of[class_key(str(p.record.label))] for p in photos], dtype=np.intp)
+    empty = np.empty((len(photos), 0), dtype=np.float32)
+    return LabelledPhotos(tuple(p.record for p in photos), tuple(p.sha256 for p in photos), target, empty)
+
+
+def with_embeddings(photos: LabelledPhotos, store: EmbeddingStore, fingerprint: str) -> LabelledPhotos:
+    """Give photos the store's embeddings; StoreError if one has none."""
+    return replace(photos, embeddings=store.embeddings(photos.hashes, fingerprint))
+
+
+def split_by_training(data: TrainingSet, classes: tuple[str, ...], trained_on: frozenset[str]) -> TrainingSet:
+    """Divide photos by whether they trained a head: what did not may calibrate it.
+
+    Parameters
+    ----------
+    data : TrainingSet
+    classes : tuple of str
+        The head's, in its order.
+    trained_on : frozenset of str
+        Content hashes of the head's training photos.
+
+    Raises
+    ------
+    DataError
+        If the index no longer holds these classes' training photos, or no other photo.
+    """
+    both = (data.train, data.val)
+    hashes = [sha256 for part in both for sha256 in part.hashes]
+    records = [record for part in both for record in part.records]
+    position = np.array([classes.index(name) if name in classes else -1 for name in data.classes], dtype=np.intp)
+    target = position[np.concatenate([part.target for part in both])]
+    embeddings = np.concatenate([part.embeddings for part in both])
+
+    def pick(trained: bool) -> LabelledPhotos:
+        rows = [row for row, sha256 in enumerate(hashes) if (sha256 in trained_on) == trained]
+        chosen = tuple(records[row] for row in rows), tuple(hashes[row] for row in rows)
+        return LabelledPhotos(*chosen, target[rows], embeddings[rows])
+
+    train, val = pick(True), pick(False)
+    covered = len(np.unique(train.target))
+    if sorted(data.classes) != sorted(classes) or covered < len(classes) or not len(val):
+        raise DataError(
+            "the index no longer fits the head",
+            expected=f"training photos of its {len(classes)} classes, and others to calibrate on",
+            got=f"{len(train)} photos that trained it, of {covered} classes, and {len(val)} others",
+            fix="hybrid build-index with the head's photos, or hybrid train-head",
+        )
+    return TrainingSet(classes, train, val, data.notes)
+
+
+def _classes(labelled: list[StoredPhoto], limit_to: Sequence[str] | None, place: str) -> tuple[str, ...]:
+    """Seen classes, sorted; names of `limit_to` find labels by `class_key`."""
+    labels = sorted({str(p.record.label) for p in labelled})
+    by_key = {class_key(label): label for label in labels}
+    if len(by_key) < len(labels):
+        twins = [f"{label} = {by_key[class_key(label)]}" for label in labels if by_key[class_key(label)] != label]
+        raise DataError("labels that differ only in case, spaces, _ or -", got=listing(twins), fix="give them one name")
+    if limit_to is not None:
+        missing = [name for name in limit_to if class_key(name) not in by_key]
+        if missing:
+            raise DataError(
+                f"classes to train on that the {place} {'has' if place == 'index' else 'have'} no photo of",
+                expected=f"names among the {len(labels)} labels: {listing(labels)}",
+                got=listing(missing),
+                fix="correct --classes, or add photos" + (" with hybrid build-index" if place == "index" else ""),
+            )
+        labels = sorted({by_key[class_key(name)] for name in limit_to})
+    if len(labels) < 2:
+        raise DataError(
+            "a head needs at least two classes",
+            got=listing(labels) or "none",
+            fix="add photos of another class, or ask zero-shot alone (predict --prompts, without a head)",
+        )
+    return tuple(labels)
+
+
+def each_content_once(photos: list[StoredPhoto]) -> tuple[list[StoredPhoto], list[str]]:
+    """Drop copies (keeping a training photo before a validation one) and contents with two labels."""
+    labels: dict[str, set[str]] = {}
+    for photo in photos:
+        labels.setdefault(photo.sha256, set()).add(str(photo.record.label))
+    torn = [p.record.path for p in photos if len(labels[p.sha256]) > 1]
+    once: dict[str, StoredPhoto] = {}
+    for photo in sorted(photos, key=lambda p: (p.record.split == "val", p.record.path)):
+        if len(labels[photo.sha256]) == 1:
+            once.setdefault(photo.sha256, photo)
+    notes = []
+    copies = len(photos) - len(once) - len(torn)
+    if copies:
+        notes.append(f"left out {copies} photos that are copies of others, byte for byte")
+    if torn:
+        notes.append(f"left out {len(torn)} photos whose same bytes carry two labels: {listing(torn, 4)}")
+    return sorted(once.values(), key=lambda p: p.record.path), notes
+
+
+def _cut(photos: list[StoredPhoto], fraction: float, seed: int) -> tuple[list[StoredPhoto], list[StoredPhoto]]:
+    labels = [str(p.record.label) for p in photos]
+    if max(Counter(labels).values(), default=0) < 2:
+        raise DataError(
+            "no class has two photos, so none can be held out for validation",
+            got=f"{len(photos)} photos of {len(set(labels))} classes",
+            fix="add photos, or name a validation source in a folder called val",
+        )
+    train, val = stratified_split(labels, fraction, seed)
+    return [photos[i] for i in train], [photos[i] for i in val]

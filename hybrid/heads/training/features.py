@@ -1,0 +1,131 @@
+"""Features of a frozen backbone: the same in every epoch, so they are computed once and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from hybrid.config import HeadSettings
+from hybrid.device import Compute
+from hybrid.heads.base import LabelledPhotos, TrainingSet
+from hybrid.heads.nets.backbone import PhotoClassifier
+from hybrid.heads.training.distributed import process_count
+from hybrid.heads.training.loader import Batch, Draw, batches_on, loader_of, make_loader
+from hybrid.heads.training.stages import stages_joined
+from hybrid.heads.transforms import Transform
+
+# Features of more bytes than this are not kept; 700,000 photos of ConvNeXt-Tiny's 768 numbers are as many.
+MOST_BYTES = 2 * 2**30
+
+
+class FrozenFeatures(Dataset[Batch]):
+    """Pooled features of photos and their classes, by the photos' places; computed when they are first asked for.
+
+    Parameters
+    ----------
+    model : PhotoClassifier
+        On the device of `compute`; its backbone `is_steady`.
+    transform : Transform
+        The plain one.
+    """
+
+    def __init__(
+        self,
+        model: PhotoClassifier,
+        photos: LabelledPhotos,
+        transform: Transform,
+        settings: HeadSettings,
+        compute: Compute,
+        say: Callable[[str], None],
+    ) -> None:
+        self._model, self._photos, self._transform = model, photos, transform
+        self._settings, self._compute, self._say = settings, compute, say
+
+    def __len__(self) -> int:
+        return len(self._photos)
+
+    def __getitems__(self, draws: Sequence[Draw]) -> Batch:
+        """A whole batch at once: (n, features) in the precision that the classifier would get, and (n,) int64."""
+        features, target = self._rows
+        rows = torch.tensor([index for index, _ in draws], device=target.device)
+        return features[rows], target[rows]
+
+    @cached_property
+    def _rows(self) -> Batch:
+        self._say(f"the backbone is frozen: features of {len(self)} photos are computed once")
+        # In the photos' order: cut into the same batches they are the same bits again when a killed training goes on.
+        loader = make_loader(self._photos, self._transform, self._settings, train=False, pin=self._compute.is_cuda)
+        features, targets = [], []
+        backbone = self._model.backbone.eval()
+        for images, target in batches_on(self._compute.device, loader):
+            with torch.no_grad(), self._compute.autocast():
+                features.append(backbone(images))
+            targets.append(target)
+        return torch.cat(features), torch.cat(targets)
+
+    def loader(self, train: bool) -> DataLoader[Any]:
+        """Batches of features, in the order in which `make_loader` would give the photos."""
+        return loader_of(self, self._photos, self._settings, train, collate_fn=_as_it_is)
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+def parts_to_keep(
+    model: PhotoClassifier, data: TrainingSet, settings: HeadSettings, compute: Compute, *, augmented: bool
+) -> tuple[bool, bool]:
+    """Whether the features of the training and of the validation photos can be kept without changing a figure.
+
+    Parameters
+    ----------
+    augmented : bool
+        Whether the training photos differ from epoch to epoch.
+    """
+    # Several processes share out photos, and an autoencoder's error needs them.
+    if process_count() > 1 or settings.reconstruction or not is_steady(model, settings, compute):
+        return False, False
+    size = 4 * int(model.backbone.head_hidden_size)
+    val, train = size * len(data.val), size * len(data.train)
+    mixed = settings.mixup or settings.cutmix
+    return not augmented and not mixed and train + val <= MOST_BYTES, val <= MOST_BYTES
+
+
+def is_steady(model: PhotoClassifier, settings: HeadSettings, compute: Compute) -> bool:
+    """Whether a photo's features stay the same for the whole training.
+
+    They do if no weight of the backbone trains, now or later, and its forward pass in training draws nothing at random
+    (dropout, stochastic depth), gathers no statistics (batch norm) and gives what it gives in use. The last three are
+    asked of the backbone itself, with two pictures of noise, so that no kind of layer has to be known here.
+
+    Parameters
+    ----------
+    model : PhotoClassifier
+        On the device of `compute`; neither its weights and statistics nor the generators are changed.
+    """
+    if stages_joined(1, settings) is not None or any(p.requires_grad for p in model.backbone.parameters()):
+        return False
+    device = torch.device(compute.device)
+    noise = torch.rand(2, 3, settings.image_size, settings.image_size, generator=torch.Generator().manual_seed(0))
+    images = noise.to(device).to(memory_format=torch.channels_last)
+    buffers = {name: buffer.clone() for name, buffer in model.backbone.named_buffers()}
+    drawn = _generator_states(device)
+    with torch.no_grad(), compute.autocast():
+        expected = model.eval().backbone(images).float()
+        found = model.train().backbone(images).float()
+    draws = any(not torch.equal(a, b) for a, b in zip(drawn, _generator_states(device), strict=True))
+    gathers = any(not torch.equal(buffer, buffers[name]) for name, buffer in model.backbone.named_buffers())
+    torch.set_rng_state(drawn[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(drawn[1], device)
+    for name, buffer in model.backbone.named_buffers():
+        buffer.copy_(buffers[name])
+    return not draws and not gathers and torch.allclose(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def _generator_states(device: torch.device) -> list[torch.Tensor]:
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]

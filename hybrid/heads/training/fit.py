@@ -1,0 +1,160 @@
+"""`train_backbone_head`: train a recipe, once or fold by fold, and say how it goes."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from msgspec.structs import replace
+
+from hybrid.config import HeadSettings
+from hybrid.device import Compute
+from hybrid.heads.base import TrainingSet, TrainingSummary
+from hybrid.heads.nets.backbone import PhotoClassifier, build_model, weights_note
+from hybrid.heads.nets.backbone_head import BackboneHead
+from hybrid.heads.nets.ensemble import Ensemble, cross_validation
+from hybrid.heads.nets.lora import add_adapters, merge_adapters
+from hybrid.heads.training import curves
+from hybrid.heads.training.stages import freeze, last_thaw, stages_joined
+from hybrid.heads.training.train import EpochLog, train, training_compute
+from hybrid.heads.transforms import transforms
+
+Say = Callable[[str], None]
+Watch = Callable[[EpochLog], None]
+
+
+def train_backbone_head(
+    data: TrainingSet,
+    settings: HeadSettings,
+    compute: Compute,
+    log_folder: Path,
+    say: Say,
+    *,
+    checkpoints: Path | None = None,
+    on_epoch: Watch | None = None,
+) -> BackboneHead:
+    """Train a recipe and write ``log.csv`` (a row an epoch, as it ends) and ``curves.png`` to `log_folder`.
+
+    With ``folds`` above 1 each fold has its own folder ``fold_N`` of these, and the head is the folds' ensemble.
+
+    Parameters
+    ----------
+    checkpoints : Path, optional
+        Folder of checkpoints; a killed training goes on from its last finished epoch.
+    on_epoch : callable, optional
+        Gets each epoch's row; what it raises ends the training.
+
+    Raises
+    ------
+    HybridError
+        If the recipe cannot be built or trained, or a photo is gone.
+    """
+    if settings.folds == 1:
+        model, summary = _train_one(data, settings, compute, log_folder, say, checkpoints, on_epoch)
+        return BackboneHead(model, data.classes, settings, compute, summary)
+    members, summaries = [], []
+    for number, part in enumerate(cross_validation(data, settings.folds, settings.seed), start=1):
+        say(f"fold {number} of {settings.folds}: {len(part.train)} training and {len(part.val)} validation photos")
+        name = f"fold_{number}"
+        log, kept = log_folder / name, None if checkpoints is None else checkpoints / name
+        log.mkdir(parents=True, exist_ok=True)
+        own = replace(settings, seed=settings.seed + number - 1)
+        model, summary = _train_one(part, own, compute, log, say, kept, on_epoch)
+        members.append(model)
+        summaries.append(summary)
+    scores = np.array([summary.val_accuracy for summary in summaries])
+    say(f"{settings.folds}-fold cross-validation: accuracy {scores.mean():.3f} +- {scores.std(ddof=1):.3f} (mean, sd)")
+    joint = TrainingSummary(
+        epochs=sum(s.epochs for s in summaries),
+        best_epoch=round(float(np.mean([s.best_epoch for s in summaries]))),
+        val_accuracy=float(scores.mean()),
+        parameters=sum(s.parameters for s in summaries),
+        trainable=sum(s.trainable for s in summaries),
+    )
+    return BackboneHead(Ensemble(members), data.classes, settings, compute, joint)
+
+
+def _train_one(
+    data: TrainingSet,
+    settings: HeadSettings,
+    compute: Compute,
+    log_folder: Path,
+    say: Say,
+    checkpoints: Path | None,
+    watch: Watch | None,
+) -> tuple[PhotoClassifier, TrainingSummary]:
+    torch.manual_seed(settings.seed)  # the classifier's first weights are random
+    model = build_model(settings, len(data.classes))
+    say(weights_note(settings))
+    frozen = add_adapters(model, settings) if settings.lora_rank else freeze(model, settings.unfreeze)
+    trainable, parameters = _count(model)
+    training = training_compute(settings, compute)
+    _say_setup(model, settings, frozen, say)
+    say(f"{trainable / 1e6:.2f} of {parameters / 1e6:.2f} M parameters train")
+    say(f"training on {training}, {settings.workers} loader processes, optimiser {settings.optimizer}")
+    rows: list[EpochLog] = []
+
+    def note(row: EpochLog, best: bool) -> None:
+        rows.append(row)
+        _write(log_folder / "log.csv", rows)
+        say(
+            f"epoch {row.epoch:3d}/{settings.epochs}  loss {row.train_loss:.3f}  val loss {row.val_loss:.3f}  "
+            f"val accuracy {row.val_accuracy:.3f}  {row.images_per_second:.0f} photos/s{'  *' if best else ''}"
+        )
+        if watch is not None:
+            watch(row)
+
+    both = transforms(model, settings)
+    if not _augments(settings):
+        both = both[1], both[1]  # what is trained on is then what is validated and answered
+    model, best_epoch = train(model, data, both, settings, training, note, checkpoints=checkpoints, say=say)
+    if settings.lora_rank:
+        model = merge_adapters(model)
+    early = " (early stopping)" if len(rows) < settings.epochs else ""
+    say(f"kept epoch {best_epoch} of {len(rows)}{early}, the best by validation {settings.monitor}")
+    curves.draw(rows, best_epoch, log_folder / "curves.png")
+    best = rows[best_epoch - 1]
+    return model, TrainingSummary(len(rows), best_epoch, best.val_accuracy, _count(model)[1], trainable)
+
+
+def _augments(settings: HeadSettings) -> bool:
+    """Whether a training photo differs from one epoch to the next."""
+    strengths = (settings.flip, settings.rotation, settings.colour_jitter, settings.random_erasing)
+    return settings.crop_scale < 1 or any(strengths) or bool(settings.auto_augment) or settings.regions != "none"
+
+
+def _say_setup(model: PhotoClassifier, settings: HeadSettings, frozen: str, say: Say) -> None:
+    say(frozen)
+    if stages_joined(1, settings) is not None:
+        every, last = settings.unfreeze_every, last_thaw(model, settings)
+        say(f"progressive: the classifier alone at first, one stage more every {every} epochs, all from epoch {last}")
+        if last > settings.epochs:
+            say(f"note: {settings.epochs} epochs end before that")
+    if settings.unfreeze == "none" and not settings.lora_rank and _augments(settings):
+        say(
+            "note: without augmentation (--set crop_scale=1 --set flip=0 --set rotation=0 --set colour_jitter=0) a "
+            "frozen backbone would see each photo once, not once an epoch"
+        )
+    random = not settings.pretrained and settings.backbone_weights is None
+    if random and (settings.unfreeze != "all" or settings.lora_rank):
+        say("note: random weights stay frozen; --set unfreeze=all trains them all")
+
+
+def _count(model: PhotoClassifier) -> tuple[int, int]:
+    """Numbers of parameters that train, and of all."""
+    parameters = list(model.parameters())
+    return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)
+
+
+def _write(file: Path, rows: list[EpochLog]) -> None:
+    """Write the log anew: the rows of a checkpoint may stand in no log yet."""
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        table = [msgspec.to_builtins(row) for row in rows]
+        writer = csv.DictWriter(stream, fieldnames=list(table[0]))
+        writer.writeheader()
+        for values in table:
+            writer.writerow({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in values.items()})

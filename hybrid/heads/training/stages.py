@@ -1,0 +1,120 @@
+"""Stages of a backbone: which of them train, from when on, and at which rate."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from hybrid.config import HeadSettings
+from hybrid.errors import HeadError, first_line
+from hybrid.heads.nets.backbone import PhotoClassifier
+
+Group = dict[str, Any]
+
+
+def freeze(model: PhotoClassifier, unfreeze: str) -> str:
+    """Freeze the backbone but its last stages; returns what is frozen, in words.
+
+    Parameters
+    ----------
+    unfreeze : str
+        ``"all"``, ``"none"`` or the number of last stages that train. Stages are timm's own coarse groups; what
+        follows the last one (a closing norm or convolution) counts with it.
+
+    Raises
+    ------
+    HeadError
+        If a number is asked for and timm does not say what the model's stages are.
+    """
+    parameters = dict(model.backbone.named_parameters())
+    for parameter in parameters.values():
+        parameter.requires_grad_(unfreeze == "all")
+    if unfreeze in ("all", "none"):
+        return "the whole backbone is frozen" if unfreeze == "none" else "nothing is frozen"
+    stages = _stages(model.backbone)
+    free = min(int(unfreeze), len(stages))
+    for name in (name for stage in stages[len(stages) - free :] for name in stage):
+        parameters[name].requires_grad_(True)
+    return f"{len(stages) - free} of {len(stages)} backbone stages (the stem counts) frozen"
+
+
+def unfrozen_at(epoch: int, model: PhotoClassifier, settings: HeadSettings) -> str:
+    """How much of the backbone trains in an epoch (from 1), as `freeze` takes it: all of it, or stage after stage."""
+    free = stages_joined(epoch, settings)
+    return settings.unfreeze if free is None or free >= _stages_wanted(model, settings) else str(free)
+
+
+def last_thaw(model: PhotoClassifier, settings: HeadSettings) -> int:
+    """The epoch from which on all that may train does."""
+    if stages_joined(1, settings) is None:
+        return 1
+    return 1 + settings.unfreeze_every * _stages_wanted(model, settings)
+
+
+def stages_joined(epoch: int, settings: HeadSettings) -> int | None:
+    """How many stages have joined the classifier by an epoch; None where unfreezing is not progressive."""
+    if settings.unfreeze_every == 0 or settings.unfreeze == "none" or settings.lora_rank:
+        return None
+    return (epoch - 1) // settings.unfreeze_every
+
+
+def _stages_wanted(model: PhotoClassifier, settings: HeadSettings) -> int:
+    stages = len(_stages(model.backbone))
+    return stages if settings.unfreeze == "all" else min(int(settings.unfreeze), stages)
+
+
+def parameter_groups(model: PhotoClassifier, settings: HeadSettings) -> list[Group]:
+    """What the optimiser updates: groups with ``params``, ``weight_decay`` and ``lr_scale`` (times learning_rate).
+
+    Norms, biases and position embeddings have no weight decay. With ``layer_decay`` each of timm's layers has its own
+    rate, growing from early to late (Clark et al. 2020, "ELECTRA", section 3; BEiT).
+    """
+    from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+
+    decay, backbone = settings.weight_decay, settings.backbone_rate
+    # timm says for each family which of its matrices are embeddings.
+    spared: frozenset[str] = frozenset(getattr(model.backbone, "no_weight_decay", tuple)())
+    groups: list[Group] = [{"lr_scale": 1.0, **g} for g in param_groups_weight_decay(model.classifier, decay)]
+    if settings.layer_decay is None:
+        groups += [
+            {"lr_scale": backbone, **g}
+            for g in param_groups_weight_decay(model.backbone, decay, no_weight_decay_list=spared)
+        ]
+    elif any(parameter.requires_grad for parameter in model.backbone.parameters()):
+        layered = param_groups_layer_decay(
+            model.backbone, decay, no_weight_decay_list=spared, layer_decay=settings.layer_decay
+        )
+        groups += [{**g, "lr_scale": g["lr_scale"] * backbone} for g in layered]
+    return [group for group in groups if group["params"]]
+
+
+def _stages(backbone: Any) -> list[list[str]]:
+    from timm.models import group_parameters
+
+    parameters = dict(backbone.named_parameters())
+    try:
+        groups = group_parameters(backbone, backbone.group_matcher(coarse=True))
+    except (AttributeError, AssertionError, NotImplementedError, TypeError) as error:
+        raise HeadError(
+            f"timm does not say what the stages of {type(backbone).__name__} are",
+            got=first_line(error),
+            fix="--set unfreeze=all, or --set unfreeze=none",
+        ) from error
+    stages: list[list[str]] = []
+    for key in sorted(groups):
+        names = [name for name in groups[key] if name in parameters]
+        has_weights = any(parameters[name].ndim > 1 for name in names)
+        if has_weights or not stages:
+            stages.append(names)
+        else:
+            stages[-1] = stages[-1] + names
+    # timm counts a closing convolution (MobileNetV3, FastViT) as a stage; it has no elder sibling.
+    while len(stages) > 2 and not _kinds(stages[-1]) & _kinds(name for stage in stages[:-1] for name in stage):
+        stages[-2:] = [stages[-2] + stages[-1]]
+    return stages
+
+
+def _kinds(names: Iterable[str]) -> set[str]:
+    """First parts of parameter names without digits: ``layer`` for ``layer4.0.conv1.weight``."""
+    return {re.sub(r"\d", "", name.split(".")[0]) for name in names}

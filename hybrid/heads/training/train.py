@@ -1,0 +1,369 @@
+"""The training loop, on accelerate: mixed precision, several GPUs, early stopping, best epoch kept, resumable."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hybrid.config import HeadSettings
+from hybrid.device import Compute
+from hybrid.errors import HeadError, first_line
+from hybrid.heads.base import LabelledPhotos, TrainingSet
+from hybrid.heads.nets.backbone import PhotoClassifier
+from hybrid.heads.training.checkpoint import Checkpoint, training_key
+from hybrid.heads.training.distributed import Processes
+from hybrid.heads.training.features import FrozenFeatures, parts_to_keep
+from hybrid.heads.training.loader import batches_on, make_loader, seed_of
+from hybrid.heads.training.optim import Schedule, make_optimizer
+from hybrid.heads.training.stages import freeze, last_thaw, stages_joined, unfrozen_at
+from hybrid.heads.transforms import Transform
+
+Say = Callable[[str], None]
+# Batches between two looks at the losses: a look makes the CPU wait until the GPU has done all that it was given.
+LOOK_EVERY = 50
+
+
+@dataclass(frozen=True)
+class EpochLog:
+    """One row of the training log; losses are mean cross-entropies in nats, the training one as it is minimised."""
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    learning_rate: float
+    seconds: float
+    images_per_second: float
+
+
+OnEpoch = Callable[[EpochLog, bool], None]
+
+
+def training_compute(settings: HeadSettings, compute: Compute) -> Compute:
+    """Apply ``mixed_precision`` to the device's own choice (fp16 on CUDA, bf16 where native, else fp32)."""
+    chosen = {"off": "fp32"}.get(settings.mixed_precision, settings.mixed_precision)
+    if chosen == "auto":
+        return compute
+    if chosen == "fp16" and not compute.is_cuda:
+        raise HeadError("fp16 training needs CUDA", fix="--set mixed_precision=bf16 or off")
+    return Compute(compute.device, chosen, f"mixed_precision={settings.mixed_precision} asked for")
+
+
+def train(
+    model: PhotoClassifier,
+    data: TrainingSet,
+    transforms: tuple[Transform, Transform],
+    settings: HeadSettings,
+    compute: Compute,
+    on_epoch: OnEpoch,
+    *,
+    checkpoints: Path | None = None,
+    say: Say = lambda line: None,
+) -> tuple[PhotoClassifier, int]:
+    """Train until the epochs or the patience end, and put the best epoch's weights back.
+
+    Parameters
+    ----------
+    transforms : (augmenting, plain)
+        The same one twice trains without augmentation; a backbone that is wholly frozen then sees each photo once.
+    compute : Compute
+        From `training_compute`.
+    on_epoch : callable
+        Gets each epoch's row, and whether it is the best so far; the rows of a checkpoint first. What it raises
+        ends the training.
+    checkpoints : Path, optional
+        Folder that keeps the last finished epoch; a killed training goes on from there.
+
+    Returns
+    -------
+    model, best_epoch
+
+    Raises
+    ------
+    HeadError
+        If the training loss stops being finite (says epoch, batch and learning rate), or the validation loss never
+        is.
+    DataError
+        If a photo can no longer be read.
+    """
+    loop = _Loop(model, data, transforms, settings, compute, say)
+    checkpoint = Checkpoint(checkpoints, training_key(data, settings, compute))
+    rows = loop.resume(checkpoint.load(say))
+    for row in rows:
+        on_epoch(row, row.epoch == loop.best.epoch)
+    if rows:
+        say(f"going on after epoch {rows[-1].epoch} of the checkpoint in {checkpoints}")
+    # Patience counts the epochs in which all that may train did.
+    since = last_thaw(model, settings) - 1
+    for epoch in range(len(rows) + 1, settings.epochs + 1):
+        if rows and epoch - 1 - max(loop.best.epoch, since) >= settings.patience:
+            break
+        row = _in_memory(loop, epoch)
+        rows.append(row)
+        best = loop.best.offer(row, loop.kept())
+        if loop.processes.is_main:
+            checkpoint.save(loop.state(rows))
+        on_epoch(row, best)
+    loop.processes.end()
+    loop.best.restore(loop.model)
+    return model.eval(), loop.best.epoch
+
+
+def _in_memory(loop: _Loop, epoch: int) -> EpochLog:
+    try:
+        return loop.epoch(epoch)
+    except torch.cuda.OutOfMemoryError as error:
+        raise HeadError(
+            "the GPU's memory is too small for this recipe",
+            got=first_line(error),
+            fix="lower --set batch_size=... or --image-size",
+        ) from error
+
+
+class _Tally:
+    """Losses and right answers of an epoch's batches; they stay on the device until they are looked at."""
+
+    def __init__(self, epoch: int) -> None:
+        self._epoch, self._seen = epoch, 0
+        self._losses: list[torch.Tensor] = []
+        self._right: list[torch.Tensor] = []
+        self._photos: list[int] = []
+        self._rates: list[float] = []
+
+    def add(self, loss: torch.Tensor, right: torch.Tensor, rate: float) -> None:
+        """Note a batch: its loss, which of its photos are right, (n,) bool, and the learning rate."""
+        self._losses.append(loss.detach())
+        self._right.append(right.sum())
+        self._photos.append(len(right))
+        self._rates.append(rate)
+
+    def look(self) -> None:
+        """Raise HeadError for the first batch since the last look whose loss is not finite."""
+        for loss in torch.stack(self._losses[self._seen :]).tolist():
+            if not math.isfinite(loss):
+                raise HeadError(
+                    f"the training loss is {loss}",
+                    got=f"epoch {self._epoch}, batch {self._seen + 1}, learning rate {self._rates[self._seen]:.2g}",
+                    fix="lower --set learning_rate=..., or --set mixed_precision=off",
+                )
+            self._seen += 1
+
+    def sums(self) -> list[float]:
+        """Sums over the photos: losses, right answers, and how many photos there were."""
+        if self._seen < len(self._losses):
+            self.look()
+        losses = torch.stack(self._losses).tolist()
+        total = sum(loss * photos for loss, photos in zip(losses, self._photos, strict=True))
+        return [total, float(torch.stack(self._right).sum()), float(sum(self._photos))]
+
+
+class _Best:
+    """The best epoch so far and its weights."""
+
+    def __init__(self, settings: HeadSettings) -> None:
+        self.epoch = 0
+        self.score = math.inf
+        self.weights: dict[str, torch.Tensor] = {}
+        self._settings = settings
+
+    def offer(self, row: EpochLog, model: nn.Module) -> bool:
+        """Keep the model's weights if the epoch is the best so far; says whether it is."""
+        score = row.val_loss if self._settings.monitor == "loss" else -row.val_accuracy
+        # Weights that overflowed in the last update can still be right by accident.
+        if not math.isfinite(row.val_loss) or score >= self.score:
+            return False
+        self.score, self.epoch = score, row.epoch
+        self.weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        return True
+
+    def restore(self, model: nn.Module) -> None:
+        """Put the best epoch's weights back."""
+        if not self.weights:
+            raise HeadError(
+                "the validation loss was not finite in any epoch",
+                got=f"learning rate {self._settings.learning_rate:.2g}",
+                fix="lower --set learning_rate=..., or --set mixed_precision=off",
+            )
+        model.load_state_dict(self.weights)
+
+
+class _Loop:
+    """Network, loss, optimiser, schedule and loaders of one training.
+
+    ``model`` is what the training changes: the network, or its classifier alone where the backbone's features stay as
+    they are. The validation photos then pass the backbone once, and so do training photos that nothing augments.
+    """
+
+    def __init__(
+        self,
+        model: PhotoClassifier,
+        data: TrainingSet,
+        transforms: tuple[Transform, Transform],
+        settings: HeadSettings,
+        compute: Compute,
+        say: Say = lambda line: None,
+    ) -> None:
+        self.settings, self.compute, self.best = settings, compute, _Best(settings)
+        model = model.to(compute.device).to(memory_format=torch.channels_last)
+        thaws = stages_joined(1, settings) is not None
+        # An autoencoder's decoder has no part in a loss without reconstruction.
+        idle = hasattr(model.backbone, "reconstruction_loss") and not settings.reconstruction
+        self.processes = Processes(compute, find_unused=thaws or idle)
+        self.optimizer = self.processes.optimizer(make_optimizer(model, settings))
+        train_kept, val_kept = parts_to_keep(model, data, settings, compute, augmented=transforms[0] != transforms[1])
+        self.network, self.model = model, model.classifier if val_kept else model
+        self.average = _average(self.model, settings)
+        self.wrapped = self.processes.model(model.classifier if train_kept else model)
+
+        def loader(part: LabelledPhotos, transform: Transform, kept: bool, train: bool) -> Any:
+            if kept:
+                return FrozenFeatures(model, part, transform, settings, compute, say).loader(train)
+            return make_loader(part, transform, settings, train, pin=compute.is_cuda)
+
+        self.train_set = self.processes.loader(loader(data.train, transforms[0], train_kept, train=True))
+        self.val_set = self.processes.loader(loader(data.val, transforms[1], val_kept, train=False))
+        self.schedule = Schedule(self.optimizer, settings, len(self.train_set))
+        self.mix, self.loss = _loss(settings, len(data.classes))
+
+    def kept(self) -> nn.Module:
+        """The network that is validated and kept: the moving average where there is one."""
+        return self.model if self.average is None else self.average.module
+
+    def state(self, rows: list[EpochLog]) -> dict[str, Any]:
+        """All that a resumed training needs."""
+        return {
+            "rows": [asdict(row) for row in rows],
+            "model": self.model.state_dict(),
+            "average": None if self.average is None else self.average.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.processes.scaler_state(),
+            "best": {"epoch": self.best.epoch, "score": self.best.score, "weights": self.best.weights},
+        }
+
+    def resume(self, state: dict[str, Any] | None) -> list[EpochLog]:
+        """Take up a checkpoint; gives the rows of its epochs."""
+        if state is None:
+            return []
+        self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.module.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.processes.load_scaler_state(state["scaler"])
+        best = state["best"]
+        self.best.epoch, self.best.score, self.best.weights = best["epoch"], best["score"], best["weights"]
+        return [EpochLog(**row) for row in state["rows"]]
+
+    def epoch(self, number: int) -> EpochLog:
+        """Train one epoch, validate, and say how it went."""
+        if stages_joined(number, self.settings) is not None:
+            freeze(self.network, unfrozen_at(number, self.network, self.settings))
+        # Dropout draws from here; seeded by epoch, so that a resumed training draws the same.
+        torch.manual_seed(seed_of(self.settings.seed, number, self.processes.index))
+        self.train_set.set_epoch(number)
+        start = time.perf_counter()
+        train_loss, train_accuracy, photos = self.train_epoch(number)
+        seconds = time.perf_counter() - start
+        rate = float(self.optimizer.param_groups[0]["lr"])
+        # All processes validate, and keep, one network.
+        self.processes.share_buffers(self.model)
+        self.processes.share_buffers(self.kept())
+        val_loss, val_accuracy = self.validate()
+        self.schedule.after_epoch(val_loss)
+        return EpochLog(
+            number, train_loss, train_accuracy, val_loss, val_accuracy, rate, seconds, photos / max(seconds, 1e-9)
+        )
+
+    def train_epoch(self, epoch: int) -> tuple[float, float, int]:
+        """One pass; mean loss, accuracy (by the larger share of a mixed pair), and the number of photos."""
+        self.wrapped.train()
+        tally = _Tally(epoch)
+        # A CPU has each loss at once, so that it can be looked at before it spoils a weight.
+        every = 1 if self.compute.device == "cpu" else LOOK_EVERY
+        for number, (images, target) in enumerate(batches_on(self.compute.device, self.train_set), start=1):
+            if self.mix is not None:
+                # timm mixes even batches only, and draws from numpy's global generator.
+                images, target = images[: len(images) // 2 * 2], target[: len(target) // 2 * 2]
+                np.random.seed(seed_of(self.settings.seed, epoch, number, self.processes.index))  # noqa: NPY002
+                images, target = self.mix(images, target)
+            logits, loss = self.forward(images, target)
+            truth = target.argmax(1) if target.ndim > 1 else target
+            tally.add(loss, logits.argmax(1) == truth, float(self.optimizer.param_groups[0]["lr"]))
+            if number % every == 0:
+                tally.look()
+            self.update(loss, epoch, number)
+        total, right, count = self.processes.sum(tally.sums())
+        return total / count, right / count, int(count)
+
+    def forward(self, images: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits and the loss that is minimised."""
+        if not self.settings.reconstruction:
+            logits = self.wrapped(images).float()
+            return logits, self.loss(logits, target)
+        logits, rebuilt = self.wrapped(images, reconstruct=True)
+        return logits, self.loss(logits.float(), target) + self.settings.reconstruction * rebuilt.float()
+
+    def update(self, loss: torch.Tensor, epoch: int, number: int) -> None:
+        """One step of optimiser, schedule and moving average."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.processes.backward(loss)
+        if self.settings.clip_grad is not None:
+            self.processes.clip(self.model, self.settings.clip_grad)
+        self.optimizer.step()
+        self.schedule.after_update(epoch, number)
+        if self.average is not None:
+            self.average.update(self.model, step=(epoch - 1) * len(self.train_set) + number)
+
+    @torch.inference_mode()
+    def validate(self) -> tuple[float, float]:
+        """Mean unsmoothed cross-entropy and mean per-class accuracy of the network that is kept."""
+        model = self.kept().eval()
+        losses: list[torch.Tensor] = []
+        right: list[torch.Tensor] = []
+        targets: list[torch.Tensor] = []
+        for images, target in batches_on(self.compute.device, self.val_set):
+            with self.compute.autocast():
+                logits = model(images).float()
+            loss = nn.functional.cross_entropy(logits, target, reduction="none")
+            parts = self.processes.gather([loss, logits.argmax(1) == target, target])
+            for kept, part in zip((losses, right, targets), parts, strict=True):
+                kept.append(part)
+        # Fetched from the device once: each fetch waits for all that was asked of it.
+        hits, labels = torch.cat(right).cpu().double().numpy(), torch.cat(targets).cpu().numpy()
+        per_class = np.bincount(labels, hits) / np.maximum(np.bincount(labels), 1)
+        return float(torch.cat(losses).cpu().mean()), float(per_class[np.unique(labels)].mean())
+
+
+def _average(model: nn.Module, settings: HeadSettings) -> Any:
+    if settings.ema_decay is None:
+        return None
+    from timm.utils import ModelEmaV3
+
+    # Warm-up: without it the average of a short training would still hold its first weights.
+    return ModelEmaV3(model, decay=settings.ema_decay, use_warmup=True)
+
+
+def _loss(settings: HeadSettings, classes: int) -> tuple[Any, nn.Module]:
+    """The batch mixer, None without mixing, and the loss over its targets."""
+    if not settings.mixup and not settings.cutmix:
+        return None, nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
+    from timm.data import Mixup
+    from timm.loss import SoftTargetCrossEntropy
+
+    mix = Mixup(
+        mixup_alpha=settings.mixup,
+        cutmix_alpha=settings.cutmix,
+        label_smoothing=settings.label_smoothing,
+        num_classes=classes,
+    )
+    return mix, SoftTargetCrossEntropy()

@@ -1,0 +1,139 @@
+"""Sources of photos: `scan` turns what a user points at into records, without opening a photo."""
+
+# Paths stay str from scandir to record: a Path for each of a million photos is slow.
+# ruff: noqa: PTH100, PTH110, PTH112
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hybrid.errors import DataError
+from hybrid.images.folders import read_folder
+from hybrid.images.manifests import read_manifest
+from hybrid.images.naming import IMAGE_ENDINGS_TEXT, Found, ending, is_image_name, is_text, plural
+from hybrid.images.records import ImageRecord
+from hybrid.images.shards import expand_shards, is_shard_pattern, read_shard, refuse_compressed
+
+_KINDS = (
+    f"an image ({IMAGE_ENDINGS_TEXT}), a folder of images or of class folders, a manifest (.csv, .parquet) "
+    "or WebDataset shards (.tar)"
+)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The photos that a list of sources holds.
+
+    Attributes
+    ----------
+    records : tuple of ImageRecord
+        Each photo once, by source in the order given, then by path.
+    notes : tuple of str
+        What was left out, and what looks odd, for people to read.
+    sources : tuple of str
+        The sources as absolute paths (a pattern of shards as an absolute pattern), each once; every record's
+        `source` is one of them.
+    """
+
+    records: tuple[ImageRecord, ...]
+    notes: tuple[str, ...]
+    sources: tuple[str, ...]
+
+
+def scan(sources: Sequence[str | Path], *, labelled: bool = True) -> Scan:
+    """List the photos in sources, without opening them.
+
+    Parameters
+    ----------
+    sources : sequence of str or Path
+        Each one an image, a folder (class folders, a plain folder, split folders, or shards), a manifest
+        (``.csv``, ``.parquet``), or WebDataset shards (``.tar``; braces and wildcards are expanded).
+    labelled : bool
+        False takes every photo without label and subfolders as mere places.
+
+    Returns
+    -------
+    Scan
+        Records, notes and the sources' absolute paths. A photo in several sources belongs to the first.
+
+    Raises
+    ------
+    DataError
+        If there is no source, or a source is missing, of no known kind, broken, or holds no photo.
+    MissingExtraError
+        If a Parquet manifest is read without pyarrow.
+    """
+    places = tuple(dict.fromkeys(os.path.abspath(source) for source in sources))
+    if not places:
+        raise DataError("No source of photos was given", expected=_KINDS)
+    notes: list[str] = []
+    by_path: dict[str, ImageRecord] = {}
+    for place in places:
+        found, found_notes = _read_source(place, labelled=labelled)
+        notes += found_notes
+        if not found:
+            raise _nothing_found(place, found_notes)
+        _add(found, by_path, place, notes)
+    return Scan(tuple(by_path.values()), tuple(notes), places)
+
+
+def _read_source(place: str, *, labelled: bool) -> Found:
+    if os.path.isdir(place):
+        return read_folder(place, labelled=labelled)
+    refuse_compressed(place)
+    if not os.path.exists(place):
+        if is_shard_pattern(place):
+            return _read_pattern(place, labelled=labelled)
+        raise DataError(f"{place} does not exist", expected=_KINDS, fix="check the path")
+    if ending(place) in ("csv", "parquet"):
+        return read_manifest(place, labelled=labelled)
+    if ending(place) == "tar":
+        return read_shard(place, place, labelled=labelled)
+    if is_image_name(place) and is_text(place):
+        status = Path(place).stat()
+        return [ImageRecord(place, place, None, None, status.st_size, status.st_mtime_ns)], []
+    raise DataError(
+        f"{place!r} is no source of photos" if is_text(place) else f"The name {place!a} is not valid UTF-8",
+        expected=_KINDS,
+        got=f"a file ending in .{ending(place)}" if ending(place) else "a file without ending",
+        fix="point at the photos, their folder or a manifest; rename the file if its ending is wrong",
+    )
+
+
+def _read_pattern(pattern: str, *, labelled: bool) -> Found:
+    records, notes = [], []
+    for shard in expand_shards(pattern):
+        found, found_notes = read_shard(shard, pattern, labelled=labelled)
+        records += found
+        notes += found_notes
+    return records, notes
+
+
+def _nothing_found(place: str, notes: list[str]) -> DataError:
+    return DataError(
+        f"No photo was found in {place}",
+        expected=f"files ending in {IMAGE_ENDINGS_TEXT}",
+        got="; ".join(notes) or "none",
+        fix="point at the folder that holds the photos; convert other formats to JPEG or PNG",
+    )
+
+
+def _add(found: list[ImageRecord], by_path: dict[str, ImageRecord], place: str, notes: list[str]) -> None:
+    """Add a source's records in the order of their paths; a photo that is known already stays as it is."""
+    repeated: list[ImageRecord] = []
+    # The sort is stable: of one photo listed twice in a manifest, the first row counts.
+    for record in sorted(found, key=lambda record: record.path):
+        if by_path.setdefault(record.path, record) is not record:
+            repeated.append(record)
+    if not repeated:
+        return
+    note = f"{place}: {plural(len(repeated), 'photo')} listed before, the first listing counts"
+    differing = [record for record in repeated if record.label != by_path[record.path].label]
+    if differing:
+        one = differing[0]
+        labels = f"{by_path[one.path].label!r}, not {one.label!r}"
+        note += f"; {len(differing)} with another label (e.g. {one.path} stays {labels})"
+    notes.append(note)

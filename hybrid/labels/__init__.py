@@ -1,0 +1,1 @@
+"""Names of classes: prompts, templates, and the label space that joins them."""

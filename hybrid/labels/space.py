@@ -1,0 +1,177 @@
+"""`LabelSpace`: all classes an answer may name, and how each one is known: trained, named, shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid.errors import DataError, listing
+from hybrid.labels.prompts import PromptClass, PromptSet, class_key
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """Seen classes first, in the head's order, then the unseen ones in the prompt file's order, then what joined.
+
+    A class that joined was added to the run, or is a label of its index that the head does not know.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Labels as they are shown: a seen class keeps the name it was trained under.
+    prompts : tuple of PromptClass
+        What each class is called in a prompt.
+    seen : int
+        The first `seen` classes are seen.
+    joined : int
+        How many of the last classes joined with photos.
+    nameless : int
+        How many of those are known by their photos alone; they stand last.
+    shots : tuple of int
+        Labelled photos that show each class; 0 for a seen class, whatever trained it. Empty where no class is shown.
+    """
+
+    names: tuple[str, ...]
+    prompts: tuple[PromptClass, ...]
+    seen: int
+    joined: int = 0
+    nameless: int = 0
+    shots: tuple[int, ...] = ()
+
+    @property
+    def asked(self) -> int:
+        """Number of classes that are seen or asked for by name."""
+        return len(self.names) - self.joined
+
+    @property
+    def named(self) -> int:
+        """Number of classes that have a text: all but the last ones."""
+        return len(self.names) - self.nameless
+
+    def photos_of(self, index: int) -> int:
+        """Labelled photos that show an unseen class."""
+        return self.shots[index] if self.shots else 0
+
+    @property
+    def is_unseen(self) -> NDArray[np.bool_]:
+        """(n_classes,) bool."""
+        return np.arange(len(self.names)) >= self.seen
+
+    def index_of(self, label: str) -> int | None:
+        """Class index of a label by `class_key` of a name, its prompt or a synonym, None if it is outside."""
+        return self._by_key.get(class_key(label))
+
+    @cached_property
+    def _by_key(self) -> dict[str, int]:
+        keys: dict[str, int] = {}
+        for index, prompt in enumerate(self.prompts):
+            for name in (prompt.name, *prompt.synonyms):
+                keys.setdefault(class_key(name), index)
+        # Names come last, so that a name always wins over another class's synonym.
+        return keys | {class_key(name): index for index, name in enumerate(self.names)}
+
+
+def join(seen: Sequence[str], prompts: PromptSet | None) -> LabelSpace:
+    """Join the head's classes with a prompt set.
+
+    A prompt whose name or synonym is a seen label (by `class_key`) describes that seen class; the other prompts
+    are the unseen classes. A seen class without a prompt is called by its label.
+
+    Raises
+    ------
+    DataError
+        If there is no class at all, or two prompts describe one seen class.
+    """
+    by_key = {class_key(label): index for index, label in enumerate(seen)}
+    described: dict[int, PromptClass] = {}
+    unseen: list[PromptClass] = []
+    for prompt in prompts.classes if prompts else ():
+        names = (prompt.name, *prompt.synonyms)
+        index = next((by_key[class_key(name)] for name in names if class_key(name) in by_key), None)
+        if index is None:
+            unseen.append(prompt)
+        elif index in described:
+            raise DataError(
+                f"two prompts describe the seen class {seen[index]}",
+                got=listing([described[index].name, prompt.name]),
+                fix="put them on one line: NAME: synonym, synonym",
+            )
+        else:
+            described[index] = prompt
+    if not seen and not unseen:
+        raise DataError("there is no class to choose from", fix="give --prompts FILE, or train a head first")
+    seen_prompts = [described.get(i, PromptClass(label)) for i, label in enumerate(seen)]
+    return LabelSpace((*seen, *(prompt.name for prompt in unseen)), (*seen_prompts, *unseen), seen=len(seen))
+
+
+@dataclass(frozen=True)
+class Newcomer:
+    """A class that is to join a label space.
+
+    Attributes
+    ----------
+    prompt : PromptClass
+    named : bool
+        False where the name says nothing to a text encoder.
+    shots : int
+        Labelled photos that show it.
+    """
+
+    prompt: PromptClass
+    named: bool
+    shots: int
+
+
+def extend(space: LabelSpace, newcomers: Sequence[Newcomer]) -> tuple[LabelSpace, tuple[int | None, ...]]:
+    """Let classes join a label space.
+
+    A newcomer that is in the space by name or synonym keeps its place there, and its photos count for that class; a
+    newcomer without photos is asked for by name, as a prompt would; the others stand last.
+
+    Returns
+    -------
+    LabelSpace
+    places : tuple of int or None
+        Of each newcomer; None for one that is seen, whose photos the head has learned or will learn.
+
+    Raises
+    ------
+    DataError
+        If two newcomers are one class.
+    """
+    found = [_index_of(space, one.prompt) for one in newcomers]
+    fresh = [number for number, index in enumerate(found) if index is None]
+    # Merely named ones, then those with photos and a name, then those that photos alone speak for.
+    fresh.sort(key=lambda number: (newcomers[number].shots > 0, not newcomers[number].named))
+    names = (*space.names, *(newcomers[number].prompt.name for number in fresh))
+    if len({class_key(name) for name in names}) < len(names):
+        raise DataError("two classes that joined have one name", got=listing([newcomers[n].prompt.name for n in fresh]))
+    places = list(found)
+    for offset, number in enumerate(fresh):
+        places[number] = len(space.names) + offset
+    places = [None if place is not None and place < space.seen else place for place in places]
+    shots = [0] * len(names)
+    for one, place in zip(newcomers, places, strict=True):
+        if place is not None:
+            shots[place] += one.shots
+    wider = LabelSpace(
+        names,
+        (*space.prompts, *(newcomers[number].prompt for number in fresh)),
+        seen=space.seen,
+        joined=sum(newcomers[number].shots > 0 for number in fresh),
+        nameless=sum(newcomers[number].shots > 0 and not newcomers[number].named for number in fresh),
+        shots=tuple(shots) if any(shots) else (),
+    )
+    return wider, tuple(places)
+
+
+def _index_of(space: LabelSpace, prompt: PromptClass) -> int | None:
+    for name in (prompt.name, *prompt.synonyms):
+        index = space.index_of(name)
+        if index is not None:
+            return index
+    return None

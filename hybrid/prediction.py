@@ -1,0 +1,189 @@
+"""`Prediction`: what is said of one photo, made from the arrays of a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from hybrid.gate.decide import Decided
+    from hybrid.labels.space import LabelSpace
+
+Probabilities = NDArray[np.float64]
+NONE = "none of these"
+
+
+@dataclass(frozen=True)
+class Neighbor:
+    """A labelled photo of the index that is like the photo.
+
+    Attributes
+    ----------
+    path, label : str
+    split : str or None
+    similarity : float
+        Cosine of the two embeddings.
+    """
+
+    path: str
+    label: str
+    split: str | None
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One photo's answer.
+
+    Attributes
+    ----------
+    path : str
+    label : str
+        The most probable class, or ``none of these``.
+    probability : float
+        Of the most probable class, calibrated where there is a gate; of no class at all, where that is the answer.
+    seen : bool
+        Whether the head was trained on `label`.
+    p_unseen : float or None
+        Probability that the photo shows any unseen class; None without a gate.
+    expert : str
+        Who decided: ``head``, ``zero-shot``, or ``both`` where each one's own best seen class is `label`; ``few-shot``
+        where the answer would be another one without the photos that show the class;
+        ``rejected`` for none of these.
+    top : tuple of (label, probability)
+        Most probable first.
+    head, zero_shot : (label, probability) or None
+        What each expert says by itself: the head over the seen classes, zero-shot over all.
+    p_known : float or None
+        Probability that the photo shows any of the classes; None unless rejection was asked for.
+    set : tuple of str or None
+        Conformal prediction set, most probable class first; None unless a coverage was asked for.
+    warning : str or None
+        Why the probabilities deserve less trust.
+    neighbors : tuple of Neighbor or None
+        Nearest labelled photos of the index, most similar first; None unless they were asked for.
+    """
+
+    path: str
+    label: str
+    probability: float
+    seen: bool
+    p_unseen: float | None
+    expert: str
+    top: tuple[tuple[str, float], ...]
+    head: tuple[str, float] | None
+    zero_shot: tuple[str, float] | None
+    p_known: float | None = None
+    set: tuple[str, ...] | None = None
+    warning: str | None = None
+    neighbors: tuple[Neighbor, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What each system says of a batch, as probabilities over the whole label space, (n, c).
+
+    Attributes
+    ----------
+    supervised, zero_shot : (n, c) or None
+        The experts alone, as people use them: softmax of the head's logits, of the zero-shot logits.
+    hybrid : (n, c)
+        The answer: gated where there are two experts, else the only expert's.
+    p_unseen : (n,) or None
+    zero_shot_mass : (n,) or None
+        The zero-shot expert's own probability of the unseen classes.
+    decided : Decided or None
+        The gate's answer, in its parts.
+    """
+
+    supervised: Probabilities | None
+    zero_shot: Probabilities | None
+    hybrid: Probabilities
+    p_unseen: NDArray[np.float64] | None
+    zero_shot_mass: NDArray[np.float64] | None
+    decided: Decided | None
+
+
+def to_predictions(
+    paths: list[str],
+    answers: Answers,
+    space: LabelSpace,
+    *,
+    top_k: int,
+    only_expert: str,
+    accept_above: float | None = None,
+    warning: str | None = None,
+) -> list[Prediction]:
+    """Turn a batch's answers into one `Prediction` a photo.
+
+    Parameters
+    ----------
+    only_expert : str
+        Who decides where there is no gate.
+    accept_above : float, optional
+        A photo whose p(known) is lower gets the answer "none of these".
+    warning : str, optional
+        Put on every prediction.
+    """
+    order = np.argsort(-answers.hybrid, axis=1, kind="stable")
+    experts = _experts(answers, order[:, 0], space, only_expert)
+    made = []
+    for row, path in enumerate(paths):
+        best = int(order[row, 0])
+        prediction = Prediction(
+            path=path,
+            label=space.names[best],
+            probability=float(answers.hybrid[row, best]),
+            seen=best < space.seen,
+            p_unseen=None if answers.p_unseen is None else float(answers.p_unseen[row]),
+            expert=experts[row],
+            top=tuple((space.names[c], float(answers.hybrid[row, c])) for c in order[row, :top_k]),
+            head=_best(answers.supervised, row, space),
+            zero_shot=_best(answers.zero_shot, row, space),
+            set=_set(answers, order[row], row, space),
+            warning=warning,
+        )
+        made.append(_or_none(prediction, answers, row, accept_above))
+    return made
+
+
+def _or_none(prediction: Prediction, answers: Answers, row: int, accept_above: float | None) -> Prediction:
+    """Answer "none of these" where the operating point asks for it."""
+    if accept_above is None or answers.decided is None or answers.decided.p_known is None:
+        return prediction
+    p_known = float(answers.decided.p_known[row])
+    if p_known >= accept_above:
+        return replace(prediction, p_known=p_known)
+    return replace(prediction, label=NONE, probability=1 - p_known, seen=False, expert="rejected", p_known=p_known)
+
+
+def _set(answers: Answers, ranked: NDArray[np.intp], row: int, space: LabelSpace) -> tuple[str, ...] | None:
+    if answers.decided is None or answers.decided.sets is None:
+        return None
+    return tuple(space.names[c] for c in ranked if answers.decided.sets[row, c])
+
+
+def _best(probabilities: Probabilities | None, row: int, space: LabelSpace) -> tuple[str, float] | None:
+    if probabilities is None:
+        return None
+    column = int(probabilities[row].argmax())
+    return space.names[column], float(probabilities[row, column])
+
+
+def _experts(answers: Answers, chosen: NDArray[np.intp], space: LabelSpace, only_expert: str) -> list[str]:
+    if answers.decided is None:
+        return [only_expert] * len(chosen)
+    fused = answers.decided.fused
+    names = []
+    for row, column in enumerate(chosen):
+        if column >= space.seen:
+            by_name = fused.before is None or column == fused.before[row].argmax()
+            names.append("zero-shot" if by_name else "few-shot")
+        elif column == fused.head[row].argmax() == fused.zero_shot[row].argmax():
+            names.append("both")
+        else:
+            names.append("head" if fused.head[row, column] >= fused.zero_shot[row, column] else "zero-shot")
+    return names

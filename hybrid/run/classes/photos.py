@@ -1,0 +1,122 @@
+"""Photos that are to show a class: read, compared with the index, given their label."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from hybrid.errors import DataError, UnreadableImageError, listing
+from hybrid.heads.training.dataset import HELD_BACK
+from hybrid.images.inputs import MemoryRecord
+from hybrid.images.naming import plural
+from hybrid.images.records import ImageRecord
+from hybrid.images.stream import default_workers, ordered_map
+from hybrid.index.store import ADDED, StoredPhoto
+from hybrid.labels.prompts import class_key
+
+
+@dataclass(frozen=True)
+class JoiningPhotos:
+    """Photos as they will join the index, each path once; those that cannot be read; what to tell of them."""
+
+    records: tuple[ImageRecord, ...]
+    unreadable: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+
+
+class Index(Protocol):
+    """Photos that are there already; a store is one."""
+
+    def photos_at(self, paths: Sequence[str]) -> list[StoredPhoto]:
+        """Photos of these paths."""
+
+    def photos_with(self, hashes: Sequence[str]) -> list[StoredPhoto]:
+        """Photos of these contents."""
+
+
+def check_photos(index: Index, name: str, records: Sequence[ImageRecord], workers: int | None) -> JoiningPhotos:
+    """Give photos the label `name`, as they may join `index`.
+
+    A photo that the index already holds under this label stays as it is there.
+
+    Raises
+    ------
+    DataError
+        If the index has another label for a photo, by its path or by its bytes.
+    """
+    reads = list(ordered_map(_read, records, workers or default_workers(), 64))
+    unreadable = {read.record.path: read.reason for read in reads if read.reason}
+    readable = [(read, _labelled(read, name)) for read in reads if not read.reason]
+    by_path = {photo.record.path: photo for photo in index.photos_at([joined.path for _, joined in readable])}
+    by_content: dict[str, list[StoredPhoto]] = {}
+    for photo in index.photos_with([read.sha256 for read, _ in readable]):
+        by_content.setdefault(photo.sha256, []).append(photo)
+    joining: dict[str, ImageRecord] = {}
+    foreign: list[str] = []
+    tests: set[str] = set()
+    copies: set[str] = set()
+    for read, joined in readable:
+        there = by_path.get(joined.path)
+        twins = by_content.get(read.sha256, [])
+        foreign += _foreign(read.record.path, name, there, twins)
+        if there is not None and there.record.label is not None:
+            was = there.record
+            joined = dataclasses.replace(joined, source=was.source, label=was.label, split=was.split)
+        joining[joined.path] = joined
+        if joined.split in HELD_BACK:
+            tests.add(joined.path)
+        elif any(twin.record.split in HELD_BACK for twin in twins):
+            copies.add(joined.path)
+    if foreign:
+        raise DataError(
+            f"{plural(len(foreign), 'photo')} cannot show {name}: the index has another label",
+            got=listing(foreign, 3),
+            fix="leave them out, or correct the label there first (hybrid build-index, hybrid remove-class OTHER)",
+        )
+    notes = []
+    if tests:
+        notes.append(f"{len(tests)} of the photos are in the index's split test: they stay there and show nothing")
+    if copies:
+        text = "also in the index's split test, byte for byte: figures of that split will flatter"
+        notes.append(f"{len(copies)} of the photos are {text}")
+    return JoiningPhotos(tuple(joining.values()), tuple(unreadable.items()), tuple(notes))
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    record: ImageRecord
+    sha256: str
+    size: int
+    reason: str
+
+
+def _read(record: ImageRecord) -> _Read:
+    try:
+        data = record.read_bytes()
+    except OSError as error:
+        return _Read(record, "", 0, error.strerror or str(error))
+    except UnreadableImageError as error:
+        return _Read(record, "", 0, error.what)
+    return _Read(record, hashlib.sha256(data).hexdigest(), len(data), "")
+
+
+def _labelled(read: _Read, name: str) -> ImageRecord:
+    """The photo under its class's label; one in memory gets a name by its content, so that it stands there once."""
+    source = ADDED + name
+    record = dataclasses.replace(read.record, source=source, label=name, split=None)
+    if isinstance(record, MemoryRecord):
+        return dataclasses.replace(record, path=f"{source}/{read.sha256[:16]}", size=read.size)
+    return record
+
+
+def _foreign(path: str, name: str, there: StoredPhoto | None, twins: Sequence[StoredPhoto]) -> list[str]:
+    """Say which other class the index has for a photo, if any."""
+    for photo in (*([there] if there else []), *twins):
+        label = photo.record.label
+        if label is not None and class_key(label) != class_key(name):
+            same = "" if photo is there else f"the bytes of {photo.record.path}, "
+            return [f"{path} has {same}label {label!r}"]
+    return []

@@ -1,0 +1,122 @@
+"""`fit_run_gate`: gather what the store and the head say of the validation photos, and fit a run's gate on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hybrid.encoders.base import FloatArray
+from hybrid.errors import GateError, listing
+from hybrid.gate.calibration import fit_temperature
+from hybrid.gate.decide import FittedGate
+from hybrid.gate.episodes import Calibration, Photos, calibrate, check_enough, class_folds
+from hybrid.gate.fit import fit_gate, fit_shown
+from hybrid.gate.gate import Gate
+from hybrid.gate.gaussians import ClassMemory
+from hybrid.gate.policy import HeldOut, uniform_from_hash
+from hybrid.gate.rejection import fit_rejector
+from hybrid.heads.base import LabelledPhotos, TrainingSet
+from hybrid.heads.training.folds import FoldLogits
+
+
+def fit_run_gate(
+    data: TrainingSet,
+    head_logits: FloatArray,
+    texts: FloatArray,
+    logit_scale: float,
+    *,
+    folds: str = "memory",
+    fold_logits: FoldLogits | None = None,
+    seed: int = 0,
+) -> FittedGate:
+    """Fit gate and rejector on the validation photos.
+
+    Parameters
+    ----------
+    data : TrainingSet
+    head_logits : (n, s) float32
+        The head's, of the validation photos.
+    texts : (s, d) float32
+        Text embeddings of the seen classes.
+    folds, fold_logits
+        How an episode asks the head, and the function that answers; see `hybrid.heads.training.folds`.
+
+    Returns
+    -------
+    FittedGate
+        Too few classes or photos are no error: the documented prior serves then, and `reason` says what is missing.
+
+    Raises
+    ------
+    GateError
+        If a validation photo trained the head, or the fit does not converge.
+    """
+    _refuse_leak(data)
+    try:
+        check_enough(len(data.classes), len(data.val))
+    except GateError as error:
+        return FittedGate(Gate(), _memory(data), reason=f"{error.what}: {error.got}; needed: {error.expected}")
+    held_out = class_folds(len(data.classes), seed)
+    calibration = calibrate(
+        Photos(data.train.embeddings, data.train.target),
+        Photos(data.val.embeddings, data.val.target),
+        texts,
+        logit_scale,
+        head_logits,
+        held_out,
+        _episode_logits(data, head_logits, held_out, fold_logits) if fold_logits else None,
+        seed,
+    )
+    gate = fit_gate(calibration.validation, calibration.episodes, folds)
+    reason = ""
+    try:
+        gate = fit_shown(gate, calibration.named, calibration.nameless)
+    except GateError as error:  # its weights stay the documented prior: the rest of the gate serves without them
+        reason = f"for photos of shown classes the documented prior serves: {error.what}"
+    rejector = fit_rejector(gate, calibration.episodes)
+    return FittedGate(gate, calibration.memory, rejector, _keep(data.val, head_logits, calibration), reason)
+
+
+def _episode_logits(
+    data: TrainingSet, head_logits: FloatArray, held_out: Sequence[tuple[int, ...]], fold_logits: FoldLogits
+) -> list[FloatArray]:
+    """Ask the heads of the episodes, brought to the calibration of the run's head: another head, another sureness."""
+    own = fit_temperature(head_logits, data.val.target)
+    answers = []
+    for held in held_out:
+        kept = np.array([c for c in range(len(data.classes)) if c not in held])
+        rows = np.isin(data.val.target, kept)
+        logits = fold_logits(held)
+        theirs = fit_temperature(logits[rows], np.searchsorted(kept, data.val.target[rows]))
+        answers.append(np.asarray(logits * (own / theirs), dtype=np.float32))
+    return answers
+
+
+def _refuse_leak(data: TrainingSet) -> None:
+    both = set(data.train.hashes) & set(data.val.hashes)
+    if both:
+        paths = [r.path for r, sha256 in zip(data.val.records, data.val.hashes, strict=True) if sha256 in both]
+        raise GateError(
+            f"{len(both)} validation photos trained the head, so the gate must not be fitted on them",
+            got=listing(paths, 4),
+            fix="take them out of one of the two sets",
+        )
+
+
+def _memory(data: TrainingSet) -> ClassMemory:
+    embeddings = np.concatenate([data.train.embeddings, data.val.embeddings])
+    return ClassMemory.fit(embeddings, np.concatenate([data.train.target, data.val.target]), len(data.classes))
+
+
+def _keep(photos: LabelledPhotos, head_logits: FloatArray, calibration: Calibration) -> HeldOut:
+    evidence = calibration.validation.evidence
+    return HeldOut(
+        embeddings=photos.embeddings,
+        head_logits=head_logits,
+        memory=evidence.memory,
+        novelty=evidence.novelty,
+        baseline=evidence.baseline,
+        target=photos.target,
+        uniform=np.array([uniform_from_hash(sha256) for sha256 in photos.hashes]),
+    )

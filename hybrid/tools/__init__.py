@@ -1,0 +1,1 @@
+"""Tools that stand on a run: search, explain, audit, compare, tune."""

@@ -1,0 +1,214 @@
+"""Audit a run's index: near duplicates, and labels that are probably wrong. Nothing in the run changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid.encoders import load_encoder
+from hybrid.encoders.base import Encoder, FloatArray
+from hybrid.errors import ArtifactError, EncoderError, StoreError, listing
+from hybrid.gate.experts import zero_shot_logits
+from hybrid.index.store import EmbeddingStore, StoredPhoto
+from hybrid.index.texts import embed_classes
+from hybrid.labels.prompts import PromptClass, PromptSet, Templates, load_templates
+from hybrid.labels.space import join
+from hybrid.run.files import GateInfo, HeadFiles, Layout, RunInfo, read_json, read_run
+from hybrid.tools.audit import DUPLICATES_ABOVE
+from hybrid.tools.audit.duplicates import DuplicateGroup, find_duplicates
+from hybrid.tools.audit.labels import Labelled, Suspect, confident_learning, find_suspects, to_judge
+from hybrid.tools.audit.probabilities import ZeroShot
+from hybrid.tools.search.contents import by_content
+
+# Above this share of photos with near duplicates, their list is of no use.
+MANY = 0.25
+Progress = AbstractContextManager[Callable[[int], None]]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found.
+
+    Attributes
+    ----------
+    photos, labelled, judged : int
+        Photos of the index; those with a label; contents whose label was judged.
+    above : float
+        Cosine above which photos are near duplicates.
+    duplicates : tuple of DuplicateGroup
+        Those with two labels or in two splits first.
+    suspects : tuple of Suspect or None
+        Most suspicious first; None where labels were not asked for.
+    notes : tuple of str
+        What was left out, and what the opinions rest on.
+    """
+
+    photos: int
+    labelled: int
+    judged: int
+    above: float
+    duplicates: tuple[DuplicateGroup, ...]
+    suspects: tuple[Suspect, ...] | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LabelCheck:
+    """How labels are judged.
+
+    Attributes
+    ----------
+    prompts : PromptSet, optional
+        What the labels are called, with synonyms; default: their own names.
+    templates : str, optional
+        Name or file; default: those of the run's gate, else ``simple``.
+    device : str
+        Of the text encoder; see `hybrid.device.resolve`.
+    """
+
+    prompts: PromptSet | None = None
+    templates: str | None = None
+    device: str = "auto"
+
+
+def audit_run(
+    run: Path,
+    *,
+    above: float = DUPLICATES_ABOVE,
+    labels: LabelCheck | None = None,
+    progress: Callable[[int], Progress] = lambda total: nullcontext(lambda count: None),
+) -> Audit:
+    """Look for near duplicates among all photos of a run's index, and for wrong labels among the labelled ones.
+
+    Parameters
+    ----------
+    run : Path
+        A head is not needed.
+    above : float
+        Cosine, see `find_duplicates`.
+    labels : LabelCheck, optional
+        Without it labels are not judged, and neither the encoder nor cleanlab is loaded.
+    progress : callable
+        Called with the number of contents to compare; the context that it gives is told how many were just compared.
+
+    Returns
+    -------
+    Audit
+
+    Raises
+    ------
+    HybridError
+        If the run has no index, photos lack vectors, cleanlab is missing, or the texts cannot be encoded.
+    """
+    layout = Layout(run)
+    info = read_run(layout)
+    with EmbeddingStore(layout.store, must_exist=True) as store:
+        photos = store.photos()
+        contents = by_content(photos)
+        hashes = list(contents)
+        if not hashes:
+            raise StoreError("the index is empty", fix=f"add photos: hybrid build-index SOURCE --run {run}")
+        embeddings = store.embeddings(hashes, info.encoder_fingerprint)
+    labelled = _labelled(photos, hashes, embeddings)
+    if labels is not None and labelled.hashes:
+        confident_learning()  # before the long part: without cleanlab there is no use in it
+    with progress(len(hashes)) as step:
+        duplicates = tuple(find_duplicates(photos, hashes, embeddings, above, step))
+    count = sum(len(records) for records in labelled.records)
+    said = _too_many(duplicates, len(photos))
+    if labels is None:
+        return Audit(len(photos), count, 0, above, duplicates, None, said)
+    suspects, judged, notes = _judge_labels(labelled, layout, info, labels)
+    return Audit(len(photos), count, judged, above, duplicates, tuple(suspects), (*said, *notes))
+
+
+def _too_many(duplicates: Sequence[DuplicateGroup], photos: int) -> tuple[str, ...]:
+    share = sum(len(group.photos) for group in duplicates if not group.exact) / photos
+    if share < MANY:
+        return ()
+    return (
+        f"WARNING: {share:.0%} of the photos have near duplicates: to this encoder they differ little; "
+        "a higher --duplicates-above leaves the nearest",
+    )
+
+
+def _labelled(photos: Sequence[StoredPhoto], hashes: Sequence[str], embeddings: FloatArray) -> Labelled:
+    contents = by_content(photo for photo in photos if photo.record.label is not None)
+    rows = [row for row, sha256 in enumerate(hashes) if sha256 in contents]
+    return Labelled([contents[hashes[row]] for row in rows], [hashes[row] for row in rows], embeddings[rows])
+
+
+def _judge_labels(
+    labelled: Labelled, layout: Layout, info: RunInfo, check: LabelCheck
+) -> tuple[list[Suspect], int, tuple[str, ...]]:
+    if not labelled.hashes:
+        return [], 0, ("labels: the index holds no labelled photo",)
+    kept, notes = to_judge(labelled)
+    if not kept.hashes:
+        return [], 0, notes
+    encoder = load_encoder(info.encoder, check.device)
+    if encoder.identity != info.encoder_identity:
+        raise ArtifactError(
+            "the run's index was made with another encoder than the one the run loads now",
+            expected=info.encoder_identity,
+            got=f"{encoder.identity} ({encoder.name})",
+            fix="hybrid build-index",
+        )
+    templates = _templates(layout, check.templates)
+    zero_shot, said = ask_zero_shot(encoder, kept, templates, check.prompts)
+    return find_suspects(kept, labelled, zero_shot), len(kept.hashes), (*notes, *encoder.notes, said)
+
+
+def _templates(layout: Layout, chosen: str | None) -> Templates:
+    gate = layout.head / HeadFiles.GATE
+    if chosen is None and gate.is_file():
+        return read_json(gate, GateInfo).templates
+    return load_templates(chosen or "simple")
+
+
+def ask_zero_shot(
+    encoder: Encoder, photos: Labelled, templates: Templates, prompts: PromptSet | None
+) -> tuple[ZeroShot | None, str]:
+    """Score labelled photos by the names of their labels.
+
+    Precomputed vectors may lack the text of some labels, or of all.
+
+    Returns
+    -------
+    zero_shot : ZeroShot or None
+        Over the sorted labels; None where the encoder names fewer than two of them.
+    note : str
+        What zero-shot could name.
+    """
+    names = sorted(set(photos.labels))
+    described = join(names, prompts).prompts[: len(names)]
+    texts, named = _embed_known(encoder, described, templates)
+    lacking = listing([name for name, known in zip(names, named.tolist(), strict=True) if not known], 5)
+    if named.sum() < 2:
+        return None, f"labels: judged by the photos alone, for the encoder cannot name them: {lacking}"
+    logits = zero_shot_logits(photos.embeddings, texts, encoder.logit_scale)
+    note = f"labels: judged by held-out photos and by zero-shot, which names {named.sum()} of {len(names)} labels"
+    return ZeroShot(logits, named), note + (f", not {lacking}" if lacking else "")
+
+
+def _embed_known(
+    encoder: Encoder, classes: Sequence[PromptClass], templates: Templates
+) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Embed the classes that the encoder can name, (m, dim), and say which these are, (c,) bool."""
+    # Nothing is cached in the store: an audit changes nothing in the run.
+    if encoder.uses_templates:
+        return embed_classes(encoder, classes, templates, None), np.ones(len(classes), np.bool_)
+    found: list[FloatArray | None] = []
+    for one in classes:
+        try:
+            found.append(embed_classes(encoder, [one], templates, None)[0])
+        except EncoderError:  # it holds no vector of this name
+            found.append(None)
+    known = [vector for vector in found if vector is not None]
+    texts = np.stack(known) if known else np.empty((0, encoder.dim), np.float32)
+    return texts, np.array([vector is not None for vector in found], np.bool_)

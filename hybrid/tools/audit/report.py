@@ -1,0 +1,90 @@
+"""An audit as JSON lines and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+from hybrid.tools.audit.audit import Audit
+from hybrid.tools.audit.duplicates import DuplicateGroup
+from hybrid.tools.audit.labels import Suspect
+
+CSV_COLUMNS = (
+    *("finding", "group", "path", "label", "split", "similarity", "faults"),
+    *("suggested", "score", "probability", "zero_shot", "nearest"),
+)
+DIGITS = 6
+
+
+def write_jsonl(audit: Audit, stream: TextIO) -> None:
+    """One line a group of duplicates, then one line a photo with a suspicious label."""
+    found = [*map(group_json, audit.duplicates), *map(suspect_json, audit.suspects or ())]
+    stream.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in found)
+
+
+def write_csv(audit: Audit, stream: TextIO) -> None:
+    """One line a photo; one that is in a group and has a suspicious label has two."""
+    rows = csv.DictWriter(stream, CSV_COLUMNS, lineterminator="\n")
+    rows.writeheader()
+    rows.writerows(_csv_rows(audit))
+
+
+def group_json(group: DuplicateGroup) -> dict[str, Any]:
+    """A group of duplicates as plain JSON values."""
+    return {
+        "finding": "duplicates",
+        "exact": group.exact,
+        "similarity": round(group.similarity, DIGITS),
+        "faults": list(group.faults),
+        "labels": list(group.labels),
+        "splits": list(group.splits),
+        "photos": [
+            {
+                "path": photo.record.path,
+                "label": photo.record.label,
+                "split": photo.record.split,
+                "sha256": photo.sha256,
+                "similarity": round(photo.similarity, DIGITS),
+            }
+            for photo in group.photos
+        ],
+    }
+
+
+def suspect_json(suspect: Suspect) -> dict[str, Any]:
+    """A photo with a suspicious label as plain JSON values."""
+    return {
+        "finding": "label",
+        "path": suspect.record.path,
+        "copies": list(suspect.copies),
+        "label": suspect.label,
+        "split": suspect.record.split,
+        "suggested": suspect.suggested,
+        "score": round(suspect.score, DIGITS),
+        "probability": round(suspect.probability, DIGITS),
+        "zero_shot": suspect.zero_shot,
+        "nearest": [
+            {"path": near.record.path, "label": near.label, "similarity": round(near.similarity, DIGITS)}
+            for near in suspect.nearest
+        ],
+    }
+
+
+def nearest_labels(suspect: Suspect) -> str:
+    """Count the labels of the nearest photos: ``cup 4, mug 1``."""
+    counts = Counter(near.label for near in suspect.nearest)
+    return ", ".join(f"{label} {count}" for label, count in counts.most_common())
+
+
+def _csv_rows(audit: Audit) -> Iterator[dict[str, Any]]:
+    for number, group in enumerate(audit.duplicates, 1):
+        said = group_json(group)
+        for photo in said["photos"]:
+            row = {key: photo[key] for key in ("path", "label", "split", "similarity")}
+            yield row | {"finding": said["finding"], "group": number, "faults": "; ".join(group.faults)}
+    for suspect in audit.suspects or ():
+        row = suspect_json(suspect)
+        yield {key: row[key] for key in CSV_COLUMNS if key in row} | {"nearest": nearest_labels(suspect)}

@@ -1,0 +1,259 @@
+"""`compare`: train and test recipes on the same photos, keep what is finished, and write one table."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hybrid.device import Compute
+from hybrid.errors import ConfigError, DataError, HybridError
+from hybrid.heads.base import LabelledPhotos, TrainingSet
+from hybrid.heads.training.distributed import process_count
+from hybrid.heads.training.selection import SourcePhotos, split_photos
+from hybrid.tools.compare import plots as pictures
+from hybrid.tools.compare import tables
+from hybrid.tools.compare.results import (
+    RESULT,
+    Failure,
+    Result,
+    dataset_key,
+    read_result,
+    result_key,
+    write_result,
+)
+from hybrid.tools.compare.trial import CHECKPOINTS, Embedded, Train, Workshop, needed, run_trial
+from hybrid.tools.compare.vary import Candidate
+
+Say = Callable[[str], None]
+LONGEST = 80  # characters of a folder's name
+
+
+@dataclass(frozen=True)
+class TestPlan:
+    """Which photos are tested on, and which classes are learned.
+
+    Attributes
+    ----------
+    photos : SourcePhotos or None
+        Of the test alone.
+    fraction : float
+        Share to cut off where neither `photos` nor a split ``test`` names the test photos.
+    seed : int
+        Of that cut: one for all recipes, whatever their own seeds.
+    limit_to : sequence of str, optional
+        The classes; None takes every label.
+    """
+
+    photos: SourcePhotos | None = None
+    fraction: float = 0.2
+    seed: int = 0
+    limit_to: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The rows of the table: results of earlier calls on the same photos, then those of this one.
+
+    Attributes
+    ----------
+    rows : tuple of Result or Failure
+    notes : tuple of str
+        About the photos and the rows.
+    """
+
+    rows: tuple[Result | Failure, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """Recipes that could not be trained or tested."""
+        return tuple(row for row in self.rows if isinstance(row, Failure))
+
+
+def compare(
+    candidates: Sequence[Candidate],
+    photos: SourcePhotos,
+    plan: TestPlan,
+    out: Path,
+    compute: Compute,
+    *,
+    embedded: Embedded | None = None,
+    say: Say = lambda line: None,
+    train: Train | None = None,
+) -> Comparison:
+    """Train and test each recipe that is not finished yet; a recipe that fails does not stop the others.
+
+    Each recipe has a folder in `out` with ``result.json``, ``confusion.png`` and, of a backbone, ``log.csv`` and
+    ``curves.png``. The table is written anew after every recipe: ``results.csv``, ``.md``, ``.json``, ``scatter.png``.
+
+    Parameters
+    ----------
+    photos : SourcePhotos
+        To train and validate on, and to cut the test from.
+    embedded : Embedded, optional
+        What linear recipes read; its store must hold all photos, those of the test too.
+    train : callable, optional
+        Default: `hybrid.heads.training.fit.train_backbone_head`.
+
+    Raises
+    ------
+    DataError
+        If the photos cannot be divided, or there are none to test on.
+    ConfigError
+        If a linear recipe is given without `embedded`, or the process is one of several.
+    """
+    if process_count() > 1:
+        raise ConfigError("compare runs in one process", fix="start it without torchrun or accelerate launch")
+    if train is None:
+        from hybrid.heads.training.fit import train_backbone_head
+
+        train = train_backbone_head
+    for candidate in candidates:
+        if candidate.settings.kind == "linear":
+            needed(embedded, candidate.name)
+    splits = _splits(candidates, photos, plan)
+    data, test = next(iter(splits.values()))
+    own = dataset_key(data.classes, test, data.train, data.val)
+    say(f"{len(data.classes)} classes, {len(data.train) + len(data.val)} photos to train on, {len(test)} to test on")
+    earlier, notes = _earlier(out, own, {candidate.name for candidate in candidates})
+    for note in (*data.notes, *notes):
+        say(note)
+    rows: list[Result | Failure] = [*earlier]
+    workshop = Workshop(compute, train, say, embedded)
+    for number, candidate in enumerate(candidates, start=1):
+        say(f"[{number}/{len(candidates)}] {candidate.name}")
+        rows.append(_one(candidate, own, *splits[_division(candidate)], out, workshop))
+        comparison = Comparison(tuple(rows), (*_about(test, rows), *notes))
+        write_tables(comparison, out)
+    return comparison
+
+
+def write_tables(comparison: Comparison, out: Path) -> None:
+    """Write the table as CSV, Markdown and JSON, and the scatter plot."""
+    out.mkdir(parents=True, exist_ok=True)
+    texts = {"csv": tables.as_csv, "md": tables.as_markdown, "json": tables.as_json}
+    for ending, write in texts.items():
+        part = out / f"results.{ending}.part"
+        part.write_text(write(comparison.rows, comparison.notes), encoding="utf-8", newline="")
+        part.replace(part.with_suffix(""))
+    pictures.draw_scatter([row for row in comparison.rows if isinstance(row, Result)], out / "scatter.png")
+
+
+def folder_of(name: str) -> str:
+    """Make a folder's name of a row's, with a piece of its hash where that has to leave characters out."""
+    plain = re.sub(r"[^\w.=+,-]+", "_", name).strip("._")[:LONGEST]
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+def _splits(
+    candidates: Iterable[Candidate], photos: SourcePhotos, plan: TestPlan
+) -> Mapping[tuple[float, int], tuple[TrainingSet, LabelledPhotos]]:
+    """Divide the photos as each recipe asks for; all are tested on the same."""
+    found: dict[tuple[float, int], tuple[TrainingSet, LabelledPhotos]] = {}
+    for both in map(_division, candidates):
+        if both in found:
+            continue
+        splits = split_photos(
+            photos,
+            plan.photos,
+            test_fraction=plan.fraction,
+            test_seed=plan.seed,
+            val_fraction=both[0],
+            seed=both[1],
+            limit_to=plan.limit_to,
+        )
+        if splits.test is None:
+            raise DataError(
+                "there are no photos to test on",
+                got="; ".join(splits.data.notes[-2:]),
+                fix="--test SOURCE, or --test-fraction 0.2",
+            )
+        found[both] = splits.data, splits.test
+    return found
+
+
+def _earlier(out: Path, own: str, names: set[str]) -> tuple[list[Result], list[str]]:
+    """Results that lie in the folder under other names: those on the same photos, and what is said of all."""
+    folders = {folder_of(name) for name in names}
+    files = [file for file in out.glob(f"*/{RESULT}") if file.parent.name not in folders]
+    files.sort(key=lambda file: (file.stat().st_mtime, file))
+    found = [result for file in files if (result := read_result(file)) is not None]
+    kept = [result for result in found if result.dataset_key == own]
+    foreign, unread = len(found) - len(kept), len(files) - len(found)
+    notes = []
+    if kept:
+        notes.append(f"{len(kept)} results of earlier calls on the same photos stay in the table")
+    if foreign:
+        notes.append(f"{foreign} results in {out} are of other photos and not in the table")
+    if unread:
+        notes.append(f"{unread} results in {out} are of another version of hybrid or damaged, and not in the table")
+    return kept, notes
+
+
+def _division(candidate: Candidate) -> tuple[float, int]:
+    """What the cut of the validation photos depends on."""
+    return candidate.settings.val_fraction, candidate.settings.seed
+
+
+def _one(
+    candidate: Candidate, own: str, data: TrainingSet, test: LabelledPhotos, out: Path, workshop: Workshop
+) -> Result | Failure:
+    """Give a finished recipe's result, or train and test it, or say why that failed."""
+    reads = workshop.embedded if candidate.settings.kind == "linear" else None
+    identity = "" if reads is None else reads.encoder.fingerprint
+    parts = {"train": data.train, "val": data.val, "test": test}
+    key = result_key(candidate.settings, data.classes, parts, identity)
+    name, folder = candidate.name, out / folder_of(candidate.name)
+    file = folder / RESULT
+    known = read_result(file)
+    if known is not None and known.key == key:
+        workshop.say(f"{name}: finished before with the same settings and photos, not run again")
+        return known
+    if file.is_file():
+        what = "result cannot be read" if known is None else "settings changed"
+        what = "photos changed" if known is not None and known.dataset_key != own else what
+        workshop.say(f"{name}: run again, because its {what}")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        result, confusion = run_trial(candidate, (key, own), data, test, folder, workshop)
+    except HybridError as error:
+        workshop.say(f"WARNING: {name} failed: {error}")
+        return Failure(name=name, reason=_reason(error))
+    pictures.draw_confusion(confusion, data.classes, name, folder / "confusion.png")
+    write_result(file, result)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    workshop.say(f"{name}: accuracy {result.accuracy:.3f} on {len(test)} test photos, {result.seconds:.0f} s")
+    return result
+
+
+def _reason(error: HybridError) -> str:
+    return "; ".join(part for part in (error.what, error.got, error.fix and f"fix: {error.fix}") if part)
+
+
+def _about(test: LabelledPhotos, rows: Sequence[Result | Failure]) -> list[str]:
+    """What a reader of the table should know of its rows."""
+    results = [row for row in rows if isinstance(row, Result)]
+    notes = [f"{len(test)} test photos", *tables.LEGEND]
+    devices = sorted({row.device for row in results})
+    if len(devices) > 1:
+        notes.append(f"seconds and images/s were measured on different devices: {', '.join(devices)}")
+    elif devices:
+        notes.append(f"measured on {devices[0]}")
+    untested = sorted({c.name for row in results for c in row.classes if not c.support})
+    if untested:
+        notes.append(f"{len(untested)} classes have no test photo and are not in the macro figures")
+    resumed = [row.name for row in results if row.resumed]
+    if resumed:
+        notes.append(f"seconds only since the training went on from a checkpoint: {', '.join(resumed)}")
+    encoded = sorted({row.encoder for row in results if row.encoder})
+    if encoded:
+        notes.append(
+            f"linear heads: parameters, GFLOPs and images/s with the encoder ({', '.join(encoded)}); "
+            "seconds without the embedding of the photos"
+        )
+    return notes

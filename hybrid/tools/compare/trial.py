@@ -1,0 +1,224 @@
+"""One recipe: trained, tested and measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from hybrid import __version__
+from hybrid.config import HeadSettings
+from hybrid.device import Compute
+from hybrid.encoders.base import Encoder
+from hybrid.errors import ConfigError, HeadError
+from hybrid.evaluation.confusion import Counts, confusion_matrix
+from hybrid.heads.base import Head, LabelledPhotos, TrainingSet, TrainingSummary
+from hybrid.heads.linear import train_linear_head
+from hybrid.heads.nets.regions import with_regions
+from hybrid.heads.score import head_logits
+from hybrid.heads.training.dataset import with_embeddings
+from hybrid.images.decode import read_and_decode
+from hybrid.index.store import EmbeddingStore
+from hybrid.tools.compare.measure import (
+    BATCH,
+    count_operations,
+    count_parameters,
+    images_per_second,
+    score,
+)
+from hybrid.tools.compare.results import Result
+from hybrid.tools.compare.vary import Candidate
+
+Say = Callable[[str], None]
+CHECKPOINTS = "checkpoints"
+EMPTY = np.empty((0, 0), dtype=np.float32)
+
+
+class Train(Protocol):
+    """How a backbone is trained: `hybrid.heads.training.fit.train_backbone_head`."""
+
+    def __call__(
+        self,
+        data: TrainingSet,
+        settings: HeadSettings,
+        compute: Compute,
+        log_folder: Path,
+        say: Say,
+        *,
+        checkpoints: Path | None,
+    ) -> Any:
+        """Give a head with the attribute `training`, a `TrainingSummary`."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What linear recipes read: an encoder, and a store with a vector of each photo."""
+
+    encoder: Encoder
+    store: EmbeddingStore
+
+    def photos(self, part: LabelledPhotos) -> LabelledPhotos:
+        """Give photos their embeddings."""
+        return with_embeddings(part, self.store, self.encoder.fingerprint)
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What every trial needs.
+
+    Attributes
+    ----------
+    compute : Compute
+    train : Train
+    say : callable
+        Gets one line at a time for the log.
+    embedded : Embedded or None
+        Needed by linear recipes.
+    """
+
+    compute: Compute
+    train: Train
+    say: Say
+    embedded: Embedded | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How large and how fast a trained head is; fields as those of `Result`."""
+
+    parameters: int | None
+    trainable: int
+    gflops: float | None
+    epochs: int | None
+    best_epoch: int | None
+    images_per_second: float
+
+
+def run_trial(
+    candidate: Candidate,
+    keys: tuple[str, str],
+    data: TrainingSet,
+    test: LabelledPhotos,
+    folder: Path,
+    workshop: Workshop,
+) -> tuple[Result, Counts]:
+    """Train a recipe, test it, and measure its size and speed.
+
+    Parameters
+    ----------
+    keys : (key, dataset_key)
+        Of `hybrid.tools.compare.results`.
+    folder : Path
+        Gets ``log.csv``, ``curves.png`` and, while the training lasts, `CHECKPOINTS`.
+
+    Returns
+    -------
+    result
+    confusion : ndarray of int64, shape (c, c)
+        Rows are true classes.
+
+    Raises
+    ------
+    HybridError
+        If the training or the reading of a photo fails.
+    """
+    settings, embedded = candidate.settings, None
+    if settings.kind == "linear":
+        embedded = needed(workshop.embedded, candidate.name)
+        data = replace(data, train=embedded.photos(data.train), val=embedded.photos(data.val))
+        test = embedded.photos(test)
+    checkpoints = folder / CHECKPOINTS / keys[0]  # those of other settings or photos are not taken up
+    resumed = any(checkpoints.rglob("*.pt"))
+    start = time.perf_counter()
+    trained, head = _train(data, settings, embedded, folder, checkpoints, workshop)
+    seconds = time.perf_counter() - start
+    predicted = head_logits(head, test).argmax(axis=1)
+    scores = score(predicted, test.target, data.classes)
+    measured = _measure(trained.training, head, test) if embedded is None else _measure_linear(trained, embedded, test)
+    result = Result(
+        hybrid_version=__version__,
+        name=candidate.name,
+        settings=settings,
+        key=keys[0],
+        dataset_key=keys[1],
+        encoder=None if embedded is None else embedded.encoder.name,
+        device=str(workshop.compute),
+        photos={"train": len(data.train), "val": len(data.val), "test": len(test)},
+        val_accuracy=float(np.mean(head_logits(head, data.val).argmax(axis=1) == data.val.target)),
+        seconds=seconds,
+        resumed=resumed,
+        notes=data.notes,
+        **vars(scores),
+        **vars(measured),
+    )
+    return result, confusion_matrix(predicted, test.target, len(data.classes))
+
+
+def _train(
+    data: TrainingSet,
+    settings: HeadSettings,
+    embedded: Embedded | None,
+    folder: Path,
+    checkpoints: Path,
+    workshop: Workshop,
+) -> tuple[Any, Head]:
+    """Train; the head itself, and the head as it answers, which may be by regions."""
+    if embedded is not None:
+        linear = train_linear_head(data, settings, embedded.encoder.identity, workshop.say)
+        return linear, linear
+    trained = workshop.train(data, settings, workshop.compute, folder, workshop.say, checkpoints=checkpoints)
+    return trained, with_regions(trained, settings.regions, settings.region_count)
+
+
+def needed(embedded: Embedded | None, name: str) -> Embedded:
+    """Give what linear recipes read, or say what is missing."""
+    if embedded is None:
+        raise ConfigError(
+            f"the recipe {name} is a linear head: it reads CLIP embeddings",
+            got="no --encoder",
+            fix="add --encoder tiny, or --encoder MODEL --pretrained TAG",
+        )
+    return embedded
+
+
+def _measure(summary: TrainingSummary | None, head: Head, test: LabelledPhotos) -> Measured:
+    if summary is None:
+        raise HeadError("the trained head does not say how it was trained")
+    prepared = [head.prepare(read_and_decode(record)) for record in test.records[:BATCH]]
+
+    def predict(photos: Sequence[Any]) -> Any:
+        return head.logits(photos, EMPTY)
+
+    return Measured(
+        parameters=summary.parameters,
+        trainable=summary.trainable,
+        gflops=count_operations(lambda: predict(prepared[:1])) / 1e9,
+        epochs=summary.epochs,
+        best_epoch=summary.best_epoch,
+        images_per_second=images_per_second(predict, prepared),
+    )
+
+
+def _measure_linear(head: Any, embedded: Embedded, test: LabelledPhotos) -> Measured:
+    """The encoder of the photos and the head on top; the head is numpy, which nobody counts but by hand."""
+    encoder = embedded.encoder
+    prepared = [encoder.prepare(read_and_decode(record), record) for record in test.records[:BATCH]]
+
+    def encode() -> Any:
+        return encoder.encode_images(prepared[:1])
+
+    own = head.weight.size + head.bias.size
+    # Vectors that come from a file were computed by something that is not here to be counted.
+    parameters, operations = count_parameters(encode) or None, count_operations(encode) or None
+    return Measured(
+        parameters=None if parameters is None else parameters + own,
+        trainable=own,
+        gflops=None if operations is None else (operations + 2 * head.weight.size) / 1e9,
+        epochs=None,
+        best_epoch=None,
+        images_per_second=images_per_second(lambda p: head.logits([], encoder.encode_images(p)), prepared),
+    )

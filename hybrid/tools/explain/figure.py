@@ -1,0 +1,219 @@
+"""The picture of an explanation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import fill, shorten
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid.evaluation.grid import SEEN, UNSEEN
+from hybrid.tools.explain.explain import Explained, Overlay
+from hybrid.tools.explain.report import Explanation, Scored, Summand
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import SubFigure
+
+INCHES, DPI = (12.5, 12.0), 100
+PHOTO_PIXELS, THUMBNAIL_PIXELS = 640, 220
+GREY, FAINT = "0.35", "0.85"
+TOWARDS_UNSEEN, TOWARDS_SEEN = UNSEEN, SEEN
+STYLE = {"font.family": "sans-serif", "font.size": 9.0, "axes.spines.top": False, "axes.spines.right": False}
+
+
+def draw_explanation(explained: Explained, file: Path) -> None:
+    """Draw the photo, the maps, the nearest photos, the experts and the gate's terms, and write a PNG."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    said = explained.explanation
+    # Names of classes and files are no mathematics, whatever they are made of.
+    with mpl.rc_context(STYLE | {"text.parse_math": False}):
+        figure = Figure(figsize=INCHES, layout="constrained")
+        areas: Any = figure
+        top, middle, bottom, words = areas.subfigures(4, 1, height_ratios=[4.5, 2.4, 3.9, 1.2])
+        _draw_photo_and_maps(top, explained)
+        _draw_neighbours(middle, explained)
+        left, right = bottom.subfigures(1, 2, width_ratios=[1, 1.15])
+        _draw_experts(left, said)
+        _draw_terms(right, said)
+        _write_words(words, said)
+        part = file.with_name(file.name + ".part")
+        figure.savefig(part, format="png", dpi=DPI)
+    part.replace(file)
+
+
+def _draw_photo_and_maps(area: SubFigure, explained: Explained) -> None:
+    said = explained.explanation
+    panels: Sequence[Axes] = area.subplots(1, 3)
+    for panel in panels:
+        _bare(panel)
+    small = explained.image.copy()
+    small.thumbnail((PHOTO_PIXELS, PHOTO_PIXELS))
+    panels[0].imshow(small)
+    colour = SEEN if said.seen else UNSEEN if said.expert != "rejected" else GREY
+    area.suptitle(f"{shorten(said.label, 60)}   {said.probability:.1%}", fontsize=17, fontweight="bold", color=colour)
+    unseen = "" if said.p_unseen is None else f"p(unseen) {said.p_unseen:.3f},  "
+    panels[0].set_title(f"{unseen}decided by: {said.expert}", fontsize=10)
+    panels[0].set_xlabel(fill(Path(said.photo).name, 48), color=GREY)
+    for panel, overlay, whose in ((panels[1], explained.head, "head"), (panels[2], explained.encoder, "CLIP")):
+        if overlay is None:
+            start = "no map of the head" if whose == "head" else "no relevance map"
+            reason = next((note for note in said.notes if note.startswith(start)), "")
+            _placeholder(panel, reason or f"no map of the {whose}")
+        else:
+            _draw_overlay(panel, overlay, whose)
+
+
+def _draw_overlay(panel: Axes, overlay: Overlay, whose: str) -> None:
+    info = overlay.info
+    grey = overlay.pixels @ np.array([0.299, 0.587, 0.114])
+    panel.imshow(grey, cmap="gray", vmin=0, vmax=1)
+    panel.imshow(_coloured(overlay.values))
+    panel.set_title(f"what speaks for {shorten(info.label, 34)} ({whose})", fontsize=10)
+    layer = f", layer {info.layer}" if info.layer else ""
+    grid = f" ({info.grid[0]} x {info.grid[1]})" if info.grid else ""
+    members = f", mean of {info.networks} networks" if info.networks > 1 else ""
+    signed = "; blue: against" if (overlay.values < 0).any() else ""
+    panel.set_xlabel(fill(f"{info.method}{layer}{grid}{members}{signed}", 58), color=GREY)
+
+
+def _coloured(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Colours (h, w, 4) for a map: the stronger, the less transparent; blue below zero."""
+    import matplotlib as mpl
+
+    largest = float(np.abs(values).max()) or 1.0
+    scaled = values / largest
+    if (scaled < 0).any():
+        colours = mpl.colormaps["coolwarm"](0.5 + scaled / 2)
+        colours[..., 3] = np.clip(np.abs(scaled) * 1.2, 0, 0.8)
+    else:
+        colours = mpl.colormaps["inferno"](scaled)
+        colours[..., 3] = np.clip(scaled * 1.3, 0, 0.75)
+    return np.asarray(colours, np.float64)
+
+
+def _draw_neighbours(area: SubFigure, explained: Explained) -> None:
+    near = explained.explanation.neighbours
+    area.suptitle("nearest labelled photos of the index, by CLIP", fontsize=10.5, x=0.01, ha="left")
+    if not near:
+        panel = area.subplots()
+        _bare(panel)
+        _placeholder(panel, next((n for n in explained.explanation.notes if "nearest photos" in n), "none"))
+        return
+    panels = area.subplots(1, max(5, len(near)), squeeze=False)[0]
+    for panel in panels:
+        _bare(panel)
+        panel.set_visible(False)
+    for panel, found, image in zip(panels, near, explained.thumbnails, strict=False):
+        panel.set_visible(True)
+        if image is None:
+            _placeholder(panel, "the photo is gone from the disk")
+        else:
+            small = image.copy()
+            small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+            panel.imshow(small)
+        panel.set_xlabel(f"{fill(shorten(found.label, 44), 24)}\n{found.similarity:.3f}")
+
+
+def _draw_experts(area: SubFigure, said: Explanation) -> None:
+    area.suptitle("each expert's first three", fontsize=10.5, x=0.02, ha="left")
+    experts = (
+        ("head alone", said.experts.head, "no head"),
+        ("zero-shot alone", said.experts.zero_shot, "no texts"),
+        ("the answer", said.experts.answer, ""),
+    )
+    panels: Sequence[Axes] = area.subplots(3, 1, sharex=True)
+    for panel, (name, top, missing) in zip(panels, experts, strict=True):
+        panel.set_ylabel(name, fontweight="bold", fontsize=8.5)
+        panel.set(xlim=(0, 1.15), xticks=[])
+        panel.spines["bottom"].set_visible(False)
+        if top is None:
+            panel.set_yticks([])
+            panel.text(0.02, 0.5, missing, transform=panel.transAxes, color=GREY, va="center")
+        else:
+            _bars_of_classes(panel, top)
+
+
+def _bars_of_classes(panel: Axes, top: Sequence[Scored]) -> None:
+    # Names may be alike once they are shortened: the places, not the names, tell the bars apart.
+    places = np.arange(len(top))
+    panel.barh(places, [one.probability for one in top], color="0.6", height=0.68)
+    panel.set_yticks(places, [shorten(one.label, 28, placeholder="…") for one in top])
+    panel.set_ylim(2.5, -0.5)
+    panel.tick_params(length=0)
+    for place, one in enumerate(top):
+        panel.text(one.probability + 0.015, place, f"{one.probability:.1%}", va="center", color=GREY)
+
+
+def _draw_terms(area: SubFigure, said: Explanation) -> None:
+    panel: Axes = area.subplots()
+    gate = said.gate
+    if gate is None or gate.log_odds is None:
+        _bare(panel)
+        reason = "no gate: nothing is weighed" if gate is None else "every class is seen: nothing is weighed"
+        _placeholder(panel, reason)
+        return
+    area.suptitle(
+        f"the gate: log-odds of unseen {gate.log_odds:+.2f}, p(unseen) {gate.p_unseen:.3f}",
+        fontsize=10.5,
+        x=0.02,
+        ha="left",
+    )
+    rows = [*gate.terms, None]
+    products = np.array([t.product for t in gate.terms] + [gate.log_odds])
+    colours = [TOWARDS_UNSEEN if p > 0 else TOWARDS_SEEN for p in products]
+    panel.barh(np.arange(len(rows)), products, color=colours, height=0.66)
+    panel.set_yticks(np.arange(len(rows)), [_term_name(term) for term in rows], fontsize=7.5)
+    panel.set_ylim(len(rows) - 0.5, -0.5)
+    panel.axvline(0, color="0.3", linewidth=0.8)
+    panel.axhline(len(rows) - 1.5, color=FAINT, linewidth=0.8)
+    reach = float(np.abs(products).max()) or 1.0
+    low, high = min(products.min(), 0.0), max(products.max(), 0.0)
+    panel.set_xlim(low - 0.22 * reach, high + 0.22 * reach)
+    for place, product in enumerate(products):
+        panel.text(
+            product + np.copysign(0.02 * reach, product),
+            place,
+            f"{product:+.2f}",
+            va="center",
+            ha="left" if product >= 0 else "right",
+            color=GREY,
+            fontsize=8,
+        )
+    panel.tick_params(axis="y", length=0)
+    panel.set_xlabel("green speaks for a seen class, blue for an unseen one", color=GREY)
+
+
+def _term_name(term: Summand | None) -> str:
+    if term is None:
+        return "sum"
+    if term.name in ("bias", "prior"):
+        return term.meaning
+    return f"{term.meaning}\n{term.value:.2f} x {term.weight:+.2f}"
+
+
+def _write_words(area: SubFigure, said: Explanation) -> None:
+    lines = [fill(said.gate.words, 170)] if said.gate else []
+    lines += [fill(f"note: {note}", 170) for note in said.notes]
+    lines += [fill(f"WARNING: {said.warning}", 170)] if said.warning else []
+    area.text(0.015, 0.97, "\n".join(lines), va="top", fontsize=9, color="0.15", linespacing=1.4)
+
+
+def _bare(panel: Axes) -> None:
+    panel.set(xticks=[], yticks=[])
+    panel.spines[:].set_visible(False)
+
+
+def _placeholder(panel: Axes, words: str) -> None:
+    from matplotlib.patches import Rectangle
+
+    # A square, as photos are about: it keeps the row's shape.
+    panel.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    frame: Any = Rectangle((0, 0), 1, 1, facecolor="0.95", edgecolor=FAINT)
+    panel.add_patch(frame)
+    panel.text(0.5, 0.5, fill(words, 30), ha="center", va="center", color=GREY)

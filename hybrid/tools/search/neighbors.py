@@ -1,0 +1,147 @@
+"""The labelled photos of a run's index that are nearest to photos: evidence for or against an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from hybrid.encoders.base import Encoder, FloatArray
+from hybrid.images.records import ImageRecord
+from hybrid.index.neighbors import NeighborIndex, open_index
+from hybrid.index.store import EmbeddingStore
+from hybrid.prediction import Neighbor, Prediction
+from hybrid.run.files import Layout
+from hybrid.tools.search.contents import by_content, joined_label
+
+NEIGHBOURS = 5
+
+
+@dataclass(frozen=True)
+class NearPhoto:
+    """A labelled photo and its cosine similarity.
+
+    Attributes
+    ----------
+    record : ImageRecord
+        The first that has this content, by path.
+    label : str
+        Several, joined by " / ", where the same content carries several.
+    similarity : float
+    """
+
+    record: ImageRecord
+    label: str
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Near:
+    """What was found for one photo, most similar first, and what to say of it."""
+
+    photos: tuple[NearPhoto, ...]
+    notes: tuple[str, ...]
+
+
+class LabelledNeighbours:
+    """Finds the nearest labelled photos of a run's index; the index is opened once, here.
+
+    Parameters
+    ----------
+    layout : Layout
+        Of the run.
+    encoder : Encoder
+        That makes the embeddings to come; the index must hold vectors of its fingerprint.
+
+    Attributes
+    ----------
+    missing : str or None
+        Why no photo has any neighbour: no index, no labelled photo in it, or vectors of another precision.
+    notes : tuple of str
+        What to tell people of the search, such as that it is approximate.
+
+    Raises
+    ------
+    StoreError
+        If the run's index cannot be read.
+    """
+
+    def __init__(self, layout: Layout, encoder: Encoder) -> None:
+        self._store = layout.store
+        self._index: NeighborIndex | None = None
+        self.missing: str | None = None
+        self.notes: tuple[str, ...] = ()
+        if not layout.store.is_file():
+            self.missing = "no nearest photos: the run has no index"
+            return
+        with EmbeddingStore(layout.store) as store:
+            rows = store.rows(encoder.fingerprint)
+            # All of them is the usual case, and needs no list of a million rows.
+            labelled = None if store.all_labelled else rows.ids_labelled()
+            if not (rows.state().count if labelled is None else len(labelled)):
+                self.missing = _why_none(bool(store.labels()), bool(rows.state().count))
+                return
+            index = open_index(store, encoder.fingerprint, layout.neighbors)
+            self._index = index if labelled is None else index.only_ids(labelled)
+            self.notes = index.notes
+
+    def nearest(self, embeddings: FloatArray | None, hashes: Sequence[str], count: int = NEIGHBOURS) -> list[Near]:
+        """Find the most similar labelled photos of each photo.
+
+        Parameters
+        ----------
+        embeddings : (n, dim) float32, unit norm, or None
+            None where the encoder did not run: nothing is found.
+        hashes : sequence of n str
+            sha256 of each photo itself, which is left out of its own neighbours.
+        count : int
+            At least 1; fewer are found where the index holds fewer.
+
+        Returns
+        -------
+        list of n Near
+        """
+        if self._index is None or embeddings is None:
+            return [Near((), (self.missing or "no nearest photos: the encoder did not run",))] * len(hashes)
+        # One more, for the photo itself may be among them.
+        similarity, names = self._index.search(embeddings, count + 1)
+        contents = self._labelled({*hashes, *(name for row in names for name in row)})
+        return [
+            _near(sha256, [pair for pair in zip(row, cosines, strict=True) if pair[0] != sha256][:count], contents)
+            for sha256, row, cosines in zip(hashes, names, similarity.tolist(), strict=True)
+        ]
+
+    def _labelled(self, hashes: Collection[str]) -> dict[str, list[ImageRecord]]:
+        with EmbeddingStore(self._store, must_exist=True) as store:
+            return by_content(photo for photo in store.photos_with(list(hashes)) if photo.record.label is not None)
+
+
+def _near(sha256: str, found: Sequence[tuple[str, float]], contents: Mapping[str, Sequence[ImageRecord]]) -> Near:
+    photos = tuple(
+        NearPhoto(contents[name][0], str(joined_label(contents[name])), cosine)
+        for name, cosine in found
+        if name in contents  # else it lost its label since the index was opened
+    )
+    notes = ["the photo itself is in the index and is left out of its nearest"] if sha256 in contents else []
+    notes += [] if photos else ["no nearest photos: the index holds no other labelled photo"]
+    return Near(photos, tuple(notes))
+
+
+def with_neighbors(predictions: Sequence[Prediction], near: Sequence[Near]) -> list[Prediction]:
+    """Put what was found for each photo into its `Prediction`."""
+    return [
+        replace(
+            prediction,
+            neighbors=tuple(
+                Neighbor(photo.record.path, photo.label, photo.record.split, photo.similarity) for photo in found.photos
+            ),
+        )
+        for prediction, found in zip(predictions, near, strict=True)
+    ]
+
+
+def _why_none(labelled: bool, embedded: bool) -> str:
+    if not labelled:
+        return "no nearest photos: the index holds no labelled photo"
+    if embedded:
+        return "no nearest photos: no labelled photo of the index has a vector"
+    return "no nearest photos: the index was made in another precision (hybrid build-index again, or --device as then)"

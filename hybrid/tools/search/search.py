@@ -1,0 +1,214 @@
+"""Search a run's index for photos that are like a text or a photo."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from PIL import Image
+
+from hybrid.encoders.base import Encoder, FloatArray
+from hybrid.encoders.texts import average_texts
+from hybrid.errors import ConfigError, EncoderError, StoreError, UnreadableImageError, listing
+from hybrid.images.decode import decode, decode_scaled
+from hybrid.images.records import ImageRecord
+from hybrid.index.neighbors import NeighborIndex, open_index
+from hybrid.index.store import EmbeddingStore
+from hybrid.labels.prompts import PromptClass, Templates, class_key, class_texts
+from hybrid.run.files import Layout
+from hybrid.tools.search.contents import by_content, joined_label
+
+_ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A photo of the index.
+
+    Attributes
+    ----------
+    record : ImageRecord
+        The first that has this content, by path.
+    label : str or None
+        Several, joined by " / ", where copies carry several; None without any.
+    score : float
+        Cosine of its embedding and the query's.
+    copies : tuple of str
+        Paths of the other photos with the same bytes.
+    itself : bool
+        Whether it is the photo that was searched with.
+    """
+
+    record: ImageRecord
+    label: str | None
+    score: float
+    copies: tuple[str, ...] = ()
+    itself: bool = False
+
+
+@dataclass(frozen=True)
+class PhotoQuery:
+    """A photo to search with.
+
+    Attributes
+    ----------
+    embedding : (1, dim) float32, unit norm
+    sha256 : str
+        Of its bytes.
+    image : PIL RGB
+    """
+
+    embedding: FloatArray
+    sha256: str
+    image: Image.Image
+
+
+def photo_query(encoder: Encoder, record: ImageRecord) -> PhotoQuery:
+    """Read and embed a photo.
+
+    Raises
+    ------
+    UnreadableImageError
+        If it cannot be read.
+    EncoderError
+        If precomputed vectors do not cover it.
+    """
+    try:
+        data = record.read_bytes()
+        image = decode(data)
+    except OSError as error:
+        raise UnreadableImageError(f"cannot read {record.path}", got=error.strerror or str(error)) from error
+    except UnreadableImageError as error:
+        raise UnreadableImageError(f"cannot search with {record.path}", got=error.what) from error
+    encoder.check([record])
+    # As the index was built, so that a photo finds itself.
+    embedding = encoder.encode_images([encoder.prepare(decode_scaled(data, encoder.cover), record)])
+    return PhotoQuery(embedding, hashlib.sha256(data).hexdigest(), image)
+
+
+def query_texts(text: str, templates: Templates) -> tuple[str, ...]:
+    """The sentences that a text query is averaged over: the text as it stands, and in every template.
+
+    Templates have an article of their own (``a photo of a {}.``), so that of the text ("a striped horse") is left out
+    of them.
+
+    Raises
+    ------
+    ConfigError
+        If the text is blank.
+    """
+    phrase = " ".join(text.split())
+    if not phrase:
+        raise ConfigError("the text to search for is blank", fix='for example --text "a striped horse"')
+    filled = class_texts(PromptClass(_ARTICLE.sub("", phrase)), templates)
+    return tuple(dict.fromkeys((phrase, *filled)))
+
+
+def text_query(encoder: Encoder, text: str, templates: Templates) -> FloatArray:
+    """Embed a text by an ensemble of prompts (Radford et al. 2021), shape (1, dim), unit norm.
+
+    Parameters
+    ----------
+    templates : Templates
+        See `query_texts`; an encoder that finds texts by class name needs the name alone.
+
+    Raises
+    ------
+    ConfigError
+        If the text is blank.
+    EncoderError
+        If precomputed vectors do not hold it.
+    """
+    texts = query_texts(text, templates)
+    if encoder.uses_templates:
+        return average_texts(encoder.encode_texts(texts), [len(texts)])
+    try:
+        return encoder.encode_texts(texts[:1])
+    except EncoderError as error:
+        raise EncoderError(
+            "the run's encoder holds precomputed vectors, and none of this text",
+            expected="a class name that was embedded when its file was made",
+            got=texts[0],
+            fix="search by such a name, or by --image PHOTO",
+        ) from error
+
+
+def search(
+    layout: Layout,
+    encoder: Encoder,
+    query: FloatArray,
+    count: int = 20,
+    *,
+    label: str | None = None,
+    sha256: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Hit]:
+    """Find the photos of a run's index that are most similar to a query, labelled or not.
+
+    Photos with the same bytes are one hit. The photo that was searched with is listed too, if the index holds it.
+
+    Parameters
+    ----------
+    layout : Layout
+        Of the run.
+    encoder : Encoder
+        That made `query` and the vectors of the index.
+    query : (1, dim) float32, unit norm
+        From `text_query` or `photo_query`.
+    count : int
+        At least 1; fewer are found where the index holds fewer.
+    label : str, optional
+        Only photos that carry this label; case, ``_``, ``-`` and spaces make no difference.
+    sha256 : str, optional
+        Of the photo that was searched with, to mark it.
+    say : callable
+        Called with each line that people should read of the search, such as that it is approximate.
+
+    Returns
+    -------
+    list of Hit
+        Most similar first.
+
+    Raises
+    ------
+    StoreError
+        If there is no index, it is empty, or it holds no vectors of this encoder.
+    ConfigError
+        If no photo carries the label.
+    """
+    with EmbeddingStore(layout.store, must_exist=True) as store:
+        index = open_index(store, encoder.fingerprint, layout.neighbors)
+        for line in index.notes:
+            say(line)
+        if label is not None:
+            index = _with_label(index, store, encoder.fingerprint, label)
+        similarity, hashes = index.search(query, count)
+        contents = by_content(store.photos_with(hashes[0]))
+    found = zip(hashes[0], similarity[0].tolist(), strict=True)
+    # A build-index that was killed may leave a vector whose photo holds other bytes by now.
+    return [_hit(contents[name], score, name == sha256) for name, score in found if name in contents]
+
+
+def _with_label(index: NeighborIndex, store: EmbeddingStore, fingerprint: str, label: str) -> NeighborIndex:
+    wanted = class_key(label)
+    labels = list(store.labels())
+    same = [name for name in labels if class_key(name) == wanted]
+    if not same:
+        raise ConfigError(
+            "no photo of the index has this label",
+            expected=f"one of {listing(labels)}" if labels else "an index with labels",
+            got=label,
+        )
+    narrowed = index.only_ids(store.rows(fingerprint).ids_labelled(same))
+    if not len(narrowed):
+        raise StoreError(
+            f"no photo labelled {label} has a vector of this encoder", fix="run hybrid build-index again with it"
+        )
+    return narrowed
+
+
+def _hit(records: list[ImageRecord], score: float, itself: bool) -> Hit:
+    copies = tuple(record.path for record in records[1:])
+    return Hit(records[0], joined_label(records), score, copies, itself)

@@ -1,0 +1,199 @@
+"""The bundled world: its classes, its drawings, its folders, and that the bundled weights know it."""
+
+from __future__ import annotations
+
+import colorsys
+import hashlib
+from collections import Counter
+from dataclasses import astuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import hybrid.encoders
+from hybrid.errors import ConfigError, DataError
+from hybrid.demo.animals import (
+    COLOURS,
+    KINDS,
+    PARTS,
+    PATTERNS,
+    Animal,
+    all_animals,
+    demo_classes,
+    training_animals,
+)
+from hybrid.demo.dataset import write_demo
+from hybrid.demo.painting import draw
+
+# Hue in degrees as a person names it; brown and pink differ from orange and red in other ways.
+HUES = {"red": 0, "orange": 25, "yellow": 50, "green": 120, "blue": 215, "purple": 275}
+TINY_CLIP = Path(hybrid.encoders.__path__[0]) / "tiny_clip"
+
+
+def pixels(animal: Animal, seed: int = 0, size: int = 64) -> np.ndarray:
+    return np.asarray(draw(animal, np.random.default_rng(seed), size))
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_names_are_unique_and_say_every_attribute() -> None:
+    animals = all_animals()
+    assert len(animals) == len(COLOURS) * len(PATTERNS) * (len(KINDS) * len(PARTS) - 3) == 1880
+    assert len({animal.name for animal in animals}) == len(animals)
+    assert Animal("yellow", "spotted", "fish", "spikes").name == "spotted yellow fish with spikes"
+    assert Animal("red", "plain", "bird", "long tail").name == "plain red bird with a long tail"
+    assert Animal("blue", "striped", "snake", "none").name == "striped blue snake"
+
+
+def test_demo_has_forty_seen_and_ten_unseen_classes() -> None:
+    demo = demo_classes()
+    assert (len(demo.seen), len(demo.unseen)) == (40, 10)
+    assert len({*demo.seen, *demo.unseen}) == 50
+    assert {*demo.seen, *demo.unseen} <= set(all_animals())
+    assert {animal.kind for animal in demo.unseen} == set(KINDS)
+
+
+def test_every_unseen_class_has_a_seen_neighbour_that_differs_in_one_attribute() -> None:
+    demo = demo_classes()
+    for animal in demo.unseen:
+        shared = [sum(a == b for a, b in zip(astuple(animal), astuple(other), strict=True)) for other in demo.seen]
+        assert max(shared) == 3
+
+
+def test_the_tiny_clip_is_trained_on_no_class_of_the_demo() -> None:
+    demo, training = demo_classes(), set(training_animals())
+    assert not training & {*demo.seen, *demo.unseen}
+    assert training == set(all_animals()) - {*demo.seen, *demo.unseen}
+
+
+def test_demo_classes_never_change() -> None:
+    """The bundled weights were trained around these very classes."""
+    names = "\n".join(animal.name for animal in (*demo_classes().seen, *demo_classes().unseen))
+    assert hashlib.sha256(names.encode()).hexdigest()[:16] == "75dad4d07e856459"
+
+
+def test_a_drawing_follows_from_its_seed() -> None:
+    animal = demo_classes().seen[0]
+    assert draw(animal, np.random.default_rng(1)).tobytes() == draw(animal, np.random.default_rng(1)).tobytes()
+    assert np.abs(pixels(animal, 1).astype(int) - pixels(animal, 2)).mean() > 10
+
+
+@pytest.mark.parametrize("size", [32, 64, 96])
+def test_size_is_what_was_asked_for(size: int) -> None:
+    image = draw(all_animals()[0], np.random.default_rng(0), size)
+    assert (image.size, image.mode) == ((size, size), "RGB")
+
+
+def test_different_animals_look_different() -> None:
+    """The same seed gives the same pose, so that only the attributes can make a difference."""
+    some = {*demo_classes().seen, *demo_classes().unseen, *all_animals()[::4]}
+    assert len({pixels(animal, 3, 32).tobytes() for animal in some}) == len(some)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("colour", sorted(HUES))
+def test_the_drawn_colour_is_the_named_one(colour: str, kind: str) -> None:
+    """The most saturated pixels of plain animals are nearest to the named hue, told by colorsys alone."""
+    votes: Counter[str] = Counter()
+    for seed in range(6):
+        centre = pixels(Animal(colour, "plain", kind, "none"), seed)[12:52, 12:52].reshape(-1, 3) / 255
+        hsv = np.array([colorsys.rgb_to_hsv(*pixel) for pixel in centre])
+        vivid = hsv[hsv[:, 1] * hsv[:, 2] >= np.quantile(hsv[:, 1] * hsv[:, 2], 0.93)]
+        for hue in vivid[:, 0] * 360:
+            votes[min(HUES, key=lambda name: abs((hue - HUES[name] + 180) % 360 - 180))] += 1
+    assert votes.most_common(1)[0][0] == colour, votes
+
+
+def test_brown_is_dark_orange_and_pink_is_pale_red() -> None:
+    def means(colour: str) -> np.ndarray:
+        fish = Animal(colour, "plain", "turtle", "none")
+        return np.mean([pixels(fish, seed)[26:36, 28:36].reshape(-1, 3).mean(axis=0) for seed in range(12)], axis=0)
+
+    assert means("brown").sum() < 0.7 * means("orange").sum()
+    assert means("pink")[1:].sum() > 2 * means("red")[1:].sum()
+
+
+def test_write_demo_lays_out_what_it_promises(tmp_path: Path) -> None:
+    write_demo(tmp_path, train_per_class=2, val_per_class=1, test_per_class=1)
+    demo = demo_classes()
+    seen, everything = {a.name for a in demo.seen}, {a.name for a in (*demo.seen, *demo.unseen)}
+    for split, names, count in (("train", seen, 2), ("val", seen, 1), ("test", everything, 1)):
+        assert {path.name for path in (tmp_path / split).iterdir()} == names
+        for folder in (tmp_path / split).iterdir():
+            assert sorted(path.name for path in folder.iterdir()) == [f"{i:03d}.jpg" for i in range(count)]
+    loose = sorted(path.name for path in (tmp_path / "photos").iterdir())
+    assert loose == [f"photo_{i:02d}.jpg" for i in range(1, 21)]
+    with Image.open(tmp_path / "photos" / "photo_01.jpg") as image:
+        assert (image.format, image.size, image.mode) == ("JPEG", (64, 64), "RGB")
+    first, *names = (tmp_path / "prompts.txt").read_text(encoding="utf-8").splitlines()
+    assert first.startswith("#")
+    assert names == sorted(everything)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "photos",
+        "prompts.txt",
+        "test",
+        "train",
+        "val",
+    ]
+
+
+def test_write_demo_again_is_identical_and_touches_nothing(tmp_path: Path) -> None:
+    counts = {"train_per_class": 1, "val_per_class": 1, "test_per_class": 1}
+    write_demo(tmp_path / "a", **counts)
+    write_demo(tmp_path / "b", **counts)
+    write_demo(tmp_path / "c", **counts, seed=1)
+    first = digests(tmp_path / "a")
+    assert len(set(first.values())) == len(first)
+    assert digests(tmp_path / "b") == first
+    photos = [name for name in first if name.endswith(".jpg")]
+    other = digests(tmp_path / "c")
+    assert not [name for name in photos if first[name] == other[name]]
+    (tmp_path / "a" / photos[0]).write_bytes(b"torn")
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "a").rglob("*.jpg")}
+    write_demo(tmp_path / "a", **counts)
+    assert digests(tmp_path / "a") == first
+    assert [path for path, stamp in stamps.items() if path.stat().st_mtime_ns != stamp] == [tmp_path / "a" / photos[0]]
+
+
+def test_write_demo_refuses_a_folder_with_other_photos(tmp_path: Path) -> None:
+    mine = tmp_path / "train" / "my cat" / "1.jpg"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    with pytest.raises(DataError, match="did not write"):
+        write_demo(tmp_path, train_per_class=1, val_per_class=0, test_per_class=0)
+    assert digests(tmp_path) == {"train/my cat/1.jpg": hashlib.sha256(b"mine").hexdigest()}
+
+
+def test_write_demo_refuses_negative_counts(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="negative"):
+        write_demo(tmp_path, train_per_class=-1)
+
+
+def test_bundled_weights_load_with_plain_open_clip_and_name_unseen_animals() -> None:
+    import open_clip
+    import torch
+
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{TINY_CLIP}")
+    tokenize = open_clip.get_tokenizer(f"local-dir:{TINY_CLIP}")
+    model.eval()
+    demo = demo_classes()
+    names = [animal.name for animal in (*demo.unseen, *demo.seen)]
+    photos = [
+        preprocess(draw(animal, np.random.default_rng((11, i, n))))
+        for i, animal in enumerate(demo.unseen)
+        for n in range(12)
+    ]
+    with torch.no_grad():
+        texts = model.encode_text(tokenize([f"a photo of a {name}." for name in names]), normalize=True)
+        found = (model.encode_image(torch.stack(photos), normalize=True) @ texts.T).argmax(dim=1).numpy()
+    assert tokenize(["fish"]).shape == (1, 32)
+    assert np.mean(found == np.repeat(np.arange(len(demo.unseen)), 12)) >= 0.7
+
+
+def test_bundled_weights_are_small() -> None:
+    assert (TINY_CLIP / "open_clip_model.safetensors").stat().st_size < 8_000_000

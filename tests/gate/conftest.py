@@ -1,0 +1,222 @@
+"""A small world of embeddings: classes are directions, texts lie a gap away from their photos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import scipy.optimize
+
+from hybrid.gate.decide import FittedGate
+from hybrid.gate.episodes import Calibration, Photos, calibrate, class_folds
+from hybrid.gate.evidence import Evidence, Scorer
+from hybrid.gate.fit import fit_gate, fit_shown
+from hybrid.gate.gaussians import ClassMemory
+from hybrid.gate.policy import HeldOut
+from hybrid.gate.rejection import fit_rejector
+from hybrid.gate.support import ShownEvidence, ShownPhotos
+
+SCALE = 20.0
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Space:
+    """A label space with shown classes: class of the world at each place, texts and photos."""
+
+    order: list[int]
+    texts: np.ndarray
+    shown: ShownPhotos | None
+
+
+@dataclass(frozen=True)
+class World:
+    """Of c classes the first s are seen; `test` holds photos of all of them, `strange` of classes without a name."""
+
+    seen: int
+    texts: np.ndarray
+    train: Photos
+    val: Photos
+    test: Photos
+    strange: np.ndarray
+    scale: float = SCALE
+
+    def head(self, photos: np.ndarray, sharpness: float = 12.0) -> np.ndarray:
+        """Logits over the seen classes, as a head on the mean training photos gives them."""
+        means = [self.train.embeddings[self.train.target == c].mean(axis=0) for c in range(self.seen)]
+        return sharpness * photos @ np.stack(means).T
+
+    @property
+    def memory(self) -> ClassMemory:
+        return ClassMemory.fit(
+            np.concatenate([self.train.embeddings, self.val.embeddings]),
+            np.concatenate([self.train.target, self.val.target]),
+            self.seen,
+        )
+
+    @property
+    def scorer(self) -> Scorer:
+        return Scorer(self.memory, self.texts, self.scale)
+
+    def space(
+        self,
+        asked: tuple[int, ...] = (),
+        more: dict[int, int] | None = None,
+        joined: dict[int, int] | None = None,
+        nameless: dict[int, int] | None = None,
+    ) -> Space:
+        """Ask for some unseen classes; each other argument gives the test photos that show a class.
+
+        `more` is of classes that are asked for, `joined` of others with a name, `nameless` of those without.
+        """
+        more, joined, nameless = more or {}, joined or {}, nameless or {}
+        order = [*range(self.seen), *asked, *joined, *nameless]
+        named = len(order) - len(nameless)
+        shots = more | joined | nameless
+        photos = [self.test.embeddings[self.test.target == label][:count] for label, count in shots.items()]
+        shown = None
+        if shots:
+            shown = ShownPhotos.gather(photos, [order.index(label) for label in shots], self.seen + len(asked), named)
+        return Space(order, self.texts[order[:named]], shown)
+
+    def evidence(self, space: Space, photos: np.ndarray | None = None) -> Evidence:
+        photos = self.test.embeddings if photos is None else photos
+        return Scorer(self.memory, space.texts, self.scale, space.shown)(photos, self.head(photos))
+
+    def calibration(self, **changes) -> Calibration:
+        head = self.head(self.val.embeddings)
+        parts = {"head_logits": head, "held_out": class_folds(self.seen)} | changes
+        return calibrate(self.train, self.val, self.texts[: self.seen], self.scale, **parts)
+
+    def fitted(self) -> FittedGate:
+        """Fit a gate and all that serves it, as `hybrid.run.gate` does."""
+        calibration = self.calibration()
+        gate = fit_gate(calibration.validation, calibration.episodes)
+        gate = fit_shown(gate, calibration.named, calibration.nameless)
+        held_out = HeldOut(
+            embeddings=self.val.embeddings,
+            head_logits=self.head(self.val.embeddings),
+            memory=calibration.validation.evidence.memory,
+            novelty=calibration.validation.evidence.novelty,
+            baseline=calibration.validation.evidence.baseline,
+            target=self.val.target,
+            uniform=np.random.default_rng(9).random(len(self.val)),
+        )
+        return FittedGate(gate, calibration.memory, fit_rejector(gate, calibration.episodes), held_out)
+
+
+@pytest.fixture(scope="session")
+def make_world() -> Callable[..., World]:
+    def make(
+        seed: int = 0,
+        seen: int = 6,
+        unseen: int = 3,
+        train: int = 5,
+        val: int = 6,
+        test: int = 8,
+        dim: int = 10,
+        noise: float = 0.3,
+        vague: float = 0.0,
+    ) -> World:
+        """Make one; `vague` texts say less of where photos of their class lie."""
+        rng = np.random.default_rng(seed)
+        strange = 3
+        centres = unit(rng.normal(size=(seen + unseen + strange, dim)))
+
+        def draw(count: int, classes: range) -> Photos:
+            target = np.repeat(np.array(classes, dtype=np.intp), count)
+            return Photos(unit(centres[target] + noise * rng.normal(size=(len(target), dim))), target)
+
+        texts = centres[: seen + unseen] + 0.3 * rng.normal(size=dim) + 0.15 * rng.normal(size=(1, dim))
+        texts = unit(texts + vague * np.random.default_rng([seed, 1]).normal(size=texts.shape))
+        every = range(seen + unseen)
+        return World(
+            seen,
+            texts,
+            draw(train, range(seen)),
+            draw(val, range(seen)),
+            draw(test, every),
+            draw(test, range(seen + unseen, seen + unseen + strange)).embeddings,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def large(make_world) -> World:
+    """Enough validation photos that a share of them is a fine measure."""
+    return make_world(seed=1, seen=8, unseen=4, train=6, val=25, test=25, noise=0.22)
+
+
+@pytest.fixture(scope="session")
+def fitted(large) -> FittedGate:
+    return large.fitted()
+
+
+@pytest.fixture(scope="session")
+def draw_evidence() -> Callable[..., Evidence]:
+    """Random numbers in the shape of evidence."""
+
+    def draw(seed: int = 0, photos: int = 20, seen: int = 4, unseen: int = 3) -> Evidence:
+        rng = np.random.default_rng(seed)
+        raw = rng.normal(size=(photos, seen))
+        return Evidence(
+            head=raw - np.log(np.exp(raw).sum(axis=1, keepdims=True)),
+            memory=rng.normal(size=(photos, seen)),
+            similarity=5 + 2 * rng.normal(size=(photos, seen + unseen)),
+            centred=rng.normal(size=(photos, seen + unseen)),
+            predicted=rng.normal(size=(photos, seen + unseen)),
+            alignment=rng.normal(size=seen),
+            novelty=rng.normal(size=photos),
+            baseline=rng.normal(size=photos),
+            located=rng.normal(size=(photos, seen + unseen)),
+        )
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def draw_shown(draw_evidence) -> Callable[..., Evidence]:
+    """Random numbers in the shape of evidence with shown classes: some asked for, some joined, some without a name."""
+
+    def draw(
+        seed: int = 0,
+        photos: int = 20,
+        listed: tuple[int, ...] = (5, 4),
+        asked: int = 7,
+        joined: int = 2,
+        bare: int = 2,
+    ) -> Evidence:
+        rng = np.random.default_rng(1000 + seed)
+        named = asked + joined
+        place = np.array([*listed, *range(asked, named + bare)], np.intp)
+        shown = ShownEvidence(
+            likelihood=2 * rng.normal(size=(photos, len(place))),
+            place=place,
+            counts=rng.integers(1, 30, size=len(place)),
+            asked=asked,
+            named=named,
+        )
+        return replace(draw_evidence(seed, photos, 4, named - 4), shown=shown)
+
+    return draw
+
+
+@pytest.fixture
+def searches(monkeypatch):
+    """Every call of the optimiser: loss, start, bounds and what was found."""
+    calls = []
+    original = scipy.optimize.minimize
+
+    def minimize(loss, start, **options):
+        found = original(loss, start, **options)
+        calls.append((loss, np.asarray(start), options.get("bounds"), found.x))
+        return found
+
+    monkeypatch.setattr(scipy.optimize, "minimize", minimize)
+    return calls

@@ -1,0 +1,61 @@
+"""`MeanCache` against loops, and that classes without photos stay in the game."""
+
+import numpy as np
+import pytest
+from few_shot_experts.tip_adapter import TipAdapter
+
+from hybrid.gate.few_shot.mean_cache import MeanCache
+
+SCALE = 40.0
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def world():
+    rng = np.random.default_rng(3)
+    centres = unit(rng.normal(size=(8, 12)))
+    texts = unit(centres + 0.35 * rng.normal(size=centres.shape))
+    target = np.repeat(np.arange(4), [20, 3, 1, 6])
+    photos = unit(centres[target] + 0.25 * rng.normal(size=(len(target), 12)))
+    test = np.repeat(np.arange(8), 30)
+    return photos, target, texts, unit(centres[test] + 0.25 * rng.normal(size=(240, 12))), test
+
+
+def test_against_loops(world):
+    photos, target, texts, test, _ = world
+    found = MeanCache(SCALE, alpha=0.1, beta=3.0).fit(photos, target, texts).logits(test)
+    both = [(a, b) for a in zip(target, photos, strict=True) for b in zip(target, photos, strict=True)]
+    pairs = [np.exp(-3 * (1 - a[1] @ b[1])) for a, b in both if a[0] != b[0]]
+    for row, photo in enumerate(test[:20]):
+        for c, text in enumerate(texts):
+            own = [np.exp(-3 * (1 - photo @ other)) for other in photos[target == c]]
+            gain = np.mean(own) - np.mean(pairs) if own else 0.0
+            assert found[row, c] == pytest.approx(SCALE * (photo @ text + 0.1 * gain), rel=1e-9)
+
+
+def test_photos_do_not_take_those_of_classes_without(world):
+    """Many photos of some classes: Tip-Adapter's sums draw all else to them, means do not."""
+    photos, target, texts, test, truth = world
+    without = truth >= 4
+
+    def right(expert):
+        answers = expert.fit(photos, target, texts).logits(test).argmax(axis=1)
+        return (answers == truth)[without].mean(), (answers == truth)[~without].mean()
+
+    zero_shot = ((SCALE * test @ texts.T).argmax(axis=1) == truth)[without].mean()
+    mean, own = right(MeanCache(SCALE))
+    summed, _ = right(TipAdapter(SCALE, alpha=1.0))
+    assert mean >= zero_shot - 0.03
+    assert mean > summed
+    assert own >= ((SCALE * test @ texts.T).argmax(axis=1) == truth)[~without].mean()
+
+
+def test_one_class_alone_has_nothing_to_be_compared_with(world):
+    photos, target, texts, test, _ = world
+    expert = MeanCache(SCALE).fit(photos[target == 0], target[target == 0], texts)
+    assert expert.usual_ == 0.0
+    others = expert.logits(test)[:, 1:]
+    np.testing.assert_allclose(others, SCALE * test @ texts[1:].T, rtol=1e-9)

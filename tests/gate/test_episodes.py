@@ -1,0 +1,319 @@
+"""Folds are partitions, and what plays the unseen stays unseen."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pytest
+import threadpoolctl
+from scipy.special import log_softmax
+
+from hybrid.errors import GateError
+from hybrid.gate import episodes
+from hybrid.gate.episodes import (
+    MIN_CLASSES,
+    MIN_PHOTOS,
+    SHOTS,
+    Photos,
+    Shots,
+    check_enough,
+    class_folds,
+    photo_folds,
+)
+from hybrid.gate.evidence import PER_PHOTO, out_of_fold
+from hybrid.gate.gaussians import ClassMemory
+from hybrid.gate.support import Likelihood, ShownPhotos
+
+HELD = ((1, 4), (0, 3), (2, 5))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 5, 6, 7, 9, 10, 11, 53])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_class_folds_are_a_partition(classes, seed):
+    folds = class_folds(classes, seed)
+    assert sorted(c for fold in folds for c in fold) == list(range(classes))
+    sizes = [len(fold) for fold in folds]
+    assert min(sizes) >= 2
+    assert max(sizes) - min(sizes) <= 1
+    assert len(folds) == min(5, classes // 2)
+    assert all(list(fold) == sorted(fold) for fold in folds)
+
+
+def test_class_folds_are_drawn_by_the_seed_alone():
+    assert class_folds(20, 3) == class_folds(20, 3)
+    assert class_folds(20, 3) != class_folds(20, 4)
+    assert class_folds(20) == class_folds(20, 0)
+    # At random: neighbours in the alphabet are not always in different folds.
+    assert class_folds(20) != tuple(tuple(range(fold, 20, 5)) for fold in range(5))
+
+
+def test_photo_folds_spread_each_class_evenly():
+    target = np.random.default_rng(0).permutation(np.repeat(np.arange(4), [1, 5, 12, 23]))
+    folds = photo_folds(target)
+    assert set(folds.tolist()) <= set(range(5))
+    for c, count in enumerate([1, 5, 12, 23]):
+        sizes = np.bincount(folds[target == c], minlength=5)
+        assert sizes.sum() == count
+        assert sizes.max() - sizes.min() <= 1
+    assert np.array_equal(photo_folds(target), folds)
+    assert not np.array_equal(photo_folds(target, seed=1), folds)
+
+
+def test_photo_folds_of_single_photos_are_not_all_the_first():
+    folds = photo_folds(np.arange(100))
+    assert min(Counter(folds.tolist()).values()) > 5
+
+
+@pytest.mark.parametrize(("classes", "photos"), [(5, 1000), (100, 29), (2, 3)])
+def test_too_little_is_said_in_numbers(classes, photos):
+    with pytest.raises(GateError, match="too little") as caught:
+        check_enough(classes, photos)
+    assert caught.value.expected == "at least 6 seen classes and 30 validation photos"
+    assert caught.value.got == f"{classes} classes and {photos} photos"
+
+
+def test_just_enough():
+    assert (MIN_CLASSES, MIN_PHOTOS) == (6, 30)
+    check_enough(6, 30)
+    assert len(class_folds(MIN_CLASSES)) == 3
+
+
+@pytest.fixture
+def world(make_world):
+    return make_world()
+
+
+def test_what_an_episode_holds(world):
+    calibration = world.calibration(held_out=HELD)
+    assert len(calibration.episodes) == 3
+    for held, episode in zip(HELD, calibration.episodes, strict=True):
+        kept = [c for c in range(6) if c not in held]
+        order = [*kept, *held]
+        assert (episode.evidence.seen, episode.evidence.classes) == (4, 6)
+        assert [order[t] for t in episode.target] == world.val.target.tolist()
+        assert episode.is_unseen.tolist() == [int(c) in held for c in world.val.target]
+        similarity = 20 * world.val.embeddings @ world.texts[order].T
+        np.testing.assert_allclose(episode.evidence.similarity, similarity, rtol=1e-9)
+        # No head is asked: all the same of every class.
+        np.testing.assert_allclose(episode.evidence.head, -np.log(4))
+
+
+def test_the_validation_photos_are_scored_over_all_seen_classes(world):
+    calibration = world.calibration(held_out=HELD)
+    found = calibration.validation
+    assert np.array_equal(found.target, world.val.target)
+    assert found.evidence.seen == found.evidence.classes == 6
+    logits = world.head(world.val.embeddings)
+    np.testing.assert_allclose(found.evidence.head, log_softmax(logits, axis=1), rtol=1e-9)
+    expected = out_of_fold(
+        (world.train.embeddings, world.train.target),
+        (world.val.embeddings, world.val.target),
+        logits,
+        photo_folds(world.val.target),
+        world.texts[:6],
+        20.0,
+    )
+    np.testing.assert_allclose(found.evidence.memory, expected.memory, rtol=1e-9)
+
+
+def test_the_memory_is_of_all_photos(world):
+    memory = world.calibration(held_out=HELD).memory
+    every = np.concatenate([world.train.embeddings, world.val.embeddings])
+    target = np.concatenate([world.train.target, world.val.target])
+    assert memory.counts.tolist() == np.bincount(target).tolist()
+    for c in range(6):
+        np.testing.assert_allclose(memory.means[c], every[target == c].mean(axis=0), rtol=1e-9)
+
+
+def test_heads_of_the_episodes_are_asked(world):
+    rng = np.random.default_rng(0)
+    logits = [rng.normal(size=(len(world.val), 4)) for _ in HELD]
+    calibration = world.calibration(held_out=HELD, fold_logits=logits)
+    for own, episode in zip(logits, calibration.episodes, strict=True):
+        np.testing.assert_allclose(episode.evidence.head, log_softmax(own, axis=1), rtol=1e-9)
+    plain = world.calibration(held_out=HELD)
+    assert np.array_equal(calibration.episodes[1].evidence.memory, plain.episodes[1].evidence.memory)
+
+
+def test_episodes_are_gathered_side_by_side_by_one_thread_each(monkeypatch, world):
+    """How many processors there are changes no bit; threads of BLAS, which would wait for each other, are off."""
+    threads, original = [], out_of_fold
+
+    def spy(*arguments):
+        threads.append({pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"})
+        return original(*arguments)
+
+    monkeypatch.setattr(episodes, "out_of_fold", spy)
+    found = []
+    for workers in (1, 3):
+        monkeypatch.setattr(episodes, "default_workers", lambda workers=workers: workers)
+        with threadpoolctl.threadpool_limits(2):
+            found.append(world.calibration(held_out=HELD))
+    assert threads == [{1}] * 8
+    for first, second in zip(found[0].episodes, found[1].episodes, strict=True):
+        assert np.array_equal(first.target, second.target)
+        assert all(np.array_equal(getattr(first.evidence, n), getattr(second.evidence, n)) for n in PER_PHOTO)
+
+
+def turned(photos: Photos, classes: tuple[int, ...]) -> Photos:
+    inside = np.isin(photos.target, classes)
+    return replace(photos, embeddings=np.where(inside[:, None], -photos.embeddings, photos.embeddings))
+
+
+@pytest.mark.parametrize("half", ["train", "val"])
+def test_photos_of_held_out_classes_are_in_no_memory_of_their_episode(world, half):
+    before = world.calibration(held_out=HELD)
+    head = world.head(world.val.embeddings)
+    for number, held in enumerate(HELD):
+        changed = replace(world, **{half: turned(getattr(world, half), held)})
+        after = changed.calibration(held_out=HELD, head_logits=head)
+        rest = ~np.isin(world.val.target, held)
+        old, new = before.episodes[number].evidence, after.episodes[number].evidence
+        for name in PER_PHOTO:
+            assert np.array_equal(getattr(new, name)[rest], getattr(old, name)[rest])
+        assert np.array_equal(new.alignment, old.alignment)
+        # In the other episodes they are.
+        other = (number + 1) % 3
+        same = np.isclose(after.episodes[other].evidence.memory[rest], before.episodes[other].evidence.memory[rest])
+        assert not same.all()
+
+
+def test_the_seed_deals_the_photos(world):
+    first, again, other = (world.calibration(held_out=HELD, seed=seed) for seed in (0, 0, 5))
+    assert np.array_equal(first.validation.evidence.memory, again.validation.evidence.memory)
+    assert not np.array_equal(first.validation.evidence.memory, other.validation.evidence.memory)
+
+
+# Shown classes
+
+
+def test_shots_are_nested_training_photos_of_the_held_out_classes(make_world):
+    world = make_world(train=11)
+    shown = Shots(world.train, 3).draw((4, 1), kept=4)
+    # Two classes by 1, 2, 4, 8 and 16 photos, of which there are 11, with a name; then once more without.
+    assert SHOTS == (1, 2, 4, 8, 16)
+    assert shown.counts.tolist() == [1, 1, 2, 2, 4, 4, 8, 8, 11, 11] * 2
+    assert shown.place.tolist() == [4, 5] * 5 + [6, 7] * 5
+    assert (shown.asked, shown.named) == (4, 6)
+    np.testing.assert_array_equal(shown.sums[:10], shown.sums[10:])
+    for number, label in enumerate((4, 1)):
+        own = world.train.embeddings[world.train.target == label]
+        taken = set()
+        for total, count in zip(shown.sums[number:10:2], shown.counts[number:10:2], strict=True):
+            (subset,) = [
+                set(rows)
+                for rows in combinations(range(11), int(count))
+                if np.allclose(own[list(rows)].sum(axis=0), total, rtol=0, atol=1e-12)
+            ]
+            assert taken <= subset
+            taken = subset
+    again = Shots(world.train, 3).draw((4, 1), kept=4)
+    np.testing.assert_array_equal(again.sums, shown.sums)
+    assert not np.array_equal(Shots(world.train, 4).draw((4, 1), kept=4).sums, shown.sums)
+
+
+def test_which_photos_show_a_class_does_not_depend_on_its_episode(world):
+    alone, beside = Shots(world.train, 0).draw((2,), 5), Shots(world.train, 0).draw((0, 2), 4)
+    np.testing.assert_array_equal(alone.sums, beside.sums[1::2])
+
+
+@pytest.fixture
+def three(make_world):
+    """Nine seen classes, three held out at a time."""
+    return make_world(seen=9, train=5, val=4), ((1, 4, 8), (0, 3, 5), (2, 6, 7))
+
+
+CHOSEN = ((0, 1, 2), (0, 2), (1,))
+
+
+def variants(three, named: bool, seed: int = 0):
+    """Every variant with what it should be: held-out classes, those that are shown, shots."""
+    world, held_out = three
+    calibration = world.calibration(held_out=held_out, seed=seed)
+    found = iter(calibration.named if named else calibration.nameless)
+    for number, held in enumerate(held_out):
+        for shots in (1, 2, 4, 8, 16):
+            for chosen in CHOSEN:
+                yield next(found), calibration.episodes[number], held, [held[i] for i in chosen], min(shots, 5)
+    assert next(found, None) is None
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_every_variant_by_hand(three, named):
+    """All held-out classes are shown, then every other one while the rest is merely named."""
+    world, _ = three
+    checked = 0
+    for variant, episode, held, shown, count in variants(three, named):
+        evidence = variant.evidence
+        kept = [c for c in range(9) if c not in held]
+        rest = [c for c in held if c not in shown]
+        order = [*kept, *held] if named else [*kept, *rest, *shown]
+        texts = order if named else [*kept, *rest]
+        assert (evidence.seen, evidence.classes) == (6, len(texts))
+        assert (evidence.shown.asked, evidence.shown.named) == (len(texts), len(texts))
+        assert evidence.shown.classes == 9
+        assert [order[place] for place in evidence.shown.place] == shown
+        assert evidence.shown.has_name.tolist() == [named] * len(shown)
+        assert not evidence.shown.joined.any()
+        assert evidence.shown.counts.tolist() == [count] * len(shown)
+        assert [order[t] for t in variant.target] == world.val.target.tolist()
+        similarity = 20 * world.val.embeddings @ world.texts[texts].T
+        np.testing.assert_allclose(evidence.similarity, similarity, rtol=1e-9)
+        np.testing.assert_array_equal(evidence.novelty, episode.evidence.novelty)
+        assert episode.evidence.shown is None
+        checked += 1
+    assert checked == 3 * 5 * 3
+
+
+@pytest.mark.parametrize(("named", "seed"), [(True, 0), (False, 0), (True, 5)])
+def test_what_the_shots_say_of_the_validation_photos(three, named, seed):
+    """Likelihoods by memories that hold neither the photo's fold nor any photo of a held-out class."""
+    world, _ = three
+    folds = photo_folds(world.val.target, seed)
+    for variant, _, held, shown, count in list(variants(three, named, seed))[:9:4]:
+        kept = [c for c in range(9) if c not in held]
+        texts = world.texts[[*kept, *held]]
+        place = [6 + held.index(c) if named else 9 + number for number, c in enumerate(shown)]
+        rank = np.random.default_rng(seed).permutation(len(world.train))
+        photos = [world.train.embeddings[rank[world.train.target[rank] == c][:count]] for c in shown]
+        shots = ShownPhotos.gather(photos, place, 6, 9)
+        for fold in range(5):
+            rows = folds == fold
+            used = ~rows & ~np.isin(world.val.target, held)
+            inside = ~np.isin(world.train.target, held)
+            target = np.concatenate([world.train.target[inside], world.val.target[used]])
+            memory = ClassMemory.fit(
+                np.concatenate([world.train.embeddings[inside], world.val.embeddings[used]]),
+                np.searchsorted(kept, target),
+                6,
+            )
+            expected = Likelihood(memory, texts)(world.val.embeddings[rows], shots).likelihood
+            np.testing.assert_allclose(variant.evidence.shown.likelihood[rows], expected, rtol=1e-8, atol=1e-8)
+
+
+def test_validation_photos_show_no_class(world):
+    before = world.calibration(held_out=HELD)
+    head = world.head(world.val.embeddings)
+    per_episode = len(before.named) // 3
+    for number, held in enumerate(HELD):
+        part = slice(number * per_episode, (number + 1) * per_episode)
+        rest = ~np.isin(world.val.target, held)
+        for half, same in (("val", True), ("train", False)):
+            changed = replace(world, **{half: turned(getattr(world, half), held)})
+            after = changed.calibration(held_out=HELD, head_logits=head)
+            for kind in ("named", "nameless"):
+                for old, new in zip(getattr(before, kind)[part], getattr(after, kind)[part], strict=True):
+                    one, two = old.evidence.shown.likelihood[rest], new.evidence.shown.likelihood[rest]
+                    assert np.array_equal(one, two) == same
+
+
+def test_heads_of_the_episodes_are_asked_where_classes_are_shown(world):
+    rng = np.random.default_rng(0)
+    logits = [rng.normal(size=(len(world.val), 4)) for _ in HELD]
+    calibration = world.calibration(held_out=HELD, fold_logits=logits)
+    per_episode = len(calibration.named) // 3
+    for number, variant in enumerate(calibration.named):
+        np.testing.assert_allclose(variant.evidence.head, log_softmax(logits[number // per_episode], axis=1), rtol=1e-9)

@@ -1,0 +1,276 @@
+"""The three fits against finite differences, known truth and scikit-learn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.optimize
+from scipy.special import expit, logsumexp, softmax
+from sklearn.linear_model import LogisticRegression
+
+from hybrid.errors import GateError
+from hybrid.gate.evidence import Evidence
+from hybrid.gate.fit import Choice, Labelled, fit_choice, fit_gate, fit_logistic
+from hybrid.gate.gate import Gate, GateWeights, SeenWeights, UnseenWeights
+
+TRUE = Gate(
+    seen=SeenWeights(similarity=0.4, alignment=0.3, head=0.7, memory=0.5),
+    unseen=UnseenWeights(similarity=0.5, centred=0.6, predicted=0.3),
+    gate=GateWeights(bias=1.5, unseen_text=0.8, seen_text=-0.6, seen=-0.4, novelty=0.7),
+)
+
+
+def draw_targets(gate: Gate, evidence: Evidence, seed: int) -> np.ndarray:
+    """A class of each photo, drawn from what the gate says."""
+    rng = np.random.default_rng(seed)
+    log_p = gate.fuse(evidence).log_probabilities
+    return np.argmax(log_p + rng.gumbel(size=log_p.shape), axis=1)
+
+
+@pytest.fixture
+def simulate(draw_evidence):
+    """Validation photos and episodes whose classes obey a gate."""
+
+    def make(photos: int, gate: Gate = TRUE, episodes: int = 2) -> tuple[Labelled, list[Labelled]]:
+        plain = draw_evidence(0, photos, 5, 0)
+        validation = Labelled(plain, draw_targets(gate, plain, 100))
+        parts = []
+        for number in range(1, episodes + 1):
+            evidence = draw_evidence(number, photos, 4, 3)
+            parts.append(Labelled(evidence, draw_targets(gate, evidence, 100 + number)))
+        return validation, parts
+
+    return make
+
+
+def numbers(gate: Gate) -> np.ndarray:
+    s, u, g = gate.seen, gate.unseen, gate.gate
+    return np.array(
+        [
+            *(s.similarity, s.alignment, s.head, s.memory),
+            *(u.similarity, u.centred, u.predicted),
+            *(g.unseen_text, g.seen_text, g.seen, g.novelty, g.doubt, g.bias),
+        ]
+    )
+
+
+@pytest.mark.parametrize("folds", ["memory", "frozen"])
+def test_gradients_against_finite_differences(simulate, searches, folds):
+    fit_gate(*simulate(60), folds)
+    assert [len(start) for _, start, _, _ in searches] == [4, 3, 5 if folds == "memory" else 6]
+    rng = np.random.default_rng(0)
+    for loss, start, _, _ in searches:
+        for _ in range(3):
+            point = start + rng.normal(size=len(start))
+            wrong = scipy.optimize.check_grad(lambda w, f=loss: f(w)[0], lambda w, f=loss: f(w)[1], point)
+            assert wrong < 1e-5 * max(1, np.abs(loss(point)[1]).max())
+
+
+def test_the_search_ends_at_a_minimum(simulate, searches):
+    """Another method, from elsewhere, with the loss written out again, finds nothing lower."""
+    validation, episodes = simulate(80)
+    gate = fit_gate(validation, episodes)
+    e, rows = validation.evidence, np.arange(80)
+
+    def seen_loss(w: np.ndarray) -> float:
+        logits = w[0] * e.similarity - w[1] * e.alignment + w[2] * e.head + w[3] * e.memory
+        nll = logsumexp(logits, axis=1) - logits[rows, validation.target]
+        return nll.sum() + 0.5 * np.sum((w - [0.5, 0.15, 0.5, 0.1]) ** 2)
+
+    def unseen_loss(w: np.ndarray) -> float:
+        total = 0.5 * np.sum((w - [1, 0, 0]) ** 2)
+        for episode in episodes:
+            for row in np.flatnonzero(episode.target >= 4):
+                e = episode.evidence
+                logits = w[0] * e.similarity[row, 4:] + w[1] * e.centred[row, 4:] + w[2] * e.predicted[row, 4:]
+                total += logsumexp(logits) - logits[episode.target[row] - 4]
+        return total
+
+    found = numbers(gate)
+    for loss, weights in ((seen_loss, found[:4]), (unseen_loss, found[4:7])):
+        other = scipy.optimize.minimize(
+            loss, np.full(len(weights), 2.0), method="SLSQP", bounds=[(0, None)] * len(weights), options={"ftol": 1e-12}
+        )
+        assert other.success
+        assert loss(weights) <= other.fun + 1e-6
+        np.testing.assert_allclose(weights, other.x, atol=1e-3)
+
+
+def test_known_weights_are_recovered(simulate):
+    gate = fit_gate(*simulate(20_000))
+    found, true = numbers(gate), numbers(TRUE)
+    np.testing.assert_allclose(found[:-1], true[:-1], atol=0.06)
+    # Seen and unseen photos weigh the same, so the bias tells how much more likely unseen photos were.
+    _, episodes = simulate(20_000)
+    unseen = np.mean([episode.is_unseen.mean() for episode in episodes])
+    assert abs(unseen - 0.5) > 0.1
+    assert gate.gate.bias == pytest.approx(TRUE.gate.bias - np.log(unseen / (1 - unseen)), abs=0.2)
+
+
+def test_it_says_what_it_was_fitted_on(simulate):
+    gate = fit_gate(*simulate(50, episodes=3), "frozen")
+    assert (gate.fit.photos, gate.fit.classes, gate.fit.episodes, gate.fit.folds) == (50, 5, 3, "frozen")
+    assert fit_gate(*simulate(50)).fit.folds == "memory"
+
+
+def test_the_heads_doubt_counts_only_where_heads_were_trained_for_it(simulate):
+    validation, episodes = simulate(400)
+    # Heads that doubt exactly what is unseen.
+    sharp = [
+        replace(e, evidence=replace(e.evidence, head=np.log(softmax(np.where(e.is_unseen, 0.1, 3.0)[:, None]
+                * np.arange(4), axis=1))))
+        for e in episodes
+    ]  # fmt: skip
+    plain = fit_gate(validation, sharp)
+    assert (plain.gate.doubt, plain.head_temperature) == (0.0, 1.0)
+    asked = fit_gate(validation, sharp, "fine-tuned")
+    assert asked.gate.doubt > 1
+    assert asked.head_temperature != 1.0
+
+
+def test_a_head_without_any_opinion_in_the_episodes_does_no_harm(simulate):
+    """A constant feature says nothing; the bias stands for it."""
+    validation, episodes = simulate(100)
+    flat = [replace(e, evidence=replace(e.evidence, head=np.full((100, 4), -np.log(4)))) for e in episodes]
+    found = fit_gate(validation, flat, "frozen")
+    expected = fit_gate(validation, flat)
+    assert abs(found.gate.doubt) < 0.05
+    np.testing.assert_allclose(numbers(found)[7:11], numbers(expected)[7:11], atol=0.02)
+
+
+def test_weights_of_scores_are_never_negative(draw_evidence):
+    evidence = draw_evidence(0, 200, 5, 0)
+    # What the memory likes least is right, and nothing else tells.
+    validation = Labelled(evidence, evidence.memory.argmin(axis=1))
+    episode = draw_evidence(1, 200, 4, 3)
+    target = np.where(np.arange(200) % 2, 4 + episode.centred[:, 4:].argmin(axis=1), 0)
+    gate = fit_gate(validation, [Labelled(episode, target)])
+    assert gate.seen.memory == 0
+    assert gate.unseen.centred == 0
+    assert (numbers(gate)[:7] >= 0).all()
+
+
+def test_twice_the_seen_photos_move_the_gate_little(simulate):
+    """Groups are balanced: how many seen photos there are is no evidence."""
+    validation, episodes = simulate(1500)
+    more = []
+    for episode in episodes:
+        rows = np.concatenate([np.arange(1500), np.flatnonzero(~episode.is_unseen)])
+        more.append(Labelled(episode.evidence[rows], episode.target[rows]))
+    once, twice = numbers(fit_gate(validation, episodes)), numbers(fit_gate(validation, more))
+    np.testing.assert_allclose(twice[:7], once[:7], rtol=1e-9)
+    np.testing.assert_allclose(twice[7:], once[7:], atol=0.02)
+
+
+# What cannot be fitted
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_search_that_does_not_converge_is_an_error(simulate, monkeypatch, number):
+    original, calls = scipy.optimize.minimize, []
+
+    def minimize(*arguments, options, **rest):
+        calls.append(1)
+        options = options | {"maxiter": 1} if len(calls) == number + 1 else options
+        return original(*arguments, options=options, **rest)
+
+    monkeypatch.setattr(scipy.optimize, "minimize", minimize)
+    with pytest.raises(GateError, match="did not converge") as caught:
+        fit_gate(*simulate(200))
+    what = ("the seen classes' weights", "the unseen classes' weights", "the gate's weights")[number]
+    assert what in caught.value.what
+    assert "photos" in caught.value.what
+    assert caught.value.got
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["head", "memory", "similarity", "alignment", "centred", "predicted", "novelty"])
+def test_evidence_that_is_not_finite_is_an_error(simulate, name, value):
+    validation, episodes = simulate(40)
+    broken = []
+    for part in (validation, *episodes):
+        array = getattr(part.evidence, name).copy()
+        if array.ndim == 2:
+            # Of a photo's wrong class, in every photo.
+            wrong = (part.target + 1) % array.shape[1]
+            array[np.arange(40), wrong] = value
+        else:
+            array[1] = value
+        broken.append(Labelled(replace(part.evidence, **{name: array}), part.target))
+    with pytest.raises(GateError, match="cannot fit") as caught, np.errstate(invalid="ignore"):
+        fit_gate(broken[0], broken[1:])
+    assert caught.value.expected == "finite scores"
+
+
+# Logistic regression
+
+
+@pytest.fixture
+def features():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(300, 3)) * [1.0, 10.0, 0.1] + [0.0, 3.0, 0.5]
+    positive = rng.random(300) < expit(rows @ [1.0, -0.1, 4.0] - 1.0)
+    return rows, positive, rng.uniform(0.2, 3.0, 300)
+
+
+def test_logistic_regression_equals_scikit_learns(features):
+    rows, positive, weights = features
+    found = fit_logistic(rows, positive, weights, np.zeros(4), "it")
+    spread = np.std(rows, axis=0)
+    model = LogisticRegression(C=1.0, tol=1e-10, max_iter=10_000)
+    model.fit(rows / spread, positive, sample_weight=weights / np.mean(weights))
+    np.testing.assert_allclose(found, [*(model.coef_[0] / spread), model.intercept_[0]], rtol=1e-4)
+    # Only ratios count.
+    np.testing.assert_allclose(fit_logistic(rows, positive, 7 * weights, np.zeros(4), "it"), found, rtol=1e-6)
+
+
+def test_logistic_regression_is_pulled_to_its_prior(features):
+    rows, positive, weights = features
+    prior = np.array([30.0, -3.0, 300.0, 0.0])
+    free = fit_logistic(rows, positive, weights, np.zeros(4), "it")
+    pulled = fit_logistic(rows, positive, weights, prior, "it")
+    assert (np.sign(pulled - free)[:3] == np.sign(prior - free)[:3]).all()
+    # Photos that are separable would drive the weights to infinity without it.
+    apart = fit_logistic(rows[:, :1], rows[:, 0] > 0, weights, np.zeros(2), "it")
+    assert 1 < apart[0] < 100
+
+
+def test_logistic_regression_within_bounds(features):
+    rows, positive, weights = features
+    free = fit_logistic(rows, positive, weights, np.zeros(4), "it")
+    assert free[0] > 0 > free[1]
+    bounded = fit_logistic(
+        rows, positive, weights, np.zeros(4), "it", ((None, 0.0), (None, 0.0), (None, None), (None, None))
+    )
+    assert bounded[0] == 0
+    without = fit_logistic(rows[:, 1:], positive, weights, np.zeros(3), "it")
+    np.testing.assert_allclose(bounded[1:], without, rtol=1e-3)
+
+
+# Conditional logit
+
+
+def test_choices_with_offsets_and_weights_by_hand():
+    """Two parts, two problems, no bound: against a search without gradients on the sum written out."""
+    rng = np.random.default_rng(0)
+    problems = [
+        Choice(rng.normal(size=(2, n, c)), rng.integers(c, size=n), rng.normal(size=(n, c)), rng.uniform(0, 3, n))
+        for n, c in ((12, 3), (7, 5))
+    ]
+    prior = np.array([-1.0, 2.0])
+
+    def loss(w: np.ndarray) -> float:
+        total = 2.5 * np.sum((w - prior) ** 2)
+        for p in problems:
+            for row, target in enumerate(p.target):
+                logits = p.offset[row] + w[0] * p.parts[0, row] + w[1] * p.parts[1, row]
+                total += p.weight[row] * (logsumexp(logits) - logits[target])
+        return total
+
+    found = fit_choice(problems, prior, "it", prior_photos=5.0, lowest=None)
+    other = scipy.optimize.minimize(loss, np.zeros(2), method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-12})
+    np.testing.assert_allclose(found, other.x, atol=1e-5)
+    assert found[0] < 0
+    assert fit_choice(problems, prior, "it", prior_photos=5.0)[0] == 0

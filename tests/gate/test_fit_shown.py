@@ -1,0 +1,139 @@
+"""The weights of shown classes against a search over the NLL of the whole label space."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+import scipy.optimize
+from scipy.special import logsumexp
+
+from hybrid.errors import GateError
+from hybrid.gate.fit import Labelled, fit_gate, fit_shown
+from hybrid.gate.gate import Gate, GateWeights
+from hybrid.gate.support import ShownGate
+
+
+@pytest.fixture(scope="module")
+def shown_world(make_world):
+    return make_world(seed=3, seen=7, unseen=3, train=6, val=6, test=24, noise=0.25, vague=0.3)
+
+
+@pytest.fixture(scope="module")
+def calibration(shown_world):
+    return shown_world.calibration(held_out=((0, 3, 5), (1, 2)))
+
+
+PLAIN_GATE = Gate(gate=GateWeights(bias=0.4, unseen_text=0.8, seen_text=-0.7, novelty=0.3))
+
+
+def shown_loss(weights: np.ndarray, prior: np.ndarray, episodes: list[Labelled], named: bool) -> float:
+    """NLL over the whole label space, written out: every class has its own column."""
+    total = 0.5 * np.sum((weights - prior) ** 2)
+    for episode in episodes:
+        e, shown = episode.evidence, episode.evidence.shown
+        logits = np.zeros((len(episode.target), shown.classes))
+        logits[:, : shown.asked] = PLAIN_GATE.fuse(replace(e, shown=None)).log_probabilities
+        unseen = e.located[:, e.seen : shown.asked]
+        mean = (e.seen * np.exp(e.baseline) + np.exp(unseen).sum(axis=1)) / shown.asked
+        for column, place in enumerate(shown.place):
+            against_all = shown.likelihood[:, column] - np.log(mean)
+            if named:
+                against_seen = shown.likelihood[:, column] - e.baseline
+                third, fourth = logits[:, place], against_seen
+                share = 1.0
+            else:
+                share = np.log2(shown.counts[column]) / 4
+                third, fourth = against_all * share, share
+            logits[:, place] = (
+                logits[:, place] + weights[0] * against_all + weights[1] + weights[2] * third + weights[3] * fourth
+            )
+        nll = logsumexp(logits, axis=1) - logits[np.arange(len(logits)), episode.target]
+        is_unseen = episode.target >= e.seen
+        total += 0.5 * len(nll) * (nll[is_unseen].mean() + nll[~is_unseen].mean())
+    return total
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_the_shown_weights_are_at_the_minimum_of_the_whole_nll(calibration, named):
+    chosen = [list(part)[::4] for part in (calibration.named, calibration.nameless)]
+    found = fit_shown(PLAIN_GATE, *chosen).shown
+    prior = ShownGate()
+    fields = ("ratio", "bias", "base", "seen_ratio") if named else ("ratio", "bias", "ratio_shots", "bias_shots")
+    kind = "named" if named else "nameless"
+    weights, start = ([getattr(getattr(gate, kind), name) for name in fields] for gate in (found, prior))
+    episodes = chosen[0 if named else 1]
+    arguments = (np.array(start), episodes, named)
+    other = scipy.optimize.minimize(shown_loss, np.zeros(4), args=arguments, method="SLSQP", options={"ftol": 1e-12})
+    assert other.success
+    assert shown_loss(np.array(weights), *arguments) <= other.fun + 1e-5
+    np.testing.assert_allclose(weights, other.x, atol=5e-3)
+    # The search moved, and weights that do not serve the kind stay nought.
+    assert np.abs(np.array(weights) - start).max() > 0.05
+    rest = {"ratio", "bias", "base", "seen_ratio", "ratio_shots", "bias_shots"} - set(fields)
+    assert {getattr(getattr(found, kind), name) for name in rest} == {0.0}
+
+
+def test_gradients_of_the_shown_weights(calibration, searches):
+    fit_shown(PLAIN_GATE, calibration.named[:6], calibration.nameless[:6])
+    assert len(searches) == 2
+    for loss, start, bounds, _ in searches:
+        assert bounds == [(None, None)] * 4
+        point = start + np.random.default_rng(0).normal(size=4)
+        wrong = scipy.optimize.check_grad(lambda w, f=loss: f(w)[0], lambda w, f=loss: f(w)[1], point)
+        assert wrong < 1e-5 * max(1, np.abs(loss(point)[1]).max())
+
+
+def test_boost_is_the_episodes_mean(calibration):
+    found = fit_shown(PLAIN_GATE, calibration.named, calibration.nameless)
+    # 15 variants of 4 seen classes to 3, 15 of 5 to 2.
+    assert found.shown.boost == pytest.approx((4 / 3 + 5 / 2) / 2)
+    assert found.shown.fitted
+    assert msgspec.structs.replace(found, shown=ShownGate()) == PLAIN_GATE
+
+
+def test_photos_of_unseen_classes_help_beyond_their_names(shown_world, calibration):
+    """NLL of photos that nothing was fitted on and that show no class."""
+    gate = fit_shown(fit_gate(calibration.validation, calibration.episodes), calibration.named, calibration.nameless)
+    rank = np.tile(np.arange(24), 10)
+    target = shown_world.test.target
+
+    def nll(space, rows: np.ndarray) -> float:
+        log_p = gate.fuse(shown_world.evidence(space)).log_probabilities
+        column = np.array([space.order.index(c) for c in target])
+        return -log_p[np.arange(len(target)), column][rows].mean()
+
+    names = shown_world.space((7, 8, 9))
+    unseen, seen = (target >= 7) & (rank >= 4), target < 7
+    by_photos = {7: 4, 8: 4, 9: 4}
+    spaces = (
+        shown_world.space((7, 8, 9), more=by_photos),
+        shown_world.space(joined=by_photos),
+        shown_world.space(nameless=by_photos),
+    )
+    for space in spaces:
+        assert nll(space, unseen) < 0.7 * nll(names, unseen)
+        assert nll(space, seen) < nll(names, seen)
+
+
+def test_an_episode_without_shown_classes_cannot_fit_what_photos_add(calibration):
+    with pytest.raises(GateError, match="without shown classes"):
+        fit_shown(PLAIN_GATE, calibration.episodes, calibration.nameless)
+    with pytest.raises(GateError, match="without shown classes"):
+        fit_shown(PLAIN_GATE, calibration.named, calibration.episodes)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_shots_whose_evidence_is_not_finite_are_an_error(calibration, named):
+    parts = [list(calibration.named), list(calibration.nameless)]
+    shown = (broken := parts[0 if named else 1][3]).evidence.shown
+    likelihood = shown.likelihood.copy()
+    likelihood[2] = np.nan
+    evidence = replace(broken.evidence, shown=replace(shown, likelihood=likelihood))
+    parts[0 if named else 1][3] = replace(broken, evidence=evidence)
+    with pytest.raises(
+        GateError, match=rf"cannot fit the weights of shown classes with{'' if named else 'out'} a name"
+    ):
+        fit_shown(PLAIN_GATE, *parts)

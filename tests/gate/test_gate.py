@@ -1,0 +1,253 @@
+"""The hierarchical gate against its sentence in plain numbers, photo by photo."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+
+from hybrid.gate.evidence import Evidence
+from hybrid.gate.gate import Gate, GateFit, GateWeights, SeenWeights, UnseenWeights, log_mean_exp
+from hybrid.labels.prompts import Templates
+from hybrid.run.files import GateInfo, read_json, write_json
+
+GATE = Gate(
+    seen=SeenWeights(similarity=0.7, alignment=0.3, head=0.6, memory=0.2),
+    unseen=UnseenWeights(similarity=0.5, centred=0.4, predicted=0.25),
+    gate=GateWeights(bias=-0.4, unseen_text=0.9, seen_text=-0.5, seen=-0.35, novelty=0.8, doubt=1.3),
+    head_temperature=1.7,
+    fit=GateFit(photos=120, classes=4, episodes=5, folds="frozen"),
+)
+PER_CLASS = ("similarity", "centred", "predicted")
+
+
+def softmax(row: list[float]) -> list[float]:
+    top = max(row)
+    powers = [math.exp(value - top) for value in row]
+    return [power / sum(powers) for power in powers]
+
+
+def by_hand(gate: Gate, e: Evidence, row: int, log_odds: float = 0.0) -> tuple[float, list[float]]:
+    """p(unseen) and the answer of one photo, no arrays."""
+    s, u, g = gate.seen, gate.unseen, gate.gate
+    seen, every = range(e.seen), range(e.classes)
+    text = [
+        u.similarity * e.similarity[row, c] + u.centred * e.centred[row, c] + u.predicted * e.predicted[row, c]
+        for c in every
+    ]
+    plain = [
+        s.similarity * e.similarity[row, c] - s.alignment * e.alignment[c] + s.memory * e.memory[row, c] for c in seen
+    ]
+    doubt = -max(math.log(p) for p in softmax([e.head[row, c] / gate.head_temperature for c in seen]))
+
+    def evidence_for(group: list[float]) -> float:
+        return math.log(math.fsum(math.exp(value) for value in group) / len(group))
+
+    odds = (
+        g.bias
+        + g.unseen_text * evidence_for(text[e.seen :])
+        + g.seen_text * evidence_for(text[: e.seen])
+        + g.seen * evidence_for(plain)
+        + g.novelty * e.novelty[row]
+        + g.doubt * doubt
+        + log_odds
+    )
+    p_unseen = 1 / (1 + math.exp(-odds))
+    among_seen = softmax([plain[c] + s.head * e.head[row, c] for c in seen])
+    among_unseen = softmax(text[e.seen :])
+    return p_unseen, [*((1 - p_unseen) * p for p in among_seen), *(p_unseen * p for p in among_unseen)]
+
+
+@pytest.mark.parametrize("gate", [GATE, Gate()], ids=["fitted", "prior"])
+@pytest.mark.parametrize("shift", [0.0, -1.2])
+def test_against_plain_numbers(draw_evidence, gate, shift):
+    evidence = draw_evidence(1)
+    fused = gate.fuse(evidence, shift)
+    for row in range(20):
+        p_unseen, answer = by_hand(gate, evidence, row, shift)
+        assert fused.p_unseen[row] == pytest.approx(p_unseen, rel=1e-9)
+        np.testing.assert_allclose(np.exp(fused.log_probabilities[row]), answer, rtol=1e-9)
+        np.testing.assert_allclose(np.exp(fused.zero_shot[row]), softmax(evidence.similarity[row, :4]), rtol=1e-9)
+    assert np.array_equal(fused.head, evidence.head)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_promises_of_the_answer(draw_evidence, seed):
+    evidence = draw_evidence(seed, photos=50, unseen=5)
+    fused = GATE.fuse(evidence)
+    answer = np.exp(fused.log_probabilities)
+    np.testing.assert_allclose(answer.sum(axis=1), 1, rtol=1e-12)
+    np.testing.assert_allclose(answer[:, 4:].sum(axis=1), fused.p_unseen, rtol=1e-12)
+    assert ((fused.p_unseen > 0) & (fused.p_unseen < 1)).all()
+
+
+@pytest.mark.parametrize("expected_share", [0.01, 0.2, 0.5, 0.97])
+def test_the_shift_is_bayes_rule(draw_evidence, expected_share):
+    evidence = draw_evidence(2)
+    plain = GATE.fuse(evidence)
+    shifted = GATE.fuse(evidence, math.log(expected_share / (1 - expected_share)))
+    for p, answer, found, all_found in zip(
+        plain.p_unseen,
+        np.exp(plain.log_probabilities),
+        shifted.p_unseen,
+        np.exp(shifted.log_probabilities),
+        strict=True,
+    ):
+        # Prior one half became another: each group's probability is multiplied by its new share, and normalised.
+        unseen, seen = p * expected_share, (1 - p) * (1 - expected_share)
+        assert found == pytest.approx(unseen / (unseen + seen), rel=1e-9)
+        by_group = np.r_[answer[:4] * (1 - expected_share), answer[4:] * expected_share]
+        np.testing.assert_allclose(all_found, by_group / by_group.sum(), rtol=1e-9)
+
+
+def with_columns(evidence: Evidence, columns: list[int]) -> Evidence:
+    return replace(evidence, **{name: getattr(evidence, name)[:, columns] for name in PER_CLASS})
+
+
+@pytest.mark.parametrize("gate", [GATE, Gate()], ids=["fitted", "prior"])
+def test_a_longer_list_of_names_is_no_evidence(draw_evidence, gate):
+    evidence = draw_evidence(3)
+    once = gate.fuse(evidence)
+    thrice = gate.fuse(with_columns(evidence, [0, 1, 2, 3, *([4, 5, 6] * 3)]))
+    np.testing.assert_allclose(thrice.p_unseen, once.p_unseen, rtol=1e-10)
+    np.testing.assert_allclose(
+        np.exp(thrice.log_probabilities[:, 4:7]) * 3, np.exp(once.log_probabilities[:, 4:]), rtol=1e-10
+    )
+
+
+def test_one_more_name_as_likely_as_the_mean_changes_nothing(draw_evidence):
+    evidence = draw_evidence(4)
+    once = Gate().fuse(evidence)
+    mean = np.log(np.mean(np.exp(evidence.similarity[:, 4:]), axis=1, keepdims=True))
+    more = replace(
+        with_columns(evidence, [0, 1, 2, 3, 4, 5, 6, 6]), similarity=np.concatenate([evidence.similarity, mean], axis=1)
+    )
+    np.testing.assert_allclose(Gate().fuse(more).p_unseen, once.p_unseen, rtol=1e-10)
+
+
+def test_the_order_of_the_unseen_names_does_not_matter(draw_evidence):
+    evidence = draw_evidence(5)
+    turned = GATE.fuse(with_columns(evidence, [0, 1, 2, 3, 6, 4, 5]))
+    plain = GATE.fuse(evidence)
+    np.testing.assert_allclose(turned.p_unseen, plain.p_unseen, rtol=1e-12)
+    np.testing.assert_allclose(turned.log_probabilities[:, [5, 6, 4]], plain.log_probabilities[:, 4:], rtol=1e-12)
+
+
+def test_without_unseen_classes_it_is_the_softmax_over_the_seen(draw_evidence):
+    evidence = draw_evidence(6, unseen=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fused = GATE.fuse(evidence, 2.0)
+    assert np.array_equal(fused.p_unseen, np.zeros(20))
+    for row in range(20):
+        logits = [
+            0.7 * evidence.similarity[row, c]
+            - 0.3 * evidence.alignment[c]
+            + 0.6 * evidence.head[row, c]
+            + 0.2 * evidence.memory[row, c]
+            for c in range(4)
+        ]
+        np.testing.assert_allclose(np.exp(fused.log_probabilities[row]), softmax(logits), rtol=1e-10)
+
+
+def test_the_prior_is_zero_shot_mass(draw_evidence):
+    """With as many unseen as seen classes, the share of the zero-shot softmax that lies on the unseen."""
+    evidence = draw_evidence(7, unseen=4)
+    fused = Gate().fuse(evidence)
+    for row in range(20):
+        mass = softmax(evidence.similarity[row].tolist())
+        assert fused.p_unseen[row] == pytest.approx(sum(mass[4:]), rel=1e-9)
+        np.testing.assert_allclose(np.exp(fused.log_probabilities[row, 4:]), mass[4:], rtol=1e-9)
+
+
+def test_the_prior_by_simple_fractions():
+    """Two seen classes and one unseen: likelihoods 1, 3 against 4 is 2 on average against 4."""
+    nothing = np.zeros((1, 2))
+    evidence = Evidence(
+        head=np.log([[0.8, 0.2]]),
+        memory=nothing,
+        similarity=np.log([[1.0, 3.0, 4.0]]),
+        centred=np.zeros((1, 3)),
+        predicted=np.zeros((1, 3)),
+        alignment=np.zeros(2),
+        novelty=np.zeros(1),
+        baseline=np.zeros(1),
+        located=np.zeros((1, 3)),
+    )
+    fused = Gate().fuse(evidence)
+    assert fused.p_unseen[0] == pytest.approx(2 / 3)
+    # sqrt(1 * .8) : sqrt(3 * .2)
+    roots = np.sqrt([0.8, 0.6])
+    np.testing.assert_allclose(np.exp(fused.log_probabilities[0]), [*(roots / roots.sum() / 3), 2 / 3])
+
+
+def test_no_photos(draw_evidence):
+    fused = GATE.fuse(draw_evidence(photos=0))
+    assert fused.log_probabilities.shape == (0, 7)
+    assert fused.p_unseen.shape == (0,)
+
+
+@pytest.mark.parametrize("size", [1e2, 1e4])
+@pytest.mark.parametrize("unseen", [0, 1, 3])
+def test_extreme_numbers_give_no_nan(draw_evidence, size, unseen):
+    evidence = draw_evidence(8, unseen=unseen)
+    large = replace(evidence, **{name: size * getattr(evidence, name) for name in (*PER_CLASS, "memory", "novelty")})
+    for gate in (GATE, Gate()):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            fused = gate.fuse(large)
+        assert np.isfinite(fused.log_probabilities).all()
+        np.testing.assert_allclose(np.exp(fused.log_probabilities).sum(axis=1), 1, rtol=1e-9)
+        assert ((fused.p_unseen >= 0) & (fused.p_unseen <= 1)).all()
+
+
+def test_features_are_what_the_log_odds_weigh(draw_evidence):
+    evidence = draw_evidence(9)
+    odds = GATE.features(evidence) @ [0.9, -0.5, -0.35, 0.8, 1.3] - 0.4
+    np.testing.assert_allclose(GATE.log_odds(evidence), odds, rtol=1e-10)
+
+
+def test_log_mean_exp():
+    np.testing.assert_allclose(log_mean_exp(np.log([[1.0, 3.0], [2.0, 2.0]])), np.log([2.0, 2.0]))
+    np.testing.assert_allclose(log_mean_exp(np.full((1, 5), 1e4)), [1e4])
+
+
+# Kept as numbers that a person can read
+
+
+def test_it_is_kept_as_plain_numbers(tmp_path, draw_evidence):
+    file = tmp_path / "gate.json"
+    templates = Templates("simple", ("a photo of a {}.",))
+    write_json(file, GateInfo(gate=GATE, encoder_identity="e", head_sha256="h", templates=templates))
+    plain = json.loads(file.read_text())["gate"]
+    assert plain["kind"] == "conditional"
+    assert plain["seen"] == {"similarity": 0.7, "alignment": 0.3, "head": 0.6, "memory": 0.2}
+    assert plain["gate"]["novelty"] == 0.8
+    assert plain["fit"] == {"photos": 120, "classes": 4, "episodes": 5, "folds": "frozen"}
+    found = read_json(file, GateInfo).gate
+    assert found == GATE
+    evidence = draw_evidence()
+    assert np.array_equal(found.fuse(evidence).log_probabilities, GATE.fuse(evidence).log_probabilities)
+
+
+def test_describe_has_every_number():
+    text = " ".join(GATE.describe())
+    for value in ("0.70", "0.30", "0.60", "0.20", "0.50", "0.40", "0.25", "-0.40", "+0.90", "-0.50", "-0.35", "+0.80"):
+        assert value in text
+    assert "120 validation photos of 4 seen classes in 5 class-held-out episodes" in text
+    assert "frozen" in text
+    assert "+1.30 x the head's doubt at temperature 1.7" in text
+
+
+def test_describe_of_the_prior_says_so():
+    text = " ".join(Gate().describe())
+    assert "not fitted" in text
+    assert "prior" in text
+    assert "doubt" not in text
+    fitted = msgspec.structs.replace(Gate(), fit=GateFit(photos=40, classes=8, episodes=4))
+    assert "not fitted" not in " ".join(fitted.describe())

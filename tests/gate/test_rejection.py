@@ -1,0 +1,208 @@
+"""The rejector against plain entropies, sorted lists and strangers that it was not fitted on."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+from scipy.stats import entropy
+from sklearn.metrics import roc_auc_score
+
+from hybrid.errors import GateError
+from hybrid.gate import rejection as reject
+from hybrid.gate.episodes import class_folds
+from hybrid.gate.evidence import Scorer
+from hybrid.gate.fit import Labelled
+from hybrid.gate.gate import Gate, UnseenWeights
+from hybrid.gate.rejection import Rejector, fit_rejector, threshold_for_coverage
+
+REJECTOR = Rejector(bias=-2.0, text=0.3, entropy=-0.7, unknown=tuple((np.arange(101) / 100).tolist()))
+GATE = Gate(unseen=UnseenWeights(similarity=0.4, centred=0.5, predicted=0.2))
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.5])
+def test_p_known_by_hand(draw_evidence, shift):
+    evidence = draw_evidence(0)
+    found = REJECTOR.p_known(GATE, evidence, shift)
+    answer = np.exp(GATE.fuse(evidence, shift).log_probabilities)
+    for row in range(20):
+        text = max(
+            0.4 * evidence.similarity[row, c] + 0.5 * evidence.centred[row, c] + 0.2 * evidence.predicted[row, c]
+            for c in range(7)
+        )
+        odds = -2.0 + 0.3 * text - 0.7 * entropy(answer[row])
+        assert found[row] == pytest.approx(1 / (1 + math.exp(-odds)), rel=1e-9)
+
+
+@pytest.mark.parametrize("odds", [(0.0, 0.0), (1.5, -0.7)])
+def test_p_known_with_shown_classes_by_hand(draw_shown, odds):
+    """Known by the photos of a class without a name, or else as without any photos, by all names."""
+    evidence = draw_shown(0)
+    found = REJECTOR.p_known(GATE, evidence, *odds)
+    by_name = REJECTOR.p_known(GATE, replace(evidence, shown=None), odds[0])
+    answer = np.exp(GATE.fuse(evidence, *odds).log_probabilities)
+    for row in range(20):
+        nameless = sum(answer[row, place] for place in (9, 10))
+        assert found[row] == pytest.approx(nameless + (1 - nameless) * by_name[row], rel=1e-9)
+    assert (found > by_name).all()
+
+
+def test_photos_of_named_classes_make_no_photo_better_known(draw_shown):
+    """They say which class is the likelier one, not whether it is any: strangers would pass by them."""
+    evidence = draw_shown(0, bare=0)
+    by_name = REJECTOR.p_known(GATE, replace(evidence, shown=None))
+    np.testing.assert_array_equal(REJECTOR.p_known(GATE, evidence), by_name)
+
+
+def test_photos_of_a_class_without_a_name_are_known_by_them(fitted, large):
+    """No name says so."""
+    rows = np.flatnonzero(large.test.target == 9)[5:]
+    known = [
+        fitted.rejector.p_known(fitted.gate, large.evidence(space, large.test.embeddings[rows])).mean()
+        for space in (large.space((8,)), large.space((8,), nameless={9: 5}))
+    ]
+    assert known[1] > known[0] + 0.1
+
+
+def test_extreme_evidence_overflows_nowhere(draw_evidence):
+    evidence = draw_evidence(0)
+    far = replace(evidence, similarity=-1e4 * np.abs(evidence.similarity), centred=1e4 * evidence.centred)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for bias in (-1e4, 1e4):
+            p_known = msgspec.structs.replace(REJECTOR, bias=bias).p_known(GATE, far)
+            assert ((p_known >= 0) & (p_known <= 1)).all()
+
+
+def test_signs_are_bounded(fitted, large):
+    assert fitted.rejector.text >= 0
+    assert fitted.rejector.entropy <= 0
+    # Episodes in which unknown photos have the better text: no more evidence for unknown than none.
+    episodes = large.calibration().episodes
+    wrong = [Labelled(replace(e.evidence, similarity=-e.evidence.similarity), e.target) for e in episodes]
+    found = fit_rejector(Gate(), wrong)
+    assert found.text >= 0
+    assert found.entropy <= 0
+
+
+def test_it_knows_strangers_it_was_not_fitted_on(fitted, large):
+    photos = np.concatenate([large.test.embeddings, large.strange])
+    evidence = large.scorer(photos, large.head(photos))
+    known = np.arange(len(photos)) < len(large.test)
+    p_known = fitted.rejector.p_known(fitted.gate, evidence)
+    assert roc_auc_score(known, p_known) > 0.8
+    # Of both its numbers, and not by the bias alone.
+    assert fitted.rejector.text != 0 or fitted.rejector.entropy != 0
+
+
+def test_threshold_for_coverage():
+    p_known = np.random.default_rng(0).random(137)
+    for coverage in (0.01, 0.5, 0.9, 0.95, 0.999):
+        threshold = threshold_for_coverage(p_known, coverage)
+        assert threshold in p_known
+        kept = np.sum(p_known >= threshold)
+        assert kept / 137 >= coverage
+        above = min(p_known[p_known > threshold], default=1.0)
+        # One step further keeps too few (or the quantile rounds by one photo).
+        assert np.sum(p_known >= above) <= coverage * 137 + 1
+    assert threshold_for_coverage(np.array([0.1, 0.2, 0.3, 0.4, 0.5]), 0.5) == np.quantile(
+        [0.1, 0.2, 0.3, 0.4, 0.5], 0.5
+    )
+
+
+def test_threshold_for_false_accepts():
+    rng = np.random.default_rng(0)
+    unknown = rng.beta(2, 5, 5000)
+    rejector = msgspec.structs.replace(REJECTOR, unknown=tuple(np.quantile(unknown, np.linspace(0, 1, 101)).tolist()))
+    for rate in (0.01, 0.05, 0.1, 0.375, 0.9):
+        threshold = rejector.threshold_for_false_accepts(rate)
+        assert threshold == pytest.approx(np.quantile(unknown, 1 - rate), abs=2e-3)
+        assert np.mean(unknown >= threshold) == pytest.approx(rate, abs=5e-3)
+
+
+def halves_by_hand(episode: Labelled):
+    """(columns that stay, group of each photo) of both halves: 0 seen, 1 named, 2 unknown."""
+    seen, classes = episode.evidence.seen, episode.evidence.classes
+    held = list(range(seen, classes))
+    for gone in (held[0::2], held[1::2]):
+        group = [2 if c in gone else 1 if c >= seen else 0 for c in episode.target]
+        yield [c for c in range(classes) if c not in gone], np.array(group)
+
+
+@pytest.fixture
+def fit_call(monkeypatch):
+    """What the rejector hands to the logistic regression, and what it makes of it."""
+    calls = []
+    original = reject.fit_logistic
+
+    def spy(features, positive, weights, prior, what, bounds):
+        found = original(features, positive, weights, prior, what, bounds)
+        calls.append((features, positive, weights, prior, bounds, found))
+        return found
+
+    monkeypatch.setattr(reject, "fit_logistic", spy)
+    return calls
+
+
+def test_what_it_is_fitted_on(fit_call, large):
+    """Each episode twice, without either half of the held-out names; seen, named, unknown as 1 : 1 : 2."""
+    episodes = large.calibration().episodes
+    found = fit_rejector(GATE, episodes)
+    ((features, positive, weights, prior, bounds, numbers),) = fit_call
+    row = 0
+    for held, episode in zip(class_folds(8), episodes, strict=True):
+        for kept, group in halves_by_hand(episode):
+            part = slice(row, row + len(group))
+            assert np.array_equal(positive[part], group != 2)
+            for label, share in ((0, 0.25), (1, 0.25), (2, 0.5)):
+                assert weights[part][group == label].sum() == pytest.approx(share)
+                assert np.ptp(weights[part][group == label]) < 1e-12
+            # The names that are gone were never there: scored anew over the others.
+            order = np.concatenate([np.setdiff1d(np.arange(8), held), held])
+            similarity = 20 * large.val.embeddings @ large.texts[order][kept].T
+            e = episode.evidence
+            text = 0.4 * similarity + 0.5 * e.centred[:, kept] + 0.2 * e.predicted[:, kept]
+            np.testing.assert_allclose(features[part, 0], text.max(axis=1), rtol=1e-8)
+            row += len(group)
+    assert row == len(features)
+    assert np.array_equal(prior, np.zeros(3))
+    assert bounds == ((0.0, None), (None, 0.0), (None, None))
+    assert (found.text, found.entropy, found.bias) == tuple(numbers)
+    p_unknown = 1 / (1 + np.exp(-(features[~positive] @ numbers[:2] + numbers[2])))
+    np.testing.assert_allclose(found.unknown, [np.quantile(p_unknown, q / 100) for q in range(101)], atol=1e-6)
+
+
+def test_entropy_is_of_the_answer_without_the_names_that_are_gone(fit_call, make_world):
+    """In a world without other evidence than the text: the prior gate's answer by hand."""
+    world = make_world(seen=6)
+    (episode,) = world.calibration(held_out=((1, 4),)).episodes
+    fit_rejector(Gate(), [episode])
+    features = fit_call[0][0]
+    e = episode.evidence
+    for half, named in enumerate((5, 4)):
+        for row in (0, 7, 30):
+            seen = 0.5 * e.similarity[row, :4] - 0.15 * e.alignment + 0.5 * e.head[row] + 0.1 * e.memory[row]
+            seen = np.exp(seen) / np.exp(seen).sum()
+            odds = e.similarity[row, named] - np.log(np.mean(np.exp(e.similarity[row, :4])))
+            p = 1 / (1 + np.exp(-odds))
+            assert features[half * 36 + row, 1] == pytest.approx(entropy([*((1 - p) * seen), p]), rel=1e-8)
+
+
+def test_episodes_that_hold_out_one_class_leave_none_unnamed(make_world):
+    episodes = make_world().calibration(held_out=((0,), (1,))).episodes
+    with pytest.raises(GateError, match="no episode holds out two classes"):
+        fit_rejector(GATE, episodes)
+
+
+def test_no_name_that_fits_is_stranger_than_one_that_does(fitted, large):
+    """Taking the photo's own class out of the list lowers p(known)."""
+    photos = large.test.embeddings[large.test.target == 9]
+    kept = [c for c in range(12) if c != 9]
+    without = Scorer(large.memory, large.texts[kept], large.scale)(photos, large.head(photos))
+    named = large.scorer(photos, large.head(photos))
+    difference = fitted.rejector.p_known(fitted.gate, named) - fitted.rejector.p_known(fitted.gate, without)
+    assert difference.mean() > 0.05

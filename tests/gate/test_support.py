@@ -1,0 +1,222 @@
+"""What photos of shown classes say, against scipy's Gaussians; what they add, against plain numbers."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+from scipy.stats import multivariate_normal
+from sklearn.linear_model import Ridge
+
+from hybrid.gate.gaussians import DIMENSIONS, ROUND
+from hybrid.gate.support import MOST_SHOTS, Likelihood, ShownGate, ShownPhotos, ShownWeights
+
+SEEN, DIM = 6, 10
+GATE = ShownGate(
+    named=ShownWeights(ratio=0.4, bias=-1.2, base=-0.25, seen_ratio=0.35),
+    nameless=ShownWeights(ratio=0.5, bias=1.9, ratio_shots=0.8, bias_shots=-3.0),
+    boost=2.5,
+)
+
+
+@pytest.fixture
+def world(make_world):
+    return make_world()
+
+
+@pytest.fixture
+def space(world):
+    """Class 6 and 7 asked for, 7 shown by two photos; 8 joined with three."""
+    return world.space((6, 7), more={7: 2}, joined={8: 3})
+
+
+def predicted_means(world) -> np.ndarray:
+    """Where texts say that the photos of all nine classes lie."""
+    centred = world.texts - world.texts[:SEEN].mean(axis=0)
+    middle = world.memory.means.mean(axis=0)
+    ridge = Ridge(alpha=np.mean((centred[:SEEN] ** 2).sum(axis=1)), fit_intercept=False, solver="cholesky")
+    return middle + ridge.fit(centred[:SEEN], world.memory.means - middle).predict(centred)
+
+
+def log_density(world, photos: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Gaussian of the rounded covariance that counts as much as one in 20 dimensions."""
+    within = world.memory.within
+    sphere = np.eye(DIM) * np.mean(np.diag(within))
+    covariance = ((1 - ROUND) * within + ROUND * sphere) * DIM / DIMENSIONS
+    return multivariate_normal(mean, covariance).logpdf(photos)
+
+
+def relative(scores: np.ndarray) -> np.ndarray:
+    """A constant a photo does not count."""
+    return scores - scores[:, :1]
+
+
+def test_located_is_a_gaussian_at_the_predicted_mean(world):
+    photos = world.test.embeddings
+    expected = np.column_stack([log_density(world, photos, mean) for mean in predicted_means(world)])
+    found = Likelihood(world.memory, world.texts).located(photos)
+    np.testing.assert_allclose(relative(found), relative(expected), rtol=1e-7, atol=1e-7)
+
+
+def test_all_three_leave_out_the_same_constant(world, space):
+    photos = world.test.embeddings
+    likelihood = Likelihood(world.memory, space.texts)
+    means = predicted_means(world)
+    located, baseline = likelihood.located(photos), likelihood.baseline(photos)
+    constant = log_density(world, photos, means[6]) - located[:, 6]
+    seen = [np.exp(log_density(world, photos, mean)) for mean in world.memory.means]
+    np.testing.assert_allclose(baseline + constant, np.log(np.mean(seen, axis=0)), rtol=1e-8)
+    evidence = likelihood(photos, space.shown)
+    for column, label in enumerate((7, 8)):
+        own = world.test.embeddings[world.test.target == label][: (2, 3)[column]]
+        # One imaginary photo where the text says.
+        mean = (means[label] + own.sum(axis=0)) / (1 + len(own))
+        found = evidence.likelihood[:, column] + constant
+        np.testing.assert_allclose(found, log_density(world, photos, mean), rtol=1e-8)
+
+
+def test_without_a_name_the_photos_alone_say_where_a_class_lies(world):
+    space = world.space((6,), nameless={7: 1, 8: 4})
+    photos = world.test.embeddings
+    likelihood = Likelihood(world.memory, space.texts)
+    constant = log_density(world, photos, predicted_means(world)[6]) - likelihood.located(photos)[:, 6]
+    found = likelihood(photos, space.shown)
+    for column, (label, count) in enumerate(((7, 1), (8, 4))):
+        mean = photos[world.test.target == label][:count].mean(axis=0)
+        expected = log_density(world, photos, mean)
+        np.testing.assert_allclose(found.likelihood[:, column] + constant, expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"asked": (6, 7)},
+        {"asked": (6, 7), "more": {6: 3}, "joined": {8: 2}},
+        {"asked": (7, 6), "more": {6: 1}, "nameless": {8: 5}},
+    ],
+    ids=["alone", "beside named", "beside nameless"],
+)
+def test_nothing_depends_on_other_shown_classes(world, other):
+    photos = world.test.embeddings
+
+    def of_class_7(**parts) -> tuple[np.ndarray, np.ndarray]:
+        space = world.space(**parts)
+        likelihood = Likelihood(world.memory, space.texts)
+        column = space.shown.place.tolist().index(space.order.index(7))
+        return likelihood(photos, space.shown).likelihood[:, column], likelihood.baseline(photos)
+
+    expected = of_class_7(asked=(7,), more={7: 2})
+    found = of_class_7(**other | {"more": other.get("more", {}) | {7: 2}})
+    for one, two in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-12)
+
+
+def test_gather_sums_up():
+    rng = np.random.default_rng(0)
+    photos = [rng.normal(size=(count, 4)).astype(np.float32) for count in (1, 5, 2)]
+    shown = ShownPhotos.gather(photos, [7, 4, 9], asked=6, named=8)
+    assert shown.counts.tolist() == [1, 5, 2]
+    assert shown.place.tolist() == [7, 4, 9]
+    assert (shown.asked, shown.named, shown.sums.dtype) == (6, 8, np.float64)
+    for own, total in zip(photos, shown.sums, strict=True):
+        np.testing.assert_allclose(total, [math.fsum(column) for column in own.T.astype(float)], rtol=1e-12)
+
+
+def test_kinds_of_shown_classes(draw_shown):
+    shown = draw_shown(listed=(5, 4), asked=7, joined=2, bare=3).shown
+    assert shown.place.tolist() == [5, 4, 7, 8, 9, 10, 11]
+    assert shown.has_name.tolist() == [True] * 4 + [False] * 3
+    assert shown.joined.tolist() == [False, False, True, True, False, False, False]
+    assert shown.classes == 12
+    rows = np.array([3, 0])
+    part = shown[rows]
+    np.testing.assert_array_equal(part.likelihood, shown.likelihood[rows])
+    assert (part.classes, part.asked, part.named) == (12, 7, 9)
+
+
+# What it adds
+
+
+def gain_by_hand(gate: ShownGate, own: float, ratios: tuple[float, float], count: int, named: bool) -> float:
+    """Of one photo and one class; ratios to the seen classes and to all."""
+    if named:
+        w = gate.named
+        return w.ratio * ratios[1] + w.bias + w.base * own + w.seen_ratio * ratios[0]
+    w, share = gate.nameless, math.log2(min(count, 16)) / 4
+    return (w.ratio + share * w.ratio_shots) * ratios[1] + w.bias + share * w.bias_shots
+
+
+@pytest.fixture
+def parts(draw_shown):
+    """Evidence, log-probabilities by name and ratios."""
+    evidence = draw_shown()
+    rng = np.random.default_rng(3)
+    own = np.where(evidence.shown.has_name, -rng.exponential(size=evidence.shown.likelihood.shape), 0.0)
+    return evidence.shown, own, rng.normal(size=(2, *own.shape))
+
+
+@pytest.mark.parametrize("gate", [GATE, ShownGate()], ids=["fitted", "prior"])
+def test_the_gain_by_hand(parts, gate):
+    shown, own, ratios = parts
+    found = gate.gain(own, ratios, shown)
+    for row in range(20):
+        for column, named in enumerate([True] * 4 + [False] * 2):
+            count = int(shown.counts[column])
+            expected = gain_by_hand(gate, own[row, column], tuple(ratios[:, row, column]), count, named)
+            assert found[row, column] == pytest.approx(expected, rel=1e-10)
+
+
+def test_the_number_of_photos_counts_without_a_name_up_to_16(parts):
+    shown, own, ratios = parts
+    by_count = [GATE.gain(own, ratios, replace(shown, counts=np.full(6, count))) for count in (1, 4, 16, 300)]
+    np.testing.assert_array_equal(by_count[0][:, :4], by_count[2][:, :4])
+    np.testing.assert_array_equal(by_count[2], by_count[3])
+    np.testing.assert_allclose(by_count[0][:, 4:], 0.5 * ratios[1][:, 4:] + 1.9)
+    np.testing.assert_allclose(by_count[1][:, 4:], 0.9 * ratios[1][:, 4:] + 0.4)
+    np.testing.assert_allclose(by_count[2][:, 4:], 1.3 * ratios[1][:, 4:] - 1.1)
+    assert MOST_SHOTS == 16
+
+
+def test_the_answer_by_hand(parts):
+    shown, own, ratios = parts
+    before = np.log(np.random.default_rng(4).dirichlet(np.ones(7), size=20))
+    found = GATE.add(before, own, ratios, shown)
+    gain = GATE.gain(own, ratios, shown)
+    for row in range(20):
+        odds = [*np.exp(before[row]), 0, 0, 0, 0]
+        for column, place in enumerate((5, 4, 7, 8, 9, 10)):
+            p = math.exp(own[row, column])
+            plain = odds[place] if place < 7 else p / (1 - p) if place < 9 else 1
+            odds[place] = plain * math.exp(gain[row, column])
+        np.testing.assert_allclose(np.exp(found[row]), np.array(odds) / sum(odds), rtol=1e-9)
+
+
+@pytest.mark.parametrize("certain", [0.0, -1e-17, -1e-13])
+def test_a_class_that_is_certain_by_name_overflows_nowhere(parts, certain):
+    shown, own, ratios = parts
+    before = np.log(np.random.default_rng(4).dirichlet(np.ones(7), size=20))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = GATE.add(before, np.where(shown.joined, certain, own), ratios, shown)
+    assert np.isfinite(found).all()
+    assert (np.exp(found[:, 7:9]).sum(axis=1) > 0.99).all()
+
+
+def test_weights_are_kept_as_plain_numbers():
+    plain = msgspec.json.decode(msgspec.json.encode(GATE))
+    assert plain["named"]["seen_ratio"] == 0.35
+    assert plain["boost"] == 2.5
+    assert msgspec.json.decode(msgspec.json.encode(GATE), type=ShownGate) == GATE
+
+
+def test_describe_has_every_number():
+    text = GATE.describe()
+    assert "add 0.40 x the log-likelihood ratio to all named classes +0.35 x that to the seen ones" in text
+    assert "-0.25 x the log-probability by name -1.20;" in text
+    assert "without a name (0.50 +0.80 s) x the ratio +1.90 -3.00 s" in text
+    assert text.endswith("(the documented prior)")
+    assert "prior" not in msgspec.structs.replace(GATE, fitted=True).describe()

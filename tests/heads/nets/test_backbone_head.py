@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from hybrid.device import CPU_BATCH, Compute
+from hybrid.errors import HeadError, HybridWarning
+from hybrid.heads.nets.backbone import build_model
+from hybrid.heads.nets.backbone_head import BackboneHead, load_backbone_head, save_backbone_head
+from hybrid.heads.nets.ensemble import Ensemble
+from hybrid.heads.training.fit import train_backbone_head
+from hybrid.images.decode import read_and_decode
+from hybrid.run.files import HeadDraft, HeadFiles, HeadInfo, Layout
+
+CPU = Compute("cpu", "fp32", "test")
+CLASSES = ("red", "green", "blue")
+NO_EMBEDDINGS = np.empty((0, 0), dtype=np.float32)
+
+
+def random_head(settings, compute: Compute = CPU) -> BackboneHead:
+    """A head whose every tensor is random, batch norm statistics too."""
+    torch.manual_seed(0)
+    members = [build_model(settings, len(CLASSES), load_weights=False) for _ in range(settings.folds)]
+    model = Ensemble(members) if settings.folds > 1 else members[0]
+    state = {n: torch.rand_like(t) + 0.1 if "running" in n else t for n, t in model.state_dict().items()}
+    model.load_state_dict(state)
+    return BackboneHead(model, CLASSES, settings, compute)
+
+
+def score(head: BackboneHead, photos) -> np.ndarray:
+    return head.logits([head.prepare(read_and_decode(record)) for record in photos.records], NO_EMBEDDINGS)
+
+
+FRESH = """
+import sys
+import numpy as np
+from pathlib import Path
+from hybrid.run.files import Layout, load_head
+from hybrid.images.decode import decode
+from hybrid.device import Compute
+
+runs, out, *photos = sys.argv[1:]
+found = {}
+for number in (1, 2):
+    head, info = load_head(Layout(Path(runs) / f"run {number}"), Compute("cpu", "fp32", "test"))
+    pixels = [head.prepare(decode(Path(photo).read_bytes())) for photo in photos]
+    found[f"logits {number}"] = head.logits(pixels, np.empty((0, 0), np.float32))
+    found[f"classes {number}"] = np.array(info.classes)
+np.savez(out, **found)
+"""
+
+
+def test_a_fresh_process_gives_the_same_logits(coloured, recipe, tmp_path):
+    data = coloured((4, 4, 4), (3, 3, 3))
+    first_weights = tmp_path / "first.safetensors"
+    save_file(build_model(recipe(), 3).backbone.state_dict(), first_weights)
+    expected = []
+    for folds in (1, 2):
+        settings = recipe(
+            epochs=2,
+            pretrained=True,
+            backbone_weights=str(first_weights),
+            unfreeze="2",
+            backbone_args={"drop_rate": 0.1},
+            mean=(0.4, 0.5, 0.6),
+            crop_pct=0.9,
+            folds=folds,
+        )
+        with HeadDraft(Layout(tmp_path / f"run {folds}")) as draft:
+            head = train_backbone_head(data, settings, CPU, draft.folder, lambda line: None)
+            info = HeadInfo(
+                settings=settings, classes=CLASSES, encoder_identity=None, train_photos=12, val_photos=9, trained_on=()
+            )
+            draft.save(head, info)
+            draft.publish()
+        expected.append(score(head, data.val))
+    # Neither the first weights nor the networks are there any more.
+    first_weights.unlink()
+    photos = [record.path for record in data.val.records]
+    command = [sys.executable, "-c", FRESH, tmp_path, tmp_path / "out.npz", *photos]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = np.load(tmp_path / "out.npz")
+    for number, logits in enumerate(expected, start=1):
+        np.testing.assert_allclose(found[f"logits {number}"], logits, atol=1e-5)
+        assert found[f"classes {number}"].tolist() == list(CLASSES)
+        assert np.ptp(logits, axis=0).min() > 1e-3, "the logits tell photos apart"
+
+
+@pytest.mark.parametrize(
+    ("name", "folds"),
+    [
+        ("test_resnet", 1),
+        ("test_resnet", 3),
+        ("test_convnext", 1),
+        ("test_efficientnet", 1),
+        ("test_vit", 2),
+        ("coat_tiny", 1),
+    ],
+)
+def test_save_and_load(coloured, recipe, tmp_path, name, folds):
+    """coat_tiny has tensors that share memory, which safetensors refuses to write."""
+    photos = coloured((1, 1, 1), (2, 2, 2)).val
+    settings = recipe(backbone=name, image_size=32, folds=folds)
+    head = random_head(settings)
+    file = tmp_path / "model.safetensors"
+    save_backbone_head(head, file)
+    found = load_backbone_head(file, CLASSES, settings, CPU)
+    np.testing.assert_array_equal(score(found, photos), score(head, photos))
+    assert found.classes == CLASSES
+    assert found.notes == head.notes
+    assert found.encoder_identity is None
+    tensors = load_file(file)
+    assert all(torch.equal(tensor, tensors[key]) for key, tensor in head.tensors().items())
+
+
+def test_saved_weights_are_fp32_whatever_they_are_used_in(recipe, tmp_path):
+    file = tmp_path / "model.safetensors"
+    save_backbone_head(random_head(recipe(), Compute("cpu", "bf16", "test")), file)
+    with safe_open(file, "pt") as opened:
+        kinds = {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
+    assert kinds == {"F32", "I64"}
+
+
+def test_no_photos(recipe):
+    found = random_head(recipe()).logits([], NO_EMBEDDINGS)
+    assert found.shape == (0, 3)
+    assert found.dtype == np.float32
+
+
+def test_a_photos_logits_do_not_depend_on_its_batch(coloured, recipe):
+    photos = coloured((1, 1, 1), (2, 2, 2)).val
+    head = random_head(recipe())
+    together = score(head, photos)
+    pixels = [head.prepare(read_and_decode(record)) for record in photos.records]
+    assert {(p.shape, p.dtype) for p in pixels} == {((24, 24, 3), np.dtype(np.uint8))}
+    alone = np.concatenate([head.logits([one], NO_EMBEDDINGS) for one in pixels])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert together.dtype == np.float32
+
+
+def test_it_says_what_it_needs_of_a_photo(recipe):
+    assert random_head(recipe(crop_pct=1.0)).cover == 3 * 24
+    assert random_head(recipe(crop_pct=0.75)).cover == 3 * 32
+    assert random_head(recipe()).batch_size == CPU_BATCH
+
+
+def test_a_batch_that_does_not_fit_is_halved(recipe, photo):
+    head = random_head(recipe())
+    prepared = [head.prepare(photo(seed)) for seed in range(6)]
+    expected, forward, sizes = head.logits(prepared, NO_EMBEDDINGS), head.model.forward, []
+
+    def small(batch):
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return forward(batch)
+
+    head.model.forward = small
+    with pytest.warns(HybridWarning, match="6 photos at once do not fit into memory: the head goes on with 3"):
+        found = head.logits(prepared, NO_EMBEDDINGS)
+    assert sizes == [6, 3, 1, 1, 1, 1, 1, 1]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_half_precision_agrees_with_fp32(coloured, recipe):
+    photos = coloured((1, 1, 1), (4, 4, 4)).val
+    exact, half = (score(random_head(recipe(), Compute("cpu", p, "")), photos) for p in ("fp32", "bf16"))
+    assert not np.array_equal(exact, half)
+    assert half.dtype == np.float32
+    np.testing.assert_allclose(half, exact, atol=0.05)
+
+
+def test_a_head_is_ready_for_use(recipe):
+    head = random_head(recipe())
+    model = head.model
+    assert not any(module.training for module in model.modules())
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert head.notes == ("head: test_resnet, 3 classes, on cpu fp32 (test)",)
+    assert random_head(recipe(folds=2)).notes == ("head: 2 x test_resnet, 3 classes, on cpu fp32 (test)",)
+
+
+def test_only_networks_of_ours_are_heads(recipe):
+    with pytest.raises(TypeError, match="not Linear"):
+        BackboneHead(torch.nn.Linear(2, 2), CLASSES, recipe(), CPU)
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def drop_a_tensor(file: Path) -> None:
+    tensors = load_file(file)
+    del tensors["classifier.1.weight"]
+    save_file(tensors, file)
+
+
+@pytest.mark.parametrize("damage", [cut, drop_a_tensor])
+def test_damaged_weights(recipe, tmp_path, damage):
+    file = tmp_path / HeadFiles.WEIGHTS
+    save_backbone_head(random_head(recipe()), file)
+    damage(file)
+    with pytest.raises(HeadError, match="damaged") as caught:
+        load_backbone_head(file, CLASSES, recipe(), CPU)
+    assert str(file) in caught.value.what
+    assert "train-head" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("classes", "change"),
+    [(("a", "b"), {}), (CLASSES, {"backbone": "test_convnext"}), (CLASSES, {"folds": 2}), (CLASSES, {"hidden": 8})],
+)
+def test_weights_of_another_network(recipe, tmp_path, classes, change):
+    file = tmp_path / HeadFiles.WEIGHTS
+    save_backbone_head(random_head(recipe()), file)
+    with pytest.raises(HeadError, match="damaged"):
+        load_backbone_head(file, classes, recipe(**change), CPU)

@@ -1,0 +1,288 @@
+"""Features of a frozen backbone: computed once, and a training on them is the training on the photos."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from hybrid.device import Compute
+from hybrid.errors import DataError
+from hybrid.heads.nets.backbone import PhotoClassifier, build_model
+from hybrid.heads.nets.lora import add_adapters
+from hybrid.heads.training import features, loader
+from hybrid.heads.training import train as training
+from hybrid.heads.training.features import FrozenFeatures, is_steady, parts_to_keep
+from hybrid.heads.training.stages import freeze
+from hybrid.heads.transforms import transforms
+from hybrid.images.decode import read_and_decode
+
+CPU = Compute("cpu", "fp32", "test")
+BF16 = Compute("cpu", "bf16", "test")
+
+
+@pytest.fixture
+def frozen(recipe):
+    """A recipe with a frozen backbone without batch norm, which stays as it is even with random weights."""
+    return lambda **changes: recipe(
+        **{"backbone": "test_convnext", "image_size": 32, "unfreeze": "none", "patience": 9, "epochs": 3} | changes
+    )
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """How often each photo is read."""
+    counts, read = Counter(), loader.read_photo
+    monkeypatch.setattr(loader, "read_photo", lambda record: counts.update([record.path]) or read(record))
+    return counts
+
+
+@pytest.fixture
+def never(monkeypatch):
+    """Turn the keeping of features off."""
+    return lambda: monkeypatch.setattr(training, "parts_to_keep", lambda *a, **k: (False, False))
+
+
+def plain_twice(augment, plain):
+    return plain, plain
+
+
+def figures(log):
+    return [(row.train_loss, row.train_accuracy, row.val_loss, row.val_accuracy, row.learning_rate) for row, *_ in log]
+
+
+# The same training
+
+
+@pytest.mark.parametrize(
+    ("changes", "compute", "tolerance"),
+    [
+        ({"dropout": (0.4, 0.3)}, CPU, 1e-5),
+        ({"ema_decay": 0.8, "clip_grad": 0.5, "hidden": 0, "balanced_sampling": False}, CPU, 1e-5),
+        ({"batch_size": 23, "optimizer": "lamb", "schedule": "plateau", "monitor": "accuracy"}, CPU, 1e-5),
+        ({"backbone": "test_vit"}, CPU, 1e-5),
+        ({"mixed_precision": "bf16"}, BF16, 2e-2),
+    ],
+)
+def test_training_on_features_is_training_on_photos(
+    coloured, frozen, run, decoded, never, start, changes, compute, tolerance
+):
+    data, settings = coloured(), frozen(**changes)
+    said = []
+    found, best, log = run(data, settings, compute, change=plain_twice, say=said.append)
+    assert decoded == Counter(r.path for part in (data.train, data.val) for r in part.records), "each photo once"
+    assert said == [f"the backbone is frozen: features of {n} photos are computed once" for n in (24, 12)]
+    never()
+    decoded.clear()
+    model, expected_best, expected_log = run(data, settings, compute, change=plain_twice)
+    assert decoded.total() >= 3 * (23 + 12)
+    np.testing.assert_allclose(figures(log), figures(expected_log), rtol=tolerance, atol=tolerance)
+    assert best == expected_best
+    weights = model.state_dict()
+    assert found.state_dict().keys() == weights.keys()
+    for name, tensor in found.state_dict().items():
+        torch.testing.assert_close(tensor, weights[name], rtol=tolerance, atol=tolerance, msg=name)
+    first = start(settings).state_dict()
+    assert any(not torch.allclose(weights[n], first[n], atol=1e-3) for n in weights if n.startswith("classifier."))
+    assert not found.training
+
+
+@pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.8}, {"mixup": 0.4, "cutmix": 1.0}])
+def test_where_photos_are_augmented_the_validation_photos_pass_once(coloured, frozen, run, decoded, never, changes):
+    data, settings, said = coloured(), frozen(balanced_sampling=False, **changes), []
+    mixed = bool(settings.mixup)
+    found, _, log = run(data, settings, change=plain_twice if mixed else None, say=said.append)
+    counts = {record.path: 3 for record in data.train.records} | {record.path: 1 for record in data.val.records}
+    assert decoded == counts
+    assert said == ["the backbone is frozen: features of 12 photos are computed once"]
+    never()
+    model, _, expected = run(data, settings, change=plain_twice if mixed else None)
+    assert figures(log) == figures(expected), "to the last bit"
+    assert all(torch.equal(a, b) for a, b in zip(found.state_dict().values(), model.state_dict().values(), strict=True))
+
+
+def test_a_training_that_was_broken_off_ends_with_the_same_bits(coloured, frozen, run, start, tmp_path):
+    data, settings = coloured(), frozen(ema_decay=0.8, schedule="plateau", epochs=4)
+    whole, best, log = run(data, settings, change=plain_twice)
+
+    def stop(row, best):
+        if row.epoch == 2:
+            raise KeyboardInterrupt
+
+    model = start(settings)
+    plain = transforms(model, settings)[1]
+    with pytest.raises(KeyboardInterrupt):
+        training.train(model, data, (plain, plain), settings, CPU, stop, checkpoints=tmp_path)
+    found, again, rows = run(data, settings, change=plain_twice, checkpoints=tmp_path)
+    assert again == best
+    assert figures(rows) == figures(log)
+    assert all(torch.equal(tensor, whole.state_dict()[name]) for name, tensor in found.state_dict().items())
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert state["model"].keys() == model.classifier.state_dict().keys(), "what never changes is not written"
+
+
+def test_a_photo_that_became_unreadable(coloured, frozen, run):
+    data = coloured((3, 3, 3))
+    Image.new("RGB", (9, 9)).save(data.train.records[4].path, "PPM")
+    with pytest.raises(DataError, match="no longer be read"):
+        run(data, frozen(), change=plain_twice)
+
+
+# Features
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_batches_of_features_are_those_of_the_photos(coloured, frozen, start, train):
+    data, settings = coloured((6, 7, 4), (1, 1, 1)), frozen()
+    model = start(settings).eval()
+    plain = transforms(model, settings)[1]
+    kept = FrozenFeatures(model, data.train, plain, settings, CPU, lambda line: None)
+    found, photos = kept.loader(train), loader.make_loader(data.train, plain, settings, train=train)
+    assert len(kept) == 17
+    assert len(found) == len(photos) == (2 if train else 3), "no batch of one photo is trained on"
+    with torch.no_grad():
+        rows = model.backbone(torch.stack([plain(read_and_decode(record)) for record in data.train.records]))
+    for epoch in (1, 2):
+        for made in (found, photos):
+            made.sampler.set_epoch(epoch)
+        order = [index for index, _ in found.sampler]
+        seen = [index for batch in found.batch_sampler for index, _ in batch]
+        assert seen == order[: len(seen)]
+        for number, ((values, target), (images, expected)) in enumerate(zip(found, photos, strict=True)):
+            assert values.shape == (len(images), model.backbone.head_hidden_size)
+            assert torch.equal(target, expected)
+            own = order[number * 8 : number * 8 + len(target)]
+            torch.testing.assert_close(values, rows[own], rtol=1e-4, atol=1e-5)
+            assert not values.requires_grad
+
+
+def test_features_keep_the_precision_that_the_classifier_would_get(coloured, frozen, start):
+    settings = frozen(backbone="test_resnet", pretrained=True, backbone_weights="stands for any")
+    data, model = coloured((2, 2, 2)), start(frozen(backbone="test_resnet"))
+    plain = transforms(model, settings)[1]
+    for compute, dtype in ((CPU, torch.float32), (BF16, torch.bfloat16)):
+        batch, _ = next(iter(FrozenFeatures(model, data.val, plain, settings, compute, print).loader(False)))
+        assert batch.dtype == dtype
+
+
+# When they may be kept
+
+
+def steady(settings, compute=CPU) -> bool:
+    torch.manual_seed(0)
+    model = build_model(settings, 3)
+    freeze(model, settings.unfreeze) if not settings.lora_rank else add_adapters(model, settings)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    found = is_steady(model, settings, compute)
+    assert torch.equal(torch.rand(1), expected), "dropout draws on as if nothing were"
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, True),
+        ({"unfreeze": "0"}, True),
+        ({"unfreeze": "1"}, False),
+        ({"unfreeze": "all"}, False),
+        ({"unfreeze": "1", "unfreeze_every": 2}, False),
+        ({"unfreeze": "none", "unfreeze_every": 2}, True),
+        ({"lora_rank": 2}, False),
+        # Batch norms of random weights gather statistics; stochastic depth and dropout draw.
+        ({"backbone": "test_resnet"}, False),
+        ({"backbone_args": {"drop_path_rate": 0.3}}, False),
+        ({"backbone": "test_vit", "backbone_args": {"proj_drop_rate": 1e-4}}, False),
+        ({"backbone": "test_vit", "backbone_args": {"attn_drop_rate": 1e-4}}, False),
+    ],
+)
+def test_steady(frozen, changes, expected):
+    assert steady(frozen(**changes)) is expected
+    assert steady(frozen(**changes), BF16) is expected
+
+
+def test_what_is_frozen_at_first_only_is_not_steady(frozen, start):
+    model = start(frozen())
+    assert is_steady(model, frozen(), CPU)
+    assert not is_steady(model, frozen(unfreeze="1", unfreeze_every=1), CPU)
+
+
+class Odd(nn.Module):
+    """A backbone that is another one in training: it draws, counts, or answers otherwise."""
+
+    head_hidden_size = 3
+
+    def __init__(self, oddity: str) -> None:
+        super().__init__()
+        self.oddity = oddity
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training and self.oddity == "draws":
+            torch.rand(1)
+        if self.training and self.oddity == "counts":
+            self.count += 1
+        return images.mean((2, 3)) * (2 if self.training and self.oddity == "answers otherwise" else 1)
+
+
+@pytest.mark.parametrize(
+    ("oddity", "expected"), [("none", True), ("draws", False), ("counts", False), ("answers otherwise", False)]
+)
+def test_each_way_not_to_be_steady(frozen, oddity, expected):
+    model = PhotoClassifier(Odd(oddity), nn.Linear(3, 2), False)
+    assert is_steady(model, frozen(), CPU) is expected
+    assert model.backbone.count == 0
+
+
+@pytest.mark.parametrize("freeze_norms", [True, False])
+def test_batch_norms_that_are_frozen_are_steady(frozen, tmp_path, freeze_norms):
+    from safetensors.torch import save_file
+
+    settings = frozen(backbone="test_resnet")
+    file = tmp_path / "w.safetensors"
+    save_file(build_model(settings, 3).backbone.state_dict(), file)
+    own = frozen(backbone="test_resnet", backbone_weights=str(file), pretrained=True, freeze_norms=freeze_norms)
+    assert steady(own) is freeze_norms
+
+
+@pytest.mark.parametrize(
+    ("changes", "augmented", "expected"),
+    [
+        ({}, False, (True, True)),
+        ({}, True, (False, True)),
+        ({"mixup": 0.1}, False, (False, True)),
+        ({"cutmix": 0.1}, False, (False, True)),
+        ({"unfreeze": "1"}, False, (False, False)),
+    ],
+)
+def test_parts_to_keep(coloured, frozen, start, changes, augmented, expected):
+    settings = frozen(**changes)
+    assert parts_to_keep(start(settings), coloured(), settings, CPU, augmented=augmented) == expected
+
+
+def test_reconstruction_needs_the_photos(coloured, frozen, start, monkeypatch):
+    data = coloured()
+    monkeypatch.setattr(features, "is_steady", lambda *a: True)  # its batch norms are not, without weights
+    for weight, expected in ((0.0, True), (1.0, False)):
+        settings = frozen(backbone="hybrid_autoencoder", image_size=64, reconstruction=weight)
+        assert parts_to_keep(start(settings), data, settings, CPU, augmented=False) == (expected, expected)
+
+
+def test_several_processes_share_the_photos_out(coloured, frozen, start, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert parts_to_keep(start(frozen()), coloured(), frozen(), CPU, augmented=False) == (False, False)
+
+
+@pytest.mark.parametrize(("photos", "expected"), [(36, (True, True)), (35, (False, True)), (11, (False, False))])
+def test_no_more_features_than_fit(coloured, frozen, start, monkeypatch, photos, expected):
+    """24 photos train and 12 validate."""
+    model = start(frozen())
+    monkeypatch.setattr(features, "MOST_BYTES", photos * model.backbone.head_hidden_size * 4)
+    assert parts_to_keep(model, coloured(), frozen(), CPU, augmented=False) == expected

@@ -1,0 +1,276 @@
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageColor
+from safetensors.torch import save_file
+from torchvision.transforms import Resize
+
+from hybrid.device import Compute
+from hybrid.errors import HeadError
+from hybrid.heads.base import LabelledPhotos, TrainingSet
+from hybrid.heads.nets.backbone import build_model
+from hybrid.heads.training import fit
+from hybrid.heads.training.fit import train_backbone_head
+from hybrid.heads.training.train import EpochLog
+from hybrid.images.decode import read_and_decode
+from hybrid.images.records import ImageRecord
+from hybrid.run.files import HeadDraft, HeadInfo, Layout, load_head
+
+CPU = Compute("cpu", "fp32", "test")
+
+
+def same(first, second) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+# The seed
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_seed_gives_the_same_weights_bit_by_bit(coloured, recipe, tmp_path, workers):
+    data = coloured((5, 5, 6), (2, 2, 2))
+    weights = []
+    for seed in (3, 3, 4):
+        folder = tmp_path / f"log-{len(weights)}"
+        folder.mkdir()
+        torch.rand(len(weights))  # the state of the world before must not matter
+        settings = recipe(epochs=2, patience=9, seed=seed, workers=workers)
+        weights.append(train_backbone_head(data, settings, CPU, folder, lambda line: None).tensors())
+    assert same(weights[0], weights[1])
+    assert not same(weights[0], weights[2])
+
+
+# What is left behind
+
+
+@pytest.mark.parametrize("epochs", [1, 4])
+def test_log_and_curves(script, coloured, recipe, tmp_path, epochs):
+    said, folder = [], tmp_path / "log"
+    folder.mkdir()
+    script([(1.0, 0.1), (0.5, 0.7), (0.6, 0.6), (0.7, 0.5)])
+    settings = recipe(epochs=epochs, patience=2, warmup_epochs=0, learning_rate=0.01)
+    train_backbone_head(coloured((2, 3, 3)), settings, CPU, folder, said.append)
+    assert {file.name for file in folder.iterdir()} == {"log.csv", "curves.png"}
+    with (folder / "log.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(rows[0]) == list(EpochLog.__dataclass_fields__)
+    assert [row["epoch"] for row in rows] == [str(number + 1) for number in range(epochs)]
+    assert [float(row["val_loss"]) for row in rows] == [1.0, 0.5, 0.6, 0.7][:epochs]
+    assert [float(row["val_accuracy"]) for row in rows] == [0.1, 0.7, 0.6, 0.5][:epochs]
+    assert float(rows[-1]["learning_rate"]) == pytest.approx(0, abs=1e-9)
+    with Image.open(folder / "curves.png") as picture:
+        assert picture.format == "PNG"
+        assert 600 < picture.width < 2000
+        assert 250 < picture.height < 1200
+        pixels = np.asarray(picture.convert("RGB"))
+    assert 0.005 < (pixels < 250).any(axis=2).mean() < 0.5, "lines on white"
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
+    epoch_lines = [line for line in said if line.startswith("epoch")]
+    assert len(epoch_lines) == epochs
+    assert [line.endswith("*") for line in epoch_lines] == [True, True, False, False][:epochs]
+    assert f"kept epoch {min(epochs, 2)} of {epochs}, the best by validation loss" in said
+
+
+@pytest.mark.parametrize(
+    ("unfreeze", "pretrained", "warned"), [("2", False, True), ("all", False, False), ("2", True, False)]
+)
+def test_it_says_what_it_does(coloured, recipe, tmp_path, unfreeze, pretrained, warned):
+    weights = tmp_path / "w.safetensors"
+    save_file(build_model(recipe(), 3).backbone.state_dict(), weights)
+    settings = recipe(epochs=1, unfreeze=unfreeze, backbone_weights=str(weights) if pretrained else None)
+    (tmp_path / "log").mkdir()
+    said = []
+    head = train_backbone_head(coloured((2, 2, 2), (1, 1, 1)), settings, CPU, tmp_path / "log", said.append)
+    text = "\n".join(said)
+    assert ("random weights stay frozen" in text) is warned
+    assert (f"weights from {weights}" in text) is pretrained
+    assert ("3 of 5 backbone stages" in text) is (unfreeze == "2")
+    assert "training on cpu fp32 (test), 0 loader processes" in text
+    everything = sum(t.numel() for n, t in head.tensors().items() if "running" not in n and "num_batches" not in n)
+    assert f" of {everything / 1e6:.2f} M parameters train" in text
+
+
+def test_progressive_unfreezing_is_announced(coloured, recipe, tmp_path):
+    said = []
+    settings = recipe(epochs=2, unfreeze="2", unfreeze_every=1)
+    head = train_backbone_head(coloured((2, 2, 2), (1, 1, 1)), settings, CPU, tmp_path, said.append)
+    text = "\n".join(said)
+    assert "one stage more every 1 epochs, all from epoch 3" in text
+    assert "note: 2 epochs end before that" in text
+    assert 0 < head.training.trainable < head.training.parameters
+
+
+def test_a_watcher_gets_each_row_and_can_end_the_training(coloured, recipe, tmp_path):
+    rows: list[EpochLog] = []
+
+    def watch(row: EpochLog) -> None:
+        rows.append(row)
+        if row.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_backbone_head(
+            coloured((2, 2, 2), (1, 1, 1)), recipe(epochs=4), CPU, tmp_path, lambda line: None, on_epoch=watch
+        )
+    assert [row.epoch for row in rows] == [1, 2]
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 3, "the row is written before it is watched"
+
+
+# Folds
+
+
+def test_folds_train_an_ensemble(coloured, recipe, tmp_path, monkeypatch):
+    data, said, seeds = coloured((6, 6, 6), (3, 3, 3)), [], []
+    monkeypatch.setattr(fit, "build_model", lambda made, *more: seeds.append(made.seed) or build_model(made, *more))
+    head = train_backbone_head(data, recipe(folds=3, epochs=2, seed=5), CPU, tmp_path, said.append)
+    assert seeds == [5, 6, 7]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("fold")) == [
+        "fold_1",
+        "fold_2",
+        "fold_3",
+    ]
+    assert all({p.name for p in fold.iterdir()} == {"log.csv", "curves.png"} for fold in tmp_path.glob("fold_*"))
+    assert [line for line in said if line.startswith("fold")] == [
+        f"fold {number} of 3: 12 training and 6 validation photos" for number in (1, 2, 3)
+    ]
+    best = []
+    for number in (1, 2, 3):
+        with (tmp_path / f"fold_{number}" / "log.csv").open(newline="") as stream:
+            rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(stream)]
+        best.append(min(rows, key=lambda row: row["val_loss"])["val_accuracy"])
+    assert f"accuracy {np.mean(best):.3f} +- {np.std(best, ddof=1):.3f}" in said[-1]
+    assert head.training.val_accuracy == pytest.approx(np.mean(best), abs=1e-5)
+    # The head's members are the folds' networks, in order.
+    assert {name.split(".")[1] for name in head.tensors()} == {"0", "1", "2"}
+    assert not torch.equal(*(head.tensors()[f"members.{n}.classifier.1.weight"] for n in (0, 1)))
+
+
+# Odd classes
+
+
+def with_labels(data: TrainingSet, classes: tuple[str, ...]) -> TrainingSet:
+    return replace(data, classes=classes)
+
+
+ODD = ('a "quoted" name', "🦓 zebra", "a/b\\c", ".hidden", "=cmd|' /C calc'!A0", "  ", "ß\u0301,\n;")
+
+
+@pytest.fixture
+def hues(tmp_path) -> Callable[..., TrainingSet]:
+    """Photos of one hue a class: `hues((5, 5), (2, 2))`."""
+
+    def make(train: tuple[int, ...], val: tuple[int, ...]) -> TrainingSet:
+        def part(counts, name):
+            records, target = [], []
+            for number, count in enumerate(counts):
+                for index in range(count):
+                    path = tmp_path / f"{name} {number} {index}.png"
+                    hue = f"hsv({360 * number / len(counts) + index % 5}, 90%, 80%)"
+                    Image.new("RGB", (24, 24), ImageColor.getrgb(hue)).save(path)
+                    records.append(ImageRecord(str(path), str(tmp_path), None, None, path.stat().st_size, 1))
+                    target.append(number)
+            hashes = tuple(record.path for record in records)
+            return LabelledPhotos(tuple(records), hashes, np.array(target, np.intp), np.zeros((len(target), 4), "f4"))
+
+        return TrainingSet(tuple(str(n) for n in range(len(train))), part(train, "train"), part(val, "val"), ())
+
+    return make
+
+
+def scores(head, data) -> np.ndarray:
+    pixels = [head.prepare(read_and_decode(record)) for record in data.val.records]
+    return head.logits(pixels, np.empty((0, 0), np.float32))
+
+
+STILL = {"rotation": 0.0, "colour_jitter": 0.0, "crop_scale": 1.0, "backbone": "hybrid_pixels", "hidden": 0}
+
+
+def test_labels_with_odd_characters(hues, recipe, tmp_path):
+    count = len(ODD)
+    data = with_labels(hues((6,) * count, (2,) * count), ODD)
+    settings = recipe(**STILL, epochs=12, learning_rate=0.02, label_smoothing=0.0, patience=12)
+    layout = Layout(tmp_path / "run")
+    with HeadDraft(layout) as draft:
+        head = train_backbone_head(data, settings, CPU, draft.folder, lambda line: None, checkpoints=tmp_path / "kept")
+        info = HeadInfo(
+            settings=settings, classes=ODD, encoder_identity=None, train_photos=42, val_photos=14, trained_on=()
+        )
+        draft.save(head, info)
+        draft.publish()
+    found, info = load_head(layout, CPU)
+    assert found.classes == info.classes == ODD
+    expected = scores(head, data)
+    np.testing.assert_array_equal(scores(found, data), expected)
+    assert expected.argmax(1).tolist() == data.val.target.tolist()
+
+
+@pytest.mark.parametrize(
+    ("train", "val"), [((100, 1), (4, 4)), ((6, 6), (3, 3)), ((1, 1), (1, 1)), ((1, 20, 1), (0, 3, 3))]
+)
+def test_few_photos_few_classes(hues, recipe, tmp_path, train, val):
+    """A hundred to one, one photo of a class, two classes, and a class that validation has no photo of."""
+    data = hues(train, val)
+    settings = recipe(**STILL, epochs=6, learning_rate=0.02, patience=6)
+    head = train_backbone_head(data, settings, CPU, tmp_path, lambda line: None)
+    logits = scores(head, data)
+    assert logits.shape == (sum(val), len(train))
+    assert (logits.argmax(1) == data.val.target).mean() == head.training.val_accuracy == 1.0
+
+
+NOTHING = {"rotation": 0.0, "colour_jitter": 0.0, "crop_scale": 1.0, "flip": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "plain"),
+    [
+        ({}, True),
+        ({"mixup": 0.4}, True),
+        ({"rotation": 1.0}, False),
+        ({"colour_jitter": 0.1}, False),
+        ({"crop_scale": 0.99}, False),
+        ({"flip": 0.5}, False),
+        ({"random_erasing": 0.1}, False),
+        ({"auto_augment": "rand-m9-mstd0.5"}, False),
+        ({"regions": "tiles"}, False),
+    ],
+)
+def test_without_augmentation_photos_are_trained_on_as_they_are_answered(
+    monkeypatch, coloured, recipe, tmp_path, changes, plain
+):
+    class Seen(Exception):  # noqa: N818
+        pass
+
+    def spy(model, data, transforms, *rest, **more):
+        raise Seen(*transforms)
+
+    monkeypatch.setattr(fit, "train", spy)
+    with pytest.raises(Seen) as caught:
+        train_backbone_head(coloured(), recipe(**NOTHING | changes), CPU, tmp_path, lambda line: None)
+    first, second = caught.value.args
+    assert (first is second) is plain
+    assert isinstance(second.transforms[0], Resize), "the plain one, which crops nothing at random"
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept", "note"),
+    [(NOTHING, [24, 12], False), ({}, [12], True), ({"unfreeze": "all"}, [], False), ({"lora_rank": 2}, [], False)],
+)
+def test_a_frozen_backbone_sees_each_photo_once(coloured, recipe, tmp_path, changes, kept, note):
+    settings, said = recipe(**{"backbone": "test_convnext", "image_size": 32, "unfreeze": "none"} | changes), []
+    train_backbone_head(coloured(), settings, CPU, tmp_path, said.append)
+    assert [line for line in said if "computed once" in line] == [
+        f"the backbone is frozen: features of {count} photos are computed once" for count in kept
+    ]
+    assert any(line.startswith("note: without augmentation") for line in said) is note
+
+
+def test_a_recipe_that_cannot_be_trained_writes_no_log(coloured, recipe, tmp_path):
+    with pytest.raises(HeadError, match="cannot make the optimiser"):
+        train_backbone_head(coloured(), recipe(optimizer="nonsense"), CPU, tmp_path, lambda line: None)
+    assert not (tmp_path / "log.csv").exists()

@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hybrid.heads.base import LabelledPhotos
+from hybrid.heads.training import loader
+from hybrid.heads.training.loader import EpochSampler, Photos, batches_on, cover_of, make_loader, seed_of
+from hybrid.heads.transforms import transforms
+from hybrid.images.decode import read_and_decode
+from hybrid.images.records import ImageRecord
+
+
+def blank(image) -> torch.Tensor:
+    return torch.zeros(1)
+
+
+def drawn(loader) -> list[int]:
+    return [index for index, _ in loader.sampler]
+
+
+def test_class_balanced_sampling(coloured, recipe):
+    data = coloured((60, 12, 3), (1, 1, 1))
+    loader = make_loader(data.train, blank, recipe(), train=True)
+    counts: Counter[int] = Counter()
+    for epoch in range(20):
+        loader.sampler.set_epoch(epoch)
+        counts.update(int(data.train.target[index]) for index in drawn(loader))
+    assert counts.total() == 20 * 75
+    assert all(0.29 < counts[number] / counts.total() < 0.38 for number in range(3))
+    plain = make_loader(data.train, blank, recipe(balanced_sampling=False), train=True)
+    once = drawn(plain)
+    plain.sampler.set_epoch(1)
+    again = drawn(plain)
+    assert sorted(once) == sorted(again) == list(range(75))
+    assert once != again
+
+
+def test_a_hundred_to_one(coloured, recipe):
+    """The one photo of a class comes in every epoch nearly as often as the hundred of another together."""
+    data = coloured((100, 1, 1), (1, 1, 1))
+    sampler = make_loader(data.train, blank, recipe(), train=True).sampler
+    for epoch in range(5):
+        sampler.set_epoch(epoch)
+        counts = Counter(int(data.train.target[index]) for index, _ in sampler)
+        assert all(15 < counts[number] < 55 for number in range(3))
+
+
+def test_validation_sees_every_photo_once_in_order(coloured, recipe):
+    data = coloured()
+    loader = make_loader(data.val, blank, recipe(), train=False)
+    assert torch.cat([target for _, target in loader]).tolist() == data.val.target.tolist()
+
+
+@pytest.mark.parametrize(
+    ("photos", "batches"), [(15, [8, 7]), (16, [8, 8]), (17, [8, 8]), (18, [8, 8, 2]), (9, [8]), (8, [8]), (2, [2])]
+)
+def test_no_batch_of_one_photo_is_trained_on(coloured, recipe, photos, batches):
+    third = photos // 3
+    data = coloured((photos - 2 * third, third, third), (1, 1, 1))
+    loader = make_loader(data.train, blank, recipe(), train=True)
+    assert [len(target) for _, target in loader] == batches
+
+
+def test_one_photo_of_validation_stays(coloured, recipe):
+    data = coloured((1, 1, 1), (7, 1, 1))
+    assert [len(target) for _, target in make_loader(data.val, blank, recipe(), train=False)] == [8, 1]
+
+
+# What is drawn for a photo
+
+
+def test_order_and_seeds_depend_on_seed_and_epoch_alone():
+    target = np.repeat([0, 1], [20, 10])
+
+    def draws(seed, epoch, **kind):
+        sampler = EpochSampler(target, **{"balanced": True, "shuffle": True, "seed": seed, **kind})
+        sampler.set_epoch(epoch)
+        torch.rand(3)
+        return list(sampler)
+
+    first = draws(0, 1)
+    assert draws(0, 1) == first
+    assert draws(0, 2) != first
+    assert draws(1, 1) != first
+    assert len({seed for _, seed in first}) == 30, "each photo has its own seed"
+    assert [index for index, _ in draws(0, 1, balanced=False, shuffle=False)] == list(range(30))
+
+
+def test_seeds_differ():
+    keys = [(a, b, c) for a in range(4) for b in range(4) for c in range(4)]
+    assert len({seed_of(*key) for key in keys}) == len(keys)
+    assert seed_of(1, 2) == seed_of(1, 2)
+
+
+POLICIES = [None, "rand-m9-mstd0.5", "augmix-m3-w3"]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_same_draw_gives_the_same_pixels_and_leaves_the_world_alone(coloured, recipe, start, policy):
+    settings = recipe(auto_augment=policy, random_erasing=0.5, rotation=30.0)
+    photos = coloured((2, 2, 2)).train
+    dataset = Photos(photos, transforms(start(settings), settings)[0])
+    torch.manual_seed(0)
+    random.seed(0)
+    expected_next = torch.rand(1), random.random()
+    torch.manual_seed(0)
+    random.seed(0)
+    first, target = dataset[3, 7]
+    assert target == photos.target[3]
+    assert (torch.rand(1), random.random()) == expected_next, "dropout and others draw on as if nothing were"
+    assert torch.equal(dataset[3, 7][0], first)
+    assert not torch.equal(dataset[3, 8][0], first)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_batches_do_not_depend_on_the_number_of_loader_processes(coloured, recipe, start, policy):
+    photos, made = coloured((4, 4, 3)).train, []
+    for workers in (0, 1, 2):
+        settings = recipe(auto_augment=policy, random_erasing=0.5, workers=workers)
+        loader = make_loader(photos, transforms(start(settings), settings)[0], settings, train=True)
+        batches = []
+        for epoch in (1, 2):
+            loader.sampler.set_epoch(epoch)
+            torch.rand(workers)
+            batches += [tensor for batch in loader for tensor in batch]
+        made.append(batches)
+    for other in made[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(made[0], other, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_with_an_unreadable_photo_is_its_words(coloured, recipe, workers):
+    photos = coloured((3, 2, 2)).train
+    Image.new("RGB", (9, 9)).save(photos.records[2].path, "PPM")
+    batches = list(make_loader(photos, lambda image: torch.zeros(1), recipe(workers=workers), train=False))
+    assert len(batches) == 1
+    assert batches[0].startswith(f"{photos.records[2].path}: not an image")
+
+
+def test_the_callers_generators_are_left_as_they_were(coloured, recipe, start):
+    """Dropout draws from torch's, in the same process where there are no workers."""
+    settings = recipe(workers=0, random_erasing=1.0, auto_augment="augmix-m3-w3")
+    torch.manual_seed(5), random.seed(5), np.random.seed(5)
+    before = torch.rand(3), random.random(), np.random.rand()
+    loader = make_loader(coloured().train, transforms(start(settings), settings)[0], settings, train=True)
+    torch.manual_seed(5), random.seed(5), np.random.seed(5)
+    next(iter(loader))
+    assert (torch.rand(3) == before[0]).all()
+    assert (random.random(), np.random.rand()) == before[1:]
+
+
+# Pixels
+
+
+def test_what_a_preprocessing_needs_of_a_photo(recipe, start):
+    def covers(**changes):
+        settings = recipe(**changes)
+        return [cover_of(transform) for transform in transforms(start(settings), settings)]
+
+    # 24 pixels, and the smallest ResNet's crop of 95 %.
+    assert covers(crop_scale=1.0) == [math.ceil(3 * 24 / 0.75**0.5), 3 * 25]
+    assert covers(crop_scale=0.25, crop_pct=0.5) == [math.ceil(3 * 24 / (0.25 * 0.75) ** 0.5), 3 * 48]
+    assert covers(regions="tiles") == [None, 3 * 25], "a tile may be small"
+    assert cover_of(lambda image: image) is None
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.7, 0.08])
+def test_a_random_crop_has_the_pixels_that_are_wanted(recipe, start, scale):
+    settings = recipe(crop_scale=scale)
+    augment = transforms(start(settings), settings)[0]
+    crop, shorter = augment.transforms[0].transforms[0], cover_of(augment)
+    random.seed(0)
+    sides = []
+    for longer in (shorter, shorter + 1, shorter * 2, shorter * 5):
+        for size in ((shorter, longer), (longer, shorter)):
+            blank_photo = Image.new("RGB", size)
+            sides += [min(crop.get_params(blank_photo, crop.scale, crop.ratio)[2:]) for _ in range(300)]
+    assert min(sides) >= 3 * 24
+    assert scale == 1.0 or min(sides) <= 3 * 27, "and the photo has no more than that takes"
+
+
+def test_a_large_photo_is_decoded_small(tmp_path, recipe, start, monkeypatch):
+    """A JPEG is scaled while it is decoded, to less than twice what is needed."""
+    rng = np.random.default_rng(0)
+    pixels = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    path = tmp_path / "large.jpg"
+    pixels.resize((1600, 1200), Image.Resampling.BICUBIC).save(path, quality=95)
+    record = ImageRecord(str(path), str(tmp_path), None, None, path.stat().st_size, 1)
+    photos = LabelledPhotos((record,), ("h",), np.zeros(1, np.intp), np.zeros((1, 4), np.float32))
+    settings, sides = recipe(image_size=64), []
+    decode, spy = loader.decode_scaled, lambda *a: sides.append(min((found := decode(*a)).rgb.shape[:2])) or found
+    monkeypatch.setattr(loader, "decode_scaled", spy)
+    augment, plain = transforms(start(settings), settings)
+    for transform in (augment, plain):
+        found, _ = Photos(photos, transform)[0, 5]
+        assert found.shape == (3, 64, 64)
+        assert cover_of(transform) <= sides[-1] < 2 * cover_of(transform)
+    expected = plain(read_and_decode(record))
+    assert torch.nn.functional.cosine_similarity(found.flatten(), expected.flatten(), dim=0) > 0.999
+    Photos(photos, lambda image: image)[0, 5]
+    assert sides[-1] == 1200, "nobody knows what this preprocessing needs"
+
+
+def test_batches_come_as_the_network_wants_them():
+    batches = [(torch.zeros(2, 3, 5, 7), torch.tensor([1, 0])), (torch.ones(3, 4), torch.tensor([0, 1, 1]))]
+    (images, first), (features, second) = batches_on("cpu", batches)
+    assert images.shape == (2, 3, 5, 7)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(features, torch.ones(3, 4))
+    assert (first.tolist(), second.tolist()) == ([1, 0], [0, 1, 1])

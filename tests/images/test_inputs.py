@@ -1,0 +1,302 @@
+"""Photos of any kind become records; what a record reads is held against the pixels that went in."""
+
+import hashlib
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hybrid.errors import DataError, UnreadableImageError
+from hybrid.images.decode import decode
+from hybrid.images.inputs import MemoryRecord, to_records
+from hybrid.images.records import ImageRecord
+
+RNG = np.random.default_rng(0)
+RGB = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+RGBA = RNG.integers(0, 256, (5, 7, 4), dtype=np.uint8)
+GREY = RGB[..., 0]
+GREY_AS_RGB = np.repeat(GREY[..., None], 3, axis=2)
+OVER_WHITE = RGBA[..., :3] * (RGBA[..., 3:] / 255) + 255 * (1 - RGBA[..., 3:] / 255)
+
+
+def shown(images):
+    """The pixels that each record gives, (h, w, 3)."""
+    return [np.asarray(decode(record.read_bytes())) for record in to_records(images)]
+
+
+def only(images):
+    (pixels,) = shown(images)
+    return pixels
+
+
+def tensor(array):
+    return torch.from_numpy(np.moveaxis(array, -1, -3).copy())
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name in ("b.png", "a.png", "sub/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(RGB).save(tmp_path / name)
+    return tmp_path
+
+
+# Paths
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_path_is_a_photo(files, kind):
+    assert [r.path for r in to_records(kind(files / "a.png"))] == [str(files / "a.png")]
+    assert np.array_equal(only(kind(files / "a.png")), RGB)
+
+
+def test_a_folder_stands_for_its_photos_without_labels(files):
+    records = to_records(files)
+    assert [r.path for r in records] == [str(files / name) for name in ("a.png", "b.png", "sub/c.png")]
+    assert {r.label for r in records} == {None}
+
+
+def test_a_manifest_stands_for_its_photos(files):
+    (files / "list.csv").write_text("path,label\nb.png,x\na.png,y\n")
+    assert [r.path for r in to_records(files / "list.csv")] == [str(files / "a.png"), str(files / "b.png")]
+
+
+def test_the_order_and_repetitions_of_a_list_are_kept(files):
+    paths = [str(files / name) for name in ("b.png", "a.png", "b.png")]
+    for images in (paths, tuple(paths), (p for p in paths), np.array(paths), np.array(paths, dtype=object)):
+        assert [r.path for r in to_records(images)] == paths
+
+
+def test_paths_are_not_opened(tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"nothing")
+    (record,) = to_records(tmp_path / "broken.jpg")
+    with pytest.raises(UnreadableImageError):
+        decode(record.read_bytes())
+
+
+def test_what_a_folder_leaves_out_is_said(files):
+    (files / "notes.txt").write_text("x")
+    with pytest.warns(UserWarning, match=r"1 \.txt"):
+        to_records(files)
+
+
+def test_a_missing_path(tmp_path):
+    with pytest.raises(DataError, match=r"no\.jpg does not exist"):
+        to_records([str(tmp_path / "no.jpg")])
+
+
+def test_records_are_taken_as_they_are(files):
+    record = ImageRecord(str(files / "a.png"), "s", "label", "test", 3, 4)
+    assert to_records(record) == to_records([record]) == [record]
+    assert to_records(record)[0].label == "label"
+
+
+# PIL
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "I", "I;16", "F"])
+def test_any_mode_of_pil_is_read(mode):
+    assert only(Image.new(mode, (7, 5))).shape == (5, 7, 3)
+
+
+def test_pil_pixels():
+    assert np.array_equal(only(Image.fromarray(RGB)), RGB)
+    assert np.array_equal(only(Image.fromarray(GREY)), GREY_AS_RGB)
+    assert np.abs(only(Image.fromarray(RGBA)) - OVER_WHITE).max() <= 1
+
+
+@pytest.mark.parametrize("lazy", [True, False])
+@pytest.mark.parametrize(("orientation", "turned"), [(1, RGB), (6, np.rot90(RGB, -1)), (3, RGB[::-1, ::-1])])
+def test_exif_orientation_of_pil(orientation, turned, lazy):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stream = io.BytesIO()
+    Image.fromarray(RGB).save(stream, "PNG", exif=exif)
+    image = Image.open(stream)
+    if not lazy:
+        image = image.copy()
+    for _ in range(2):
+        assert np.array_equal(only(image), turned)
+    assert np.array_equal(np.asarray(image), RGB), "the user's image stays as it is"
+    assert image.getexif()[0x0112] == orientation
+
+
+def test_deep_grey_of_pil_is_scaled_and_not_clipped():
+    ramp = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
+    assert only(Image.fromarray(ramp))[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_a_cut_off_pil_image_says_so():
+    stream = io.BytesIO()
+    Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(stream, "PNG")
+    (record,) = to_records(Image.open(io.BytesIO(stream.getvalue()[:2000])))
+    with pytest.raises(UnreadableImageError, match="cut off"):
+        record.read_bytes()
+
+
+def test_one_lazy_image_in_two_threads():
+    from hybrid.images.stream import ordered_map
+
+    noise = RNG.integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).save(stream, "PNG")
+    for _ in range(5):
+        records = to_records([Image.open(io.BytesIO(stream.getvalue()))] * 8)
+        for data in ordered_map(lambda record: record.read_bytes(), records, 8, 8):
+            assert np.array_equal(np.asarray(decode(data)), noise)
+
+
+# Arrays and tensors
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [(GREY, GREY_AS_RGB), (GREY[..., None], GREY_AS_RGB), (RGB, RGB), (RGBA, OVER_WHITE)],
+    ids=["grey", "one channel", "rgb", "rgba"],
+)
+def test_array_pixels(array, expected, kind):
+    values = array if kind is np.uint8 else (array / 255).astype(kind)
+    assert np.abs(only(values) - expected).max() <= (1 if array is RGBA else 0)
+    if array.ndim == 3:
+        assert np.array_equal(only(tensor(values)), only(values))
+
+
+def test_bfloat16_and_gradients():
+    steps = torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.bfloat16).expand(3, 2, 4)
+    assert only(steps.clone().requires_grad_())[0, :, 1].tolist() == [0, 64, 128, 255]
+
+
+def test_batches_and_channel_order():
+    batch = np.stack([RGB, 255 - RGB])
+    for images in (batch, tensor(batch), [batch[0], tensor(batch[1])], [batch[:1], batch[1:]]):
+        first, second = shown(images)
+        assert np.array_equal(first, RGB)
+        assert np.array_equal(second, 255 - RGB)
+    # The kind says where the channels stand, whatever the sizes.
+    square = RNG.integers(0, 256, (3, 3, 3), dtype=np.uint8)
+    assert np.array_equal(only(square), square)
+    assert np.array_equal(only(torch.from_numpy(square)), np.moveaxis(square, 0, 2))
+    assert only(np.zeros((3, 9, 3), np.uint8)).shape == (3, 9, 3)
+    assert only(torch.zeros(3, 9, 3)).shape == (9, 3, 3)
+
+
+def test_views_that_are_not_contiguous():
+    assert np.array_equal(only(RGB[::-2, ::2]), RGB[::-2, ::2])
+
+
+def test_rounding_errors_of_resampling_are_no_error():
+    assert only(np.array([[[-0.0005, 0.5, 1.0005]]])).tolist() == [[[0, 128, 255]]]
+
+
+@pytest.mark.parametrize(
+    ("images", "got", "fix"),
+    [
+        (np.zeros((3, 5, 7), np.uint8), "(3, 5, 7)", "np.moveaxis(images, -3, -1)"),
+        (np.zeros((2, 3, 5, 7), np.uint8), "(2, 3, 5, 7)", "np.moveaxis(images, -3, -1)"),
+        (torch.zeros(5, 7, 3), "(5, 7, 3)", "torch.moveaxis(images, -1, -3)"),
+        (torch.zeros(5, 7), "(5, 7)", None),
+        (np.zeros(7), "(7,)", None),
+        (np.array(1.0), "()", None),
+        (np.zeros((5, 7, 2), np.uint8), "(5, 7, 2)", None),
+        (np.zeros((1, 1, 5, 7, 3), np.uint8), "(1, 1, 5, 7, 3)", None),
+    ],
+)
+def test_other_shapes(images, got, fix):
+    with pytest.raises(DataError, match=r"image 1 is an? (array|tensor) of a shape that no photo has") as caught:
+        to_records([RGB, images])
+    assert caught.value.got == got
+    assert (caught.value.fix or "").endswith(fix or "")
+    assert bool(caught.value.fix) == bool(fix)
+    assert "c = 1 (grey), 3 (RGB) or 4 (RGBA)" in caught.value.expected
+
+
+@pytest.mark.parametrize("images", [np.zeros((0, 7), np.uint8), np.zeros((5, 0, 3), np.uint8), torch.zeros(3, 0, 7)])
+def test_no_pixels(images):
+    with pytest.raises(DataError, match="image 0 has no pixels"):
+        to_records(images)
+    with pytest.raises(UnreadableImageError, match="no pixels"):
+        to_records(Image.new("RGB", (0, 3)))[0].read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["int64", "uint16", "bool", "complex64"])
+def test_other_types(kind):
+    for images in (RGB.astype(kind), torch.from_numpy(np.moveaxis(RGB, 2, 0).astype(kind))):
+        with pytest.raises(DataError, match="of a type that is not read") as caught:
+            to_records(images)
+        assert caught.value.got == kind
+        assert "uint8" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("worst", "got"), [(255.0, "from 0 to 255"), (-2.1, "from -2.1 to 0"), (np.nan, "from nan to nan")]
+)
+def test_other_ranges(worst, got):
+    batch = np.zeros((3, 5, 7, 3), np.float32)
+    batch[2, 1, 1, 1] = worst
+    with pytest.raises(DataError, match="image 3 has values outside the range") as caught:
+        to_records([RGB, batch])
+    assert caught.value.got == f"float32 {got}"
+    assert "0 to 1" in caught.value.expected
+    assert "255" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "images", [3, None, b"\xff\xd8", {"a": RGB}, {"a", "b"}, [RGB, [RGB]], [None]], ids=lambda i: type(i).__name__
+)
+def test_what_is_no_photo(images):
+    with pytest.raises(DataError, match=r"image [01] is nothing that can be read") as caught:
+        to_records(images)
+    assert "PIL image" in caught.value.expected
+    assert caught.value.got == type(images[-1] if isinstance(images, list) else images).__name__
+
+
+# Names and content
+
+
+def test_names_are_places_in_the_answer(files):
+    names = [r.path for r in to_records([np.stack([RGB, RGB]), files / "a.png", Image.fromarray(RGB), tensor(RGB)])]
+    assert names == ["image 0", "image 1", str(files / "a.png"), "image 3", "image 4"]
+
+
+def test_the_same_pixels_have_the_same_content():
+    def digest(image):
+        return hashlib.sha256(to_records(image)[0].read_bytes()).hexdigest()
+
+    kinds = [Image.fromarray(RGB), RGB, RGB / 255, tensor(RGB), tensor(RGB / np.float32(255))]
+    assert len({digest(image) for image in kinds}) == 1
+    assert digest(RGB) != digest(255 - RGB)
+    # The same values in another form are another picture.
+    assert digest(np.zeros((2, 6, 3), np.uint8)) != digest(np.zeros((3, 4, 3), np.uint8))
+
+
+def test_records_in_memory_can_be_compared():
+    one, other = to_records(np.stack([RGB, RGB]))
+    assert isinstance(one, MemoryRecord)
+    assert one != other
+    assert len({one, other}) == 2
+    assert "array" not in repr(one)
+
+
+def test_nothing_gives_nothing():
+    for images in ([], (), np.zeros((0, 5, 7, 3), np.uint8), np.zeros((0, 5, 7, 3)), torch.zeros(0, 3, 5, 7)):
+        assert to_records(images) == []
+
+
+def test_a_large_stack_is_not_copied():
+    stack = np.zeros((4, 50, 50, 3), np.uint8)
+    records = to_records(stack)
+    assert all(np.shares_memory(record.picture, stack) for record in records)
+
+
+def test_torch_is_not_imported_for_arrays():
+    code = (
+        "import sys, numpy as np; from hybrid.images.inputs import to_records; "
+        "to_records([np.zeros((2, 2), np.uint8)]); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

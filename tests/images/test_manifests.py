@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import builtins
+from pathlib import Path
+
+import pytest
+
+from hybrid.errors import DataError, MissingExtraError, UnreadableImageError
+from hybrid.images.decode import read_and_decode
+from hybrid.images.sources import scan
+
+
+def touch(path: Path, data: bytes = b"x") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_csv_manifest(tmp_path, encoding):
+    a, b, c = (touch(tmp_path / "m" / name) for name in ("a.jpg", "sub/ü, b.jpg", "c"))
+    text = (
+        "Path, label ,split,,\r\n"
+        'a.jpg, cat ,train,,\r\n"sub/ü, b.jpg","sea, horse",validation,,\r\n\r\n'
+        f"{c},,,,\r\nmissing.jpg,Ka\u0308fer,test\r\n"
+    )
+    manifest = touch(tmp_path / "m" / "list.csv", text.encode(encoding))
+    result = scan([manifest])
+    by_path = {record.path: record for record in result.records}
+    assert {path: (record.label, record.split) for path, record in by_path.items()} == {
+        str(a): ("cat", "train"),
+        str(b): ("sea, horse", "val"),
+        str(c): (None, None),
+        str(tmp_path / "m" / "missing.jpg"): ("Käfer", "test"),
+    }
+    assert {record.source for record in result.records} == {str(manifest)}
+    assert (by_path[str(a)].size, by_path[str(a)].mtime_ns) == (1, a.stat().st_mtime_ns)
+    missing = by_path[str(tmp_path / "m" / "missing.jpg")]
+    assert (missing.size, missing.mtime_ns) == (0, 0)
+    with pytest.raises(UnreadableImageError, match="does not exist"):
+        read_and_decode(missing)
+    assert {record.label for record in scan([manifest], labelled=False).records} == {None}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"file,label\na.jpg,cat\n", r"no column 'path'(.|\n)*'file', 'label'"),
+        (b"", r"no column 'path'(.|\n)*an empty file"),
+        (b"path;label\na.jpg;cat\n", "'path;label'"),
+        (b"path,label\n", "No photo was found"),
+        (b"path,label,Label\na.jpg,b,c\n", "two columns 'label'"),
+        (b"path,label\na, b.jpg,cat\n", "line 2: more fields"),
+        (b"path,label\n,cat\n", "line 2: this row has no usable path"),
+        (b"path,split\na.jpg,train\na.jpg,holdout\n", r"line 3: unknown split(.|\n)*holdout"),
+        ("path,label\na.jpg,Käfer\n".encode("latin1"), "not UTF-8"),
+        ("path,label\na.jpg,x\n".encode("utf-16"), "not UTF-8"),
+        (b'path,label\n"a.jpg"b,cat\n', "no valid CSV"),
+    ],
+)
+def test_wrong_csv_manifest(tmp_path, content, message):
+    touch(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match=message):
+        scan([touch(tmp_path / "list.csv", content)])
+
+
+def test_a_photo_listed_twice_keeps_its_first_row(tmp_path):
+    touch(tmp_path / "a.jpg")
+    result = scan([touch(tmp_path / "list.csv", b"path,label\na.jpg,cat\n./a.jpg,dog\n")])
+    assert [record.label for record in result.records] == ["cat"]
+    assert "1 with another label" in result.notes[0]
+
+
+def test_parquet_manifest(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    pyarrow = pytest.importorskip("pyarrow")
+    touch(tmp_path / "ä.jpg")
+    columns = {"extra": [1, 2, 3], "path": ["ä.jpg", "/no/b.jpg", "c.jpg"], "label": ["zebra ", None, "7"]}
+    table = pyarrow.table(columns | {"split": pyarrow.array(["val", None, "test"]).dictionary_encode()})
+    parquet.write_table(table, tmp_path / "list.parquet")
+    rows = {record.path: (record.label, record.split) for record in scan([tmp_path / "list.parquet"]).records}
+    assert rows == {
+        "/no/b.jpg": (None, None),
+        str(tmp_path / "c.jpg"): ("7", "test"),
+        str(tmp_path / "ä.jpg"): ("zebra", "val"),
+    }
+    parquet.write_table(table.drop(["path"]), tmp_path / "list.parquet")
+    with pytest.raises(DataError, match=r"no column 'path'(.|\n)*'extra', 'label', 'split'"):
+        scan([tmp_path / "list.parquet"])
+    with pytest.raises(DataError, match="no readable Parquet"):
+        scan([touch(tmp_path / "broken.parquet", b"PAR1 nonsense")])
+
+
+def test_parquet_without_pyarrow_names_the_install_command(tmp_path, monkeypatch):
+    real_import = builtins.__import__
+
+    def without_pyarrow(name: str, *rest: object) -> object:
+        if name.split(".")[0] == "pyarrow":
+            raise ImportError(name)
+        return real_import(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without_pyarrow)
+    with pytest.raises(MissingExtraError, match=r"pip install 'hybrid-classifier\[parquet\]'"):
+        scan([touch(tmp_path / "list.parquet")])

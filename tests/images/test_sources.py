@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import os
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from hybrid.errors import DataError, UnreadableImageError
+from hybrid.images.decode import read_and_decode
+from hybrid.images.sources import scan
+
+
+def touch(path: Path, data: bytes = b"x") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def found(*sources: str | Path, labelled: bool = True) -> dict[str, tuple[str | None, str | None]]:
+    """Label and split of every record by its path relative to the first source's folder."""
+    result = scan(sources, labelled=labelled)
+    assert {record.source for record in result.records} <= set(result.sources)
+    first = Path(result.sources[0])
+    base = first if first.is_dir() else first.parent
+    return {os.path.relpath(record.path, base): (record.label, record.split) for record in result.records}
+
+
+def test_single_image(tmp_path):
+    photo = touch(tmp_path / "train" / "a.JPG", b"12345")
+    result = scan([photo])
+    (record,) = result.records
+    assert (record.path, record.source, record.label, record.split) == (str(photo), str(photo), None, None)
+    assert (record.size, record.mtime_ns) == (5, photo.stat().st_mtime_ns)
+    assert (record.container, record.offset) == (None, 0)
+    assert result.sources == (str(photo),)
+
+
+def test_plain_folder_takes_every_image_ending_in_any_case(tmp_path):
+    names = ["a.jpg", "b.JPEG", "c.jpe", "d.jfif", "e.png", "f.WebP", "g.bmp", "h.gif", "i.tif", "j.TIFF"]
+    for name in names:
+        touch(tmp_path / "photos" / name)
+    result = scan([tmp_path / "photos"])
+    assert [Path(record.path).name for record in result.records] == names
+    assert {(record.label, record.split) for record in result.records} == {(None, None)}
+    assert result.notes == ()
+
+
+def test_class_folders_take_the_first_level_as_label(tmp_path):
+    for name in ("cat/a.jpg", "cat/deep/er/b.jpg", "sea horse/c.png", "Sea_Horse/d.png", "empty/readme.txt"):
+        touch(tmp_path / "all" / name)
+    assert found(tmp_path / "all") == {
+        "Sea_Horse/d.png": ("Sea_Horse", None),
+        "cat/a.jpg": ("cat", None),
+        "cat/deep/er/b.jpg": ("cat", None),
+        "sea horse/c.png": ("sea horse", None),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train", "train"),
+        ("Val", "val"),
+        ("valid", "val"),
+        ("validation", "val"),
+        ("test", "test"),
+        ("x", None),
+    ],
+)
+def test_a_folder_named_like_a_split_gives_it(tmp_path, name, split):
+    touch(tmp_path / name / "cat" / "a.jpg")
+    assert found(tmp_path / name) == {"cat/a.jpg": ("cat", split)}
+    assert found(tmp_path / name, labelled=False) == {"cat/a.jpg": (None, split)}
+
+
+def test_split_folders_are_class_trees_of_their_own(tmp_path):
+    for name in ("train/cat/a.jpg", "valid/cat/b.jpg", "test/dog/deep/c.jpg", "test/d.jpg", ".git/x.jpg"):
+        touch(tmp_path / name)
+    touch(tmp_path / "annotations" / "all.json")
+    touch(tmp_path / "e.jpg")
+    assert found(tmp_path) == {
+        "e.jpg": (None, None),
+        "test/d.jpg": (None, "test"),
+        "test/dog/deep/c.jpg": ("dog", "test"),
+        "train/cat/a.jpg": ("cat", "train"),
+        "valid/cat/b.jpg": ("cat", "val"),
+    }
+    notes = scan([tmp_path]).notes
+    assert any("1 photo beside the split folders" in note for note in notes)
+    assert any(note.startswith(str(tmp_path / "test") + ": 1 photo beside the class") for note in notes)
+
+
+def test_a_class_that_is_called_like_a_split_stays_a_class_among_others(tmp_path):
+    for name in ("train/a.jpg", "boat/b.jpg"):
+        touch(tmp_path / name)
+    assert found(tmp_path) == {"boat/b.jpg": ("boat", None), "train/a.jpg": ("train", None)}
+
+
+def test_photos_beside_class_folders_have_no_label_and_a_note(tmp_path):
+    for name in ("cat/a.jpg", "b.jpg", "c.jpg"):
+        touch(tmp_path / name)
+    assert found(tmp_path) == {"b.jpg": (None, None), "c.jpg": (None, None), "cat/a.jpg": ("cat", None)}
+    assert scan([tmp_path]).notes == (f"{tmp_path}: 2 photos beside the class folders, taken without label",)
+
+
+def test_unlabelled_takes_subfolders_as_mere_places(tmp_path):
+    for name in ("train/cat/a.jpg", "b.jpg"):
+        touch(tmp_path / name)
+    assert found(tmp_path, labelled=False) == {"b.jpg": (None, None), "train/cat/a.jpg": (None, None)}
+    assert scan([tmp_path], labelled=False).notes == ()
+
+
+def test_hidden_is_skipped_silently_and_other_endings_are_counted(tmp_path):
+    for name in (
+        ".hidden.jpg",
+        ".cache/a.jpg",
+        "cat/.b.jpg",
+        "cat/c.jpg",
+        "cat/d.txt",
+        "e.TXT",
+        "f.heic",
+        "README",
+    ):
+        touch(tmp_path / name)
+    assert found(tmp_path) == {"cat/c.jpg": ("cat", None)}
+    assert scan([tmp_path]).notes == (
+        f"{tmp_path}: 4 files with other endings left out: 2 .txt, 1 without ending, 1 .heic",
+    )
+
+
+def test_odd_characters(tmp_path):
+    decomposed = unicodedata.normalize("NFD", "Käfer")
+    for name in (f"{decomposed}/ü b.jpg", " cat /a,b;'c.jpg", "🦓 zebra/%20#.jpg", "a[1]{2,3}/*.jpg"):
+        touch(tmp_path / "übung, 1" / name)
+    labels = {record.label for record in scan([tmp_path / "übung, 1"]).records}
+    assert labels == {"Käfer", "cat", "🦓 zebra", "a[1]{2,3}"}
+    assert all(Path(record.path).exists() for record in scan([tmp_path / "übung, 1"]).records)
+
+
+def test_names_that_are_no_unicode_are_left_out_with_a_note(tmp_path):
+    touch(tmp_path / "a.jpg")
+    try:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg")).write_bytes(b"x")
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    result = scan([tmp_path])
+    assert [record.path for record in result.records] == [str(tmp_path / "a.jpg")]
+    assert "1 name in it not valid UTF-8" in result.notes[0]
+
+
+def test_loops_of_links_end_and_real_folders_keep_their_label(tmp_path):
+    root = tmp_path / "root"
+    touch(root / "zebra" / "a.jpg")
+    touch(root / "cat" / "b.jpg")
+    touch(tmp_path / "elsewhere" / "c.jpg")
+    (root / "cat" / "up").symlink_to(root)
+    (root / "cat" / "zebras").symlink_to(root / "zebra")
+    (root / "zebra" / "self").symlink_to(root / "zebra")
+    (root / "a dog").symlink_to(tmp_path / "elsewhere")
+    assert found(root) == {
+        "a dog/c.jpg": ("a dog", None),
+        "cat/b.jpg": ("cat", None),
+        "zebra/a.jpg": ("zebra", None),
+    }
+    assert sum("read already" in note for note in scan([root]).notes) == 3
+
+
+def test_links_are_not_resolved_and_a_link_to_nowhere_is_unreadable_later(tmp_path):
+    touch(tmp_path / "real" / "a.jpg")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "lost.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    good, lost = scan([tmp_path / "link"]).records
+    assert good.path == str(tmp_path / "link" / "a.jpg")
+    assert (lost.size, lost.mtime_ns) == (0, 0)
+    with pytest.raises(UnreadableImageError, match="does not exist"):
+        read_and_decode(lost)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_named_like_a_photo_is_not_opened(tmp_path):
+    touch(tmp_path / "a.jpg")
+    os.mkfifo(tmp_path / "b.jpg")
+    assert list(found(tmp_path)) == ["a.jpg"]
+
+
+def test_many_files_in_time(tmp_path):
+    for index in range(3000):
+        touch(tmp_path / f"class {index % 7}" / f"{index:05}.jpg", b"")
+    records = scan([tmp_path]).records
+    assert len(records) == 3000
+    assert [record.path for record in records] == sorted(record.path for record in records)
+
+
+def test_order_is_by_source_then_path_and_each_photo_counts_once(tmp_path):
+    for name in ("b/cat/1.jpg", "b/cat/0.jpg", "a/dog/2.jpg", "a/dog/1.jpg"):
+        touch(tmp_path / name)
+    result = scan([tmp_path / "b", f"{tmp_path}/x/../a/", tmp_path / "b" / "cat", tmp_path / "b"])
+    assert [os.path.relpath(record.path, tmp_path) for record in result.records] == [
+        "b/cat/0.jpg",
+        "b/cat/1.jpg",
+        "a/dog/1.jpg",
+        "a/dog/2.jpg",
+    ]
+    assert result.sources == tuple(str(tmp_path / name) for name in ("b", "a", "b/cat"))
+    assert result.records[0].label == "cat"
+    (note,) = result.notes
+    assert note.startswith(f"{tmp_path}/b/cat: 2 photos listed before, the first listing counts")
+    assert "'cat', not None" in note
+
+
+def test_relative_sources_become_absolute(tmp_path, monkeypatch):
+    touch(tmp_path / "photos" / "a.jpg")
+    monkeypatch.chdir(tmp_path)
+    assert scan(["photos"]).records[0].path == str(tmp_path / "photos" / "a.jpg")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing", "does not exist"),
+        ("missing.jpg", "does not exist"),
+        ("notes.txt", r"no source of photos(.|\n)*got: .*\.txt"),
+        ("noending", "without ending"),
+        ("empty", "No photo was found"),
+        ("other", r"No photo was found(.|\n)*2 \.heic"),
+        ("s.tar.gz", r"compressed(.|\n)*gunzip"),
+        ("s.TGZ", r"compressed(.|\n)*gunzip"),
+    ],
+)
+@pytest.mark.parametrize("labelled", [True, False])
+def test_no_source(tmp_path, name, message, labelled):
+    (tmp_path / "empty").mkdir()
+    for file in ("notes.txt", "noending", "other/a.heic", "other/cat/b.heic", "s.tar.gz", "s.TGZ"):
+        touch(tmp_path / file)
+    with pytest.raises(DataError, match=message) as caught:
+        scan([tmp_path / name], labelled=labelled)
+    assert name in str(caught.value)
+    assert "expected:" in str(caught.value)
+
+
+def test_no_sources_at_all():
+    with pytest.raises(DataError, match="No source"):
+        scan([])

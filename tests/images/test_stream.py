@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from hybrid.images import stream
+from hybrid.images.stream import IN_FLIGHT, ahead, batched, default_workers, ordered_map
+
+
+class Source:
+    """Numbers, counting how many were taken."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.taken = 0
+
+    def __iter__(self) -> Iterator[int]:
+        for number in range(self.count):
+            self.taken += 1
+            yield number
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("ahead", [1, 3, 100])
+@pytest.mark.parametrize("count", [0, 1, 50])
+def test_every_result_comes_in_the_order_of_its_item(workers, ahead, count):
+    assert list(ordered_map(lambda n: n * n, range(count), workers, ahead)) == [n * n for n in range(count)]
+
+
+def test_order_is_kept_when_later_items_finish_first():
+    finished, second_done = [], threading.Event()
+
+    def work(number: int) -> int:
+        if number == 0:
+            assert second_done.wait(10)
+        finished.append(number)
+        if number == 1:
+            second_done.set()
+        return number
+
+    assert list(ordered_map(work, range(2), 2, 2)) == [0, 1]
+    assert finished == [1, 0]
+
+
+def test_workers_run_at_the_same_time():
+    together = threading.Barrier(3, timeout=10)
+    assert sorted(ordered_map(lambda _: together.wait(), range(3), 3, 3)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 7])
+def test_at_most_ahead_items_wait_beyond_those_taken(ahead):
+    source = Source(40)
+    results = ordered_map(lambda n: n, source, 3, ahead)
+    assert source.taken == 0
+    for done, result in enumerate(results, start=1):
+        assert result == done - 1
+        assert source.taken == min(40, done + ahead)
+
+
+def test_an_error_is_raised_at_its_items_turn():
+    def work(number: int) -> int:
+        if number == 2:
+            raise ValueError("two")
+        return number
+
+    source = Source(100)
+    results = ordered_map(work, source, 2, 4)
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(ValueError, match="two"):
+        next(results)
+    assert source.taken == 6
+    assert list(results) == []
+
+
+def test_closing_early_cancels_what_has_not_begun(monkeypatch):
+    started, go_on = [], threading.Event()
+
+    class Pool(ThreadPoolExecutor):
+        def __exit__(self, *error: object) -> bool | None:
+            go_on.set()
+            return super().__exit__(*error)
+
+    def work(number: int) -> int:
+        started.append(number)
+        # The one worker stands at item 1 until the pool is left, which is after the cancelling.
+        if number > 0:
+            assert go_on.wait(10)
+        return number
+
+    monkeypatch.setattr(stream, "ThreadPoolExecutor", Pool)
+    results = ordered_map(work, range(100), 1, 50)
+    assert next(results) == 0
+    results.close()
+    assert go_on.is_set()
+    assert set(started) <= {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "parts"),
+    [(0, 3, []), (2, 3, [[0, 1]]), (6, 3, [[0, 1, 2], [3, 4, 5]]), (7, 3, [[0, 1, 2], [3, 4, 5], [6]])],
+)
+def test_batched(count, size, parts):
+    assert list(batched(range(count), size)) == parts
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(None, 1), (1, 1), (4, 4), (64, 16)])
+def test_default_workers_follow_the_cores_up_to_a_limit(monkeypatch, cores, workers):
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    assert default_workers() == workers
+
+
+@pytest.mark.parametrize(("batch_size", "workers", "photos"), [(1, 1, 3), (32, 2, 36), (256, 16, 288)])
+def test_a_batch_and_two_photos_a_worker_are_decoded_ahead(batch_size, workers, photos):
+    assert ahead(batch_size, workers) == photos
+
+
+def test_batches_under_way_hold_a_bounded_number_of_photos():
+    """As photos are streamed: reading, cut into batches, two batches at work. Counted while the first is written."""
+    source, size, workers = Source(400), 8, 3
+    reads = ordered_map(lambda n: n, source, workers, ahead(size, workers))
+    done = []
+    for batch in ordered_map(lambda batch: batch, batched(reads, size), IN_FLIGHT, IN_FLIGHT):
+        done += batch
+        assert source.taken <= min(400, len(done) + IN_FLIGHT * size + ahead(size, workers))
+    assert done == list(range(400))
+
+
+def until_nine(read: Iterator[int], done: list[int]) -> None:
+    """Batches of four, with an error at the number 9 of either the batches or the reader."""
+
+    def work(batch: list[int]) -> list[int]:
+        if 9 in batch:
+            raise ValueError("nine")
+        return batch
+
+    for batch in ordered_map(work, batched(read, 4), IN_FLIGHT, IN_FLIGHT):
+        done.extend(batch)
+
+
+def test_an_error_among_batches_comes_at_its_turn():
+    done: list[int] = []
+    with pytest.raises(ValueError, match="nine"):
+        until_nine(iter(range(100)), done)
+    assert done == list(range(8))
+
+
+def test_an_error_of_the_reader_is_raised_after_whole_batches():
+    def read(number: int) -> int:
+        if number == 5:
+            raise OSError("five")
+        return number
+
+    done: list[int] = []
+    with pytest.raises(OSError, match="five"):
+        until_nine(ordered_map(read, range(100), 2, 4), done)
+    assert done in ([], [0, 1, 2, 3])

@@ -1,0 +1,175 @@
+"""Plain coloured photos, an encoder that sees and names colours, and a run of six of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hybrid.config import EncoderSettings, HeadSettings
+from hybrid.encoders.base import unit_norm
+from hybrid.errors import EncoderError
+from hybrid.images.preprocess import Photo, to_picture
+from hybrid.images.records import ImageRecord
+from hybrid.images.sources import scan
+from hybrid.index.build import build_index
+from hybrid.index.store import EmbeddingStore
+from hybrid.labels.prompts import load_templates
+from hybrid.run.files import GateInfo, HeadFiles, HeadInfo, Layout, file_sha256, write_json, write_run
+
+COLOURS = {
+    "red": (250, 10, 10),
+    "green": (10, 250, 10),
+    "blue": (10, 10, 250),
+    "yellow": (250, 250, 10),
+    "cyan": (10, 250, 250),
+    "magenta": (250, 10, 250),
+    "orange": (250, 130, 10),
+    "purple": (130, 10, 250),
+    "grey": (128, 128, 128),
+    "brown": (120, 70, 30),
+    "navy": (10, 10, 110),
+    "pink": (250, 160, 190),
+}
+SEEN = ("red", "green", "blue", "yellow", "cyan", "magenta")
+DIM = 4
+
+
+def embed(rgb) -> np.ndarray:
+    """Colour and darkness."""
+    return np.append(np.asarray(rgb, dtype=np.float64) - 100, 30.0)
+
+
+class ColourEncoder:
+    """Sees the mean colour of a photo, and finds the vector of a text by the colour in it."""
+
+    uses_templates = True
+    dim = DIM
+    logit_scale = 10.0
+    cover = None
+    batch_size = 32
+    notes = ()
+
+    def __init__(self, identity: str = "colours", fingerprint: str = "colours fp32") -> None:
+        self.identity, self.fingerprint, self.name = identity, fingerprint, f"{identity} ({fingerprint})"
+        self.unknown: set[str] = set()
+        self.encoded = 0
+
+    def check(self, records: Sequence[ImageRecord]) -> None:
+        pass
+
+    def prepare(self, photo: Photo, record: ImageRecord) -> np.ndarray:
+        return embed(np.asarray(to_picture(photo), dtype=np.float64).reshape(-1, 3).mean(axis=0))
+
+    def encode_images(self, prepared: Sequence[np.ndarray]) -> np.ndarray:
+        self.encoded += len(prepared)
+        return unit_norm(np.stack(prepared)) if len(prepared) else np.empty((0, DIM), dtype=np.float32)
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        words = [next((w for w in re.findall(r"\w+", text) if w in COLOURS), "") for text in texts]
+        if missing := self.unknown & set(texts):
+            raise EncoderError(f"no text vector for {len(missing)} names", got=", ".join(sorted(missing)))
+        return unit_norm(np.stack([embed(COLOURS[w]) if w else np.array([1.0, -1.0, 1.0, -9.0]) for w in words]))
+
+
+def paint(file: Path, colour: str, seed: int) -> Path:
+    """A photo of nearly one colour, whose bytes no other seed gives."""
+    noise = np.random.default_rng(seed).integers(-8, 8, (8, 8, 3))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.clip(np.array(COLOURS[colour]) + noise, 0, 255).astype(np.uint8)).save(file)
+    return file
+
+
+@pytest.fixture
+def make_encoder() -> type[ColourEncoder]:
+    return ColourEncoder
+
+
+@pytest.fixture
+def encoder() -> ColourEncoder:
+    return ColourEncoder()
+
+
+@pytest.fixture
+def vector_of():
+    """The unit vector of a colour by its name."""
+    return lambda colour: unit_norm(embed(COLOURS[colour])[None])[0]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Paint class folders: `photos("more", orange=3)`; records without labels, and those of `index` with them."""
+
+    def make(folder: str, seed: int = 0, **classes: int) -> tuple[ImageRecord, ...]:
+        for number, (name, count) in enumerate(classes.items()):
+            for i in range(count):
+                colour = next(w for w in name.split("_") if w in COLOURS)
+                paint(tmp_path / folder / name / f"{i}.png", colour, seed * 10_000 + number * 100 + i)
+        return scan([tmp_path / folder], labelled=False).records
+
+    return make
+
+
+@pytest.fixture
+def index(layout, encoder):
+    """What `hybrid build-index` does with folders."""
+
+    def build(*folders: Path, labelled: bool = True, replace: bool = False, by: ColourEncoder = encoder):
+        write_run(layout, EncoderSettings(), by)
+        with EmbeddingStore(layout.store) as store:
+            return build_index(scan(folders, labelled=labelled), by, store, replace=replace)
+
+    return build
+
+
+@pytest.fixture
+def layout(tmp_path) -> Layout:
+    return Layout(tmp_path / "run")
+
+
+@pytest.fixture
+def run(layout, photos, index, tmp_path) -> Layout:
+    """An index of three photos of each seen colour, in train; no head."""
+    photos("data/train", seed=1, **dict.fromkeys(SEEN, 3))
+    index(tmp_path / "data")
+    return layout
+
+
+@pytest.fixture
+def headed(run, encoder) -> Layout:
+    """The same with a head of all its labels, as far as the classes of a run are concerned."""
+    give_head(run, encoder, SEEN)
+    return run
+
+
+@pytest.fixture(name="give_head")
+def _give_head():
+    return give_head
+
+
+def give_head(layout: Layout, encoder: ColourEncoder, classes: Sequence[str], left_out: Sequence[str] = ()) -> None:
+    """Write what a run says of its head; there is no head to load."""
+    layout.head.mkdir(exist_ok=True)
+    weights = layout.head / HeadFiles.WEIGHTS
+    weights.write_bytes(b"weights")
+    info = HeadInfo(
+        settings=HeadSettings(kind="linear"),
+        classes=tuple(classes),
+        encoder_identity=encoder.identity,
+        train_photos=1,
+        val_photos=1,
+        trained_on=(),
+        left_out=tuple(left_out),
+    )
+    write_json(layout.head / HeadFiles.SETTINGS, info)
+    gate = GateInfo(
+        gate=None,
+        encoder_identity=encoder.identity,
+        head_sha256=file_sha256(weights),
+        templates=load_templates("simple"),
+    )
+    write_json(layout.head / HeadFiles.GATE, gate)

@@ -1,0 +1,596 @@
+"""`add_class` and `remove_class` on a small index, and what is left of them when they are cut short."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from hybrid.errors import ArtifactError, DataError, EncoderError
+from hybrid.heads.training.dataset import training_set
+from hybrid.images.inputs import to_records
+from hybrid.images.records import ImageRecord
+from hybrid.images.sources import scan
+from hybrid.index.neighbors import open_index
+from hybrid.index.store import EmbeddingStore
+from hybrid.labels.prompts import Templates
+from hybrid.run.classes import AddedClass, add_class, change, read_classes, remove_class, shown_classes
+from hybrid.run.classes.names import describes
+from hybrid.run.files import GateInfo, HeadFiles, Layout, read_json, write_json
+
+SEEN = ("red", "green", "blue", "yellow", "cyan", "magenta")
+FP = ("colours fp32",)
+
+
+def stored(layout, label):
+    with EmbeddingStore(layout.store) as store:
+        return [photo for photo in store.photos() if photo.record.label == label]
+
+
+def state(layout):
+    """All that `add_class` may change."""
+    with EmbeddingStore(layout.store) as store:
+        return store.photos(), store.embedded(FP[0]), store.revision, read_classes(layout)
+
+
+def shown(layout, seen=SEEN, left_out=()):
+    return {cls.name: cls for cls in shown_classes(layout, FP, seen, left_out)[0]}
+
+
+def test_photos_join_the_index_under_the_name(headed, encoder, photos, tmp_path):
+    given = photos("new", orange=5)
+    encoder.encoded = 0
+    done = add_class(headed, encoder, "orange", given, synonyms=["tangerine", "Orange", "tangerine"])
+    assert (done.name, done.synonyms, done.named) == ("orange", ("tangerine",), True)
+    assert (done.photos, done.new, done.unreadable, done.notes) == (5, 5, (), ())
+    assert encoder.encoded == 5
+    found = stored(headed, "orange")
+    assert [p.record for p in found] == [replace(r, label="orange", source="class:orange") for r in given]
+    assert {p.record.split for p in found} == {None}
+    assert read_classes(headed).added == (AddedClass(name="orange", synonyms=("tangerine",)),)
+    cls = shown(headed)["orange"]
+    assert cls.synonyms == ("tangerine",)
+    assert cls.embeddings.shape == (5, 4)
+
+
+def test_a_fresh_process_sees_the_class(headed, encoder, photos, vector_of):
+    add_class(headed, encoder, "orange", photos("new", orange=3), named=False)
+    code = (
+        "import sys; from pathlib import Path; from hybrid.run.files import Layout\n"
+        "from hybrid.run.classes import shown_classes\n"
+        "(cls,), notes = shown_classes(Layout(Path(sys.argv[1])), ['colours fp32'], ['red'], sys.argv[2:])\n"
+        "print(cls.name, cls.named, len(cls.hashes), notes, cls.embeddings.tobytes().hex())"
+    )
+    command = [sys.executable, "-c", code, headed.root, *SEEN[1:]]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    head, _, vectors = printed.rpartition(" ")
+    assert head == "orange False 3 ()"
+    embeddings = np.frombuffer(bytes.fromhex(vectors), dtype=np.float32).reshape(3, 4)
+    assert (embeddings @ vector_of("orange")).min() > 0.99
+
+
+def test_the_faiss_index_is_fresh(headed, encoder, photos, monkeypatch):
+    with EmbeddingStore(headed.store) as store:
+        open_index(store, FP[0], headed.neighbors)
+    add_class(headed, encoder, "orange", photos("new", orange=2))
+    monkeypatch.setattr("hybrid.index.faiss_build.write", lambda *arguments: pytest.fail("it was stale"))
+    with EmbeddingStore(headed.store) as store:
+        near = open_index(store, FP[0], headed.neighbors)
+    hashes = shown(headed)["orange"].hashes
+    _, found = near.search(shown(headed)["orange"].embeddings, 1)
+    assert [row[0] for row in found] == list(hashes)
+
+
+def test_again_with_other_photos_adds_them(headed, encoder, photos):
+    first = photos("a", orange=2)
+    second = photos("b", seed=2, orange=3)
+    add_class(headed, encoder, "orange", first, synonyms=["tangerine"], named=False)
+    done = add_class(headed, encoder, "ORANGE", [*second, first[0]])
+    assert (done.name, done.photos, done.new) == ("orange", 5, 3)
+    # What was said before holds until something else is said.
+    assert (done.named, done.synonyms) == (False, ("tangerine",))
+    done = add_class(headed, encoder, "orange", [], synonyms=["apricot"], named=True)
+    assert (done.photos, done.new, done.named, done.synonyms) == (5, 0, True, ("apricot",))
+    assert len(read_classes(headed).added) == 1
+
+
+def test_classes_keep_their_order(headed, encoder):
+    for name in ("pink", "grey", "navy", "pink"):
+        add_class(headed, encoder, name, [])
+    assert [entry.name for entry in read_classes(headed).added] == ["pink", "grey", "navy"]
+
+
+def test_a_class_by_its_name_alone(headed, encoder):
+    before = state(headed)[:3]
+    done = add_class(headed, encoder, "pink", [], synonyms=["rose"])
+    assert (done.photos, done.new, done.named) == (0, 0, True)
+    assert state(headed)[:3] == before
+    assert shown(headed)["pink"].synonyms == ("rose",)
+
+
+def test_without_a_head_too(run, encoder, photos):
+    done = add_class(run, encoder, "orange", photos("new", orange=2))
+    assert done.photos == 2
+    assert next(iter(shown(run, seen=()))) == "orange"
+    assert remove_class(run, "orange").photos == 2
+
+
+def test_a_label_that_is_in_the_index_is_the_class(headed, encoder, photos, index, tmp_path):
+    photos("more", Light_orange=2)
+    index(tmp_path / "more")
+    done = add_class(headed, encoder, "light orange", photos("new", seed=3, orange=1))
+    assert (done.name, done.photos) == ("Light_orange", 3)
+    assert {p.record.label for p in stored(headed, "Light_orange")} == {"Light_orange"}
+    assert read_classes(headed).added[0].name == "Light_orange"
+
+
+def test_a_left_out_label_becomes_a_class_with_all_its_photos(run, encoder, give_head, photos):
+    give_head(run, encoder, SEEN[:4], SEEN[4:])
+    assert shown(run, SEEN[:4], SEEN[4:]) == {}
+    done = add_class(run, encoder, "cyan", photos("new", seed=4, cyan=2))
+    assert done.photos == 5
+    assert list(shown(run, SEEN[:4], SEEN[4:])) == ["cyan"]
+    add_class(run, encoder, "magenta", [])
+    assert len(shown(run, SEEN[:4], SEEN[4:])["magenta"].hashes) == 3
+    # Taken out again it is left out as before: the index keeps what it had.
+    assert remove_class(run, "cyan").photos == 2
+    assert len(stored(run, "cyan")) == 3
+    assert list(shown(run, SEEN[:4], SEEN[4:])) == ["magenta"]
+
+
+# Photos
+
+
+def test_the_same_label_is_fine_and_the_photo_stays_its_sources(headed, encoder, photos, index, tmp_path):
+    photos("more", orange=3)
+    index(tmp_path / "more")
+    given = scan([tmp_path / "more/orange/0.png"], labelled=False).records
+    done = add_class(headed, encoder, "orange", given)
+    assert (done.photos, done.new) == (3, 0)
+    assert {p.record.source for p in stored(headed, "orange")} == {str(tmp_path / "more")}
+    encoder.encoded = 0
+    (tmp_path / "more/orange/1.png").unlink()
+    index(tmp_path / "more")
+    assert len(stored(headed, "orange")) == 2
+
+
+def test_an_unlabelled_photo_of_the_index_gets_the_label_and_keeps_it(headed, encoder, photos, index, tmp_path):
+    given = photos("loose", orange=2)
+    index(tmp_path / "loose", labelled=False)
+    done = add_class(headed, encoder, "orange", given[:1])
+    assert (done.photos, done.new) == (1, 0)
+    for replace_others in (False, True):
+        summary = index(tmp_path / "loose", labelled=False, replace=replace_others)
+        assert (summary.kept, summary.photos) == (1, 2)
+        assert len(stored(headed, "orange")) == 1
+        assert len(stored(headed, None)) == 1
+
+
+def test_build_index_leaves_added_photos_alone(headed, encoder, photos, index, tmp_path):
+    given = photos("new", orange=3)
+    add_class(headed, encoder, "orange", given)
+    before = stored(headed, "orange")
+    assert index(tmp_path / "data").kept == 0
+    assert stored(headed, "orange") == before
+    summary = index(tmp_path / "data", replace=True)
+    assert (summary.kept, summary.removed) == (3, 0)
+    assert stored(headed, "orange") == before
+    # A folder that holds them under another label, or a file that has gone.
+    shutil.move(tmp_path / "new/orange", tmp_path / "new/x")
+    shutil.copytree(tmp_path / "new/x", tmp_path / "new/orange")
+    (tmp_path / "new/orange/0.png").unlink()
+    assert index(tmp_path / "new").kept == 2
+    assert [p.record.path for p in stored(headed, "orange")] == [p.record.path for p in before]
+    assert len(stored(headed, "x")) == 3
+
+
+def test_a_photo_of_another_class_is_refused(headed, encoder, photos, tmp_path):
+    before = state(headed)
+    given = [*photos("new", orange=2), *scan([tmp_path / "data/train/red"], labelled=False).records]
+    with pytest.raises(DataError, match="3 photos cannot show orange") as caught:
+        add_class(headed, encoder, "orange", given)
+    assert f"{tmp_path}/data/train/red/0.png has label 'red'" in caught.value.got
+    assert state(headed) == before
+
+
+@pytest.mark.parametrize("test_photo", [False, True])
+def test_the_same_bytes_under_another_label_are_refused(headed, encoder, photos, index, tmp_path, test_photo):
+    other = tmp_path / "data/train/red/0.png"
+    if test_photo:
+        photos("held/test", seed=8, red=1)
+        index(tmp_path / "held")
+        other = tmp_path / "held/test/red/0.png"
+    photos("new", orange=2)
+    shutil.copy(other, tmp_path / "new/orange/copy.png")
+    before = state(headed)
+    with pytest.raises(DataError, match="1 photo cannot show orange") as caught:
+        add_class(headed, encoder, "orange", scan([tmp_path / "new"], labelled=False).records)
+    assert caught.value.got == f"{tmp_path}/new/orange/copy.png has the bytes of {other}, label 'red'"
+    assert state(headed) == before
+
+
+def test_splits_of_the_photos_given_do_not_count(headed, encoder, photos):
+    given = [replace(record, split="test", label="red") for record in photos("new", orange=2)]
+    assert add_class(headed, encoder, "orange", given).photos == 2
+    assert {p.record.split for p in stored(headed, "orange")} == {None}
+
+
+def test_copies_and_a_photo_given_twice(headed, encoder, photos, tmp_path):
+    given = photos("new", orange=2)
+    copy = shutil.copy(tmp_path / "new/orange/0.png", tmp_path / "copy.png")
+    done = add_class(headed, encoder, "orange", [*given, given[0], *scan([copy]).records])
+    assert (done.photos, done.new) == (2, 3)
+
+
+def test_test_photos_stay_test_photos(headed, encoder, photos, index, tmp_path):
+    photos("held/test", orange=2)
+    index(tmp_path / "held")
+    own = scan([tmp_path / "held/test/orange/0.png"], labelled=False).records
+    done = add_class(headed, encoder, "orange", own)
+    assert (done.photos, done.new) == (0, 0)
+    assert done.notes == ("1 of the photos are in the index's split test: they stay there and show nothing",)
+    with pytest.raises(DataError, match="nothing would be known of orange") as caught:
+        add_class(headed, encoder, "orange", own, named=False)
+    assert "split test" in caught.value.got
+    assert read_classes(headed).added == (AddedClass(name="orange"),)
+    copy = shutil.copy(tmp_path / "held/test/orange/1.png", tmp_path / "copy.png")
+    done = add_class(headed, encoder, "orange", scan([copy]).records)
+    assert done.photos == 1
+    assert done.notes[0].startswith("1 of the photos are also in the index's split test, byte for byte")
+
+
+def test_unreadable_photos_are_listed_and_the_others_join(headed, encoder, photos, tmp_path):
+    given = list(photos("new", orange=2))
+    (tmp_path / "new/orange/0.png").write_bytes(b"torn")
+    given.append(ImageRecord(str(tmp_path / "gone.png"), "x", None, None, 1, 1))
+    given.append(given[-1])
+    done = add_class(headed, encoder, "orange", given)
+    assert (done.photos, done.new) == (1, 1)
+    assert done.unreadable == (
+        (str(tmp_path / "gone.png"), "No such file or directory"),
+        (
+            str(tmp_path / "new/orange/0.png"),
+            "not an image, or damaged at its start (JPEG, PNG, WebP, BMP, GIF and TIFF are read)",
+        ),
+    )
+
+
+def test_none_readable_changes_nothing(headed, encoder, photos, tmp_path):
+    before = state(headed)
+    given = photos("new", orange=2)
+    for file in (tmp_path / "new/orange").iterdir():
+        file.write_bytes(b"torn" + file.name.encode())
+    with pytest.raises(DataError, match="none of the photos of orange can be read") as caught:
+        add_class(headed, encoder, "orange", given)
+    assert "0.png: not an image" in caught.value.got
+    gone = [replace(r, path=r.path + "x") for r in given]
+    with pytest.raises(DataError, match="none of the photos"):
+        add_class(headed, encoder, "orange", gone)
+    assert state(headed) == before
+    assert not headed.classes.exists()
+
+
+def test_photos_from_memory(headed, encoder, photos, tmp_path):
+    photos("new", orange=3)
+    pictures = [Image.open(file) for file in sorted((tmp_path / "new/orange").iterdir())]
+    done = add_class(headed, encoder, "orange", to_records([*pictures, np.asarray(pictures[0])]))
+    assert (done.photos, done.new) == (3, 3)
+    paths = [p.record.path for p in stored(headed, "orange")]
+    assert all(path.startswith("class:orange/") and len(path) == 29 for path in paths)
+    # The same picture again, and another one that had the same place in its list.
+    photos("more", seed=7, orange=1)
+    done = add_class(headed, encoder, "orange", to_records([Image.open(tmp_path / "more/orange/0.png"), pictures[1]]))
+    assert (done.photos, done.new) == (4, 1)
+    assert add_class(headed, encoder, "orange", []).photos == 4
+
+
+# Names
+
+
+@pytest.mark.parametrize("name", ["", "  ", "_ -", "a\nb", "a\tb", "\x1b[31m", "a\u2028b", "\ud800"])
+def test_names_that_cannot_be(headed, encoder, name):
+    before = state(headed)
+    with pytest.raises(DataError, match=r"class name|no name"):
+        add_class(headed, encoder, name, [])
+    with pytest.raises(DataError, match=r"class name|no name"):
+        add_class(headed, encoder, "pink", [], synonyms=[name])
+    assert state(headed) == before
+
+
+@pytest.mark.parametrize("name", ["a: b, c", "# 1", "[red]", "粉红", "x/y", "'; DROP TABLE photos; --", "%s {}"])
+def test_odd_names_are_kept_as_they_are(headed, encoder, photos, name):
+    done = add_class(headed, encoder, name, photos("new", orange=1))
+    assert (done.name, done.photos) == (name, 1)
+    assert list(shown(headed)) == [name]
+    assert remove_class(headed, name).photos == 1
+    assert shown(headed) == {}
+
+
+def test_a_name_is_kept_in_nfc_without_blanks_around_it(headed, encoder):
+    assert add_class(headed, encoder, "  cafe\u0301 \n", []).name == "café"
+    assert add_class(headed, encoder, "CAFÉ", []).name == "café"
+
+
+def test_a_trained_class_is_refused(headed, encoder, photos):
+    before = state(headed)
+    with pytest.raises(DataError, match="head was trained on Red") as caught:
+        add_class(headed, encoder, "Red", photos("new", red=2))
+    assert "build-index" in caught.value.fix
+    assert "train-head" in caught.value.fix
+    assert state(headed) == before
+
+
+def test_names_of_other_classes_are_refused(headed, encoder):
+    add_class(headed, encoder, "pink", [], synonyms=["rose"])
+    before = state(headed)
+    for name, synonyms, owner in [
+        ("orange", ["Red"], "red"),
+        ("orange", ["PINK"], "pink"),
+        ("orange", ["rose"], "pink"),
+        ("Rose", [], "pink"),
+    ]:
+        with pytest.raises(DataError, match="also a name of another class") as caught:
+            add_class(headed, encoder, name, [], synonyms=synonyms)
+        assert caught.value.got == owner
+    assert state(headed) == before
+    assert add_class(headed, encoder, "pink", [], synonyms=["rose", "rosa"]).synonyms == ("rose", "rosa")
+
+
+def test_neither_a_name_nor_a_photo_is_refused(headed, encoder):
+    with pytest.raises(DataError, match="nothing would be known of pink"):
+        add_class(headed, encoder, "pink", [], named=False)
+    assert not headed.classes.exists()
+
+
+def test_an_encoder_that_lacks_the_name(headed, encoder, photos):
+    encoder.uses_templates = False
+    encoder.unknown = {"orange", "cyan"}
+    done = add_class(headed, encoder, "orange", photos("new", orange=2))
+    assert not done.named
+    assert done.notes == ("photos alone speak for orange: no text vector for 1 names",)
+    assert not read_classes(headed).added[0].named
+    encoder.unknown = {"pink"}
+    with pytest.raises(DataError, match="nothing would be known of pink") as caught:
+        add_class(headed, encoder, "pink", [])
+    assert "no text vector" in caught.value.got
+    # An encoder that computes its vectors has no excuse.
+    encoder.uses_templates = True
+    encoder.unknown = {"a photo of a pink."}
+    with pytest.raises(EncoderError):
+        add_class(headed, encoder, "pink", [])
+
+
+# Does the name fit?
+
+
+def ten_names(layout, encoder):
+    for name in ("grey", "brown", "navy", "pink"):
+        add_class(layout, encoder, name, [])
+
+
+def test_a_name_that_fits_is_not_spoken_of(headed, encoder, photos):
+    ten_names(headed, encoder)
+    assert add_class(headed, encoder, "orange", photos("new", orange=3)).notes == ()
+
+
+def test_a_name_that_does_not_fit_is_told(headed, encoder, photos):
+    ten_names(headed, encoder)
+    (note,) = add_class(headed, encoder, "xyzzy", photos("new", orange=3)).notes
+    assert "the name xyzzy does not seem to describe its photos" in note
+    assert "among the best 3 of 11 names for 0 of 3" in note
+    assert "--no-name" in note
+    assert "nearest: yellow" in note or "nearest: red" in note or "nearest: brown" in note
+    assert add_class(headed, encoder, "xyzzy", [], named=False).notes == ()
+    assert add_class(headed, encoder, "xyzzy", [], named=True, synonyms=["orange"]).notes != note
+
+
+def test_with_few_names_nothing_is_said(headed, encoder, photos):
+    for name in ("grey", "brown"):
+        add_class(headed, encoder, name, [])
+    assert add_class(headed, encoder, "xyzzy", photos("new", orange=3)).notes == ()  # nine names with it
+    add_class(headed, encoder, "navy", [])
+    assert len(add_class(headed, encoder, "xyzzy", []).notes) == 1
+
+
+def test_the_gates_sentences_are_used(headed, encoder):
+    sentences = Templates("mine", ("a bad drawing of {}",))
+    gate = read_json(headed.head / HeadFiles.GATE, GateInfo)
+    write_json(headed.head / HeadFiles.GATE, msgspec.structs.replace(gate, templates=sentences))
+    add_class(headed, encoder, "pink", [], synonyms=["rose_red"])
+    with EmbeddingStore(headed.store) as store:
+        texts = ["a bad drawing of pink", "a bad drawing of rose red"]
+        assert list(store.texts([*texts, "a photo of a pink."], FP[0])) == texts
+
+
+def test_among_the_best_three():
+    similarity = np.array([[5, 4, 3, 2, 1], [3, 5, 4, 2, 1], [2, 5, 4, 3, 1], [1, 5, 4, 3, 2], [2, 2, 2, 2, 2]])
+    assert describes(similarity).tolist() == [True, True, False, False, True]
+
+
+def test_half_of_the_photos_are_enough(headed, encoder, photos):
+    ten_names(headed, encoder)
+    photos("new", seed=3, orange=2)
+    given = photos("new", seed=4, cyan=2)
+    assert add_class(headed, encoder, "orange", given).notes == ()
+    given = photos("other", seed=5, cyan=1)
+    assert "for 2 of 5" in add_class(headed, encoder, "orange", given).notes[0]
+
+
+def test_names_that_the_encoder_lacks_are_not_compared(headed, encoder, photos):
+    ten_names(headed, encoder)
+    encoder.uses_templates = False
+    encoder.unknown = {"red", "grey"}
+    assert add_class(headed, encoder, "xyzzy", photos("new", orange=3)).notes == ()  # nine of eleven names
+    encoder.unknown = {"red"}
+    assert "of 10 names" in add_class(headed, encoder, "xyzzy", []).notes[0]
+
+
+# The run and its encoder
+
+
+def test_no_run_and_another_encoder(headed, encoder, make_encoder, photos, tmp_path):
+    given = photos("new", orange=1)
+    with pytest.raises(ArtifactError, match="no run at") as caught:
+        add_class(Layout(tmp_path / "none"), encoder, "orange", given)
+    assert "build-index" in caught.value.fix
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(ArtifactError, match="no run at"):
+        remove_class(Layout(tmp_path / "none"), "orange")
+    before = state(headed)
+    with pytest.raises(ArtifactError, match="another encoder"):
+        add_class(headed, make_encoder("other", "other"), "orange", given)
+    assert state(headed) == before
+
+
+def test_a_photo_without_a_vector_is_an_error_at_once(headed, encoder, photos, monkeypatch):
+    def refuse(records):
+        if records:
+            raise EncoderError("no vector", got=records[0].path)
+
+    monkeypatch.setattr(encoder, "check", refuse)
+    before = state(headed)
+    with pytest.raises(EncoderError) as caught:
+        add_class(headed, encoder, "orange", to_records([Image.new("RGB", (4, 4))]))
+    assert caught.value.got == "image 0"
+    assert state(headed) == before
+
+
+def test_another_precision_is_told(headed, make_encoder, photos):
+    half = make_encoder(fingerprint="colours fp16")
+    done = add_class(headed, half, "orange", photos("new", orange=2))
+    assert done.photos == 2
+    assert any("another precision" in note for note in done.notes)
+    classes, notes = shown_classes(headed, ("colours fp32", "colours fp16"), SEEN, ())
+    assert (len(classes[0].hashes), notes) == (2, ())
+
+
+# Cut short
+
+
+class Killed(BaseException):
+    pass
+
+
+def cut(monkeypatch, name):
+    def stop(*arguments, **options):
+        raise Killed
+
+    monkeypatch.setattr(change, name, stop)
+
+
+def test_killed_before_classes_json_the_photos_show_a_class_called_by_its_label(headed, encoder, photos, monkeypatch):
+    given = photos("new", orange=2)
+    with monkeypatch.context() as broken:
+        cut(broken, "write_json")
+        with pytest.raises(Killed):
+            add_class(headed, encoder, "orange", given, synonyms=["tangerine"])
+    assert {name: len(cls.hashes) for name, cls in shown(headed).items()} == {"orange": 2}
+    assert not headed.classes.exists()
+    done = add_class(headed, encoder, "orange", given, synonyms=["tangerine"])
+    assert (done.photos, done.new, done.synonyms) == (2, 0, ("tangerine",))
+
+
+def test_killed_before_the_photos_nothing_has_changed(headed, encoder, photos, monkeypatch):
+    before = state(headed)
+    cut(monkeypatch, "build_index")
+    with pytest.raises(Killed):
+        add_class(headed, encoder, "orange", photos("new", orange=2))
+    assert state(headed) == before
+
+
+def test_killed_while_removing_the_names_go_last(headed, encoder, photos, monkeypatch):
+    add_class(headed, encoder, "orange", photos("new", orange=2))
+    with monkeypatch.context() as broken:
+        cut(broken, "write_json")
+        with pytest.raises(Killed):
+            remove_class(headed, "orange")
+    assert {name: len(cls.hashes) for name, cls in shown(headed).items()} == {"orange": 0}
+    assert remove_class(headed, "orange").photos == 0
+    assert shown(headed) == {}
+
+
+# Removing
+
+
+def test_remove_forgets_photos_vectors_and_names(headed, encoder, photos, index, tmp_path):
+    before = state(headed)
+    add_class(headed, encoder, "orange", photos("new", orange=3), synonyms=["tangerine"])
+    add_class(headed, encoder, "pink", [])
+    done = remove_class(headed, "ORANGE")
+    assert (done.name, done.photos, done.notes) == ("orange", 3, ())
+    after = state(headed)
+    assert after[:2] == before[:2]
+    assert [entry.name for entry in after[3].added] == ["pink"]
+    assert (remove_class(headed, "pink").photos, read_classes(headed).added) == (0, ())
+
+
+def test_the_faiss_index_forgets_them_too(headed, encoder, photos, monkeypatch):
+    add_class(headed, encoder, "orange", photos("new", orange=3))
+    remove_class(headed, "orange")
+    monkeypatch.setattr("hybrid.index.faiss_build.write", lambda *arguments: pytest.fail("it was stale"))
+    with EmbeddingStore(headed.store) as store:
+        assert len(open_index(store, FP[0], headed.neighbors)) == 18
+
+
+def test_photos_of_a_source_come_back_and_that_is_said(headed, encoder, photos, index, tmp_path):
+    photos("more/test", orange=1)
+    photos("more/train", orange=2, pink=1)
+    index(tmp_path / "more")
+    done = remove_class(headed, "orange")
+    # The test photo shows nothing: it stays, to be tested on.
+    assert done.photos == 2
+    assert done.notes == (f"the next hybrid build-index of {tmp_path / 'more'} brings its photos back",)
+    assert [photo.record.split for photo in stored(headed, "orange")] == ["test"]
+    assert "orange" not in shown(headed)
+    assert len(stored(headed, "pink")) == 1
+    index(tmp_path / "more")
+    assert len(stored(headed, "orange")) == 3
+
+
+def test_a_photo_that_another_class_has_too_keeps_its_vector(headed, encoder, photos, index, tmp_path):
+    photos("more", orange=1)
+    (tmp_path / "more/pink").mkdir()
+    shutil.copy(tmp_path / "more/orange/0.png", tmp_path / "more/pink/0.png")
+    index(tmp_path / "more")
+    assert remove_class(headed, "orange").photos == 1
+    assert len(shown(headed)["pink"].hashes) == 1
+
+
+def test_the_last_photo_of_an_index_may_go(layout, encoder, photos, index, tmp_path):
+    photos("data", orange=1)
+    index(tmp_path / "data")
+    assert remove_class(layout, "orange").photos == 1
+    with EmbeddingStore(layout.store) as store:
+        assert (store.photos(), store.embedded(FP[0])) == ([], set())
+
+
+def test_removing_what_cannot_be_removed(headed, encoder):
+    add_class(headed, encoder, "light_pink", [])
+    before = state(headed)
+    with pytest.raises(DataError, match="head was trained on RED") as caught:
+        remove_class(headed, "RED")
+    assert "--classes" in caught.value.fix
+    with pytest.raises(DataError, match="no class 'lightpink'") as caught:
+        remove_class(headed, "lightpink")
+    assert caught.value.got == "near it: light_pink"
+    with pytest.raises(DataError) as caught:
+        remove_class(headed, "zzzzzz")
+    assert caught.value.got == "near it: nothing"
+    assert state(headed) == before
+
+
+# The next head
+
+
+def test_the_next_head_learns_added_photos(headed, encoder, photos):
+    add_class(headed, encoder, "orange", photos("new", orange=3))
+    with EmbeddingStore(headed.store) as store:
+        data = training_set(store, FP[0], limit_to=None, val_fraction=0.34, seed=0)
+    assert data.classes == tuple(sorted((*SEEN, "orange")))
+    assert (np.concatenate([data.train.target, data.val.target]) == data.classes.index("orange")).sum() == 3

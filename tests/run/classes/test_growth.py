@@ -1,0 +1,692 @@
+"""Classes join and leave a loaded classifier; `save` writes a run that a fresh process reads back as the same."""
+
+import hashlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hybrid.classifier import HybridClassifier
+from hybrid.config import EncoderSettings, HeadSettings
+from hybrid.demo.animals import demo_classes
+from hybrid.demo.painting import draw
+from hybrid.device import resolve
+from hybrid.encoders import load_encoder
+from hybrid.errors import ArtifactError, ConfigError, DataError, FewShotError, GateError, UnreadableImageError
+from hybrid.evaluation.evaluate import evaluate
+from hybrid.gate.policy import Policy
+from hybrid.images.sources import scan
+from hybrid.index.build import build_index
+from hybrid.index.store import EmbeddingStore
+from hybrid.labels.prompts import PromptClass, PromptSet
+from hybrid.prediction import NONE
+from hybrid.run.files import Layout, read_prompts, write_run
+from hybrid.run.train import train_run
+
+TINY = EncoderSettings(model="tiny", pretrained=None, precision="fp32")
+SEEN, UNSEEN = demo_classes().seen[:8], demo_classes().unseen[:4]
+EVERY = SEEN + UNSEEN
+BIRD, SNAKE, FISH, LAST = sorted(animal.name for animal in UNSEEN)
+TRAINED = sorted(animal.name for animal in SEEN)
+
+
+def index(run, *folders):
+    encoder = load_encoder(TINY, "cpu")
+    write_run(Layout(run), TINY, encoder)
+    with EmbeddingStore(Layout(run).store) as store:
+        build_index(scan(folders), encoder, store)
+    return encoder
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Photos, and runs: `run` with a head; `labels`, whose index has two labels more; `limited`, whose head left two
+    classes out; `bare`, an index of three labels without a head."""
+    folder = tmp_path_factory.mktemp("world")
+    for split, count, animals in (
+        ("train", 5, SEEN),
+        ("val", 4, SEEN),
+        ("shots", 3, UNSEEN),
+        ("test", 2, SEEN + UNSEEN),
+    ):
+        for number, animal in enumerate(animals):
+            (folder / split / animal.name).mkdir(parents=True)
+            for i in range(count):
+                rng = np.random.default_rng((len(split), count, number, i))
+                draw(animal, rng).save(folder / split / animal.name / f"{i}.png")
+    encoder = index(folder / "run", folder / "train", folder / "val")
+    shutil.copytree(folder / "run", folder / "limited")
+    linear = HeadSettings(kind="linear")
+    train_run(Layout(folder / "run"), encoder, linear, resolve("cpu"))
+    train_run(Layout(folder / "limited"), encoder, linear, resolve("cpu"), limit_to=TRAINED[:6])
+    for some, names in (("more", (SNAKE, LAST)), ("few", (BIRD, SNAKE, FISH))):
+        for name in names:
+            shutil.copytree(folder / "shots" / name, folder / some / name)
+    shutil.copytree(folder / "run", folder / "labels")
+    index(folder / "labels", folder / "more")
+    index(folder / "bare", folder / "few")
+    return folder
+
+
+@pytest.fixture
+def load(world):
+    """Load one of the runs on the CPU."""
+    return lambda name="run", **options: HybridClassifier.from_run(world / name, device="cpu", **options)
+
+
+@pytest.fixture
+def shots(world):
+    return lambda name, count=3: sorted((world / "shots" / name).iterdir())[:count]
+
+
+@pytest.fixture(scope="module")
+def photos(world):
+    return sorted((world / "test").rglob("*.png"), key=str)
+
+
+def contents(folder):
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+# Saved, and read back by another process
+
+
+def by_paths(world, shots):
+    return HybridClassifier.from_run(world / "run", device="cpu").add_class(BIRD, shots(BIRD))
+
+
+def in_memory(world, shots):
+    pictures = [Image.open(shots(BIRD)[0]), np.asarray(Image.open(shots(BIRD)[1]))]
+    return HybridClassifier.from_run(world / "run", device="cpu").add_class(BIRD, pictures)
+
+
+def by_prompts(world, shots):
+    made = HybridClassifier.from_run(world / "run", device="cpu")
+    return made.add_class(BIRD, prompts=[BIRD.title(), "purple bird", "a bird: 'with' spikes, größer"]).add_class(FISH)
+
+
+def photos_alone(world, shots):
+    made = HybridClassifier.from_run(world / "run", device="cpu")
+    return made.add_class("creature 7", shots(SNAKE), prompts=[]).add_class("größer: „x“", shots(BIRD, 1), prompts=[])
+
+
+def photos_and_synonyms(world, shots):
+    made = HybridClassifier.from_run(world / "run", device="cpu", prompts=[FISH])
+    made.add_class(BIRD, shots(BIRD, 1), prompts=["purple bird"])
+    return made.add_class(BIRD.upper(), shots(BIRD)).add_class(FISH, shots(FISH))
+
+
+def removed(world, shots):
+    made = HybridClassifier.from_run(world / "labels", device="cpu", prompts=[FISH, BIRD])
+    made.add_class("creature 7", shots(FISH, 1)).add_class("creature 8", shots(FISH)[1:])
+    return made.remove_class("creature 7").remove_class(SNAKE).remove_class(FISH)
+
+
+def removed_and_added_anew(world, shots):
+    made = HybridClassifier.from_run(world / "labels", device="cpu")
+    made.remove_class(SNAKE).add_class("other snake", shots(SNAKE, 2)).remove_class(LAST)
+    return made.add_class(LAST, shots(LAST, 1))
+
+
+def labels_and_added(world, shots):
+    made = HybridClassifier.from_run(world / "labels", device="cpu")
+    return made.add_class(BIRD, shots(BIRD)).add_class(LAST, prompts=["the last one"])
+
+
+def prompts_with_synonyms(world, shots):
+    lines = (PromptClass("beast", (TRAINED[2], "old beast")), PromptClass(FISH, ("golden fish",)), PromptClass(BIRD))
+    return HybridClassifier.from_run(world / "run", device="cpu", prompts=PromptSet(lines)).add_class(
+        SNAKE, shots(SNAKE)
+    )
+
+
+def own_templates(world, shots):
+    file = world / "my templates.txt"
+    file.write_text("a drawing of a {}.\n{}\n")
+    made = HybridClassifier.from_run(world / "run", device="cpu", prompts=[FISH], templates=str(file))
+    return made.add_class(BIRD, shots(BIRD))
+
+
+def left_out(world, shots):
+    return HybridClassifier.from_run(world / "limited", device="cpu").add_class(TRAINED[7].upper())
+
+
+def without_a_run(world, shots):
+    names = [*TRAINED, FISH]
+    made = HybridClassifier.from_run(world / "no run", device="cpu", encoder=TINY, prompts=names)
+    return made.add_class(FISH, shots(FISH)).add_class(BIRD, shots(BIRD), prompts=[])
+
+
+def without_a_run_by_name(world, shots):
+    made = HybridClassifier.from_run(world / "no run", device="cpu", encoder=TINY, prompts=TRAINED)
+    return made.add_class(BIRD, prompts=["purple bird"]).remove_class(TRAINED[0])
+
+
+def without_a_head(world, shots):
+    return HybridClassifier.from_run(world / "bare", device="cpu").add_class(
+        "creature 7", shots(LAST)[::-1], prompts=[]
+    )
+
+
+def a_file_written_anew(world, shots):
+    made = HybridClassifier.from_run(world / "run", device="cpu")
+    file = world / "camera.png"
+    for name, shot in (("creature 7", 0), ("creature 7", 1)):
+        shutil.copy(shots(SNAKE)[shot], file)
+        made.add_class(name, file, prompts=[])
+    file.unlink()
+    return made
+
+
+CASES = [
+    by_paths,
+    in_memory,
+    by_prompts,
+    photos_alone,
+    photos_and_synonyms,
+    removed,
+    removed_and_added_anew,
+    labels_and_added,
+    prompts_with_synonyms,
+    own_templates,
+    left_out,
+    without_a_run,
+    without_a_run_by_name,
+    without_a_head,
+    a_file_written_anew,
+]
+SCRIPT = """
+import json, sys
+import numpy as np
+from hybrid import HybridClassifier
+folder, names, photos = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
+for name in names:
+    read = HybridClassifier.from_run(f"{folder}/{name}", device="cpu")
+    np.savez(
+        f"{folder}/{name}.npz", classes=read.classes_, probabilities=read.predict_proba(photos),
+        shots=[read.space.photos_of(i) for i in range(len(read.classes_))], trained_on=sorted(read.trained_on),
+        counts=[read.space.seen, read.space.joined, read.space.nameless],
+    )
+"""
+
+
+@pytest.fixture(scope="module")
+def saved(world, photos, tmp_path_factory):
+    """What each case was before `save`, and what another process reads."""
+    folder = tmp_path_factory.mktemp("saved")
+
+    def shots(name, count=3):
+        return sorted((world / "shots" / name).iterdir())[:count]
+
+    made = {}
+    for case in CASES:
+        made[case.__name__] = case(world, shots)
+        before = contents(world)
+        made[case.__name__].save(folder / case.__name__)
+        assert contents(world) == before, "the run it came from stays as it is"
+    arguments = (str(folder), json.dumps(list(made)), json.dumps([str(photo) for photo in photos]))
+    subprocess.run([sys.executable, "-c", SCRIPT, *arguments], check=True)
+    return {name: (one, np.load(folder / f"{name}.npz"), folder / name) for name, one in made.items()}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_another_process_reads_the_same_classifier(saved, photos, case):
+    made, read, folder = saved[case.__name__]
+    assert read["classes"].tolist() == made.classes_.tolist()
+    # Bit for bit: vectors of photos and texts are written, not found again.
+    np.testing.assert_array_equal(read["probabilities"], made.predict_proba(photos))
+    space = made.space
+    assert read["shots"].tolist() == [space.photos_of(i) for i in range(len(space.names))]
+    assert read["counts"].tolist() == [space.seen, space.joined, space.nameless]
+    assert read["trained_on"].tolist() == sorted(made.trained_on)
+    assert not [file.name for file in folder.iterdir() if file.name.endswith((".part", "-wal", "-shm"))]
+
+
+def test_what_the_cases_hold(saved):
+    """So that none of them saves less than its name says."""
+    classes = {name: made.classes_[made.space.seen :].tolist() for name, (made, _, _) in saved.items()}
+    assert classes == {
+        "by_paths": [BIRD],
+        "in_memory": [BIRD],
+        "by_prompts": [BIRD, FISH],
+        "photos_alone": ["creature 7", "größer: „x“"],
+        "photos_and_synonyms": [FISH, BIRD],
+        "removed": [BIRD, "creature 8", LAST],
+        "removed_and_added_anew": ["other snake", LAST],
+        "labels_and_added": [BIRD, LAST, SNAKE],
+        "prompts_with_synonyms": [FISH, BIRD, SNAKE],
+        "own_templates": [FISH, BIRD],
+        "left_out": [TRAINED[7]],
+        "without_a_run": [*TRAINED, FISH, BIRD],
+        "without_a_run_by_name": [*TRAINED[1:], BIRD],
+        "without_a_head": [BIRD, SNAKE, FISH, "creature 7"],
+        "a_file_written_anew": ["creature 7"],
+    }
+    shots = {name: [n for n in made.space.shots if n] for name, (made, _, _) in saved.items()}
+    assert shots == {
+        "by_paths": [3],
+        "in_memory": [2],
+        "by_prompts": [],
+        "photos_alone": [3, 1],
+        "photos_and_synonyms": [3, 3],
+        "removed": [2, 3],
+        "removed_and_added_anew": [2, 1],
+        "labels_and_added": [3, 3, 3],
+        "prompts_with_synonyms": [3],
+        "own_templates": [3],
+        "left_out": [9],
+        "without_a_run": [3, 3],
+        "without_a_run_by_name": [],
+        "without_a_head": [3, 3, 3, 3],
+        "a_file_written_anew": [2],
+    }
+
+
+def test_prompts_and_own_templates_are_kept(saved):
+    kept = read_prompts(Layout(saved["own_templates"][2]))
+    assert kept.classes == (PromptClass(FISH),)
+    assert kept.templates.texts == ("a drawing of a {}.", "{}")
+    kept = read_prompts(Layout(saved["prompts_with_synonyms"][2]))
+    assert kept.classes[0] == PromptClass("beast", (TRAINED[2], "old beast"))
+    assert kept.templates is None, "a gate that is fitted anew brings its own"
+
+
+def test_kept_templates_stay_where_other_prompts_are_asked_for(saved, photos):
+    made, _, folder = saved["own_templates"]
+    read = HybridClassifier.from_run(folder, device="cpu", prompts=PromptSet.from_names([FISH]))
+    np.testing.assert_allclose(read.predict_proba(photos), made.predict_proba(photos), rtol=1e-5, atol=1e-6)
+    asked = HybridClassifier.from_run(folder, device="cpu", prompts=[SNAKE])
+    assert asked.classes_.tolist() == [*TRAINED, SNAKE, BIRD]
+    simple = HybridClassifier.from_run(folder, device="cpu", templates="simple")
+    assert not np.allclose(simple.class_vectors, made.class_vectors)
+
+
+def test_saved_into_its_own_run(world, tmp_path, shots, photos):
+    shutil.copytree(world / "labels", tmp_path / "run")
+    made = HybridClassifier.from_run(tmp_path / "run", device="cpu", prompts=[FISH])
+    made.add_class("creature 7", shots(BIRD, 1), prompts=[]).remove_class(SNAKE)
+    for _ in range(2):
+        made.save(tmp_path / "run" / ".." / "run")
+        read = HybridClassifier.from_run(tmp_path / "run", device="cpu")
+        assert read.classes_.tolist() == made.classes_.tolist() == [*TRAINED, FISH, LAST, "creature 7"]
+        np.testing.assert_array_equal(read.predict_proba(photos), made.predict_proba(photos))
+    # What left is gone for good: its photos may show another class now.
+    made.add_class("other snake", shots(SNAKE)).add_class("creature 7", shots(BIRD), prompts=[]).save(tmp_path / "run")
+    read = HybridClassifier.from_run(str(tmp_path / "run"), device="cpu")
+    assert read.classes_.tolist() == made.classes_.tolist() == [*TRAINED, FISH, "other snake", LAST, "creature 7"]
+    assert read.space.shots == made.space.shots == (0,) * 9 + (3, 3, 3)
+    np.testing.assert_allclose(read.predict_proba(photos), made.predict_proba(photos), rtol=1e-5, atol=1e-6)
+
+
+def test_a_class_that_another_process_added_meanwhile_stays(world, tmp_path, shots):
+    shutil.copytree(world / "run", tmp_path / "run")
+    one, other = (HybridClassifier.from_run(tmp_path / "run", device="cpu") for _ in range(2))
+    one.add_class(BIRD, shots(BIRD), prompts=[]).save(tmp_path / "run")
+    other.add_class(FISH, shots(FISH)).save(tmp_path / "run")
+    read = HybridClassifier.from_run(tmp_path / "run", device="cpu")
+    assert read.classes_.tolist() == [*TRAINED, FISH, BIRD]
+    assert read.space.shots[-2:] == (3, 3)
+    assert read.space.nameless == 1
+    # What was removed and saved is done with: a class of that name that came later stays.
+    read.remove_class(FISH).save(tmp_path / "run")
+    HybridClassifier.from_run(tmp_path / "run", device="cpu").add_class(FISH, shots(FISH, 2)).save(tmp_path / "run")
+    read.add_class(SNAKE).save(tmp_path / "run")
+    again = HybridClassifier.from_run(tmp_path / "run", device="cpu")
+    assert dict(zip(again.classes_.tolist(), again.space.shots, strict=True))[FISH] == 2
+
+
+def test_a_folder_that_holds_something_is_left_alone(load, world, tmp_path, shots):
+    made = load().add_class(BIRD, shots(BIRD))
+    source = made.source
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("dear")
+    for place in (tmp_path / "full", tmp_path / "full" / "letter.txt", world / "labels"):
+        before = contents(place) if place.is_dir() else place.read_bytes()
+        with pytest.raises(ArtifactError, match="is not empty") as caught:
+            made.save(place)
+        assert "new folder" in caught.value.fix
+        assert (contents(place) if place.is_dir() else place.read_bytes()) == before
+    assert made.source is source
+    (tmp_path / "empty").mkdir()
+    made.save(str(tmp_path / "empty"))
+    made.save(tmp_path / "deep" / "er")
+    for place in ("empty", "deep/er"):
+        assert HybridClassifier.from_run(tmp_path / place, device="cpu").classes_.tolist() == made.classes_.tolist()
+
+
+def test_a_save_that_was_cut_off_is_no_run(load, tmp_path, shots, monkeypatch):
+    made = load().add_class(BIRD, shots(BIRD))
+    with monkeypatch.context() as patch:
+        patch.setattr(EmbeddingStore, "write_batch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            made.save(tmp_path / "saved")
+    with pytest.raises(ArtifactError, match="there is no run"):
+        HybridClassifier.from_run(tmp_path / "saved")
+
+
+# Who joins
+
+
+def test_whoever_joins_takes_the_same_share_from_all(load, shots, photos):
+    """Any two other classes keep their ratio; without the class, all is as it was, bit for bit."""
+    made = load(prompts=[FISH, LAST])
+    steps = [made.predict_proba(photos)]
+    for name, images, prompts in (
+        (BIRD, shots(BIRD), None),
+        ("creature 7", shots(SNAKE), []),
+        (FISH, shots(FISH), ["golden fish"]),
+        ("creature 8", shots(LAST, 1), []),
+    ):
+        known, before = made.classes_.tolist(), steps[-1]
+        made.add_class(name, images, prompts)
+        after = made.predict_proba(photos)
+        others = [column for column, label in enumerate(known) if label != name]
+        kept = after[:, [made.classes_.tolist().index(known[column]) for column in others]]
+        share = kept.sum(axis=1, keepdims=True) / before[:, others].sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(kept, before[:, others] * share, rtol=1e-6)
+        np.testing.assert_allclose(after.sum(axis=1), 1, rtol=1e-12)
+        steps.append(after)
+    made.remove_class("creature 8")
+    np.testing.assert_array_equal(made.predict_proba(photos), steps[3])
+    made.remove_class("creature 7").remove_class(BIRD)
+    np.testing.assert_array_equal(
+        made.predict_proba(photos),
+        load(prompts=[FISH, LAST]).add_class(FISH, shots(FISH), ["golden fish"]).predict_proba(photos),
+    )
+
+
+def test_a_class_that_is_merely_named_leaves_those_of_its_kind_alone(load, photos):
+    made = load(prompts=[FISH, LAST])
+    before = made.predict_proba(photos)
+    after = made.add_class(BIRD).predict_proba(photos)
+    assert made.classes_.tolist() == [*TRAINED, FISH, LAST, BIRD]
+    for kind in (slice(0, 8), slice(8, 10)):
+        ratios = before[:, kind] / before[:, kind].sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(after[:, kind] / after[:, kind].sum(axis=1, keepdims=True), ratios, rtol=1e-6)
+    np.testing.assert_array_equal(made.remove_class(BIRD).predict_proba(photos), before)
+    # As if it had been asked for from the start.
+    asked = load(prompts=[FISH, LAST, BIRD])
+    np.testing.assert_allclose(after, asked.predict_proba(photos), rtol=1e-5, atol=1e-7)
+
+
+def test_shots_find_their_class(load, world, shots):
+    made = load()
+    own = sorted((world / "test" / SNAKE).iterdir())
+    assert not set(made.predict(own)) & {"creature 7"}
+    made.add_class("creature 7", shots(SNAKE), prompts=[])
+    assert made.predict(own).tolist() == ["creature 7"] * 2
+    (batch,) = made.classify(own)
+    assert {p.expert for p in made.predictions(batch)} == {"few-shot"}
+    assert not any(p.seen for p in made.predictions(batch))
+
+
+def test_more_photos_add_up_and_a_copy_counts_once(load, shots, photos, tmp_path):
+    made = load().add_class(BIRD, shots(BIRD, 1))
+    assert made.space.shots[-1] == 1
+    one = made.predict_proba(photos)
+    copy = tmp_path / "copy.png"
+    shutil.copy(shots(BIRD)[0], copy)
+    for again in (shots(BIRD, 1), [copy, copy, shots(BIRD)[0]], []):
+        made.add_class(f"  {BIRD.upper().replace(' ', '_')}", again)
+        assert made.space.shots[-1] == 1
+        np.testing.assert_array_equal(made.predict_proba(photos), one)
+    made.add_class(BIRD, shots(BIRD)).add_class(BIRD)
+    assert made.classes_[-1] == BIRD
+    assert made.space.shots[-1] == 3
+    picture = Image.open(shots(BIRD)[0])
+    made.add_class("creature 7", [picture, np.asarray(picture), np.asarray(picture) / 255], prompts=[])
+    assert made.space.shots[-1] == 1
+    # In one go or one by one, in any order: the same.
+    whole = load().add_class(BIRD, shots(BIRD)[::-1])
+    made.remove_class("creature 7")
+    np.testing.assert_allclose(whole.predict_proba(photos), made.predict_proba(photos), rtol=1e-5, atol=1e-9)
+
+
+def test_prompts_are_other_names_and_none_of_them_means_photos_alone(load, shots):
+    made = load()
+    assert made.add_class(BIRD, shots(BIRD)).space.nameless == 0
+    assert made.space.prompts[-1] == PromptClass(BIRD)
+    made.add_class(BIRD, prompts=["purple bird", BIRD.title(), "purple_BIRD"])
+    assert made.space.prompts[-1] == PromptClass(BIRD, ("purple_BIRD",)), "each name once"
+    assert made.space.index_of("Purple Bird") == 8
+    assert made.add_class(BIRD, prompts=[]).space.nameless == 1
+    assert made.class_vectors.shape[0] == 8
+    assert made.add_class(BIRD, shots(BIRD)).space.nameless == 1, "as before"
+    assert made.add_class(BIRD, prompts=[BIRD]).space.nameless == 0
+
+
+def test_the_run_stays_as_it_is(load, world, shots, photos):
+    made = load("labels", prompts=[FISH])
+    before = contents(world)
+    made.add_class(BIRD, shots(BIRD), prompts=["bird of purple"]).add_class("a name alone").remove_class(SNAKE)
+    made.predict_proba(photos)
+    assert contents(world) == before
+
+
+def test_photos_of_the_index_join_a_class_that_the_head_left_out(load, world, photos):
+    made = load("limited")
+    assert made.classes_.tolist() == TRAINED[:6]
+    made.add_class(TRAINED[6].replace(" ", "-"))
+    assert made.classes_[-1] == TRAINED[6], "as the index spells it"
+    assert made.space.shots[-1] == 9
+    # Its photos in the index are its own already; those of another left-out class cannot show it.
+    made.add_class(TRAINED[6], world / "train" / TRAINED[6])
+    assert made.space.shots[-1] == 9
+    with pytest.raises(DataError, match="another label"):
+        made.add_class(TRAINED[6], world / "train" / TRAINED[7])
+
+
+def test_a_test_photo_of_the_index_shows_nothing(world, tmp_path):
+    shutil.copytree(world / "test" / SNAKE, tmp_path / "data" / "test" / SNAKE)
+    shutil.copytree(world / "run", tmp_path / "run")
+    index(tmp_path / "run", tmp_path / "data")
+    made = HybridClassifier.from_run(tmp_path / "run", device="cpu")
+    assert made.classes_.tolist() == TRAINED
+    made.add_class(SNAKE, tmp_path / "data")
+    assert made.space.shots == ()
+    assert any("split test: they stay there and show nothing" in note for note in made.notes)
+    with pytest.raises(DataError, match="nothing would be known"):
+        made.add_class(SNAKE, tmp_path / "data", prompts=[])
+
+
+# Who cannot join
+
+
+@pytest.fixture
+def bad_calls(world, shots, tmp_path):
+    torn = tmp_path / "torn.png"
+    torn.write_bytes(b"nothing")
+    half = Image.open(io.BytesIO(shots(BIRD)[0].read_bytes()[:300]))
+    trained = world / "train" / TRAINED[0] / "0.png"
+    return {
+        "torn": ((BIRD, [*shots(BIRD), torn]), UnreadableImageError, r"cannot read .*torn\.png"),
+        "half": ((BIRD, [shots(BIRD)[0], half]), UnreadableImageError, "cannot read image 1"),
+        "missing": ((BIRD, [tmp_path / "no.png"]), DataError, "does not exist"),
+        "wrong array": ((BIRD, np.zeros((3, 8, 8))), DataError, "shape that no photo has"),
+        "trained": ((TRAINED[0].upper(), shots(BIRD)), DataError, "the head was trained on"),
+        "trained by a prompt": (("old beast", shots(BIRD)), DataError, f"the head was trained on {TRAINED[2]}"),
+        "trained by a synonym": ((BIRD, shots(BIRD), ["Beast"]), DataError, f"the head was trained on {TRAINED[2]}"),
+        "trained label as synonym": ((BIRD, None, [TRAINED[1]]), DataError, "name of another class"),
+        "another's name": ((BIRD, shots(BIRD), ["creature-6"]), DataError, "name of another class"),
+        "neither": ((BIRD, None, []), DataError, "nothing would be known of"),
+        "no photo": ((BIRD, [], []), DataError, "nothing would be known of"),
+        "blank": ((" _-", shots(BIRD)), DataError, "has no name"),
+        "two lines": (("a\nb", shots(BIRD)), DataError, "one line of text"),
+        "blank prompt": ((BIRD, shots(BIRD), ["bird", " "]), DataError, "has no name"),
+        "one string": ((BIRD, shots(BIRD), "bird"), DataError, "prompts is a list of names"),
+        "a trained photo": ((BIRD, [trained]), DataError, f"has label '{TRAINED[0]}'"),
+        "its pixels' file again": ((BIRD, [shutil.copy(trained, tmp_path / "copy.png")]), DataError, "bytes of"),
+        "another's photo": ((BIRD, shots(SNAKE)), DataError, "has label 'creature 6'"),
+    }
+
+
+BAD = [
+    "torn",
+    "half",
+    "missing",
+    "wrong array",
+    "trained",
+    "trained by a prompt",
+    "trained by a synonym",
+    "trained label as synonym",
+    "another's name",
+    "neither",
+    "no photo",
+    "blank",
+    "two lines",
+    "blank prompt",
+    "one string",
+    "a trained photo",
+    "its pixels' file again",
+    "another's photo",
+]
+
+
+@pytest.fixture(scope="module")
+def grown(world):
+    prompts = PromptSet((PromptClass("beast", (TRAINED[2], "old beast")), PromptClass(FISH)))
+    made = HybridClassifier.from_run(world / "run", device="cpu", prompts=prompts)
+    return made.add_class("creature 6", sorted((world / "shots" / SNAKE).iterdir()), prompts=[])
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_class_that_cannot_join_changes_nothing(grown, bad_calls, world, photos, case):
+    arguments, error, message = bad_calls[case]
+    state, files, before = dict(vars(grown)), contents(world), grown.predict_proba(photos[:3])
+    with pytest.raises(error, match=message):
+        grown.add_class(*arguments)
+    assert all(value is state[name] for name, value in vars(grown).items())
+    np.testing.assert_array_equal(grown.predict_proba(photos[:3]), before)
+    assert contents(world) == files
+
+
+def test_every_bad_call_is_tried(bad_calls):
+    assert list(bad_calls) == BAD
+
+
+@pytest.mark.parametrize("name", ["creature 7", FISH + "s", ""])
+def test_nobody_of_that_name_to_remove(grown, name):
+    state = dict(vars(grown))
+    with pytest.raises(DataError, match="there is no class") as caught:
+        grown.remove_class(name)
+    assert (caught.value.got or "nothing near") == {
+        "creature 7": "near it: creature 6",
+        FISH + "s": f"near it: {FISH}",
+    }.get(name, "nothing near")
+    assert vars(grown) == state
+
+
+@pytest.mark.parametrize("name", [TRAINED[0], TRAINED[2].title(), "beast"])
+def test_a_trained_class_cannot_be_removed(grown, name):
+    with pytest.raises(DataError, match="the head was trained on"):
+        grown.remove_class(name)
+    assert grown.space.prompts[2] == PromptClass("beast", (TRAINED[2], "old beast"))
+
+
+def test_a_class_under_another_name(load, shots):
+    made = load("labels").remove_class(SNAKE).add_class("worm", shots(SNAKE))
+    assert made.classes_[8:].tolist() == ["worm", LAST]
+    made.remove_class("worm").add_class(SNAKE, shots(SNAKE, 1))
+    assert made.space.shots[-2:] == (1, 3), "the photos of the index do not come back"
+    made.remove_class(SNAKE).add_class(SNAKE, shots(SNAKE, 2))
+    assert made.space.shots[-2:] == (2, 3)
+
+
+def test_who_was_asked_for_by_name_alone_leaves_the_index_as_it_is(world, tmp_path):
+    shutil.copytree(world / "limited", tmp_path / "run")
+    made = HybridClassifier.from_run(tmp_path / "run", device="cpu", prompts=[TRAINED[6], FISH])
+    made.remove_class(TRAINED[6]).save(tmp_path / "run")
+    read = HybridClassifier.from_run(tmp_path / "run", device="cpu")
+    assert read.classes_.tolist() == made.classes_.tolist() == [*TRAINED[:6], FISH]
+    assert read.add_class(TRAINED[6]).space.shots[-1] == 9
+    read.save(tmp_path / "run")
+    read.remove_class(TRAINED[6]).save(tmp_path / "run")
+    with EmbeddingStore(Layout(tmp_path / "run").store) as store:
+        assert TRAINED[6] not in store.counts()["labels"], "a class that joined goes with its photos"
+
+
+def test_without_a_gate_nobody_joins(load, shots):
+    made = load()
+    ungated = HybridClassifier._of(replace(made.source, gate=None), Policy())
+    with pytest.raises(GateError, match="no gate") as caught:
+        ungated.add_class(BIRD, shots(BIRD))
+    assert "train-head" in caught.value.fix
+    assert ungated.classes_.tolist() == TRAINED
+
+
+def test_what_was_put_together_by_hand_cannot_change(load, shots, tmp_path):
+    only = load().alone("zero_shot")
+    for change in (lambda: only.add_class(BIRD), lambda: only.remove_class(BIRD), lambda: only.save(tmp_path / "x")):
+        with pytest.raises(ConfigError, match="by hand"):
+            change()
+
+
+# Beside other things
+
+
+def test_policies_count_those_who_joined(load, shots, photos, world):
+    policy = Policy(reject=0.8, coverage=0.8)
+    made = load(prompts=[FISH], policy=policy)
+    made.add_class(BIRD, shots(BIRD)).add_class("creature 7", shots(SNAKE), prompts=[])
+    assert made.policy == policy
+    (batch,) = made.classify(photos, batch_size=64)
+    predictions = made.predictions(batch)
+    names = set(made.classes_.tolist())
+    assert all(set(p.set) <= names and p.set[0] == p.top[0][0] for p in predictions)
+    assert any("creature 7" in p.set for p in predictions)
+    assert [p.label == NONE for p in predictions] == [p.p_known < made.decider.point.accept_above for p in predictions]
+    again = load(prompts=[FISH]).add_class(BIRD, shots(BIRD)).add_class("creature 7", shots(SNAKE), prompts=[])
+    assert replace(again, policy=policy).predict(photos).tolist() == made.predict(photos).tolist()
+    known = {p.path: p.p_known for p in predictions}
+    without = load(prompts=[FISH], policy=policy)
+    (batch,) = without.classify(photos, batch_size=64)
+    foreign = {p.path: p.p_known for p in without.predictions(batch) if SNAKE in p.path}
+    assert all(known[path] > p_known for path, p_known in foreign.items()), "its photos make a class known"
+
+
+def test_photos_that_show_a_class_are_told_from_others_in_an_evaluation(load, shots):
+    made = load().add_class(BIRD, shots(BIRD))
+    result = evaluate(made, scan([shots(BIRD)[0].parents[1]]).records)
+    assert (result.scored, result.unseen) == (3, 1)
+    assert any("3 of these photos trained the head or show a class" in note for note in result.notes)
+    rest = scan([shots(BIRD)[0].parents[2] / "test"]).records
+    result = evaluate(made.remove_class(BIRD), rest)
+    assert not any("show a class" in note for note in result.notes)
+
+
+def test_an_expert_that_was_asked_for_stays(load, shots, photos):
+    made = load("bare", few_shot="prototypes").add_class(LAST, shots(LAST))
+    assert type(made.few_shot).__name__ == "Prototypes"
+    assert type(load("bare").few_shot).__name__ == "Posterior"
+    assert not np.allclose(made.predict_proba(photos), load("bare").add_class(LAST, shots(LAST)).predict_proba(photos))
+    with pytest.raises(FewShotError, match="no few-shot expert protypes") as caught:
+        HybridClassifier.from_run("nowhere", prompts=["a"], encoder=TINY, device="cpu", few_shot="protypes")
+    assert "prototypes" in caught.value.got
+    with pytest.raises(ConfigError, match="without a head") as caught:
+        load(few_shot="gda")
+    assert "gda" in caught.value.got
+
+
+def test_photos_alone_of_every_class(world, load, shots, photos, tmp_path):
+    names = (BIRD, SNAKE, FISH)
+    made = load("bare")
+    for number, name in enumerate(names):
+        made.add_class(name, prompts=[])
+        assert made.space.nameless == number + 1
+    assert made.class_vectors is None
+    assert made.alone("zero_shot") is None
+    probabilities = made.predict_proba(photos)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    own = [row for row, photo in enumerate(photos) if photo.parent.name in names]
+    assert made.predict([photos[row] for row in own]).tolist() == [photos[row].parent.name for row in own]
+    with pytest.raises(ArtifactError, match="no class is named or shown"):
+        made.remove_class(BIRD).remove_class(SNAKE).remove_class(FISH)
+    assert made.classes_.tolist() == [FISH]
+    assert made.predict_proba(photos[:2]).tolist() == [[1.0], [1.0]]

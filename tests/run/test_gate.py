@@ -1,0 +1,229 @@
+"""`fit_run_gate` on made-up photos: what it hands on, what it refuses, what it does without."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+
+from hybrid.errors import GateError
+from hybrid.gate.calibration import fit_temperature
+from hybrid.gate.episodes import class_folds
+from hybrid.gate.gate import Gate
+from hybrid.gate.support import ShownGate
+from hybrid.heads.base import LabelledPhotos, TrainingSet
+from hybrid.images.records import ImageRecord
+from hybrid.run import gate as gating
+from hybrid.run.gate import fit_run_gate
+
+SCALE = 20.0
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def photos(rng: np.random.Generator, centres: np.ndarray, count: int, split: str) -> LabelledPhotos:
+    target = np.repeat(np.arange(len(centres)), count)
+    embeddings = unit(centres[target] + 0.25 * rng.normal(size=(len(target), centres.shape[1])))
+    paths = [f"/{split}/{c}/{i}.jpg" for i, c in enumerate(target)]
+    hashes = tuple(hashlib.sha256(path.encode()).hexdigest() for path in paths)
+    records = tuple(ImageRecord(path, "/", str(c), split, 1, 1) for path, c in zip(paths, target, strict=True))
+    return LabelledPhotos(records, hashes, target, embeddings)
+
+
+def make(classes: int = 7, val: int = 6) -> tuple[TrainingSet, np.ndarray, np.ndarray]:
+    """A training set, the head's logits of its validation photos, and the texts."""
+    rng = np.random.default_rng(0)
+    centres = unit(rng.normal(size=(classes, 9)))
+    data = TrainingSet(
+        tuple(f"class {c}" for c in range(classes)),
+        photos(rng, centres, 5, "train"),
+        photos(rng, centres, val, "val"),
+        (),
+    )
+    logits = (10 * data.val.embeddings @ centres.T).astype(np.float32)
+    return data, logits, unit(centres + 0.15 * rng.normal(size=centres.shape))
+
+
+def test_what_a_fit_gives():
+    data, logits, texts = make()
+    fitted = fit_run_gate(data, logits, texts, SCALE)
+    assert fitted.warning is None
+    assert fitted.reason == ""
+    fit = fitted.gate.fit
+    assert (fit.photos, fit.classes, fit.episodes, fit.folds) == (42, 7, 3, "memory")
+    assert fitted.gate.gate.doubt == 0
+    assert fitted.memory.counts.tolist() == [11] * 7
+    held = fitted.held_out
+    assert np.array_equal(held.embeddings, data.val.embeddings)
+    assert np.array_equal(held.head_logits, logits)
+    assert np.array_equal(held.target, data.val.target)
+    assert held.memory.shape == (42, 7)
+    assert held.novelty.shape == (42,)
+    first = int(data.val.hashes[0][:4], 16) / 0x10000
+    assert held.uniform[0] == pytest.approx(first, abs=2e-5)
+    assert len(fitted.rejector.unknown) == 101
+
+
+def test_it_is_the_same_every_time_and_follows_its_seed():
+    parts = make()
+    assert fit_run_gate(*parts, SCALE).gate == fit_run_gate(*parts, SCALE).gate
+    assert fit_run_gate(*parts, SCALE, seed=1).gate != fit_run_gate(*parts, SCALE).gate
+
+
+def test_held_out_scores_leave_the_photo_out():
+    data, logits, texts = make()
+    fitted = fit_run_gate(data, logits, texts, SCALE)
+    rows = np.arange(42), data.val.target
+
+    def surplus(scores: np.ndarray) -> np.ndarray:
+        others = scores.copy()
+        others[rows] = -np.inf
+        return scores[rows] - others.max(axis=1)
+
+    # A memory that holds the photo flatters its own class.
+    flattered = surplus(fitted.memory.logits(data.val.embeddings) / 10)
+    assert np.mean(surplus(fitted.held_out.memory) < flattered) > 0.8
+
+
+def test_a_photo_that_trained_the_head_is_refused():
+    data, logits, texts = make()
+    copies = list(data.val.hashes)
+    copies[3], copies[5] = data.train.hashes[0], data.train.hashes[7]
+    leaky = replace(data, val=replace(data.val, hashes=tuple(copies)))
+    with pytest.raises(GateError, match="2 validation photos trained the head") as caught:
+        fit_run_gate(leaky, logits, texts, SCALE)
+    assert caught.value.got == f"{data.val.records[3].path}, {data.val.records[5].path}"
+    assert caught.value.fix
+
+
+def test_a_leak_is_refused_where_there_is_too_little_to_fit_too():
+    data, logits, texts = make(classes=3)
+    leaky = replace(data, val=replace(data.val, hashes=(data.train.hashes[0], *data.val.hashes[1:])))
+    with pytest.raises(GateError, match="1 validation photos trained the head"):
+        fit_run_gate(leaky, logits, texts, SCALE)
+
+
+@pytest.mark.parametrize(
+    ("classes", "val", "got"), [(5, 20, "5 classes and 100 photos"), (7, 4, "7 classes and 28 photos")]
+)
+def test_too_little_falls_to_the_documented_prior(classes, val, got):
+    data, logits, texts = make(classes, val)
+    fitted = fit_run_gate(data, logits, texts, SCALE, fold_logits=lambda held: pytest.fail("a head was trained"))
+    assert fitted.gate == Gate()
+    assert fitted.rejector is None
+    assert fitted.held_out is None
+    assert fitted.memory.counts.tolist() == [5 + val] * classes
+    for text in (fitted.reason, fitted.warning):
+        assert got in text
+        assert "at least 6 seen classes and 30 validation photos" in text
+    assert "documented prior" in fitted.warning
+
+
+def test_just_enough():
+    assert fit_run_gate(*make(classes=6, val=5), SCALE).gate.fit is not None
+
+
+# Heads of the episodes
+
+
+@pytest.fixture
+def handed_on(monkeypatch):
+    """The arguments of `calibrate`."""
+    calls = []
+    original = gating.calibrate
+    monkeypatch.setattr(gating, "calibrate", lambda *arguments: calls.append(arguments) or original(*arguments))
+    return calls
+
+
+@pytest.mark.parametrize("factor", [0.2, 1.0, 5.0])
+def test_episodes_heads_are_brought_to_the_heads_calibration(handed_on, factor):
+    data, logits, texts = make(val=30)
+    asked = []
+
+    def fold_logits(held: tuple[int, ...]) -> np.ndarray:
+        asked.append(held)
+        return factor * np.delete(logits, held, axis=1)
+
+    fitted = fit_run_gate(data, logits, texts, SCALE, folds="frozen", fold_logits=fold_logits)
+    assert tuple(asked) == class_folds(7)
+    assert fitted.gate.fit.folds == "frozen"
+    own = fit_temperature(logits, data.val.target)
+    ((*_, held_out, given, _),) = handed_on
+    assert tuple(held_out) == class_folds(7)
+    for held, found in zip(held_out, given, strict=True):
+        rows = ~np.isin(data.val.target, held)
+        plain = np.delete(logits, held, axis=1)
+        # All of it, the held-out classes' photos too, times one number.
+        assert found.shape == (210, 7 - len(held))
+        np.testing.assert_allclose(found, plain * np.median(found / plain), rtol=1e-4, atol=1e-5)
+        kept = np.setdiff1d(np.arange(7), held)
+        target = np.array([kept.tolist().index(t) for t in data.val.target[rows]])
+        assert fit_temperature(found[rows], target) == pytest.approx(own, rel=0.15)
+
+
+def test_without_heads_for_them_the_episodes_ask_none(handed_on):
+    fit_run_gate(*make(), SCALE)
+    assert handed_on[0][6] is None
+
+
+def test_the_seed_deals_classes_and_photos(handed_on):
+    fit_run_gate(*make(), SCALE, seed=4)
+    assert tuple(handed_on[0][5]) == class_folds(7, 4) != class_folds(7)
+    assert handed_on[0][7] == 4
+
+
+def test_a_fit_that_fails_says_so():
+    data, logits, texts = make()
+    with pytest.raises(GateError, match="cannot fit") as caught, np.errstate(invalid="ignore"):
+        fit_run_gate(data, np.full_like(logits, np.nan), texts, SCALE)
+    assert caught.value.expected == "finite scores"
+
+
+# Shown classes
+
+
+def test_a_gate_stays_where_what_photos_add_cannot_be_fitted(monkeypatch):
+    def refuse(*arguments):
+        raise GateError("the fit did not converge")
+
+    data, logits, texts = make()
+    whole = fit_run_gate(data, logits, texts, SCALE)
+    monkeypatch.setattr(gating, "fit_shown", refuse)
+    fitted = fit_run_gate(data, logits, texts, SCALE)
+    assert fitted.gate == msgspec.structs.replace(whole.gate, shown=ShownGate())
+    assert fitted.rejector == whole.rejector
+    assert fitted.reason == "for photos of shown classes the documented prior serves: the fit did not converge"
+
+
+def test_what_photos_of_shown_classes_add_is_fitted_on_every_variant(monkeypatch):
+    data, logits, texts = make()
+    calls = []
+    original = gating.fit_shown
+    monkeypatch.setattr(gating, "fit_shown", lambda *arguments: calls.append(arguments) or original(*arguments))
+    fitted = fit_run_gate(data, logits, texts, SCALE)
+    ((gate, named, nameless),) = calls
+    assert gate.fit is not None
+    assert not gate.shown.fitted
+    assert fitted.gate == original(gate, named, nameless)
+    assert fitted.gate.shown.fitted
+    # Three episodes, five numbers of photos; all classes shown, or every other one.
+    assert len(named) == len(nameless) == 3 * 5 * 3
+    assert {count for part in named for count in part.evidence.shown.counts.tolist()} == {1, 2, 4, 5}
+    sizes = [7 / len(held) - 1 for held in class_folds(7)]
+    assert fitted.gate.shown.boost == pytest.approx(np.mean(sizes))
+
+
+def test_the_prior_keeps_the_documented_weights_of_shown_classes():
+    assert fit_run_gate(*make(classes=5), SCALE).gate.shown == ShownGate()
+
+
+def test_held_out_photos_keep_their_baseline():
+    data, logits, texts = make()
+    held = fit_run_gate(data, logits, texts, SCALE).held_out
+    assert held.baseline.shape == (42,)
+    assert np.isfinite(held.baseline).all()

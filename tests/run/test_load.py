@@ -1,0 +1,408 @@
+"""What a run folder gives, and how classes and what speaks for them are joined; by an encoder of plain vectors."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hybrid.config import EncoderSettings, HeadSettings
+from hybrid.encoders.base import unit_norm
+from hybrid.errors import ArtifactError, EncoderError, FewShotError, GateError
+from hybrid.gate.decide import FittedGate
+from hybrid.gate.gate import Gate
+from hybrid.gate.gaussians import ClassMemory
+from hybrid.heads.linear import LinearHead
+from hybrid.images.records import ImageRecord
+from hybrid.index.store import EmbeddingStore, StoredPhoto
+from hybrid.labels.prompts import PromptClass, PromptSet, Templates
+from hybrid.run import load as loading
+from hybrid.run.classes import AddedClass, ClassesInfo, ShownClass
+from hybrid.run.files import HeadDraft, HeadInfo, Layout, SavedPrompts, write_json, write_run
+from hybrid.run.load import Source, assemble, read_source
+
+DIM = 24
+BARE = Templates("bare", ("{}",))
+SETTINGS = EncoderSettings(model="words", pretrained=None)
+
+
+def direction(word):
+    """A unit vector of its own for each word."""
+    seed = np.frombuffer(word.casefold().encode(), np.uint8)
+    return unit_norm(np.random.default_rng(seed).normal(size=(1, DIM)))[0]
+
+
+class WordEncoder:
+    """The vector of a text is that of its first word."""
+
+    name = identity = "words"
+    fingerprint = "words fp32"
+    dim, logit_scale, notes = DIM, 10.0, ("the encoder's note",)
+
+    def __init__(self, unknown=(), *, uses_templates=True):
+        self.uses_templates = uses_templates
+        self.unknown = set(unknown)
+        self.asked = []
+
+    def encode_texts(self, texts):
+        self.asked += texts
+        if missing := [text for text in texts if text in self.unknown]:
+            raise EncoderError(f"no text vector for {len(missing)} names", got=", ".join(missing))
+        return np.stack([direction(text.split()[0]) for text in texts])
+
+
+def shots_of(word, count, seed=0):
+    """Embeddings near a word's vector, and contents."""
+    noise = np.random.default_rng(seed).normal(size=(count, DIM))
+    return unit_norm(direction(word) + 0.1 * noise), tuple(f"{word} {seed} {i}" for i in range(count))
+
+
+def shown(name, count, *, named=True, like=None, synonyms=(), seed=0):
+    embeddings, hashes = shots_of(like or name, count, seed)
+    return ShownClass(name, synonyms, named, hashes, embeddings.reshape(count, DIM))
+
+
+SEEN = ("ant", "bee", "cat", "dog", "emu", "fox", "gnu", "hen", "ibex", "jay")
+
+
+def head_of(classes):
+    weight = np.stack([direction(name) for name in classes])
+    return LinearHead(weight, np.zeros(len(classes), np.float32), tuple(classes), "words")
+
+
+def gate_of(classes):
+    embeddings = np.concatenate([shots_of(name, 4)[0] for name in classes])
+    return FittedGate(Gate(), ClassMemory.fit(embeddings, np.repeat(np.arange(len(classes)), 4), len(classes)))
+
+
+def source(*newcomers, prompts=None, seen=(), encoder=None, **changes):
+    return Source(
+        encoder=encoder or WordEncoder(),
+        settings=SETTINGS,
+        head=head_of(seen) if seen else None,
+        gate=gate_of(seen) if seen else None,
+        prompts=prompts if prompts is None or isinstance(prompts, PromptSet) else PromptSet.from_names(prompts),
+        templates=BARE,
+        newcomers=newcomers,
+        layout=None,
+        notes=(),
+        **changes,
+    )
+
+
+# One label space
+
+
+def test_each_class_has_its_vector_and_its_photos():
+    okapi, bare = shown("okapi", 3), shown("creature 7", 2, named=False, like="worm")
+    joined = assemble(source(bare, okapi, shown("yak", 0), prompts=["lion", "okra"], seen=SEEN))
+    assert joined.space.names == (*SEEN, "lion", "okra", "yak", "okapi", "creature 7")
+    np.testing.assert_allclose(joined.class_vectors, [direction(name) for name in joined.space.names[:-1]], rtol=1e-6)
+    assert joined.class_vectors.dtype == np.float32
+    assert joined.few_shot is None
+    assert joined.shown.place.tolist() == [14, 13]
+    assert joined.shown.counts.tolist() == [2, 3]
+    assert (joined.shown.asked, joined.shown.named) == (13, 14)
+    np.testing.assert_allclose(joined.shown.sums, [c.embeddings.sum(axis=0) for c in (bare, okapi)], rtol=1e-6)
+    assert joined.notes == ("2 classes shown by labelled photos of the index: okapi (3), creature 7 (2, photos alone)",)
+
+
+def test_photos_of_two_newcomers_that_a_prompt_joins_are_added():
+    prompts = PromptSet((PromptClass("otter", ("lontra",)),))
+    one, other = shown("otter", 2), shown("lontra", 3, like="otter", seed=1)
+    double = replace(
+        other, hashes=(*other.hashes, one.hashes[0]), embeddings=np.r_[other.embeddings, one.embeddings[:1]]
+    )
+    joined = assemble(source(one, double, prompts=prompts, seen=SEEN))
+    assert joined.space.names == (*SEEN, "otter")
+    assert joined.shown.place.tolist() == [10]
+    assert joined.shown.counts.tolist() == [5], "the same content once"
+    np.testing.assert_allclose(
+        joined.shown.sums[0], one.embeddings.sum(axis=0) + other.embeddings.sum(axis=0), rtol=1e-6
+    )
+
+
+def test_photos_of_a_class_that_the_prompts_call_seen_count_for_nobody():
+    prompts = PromptSet((PromptClass("ant", ("formica",)),))
+    joined = assemble(source(shown("formica", 2), prompts=prompts, seen=SEEN))
+    assert joined.space.names == SEEN
+    assert joined.shown is joined.few_shot is None
+
+
+def test_no_class_at_all():
+    with pytest.raises(ArtifactError, match="no class is named or shown") as caught:
+        assemble(source())
+    assert "add-class" in caught.value.fix
+
+
+# Names that the encoder cannot use
+
+
+def test_a_class_without_a_text_vector_is_known_by_its_photos_alone():
+    encoder = WordEncoder({"okapi", "yak"}, uses_templates=False)
+    joined = assemble(source(shown("okapi", 2), shown("lion", 2), shown("yak", 0), seen=SEEN, encoder=encoder))
+    assert joined.space.names == (*SEEN, "lion", "okapi"), "of yak nothing is known"
+    assert joined.space.nameless == 1
+    assert joined.notes[0] == "okapi is known by its photos alone: no text vector for 1 names"
+
+
+def test_a_class_that_was_asked_for_by_name_needs_a_vector():
+    encoder = WordEncoder({"okapi"}, uses_templates=False)
+    with pytest.raises(EncoderError, match="no text vector"):
+        assemble(source(prompts=["okapi"], seen=SEEN, encoder=encoder))
+
+
+def test_a_name_that_does_not_describe_the_photos_is_not_used():
+    own = shots_of("cat", 4)[0] @ np.stack([direction(name) for name in ("xyzzy", *SEEN)]).T
+    assert np.sum((own > own[:, :1]).sum(axis=1) < 3) < 2, "of 4 photos, or the test says nothing"
+    joined = assemble(source(shown("xyzzy", 4, like="cat"), shown("okapi", 4), seen=SEEN))
+    assert joined.space.names == (*SEEN, "okapi", "xyzzy")
+    assert joined.space.nameless == 1
+    assert [note for note in joined.notes if "WARNING" in note] == [
+        "WARNING: the name xyzzy does not describe its photos: they alone speak for the class"
+    ]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        source(shown("xyzzy", 1, like="cat"), seen=SEEN),
+        source(shown("xyzzy", 4, like="cat"), seen=SEEN[:8]),
+        source(shown("xyzzy", 4, like="cat"), seen=SEEN, prompts=["xyzzy"]),
+    ],
+    ids=["one photo", "few names", "asked for"],
+)
+def test_too_little_to_doubt_a_name(made):
+    joined = assemble(made)
+    assert joined.space.nameless == 0
+    assert not any("WARNING" in note for note in joined.notes)
+
+
+def test_whoever_joins_casts_no_doubt_on_those_that_are_there():
+    # The photos of "llama" lie nearest to three newcomers' names; only trained classes may judge it.
+    words = ("moth", "newt", "orca")
+    vectors = unit_norm(direction("llama") * 0.2 + sum(direction(word) for word in words) + np.zeros((3, DIM)))
+    llama = ShownClass("llama", (), True, ("x", "y", "z"), vectors)
+    alone = assemble(source(llama, seen=SEEN))
+    among = assemble(source(llama, *(shown(word, 2) for word in words), seen=SEEN))
+    assert alone.space.nameless == among.space.nameless == 0
+    named = assemble(source(llama, *(shown(word, 0) for word in words), seen=SEEN))
+    assert named.space.nameless == 0
+
+
+def test_a_newcomer_that_the_prompts_call_something_else_is_told():
+    names = PromptSet((PromptClass(SEEN[0], ("beast",)), PromptClass("okapi", ("forest giraffe",))))
+    made = source(shown("beast", 2), shown("forest giraffe", 3), seen=SEEN)
+    joined = assemble(replace(made, prompts=names))
+    assert joined.space.names == (*SEEN, "okapi")
+    assert joined.space.photos_of(len(SEEN)) == 3
+    assert "the prompts call beast a trained class: its photos do not count" in joined.notes
+    assert "the prompts call forest giraffe okapi: its photos show that class" in joined.notes
+    assert not any("the prompts call" in note for note in assemble(made).notes)
+
+
+# Without a head
+
+
+def test_the_expert_without_a_head():
+    every = source(shown("ant", 3), shown("bee", 2))
+    some = source(shown("ant", 3), prompts=["bee"])
+    none = source(prompts=["ant", "bee"])
+    assert [type(assemble(s).few_shot).__name__ for s in (every, some, none)] == ["Posterior", "MeanCache", "NoneType"]
+    assert "names and photos joined by posterior" in assemble(every).notes[-1]
+    assert "names and photos joined by mean-cache" in assemble(some).notes[-1]
+    assert "zero-shot only" in assemble(none).notes[-1]
+    chosen = assemble(replace(every, few_shot="gda"))
+    assert type(chosen.few_shot).__name__ == "GDA"
+    assert "joined by gda" in chosen.notes[-1]
+
+
+@pytest.mark.parametrize("name", ["posterior", "tip-adapter", "gda"])
+def test_the_order_of_the_photos_changes_nothing(name):
+    classes = [shown("ant", 7), shown("bee", 5, like="ant", seed=3), shown("cat", 2, named=False)]
+    photos = unit_norm(np.random.default_rng(5).normal(size=(9, DIM)))
+    expected = assemble(source(*classes, few_shot=name)).few_shot.logits(photos)
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        mixed = []
+        for one in classes:
+            order = rng.permutation(len(one.hashes))
+            hashes = tuple(one.hashes[i] for i in order)
+            mixed.append(replace(one, hashes=hashes, embeddings=one.embeddings[order]))
+        np.testing.assert_array_equal(assemble(source(*mixed, few_shot=name)).few_shot.logits(photos), expected)
+
+
+def test_a_class_without_photos_is_left_to_its_name():
+    made = assemble(source(shown("ant", 3), prompts=["bee", "cat"]))
+    photos = np.stack([direction("bee"), direction("cat")])
+    zero_shot = 10 * photos @ made.class_vectors.T
+    np.testing.assert_allclose(made.few_shot.logits(photos)[:, :2], zero_shot[:, :2], rtol=1e-5)
+
+
+def test_photos_alone_of_every_class_need_no_name():
+    made = assemble(source(shown("a", 3, named=False), shown("b", 3, named=False)))
+    assert made.class_vectors is None
+    photos = np.stack([direction("a"), direction("b")])
+    assert made.few_shot.logits(photos).argmax(axis=1).tolist() == [0, 1]
+
+
+def test_nothing_tells_how_photos_weigh_against_names():
+    bare = shown("creature 7", 3, named=False)
+    with pytest.raises(FewShotError, match="how photos weigh against names") as caught:
+        assemble(source(bare, prompts=["ant", "bee"]))
+    assert caught.value.got == "photos alone for creature 7"
+    assert assemble(source(bare, shown("ant", 1), prompts=["ant", "bee"])).space.named == 2
+
+
+# Texts are embedded once
+
+
+def test_a_class_that_is_there_is_not_embedded_again(monkeypatch):
+    encoder = WordEncoder()
+    made = source(prompts=["lion", "okra"], seen=SEEN, encoder=encoder)
+    before = assemble(made)
+    assert sorted(encoder.asked) == sorted([*SEEN, "lion", "okra"])
+    encoder.asked.clear()
+    embedded = []
+    embed = loading.embed_classes
+    monkeypatch.setattr(loading, "embed_classes", lambda e, p, *rest: embedded.extend(p) or embed(e, p, *rest))
+    after = assemble(replace(made, newcomers=(shown("okapi", 2),)))
+    assert encoder.asked == ["okapi"]
+    assert embedded == [PromptClass("okapi")], "not even averaged again"
+    np.testing.assert_array_equal(after.class_vectors[:-1], before.class_vectors)
+
+
+@pytest.fixture
+def layout(tmp_path, monkeypatch):
+    """An index of the word encoder: 2 photos of ant, 3 of okapi, 2 of yak that are of split test."""
+    encoder, layout = WordEncoder(), Layout(tmp_path / "run")
+    monkeypatch.setattr(loading, "load_encoder", lambda settings, device: encoder)
+    write_run(layout, SETTINGS, encoder)
+    with EmbeddingStore(layout.store) as store:
+        for label, count, split in (("ant", 2, None), ("okapi", 3, "train"), ("yak", 2, "test")):
+            embeddings, hashes = shots_of(label, count)
+            photos = [StoredPhoto(ImageRecord(f"/{h}", "/", label, split, 1, 1), h) for h in hashes]
+            store.write_batch(photos, dict(zip(hashes, embeddings, strict=True)), encoder.fingerprint)
+    return layout
+
+
+def test_vectors_are_kept_in_the_run_only_while_it_is_read(layout):
+    made = read(layout, prompts=["lion"])
+    texts = ["a photo of a lion.", "a photo of a okapi."]
+
+    def cached():
+        with EmbeddingStore(layout.store) as store:
+            return sorted(store.texts([*texts, "a photo of a gnu."], "words fp32"))
+
+    assemble(made)
+    assert cached() == texts
+    assemble(replace(made, newcomers=(*made.newcomers, shown("gnu", 1)), changed=True))
+    assert cached() == texts
+    made.encoder.asked.clear()
+    assemble(read(layout, prompts=["lion", "okapi"]))
+    assert "a photo of a lion." not in made.encoder.asked
+
+
+# What a folder gives
+
+
+def read(layout, prompts=None, templates=None, few_shot=None, regions=None):
+    prompts = None if prompts is None else PromptSet.from_names(prompts)
+    return read_source(layout.root, prompts, templates, None, "cpu", regions, few_shot)
+
+
+def test_an_index_without_a_head(layout):
+    made = read(layout)
+    assert (made.head, made.gate, made.prompts, made.layout) == (None, None, None, layout)
+    assert [(one.name, len(one.hashes)) for one in made.newcomers] == [("ant", 2), ("okapi", 3)]
+    assert (made.templates.name, made.notes, made.trained_on) == ("simple", ("the encoder's note",), frozenset())
+    assert (made.joined, made.gone, made.added, made.changed) == ((), frozenset(), frozenset(), False)
+    write_json(layout.classes, ClassesInfo(added=(AddedClass(name="Okapi", synonyms=("x",)), AddedClass(name="emu"))))
+    made = read(layout)
+    assert [one.name for one in made.newcomers] == ["Okapi", "emu", "ant"]
+    assert made.added == {"okapi", "emu"}
+
+
+def test_what_was_saved_is_asked_for_unless_other_names_are(layout, tmp_path):
+    write_json(layout.prompts, SavedPrompts(classes=(PromptClass("lion", ("cat",)),), templates=BARE))
+    assert read(layout).prompts == PromptSet((PromptClass("lion", ("cat",)),))
+    assert read(layout).templates == read(layout, prompts=["emu"]).templates == BARE
+    assert read(layout, prompts=["emu"]).prompts.names == ("emu",)
+    assert read(layout, templates="simple").templates.name == "simple"
+    write_json(layout.prompts, SavedPrompts(classes=()))
+    assert read(layout).prompts is None
+    assert read(layout).templates.name == "simple"
+
+
+def test_no_run(tmp_path, layout):
+    with pytest.raises(ArtifactError, match=r"no run at .* and no class is named") as caught:
+        read(Layout(tmp_path / "none"))
+    assert "--prompts" in caught.value.fix
+    made = read(Layout(tmp_path / "none"), prompts=["emu"], few_shot="gda")
+    assert (made.layout, made.newcomers, made.few_shot) == (None, (), "gda")
+    assert not (tmp_path / "none").exists()
+
+
+def test_another_encoder(layout):
+    loaded = loading.load_encoder(SETTINGS, "cpu")
+    loaded.identity = "letters"
+    with pytest.raises(ArtifactError, match="the run's index was made with another encoder") as caught:
+        read(layout)
+    assert (caught.value.expected, caught.value.got) == ("words", "letters (words)")
+
+
+def test_vectors_of_another_precision_serve(layout):
+    loading.load_encoder(SETTINGS, "cpu").fingerprint = "words bf16"
+    assert [(one.name, len(one.hashes)) for one in read(layout).newcomers] == [("ant", 2), ("okapi", 3)]
+
+
+def test_regions_need_a_head(layout):
+    with pytest.raises(ArtifactError, match="regions are votes of a head"):
+        read(layout, regions="tiles")
+
+
+def give_head(layout, fitted, left_out=()):
+    info = HeadInfo(
+        settings=HeadSettings(kind="linear"),
+        classes=("ant", "bee"),
+        encoder_identity="words",
+        train_photos=2,
+        val_photos=0,
+        trained_on=("h1", "h2"),
+        left_out=left_out,
+    )
+    with HeadDraft(layout) as draft:
+        draft.save(head_of(("ant", "bee")), info)
+        draft.save_gate(fitted, WordEncoder(), BARE)
+        draft.publish()
+
+
+def test_labels_that_the_head_does_not_know_join(layout):
+    give_head(layout, replace(gate_of(("ant", "bee")), reason="few photos"))
+    made = read(layout, prompts=["emu"])
+    assert [one.name for one in made.newcomers] == ["okapi"]
+    assert made.trained_on == {"h1", "h2"}
+    assert made.templates == BARE
+    assert made.notes[-1] == "WARNING: the gate is the documented prior, not fitted: few photos"
+    assert assemble(made).space.names == ("ant", "bee", "emu", "okapi")
+    give_head(layout, gate_of(("ant", "bee")), left_out=("okapi",))
+    assert read(layout).newcomers == ()
+    write_json(layout.classes, ClassesInfo(added=(AddedClass(name="okapi"),)))
+    assert [one.name for one in read(layout).newcomers] == ["okapi"]
+
+
+def test_a_head_without_a_gate_stays_alone(layout):
+    give_head(layout, FittedGate(reason="no names"))
+    made = read(layout)
+    assert made.newcomers == ()
+    assert made.gate is None
+    assert made.notes[-2:] == (
+        "no gate: no names",
+        "left out: okapi; only a gate can weigh shown classes against trained ones",
+    )
+    joined = assemble(made)
+    assert joined.space.names == ("ant", "bee")
+    assert joined.class_vectors is joined.shown is joined.few_shot is None
+    assert read(layout, prompts=["ANT"]).prompts.names == ("ANT",)
+    with pytest.raises(GateError, match=re.escape("no gate, so trained and named classes")):
+        read(layout, prompts=["ant", "emu"])

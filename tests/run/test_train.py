@@ -1,0 +1,387 @@
+"""`train_run` end to end, on small runs with vectors from a file or a tiny CLIP."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from msgspec.structs import replace
+from scipy.special import softmax
+
+from hybrid.config import EncoderSettings, HeadSettings
+from hybrid.device import Compute
+from hybrid.encoders import load_encoder
+from hybrid.errors import ArtifactError, DataError, GateError, HeadError, StoreError
+from hybrid.gate.gate import Gate
+from hybrid.heads.linear import LinearHead
+from hybrid.heads.nets.regions import segment
+from hybrid.heads.training import fit
+from hybrid.heads.training.dataset import training_set
+from hybrid.images.decode import read_and_decode
+from hybrid.images.inputs import to_records
+from hybrid.images.sources import scan
+from hybrid.index.build import build_index
+from hybrid.index.store import EmbeddingStore, StoredPhoto
+from hybrid.labels.prompts import Templates, load_templates
+from hybrid.run import train as training
+from hybrid.run.classes import add_class, shown_classes
+from hybrid.run.files import HeadFiles, Layout, file_sha256, load_gate, load_head, write_run
+from hybrid.run.train import train_run
+
+CPU = Compute("cpu", "fp32", "test")
+PICKLES = (b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6)))  # torch's archive of one, and bare ones
+CLASSES = ("cat", "dog", "emu")
+LINEAR = HeadSettings(kind="linear", val_fraction=0.3)
+BACKBONE = HeadSettings(
+    backbone="test_resnet",
+    pretrained=False,
+    unfreeze="all",
+    image_size=24,
+    hidden=8,
+    epochs=2,
+    batch_size=8,
+    workers=0,
+    val_fraction=0.3,
+)
+
+
+def index(layout: Layout, settings: EncoderSettings, folder: Path):
+    """What `hybrid build-index` does; gives the encoder."""
+    encoder = load_encoder(settings, "cpu")
+    write_run(layout, settings, encoder)
+    with EmbeddingStore(layout.store) as store:
+        build_index(scan([folder]), encoder, store, workers=1)
+    return encoder
+
+
+@pytest.fixture
+def photos(photo_folder) -> Path:
+    return photo_folder({"cat": 10, "dog": 8, "emu": 12})
+
+
+@pytest.fixture
+def layout(tmp_path) -> Layout:
+    return Layout(tmp_path / "run")
+
+
+@pytest.fixture
+def make_run(tmp_path, layout, photos):
+    """Index the photos with vectors near a direction of their class; `named` classes have a text vector."""
+
+    def make(named=CLASSES, noise: float = 0.5):
+        rng = np.random.default_rng(0)
+        files = sorted(photos.rglob("*.jpg"))
+        centres = dict(zip(CLASSES, np.eye(8)[:3], strict=True))
+        file = tmp_path / "vectors.npz"
+        np.savez(
+            file,
+            path=[str(path.relative_to(photos)) for path in files],
+            embedding=np.stack([centres[path.parent.name] + noise * rng.normal(size=8) for path in files]),
+            text=list(named),
+            text_embedding=np.stack([centres[name] for name in named]),
+            logit_scale=20.0,
+        )
+        settings = EncoderSettings(model=f"precomputed:{file}", pretrained=None)
+        return index(layout, settings, photos)
+
+    return make
+
+
+def data_of(layout: Layout, encoder, settings):
+    with EmbeddingStore(layout.store) as store:
+        return training_set(
+            store, encoder.fingerprint, limit_to=None, val_fraction=settings.val_fraction, seed=settings.seed
+        )
+
+
+def files(layout: Layout) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in layout.head.iterdir()}
+
+
+@pytest.mark.parametrize("settings", [LINEAR, BACKBONE], ids=lambda settings: settings.kind)
+def test_end_to_end(make_run, layout, settings):
+    encoder, said = make_run(), []
+    info = train_run(layout, encoder, settings, CPU, say=said.append)
+    data = data_of(layout, encoder, settings)
+    assert info.classes == CLASSES
+    assert (info.train_photos, info.val_photos) == (len(data.train), len(data.val)) == (21, 9)
+    assert info.trained_on == data.train.hashes
+    assert not set(info.trained_on) & set(data.val.hashes)
+    assert info.settings == settings
+    assert info.encoder_identity == (encoder.identity if settings.kind == "linear" else None)
+
+    _, found = load_head(layout, CPU)
+    assert found == info
+    # Three classes are too few to fit a gate on: the documented prior, and the run says so.
+    fitted, kept = load_gate(layout)
+    assert fitted.gate == Gate()
+    assert "3 classes and 9 photos" in fitted.reason
+    assert "at least 6 seen classes and 30 validation photos" in fitted.reason
+    assert f"WARNING: the gate is the documented prior, not fitted: {fitted.reason}" in said
+    assert (fitted.rejector, fitted.held_out) == (None, None)
+    every = np.concatenate([data.train.embeddings, data.val.embeddings])
+    target = np.concatenate([data.train.target, data.val.target])
+    for c in range(3):
+        np.testing.assert_allclose(fitted.memory.means[c], every[target == c].mean(axis=0), atol=1e-6)
+    assert (kept.encoder_identity, kept.templates) == (encoder.identity, load_templates("simple"))
+    assert "3 seen classes, 21 training and 9 validation photos" in said
+    more = {HeadFiles.LOG, HeadFiles.CURVES} if settings.kind == "backbone" else set()
+    assert set(files(layout)) == {HeadFiles.SETTINGS, HeadFiles.WEIGHTS, HeadFiles.GATE, HeadFiles.MEMORY} | more
+    for path in layout.head.iterdir():
+        assert path.suffix in {".json", ".safetensors", ".csv", ".png"}
+        assert not path.read_bytes().startswith(PICKLES)
+
+
+def test_the_module_alone_imports_no_torch():
+    """A linear head needs none, and torch takes seconds to import."""
+    code = "import sys, hybrid.run.train\nsys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_head_is_no_chance(make_run, layout):
+    encoder = make_run(noise=0.1)
+    train_run(layout, encoder, LINEAR, CPU)
+    head, _ = load_head(layout, CPU)
+    data = data_of(layout, encoder, LINEAR)
+    assert (head.logits([], data.val.embeddings).argmax(1) == data.val.target).all()
+
+
+def test_the_seed_makes_the_same_head(make_run, layout):
+    encoder = make_run()
+    train_run(layout, encoder, BACKBONE, CPU)
+    first = files(layout)
+    torch.rand(3)
+    train_run(layout, encoder, BACKBONE, CPU)
+    second = files(layout)
+    # The log has seconds in it.
+    same = {name for name in first if first[name] == second[name]}
+    assert {HeadFiles.SETTINGS, HeadFiles.WEIGHTS, HeadFiles.GATE, HeadFiles.MEMORY} <= same
+
+
+def test_limit_to(make_run, layout):
+    encoder = make_run()
+    info = train_run(layout, encoder, LINEAR, CPU, limit_to=["EMU", "cat"])
+    assert info.classes == ("cat", "emu")
+    assert load_gate(layout)[0].memory.means.shape == (2, 8)
+    assert info.train_photos + info.val_photos == 22
+    assert info.left_out == load_head(layout, CPU)[1].left_out == ("dog",)
+
+
+def test_left_out_are_labels_that_could_have_trained(make_run, layout, photos):
+    encoder = make_run()
+    with EmbeddingStore(layout.store) as store:
+        others = ("yak", None), ("ant", None), ("gnu", "test"), ("CAT ", "test"), (None, None)
+        (photo, *_) = store.photos()
+        for i, (label, split) in enumerate(others):
+            record = dataclasses.replace(photo.record, path=f"/x/{i}.jpg", label=label, split=split)
+            store.write_batch([StoredPhoto(record, f"{i:064d}")])
+    info = train_run(layout, encoder, LINEAR, CPU, limit_to=["EMU", "cat"])
+    assert info.left_out == ("ant", "dog", "yak")
+    training.refit_gate(layout, encoder, CPU)
+    assert load_head(layout, CPU)[1].left_out == ("ant", "dog", "yak")
+
+
+def test_without_a_limit_nothing_is_left_out(make_run, layout):
+    assert train_run(layout, make_run(), LINEAR, CPU).left_out == ()
+
+
+# Classes that were added without training
+
+
+def test_added_classes_are_learned_and_that_is_said(make_run, layout, photos):
+    encoder, said = make_run(), []
+    train_run(layout, encoder, LINEAR, CPU, limit_to=["cat", "dog"])
+    new = [r for r in scan([photos], labelled=False).records if "/emu/" in r.path]
+    add_class(layout, encoder, "Emu", new[:3], synonyms=["big bird"])
+    info = train_run(layout, encoder, LINEAR, CPU, say=said.append)
+    assert (info.classes, info.left_out) == (CLASSES, ())
+    assert "classes that were added to the run, now seen ones: emu" in said
+    assert shown_classes(layout, (encoder.fingerprint,), info.classes, ()) == ((), ())
+    said.clear()
+    train_run(layout, encoder, LINEAR, CPU, limit_to=["cat", "dog"], say=said.append)
+    assert not any("added" in line for line in said)
+    (emu,), _ = shown_classes(layout, (encoder.fingerprint,), ("cat", "dog"), ("emu",))
+    assert (emu.synonyms, len(emu.hashes)) == (("big bird",), 12)
+
+
+def test_photos_from_memory_train_no_backbone(clip_folder, photos, layout, photo):
+    encoder = index(layout, EncoderSettings(model=str(clip_folder), precision="fp32"), photos)
+    add_class(layout, encoder, "yak", to_records([photo(1), photo(2)]))
+    with pytest.raises(DataError, match="2 photos were added from memory") as caught:
+        train_run(layout, encoder, BACKBONE, CPU)
+    assert caught.value.got == "photos of yak"
+    assert all(way in caught.value.fix for way in ("remove-class", "--classes", "--head linear"))
+    assert not layout.head.exists()
+    assert train_run(layout, encoder, BACKBONE, CPU, limit_to=CLASSES).left_out == ("yak",)
+    assert train_run(layout, encoder, LINEAR, CPU).classes == (*CLASSES, "yak")
+
+
+# The gate; fits of one are in test_training_gate.py
+
+
+@pytest.mark.parametrize("settings", [LINEAR, BACKBONE], ids=lambda settings: settings.kind)
+def test_classes_the_encoder_cannot_name_leave_a_head_without_gate(make_run, layout, settings):
+    encoder, said = make_run(named=("cat",)), []
+    train_run(layout, encoder, settings, CPU, say=said.append)
+    kept, _ = load_gate(layout)
+    assert kept.gate is None
+    assert "no text vector for 2 of 3 names" in kept.reason
+    assert "dog, emu" in kept.reason
+    assert load_head(layout, CPU)[1].classes == CLASSES
+    assert said[-1] == f"WARNING: no gate: {kept.reason}"
+
+
+@pytest.mark.parametrize("error", [GateError, HeadError])
+def test_a_gate_that_cannot_be_fitted_does_not_cost_the_head(monkeypatch, make_run, layout, error):
+    def fail(*arguments, **options):
+        raise error("the fit did not converge", got="7 photos")
+
+    monkeypatch.setattr(training, "fit_run_gate", fail)
+    said: list[str] = []
+    train_run(layout, make_run(), LINEAR, CPU, say=said.append)
+    kept, _ = load_gate(layout)
+    assert kept.gate is kept.memory is None
+    assert kept.reason == "the fit did not converge: 7 photos"
+    assert said[-1] == "WARNING: no gate: the fit did not converge: 7 photos"
+    assert load_head(layout, CPU)[1].classes == CLASSES
+
+
+def test_with_a_tiny_clip(clip_folder, photos, layout, tmp_path, monkeypatch):
+    """The gate is fitted with the mean of the templates' texts, at the encoder's scale."""
+    calls = []
+    original = training.fit_run_gate
+    monkeypatch.setattr(training, "fit_run_gate", lambda *a, **options: calls.append(a) or original(*a, **options))
+    encoder = index(layout, EncoderSettings(model=str(clip_folder), precision="fp32"), photos)
+    templates = tmp_path / "mine.txt"
+    templates.write_text("a {}.\nmy {}!\n")
+    train_run(layout, encoder, LINEAR, CPU, templates=str(templates))
+    assert load_gate(layout)[1].templates == Templates(str(templates), ("a {}.", "my {}!"))
+    texts = np.stack([encoder.encode_texts([f"a {name}.", f"my {name}!"]).mean(0) for name in CLASSES])
+    texts /= np.linalg.norm(texts, axis=1, keepdims=True)
+    ((data, logits, vectors, scale),) = calls
+    np.testing.assert_allclose(vectors, texts, atol=1e-5)
+    assert scale == encoder.logit_scale
+    assert data.val.hashes == data_of(layout, encoder, LINEAR).val.hashes
+    np.testing.assert_allclose(logits, load_head(layout, CPU)[0].logits([], data.val.embeddings), atol=1e-4)
+
+
+# What is wrong shows before the training, and the old head stays
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Fail if a training begins."""
+
+    def refuse(*arguments):
+        pytest.fail("training began")
+
+    monkeypatch.setattr(fit, "train_backbone_head", refuse)
+    monkeypatch.setattr("hybrid.heads.linear.train_linear_head", refuse)
+
+
+@pytest.mark.usefixtures("untrained")
+def test_photos_that_are_gone(make_run, layout, photos):
+    encoder = make_run()
+    shutil.rmtree(photos / "dog")
+    with pytest.raises(DataError, match="8 photos of the index are gone") as caught:
+        train_run(layout, encoder, BACKBONE, CPU)
+    assert str(photos / "dog" / "000.jpg") in caught.value.got
+    assert "and 3 more" in caught.value.got
+    assert "build-index" in caught.value.fix
+    assert {path.name for path in layout.root.iterdir()} >= {"run.json", "index.sqlite"}
+    assert not layout.head.exists()
+    assert not (layout.root / "head.part").exists()
+
+
+def test_a_linear_head_needs_no_photos(make_run, layout, photos):
+    encoder = make_run()
+    shutil.rmtree(photos)
+    train_run(layout, encoder, LINEAR, CPU)
+    assert load_gate(layout)[0].gate is not None
+
+
+@pytest.mark.usefixtures("untrained")
+@pytest.mark.parametrize("settings", [LINEAR, BACKBONE], ids=lambda settings: settings.kind)
+def test_templates_that_do_not_exist(make_run, layout, settings):
+    with pytest.raises(DataError, match=r"template file nothing\.txt does not exist"):
+        train_run(layout, make_run(), settings, CPU, templates="nothing.txt")
+
+
+@pytest.mark.usefixtures("untrained")
+def test_another_encoder(make_run, layout, clip_folder):
+    make_run()
+    other = load_encoder(EncoderSettings(model=str(clip_folder)), "cpu")
+    with pytest.raises(ArtifactError, match="another encoder"):
+        train_run(layout, other, LINEAR, CPU)
+
+
+@pytest.mark.usefixtures("untrained")
+def test_no_run_and_no_index(make_run, layout):
+    encoder = make_run()
+    with pytest.raises(ArtifactError, match="no run at"):
+        train_run(Layout(layout.root / "elsewhere"), encoder, LINEAR, CPU)
+    layout.store.unlink()
+    with pytest.raises(StoreError, match="no index at"):
+        train_run(layout, encoder, LINEAR, CPU)
+    assert not layout.store.exists()
+
+
+def test_a_training_that_fails_leaves_the_old_head(monkeypatch, make_run, layout):
+    encoder = make_run()
+    train_run(layout, encoder, LINEAR, CPU)
+    before = files(layout)
+
+    def fail(*arguments):
+        raise HeadError("the training loss is nan")
+
+    monkeypatch.setattr("hybrid.heads.training.train._Loop.validate", fail)
+    with pytest.raises(HeadError, match="loss is nan"):
+        train_run(layout, encoder, BACKBONE, CPU)
+    assert files(layout) == before
+    assert not (layout.root / "head.part").exists()
+    monkeypatch.undo()
+    train_run(layout, encoder, BACKBONE, CPU)
+    assert load_head(layout, CPU)[1].settings.kind == "backbone"
+
+
+def test_regions_vote_wherever_the_head_is_asked(make_run, layout):
+    """The saved head votes as its recipe says, or as the caller says instead."""
+    encoder = make_run()
+    settings = replace(BACKBONE, regions="tiles", region_count=4)
+    train_run(layout, encoder, settings, CPU)
+    data, empty = data_of(layout, encoder, settings), np.empty((0, 0), dtype=np.float32)
+    voting, plain = load_head(layout, CPU)[0], load_head(layout, CPU, "none")[0]
+    image = read_and_decode(data.val.records[0])
+    parts = [image, *segment(image, "tiles", 4)]
+    votes = softmax(plain.logits([plain.prepare(part) for part in parts], empty).astype(float), axis=1)
+    found = softmax(voting.logits([voting.prepare(image)], empty).astype(float), axis=1)
+    np.testing.assert_allclose(found[0], votes.mean(axis=0), atol=1e-5)
+    np.testing.assert_array_equal(load_gate(layout)[1].head_sha256, file_sha256(layout.head / HeadFiles.WEIGHTS))
+
+
+def test_a_linear_head_cannot_vote_on_regions(make_run, layout):
+    train_run(layout, make_run(), LINEAR, CPU)
+    assert isinstance(load_head(layout, CPU, "none")[0], LinearHead)
+    with pytest.raises(HeadError, match="whole photos") as caught:
+        load_head(layout, CPU, "tiles")
+    assert "--regions" in caught.value.fix
+
+
+def test_an_ensemble_of_folds_is_saved_and_loaded(make_run, layout):
+    encoder, said = make_run(), []
+    settings = replace(BACKBONE, folds=2)
+    train_run(layout, encoder, settings, CPU, say=said.append)
+    head, info = load_head(layout, CPU)
+    assert info.settings.folds == 2
+    assert len(head.model.members) == 2
+    assert {path.name for path in layout.head.iterdir()} >= {"fold_1", "fold_2", HeadFiles.WEIGHTS}
+    assert any(line.startswith("2-fold cross-validation: accuracy") for line in said)
+    data = data_of(layout, encoder, settings)
+    # No fold trained on the photos that calibrate the ensemble.
+    assert not set(info.trained_on) & set(data.val.hashes)

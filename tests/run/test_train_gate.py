@@ -1,0 +1,290 @@
+"""Training a run whose gate can be fitted: where the episodes' heads come from, and what a later reader is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+from hybrid.classifier import HybridClassifier
+from hybrid.config import EncoderSettings, HeadSettings
+from hybrid.device import Compute
+from hybrid.encoders import load_encoder
+from hybrid.errors import ArtifactError, DataError, GateError, HeadError
+from hybrid.gate.gate import Gate
+from hybrid.gate.policy import Policy
+from hybrid.heads.training import folds
+from hybrid.heads.training.dataset import training_set
+from hybrid.images.sources import scan
+from hybrid.index.build import build_index
+from hybrid.index.store import EmbeddingStore
+from hybrid.labels.prompts import PromptSet, Templates
+from hybrid.run.files import HeadFiles, Layout, load_gate, load_head, write_run
+from hybrid.run.gate import fit_run_gate
+from hybrid.run.train import refit_gate, train_run
+
+CPU = Compute("cpu", "fp32", "test")
+CLASSES = ("ant", "bee", "cat", "dog", "emu", "fox", "gnu")
+UNSEEN = ("hen", "ibis")
+LINEAR = HeadSettings(kind="linear", val_fraction=0.4, l2_c=10.0)
+BACKBONE = HeadSettings(
+    backbone="test_resnet",
+    pretrained=False,
+    unfreeze="all",
+    image_size=24,
+    hidden=8,
+    epochs=1,
+    batch_size=16,
+    workers=0,
+    val_fraction=0.4,
+    l2_c=1.0,
+)
+
+
+@pytest.fixture
+def photos(photo_folder) -> Path:
+    """Five photos of each class or one less are validated with: 34 of 84."""
+    photo_folder(dict.fromkeys(UNSEEN, 2), "new", seed=2)
+    photo_folder(dict.fromkeys(CLASSES, 3), "more", seed=3)
+    return photo_folder(dict.fromkeys(CLASSES, 12))
+
+
+@pytest.fixture
+def layout(tmp_path) -> Layout:
+    return Layout(tmp_path / "run")
+
+
+@pytest.fixture
+def encoder_settings(tmp_path, photos) -> EncoderSettings:
+    """Vectors near a direction of their class, of the photos here and of those that come later."""
+    rng = np.random.default_rng(0)
+    names = (*CLASSES, *UNSEEN)
+    centres = dict(zip(names, np.eye(9), strict=True))
+    files = [path for folder in ("photos", "more", "new") for path in sorted((tmp_path / folder).rglob("*.jpg"))]
+    embedding = np.stack([centres[path.parent.name] + 0.3 * rng.normal(size=9) for path in files])
+    file = tmp_path / "vectors.npz"
+    text = np.stack(list(centres.values())) + 0.2
+    paths = [str(path.relative_to(tmp_path)) for path in files]
+    np.savez(file, path=paths, embedding=embedding, text=list(names), text_embedding=text, logit_scale=20.0)
+    return EncoderSettings(model=f"precomputed:{file}", pretrained=None)
+
+
+def add(layout: Layout, settings: EncoderSettings, *folders: Path):
+    encoder = load_encoder(settings, "cpu")
+    write_run(layout, settings, encoder)
+    with EmbeddingStore(layout.store) as store:
+        build_index(scan(list(folders)), encoder, store, workers=1)
+    return encoder
+
+
+@pytest.fixture
+def encoder(layout, encoder_settings, photos):
+    return add(layout, encoder_settings, photos)
+
+
+def data_of(layout: Layout, encoder, settings):
+    with EmbeddingStore(layout.store) as store:
+        return training_set(
+            store, encoder.fingerprint, limit_to=None, val_fraction=settings.val_fraction, seed=settings.seed
+        )
+
+
+def test_the_gate_is_fitted_and_kept(layout, encoder):
+    said: list[str] = []
+    info = train_run(layout, encoder, LINEAR, CPU, say=said.append)
+    fitted, kept = load_gate(layout)
+    data = data_of(layout, encoder, LINEAR)
+    assert len(data.val) == info.val_photos == 34
+    texts = (np.eye(9)[:7] + 0.2).astype(np.float32)
+    texts /= np.linalg.norm(texts, axis=1, keepdims=True)
+    logits = load_head(layout, CPU)[0].logits([], data.val.embeddings)
+    expected = fit_run_gate(data, logits, texts, 20.0)
+    found, same = fitted.gate, expected.gate
+    assert found.gate.novelty == pytest.approx(same.gate.novelty, abs=1e-3)
+    assert found.seen.head == pytest.approx(same.seen.head, abs=1e-3)
+    assert found.unseen.centred == pytest.approx(same.unseen.centred, abs=1e-3)
+    assert fitted.gate.fit.photos == 34
+    assert fitted.warning is None
+    assert kept.reason == ""
+    assert np.array_equal(fitted.held_out.target, data.val.target)
+    assert not any("WARNING" in line for line in said)
+    for line in fitted.gate.describe():
+        assert line in said
+    assert {HeadFiles.MEMORY, HeadFiles.HELD_OUT} <= {path.name for path in layout.head.iterdir()}
+
+
+# Heads of the episodes
+
+
+def test_frozen_folds_are_computed_once(layout, encoder, monkeypatch):
+    settings = replace(BACKBONE, gate_folds="frozen")
+    said: list[str] = []
+    train_run(layout, encoder, settings, CPU, say=said.append)
+    assert load_gate(layout)[0].gate.fit.folds == "frozen"
+    assert "gate: frozen features of 84 photos, once" in said
+    assert layout.features.is_file()
+    monkeypatch.setattr(folds, "_compute_features", lambda *a: pytest.fail("features were computed again"))
+    first = load_gate(layout)[0].gate
+    train_run(layout, encoder, settings, CPU, say=said.append)
+    assert f"gate: frozen features from {layout.features}" in said
+    assert load_gate(layout)[0].gate == first
+
+
+def test_fine_tuned_folds_train_again(layout, encoder):
+    said: list[str] = []
+    train_run(layout, encoder, replace(BACKBONE, gate_folds="fine-tuned"), CPU, say=said.append)
+    assert load_gate(layout)[0].gate.fit.folds == "fine-tuned"
+    trained = [line for line in said if line.startswith("gate: training head")]
+    # Seven classes make three folds.
+    assert len(trained) == 3
+    assert sorted(path.name for path in layout.head.glob("gate_fold_*")) == [f"gate_fold_{n}" for n in (1, 2, 3)]
+    assert (layout.head / "gate_fold_3" / HeadFiles.LOG).is_file()
+
+
+def test_memory_folds_ask_no_head(layout, encoder, monkeypatch):
+    for name in ("frozen_folds", "tuned_folds"):
+        monkeypatch.setattr(folds, name, lambda *a: pytest.fail("a head was asked"))
+    train_run(layout, encoder, BACKBONE, CPU)
+    assert load_gate(layout)[0].gate.fit.folds == "memory"
+    assert load_gate(layout)[0].gate.gate.doubt == 0
+    assert not layout.features.exists()
+
+
+def test_a_head_of_the_episodes_that_fails_does_not_cost_the_head(layout, encoder, monkeypatch):
+    def fail(*arguments):
+        raise HeadError("C = 10 did not converge", got="5000 steps")
+
+    train = replace(LINEAR, gate_folds="fine-tuned")
+    monkeypatch.setattr(folds, "train_linear_head", fail)
+    train_run(layout, encoder, train, CPU)
+    assert load_head(layout, CPU)[1].classes == CLASSES
+    assert load_gate(layout)[0].reason == "C = 10 did not converge: 5000 steps"
+
+
+# What a reader is told
+
+
+def classifier_of(layout: Layout, **policy) -> HybridClassifier:
+    prompts = PromptSet.from_names((*CLASSES, *UNSEEN))
+    return HybridClassifier.from_run(layout.root, prompts=prompts, device="cpu", policy=Policy(**policy))
+
+
+def test_a_fitted_run_answers_without_a_warning(layout, encoder, tmp_path):
+    train_run(layout, encoder, LINEAR, CPU)
+    classifier = classifier_of(layout, max_seen_loss=0.1, reject=0.9, coverage=0.8)
+    (batch,) = classifier.classify(scan([tmp_path / "new"], labelled=False).records)
+    predictions = classifier.predictions(batch)
+    assert {p.warning for p in predictions} == {None}
+    assert all(0 < p.p_known < 1 for p in predictions)
+    assert all(p.set for p in predictions)
+    notes = " ".join(classifier.notes)
+    assert "gives up 10.0% of the right seen answers" in notes
+    assert "keeps 90% of the photos of seen classes" in notes
+    assert "sets hold the class of 80%" in notes
+    assert "WARNING" not in notes
+
+
+def test_a_run_with_too_little_warns_on_every_prediction(layout, encoder, tmp_path):
+    train_run(layout, encoder, LINEAR, CPU, limit_to=CLASSES[:4])
+    classifier = classifier_of(layout)
+    (batch,) = classifier.classify(scan([tmp_path / "new"], labelled=False).records)
+    for prediction in classifier.predictions(batch):
+        assert "documented prior" in prediction.warning
+        assert "4 classes and 20 photos" in prediction.warning
+    assert any(note.startswith("WARNING: the gate is the documented prior") for note in classifier.notes)
+    assert load_gate(layout)[0].gate == Gate()
+    with pytest.raises(GateError, match="--reject needs a fitted gate"):
+        classifier_of(layout, reject=0.9)
+
+
+# Fitting the gate anew
+
+
+def test_refit_uses_the_photos_that_came_later(layout, encoder, encoder_settings, tmp_path, photos):
+    trained = train_run(layout, encoder, LINEAR, CPU)
+    weights = (layout.head / HeadFiles.WEIGHTS).read_bytes()
+    add(layout, encoder_settings, photos, tmp_path / "more")
+    said: list[str] = []
+    refit_gate(layout, encoder, CPU, say=said.append)
+    assert "55 labelled photos of the index did not train the head" in said
+    fitted, kept = load_gate(layout)
+    assert fitted.gate.fit.photos == len(fitted.held_out.target) == 55
+    _, info = load_head(layout, CPU)
+    assert (info.trained_on, info.train_photos, info.val_photos) == (trained.trained_on, 50, 55)
+    assert (layout.head / HeadFiles.WEIGHTS).read_bytes() == weights
+    assert kept.templates.name == "simple"
+    assert not (layout.root / "head.part").exists()
+
+
+def test_refit_with_other_folds_and_templates(layout, encoder, tmp_path):
+    train_run(layout, encoder, BACKBONE, CPU)
+    templates = tmp_path / "mine.txt"
+    templates.write_text("my {}\n")
+    refit_gate(layout, encoder, CPU, gate_folds="frozen", templates=str(templates))
+    fitted, kept = load_gate(layout)
+    assert fitted.gate.fit.folds == "frozen"
+    assert kept.templates == Templates(str(templates), ("my {}",))
+    assert load_head(layout, CPU)[1].settings.gate_folds == "frozen"
+    assert (layout.head / HeadFiles.LOG).is_file(), "the training's log stays"
+    refit_gate(layout, encoder, CPU)
+    assert load_gate(layout)[0].gate.fit.folds == "frozen"
+
+
+def test_checkpoints_of_the_gates_folds_go_with_them(layout, encoder):
+    """Those of an unfinished head's training stay."""
+    train_run(layout, encoder, BACKBONE, CPU)
+    kept = layout.training / "head" / "checkpoint.pt"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"unfinished")
+    refit_gate(layout, encoder, CPU, gate_folds="fine-tuned")
+    assert [path.name for path in layout.training.iterdir()] == ["head"]
+    train_run(layout, encoder, LINEAR, CPU)
+    assert kept.read_bytes() == b"unfinished"
+
+
+def test_other_regions_than_the_gates_are_warned_of(layout, encoder):
+    train_run(layout, encoder, BACKBONE, CPU)
+    settings = HybridClassifier.from_run(layout.root, device="cpu").notes
+    assert not any("regions=" in note for note in settings)
+    notes = HybridClassifier.from_run(layout.root, device="cpu", regions="tiles").notes
+    assert any(note.startswith("WARNING: the gate was fitted with regions=none") for note in notes)
+
+
+def test_refit_brings_a_gate_of_an_older_version_up(layout, encoder):
+    train_run(layout, encoder, LINEAR, CPU)
+    expected = load_gate(layout)[0].gate
+    file = layout.head / HeadFiles.GATE
+    old = json.loads(file.read_text()) | {"gate": {"kind": "mass", "head_temperature": 1.0}}
+    file.write_text(json.dumps(old))
+    with pytest.raises(ArtifactError, match="another version"):
+        refit_gate(layout, encoder, CPU)
+    refit_gate(layout, encoder, CPU, templates="simple")
+    assert load_gate(layout)[0].gate == expected
+
+
+def old_files(layout: Layout) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in layout.head.iterdir()}
+
+
+def test_refit_that_fails_leaves_the_old_gate(layout, encoder, encoder_settings, photos, tmp_path, clip_folder):
+    with pytest.raises(ArtifactError, match="no head to fit a gate to"):
+        refit_gate(layout, encoder, CPU)
+    train_run(layout, encoder, BACKBONE, CPU)
+    before = old_files(layout)
+    other = load_encoder(EncoderSettings(model=str(clip_folder)), "cpu")
+    with pytest.raises(ArtifactError, match="another encoder"):
+        refit_gate(layout, other, CPU)
+    for path in (photos / "cat").glob("*.jpg"):
+        path.rename(path.with_suffix(".away"))
+    with pytest.raises(DataError, match="photos of the index are gone"):
+        refit_gate(layout, encoder, CPU)
+    assert old_files(layout) == before
+    assert not (layout.root / "head.part").exists()
+    # Not one photo of a class is left in the index.
+    add(layout, encoder_settings, photos)
+    with pytest.raises(DataError, match=r"no photo of|no longer fits the head"):
+        refit_gate(layout, encoder, CPU)
+    assert old_files(layout) == before

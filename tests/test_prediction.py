@@ -1,0 +1,209 @@
+"""What is said of a photo, from arrays written by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hybrid.gate.decide import Decided
+from hybrid.gate.evidence import Evidence
+from hybrid.gate.gate import Fused, Gate
+from hybrid.gate.support import ShownEvidence
+from hybrid.labels.prompts import PromptClass, PromptSet
+from hybrid.labels.space import join
+from hybrid.prediction import NONE, Answers, to_predictions
+
+SPACE = join(("cat", "dog"), PromptSet.from_names(["emu", "fox"]))
+HYBRID = np.array([[0.5, 0.3, 0.15, 0.05], [0.1, 0.2, 0.3, 0.4], [0.25, 0.4, 0.05, 0.3]])
+HEAD = np.array([[0.9, 0.1, 0, 0], [0.6, 0.4, 0, 0], [0.7, 0.3, 0, 0]])
+ZERO_SHOT = np.array([[0.4, 0.3, 0.2, 0.1], [0.1, 0.1, 0.2, 0.6], [0.1, 0.6, 0.2, 0.1]])
+P_UNSEEN = np.array([0.2, 0.7, 0.35])
+PATHS = ["a.jpg", "b.jpg", "c.jpg"]
+
+
+def normalised(rows: np.ndarray) -> np.ndarray:
+    return rows / rows.sum(axis=1, keepdims=True)
+
+
+def decided(p_known=None, sets=None, head=HEAD[:, :2], zero_shot=ZERO_SHOT[:, :2]) -> Decided:
+    with np.errstate(divide="ignore"):
+        fused = Fused(np.log(HYBRID), P_UNSEEN, np.log(head), np.log(normalised(zero_shot)))
+    return Decided(
+        fused, None if p_known is None else np.array(p_known), None if sets is None else np.array(sets, bool)
+    )
+
+
+def predict(made: Decided | None, top_k: int = 2, only_expert: str = "head", **options):
+    p_unseen = None if made is None else P_UNSEEN
+    answers = Answers(HEAD, ZERO_SHOT, HYBRID, p_unseen, ZERO_SHOT[:, 2:].sum(axis=1), made)
+    return to_predictions(PATHS, answers, SPACE, top_k=top_k, only_expert=only_expert, **options)
+
+
+def test_label_probability_and_top():
+    predictions = predict(decided(), top_k=3)
+    assert [p.path for p in predictions] == PATHS
+    assert [(p.label, p.probability, p.seen) for p in predictions] == [
+        ("cat", 0.5, True),
+        ("fox", 0.4, False),
+        ("dog", 0.4, True),
+    ]
+    assert predictions[0].top == (("cat", 0.5), ("dog", 0.3), ("emu", 0.15))
+    assert predictions[1].top == (("fox", 0.4), ("emu", 0.3), ("dog", 0.2))
+    assert [p.p_unseen for p in predictions] == [0.2, 0.7, 0.35]
+    assert len(predict(decided(), top_k=9)[0].top) == 4
+
+
+def test_what_each_expert_says_by_itself():
+    predictions = predict(decided())
+    assert [p.head for p in predictions] == [("cat", 0.9), ("cat", 0.6), ("cat", 0.7)]
+    assert [p.zero_shot for p in predictions] == [("cat", 0.4), ("fox", 0.6), ("dog", 0.6)]
+
+
+def test_equal_probabilities_go_to_the_first_name():
+    answers = Answers(None, None, np.full((1, 4), 0.25), None, None, None)
+    (prediction,) = to_predictions(["a"], answers, SPACE, top_k=4, only_expert="zero-shot")
+    assert [label for label, _ in prediction.top] == ["cat", "dog", "emu", "fox"]
+
+
+@pytest.mark.parametrize(
+    ("head", "zero_shot", "expert"),
+    [
+        ([0.9, 0.1], [0.6, 0.4], "both"),
+        ([0.9, 0.1], [0.2, 0.8], "head"),
+        ([0.3, 0.7], [0.6, 0.4], "zero-shot"),
+        ([0.45, 0.55], [0.3, 0.7], "head"),  # neither names it; the head is the nearer
+    ],
+)
+def test_who_decided_on_a_seen_class(head, zero_shot, expert):
+    """The answer is "cat"."""
+    made = decided(head=np.array([head] * 3), zero_shot=np.array([zero_shot] * 3))
+    assert predict(made)[0].expert == expert
+
+
+def test_an_unseen_class_was_named_by_zero_shot():
+    assert predict(decided())[1].expert == "zero-shot"
+
+
+@pytest.mark.parametrize("expert", ["head", "zero-shot"])
+def test_without_a_gate_the_only_expert_decides(expert):
+    predictions = predict(None, only_expert=expert)
+    assert {p.expert for p in predictions} == {expert}
+    assert {p.p_unseen for p in predictions} == {None}
+    assert {p.set for p in predictions} == {p.p_known for p in predictions} == {None}
+
+
+# None of these
+
+
+def test_none_of_these():
+    first, second, third = predict(decided(p_known=[0.8, 0.3, 0.5]), accept_above=0.5)
+    assert (first.label, first.p_known, first.expert) == ("cat", 0.8, "both")
+    assert second.label == NONE == "none of these"
+    assert second.probability == pytest.approx(0.7)
+    assert second.expert == "rejected"
+    assert second.seen is False
+    assert second.p_known == 0.3
+    # What it would have been otherwise is still said.
+    assert second.top[0] == ("fox", 0.4)
+    assert second.head == ("cat", 0.6)
+    # At the threshold itself it is accepted.
+    assert (third.label, third.p_known) == ("dog", 0.5)
+
+
+def test_nothing_is_rejected_unless_it_is_asked_for():
+    for prediction in predict(decided(p_known=[0.0, 0.0, 0.0])):
+        assert prediction.label != NONE
+        assert prediction.p_known is None
+    assert NONE not in {p.label for p in predict(decided(), accept_above=0.5)}
+
+
+# Sets
+
+
+def test_sets_list_the_most_probable_first():
+    sets = [[1, 0, 0, 0], [0, 1, 1, 1], [1, 1, 1, 1]]
+    found = [p.set for p in predict(decided(sets=sets), top_k=1)]
+    assert found == [("cat",), ("fox", "emu", "dog"), ("dog", "fox", "cat", "emu")]
+
+
+def test_a_rejected_photo_keeps_its_set():
+    (first, *_) = predict(decided(p_known=[0.1, 1, 1], sets=[[1, 1, 0, 0]] * 3), accept_above=0.5)
+    assert first.label == NONE
+    assert first.set == ("cat", "dog")
+
+
+def test_the_warning_is_on_every_prediction():
+    assert {p.warning for p in predict(decided(), warning="not fitted")} == {"not fitted"}
+    assert {p.warning for p in predict(decided(p_known=[0, 0, 0]), accept_above=0.5, warning="w")} == {"w"}
+    assert {p.warning for p in predict(decided())} == {None}
+
+
+# Shown classes
+
+SHOWN = replace(
+    SPACE,
+    names=(*SPACE.names, "gnu"),
+    prompts=(*SPACE.prompts, PromptClass("gnu")),
+    joined=1,
+    shots=(0, 0, 3, 0, 2),
+)
+# Without the photos of emu and gnu.
+BEFORE = [[0.5, 0.2, 0.2, 0.1], [0.1, 0.1, 0.5, 0.3], [0.1, 0.6, 0.2, 0.1], [0.1, 0.1, 0.2, 0.6], [0.1, 0.6, 0.1, 0.2]]
+ANSWER = [
+    [0.1, 0.1, 0.6, 0.1, 0.1],
+    [0.1, 0.1, 0.6, 0.1, 0.1],
+    [0.1, 0.1, 0.1, 0.1, 0.6],
+    [0.1, 0.1, 0.1, 0.6, 0.1],
+    [0.6, 0.1, 0.1, 0.1, 0.1],
+]
+
+
+def test_few_shot_decides_where_the_answer_would_be_another_one_without_the_photos():
+    assert SHOWN.asked == 4
+    opinion = np.log(np.array([[0.9, 0.1]] * 5))
+    fused = Fused(np.log(ANSWER), np.full(5, 0.5), opinion, opinion, np.log(BEFORE))
+    answers = Answers(None, None, np.array(ANSWER), np.full(5, 0.5), None, Decided(fused, None, None))
+    found = to_predictions(list("abcde"), answers, SHOWN, top_k=1, only_expert="head")
+    assert [(p.label, p.expert) for p in found] == [
+        ("emu", "few-shot"),  # by name it is a cat
+        ("emu", "zero-shot"),  # by name, too
+        ("gnu", "few-shot"),  # nobody asked for it by name
+        ("fox", "zero-shot"),
+        ("cat", "both"),
+    ]
+    assert [p.seen for p in found] == [False, False, False, False, True]
+
+
+def test_an_answer_below_the_threshold_is_rejected_whoever_gave_it():
+    opinion = np.log(np.array([[0.9, 0.1]]))
+    fused = Fused(np.log(ANSWER[2:3]), np.full(1, 0.5), opinion, opinion, np.log(BEFORE[2:3]))
+    answers = Answers(None, None, np.array(ANSWER[2:3]), np.full(1, 0.5), None, Decided(fused, np.array([0.2]), None))
+    (found,) = to_predictions(["c"], answers, SHOWN, top_k=1, only_expert="head", accept_above=0.3)
+    assert (found.label, found.expert, found.top) == (NONE, "rejected", (("gnu", 0.6),))
+
+
+@pytest.mark.parametrize(("shift", "expert"), [(0.0, "few-shot"), (2.0, "zero-shot")])
+def test_who_decides_is_asked_at_the_operating_point(shift, expert):
+    """Expecting more unseen photos makes it an emu by its name alone, and the photos no longer decide."""
+    zeros = np.zeros((1, 2))
+    shown = ShownEvidence(np.array([[4.0]]), np.array([2]), np.array([3]), 4, 4)
+    evidence = Evidence(
+        head=np.log([[0.8, 0.2]]),
+        memory=zeros,
+        similarity=np.log([[3.0, 1.0, 3.0, 1.0]]),
+        centred=np.zeros((1, 4)),
+        predicted=np.zeros((1, 4)),
+        alignment=np.zeros(2),
+        novelty=np.zeros(1),
+        baseline=np.zeros(1),
+        located=np.zeros((1, 4)),
+        shown=shown,
+    )
+    fused = Gate().fuse(evidence, shift, 1.0 + shift)
+    joint = np.exp(fused.log_probabilities)
+    answers = Answers(None, None, joint, fused.p_unseen, None, Decided(fused, None, None))
+    space = replace(SPACE, shots=(0, 0, 3, 0))
+    (found,) = to_predictions(["a"], answers, space, top_k=1, only_expert="head")
+    assert (found.label, found.expert) == ("emu", expert)

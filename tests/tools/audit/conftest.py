@@ -1,0 +1,74 @@
+"""Runs whose photos are given by their vectors alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hybrid.config import EncoderSettings
+from hybrid.encoders.precomputed import PrecomputedEncoder
+from hybrid.images.records import ImageRecord
+from hybrid.index.store import EmbeddingStore, StoredPhoto
+from hybrid.run.files import Layout, write_run
+
+Photo = tuple[str, str | None, str | None, str]
+"""Path, label, split, content."""
+
+
+def store_photo(path: str, label: str | None, split: str | None, content: str) -> StoredPhoto:
+    return StoredPhoto(ImageRecord(path, "/data", label, split, 1, 1), hashlib.sha256(content.encode()).hexdigest())
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Path]:
+    """Write a run of photos, vectors by content and names by text: `make_run(photos, vectors, texts)`."""
+
+    def make(
+        photos: Sequence[Photo], vectors: Mapping[str, np.ndarray], texts: Mapping[str, np.ndarray] | None = None
+    ) -> Path:
+        named = dict(texts or {"something else": next(iter(vectors.values()))})
+        file = tmp_path / "vectors.npz"
+        np.savez(
+            file,
+            path=np.array(list(vectors)),
+            embedding=np.stack(list(vectors.values())),
+            text=np.array(list(named)),
+            text_embedding=np.stack(list(named.values())),
+            logit_scale=np.float32(20),
+        )
+        encoder = PrecomputedEncoder(file)
+        layout = Layout(tmp_path / "run")
+        write_run(layout, EncoderSettings(model=f"precomputed:{file}", pretrained=None), encoder)
+        found = [store_photo(*photo) for photo in photos]
+        by_hash = {hashlib.sha256(name.encode()).hexdigest(): vector for name, vector in vectors.items()}
+        with EmbeddingStore(layout.store) as store:
+            store.write_batch(found, by_hash, encoder.fingerprint)
+        return layout.root
+
+    return make
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def draw_clusters(counts: Sequence[int], dim: int = 12, noise: float = 0.12, seed: int = 0):
+    """Photos around random centres: vectors (n, dim), classes (n,), centres (c, dim)."""
+    rng = np.random.default_rng(seed)
+    centres = unit(rng.normal(size=(len(counts), dim)))
+    target = np.repeat(np.arange(len(counts)), counts)
+    return unit(centres[target] + noise * rng.normal(size=(len(target), dim))), target, centres
+
+
+@pytest.fixture(scope="session")
+def stored() -> Callable[..., StoredPhoto]:
+    return store_photo
+
+
+@pytest.fixture(scope="session")
+def clusters() -> Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    return draw_clusters

@@ -1,0 +1,188 @@
+"""A whole audit on runs whose photos are given by their vectors; odd input; nothing in the run changes."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from hybrid.errors import ArtifactError, DataError, MissingExtraError, StoreError
+from hybrid.labels.prompts import PromptSet, load_templates
+from hybrid.run.files import Layout
+from hybrid.tools.audit.audit import LabelCheck, ask_zero_shot, audit_run
+from hybrid.tools.audit.labels import Labelled
+
+NAMES = ["cup", "mug", "pen"]
+
+
+@pytest.fixture
+def run(make_run, clusters):
+    """Thirty photos of three labels; 3 is labelled wrong, 30 is a copy of 20, 31 has no label and is near 5."""
+    vectors, target, centres = clusters((10, 10, 10), noise=0.15, seed=1)
+    labels = [NAMES[c] for c in target]
+    labels[3] = "pen"
+    photos = [(f"/data/{i:02d}.jpg", label, "train", f"c{i}") for i, label in enumerate(labels)]
+    photos += [("/data/30.jpg", "mug", "val", "c20"), ("/data/31.jpg", None, None, "c31")]
+    contents = {f"c{i}": vector for i, vector in enumerate(vectors)}
+    near = vectors[5] + 0.01 * vectors[6]
+    contents["c31"] = near / np.linalg.norm(near)
+    return make_run(photos, contents, dict(zip(NAMES, centres, strict=True)))
+
+
+def files_of(folder):
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_both_lists(run):
+    before = files_of(run)
+    found = audit_run(run, above=0.995, labels=LabelCheck())
+    assert files_of(run) == before
+    assert (found.photos, found.labelled, found.above) == (32, 31, 0.995)
+    copy, near = found.duplicates
+    assert [photo.record.path for photo in copy.photos] == ["/data/20.jpg", "/data/30.jpg"]
+    assert copy.exact
+    assert copy.faults == ("two labels", "crosses splits")
+    assert [photo.record.path for photo in near.photos] == ["/data/05.jpg", "/data/31.jpg"]
+    assert found.judged == 29, "the copies with two labels and the photo without one are not judged"
+    assert [(s.record.path, s.label, s.suggested, s.zero_shot) for s in found.suspects] == [
+        ("/data/03.jpg", "pen", "cup", "cup")
+    ]
+    assert found.notes[0] == "labels: 1 photo not judged, whose copies carry several labels"
+    assert found.notes[-1] == "labels: judged by held-out photos and by zero-shot, which names 3 of 3 labels"
+
+
+def test_without_labels_neither_encoder_nor_cleanlab_is_needed(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cleanlab", None)
+    monkeypatch.setitem(sys.modules, "cleanlab.filter", None)
+    (run.parent / "vectors.npz").unlink()
+    found = audit_run(run, above=0.995)
+    assert found.suspects is None
+    assert len(found.duplicates) == 2
+    told = []
+    with pytest.raises(MissingExtraError, match="cleanlab"):
+        audit_run(run, labels=LabelCheck(), progress=told.append)
+    assert told == [], "said before the long part"
+
+
+def test_progress_is_told_of_every_content(run):
+    told = []
+
+    @contextmanager
+    def progress(total):
+        told.append(total)
+        yield told.append
+
+    audit_run(run, progress=progress)
+    assert told[0] == sum(told[1:]) == 31
+
+
+def test_names_that_the_encoder_lacks(make_run, clusters):
+    vectors, target, centres = clusters((5, 5, 5), noise=0.2)
+    photos = [(f"/data/{i:02d}.jpg", NAMES[c], None, f"c{i}") for i, c in enumerate(target)]
+    contents = {f"c{i}": vector for i, vector in enumerate(vectors)}
+    found = audit_run(make_run(photos, contents, {"Pen": centres[2], "cup": centres[0]}), labels=LabelCheck())
+    assert found.notes[-1].endswith("by zero-shot, which names 2 of 3 labels, not mug")
+    found = audit_run(make_run(photos, contents, {"pen": centres[2]}), labels=LabelCheck())
+    assert found.notes[-1] == "labels: judged by the photos alone, for the encoder cannot name them: cup, mug"
+
+
+def test_synonyms_are_what_zero_shot_asks_with(clip_folder, clusters, stored):
+    """A text encoder is asked for all labels at once, by the names that a prompt file gives them."""
+    from hybrid.config import EncoderSettings
+    from hybrid.encoders import load_encoder
+    from hybrid.index.texts import embed_classes
+    from hybrid.labels.prompts import PromptClass
+
+    encoder = load_encoder(EncoderSettings(model=str(clip_folder), pretrained=None, precision="fp32"), "cpu")
+    vectors, target, _ = clusters((4, 4), dim=32)
+    rows = [stored(f"/p/{i}.jpg", "n0144" if c else "cup", None, str(i)) for i, c in enumerate(target)]
+    photos = Labelled([[photo.record] for photo in rows], [photo.sha256 for photo in rows], vectors)
+    prompts = PromptSet((PromptClass("zebra", ("n0144", "striped horse")), PromptClass("unused")))
+    templates = load_templates("simple")
+    zero_shot, note = ask_zero_shot(encoder, photos, templates, prompts)
+    texts = embed_classes(encoder, (PromptClass("cup"), prompts.classes[0]), templates, None)
+    np.testing.assert_allclose(zero_shot.logits, encoder.logit_scale * vectors @ texts.T, rtol=1e-5)
+    assert zero_shot.named.all()
+    assert note.endswith("names 2 of 2 labels")
+
+
+def one_vector(content):
+    return {content: np.eye(4, dtype=np.float32)[0]}
+
+
+@pytest.mark.parametrize(
+    ("photos", "note"),
+    [
+        ([("/a.jpg", None, None, "a")], "labels: the index holds no labelled photo"),
+        ([("/a.jpg", "cup", None, "a")], "labels: none is judged; needed are two with 3 photos or more each"),
+        ([(f"/{i}.jpg", "cup", None, "a") for i in range(9)], "labels: none is judged; needed are two"),
+    ],
+)
+def test_too_little(make_run, photos, note):
+    found = audit_run(make_run(photos, one_vector("a")), labels=LabelCheck())
+    assert found.suspects == ()
+    assert found.judged == 0
+    assert found.notes[-1].startswith(note)
+    assert [len(group.photos) for group in found.duplicates] == ([9] if len(photos) > 1 else [])
+    assert not any("WARNING" in line for line in found.notes), "copies say nothing about the threshold"
+
+
+def test_identical_vectors_of_two_labels(make_run):
+    """Grey photos: other bytes, one vector. They are all duplicates, and nothing can be said of their labels."""
+    photos = [(f"/{i}.jpg", "cup" if i % 2 else "mug", None, f"c{i}") for i in range(12)]
+    contents = {f"c{i}": np.eye(4, dtype=np.float32)[0] for i in range(12)}
+    found = audit_run(make_run(photos, contents), labels=LabelCheck())
+    (group,) = found.duplicates
+    assert (len(group.photos), group.similarity, group.exact, group.faults) == (12, 1.0, False, ("two labels",))
+    assert found.notes[0].startswith("WARNING: 100% of the photos have near duplicates")
+    assert len(found.suspects) <= 12
+
+
+def test_few_duplicates_bring_no_warning(run):
+    assert not any("WARNING" in line for line in audit_run(run, above=0.995).notes)
+    assert any("WARNING" in line for line in audit_run(run, above=0.5).notes)
+
+
+def test_templates_are_those_of_the_gate(run, monkeypatch):
+    from hybrid.labels.prompts import Templates
+    from hybrid.run.files import GateInfo, HeadFiles, write_json
+    from hybrid.tools.audit import audit as module
+
+    asked = []
+    real = module.ask_zero_shot
+    monkeypatch.setattr(module, "ask_zero_shot", lambda *given: asked.append(given[2].name) or real(*given))
+    audit_run(run, labels=LabelCheck())
+    head = Layout(run).head
+    head.mkdir()
+    own = Templates("own", ("a drawing of a {}.",))
+    write_json(head / HeadFiles.GATE, GateInfo(gate=None, encoder_identity="x", head_sha256="y", templates=own))
+    audit_run(run, labels=LabelCheck())
+    audit_run(run, labels=LabelCheck(templates="imagenet"))
+    assert asked == ["simple", "own", "imagenet"]
+
+
+def test_errors_are_named(run, tmp_path, make_run):
+    with pytest.raises(ArtifactError, match="there is no run"):
+        audit_run(tmp_path / "none")
+    with pytest.raises(DataError, match="does not exist"):
+        audit_run(run, labels=LabelCheck(templates="no such file"))
+    file = tmp_path / "vectors.npz"
+    arrays = dict(np.load(file))
+    np.savez(file, **arrays | {"logit_scale": np.float32(3)})
+    with pytest.raises(ArtifactError, match="made with another encoder"):
+        audit_run(run, labels=LabelCheck())
+    Layout(run).store.unlink()
+    with pytest.raises(StoreError, match="no index"):
+        audit_run(run)
+
+
+def test_an_empty_index(run):
+    from hybrid.index.store import EmbeddingStore
+
+    with EmbeddingStore(Layout(run).store) as store:
+        store.remove([photo.record.path for photo in store.photos()])
+    with pytest.raises(StoreError, match="the index is empty"):
+        audit_run(run)

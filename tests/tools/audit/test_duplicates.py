@@ -1,0 +1,173 @@
+"""Near duplicates against a plain n x n cosine and a hand-written walk through its graph."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hybrid.tools.audit import duplicates
+from hybrid.tools.audit.duplicates import find_duplicates, near_components
+
+
+def unit(vectors):
+    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def chained(count, seed, dim=4):
+    """Points that wander over a sphere: chains of near ones, with gaps between them."""
+    rng = np.random.default_rng(seed)
+    return unit(np.cumsum(0.15 * rng.normal(size=(count, dim)), axis=0) + 0.3 * rng.normal(size=(count, dim)))
+
+
+def walk(cosine, above):
+    """Components of the graph as sets, and the highest cosine above the threshold of each point."""
+    left, found = set(range(len(cosine))), []
+    while left:
+        group, waiting = set(), [left.pop()]
+        while waiting:
+            at = waiting.pop()
+            group.add(at)
+            near = {other for other in left if cosine[at, other] > above}
+            left -= near
+            waiting += near
+        found.append(frozenset(group))
+    return set(found)
+
+
+def as_sets(component):
+    return {frozenset(np.flatnonzero(component == number).tolist()) for number in np.unique(component)}
+
+
+@pytest.mark.parametrize("above", [0.5, 0.9, 0.95, 0.99, 0.999])
+@pytest.mark.parametrize("block", [1, 7, 64, 1000])
+def test_components_are_those_of_all_pairs(monkeypatch, above, block):
+    monkeypatch.setattr(duplicates, "BLOCK", block)
+    vectors = chained(150, seed=3)
+    cosine = vectors.astype(np.float64) @ vectors.astype(np.float64).T
+    np.fill_diagonal(cosine, -np.inf)
+    assert np.abs(cosine - above).min() > 1e-6, "no pair may lie on the threshold, where rounding decides"
+    told = []
+    component, nearest = near_components(vectors, above, told.append)
+    assert as_sets(component) == walk(cosine, above)
+    best = cosine.max(axis=1)
+    np.testing.assert_allclose(nearest, np.where(best > above, best, -1), atol=1e-6)
+    assert sum(told) == 150
+
+
+def test_the_blocks_join_a_chain_that_runs_through_all_of_them(monkeypatch):
+    monkeypatch.setattr(duplicates, "BLOCK", 3)
+    angles = np.random.default_rng(0).permutation(60) * 0.05
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    component, nearest = near_components(vectors, np.cos(0.06))
+    assert len(np.unique(component)) == 1
+    np.testing.assert_allclose(nearest, np.cos(0.05), atol=1e-6)
+    assert len(np.unique(near_components(vectors, np.cos(0.04))[0])) == 60
+
+
+@pytest.mark.parametrize("count", [1, 2, 700])
+def test_identical_vectors_are_one_component(count):
+    vectors = np.tile(unit(np.ones((1, 8))), (count, 1))
+    component, nearest = near_components(vectors, 0.98)
+    assert len(np.unique(component)) == 1
+    assert nearest.tolist() == pytest.approx([1.0 if count > 1 else -1.0] * count)
+    assert nearest.max() <= 1
+
+
+def test_rounding_makes_no_cosine_above_one():
+    vectors = np.repeat(unit(np.random.default_rng(0).normal(size=(200, 16))), 2, axis=0)
+    assert np.einsum("nd,nd->n", vectors, vectors).max() > 1
+    assert near_components(vectors, 0.9999)[1].max() == 1
+
+
+def test_no_vector_at_all():
+    component, nearest = near_components(np.empty((0, 8), np.float32), 0.98)
+    assert component.shape == nearest.shape == (0,)
+
+
+def angle(degrees):
+    return np.array([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))], dtype=np.float32)
+
+
+CONTENTS = {"a": 0, "a resaved": 2, "b": 90, "b again": 91, "c": 180, "alone": 270}
+
+
+def groups_of(photos, above=0.98):
+    contents = list(CONTENTS)
+    by_content = {photo.sha256: content for photo, content in photos}
+    present = [c for c in contents if c in by_content.values()]
+    hashes = [next(sha for sha, content in by_content.items() if content == c) for c in present]
+    vectors = np.stack([angle(CONTENTS[c]) for c in present])
+    return find_duplicates([photo for photo, _ in photos], hashes, vectors, above)
+
+
+@pytest.fixture
+def photos(stored):
+    rows = [
+        ("z/a.jpg", "cup", "train", "a"),
+        ("y/a2.jpg", "cup", "train", "a resaved"),
+        ("x/b.jpg", "cup", "train", "b"),
+        ("w/b2.jpg", "mug", "val", "b again"),
+        ("v/c.jpg", "pen", "train", "c"),
+        ("u/c copy.jpg", "pen", None, "c"),
+        ("t/alone.jpg", None, None, "alone"),
+    ]
+    return [(stored(*row), row[3]) for row in rows]
+
+
+def test_groups_in_the_order_of_what_matters(photos):
+    found = groups_of(photos)
+    assert [[p.record.path for p in group.photos] for group in found] == [
+        ["w/b2.jpg", "x/b.jpg"],
+        ["u/c copy.jpg", "v/c.jpg"],
+        ["y/a2.jpg", "z/a.jpg"],
+    ]
+    two, exact, near = found
+    assert two.faults == ("two labels", "crosses splits")
+    assert (two.labels, two.splits) == (("cup", "mug"), ("train", "val"))
+    assert exact.faults == near.faults == ()
+    assert [group.exact for group in found] == [False, True, False]
+    assert two.similarity == pytest.approx(np.cos(np.radians(1)), abs=1e-6)
+    assert near.similarity == pytest.approx(np.cos(np.radians(2)), abs=1e-6)
+    assert exact.similarity == 1
+    assert exact.splits == ("train",), "a photo without a split is in none"
+    assert {photo.similarity for photo in exact.photos} == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("label", "split", "faults"),
+    [("cup", "val", ("crosses splits",)), ("mug", "train", ("two labels",)), (None, None, ())],
+)
+def test_one_fault_comes_before_none(photos, stored, label, split, faults):
+    photos[1] = stored("y/a2.jpg", label, split, "a resaved"), "a resaved"
+    found = groups_of(photos)
+    assert found[1 if faults else 2].faults == faults
+    assert found[1 if faults else 2].photos[0].record.path == "y/a2.jpg"
+
+
+def test_a_group_of_near_and_exact_copies(photos, stored):
+    photos = [*photos[:2], (stored("b/copy of a.jpg", "cup", "test", "a"), "a")]
+    (group,) = groups_of(photos)
+    assert not group.exact
+    assert [photo.record.path for photo in group.photos] == ["b/copy of a.jpg", "y/a2.jpg", "z/a.jpg"]
+    assert [photo.similarity for photo in group.photos] == [1.0, pytest.approx(np.cos(np.radians(2)), abs=1e-6), 1.0]
+    assert group.similarity == pytest.approx(np.cos(np.radians(2)), abs=1e-6)
+    assert group.faults == ("crosses splits",)
+
+
+def test_a_group_is_as_similar_as_its_loosest_photo(stored):
+    rows = [("1.jpg", None, None, "1"), ("2.jpg", None, None, "2"), ("3.jpg", None, None, "3")]
+    photos = [stored(*row) for row in rows]
+    vectors = np.stack([angle(0), angle(4), angle(5)])
+    (group,) = find_duplicates(photos, [photo.sha256 for photo in photos], vectors, 0.99)
+    cosines = np.cos(np.radians([4, 1, 1]))
+    np.testing.assert_allclose([photo.similarity for photo in group.photos], cosines, atol=1e-6)
+    assert group.similarity == pytest.approx(cosines[0], abs=1e-6)
+
+
+def test_at_one_only_copies_are_found(photos):
+    assert [group.exact for group in groups_of(photos, above=1)] == [True]
+
+
+def test_nothing_to_find(photos):
+    assert groups_of([photos[0], photos[6]]) == []
+    assert groups_of([photos[0]]) == []

@@ -1,0 +1,151 @@
+"""Which labels are held to be wrong, and the evidence beside each, against cleanlab itself and plain numpy."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from cleanlab.count import num_label_issues
+
+from hybrid.errors import MissingExtraError
+from hybrid.tools.audit import labels as module
+from hybrid.tools.audit.labels import Labelled, find_suspects, judge, to_judge
+from hybrid.tools.audit.probabilities import ZeroShot
+
+NAMES = ["cup", "mug, tall", "pen $x$"]
+
+
+@pytest.fixture
+def photos(clusters, stored):
+    """Three labels of ten photos, of which the photos 0 and 15 carry a wrong one."""
+    vectors, target, centres = clusters((10, 10, 10), noise=0.15, seed=1)
+    target[0], target[15] = 2, 0
+    rows = [stored(f"/p/{i:02d}.jpg", NAMES[c], "train", str(i)) for i, c in enumerate(target)]
+    return Labelled([[photo.record] for photo in rows], [photo.sha256 for photo in rows], vectors), target, centres
+
+
+def test_judgement_is_confident_learning_on_held_out_probabilities(photos):
+    given, target, _ = photos
+    judged = judge(given.embeddings, target)
+    assert np.flatnonzero(judged.wrong).tolist() == [0, 15]
+    np.testing.assert_array_equal(judged.quality, judged.probabilities[np.arange(30), target])
+    assert num_label_issues(target, judged.probabilities) == 2
+    assert sorted(np.argsort(judged.quality)[:2].tolist()) == [0, 15]
+
+
+def test_as_many_as_are_counted_of_the_lowest_self_confidence(clusters):
+    listed = 0
+    for seed in range(5):
+        vectors, target, _ = clusters((8, 9, 10, 11), noise=0.6, seed=seed)
+        target[[1, 12, 20]] = [2, 3, 0]
+        judged = judge(vectors, target)
+        lowest = np.argsort(judged.quality)[: num_label_issues(target, judged.probabilities)]
+        expected = [row for row in sorted(lowest) if judged.probabilities[row].argmax() != target[row]]
+        assert np.flatnonzero(judged.wrong).tolist() == expected
+        listed += len(expected)
+    assert listed > 10
+
+
+def test_a_label_that_is_the_most_probable_is_never_suspicious(clusters):
+    """The count of wrong labels may take in photos whose own label is the most probable."""
+    for seed in range(12):
+        vectors, target, _ = clusters((4, 5, 6, 7), noise=0.8, seed=seed)
+        judged = judge(vectors, target)
+        assert (judged.probabilities[judged.wrong].argmax(axis=1) != target[judged.wrong]).all()
+
+
+def test_that_filter_is_not_idle(photos, monkeypatch):
+    given, target, _ = photos
+    quality = module.confident_learning()[1]
+    monkeypatch.setattr(
+        module, "confident_learning", lambda: (lambda *arrays, **options: np.ones(30, np.bool_), quality)
+    )
+    assert np.flatnonzero(judge(given.embeddings, target).wrong).tolist() == [0, 15]
+
+
+def test_suspects_and_their_evidence(photos):
+    given, target, centres = photos
+    zero_shot = ZeroShot((20 * given.embeddings @ centres.T).astype(np.float32), np.ones(3, np.bool_))
+    found = find_suspects(given, given, zero_shot)
+    assert {(s.record.path, s.label, s.suggested, s.zero_shot) for s in found} == {
+        ("/p/00.jpg", "pen $x$", "cup", "cup"),
+        ("/p/15.jpg", "cup", "mug, tall", "mug, tall"),
+    }
+    judged = judge(given.embeddings, target, zero_shot)
+    assert [s.score for s in found] == sorted(judged.quality[[0, 15]].tolist())
+    for suspect in found:
+        row = int(suspect.record.path[3:5])
+        assert suspect.score == judged.quality[row]
+        assert suspect.probability == judged.probabilities[row].max()
+        cosine = given.embeddings.astype(np.float64) @ given.embeddings[row].astype(np.float64)
+        cosine[row] = -np.inf
+        nearest = np.argsort(-cosine)[:5]
+        assert [near.record.path for near in suspect.nearest] == [f"/p/{other:02d}.jpg" for other in nearest]
+        assert [near.label for near in suspect.nearest] == [NAMES[target[other]] for other in nearest]
+        np.testing.assert_allclose([near.similarity for near in suspect.nearest], cosine[nearest], atol=1e-6)
+
+
+def test_zero_shot_speaks_of_the_labels_that_it_can_name(photos):
+    given, _, centres = photos
+    named = np.array([False, True, True])
+    found = find_suspects(given, given, ZeroShot(20 * given.embeddings @ centres[named].T, named))
+    assert {s.record.path: s.zero_shot for s in found}["/p/15.jpg"] == "mug, tall"
+    assert {s.zero_shot for s in found} <= {"mug, tall", "pen $x$"}
+    assert {s.zero_shot for s in find_suspects(given, given)} == {None}
+
+
+def test_no_suspects_among_right_labels(clusters, stored):
+    vectors, target, _ = clusters((6, 6), noise=0.05)
+    rows = [stored(f"/p/{i}.jpg", NAMES[c], None, str(i)) for i, c in enumerate(target)]
+    photos = Labelled([[photo.record] for photo in rows], [photo.sha256 for photo in rows], vectors)
+    assert find_suspects(photos, photos) == []
+
+
+def labelled(stored, *contents):
+    """Contents as lists of labels of their copies."""
+    rows = [
+        [stored(f"/p/{content}-{copy}.jpg", label, None, str(content)) for copy, label in enumerate(labels)]
+        for content, labels in enumerate(contents)
+    ]
+    vectors = np.eye(len(contents), dtype=np.float32)
+    return Labelled([[photo.record for photo in row] for row in rows], [row[0].sha256 for row in rows], vectors)
+
+
+def test_what_is_left_out_is_said(stored):
+    given = labelled(stored, ["a"], ["a", "a"], ["a"], ["b"], ["b"], ["b"], ["b", "a"], ["c"], ["c"], ["dgo"])
+    kept, notes = to_judge(given)
+    assert kept.labels == ["a", "a", "a", "b", "b", "b"]
+    assert kept.hashes == given.hashes[:6]
+    np.testing.assert_array_equal(kept.embeddings, given.embeddings[:6])
+    assert notes == (
+        "labels: 1 photo not judged, whose copies carry several labels",
+        "labels: 2 not judged, with fewer than 3 photos each: c, dgo",
+    )
+
+
+@pytest.mark.parametrize(
+    "contents", [[["a"]] * 5, [["a"]] * 5 + [["b"]] * 2, [["a"], ["b"]], [["a"]], [["a", "b"]] * 9, []]
+)
+def test_too_little_to_judge(stored, contents):
+    kept, notes = to_judge(labelled(stored, *contents))
+    assert kept.hashes == kept.records == []
+    assert notes[-1] == "labels: none is judged; needed are two with 3 photos or more each"
+
+
+def test_copies_count_once_and_are_named(photos, stored):
+    given, _, _ = photos
+    copy = stored("/q/copy.jpg", "pen $x$", "val", "0").record
+    given.records[0].append(copy)
+    found = {s.record.path: s for s in find_suspects(given, given)}
+    assert found["/p/00.jpg"].copies == ("/q/copy.jpg",)
+    assert found["/p/15.jpg"].copies == ()
+
+
+def test_without_cleanlab(monkeypatch, photos):
+    given, target, _ = photos
+    monkeypatch.setitem(sys.modules, "cleanlab", None)
+    monkeypatch.setitem(sys.modules, "cleanlab.filter", None)
+    with pytest.raises(MissingExtraError, match="hybrid audit needs the package cleanlab") as caught:
+        judge(given.embeddings, target)
+    assert caught.value.fix == "pip install 'hybrid-classifier[audit]'"

@@ -1,0 +1,120 @@
+"""Held-out probabilities against a discriminant the long way, and zero-shot's part against a hand calculation."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax, softmax
+from sklearn.covariance import ledoit_wolf
+from sklearn.model_selection import StratifiedKFold
+
+from hybrid.gate.calibration import fit_temperature
+from hybrid.tools.audit.probabilities import ZeroShot, class_probabilities, held_out_logits
+
+
+def oracle(vectors, target, folds):
+    """log N(photo; mean, within) of every held-out photo, the long way, up to a constant."""
+    logits = np.zeros((len(target), target.max() + 1))
+    for rest, held in StratifiedKFold(folds, shuffle=True, random_state=0).split(vectors, target):
+        x, y = vectors[rest].astype(np.float64), target[rest]
+        means = np.stack([x[y == c].mean(axis=0) for c in range(target.max() + 1)])
+        within = ledoit_wolf(x - means[y], assume_centered=True)[0] * len(y) / (len(y) - len(means))
+        for row in held:
+            for c, mean in enumerate(means):
+                centred = vectors[row] - mean
+                logits[row, c] = -0.5 * centred @ np.linalg.solve(within, centred)
+    return logits
+
+
+@pytest.mark.filterwarnings("ignore:The least populated class")
+@pytest.mark.parametrize(("counts", "folds"), [((9, 7, 5), 5), ((4, 3, 4), 4), ((3, 3), 3), ((12, 3, 6), 5)])
+def test_every_photo_is_scored_without_itself(clusters, counts, folds):
+    vectors, target, _ = clusters(counts)
+    found = held_out_logits(vectors, target)
+    assert found.shape == (sum(counts), len(counts))
+    np.testing.assert_allclose(
+        log_softmax(found, axis=1), log_softmax(oracle(vectors, target, folds), axis=1), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_small_classes_bring_no_warning(clusters):
+    vectors, target, _ = clusters((12, 3, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        held_out_logits(vectors, target)
+
+
+def test_a_wrong_label_does_not_vouch_for_itself(clusters):
+    vectors, target, _ = clusters((10, 10, 10), noise=0.05)
+    given = target.copy()
+    given[0] = 2
+    assert held_out_logits(vectors, given)[0].argmax() == 0
+
+
+def test_probabilities_of_photos_alone_are_calibrated_logits(clusters):
+    vectors, target, _ = clusters((8, 8, 8), noise=0.5)
+    logits = held_out_logits(vectors, target)
+    found = class_probabilities(logits, target)
+    np.testing.assert_allclose(found.sum(axis=1), 1)
+    spread = np.median(logits.std(axis=1))
+    np.testing.assert_allclose(found, softmax(logits / spread / fit_temperature(logits / spread, target), axis=1))
+    np.testing.assert_allclose(class_probabilities(1000 * logits, target), found, rtol=1e-6)
+
+
+def scaled(logits):
+    return logits / np.median(logits.std(axis=1))
+
+
+@pytest.mark.parametrize("named", [(True, True, True), (True, False, True)])
+def test_zero_shot_shares_out_what_the_named_classes_have(clusters, named):
+    vectors, target, centres = clusters((8, 8, 8), noise=0.5)
+    logits, named = held_out_logits(vectors, target), np.array(named)
+    zero_shot = ZeroShot(20 * vectors @ centres[named].T, named)
+    found = class_probabilities(logits, target, zero_shot)
+
+    first = softmax(scaled(logits) / fit_temperature(scaled(logits), target), axis=1)
+    rows, position = named[target], np.cumsum(named) - 1
+    z = scaled(zero_shot.logits.astype(np.float64))
+    second = softmax(z / fit_temperature(z[rows], position[target[rows]]), axis=1)
+    joined = first.copy()
+    product = first[:, named] * second
+    joined[:, named] = first[:, named].sum(axis=1, keepdims=True) * product / product.sum(axis=1, keepdims=True)
+    last = scaled(np.log(joined))
+    np.testing.assert_allclose(found, softmax(last / fit_temperature(last, target), axis=1), rtol=1e-6, atol=1e-12)
+
+
+def test_zero_shot_helps(clusters):
+    vectors, target, centres = clusters((5, 5, 5, 5), noise=0.45, seed=2)
+    logits = held_out_logits(vectors, target)
+    own = np.arange(len(target)), target
+    alone = class_probabilities(logits, target)[own]
+    joined = class_probabilities(logits, target, ZeroShot(20 * vectors @ centres.T, np.ones(4, np.bool_)))[own]
+    assert np.log(joined).mean() > np.log(alone).mean() + 0.05
+
+
+@pytest.mark.parametrize("named", [(False, False, False), (True, False, False)])
+def test_one_name_says_nothing(clusters, named):
+    vectors, target, centres = clusters((6, 6, 6))
+    logits, named = held_out_logits(vectors, target), np.array(named)
+    zero_shot = ZeroShot(20 * vectors @ centres[named].T, named)
+    np.testing.assert_array_equal(class_probabilities(logits, target, zero_shot), class_probabilities(logits, target))
+
+
+def test_identical_photos_are_as_likely_one_as_the_other():
+    vectors = np.tile(np.eye(6, dtype=np.float32)[:1], (8, 1))
+    target = np.repeat([0, 1], 4)
+    found = class_probabilities(held_out_logits(vectors, target), target)
+    np.testing.assert_allclose(found, 0.5, atol=1e-6)
+
+
+@pytest.mark.parametrize("noise", [1e-7, 1e-5, 1e-3])
+def test_classes_without_spread_are_calibrated_too(clusters, noise):
+    """Photos that hardly differ, of which two carry the wrong label: the discriminant's numbers are huge."""
+    vectors, target, _ = clusters((8, 8, 8), noise=noise)
+    target[[0, 9]] = 2, 0
+    found = class_probabilities(held_out_logits(vectors, target), target)
+    assert np.isfinite(found).all()
+    assert found[0].argmax() == 0
+    assert found[9].argmax() == 1

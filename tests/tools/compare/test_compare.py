@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hybrid.config import EncoderSettings, HeadSettings
+from hybrid.device import Compute
+from hybrid.encoders import load_encoder
+from hybrid.errors import ConfigError, DataError, HeadError
+from hybrid.heads.training.selection import read_photos
+from hybrid.images.sources import scan
+from hybrid.index.build import build_index
+from hybrid.index.store import EmbeddingStore
+from hybrid.tools.compare import compare as module
+from hybrid.tools.compare.compare import TestPlan as Plan
+from hybrid.tools.compare.compare import compare, folder_of
+from hybrid.tools.compare.results import Failure, Result
+from hybrid.tools.compare.trial import Embedded
+from hybrid.tools.compare.vary import Candidate
+
+CPU = Compute("cpu", "fp32", "test")
+COLOURS = {"green": (40, 180, 40), "red": (200, 40, 40)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Ten green and ten red photos, one of the green ones red."""
+    rng = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(10):
+            shown = COLOURS["red"] if (name, number) == ("green", 0) else colour
+            pixels = rng.normal(shown, 20, (24, 24, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def run(folder, tmp_path, trainer):
+    """Compare rows of so many epochs: `run({"a": 3, "b": 4})`; gives the comparison and what was said."""
+
+    def go(rows, out="out", fraction=0.5, settings=None, seed=0, **options):
+        said = []
+        candidates = [Candidate(n, HeadSettings(epochs=e, **(settings or {}))) for n, e in rows.items()]
+        plan = options.pop("plan", Plan(fraction=fraction, seed=seed))
+        options = {"train": trainer} | options
+        photos = read_photos(scan([folder]))
+        found = compare(candidates, photos, plan, tmp_path / out, CPU, say=said.append, **options)
+        return found, "\n".join(said)
+
+    return go
+
+
+def table(tmp_path, out="out"):
+    with (tmp_path / out / "results.csv").open(newline="") as stream:
+        return {row["name"]: row for row in csv.DictReader(stream)}
+
+
+# FakeHead calls the reddest class 0, which is green by name: all but the odd photo are wrong.
+def test_figures_and_files(run, tmp_path, trainer):
+    found, said = run({"a": 3})
+    (row,) = found.rows
+    test = [tmp_path / "photos" / c.name for c in row.classes]
+    assert [path.name for path in test] == ["green", "red"]
+    assert row.photos == {"train": 8, "val": 2, "test": 10}
+    assert row.accuracy in (0.0, 0.1)
+    assert row.accuracy == pytest.approx(np.average([c.recall for c in row.classes], weights=[5, 5]))
+    assert [c.support for c in row.classes] == [5, 5]
+    assert (row.parameters, row.trainable, row.epochs, row.best_epoch) == (3000, 30, 3, 1)
+    assert row.gflops == 0
+    assert row.images_per_second > 0
+    assert not row.resumed
+    assert {f.name for f in (tmp_path / "out").iterdir()} == {
+        *("results.csv", "results.md", "results.json", "scatter.png", "a")
+    }
+    assert {f.name for f in (tmp_path / "out" / "a").iterdir()} == {"result.json", "confusion.png"}
+    assert float(table(tmp_path)["a"]["accuracy"]) == row.accuracy
+    ((settings, log, checkpoints),) = trainer.calls
+    assert settings.epochs == 3
+    assert (log, checkpoints) == (tmp_path / "out" / "a", tmp_path / "out" / "a" / "checkpoints" / row.key)
+    assert "2 classes, 10 photos to train on, 10 to test on" in said
+    assert any("multiply-add counts as two" in note for note in found.notes)
+
+
+def test_a_finished_recipe_is_not_run_again(run, trainer):
+    first, _ = run({"a": 3, "b": 4})
+    again, said = run({"a": 3, "b": 4})
+    assert len(trainer.calls) == 2
+    assert again.rows == first.rows
+    assert said.count("finished before") == 2
+
+
+def test_a_changed_setting_is_run_again(run, trainer):
+    run({"a": 3, "b": 4})
+    found, said = run({"a": 3, "b": 5})
+    assert [call[0].epochs for call in trainer.calls] == [3, 4, 5]
+    assert [row.epochs for row in found.rows] == [3, 5]
+    assert "b: run again, because its settings changed" in said
+
+
+@pytest.mark.parametrize("what", ["pixels", "label", "test cut"])
+def test_changed_photos_are_run_again(run, folder, trainer, what):
+    run({"a": 3, "b": 3})
+    if what == "pixels":
+        Image.new("RGB", (24, 24), (0, 99, 0)).save(folder / "green" / "5.png")
+    elif what == "label":
+        (folder / "green" / "0.png").rename(folder / "red" / "0_of_green.png")
+    found, said = run({"a": 3}, seed=1 if what == "test cut" else 0)
+    assert len(trainer.calls) == 3
+    assert "a: run again, because its photos changed" in said
+    assert "1 results in" in said
+    assert "are of other photos and not in the table" in said
+    assert [row.name for row in found.rows] == ["a"]
+
+
+def test_earlier_results_on_the_same_photos_stay(run, tmp_path, trainer):
+    run({"a": 3, "b": 4})
+    found, said = run({"c": 5})
+    assert [row.name for row in found.rows] == ["a", "b", "c"]
+    assert list(table(tmp_path)) == ["a", "b", "c"]
+    assert "2 results of earlier calls on the same photos stay in the table" in said
+    assert len(trainer.calls) == 3
+    # Another seed and share of validation are no other photos; the test stays.
+    found, _ = run({"d": 5}, settings={"seed": 3, "val_fraction": 0.4})
+    assert [row.name for row in found.rows] == ["a", "b", "c", "d"]
+    assert found.rows[-1].photos == {"train": 6, "val": 4, "test": 10}
+
+
+def test_a_failing_recipe_stops_nobody(run, tmp_path, trainer):
+    trainer.fail = 4, HeadError("the loss is nan", got="epoch 1, batch 2", fix="a lower rate")
+    found, said = run({"a": 3, "b": 4, "c": 5})
+    assert [type(row) for row in found.rows] == [Result, Failure, Result]
+    assert found.failures[0].reason == "the loss is nan; epoch 1, batch 2; fix: a lower rate"
+    assert table(tmp_path)["b"]["failed"] == found.failures[0].reason
+    assert "b failed" in said
+    trainer.fail = None
+    found, _ = run({"a": 3, "b": 4, "c": 5})
+    assert not found.failures
+    assert [call[0].epochs for call in trainer.calls] == [3, 4, 5, 4]
+
+
+def test_a_recipe_that_fails_after_a_change_loses_its_old_figures(run, tmp_path, trainer):
+    run({"a": 3})
+    (tmp_path / "out" / "a" / "curves.png").write_bytes(b"")
+    trainer.fail = 4, HeadError("no")
+    found, _ = run({"a": 4})
+    assert not list((tmp_path / "out" / "a").iterdir())
+    assert [type(row) for row in found.rows] == [Failure]
+    found, _ = run({"b": 3})
+    assert [row.name for row in found.rows] == ["b"]
+
+
+def test_a_bug_keeps_what_is_finished(run, tmp_path, trainer):
+    trainer.fail = 4, RuntimeError("out of memory")
+    with pytest.raises(RuntimeError):
+        run({"a": 3, "b": 4})
+    assert list(table(tmp_path)) == ["a"]
+
+
+def test_checkpoints_are_taken_up_and_removed(run, tmp_path):
+    key = run({"a": 3}, out="other")[0].rows[0].key
+    checkpoints = tmp_path / "out" / "a" / "checkpoints"
+    for folder in (checkpoints / key, tmp_path / "out" / "b" / "checkpoints" / "of another training"):
+        folder.mkdir(parents=True)
+        (folder / "checkpoint.pt").write_bytes(b"")
+    found, _ = run({"a": 3, "b": 3})
+    assert [row.resumed for row in found.rows] == [True, False]
+    assert not checkpoints.exists()
+    assert any("went on from a checkpoint: a" in note for note in found.notes)
+
+
+def test_a_damaged_result_is_run_again(run, tmp_path, trainer):
+    run({"a": 3, "b": 3})
+    for name in ("a", "b"):
+        (tmp_path / "out" / name / "result.json").write_text("{")
+    found, said = run({"a": 3})
+    assert len(trainer.calls) == 3
+    assert [row.name for row in found.rows] == ["a"]
+    assert "1 results in" in said
+    assert "damaged" in said
+    assert "a: run again, because its result cannot be read" in said
+
+
+def test_there_must_be_test_photos(run):
+    with pytest.raises(DataError, match="no photos to test on") as caught:
+        run({"a": 3}, fraction=0.0)
+    assert "--test-fraction" in caught.value.fix
+
+
+def test_given_test_photos(run, photo_folder):
+    test = read_photos(scan([photo_folder({"red": 3, "blue": 2}, "t")]))
+    found, said = run({"a": 3}, plan=Plan(test))
+    assert found.rows[0].photos["test"] == 3
+    assert "left out 2 photos of classes that are not trained" in said
+    assert any("1 classes have no test photo" in note for note in found.notes)
+
+
+def test_different_devices_are_named(run, monkeypatch):
+    run({"a": 3})
+    monkeypatch.setattr(module, "run_trial", with_device(module.run_trial))
+    found, _ = run({"b": 3})
+    assert any("different devices: cpu fp32 (test), cuda" in note for note in found.notes)
+
+
+def with_device(run_trial):
+    from msgspec.structs import replace
+
+    def run(*arguments, **options):
+        result, confusion = run_trial(*arguments, **options)
+        return replace(result, device="cuda"), confusion
+
+    return run
+
+
+def test_not_in_several_processes(run, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="one process"):
+        run({"a": 3})
+
+
+def test_linear_needs_an_encoder(run):
+    with pytest.raises(ConfigError, match="reads CLIP embeddings") as caught:
+        run({"a": 3}, settings={"kind": "linear"})
+    assert "--encoder" in caught.value.fix
+
+
+def test_linear_with_an_encoder(run, folder, clip_folder, tmp_path, trainer):
+    encoder = load_encoder(EncoderSettings(model=str(clip_folder), pretrained=None, precision="fp32"), "cpu")
+    with EmbeddingStore(tmp_path / "e.sqlite") as store:
+        build_index(scan([folder]), encoder, store)
+        embedded = Embedded(encoder, store)
+        found, _ = run({"a": 3}, settings={"kind": "linear"}, embedded=embedded)
+        run({"a": 3}, settings={"kind": "linear"}, embedded=embedded)
+    assert not trainer.calls
+    (row,) = found.rows
+    assert row.accuracy >= 0.8
+    assert row.trainable == 32 * 2 + 2
+    assert row.parameters == image_tower() + row.trainable
+    assert row.epochs is None
+    assert row.encoder == encoder.name
+    assert row.gflops == pytest.approx(operations() / 1e9)
+    assert any("with the encoder" in note for note in found.notes)
+
+
+def image_tower():
+    """The tiny CLIP's: 32 px in patches of 8, width 64, two layers, 32 numbers out."""
+    block = 4 * 64 + (64 * 192 + 192) + (64 * 64 + 64) + (64 * 256 + 256) + (256 * 64 + 64)
+    return 3 * 8 * 8 * 64 + 64 + 17 * 64 + 2 * 64 + 2 * block + 2 * 64 + 64 * 32
+
+
+def operations():
+    tokens = 17
+    block = tokens * (64 * 192 + 64 * 64 + 2 * 64 * 256) + 2 * tokens * tokens * 64
+    return 2 * (16 * 192 * 64 + 2 * block + 64 * 32 + 32 * 2)
+
+
+def test_regions_vote(run, trainer):
+    seen = []
+
+    def counting(*arguments, **options):
+        head = trainer(*arguments, **options)
+        logits = head.logits
+        head.logits = lambda prepared, embeddings: seen.append(len(prepared)) or logits(prepared, embeddings)
+        return head
+
+    run({"a": 3}, settings={"regions": "tiles", "region_count": 4}, train=counting)
+    assert min(seen) == 5  # one photo, for the GFLOPs: the whole of it and four tiles
+
+
+def test_folders_of_rows():
+    names = ["a", "a b", "a_b", "a dropout=[0,0]", "a dropout=[0_0]", "x/s.toml", "../x", "Ä ?*|", "l" * 300]
+    folders = [folder_of(name) for name in names]
+    assert len(set(folders)) == len(names)
+    assert folders[0] == "a"
+    for folder in folders:
+        assert len(folder.encode()) <= 200
+        assert not set(folder) & set("/\\?*|[]: ")
+        assert not folder.startswith(".")
+
+
+def test_a_real_training(run, tmp_path):
+    """The default trainer, on the smallest network of timm."""
+    settings = {
+        "backbone": "test_resnet",
+        "pretrained": False,
+        "unfreeze": "all",
+        "image_size": 24,
+        "hidden": 8,
+        "batch_size": 4,
+        "workers": 0,
+        "learning_rate": 3e-3,
+        "backbone_rate": 1.0,
+    }
+    found, _ = run({"tiny": 2}, settings=settings, train=None)
+    (row,) = found.rows
+    assert row.trainable == row.parameters > 1e5
+    assert row.gflops > 1e-3
+    assert (row.epochs, row.photos["test"]) == (2, 10)
+    files = {f.name for f in (tmp_path / "out" / "tiny").iterdir()}
+    assert files == {"result.json", "confusion.png", "log.csv", "curves.png"}
+    stored = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert stored["results"][0]["settings"]["backbone"] == "test_resnet"

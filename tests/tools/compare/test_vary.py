@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+
+from hybrid.config import HeadSettings, load_settings
+from hybrid.errors import ConfigError
+from hybrid.tools.compare.vary import candidates
+
+
+def make(recipes, varied=(), fixed=()):
+    return candidates(
+        recipes,
+        varied,
+        lambda recipe, assignments: load_settings(HeadSettings, None, assignments, {"description": recipe}),
+        lambda recipe: recipe.rpartition("/")[2].removesuffix(".toml"),
+        fixed,
+    )
+
+
+def test_the_product_of_all():
+    rows = make(["a", "b"], ["unfreeze=all,1", "dropout=[0,0],[0.5, 0.5]", "schedule = none , step"])
+    assert len(rows) == len({row.name for row in rows}) == 16
+    assert rows[0].name == "a unfreeze=all dropout=[0,0] schedule=none"
+    assert rows[0].settings.unfreeze == "all"
+    assert rows[1].name == "a unfreeze=all dropout=[0,0] schedule=step"
+    assert rows[-1].name == "b unfreeze=1 dropout=[0.5, 0.5] schedule=step"
+    assert rows[-1].settings.dropout == (0.5, 0.5)
+    assert rows[-1].settings.schedule == "step"
+    assert rows[-1].settings.unfreeze == "1"
+    assert [row.settings.description for row in rows] == ["a"] * 8 + ["b"] * 8
+
+
+def test_commas_in_brackets_and_quotes_belong_to_the_value():
+    rows = make(["a"], ['backbone_args={a = 1, b = [2, 3]},{a = "x,]y"}'])
+    assert [row.settings.backbone_args for row in rows] == [{"a": 1, "b": [2, 3]}, {"a": "x,]y"}]
+
+
+def test_without_variation_a_row_has_the_recipes_name():
+    assert [row.name for row in make(["x/small.toml", "b"])] == ["small", "b"]
+
+
+def test_files_of_one_name_are_told_apart():
+    assert [row.name for row in make(["x/small.toml", "y/small.toml", "b"])] == ["x/small.toml", "y/small.toml", "b"]
+
+
+@pytest.mark.parametrize(
+    ("recipes", "varied", "said"),
+    [
+        ([], [], "no recipe to compare"),
+        (["a", "b", "a"], [], "listed twice"),
+        (["a"], ["epochs"], "KEY=VALUE,VALUE"),
+        (["a"], ["epochs="], "KEY=VALUE,VALUE"),
+        (["a"], ["epochs=1,,2"], "KEY=VALUE,VALUE"),
+        (["a"], ["=1"], "KEY=VALUE,VALUE"),
+        (["a"], ["epochs=1,2,1"], "value twice"),
+        (["a"], ["epochs=1,2", "epochs=3"], "another --vary"),
+        (["a"], ["seed=1,2"], "a flag or --set"),
+        (["a"], ["epochs=1,many"], "wrong setting"),
+        (["a"], ["nonsense=1,2"], "wrong setting"),
+    ],
+)
+def test_wrong_usage(recipes, varied, said):
+    with pytest.raises(ConfigError, match=said):
+        make(recipes, varied, fixed={"seed"})

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hybrid.config import EncoderSettings
+from hybrid.encoders import load_encoder
+from hybrid.tools.explain.networks import seen_pixels
+from hybrid.tools.explain.relevance import TextSimilarity, relevance
+
+RESNET = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None},
+    "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+TIMM = {
+    "embed_dim": 32,
+    "vision_cfg": {"timm_model_name": "test_vit", "timm_pool": "", "timm_proj": "linear", "image_size": 160},
+    "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+
+
+@pytest.mark.parametrize("config", [None, RESNET, TIMM], ids=["vit", "resnet", "timm"])
+def test_every_kind_of_tower(config, make_clip, clip_folder, tmp_path, photo):
+    folder = clip_folder if config is None else make_clip(tmp_path / "clip", config=config)
+    encoder = load_encoder(EncoderSettings(model=str(folder), precision="bf16"), "cpu")
+    text = encoder.encode_texts(["a zebra"])[0]
+    prepared = encoder.prepare(photo(1), None)
+    pixels = encoder.batch([prepared]).float()
+    model = TextSimilarity(encoder.tower, text)
+    # In float32, and what the encoder says in bf16.
+    assert model(pixels).dtype == torch.float32
+    expected = encoder.encode_images([prepared])[0] @ text
+    assert float(model(pixels)[0, 0]) == pytest.approx(float(expected), abs=0.02)
+    found = relevance(model, pixels)
+    assert found.values.shape == pixels.shape[-2:]
+    assert np.isfinite(found.values).all()
+    assert found.values.max() > 0
+    assert found.method.startswith("integrated gradients")
+    # The encoder itself stays as it was.
+    assert torch.bfloat16 in {weight.dtype for weight in encoder.tower.parameters()}
+
+
+def test_pixels_as_the_network_sees_them(clip_folder, photo):
+    encoder = load_encoder(EncoderSettings(model=str(clip_folder), precision="fp32"), "cpu")
+    image = photo(3, (32, 32))
+
+    def prepare(picture):
+        return encoder.batch([encoder.prepare(picture, None)])
+
+    seen = seen_pixels(prepare, prepare(image))
+    np.testing.assert_allclose(seen, np.asarray(image) / 255, atol=1e-4)

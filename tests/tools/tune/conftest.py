@@ -1,0 +1,65 @@
+"""A search without a network: a trainer whose loss is a known function of the recipe."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hybrid.config import HeadSettings
+from hybrid.device import Compute
+from hybrid.heads.base import LabelledPhotos, TrainingSet
+from hybrid.heads.training.train import EpochLog
+from hybrid.images.records import ImageRecord
+from hybrid.tools.tune.study import tune
+
+CPU = Compute("cpu", "fp32", "test")
+
+
+def photos(name: str, count: int) -> LabelledPhotos:
+    records = tuple(ImageRecord(f"{name}/{i}.png", name, "ab"[i % 2], None, 1, 1) for i in range(count))
+    hashes = tuple(f"{name}-{i}" for i in range(count))
+    return LabelledPhotos(records, hashes, np.arange(count, dtype=np.intp) % 2, np.zeros((count, 0), np.float32))
+
+
+def make_data(name: str = "data") -> TrainingSet:
+    return TrainingSet(("a", "b"), photos(name, 6), photos(f"{name}-val", 4), ())
+
+
+def loss_of(settings: HeadSettings) -> float:
+    """Lowest, 0.1, at a learning rate of 0.01 without smoothing."""
+    return 0.1 + math.log10(settings.learning_rate / 0.01) ** 2 + settings.label_smoothing
+
+
+class FakeTrainer:
+    """Reports `epochs` epochs that fall to `loss_of`; keeps what it was asked for."""
+
+    def __init__(self, loss: Callable[[HeadSettings], float] = loss_of, before=lambda number, settings: None):
+        self.loss, self.before, self.asked, self.reported = loss, before, [], []
+
+    def __call__(self, data, settings, compute, log_folder, say, *, checkpoints=None, on_epoch=None):
+        self.asked.append(settings)
+        self.reported.append(0)
+        assert log_folder.is_dir()
+        self.before(len(self.asked) - 1, settings)
+        say("setup")
+        for epoch in range(1, settings.epochs + 1):
+            loss = self.loss(settings) + (settings.epochs - epoch) * 0.05
+            self.reported[-1] += 1
+            on_epoch(EpochLog(epoch, loss, 0.5, loss, 1 / (1 + loss), 1e-3, 1.0, 10.0))
+
+
+@pytest.fixture
+def search(tmp_path: Path):
+    """Tune: `search(trials=4)`; gives the tuning, the trainer and what was said."""
+
+    def run(trials=4, trainer=None, settings=None, data=None, out=tmp_path / "out", label="mine", compute=CPU):
+        trainer, said = trainer or FakeTrainer(), []
+        settings = settings or HeadSettings(epochs=3)
+        tuning = tune(data or make_data(), settings, label, trials, out, compute, say=said.append, train=trainer)
+        return tuning, trainer, said
+
+    return run
