@@ -1,6 +1,6 @@
 """How many changed labels `hybrid audit` finds: its precision and recall beside those of simpler lists.
 
-Caltech-101, 3,249 photos of 100 classes, real CLIP vectors, of which 70 have a text; 5 % of the labels changed:
+Caltech-101, 3,249 images of 100 classes, real CLIP vectors, of which 70 have a text; 5 % of the labels changed:
 
     python benchmarks/audit.py ../shared/data/caltech101/train ../shared/data/caltech101/val \
         --encoder precomputed:../shared/data/caltech101/embeddings.npz --seeds 0,1,2 --json audit.json
@@ -9,16 +9,16 @@ The same with labels changed to one of the three most similar classes: `--kind s
 
     hybrid demo --dir demo && python benchmarks/audit.py demo/data/train demo/data/val --encoder tiny
 
-Every photo whose label was changed is one to find; what else is listed counts as a false alarm, though a few of the
+Every image whose label was changed is one to find; what else is listed counts as a false alarm, though a few of the
 labels were wrong before. The lists:
 
     audit             what `hybrid audit` lists
     cleanlab_default  the same probabilities, chosen from by cleanlab's default, prune_by_noise_rate
-    photos            `audit` without zero-shot
-    neighbours        the label differs from the most frequent one among the 5 nearest photos
-    zero_shot         the label differs from the most probable name (a photo whose label has no text is not found)
+    images            `audit` without zero-shot
+    neighbors        the label differs from the most frequent one among the 5 nearest images
+    zero_shot         the label differs from the most probable name (an image whose label has no text is not found)
 
-`average_precision` is of each method's ranking of all photos, and needs no threshold. Figures it gave:
+`average_precision` is of each method's ranking of all images, and needs no threshold. Figures it gave:
 benchmarks/RESULTS.md.
 """
 
@@ -52,10 +52,10 @@ from hybrid.index.store import EmbeddingStore
 from hybrid.labels.prompts import load_templates
 from hybrid.run.files import Layout, write_run
 from hybrid.tools.audit.audit import LabelCheck, ask_zero_shot, audit_run
-from hybrid.tools.audit.labels import Labelled, confident_learning, judge
+from hybrid.tools.audit.labels import Labeled, confident_learning, judge
 from hybrid.tools.audit.probabilities import ZeroShot
 from hybrid.tools.search.contents import by_content
-from hybrid.tools.search.neighbors import NEIGHBOURS
+from hybrid.tools.search.neighbors import NEIGHBORS
 
 METHODS = ("audit", "cleanlab_default", "photos", "neighbours", "zero_shot")
 SIMILAR = 3
@@ -64,7 +64,7 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """One method's list and ranking of n photos: (n,) bool, and (n,) float of which more is more suspicious."""
+    """One method's list and ranking of n images: (n,) bool, and (n,) float of which more is more suspicious."""
 
     listed: NDArray[np.bool_]
     suspicion: NDArray[np.float64]
@@ -76,13 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     encoder = load_encoder(settings, "cpu")
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        photos = index(options.sources, settings, encoder, Layout(Path(folder) / "clean"))
+        images = index(options.sources, settings, encoder, Layout(Path(folder) / "clean"))
         for seed in options.seeds:
-            changed = change_labels(photos, options.share, options.kind, seed)
-            results.append(run_seed(photos, changed, settings, encoder, Path(folder) / str(seed)))
+            changed = change_labels(images, options.share, options.kind, seed)
+            results.append(run_seed(images, changed, settings, encoder, Path(folder) / str(seed)))
     summary = {
-        "photos": len(photos.hashes),
-        "labels": len(set(photos.labels)),
+        "photos": len(images.hashes),
+        "labels": len(set(images.labels)),
         "changed": results[0]["changed"],
         "kind": options.kind,
         "encoder": encoder.name,
@@ -112,21 +112,21 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def index(sources: Sequence[str], settings: EncoderSettings, encoder: Encoder, layout: Layout) -> Labelled:
-    """Build an index and read it back: its labelled photos, each content once."""
+def index(sources: Sequence[str], settings: EncoderSettings, encoder: Encoder, layout: Layout) -> Labeled:
+    """Build an index and read it back: its labeled images, each content once."""
     write_run(layout, settings, encoder)
     with EmbeddingStore(layout.store) as store:
         build_index(scan(sources), encoder, store)
-        contents = by_content(photo for photo in store.photos() if photo.record.label is not None)
-        return Labelled(list(contents.values()), list(contents), store.embeddings(list(contents), encoder.fingerprint))
+        contents = by_content(image for image in store.images() if image.record.label is not None)
+        return Labeled(list(contents.values()), list(contents), store.embeddings(list(contents), encoder.fingerprint))
 
 
-def change_labels(photos: Labelled, share: float, kind: str, seed: int) -> list[str]:
+def change_labels(images: Labeled, share: float, kind: str, seed: int) -> list[str]:
     """The labels (n,) with `share` of them changed, to any other or to one of the most similar classes."""
     rng = random.Random(seed)  # noqa: S311
-    labels = photos.labels
+    labels = images.labels
     names = sorted(set(labels))
-    near = similar_classes(photos, names)
+    near = similar_classes(images, names)
     changed = list(labels)
     for row in rng.sample(range(len(labels)), round(share * len(labels))):
         true = labels[row]
@@ -134,10 +134,10 @@ def change_labels(photos: Labelled, share: float, kind: str, seed: int) -> list[
     return changed
 
 
-def similar_classes(photos: Labelled, names: Sequence[str]) -> dict[str, list[str]]:
-    """The classes whose mean photos are the most similar to each class's."""
-    truth = np.array(photos.labels)
-    means = np.stack([photos.embeddings[truth == name].mean(axis=0) for name in names])
+def similar_classes(images: Labeled, names: Sequence[str]) -> dict[str, list[str]]:
+    """The classes whose mean images are the most similar to each class's."""
+    truth = np.array(images.labels)
+    means = np.stack([images.embeddings[truth == name].mean(axis=0) for name in names])
     means /= np.linalg.norm(means, axis=1, keepdims=True)
     cosine = means @ means.T
     np.fill_diagonal(cosine, -np.inf)
@@ -146,19 +146,19 @@ def similar_classes(photos: Labelled, names: Sequence[str]) -> dict[str, list[st
 
 
 def run_seed(
-    photos: Labelled, changed: Sequence[str], settings: EncoderSettings, encoder: Encoder, folder: Path
+    images: Labeled, changed: Sequence[str], settings: EncoderSettings, encoder: Encoder, folder: Path
 ) -> dict[str, Any]:
     """Write the changed labels as a manifest, index it, audit it, and compare."""
     manifest = folder.with_suffix(".csv")
     with manifest.open("w", newline="", encoding="utf-8") as stream:
         rows = csv.writer(stream)
         rows.writerow(("path", "label"))
-        rows.writerows((found[0].path, label) for found, label in zip(photos.records, changed, strict=True))
+        rows.writerows((found[0].path, label) for found, label in zip(images.records, changed, strict=True))
     given = index([str(manifest)], settings, encoder, Layout(folder))
     began = time.perf_counter()
     found = audit_run(folder, labels=LabelCheck(device="cpu"))
     seconds = time.perf_counter() - began
-    truth = dict(zip(photos.hashes, photos.labels, strict=True))
+    truth = dict(zip(images.hashes, images.labels, strict=True))
     wrong = np.array([truth[sha256] != label for sha256, label in zip(given.hashes, given.labels, strict=True)])
     answers = ask_all(given, encoder)
     listed = {suspect.record.path for suspect in found.suspects or ()}
@@ -176,32 +176,32 @@ def run_seed(
     }
 
 
-def ask_all(given: Labelled, encoder: Encoder) -> dict[str, Answer]:
+def ask_all(given: Labeled, encoder: Encoder) -> dict[str, Answer]:
     names, target = np.unique(np.array(given.labels), return_inverse=True)
     zero_shot, _ = ask_zero_shot(encoder, given, load_templates("simple"), None)
-    joined, photos = judge(given.embeddings, target, zero_shot), judge(given.embeddings, target)
+    joined, images = judge(given.embeddings, target, zero_shot), judge(given.embeddings, target)
     default = confident_learning()[0](target, joined.probabilities, n_jobs=1)
     return {
         "audit": Answer(joined.wrong, -joined.quality),
         "cleanlab_default": Answer(default, -joined.quality),
-        "photos": Answer(photos.wrong, -photos.quality),
-        "neighbours": by_neighbours(given.embeddings, target, len(names)),
+        "photos": Answer(images.wrong, -images.quality),
+        "neighbours": by_neighbors(given.embeddings, target, len(names)),
         "zero_shot": by_names(zero_shot, target),
     }
 
 
-def by_neighbours(embeddings: NDArray[np.float32], target: NDArray[np.intp], classes: int) -> Answer:
-    """List a photo whose label is not the most frequent among its nearest; rank by its label's share of them."""
+def by_neighbors(embeddings: NDArray[np.float32], target: NDArray[np.intp], classes: int) -> Answer:
+    """List an image whose label is not the most frequent among its nearest; rank by its label's share of them."""
     cosine = embeddings @ embeddings.T
     np.fill_diagonal(cosine, -np.inf)
-    nearest = target[np.argsort(-cosine, axis=1, kind="stable")[:, :NEIGHBOURS]]
+    nearest = target[np.argsort(-cosine, axis=1, kind="stable")[:, :NEIGHBORS]]
     votes = np.stack([np.bincount(row, minlength=classes) for row in nearest])
     own = votes[np.arange(len(target)), target]
-    return Answer(own < votes.max(axis=1), -own / NEIGHBOURS)
+    return Answer(own < votes.max(axis=1), -own / NEIGHBORS)
 
 
 def by_names(zero_shot: ZeroShot | None, target: NDArray[np.intp]) -> Answer:
-    """List a photo whose label is not the most probable name; rank by its label's probability."""
+    """List an image whose label is not the most probable name; rank by its label's probability."""
     listed, suspicion = np.zeros(len(target), np.bool_), np.full(len(target), -1.0)
     if zero_shot is not None:
         rows = np.flatnonzero(zero_shot.named[target])

@@ -17,11 +17,11 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-REPEATS, PHOTOS, SIZE = 3, 16, 224
+REPEATS, IMAGES, SIZE = 3, 16, 224
 
 
 def measure(backbone: str, precision: str, what: str) -> float:
-    """Photos per second of a training step (last two stages unfrozen) or a forward pass, median of repeats."""
+    """Images per second of a training step (last two stages unfrozen) or a forward pass, median of repeats."""
     import torch
 
     from hybrid.config import HeadSettings
@@ -33,8 +33,8 @@ def measure(backbone: str, precision: str, what: str) -> float:
     model = build_model(HeadSettings(backbone=backbone, pretrained=False), 50).to(memory_format=torch.channels_last)
     freeze(model, "2")
     model.train(what == "train")
-    images = torch.randn(PHOTOS, 3, SIZE, SIZE).to(memory_format=torch.channels_last)
-    target = torch.arange(PHOTOS)
+    images = torch.randn(IMAGES, 3, SIZE, SIZE).to(memory_format=torch.channels_last)
+    target = torch.arange(IMAGES)
 
     def step() -> None:
         with torch.set_grad_enabled(what == "train"), compute.autocast():
@@ -47,7 +47,7 @@ def measure(backbone: str, precision: str, what: str) -> float:
     for _ in range(REPEATS):
         start = time.perf_counter()
         step()
-        rates.append(PHOTOS / (time.perf_counter() - start))
+        rates.append(IMAGES / (time.perf_counter() - start))
     return statistics.median(rates)
 
 
@@ -73,7 +73,7 @@ def main() -> None:
         sys.stdout.write(str(measure(*options.measure)))
         return
     table = Table(
-        "measured", "photos/s", "photos/s", "ratio", title=f"{PHOTOS} photos of {SIZE} px, {os.cpu_count()} cores"
+        "measured", "photos/s", "photos/s", "ratio", title=f"{IMAGES} photos of {SIZE} px, {os.cpu_count()} cores"
     )
     for backbone in ("mobilenetv2_100", "resnet18", "convnext_tiny"):
         for what in ("train", "forward"):

@@ -1,4 +1,4 @@
-"""Which way through the ViT-B/32 image tower is quickest on a CPU, and how many photos at once; random weights.
+"""Which way through the ViT-B/32 image tower is quickest on a CPU, and how many images at once; random weights.
 
     python benchmarks/encoder_variants.py [--compile] [--json OUT]
 
@@ -65,15 +65,15 @@ def _compiled(tower: Any, freezing: bool, dtype: torch.dtype) -> tuple[Tower, fl
 
 
 def rates(work: dict[str, Callable[[], int]]) -> dict[str, list[float]]:
-    """Photos per second of each, round by round."""
+    """Images per second of each, round by round."""
     found: dict[str, list[float]] = {name: [] for name in work}
     with torch.no_grad():
         for number in range(ROUNDS + 1):
             for name, run in work.items():
                 start = time.perf_counter()
-                photos = run()
+                images = run()
                 if number:  # the first round warms up
-                    found[name].append(photos / (time.perf_counter() - start))
+                    found[name].append(images / (time.perf_counter() - start))
     return found
 
 

@@ -1,12 +1,12 @@
-"""Do the maps of `hybrid explain` point at the animal? On drawn photos, where it is known where that stands.
+"""Do the maps of `hybrid explain` point at the animal? On drawn images, where it is known where that stands.
 
     python benchmarks/explain_pointing.py                               the bundled tiny CLIP
     python benchmarks/explain_pointing.py --run runs/demo               the head of a run, such as `hybrid demo` leaves
     python benchmarks/explain_pointing.py --encoder FOLDER              any open_clip model that knows drawn animals
 
 For each method: the share of the map's positive values inside the animal's box, and inside its outline; how often the
-largest value lies inside the outline (the pointing game); seconds a photo. `uniform` is a map that is the same
-everywhere, so its first figure is the box's share of the photo; `centre` is a blob in the middle, which knows only that
+largest value lies inside the outline (the pointing game); seconds an image. `uniform` is a map that is the same
+everywhere, so its first figure is the box's share of the image; `center` is a blob in the middle, which knows only that
 animals stand there.
 """
 
@@ -29,14 +29,14 @@ from hybrid.demo.animals import Animal, demo_classes
 from hybrid.demo.painting import draw
 from hybrid.errors import HybridError
 
-PHOTOS, SIZE = 50, 64
+IMAGES, SIZE = 50, 64
 SIDES = (1, 4, 7, 14)
 Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A photo, what it shows, and which of its pixels do."""
+    """An image, what it shows, and which of its pixels do."""
 
     image: Image.Image
     name: str
@@ -57,21 +57,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", default="tiny", metavar="tiny|FOLDER", help="default: tiny")
     parser.add_argument("--run", type=Path, help="measure the head of this run instead of an encoder")
-    parser.add_argument("--photos", type=int, default=PHOTOS)
+    parser.add_argument("--photos", type=int, default=IMAGES)
     options = parser.parse_args(arguments)
     try:
         if options.run is None:
-            rows = measure(encoder_maps(options.encoder), photos(options.photos))
+            rows = measure(encoder_maps(options.encoder), images(options.photos))
         else:
             seen = [animal.name for animal in demo_classes().seen]
-            rows = measure(head_maps(options.run), photos(options.photos, seen))
+            rows = measure(head_maps(options.run), images(options.photos, seen))
     except HybridError as error:
         sys.exit(str(error))
     print(table(rows))
 
 
-def photos(count: int, names: Sequence[str] | None = None) -> list[Drawn]:
-    """Draw animals of the demo in turn, each photo from its number."""
+def images(count: int, names: Sequence[str] | None = None) -> list[Drawn]:
+    """Draw animals of the demo in turn, each image from its number."""
     demo = demo_classes()
     animals = [a for a in (*demo.seen, *demo.unseen) if names is None or a.name in names]
     order = np.random.default_rng(0).permutation(len(animals))
@@ -92,7 +92,7 @@ def outline(animal: Animal, seed: tuple[int, ...]) -> NDArray[np.bool_]:
     # The same draws in the same order as `draw` makes them.
     rng = np.random.default_rng(seed)
     species = painting._species(animal)
-    painting._coat_colour(animal.colour, species, rng)
+    painting._coat_color(animal.color, species, rng)
     pose = painting._pose(species, rng, SIZE * painting._FINE)
     background(rng, SIZE)
     body = figure(animal.kind)
@@ -118,10 +118,10 @@ def encoder_maps(name: str) -> Maps:
 
     encoder: Any = load_encoder(EncoderSettings(model=name, precision="fp32"), "cpu")
 
-    def maps(photo: Drawn) -> Iterator[tuple[str, Callable[[], Values]]]:
-        text = embed_classes(encoder, [PromptClass(photo.name)], load_templates("simple"), None)[0]
+    def maps(image: Drawn) -> Iterator[tuple[str, Callable[[], Values]]]:
+        text = embed_classes(encoder, [PromptClass(image.name)], load_templates("simple"), None)[0]
         model = TextSimilarity(encoder.tower, text)
-        pixels = encoder.batch([encoder.prepare(photo.image, None)]).float()
+        pixels = encoder.batch([encoder.prepare(image.image, None)]).float()
         return candidates(model, pixels, 0)
 
     return maps
@@ -139,8 +139,8 @@ def head_maps(run: Path) -> Maps:
         raise HeadError(f"the run {run} has no head", fix="hybrid train-head")
     head: Any = found[0]
 
-    def maps(photo: Drawn) -> Iterator[tuple[str, Callable[[], Values]]]:
-        pixels = head.batch([head.prepare(photo.image)])
+    def maps(image: Drawn) -> Iterator[tuple[str, Callable[[], Values]]]:
+        pixels = head.batch([head.prepare(image.image)])
         target = int(head.logits([pixels[0]], None).argmax())
         return candidates(members_of(head)[0], pixels, target)
 
@@ -174,19 +174,19 @@ def score(values: Values, mask: NDArray[np.bool_]) -> Score:
 
 
 def measure(maps: Maps, drawn: Sequence[Drawn]) -> dict[str, tuple[list[Score], float]]:
-    """Scores and seconds of each method over the photos, the two baselines first."""
+    """Scores and seconds of each method over the images, the two baselines first."""
     y, x = (np.arange(SIZE) - SIZE / 2 + 0.5)[:, None], (np.arange(SIZE) - SIZE / 2 + 0.5)[None, :]
     baselines = {"uniform": np.ones((SIZE, SIZE)), "centre": np.exp(-(x**2 + y**2) / (2 * (SIZE / 5) ** 2))}
     rows: dict[str, tuple[list[Score], float]] = {}
     for name, values in baselines.items():
-        rows[name] = [score(values, photo.mask) for photo in drawn], 0.0
-    for photo in drawn:
-        for name, make in maps(photo):
+        rows[name] = [score(values, image.mask) for image in drawn], 0.0
+    for image in drawn:
+        for name, make in maps(image):
             start = time.perf_counter()
             values = make()
             seconds = time.perf_counter() - start
             scores, spent = rows.get(name, ([], 0.0))
-            rows[name] = [*scores, score(values, photo.mask)], spent + seconds
+            rows[name] = [*scores, score(values, image.mask)], spent + seconds
     return rows
 
 

@@ -6,11 +6,11 @@ Real CLIP vectors of Caltech-101, the 70 classes with a text vector:
         --seeds 0,1,2 --json few_shot.json
 
 FILE.npz is of the format of benchmarks/gzsl.py. Classes without a text vector are left out. For each seed and each K,
-K train photos of each class (all it has where it has fewer) are drawn by numpy's default_rng(seed) without
-replacement; the photos of a smaller K are among those of a larger one. Every method learns from the same photos and
-the classes' texts, at fixed hyper-parameters; the score is mean per-class accuracy on the test photos. The val photos
+K train images of each class (all it has where it has fewer) are drawn by numpy's default_rng(seed) without
+replacement; the images of a smaller K are among those of a larger one. Every method learns from the same images and
+the classes' texts, at fixed hyper-parameters; the score is mean per-class accuracy on the test images. The val images
 are not used. Then the whole product: a head that was trained on three quarters of the classes, the others named or
-shown by K photos (benchmarks/few_shot_three_way.py). In the JSON, "methods" holds the mean over seeds by K, "per_seed"
+shown by K images (benchmarks/few_shot_three_way.py). In the JSON, "methods" holds the mean over seeds by K, "per_seed"
 each seed's, "hybrid" is the product's default expert; "three_way" holds the product's figures by K, "0" being names
 alone.
 
@@ -41,11 +41,11 @@ from threadpoolctl import threadpool_limits
 
 from hybrid.errors import DataError, GateError, HeadError, HybridError, listing
 from hybrid.evaluation.metrics import mean_per_class_accuracy
-from hybrid.gate.episodes import Photos
+from hybrid.gate.episodes import LabeledEmbeddings
 
 # Name in the table: name of the expert. The product's default expert stands last, as "hybrid".
 DEFAULT = "posterior"
-# mean-cache is for label spaces in which some classes have no photo; here all have.
+# mean-cache is for label spaces in which some classes have no image; here all have.
 METHODS = {name: name for name in EXPERTS if name not in (DEFAULT, "mean-cache")} | {"hybrid": DEFAULT}
 
 # Accuracy by method, then by K as text.
@@ -54,12 +54,12 @@ Scores = dict[str, dict[str, float]]
 
 @dataclass(frozen=True)
 class Scene:
-    """The classes with a text vector, in order, and the photos of them with indices in that order."""
+    """The classes with a text vector, in order, and the images of them with indices in that order."""
 
     classes: tuple[int, ...]
     texts: NDArray[np.float32]
-    train: Photos
-    test: Photos
+    train: LabeledEmbeddings
+    test: LabeledEmbeddings
     logit_scale: float
 
 
@@ -113,10 +113,10 @@ def cut(data: Data) -> Scene:
     position = np.full(len(data.names), -1, np.intp)
     position[classes] = np.arange(len(classes))
 
-    def keep(split: str) -> Photos:
-        photos = data.photos[split]
-        rows = position[photos.target] >= 0
-        return Photos(photos.embeddings[rows], position[photos.target[rows]])
+    def keep(split: str) -> LabeledEmbeddings:
+        images = data.images[split]
+        rows = position[images.target] >= 0
+        return LabeledEmbeddings(images.embeddings[rows], position[images.target[rows]])
 
     train, test = keep("train"), keep("test")
     if not len(train) or not len(test):
@@ -128,7 +128,7 @@ def cut(data: Data) -> Scene:
 
 
 def run_seed(scene: Scene, shots: Sequence[int], seed: int) -> Scores:
-    """Fit and score every method at every K, all on the same photos."""
+    """Fit and score every method at every K, all on the same images."""
     scores: Scores = {method: {} for method in METHODS}
     for count in shots:
         rows = draw(scene.train.target, len(scene.classes), count, seed)
@@ -137,7 +137,7 @@ def run_seed(scene: Scene, shots: Sequence[int], seed: int) -> Scores:
             expert = make_expert(name, scene.logit_scale).fit(embeddings, labels, scene.texts)
             predicted = expert.logits(scene.test.embeddings).argmax(axis=1)
             accuracy = mean_per_class_accuracy(predicted, scene.test.target, range(len(scene.classes)))
-            # Not None: `cut` saw to it that there are test photos.
+            # Not None: `cut` saw to it that there are test images.
             scores[method][str(count)] = cast(float, accuracy)
     return scores
 

@@ -1,6 +1,6 @@
-"""Picture of what benchmarks/few_shot.py wrote: accuracy, and the product's harmonic mean, by photos a class.
+"""Picture of what benchmarks/few_shot.py wrote: accuracy, and the product's harmonic mean, by images a class.
 
-python benchmarks/few_shot_figure.py few_shot.json --name "Caltech-101 photos" --out docs/few_shot.png
+python benchmarks/few_shot_figure.py few_shot.json --name "Caltech-101 images" --out docs/few_shot.png
 """
 
 from __future__ import annotations
@@ -85,27 +85,25 @@ def _style(method: str) -> tuple[str, str]:
 
 
 def _panel(axis: Any, lines: dict[str, tuple[list[int], list[float], str, str]], ticks: list[str], title: str) -> None:
-    for at, values, colour, style in lines.values():
-        own = colour == OWN
-        axis.plot(
-            at, values, style, marker="o", color=colour, markersize=5 if own else 3.5, linewidth=2 if own else 1.2
-        )
+    for at, values, color, style in lines.values():
+        own = color == OWN
+        axis.plot(at, values, style, marker="o", color=color, markersize=5 if own else 3.5, linewidth=2 if own else 1.2)
     axis.set_title(title, fontsize=10, color=INK)
     axis.set_xticks(range(len(ticks)), ticks, color=INK, fontsize=9)
-    axis.set_xlabel("labelled photos a class", fontsize=9, color=INK)
+    axis.set_xlabel("labeled photos a class", fontsize=9, color=INK)
     # Room for the names at the right end of the lines.
     axis.set_xlim(-0.3, (len(ticks) - 1) * 1.42)
     low, high = axis.get_ylim()
     places = _spread([values[-1] for _, values, _, _ in lines.values()], APART * (high - low))
-    for place, (name, (at, values, colour, _)) in zip(places, lines.items(), strict=True):
-        weight = "bold" if colour == OWN else "normal"
+    for place, (name, (at, values, color, _)) in zip(places, lines.items(), strict=True):
+        weight = "bold" if color == OWN else "normal"
         label = f"{name} {values[-1]:.3f}".replace(" 0.", " .")
         axis.annotate(
             label,
             (at[-1], values[-1]),
             (len(ticks) - 0.8, place),
             fontsize=8,
-            color=colour if weight == "bold" else INK,
+            color=color if weight == "bold" else INK,
             weight=weight,
             va="center",
             arrowprops={"arrowstyle": "-", "color": GRID, "relpos": (0, 0.5)},
@@ -119,7 +117,7 @@ def _panel(axis: Any, lines: dict[str, tuple[list[int], list[float], str, str]],
 
 
 def _spread(values: Sequence[float], apart: float) -> list[float]:
-    """Move values down until neighbours stand `apart`, keeping their order and the highest."""
+    """Move values down until neighbors stand `apart`, keeping their order and the highest."""
     placed = list(values)
     order = sorted(range(len(values)), key=lambda index: -values[index])
     for above, below in pairwise(order):

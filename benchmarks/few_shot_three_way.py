@@ -1,7 +1,7 @@
-"""Three ways to know a class, side by side: the head was trained on some, others are named, others shown by K photos.
+"""Three ways to know a class, side by side: the head was trained on some, others are named, others shown by K images.
 
-Classes, photos and head are those of benchmarks/gzsl.py: of the classes with a text vector a quarter is unseen by the
-head. K train photos of unseen classes are drawn as in benchmarks/few_shot_draw.py. Scored on the test photos of all
+Classes, images and head are those of benchmarks/gzsl.py: of the classes with a text vector a quarter is unseen by the
+head. K train images of unseen classes are drawn as in benchmarks/few_shot_draw.py. Scored on the test images of all
 classes at once, at the product's default operating point.
 """
 
@@ -22,7 +22,7 @@ from hybrid.gate.evidence import Scorer
 from hybrid.gate.fit import fit_gate, fit_shown
 from hybrid.gate.gate import Gate
 from hybrid.gate.gaussians import ClassMemory
-from hybrid.gate.support import ShownPhotos
+from hybrid.gate.support import ShownImages
 from hybrid.heads.linear import LinearHead
 
 UNSEEN_FRACTION = 0.25
@@ -59,14 +59,14 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def run_seed(data: Data, shots: Sequence[int], seed: int) -> Way:
-    """Fit the product once, then show the unseen classes by more and more photos."""
+    """Fit the product once, then show the unseen classes by more and more images."""
     split = cut(data, UNSEEN_FRACTION, seed)
     head = train_probe(split)
     gate, memory = fit(split, head)
     unseen = np.array(split.unseen)
-    photos = data.photos["train"]
-    rows = np.flatnonzero(np.isin(photos.target, unseen))
-    embeddings, labels = photos.embeddings[rows], np.searchsorted(unseen, photos.target[rows])
+    images = data.images["train"]
+    rows = np.flatnonzero(np.isin(images.target, unseen))
+    embeddings, labels = images.embeddings[rows], np.searchsorted(unseen, images.target[rows])
     table: Way = {way: {figure: {} for figure in FIGURES} for way in WAYS}
     for count in (0, *shots):
         chosen = draw(labels, len(unseen), count, seed)
@@ -82,7 +82,7 @@ def run_seed(data: Data, shots: Sequence[int], seed: int) -> Way:
 
 
 def fit(split: Split, head: LinearHead) -> tuple[Gate, ClassMemory]:
-    """Fit the gate as `hybrid` does, on photos of seen classes alone."""
+    """Fit the gate as `hybrid` does, on images of seen classes alone."""
     seen = len(split.seen)
     logits = head.logits([], split.val.embeddings)
     found = calibrate(split.train, split.val, split.texts[:seen], split.logit_scale, logits, class_folds(seen))
@@ -94,15 +94,15 @@ def score(
     head: LinearHead,
     gate: Gate,
     memory: ClassMemory,
-    photos: Sequence[NDArray[Any]],
+    images: Sequence[NDArray[Any]],
     shown: NDArray[np.intp],
     named: bool,
 ) -> dict[str, float | None]:
-    """Score the test photos, where `photos` show the unseen classes `shown`."""
+    """Score the test images, where `images` show the unseen classes `shown`."""
     seen = len(split.seen)
     texts = split.texts if named else split.texts[:seen]
-    with_photos = any(len(own) for own in photos)
-    known = ShownPhotos.gather(photos, (seen + shown).tolist(), len(texts), len(texts)) if with_photos else None
+    with_images = any(len(own) for own in images)
+    known = ShownImages.gather(images, (seen + shown).tolist(), len(texts), len(texts)) if with_images else None
     scorer = Scorer(memory, texts, split.logit_scale, known)
     fused = gate.fuse(scorer(split.test.embeddings, head.logits([], split.test.embeddings)))
     unseen = np.arange(fused.log_probabilities.shape[1]) >= seen

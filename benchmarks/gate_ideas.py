@@ -5,7 +5,7 @@
     python benchmarks/gate_ideas.py --embeddings ../shared/data/caltech101/gzsl.npz world.npz world2.npz \
         --unseen-fraction .25 --seeds 0,1,2,3,4,5 --json ideas.json
 
-Files, splits, heads and episodes are those of benchmarks/gzsl.py, and like there no photo of an unseen class is used
+Files, splits, heads and episodes are those of benchmarks/gzsl.py, and like there no image of an unseen class is used
 before the test. Prints Markdown, one row an idea: accuracy (mean per class) and NLL in the first two tables. What each
 idea is stands in gate_ideas_text.py, gate_ideas_seen.py and gate_ideas_gate.py, with its source.
 

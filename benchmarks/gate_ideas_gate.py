@@ -1,6 +1,6 @@
 """Ideas for the log-odds of "unseen", under the product's own experts for seen and for unseen classes.
 
-Every idea is a weighted sum of features, fitted by logistic regression on the episodes, seen and unseen photos weighing
+Every idea is a weighted sum of features, fitted by logistic regression on the episodes, seen and unseen images weighing
 the same unless said.
 """
 
@@ -26,19 +26,19 @@ from hybrid.gate.fit import fit_gate, fit_logistic
 from hybrid.gate.gate import Gate
 
 FIGURES = ("harmonic_mean", "ausuc", "ece", "gate_auroc", "nll")
-NEIGHBOURS = 5
+NEIGHBORS = 5
 PRODUCT = ("unseen_text", "seen_text", "seen", "novelty")
 # Where a feature's weight starts and is drawn to; of the others, 0.
 START = {"mass": 1.0, "unseen_text": 1.0, "seen_text": -1.0, "unseen_sum": 1.0, "seen_sum": -1.0}
 IDEAS: dict[str, tuple[str, ...]] = {
     "mass + head's largest log-probability": ("mass", "sure"),
-    "mass + head + 5 nearest neighbours": ("mass", "sure", "knn"),
+    "mass + head + 5 nearest neighbors": ("mass", "sure", "knn"),
     "mass + head + absolute Mahalanobis distance": ("mass", "sure", "mahalanobis"),
     "product: text for unseen, text for seen, memory, novelty": PRODUCT,
     "product without novelty": PRODUCT[:-1],
     "product, absolute Mahalanobis distance for novelty": (*PRODUCT[:-1], "mahalanobis"),
     "product, log-sum-exp for log-mean-exp": ("unseen_sum", "seen_sum", "seen_with_memory_sum", "novelty"),
-    "product + nearest neighbours": (*PRODUCT, "knn"),
+    "product + nearest neighbors": (*PRODUCT, "knn"),
     "product + doubt of heads of the episodes": (*PRODUCT, "doubt"),
 }
 FOLDS = (3, 10)
@@ -46,7 +46,7 @@ FOLDS = (3, 10)
 
 @dataclass(frozen=True)
 class Fitted:
-    """The product's fit and the features of its episodes and of the test photos."""
+    """The product's fit and the features of its episodes and of the test images."""
 
     gate: Gate
     test: Evidence
@@ -94,8 +94,8 @@ def _fit(split: Split, scenes: Scenes, calibration: Calibration) -> Fitted:
     # Only the doubt, which the product's own fit leaves out, looks at the temperature.
     gate = msgspec.structs.replace(gate, head_temperature=fit_temperature(validation.evidence.head, validation.target))
     parts = [
-        features(gate, labelled.evidence) | cross_fitted(scene, bank_features, validation.target)
-        for labelled, scene in zip(calibration.episodes, scenes.episodes, strict=True)
+        features(gate, labeled.evidence) | cross_fitted(scene, bank_features, validation.target)
+        for labeled, scene in zip(calibration.episodes, scenes.episodes, strict=True)
     ]
     evidence = Scorer(calibration.memory, split.texts, split.logit_scale)(split.test.embeddings, scenes.head_logits[1])
     found = features(gate, evidence) | bank_features(scenes.full_test)
@@ -118,22 +118,22 @@ def features(gate: Gate, evidence: Evidence) -> dict[str, Floats]:
 
 
 def bank_features(scene: Scene) -> dict[str, Floats]:
-    """Distances to the labelled photos, (n,) each.
+    """Distances to the labeled images, (n,) each.
 
     Half the squared Mahalanobis distance to the nearest class's mean (Lee et al. 2018, A Simple Unified Framework for
-    Detecting Out-of-Distribution Samples and Adversarial Attacks); mean cosine of the nearest photos (in the manner of
+    Detecting Out-of-Distribution Samples and Adversarial Attacks); mean cosine of the nearest images (in the manner of
     Sun et al. 2022, Out-of-Distribution Detection with Deep Nearest Neighbors).
     """
     memory = scene.memory
     whiten = np.linalg.cholesky(np.linalg.inv(memory.within))
-    photos, means = scene.photos @ whiten, memory.means @ whiten
-    squared = (photos**2).sum(axis=1)[:, None] - 2 * photos @ means.T + (means**2).sum(axis=1)
-    nearest = np.sort(scene.photos @ scene.bank.T, axis=1)[:, -NEIGHBOURS:]
+    images, means = scene.images @ whiten, memory.means @ whiten
+    squared = (images**2).sum(axis=1)[:, None] - 2 * images @ means.T + (means**2).sum(axis=1)
+    nearest = np.sort(scene.images @ scene.bank.T, axis=1)[:, -NEIGHBORS:]
     return {"mahalanobis": 0.5 * squared.min(axis=1) / MEMORY_SCALE, "knn": scene.scale * nearest.mean(axis=1)}
 
 
 def _odds(fitted: Fitted, keys: Sequence[str], *, equal: bool = True) -> Floats:
-    """Fit the weights on the episodes; log-odds of the test photos, (n,)."""
+    """Fit the weights on the episodes; log-odds of the test images, (n,)."""
     share = fitted.is_unseen.mean()
     weights = np.where(fitted.is_unseen, 0.5 / share, 0.5 / (1 - share)) if equal else np.ones(len(fitted.is_unseen))
     start = np.array([*(START.get(key, 0.0) for key in keys), 0.0])

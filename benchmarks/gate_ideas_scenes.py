@@ -1,4 +1,4 @@
-"""What the ideas of benchmarks/gate_ideas.py are tried on: photos, texts of their classes, labelled photos."""
+"""What the ideas of benchmarks/gate_ideas.py are tried on: images, texts of their classes, labeled images."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from gzsl import Split, train_fold, train_probe
 from gzsl_peers import Floats, Ints, log_softmax
 from numpy.typing import NDArray
 
-from hybrid.gate.episodes import class_folds, photo_folds
+from hybrid.gate.episodes import class_folds, image_folds
 from hybrid.gate.gaussians import ClassMemory
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Photos to score in a label space whose first s of c classes are seen.
+    """Images to score in a label space whose first s of c classes are seen.
 
     Attributes
     ----------
-    photos : (n, d) float64
+    images : (n, d) float64
     target : (n,) int
     head : (n, s) float64
         Log-probabilities of a head that was trained on the seen classes alone.
     texts : (c, d) float64
     bank, labels : (m, d) float64, (m,) int
-        Labelled photos of the seen classes.
+        Labeled images of the seen classes.
     scale : float
         The encoder's logit scale.
     """
 
-    photos: Floats
+    images: Floats
     target: Ints
     head: Floats
     texts: Floats
@@ -55,35 +55,35 @@ class Scene:
         return ClassMemory.fit(self.bank, self.labels, self.seen)
 
     def rows(self, chosen: NDArray[np.bool_]) -> Scene:
-        """Take some of the photos."""
-        return replace(self, photos=self.photos[chosen], target=self.target[chosen], head=self.head[chosen])
+        """Take some of the images."""
+        return replace(self, images=self.images[chosen], target=self.target[chosen], head=self.head[chosen])
 
     def with_bank(self, other: Scene, chosen: NDArray[np.bool_]) -> Scene:
-        """Let another scene's chosen photos of seen classes join the bank."""
+        """Let another scene's chosen images of seen classes join the bank."""
         kept = chosen & ~other.is_unseen
         return replace(
             self,
-            bank=np.concatenate([self.bank, other.photos[kept]]),
+            bank=np.concatenate([self.bank, other.images[kept]]),
             labels=np.concatenate([self.labels, other.target[kept]]),
         )
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """One seed's scenes; every bank holds train photos alone.
+    """One seed's scenes; every bank holds train images alone.
 
     Attributes
     ----------
     validation : Scene
-        Validation photos over the seen classes.
+        Validation images over the seen classes.
     episodes : tuple of Scene
-        The same photos; in each, classes of `held` play the unseen ones.
+        The same images; in each, classes of `held` play the unseen ones.
     test : Scene
     held : tuple of tuple of int
     fold_logits : tuple of (n, s - held)
         Of the episodes' heads.
     head_logits : ((n, s), (m, s))
-        Of the product's head, of validation and of test photos.
+        Of the product's head, of validation and of test images.
     """
 
     validation: Scene
@@ -95,12 +95,12 @@ class Scenes:
 
     @property
     def full_episodes(self) -> list[Scene]:
-        """The photos of the held-out classes, with the others' validation photos in the bank too."""
+        """The images of the held-out classes, with the others' validation images in the bank too."""
         return [e.rows(e.is_unseen).with_bank(e, ~e.is_unseen) for e in self.episodes]
 
     @property
     def full_test(self) -> Scene:
-        """The test photos, with the validation photos in the bank too."""
+        """The test images, with the validation images in the bank too."""
         return self.test.with_bank(self.validation, np.ones(len(self.validation.target), bool))
 
 
@@ -127,12 +127,12 @@ def build(split: Split) -> Scenes:
 
 
 def _scene(split: Split, name: str, logits: NDArray[np.float32], order: Sequence[int]) -> Scene:
-    position, photos = np.argsort(order), getattr(split, name)
+    position, images = np.argsort(order), getattr(split, name)
     labels = position[split.train.target]
     kept = labels < logits.shape[1]
     return Scene(
-        photos.embeddings.astype(np.float64),
-        position[photos.target],
+        images.embeddings.astype(np.float64),
+        position[images.target],
         log_softmax(logits.astype(np.float64)),
         split.texts[order].astype(np.float64),
         split.train.embeddings[kept].astype(np.float64),
@@ -142,11 +142,11 @@ def _scene(split: Split, name: str, logits: NDArray[np.float32], order: Sequence
 
 
 def cross_fitted(scene: Scene, score: Callable[[Scene], dict[str, Floats]], original: Ints) -> dict[str, Floats]:
-    """Score validation photos by banks that hold the others of them but not themselves, like the product's memory.
+    """Score validation images by banks that hold the others of them but not themselves, like the product's memory.
 
-    `original` is the photos' class in the split, which deals them into the product's own folds.
+    `original` is the images' class in the split, which deals them into the product's own folds.
     """
-    folds = photo_folds(original)
+    folds = image_folds(original)
     parts, rows = [], []
     for fold in np.unique(folds):
         inside = folds == fold

@@ -1,7 +1,7 @@
-"""Ideas for choosing among seen classes: zero-shot, the head, and what else the labelled photos say.
+"""Ideas for choosing among seen classes: zero-shot, the head, and what else the labeled images say.
 
-Every idea is a sum of scores; its weights, none below zero, are found by NLL on the validation photos, which memories
-without the photo in question score. One weak prior serves all ideas, twice as strong as the product's own.
+Every idea is a sum of scores; its weights, none below zero, are found by NLL on the validation images, which memories
+without the image in question score. One weak prior serves all ideas, twice as strong as the product's own.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def scores(scene: Scene) -> dict[str, Floats]:
     """Every score over the seen classes, (n, s)."""
     seen = scene.seen
     scorer = Scorer(scene.memory, scene.texts, scene.scale)
-    evidence = scorer(scene.photos, scene.head)
+    evidence = scorer(scene.images, scene.head)
     alike = partial(np.broadcast_to, shape=evidence.head.shape)
     return {
         "zero-shot": evidence.similarity[:, :seen],
@@ -67,7 +67,7 @@ def scores(scene: Scene) -> dict[str, Floats]:
         "memory": evidence.memory,
         "wang": wang(scene),
         "tip": tip(scene),
-        "prototypes": scene.scale * scene.photos @ unit(scene.memory.means).T,
+        "prototypes": scene.scale * scene.images @ unit(scene.memory.means).T,
         "kernel": kernel_ridge(scene),
     }
 
@@ -83,26 +83,26 @@ def wang(scene: Scene) -> Floats:
     covariance = centred.T @ centred / (count - 1)
     precision = dim * np.linalg.inv((count - 1) * covariance + np.trace(covariance) * np.eye(dim))
     weight = means @ precision
-    return np.asarray((scene.photos @ weight.T - 0.5 * np.einsum("cd,cd->c", weight, means)) / MEMORY_SCALE)
+    return np.asarray((scene.images @ weight.T - 0.5 * np.einsum("cd,cd->c", weight, means)) / MEMORY_SCALE)
 
 
 def tip(scene: Scene) -> Floats:
-    """Sum over a class's photos of exp(-5.5 (1 - cosine)).
+    """Sum over a class's images of exp(-5.5 (1 - cosine)).
 
     Zhang et al. 2022, Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification.
     """
-    return np.asarray(np.exp(-TIP_SHARPNESS * (1 - scene.photos @ scene.bank.T)) @ _one_hot(scene))
+    return np.asarray(np.exp(-TIP_SHARPNESS * (1 - scene.images @ scene.bank.T)) @ _one_hot(scene))
 
 
 def kernel_ridge(scene: Scene) -> Floats:
     """Kernel ridge regression onto the classes' indicators, Gaussian kernel of the cosine."""
 
-    def kernel(photos: Floats) -> Floats:
-        return np.asarray(np.exp(-KERNEL_SHARPNESS * (1 - photos @ scene.bank.T)))
+    def kernel(images: Floats) -> Floats:
+        return np.asarray(np.exp(-KERNEL_SHARPNESS * (1 - images @ scene.bank.T)))
 
     target = _one_hot(scene)
     gram = kernel(scene.bank) + KERNEL_RIDGE * np.eye(len(scene.bank))
-    return np.asarray(10 * kernel(scene.photos) @ np.linalg.solve(gram, target - target.mean(axis=0)))
+    return np.asarray(10 * kernel(scene.images) @ np.linalg.solve(gram, target - target.mean(axis=0)))
 
 
 def _one_hot(scene: Scene) -> Floats:

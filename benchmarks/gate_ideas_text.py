@@ -1,6 +1,6 @@
-"""Ideas for choosing among unseen classes: each scores photos by the names' texts and the labelled photos of others.
+"""Ideas for choosing among unseen classes: each scores images by the names' texts and the labeled images of others.
 
-Every idea is a sum of scores; its weights, none below zero, are found by NLL on the photos of held-out classes.
+Every idea is a sum of scores; its weights, none below zero, are found by NLL on the images of held-out classes.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ IDEAS: dict[str, tuple[str, ...]] = {
     "hubness, lambda fitted, 50 highest": ("zero-shot", "hubness 50"),
     "hubness, lambda fitted, all photos": ("zero-shot", "hubness all"),
     "Distribution Normalization": ("normalized",),
-    "centred cosine": ("centred",),
-    "centred, lightly whitened cosine": ("whitened",),
-    "centred, fully whitened cosine": ("fully whitened",),
+    "centered cosine": ("centred",),
+    "centered, lightly whitened cosine": ("whitened",),
+    "centered, fully whitened cosine": ("fully whitened",),
     "class means predicted from texts": ("predicted",),
     "zero-shot + ConSE by the head": ("zero-shot", "conse"),
     "zero-shot + ridge map from head features": ("zero-shot", "ridge map"),
@@ -52,8 +52,8 @@ def run(scenes: Scenes) -> dict[str, dict[str, float]]:
 
 def _scores(scene: Scene) -> dict[str, Floats]:
     """Every score over the unseen classes."""
-    zero_shot = scene.scale * scene.photos @ scene.texts.T
-    evidence = Scorer(scene.memory, scene.texts, scene.scale)(scene.photos, scene.head)
+    zero_shot = scene.scale * scene.images @ scene.texts.T
+    evidence = Scorer(scene.memory, scene.texts, scene.scale)(scene.images, scene.head)
     scores = {
         "zero-shot": zero_shot,
         "hubness .25": zero_shot - 0.25 * hubness(scene, 10),
@@ -61,9 +61,9 @@ def _scores(scene: Scene) -> dict[str, Floats]:
         "hubness 50": np.broadcast_to(-hubness(scene, 50), zero_shot.shape),
         "hubness all": np.broadcast_to(-hubness(scene, len(scene.bank)), zero_shot.shape),
         "normalized": normalized(scene),
-        "centred": centred_cosine(scene, 1.0),
+        "centred": centered_cosine(scene, 1.0),
         "whitened": evidence.centred,
-        "fully whitened": centred_cosine(scene, 0.5),
+        "fully whitened": centered_cosine(scene, 0.5),
         "predicted": evidence.predicted,
         "conse": conse(scene),
         "ridge map": ridge_map(scene),
@@ -75,15 +75,15 @@ def _scores(scene: Scene) -> dict[str, Floats]:
 def hubness(scene: Scene, highest: int) -> Floats:
     """Mean of each text's highest similarities to the bank, in logits, (c,).
 
-    After CSLS (Conneau et al. 2018, Word Translation Without Parallel Data); with all photos in the mean, a bias
-    against texts that lie near every photo, in the spirit of Frolic (Zhu et al. 2024, Enhancing Zero-Shot Vision
+    After CSLS (Conneau et al. 2018, Word Translation Without Parallel Data); with all images in the mean, a bias
+    against texts that lie near every image, in the spirit of Frolic (Zhu et al. 2024, Enhancing Zero-Shot Vision
     Models by Label-Free Prompt Distribution Learning and Bias Correcting).
     """
     return np.asarray(scene.scale * np.sort(scene.bank @ scene.texts.T, axis=0)[-highest:].mean(axis=0))
 
 
-def _centres(scene: Scene) -> tuple[Floats, Floats]:
-    """Mean photo (each class counting the same) and mean text of the seen classes."""
+def _centers(scene: Scene) -> tuple[Floats, Floats]:
+    """Mean image (each class counting the same) and mean text of the seen classes."""
     return scene.memory.means.mean(axis=0), scene.texts[: scene.seen].mean(axis=0)
 
 
@@ -91,23 +91,23 @@ def normalized(scene: Scene) -> Floats:
     """Cosine after half of each mean is taken away.
 
     Zhou et al. 2023, Test-Time Distribution Normalization for Contrastively Learned Vision-language Models; means of
-    the labelled photos and of the seen classes' texts instead of test data.
+    the labeled images and of the seen classes' texts instead of test data.
     """
-    photo, text = _centres(scene)
-    return np.asarray(scene.scale * (scene.photos - photo / 2) @ (scene.texts - text / 2).T)
+    image, text = _centers(scene)
+    return np.asarray(scene.scale * (scene.images - image / 2) @ (scene.texts - text / 2).T)
 
 
-def centred_cosine(scene: Scene, unwhitened: float) -> Floats:
-    """Texts' directions from their mean, photos from theirs, with the photos' spread within classes evened out.
+def centered_cosine(scene: Scene, unwhitened: float) -> Floats:
+    """Texts' directions from their mean, images from theirs, with the images' spread within classes evened out.
 
     `unwhitened` is the identity's share in the covariance; the product has `hybrid.gate.evidence.UNWHITENED` of it.
     """
-    photo, text = _centres(scene)
+    image, text = _centers(scene)
     within = scene.memory.within
     blend = (1 - unwhitened) * within / (np.trace(within) / len(within)) + unwhitened * np.eye(len(within))
     whiten = np.linalg.cholesky(np.linalg.inv(blend))
     directions = unit((scene.texts - text) @ whiten)
-    return np.asarray(0.5 * scene.scale * (scene.photos - photo) @ whiten @ directions.T)
+    return np.asarray(0.5 * scene.scale * (scene.images - image) @ whiten @ directions.T)
 
 
 def conse(scene: Scene) -> Floats:
@@ -122,20 +122,20 @@ def conse(scene: Scene) -> Floats:
 
 
 def ridge_map(scene: Scene) -> Floats:
-    """Ridge regression from a photo's features to its class's text; texts near what it gives.
+    """Ridge regression from an image's features to its class's text; texts near what it gives.
 
     In the manner of ESZSL (Romera-Paredes & Torr 2015, An embarrassingly simple approach to zero-shot learning). The
     head of this benchmark reads embeddings, so those are the features.
     """
-    centre, text = scene.bank.mean(axis=0), scene.texts[: scene.seen].mean(axis=0)
-    photos, wanted = scene.bank - centre, scene.texts[scene.labels] - text
-    gram = photos.T @ photos + np.eye(photos.shape[1])
-    mapped = (scene.photos - centre) @ np.linalg.solve(gram, photos.T @ wanted)
+    center, text = scene.bank.mean(axis=0), scene.texts[: scene.seen].mean(axis=0)
+    images, wanted = scene.bank - center, scene.texts[scene.labels] - text
+    gram = images.T @ images + np.eye(images.shape[1])
+    mapped = (scene.images - center) @ np.linalg.solve(gram, images.T @ wanted)
     return np.asarray(scene.scale * mapped @ (scene.texts - text).T)
 
 
 def relative(scene: Scene) -> Floats:
-    """Correlation of a photo's and a text's similarities to the seen classes' texts.
+    """Correlation of an image's and a text's similarities to the seen classes' texts.
 
     Moschella et al. 2023, Relative representations enable zero-shot latent space communication.
     """
@@ -145,4 +145,4 @@ def relative(scene: Scene) -> Floats:
         similarity = vectors @ anchors
         return unit(similarity - similarity.mean(axis=1, keepdims=True))
 
-    return np.asarray(10 * profile(scene.photos) @ profile(scene.texts).T)
+    return np.asarray(10 * profile(scene.images) @ profile(scene.texts).T)

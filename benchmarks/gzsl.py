@@ -8,8 +8,8 @@ Real CLIP vectors of Caltech-101, three splits of 53 seen and 17 unseen classes:
 FILE.npz holds class_names (C,), class_text (C, d) with NaN rows where a class has no text vector, logit_scale, and
 {train,val,test}_embedding (n, d) and {train,val,test}_label (n,). Split of a seed: the indices of the classes with a
 text vector, in order, shuffled by random.Random(seed); the first int(n * fraction) are unseen, the others seen.
-Classes without a text vector are left out. A linear probe learns from the train photos of the seen classes; their
-val photos calibrate; the test photos of all classes are scored. No photo of an unseen class is used before that.
+Classes without a text vector are left out. A linear probe learns from the train images of the seen classes; their
+val images calibrate; the test images of all classes are scored. No image of an unseen class is used before that.
 In the JSON, "methods" holds the peers and the product at its default operating point, "operating_points" the same fit
 of the product at others.
 
@@ -40,14 +40,14 @@ from threadpoolctl import threadpool_limits
 from hybrid.config import HeadSettings
 from hybrid.errors import DataError, GateError, HeadError, HybridError, listing
 from hybrid.evaluation.metrics import score_system
-from hybrid.gate.episodes import Photos, calibrate, check_enough, class_folds
+from hybrid.gate.episodes import LabeledEmbeddings, calibrate, check_enough, class_folds
 from hybrid.gate.evidence import Scorer
 from hybrid.gate.experts import zero_shot_logits
 from hybrid.gate.fit import fit_gate
 from hybrid.gate.gate import Gate
 from hybrid.gate.gaussians import ClassMemory
 from hybrid.gate.policy import Policy, choose_point
-from hybrid.heads.base import LabelledPhotos, TrainingSet
+from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.heads.linear import C_GRID, LinearHead, train_linear_head
 
 SPLITS = ("train", "val", "test")
@@ -63,7 +63,7 @@ class Data:
 
     names: tuple[str, ...]
     texts: NDArray[np.float32]
-    photos: dict[str, Photos]
+    images: dict[str, LabeledEmbeddings]
     logit_scale: float
     model: str
 
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             results = [run_seed(data, options.unseen_fraction, seed) for seed in options.seeds]
     except HybridError as error:
         sys.exit(str(error))
-    summary = summarise(options, data, results)
+    summary = summarize(options, data, results)
     if options.json:
         options.json.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     show(summary, statistics.fmean(result.gate_seconds for result in results))
@@ -131,9 +131,9 @@ def read(file: Path) -> Data:
     without = np.isnan(texts).all(axis=1)
     vectors = np.full(texts.shape, np.nan, np.float32)
     vectors[~without] = unit(texts[~without], f"{file}: class_text")
-    photos = {split: _photos(arrays, split, texts.shape, file) for split in SPLITS}
+    images = {split: _images(arrays, split, texts.shape, file) for split in SPLITS}
     model = str(arrays["model"]) if "model" in arrays else "not named in the file"
-    return Data(tuple(map(str, names.tolist())), vectors, photos, float(scale.item()), model)
+    return Data(tuple(map(str, names.tolist())), vectors, images, float(scale.item()), model)
 
 
 def _load(file: Path) -> dict[str, NDArray[Any]]:
@@ -146,7 +146,7 @@ def _load(file: Path) -> dict[str, NDArray[Any]]:
         ) from error
 
 
-def _photos(arrays: dict[str, NDArray[Any]], split: str, texts: tuple[int, ...], file: Path) -> Photos:
+def _images(arrays: dict[str, NDArray[Any]], split: str, texts: tuple[int, ...], file: Path) -> LabeledEmbeddings:
     embeddings, labels = arrays[f"{split}_embedding"], arrays[f"{split}_label"]
     fits = embeddings.ndim == 2 and embeddings.shape[1] == texts[1] and embeddings.dtype.kind == "f"
     if not fits or labels.shape != embeddings.shape[:1] or labels.dtype.kind not in "iu":
@@ -158,11 +158,11 @@ def _photos(arrays: dict[str, NDArray[Any]], split: str, texts: tuple[int, ...],
     low, high = labels.min(initial=0), labels.max(initial=0)
     if low < 0 or high >= texts[0]:
         raise DataError(f"{file}: a {split}_label is no class", expected=f"0 to {texts[0] - 1}", got=f"{low} to {high}")
-    return Photos(unit(embeddings, f"{file}: {split}_embedding"), labels.astype(np.intp))
+    return LabeledEmbeddings(unit(embeddings, f"{file}: {split}_embedding"), labels.astype(np.intp))
 
 
 def unit(vectors: NDArray[Any], what: str) -> NDArray[np.float32]:
-    """Renormalise rows, computed in float64."""
+    """Renormalize rows, computed in float64."""
     exact = vectors.astype(np.float64)
     lengths = np.linalg.norm(exact, axis=1, keepdims=True)
     if bad := np.flatnonzero(~(np.isfinite(lengths[:, 0]) & (lengths[:, 0] > 0))).tolist():
@@ -190,27 +190,27 @@ def split_classes(named: Sequence[int], fraction: float, seed: int) -> tuple[lis
 
 @dataclass(frozen=True)
 class Split:
-    """One seed's label space, seen classes first, and its photos with indices in it."""
+    """One seed's label space, seen classes first, and its images with indices in it."""
 
     seen: tuple[int, ...]
     unseen: tuple[int, ...]
     texts: NDArray[np.float32]
-    train: Photos
-    val: Photos
-    test: Photos
+    train: LabeledEmbeddings
+    val: LabeledEmbeddings
+    test: LabeledEmbeddings
     logit_scale: float
 
 
 def cut(data: Data, fraction: float, seed: int) -> Split:
-    """Take a seed's classes; train and val keep photos of seen classes only."""
+    """Take a seed's classes; train and val keep images of seen classes only."""
     seen, unseen = split_classes(data.named, fraction, seed)
     position = np.full(len(data.names), len(data.names), np.intp)
     position[[*seen, *unseen]] = np.arange(len(seen) + len(unseen))
 
-    def keep(name: str, classes: int) -> Photos:
-        photos = data.photos[name]
-        rows = position[photos.target] < classes
-        return Photos(photos.embeddings[rows], position[photos.target[rows]])
+    def keep(name: str, classes: int) -> LabeledEmbeddings:
+        images = data.images[name]
+        rows = position[images.target] < classes
+        return LabeledEmbeddings(images.embeddings[rows], position[images.target[rows]])
 
     train, val = keep("train", len(seen)), keep("val", len(seen))
     test = keep("test", len(seen) + len(unseen))
@@ -241,28 +241,28 @@ def train_fold(split: Split, kept: Sequence[int], strength: float | None) -> Lin
         return train_fold(split, kept, weaker[-1])
 
 
-def _probe(train: Photos, val: Photos, kept: Sequence[int], settings: HeadSettings) -> LinearHead:
-    def labelled(photos: Photos) -> LabelledPhotos:
-        rows = np.isin(photos.target, kept)
-        return LabelledPhotos((), (), np.searchsorted(kept, photos.target[rows]), photos.embeddings[rows])
+def _probe(train: LabeledEmbeddings, val: LabeledEmbeddings, kept: Sequence[int], settings: HeadSettings) -> LinearHead:
+    def labeled(images: LabeledEmbeddings) -> LabeledImages:
+        rows = np.isin(images.target, kept)
+        return LabeledImages((), (), np.searchsorted(kept, images.target[rows]), images.embeddings[rows])
 
-    chosen = TrainingSet(tuple(map(str, kept)), labelled(train), labelled(val), ())
+    chosen = TrainingSet(tuple(map(str, kept)), labeled(train), labeled(val), ())
     return train_linear_head(chosen, settings, "file", lambda line: None)
 
 
 def build_task(split: Split, head: LinearHead) -> Task:
-    """Gather both experts' opinions of the validation photos, of every episode, and of the test photos."""
+    """Gather both experts' opinions of the validation images, of every episode, and of the test images."""
 
-    def opinions(photos: Photos, probe: LinearHead, order: Sequence[int]) -> Opinions:
+    def opinions(images: LabeledEmbeddings, probe: LinearHead, order: Sequence[int]) -> Opinions:
         seen = len(probe.classes)
         position = np.argsort(order)
         store = split.train.embeddings[position[split.train.target] < seen]
         texts = split.texts[order]
         return Opinions(
-            probe.logits([], photos.embeddings).astype(np.float64),
-            zero_shot_logits(photos.embeddings, texts, split.logit_scale).astype(np.float64),
+            probe.logits([], images.embeddings).astype(np.float64),
+            zero_shot_logits(images.embeddings, texts, split.logit_scale).astype(np.float64),
             hubness(texts, store, split.logit_scale),
-            position[photos.target],
+            position[images.target],
         )
 
     seen = list(range(len(split.seen)))
@@ -279,7 +279,7 @@ def build_task(split: Split, head: LinearHead) -> Task:
 
 
 def product(split: Split, head: LinearHead) -> tuple[dict[str, Answer], float]:
-    """Fit and ask the product's gate as `hybrid` does; an answer by operating point, and seconds a photo of gating."""
+    """Fit and ask the product's gate as `hybrid` does; an answer by operating point, and seconds an image of gating."""
     seen, unseen = len(split.seen), len(split.unseen)
     gate = Gate()
     try:
@@ -340,7 +340,7 @@ def run_seed(data: Data, fraction: float, seed: int) -> Result:
     return Result(seed, score(answers), score(points), facts, seconds)
 
 
-def summarise(options: argparse.Namespace, data: Data, results: Sequence[Result]) -> dict[str, Any]:
+def summarize(options: argparse.Namespace, data: Data, results: Sequence[Result]) -> dict[str, Any]:
     """What is written."""
     return {
         "file": str(options.embeddings),
@@ -348,7 +348,7 @@ def summarise(options: argparse.Namespace, data: Data, results: Sequence[Result]
         "unseen_fraction": options.unseen_fraction,
         "seeds": options.seeds,
         "classes": {"in_file": len(data.names), "with_text": len(data.named), **results[0].facts["classes"]},
-        "photos": {name: int(np.isin(photos.target, data.named).sum()) for name, photos in data.photos.items()},
+        "photos": {name: int(np.isin(images.target, data.named).sum()) for name, images in data.images.items()},
         "methods": average([result.methods for result in results]),
         "operating_points": average([result.operating_points for result in results]),
         "per_seed": {

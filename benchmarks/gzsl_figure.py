@@ -1,6 +1,6 @@
 """Picture of what benchmarks/gzsl.py wrote: each method's harmonic mean and calibration error.
 
-    python benchmarks/gzsl_figure.py gzsl.json --names "Caltech-101 photos" --out docs/gate.png
+    python benchmarks/gzsl_figure.py gzsl.json --names "Caltech-101 images" --out docs/gate.png
 
 Methods stand by harmonic mean, best on top; a dot is the mean of the seeds, a line reaches from the lowest to the
 highest of them. Several JSON files give a row of panels each.
@@ -91,10 +91,10 @@ def title(name: str, found: dict[str, Any]) -> str:
 def _panel(axis: Any, found: dict[str, Any], order: Sequence[str], panel: str) -> None:
     for row, method in enumerate(order):
         own = method == "hybrid"
-        colour, value = OWN if own else PEER, found["methods"][method][panel]
+        color, value = OWN if own else PEER, found["methods"][method][panel]
         each = [seed["methods"][method][panel] for seed in found["per_seed"].values()]
-        axis.plot([min(each), max(each)], [row, row], color=colour, linewidth=2, alpha=0.45, solid_capstyle="round")
-        axis.plot(value, row, "o", color=colour, markersize=9 if own else 7, zorder=3)
+        axis.plot([min(each), max(each)], [row, row], color=color, linewidth=2, alpha=0.45, solid_capstyle="round")
+        axis.plot(value, row, "o", color=color, markersize=9 if own else 7, zorder=3)
         text = f"{value:.3f}".lstrip("0")
         weight = "bold" if own else "normal"
         axis.annotate(

@@ -1,7 +1,7 @@
 """The published methods that benchmarks/gzsl.py runs beside the product's gate, each on the same opinions.
 
-Every method takes a `Task` and answers its test photos: log-probabilities over all classes (n, c), and p(unseen) (n,).
-None sees a photo of an unseen class: what they fit, they fit on validation photos of seen classes, and on episodes in
+Every method takes a `Task` and answers its test images: log-probabilities over all classes (n, c), and p(unseen) (n,).
+None sees an image of an unseen class: what they fit, they fit on validation images of seen classes, and on episodes in
 which a fifth of the seen classes plays the unseen ones.
 """
 
@@ -32,14 +32,14 @@ COSMO_BIASES = np.linspace(-8.0, 8.0, 321)
 
 @dataclass(frozen=True)
 class Opinions:
-    """What head and zero-shot say of n photos; the first s of c classes are seen.
+    """What head and zero-shot say of n images; the first s of c classes are seen.
 
     Attributes
     ----------
     head : (n, s)
         Logits of a head that was trained on the seen classes.
     zero_shot : (n, c)
-        Cosine of photo and text times the encoder's logit scale.
+        Cosine of image and text times the encoder's logit scale.
     hubness : (c,)
         See `hubness`.
     target : (n,) int
@@ -64,7 +64,7 @@ class Opinions:
 
 @dataclass(frozen=True)
 class Task:
-    """Validation photos over the seen classes, episodes over the same photos, and the photos to answer."""
+    """Validation images over the seen classes, episodes over the same images, and the images to answer."""
 
     validation: Opinions
     episodes: tuple[Opinions, ...]
@@ -74,12 +74,12 @@ class Task:
 Answer = tuple[Floats, Floats]
 
 
-def hubness(texts: NDArray[Any], photos: NDArray[Any], logit_scale: float) -> Floats:
-    """Give lambda times the mean of each text's highest similarities to labelled photos, in logits, (c,).
+def hubness(texts: NDArray[Any], images: NDArray[Any], logit_scale: float) -> Floats:
+    """Give lambda times the mean of each text's highest similarities to labeled images, in logits, (c,).
 
     After CSLS (Conneau et al. 2018, Word Translation Without Parallel Data).
     """
-    highest = np.sort(np.asarray(photos, np.float64) @ np.asarray(texts, np.float64).T, axis=0)[-HIGHEST:]
+    highest = np.sort(np.asarray(images, np.float64) @ np.asarray(texts, np.float64).T, axis=0)[-HIGHEST:]
     return np.asarray(HUBNESS * logit_scale * highest.mean(axis=0))
 
 
@@ -91,7 +91,7 @@ def clip(task: Task) -> Answer:
 def concatenate(opinions: Opinions) -> Floats:
     """Head logits of the seen and zero-shot logits of the unseen classes, (n, c).
 
-    Logits mean something only up to a constant a photo, and a head's and CLIP's are far apart (CLIP's cosines times
+    Logits mean something only up to a constant an image, and a head's and CLIP's are far apart (CLIP's cosines times
     100 would always win): both are taken relative to their mean over the seen classes, which both have scored.
     """
     zero_shot = opinions.zero_shot - opinions.zero_shot[:, : opinions.seen].mean(axis=1, keepdims=True)
@@ -116,7 +116,7 @@ def calibrated_stacking(task: Task) -> Answer:
 
 
 def at_temperature(task: Task) -> Task:
-    """Scale the logits of both experts by what minimises their NLL on the validation photos (Guo et al. 2017)."""
+    """Scale the logits of both experts by what minimizes their NLL on the validation images (Guo et al. 2017)."""
     validation = task.validation
     (head,) = fit_weights([validation.head[None]], [validation.target], [1.0])
     (zero_shot,) = fit_weights([validation.zero_shot[None]], [validation.target], [1.0])
@@ -152,7 +152,7 @@ def stacking_gamma(episodes: Sequence[Opinions]) -> float:
 def mass(task: Task) -> Answer:
     """Gate of the first release: p(unseen) is the zero-shot mass, both experts count equally among the seen classes.
 
-    Each expert stands at its validation temperature; their opinions are joined by a normalised geometric mean.
+    Each expert stands at its validation temperature; their opinions are joined by a normalized geometric mean.
     """
     test = at_temperature(task).test
     joint = log_softmax(test.zero_shot)
@@ -168,10 +168,10 @@ def cosmo(task: Task) -> Answer:
     temperature 3 and of the zero-shot expert on unseen classes; its operating point has the highest harmonic mean on
     held-out classes; each expert is smoothed by a uniform prior as strongly as the gate points to the other one.
 
-    Otherwise: five episodes take the place of one fixed validation split, and the gate is fitted on all their photos
+    Otherwise: five episodes take the place of one fixed validation split, and the gate is fitted on all their images
     (there on two thirds); the operating point is a bias on the gate's log-odds (there a threshold and a slope on its
     probability; run that way, harmonic means stayed within .003, but slopes that drive p(unseen) to 0 or 1 cost this
-    row AUSUC and NLL); the answer is normalised, so that it is a
+    row AUSUC and NLL); the answer is normalized, so that it is a
     distribution; its AUSUC biases the answer's scores like every other row's (there the threshold is swept).
     """
     features = np.concatenate([cosmo_features(e) for e in task.episodes])
@@ -251,7 +251,7 @@ def _hierarchical(task: Task, *, hub: bool, balanced: bool) -> Answer:
     unseen = [zero_shot(e)[rows, e.seen :][None] for e, rows in zip(task.episodes, held, strict=True)]
     (t,) = fit_weights(unseen, [e.target[rows] - e.seen for e, rows in zip(task.episodes, held, strict=True)], [1.0])
     features = np.concatenate([gate_features(zero_shot(e), e.head) for e in task.episodes])
-    # Regularised in units of a feature's spread, as weakly as one photo.
+    # Regularised in units of a feature's spread, as weakly as one image.
     spread = np.maximum(features.std(axis=0), 1e-9)
     model = LogisticRegression(max_iter=5000, tol=1e-8, class_weight="balanced" if balanced else None)
     model.fit(features / spread, np.concatenate(held))
@@ -273,10 +273,10 @@ def gate_features(zero_shot: Floats, head: Floats) -> Floats:
 def fit_weights(scores: Sequence[Floats], targets: Sequence[Ints], start: Sequence[float]) -> Floats:
     """Weights of stacked scores (k, n, c), none below zero, by NLL of the softmax of their weighted sum.
 
-    A normal prior around `start` that weighs as much as a photo keeps the weights finite where all photos are right.
+    A normal prior around `start` that weighs as much as an image keeps the weights finite where all images are right.
     """
     origin = np.array(start)
-    photos = sum(len(target) for target in targets)
+    images = sum(len(target) for target in targets)
 
     def loss(weights: Floats) -> tuple[float, Floats]:
         value, gradient = float(((weights - origin) ** 2).sum()), 2 * (weights - origin)
@@ -284,7 +284,7 @@ def fit_weights(scores: Sequence[Floats], targets: Sequence[Ints], start: Sequen
             log_p, rows = log_softmax(np.tensordot(weights, stacked, axes=1)), np.arange(len(target))
             value -= float(log_p[rows, target].sum())
             gradient -= stacked[:, rows, target].sum(axis=1) - np.einsum("nc,knc->k", np.exp(log_p), stacked)
-        return value / photos, gradient / photos
+        return value / images, gradient / images
 
     found = minimize(loss, origin, jac=True, method="L-BFGS-B", bounds=[(0, None)] * len(origin))
     if not found.success:

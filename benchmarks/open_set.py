@@ -1,18 +1,18 @@
 """How far "none of these" and prediction sets can be trusted: the product's beside the published methods.
 
-Real CLIP vectors of Caltech-101; the photos of its 30 classes without a text vector are the unknown ones:
+Real CLIP vectors of Caltech-101; the images of its 30 classes without a text vector are the unknown ones:
 
     python benchmarks/open_set.py --embeddings ../shared/data/caltech101/gzsl.npz --unseen-fraction 0.25 \
         --seeds 0,1,2 --json open_set.json
 
-The format of FILE.npz and the rule of the splits: benchmarks/gzsl.py. Known photos are the test photos of the seen and
+The format of FILE.npz and the rule of the splits: benchmarks/gzsl.py. Known images are the test images of the seen and
 unseen classes; unknown ones those of classes without a text vector, which no head, prompt or memory ever met. Where
 every class has one, `--unknown-share 0.33` takes it from a third of the classes, another third a seed.
 
 NegLabel needs texts of things that are no class. `--negatives NAMES.npz` gives them (arrays text (m,) and
 text_embedding (m, d); benchmarks/name_vectors.py writes them with any encoder). Without it a second table compares all
 scores once more where `--negative-share` of the named classes lend their texts as negatives: they leave the label
-space, and their photos are in no group.
+space, and their images are in no group.
 
 The bundled world:
 
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             results = [run_seed(data, options, negatives, seed) for seed in options.seeds]
     except HybridError as error:
         sys.exit(str(error))
-    summary = summarise(options, data, results)
+    summary = summarize(options, data, results)
     if options.json:
         options.json.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     show(summary)
@@ -139,14 +139,14 @@ class Fitted:
         fitted = FittedGate(self.gate, self.memory, self.rejector, self.held_out)
         return Decider(fitted, self.split.texts, self.split.logit_scale, policy)
 
-    def ask(self, decider: Decider, photos: NDArray[np.float32]) -> Decided:
+    def ask(self, decider: Decider, images: NDArray[np.float32]) -> Decided:
         """Ask the product."""
-        return decider(photos, self.head.logits([], photos), uniforms(photos))
+        return decider(images, self.head.logits([], images), uniforms(images))
 
 
-def uniforms(photos: NDArray[Any]) -> NDArray[np.float64]:
-    """Number in [0, 1) from each vector's bytes; `hybrid` takes the photo's, which are not in the file."""
-    return np.array([uniform_from_hash(hashlib.sha256(row.tobytes()).hexdigest()) for row in photos])
+def uniforms(images: NDArray[Any]) -> NDArray[np.float64]:
+    """Number in [0, 1) from each vector's bytes; `hybrid` takes the image's, which are not in the file."""
+    return np.array([uniform_from_hash(hashlib.sha256(row.tobytes()).hexdigest()) for row in images])
 
 
 def fit(split: Split) -> Fitted:
@@ -170,13 +170,13 @@ def fit(split: Split) -> Fitted:
     return Fitted(split, head, gate, found.memory, fit_rejector(gate, found.episodes), kept)
 
 
-def score(fitted: Fitted, photos: NDArray[np.float32], negatives: Names | None) -> dict[str, NDArray[np.float64]]:
-    """Every score of every photo."""
+def score(fitted: Fitted, images: NDArray[np.float32], negatives: Names | None) -> dict[str, NDArray[np.float64]]:
+    """Every score of every image."""
     split = fitted.split
-    head = fitted.head.logits([], photos)
-    cosines = photos.astype(np.float64) @ split.texts.astype(np.float64).T
+    head = fitted.head.logits([], images)
+    cosines = images.astype(np.float64) @ split.texts.astype(np.float64).T
     zero_shot = split.logit_scale * cosines
-    evidence = Scorer(fitted.memory, split.texts, split.logit_scale)(photos, head)
+    evidence = Scorer(fitted.memory, split.texts, split.logit_scale)(images, head)
     log_p = fitted.gate.fuse(evidence).log_probabilities
     bank = np.concatenate([split.train.embeddings, split.val.embeddings])
     scores = {
@@ -187,11 +187,11 @@ def score(fitted: Fitted, photos: NDArray[np.float32], negatives: Names | None) 
         "mcm": oss.mcm(cosines),
         "energy_zero_shot": oss.energy(zero_shot),
         "energy_head": oss.energy(head),
-        "knn": oss.neighbour_distance(photos, bank),
-        "relative_mahalanobis": oss.relative_mahalanobis(photos, fitted.memory),
+        "knn": oss.neighbor_distance(images, bank),
+        "relative_mahalanobis": oss.relative_mahalanobis(images, fitted.memory),
     }
     if negatives is not None:
-        others = split.logit_scale * photos.astype(np.float64) @ negatives.vectors.astype(np.float64).T
+        others = split.logit_scale * images.astype(np.float64) @ negatives.vectors.astype(np.float64).T
         scores["neglabel"] = oss.neglabel(zero_shot, others)
         scores["neglabel_mined"] = oss.neglabel(
             zero_shot, others[:, oss.mine_negatives(negatives.vectors, split.texts)]
@@ -200,7 +200,7 @@ def score(fitted: Fitted, photos: NDArray[np.float32], negatives: Names | None) 
 
 
 def detection(fitted: Fitted, unknown: NDArray[np.float32], negatives: Names | None) -> Figures:
-    """AUROC and FPR95 of every score, known photos against unknown ones."""
+    """AUROC and FPR95 of every score, known images against unknown ones."""
     known, strange = (score(fitted, x, negatives) for x in (fitted.split.test.embeddings, unknown))
     is_seen = fitted.split.test.target < len(fitted.split.seen)
     return {
@@ -215,7 +215,7 @@ def detection(fitted: Fitted, unknown: NDArray[np.float32], negatives: Names | N
 
 
 def promises(fitted: Fitted, unknown: NDArray[np.float32]) -> Figures:
-    """Share of the photos that are accepted, at the two thresholds that a user may ask for."""
+    """Share of the images that are accepted, at the two thresholds that a user may ask for."""
     is_seen = fitted.split.test.target < len(fitted.split.seen)
     rows = {}
     for name, policy in PROMISES.items():
@@ -235,7 +235,7 @@ def promises(fitted: Fitted, unknown: NDArray[np.float32]) -> Figures:
 
 
 def prediction_sets(fitted: Fitted) -> dict[str, Figures]:
-    """Measured coverage and size by coverage asked for and by method, all calibrated on the same photos."""
+    """Measured coverage and size by coverage asked for and by method, all calibrated on the same images."""
     split, held = fitted.split, fitted.held_out
     test, target = split.test.embeddings, split.test.target
     scorer = Scorer(fitted.memory, split.texts, split.logit_scale)
@@ -261,7 +261,7 @@ def prediction_sets(fitted: Fitted) -> dict[str, Figures]:
 def run_seed(data: Data, options: argparse.Namespace, negatives: Names | None, seed: int) -> dict[str, Any]:
     """Fit once in the whole label space, and once more in one that lends a part of its texts as negatives."""
     data = without_text(data, choose(data.named, options.unknown_share, f"unknown {seed}"))
-    test = data.photos["test"]
+    test = data.images["test"]
     unknown = test.embeddings[~np.isin(test.target, data.named)]
     if not len(unknown):
         raise DataError(
@@ -324,7 +324,7 @@ def mean(values: Sequence[Any]) -> Any:
     return statistics.fmean(values)
 
 
-def summarise(options: argparse.Namespace, data: Data, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def summarize(options: argparse.Namespace, data: Data, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Means over the seeds, and every seed."""
     return {
         "file": str(options.embeddings),

@@ -1,6 +1,6 @@
-"""Published scores of how well known a photo is, published prediction sets, and how either is measured.
+"""Published scores of how well known an image is, published prediction sets, and how either is measured.
 
-benchmarks/open_set.py runs them beside the product's. Every score is higher for a photo that looks better known.
+benchmarks/open_set.py runs them beside the product's. Every score is higher for an image that looks better known.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from hybrid.gate.gaussians import ClassMemory
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-# Sun et al. 2022 take 10 where the bank holds about 13 photos a class (1% of ImageNet), which is nearest to few shots.
-NEIGHBOURS = 10
+# Sun et al. 2022 take 10 where the bank holds about 13 images a class (1% of ImageNet), which is nearest to few shots.
+NEIGHBORS = 10
 # Jiang et al. 2024: a negative is as near as the 95% quantile of its similarities, the farthest 15% stay, a hundred
 # of them make a group.
 NEARNESS, MINED, GROUP = 0.95, 0.15, 100
@@ -78,21 +78,21 @@ def neglabel(logits: NDArray[Any], negative_logits: NDArray[Any], group: int = G
     return np.asarray(np.mean(parts, axis=0))
 
 
-def neighbour_distance(photos: NDArray[Any], bank: NDArray[Any], k: int = NEIGHBOURS) -> Floats:
+def neighbor_distance(images: NDArray[Any], bank: NDArray[Any], k: int = NEIGHBORS) -> Floats:
     """Minus the Euclidean distance to the k-th nearest of the bank's unit vectors, (n,) (Sun et al. 2022)."""
-    similarity = np.asarray(photos, np.float64) @ np.asarray(bank, np.float64).T
+    similarity = np.asarray(images, np.float64) @ np.asarray(bank, np.float64).T
     at = max(similarity.shape[1] - k, 0)
     nearest = np.partition(similarity, at, axis=1)[:, at]
     return np.asarray(-np.sqrt(np.maximum(2 - 2 * nearest, 0)))
 
 
-def relative_mahalanobis(photos: NDArray[Any], memory: ClassMemory) -> Floats:
-    """Minus the least, over classes, of distance to the class minus distance to all photos, (n,) (Ren et al. 2021).
+def relative_mahalanobis(images: NDArray[Any], memory: ClassMemory) -> Floats:
+    """Minus the least, over classes, of distance to the class minus distance to all images, (n,) (Ren et al. 2021).
 
     Squared Mahalanobis distances, with the product's Ledoit-Wolf covariances: the paper's empirical ones cannot be
-    inverted on few photos.
+    inverted on few images.
     """
-    exact = np.asarray(photos, np.float64)
+    exact = np.asarray(images, np.float64)
     whiten = np.linalg.cholesky(np.linalg.inv(memory.within))
     own, means = exact @ whiten, memory.means @ whiten
     squared = (own**2).sum(axis=1)[:, None] - 2 * own @ means.T + (means**2).sum(axis=1)
@@ -100,14 +100,14 @@ def relative_mahalanobis(photos: NDArray[Any], memory: ClassMemory) -> Floats:
 
 
 def auroc(known: Floats, unknown: Floats) -> float:
-    """Probability that a known photo scores above an unknown one, ties counted half."""
+    """Probability that a known image scores above an unknown one, ties counted half."""
     from sklearn.metrics import roc_auc_score
 
     return float(roc_auc_score(np.arange(len(known) + len(unknown)) < len(known), np.concatenate([known, unknown])))
 
 
 def fpr95(known: Floats, unknown: Floats) -> float:
-    """Share of the unknown photos that pass the highest threshold which at least 95% of the known ones pass."""
+    """Share of the unknown images that pass the highest threshold which at least 95% of the known ones pass."""
     kept = math.ceil(0.95 * len(known) - 1e-9)
     return float((unknown >= np.sort(known)[len(known) - kept]).mean())
 
@@ -137,7 +137,7 @@ SETS: dict[str, Callable[[Floats, Floats], Floats]] = {"lac": lac, "aps": aps, "
 
 
 def measure_sets(sets: Bools, target: NDArray[np.intp], seen: int) -> dict[str, float]:
-    """Coverage and size of prediction sets (n, c) of photos of seen classes (the first `seen`) and of unseen ones."""
+    """Coverage and size of prediction sets (n, c) of images of seen classes (the first `seen`) and of unseen ones."""
     inside = sets[np.arange(len(target)), target]
     size = sets.sum(axis=1)
     is_seen = target < seen

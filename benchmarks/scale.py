@@ -5,7 +5,7 @@
 
 Vectors are drawn (`scale_parts.draw`: classes around a common direction, of low intrinsic dimension, harder for an
 approximate index than CLIP's of Caltech-101) with a fixed seed, and go through `EmbeddingStore` and `open_index` as
-those of photos do. Peers: FAISS's own `read_index` of our file and `search`, and an exact `IndexFlatIP` over the same
+those of images do. Peers: FAISS's own `read_index` of our file and `search`, and an exact `IndexFlatIP` over the same
 vectors; each repeat asks all of them in turn, medians are told. "Fresh process" figures exclude imports. 1,000,000
 rows of 512 floats need 8 GB of disk for the time of the run and 7 GB of memory (the peers hold all vectors, hybrid
 does not).
@@ -42,7 +42,7 @@ TABLE = (
     ("open, files not in the page cache", "open_cold_s", "s"),
     ("open after 1000 were added", "open_1000_added_s", "s"),
     ("open after 1000 were removed", "open_1000_removed_s", "s"),
-    ("open after 1000 were relabelled", "open_1000_relabelled_s", "s"),
+    ("open after 1000 were relabeled", "open_1000_relabelled_s", "s"),
     ("store: relabel 1000", "relabel_1000_s", "s"),
     ("store: remove 1000", "remove_1000_s", "s"),
     ("store: remove nothing", "remove_nothing_s", "s"),

@@ -20,13 +20,13 @@ from hybrid.encoders.base import FloatArray
 from hybrid.images.records import ImageRecord
 from hybrid.index.faiss_file import read_note
 from hybrid.index.neighbors import NeighborIndex, open_index
-from hybrid.index.store import EmbeddingStore, StoredPhoto
+from hybrid.index.store import EmbeddingStore, StoredImage
 
 ENCODER = "benchmark"
 BATCH, SMALL_BATCH, SMALL_ROWS = 1000, 32, 3200
 NEAREST, ASKED, FOR_RECALL, REPEATS, ROUNDS = 10, 100, 300, 7, 3
-# The mixture. At 5,714 rows of 101 classes its local intrinsic dimension (Levina and Bickel 2004, 20 neighbours) is
-# 17, that of CLIP ViT-B/32 on Caltech-101's photos 11; mean cosine .43 and .56. 75 cells then need 16 probes for a
+# The mixture. At 5,714 rows of 101 classes its local intrinsic dimension (Levina and Bickel 2004, 20 neighbors) is
+# 17, that of CLIP ViT-B/32 on Caltech-101's images 11; mean cosine .43 and .56. 75 cells then need 16 probes for a
 # recall@10 of .98, Caltech's 4: the mixture is the harder one for an approximate index.
 CLASSES, LATENT, DECAY, SPREAD, CONE, NOISE = 1000, 128, 0.7, 1.0, 0.6, 0.01
 
@@ -34,22 +34,22 @@ CLASSES, LATENT, DECAY, SPREAD, CONE, NOISE = 1000, 128, 0.7, 1.0, 0.6, 0.01
 def draw(rows: int, dim: int, classes: int = CLASSES, seed: int = 0, chunk: int = BATCH) -> Iterator[FloatArray]:
     """Draw unit vectors (chunk, dim) as embeddings lie: classes around a common direction, of low dimension.
 
-    A latent Gaussian of `LATENT` dimensions, whose k-th has scale k ** -DECAY, gives each class its centre and,
-    `SPREAD` times as wide, each photo its place around it; class k is drawn in proportion to k ** -0.5. A random
+    A latent Gaussian of `LATENT` dimensions, whose k-th has scale k ** -DECAY, gives each class its center and,
+    `SPREAD` times as wide, each image its place around it; class k is drawn in proportion to k ** -0.5. A random
     orthonormal basis takes it to `dim` dimensions, with a common direction that holds `CONE` of the squared norm of a
-    centre, and a little noise in all of them. Classes and basis are the same for every `seed`.
+    center, and a little noise in all of them. Classes and basis are the same for every `seed`.
     """
     fixed = np.random.default_rng(0)
     latent = min(LATENT, dim - 1)
     scale = np.arange(1, latent + 1) ** -DECAY
     scale /= np.linalg.norm(scale)
     basis = np.linalg.qr(fixed.standard_normal((dim, latent + 1)))[0].T.astype(np.float32)
-    centres = (fixed.standard_normal((classes, latent)) * scale).astype(np.float32)
+    centers = (fixed.standard_normal((classes, latent)) * scale).astype(np.float32)
     share = np.arange(1, classes + 1) ** -0.5
     for start in range(0, rows, chunk):
         rng = np.random.default_rng([seed, start])
         count = min(chunk, rows - start)
-        own = centres[rng.choice(classes, count, p=share / share.sum())]
+        own = centers[rng.choice(classes, count, p=share / share.sum())]
         places = own + SPREAD * rng.standard_normal((count, latent), dtype=np.float32) * scale.astype(np.float32)
         vectors = (1 - CONE) ** 0.5 * places @ basis[1:] + CONE**0.5 * basis[0]
         vectors += NOISE * rng.standard_normal((count, dim), dtype=np.float32)
@@ -85,11 +85,11 @@ class Run:
             return open_index(store, ENCODER, self.index)
 
     def queries(self, count: int) -> FloatArray:
-        """Vectors of photos that are not in the store, of the same classes."""
+        """Vectors of images that are not in the store, of the same classes."""
         return next(draw(count, self.dim, self.classes, seed=1, chunk=count))
 
 
-def photos(name: str, count: int, start: int = 0) -> list[StoredPhoto]:
+def images(name: str, count: int, start: int = 0) -> list[StoredImage]:
     """Records with paths and hashes as long as real ones."""
     records = (
         ImageRecord(
@@ -102,7 +102,7 @@ def photos(name: str, count: int, start: int = 0) -> list[StoredPhoto]:
         )
         for n in range(start, start + count)
     )
-    return [StoredPhoto(record, hashlib.sha256(record.path.encode()).hexdigest()) for record in records]
+    return [StoredImage(record, hashlib.sha256(record.path.encode()).hexdigest()) for record in records]
 
 
 def timed(job: Callable[[], Any]) -> float:
@@ -111,8 +111,8 @@ def timed(job: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def write(store: EmbeddingStore, batch: list[StoredPhoto], vectors: FloatArray) -> float:
-    hashes = [photo.sha256 for photo in batch]
+def write(store: EmbeddingStore, batch: list[StoredImage], vectors: FloatArray) -> float:
+    hashes = [image.sha256 for image in batch]
     return timed(lambda: store.write_batch(batch, dict(zip(hashes, vectors, strict=True)), ENCODER))
 
 
@@ -122,39 +122,39 @@ def fill(run: Run) -> dict[str, float]:
         store.name_encoder(ENCODER, ENCODER)
         seconds = done = 0.0
         for vectors in draw(run.rows, run.dim, run.classes):
-            batch = photos("train", len(vectors), int(done))
+            batch = images("train", len(vectors), int(done))
             seconds += write(store, batch, vectors)
             done += len(vectors)
         few = 0.0
         for start, vectors in enumerate(draw(SMALL_ROWS, run.dim, run.classes, seed=2, chunk=SMALL_BATCH)):
-            few += write(store, photos("few", len(vectors), start * SMALL_BATCH), vectors)
-        store.remove([photo.record.path for photo in photos("few", SMALL_ROWS)])
+            few += write(store, images("few", len(vectors), start * SMALL_BATCH), vectors)
+        store.remove([image.record.path for image in images("few", SMALL_ROWS)])
     return {"insert_rows_per_s": run.rows / seconds, "insert_rows_per_s_batch_32": SMALL_ROWS / few}
 
 
 def changes(run: Run) -> dict[str, float]:
-    """Time what follows a change of 1,000 photos, medians over rounds: they join, are relabelled, and leave."""
+    """Time what follows a change of 1,000 images, medians over rounds: they join, are relabeled, and leave."""
     took: dict[str, list[float]] = {}
 
     def note(name: str, job: Callable[[], Any]) -> None:
         took.setdefault(name, []).append(timed(job))
 
-    new = photos("new", BATCH)
+    new = images("new", BATCH)
     for number in range(ROUNDS):
         with EmbeddingStore(run.store) as store:
             write(store, new, next(draw(BATCH, run.dim, run.classes, seed=3 + number)))
         note("open_1000_added_s", run.open)
         before = run.index.stat()
         with EmbeddingStore(run.store) as store:
-            relabelled = [replace(photo, record=replace(photo.record, label=f"new {number}")) for photo in new]
-            note("relabel_1000_s", lambda: store.write_batch(relabelled))  # noqa: B023  called at once
+            relabeled = [replace(image, record=replace(image.record, label=f"new {number}")) for image in new]
+            note("relabel_1000_s", lambda: store.write_batch(relabeled))  # noqa: B023  called at once
             note("remove_nothing_s", lambda: store.remove([]))
         note("open_1000_relabelled_s", run.open)
         after = run.index.stat()
         if (after.st_ino, after.st_mtime_ns) != (before.st_ino, before.st_mtime_ns):
             raise AssertionError("new labels alone have changed the FAISS file")
         with EmbeddingStore(run.store) as store:
-            note("remove_1000_s", lambda: store.remove([photo.record.path for photo in new]))
+            note("remove_1000_s", lambda: store.remove([image.record.path for image in new]))
         note("open_1000_removed_s", run.open)
     return {name: statistics.median(seconds) for name, seconds in took.items()}
 

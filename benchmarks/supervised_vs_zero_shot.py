@@ -1,4 +1,4 @@
-"""Supervised, zero-shot and hybrid on real photos, through the commands a user types.
+"""Supervised, zero-shot and hybrid on real images, through the commands a user types.
 
 Caltech-101, 53 seen and 17 unseen classes, three splits, real CLIP vectors, real MobileNetV2 weights:
 
@@ -6,7 +6,7 @@ Caltech-101, 53 seen and 17 unseen classes, three splits, real CLIP vectors, rea
 
 Any other class folders, shards or manifests, any encoder; what follows `--` goes to `hybrid train-head`:
 
-    python benchmarks/supervised_vs_zero_shot.py --train photos/train --test photos/test \
+    python benchmarks/supervised_vs_zero_shot.py --train images/train --test images/test \
         --prompts animals --seen seen.txt --encoder ViT-B-32-256 -- --backbone convnext_tiny
 
 Figures it gave: benchmarks/RESULTS.md.

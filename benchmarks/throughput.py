@@ -1,10 +1,10 @@
-"""Photos per second of the product against open_clip and transformers, and what else a user waits for.
+"""Images per second of the product against open_clip and transformers, and what else a user waits for.
 
     python benchmarks/throughput.py --json throughput.json              # about ten minutes on two cores
     python benchmarks/throughput.py --device cuda --json throughput.json
 
-Every system gets the same random weights of ViT-B/32 and the same photos (nothing is downloaded), has a process of its
-own, and passes over the photos in turn, R times; a figure is the median. Let nothing else compute meanwhile. Peers come
+Every system gets the same random weights of ViT-B/32 and the same images (nothing is downloaded), has a process of its
+own, and passes over the images in turn, R times; a figure is the median. Let nothing else compute meanwhile. Peers come
 with `pip install '.[bench]'`; what is not installed, or left out by --only, is null in the JSON. "ratios" of speed are
 ours over the peer's: more is better; of memory and seconds, less is. Figures it gave: benchmarks/RESULTS.md.
 """

@@ -16,14 +16,14 @@ IMPORT_TYPER = (sys.executable, "-c", "import typer")
 IMPORT_MODELS = (sys.executable, "-c", "import torch, open_clip")
 
 
-def build_index_command(photos: Path, run: Path) -> tuple[str, ...]:
+def build_index_command(images: Path, run: Path) -> tuple[str, ...]:
     """`hybrid build-index` with the bundled encoder, which costs next to nothing."""
-    return (*HYBRID, "build-index", str(photos), "--run", str(run), "--encoder", "tiny", "--no-labels")
+    return (*HYBRID, "build-index", str(images), "--run", str(run), "--encoder", "tiny", "--no-labels")
 
 
-def predict_command(photo: str, run: Path) -> tuple[str, ...]:
-    """`hybrid predict` of one photo with the bundled encoder, no run being there."""
-    return (*HYBRID, "predict", photo, "--run", str(run), "--prompts", "caltech101", "--encoder", "tiny")
+def predict_command(image: str, run: Path) -> tuple[str, ...]:
+    """`hybrid predict` of one image with the bundled encoder, no run being there."""
+    return (*HYBRID, "predict", image, "--run", str(run), "--prompts", "caltech101", "--encoder", "tiny")
 
 
 def help_command() -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import throughput_table as names
 from throughput_ours import HEAD, hybrid_build_index, hybrid_ceiling, load, reader
-from throughput_peers import PhotoFiles
+from throughput_peers import ImageFiles
 from throughput_photos import MEDIUM, elsewhere
 from throughput_worker import CONSOLE, Setup, Work
 
@@ -27,29 +27,29 @@ if TYPE_CHECKING:
 
 # The first epoch starts processes and chooses kernels.
 WARM_EPOCHS = 1
-COSINE_PHOTOS = 512
+COSINE_IMAGES = 512
 
 
 def cuda(scene: Scene) -> None:
     """All of it."""
     from throughput_parts import row
 
-    photos = scene.photos("medium", MEDIUM, scene.sizes.build)
-    rows = [row(names.DECODE_ALL, hybrid_decode_all, scene.setup(), photos)]
-    # The large model has time for a quarter of the photos.
-    for model, files in zip(names.MODELS, (photos, photos[: max(1, len(photos) // 4)]), strict=True):
+    images = scene.images("medium", MEDIUM, scene.sizes.build)
+    rows = [row(names.DECODE_ALL, hybrid_decode_all, scene.setup(), images)]
+    # The large model has time for a quarter of the images.
+    for model, files in zip(names.MODELS, (images, images[: max(1, len(images) // 4)]), strict=True):
         setup = scene.setup(model)
         rows.append(row(names.MODEL_BUILD.format(model), hybrid_build_index, setup, files))
         rows.append(row(names.MODEL_CEILING.format(model), hybrid_ceiling, setup, files))
     scene.measure(rows)
-    found = elsewhere(cosines, scene.setup(), photos[:COSINE_PHOTOS])
+    found = elsewhere(cosines, scene.setup(), images[:COSINE_IMAGES])
     scene.figures.others["lowest cosine to fp32"] = min(found)
     scene.figures.others["mean cosine to fp32"] = statistics.fmean(found)
-    train(scene, photos[: max(8, len(photos) // 2)])
+    train(scene, images[: max(8, len(images) // 2)])
 
 
 def train(scene: Scene, files: Sequence[str]) -> None:
-    """Train with both loops in turn, and keep their photos per second."""
+    """Train with both loops in turn, and keep their images per second."""
     passes: dict[str, list[float]] = {names.TRAINING: [], names.PLAIN_TIMM: []}
     for _ in range(scene.sizes.repeats):
         for name, loop in ((names.PLAIN_TIMM, plain_timm), (names.TRAINING, hybrid_training)):
@@ -76,7 +76,7 @@ def hybrid_decode_all(setup: Setup) -> Work:
     read = reader(setup)
 
     def one(file: str) -> bool:
-        # Kept no longer than this: all photos at once would not fit into memory.
+        # Kept no longer than this: all images at once would not fit into memory.
         return read(Path(file).read_bytes()) is not None
 
     def work(files: Sequence[str], option: object) -> None:
@@ -89,7 +89,7 @@ def hybrid_decode_all(setup: Setup) -> Work:
 
 
 def cosines(setup: Setup, files: Sequence[str]) -> list[float]:
-    """Cosine of each photo's embedding in the device's own precision to that in fp32."""
+    """Cosine of each image's embedding in the device's own precision to that in fp32."""
     read = reader(setup)
     own, exact = load(setup), load(replace(setup, precision="fp32"))
     found = []
@@ -100,7 +100,7 @@ def cosines(setup: Setup, files: Sequence[str]) -> list[float]:
 
 
 def hybrid_training(setup: Setup, files: Sequence[str], epochs: int) -> list[float]:
-    """Photos per second of each epoch of `train-head`'s loop, all layers training."""
+    """Images per second of each epoch of `train-head`'s loop, all layers training."""
     from tempfile import TemporaryDirectory
 
     import hybrid.cli.main  # noqa: F401
@@ -110,7 +110,7 @@ def hybrid_training(setup: Setup, files: Sequence[str], epochs: int) -> list[flo
     rates: list[float] = []
     with TemporaryDirectory() as log:
         train_backbone_head(
-            labelled(setup, files),
+            labeled(setup, files),
             recipe(setup, epochs),
             resolve(setup.device),
             Path(log),
@@ -142,9 +142,9 @@ def plain_timm(setup: Setup, files: Sequence[str], epochs: int) -> list[float]:
         color_jitter=settings.colour_jitter,
         interpolation="bilinear",
     )
-    photos: Any = Labelled(files, transform, len(setup.names))
+    images: Any = Labeled(files, transform, len(setup.names))
     loader = DataLoader(
-        photos,
+        images,
         batch_size=settings.batch_size,
         shuffle=True,
         num_workers=settings.workers,
@@ -157,12 +157,12 @@ def plain_timm(setup: Setup, files: Sequence[str], epochs: int) -> list[float]:
     rates = []
     for _ in range(epochs):
         start, total = time.perf_counter(), torch.zeros((), device=setup.device)
-        for images, target in loader:
-            images = images.to(setup.device, memory_format=torch.channels_last, non_blocking=True)
+        for pictures, target in loader:
+            pictures = pictures.to(setup.device, memory_format=torch.channels_last, non_blocking=True)
             target = target.to(setup.device, non_blocking=True)
             optimizer.zero_grad(set_to_none=True)
             with compute.autocast():
-                loss = criterion(model(images), target)
+                loss = criterion(model(pictures), target)
             scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()
@@ -172,7 +172,7 @@ def plain_timm(setup: Setup, files: Sequence[str], epochs: int) -> list[float]:
     return rates
 
 
-class Labelled(PhotoFiles):
+class Labeled(ImageFiles):
     """Files with classes in turn."""
 
     def __init__(self, files: Sequence[str], transform: Any, classes: int) -> None:
@@ -199,17 +199,17 @@ def recipe(setup: Setup, epochs: int) -> Any:
     )
 
 
-def labelled(setup: Setup, files: Sequence[str]) -> TrainingSet:
+def labeled(setup: Setup, files: Sequence[str]) -> TrainingSet:
     """The files with classes in turn; a batch of them validates too."""
     import numpy as np
 
-    from hybrid.heads.base import LabelledPhotos, TrainingSet
+    from hybrid.heads.base import LabeledImages, TrainingSet
     from hybrid.images.sources import scan
 
     wanted = frozenset(files)
-    records = [one for one in scan([Path(files[0]).parent], labelled=False).records if one.path in wanted]
+    records = [one for one in scan([Path(files[0]).parent], labeled=False).records if one.path in wanted]
     target = np.arange(len(records)) % len(setup.names)
-    photos = LabelledPhotos(
+    images = LabeledImages(
         tuple(records), tuple(one.path for one in records), target, np.empty((len(records), 0), dtype=np.float32)
     )
-    return TrainingSet(setup.names, photos, photos.take(range(min(len(photos), setup.batch))), ())
+    return TrainingSet(setup.names, images, images.take(range(min(len(images), setup.batch))), ())

@@ -1,4 +1,4 @@
-"""From the bytes of a photo to pixels, by one thread: open_clip's transform, ours, and bare decoders for comparison."""
+"""From the bytes of an image to pixels, by one thread: open_clip, ours, and bare decoders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZE = 224
 
 
 def decode_alone(setup: Setup) -> Work:
-    """One thread passes over photos whose bytes are in memory; the option names one of `DECODERS`."""
+    """One thread passes over images whose bytes are in memory; the option names one of `DECODERS`."""
     import torch
 
     torch.set_num_threads(1)
@@ -37,7 +37,7 @@ def decode_alone(setup: Setup) -> Work:
 
 
 def open_clip_transform(setup: Setup) -> Decode:
-    """Pillow and the model's own transform: a normalised float32 tensor."""
+    """Pillow and the model's own transform: a normalized float32 tensor."""
     from PIL import Image
 
     _, transform = load_open_clip(setup)
@@ -104,7 +104,7 @@ def pyvips_thumbnail(setup: Setup) -> Decode:
 DECODERS: dict[str, Callable[[Setup], Decode]] = {
     "open_clip transform": open_clip_transform,
     "hybrid": reader,  # resized and cropped bytes: all that a reading thread does
-    "hybrid, to a normalised tensor": to_input,
+    "hybrid, to a normalized tensor": to_input,
     "Pillow, all pixels": pillow_full,
     "Pillow draft": pillow_draft,
     "simplejpeg, all pixels": simplejpeg_full,
@@ -115,7 +115,7 @@ DECODERS: dict[str, Callable[[Setup], Decode]] = {
 
 
 def fidelity(setup: Setup, files: Sequence[str], gaps: Sequence[float | None]) -> dict[float | None, list[float]]:
-    """Cosine of the embedding from our pixels to that from the model's own preprocessing, in fp32, for each photo.
+    """Cosine of the embedding from our pixels to that from the model's own preprocessing, in fp32, for each image.
 
     Parameters
     ----------

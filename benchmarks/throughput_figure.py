@@ -1,4 +1,4 @@
-"""Picture of what benchmarks/throughput.py wrote: photos per second of the product and of its peers.
+"""Picture of what benchmarks/throughput.py wrote: images per second of the product and of its peers.
 
 python benchmarks/throughput_figure.py throughput.json --out docs/speed.png
 """
@@ -41,8 +41,8 @@ def draw(rates: dict[str, float], device: str) -> Any:
     figure.suptitle(f"photos of 640 x 480 a second, ViT-B/32, {device}", fontsize=10, color=INK)
     for axes, (title, start) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
         rows = sorted((rate, name) for name, rate in rates.items() if name.startswith(start))
-        colours = [OWN if name in OURS else PEER for _, name in rows]
-        bars = axes.barh([name.removeprefix(start) for _, name in rows], [rate for rate, _ in rows], color=colours)
+        colors = [OWN if name in OURS else PEER for _, name in rows]
+        bars = axes.barh([name.removeprefix(start) for _, name in rows], [rate for rate, _ in rows], color=colors)
         axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8, color=INK)
         axes.set_title(title, fontsize=9, color=INK)
         axes.tick_params(labelsize=8, colors=INK, length=0)

@@ -45,7 +45,7 @@ def settings(setup: Setup) -> Any:
 
 
 def reader(setup: Setup) -> Callable[[bytes], Any]:
-    """What a reading thread of the product does with the bytes of a photo: all that the encoder waits for."""
+    """What a reading thread of the product does with the bytes of an image: all that the encoder waits for."""
     encoder = load(setup)
     from hybrid.images.decode import decode_scaled
 
@@ -53,7 +53,7 @@ def reader(setup: Setup) -> Callable[[bytes], Any]:
 
 
 def to_input(setup: Setup) -> Callable[[bytes], object]:
-    """From the bytes of a photo to the encoder's input, as open_clip's transform gives it."""
+    """From the bytes of an image to the encoder's input, as open_clip's transform gives it."""
     encoder = load(setup)
     from hybrid.images.decode import decode_scaled
 
@@ -70,7 +70,7 @@ def hybrid_build_index(setup: Setup) -> Work:
     stores = (setup.work / f"store{number}.sqlite" for number in itertools.count())
 
     def work(files: Sequence[str], option: object) -> None:
-        found = scan([Path(files[0]).parent], labelled=False)
+        found = scan([Path(files[0]).parent], labeled=False)
         wanted = frozenset(files)
         found = replace(found, records=tuple(record for record in found.records if record.path in wanted))
         with EmbeddingStore(next(stores)) as store:
@@ -98,15 +98,15 @@ def hybrid_ceiling(setup: Setup) -> Work:
     return work
 
 
-def ready_batches(encoder: ClipEncoder, setup: Setup, photos: int) -> list[torch.Tensor]:
+def ready_batches(encoder: ClipEncoder, setup: Setup, images: int) -> list[torch.Tensor]:
     """Random pixels in batches, laid out as the encoder takes them."""
     import numpy as np
 
     size: Any = encoder.tower.image_size
     height, width = size if isinstance(size, tuple) else (size, size)
-    pixels = np.random.default_rng(0).integers(0, 256, (min(photos, setup.batch), height, width, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (min(images, setup.batch), height, width, 3), dtype=np.uint8)
     prepared = [encoder.prepare(one, None) for one in pixels]
-    return [encoder.batch(prepared[: photos - start]) for start in range(0, photos, setup.batch)]
+    return [encoder.batch(prepared[: images - start]) for start in range(0, images, setup.batch)]
 
 
 def hybrid_predict(setup: Setup) -> Work:
@@ -115,7 +115,7 @@ def hybrid_predict(setup: Setup) -> Work:
 
 
 def hybrid_predict_head(setup: Setup) -> Work:
-    """A ConvNeXt-Tiny head of random weights and CLIP, both on every photo, without a gate to join them."""
+    """A ConvNeXt-Tiny head of random weights and CLIP, both on every image, without a gate to join them."""
     return _predicting(with_head(zero_shot(setup), setup), setup.batch)
 
 
@@ -180,7 +180,7 @@ def _index(folder: Path, encoder: ClipEncoder, run: Path) -> float:
     run.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     with EmbeddingStore(run / "store.sqlite") as store:
-        build_index(scan([folder], labelled=False), encoder, store)
+        build_index(scan([folder], labeled=False), encoder, store)
         open_index(store, encoder.fingerprint, run / "neighbors.faiss")
     return time.perf_counter() - start
 

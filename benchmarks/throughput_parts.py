@@ -1,4 +1,4 @@
-"""The parts of benchmarks/throughput.py: which systems run on which photos, and where the figures go."""
+"""The parts of benchmarks/throughput.py: which systems run on which images, and where the figures go."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import throughput_table as names
 from throughput_decode import DECODERS, decode_alone, fidelity
 from throughput_ours import hybrid_build_index, hybrid_ceiling, hybrid_predict, hybrid_predict_head, unchanged_rerun
 from throughput_peers import open_clip_dataloader, open_clip_predict, open_clip_readme, transformers_pipeline
-from throughput_photos import LARGE, MEDIUM, SMALL, class_names, elsewhere, read_once, write_photos, write_weights
+from throughput_photos import LARGE, MEDIUM, SMALL, class_names, elsewhere, read_once, write_images, write_weights
 from throughput_table import Figures
 from throughput_transformers import write_transformers
 from throughput_worker import CONSOLE, MissingPeerError, Row, Setup, Work, round_robin
@@ -26,24 +26,24 @@ ONE_BY_ONE, FEW = (open_clip_readme, open_clip_predict, decode_alone), 3
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many photos, and how often.
+    """How many images, and how often.
 
     Attributes
     ----------
     build, large, predict : int
-        Photos of 640 x 480 and of 12 megapixels that are embedded, and those that are classified.
+        Images of 640 x 480 and of 12 megapixels that are embedded, and those that are classified.
     one_by_one : int
-        Photos for the systems that take one at a time: fewer, as their rate does not depend on it.
+        Images for the systems that take one at a time: fewer, as their rate does not depend on it.
     decode, decode_large : int
-        Photos for one thread.
+        Images for one thread.
     rerun : int
-        Photos that are indexed twice.
+        Images that are indexed twice.
     memory : (int, int)
-        Small photos, few and many.
+        Small images, few and many.
     repeats, starts : int
         Passes of each system, and starts of each command.
     batch : int
-        Photos in a batch.
+        Images in a batch.
     """
 
     build: int = 192
@@ -84,12 +84,12 @@ class Scene:
     workers: int
     figures: Figures = field(default_factory=Figures)
 
-    def photos(self, kind: str, size: tuple[int, int], count: int) -> tuple[str, ...]:
-        """Photos of a kind, drawn when they are first asked for."""
+    def images(self, kind: str, size: tuple[int, int], count: int) -> tuple[str, ...]:
+        """Images of a kind, drawn when they are first asked for."""
         folder = self.folder / f"{kind}-{count}"
         if not folder.is_dir():
             CONSOLE.print(f"drawing {count} photos of {size[0]}x{size[1]}")
-            write_photos(folder, count, size)
+            write_images(folder, count, size)
         files = tuple(sorted(str(file) for file in folder.iterdir()))
         read_once(files)
         return files
@@ -119,7 +119,7 @@ class Scene:
             if rate is None:
                 continue
             self.figures.rates[row.name] = rate
-            self.figures.passes[row.name] = [one.photos / one.seconds for one in measured.passes[row.name]]
+            self.figures.passes[row.name] = [one.images / one.seconds for one in measured.passes[row.name]]
             gpu = max(one.gpu_bytes for one in measured.passes[row.name])
             if gpu:
                 self.figures.memory[f"GPU memory, {row.name}"] = gpu
@@ -128,17 +128,17 @@ class Scene:
 
 def build(scene: Scene) -> None:
     """build-index against open_clip, and against its own encoder alone."""
-    photos = scene.photos("medium", MEDIUM, scene.sizes.build)
-    large = scene.photos("large", LARGE, scene.sizes.large)
+    images = scene.images("medium", MEDIUM, scene.sizes.build)
+    large = scene.images("large", LARGE, scene.sizes.large)
     setup = scene.setup()
     half = replace(setup, precision=scene.half)
     scene.measure(
         [
-            row(names.DATALOADER, open_clip_dataloader, setup, photos),
-            row(names.SAME_PRECISION, open_clip_dataloader, half, photos),
-            row(names.README, open_clip_readme, setup, photos[: scene.sizes.one_by_one]),
-            row(names.BUILD, hybrid_build_index, setup, photos),
-            row(names.CEILING, hybrid_ceiling, setup, photos),
+            row(names.DATALOADER, open_clip_dataloader, setup, images),
+            row(names.SAME_PRECISION, open_clip_dataloader, half, images),
+            row(names.README, open_clip_readme, setup, images[: scene.sizes.one_by_one]),
+            row(names.BUILD, hybrid_build_index, setup, images),
+            row(names.CEILING, hybrid_ceiling, setup, images),
             row(names.LARGE_DATALOADER, open_clip_dataloader, setup, large),
             row(names.LARGE_BUILD, hybrid_build_index, setup, large),
         ]
@@ -147,13 +147,13 @@ def build(scene: Scene) -> None:
 
 def predict(scene: Scene) -> None:
     """Classification over 40 names against transformers and open_clip; and with a head."""
-    photos = scene.photos("medium", MEDIUM, scene.sizes.build)[: scene.sizes.predict]
-    few = photos[: scene.sizes.one_by_one]
+    images = scene.images("medium", MEDIUM, scene.sizes.build)[: scene.sizes.predict]
+    few = images[: scene.sizes.one_by_one]
     setup = scene.setup()
     half = replace(setup, precision=scene.half)
     rows = [
-        row(names.PREDICT, hybrid_predict, setup, photos),
-        row(names.PREDICT_HEAD, hybrid_predict_head, setup, photos),
+        row(names.PREDICT, hybrid_predict, setup, images),
+        row(names.PREDICT_HEAD, hybrid_predict_head, setup, images),
         row(names.PREDICT_README, open_clip_predict, setup, few),
     ]
     try:
@@ -165,21 +165,21 @@ def predict(scene: Scene) -> None:
         CONSOLE.print(f"  predict: transformers: {error}")
     else:
         for size in names.BATCH_SIZES:
-            files = few if size == 1 else photos
+            files = few if size == 1 else images
             rows.append(row(names.TRANSFORMERS.format(size), transformers_pipeline, setup, files, size))
-        rows.append(row(names.TRANSFORMERS_SAME, transformers_pipeline, half, photos, names.SAME_BATCH))
+        rows.append(row(names.TRANSFORMERS_SAME, transformers_pipeline, half, images, names.SAME_BATCH))
     scene.measure(rows)
 
 
 def decode(scene: Scene) -> None:
     """Bytes to pixels by one thread."""
-    photos = scene.photos("medium", MEDIUM, scene.sizes.build)[: scene.sizes.decode]
-    large = scene.photos("large", LARGE, scene.sizes.large)[: scene.sizes.decode_large]
+    images = scene.images("medium", MEDIUM, scene.sizes.build)[: scene.sizes.decode]
+    large = scene.images("large", LARGE, scene.sizes.large)[: scene.sizes.decode_large]
     setup = replace(scene.setup(), device="cpu")
     scene.measure(
         [
             row(title.format(name), decode_alone, setup, files, name)
-            for title, files in ((names.DECODE, photos), (names.DECODE_LARGE, large))
+            for title, files in ((names.DECODE, images), (names.DECODE_LARGE, large))
             for name in DECODERS
         ]
     )
@@ -188,8 +188,8 @@ def decode(scene: Scene) -> None:
 def compare_pixels(scene: Scene) -> None:
     """How far our way to the encoder's input, with JPEGs decoded at a part of their size, moves the embeddings."""
     kinds = {
-        "640x480": scene.photos("medium", MEDIUM, scene.sizes.build)[:FIDELITY],
-        "12 MP": scene.photos("large", LARGE, scene.sizes.large)[: scene.sizes.decode_large],
+        "640x480": scene.images("medium", MEDIUM, scene.sizes.build)[:FIDELITY],
+        "12 MP": scene.images("large", LARGE, scene.sizes.large)[: scene.sizes.decode_large],
     }
     for model in ("tiny", MODEL):
         setup = scene.setup() if model == MODEL else replace(scene.setup(), model=model)
@@ -200,8 +200,8 @@ def compare_pixels(scene: Scene) -> None:
 
 
 def rerun(scene: Scene) -> None:
-    """build-index on unchanged photos, with the tiny encoder, in a process and as a command; predict of one photo."""
-    files = scene.photos("medium", MEDIUM, scene.sizes.rerun)
+    """build-index on unchanged images, with the tiny encoder, in a process and as a command; predict of one image."""
+    files = scene.images("medium", MEDIUM, scene.sizes.rerun)
     folder = Path(files[0]).parent
     found = elsewhere(unchanged_rerun, folder, scene.folder / "rerun", scene.sizes.repeats)
     for name, key in ((names.FIRST, "first"), (names.FIRST_ENCODER, "encoder"), (names.RERUN, "rerun")):
@@ -220,9 +220,9 @@ def rerun(scene: Scene) -> None:
 
 
 def memory(scene: Scene) -> None:
-    """Peak memory of build-index on few and on many small photos."""
+    """Peak memory of build-index on few and on many small images."""
     for name, count in zip(("2k", "20k"), scene.sizes.memory, strict=True):
-        folder = Path(scene.photos("small", SMALL, count)[0]).parent
+        folder = Path(scene.images("small", SMALL, count)[0]).parent
         CONSOLE.print(f"hybrid build-index on {count} small photos")
         command = commands.build_index_command(folder, scene.folder / f"memory-{count}")
         scene.figures.memory[names.MEMORY.format(name)] = commands.peak_memory(command)
@@ -243,7 +243,7 @@ def search(scene: Scene) -> None:
 
 
 def row(name: str, make: Callable[[Setup], Work], setup: Setup, files: Iterable[str], option: object = None) -> Row:
-    """A row whose system has a folder of its own, and a batch to warm up: few photos where it takes one at a time."""
+    """A row whose system has a folder of its own, and a batch to warm up: few images where it takes one at a time."""
     own = replace(setup, work=setup.work / f"{make.__name__}-{setup.model}-{setup.precision}")
     warm_up = FEW if make in ONE_BY_ONE or option == 1 else setup.batch
     return Row(name, make, own, tuple(files), warm_up, option)

@@ -33,7 +33,7 @@ def autocast(setup: Setup) -> AbstractContextManager[object]:
 
 
 def open_clip_dataloader(setup: Setup) -> Work:
-    """Embed photos with a torch DataLoader around open_clip's transform, as its users do for many photos."""
+    """Embed images with a torch DataLoader around open_clip's transform, as its users do for many images."""
     import open_clip
     import torch
     from torch.utils.data import DataLoader
@@ -43,17 +43,17 @@ def open_clip_dataloader(setup: Setup) -> Work:
 
     def work(files: Sequence[str], option: object) -> None:
         # Its processes start with every pass, as they do for everybody who reads a folder once: some 50 ms.
-        photos: Any = PhotoFiles(files, transform)
+        images: Any = ImageFiles(files, transform)
         loader = DataLoader(
-            photos,
+            images,
             batch_size=setup.batch,
             num_workers=setup.workers,
             pin_memory=setup.device == "cuda",
         )
         found = []
         with torch.inference_mode(), autocast(setup):
-            for images in loader:
-                features = model.encode_image(images.to(setup.device, dtype, non_blocking=True))
+            for pictures in loader:
+                features = model.encode_image(pictures.to(setup.device, dtype, non_blocking=True))
                 found.append(torch.nn.functional.normalize(features.float(), dim=-1).cpu())
         _check(torch.cat(found), len(files))
 
@@ -61,7 +61,7 @@ def open_clip_dataloader(setup: Setup) -> Work:
 
 
 def open_clip_readme(setup: Setup) -> Work:
-    """Embed one photo at a time: the loop around the README's lines."""
+    """Embed one image at a time: the loop around the README's lines."""
     import torch
     from PIL import Image
 
@@ -80,7 +80,7 @@ def open_clip_readme(setup: Setup) -> Work:
 
 
 def open_clip_predict(setup: Setup) -> Work:
-    """The README's zero-shot classification, one photo at a time, with the prompts encoded once."""
+    """The README's zero-shot classification, one image at a time, with the prompts encoded once."""
     import open_clip
     import torch
     from PIL import Image
@@ -129,7 +129,7 @@ def texts(names: Sequence[str]) -> list[str]:
     return [TEMPLATE.format(name) for name in names]
 
 
-class PhotoFiles:
+class ImageFiles:
     """A map-style dataset of files under a transform."""
 
     def __init__(self, files: Sequence[str], transform: Any) -> None:
@@ -144,6 +144,6 @@ class PhotoFiles:
         return self._transform(Image.open(self._files[index]))
 
 
-def _check(found: Any, photos: int) -> None:
-    if len(found) != photos:
-        raise RuntimeError(f"{len(found)} answers for {photos} photos")
+def _check(found: Any, images: int) -> None:
+    if len(found) != images:
+        raise RuntimeError(f"{len(found)} answers for {images} photos")

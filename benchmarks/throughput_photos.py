@@ -1,6 +1,6 @@
-"""What benchmarks/throughput.py measures on: photos, class names, and one set of random CLIP weights for everybody.
+"""What benchmarks/throughput.py measures on: images, class names, and one set of random CLIP weights for everybody.
 
-Nothing is downloaded: the photos are crops of the two photos that scikit-learn brings, mirrored, resized and with the
+Nothing is downloaded: the images are crops of the two images that scikit-learn brings, mirrored, resized and with the
 grain of a sensor, so that their files are as large as a camera's.
 """
 
@@ -24,15 +24,15 @@ from throughput_worker import own_start_method
 P = ParamSpec("P")
 R = TypeVar("R")
 MEDIUM, LARGE, SMALL = (640, 480), (4000, 3000), (80, 64)
-# Grey levels of grain: files of about 105 kB at 640 x 480 and 2.9 MB at 12 megapixels.
+# Gray levels of grain: files of about 105 kB at 640 x 480 and 2.9 MB at 12 megapixels.
 GRAIN, TILE = 5.0, 1024
 QUALITY = 90
-# A 12-megapixel photo takes a second to draw; further files repeat the pixels of these, with other bytes.
+# A 12-megapixel image takes a second to draw; further files repeat the pixels of these, with other bytes.
 DISTINCT_LARGE = 8
 
 
 def draw(size: tuple[int, int], seed: int) -> bytes:
-    """One photo as JPEG: a crop of a real one at least half as wide and high, half of them mirrored.
+    """One image as JPEG: a crop of a real one at least half as wide and high, half of them mirrored.
 
     Parameters
     ----------
@@ -41,11 +41,11 @@ def draw(size: tuple[int, int], seed: int) -> bytes:
         The same one gives the same bytes.
     """
     rng = np.random.default_rng([seed, *size])
-    photo = _originals()[int(rng.integers(len(_originals())))]
+    image = _originals()[int(rng.integers(len(_originals())))]
     share = rng.uniform(0.5, 1.0, 2)
-    width, height = (int(full * part) for full, part in zip(photo.size, share, strict=True))
-    left, top = int(rng.integers(photo.width - width + 1)), int(rng.integers(photo.height - height + 1))
-    picture = photo.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
+    width, height = (int(full * part) for full, part in zip(image.size, share, strict=True))
+    left, top = int(rng.integers(image.width - width + 1)), int(rng.integers(image.height - height + 1))
+    picture = image.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
     if rng.random() < 0.5:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     down, across = (int(n) for n in rng.integers(TILE, size=2))
@@ -61,8 +61,8 @@ def numbered(jpeg: bytes, number: int) -> bytes:
     return jpeg[:2] + b"\xff\xfe\x00\x06" + number.to_bytes(4, "big") + jpeg[2:]
 
 
-def write_photos(folder: Path, count: int, size: tuple[int, int], seed: int = 0) -> tuple[str, ...]:
-    """Draw photos into a new folder, on all cores, and give their paths in order."""
+def write_images(folder: Path, count: int, size: tuple[int, int], seed: int = 0) -> tuple[str, ...]:
+    """Draw images into a new folder, on all cores, and give their paths in order."""
     folder.mkdir(parents=True)
     distinct = min(count, DISTINCT_LARGE) if size == LARGE else count
     paths = [str(folder / f"{index:06d}.jpg") for index in range(count)]

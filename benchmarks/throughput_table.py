@@ -39,7 +39,7 @@ class Figures:
 
     Attributes
     ----------
-    rates : photos per second of each row
+    rates : images per second of each row
     seconds, memory : seconds, and bytes
     others : figures of other kinds
     passes : rates of each repeat

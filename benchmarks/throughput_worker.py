@@ -44,7 +44,7 @@ class Setup:
     precision : str
         ``auto``, ``fp32``, ``bf16`` or ``fp16``.
     batch, workers : int
-        Photos in a batch, and processes of a peer's loader.
+        Images in a batch, and processes of a peer's loader.
     """
 
     device: str
@@ -60,9 +60,9 @@ class Setup:
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass: photos, seconds, and the GPU's highest allocation so far in bytes (0 on a CPU)."""
+    """One pass: images, seconds, and the GPU's highest allocation so far in bytes (0 on a CPU)."""
 
-    photos: int
+    images: int
     seconds: float
     gpu_bytes: int
 
@@ -187,9 +187,9 @@ class Measured:
     missing: dict[str, str] = field(default_factory=dict)
 
     def rate(self, name: str) -> float | None:
-        """Photos per second, median over the repeats; None where it was not run."""
+        """Images per second, median over the repeats; None where it was not run."""
         found = self.passes.get(name)
-        return statistics.median(one.photos / one.seconds for one in found) if found else None
+        return statistics.median(one.images / one.seconds for one in found) if found else None
 
 
 def round_robin(rows: Sequence[Row], repeats: int) -> Measured:
@@ -205,7 +205,7 @@ def round_robin(rows: Sequence[Row], repeats: int) -> Measured:
             for row in waiting:
                 found = workers[row.make.__name__, row.setup].run(row.files, row.option)
                 measured.passes.setdefault(row.name, []).append(found)
-                rate = found.photos / found.seconds
+                rate = found.images / found.seconds
                 CONSOLE.print(f"  repeat {number} of {repeats}: {row.name}: {rate:.4g} photos/s")
     finally:
         for worker in workers.values():

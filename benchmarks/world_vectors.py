@@ -5,7 +5,7 @@ The demo's 50 classes, which the encoder never met, and 80 of the classes that i
     python benchmarks/world_vectors.py --out world.npz
     python benchmarks/world_vectors.py --out world2.npz --classes trained:80
 
-Same classes, same vectors: every photo is drawn from its split, its class's number and its own.
+Same classes, same vectors: every image is drawn from its split, its class's number and its own.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from hybrid.errors import HybridError
 if TYPE_CHECKING:
     from hybrid.demo.animals import Animal
 
-# Photos a class; of test ones more, so that the figures are steady.
-PHOTOS = {"train": 16, "val": 12, "test": 20}
+# Images a class; of test ones more, so that the figures are steady.
+IMAGES = {"train": 16, "val": 12, "test": 20}
 DRAWN, CHOSEN = 5, 3
 
 
@@ -52,7 +52,7 @@ def _classes(text: str) -> int:
     return int(found[1])
 
 
-def world(trained: int = 0, photos: dict[str, int] | None = None) -> dict[str, Any]:
+def world(trained: int = 0, images: dict[str, int] | None = None) -> dict[str, Any]:
     """Arrays of a file: the demo's classes, seen ones first, or `trained` random ones of those met in training."""
     from hybrid.config import EncoderSettings
     from hybrid.demo.painting import draw
@@ -70,7 +70,7 @@ def world(trained: int = 0, photos: dict[str, int] | None = None) -> dict[str, A
         "model": np.array("tiny"),
     }
     for number, split in enumerate(SPLITS):
-        count = (photos or PHOTOS)[split]
+        count = (images or IMAGES)[split]
         embeddings = []
         for c, animal in enumerate(animals):
             seeds = [(DRAWN, number, c, i) for i in range(count)]

@@ -1,4 +1,4 @@
-"""Classify photos into trained classes and into classes that are only named, in one calibrated answer."""
+"""Classify images into trained classes and into classes that are only named, in one calibrated answer."""
 
 from __future__ import annotations
 

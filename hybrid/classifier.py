@@ -20,11 +20,11 @@ from hybrid.gate.decide import Decider, FittedGate
 from hybrid.gate.experts import zero_shot_logits
 from hybrid.gate.few_shot.base import FewShotExpert
 from hybrid.gate.policy import Policy, uniform_from_hash
-from hybrid.gate.support import ShownPhotos
+from hybrid.gate.support import ShownImages
 from hybrid.heads.base import Head
 from hybrid.images.decode import Scaled
 from hybrid.images.inputs import Images, to_records
-from hybrid.images.reading import ReadPhoto, read, widest
+from hybrid.images.reading import ReadImage, read, widest
 from hybrid.images.records import ImageRecord
 from hybrid.images.stream import IN_FLIGHT, ahead, batched, default_workers, ordered_map
 from hybrid.labels.prompts import PromptSet
@@ -36,7 +36,7 @@ from hybrid.run.load import Source, assemble, read_source
 
 @dataclass(frozen=True)
 class Batch:
-    """Photos that could be read, their content hashes, answers, and embeddings (n, dim) where the encoder ran."""
+    """Images that could be read, their content hashes, answers, and embeddings (n, dim) where the encoder ran."""
 
     records: tuple[ImageRecord, ...]
     hashes: tuple[str, ...]
@@ -46,7 +46,7 @@ class Batch:
 
 @dataclass
 class HybridClassifier:
-    """Every class of `space` for every photo, from whatever experts there are.
+    """Every class of `space` for every image, from whatever experts there are.
 
     Attributes
     ----------
@@ -57,17 +57,17 @@ class HybridClassifier:
     class_vectors : (space.named, dim) float32 or None
         Text embeddings of the classes that have a text; None where the run has no zero-shot opinion.
     policy : Policy
-        What is expected of the photos and asked of the answers.
+        What is expected of the images and asked of the answers.
     notes : tuple of str
         Which device, precision, weights and experts are in use.
     trained_on : frozenset of str
-        Content hashes of the head's training photos, and of those that show a class.
+        Content hashes of the head's training images, and of those that show a class.
     always_embed : bool
         Run the encoder even where no expert needs it, for `Batch.embeddings`.
     shown : ShownPhotos or None
-        Labelled photos of classes that the head does not know, for the gate.
+        Labeled images of classes that the head does not know, for the gate.
     few_shot : FewShotExpert or None
-        What joins names and photos where there is no head.
+        What joins names and images where there is no head.
     source : Source or None
         What `from_run` made it of; `add_class` and `save` need it.
     """
@@ -82,7 +82,7 @@ class HybridClassifier:
     policy: Policy = field(default_factory=Policy)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     always_embed: bool = False
-    shown: ShownPhotos | None = None
+    shown: ShownImages | None = None
     few_shot: FewShotExpert | None = None
     source: Source | None = field(default=None, repr=False)
     decider: Decider | None = field(init=False, default=None, repr=False)
@@ -125,11 +125,11 @@ class HybridClassifier:
         device : str
             See `hybrid.device.resolve`.
         policy : Policy, optional
-            Expected share of unseen photos, rejection, prediction sets.
+            Expected share of unseen images, rejection, prediction sets.
         regions : {"none", "slic", "tiles"}, optional
-            How the head cuts each photo to vote on its parts; default: as it was trained.
+            How the head cuts each image to vote on its parts; default: as it was trained.
         few_shot : str, optional
-            Without a head: which of `hybrid.gate.few_shot.registry.EXPERTS` joins names and photos; `notes` say which.
+            Without a head: which of `hybrid.gate.few_shot.registry.EXPERTS` joins names and images; `notes` say which.
 
         Raises
         ------
@@ -149,12 +149,12 @@ class HybridClassifier:
         Parameters
         ----------
         name : str
-            Of a new class, or of one that joined before: then it gets more photos, or other prompts.
+            Of a new class, or of one that joined before: then it gets more images, or other prompts.
         images : as for `predict`, optional
-            Photos of the class.
+            Images of the class.
         prompts : sequence of str, optional
             Other names, such as ``["striped horse"]``, beside its own. An empty list: the name says nothing to a text
-            encoder, photos alone speak for the class.
+            encoder, images alone speak for the class.
 
         Returns
         -------
@@ -163,19 +163,19 @@ class HybridClassifier:
         Raises
         ------
         HybridError
-            If the head was trained on the class, a photo cannot be read, or nothing would be known of the class.
+            If the head was trained on the class, an image cannot be read, or nothing would be known of the class.
             Nothing has changed then.
 
         Examples
         --------
         >>> classifier.add_class("okapi", images=["one.jpg", "two.jpg"])
-        >>> classifier.add_class("model 4711", images="photos/model-4711", prompts=[])
+        >>> classifier.add_class("model 4711", images="images/model-4711", prompts=[])
         """
         records = () if images is None else to_records(images)
         return self._become(with_class(self._source(), name, records, prompts))
 
     def remove_class(self, name: str) -> Self:
-        """Let a class leave that joined, with its photos, or was asked for; DataError for a trained or unknown one."""
+        """Let a class leave that joined, with its images, or was asked for; DataError for a trained or unknown one."""
         return self._become(without_class(self._source(), name))
 
     def save(self, path: str | Path) -> None:
@@ -234,7 +234,7 @@ class HybridClassifier:
     ) -> Answers:
         """Turn a batch's embeddings (n, dim) and head logits (n, seen) into every system's answer.
 
-        `uniform`, a number in [0, 1) for each photo, is needed for prediction sets alone.
+        `uniform`, a number in [0, 1) for each image, is needed for prediction sets alone.
         """
         classes = len(self.space.names)
         seen = self.space.seen
@@ -265,28 +265,28 @@ class HybridClassifier:
         return np.array(self.space.names, dtype=np.str_)
 
     def predict(self, images: Images, *, batch_size: int | None = None, workers: int | None = None) -> NDArray[np.str_]:
-        """Name the class of each photo.
+        """Name the class of each image.
 
         Parameters
         ----------
         images : path, PIL image, array, tensor, or an iterable of these
             See `hybrid.images.inputs.to_records`.
         batch_size : int, optional
-            Photos that go through the networks at once; default: what the device has memory for, 32 on a CPU.
+            Images that go through the networks at once; default: what the device has memory for, 32 on a CPU.
         workers : int, optional
             Threads that decode; default: one a core, at most 16.
 
         Returns
         -------
         (n,) str
-            One of `classes_` for each photo, in order; ``"none of these"`` where the policy rejects it.
+            One of `classes_` for each image, in order; ``"none of these"`` where the policy rejects it.
 
         Raises
         ------
         UnreadableImageError
-            If a photo cannot be read; `classify` leaves such photos out and goes on.
+            If an image cannot be read; `classify` leaves such images out and goes on.
         HybridError
-            If an input is no photo, or the encoder has no vector for it.
+            If an input is no image, or the encoder has no vector for it.
 
         Examples
         --------
@@ -300,9 +300,9 @@ class HybridClassifier:
     def predict_proba(
         self, images: Images, *, batch_size: int | None = None, workers: int | None = None
     ) -> NDArray[np.float64]:
-        """Give the probability of each class for each photo.
+        """Give the probability of each class for each image.
 
-        Rejection does not change it: these are the probabilities if the photo shows one of `classes_`.
+        Rejection does not change it: these are the probabilities if the image shows one of `classes_`.
 
         Parameters
         ----------
@@ -316,7 +316,7 @@ class HybridClassifier:
 
         Examples
         --------
-        >>> probabilities = classifier.predict_proba("photos/")
+        >>> probabilities = classifier.predict_proba("images/")
         >>> classifier.classes_[probabilities.argmax(axis=1)]
         array(['cup', 'llama', 'cup'], dtype='<U5')
         """
@@ -324,9 +324,9 @@ class HybridClassifier:
         return np.concatenate([np.empty((0, len(self.space.names))), *(batch.answers.hybrid for batch in batches)])
 
     def classify(self, images: Images, *, batch_size: int | None = None, workers: int | None = None) -> Iterator[Batch]:
-        """Read, decode once, feed both experts, answer; unreadable photos go to `unreadable`.
+        """Read, decode once, feed both experts, answer; unreadable images go to `unreadable`.
 
-        `images` as for `predict`; a batch's records name its photos.
+        `images` as for `predict`; a batch's records name its images.
         """
         yield from self._batches(images, batch_size, workers, skip_unreadable=True)
 
@@ -343,7 +343,7 @@ class HybridClassifier:
         read_one = partial(read, prepare=self._prepare, cover=widest(expert.cover for expert in self._looking))
         reads = ordered_map(read_one, records, threads, ahead(size, threads))
         for batch, answered in ordered_map(self._answer_batch, batched(reads, size), IN_FLIGHT, IN_FLIGHT):
-            unreadable = [(photo.record.path, photo.reason) for photo in batch if photo.reason]
+            unreadable = [(image.record.path, image.reason) for image in batch if image.reason]
             if unreadable and not skip_unreadable:
                 path, reason = unreadable[0]
                 raise UnreadableImageError(
@@ -354,7 +354,7 @@ class HybridClassifier:
                 yield answered
 
     def predictions(self, batch: Batch, top_k: int = 5) -> list[Prediction]:
-        """Turn a batch's answers into one `Prediction` a photo."""
+        """Turn a batch's answers into one `Prediction` an image."""
         return to_predictions(
             [record.path for record in batch.records],
             batch.answers,
@@ -367,34 +367,34 @@ class HybridClassifier:
 
     @property
     def _looking(self) -> list[Encoder | Head]:
-        """Who looks at photos."""
+        """Who looks at images."""
         return [*([self.encoder] if self._needs_embeddings else []), *([self.head] if self.head else [])]
 
     @property
     def _batch_size(self) -> int:
         return min((expert.batch_size for expert in self._looking), default=CPU_BATCH)
 
-    def _prepare(self, photo: Scaled, record: ImageRecord) -> tuple[Any, Any]:
-        for_encoder = self.encoder.prepare(photo, record) if self._needs_embeddings else None
-        return for_encoder, self.head.prepare(photo) if self.head else None
+    def _prepare(self, image: Scaled, record: ImageRecord) -> tuple[Any, Any]:
+        for_encoder = self.encoder.prepare(image, record) if self._needs_embeddings else None
+        return for_encoder, self.head.prepare(image) if self.head else None
 
     @property
     def _needs_embeddings(self) -> bool:
         reads_embeddings = self.head is not None and self.head.encoder_identity is not None
         return self.always_embed or self.class_vectors is not None or self.few_shot is not None or reads_embeddings
 
-    def _answer_batch(self, batch: list[ReadPhoto]) -> tuple[list[ReadPhoto], Batch | None]:
-        photos = [photo for photo in batch if not photo.reason]
-        if not photos:
+    def _answer_batch(self, batch: list[ReadImage]) -> tuple[list[ReadImage], Batch | None]:
+        images = [image for image in batch if not image.reason]
+        if not images:
             return batch, None
         embeddings = head_logits = None
         if self._needs_embeddings:
-            embeddings = self.encoder.encode_images([photo.prepared[0] for photo in photos])
+            embeddings = self.encoder.encode_images([image.prepared[0] for image in images])
         if self.head is not None:
-            empty = np.empty((len(photos), 0), dtype=np.float32)
+            empty = np.empty((len(images), 0), dtype=np.float32)
             head_logits = self.head.logits(
-                [photo.prepared[1] for photo in photos], empty if embeddings is None else embeddings
+                [image.prepared[1] for image in images], empty if embeddings is None else embeddings
             )
-        hashes = tuple(photo.sha256 for photo in photos)
+        hashes = tuple(image.sha256 for image in images)
         answers = self.answer(embeddings, head_logits, np.array([uniform_from_hash(sha256) for sha256 in hashes]))
-        return batch, Batch(tuple(photo.record for photo in photos), hashes, answers, embeddings)
+        return batch, Batch(tuple(image.record for image in images), hashes, answers, embeddings)

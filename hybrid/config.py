@@ -57,7 +57,7 @@ class HeadSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         timm model name; local weights file; whether to load timm's pretrained weights; keyword arguments of
         ``timm.create_model``.
     image_size, mean, std, crop_pct
-        Input in pixels and its normalisation; None takes what timm knows of the weights.
+        Input in pixels and its normalization; None takes what timm knows of the weights.
     unfreeze : str
         ``"all"``, ``"none"``, or how many last stages train.
     unfreeze_every : int
@@ -72,7 +72,7 @@ class HeadSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     reconstruction : float
         Weight of the reconstruction error in the loss, for a backbone that is an autoencoder.
     optimizer, momentum, learning_rate, backbone_rate, layer_decay, weight_decay, clip_grad
-        Any optimiser of timm's factory; the backbone's rate is ``learning_rate * backbone_rate``, times
+        Any optimizer of timm's factory; the backbone's rate is ``learning_rate * backbone_rate``, times
         ``layer_decay`` once for each layer below its last; largest gradient norm, None for any.
     schedule, warmup_epochs, decay_epochs, decay_rate
         ``step``: times `decay_rate` every `decay_epochs`; ``plateau``: when the validation loss has not fallen for
@@ -80,32 +80,32 @@ class HeadSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     label_smoothing : float
         Share of the target that is spread over all classes in training; validation is not smoothed.
     epochs, batch_size, workers
-        At most so many epochs; photos in a batch of each process; loader processes (they change no figure).
+        At most so many epochs; images in a batch of each process; loader processes (they change no figure).
     balanced_sampling : bool
-        Draw photos so that every class comes as often.
-    crop_scale, flip, rotation, colour_jitter
+        Draw images so that every class comes as often.
+    crop_scale, flip, rotation, color_jitter
         Smallest share of the area that a random crop keeps; probability of a mirror image; degrees; strength.
     mixed_precision, patience, monitor
         ``auto``: fp16 on CUDA, bf16 where native; epochs without a better one before the training stops; what counts
         as better, validation loss or mean per-class accuracy.
     val_fraction, seed
-        Share of the labelled photos held out where no split ``val`` is named; of that cut and of the training.
+        Share of the labeled images held out where no split ``val`` is named; of that cut and of the training.
     mixup, cutmix : float
         Alpha of the Beta distribution that a pair's share is drawn from; 0: off.
     random_erasing : float
-        Probability that a patch of a training photo is erased.
+        Probability that a patch of a training image is erased.
     auto_augment : str or None
         A policy of timm's, such as ``rand-m9-mstd0.5``.
     ema_decay : float or None
         Validate and keep an exponential moving average of the weights.
     folds : int
-        Above 1: k-fold cross-validation over the training photos; the head is the ensemble of the k networks.
+        Above 1: k-fold cross-validation over the training images; the head is the ensemble of the k networks.
     regions, region_count
-        Classify segments (``slic``) or ``tiles`` of each photo too, and average the votes.
+        Classify segments (``slic``) or ``tiles`` of each image too, and average the votes.
     l2_c : float or None
         Inverse L2 strength of the linear head; None chooses it by validation NLL.
     gate_folds : {"memory", "frozen", "fine-tuned"}
-        What the gate's fit asks for the head's doubt: nothing (the labelled photos' embeddings stand in), heads on
+        What the gate's fit asks for the head's doubt: nothing (the labeled images' embeddings stand in), heads on
         frozen features trained without some classes, or the recipe trained again without them.
     """
 

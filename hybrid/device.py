@@ -116,13 +116,13 @@ def resolve(device: str = "auto", precision: str = "auto") -> Compute:
 
 
 def suggest_batch(compute: Compute, run: Callable[[int], object]) -> int:
-    """How many photos to put through a network at once.
+    """How many images to put through a network at once.
 
     Parameters
     ----------
     compute : Compute
     run : callable
-        Puts some photos through, for what they take of a GPU's memory to be measured.
+        Puts some images through, for what they take of a GPU's memory to be measured.
 
     Returns
     -------
@@ -134,7 +134,7 @@ def suggest_batch(compute: Compute, run: Callable[[int], object]) -> int:
         return CPU_BATCH
     import torch
 
-    run(PROBE)  # what stays, such as workspaces, is no part of a photo's share
+    run(PROBE)  # what stays, such as workspaces, is no part of an image's share
     torch.cuda.reset_peak_memory_stats(compute.device)
     before = torch.cuda.memory_allocated(compute.device)
     run(PROBE)

@@ -1,4 +1,4 @@
-"""`Prediction`: what is said of one photo, made from the arrays of a batch."""
+"""`Prediction`: what is said of one image, made from the arrays of a batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NONE = "none of these"
 
 @dataclass(frozen=True)
 class Neighbor:
-    """A labelled photo of the index that is like the photo.
+    """A labeled image of the index that is like the image.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class Neighbor:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One photo's answer.
+    """One image's answer.
 
     Attributes
     ----------
@@ -48,23 +48,23 @@ class Prediction:
     seen : bool
         Whether the head was trained on `label`.
     p_unseen : float or None
-        Probability that the photo shows any unseen class; None without a gate.
+        Probability that the image shows any unseen class; None without a gate.
     expert : str
         Who decided: ``head``, ``zero-shot``, or ``both`` where each one's own best seen class is `label`; ``few-shot``
-        where the answer would be another one without the photos that show the class;
+        where the answer would be another one without the images that show the class;
         ``rejected`` for none of these.
     top : tuple of (label, probability)
         Most probable first.
     head, zero_shot : (label, probability) or None
         What each expert says by itself: the head over the seen classes, zero-shot over all.
     p_known : float or None
-        Probability that the photo shows any of the classes; None unless rejection was asked for.
+        Probability that the image shows any of the classes; None unless rejection was asked for.
     set : tuple of str or None
         Conformal prediction set, most probable class first; None unless a coverage was asked for.
     warning : str or None
         Why the probabilities deserve less trust.
     neighbors : tuple of Neighbor or None
-        Nearest labelled photos of the index, most similar first; None unless they were asked for.
+        Nearest labeled images of the index, most similar first; None unless they were asked for.
     """
 
     path: str
@@ -117,14 +117,14 @@ def to_predictions(
     accept_above: float | None = None,
     warning: str | None = None,
 ) -> list[Prediction]:
-    """Turn a batch's answers into one `Prediction` a photo.
+    """Turn a batch's answers into one `Prediction` an image.
 
     Parameters
     ----------
     only_expert : str
         Who decides where there is no gate.
     accept_above : float, optional
-        A photo whose p(known) is lower gets the answer "none of these".
+        An image whose p(known) is lower gets the answer "none of these".
     warning : str, optional
         Put on every prediction.
     """

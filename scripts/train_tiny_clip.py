@@ -5,7 +5,7 @@
 gave the bundled weights (torch 2.15, open_clip 3.3, an AMD EPYC with bfloat16; a second run gave the same bytes)
 in 240 s, and these accuracies among all 50 names of the demo, none of which it was trained on:
 
-    'a photo of a {}.'  the demo's seen classes 0.806, its unseen ones 0.860
+    'an image of a {}.'  the demo's seen classes 0.806, its unseen ones 0.860
     '{}'                0.766, 0.900
     all templates       0.788, 0.875
 
@@ -76,13 +76,13 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     started = time.perf_counter()
     animals = training_animals()
-    photos, classes = draw_pool(animals, args.photos, args.seed, os.cpu_count() or 1)
+    images, classes = draw_pool(animals, args.images, args.seed, os.cpu_count() or 1)
     print(
-        f"{len(photos)} photos of {len(animals)} animals after {time.perf_counter() - started:.0f} s",
+        f"{len(images)} photos of {len(animals)} animals after {time.perf_counter() - started:.0f} s",
         flush=True,
     )
     model = CLIP(**MODEL)
-    train(model, photos, classes, [animal.name for animal in animals], args)
+    train(model, images, classes, [animal.name for animal in animals], args)
     zero_unused_tokens(model)
     write(model, args.out)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {time.perf_counter() - started:.0f} s")
@@ -92,16 +92,16 @@ def main() -> None:
 def draw_pool(
     animals: tuple[Animal, ...], count: int, seed: int, workers: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Draw random animals; photo i depends on the seed and i alone, however many workers share the job."""
+    """Draw random animals; image i depends on the seed and i alone, however many workers share the job."""
     classes = np.random.default_rng([seed, count]).integers(len(animals), size=count)
     jobs = [(animals[index], (seed, i)) for i, index in enumerate(classes)]
     with ProcessPoolExecutor(workers) as pool:
-        photos = np.stack(list(pool.map(_photo, jobs, chunksize=500)))
-    return photos, classes
+        images = np.stack(list(pool.map(_image, jobs, chunksize=500)))
+    return images, classes
 
 
-def _photo(job: tuple[Animal, tuple[int, ...]]) -> NDArray[np.uint8]:
-    """Draw one photo, every second one with the marks that a JPEG file leaves."""
+def _image(job: tuple[Animal, tuple[int, ...]]) -> NDArray[np.uint8]:
+    """Draw one image, every second one with the marks that a JPEG file leaves."""
     animal, seed = job
     rng = np.random.default_rng(seed)
     image = draw(animal, rng, SIZE)
@@ -114,7 +114,7 @@ def _photo(job: tuple[Animal, tuple[int, ...]]) -> NDArray[np.uint8]:
 
 def train(
     model: Any,
-    photos: NDArray[np.uint8],
+    images: NDArray[np.uint8],
     classes: NDArray[np.int64],
     names: list[str],
     args: argparse.Namespace,
@@ -128,14 +128,14 @@ def train(
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_rate, steps=args.steps))
-    order = np.concatenate([rng.permutation(len(photos)) for _ in range(args.steps * args.batch // len(photos) + 1)])
+    order = np.concatenate([rng.permutation(len(images)) for _ in range(args.steps * args.batch // len(images) + 1)])
     started = time.perf_counter()
     for step in range(args.steps):
         chosen = order[step * args.batch : (step + 1) * args.batch]
         labels = torch.from_numpy(classes[chosen])
         texts = [TEMPLATES[rng.integers(len(TEMPLATES))].format(names[label]) for label in classes[chosen]]
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
-            image, text, scale = model(augmented(photos[chosen], rng), tokenize(texts))
+            image, text, scale = model(augmented(images[chosen], rng), tokenize(texts))
         loss = contrastive_loss(scale * image.float() @ text.float().T, labels)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -157,25 +157,25 @@ def _rate(step: int, steps: int) -> float:
 
 
 def contrastive_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """CLIP's loss, but a photo matches every text of its own class: names repeat within a batch."""
+    """CLIP's loss, but an image matches every text of its own class: names repeat within a batch."""
     same = (labels[:, None] == labels[None]).float()
     targets = same / same.sum(dim=1, keepdim=True)
     return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
 
 
-def augmented(photos: NDArray[np.uint8], rng: np.random.Generator) -> Tensor:
-    """Flip, shift and tint a batch at random, then normalise it as `PREPROCESS` says."""
-    pixels = torch.from_numpy(photos).permute(0, 3, 1, 2).float().div_(255)
-    flips = torch.from_numpy(rng.random(len(photos)) < 0.5)
+def augmented(images: NDArray[np.uint8], rng: np.random.Generator) -> Tensor:
+    """Flip, shift and tint a batch at random, then normalize it as `PREPROCESS` says."""
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255)
+    flips = torch.from_numpy(rng.random(len(images)) < 0.5)
     pixels[flips] = pixels[flips].flip(-1)
     dx, dy = rng.integers(0, 9, 2)
     shifted = F.pad(pixels, (4, 4, 4, 4), mode="replicate")[:, :, dy : dy + SIZE, dx : dx + SIZE]
-    light = torch.from_numpy(rng.uniform(0.9, 1.1, (len(photos), 3, 1, 1))).float()
-    return normalised((shifted * light).clamp_(0, 1))
+    light = torch.from_numpy(rng.uniform(0.9, 1.1, (len(images), 3, 1, 1))).float()
+    return normalized((shifted * light).clamp_(0, 1))
 
 
-def normalised(pixels: Tensor) -> Tensor:
-    """Normalise pixels between 0 and 1."""
+def normalized(pixels: Tensor) -> Tensor:
+    """Normalize pixels between 0 and 1."""
     mean, std = (torch.tensor(PREPROCESS[key]).view(3, 1, 1) for key in ("mean", "std"))
     return ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
 
@@ -212,12 +212,12 @@ def report(folder: Path, seed: int) -> None:
     model.eval()
     demo = demo_classes()
     animals = (*demo.seen, *demo.unseen)
-    photos = [
-        preprocess(Image.fromarray(_photo((animal, (seed, i, n, 1)))))
+    images = [
+        preprocess(Image.fromarray(_image((animal, (seed, i, n, 1)))))
         for i, animal in enumerate(animals)
         for n in range(20)
     ]
-    image = model.encode_image(torch.stack(photos), normalize=True)
+    image = model.encode_image(torch.stack(images), normalize=True)
     truth = torch.arange(len(animals)).repeat_interleave(20)
     for title, templates in (
         ("a photo of a {}.", ["a photo of a {}."]),

@@ -1,4 +1,4 @@
-"""What many tests share: a tiny CLIP in a folder, small photos, and no way to the network."""
+"""What many tests share: a tiny CLIP in a folder, small images, and no way to the network."""
 
 from __future__ import annotations
 
@@ -49,27 +49,27 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_clip(tmp_path_factory.mktemp("clip") / "tiny")
 
 
-def draw_photo(seed: int, size: tuple[int, int] = (48, 40)) -> Image.Image:
-    """A smooth random photo: unlike noise, it still differs from the next one when made small."""
+def draw_image(seed: int, size: tuple[int, int] = (48, 40)) -> Image.Image:
+    """A smooth random image: unlike noise, it still differs from the next one when made small."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 3, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
 
 
 @pytest.fixture(scope="session")
-def photo() -> Callable[..., Image.Image]:
-    return draw_photo
+def image() -> Callable[..., Image.Image]:
+    return draw_image
 
 
 @pytest.fixture
-def photo_folder(tmp_path: Path) -> Callable[..., Path]:
-    """Write class folders of distinct JPEG photos: `photo_folder({"cat": 3, "dog": 2}, "train")`."""
+def image_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Write class folders of distinct JPEG images: `image_folder({"cat": 3, "dog": 2}, "train")`."""
 
     def write(classes: Mapping[str, int], name: str = "photos", seed: int = 0) -> Path:
         folder = tmp_path / name
         for number, (label, count) in enumerate(classes.items()):
             (folder / label).mkdir(parents=True, exist_ok=True)
             for index in range(count):
-                picture = draw_photo(seed * 1_000_000 + number * 1000 + index)
+                picture = draw_image(seed * 1_000_000 + number * 1000 + index)
                 picture.save(folder / label / f"{index:03d}.jpg", quality=95)
         return folder
 

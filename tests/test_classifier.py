@@ -26,8 +26,8 @@ SPACE = join(SEEN, PromptSet.from_names(["green", "blue"]))
 CLASS_VECTORS = np.eye(3, dtype=np.float32)
 
 
-class ColourEncoder:
-    """Embeds a photo as the direction of its mean colour."""
+class ColorEncoder:
+    """Embeds an image as the direction of its mean color."""
 
     name = identity = fingerprint = "colour"
     dim, logit_scale, uses_templates, notes = 3, 10.0, True, ()
@@ -39,9 +39,9 @@ class ColourEncoder:
     def check(self, records):
         pass
 
-    def prepare(self, photo, record):
+    def prepare(self, image, record):
         self.prepared += 1
-        mean = np.asarray(to_picture(photo), dtype=np.float32).mean((0, 1))
+        mean = np.asarray(to_picture(image), dtype=np.float32).mean((0, 1))
         return mean / np.linalg.norm(mean)
 
     def encode_images(self, prepared):
@@ -53,7 +53,7 @@ class ColourEncoder:
 
 
 class PixelHead:
-    """Scores a photo by how much red and green it has."""
+    """Scores an image by how much red and green it has."""
 
     classes, encoder_identity, notes = SEEN, None, ()
     cover, batch_size = None, 32
@@ -61,36 +61,36 @@ class PixelHead:
     def __init__(self):
         self.prepared = 0
 
-    def prepare(self, photo):
+    def prepare(self, image):
         self.prepared += 1
-        return np.asarray(to_picture(photo), dtype=np.float32).mean((0, 1))[:2] / 64
+        return np.asarray(to_picture(image), dtype=np.float32).mean((0, 1))[:2] / 64
 
     def logits(self, prepared, embeddings):
         return np.stack(prepared)
 
 
-def near(centre, count, rng):
-    rows = np.array(centre) + 0.2 * rng.normal(size=(count, 3))
+def near(center, count, rng):
+    rows = np.array(center) + 0.2 * rng.normal(size=(count, 3))
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 RNG = np.random.default_rng(0)
-LABELLED = np.concatenate([near(centre, 20, RNG) for centre in ([0.95, 0.2, 0.1], [0.15, 0.95, 0.2])])
+LABELED = np.concatenate([near(center, 20, RNG) for center in ([0.95, 0.2, 0.1], [0.15, 0.95, 0.2])])
 TARGET = np.repeat([0, 1], 20)
 WEIGHTS = GateWeights(bias=0.3, unseen_text=0.5, seen_text=-0.25)
 # No memory: what is expected can be written down without it.
 GATE = Gate(
     seen=SeenWeights(similarity=0.4, alignment=0.0, head=0.7, memory=0.0),
     gate=WEIGHTS,
-    fit=GateFit(photos=40, classes=2, episodes=5),
+    fit=GateFit(images=40, classes=2, episodes=5),
 )
 FITTED = FittedGate(
     GATE,
-    ClassMemory.fit(LABELLED, TARGET, 2),
+    ClassMemory.fit(LABELED, TARGET, 2),
     Rejector(bias=-2.0, text=0.4, entropy=-1.0, unknown=tuple(np.linspace(0, 1, 101).tolist())),
     HeldOut(
-        embeddings=LABELLED,
-        head_logits=3 * LABELLED[:, :2],
+        embeddings=LABELED,
+        head_logits=3 * LABELED[:, :2],
         memory=np.zeros((40, 2)),
         novelty=np.zeros(40),
         baseline=np.zeros(40),
@@ -102,17 +102,17 @@ PRIOR = FittedGate(Gate(), FITTED.memory, reason="too little to fit a gate on")
 
 
 def make(**changes):
-    parts = {"encoder": ColourEncoder(), "head": PixelHead(), "gate": FITTED, "space": SPACE}
+    parts = {"encoder": ColorEncoder(), "head": PixelHead(), "gate": FITTED, "space": SPACE}
     return HybridClassifier(**{**parts, "class_vectors": CLASS_VECTORS, **changes})
 
 
 @pytest.fixture
-def photos(tmp_path):
-    colours = {"red": (200, 30, 20), "green": (20, 180, 40), "blue": (30, 40, 220), "brown": (90, 60, 30)}
-    for name, colour in colours.items():
+def images(tmp_path):
+    colors = {"red": (200, 30, 20), "green": (20, 180, 40), "blue": (30, 40, 220), "brown": (90, 60, 30)}
+    for name, color in colors.items():
         (tmp_path / name).mkdir()
         for i in range(3):
-            Image.new("RGB", (8, 8), tuple(c + i for c in colour)).save(tmp_path / name / f"{i}.png")
+            Image.new("RGB", (8, 8), tuple(c + i for c in color)).save(tmp_path / name / f"{i}.png")
     return tmp_path
 
 
@@ -137,21 +137,21 @@ def test_answers_equal_the_formula():
     np.testing.assert_allclose(answers.zero_shot_mass, zero_shot[:, 2], rtol=1e-5)
 
 
-def test_each_photo_is_decoded_once_for_both_experts(photos, monkeypatch):
+def test_each_image_is_decoded_once_for_both_experts(images, monkeypatch):
     from hybrid.images import reading
 
     decoded = []
     decode = reading.decode_scaled
     monkeypatch.setattr(reading, "decode_scaled", lambda *asked: decoded.append(asked) or decode(*asked))
     classifier = make()
-    batches = list(classifier.classify(scan([photos], labelled=False).records, batch_size=5))
+    batches = list(classifier.classify(scan([images], labeled=False).records, batch_size=5))
     assert [len(b.records) for b in batches] == [5, 5, 2]
     assert len(decoded) == classifier.encoder.prepared == classifier.head.prepared == 12
 
 
-def test_predictions_name_label_probability_and_expert(photos):
+def test_predictions_name_label_probability_and_expert(images):
     classifier = make()
-    records = scan([photos], labelled=False).records
+    records = scan([images], labeled=False).records
     predictions = [p for batch in classifier.classify(records) for p in classifier.predictions(batch, 2)]
     by_folder = {p.path.split("/")[-2]: p for p in predictions}
     assert [p.path for p in predictions] == [r.path for r in records]
@@ -164,10 +164,10 @@ def test_predictions_name_label_probability_and_expert(photos):
         assert p.top[0][1] >= p.top[1][1]
 
 
-def test_content_hashes_and_unreadable_files(photos):
-    (photos / "red" / "bad.jpg").write_bytes(b"nothing")
+def test_content_hashes_and_unreadable_files(images):
+    (images / "red" / "bad.jpg").write_bytes(b"nothing")
     classifier = make()
-    batches = list(classifier.classify(scan([photos], labelled=False).records))
+    batches = list(classifier.classify(scan([images], labeled=False).records))
     paths = [r.path for b in batches for r in b.records]
     hashes = [h for b in batches for h in b.hashes]
     assert len(paths) == 12
@@ -175,8 +175,8 @@ def test_content_hashes_and_unreadable_files(photos):
     assert [path.split("/")[-1] for path, _ in classifier.unreadable] == ["bad.jpg"]
 
 
-def test_alone_does_no_work_for_the_other_expert(photos):
-    records = scan([photos], labelled=False).records
+def test_alone_does_no_work_for_the_other_expert(images):
+    records = scan([images], labeled=False).records
     supervised = make().alone("supervised")
     list(supervised.classify(records))
     assert (supervised.encoder.prepared, supervised.head.prepared) == (0, 12)
@@ -185,8 +185,8 @@ def test_alone_does_no_work_for_the_other_expert(photos):
     assert (zero_shot.encoder.prepared, zero_shot.head) == (12, None)
 
 
-def test_evaluate_scores_what_lies_inside_the_label_space(photos):
-    found = scan([photos])
+def test_evaluate_scores_what_lies_inside_the_label_space(images):
+    found = scan([images])
     result = evaluate(make(), found.records, batch_size=4)
     assert (result.images, result.scored, result.outside) == (12, 9, 3)
     assert (result.seen, result.unseen) == (2, 1)
@@ -198,22 +198,22 @@ def test_evaluate_scores_what_lies_inside_the_label_space(photos):
     assert result.to_json()["classes"] == {"seen": 2, "unseen": 1}
 
 
-def test_evaluate_warns_of_training_photos(photos):
-    red = (photos / "red" / "0.png").read_bytes()
+def test_evaluate_warns_of_training_images(images):
+    red = (images / "red" / "0.png").read_bytes()
     classifier = make(trained_on=frozenset([hashlib.sha256(red).hexdigest()]))
-    notes = evaluate(classifier, scan([photos]).records).notes
+    notes = evaluate(classifier, scan([images]).records).notes
     assert any("1 of these photos trained the head" in note for note in notes)
 
 
-def test_evaluate_without_a_known_label(photos):
+def test_evaluate_without_a_known_label(images):
     with pytest.raises(DataError, match="no photo has a label"):
-        evaluate(make(), scan([photos / "red"]).records)
+        evaluate(make(), scan([images / "red"]).records)
 
 
-def test_zero_shot_only_has_one_system(photos):
+def test_zero_shot_only_has_one_system(images):
     space = join((), PromptSet.from_names(["red", "green", "blue"]))
     classifier = make(head=None, gate=None, space=space)
-    result = evaluate(classifier, scan([photos]).records)
+    result = evaluate(classifier, scan([images]).records)
     assert result.systems["supervised"] is result.systems["hybrid"] is None
     assert result.systems["zero_shot"].accuracy == 1
 
@@ -238,33 +238,33 @@ def test_head_alone_is_its_own_softmax():
 # What the user asks for
 
 
-def ask(photos, **changes):
+def ask(images, **changes):
     classifier = make(**changes)
-    records = scan([photos], labelled=False).records
+    records = scan([images], labeled=False).records
     batches = list(classifier.classify(records))
     return classifier, {p.path[-10:]: p for b in batches for p in classifier.predictions(b)}, batches
 
 
-def test_the_prior_shifts_every_answer(photos):
-    plain = ask(photos)[1]
-    shifted = ask(photos, policy=Policy(prior=0.1))[1]
+def test_the_prior_shifts_every_answer(images):
+    plain = ask(images)[1]
+    shifted = ask(images, policy=Policy(prior=0.1))[1]
     for path, prediction in plain.items():
         p = prediction.p_unseen
         assert shifted[path].p_unseen == pytest.approx(0.1 * p / (0.1 * p + 0.9 * (1 - p)))
 
 
-def test_rejection(photos):
-    classifier, predictions, batches = ask(photos, policy=Policy(reject=0.9))
+def test_rejection(images):
+    classifier, predictions, batches = ask(images, policy=Policy(reject=0.9))
     threshold = classifier.decider.point.accept_above
     p_known = np.concatenate([b.answers.decided.p_known for b in batches])
     assert {p.p_known for p in predictions.values()} == set(p_known.tolist())
     for p in predictions.values():
         assert (p.label == "none of these") == (p.p_known < threshold)
-    assert {p.p_known for p in ask(photos)[1].values()} == {None}
+    assert {p.p_known for p in ask(images)[1].values()} == {None}
 
 
-def test_sets_come_from_the_content_of_the_photo(photos):
-    classifier, predictions, batches = ask(photos, policy=Policy(coverage=0.8))
+def test_sets_come_from_the_content_of_the_image(images):
+    classifier, predictions, batches = ask(images, policy=Policy(coverage=0.8))
     answers = np.concatenate([b.answers.hybrid for b in batches])
     hashes = [h for b in batches for h in b.hashes]
     threshold = classifier.decider.point.set_threshold
@@ -278,16 +278,16 @@ def test_sets_come_from_the_content_of_the_photo(photos):
         assert set(p.set) == expected, path
         assert p.set[0] == p.label
     # The same file under another name gets the same set.
-    copy = photos / "again.png"
-    copy.write_bytes((photos / "red" / "0.png").read_bytes())
-    again = ask(photos, policy=Policy(coverage=0.8))[1]
+    copy = images / "again.png"
+    copy.write_bytes((images / "red" / "0.png").read_bytes())
+    again = ask(images, policy=Policy(coverage=0.8))[1]
     assert again[str(copy)[-10:]].set == again["/red/0.png"[-10:]].set
 
 
-def test_every_prediction_warns_where_the_gate_is_the_prior(photos):
-    warnings = {p.warning for p in ask(photos, gate=PRIOR)[1].values()}
+def test_every_prediction_warns_where_the_gate_is_the_prior(images):
+    warnings = {p.warning for p in ask(images, gate=PRIOR)[1].values()}
     assert warnings == {"the gate is the documented prior, not fitted: too little to fit a gate on"}
-    assert {p.warning for p in ask(photos)[1].values()} == {None}
+    assert {p.warning for p in ask(images)[1].values()} == {None}
 
 
 @pytest.mark.parametrize("policy", [Policy(max_seen_loss=0.1), Policy(reject=0.9), Policy(coverage=0.9)], ids=str)
@@ -320,11 +320,11 @@ def test_a_gate_that_is_none_is_refused():
 
 
 @pytest.mark.parametrize("system", ["supervised", "zero_shot"])
-def test_alone_asks_for_nothing(photos, system):
+def test_alone_asks_for_nothing(images, system):
     whole = make(policy=Policy(prior=0.2, reject=0.9, coverage=0.8))
     only = whole.alone(system)
     assert only.policy == Policy()
-    (batch,) = only.classify(scan([photos], labelled=False).records)
+    (batch,) = only.classify(scan([images], labeled=False).records)
     found = only.predictions(batch)
     assert {p.expert for p in found} == {"head" if system == "supervised" else "zero-shot"}
     assert {p.p_known for p in found} == {p.set for p in found} == {None}

@@ -1,4 +1,4 @@
-"""`predict` and `predict_proba`: one row for each photo of any kind, the same values as `classify`."""
+"""`predict` and `predict_proba`: one row for each image of any kind, the same values as `classify`."""
 
 import io
 from dataclasses import replace
@@ -35,7 +35,7 @@ NAMES = PromptSet.from_names([animal.name for animal in (*SEEN, *UNSEEN)])
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Drawn photos and a run of the bundled encoder with a linear head and a fitted gate."""
+    """Drawn images and a run of the bundled encoder with a linear head and a fitted gate."""
     folder = tmp_path_factory.mktemp("world")
     for split, count, animals in (("train", 6, SEEN), ("val", 5, SEEN), ("test", 2, SEEN + UNSEEN)):
         for number, animal in enumerate(animals):
@@ -73,7 +73,7 @@ def test_classes_are_the_label_space(classifier):
 
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
 def test_values_are_those_of_classify(classifier, paths, batch_size):
-    batches = list(classifier.classify(scan([paths[0].parents[1]], labelled=False).records))
+    batches = list(classifier.classify(scan([paths[0].parents[1]], labeled=False).records))
     expected = np.concatenate([batch.answers.hybrid for batch in batches])
     probabilities = classifier.predict_proba(paths, batch_size=batch_size, workers=2)
     assert probabilities.shape == (22, 11)
@@ -91,7 +91,7 @@ def test_answers_are_mostly_right(classifier, paths):
     assert np.mean(classifier.predict(paths) == [path.parent.name for path in paths]) > 0.8
 
 
-def test_one_photo_in_every_form(classifier, paths):
+def test_one_image_in_every_form(classifier, paths):
     image = Image.open(paths[3])
     array = np.asarray(image)
     channels_first = torch.from_numpy(np.moveaxis(array, 2, 0).copy())
@@ -131,25 +131,25 @@ def exif(orientation):
 
 @pytest.fixture
 def odd(tmp_path, paths):
-    """Pairs of a file and the same photo in memory: grey, transparent, turned by EXIF, deep grey, a palette."""
-    photo = Image.open(paths[5]).convert("RGB")
-    grey = photo.convert("L")
-    alpha = Image.linear_gradient("L").resize(photo.size)
-    clear = Image.merge("RGBA", (*photo.split(), alpha))
-    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
-    palette = photo.quantize(16)
-    turned = saved(tmp_path, "turned.png", photo, exif=exif(6))
+    """Pairs of a file and the same image in memory: gray, transparent, turned by EXIF, deep gray, a palette."""
+    image = Image.open(paths[5]).convert("RGB")
+    gray = image.convert("L")
+    alpha = Image.linear_gradient("L").resize(image.size)
+    clear = Image.merge("RGBA", (*image.split(), alpha))
+    deep = Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)
+    palette = image.quantize(16)
+    turned = saved(tmp_path, "turned.png", image, exif=exif(6))
     return {
-        "grey": (saved(tmp_path, "grey.png", grey), [grey, np.asarray(grey), np.asarray(grey)[..., None]]),
+        "grey": (saved(tmp_path, "grey.png", gray), [gray, np.asarray(gray), np.asarray(gray)[..., None]]),
         "clear": (saved(tmp_path, "clear.png", clear), [clear, np.asarray(clear)]),
-        "deep": (saved(tmp_path, "deep.png", deep), [deep, grey, np.asarray(deep) / 65535]),
+        "deep": (saved(tmp_path, "deep.png", deep), [deep, gray, np.asarray(deep) / 65535]),
         "palette": (saved(tmp_path, "palette.png", palette), [palette, np.asarray(palette.convert("RGB"))]),
-        "turned": (turned, [Image.open(turned), np.rot90(np.asarray(photo), -1)]),
+        "turned": (turned, [Image.open(turned), np.rot90(np.asarray(image), -1)]),
     }
 
 
 @pytest.mark.parametrize("kind", ["grey", "clear", "deep", "palette", "turned"])
-def test_odd_photos_are_the_same_in_a_file_and_in_memory(classifier, odd, kind):
+def test_odd_images_are_the_same_in_a_file_and_in_memory(classifier, odd, kind):
     file, others = odd[kind]
     expected = classifier.predict_proba(file)
     for other in others:
@@ -160,7 +160,7 @@ def test_turning_matters(classifier, odd, paths):
     assert not np.allclose(classifier.predict_proba(odd["turned"][0]), classifier.predict_proba(paths[5]))
 
 
-def test_a_folder_has_a_row_for_each_photo(classifier, world, paths):
+def test_a_folder_has_a_row_for_each_image(classifier, world, paths):
     np.testing.assert_array_equal(classifier.predict_proba(world / "test"), classifier.predict_proba(paths))
 
 
@@ -173,7 +173,7 @@ def test_nothing_gives_no_rows(classifier):
         assert list(classifier.classify(images)) == []
 
 
-def test_rejected_photos_have_no_class_but_probabilities(classifier, paths):
+def test_rejected_images_have_no_class_but_probabilities(classifier, paths):
     noise = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
     images = [*paths, *noise]
     careful = with_policy(classifier, reject=0.5)
@@ -246,7 +246,7 @@ def test_a_folder_is_not_decoded_at_once(classifier, paths, monkeypatch):
     monkeypatch.setattr(reading, "decode_scaled", lambda *asked: decoded.append(1) or decode(*asked))
     batches = classifier.classify([*paths, *paths, *paths], batch_size=2, workers=1)
     next(batches)
-    # One batch is out and two are under way; a batch and two photos for the worker wait to be the next one.
+    # One batch is out and two are under way; a batch and two images for the worker wait to be the next one.
     assert len(decoded) <= 3 * 2 + 2 + 2
     batches.close()
 
@@ -266,14 +266,14 @@ def test_zero_shot_without_a_run(tmp_path, paths):
     assert classifier.predict(paths).tolist() == classifier.classes_[expected.argmax(axis=1)].tolist()
 
 
-def test_one_class_and_one_photo(tmp_path, paths):
+def test_one_class_and_one_image(tmp_path, paths):
     one = PromptSet.from_names(["größer als: 'x', \"y\""])
     classifier = HybridClassifier.from_run(tmp_path / "none", prompts=one, encoder=TINY, device="cpu")
     assert classifier.predict_proba(paths[0]).tolist() == [[1.0]]
     assert classifier.predict(paths[0]).tolist() == ["größer als: 'x', \"y\""]
 
 
-def test_precomputed_vectors_know_no_photo_in_memory(tmp_path, paths):
+def test_precomputed_vectors_know_no_image_in_memory(tmp_path, paths):
     file = tmp_path / "vectors.npz"
     names = [path.parent.name + "/" + path.name for path in paths]
     vectors = np.random.default_rng(0).normal(size=(len(paths), 4))

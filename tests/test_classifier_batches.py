@@ -20,12 +20,12 @@ from hybrid.labels.prompts import PromptSet
 from hybrid.labels.space import join
 
 
-def mean_of(photo) -> np.ndarray:
-    return photo.rgb.mean((0, 1)).astype(np.float32)
+def mean_of(image) -> np.ndarray:
+    return image.rgb.mean((0, 1)).astype(np.float32)
 
 
 class Encoder:
-    """Embeds a photo as its mean colour; calls `watch` with every batch first."""
+    """Embeds an image as its mean color; calls `watch` with every batch first."""
 
     name = identity = fingerprint = "colour"
     dim, logit_scale, uses_templates, notes = 3, 1.0, True, ()
@@ -37,9 +37,9 @@ class Encoder:
     def check(self, records):
         pass
 
-    def prepare(self, photo, record):
-        self.prepared.append(photo.rgb.shape[:2])
-        return mean_of(photo)
+    def prepare(self, image, record):
+        self.prepared.append(image.rgb.shape[:2])
+        return mean_of(image)
 
     def encode_images(self, prepared):
         self.watch(prepared)
@@ -47,7 +47,7 @@ class Encoder:
 
 
 class Head:
-    """Scores a photo by its mean red and green."""
+    """Scores an image by its mean red and green."""
 
     classes, notes = ("red", "green"), ()
 
@@ -56,9 +56,9 @@ class Head:
         self.prepared: list[tuple[int, int]] = []
         self.batches: list[int] = []
 
-    def prepare(self, photo):
-        self.prepared.append(photo.rgb.shape[:2])
-        return mean_of(photo)[:2]
+    def prepare(self, image):
+        self.prepared.append(image.rgb.shape[:2])
+        return mean_of(image)[:2]
 
     def logits(self, prepared, embeddings):
         self.batches.append(len(prepared))
@@ -77,17 +77,17 @@ def head_alone(encoder: Encoder, head: Head, **changes) -> HybridClassifier:
 
 @pytest.fixture
 def write(tmp_path):
-    """Grey photos, each a little lighter than the one before, in the order of their names."""
+    """Gray images, each a little lighter than the one before, in the order of their names."""
 
     def make(count: int, size: tuple[int, int] = (4, 4), ending: str = "png"):
         for number in range(count):
             Image.new("RGB", size, (number % 256,) * 3).save(tmp_path / f"{number:04d}.{ending}")
-        return scan([tmp_path], labelled=False).records
+        return scan([tmp_path], labeled=False).records
 
     return make
 
 
-def greys(batches) -> list[int]:
+def grays(batches) -> list[int]:
     return [round(float(row[0])) for batch in batches for row in batch.embeddings]
 
 
@@ -97,10 +97,10 @@ def greys(batches) -> list[int]:
 def test_two_batches_are_answered_at_once(write):
     together = threading.Barrier(2, timeout=20)
     classifier = zero_shot(Encoder(watch=lambda prepared: together.wait()))
-    assert greys(classifier.classify(write(16))) == list(range(16))
+    assert grays(classifier.classify(write(16))) == list(range(16))
 
 
-def test_answers_keep_the_order_of_the_photos(write):
+def test_answers_keep_the_order_of_the_images(write):
     """The second batch is ready before the first."""
     second_done = threading.Event()
 
@@ -112,24 +112,24 @@ def test_answers_keep_the_order_of_the_photos(write):
 
     records = write(15)
     batches = list(zero_shot(Encoder(watch=watch)).classify(records, workers=3))
-    assert greys(batches) == list(range(15))
+    assert grays(batches) == list(range(15))
     assert [record for batch in batches for record in batch.records] == list(records)
 
 
-def test_unreadable_photos_are_listed_in_order_between_the_others(write, tmp_path):
+def test_unreadable_images_are_listed_in_order_between_the_others(write, tmp_path):
     write(14)
     for number in (0, 5, 6, 7, 13):
         (tmp_path / f"{number:04d}.png").write_bytes(b"torn")
     for number in range(8, 12):  # a whole batch
         (tmp_path / f"{number:04d}.png").unlink()
-    found = scan([tmp_path], labelled=False).records
+    found = scan([tmp_path], labeled=False).records
     classifier = zero_shot(Encoder())
     batches = list(classifier.classify(found))
-    assert greys(batches) == [1, 2, 3, 4, 12]
+    assert grays(batches) == [1, 2, 3, 4, 12]
     assert [path[-8:-4] for path, _ in classifier.unreadable] == ["0000", "0005", "0006", "0007", "0013"]
 
 
-def test_a_batch_without_a_readable_photo_is_left_out(write, tmp_path):
+def test_a_batch_without_a_readable_image_is_left_out(write, tmp_path):
     records = write(12)
     for number in range(4, 8):
         (tmp_path / f"{number:04d}.png").write_bytes(b"torn")
@@ -144,12 +144,12 @@ def test_an_error_of_an_expert_comes_after_the_answers_before_it(write):
             raise EncoderError("not finite")
 
     batches = zero_shot(Encoder(watch=watch)).classify(write(16))
-    assert greys([next(batches), next(batches)]) == list(range(8))
+    assert grays([next(batches), next(batches)]) == list(range(8))
     with pytest.raises(EncoderError, match="not finite"):
         next(batches)
 
 
-def test_few_photos_are_decoded_before_the_first_answer(write):
+def test_few_images_are_decoded_before_the_first_answer(write):
     encoder = Encoder()
     batches = zero_shot(encoder).classify(write(100), workers=2)
     next(batches)
@@ -162,7 +162,7 @@ def test_few_photos_are_decoded_before_the_first_answer(write):
 
 @pytest.fixture
 def covers(monkeypatch) -> list[int | None]:
-    """What every photo was asked for."""
+    """What every image was asked for."""
     calls: list[int | None] = []
     decode = reading.decode_scaled
     monkeypatch.setattr(reading, "decode_scaled", lambda data, cover: calls.append(cover) or decode(data, cover))
@@ -181,7 +181,7 @@ def covers(monkeypatch) -> list[int | None]:
         (1, 1, True, 1, 30),
     ],
 )
-def test_a_photo_is_decoded_once_as_large_as_anybody_needs_it(write, covers, encoder, head, embed, cover, height):
+def test_a_image_is_decoded_once_as_large_as_anybody_needs_it(write, covers, encoder, head, embed, cover, height):
     looks, scores = Encoder(encoder), Head(head)
     records = write(5, (320, 240), "jpg")
     list(head_alone(looks, scores, always_embed=embed).classify(records))
@@ -221,10 +221,10 @@ def test_nobody_to_ask():
 # The real encoder
 
 
-def test_values_do_not_depend_on_workers(clip_folder, photo, tmp_path):
+def test_values_do_not_depend_on_workers(clip_folder, image, tmp_path):
     for number in range(20):
-        photo(number, (200 + number, 150)).save(tmp_path / f"{number:02d}.jpg")
-    records = scan([tmp_path], labelled=False).records
+        image(number, (200 + number, 150)).save(tmp_path / f"{number:02d}.jpg")
+    records = scan([tmp_path], labeled=False).records
     found = []
     for workers in (1, 4):
         encoder = load_encoder(EncoderSettings(model=str(clip_folder), precision="fp32"), "cpu")

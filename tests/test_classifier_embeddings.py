@@ -14,8 +14,8 @@ from hybrid.labels.prompts import PromptSet
 from hybrid.labels.space import join
 
 
-class ColourEncoder:
-    """Embeds a photo as the direction of its mean colour."""
+class ColorEncoder:
+    """Embeds an image as the direction of its mean color."""
 
     name = identity = fingerprint = "colour"
     dim, logit_scale, uses_templates, notes = 3, 10.0, True, ()
@@ -28,8 +28,8 @@ class ColourEncoder:
         if self.foreign:
             raise EncoderError("no vector")
 
-    def prepare(self, photo, record):
-        mean = np.asarray(to_picture(photo), dtype=np.float32).mean((0, 1))
+    def prepare(self, image, record):
+        mean = np.asarray(to_picture(image), dtype=np.float32).mean((0, 1))
         return mean / np.linalg.norm(mean)
 
     def encode_images(self, prepared):
@@ -38,44 +38,44 @@ class ColourEncoder:
 
 
 class PixelHead:
-    """Scores a photo by its red and its green."""
+    """Scores an image by its red and its green."""
 
     classes, encoder_identity, notes = ("red", "green"), None, ()
     cover, batch_size = None, 32
 
-    def prepare(self, photo):
-        return np.asarray(to_picture(photo), dtype=np.float32).mean((0, 1))[:2]
+    def prepare(self, image):
+        return np.asarray(to_picture(image), dtype=np.float32).mean((0, 1))[:2]
 
     def logits(self, prepared, embeddings):
         return np.stack(prepared)
 
 
-COLOURS = [(200, 30, 20), (20, 180, 40), (30, 40, 220)]
+COLORS = [(200, 30, 20), (20, 180, 40), (30, 40, 220)]
 
 
 @pytest.fixture
 def records(tmp_path):
-    for number, colour in enumerate(COLOURS):
-        Image.new("RGB", (8, 8), colour).save(tmp_path / f"{number}.png")
+    for number, color in enumerate(COLORS):
+        Image.new("RGB", (8, 8), color).save(tmp_path / f"{number}.png")
     (tmp_path / "1 bad.png").write_bytes(b"no photo")
-    return scan([tmp_path], labelled=False).records
+    return scan([tmp_path], labeled=False).records
 
 
 def head_alone(**changes):
     space = join(("red", "green"), None)
-    return HybridClassifier(ColourEncoder(), PixelHead(), None, space, None, **changes)
+    return HybridClassifier(ColorEncoder(), PixelHead(), None, space, None, **changes)
 
 
 def zero_shot():
     space = join((), PromptSet.from_names(["a", "b", "c"]))
-    return HybridClassifier(ColourEncoder(), None, None, space, np.eye(3, dtype=np.float32))
+    return HybridClassifier(ColorEncoder(), None, None, space, np.eye(3, dtype=np.float32))
 
 
 @pytest.mark.parametrize("classifier", [zero_shot(), head_alone(always_embed=True)], ids=["zero-shot", "head alone"])
-def test_a_batch_holds_the_embeddings_of_its_photos(classifier, records):
+def test_a_batch_holds_the_embeddings_of_its_images(classifier, records):
     batches = list(classifier.classify(records, batch_size=3))
     embeddings = np.concatenate([batch.embeddings for batch in batches])
-    expected = np.array(COLOURS) / np.linalg.norm(COLOURS, axis=1, keepdims=True)
+    expected = np.array(COLORS) / np.linalg.norm(COLORS, axis=1, keepdims=True)
     np.testing.assert_allclose(embeddings, expected, atol=1e-6)
     assert [len(batch.embeddings) for batch in batches] == [len(batch.records) for batch in batches]
     assert embeddings.dtype == np.float32
@@ -93,7 +93,7 @@ def test_the_answers_of_a_head_alone_stay_its_own(records):
     assert embedded.zero_shot is None
 
 
-def test_photos_are_checked_where_they_are_embedded(records):
+def test_images_are_checked_where_they_are_embedded(records):
     for always, error in ((False, None), (True, EncoderError)):
         classifier = head_alone(always_embed=always)
         classifier.encoder.foreign = True

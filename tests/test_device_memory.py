@@ -1,4 +1,4 @@
-"""How many photos at once: suggested from free memory, lowered where it does not do."""
+"""How many images at once: suggested from free memory, lowered where it does not do."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_where_all_fit_they_go_at_once():
 
 @pytest.mark.filterwarnings("ignore::hybrid.errors.HybridWarning")
 @pytest.mark.parametrize("count", [1, 6])
-def test_a_single_photo_that_does_not_fit_is_an_error(count):
+def test_a_single_image_that_does_not_fit_is_an_error(count):
     network = Network(0)
     with pytest.raises(DeviceError, match="memory is too small for the encoder with a single photo") as caught:
         squares(MemoryLimit("encoder", CUDA), network, count)
@@ -218,7 +218,7 @@ def test_a_cpu_takes_its_fixed_number_and_tries_nothing():
 
 
 class Memory:
-    """A pretended GPU: `weights` bytes lie there, a photo takes `share`, `free` is what it has left."""
+    """A pretended GPU: `weights` bytes lie there, an image takes `share`, `free` is what it has left."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, free: int, share: int, weights: int = 5000) -> None:
         self.free, self.share, self.allocated, self.peak = free, share, weights, 10**9
@@ -234,7 +234,7 @@ class Memory:
 
     def run(self, count: int) -> None:
         self.runs.append(count)
-        self.allocated += self.workspace  # the first run's stays: it is no part of a photo's share
+        self.allocated += self.workspace  # the first run's stays: it is no part of an image's share
         self.workspace = 0
         self.peak = max(self.peak, self.allocated + count * self.share)
 

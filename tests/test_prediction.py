@@ -1,4 +1,4 @@
-"""What is said of a photo, from arrays written by hand."""
+"""What is said of an image, from arrays written by hand."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ P_UNSEEN = np.array([0.2, 0.7, 0.35])
 PATHS = ["a.jpg", "b.jpg", "c.jpg"]
 
 
-def normalised(rows: np.ndarray) -> np.ndarray:
+def normalized(rows: np.ndarray) -> np.ndarray:
     return rows / rows.sum(axis=1, keepdims=True)
 
 
 def decided(p_known=None, sets=None, head=HEAD[:, :2], zero_shot=ZERO_SHOT[:, :2]) -> Decided:
     with np.errstate(divide="ignore"):
-        fused = Fused(np.log(HYBRID), P_UNSEEN, np.log(head), np.log(normalised(zero_shot)))
+        fused = Fused(np.log(HYBRID), P_UNSEEN, np.log(head), np.log(normalized(zero_shot)))
     return Decided(
         fused, None if p_known is None else np.array(p_known), None if sets is None else np.array(sets, bool)
     )
@@ -128,7 +128,7 @@ def test_sets_list_the_most_probable_first():
     assert found == [("cat",), ("fox", "emu", "dog"), ("dog", "fox", "cat", "emu")]
 
 
-def test_a_rejected_photo_keeps_its_set():
+def test_a_rejected_image_keeps_its_set():
     (first, *_) = predict(decided(p_known=[0.1, 1, 1], sets=[[1, 1, 0, 0]] * 3), accept_above=0.5)
     assert first.label == NONE
     assert first.set == ("cat", "dog")
@@ -149,7 +149,7 @@ SHOWN = replace(
     joined=1,
     shots=(0, 0, 3, 0, 2),
 )
-# Without the photos of emu and gnu.
+# Without the images of emu and gnu.
 BEFORE = [[0.5, 0.2, 0.2, 0.1], [0.1, 0.1, 0.5, 0.3], [0.1, 0.6, 0.2, 0.1], [0.1, 0.1, 0.2, 0.6], [0.1, 0.6, 0.1, 0.2]]
 ANSWER = [
     [0.1, 0.1, 0.6, 0.1, 0.1],
@@ -160,7 +160,7 @@ ANSWER = [
 ]
 
 
-def test_few_shot_decides_where_the_answer_would_be_another_one_without_the_photos():
+def test_few_shot_decides_where_the_answer_would_be_another_one_without_the_images():
     assert SHOWN.asked == 4
     opinion = np.log(np.array([[0.9, 0.1]] * 5))
     fused = Fused(np.log(ANSWER), np.full(5, 0.5), opinion, opinion, np.log(BEFORE))
@@ -186,7 +186,7 @@ def test_an_answer_below_the_threshold_is_rejected_whoever_gave_it():
 
 @pytest.mark.parametrize(("shift", "expert"), [(0.0, "few-shot"), (2.0, "zero-shot")])
 def test_who_decides_is_asked_at_the_operating_point(shift, expert):
-    """Expecting more unseen photos makes it an emu by its name alone, and the photos no longer decide."""
+    """Expecting more unseen images makes it an emu by its name alone, and the images no longer decide."""
     zeros = np.zeros((1, 2))
     shown = ShownEvidence(np.array([[4.0]]), np.array([2]), np.array([3]), 4, 4)
     evidence = Evidence(

@@ -1,4 +1,4 @@
-"""The main job on real photos and real CLIP vectors, where HYBRID_DATA names them."""
+"""The main job on real images and real CLIP vectors, where HYBRID_DATA names them."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def caltech(tmp_path_factory):
     return root, built.stdout, json.loads(report.read_text())
 
 
-def test_index_holds_every_photo(caltech):
+def test_index_holds_every_image(caltech):
     assert "3249 photos: 3249 encoded" in caltech[1]
 
 

@@ -13,15 +13,15 @@ WARM_UP_RATE = 1e-5
 
 
 class CLAP(BaseExpert):
-    """CLass-Adaptive linear Probe (Silva-Rodriguez et al., CVPR 2024); no hyper-parameter is tuned on photos.
+    """CLass-Adaptive linear Probe (Silva-Rodriguez et al., CVPR 2024); no hyper-parameter is tuned on images.
 
-    Logits = logit_scale * cosine to a class's prototype. Prototypes start at the texts and minimise cross-entropy
+    Logits = logit_scale * cosine to a class's prototype. Prototypes start at the texts and minimize cross-entropy
     plus, averaged over classes, weight * squared distance to the text; a class's weight is the mean zero-shot
-    probability of that class on its own photos. Trained as in the authors' code: SGD with momentum, 300 epochs of
+    probability of that class on its own images. Trained as in the authors' code: SGD with momentum, 300 epochs of
     batches of 256, one epoch of warm-up, then a cosine schedule. Their random crops are left out: embeddings are
     cached.
 
-    A class without photos is held with weight 1. Without a text, the mean photo stands in (`Shots.full_texts`).
+    A class without images is held with weight 1. Without a text, the mean image stands in (`Shots.full_texts`).
 
     Parameters
     ----------
@@ -30,10 +30,10 @@ class CLAP(BaseExpert):
     learning_rate : float
     epochs, batch_size : int
     text_norm : float
-        Length at which prototypes start. The authors' code starts at CLIP's texts before normalisation, and penalty
-        and step go with their length. Cached texts have lost theirs: 10, as of CLIP's photos, is assumed.
+        Length at which prototypes start. The authors' code starts at CLIP's texts before normalization, and penalty
+        and step go with their length. Cached texts have lost theirs: 10, as of CLIP's images, is assumed.
     seed : int
-        Of the order of the photos.
+        Of the order of the images.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class CLAP(BaseExpert):
         import torch
         from torch.nn import functional as F
 
-        photos = torch.tensor(shots.embeddings, dtype=torch.float32)
+        images = torch.tensor(shots.embeddings, dtype=torch.float32)
         labels = torch.tensor(shots.labels)
         start = self.text_norm * torch.tensor(self.prototypes_, dtype=torch.float32)
         penalty = torch.tensor(self.penalty_, dtype=torch.float32)
@@ -79,10 +79,10 @@ class CLAP(BaseExpert):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
         order = torch.Generator().manual_seed(self.seed)
         # The authors drop the last, smaller batch of an epoch; the only one stays.
-        batches = max(1, len(photos) // self.batch_size)
+        batches = max(1, len(images) // self.batch_size)
         for _ in range(self.epochs):
-            for rows in torch.split(torch.randperm(len(photos), generator=order), self.batch_size)[:batches]:
-                logits = self.logit_scale * photos[rows] @ F.normalize(prototypes).T
+            for rows in torch.split(torch.randperm(len(images), generator=order), self.batch_size)[:batches]:
+                logits = self.logit_scale * images[rows] @ F.normalize(prototypes).T
                 held = (penalty * (prototypes - start).square().sum(dim=1)).mean()
                 loss = F.cross_entropy(logits, labels[rows]) + held
                 optimizer.zero_grad()

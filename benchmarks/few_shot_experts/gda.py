@@ -6,7 +6,7 @@ import numpy as np
 
 from hybrid.gate.few_shot.base import BaseExpert, Floats, Shots
 
-# Below this total variance the photos are copies of their class mean, up to rounding.
+# Below this total variance the images are copies of their class mean, up to rounding.
 NO_VARIANCE = 1e-12
 
 
@@ -14,19 +14,19 @@ class GDA(BaseExpert):
     """A hard-to-beat baseline for training-free CLIP-based adaptation (Wang et al., ICLR 2024).
 
     Logits = logit_scale * cosine to the text + alpha * (mu' P x - mu' P mu / 2), with class mean mu and precision
-    P = d * inv((n - 1) * S + tr(S) * I) of the photos' covariance S around their class means (Kubokawa & Srivastava
+    P = d * inv((n - 1) * S + tr(S) * I) of the images' covariance S around their class means (Kubokawa & Srivastava
     2008). Classes are equally likely beforehand.
 
-    Where no class has two different photos there is no covariance: P is 0, as the pseudo-inverse in the authors' code
-    gives, and zero-shot is left. (The authors draw ten random crops of each photo; cached embeddings have none.)
-    A missing text or photo is stood in for by the other, see `Shots.full_texts` and `Shots.full_means`.
+    Where no class has two different images there is no covariance: P is 0, as the pseudo-inverse in the authors' code
+    gives, and zero-shot is left. (The authors draw ten random crops of each image; cached embeddings have none.)
+    A missing text or image is stood in for by the other, see `Shots.full_texts` and `Shots.full_means`.
 
     Parameters
     ----------
     logit_scale : float
         The encoder's.
     alpha : float
-        Weight of the discriminant. The authors choose it on validation photos from 1e-4, 1e-3, ... 100; there are
+        Weight of the discriminant. The authors choose it on validation images from 1e-4, 1e-3, ... 100; there are
         none here, so it is added as it is.
 
     Attributes

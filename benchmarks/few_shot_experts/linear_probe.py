@@ -1,4 +1,4 @@
-"""`LinearProbe`: logistic regression on the photos alone."""
+"""`LinearProbe`: logistic regression on the images alone."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ MAX_ITERATIONS = 1000
 class LinearProbe(BaseExpert):
     """L2 logistic regression (scikit-learn), as the linear probe of CLIP (Radford et al., ICML 2021).
 
-    Texts are not used: a class without photos scores -inf, it has probability 0.
+    Texts are not used: a class without images scores -inf, it has probability 0.
 
     Parameters
     ----------
     logit_scale : float
         Not used; every expert takes it.
     c : float
-        Inverse strength of the penalty. CLIP's code takes 0.316, on embeddings before normalisation, of length about
+        Inverse strength of the penalty. CLIP's code takes 0.316, on embeddings before normalization, of length about
         10. On unit vectors the same fit needs weights ten times as long, so a C a hundred times as large: 31.6.
 
     Attributes
@@ -46,13 +46,13 @@ class LinearProbe(BaseExpert):
             self.weight_[shown], self.bias_[shown] = self._regress(shots)
 
     def _regress(self, shots: Shots) -> tuple[Floats, Floats]:
-        """Weight and bias of the classes with photos."""
+        """Weight and bias of the classes with images."""
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
 
         with warnings.catch_warnings():
             warnings.simplefilter("error", ConvergenceWarning)
-            # With one photo a class, scikit-learn takes class indices for numbers to regress on.
+            # With one image a class, scikit-learn takes class indices for numbers to regress on.
             warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
             try:
                 model = LogisticRegression(C=self.c, max_iter=MAX_ITERATIONS).fit(shots.embeddings, shots.labels)

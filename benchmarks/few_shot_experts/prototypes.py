@@ -1,4 +1,4 @@
-"""`Prototypes`: the mean photo of each class."""
+"""`Prototypes`: the mean image of each class."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from hybrid.gate.few_shot.base import BaseExpert, Floats, Shots, unit
 
 
 class Prototypes(BaseExpert):
-    """Logits = logit_scale * cosine of photo and class mean (Snell et al., Prototypical Networks, NeurIPS 2017).
+    """Logits = logit_scale * cosine of image and class mean (Snell et al., Prototypical Networks, NeurIPS 2017).
 
-    Without a photo, the class's text stands in, moved to where photos lie (`Shots.full_means`).
+    Without an image, the class's text stands in, moved to where images lie (`Shots.full_means`).
 
     Attributes
     ----------

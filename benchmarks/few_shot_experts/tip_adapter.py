@@ -1,4 +1,4 @@
-"""`TipAdapter`: zero-shot plus a cache of the labelled photos."""
+"""`TipAdapter`: zero-shot plus a cache of the labeled images."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hybrid.gate.few_shot.base import BaseExpert, Floats, Shots
 class TipAdapter(BaseExpert):
     """Tip-Adapter, training-free (Zhang et al., ECCV 2022).
 
-    Logits = logit_scale * cosine to the text + alpha * sum over a class's photos of exp(-beta * (1 - cosine to it)).
-    A class without photos has an empty cache; without a text, its mean photo stands in (`Shots.full_texts`).
+    Logits = logit_scale * cosine to the text + alpha * sum over a class's images of exp(-beta * (1 - cosine to it)).
+    A class without images has an empty cache; without a text, its mean image stands in (`Shots.full_texts`).
 
     Parameters
     ----------
@@ -19,13 +19,13 @@ class TipAdapter(BaseExpert):
         The encoder's.
     alpha, beta : float
         Weight and sharpness of the cache. The defaults are where the authors' search for ImageNet begins; the search
-        itself needs validation photos and is left out.
+        itself needs validation images and is left out.
 
     Attributes
     ----------
     texts_ : (c, d) float64
     keys_ : (n, d) float64
-        The photos.
+        The images.
     values_ : (n, c) float64
         Their labels, one-hot.
     """

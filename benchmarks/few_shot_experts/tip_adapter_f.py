@@ -13,7 +13,7 @@ class TipAdapterF(TipAdapter):
 
     As in the authors' code: AdamW with eps 1e-4, cosine schedule over all steps, 20 epochs, batches of 256. Two things
     of that code cannot be had here: random crops (the embeddings are cached) and the choice of epoch, alpha and beta
-    by accuracy on held-out photos; the last epoch counts.
+    by accuracy on held-out images; the last epoch counts.
 
     Parameters
     ----------
@@ -22,7 +22,7 @@ class TipAdapterF(TipAdapter):
     learning_rate : float
     epochs, batch_size : int
     seed : int
-        Of the order of the photos.
+        Of the order of the images.
 
     Attributes
     ----------
@@ -52,18 +52,18 @@ class TipAdapterF(TipAdapter):
         import torch
         from torch.nn import functional as F
 
-        photos = torch.tensor(shots.embeddings, dtype=torch.float32)
+        images = torch.tensor(shots.embeddings, dtype=torch.float32)
         labels = torch.tensor(shots.labels)
         values = torch.tensor(self.values_, dtype=torch.float32)
-        zero_shot = self.logit_scale * photos @ torch.tensor(self.texts_, dtype=torch.float32).T
-        keys = photos.clone().requires_grad_()
+        zero_shot = self.logit_scale * images @ torch.tensor(self.texts_, dtype=torch.float32).T
+        keys = images.clone().requires_grad_()
         optimizer = torch.optim.AdamW([keys], lr=self.learning_rate, eps=1e-4)
-        steps = self.epochs * -(-len(photos) // self.batch_size)
+        steps = self.epochs * -(-len(images) // self.batch_size)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         order = torch.Generator().manual_seed(self.seed)
         for _ in range(self.epochs):
-            for rows in torch.split(torch.randperm(len(photos), generator=order), self.batch_size):
-                cache = torch.exp(-self.beta * (1 - photos[rows] @ keys.T)) @ values
+            for rows in torch.split(torch.randperm(len(images), generator=order), self.batch_size):
+                cache = torch.exp(-self.beta * (1 - images[rows] @ keys.T)) @ values
                 loss = F.cross_entropy(zero_shot[rows] + self.alpha * cache, labels[rows])
                 optimizer.zero_grad()
                 torch.autograd.backward(loss)

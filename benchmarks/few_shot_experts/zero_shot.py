@@ -9,7 +9,7 @@ from hybrid.gate.few_shot.base import BaseExpert, Floats, Shots
 
 
 class ZeroShot(BaseExpert):
-    """Logits = logit_scale * cosine of photo and text (Radford et al., CLIP, ICML 2021); photos are not used.
+    """Logits = logit_scale * cosine of image and text (Radford et al., CLIP, ICML 2021); images are not used.
 
     A class without a text scores -inf: it cannot be named, so it has probability 0.
 

@@ -16,7 +16,7 @@ Name = Annotated[str, typer.Argument(help="The class; case, spaces, _ and - make
 
 def add_class(
     name: Name,
-    photos: Annotated[
+    images: Annotated[
         list[str] | None,
         typer.Argument(
             help="Photos of the class: files, folders, manifests, shards; none to add it by its name alone.",
@@ -49,7 +49,7 @@ def add_class(
 
     layout = Layout(run)
     read_run(layout)  # before the encoder, which takes a while
-    found = scan(photos, labelled=False) if photos else None
+    found = scan(images, labeled=False) if images else None
     encoder = load_encoder(encoder_settings(layout, None, None, precision), device)
     records = found.records if found else ()
     for line in (*(found.notes if found else ()), *encoder.notes):
@@ -58,7 +58,7 @@ def add_class(
     done = add(layout, encoder, name, records, synonyms=others, named=named, batch_size=batch_size, workers=workers)
     for line in done.notes:
         show.note(line)
-    known = known_by(done.photos, done.named, done.synonyms)
+    known = known_by(done.images, done.named, done.synonyms)
     show.stdout().print(f"{done.name}: {known}; {done.new} new in {layout.root}", soft_wrap=True, markup=False)
     show.list_unreadable(done.unreadable)
     if done.unreadable:
@@ -75,15 +75,15 @@ def remove_class(name: Name, run: options.Run = options.DEFAULT_RUN) -> None:
     done = remove(Layout(run), name)
     for line in done.notes:
         show.note(line)
-    show.stdout().print(f"{done.name}: forgotten, with {plural(done.photos, 'photo')}", soft_wrap=True, markup=False)
+    show.stdout().print(f"{done.name}: forgotten, with {plural(done.images, 'photo')}", soft_wrap=True, markup=False)
 
 
-def known_by(photos: int, named: bool, synonyms: Sequence[str]) -> str:
+def known_by(images: int, named: bool, synonyms: Sequence[str]) -> str:
     """Say how a class is known that the head does not know."""
     from hybrid.images.naming import plural
 
     names = "its name" + (f" (also {', '.join(synonyms)})" if synonyms else "")
-    if not photos:
+    if not images:
         return f"known by {names} alone"
-    shown = f"shown by {plural(photos, 'photo')}"
+    shown = f"shown by {plural(images, 'photo')}"
     return f"{shown} and known by {names}" if named else f"{shown} alone"

@@ -61,7 +61,7 @@ def audit(
     _check(labels, prompts, templates, sheet)
     check = LabelCheck(PromptSet.load(prompts) if prompts else None, templates, device) if labels else None
     with opened(out, format_.value if format_ else None) as (stream, chosen):
-        found = audit_run(run, above=duplicates_above, labels=check, progress=partial(show.photo_progress, "comparing"))
+        found = audit_run(run, above=duplicates_above, labels=check, progress=partial(show.image_progress, "comparing"))
         for line in found.notes:
             show.note(line)
         # The picture first: a reader of stdout may close it before its end.
@@ -93,7 +93,7 @@ def _draw(found: Audit, sheet: Path) -> None:
     unreadable = draw_suspects(found.suspects, sheet)
     show.note(f"picture of the {min(len(found.suspects), MOST)} most suspicious labels: {sheet}")
     if unreadable:
-        show.note(f"WARNING: {len(unreadable)} of them cannot be read any more and are grey: {listing(unreadable, 3)}")
+        show.note(f"WARNING: {len(unreadable)} of them cannot be read any more and are gray: {listing(unreadable, 3)}")
 
 
 def _write(found: Audit, stream: TextIO, chosen: str, top: int) -> None:
@@ -133,10 +133,10 @@ def _duplicates_title(found: Audit) -> str:
 
     groups = found.duplicates
     if not groups:
-        return f"duplicates: none among {plural(found.photos, 'photo')} (similarity above {found.above:g})"
+        return f"duplicates: none among {plural(found.images, 'photo')} (similarity above {found.above:g})"
     faults = Counter(fault for group in groups for fault in group.faults)
     return (
-        f"duplicates: {sum(len(group.photos) for group in groups)} of {plural(found.photos, 'photo')} in "
+        f"duplicates: {sum(len(group.images) for group in groups)} of {plural(found.images, 'photo')} in "
         f"{plural(len(groups), 'group')} (similarity above {found.above:g}); {faults['two labels']} with two labels, "
         f"{faults['crosses splits']} across splits, {sum(group.exact for group in groups)} of exact copies only"
     )
@@ -149,19 +149,19 @@ def _duplicates_table(groups: Sequence[DuplicateGroup]) -> Table:
 
     table = _table("group", "similarity", "photo", "label", "split", "why it matters")
     for number, group in enumerate(groups, 1):
-        copies = Counter(photo.sha256 for photo in group.photos)
-        for photo in group.photos[:SHOWN_OF_GROUP]:
-            first = photo is group.photos[0]
+        copies = Counter(image.sha256 for image in group.images)
+        for image in group.images[:SHOWN_OF_GROUP]:
+            first = image is group.images[0]
             table.add_row(
                 str(number) if first else "",
-                "copy" if copies[photo.sha256] > 1 else f"{photo.similarity:.3f}",
-                Text(short_path(photo.record.path)),
-                Text(photo.record.label or "-"),
-                photo.record.split or "-",
+                "copy" if copies[image.sha256] > 1 else f"{image.similarity:.3f}",
+                Text(short_path(image.record.path)),
+                Text(image.record.label or "-"),
+                image.record.split or "-",
                 Text(", ".join(group.faults) if first else "", style="red"),
             )
-        if len(group.photos) > SHOWN_OF_GROUP:
-            table.add_row("", "", Text(f"and {len(group.photos) - SHOWN_OF_GROUP} more", style="dim"))
+        if len(group.images) > SHOWN_OF_GROUP:
+            table.add_row("", "", Text(f"and {len(group.images) - SHOWN_OF_GROUP} more", style="dim"))
     return table
 
 

@@ -37,14 +37,14 @@ def build_index(
 
     layout = Layout(run)
     settings = encoder_settings(layout, encoder, pretrained, precision)
-    found = scan(sources, labelled=labels)
+    found = scan(sources, labeled=labels)
     loaded = load_encoder(settings, device)
     for line in (*found.notes, *loaded.notes):
         show.note(line)
     loaded.check(found.records)
     write_run(layout, settings, loaded)
     with EmbeddingStore(layout.store) as store:
-        with show.photo_progress("embedding", len(found.records)) as progress:
+        with show.image_progress("embedding", len(found.records)) as progress:
             summary = build(
                 found,
                 loaded,
@@ -60,7 +60,7 @@ def build_index(
     if summary.kept:
         show.note(f"{summary.kept} photos that add-class gave a class stay with it (hybrid remove-class forgets them)")
     show.stdout().print(
-        f"{summary.photos} photos: {summary.encoded} encoded, {summary.reused} copies of known content, "
+        f"{summary.images} photos: {summary.encoded} encoded, {summary.reused} copies of known content, "
         f"{summary.unchanged} unchanged; {summary.new} new, {summary.changed} changed, {summary.removed} removed; "
         f"{len(index) if index is not None else 0} vectors in {layout.root}",
         soft_wrap=True,

@@ -64,7 +64,7 @@ def compare(
     from hybrid.config import HeadSettings
     from hybrid.device import resolve
     from hybrid.heads.recipes import load_recipe, recipe_label
-    from hybrid.heads.training.selection import read_photos
+    from hybrid.heads.training.selection import read_images
     from hybrid.images.sources import scan
     from hybrid.tools.compare.compare import TestPlan
     from hybrid.tools.compare.compare import compare as run_comparison
@@ -82,8 +82,8 @@ def compare(
     found = [scan(sources), scan(test)] if test else [scan(sources)]
     read = []
     for part in found:
-        with show.photo_progress("reading", len(part.records)) as progress:
-            read.append(read_photos(part, progress))
+        with show.image_progress("reading", len(part.records)) as progress:
+            read.append(read_images(part, progress))
     plan = TestPlan(read[1] if test else None, test_fraction, seed or 0, read_names(classes) if classes else None)
     with _embedded(encoder, pretrained, [*sources, *(test or ())], out, device) as embedded:
         comparison = run_comparison(rows, read[0], plan, out, compute, embedded=embedded, say=show.note)
@@ -128,6 +128,6 @@ def _embedded(
         show.note(line)
     found = scan(sources)
     with EmbeddingStore(layout.store) as store:
-        with show.photo_progress("embedding", len(found.records)) as progress:
+        with show.image_progress("embedding", len(found.records)) as progress:
             build_index(found, loaded, store, progress=progress)
         yield Embedded(loaded, store)

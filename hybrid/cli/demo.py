@@ -44,7 +44,7 @@ def demo(
             ],
         ),
         (
-            "Classify a folder of unlabelled photos",
+            "Classify a folder of unlabeled photos",
             ["predict", str(data / "photos"), "--prompts", prompts, "--grid", str(picture), *common],
         ),
     )

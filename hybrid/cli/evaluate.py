@@ -54,7 +54,7 @@ def evaluate(
     )
     for line in (*found.notes, *classifier.notes):
         show.note(line)
-    with show.photo_progress("evaluating", len(found.records)) as progress:
+    with show.image_progress("evaluating", len(found.records)) as progress:
         result = run_evaluation(classifier, found.records, batch_size=batch_size, workers=workers, progress=progress)
     for line in result.notes:
         show.note(line)

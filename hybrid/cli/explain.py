@@ -26,7 +26,7 @@ class Method(StrEnum):
 
 
 def explain(
-    photo: Annotated[str, typer.Argument(help="One photo.")],
+    image: Annotated[str, typer.Argument(help="One photo.")],
     run: options.Run = options.DEFAULT_RUN,
     prompts: options.Prompts = None,
     templates: options.TemplatesOption = None,
@@ -56,16 +56,16 @@ def explain(
     from hybrid.cli import show
     from hybrid.cli.load import load_classifier
     from hybrid.run.files import write_json
-    from hybrid.tools.explain.explain import explain as explain_photo
+    from hybrid.tools.explain.explain import explain as explain_image
     from hybrid.tools.explain.figure import draw_explanation
 
     policy = options.policy_of(prior, balance, max_seen_loss, reject, max_false_accept)
-    record = _one_photo(photo)
+    record = _one_image(image)
     png = _target(out, record)
     classifier = load_classifier(run, prompts, templates, encoder, pretrained, precision, device, policy)
     for line in classifier.notes:
         show.note(line)
-    explained = explain_photo(classifier, run, record, method=method.value, name=class_)
+    explained = explain_image(classifier, run, record, method=method.value, name=class_)
     png.parent.mkdir(parents=True, exist_ok=True)
     draw_explanation(explained, png)
     write_json(png.with_suffix(".json"), explained.explanation)
@@ -75,13 +75,13 @@ def explain(
     show.stdout().print(f"{png}\n{png.with_suffix('.json')}", markup=False, soft_wrap=True)
 
 
-def _one_photo(photo: str) -> ImageRecord:
+def _one_image(image: str) -> ImageRecord:
     from hybrid.errors import ConfigError
     from hybrid.images.sources import scan
 
-    records = scan([photo], labelled=False).records
+    records = scan([image], labeled=False).records
     if len(records) != 1:
-        raise ConfigError("explain takes one photo", got=f"{len(records)} in {photo}", fix="name one of them")
+        raise ConfigError("explain takes one photo", got=f"{len(records)} in {image}", fix="name one of them")
     return records[0]
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hybrid.images.records import ImageRecord
     from hybrid.prediction import Prediction
 
-GRID_PHOTOS = 25
+GRID_IMAGES = 25
 
 
 class Format(StrEnum):
@@ -47,7 +47,7 @@ def predict(
     coverage: options.Coverage = None,
     regions: options.RegionsOption = None,
     explain_neighbors: Annotated[
-        bool, typer.Option("--explain-neighbors", help="List the 5 nearest labelled photos of the index as evidence.")
+        bool, typer.Option("--explain-neighbors", help="List the 5 nearest labeled photos of the index as evidence.")
     ] = False,
     encoder: options.Encoder = None,
     pretrained: options.Pretrained = None,
@@ -63,7 +63,7 @@ def predict(
     from hybrid.images.sources import scan
 
     policy = options.policy_of(prior, balance, max_seen_loss, reject, max_false_accept, coverage)
-    found = scan(sources, labelled=False)
+    found = scan(sources, labeled=False)
     classifier = load_classifier(
         run, prompts, templates, encoder, pretrained, precision, device, policy, options.regions_of(regions)
     )
@@ -73,13 +73,13 @@ def predict(
     drawn: list[tuple[ImageRecord, Prediction]] = []
     with (
         writer_of(out, format_.value if format_ else None) as write,
-        show.photo_progress("classifying", len(found.records)) as progress,
+        show.image_progress("classifying", len(found.records)) as progress,
     ):
         for batch in classifier.classify(found.records, batch_size=batch_size, workers=workers):
             predictions = classifier.predictions(batch, top_k)
             predictions = evidence.add(batch, predictions) if evidence else predictions
             write(predictions)
-            drawn += list(zip(batch.records, predictions, strict=True))[: GRID_PHOTOS - len(drawn)] if grid else []
+            drawn += list(zip(batch.records, predictions, strict=True))[: GRID_IMAGES - len(drawn)] if grid else []
             progress(len(batch.records))
     _draw(drawn, grid)
     if evidence is not None:
@@ -95,27 +95,27 @@ class _Evidence:
     def __init__(self, run: Path, classifier: HybridClassifier) -> None:
         from hybrid.cli import show
         from hybrid.run.files import Layout
-        from hybrid.tools.search.neighbors import LabelledNeighbours
+        from hybrid.tools.search.neighbors import LabeledNeighbors
 
-        self._neighbours = LabelledNeighbours(Layout(run), classifier.encoder)
-        for line in self._neighbours.notes:
+        self._neighbors = LabeledNeighbors(Layout(run), classifier.encoder)
+        for line in self._neighbors.notes:
             show.note(line)
         self._notes: Counter[str] = Counter()
         # The head may answer alone and need no embedding of its own.
-        classifier.always_embed = self._neighbours.missing is None
+        classifier.always_embed = self._neighbors.missing is None
 
     def add(self, batch: Batch, predictions: list[Prediction]) -> list[Prediction]:
         from hybrid.tools.search.neighbors import with_neighbors
 
-        near = self._neighbours.nearest(batch.embeddings, batch.hashes)
+        near = self._neighbors.nearest(batch.embeddings, batch.hashes)
         self._notes.update(note for found in near for note in found.notes)
         return with_neighbors(predictions, near)
 
     def say_notes(self) -> None:
         from hybrid.cli import show
 
-        for note, photos in self._notes.items():
-            show.note(f"{note} (so for {photos} of the photos)")
+        for note, images in self._notes.items():
+            show.note(f"{note} (so for {images} of the photos)")
 
 
 def _draw(drawn: list[tuple[ImageRecord, Prediction]], grid: Path | None) -> None:

@@ -47,23 +47,23 @@ def search(
     from hybrid.cli.write import opened
     from hybrid.encoders import load_encoder
     from hybrid.run.files import Layout, read_run
-    from hybrid.tools.search.search import photo_query
+    from hybrid.tools.search.search import image_query
     from hybrid.tools.search.search import search as search_index
 
     _check(text, image, templates, sheet)
     layout = Layout(run)
-    record = _one_photo(image) if image is not None else None
+    record = _one_image(image) if image is not None else None
     encoder = load_encoder(read_run(layout).encoder, device)
     for line in encoder.notes:
         show.note(line)
-    photo = photo_query(encoder, record) if record else None
-    query = photo.embedding if photo else _text(encoder, str(text), templates)
-    own = photo.sha256 if photo else None
-    hits = search_index(layout, encoder, query, top_k, label=label, sha256=own, say=show.note)
+    query = image_query(encoder, record) if record else None
+    embedding = query.embedding if query else _text(encoder, str(text), templates)
+    own = query.sha256 if query else None
+    hits = search_index(layout, encoder, embedding, top_k, label=label, sha256=own, say=show.note)
     # The picture first: a reader of stdout may close it before its end.
     if sheet is not None:
         title = f"photos like {Path(record.path).name}" if record else f"“{text}”"
-        _draw(hits, sheet, title, photo.image if photo else None)
+        _draw(hits, sheet, title, query.image if query else None)
     with opened(out, format_.value if format_ else None) as (stream, chosen):
         _write(hits, stream, chosen)
 
@@ -83,13 +83,13 @@ def _check(text: str | None, image: str | None, templates: str | None, sheet: Pa
         raise ConfigError("--sheet is a PNG", expected="a name that ends in .png", got=str(sheet))
 
 
-def _one_photo(photo: str) -> ImageRecord:
+def _one_image(query: str) -> ImageRecord:
     from hybrid.errors import ConfigError
     from hybrid.images.sources import scan
 
-    records = scan([photo], labelled=False).records
+    records = scan([query], labeled=False).records
     if len(records) != 1:
-        raise ConfigError("--image takes one photo", got=f"{len(records)} in {photo}", fix="name one of them")
+        raise ConfigError("--image takes one photo", got=f"{len(records)} in {query}", fix="name one of them")
     return records[0]
 
 
@@ -165,4 +165,4 @@ def _draw(hits: Sequence[Hit], sheet: Path, title: str, query: Image | None) -> 
     unreadable = draw_sheet(hits, sheet, title=title, query=query)
     show.note(f"picture of the first {min(len(hits), MOST)} photos: {sheet}")
     if unreadable:
-        show.note(f"WARNING: {len(unreadable)} of them cannot be read any more and are grey: {listing(unreadable, 3)}")
+        show.note(f"WARNING: {len(unreadable)} of them cannot be read any more and are gray: {listing(unreadable, 3)}")

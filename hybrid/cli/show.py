@@ -33,7 +33,7 @@ class _Rate(RichColumn):
         return Text(f"{task.completed / seconds:,.0f} images/s" if seconds else "- images/s")
 
 
-class PhotoProgress:
+class ImageProgress:
     """A bar with images per second and time left; call it with the number of photos just finished."""
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
@@ -45,7 +45,7 @@ class PhotoProgress:
 
 
 @contextmanager
-def photo_progress(what: str, total: int) -> Iterator[PhotoProgress]:
+def image_progress(what: str, total: int) -> Iterator[ImageProgress]:
     """Show a progress bar on stderr."""
     columns = (
         TextColumn("{task.description}"),
@@ -55,7 +55,7 @@ def photo_progress(what: str, total: int) -> Iterator[PhotoProgress]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=stderr) as progress:
-        yield PhotoProgress(progress, progress.add_task(what, total=total))
+        yield ImageProgress(progress, progress.add_task(what, total=total))
 
 
 def list_unreadable(unreadable: Sequence[tuple[str, str]], limit: int = 20) -> None:

@@ -34,21 +34,21 @@ def tune(
     from hybrid.cli.settings import absolute, read_names
     from hybrid.device import resolve
     from hybrid.heads.recipes import load_recipe, recipe_label
-    from hybrid.heads.training.selection import read_photos, split_photos
+    from hybrid.heads.training.selection import read_images, split_images
     from hybrid.images.sources import scan
     from hybrid.tools.tune.study import check_recipe
     from hybrid.tools.tune.study import tune as run_search
 
     flags = {"backbone_weights": absolute(backbone_weights), "epochs": epochs, "seed": seed}
     settings = load_recipe(recipe, set_ or (), flags)
-    check_recipe(settings)  # before the photos are read, which may take minutes
+    check_recipe(settings)  # before the images are read, which may take minutes
     compute = resolve(device)
     found = scan(sources)
-    with show.photo_progress("reading", len(found.records)) as progress:
-        photos = read_photos(found, progress)
+    with show.image_progress("reading", len(found.records)) as progress:
+        images = read_images(found, progress)
     limit_to = read_names(classes) if classes else None
-    # Photos of a split named test stay unread by the search; none are cut off either.
-    data = split_photos(photos, val_fraction=settings.val_fraction, seed=settings.seed, limit_to=limit_to).data
+    # Images of a split named test stay unread by the search; none are cut off either.
+    data = split_images(images, val_fraction=settings.val_fraction, seed=settings.seed, limit_to=limit_to).data
     show.note(f"{len(data.classes)} classes, {len(data.train)} training and {len(data.val)} validation photos")
     for line in data.notes:
         show.note(line)
@@ -67,7 +67,7 @@ def _show(tuning: Tuning, out: Path) -> None:
     console.print(f"{tuning.result}\n", markup=False, soft_wrap=True, end="")
     if len(tuning.rows) > 1:
         show.note(
-            f"note: the best of {len(tuning.rows)} trials on the same validation photos is optimistic; "
+            f"note: the best of {len(tuning.rows)} trials on the same validation photos is optimiztic; "
             "measure it on photos that chose nothing (hybrid evaluate, hybrid compare --test)"
         )
     if tuning.importance is None:

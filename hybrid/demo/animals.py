@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 
-COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown")
+COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown")
 PATTERNS = ("plain", "spotted", "striped", "checkered", "ringed")
 KINDS = ("fish", "bird", "snake", "turtle", "spider", "rabbit", "crab", "butterfly", "snail", "horse")
 PARTS = ("none", "horns", "wings", "spikes", "long tail")
@@ -22,8 +22,8 @@ _PART_WORDS = {
     "spikes": " with spikes",
     "long tail": " with a long tail",
 }
-# The two colours of each of the demo's families.
-_LOOKALIKE_COLOURS = (
+# The two colors of each of the demo's families.
+_LOOKALIKE_COLORS = (
     ("yellow", "orange"),
     ("blue", "purple"),
     ("green", "yellow"),
@@ -47,11 +47,11 @@ class Animal:
 
     Attributes
     ----------
-    colour, pattern, kind, part : str
-        One entry each of `COLOURS`, `PATTERNS`, `KINDS` and `PARTS`.
+    color, pattern, kind, part : str
+        One entry each of `COLORS`, `PATTERNS`, `KINDS` and `PARTS`.
     """
 
-    colour: str
+    color: str
     pattern: str
     kind: str
     part: str
@@ -59,7 +59,7 @@ class Animal:
     @property
     def name(self) -> str:
         """The class name, such as ``"spotted yellow fish with spikes"``."""
-        return f"{self.pattern} {self.colour} {self.kind}{_PART_WORDS[self.part]}"
+        return f"{self.pattern} {self.color} {self.kind}{_PART_WORDS[self.part]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class DemoClasses:
     Attributes
     ----------
     seen : tuple of Animal
-        The 40 classes that have training photos.
+        The 40 classes that have training images.
     unseen : tuple of Animal
         The 10 classes that only a prompt names.
     """
@@ -82,8 +82,8 @@ class DemoClasses:
 def all_animals() -> tuple[Animal, ...]:
     """List every combination of attributes that can be drawn, in a fixed order."""
     return tuple(
-        Animal(colour, pattern, kind, part)
-        for colour, pattern, kind, part in itertools.product(COLOURS, PATTERNS, KINDS, PARTS)
+        Animal(color, pattern, kind, part)
+        for color, pattern, kind, part in itertools.product(COLORS, PATTERNS, KINDS, PARTS)
         if (kind, part) not in _IMPOSSIBLE
     )
 
@@ -93,7 +93,7 @@ def demo_classes() -> DemoClasses:
     """Choose the demo's classes: the same ones every time.
 
     They come in ten families of five, one a body kind, and look alike within a family as real species do: a
-    founder, two relatives that differ from it in the colour and in the pattern, one that differs in both, and
+    founder, two relatives that differ from it in the color and in the pattern, one that differs in both, and
     one with another part. The unseen one of each family shares three attributes with a seen one.
 
     Returns
@@ -107,10 +107,10 @@ def demo_classes() -> DemoClasses:
     for number, kind in enumerate(KINDS):
         parts = [part for part in PARTS if (kind, part) not in _IMPOSSIBLE]
         one, other = (parts[i] for i in rng.permutation(len(parts))[:2])
-        colours = _LOOKALIKE_COLOURS[number]
+        colors = _LOOKALIKE_COLORS[number]
         patterns = [PATTERNS[i] for i in rng.permutation(len(PATTERNS))[:2]]
-        family = [Animal(colour, pattern, kind, one) for colour in colours for pattern in patterns]
-        family.append(Animal(colours[0], patterns[0], kind, other))
+        family = [Animal(color, pattern, kind, one) for color in colors for pattern in patterns]
+        family.append(Animal(colors[0], patterns[0], kind, other))
         unseen.append(family.pop(_UNSEEN_MEMBER[number]))
         seen.extend(family)
     return DemoClasses(tuple(seen), tuple(unseen))

@@ -1,4 +1,4 @@
-"""`write_demo`: the demo's photos as class folders, a folder of unlabelled photos and a prompt file."""
+"""`write_demo`: the demo's images as class folders, a folder of unlabeled images and a prompt file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PROMPTS_HEAD = "# The 50 animals of the demo: 40 have training photos, 10 are k
 
 
 @dataclass(frozen=True, slots=True)
-class _Photo:
+class _Image:
     path: Path
     animal: Animal
     seed: tuple[int, ...]
@@ -39,7 +39,7 @@ def write_demo(
     """Write the demo's data.
 
     The layout is ``train/CLASS/NNN.jpg`` and ``val/CLASS/NNN.jpg`` for the seen classes,
-    ``test/CLASS/NNN.jpg`` for the seen and the unseen ones, ``photos/photo_NN.jpg`` without labels, and
+    ``test/CLASS/NNN.jpg`` for the seen and the unseen ones, ``images/image_NN.jpg`` without labels, and
     ``prompts.txt`` with all names. Running it again writes the same bytes, and leaves a file alone that
     holds them already.
 
@@ -48,16 +48,16 @@ def write_demo(
     folder : Path
         Where to write; created if missing.
     train_per_class, val_per_class, test_per_class : int
-        Photos of each class in the three splits; the photos that two sizes share are the same.
+        Images of each class in the three splits; the images that two sizes share are the same.
     seed : int, default 0
-        Another seed draws other photos of the same classes.
+        Another seed draws other images of the same classes.
 
     Raises
     ------
     ConfigError
         If a count is negative.
     DataError
-        If the folder holds photos that are not part of this demo.
+        If the folder holds images that are not part of this demo.
     """
     counts = {"train": train_per_class, "val": val_per_class, "test": test_per_class}
     if min(counts.values()) < 0 or seed < 0:
@@ -67,36 +67,36 @@ def write_demo(
             fix="use 0 or more",
         )
     demo = demo_classes()
-    photos = [*_labelled(folder, demo, counts, seed), *_loose(folder, demo, seed)]
-    _refuse_foreign(folder, {photo.path for photo in photos})
-    for parent in {photo.path.parent for photo in photos}:
+    images = [*_labeled(folder, demo, counts, seed), *_loose(folder, demo, seed)]
+    _refuse_foreign(folder, {image.path for image in images})
+    for parent in {image.path.parent for image in images}:
         parent.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        for _ in pool.map(_write_photo, photos):
+        for _ in pool.map(_write_image, images):
             pass
     names = sorted(animal.name for animal in (*demo.seen, *demo.unseen))
     _write(folder / "prompts.txt", (_PROMPTS_HEAD + "".join(f"{name}\n" for name in names)).encode())
 
 
-def _labelled(folder: Path, demo: DemoClasses, counts: dict[str, int], seed: int) -> Iterator[_Photo]:
+def _labeled(folder: Path, demo: DemoClasses, counts: dict[str, int], seed: int) -> Iterator[_Image]:
     for stream, (split, count) in enumerate(counts.items()):
         for animal in (*demo.seen, *demo.unseen) if split == "test" else demo.seen:
             for i in range(count):
                 path = folder / split / animal.name / f"{i:03d}.jpg"
-                yield _Photo(path, animal, (seed, stream, zlib.crc32(animal.name.encode()), i))
+                yield _Image(path, animal, (seed, stream, zlib.crc32(animal.name.encode()), i))
 
 
-def _loose(folder: Path, demo: DemoClasses, seed: int) -> list[_Photo]:
+def _loose(folder: Path, demo: DemoClasses, seed: int) -> list[_Image]:
     rng = np.random.default_rng((seed, 3))
     seen = [demo.seen[i] for i in rng.permutation(len(demo.seen))[:_LOOSE_SEEN]]
     unseen = [demo.unseen[i] for i in rng.permutation(len(demo.unseen))[:_LOOSE_UNSEEN]]
     animals = [*seen, *unseen]
     order = rng.permutation(len(animals))
-    return [_Photo(folder / "photos" / f"photo_{i:02d}.jpg", animals[k], (seed, 4, i)) for i, k in enumerate(order, 1)]
+    return [_Image(folder / "photos" / f"photo_{i:02d}.jpg", animals[k], (seed, 4, i)) for i, k in enumerate(order, 1)]
 
 
 def _refuse_foreign(folder: Path, expected: set[Path]) -> None:
-    """Stop before writing among photos that the demo would then count as its own."""
+    """Stop before writing among images that the demo would then count as its own."""
     found = [path for part in ("train", "val", "test", "photos") for path in (folder / part).rglob("*.jpg")]
     foreign = sorted(str(path.relative_to(folder)) for path in found if path not in expected)
     if foreign:
@@ -108,10 +108,10 @@ def _refuse_foreign(folder: Path, expected: set[Path]) -> None:
         )
 
 
-def _write_photo(photo: _Photo) -> None:
+def _write_image(image: _Image) -> None:
     packed = io.BytesIO()
-    draw(photo.animal, np.random.default_rng(photo.seed)).save(packed, "JPEG", quality=_QUALITY)
-    _write(photo.path, packed.getvalue())
+    draw(image.animal, np.random.default_rng(image.seed)).save(packed, "JPEG", quality=_QUALITY)
+    _write(image.path, packed.getvalue())
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -20,8 +20,8 @@ class Shape:
     points : ndarray of shape (n, 2)
         Its outline.
     tone : str
-        ``"shade"`` or ``"tint"``, the coat's colour made darker or lighter, or one of the fixed tones:
-        ``"cream"``, ``"ink"``, ``"white"``, ``"grey"``, ``"red"``, ``"rose"``.
+        ``"shade"`` or ``"tint"``, the coat's color made darker or lighter, or one of the fixed tones:
+        ``"cream"``, ``"ink"``, ``"white"``, ``"gray"``, ``"red"``, ``"rose"``.
     """
 
     points: Points
@@ -46,7 +46,7 @@ class Figure:
     behind, front : tuple of Shape
         What is painted before and after the coat.
     coat : tuple of ndarray
-        The areas that bear the animal's colour and pattern.
+        The areas that bear the animal's color and pattern.
     horns, wings, spikes : tuple of Anchor
         One anchor for each horn, wing and spike.
     tail : Anchor

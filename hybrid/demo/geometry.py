@@ -16,7 +16,7 @@ def ellipse(x: float, y: float, rx: float, ry: float, tilt: float = 0.0, arc: tu
     Parameters
     ----------
     x, y, rx, ry : float
-        Centre and half axes.
+        Center and half axes.
     tilt : float
         Rotation in degrees; y points down, so that positive turns clockwise.
     arc : tuple of float

@@ -1,4 +1,4 @@
-"""`draw`: one photo of one animal, never the same twice, always the same for the same generator state."""
+"""`draw`: one image of one animal, never the same twice, always the same for the same generator state."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ _FIXED_TONES = {
     "red": (206, 40, 48),
     "rose": (236, 168, 176),
 }
-_Colour = tuple[int, int, int]
+_Color = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class _Species:
     """What all animals of one class share beyond their name, as the members of a species do.
 
-    A name tells none of it: it is what a head can learn from photos and a prompt cannot say.
+    A name tells none of it: it is what a head can learn from images and a prompt cannot say.
     """
 
     hue: float
@@ -73,7 +73,7 @@ class _Pose:
 
 
 def draw(animal: Animal, rng: Generator, size: int = 64) -> Image.Image:
-    """Draw one photo of an animal.
+    """Draw one image of an animal.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def draw(animal: Animal, rng: Generator, size: int = 64) -> Image.Image:
         An RGB picture of `size` by `size` pixels.
     """
     species = _species(animal)
-    coat = _coat_colour(animal.colour, species, rng)
+    coat = _coat_color(animal.color, species, rng)
     pose = _pose(species, rng, size * _FINE)
     scene = background(rng, size).astype(np.uint8)
     canvas = Image.fromarray(scene).resize((size * _FINE, size * _FINE), Image.Resampling.BILINEAR)
@@ -126,7 +126,7 @@ def _species(animal: Animal) -> _Species:
     )
 
 
-def _coat_colour(name: str, species: _Species, rng: Generator) -> _Colour:
+def _coat_color(name: str, species: _Species, rng: Generator) -> _Color:
     hue, saturation, brightness = _PALETTE[name]
     red, green, blue = colorsys.hsv_to_rgb(
         ((hue + species.hue + rng.uniform(-3, 3)) % 360) / 360,
@@ -147,8 +147,8 @@ def _pose(species: _Species, rng: Generator, canvas: int) -> _Pose:
     return _Pose(matrix, offset, rng.uniform(-0.09, 0.09), rng.uniform(0, 2 * np.pi))
 
 
-def _mixed(colour: _Colour, other: _Colour, share: float) -> _Colour:
-    red, green, blue = (round(a + share * (b - a)) for a, b in zip(colour, other, strict=True))
+def _mixed(color: _Color, other: _Color, share: float) -> _Color:
+    red, green, blue = (round(a + share * (b - a)) for a, b in zip(color, other, strict=True))
     return red, green, blue
 
 
@@ -156,8 +156,8 @@ def _paint(
     brush: ImageDraw.ImageDraw,
     shapes: tuple[Shape, ...],
     pose: _Pose,
-    tones: dict[str, _Colour],
-    outline: _Colour,
+    tones: dict[str, _Color],
+    outline: _Color,
     line: int,
 ) -> None:
     for shape in shapes:
@@ -167,7 +167,7 @@ def _paint(
 
 
 def _outlined(
-    brush: ImageDraw.ImageDraw, corners: list[tuple[float, float]], fill: _Colour, edge: _Colour, line: int
+    brush: ImageDraw.ImageDraw, corners: list[tuple[float, float]], fill: _Color, edge: _Color, line: int
 ) -> None:
     brush.line([*corners, corners[0]], fill=edge, width=2 * line, joint="curve")
     brush.polygon(corners, fill=fill)
@@ -210,7 +210,7 @@ def _marks(pattern: str, species: _Species, rng: Generator) -> _Marks:
 
 
 def _paint_coat(
-    canvas: Image.Image, body: Figure, marks: _Marks, pose: _Pose, coat: _Colour, light_marks: bool
+    canvas: Image.Image, body: Figure, marks: _Marks, pose: _Pose, coat: _Color, light_marks: bool
 ) -> None:
     """Fill the coat again without its inner outlines, and lay the marks over it."""
     mask = Image.new("L", canvas.size)

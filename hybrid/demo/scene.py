@@ -1,4 +1,4 @@
-"""What lies around an animal: the background, the light and the grain of the photo."""
+"""What lies around an animal: the background, the light and the grain of the image."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def background(rng: Generator, size: int) -> Pixels:
     Returns
     -------
     ndarray of shape (size, size, 3)
-        Float32 colours between 0 and 255.
+        Float32 colors between 0 and 255.
     """
     one, other, third = (_muted(rng) for _ in range(3))
     y, x = _grid(size)
@@ -46,9 +46,9 @@ def background(rng: Generator, size: int) -> Pixels:
     if kind == 1:
         scene = scene + 0.8 * _clouds(rng, size, 6) * (third - scene)
     elif kind == 2:
-        for depth, colour in ((0.0, third), (0.45, third * 0.75)):
+        for depth, color in ((0.0, third), (0.45, third * 0.75)):
             crest = depth + 0.14 * np.sin(x * rng.uniform(2, 5) + rng.uniform(0, 6))
-            scene = scene + np.clip((y - crest) * size / 3, 0, 1)[..., None] * (colour - scene)
+            scene = scene + np.clip((y - crest) * size / 3, 0, 1)[..., None] * (color - scene)
     elif kind == 3:
         for _ in range(int(rng.integers(3, 7))):
             cx, cy, radius = rng.uniform(-1, 1), rng.uniform(-1, 1), rng.uniform(0.1, 0.35)
@@ -65,7 +65,7 @@ def photographed(pixels: Pixels, rng: Generator) -> Pixels:
     Parameters
     ----------
     pixels : ndarray of shape (size, size, 3)
-        Colours between 0 and 255.
+        Colors between 0 and 255.
     rng : numpy.random.Generator
         Where every choice comes from.
     """
@@ -84,7 +84,7 @@ def _grid(size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def _muted(rng: Generator) -> NDArray[np.float64]:
-    """Draw a colour of sky, water, grass, sand, dusk or stone: greyer than any coat, which stands out."""
+    """Draw a color of sky, water, grass, sand, dusk or stone: grayer than any coat, which stands out."""
     ground = _GROUNDS[rng.integers(len(_GROUNDS))] * rng.uniform(0.7, 1.12)
     jittered: NDArray[np.float64] = np.clip(ground + rng.uniform(-14, 14, 3), 0, 255)
     return jittered

@@ -1,4 +1,4 @@
-"""Encoders: photos and texts to embeddings in one space."""
+"""Encoders: images and texts to embeddings in one space."""
 
 from __future__ import annotations
 

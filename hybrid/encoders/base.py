@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from hybrid.images.records import ImageRecord
 
 if TYPE_CHECKING:
-    from hybrid.images.preprocess import Photo
+    from hybrid.images.preprocess import AnyImage
 
 FloatArray = NDArray[np.float32]
 
 
 class Encoder(Protocol):
-    """Photos and texts to embeddings: float32, unit norm, one space.
+    """Images and texts to embeddings: float32, unit norm, one space.
 
     Attributes
     ----------
@@ -38,9 +38,9 @@ class Encoder(Protocol):
     uses_templates : bool
         False where texts are found by class name instead of encoded.
     cover : int or None
-        Shorter side that `prepare` needs of a photo; 1 if it looks at no pixel, None: the full size.
+        Shorter side that `prepare` needs of an image; 1 if it looks at no pixel, None: the full size.
     batch_size : int
-        Photos to embed at once, where the user does not say.
+        Images to embed at once, where the user does not say.
     notes : tuple of str
         What was loaded, on which device, in which precision, and why.
     """
@@ -58,10 +58,10 @@ class Encoder(Protocol):
     def batch_size(self) -> int: ...  # noqa: D102  described above
 
     def check(self, records: Sequence[ImageRecord]) -> None:
-        """Raise EncoderError if some photo can never be encoded, before any work is done."""
+        """Raise EncoderError if some image can never be encoded, before any work is done."""
 
-    def prepare(self, photo: Photo, record: ImageRecord) -> Any:
-        """Turn a decoded photo into what `encode_images` takes; runs in worker threads."""
+    def prepare(self, image: AnyImage, record: ImageRecord) -> Any:
+        """Turn a decoded image into what `encode_images` takes; runs in worker threads."""
 
     def encode_images(self, prepared: Sequence[Any]) -> FloatArray:
         """Embed a batch, shape (n, dim)."""

@@ -26,7 +26,7 @@ from hybrid.images.preprocess import PIXELS, Preprocessor
 from hybrid.images.records import ImageRecord
 
 if TYPE_CHECKING:
-    from hybrid.images.preprocess import Photo
+    from hybrid.images.preprocess import AnyImage
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_ENDINGS = (".safetensors", ".bin", ".pth", ".pt")
@@ -184,7 +184,7 @@ class ClipEncoder:
         )
         self.fingerprint = fingerprint({"identity": self.identity, "precision": compute.precision, "pixels": PIXELS})
         self.logit_scale = float(self._model.logit_scale.detach().float().exp().reshape(-1)[0])
-        # The probe also finds weights that overflow in half precision before thousands of photos do.
+        # The probe also finds weights that overflow in half precision before thousands of images do.
         self.dim = int(self.encode_texts(["a photo"]).shape[1])
         self.notes: tuple[str, ...] = (f"encoder: {source.shown}, {self.dim} numbers a photo, on {compute}",)
 
@@ -195,14 +195,14 @@ class ClipEncoder:
         return tower
 
     def check(self, records: Sequence[ImageRecord]) -> None:
-        """Nothing to check: any decoded photo can be encoded."""
+        """Nothing to check: any decoded image can be encoded."""
 
-    def prepare(self, photo: Photo, record: ImageRecord | None) -> Any:
-        """Make a decoded photo as small as may wait for `batch`."""
-        return self._preprocess.prepare(photo)
+    def prepare(self, image: AnyImage, record: ImageRecord | None) -> Any:
+        """Make a decoded image as small as may wait for `batch`."""
+        return self._preprocess.prepare(image)
 
     def batch(self, prepared: Sequence[Any]) -> torch.Tensor:
-        """Join prepared photos to the image tower's input on its device, (n, 3, height, width)."""
+        """Join prepared images to the image tower's input on its device, (n, 3, height, width)."""
         return self._preprocess.batch(prepared)
 
     @torch.inference_mode()
@@ -212,14 +212,14 @@ class ClipEncoder:
 
     @cached_property
     def batch_size(self) -> int:
-        """Photos that go through the image tower at once."""
-        side = self.cover or 1024  # a usual photo's, as it waits for a GPU
+        """Images that go through the image tower at once."""
+        side = self.cover or 1024  # a usual image's, as it waits for a GPU
         blank = self.prepare(np.zeros((side, side * 4 // 3, 3), np.uint8), None)
         return suggest_batch(self._compute, lambda count: self.encode_images([blank] * count))
 
     @torch.inference_mode()
     def encode_images(self, prepared: Sequence[Any]) -> FloatArray:
-        """Embed preprocessed photos, shape (n, dim), float32, unit norm."""
+        """Embed preprocessed images, shape (n, dim), float32, unit norm."""
         parts = self._limit.run(lambda part: self._to_numpy(self.embed(self.batch(part)), "photos"), prepared)
         return np.concatenate([np.empty((0, self.dim), dtype=np.float32), *parts])
 

@@ -15,14 +15,14 @@ from hybrid.device import Compute
 from hybrid.errors import HybridWarning, first_line
 
 Apply = Callable[[torch.Tensor], torch.Tensor]
-# From this many photos at once on, packing the weights and comparing the first answers pays.
+# From this many images at once on, packing the weights and comparing the first answers pays.
 ENOUGH = 8
 # Rounding in half precision alone moves an embedding by about 5e-5.
 SAME = 0.999
 
 
 class ImageTower:
-    """Photos to embeddings by an open_clip model; in the quick way where it is known and there are many photos.
+    """Images to embeddings by an open_clip model; in the quick way where it is known and there are many images.
 
     Parameters
     ----------
@@ -35,25 +35,25 @@ class ImageTower:
         self._quick: QuickViT | None = None
         self._asked = not is_known(model)
 
-    def __call__(self, photos: torch.Tensor) -> torch.Tensor:
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """(n, 3, height, width) to (n, dim), not of unit norm."""
         # By the batch's own size, not by what came before: a killed run goes on to the same embeddings.
-        quick = self._quickly(photos) if len(photos) >= ENOUGH else None
-        found: torch.Tensor = self._model.encode_image(photos) if quick is None else quick(photos)
+        quick = self._quickly(images) if len(images) >= ENOUGH else None
+        found: torch.Tensor = self._model.encode_image(images) if quick is None else quick(images)
         return found
 
-    def _quickly(self, photos: torch.Tensor) -> QuickViT | None:
+    def _quickly(self, images: torch.Tensor) -> QuickViT | None:
         if not self._asked:
-            # Noise: of photos that are all of one colour, tokens in the wrong order would give the same.
-            noise = torch.randn((2, *photos.shape[1:]), generator=torch.Generator().manual_seed(0)).to(photos)
+            # Noise: of images that are all of one color, tokens in the wrong order would give the same.
+            noise = torch.randn((2, *images.shape[1:]), generator=torch.Generator().manual_seed(0)).to(images)
             self._quick, self._asked = self._compared(noise), True
         return self._quick
 
-    def _compared(self, photos: torch.Tensor) -> QuickViT | None:
+    def _compared(self, images: torch.Tensor) -> QuickViT | None:
         """Give the quick tower if it computes what the model does: another version of open_clip may do otherwise."""
         try:
             quick = QuickViT(self._model.visual, self._compute)
-            similar = F.cosine_similarity(quick(photos).float(), self._model.encode_image(photos).float())
+            similar = F.cosine_similarity(quick(images).float(), self._model.encode_image(images).float())
             if bool((similar >= SAME).all()):
                 return quick
             found = f"gives other embeddings (cosine {float(similar.min()):.4f})"
@@ -106,9 +106,9 @@ class QuickViT:
         blocks = visual.transformer.resblocks
         self._blocks = [_Block(block, make, class_token=block is blocks[-1]) for block in blocks]
 
-    def __call__(self, photos: torch.Tensor) -> torch.Tensor:
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """(n, 3, height, width) to (n, dim), not of unit norm."""
-        tokens = self._visual._embeds(photos)
+        tokens = self._visual._embeds(images)
         for block in self._blocks:
             tokens = block(tokens)
         pooled: torch.Tensor = self._visual._pool(tokens)[0]

@@ -1,4 +1,4 @@
-"""Embeddings from a file: photos are matched by path, prompts by class name."""
+"""Embeddings from a file: images are matched by path, prompts by class name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hybrid.images.records import ImageRecord
 from hybrid.labels.prompts import class_key
 
 if TYPE_CHECKING:
-    from hybrid.images.preprocess import Photo
+    from hybrid.images.preprocess import AnyImage
 
 ARRAYS = ("path", "embedding", "text", "text_embedding", "logit_scale")
 SHAPES = "path (n,), embedding (n, dim), text (m,), text_embedding (m, dim) and one logit_scale"
@@ -28,7 +28,7 @@ SHAPES = "path (n,), embedding (n, dim), text (m,), text_embedding (m, dim) and 
 class PrecomputedEncoder:
     """Look vectors up in an ``.npz`` file instead of computing them.
 
-    A photo is found by the longest tail of its absolute path that the file's ``path`` array holds, so
+    An image is found by the longest tail of its absolute path that the file's ``path`` array holds, so
     ``/data/caltech101/test/cup/1.jpg`` finds ``test/cup/1.jpg``.
 
     Parameters
@@ -65,7 +65,7 @@ class PrecomputedEncoder:
         )
 
     def check(self, records: Sequence[ImageRecord]) -> None:
-        """Raise EncoderError that lists every photo without a vector."""
+        """Raise EncoderError that lists every image without a vector."""
         missing = [record.path for record in records if self._find(record.path) is None]
         if missing:
             raise EncoderError(
@@ -75,8 +75,8 @@ class PrecomputedEncoder:
                 fix="embed these photos too, or use an encoder that computes (--encoder tiny or an open_clip model)",
             )
 
-    def prepare(self, photo: Photo | None, record: ImageRecord) -> FloatArray:
-        """Find the photo's vector, shape (dim,)."""
+    def prepare(self, image: AnyImage | None, record: ImageRecord) -> FloatArray:
+        """Find the image's vector, shape (dim,)."""
         row = self._find(record.path)
         if row is None:
             self.check([record])

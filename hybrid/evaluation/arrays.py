@@ -1,6 +1,6 @@
 """What every metric asks of its arrays, and the sums they share.
 
-Shapes: n photos, c classes in the joint label space, that is seen and unseen classes together.
+Shapes: n images, c classes in the joint label space, that is seen and unseen classes together.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SUM_TOLERANCE = 1e-3  # half-precision softmax rows miss 1 by about this much
 
 
 def sum_at(index: Ints, values: Floats, size: int) -> NDArray[np.float64]:
-    """Sum `values` (n,) into `size` float64 places, photo i into place ``index[i]``."""
+    """Sum `values` (n,) into `size` float64 places, image i into place ``index[i]``."""
     return np.asarray(np.bincount(index, weights=values, minlength=size), dtype=np.float64)
 
 
@@ -30,11 +30,11 @@ def finite_mean(values: Floats | Bools) -> float | None:
     return mean if np.isfinite(mean) else None
 
 
-def check_target(target: Ints, photos: int, classes: int | None = None) -> None:
-    """Refuse a target that is not one class index a photo, from 0 to below `classes`."""
-    if target.shape != (photos,) or target.dtype.kind not in "iu":
+def check_target(target: Ints, images: int, classes: int | None = None) -> None:
+    """Refuse a target that is not one class index an image, from 0 to below `classes`."""
+    if target.shape != (images,) or target.dtype.kind not in "iu":
         got = f"{target.dtype}, shape {target.shape}"
-        raise MetricError("target does not fit", expected=f"int, shape ({photos},)", got=got)
+        raise MetricError("target does not fit", expected=f"int, shape ({images},)", got=got)
     low, high = target.min(initial=0), target.max(initial=0)
     if low < 0 or (classes is not None and high >= classes):
         expected = "0 or more" if classes is None else f"0 to {classes - 1}"
@@ -42,7 +42,7 @@ def check_target(target: Ints, photos: int, classes: int | None = None) -> None:
 
 
 def checked_scores(scores: Floats, target: Ints, unseen: Bools | None = None) -> NDArray[np.float64]:
-    """Give `scores` as float64, once they fit the others and every photo has a finite best score."""
+    """Give `scores` as float64, once they fit the others and every image has a finite best score."""
     if scores.ndim != 2 or scores.shape[1] == 0:
         raise MetricError("scores do not fit", expected="shape (photos, classes)", got=f"{scores.shape}")
     check_target(target, *scores.shape)

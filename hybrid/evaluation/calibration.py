@@ -1,6 +1,6 @@
 """Whether a probability can be trusted: reliability bins, calibration errors, likelihood and Brier score.
 
-Shapes: n photos, c classes, b bins. A figure that does not apply is None, never NaN.
+Shapes: n images, c classes, b bins. A figure that does not apply is None, never NaN.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ BINS = 15  # of Guo et al. and of most published figures
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """Photos in bins of like confidence, confidence rising; a bin without a photo is left out.
+    """Images in bins of like confidence, confidence rising; a bin without an image is left out.
 
     Attributes
     ----------
     low, high : ndarray of float64, shape (b,)
         The bin's edges for equal-width bins, its least and largest confidence for adaptive ones.
     count : ndarray of int, shape (b,)
-        Photos in the bin, 1 or more.
+        Images in the bin, 1 or more.
     confidence, accuracy : ndarray of float64, shape (b,)
         Mean probability of the predicted class, and share of predictions that are right.
     """
@@ -47,14 +47,14 @@ class Reliability:
 
     @property
     def error(self) -> float | None:
-        """Mean gap between confidence and accuracy, weighted by photos; None without photos."""
+        """Mean gap between confidence and accuracy, weighted by images; None without images."""
         if not self.count.size:
             return None
         return float((self.count * np.abs(self.confidence - self.accuracy)).sum() / self.count.sum())
 
 
 def equal_width_bins(confidence: Floats, correct: Bools, bins: int = BINS) -> Reliability:
-    """Put photos into bins of equal width from 0 to 1.
+    """Put images into bins of equal width from 0 to 1.
 
     Parameters
     ----------
@@ -85,10 +85,10 @@ def equal_width_bins(confidence: Floats, correct: Bools, bins: int = BINS) -> Re
 
 
 def adaptive_bins(confidence: Floats, correct: Bools, bins: int = BINS) -> Reliability:
-    """Put photos into bins that hold equally many of them, give or take one.
+    """Put images into bins that hold equally many of them, give or take one.
 
-    Parameters and errors are those of `equal_width_bins`. Where photos of equal confidence fall into two bins,
-    each bin counts their common accuracy, so that the order of the photos does not matter.
+    Parameters and errors are those of `equal_width_bins`. Where images of equal confidence fall into two bins,
+    each bin counts their common accuracy, so that the order of the images does not matter.
     """
     check_confidence(confidence, correct, bins)
     values, group = np.unique(confidence.astype(np.float64), return_inverse=True)
@@ -105,9 +105,9 @@ def adaptive_bins(confidence: Floats, correct: Bools, bins: int = BINS) -> Relia
 
 
 def expected_calibration_error(confidence: Floats, correct: Bools, bins: int = BINS) -> float | None:
-    """Mean gap between confidence and accuracy over equal-width bins, weighted by photos per bin.
+    """Mean gap between confidence and accuracy over equal-width bins, weighted by images per bin.
 
-    Parameters and errors are those of `equal_width_bins`; None without photos.
+    Parameters and errors are those of `equal_width_bins`; None without images.
 
     Notes
     -----
@@ -117,9 +117,9 @@ def expected_calibration_error(confidence: Floats, correct: Bools, bins: int = B
 
 
 def adaptive_calibration_error(confidence: Floats, correct: Bools, bins: int = BINS) -> float | None:
-    """Mean gap between confidence and accuracy over bins that hold equally many photos.
+    """Mean gap between confidence and accuracy over bins that hold equally many images.
 
-    Parameters and errors are those of `equal_width_bins`; None without photos.
+    Parameters and errors are those of `equal_width_bins`; None without images.
 
     Notes
     -----
@@ -142,8 +142,8 @@ def negative_log_likelihood(log_probabilities: Floats, target: Ints) -> float | 
     Returns
     -------
     float or None
-        None when it is infinite, that is when some photo's true class has probability zero (JSON knows no
-        infinity, and a clipped value would be the clip's figure), or without photos.
+        None when it is infinite, that is when some image's true class has probability zero (JSON knows no
+        infinity, and a clipped value would be the clip's figure), or without images.
     """
     scores = checked_scores(log_probabilities, target)
     check_sums(np.exp(scores))
@@ -151,9 +151,9 @@ def negative_log_likelihood(log_probabilities: Floats, target: Ints) -> float | 
 
 
 def brier(probabilities: Floats, target: Ints) -> float | None:
-    """Squared distance between a photo's probabilities and its one-hot truth, averaged: 0 best, 2 worst.
+    """Squared distance between an image's probabilities and its one-hot truth, averaged: 0 best, 2 worst.
 
-    Parameters are shaped as in `negative_log_likelihood`; None without photos.
+    Parameters are shaped as in `negative_log_likelihood`; None without images.
 
     Notes
     -----

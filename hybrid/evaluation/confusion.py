@@ -20,13 +20,13 @@ class ClassScores:
     Attributes
     ----------
     precision : float or None
-        Share of the photos predicted as this class that are of it; None if there are none.
+        Share of the images predicted as this class that are of it; None if there are none.
     recall : float or None
-        Share of the photos of this class that are predicted as it; None if there are none.
+        Share of the images of this class that are predicted as it; None if there are none.
     f1 : float or None
-        Harmonic mean of both, 0 where no photo is right; None for a class neither present nor predicted.
+        Harmonic mean of both, 0 where no image is right; None for a class neither present nor predicted.
     support, predicted : int
-        Photos of this class, and photos predicted as it.
+        Images of this class, and images predicted as it.
     """
 
     precision: float | None
@@ -37,7 +37,7 @@ class ClassScores:
 
 
 def confusion_matrix(predicted: Ints, target: Ints, classes: int) -> Counts:
-    """Count the photos of every pair of true and predicted class.
+    """Count the images of every pair of true and predicted class.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def worst_confusions(confusion: Counts, limit: int) -> list[tuple[int, int, int]
     Returns
     -------
     list of (true, predicted, count)
-        Class indices and photos, most photos first, then in the order of the classes; only pairs that occur.
+        Class indices and images, most images first, then in the order of the classes; only pairs that occur.
 
     Raises
     ------

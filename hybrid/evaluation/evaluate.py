@@ -1,4 +1,4 @@
-"""Run a classifier over labelled photos and score every system it holds."""
+"""Run a classifier over labeled images and score every system it holds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hybrid.device import CPU_BATCH
 from hybrid.errors import DataError, listing
 from hybrid.evaluation.metrics import SystemScores, score_system
 from hybrid.evaluation.promises import RejectionReport, SetReport, report_rejection, report_sets
-from hybrid.evaluation.results import Evaluation, PhotoResults
+from hybrid.evaluation.results import Evaluation, ImageResults
 from hybrid.images.records import ImageRecord
 
 # Enough for a steady figure, few enough to add little to an evaluation.
@@ -38,12 +38,12 @@ def evaluate(
     Raises
     ------
     DataError
-        If no photo has a label inside the label space.
+        If no image has a label inside the label space.
     """
     space = classifier.space
-    labelled = [record for record in records if record.label is not None]
-    class_index = {label: space.index_of(label) for label in {str(record.label) for record in labelled}}
-    inside = [record for record in labelled if class_index[str(record.label)] is not None]
+    labeled = [record for record in records if record.label is not None]
+    class_index = {label: space.index_of(label) for label in {str(record.label) for record in labeled}}
+    inside = [record for record in labeled if class_index[str(record.label)] is not None]
     foreign = sorted(label for label, index in class_index.items() if index is None)
     if not inside:
         raise DataError(
@@ -64,25 +64,25 @@ def evaluate(
         raise DataError("no photo could be read", got=listing([p for p, _ in classifier.unreadable], 5))
     target = np.array([class_index[str(record.label)] for record in scored], dtype=np.intp)
     rates = _measure_rates(classifier, inside, batch_size, workers)
-    notes = _notes(foreign, len(labelled) - len(inside), len(records) - len(labelled))
+    notes = _notes(foreign, len(labeled) - len(inside), len(records) - len(labeled))
     if leaked:
         notes.append(f"WARNING: {leaked} of these photos trained the head or show a class; the figures are too good")
     sets, p_known = (_join(parts, name) for name in ("sets", "p_known"))
-    photos, mass = _joined(classifier, scored, target, parts)
-    outside = [record for record in labelled if class_index[str(record.label)] is None]
+    images, mass = _joined(classifier, scored, target, parts)
+    outside = [record for record in labeled if class_index[str(record.label)] is None]
     return Evaluation(
-        images=len(labelled),
+        images=len(labeled),
         scored=len(target),
-        outside=len(labelled) - len(inside),
+        outside=len(labeled) - len(inside),
         seen=space.seen,
         unseen=len(space.names) - space.seen,
-        systems=_score(photos, mass, rates),
+        systems=_score(images, mass, rates),
         setup=classifier.notes,
         notes=tuple(notes),
         unreadable=tuple(classifier.unreadable),
-        photos=photos,
-        sets=_report_sets(classifier, photos, sets),
-        rejection=_report_rejection(classifier, photos, p_known, outside, batch_size, workers),
+        per_image=images,
+        sets=_report_sets(classifier, images, sets),
+        rejection=_report_rejection(classifier, images, p_known, outside, batch_size, workers),
     )
 
 
@@ -91,28 +91,28 @@ def _decisions(batch: Batch) -> Kept:
     return {"sets": decided.sets if decided else None, "p_known": decided.p_known if decided else None}
 
 
-def _report_sets(classifier: HybridClassifier, photos: PhotoResults, sets: NDArray[Any] | None) -> SetReport | None:
+def _report_sets(classifier: HybridClassifier, images: ImageResults, sets: NDArray[Any] | None) -> SetReport | None:
     if sets is None or classifier.policy.coverage is None:
         return None
-    return report_sets(sets, photos.target, photos.seen, classifier.policy.coverage)
+    return report_sets(sets, images.target, images.seen, classifier.policy.coverage)
 
 
 def _report_rejection(
     classifier: HybridClassifier,
-    photos: PhotoResults,
+    images: ImageResults,
     p_known: NDArray[Any] | None,
     outside: list[ImageRecord],
     batch_size: int | None,
     workers: int | None,
 ) -> RejectionReport | None:
-    """Photos of other classes cannot be answered right: here alone they are good for something."""
+    """Images of other classes cannot be answered right: here alone they are good for something."""
     accept_above = classifier.decider.point.accept_above if classifier.decider else None
     if p_known is None or accept_above is None:
         return None
     batches = classifier.classify(outside, batch_size=batch_size, workers=workers)
     foreign = _join([_decisions(batch) for batch in batches], "p_known")
     empty = np.empty(0)
-    return report_rejection(p_known, photos.target, photos.seen, empty if foreign is None else foreign, accept_above)
+    return report_rejection(p_known, images.target, images.seen, empty if foreign is None else foreign, accept_above)
 
 
 def _join(parts: list[Kept], name: str) -> NDArray[Any] | None:
@@ -121,26 +121,26 @@ def _join(parts: list[Kept], name: str) -> NDArray[Any] | None:
     return np.concatenate(arrays) if arrays else None
 
 
-def _notes(foreign: list[str], outside: int, unlabelled: int) -> list[str]:
+def _notes(foreign: list[str], outside: int, unlabeled: int) -> list[str]:
     notes = []
     if foreign:
         notes.append(
             f"{outside} photos of {len(foreign)} classes that are neither trained nor named are not scored: "
             + listing(foreign, 6)
         )
-    if unlabelled:
-        notes.append(f"{unlabelled} photos without a label are not scored")
+    if unlabeled:
+        notes.append(f"{unlabeled} photos without a label are not scored")
     return notes
 
 
 def _joined(
     classifier: HybridClassifier, records: list[ImageRecord], target: NDArray[np.intp], parts: list[Kept]
-) -> tuple[PhotoResults, NDArray[np.float64] | None]:
+) -> tuple[ImageResults, NDArray[np.float64] | None]:
     """Join the batches' answers; beside them the zero-shot expert's own probability of "unseen"."""
     systems = {name: _join(parts, name) for name in ("supervised", "zero_shot", "hybrid")}
     if classifier.gate is None and classifier.few_shot is None:
         systems["hybrid"] = None  # then it is the only expert's answer once more
-    photos = PhotoResults(
+    images = ImageResults(
         names=classifier.space.names,
         seen=classifier.space.seen,
         records=tuple(records),
@@ -148,18 +148,18 @@ def _joined(
         probabilities={name: array for name, array in systems.items() if array is not None},
         p_unseen=_join(parts, "p_unseen"),
     )
-    return photos, _join(parts, "zero_shot_mass")
+    return images, _join(parts, "zero_shot_mass")
 
 
 def _score(
-    photos: PhotoResults, mass: NDArray[np.float64] | None, rates: dict[str, float | None]
+    images: ImageResults, mass: NDArray[np.float64] | None, rates: dict[str, float | None]
 ) -> dict[str, SystemScores | None]:
-    gates = {"supervised": None, "zero_shot": mass, "hybrid": photos.p_unseen}
+    gates = {"supervised": None, "zero_shot": mass, "hybrid": images.p_unseen}
     return {
         name: score_system(
-            photos.probabilities[name], photos.target, photos.is_unseen, p_unseen=gate, images_per_second=rates[name]
+            images.probabilities[name], images.target, images.is_unseen, p_unseen=gate, images_per_second=rates[name]
         )
-        if name in photos.probabilities
+        if name in images.probabilities
         else None
         for name, gate in gates.items()
     }
@@ -168,7 +168,7 @@ def _score(
 def _measure_rates(
     classifier: HybridClassifier, records: Sequence[ImageRecord], batch_size: int | None, workers: int | None
 ) -> dict[str, float | None]:
-    """Photos per second of each system by itself, from file to answer, over the first few batches."""
+    """Images per second of each system by itself, from file to answer, over the first few batches."""
     sample = records[: SPEED_BATCHES * (batch_size or CPU_BATCH)]
 
     def rate(system: HybridClassifier | None) -> float | None:

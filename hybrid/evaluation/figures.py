@@ -1,4 +1,4 @@
-"""The report's curves and diagrams as inline SVG, coloured by the page's own CSS variables.
+"""The report's curves and diagrams as inline SVG, colored by the page's own CSS variables.
 
 Every function returns the text of one ``<svg>`` element that loads nothing and fits any width.
 """
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SYSTEM_NAMES = {"supervised": "supervised", "zero_shot": "zero-shot", "hybrid": "hybrid"}
-# matplotlib knows no CSS variables: it draws in colours that nothing else uses, and each is replaced afterwards, so
+# matplotlib knows no CSS variables: it draws in colors that nothing else uses, and each is replaced afterwards, so
 # that a figure follows the light and the dark scheme.
-_COLOURS = {name: f"#0102{number:02x}" for number, name in enumerate(("ink", "rule", *SYSTEM_NAMES, "seen", "unseen"))}
-_INK, _RULE = _COLOURS["ink"], _COLOURS["rule"]
+_COLORS = {name: f"#0102{number:02x}" for number, name in enumerate(("ink", "rule", *SYSTEM_NAMES, "seen", "unseen"))}
+_INK, _RULE = _COLORS["ink"], _COLORS["rule"]
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: small, and found by the browser's search
     "font.family": "sans-serif",
@@ -45,7 +45,7 @@ _STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 9.5,
 }
-_LINES = {"supervised": (0, (1, 1.2)), "zero_shot": (0, (4, 1.5)), "hybrid": "solid"}  # told apart without colour too
+_LINES = {"supervised": (0, (1, 1.2)), "zero_shot": (0, (4, 1.5)), "hybrid": "solid"}  # told apart without color too
 
 
 def seen_unseen(curves: Mapping[str, Curve | None], points: Mapping[str, tuple[float, float]]) -> str:
@@ -62,14 +62,14 @@ def seen_unseen(curves: Mapping[str, Curve | None], points: Mapping[str, tuple[f
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         for system, curve in curves.items():
-            colour = _COLOURS[system]
+            color = _COLORS[system]
             if curve is not None:
                 # Down to seen = 0 the last unseen accuracy holds, as `ausuc` counts it.
                 seen, unseen = np.append(curve.seen, 0.0), np.append(curve.unseen, curve.unseen[-1])
-                axes.plot(seen, unseen, color=colour, linestyle=_LINES[system], linewidth=1.6)
+                axes.plot(seen, unseen, color=color, linestyle=_LINES[system], linewidth=1.6)
             style = "none" if curve is None else _LINES[system]
-            axes.plot([], [], color=colour, linestyle=style, marker="o", label=SYSTEM_NAMES[system])
-            axes.plot(*points[system], "o", color=colour, markersize=7, clip_on=False, zorder=5)
+            axes.plot([], [], color=color, linestyle=style, marker="o", label=SYSTEM_NAMES[system])
+            axes.plot(*points[system], "o", color=color, markersize=7, clip_on=False, zorder=5)
         axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="accuracy on seen classes", ylabel="accuracy on unseen classes")
         axes.legend(loc="lower left")
 
@@ -77,26 +77,26 @@ def seen_unseen(curves: Mapping[str, Curve | None], points: Mapping[str, tuple[f
 
 
 def reliability(bins: Reliability, system: str, what: str) -> str:
-    """Draw accuracy against confidence, bin by bin, above the number of photos in each.
+    """Draw accuracy against confidence, bin by bin, above the number of images in each.
 
     Parameters
     ----------
     bins : Reliability
         Equal-width bins.
     system : str
-        Its colour is used.
+        Its color is used.
     what : str
-        Says which photos these are, for those who cannot see the picture.
+        Says which images these are, for those who cannot see the picture.
     """
 
     def draw(figure: Figure) -> None:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3.4, 1])
         middle, width = (bins.low + bins.high) / 2, (bins.high - bins.low) * 0.9
         upper.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle=(0, (3, 2)))
-        upper.bar(middle, bins.accuracy, width, color=_COLOURS[system], alpha=0.55)
-        upper.plot(bins.confidence, bins.accuracy, "o", color=_COLOURS[system], markersize=4)
+        upper.bar(middle, bins.accuracy, width, color=_COLORS[system], alpha=0.55)
+        upper.plot(bins.confidence, bins.accuracy, "o", color=_COLORS[system], markersize=4)
         upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy")
-        lower.bar(middle, bins.count, width, color=_COLOURS[system], alpha=0.55)
+        lower.bar(middle, bins.count, width, color=_COLORS[system], alpha=0.55)
         lower.set(xlabel="confidence", ylabel="photos")
         lower.yaxis.get_major_locator().set_params(integer=True, nbins=3)
 
@@ -104,17 +104,17 @@ def reliability(bins: Reliability, system: str, what: str) -> str:
 
 
 def risk_coverage(curves: Mapping[str, RiskCoverage]) -> str:
-    """Draw the share of wrong answers against the share of photos answered, one curve a system."""
+    """Draw the share of wrong answers against the share of images answered, one curve a system."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         for system, curve in curves.items():
             label = SYSTEM_NAMES[system]
             axes.plot(
-                curve.coverage, curve.risk, color=_COLOURS[system], linestyle=_LINES[system], linewidth=1.6, label=label
+                curve.coverage, curve.risk, color=_COLORS[system], linestyle=_LINES[system], linewidth=1.6, label=label
             )
         top = max((float(curve.risk[-1]) for curve in curves.values()), default=0.0)
-        # The first few photos make a share of 0 or 1: they must not set the scale.
+        # The first few images make a share of 0 or 1: they must not set the scale.
         axes.set(xlim=(0, 1), ylim=(0, max(1.25 * top, 0.02)))
         axes.set(xlabel="photos answered, surest first", ylabel="wrong answers")
         axes.legend(loc="upper left")
@@ -123,13 +123,13 @@ def risk_coverage(curves: Mapping[str, RiskCoverage]) -> str:
 
 
 def gate_histogram(p_unseen: NDArray[np.float64], is_unseen: NDArray[np.bool_]) -> str:
-    """Draw how p(unseen) is spread over the photos of seen and over those of unseen classes.
+    """Draw how p(unseen) is spread over the images of seen and over those of unseen classes.
 
     Parameters
     ----------
     p_unseen : ndarray of float64, shape (n,)
     is_unseen : ndarray of bool, shape (n,)
-        Whether the photo's true class is an unseen one.
+        Whether the image's true class is an unseen one.
     """
 
     def draw(figure: Figure) -> None:
@@ -139,7 +139,7 @@ def gate_histogram(p_unseen: NDArray[np.float64], is_unseen: NDArray[np.bool_]) 
             if group.any():
                 share = np.full(int(group.sum()), 1 / group.sum())
                 label = f"photos of {name} classes"
-                axes.hist(p_unseen[group], edges, weights=share, color=_COLOURS[name], alpha=0.55, label=label)
+                axes.hist(p_unseen[group], edges, weights=share, color=_COLORS[name], alpha=0.55, label=label)
         axes.set(xlim=(0, 1), xlabel="p(unseen)", ylabel="share of the photos")
         axes.legend(loc="upper center")
 
@@ -163,6 +163,6 @@ def _svg(draw: Any, inches: tuple[float, float], label: str) -> str:
     body = svg[svg.index(">") + 1 :]
     body = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", body, flags=re.DOTALL)
     body = re.sub(r'<g id="[^"]*"', "<g", body).replace("xlink:href", "href")
-    for name, colour in _COLOURS.items():
-        body = body.replace(colour, f"var(--{name.replace('_', '-')})")
+    for name, color in _COLORS.items():
+        body = body.replace(color, f"var(--{name.replace('_', '-')})")
     return f'<svg viewBox="{size.group(1) if size else ""}" role="img" aria-label="{label}">{body}'

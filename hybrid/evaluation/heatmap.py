@@ -18,7 +18,7 @@ _LABEL_LENGTH = 26  # characters, then cut: the whole name is in the title
 
 @dataclass(frozen=True)
 class Cell:
-    """One pair of classes that occurs: its place, how strong its colour is, and what it says.
+    """One pair of classes that occurs: its place, how strong its color is, and what it says.
 
     Attributes
     ----------
@@ -27,9 +27,9 @@ class Cell:
     right : bool
         Whether the predicted class is the true one.
     share : float
-        Of the true class's photos, above 0 up to 1.
+        Of the true class's images, above 0 up to 1.
     count : int
-        Photos.
+        Images.
     title : str
     """
 
@@ -43,7 +43,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Label:
-    """A class at the edge of the map: `middle` is the centre of its row and of its column, in pixels."""
+    """A class at the edge of the map: `middle` is the center of its row and of its column, in pixels."""
 
     text: str
     title: str
@@ -63,7 +63,7 @@ class HeatMap:
         Height of the labels, pixels.
     labels : tuple of Label
     cells : tuple of Cell
-        Only those with photos.
+        Only those with images.
     border : int or None
         Where unseen classes begin, pixels; None where only one kind is shown.
     hidden : int
@@ -97,7 +97,7 @@ def lay_out(confusion: Counts, names: Sequence[str], seen: int) -> HeatMap:
     texts = [_cut(names[k]) for k in shown]
     margin = int(max((_width(text) for text in texts), default=0) * 0.6 * font) + 10
     first_unseen = int(np.searchsorted(shown, seen))
-    photos = confusion.sum(axis=1)
+    images = confusion.sum(axis=1)
     cells = []
     for row, column in zip(*np.nonzero(confusion[np.ix_(shown, shown)]), strict=True):
         true, predicted = int(shown[row]), int(shown[column])
@@ -108,9 +108,9 @@ def lay_out(confusion: Counts, names: Sequence[str], seen: int) -> HeatMap:
                 x=margin + int(column) * cell,
                 y=margin + int(row) * cell,
                 right=true == predicted,
-                share=count / int(photos[true]),
+                share=count / int(images[true]),
                 count=count,
-                title=f"{names[true]}: {count} of {photos[true]} photos {verdict} ({count / photos[true]:.0%})",
+                title=f"{names[true]}: {count} of {images[true]} photos {verdict} ({count / images[true]:.0%})",
             )
         )
     return HeatMap(

@@ -21,7 +21,7 @@ from hybrid.evaluation.confusion import Counts, confusion_matrix, per_class_scor
 from hybrid.evaluation.heatmap import lay_out
 from hybrid.evaluation.metrics import seen_unseen_curve
 from hybrid.evaluation.report import LOWER_IS_BETTER, MISSING, marked_figures
-from hybrid.evaluation.results import Evaluation, PhotoResults
+from hybrid.evaluation.results import Evaluation, ImageResults
 from hybrid.evaluation.selective import risk_coverage
 from hybrid.images.decode import read_and_decode
 from hybrid.images.records import ImageRecord
@@ -29,7 +29,7 @@ from hybrid.images.stream import default_workers, ordered_map
 
 FILE_NAME = "report.html"
 TEMPLATE = "report.html.j2"
-PAIRS, PHOTOS_A_PAIR = 24, 4
+PAIRS, IMAGES_A_PAIR = 24, 4
 THUMBNAIL = 128  # pixels, the longer side
 
 # field of SystemScores -> heading and meaning
@@ -53,7 +53,7 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Answered:
-    """One system's answers, n photos: predicted class, its probability, and whether it is right."""
+    """One system's answers, n images: predicted class, its probability, and whether it is right."""
 
     predicted: NDArray[np.intp]
     confidence: NDArray[np.float64]
@@ -81,7 +81,7 @@ def write_report(
     made : datetime
         When, for the heading.
     sources, notes : sequences of str
-        Where the photos came from; what else a reader should know, beside the evaluation's own notes.
+        Where the images came from; what else a reader should know, beside the evaluation's own notes.
 
     Returns
     -------
@@ -126,15 +126,15 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    photos = result.photos
-    answered = {name: _answered(p, photos.target) for name, p in photos.probabilities.items()}
+    images = result.per_image
+    answered = {name: _answered(p, images.target) for name, p in images.probabilities.items()}
     main = next(name for name in ("hybrid", "supervised", "zero_shot") if name in answered)
     scores = result.systems[main]
-    confusion = confusion_matrix(answered[main].predicted, photos.target, len(photos.names))
+    confusion = confusion_matrix(answered[main].predicted, images.target, len(images.names))
     said = [*result.setup, *notes, *result.notes]
     return environment.get_template(TEMPLATE).render(
         result=result,
-        photos=photos,
+        images=images,
         run=run,
         made=made.strftime("%d %B %Y, %H:%M"),
         version=__version__,
@@ -150,10 +150,10 @@ def render(
         metrics=_metric_rows(result),
         curves=_curves(result, answered),
         diagrams=_diagrams(result, answered, main),
-        heatmap=lay_out(confusion, photos.names, photos.seen),
-        pairs=_pairs(photos, answered[main], confusion),
+        heatmap=lay_out(confusion, images.names, images.seen),
+        pairs=_pairs(images, answered[main], confusion),
         mistakes=int((~answered[main].correct).sum()),
-        classes=_class_rows(photos, confusion),
+        classes=_class_rows(images, confusion),
         missing=MISSING,
     )
 
@@ -174,17 +174,17 @@ def _metric_rows(result: Evaluation) -> list[dict[str, Any]]:
 
 
 def _curves(result: Evaluation, answered: dict[str, Answered]) -> dict[str, str]:
-    """The figures that compare systems, as far as the photos allow them."""
+    """The figures that compare systems, as far as the images allow them."""
     from markupsafe import Markup
 
-    photos = result.photos
+    images = result.per_image
     drawn = {}
     scores = {name: s for name, s in result.systems.items() if s is not None}
     points = {n: (s.seen, s.unseen) for n, s in scores.items() if s.seen is not None and s.unseen is not None}
     if points:
         with np.errstate(divide="ignore"):  # log(0) = -inf is meant
             curves = {
-                name: seen_unseen_curve(np.log(photos.probabilities[name]), photos.target, photos.is_unseen)
+                name: seen_unseen_curve(np.log(images.probabilities[name]), images.target, images.is_unseen)
                 if scores[name].ausuc is not None
                 else None
                 for name in points
@@ -192,17 +192,17 @@ def _curves(result: Evaluation, answered: dict[str, Answered]) -> dict[str, str]
         drawn["seen_unseen"] = figures.seen_unseen(curves, points)
     risks = {name: risk_coverage(a.confidence, a.correct) for name, a in answered.items()}
     drawn["risk_coverage"] = figures.risk_coverage(risks)
-    if photos.p_unseen is not None and photos.seen < len(photos.names):
-        drawn["gate"] = figures.gate_histogram(photos.p_unseen, photos.is_unseen[photos.target])
+    if images.p_unseen is not None and images.seen < len(images.names):
+        drawn["gate"] = figures.gate_histogram(images.p_unseen, images.is_unseen[images.target])
     return {name: Markup(svg) for name, svg in drawn.items()}  # noqa: S704 - our own figures, which hold no label
 
 
 def _diagrams(result: Evaluation, answered: dict[str, Answered], main: str) -> list[dict[str, Any]]:
-    """Reliability of the answer, and of zero-shot beside it, for photos of seen and of unseen classes."""
+    """Reliability of the answer, and of zero-shot beside it, for images of seen and of unseen classes."""
     from markupsafe import Markup
 
-    photos = result.photos
-    of_unseen = photos.is_unseen[photos.target]
+    images = result.per_image
+    of_unseen = images.is_unseen[images.target]
     diagrams = []
     for name in dict.fromkeys((main, *(["zero_shot"] if "zero_shot" in answered else []))):
         for group, rows in (("seen", ~of_unseen), ("unseen", of_unseen)):
@@ -223,36 +223,36 @@ def _diagrams(result: Evaluation, answered: dict[str, Answered], main: str) -> l
     return diagrams
 
 
-def _class_rows(photos: PhotoResults, confusion: Counts) -> list[dict[str, Any]]:
+def _class_rows(images: ImageResults, confusion: Counts) -> list[dict[str, Any]]:
     scores = per_class_scores(confusion)
     return [
-        {"name": name, "seen": index < photos.seen, "scores": scores[index]} for index, name in enumerate(photos.names)
+        {"name": name, "seen": index < images.seen, "scores": scores[index]} for index, name in enumerate(images.names)
     ]
 
 
-def _pairs(photos: PhotoResults, answers: Answered, confusion: Counts) -> list[dict[str, Any]]:
-    """The most frequent confusions, each with the photos of which the system was surest."""
+def _pairs(images: ImageResults, answers: Answered, confusion: Counts) -> list[dict[str, Any]]:
+    """The most frequent confusions, each with the images of which the system was surest."""
     pairs = []
     for true, predicted, count in worst_confusions(confusion, PAIRS):
-        rows = np.flatnonzero((photos.target == true) & (answers.predicted == predicted))
-        surest = rows[np.argsort(-answers.confidence[rows], kind="stable")][:PHOTOS_A_PAIR]
+        rows = np.flatnonzero((images.target == true) & (answers.predicted == predicted))
+        surest = rows[np.argsort(-answers.confidence[rows], kind="stable")][:IMAGES_A_PAIR]
         pairs.append((true, predicted, count, surest))
     wanted = [int(row) for *_, rows in pairs for row in rows]
     pictures = dict(
-        zip(wanted, ordered_map(_thumbnail, (photos.records[r] for r in wanted), default_workers(), 16), strict=True)
+        zip(wanted, ordered_map(_thumbnail, (images.records[r] for r in wanted), default_workers(), 16), strict=True)
     )
     supports = confusion.sum(axis=1)
     return [
         {
-            "true": photos.names[true],
-            "predicted": photos.names[predicted],
-            "true_seen": true < photos.seen,
-            "predicted_seen": predicted < photos.seen,
+            "true": images.names[true],
+            "predicted": images.names[predicted],
+            "true_seen": true < images.seen,
+            "predicted_seen": predicted < images.seen,
             "count": count,
             "support": int(supports[true]),
             "photos": [
                 {
-                    "path": photos.records[row].path,
+                    "path": images.records[row].path,
                     "probability": float(answers.confidence[row]),
                     "picture": pictures[row],
                 }
@@ -264,7 +264,7 @@ def _pairs(photos: PhotoResults, answers: Answered, confusion: Counts) -> list[d
 
 
 def _thumbnail(record: ImageRecord) -> str | None:
-    """Give a small JPEG as a ``data:`` address, None where the photo can no longer be read."""
+    """Give a small JPEG as a ``data:`` address, None where the image can no longer be read."""
     try:
         image = read_and_decode(record)
     except UnreadableImageError:

@@ -1,6 +1,6 @@
-"""Metrics of generalised zero-shot classification: pure functions over numpy arrays.
+"""Metrics of generalized zero-shot classification: pure functions over numpy arrays.
 
-Shapes: n photos, c classes in the joint label space, that is seen and unseen classes together.
+Shapes: n images, c classes in the joint label space, that is seen and unseen classes together.
 A figure that does not apply is None, never NaN, so that it is null in JSON.
 """
 
@@ -37,9 +37,9 @@ class Curve:
     bias : ndarray of float64, shape (m,)
         Point k holds for biases from ``bias[k]`` up to, not including, ``bias[k + 1]``; ``bias[0]`` is -inf.
     seen : ndarray of float64, shape (m,)
-        Mean per-class accuracy of the photos of seen classes; never rises.
+        Mean per-class accuracy of the images of seen classes; never rises.
     unseen : ndarray of float64, shape (m,)
-        Mean per-class accuracy of the photos of unseen classes; never falls.
+        Mean per-class accuracy of the images of unseen classes; never falls.
     """
 
     bias: NDArray[np.float64]
@@ -54,17 +54,17 @@ class SystemScores:
     Attributes
     ----------
     accuracy : float or None
-        Share of all photos whose most probable class is the true one.
+        Share of all images whose most probable class is the true one.
     seen, unseen, harmonic_mean : float or None
-        Mean per-class accuracy of the photos of seen and of unseen classes in the joint label space.
+        Mean per-class accuracy of the images of seen and of unseen classes in the joint label space.
     ausuc, gate_auroc : float or None
-        See the functions; `ausuc` is None too where no photo has any probability on an unseen class.
+        See the functions; `ausuc` is None too where no image has any probability on an unseen class.
     ece, ece_seen, ece_unseen : float or None
-        Expected calibration error over all photos, over those of seen and over those of unseen classes.
+        Expected calibration error over all images, over those of seen and over those of unseen classes.
     adaptive_ece, nll, brier, aurc : float or None
-        Over all photos; see the functions of `calibration` and `selective`.
+        Over all images; see the functions of `calibration` and `selective`.
     images_per_second : float or None
-        Photos answered per second, as the caller measured it.
+        Images answered per second, as the caller measured it.
     """
 
     accuracy: float | None
@@ -84,7 +84,7 @@ class SystemScores:
 
 
 def mean_per_class_accuracy(predicted: Ints, target: Ints, classes: Sequence[int] | Ints) -> float | None:
-    """Average, over classes, the share of a class's photos that are predicted right.
+    """Average, over classes, the share of a class's images that are predicted right.
 
     Parameters
     ----------
@@ -93,25 +93,25 @@ def mean_per_class_accuracy(predicted: Ints, target: Ints, classes: Sequence[int
     target : ndarray of int, shape (n,)
         True class indices, 0 or more.
     classes : sequence of int
-        The classes to average over; those without a photo are left out.
+        The classes to average over; those without an image are left out.
 
     Returns
     -------
     float or None
-        None when none of `classes` has a photo.
+        None when none of `classes` has an image.
 
     Notes
     -----
-    The measure of generalised zero-shot learning since Xian et al., "Zero-Shot Learning: A Comprehensive
+    The measure of generalized zero-shot learning since Xian et al., "Zero-Shot Learning: A Comprehensive
     Evaluation of the Good, the Bad and the Ugly" (2018): frequent classes do not drown rare ones.
     """
     check_target(target, len(predicted))
     wanted = np.unique(np.asarray(classes, dtype=np.intp))
     size = int(max(target.max(initial=-1), wanted.max(initial=-1))) + 1
-    photos = np.bincount(target, minlength=size)[wanted]
+    images = np.bincount(target, minlength=size)[wanted]
     right = np.bincount(target[predicted == target], minlength=size)[wanted]
-    present = photos > 0
-    return float(np.mean(right[present] / photos[present])) if present.any() else None
+    present = images > 0
+    return float(np.mean(right[present] / images[present])) if present.any() else None
 
 
 def harmonic_mean(seen: float | None, unseen: float | None) -> float | None:
@@ -124,14 +124,14 @@ def harmonic_mean(seen: float | None, unseen: float | None) -> float | None:
 def seen_unseen_curve(log_probabilities: Floats, target: Ints, unseen: Bools) -> Curve:
     """Trade seen against unseen accuracy by a bias on all unseen classes, exactly, at every breakpoint.
 
-    A photo goes to its best unseen class once the bias reaches its switch point: best seen score minus best
-    unseen score (a tie goes to unseen). A photo with probability 0 on all unseen classes never switches;
-    one with probability 0 on all seen classes is always switched. Both groups must have photos.
+    An image goes to its best unseen class once the bias reaches its switch point: best seen score minus best
+    unseen score (a tie goes to unseen). An image with probability 0 on all unseen classes never switches;
+    one with probability 0 on all seen classes is always switched. Both groups must have images.
 
     Parameters
     ----------
     log_probabilities : ndarray of float, shape (n, c)
-        Natural logarithms of the probabilities, -inf allowed. A constant per photo changes nothing, so
+        Natural logarithms of the probabilities, -inf allowed. A constant per image changes nothing, so
         that the rows' sums are not checked.
     target : ndarray of int, shape (n,)
         True class indices.
@@ -160,16 +160,16 @@ def seen_unseen_curve(log_probabilities: Floats, target: Ints, unseen: Bools) ->
     best_seen, seen_score = _best_of(scores, np.flatnonzero(~unseen))
     best_unseen, unseen_score = _best_of(scores, np.flatnonzero(unseen))
     # Both ends are added so that the curve starts at -inf and the last level is +inf, which is no point of
-    # the curve: its photos are never switched.
+    # the curve: its images are never switched.
     switch = np.append(seen_score - unseen_score, [-np.inf, np.inf])
     levels, level = np.unique(switch, return_inverse=True)
 
-    photos = np.bincount(target, minlength=len(unseen))
-    groups = np.array([np.count_nonzero(photos[~unseen]), np.count_nonzero(photos[unseen])])
-    weight = 1.0 / (photos[target] * groups[is_unseen.astype(np.intp)])
+    images = np.bincount(target, minlength=len(unseen))
+    groups = np.array([np.count_nonzero(images[~unseen]), np.count_nonzero(images[unseen])])
+    weight = 1.0 / (images[target] * groups[is_unseen.astype(np.intp)])
     lost = sum_at(level[:-2], weight * (best_seen == target), len(levels))
     gained = sum_at(level[:-2], weight * (best_unseen == target), len(levels))
-    # Summed from the far end, so that a curve on which every photo switches ends at exactly 0.
+    # Summed from the far end, so that a curve on which every image switches ends at exactly 0.
     remaining = np.cumsum(lost[::-1])[::-1]
     return Curve(bias=levels[:-1], seen=remaining[1:], unseen=np.cumsum(gained)[:-1])
 
@@ -180,8 +180,8 @@ def ausuc(curve: Curve) -> float:
     Notes
     -----
     Chao et al. (2016) define the area and leave the quadrature open; the trapezoid rule over all operating
-    points is what published code uses. Two points in a row differ in both accuracies only where photos
-    share a switch point, so that trapezoids and steps agree otherwise. Where some photos can never be
+    points is what published code uses. Two points in a row differ in both accuracies only where images
+    share a switch point, so that trapezoids and steps agree otherwise. Where some images can never be
     switched, the curve stops before seen = 0; its last unseen accuracy is held from there down to 0, as in
     the code of COSMO (Atzmon & Chechik 2019).
     """
@@ -191,19 +191,19 @@ def ausuc(curve: Curve) -> float:
 
 
 def gate_auroc(p_unseen: Floats, is_unseen: Bools) -> float | None:
-    """Probability that a photo of an unseen class has the larger p(unseen), against one of a seen class.
+    """Probability that an image of an unseen class has the larger p(unseen), against one of a seen class.
 
     Parameters
     ----------
     p_unseen : ndarray of float, shape (n,)
-        Probability that the photo's class is an unseen one.
+        Probability that the image's class is an unseen one.
     is_unseen : ndarray of bool, shape (n,)
         Whether it is.
 
     Returns
     -------
     float or None
-        Area under the ROC curve, ties counted half; None if one group has no photo.
+        Area under the ROC curve, ties counted half; None if one group has no image.
     """
     check_confidence(p_unseen, is_unseen)
     if is_unseen.all() or not is_unseen.any():
@@ -268,7 +268,7 @@ def score_system(
 
 
 def _best_of(scores: NDArray[np.float64], columns: Ints) -> tuple[Ints, NDArray[np.float64]]:
-    """Each photo's best class among `columns`, and its score."""
+    """Each image's best class among `columns`, and its score."""
     part = scores[:, columns]
     best = part.argmax(axis=1)
     return columns[best], part[np.arange(len(part)), best]

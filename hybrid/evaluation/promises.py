@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class SetReport:
-    """Prediction sets on labelled photos; a figure without photos is None.
+    """Prediction sets on labeled images; a figure without images is None.
 
     Attributes
     ----------
     asked : float
-        Coverage asked for, promised for photos of seen classes alone.
+        Coverage asked for, promised for images of seen classes alone.
     seen, unseen : float or None
-        Share of the photos whose class is in their set.
+        Share of the images whose class is in their set.
     mean_size : float
         Classes a set.
     """
@@ -30,16 +30,16 @@ class SetReport:
 
 @dataclass(frozen=True)
 class RejectionReport:
-    """Who is answered, and not told "none of these"; a share of no photos is None.
+    """Who is answered, and not told "none of these"; a share of no images is None.
 
     Attributes
     ----------
     accept_above : float
         Threshold on p(known).
     seen, unseen : float or None
-        Share of photos of seen and of unseen classes that are answered.
+        Share of images of seen and of unseen classes that are answered.
     foreign : float or None
-        Share of photos of other classes that are answered, wrongly.
+        Share of images of other classes that are answered, wrongly.
     foreign_photos : int
     """
 
@@ -51,7 +51,7 @@ class RejectionReport:
 
 
 def report_sets(sets: NDArray[np.bool_], target: NDArray[np.intp], seen: int, asked: float) -> SetReport:
-    """Measure sets (n, c) of photos with true classes (n,), the first `seen` of which are seen."""
+    """Measure sets (n, c) of images with true classes (n,), the first `seen` of which are seen."""
     covered = sets[np.arange(len(target)), target]
     return SetReport(
         asked, _share(covered[target < seen]), _share(covered[target >= seen]), float(sets.sum(axis=1).mean())
@@ -65,7 +65,7 @@ def report_rejection(
     foreign: NDArray[np.float64],
     accept_above: float,
 ) -> RejectionReport:
-    """Measure acceptance of photos with known classes (n,), and of `foreign` photos, given as their p(known)."""
+    """Measure acceptance of images with known classes (n,), and of `foreign` images, given as their p(known)."""
     accepted = p_known >= accept_above
     return RejectionReport(
         accept_above,

@@ -1,4 +1,4 @@
-"""What an evaluation found: the figures of every system, and each photo's answers behind them."""
+"""What an evaluation found: the figures of every system, and each image's answers behind them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from hybrid.images.records import ImageRecord
 
 
 @dataclass(frozen=True, eq=False)
-class PhotoResults:
-    """Every scored photo: its truth and what each system says of it; n photos, c classes.
+class ImageResults:
+    """Every scored image: its truth and what each system says of it; n images, c classes.
 
     Probabilities stay float64: rounded to float32, a small one of a true class would become 0 and the likelihood
     infinite, and large ones would tie at 1.
@@ -27,7 +27,7 @@ class PhotoResults:
     seen : int
         The first `seen` classes are seen.
     records : tuple of ImageRecord
-        The n photos.
+        The n images.
     target : ndarray of intp, shape (n,)
         True class indices.
     probabilities : dict of str to ndarray of float64, shape (n, c)
@@ -56,9 +56,9 @@ class Evaluation:
     Attributes
     ----------
     images : int
-        Labelled photos found; `scored` of them were read and belong to the label space.
+        Labeled images found; `scored` of them were read and belong to the label space.
     outside : int
-        Photos whose label is neither trained nor named: no system could be right, so they are left out.
+        Images whose label is neither trained nor named: no system could be right, so they are left out.
     seen, unseen : int
         Classes of the label space.
     systems : dict of str to SystemScores or None
@@ -70,7 +70,7 @@ class Evaluation:
         Where prediction sets were asked for.
     rejection : RejectionReport or None
         Where "none of these" was allowed.
-    photos : PhotoResults
+    per_image : ImageResults
         The answers that the figures were computed from.
     """
 
@@ -83,12 +83,12 @@ class Evaluation:
     setup: tuple[str, ...]
     notes: tuple[str, ...]
     unreadable: tuple[tuple[str, str], ...]
-    photos: PhotoResults = field(repr=False)
+    per_image: ImageResults = field(repr=False)
     sets: SetReport | None = None
     rejection: RejectionReport | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON of DESIGN.md, with what was left out beside it."""
+        """What ``evaluate --json`` writes, with what was left out beside it."""
         return {
             "images": self.images,
             "scored": self.scored,

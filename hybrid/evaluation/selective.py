@@ -17,11 +17,11 @@ class RiskCoverage:
     Attributes
     ----------
     threshold : ndarray of float64, shape (m,)
-        The distinct confidences, falling: point k answers the photos of at least ``threshold[k]``.
+        The distinct confidences, falling: point k answers the images of at least ``threshold[k]``.
     coverage : ndarray of float64, shape (m,)
-        Share of all photos that are answered; ends at 1.
+        Share of all images that are answered; ends at 1.
     risk : ndarray of float64, shape (m,)
-        Share of the answered photos that are answered wrongly.
+        Share of the answered images that are answered wrongly.
     """
 
     threshold: NDArray[np.float64]
@@ -32,7 +32,7 @@ class RiskCoverage:
 def risk_coverage(confidence: Floats, correct: Bools) -> RiskCoverage:
     """Trade wrong answers against refused ones, exactly, at every threshold.
 
-    Photos of equal confidence are answered or refused together, as no threshold can tell them apart: a curve that
+    Images of equal confidence are answered or refused together, as no threshold can tell them apart: a curve that
     ordered them by chance would promise points that cannot be reached.
 
     Parameters
@@ -45,7 +45,7 @@ def risk_coverage(confidence: Floats, correct: Bools) -> RiskCoverage:
     Returns
     -------
     RiskCoverage
-        At most n points; none without photos.
+        At most n points; none without images.
 
     Raises
     ------
@@ -69,13 +69,13 @@ def aurc(curve: RiskCoverage) -> float | None:
     Returns
     -------
     float or None
-        None without photos.
+        None without images.
 
     Notes
     -----
-    The mean, over all n photos, of the risk at the threshold that just answers this photo: equation 2 of Geifman,
+    The mean, over all n images, of the risk at the threshold that just answers this image: equation 2 of Geifman,
     Uziel & El-Yaniv, "Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers" (2019). A step of the curve
-    is as wide as the share of photos that share its threshold.
+    is as wide as the share of images that share its threshold.
     """
     if not curve.coverage.size:
         return None

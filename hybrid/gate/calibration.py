@@ -27,10 +27,10 @@ def mean_nll(log_probabilities: NDArray[np.float64], target: NDArray[np.intp]) -
 
 
 def fit_temperature(logits: NDArray[Any], target: NDArray[np.intp]) -> float:
-    """Find the temperature T that minimises the NLL of softmax(logits / T), with a weak prior.
+    """Find the temperature T that minimizes the NLL of softmax(logits / T), with a weak prior.
 
-    The prior, log T ~ Normal(0, 1), weighs as much as one photo. Without it a head that is right on every
-    validation photo would drive T to 0, and so claim to be certain.
+    The prior, log T ~ Normal(0, 1), weighs as much as one image. Without it a head that is right on every
+    validation image would drive T to 0, and so claim to be certain.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def fit_temperature(logits: NDArray[Any], target: NDArray[np.intp]) -> float:
     Raises
     ------
     GateError
-        Without photos, if a logit is not finite, or if the search does not converge inside the bounds.
+        Without images, if a logit is not finite, or if the search does not converge inside the bounds.
     """
     from scipy.optimize import minimize_scalar
 

@@ -15,7 +15,7 @@ PENALTY = 0.05
 
 
 def set_scores(probabilities: NDArray[np.float64], uniform: Floats) -> Floats:
-    """RAPS score of every class, (n, c): a class is in a photo's set if its score is at most the threshold.
+    """RAPS score of every class, (n, c): a class is in an image's set if its score is at most the threshold.
 
     The probability of all likelier classes, plus a random share of its own (so that coverage is met and not just
     exceeded), plus `PENALTY` for every likelier class.
@@ -24,7 +24,7 @@ def set_scores(probabilities: NDArray[np.float64], uniform: Floats) -> Floats:
     ----------
     probabilities : (n, c)
     uniform : (n,)
-        One number a photo in [0, 1), independent of the rest; from its content hash, so that a photo gets the same
+        One number an image in [0, 1), independent of the rest; from its content hash, so that an image gets the same
         set every time.
     """
     order = np.argsort(-probabilities, axis=1, kind="stable")
@@ -37,15 +37,15 @@ def set_scores(probabilities: NDArray[np.float64], uniform: Floats) -> Floats:
 
 
 def set_threshold(scores: Floats, target: Indices, coverage: float) -> float:
-    """Threshold under which a share `coverage` of new photos have their class in their set.
+    """Threshold under which a share `coverage` of new images have their class in their set.
 
     Split conformal: the ceil((n + 1) coverage)-th smallest score of the true classes. The guarantee is marginal, for
-    photos that are exchangeable with these n; here photos of *seen* classes.
+    images that are exchangeable with these n; here images of *seen* classes.
 
     Parameters
     ----------
     scores : (n, c)
-        `set_scores` of photos that trained nothing.
+        `set_scores` of images that trained nothing.
     target : (n,) int
 
     Raises
@@ -67,7 +67,7 @@ def set_threshold(scores: Floats, target: Indices, coverage: float) -> float:
 
 
 def prediction_sets(probabilities: NDArray[np.float64], uniform: Floats, threshold: float) -> NDArray[np.bool_]:
-    """Which classes are in each photo's set, (n, c) bool; the likeliest class always is."""
+    """Which classes are in each image's set, (n, c) bool; the likeliest class always is."""
     inside = set_scores(probabilities, uniform) <= threshold
     inside[np.arange(len(inside)), probabilities.argmax(axis=1)] = True
     return inside

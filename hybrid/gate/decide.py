@@ -15,7 +15,7 @@ from hybrid.gate.gate import Fused, Gate, Term
 from hybrid.gate.gaussians import ClassMemory, Floats
 from hybrid.gate.policy import HeldOut, OperatingPoint, Policy, choose_point, odds_of
 from hybrid.gate.rejection import Rejector
-from hybrid.gate.support import ShownEvidence, ShownPhotos
+from hybrid.gate.support import ShownEvidence, ShownImages
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Decided:
     ----------
     fused : Fused
     p_known : (n,) float64 or None
-        Probability that a photo shows any of the classes, where rejection is asked for.
+        Probability that an image shows any of the classes, where rejection is asked for.
     sets : (n, c) bool or None
         Prediction sets, where a coverage is asked for.
     """
@@ -61,7 +61,7 @@ class Reasons:
     Attributes
     ----------
     unseen : tuple of Term
-        Of the log-odds whose sigmoid is p(unseen), values (n,): the gate's, its ``bias``, what photos of ``shown``
+        Of the log-odds whose sigmoid is p(unseen), values (n,): the gate's, its ``bias``, what images of ``shown``
         classes changed, and the ``prior``'s log-odds. Empty where every class is seen.
     among_seen : tuple of Term
         Of the logits over the s seen classes, values (n, s).
@@ -75,7 +75,7 @@ class Reasons:
 
 
 class Decider:
-    """Answers for photos of one label space.
+    """Answers for images of one label space.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ class Decider:
         The encoder's.
     policy : Policy
     shown : ShownPhotos, optional
-        Of classes that labelled photos show.
+        Of classes that labeled images show.
 
     Raises
     ------
@@ -100,7 +100,7 @@ class Decider:
         texts: NDArray[Any],
         logit_scale: float,
         policy: Policy,
-        shown: ShownPhotos | None = None,
+        shown: ShownImages | None = None,
     ) -> None:
         if fitted.gate is None or fitted.memory is None:
             raise GateError("this run has no gate", got=fitted.reason, fix="hybrid train-head")
@@ -148,7 +148,7 @@ class Decider:
         return Term("prior", np.ones(len(evidence.novelty)), self.point.log_odds)
 
     def _reasons_with_shown(self, evidence: Evidence, shown: ShownEvidence) -> Reasons:
-        """Add what the photos of shown classes changed, as one term of its own."""
+        """Add what the images of shown classes changed, as one term of its own."""
         from scipy.special import logsumexp
 
         fused = self._gate.fuse(evidence, *odds_of(self.point))

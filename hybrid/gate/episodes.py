@@ -11,22 +11,22 @@ from numpy.typing import NDArray
 
 from hybrid.errors import GateError
 from hybrid.gate.evidence import out_of_fold
-from hybrid.gate.fit import Labelled
+from hybrid.gate.fit import Labeled
 from hybrid.gate.gaussians import ClassMemory, Indices
-from hybrid.gate.support import MOST_SHOTS, ShownEvidence, ShownPhotos
+from hybrid.gate.support import MOST_SHOTS, ShownEvidence, ShownImages
 from hybrid.images.stream import default_workers, ordered_map
 
 FOLDS = 5
 # Three folds of two classes each: fewer leave nothing to choose between in a fold, or nothing to stay seen.
 MIN_CLASSES = 6
-MIN_PHOTOS = 30
-# Photos of each held-out class that an episode shows.
+MIN_IMAGES = 30
+# Images of each held-out class that an episode shows.
 SHOTS = tuple(2**power for power in range(MOST_SHOTS.bit_length()))
 
 
 @dataclass(frozen=True)
-class Photos:
-    """Labelled embeddings: (n, d) unit norm, (n,) class index of a seen class."""
+class LabeledEmbeddings:
+    """Labeled embeddings: (n, d) unit norm, (n,) class index of a seen class."""
 
     embeddings: NDArray[Any]
     target: Indices
@@ -42,29 +42,29 @@ class Calibration:
     Attributes
     ----------
     memory : ClassMemory
-        Of the training and the validation photos.
-    validation : Labelled
-        The validation photos over the seen classes; what the memory says of each leaves its own fold out.
-    episodes : tuple of Labelled
-    named, nameless : tuple of Labelled
-        The episodes once more for every number of `SHOTS`: each held-out class is shown by so many training photos,
+        Of the training and the validation images.
+    validation : Labeled
+        The validation images over the seen classes; what the memory says of each leaves its own fold out.
+    episodes : tuple of Labeled
+    named, nameless : tuple of Labeled
+        The episodes once more for every number of `SHOTS`: each held-out class is shown by so many training images,
         with its name and without.
     """
 
     memory: ClassMemory
-    validation: Labelled
-    episodes: tuple[Labelled, ...]
-    named: tuple[Labelled, ...]
-    nameless: tuple[Labelled, ...]
+    validation: Labeled
+    episodes: tuple[Labeled, ...]
+    named: tuple[Labeled, ...]
+    nameless: tuple[Labeled, ...]
 
 
-def check_enough(classes: int, photos: int) -> None:
+def check_enough(classes: int, images: int) -> None:
     """Raise GateError, with the numbers needed, where a fit would be guesswork."""
-    if classes < MIN_CLASSES or photos < MIN_PHOTOS:
+    if classes < MIN_CLASSES or images < MIN_IMAGES:
         raise GateError(
             "too little to fit a gate on",
-            expected=f"at least {MIN_CLASSES} seen classes and {MIN_PHOTOS} validation photos",
-            got=f"{classes} classes and {photos} photos",
+            expected=f"at least {MIN_CLASSES} seen classes and {MIN_IMAGES} validation photos",
+            got=f"{classes} classes and {images} photos",
             fix="more classes or photos; until then the documented prior serves",
         )
 
@@ -76,8 +76,8 @@ def class_folds(classes: int, seed: int = 0, folds: int = FOLDS) -> tuple[tuple[
     return tuple(tuple(sorted(order[fold::count].tolist())) for fold in range(count))
 
 
-def photo_folds(target: Indices, seed: int = 0, folds: int = FOLDS) -> Indices:
-    """Deal photos into folds, (n,), each class's photos spread evenly."""
+def image_folds(target: Indices, seed: int = 0, folds: int = FOLDS) -> Indices:
+    """Deal images into folds, (n,), each class's images spread evenly."""
     rng = np.random.default_rng(seed)
     assigned = np.empty(len(target), dtype=np.intp)
     for label in np.unique(target):
@@ -86,12 +86,12 @@ def photo_folds(target: Indices, seed: int = 0, folds: int = FOLDS) -> Indices:
     return assigned
 
 
-_Job = tuple[list[int], NDArray[Any], ShownPhotos | None]
+_Job = tuple[list[int], NDArray[Any], ShownImages | None]
 
 
 def calibrate(
-    train: Photos,
-    validation: Photos,
+    train: LabeledEmbeddings,
+    validation: LabeledEmbeddings,
     texts: NDArray[Any],
     logit_scale: float,
     head_logits: NDArray[Any],
@@ -99,16 +99,16 @@ def calibrate(
     fold_logits: Sequence[NDArray[Any]] | None = None,
     seed: int = 0,
 ) -> Calibration:
-    """Gather the evidence of the validation photos, as it is and in every episode.
+    """Gather the evidence of the validation images, as it is and in every episode.
 
     Parameters
     ----------
-    train, validation : Photos
+    train, validation : Images
         Of the s seen classes. Both join the memory.
     texts : (s, d)
         Text embeddings of the seen classes.
     head_logits : (n, s)
-        The head's, of the validation photos.
+        The head's, of the validation images.
     held_out : sequence of sequences of int
         The classes that play the unseen ones, a group an episode.
     fold_logits : sequence of (n, s - held), optional
@@ -117,36 +117,36 @@ def calibrate(
     """
     from threadpoolctl import threadpool_limits
 
-    folds = photo_folds(validation.target, seed)
+    folds = image_folds(validation.target, seed)
 
-    def labelled(job: _Job) -> Labelled:
+    def labeled(job: _Job) -> Labeled:
         order, logits, shown = job
         position = np.argsort(order)
         old, new = position[train.target], position[validation.target]
         kept = old < logits.shape[1]
         memory, asked = (train.embeddings[kept], old[kept]), (validation.embeddings, new)
-        return Labelled(out_of_fold(memory, asked, logits, folds, texts[order], logit_scale, shown), new)
+        return Labeled(out_of_fold(memory, asked, logits, folds, texts[order], logit_scale, shown), new)
 
     held = _jobs(train, len(validation), len(texts), held_out, fold_logits, seed)
     jobs = [(list(range(len(texts))), head_logits, None), *held]
     # Each is a hundred products and inverses of small matrices. Threads of BLAS would wait for each other at every one
     # and, on a busy machine, take several times as long as one thread alone.
     with threadpool_limits(1):
-        whole, *episodes = ordered_map(labelled, jobs, default_workers(), len(jobs))
+        whole, *episodes = ordered_map(labeled, jobs, default_workers(), len(jobs))
     embeddings = np.concatenate([train.embeddings, validation.embeddings])
     memory = ClassMemory.fit(embeddings, np.concatenate([train.target, validation.target]), len(texts))
     return Calibration(
         memory,
         whole,
-        tuple(Labelled(replace(e.evidence, shown=None), e.target) for e in episodes),
+        tuple(Labeled(replace(e.evidence, shown=None), e.target) for e in episodes),
         tuple(variant for e in episodes for variant in _variants(e, named=True)),
         tuple(variant for e in episodes for variant in _variants(e, named=False)),
     )
 
 
 def _jobs(
-    train: Photos,
-    photos: int,
+    train: LabeledEmbeddings,
+    images: int,
     classes: int,
     held_out: Sequence[Sequence[int]],
     fold_logits: Sequence[NDArray[Any]] | None,
@@ -156,37 +156,37 @@ def _jobs(
     shots = Shots(train, seed)
     for number, held in enumerate(held_out):
         kept = [c for c in range(classes) if c not in set(held)]
-        logits = fold_logits[number] if fold_logits is not None else np.zeros((photos, len(kept)))
+        logits = fold_logits[number] if fold_logits is not None else np.zeros((images, len(kept)))
         yield [*kept, *held], logits, shots.draw(held, len(kept))
 
 
 class Shots:
-    """Draws training photos that show held-out classes, those of a smaller number among those of a larger."""
+    """Draws training images that show held-out classes, those of a smaller number among those of a larger."""
 
-    def __init__(self, train: Photos, seed: int) -> None:
+    def __init__(self, train: LabeledEmbeddings, seed: int) -> None:
         self._train = train
         self._order = np.random.default_rng(seed).permutation(len(train))
 
-    def draw(self, held: Sequence[int], kept: int) -> ShownPhotos:
+    def draw(self, held: Sequence[int], kept: int) -> ShownImages:
         """Show every held-out class by each number of `SHOTS`, with a name and once more without: all side by side.
 
         `kept` classes stand before the held-out ones.
         """
-        photos, place = [], []
+        images, place = [], []
         named = kept + len(held)
         for start in (kept, named):
             for shots in SHOTS:
                 for number, label in enumerate(held):
                     own = self._order[self._train.target[self._order] == label][:shots]
-                    photos.append(self._train.embeddings[own])
+                    images.append(self._train.embeddings[own])
                     place.append(start + number)
-        return ShownPhotos.gather(photos, place, kept, named)
+        return ShownImages.gather(images, place, kept, named)
 
 
-def _variants(episode: Labelled, *, named: bool) -> Iterator[Labelled]:
+def _variants(episode: Labeled, *, named: bool) -> Iterator[Labeled]:
     """Take what `Shots.draw` put side by side apart.
 
-    For each number of photos: all held-out classes shown, then every other one while the rest is merely named.
+    For each number of images: all held-out classes shown, then every other one while the rest is merely named.
     """
     evidence, shown = episode.evidence, episode.evidence.shown
     if shown is None:
@@ -204,4 +204,4 @@ def _variants(episode: Labelled, *, named: bool) -> Iterator[Labelled]:
             part = ShownEvidence(shown.likelihood[:, first + chosen], place, shown.counts[first + chosen], asked, asked)
             moved = np.concatenate([np.arange(seen), seen + np.argsort(order)])
             wide = evidence.with_texts(np.concatenate([np.arange(seen), texts]))
-            yield Labelled(replace(wide, shown=part), moved[episode.target])
+            yield Labeled(replace(wide, shown=part), moved[episode.target])

@@ -1,4 +1,4 @@
-"""`Evidence`: what each source says of a batch of photos, before anything weighs it."""
+"""`Evidence`: what each source says of a batch of images, before anything weighs it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hybrid.errors import GateError
 from hybrid.gate.calibration import log_softmax
 from hybrid.gate.gaussians import ClassMemory, Floats, Indices
 from hybrid.gate.means import predict_means
-from hybrid.gate.support import Likelihood, ShownEvidence, ShownPhotos
+from hybrid.gate.support import Likelihood, ShownEvidence, ShownImages
 
-# How far the whitening goes from the photos' covariance to none at all. A text says little of where exactly the
-# photos lie, so that full whitening magnifies directions that it knows nothing of. One value for all data.
+# How far the whitening goes from the images' covariance to none at all. A text says little of where exactly the
+# images lie, so that full whitening magnifies directions that it knows nothing of. One value for all data.
 UNWHITENED = 0.9
 # Squared lengths in the whitened space are this much longer than the encoder's logits; divides, so that weights are
 # of the order of one.
@@ -24,30 +24,30 @@ MEMORY_SCALE = 10.0
 
 @dataclass(frozen=True)
 class Evidence:
-    """Scores of n photos; the first s of c classes are seen.
+    """Scores of n images; the first s of c classes are seen.
 
     Attributes
     ----------
     head : (n, s) float64
         Log-probabilities of the head.
     memory : (n, s) float64
-        Log-likelihoods by the labelled photos' Gaussians, over `MEMORY_SCALE`.
+        Log-likelihoods by the labeled images' Gaussians, over `MEMORY_SCALE`.
     similarity : (n, c) float64
-        Zero-shot logits: cosine of photo and text times the encoder's logit scale.
-    centred : (n, c) float64
-        The same after the mean photo and the mean text are taken away and the photos' spread is evened out.
+        Zero-shot logits: cosine of image and text times the encoder's logit scale.
+    centered : (n, c) float64
+        The same after the mean image and the mean text are taken away and the images' spread is evened out.
     predicted : (n, c) float64
         Log-likelihoods by class means that are predicted from the texts.
     alignment : (s,) float64
-        How well each seen class's text fits its own photos, in units of `similarity`.
+        How well each seen class's text fits its own images, in units of `similarity`.
     novelty : (n,) float64
-        How little a photo looks like any seen class by the memory, over `MEMORY_SCALE`.
+        How little an image looks like any seen class by the memory, over `MEMORY_SCALE`.
     baseline : (n,) float64
         Log-likelihood under the seen classes together; see `hybrid.gate.support.Likelihood`.
     located : (n, c) float64
         The same under each class alone, if it lies where its text predicts.
     shown : ShownEvidence or None
-        What labelled photos say of classes that the head never learned; None without such classes.
+        What labeled images say of classes that the head never learned; None without such classes.
     """
 
     head: Floats
@@ -81,8 +81,8 @@ class Evidence:
         return np.stack([shown.likelihood - rest[:, None] for rest in (self.baseline, together)])
 
     def __getitem__(self, rows: NDArray[Any] | slice) -> Evidence:
-        """Take some of the photos."""
-        cut = {name: getattr(self, name)[rows] for name in PER_PHOTO}
+        """Take some of the images."""
+        cut = {name: getattr(self, name)[rows] for name in PER_IMAGE}
         return replace(self, **cut, shown=None if self.shown is None else self.shown[rows])
 
     def with_texts(self, classes: NDArray[Any] | list[int] | slice) -> Evidence:
@@ -90,12 +90,12 @@ class Evidence:
         return replace(self, **{name: getattr(self, name)[:, classes] for name in PER_TEXT})
 
 
-PER_PHOTO = ("head", "memory", "similarity", "centred", "predicted", "novelty", "baseline", "located")
+PER_IMAGE = ("head", "memory", "similarity", "centred", "predicted", "novelty", "baseline", "located")
 PER_TEXT = ("similarity", "centred", "predicted", "located")
 
 
 class Scorer:
-    """Scores photos against texts and memory: all class-side work is done once, here.
+    """Scores images against texts and memory: all class-side work is done once, here.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ class Scorer:
     """
 
     def __init__(
-        self, memory: ClassMemory, texts: NDArray[Any], logit_scale: float, shown: ShownPhotos | None = None
+        self, memory: ClassMemory, texts: NDArray[Any], logit_scale: float, shown: ShownImages | None = None
     ) -> None:
         self._memory = memory
         self._shown = shown
@@ -118,16 +118,16 @@ class Scorer:
         self._scale = logit_scale
         self._texts = np.asarray(texts, np.float64)
         seen = len(memory.means)
-        self._centre = memory.means.mean(axis=0)
+        self._center = memory.means.mean(axis=0)
         centred = self._texts - self._texts[:seen].mean(axis=0)
         whiten = _whitener(memory.within)
         directions = centred @ whiten
         lengths = np.linalg.norm(directions, axis=1, keepdims=True)
-        # Folding the whitening into the class side leaves one product a photo.
+        # Folding the whitening into the class side leaves one product an image.
         self._directions = 0.5 * logit_scale * (directions / np.maximum(lengths, 1e-12)) @ whiten.T
         known = np.arange(len(centred)) < seen
         padded = np.zeros_like(centred)
-        padded[known] = memory.means - self._centre
+        padded[known] = memory.means - self._center
         means = predict_means(self._texts, padded, known) @ whiten
         self._predicted = logit_scale * means @ whiten.T
         self._predicted_bias = -0.5 * logit_scale * (means**2).sum(axis=1)
@@ -138,7 +138,7 @@ class Scorer:
     ) -> Evidence:
         """Score embeddings (n, d), unit norm, with the head's logits (n, s).
 
-        `baseline`, (n,), is given where it was found with a memory that does not hold the photos.
+        `baseline`, (n,), is given where it was found with a memory that does not hold the images.
 
         Raises
         ------
@@ -152,20 +152,20 @@ class Scorer:
                 expected=f"logits {expected} and embeddings of {self._texts.shape[1]} numbers",
                 got=f"logits {np.shape(head_logits)} and embeddings {np.shape(embeddings)}",
             )
-        photos = np.asarray(embeddings, np.float64)
-        centred = photos - self._centre
-        base = self.likelihood.baseline(photos) if baseline is None else np.asarray(baseline, np.float64)
+        images = np.asarray(embeddings, np.float64)
+        centred = images - self._center
+        base = self.likelihood.baseline(images) if baseline is None else np.asarray(baseline, np.float64)
         return Evidence(
             head=log_softmax(head_logits),
-            memory=self._memory.logits(photos) / MEMORY_SCALE,
-            similarity=self._scale * photos @ self._texts.T,
+            memory=self._memory.logits(images) / MEMORY_SCALE,
+            similarity=self._scale * images @ self._texts.T,
             centred=centred @ self._directions.T,
             predicted=centred @ self._predicted.T + self._predicted_bias,
             alignment=self.alignment,
-            novelty=self._memory.novelty(photos) / MEMORY_SCALE,
+            novelty=self._memory.novelty(images) / MEMORY_SCALE,
             baseline=base,
-            located=self.likelihood.located(photos),
-            shown=None if self._shown is None else self.likelihood(photos, self._shown),
+            located=self.likelihood.located(images),
+            shown=None if self._shown is None else self.likelihood(images, self._shown),
         )
 
 
@@ -178,27 +178,27 @@ def _whitener(within: Floats) -> Floats:
 
 def out_of_fold(
     train: tuple[NDArray[Any], Indices],
-    photos: tuple[NDArray[Any], Indices],
+    images: tuple[NDArray[Any], Indices],
     head_logits: NDArray[Any],
     folds: Indices,
     texts: NDArray[Any],
     logit_scale: float,
-    shown: ShownPhotos | None = None,
+    shown: ShownImages | None = None,
 ) -> Evidence:
-    """Score labelled photos by memories that do not hold them: cross-fitting.
+    """Score labeled images by memories that do not hold them: cross-fitting.
 
     Parameters
     ----------
     train : (m, d), (m,)
-        Embeddings and class indices of photos that are in every memory.
-    photos : (n, d), (n,)
-        The photos to score. Those of the s seen classes join the memories that score the other folds.
+        Embeddings and class indices of images that are in every memory.
+    images : (n, d), (n,)
+        The images to score. Those of the s seen classes join the memories that score the other folds.
     head_logits : (n, s)
     folds : (n,) int
     texts : (c, d)
     shown : ShownPhotos, optional
     """
-    embeddings, labels = photos
+    embeddings, labels = images
     seen = head_logits.shape[1]
     parts: list[Evidence] = []
     rows: list[Indices] = []
@@ -211,7 +211,7 @@ def out_of_fold(
         parts.append(Scorer(memory, texts, logit_scale, shown)(embeddings[inside], head_logits[inside]))
         rows.append(np.flatnonzero(inside))
     back = np.argsort(np.concatenate(rows))
-    joined = {name: np.concatenate([getattr(part, name) for part in parts])[back] for name in PER_PHOTO}
+    joined = {name: np.concatenate([getattr(part, name) for part in parts])[back] for name in PER_IMAGE}
     alignment = np.mean([part.alignment for part in parts], axis=0)
     found = [part.shown for part in parts if part.shown is not None]
     likelihood = [part.likelihood for part in found]

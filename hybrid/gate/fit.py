@@ -1,4 +1,4 @@
-"""`fit_gate`: three convex fits, on validation photos and class-held-out episodes."""
+"""`fit_gate`: three convex fits, on validation images and class-held-out episodes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from hybrid.gate.gate import Gate, GateFit, GateWeights, SeenWeights, UnseenWeig
 from hybrid.gate.gaussians import Floats, Indices
 from hybrid.gate.support import ShownEvidence, ShownGate, ShownWeights, as_vector, fields_of
 
-# Weight of the prior in every fit, in photos: a weight one unit off its prior costs as much as half a nat.
-PRIOR_PHOTOS = 1.0
+# Weight of the prior in every fit, in images: a weight one unit off its prior costs as much as half a nat.
+PRIOR_IMAGES = 1.0
 Bound = tuple[float | None, float | None]
 W = TypeVar("W", SeenWeights, UnseenWeights)
 _SEEN = ("similarity", "alignment", "head", "memory")
@@ -28,8 +28,8 @@ _GATE = ("unseen_text", "seen_text", "seen", "novelty", "doubt")
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """Evidence of n photos and their class indices, (n,); an index from `evidence.seen` on is an unseen class."""
+class Labeled:
+    """Evidence of n images and their class indices, (n,); an index from `evidence.seen` on is an unseen class."""
 
     evidence: Evidence
     target: Indices
@@ -40,19 +40,19 @@ class Labelled:
         return np.asarray(self.target >= self.evidence.seen)
 
 
-def fit_gate(validation: Labelled, episodes: Sequence[Labelled], folds: str = "memory") -> Gate:
-    """Fit all weights, without any photo of an unseen class.
+def fit_gate(validation: Labeled, episodes: Sequence[Labeled], folds: str = "memory") -> Gate:
+    """Fit all weights, without any image of an unseen class.
 
-    The seen logits are fitted by NLL on the validation photos over all seen classes; the text logits by NLL over
-    the episodes' unseen photos; the log-odds by logistic regression over all photos of the episodes, seen and
+    The seen logits are fitted by NLL on the validation images over all seen classes; the text logits by NLL over
+    the episodes' unseen images; the log-odds by logistic regression over all images of the episodes, seen and
     unseen ones weighing the same. Each is a convex problem with a weak normal prior around `Gate`'s defaults.
 
     Parameters
     ----------
-    validation : Labelled
-        Photos of seen classes that did not train the head, over the seen classes alone.
-    episodes : sequence of Labelled
-        The same photos; in each, a part of the seen classes plays the unseen ones.
+    validation : Labeled
+        Images of seen classes that did not train the head, over the seen classes alone.
+    episodes : sequence of Labeled
+        The same images; in each, a part of the seen classes plays the unseen ones.
     folds : str
         Kept in `GateFit`. ``memory`` fits no weight for the head's doubt.
 
@@ -71,18 +71,18 @@ def fit_gate(validation: Labelled, episodes: Sequence[Labelled], folds: str = "m
     gate = Gate(seen=seen, unseen=unseen, head_temperature=temperature)
     features = np.concatenate([gate.features(e.evidence) for e in episodes])
     is_unseen = np.concatenate([e.is_unseen for e in episodes])
-    fit = GateFit(photos=len(validation.target), classes=validation.evidence.seen, episodes=len(episodes), folds=folds)
+    fit = GateFit(images=len(validation.target), classes=validation.evidence.seen, episodes=len(episodes), folds=folds)
     return msgspec.structs.replace(gate, gate=_fit_odds(features[:, : len(used)], is_unseen, used), fit=fit)
 
 
-def fit_shown(gate: Gate, named: Sequence[Labelled], nameless: Sequence[Labelled]) -> Gate:
-    """Fit what photos of shown classes add, by NLL, photos of seen and of unseen classes weighing the same.
+def fit_shown(gate: Gate, named: Sequence[Labeled], nameless: Sequence[Labeled]) -> Gate:
+    """Fit what images of shown classes add, by NLL, images of seen and of unseen classes weighing the same.
 
     Parameters
     ----------
     gate : Gate
-        Fitted; gives the answers without those photos.
-    named, nameless : sequence of Labelled
+        Fitted; gives the answers without those images.
+    named, nameless : sequence of Labeled
         Episodes in which the held-out classes are shown, with their names and without.
 
     Raises
@@ -101,7 +101,7 @@ def fit_shown(gate: Gate, named: Sequence[Labelled], nameless: Sequence[Labelled
     return msgspec.structs.replace(gate, shown=found)
 
 
-def _fit_shown(gate: Gate, episodes: Sequence[Labelled], prior: ShownGate, named: bool) -> ShownWeights:
+def _fit_shown(gate: Gate, episodes: Sequence[Labeled], prior: ShownGate, named: bool) -> ShownWeights:
     from scipy.special import logsumexp
 
     problems = []
@@ -129,14 +129,14 @@ def _fit_shown(gate: Gate, episodes: Sequence[Labelled], prior: ShownGate, named
     return ShownWeights(**dict(zip(fields_of(named), weights.tolist(), strict=True)))
 
 
-def _shown(episode: Labelled) -> ShownEvidence:
+def _shown(episode: Labeled) -> ShownEvidence:
     if episode.evidence.shown is None:
         raise GateError("an episode without shown classes cannot fit what their photos add")
     return episode.evidence.shown
 
 
 def equal_weights(is_unseen: NDArray[np.bool_]) -> Floats:
-    """Weights (n,) of mean 1 that make seen and unseen photos count the same in sum."""
+    """Weights (n,) of mean 1 that make seen and unseen images count the same in sum."""
     share = is_unseen.mean()
     return np.asarray(np.where(is_unseen, 0.5 / share, 0.5 / (1 - share)))
 
@@ -153,7 +153,7 @@ def _text_parts(evidence: Evidence) -> list[Floats]:
 
 @dataclass(frozen=True)
 class Choice:
-    """Photos, each with one right class, scored by several parts.
+    """Images, each with one right class, scored by several parts.
 
     Attributes
     ----------
@@ -164,7 +164,7 @@ class Choice:
     offset : (n, c) float64, or 0
         What is added to the weighted sum as it is.
     weight : (n,) float64, or 1
-        Of the photos.
+        Of the images.
     """
 
     parts: Floats
@@ -178,7 +178,7 @@ def fit_choice(
     prior: Floats,
     what: str,
     *,
-    prior_photos: float = PRIOR_PHOTOS,
+    prior_images: float = PRIOR_IMAGES,
     lowest: float | None = 0.0,
 ) -> Floats:
     """Conditional logit (McFadden 1974): softmax of a weighted sum of scores, fitted by NLL.
@@ -191,7 +191,7 @@ def fit_choice(
     what : str
         For the error.
     prior_photos : float
-        How many photos the prior is worth.
+        How many images the prior is worth.
     lowest : float or None
         Lower bound of every weight.
 
@@ -204,7 +204,7 @@ def fit_choice(
     GateError
         If the search does not converge or a score is not finite.
     """
-    photos = sum(len(problem.target) for problem in problems)
+    images = sum(len(problem.target) for problem in problems)
 
     def loss(weights: Floats) -> tuple[float, Floats]:
         value, gradient = 0.0, np.zeros_like(weights)
@@ -214,10 +214,10 @@ def fit_choice(
             value -= float(each @ log_p[rows, p.target])
             chosen = p.parts[:, rows, p.target] - np.einsum("nc,knc->kn", np.exp(log_p), p.parts)
             gradient -= chosen @ each
-        away = prior_photos * (weights - prior)
-        return (value + float(away @ (weights - prior)) / 2) / photos, (gradient + away) / photos
+        away = prior_images * (weights - prior)
+        return (value + float(away @ (weights - prior)) / 2) / images, (gradient + away) / images
 
-    return np.asarray(_minimise(loss, prior, [(lowest, None)] * len(prior), f"{what} on {photos} photos"))
+    return np.asarray(_minimize(loss, prior, [(lowest, None)] * len(prior), f"{what} on {images} photos"))
 
 
 def _fit_named(problems: Sequence[tuple[list[Floats], Indices]], prior: W, names: Sequence[str], what: str) -> W:
@@ -249,7 +249,7 @@ def fit_logistic(
     features : (n, k)
     positive : (n,) bool
     weights : (n,)
-        Of the photos; only their ratios count.
+        Of the images; only their ratios count.
     prior : (k + 1,)
         Mean of the weights' prior; the last one, the bias, has none and starts there.
     what : str
@@ -273,7 +273,7 @@ def fit_logistic(
     design = np.column_stack([features, np.ones(len(features))]) / scale
     sign = np.where(positive, 1.0, -1.0)
     each = weights / weights.mean()
-    strength = PRIOR_PHOTOS * np.array([*np.ones(features.shape[1]), 0.0])
+    strength = PRIOR_IMAGES * np.array([*np.ones(features.shape[1]), 0.0])
 
     def loss(scaled: Floats) -> tuple[float, Floats]:
         margin = sign * (design @ scaled)
@@ -282,10 +282,10 @@ def fit_logistic(
         pull = each * sign * np.exp(-np.logaddexp(0, margin))
         return value / len(design), (strength * away - design.T @ pull) / len(design)
 
-    return np.asarray(_minimise(loss, prior * scale, bounds, f"{what} on {len(features)} photos") / scale)
+    return np.asarray(_minimize(loss, prior * scale, bounds, f"{what} on {len(features)} photos") / scale)
 
 
-def _minimise(
+def _minimize(
     loss: Callable[[Floats], tuple[float, Floats]],
     start: Floats,
     bounds: Sequence[Bound] | None,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from msgspec import Struct
+from msgspec import Struct, field
 from numpy.typing import NDArray
 
 from hybrid.gate.calibration import log_softmax
@@ -60,15 +60,15 @@ class GateFit(Struct, frozen=True, kw_only=True):
 
     Attributes
     ----------
-    photos, classes : int
-        Validation photos and seen classes.
+    images, classes : int
+        Validation images and seen classes.
     episodes : int
         How often a part of the seen classes played the unseen ones.
     folds : str
         Where the head's opinion of an episode comes from: ``memory`` (none is asked), ``frozen``, ``fine-tuned``.
     """
 
-    photos: int
+    images: int = field(name="photos")
     classes: int
     episodes: int
     folds: str = "memory"
@@ -83,11 +83,11 @@ class Fused:
     log_probabilities : (n, c) float64
         Rows sum to one after exp.
     p_unseen : (n,) float64
-        Probability that the photo shows an unseen class.
+        Probability that the image shows an unseen class.
     head, zero_shot : (n, s) float64
         Each expert's log-probabilities over the s seen classes.
     before : (n, c) float64 or None
-        Log-probabilities without the photos of shown classes, over the classes that were asked for, with the same
+        Log-probabilities without the images of shown classes, over the classes that were asked for, with the same
         odds beforehand; None where none is shown.
     """
 
@@ -107,7 +107,7 @@ class Term:
     name : str
         Of its weight in `GateWeights`, `SeenWeights` or `UnseenWeights`.
     value : (n,) or (n, classes) float64
-        What it says of each photo, or of each class of each photo.
+        What it says of each image, or of each class of each image.
     weight : float
     """
 
@@ -152,12 +152,12 @@ class Gate(Struct, frozen=True, kw_only=True, tag_field="kind", tag="conditional
         Parameters
         ----------
         evidence : Evidence
-            Of n photos over c classes, s of them seen; c may equal s. Shown classes without a name come on top.
+            Of n images over c classes, s of them seen; c may equal s. Shown classes without a name come on top.
         log_odds : float
-            Of unseen against seen photos, as the user expects them; 0 takes both to be as likely. See
+            Of unseen against seen images, as the user expects them; 0 takes both to be as likely. See
             `hybrid.gate.policy`.
         shown_log_odds : float
-            The same of a class that joined by its photos: each one only takes its own share. One that was asked for by
+            The same of a class that joined by its images: each one only takes its own share. One that was asked for by
             name stands in the group of named classes.
         """
         if evidence.shown is not None:
@@ -214,7 +214,7 @@ class Gate(Struct, frozen=True, kw_only=True, tag_field="kind", tag="conditional
         return np.asarray(text[:, joined] - together - np.logaddexp(0, -odds))
 
     def seen_logits(self, evidence: Evidence) -> Floats:
-        """Unnormalised log-probability of each seen class, (n, s)."""
+        """Unnormalized log-probability of each seen class, (n, s)."""
         return _total(self.seen_terms(evidence))
 
     def seen_terms(self, evidence: Evidence) -> tuple[Term, ...]:
@@ -228,7 +228,7 @@ class Gate(Struct, frozen=True, kw_only=True, tag_field="kind", tag="conditional
         )
 
     def text_logits(self, evidence: Evidence) -> Floats:
-        """Unnormalised log-probability of each class by its text alone, (n, c)."""
+        """Unnormalized log-probability of each class by its text alone, (n, c)."""
         return _total(self.text_terms(evidence))
 
     def text_terms(self, evidence: Evidence) -> tuple[Term, ...]:
@@ -276,14 +276,14 @@ class Gate(Struct, frozen=True, kw_only=True, tag_field="kind", tag="conditional
         origin = (
             "not fitted: the documented prior (zero-shot mass)"
             if self.fit is None
-            else f"fitted on {self.fit.photos} validation photos of {self.fit.classes} seen classes in "
+            else f"fitted on {self.fit.images} validation photos of {self.fit.classes} seen classes in "
             f"{self.fit.episodes} class-held-out episodes, head in episodes: {self.fit.folds}"
         )
         doubt = f" {w.doubt:+.2f} x the head's doubt at temperature {self.head_temperature:.2g}" if w.doubt else ""
         return (
             origin,
             f"among seen classes: {s.head:.2f} x head, {s.similarity:.2f} x zero-shot, {s.memory:.2f} x memory of "
-            f"the labelled photos, -{s.alignment:.2f} x how well a text fits its own photos",
+            f"the labeled photos, -{s.alignment:.2f} x how well a text fits its own photos",
             f"among unseen classes: {u.similarity:.2f} x zero-shot, {u.centred:.2f} x zero-shot after centring, "
             f"{u.predicted:.2f} x likeness to the class mean predicted from the text",
             f"log-odds of unseen: {w.bias:+.2f} {w.unseen_text:+.2f} x text evidence for unseen "

@@ -1,4 +1,4 @@
-"""`ClassMemory`: Gaussians of the labelled photos' embeddings, the toolkit's memory of the seen classes."""
+"""`ClassMemory`: Gaussians of the labeled images' embeddings, the toolkit's memory of the seen classes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 # A Gaussian discriminant in d dimensions counts as much as one in this many: most directions repeat one another.
 DIMENSIONS = 20.0
-# The photos' covariance is drawn so far to a sphere, beyond Ledoit-Wolf, which trusts outlying photos too much.
+# The images' covariance is drawn so far to a sphere, beyond Ledoit-Wolf, which trusts outlying images too much.
 ROUND = 0.3
 
 
@@ -48,18 +48,18 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class ClassMemory:
-    """One mean a class, one covariance that all classes share, and one Gaussian of all photos together.
+    """One mean a class, one covariance that all classes share, and one Gaussian of all images together.
 
     Attributes
     ----------
     means : (s, d) float64
         Mean embedding of each seen class.
     counts : (s,) int
-        Photos behind each mean.
+        Images behind each mean.
     within : (d, d) float64
-        Covariance of the photos around their class's mean, Ledoit-Wolf shrunk.
+        Covariance of the images around their class's mean, Ledoit-Wolf shrunk.
     background : Gaussian
-        Of all photos, whatever their class.
+        Of all images, whatever their class.
     """
 
     means: Floats
@@ -69,7 +69,7 @@ class ClassMemory:
 
     @classmethod
     def fit(cls, embeddings: NDArray[Any], labels: Indices, classes: int) -> ClassMemory:
-        """Estimate from labelled photos.
+        """Estimate from labeled images.
 
         Parameters
         ----------
@@ -82,9 +82,9 @@ class ClassMemory:
         Raises
         ------
         GateError
-            If a class has no photo, or no class has two (nothing says then how much photos of a class differ).
+            If a class has no image, or no class has two (nothing says then how much images of a class differ).
         """
-        photos = np.asarray(embeddings, np.float64)
+        images = np.asarray(embeddings, np.float64)
         counts = np.bincount(labels, minlength=classes).astype(np.intp)
         if len(counts) > classes or not counts.all():
             raise GateError(
@@ -96,12 +96,12 @@ class ClassMemory:
             raise GateError(
                 "the memory needs a class with two photos or more", got=f"one photo a class, {classes} in all"
             )
-        means = np.zeros((classes, photos.shape[1]))
-        np.add.at(means, labels, photos)
+        means = np.zeros((classes, images.shape[1]))
+        np.add.at(means, labels, images)
         means /= counts[:, None]
-        within = _shrunk_covariance(photos - means[labels], lost=classes)
-        mean = photos.mean(axis=0)
-        return cls(means, counts, within, Gaussian(mean, _shrunk_covariance(photos - mean, lost=1)))
+        within = _shrunk_covariance(images - means[labels], lost=classes)
+        mean = images.mean(axis=0)
+        return cls(means, counts, within, Gaussian(mean, _shrunk_covariance(images - mean, lost=1)))
 
     @cached_property
     def _precision(self) -> Floats:
@@ -113,7 +113,7 @@ class ClassMemory:
         return weight, -0.5 * np.einsum("cd,cd->c", weight, self.means)
 
     def logits(self, embeddings: NDArray[Any]) -> Floats:
-        """Gaussian discriminant analysis: log-likelihood of each class up to a constant a photo, (n, s).
+        """Gaussian discriminant analysis: log-likelihood of each class up to a constant an image, (n, s).
 
         Closed form with a precision that the classes share, after Wang et al. (ICLR 2024, A Hard-to-Beat Baseline
         for Training-Free CLIP-based Adaptation), with Ledoit-Wolf in the place of their empirical shrinkage and
@@ -123,17 +123,17 @@ class ClassMemory:
         return np.asarray(embeddings, np.float64) @ weight.T + bias
 
     def novelty(self, embeddings: NDArray[Any]) -> Floats:
-        """Log-likelihood ratio of "some photo" to "a photo of these classes", (n,): higher is stranger.
+        """Log-likelihood ratio of "some image" to "an image of these classes", (n,): higher is stranger.
 
         Half the relative Mahalanobis distance (Ren et al. 2021, A Simple Fix to Mahalanobis Distance), with the
         sum over the classes in the place of the nearest one.
         """
         from scipy.special import logsumexp
 
-        photos = np.asarray(embeddings, np.float64)
-        quadratic = np.einsum("nd,nd->n", photos @ self._precision, photos)
-        known = logsumexp(self.logits(photos), axis=1) - np.log(len(self.means)) - 0.5 * quadratic
-        return np.asarray(-0.5 * self.background.squared_distance(photos) - known)
+        images = np.asarray(embeddings, np.float64)
+        quadratic = np.einsum("nd,nd->n", images @ self._precision, images)
+        known = logsumexp(self.logits(images), axis=1) - np.log(len(self.means)) - 0.5 * quadratic
+        return np.asarray(-0.5 * self.background.squared_distance(images) - known)
 
     def save(self, file: Path) -> None:
         """Write as safetensors, float32."""
@@ -186,8 +186,8 @@ def ledoit_wolf(centred: Floats) -> Floats:
 
 
 def _shrunk_covariance(centred: Floats, lost: int) -> Floats:
-    """Ledoit-Wolf covariance of centred rows (n, d), with `lost` degrees of freedom gone into the means."""
+    """Ledoit-Wolf covariance of centered rows (n, d), with `lost` degrees of freedom gone into the means."""
     covariance = ledoit_wolf(centred)
     scale = len(centred) / max(len(centred) - lost, 1)
-    # Copies of one photo leave no spread at all; a hair of it keeps the inverse finite.
+    # Copies of one image leave no spread at all; a hair of it keeps the inverse finite.
     return covariance * scale + 1e-9 * np.eye(len(covariance))

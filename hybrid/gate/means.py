@@ -1,4 +1,4 @@
-"""Class means: predicted from texts, and drawn from there to the photos."""
+"""Class means: predicted from texts, and drawn from there to the images."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from hybrid.gate.gaussians import Floats, Indices
 
-# Strength of the ridge regression from texts to class means, in average squared lengths of a centred text.
+# Strength of the ridge regression from texts to class means, in average squared lengths of a centered text.
 RIDGE = 1.0
-# How many photos the mean that is predicted from a text is worth.
+# How many images the mean that is predicted from a text is worth.
 TEXT_WORTH = 1.0
 
 
@@ -22,10 +22,10 @@ def predict_means(
     ----------
     texts : (c, d)
     means : (c, d)
-        Relative to the centre of the photos; only the known rows are read. So is the result.
+        Relative to the center of the images; only the known rows are read. So is the result.
     known : (c,) bool
     slope : float
-        The regression corrects ``slope`` times the centred text; 0 starts from the centre of the photos.
+        The regression corrects ``slope`` times the centered text; 0 starts from the center of the images.
     without_own : bool
         Predict each known class from the others alone (leave one out, in closed form).
     """
@@ -50,6 +50,6 @@ def _ridge(support: Floats) -> Floats:
 
 
 def posterior_means(predicted: Floats, worth: Floats, sums: Floats, counts: Indices) -> Floats:
-    """Average of `counts` photos with the given `sums` (c, d) and of `worth` (c,) imaginary ones at `predicted`."""
+    """Average of `counts` images with the given `sums` (c, d) and of `worth` (c,) imaginary ones at `predicted`."""
     total = worth + counts
     return np.asarray((worth[:, None] * predicted + sums) / total[:, None])

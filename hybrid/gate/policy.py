@@ -26,17 +26,17 @@ class Policy:
     Attributes
     ----------
     prior : float or None
-        Expected share of photos of unseen classes, in (0, 1).
+        Expected share of images of unseen classes, in (0, 1).
     balance : {"natural", "equal"} or None
         ``equal`` (the default of None): one half; ``natural``: the unseen classes' share of all classes.
     max_seen_loss : float or None
-        As many unseen classes as can be had for this share of the seen photos that would be right without them.
+        As many unseen classes as can be had for this share of the seen images that would be right without them.
     reject : float or None
-        Answer "none of these", keeping this share of the photos of seen classes.
+        Answer "none of these", keeping this share of the images of seen classes.
     max_false_accept : float or None
-        The same, letting through about this share of the photos of no class.
+        The same, letting through about this share of the images of no class.
     coverage : float or None
-        Prediction sets that hold the true class of this share of the photos of seen classes.
+        Prediction sets that hold the true class of this share of the images of seen classes.
     """
 
     prior: float | None = None
@@ -63,15 +63,15 @@ def _flag(name: str) -> str:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What is kept of the n validation photos, so that operating points can be found for any label space.
+    """What is kept of the n validation images, so that operating points can be found for any label space.
 
     Attributes
     ----------
     embeddings : (n, d) float32
     head_logits : (n, s) float32
     memory, novelty, baseline : (n, s), (n,), (n,) float32
-        By memories that do not hold the photo; see `Evidence`. `baseline` is None where an older version wrote it:
-        then the memory of all photos gives it.
+        By memories that do not hold the image; see `Evidence`. `baseline` is None where an older version wrote it:
+        then the memory of all images gives it.
     target : (n,) int64
         Seen class index.
     uniform : (n,) float32
@@ -87,7 +87,7 @@ class HeldOut:
     uniform: NDArray[Any]
 
     def evidence(self, scorer: Scorer) -> Evidence:
-        """Score the photos in a label space."""
+        """Score the images in a label space."""
         found = scorer(self.embeddings, self.head_logits, self.baseline)
         memory, novelty = np.asarray(self.memory, np.float64), np.asarray(self.novelty, np.float64)
         return replace(found, memory=memory, novelty=novelty)
@@ -118,7 +118,7 @@ class HeldOut:
 
 
 def uniform_from_hash(sha256: str) -> float:
-    """Number in [0, 1) that looks random and is always the same for the same photo."""
+    """Number in [0, 1) that looks random and is always the same for the same image."""
     return int(sha256[:13], 16) / 16**13
 
 
@@ -131,9 +131,9 @@ class OperatingPoint:
     log_odds : float
         Added to the log-odds of "unseen".
     shown_log_odds : float
-        The same for each class that joined by its photos without being asked for by name.
+        The same for each class that joined by its images without being asked for by name.
     accept_above : float or None
-        A photo whose p(known) is lower shows none of the classes.
+        An image whose p(known) is lower shows none of the classes.
     set_threshold : float or None
         See `hybrid.gate.conformal`.
     notes : tuple of str
@@ -167,12 +167,12 @@ def choose_point(
     rejector, held_out : optional
         None where too little was known to fit a gate.
     joined : int
-        How many of the unseen classes joined by their photos, without being asked for by name.
+        How many of the unseen classes joined by their images, without being asked for by name.
 
     Raises
     ------
     GateError
-        If the policy needs validation photos and there are none or too few.
+        If the policy needs validation images and there are none or too few.
     """
     needs = [name for name in ("max_seen_loss", "reject", "max_false_accept", "coverage") if getattr(policy, name)]
     given = _given_odds(policy, *classes, joined, gate.shown.boost)

@@ -1,4 +1,4 @@
-"""`Rejector`: the probability that a photo shows any class of the label space at all."""
+"""`Rejector`: the probability that an image shows any class of the label space at all."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from numpy.typing import NDArray
 
 from hybrid.errors import GateError
 from hybrid.gate.evidence import Evidence
-from hybrid.gate.fit import Labelled, fit_logistic
+from hybrid.gate.fit import Labeled, fit_logistic
 from hybrid.gate.gate import Gate
 from hybrid.gate.gaussians import Floats
 
 QUANTILES = 101
-# More text evidence must never make a photo stranger, nor more doubt make it better known.
+# More text evidence must never make an image stranger, nor more doubt make it better known.
 SIGNS = ((0.0, None), (None, 0.0), (None, None))
 
 
 class Rejector(Struct, frozen=True, kw_only=True):
-    """Log-odds that a photo's class is among the seen and named ones, by two numbers of the gate's answer.
+    """Log-odds that an image's class is among the seen and named ones, by two numbers of the gate's answer.
 
     Attributes
     ----------
     bias, text, entropy : float
         Weights: of 1, of the largest text logit over all classes, of the answer's entropy in nats.
     unknown : tuple of float
-        Quantiles (0, 1, ... 100%) of p(known) over the fit's photos of unknown classes: which threshold lets
+        Quantiles (0, 1, ... 100%) of p(known) over the fit's images of unknown classes: which threshold lets
         through which share of them.
     """
 
@@ -38,10 +38,10 @@ class Rejector(Struct, frozen=True, kw_only=True):
     unknown: tuple[float, ...]
 
     def p_known(self, gate: Gate, evidence: Evidence, log_odds: float = 0.0, shown_log_odds: float = 0.0) -> Floats:
-        """Probability that a photo shows any of the classes, known and unknown photos being as many, (n,).
+        """Probability that an image shows any of the classes, known and unknown images being as many, (n,).
 
-        Names and head decide it: what photos add says which class is the likelier one, not whether it is any. A class
-        that photos alone speak for has nothing else, so what it takes of the answer counts as known.
+        Names and head decide it: what images add says which class is the likelier one, not whether it is any. A class
+        that images alone speak for has nothing else, so what it takes of the answer counts as known.
         """
         features = _features(gate, replace(evidence, shown=None), log_odds)
         odds = features @ np.array([self.text, self.entropy]) + self.bias
@@ -53,19 +53,19 @@ class Rejector(Struct, frozen=True, kw_only=True):
         return np.asarray(share + (1 - share) * known)
 
     def threshold_for_false_accepts(self, rate: float) -> float:
-        """Smallest p(known) to accept that lets at most a share `rate` of the fit's unknown photos pass."""
+        """Smallest p(known) to accept that lets at most a share `rate` of the fit's unknown images pass."""
         return float(np.interp(1 - rate, np.linspace(0, 1, len(self.unknown)), self.unknown))
 
 
 def threshold_for_coverage(p_known: Floats, coverage: float) -> float:
-    """Largest p(known) to accept that keeps a share `coverage` of these photos of known classes."""
+    """Largest p(known) to accept that keeps a share `coverage` of these images of known classes."""
     return float(np.quantile(p_known, 1 - coverage, method="lower"))
 
 
-def fit_rejector(gate: Gate, episodes: Sequence[Labelled]) -> Rejector:
+def fit_rejector(gate: Gate, episodes: Sequence[Labeled]) -> Rejector:
     """Fit on episodes in which one half of the held-out classes is named and the other half is not.
 
-    Photos of the unnamed half are the unknown ones; seen, named and unknown photos weigh 1 : 1 : 2.
+    Images of the unnamed half are the unknown ones; seen, named and unknown images weigh 1 : 1 : 2.
     """
     features, known, weights = [], [], []
     for evidence, group in _halves(episodes):
@@ -83,8 +83,8 @@ def fit_rejector(gate: Gate, episodes: Sequence[Labelled]) -> Rejector:
     return Rejector(text=text, entropy=entropy, bias=bias, unknown=tuple(quantiles.round(6).tolist()))
 
 
-def _halves(episodes: Sequence[Labelled]) -> Iterator[tuple[Evidence, NDArray[np.intp]]]:
-    """Each episode twice: its evidence without half the held-out classes, and 0 seen, 1 named, 2 unknown a photo."""
+def _halves(episodes: Sequence[Labeled]) -> Iterator[tuple[Evidence, NDArray[np.intp]]]:
+    """Each episode twice: its evidence without half the held-out classes, and 0 seen, 1 named, 2 unknown an image."""
     for episode in episodes:
         seen, classes = episode.evidence.seen, episode.evidence.classes
         for half in (0, 1):

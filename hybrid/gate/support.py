@@ -1,4 +1,4 @@
-"""Shown classes: what a few labelled photos add to a class that the head never learned."""
+"""Shown classes: what a few labeled images add to a class that the head never learned."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from hybrid.gate.calibration import log_softmax
 from hybrid.gate.gaussians import DIMENSIONS, ClassMemory, Floats, Indices, rounded
 from hybrid.gate.means import TEXT_WORTH, posterior_means, predict_means
 
-# The fit shows up to so many photos a class; more speak as loudly as so many.
+# The fit shows up to so many images a class; more speak as loudly as so many.
 MOST_SHOTS = 16
 
 
 @dataclass(frozen=True)
-class ShownPhotos:
-    """The photos of m shown classes, summed up.
+class ShownImages:
+    """The images of m shown classes, summed up.
 
     Attributes
     ----------
     place : (m,) int
         Index in the label space: seen classes, other classes that were asked for by name, classes that joined by their
-        photos and have a text, and last those without a usable name, which photos alone speak for.
+        images and have a text, and last those without a usable name, which images alone speak for.
     sums : (m, d) float64
         Of each class's embeddings.
     counts : (m,) int
     asked : int
-        How many classes are seen or asked for by name, whatever their photos.
+        How many classes are seen or asked for by name, whatever their images.
     named : int
         How many have a text: those, and what joined with a name.
     """
@@ -43,22 +43,22 @@ class ShownPhotos:
     named: int
 
     @classmethod
-    def gather(cls, photos: Sequence[NDArray[Any]], place: Sequence[int], asked: int, named: int) -> ShownPhotos:
+    def gather(cls, images: Sequence[NDArray[Any]], place: Sequence[int], asked: int, named: int) -> ShownImages:
         """Sum up each class's embeddings (k, d); every class has one at least."""
-        sums = np.stack([np.asarray(own, np.float64).sum(axis=0) for own in photos])
-        return cls(np.array(place, np.intp), sums, np.array([len(own) for own in photos], np.intp), asked, named)
+        sums = np.stack([np.asarray(own, np.float64).sum(axis=0) for own in images])
+        return cls(np.array(place, np.intp), sums, np.array([len(own) for own in images], np.intp), asked, named)
 
 
 @dataclass(frozen=True)
 class ShownEvidence:
-    """What the photos of m shown classes say of n photos.
+    """What the images of m shown classes say of n images.
 
     Attributes
     ----------
     likelihood : (n, m) float64
-        Log-likelihood under the class, up to a constant a photo.
+        Log-likelihood under the class, up to a constant an image.
     place, counts, asked, named
-        See `ShownPhotos`.
+        See `ShownImages`.
     """
 
     likelihood: Floats
@@ -83,16 +83,16 @@ class ShownEvidence:
         return self.named + int(np.count_nonzero(~self.has_name))
 
     def __getitem__(self, rows: NDArray[Any] | slice) -> ShownEvidence:
-        """Take some of the photos."""
+        """Take some of the images."""
         return replace(self, likelihood=self.likelihood[rows])
 
 
 class Likelihood:
-    """Gaussian log-likelihoods of seen, named and shown classes, up to a constant a photo.
+    """Gaussian log-likelihoods of seen, named and shown classes, up to a constant an image.
 
-    A shown class's mean is the average of its photos and of an imaginary one where its text predicts the mean; a class
-    that is merely named lies where its text predicts. The covariance is that of the seen classes' photos, which are
-    many. Nothing here depends on other classes' photos.
+    A shown class's mean is the average of its images and of an imaginary one where its text predicts the mean; a class
+    that is merely named lies where its text predicts. The covariance is that of the seen classes' images, which are
+    many. Nothing here depends on other classes' images.
 
     Parameters
     ----------
@@ -104,35 +104,35 @@ class Likelihood:
 
     def __init__(self, memory: ClassMemory, texts: NDArray[Any]) -> None:
         exact = np.asarray(texts, np.float64)
-        centre = memory.means.mean(axis=0)
+        center = memory.means.mean(axis=0)
         known = np.arange(len(exact)) < len(memory.means)
         padded = np.zeros_like(exact)
-        padded[known] = memory.means - centre
-        self._predicted = centre + predict_means(exact, padded, known)
+        padded[known] = memory.means - center
+        self._predicted = center + predict_means(exact, padded, known)
         self._precision = np.linalg.inv(rounded(memory.within)) * (DIMENSIONS / len(memory.within))
         self._seen = self._discriminant(memory.means)
         self._named = self._discriminant(self._predicted)
 
-    def baseline(self, photos: Floats) -> Floats:
+    def baseline(self, images: Floats) -> Floats:
         """Log of the mean likelihood under the seen classes, (n,)."""
         from scipy.special import logsumexp
 
         weight, bias = self._seen
-        return np.asarray(logsumexp(photos @ weight.T + bias, axis=1) - np.log(len(bias)))
+        return np.asarray(logsumexp(images @ weight.T + bias, axis=1) - np.log(len(bias)))
 
-    def located(self, photos: Floats) -> Floats:
+    def located(self, images: Floats) -> Floats:
         """Log-likelihood under each class, if it lies where its text predicts, (n, c)."""
         weight, bias = self._named
-        return np.asarray(photos @ weight.T + bias)
+        return np.asarray(images @ weight.T + bias)
 
-    def __call__(self, photos: Floats, shown: ShownPhotos) -> ShownEvidence:
-        """Score photos (n, d) by the photos of shown classes."""
+    def __call__(self, images: Floats, shown: ShownImages) -> ShownEvidence:
+        """Score images (n, d) by the images of shown classes."""
         named = shown.place < shown.named
         prior = np.where(named[:, None], self._predicted[np.where(named, shown.place, 0)], 0.0)
         weight, bias = self._discriminant(
             posterior_means(prior, np.where(named, TEXT_WORTH, 0.0), shown.sums, shown.counts)
         )
-        likelihood = photos @ weight.T + bias
+        likelihood = images @ weight.T + bias
         return ShownEvidence(likelihood, shown.place, shown.counts, shown.asked, shown.named)
 
     def _discriminant(self, means: Floats) -> tuple[Floats, Floats]:
@@ -141,16 +141,16 @@ class Likelihood:
 
 
 class ShownWeights(Struct, frozen=True, kw_only=True):
-    """What photos add to the log-probability of a class: a weighted sum.
+    """What images add to the log-probability of a class: a weighted sum.
 
     Attributes
     ----------
     ratio, bias : float
         Of the log-likelihood ratio to all classes that were asked for, of 1.
     base, seen_ratio : float
-        For a class with a name: of its log-probability without the photos, of the ratio to the seen classes alone.
+        For a class with a name: of its log-probability without the images, of the ratio to the seen classes alone.
     ratio_shots, bias_shots : float
-        For a class without a name, what is added to these weights at 16 photos; at k photos, log2(k) / 4 of it.
+        For a class without a name, what is added to these weights at 16 images; at k images, log2(k) / 4 of it.
     """
 
     ratio: float
@@ -169,7 +169,7 @@ class ShownGate(Struct, frozen=True, kw_only=True):
     named : ShownWeights
         For classes with a text.
     nameless : ShownWeights
-        For classes that photos alone speak for.
+        For classes that images alone speak for.
     boost : float
         How many times as likely as a seen class a shown one is taken to be beforehand, by the fit.
     fitted : bool
@@ -186,7 +186,7 @@ class ShownGate(Struct, frozen=True, kw_only=True):
         Parameters
         ----------
         before : (n, asked) float64
-            Log-probabilities without the photos of shown classes.
+            Log-probabilities without the images of shown classes.
         own : (n, m) float64
             Log-probability of each shown class by its name, if it were asked for beside those; 0 without a name.
         ratios : (2, n, m) float64
@@ -200,7 +200,7 @@ class ShownGate(Struct, frozen=True, kw_only=True):
         """
         wider = np.zeros((len(before), shown.classes))
         wider[:, : shown.asked] = before
-        # Odds, so that a class whose photos add nothing ends with the probability that its name gives it.
+        # Odds, so that a class whose images add nothing ends with the probability that its name gives it.
         by_name = own[:, shown.joined]
         wider[:, shown.place[shown.joined]] = by_name - np.log(-np.expm1(np.minimum(by_name, -1e-12)))
         wider[:, shown.place] += self.gain(own, ratios, shown)
@@ -218,7 +218,7 @@ class ShownGate(Struct, frozen=True, kw_only=True):
         )
 
     def gain(self, own: Floats, ratios: Floats, shown: ShownEvidence) -> Floats:
-        """What photos add to each shown class's log-probability, (n, m); parameters as for `add`."""
+        """What images add to each shown class's log-probability, (n, m); parameters as for `add`."""
         found = np.empty_like(own)
         for named, columns, parts in self.parts(own, ratios, shown):
             weights = as_vector(self.named if named else self.nameless, named=named)
@@ -232,7 +232,7 @@ class ShownGate(Struct, frozen=True, kw_only=True):
             against_seen, against_all = ratios[:, :, columns]
             parts = [against_all, np.ones_like(against_all)]
             if named:
-                # A name steadies the mean of few photos, so that their number need not count.
+                # A name steadies the mean of few images, so that their number need not count.
                 parts += [own[:, columns], against_seen]
             else:
                 shots = np.log2(np.minimum(shown.counts[columns], MOST_SHOTS)) / np.log2(MOST_SHOTS)

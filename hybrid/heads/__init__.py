@@ -1,1 +1,1 @@
-"""Heads: what knows the seen classes, trained on the index's labelled photos."""
+"""Heads: what knows the seen classes, trained on the index's labeled images."""

@@ -1,4 +1,4 @@
-"""What every head offers, and the photos it is trained on."""
+"""What every head offers, and the images it is trained on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hybrid.errors import HeadError
 from hybrid.images.records import ImageRecord
 
 if TYPE_CHECKING:
-    from hybrid.images.preprocess import Photo
+    from hybrid.images.preprocess import AnyImage
 
 
 class Head(Protocol):
@@ -28,9 +28,9 @@ class Head(Protocol):
     encoder_identity : str or None
         The encoder whose embeddings the head reads; None for a head that reads pixels.
     cover : int or None
-        Shorter side that `prepare` needs of a photo; 1 if it looks at no pixel, None: the full size.
+        Shorter side that `prepare` needs of an image; 1 if it looks at no pixel, None: the full size.
     batch_size : int
-        Photos to score at once, where the user does not say.
+        Images to score at once, where the user does not say.
     notes : tuple of str
         What it is and where it computes, for people.
     """
@@ -43,22 +43,22 @@ class Head(Protocol):
     @property
     def batch_size(self) -> int: ...  # noqa: D102  described above
 
-    def prepare(self, photo: Photo) -> Any:
-        """Turn a decoded photo into what `logits` takes; runs in worker threads."""
+    def prepare(self, image: AnyImage) -> Any:
+        """Turn a decoded image into what `logits` takes; runs in worker threads."""
 
     def logits(self, prepared: Sequence[Any], embeddings: FloatArray) -> FloatArray:
-        """Score photos over `classes`, shape (n, n_classes), from prepared pixels or CLIP embeddings."""
+        """Score images over `classes`, shape (n, n_classes), from prepared pixels or CLIP embeddings."""
 
 
 @dataclass(frozen=True)
-class LabelledPhotos:
-    """Photos of one split with their classes and embeddings, in the same order.
+class LabeledImages:
+    """Images of one split with their classes and embeddings, in the same order.
 
     Attributes
     ----------
     records : tuple of ImageRecord
     hashes : tuple of str
-        sha256 of each photo's bytes.
+        sha256 of each image's bytes.
     target : (n,) int
         Class index.
     embeddings : (n, dim) float32
@@ -72,21 +72,21 @@ class LabelledPhotos:
     def __len__(self) -> int:
         return len(self.records)
 
-    def take(self, rows: Sequence[int] | NDArray[np.intp]) -> LabelledPhotos:
-        """Some of the photos, in the order of `rows`."""
+    def take(self, rows: Sequence[int] | NDArray[np.intp]) -> LabeledImages:
+        """Some of the images, in the order of `rows`."""
         index = np.asarray(rows, dtype=np.intp)
         records = tuple(self.records[row] for row in index.tolist())
         hashes = tuple(self.hashes[row] for row in index.tolist())
-        return LabelledPhotos(records, hashes, self.target[index], self.embeddings[index])
+        return LabeledImages(records, hashes, self.target[index], self.embeddings[index])
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """What a head is trained and validated on; no photo stands on both sides."""
+    """What a head is trained and validated on; no image stands on both sides."""
 
     classes: tuple[str, ...]
-    train: LabelledPhotos
-    val: LabelledPhotos
+    train: LabeledImages
+    val: LabeledImages
     notes: tuple[str, ...]
 
 
@@ -99,7 +99,7 @@ class TrainingSummary:
     epochs, best_epoch : int
         Epochs run and the one that was kept; of an ensemble the sum, and the mean.
     val_accuracy : float
-        Mean per-class accuracy on the validation photos in the kept epoch.
+        Mean per-class accuracy on the validation images in the kept epoch.
     parameters, trainable : int
         All parameters of the network that is kept, and how many numbers were trained for it.
     """

@@ -55,7 +55,7 @@ class LinearHead:
         self.encoder_identity: str | None = encoder_identity
         self.notes: tuple[str, ...] = (f"head: linear on CLIP embeddings, {len(classes)} classes, on cpu fp32",)
 
-    def prepare(self, photo: object) -> None:
+    def prepare(self, image: object) -> None:
         """Nothing: the head reads embeddings."""
 
     def logits(self, prepared: Sequence[Any], embeddings: FloatArray) -> FloatArray:

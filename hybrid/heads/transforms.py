@@ -10,12 +10,12 @@ import torch
 
 from hybrid.config import HeadSettings
 from hybrid.errors import HeadError, first_line
-from hybrid.heads.nets.backbone import PhotoClassifier
+from hybrid.heads.nets.backbone import ImageClassifier
 
 Transform = Callable[[Any], torch.Tensor]
 
 
-def transforms(model: PhotoClassifier, settings: HeadSettings) -> tuple[Transform, Transform]:
+def transforms(model: ImageClassifier, settings: HeadSettings) -> tuple[Transform, Transform]:
     """Make the augmenting and the plain preprocessing, PIL RGB to float32 (3, image_size, image_size).
 
     Raises
@@ -49,7 +49,7 @@ def _augmenting(settings: HeadSettings, mean: tuple[float, ...], std: tuple[floa
     from torchvision import transforms as tv
 
     try:
-        crop, colour, tensor = create_transform(
+        crop, color, tensor = create_transform(
             input_size=(3, settings.image_size, settings.image_size),
             is_training=True,
             scale=(settings.crop_scale, 1.0),
@@ -69,11 +69,11 @@ def _augmenting(settings: HeadSettings, mean: tuple[float, ...], std: tuple[floa
             expected="rand-m9-mstd0.5, augmix-m3-w3, original, v0 or another of timm's",
             got=first_line(error),
         ) from error
-    _keep_a_bit(colour)
+    _keep_a_bit(color)
     # timm's factory rotates only as a part of its policies.
     fill = [int(255 * m) for m in mean]
     rotation = tv.RandomRotation(settings.rotation, tv.InterpolationMode.BILINEAR, fill=fill)
-    steps = [crop, rotation, colour, tensor]
+    steps = [crop, rotation, color, tensor]
     if settings.regions != "none":
         from hybrid.heads.nets.regions import load_slic, random_region
 
@@ -84,11 +84,11 @@ def _augmenting(settings: HeadSettings, mean: tuple[float, ...], std: tuple[floa
     return made
 
 
-def _keep_a_bit(colour: Any) -> None:
+def _keep_a_bit(color: Any) -> None:
     """Change the posterizing of timm's policies: at some strengths it asks for 0 bits, which Pillow refuses."""
     from timm.data.auto_augment import AugMixAugment, AutoAugment, RandAugment, posterize
 
-    for policy in colour.transforms:
+    for policy in color.transforms:
         if isinstance(policy, AutoAugment):
             operations = [operation for pair in policy.policy for operation in pair]
         else:

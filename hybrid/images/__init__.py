@@ -1,1 +1,1 @@
-"""Photos on disk: where they are, what they are called, and their pixels."""
+"""Images on disk: where they are, what they are called, and their pixels."""

@@ -1,4 +1,4 @@
-"""Encoded bytes to pixels: any photo becomes an upright 8-bit RGB image, or an error that says why not."""
+"""Encoded bytes to pixels: any image becomes an upright 8-bit RGB image, or an error that says why not."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ _ARRAY_UPRIGHT: dict[int, _Turn] = {
 
 
 def decode(data: bytes) -> Image.Image:
-    """Decode a photo.
+    """Decode an image.
 
-    The EXIF orientation is applied, transparency is laid over white, grey of more than 8 bits is scaled to 8,
+    The EXIF orientation is applied, transparency is laid over white, gray of more than 8 bits is scaled to 8,
     and of several frames or pages the first is taken.
 
     Parameters
@@ -72,13 +72,13 @@ def decode(data: bytes) -> Image.Image:
 
 @dataclass(frozen=True, slots=True)
 class Scaled:
-    """A photo's pixels, perhaps at a part of its size.
+    """An image's pixels, perhaps at a part of its size.
 
     Attributes
     ----------
     rgb : (h, w, 3) uint8
     extent : (float, float)
-        How much of `rgb`, in its pixels from the top and from the left, the photo fills: the last row and column of a
+        How much of `rgb`, in its pixels from the top and from the left, the image fills: the last row and column of a
         JPEG whose sides cannot be divided stand for less than a whole pixel each.
     """
 
@@ -87,7 +87,7 @@ class Scaled:
 
 
 def decode_scaled(data: bytes, cover: int | None = None) -> Scaled:
-    """Decode a photo to an array, a JPEG at no more pixels than are needed.
+    """Decode an image to an array, a JPEG at no more pixels than are needed.
 
     A JPEG's transform gives it at k / 8 of its size for less work than at full size. libjpeg-turbo is fast at halves
     and below; between them and the whole (5/8 to 7/8) it takes longer than for the whole, so these are not used.
@@ -97,7 +97,7 @@ def decode_scaled(data: bytes, cover: int | None = None) -> Scaled:
     data : bytes
         As for `decode`.
     cover : int, optional
-        The shorter side of the result is at least this long, if the photo's own is. None: full size.
+        The shorter side of the result is at least this long, if the image's own is. None: full size.
 
     Returns
     -------
@@ -113,7 +113,7 @@ def decode_scaled(data: bytes, cover: int | None = None) -> Scaled:
         raise UnreadableImageError("the file is empty")
     with _named_reasons(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
         found = None
-        # MPO: a JPEG with others behind it, as some phones write; the first is the photo.
+        # MPO: a JPEG with others behind it, as some phones write; the first is the image.
         if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
             found = _decode_jpeg(data, image.size, cover, _ARRAY_UPRIGHT.get(_orientation(image)))
         if found is None:
@@ -210,7 +210,7 @@ def read_and_decode(record: ImageRecord) -> Image.Image:
     Parameters
     ----------
     record : ImageRecord
-        A photo in a file or in a tar shard.
+        An image in a file or in a tar shard.
 
     Returns
     -------
@@ -222,10 +222,10 @@ def read_and_decode(record: ImageRecord) -> Image.Image:
     UnreadableImageError
         If the file or shard cannot be read, or its bytes cannot be decoded.
     """
-    return decode(read_photo(record))
+    return decode(read_image(record))
 
 
-def read_photo(record: ImageRecord) -> bytes:
+def read_image(record: ImageRecord) -> bytes:
     """Read a record's bytes; UnreadableImageError if its file or shard cannot be read."""
     try:
         return record.read_bytes()
@@ -240,13 +240,13 @@ def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:
-        # Metadata is often broken in photos whose pixels are fine.
+        # Metadata is often broken in images whose pixels are fine.
         return 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in _DEEP_MODES or image.mode.startswith("I;16"):
-        return Image.fromarray(_deep_grey_to_8_bit(image)).convert("RGB")
+        return Image.fromarray(_deep_gray_to_8_bit(image)).convert("RGB")
     if image.mode == "La":  # Pillow has no way from here to RGB but this one
         image = image.convert("LA")
     if image.has_transparency_data:
@@ -256,8 +256,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _deep_grey_to_8_bit(image: Image.Image) -> NDArray[np.uint8]:
-    """Scale grey of 12, 16 or 32 bits, or floating point, to 0..255 (Pillow's own conversion clips it).
+def _deep_gray_to_8_bit(image: Image.Image) -> NDArray[np.uint8]:
+    """Scale gray of 12, 16 or 32 bits, or floating point, to 0..255 (Pillow's own conversion clips it).
 
     Whole numbers of up to 16 bits are scaled by their white; floating point is taken as 0..1, else as 0..255.
     Where the values leave these ranges no white is known: they are stretched from lowest to highest.
@@ -267,7 +267,7 @@ def _deep_grey_to_8_bit(image: Image.Image) -> NDArray[np.uint8]:
     low, high = float(values.min()), float(values.max())
     bits, inverted = 16, False
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        # Pillow leaves deep grey as it was stored: 12 bits in the range of 16, 0 for white where so marked.
+        # Pillow leaves deep gray as it was stored: 12 bits in the range of 16, 0 for white where so marked.
         bits = 12 if image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE) == (12,) else 16
         inverted = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
     whites = (1.0, 255.0) if image.mode == "F" else (2.0**bits - 1,)

@@ -1,6 +1,6 @@
 """Folders as sources: class folders, a plain folder, split folders, and a folder of shards."""
 
-# Paths stay str from scandir to record: a Path for each of a million photos is slow.
+# Paths stay str from scandir to record: a Path for each of a million images is slow.
 # ruff: noqa: PTH116, PTH118, PTH119
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ class _Walk:
     notes: list[str] = field(default_factory=list)
 
 
-def read_folder(root: str, *, labelled: bool) -> Found:
-    """Read a folder of photos, or of shards.
+def read_folder(root: str, *, labeled: bool) -> Found:
+    """Read a folder of images, or of shards.
 
     Parameters
     ----------
     root : str
         Absolute path of the folder.
-    labelled : bool
-        Whether first-level subfolders are class names (or split names); False: photos without labels.
+    labeled : bool
+        Whether first-level subfolders are class names (or split names); False: images without labels.
 
     Returns
     -------
@@ -57,17 +57,17 @@ def read_folder(root: str, *, labelled: bool) -> Found:
     walk = _walk(root)
     shards = [name for name in walk.others if os.sep not in name and name.endswith(".tar")]
     if shards and not walk.images:
-        return _read_shards(root, shards, walk, labelled=labelled)
+        return _read_shards(root, shards, walk, labeled=labeled)
     if walk.others:
         left_out = f"{plural(len(walk.others), 'file')} with other endings left out"
         walk.notes.append(f"{root}: {left_out}: {count_endings(walk.others)}")
     split = split_of(os.path.basename(root))
-    if not labelled:
+    if not labeled:
         return [_record(root, file, None, split) for file in walk.images], walk.notes
-    return _read_labelled(root, walk, split)
+    return _read_labeled(root, walk, split)
 
 
-def _read_labelled(root: str, walk: _Walk, split: str | None) -> Found:
+def _read_labeled(root: str, walk: _Walk, split: str | None) -> Found:
     """Read labels, and splits where every subfolder is named like one, from the first-level subfolders."""
     by_folder: defaultdict[str, list[_File]] = defaultdict(list)
     for file in walk.images:
@@ -89,15 +89,15 @@ def _class_tree(
     root: str, prefix: str, files: Iterable[_File], split: str | None, notes: list[str]
 ) -> list[ImageRecord]:
     """Make records of the files below ``root/prefix``: the subfolder there is the label."""
-    records, unlabelled = [], 0
+    records, unlabeled = [], 0
     for file in files:
         first, separator, _ = file.relative[len(prefix) :].partition(os.sep)
         label = clean_label(first) if separator else None
-        unlabelled += not separator
+        unlabeled += not separator
         records.append(_record(root, file, label, split))
-    if 0 < unlabelled < len(records):
+    if 0 < unlabeled < len(records):
         where = os.path.join(root, prefix).rstrip(os.sep)
-        notes.append(f"{where}: {plural(unlabelled, 'photo')} beside the class folders, taken without label")
+        notes.append(f"{where}: {plural(unlabeled, 'photo')} beside the class folders, taken without label")
     return records
 
 
@@ -105,8 +105,8 @@ def _record(root: str, file: _File, label: str | None, split: str | None) -> Ima
     return ImageRecord(os.path.join(root, file.relative), root, label, split, file.size, file.mtime_ns)
 
 
-def _read_shards(root: str, shards: list[str], walk: _Walk, *, labelled: bool) -> Found:
-    """Read a folder that holds tar files and no photos; its own name gives the split the shards do not."""
+def _read_shards(root: str, shards: list[str], walk: _Walk, *, labeled: bool) -> Found:
+    """Read a folder that holds tar files and no images; its own name gives the split the shards do not."""
     records = []
     others = [name for name in walk.others if name not in set(shards)]
     if others:
@@ -114,7 +114,7 @@ def _read_shards(root: str, shards: list[str], walk: _Walk, *, labelled: bool) -
         walk.notes.append(f"{root}: {left_out}: {count_endings(others)}")
     for name in sorted(shards):
         found, notes = read_shard(
-            os.path.join(root, name), root, labelled=labelled, split=split_of(os.path.basename(root))
+            os.path.join(root, name), root, labeled=labeled, split=split_of(os.path.basename(root))
         )
         records += found
         walk.notes += notes
@@ -125,7 +125,7 @@ def _walk(root: str) -> _Walk:
     """List every file below a folder, each real folder once.
 
     Links to folders are followed after all real folders have been read, and only to folders not yet read:
-    a loop of links ends, and a photo keeps the name (and so the label) of its real place.
+    a loop of links ends, and an image keeps the name (and so the label) of its real place.
     """
     walk = _Walk()
     seen: set[tuple[int, int]] = set()
@@ -184,6 +184,6 @@ def _add_image(entry: os.DirEntry[str], name: str, walk: _Walk) -> None:
         # A link to nowhere, or a file just removed: kept, so that it is later reported as unreadable.
         walk.images.append(_File(name, 0, 0))
         return
-    # A pipe or a device named like a photo would block the reader for ever.
+    # A pipe or a device named like an image would block the reader for ever.
     if entry.is_file():
         walk.images.append(_File(name, status.st_size, status.st_mtime_ns))

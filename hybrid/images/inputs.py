@@ -1,4 +1,4 @@
-"""Photos of any kind, as a user hands them over in Python, to records that the rest of the library reads."""
+"""Images of any kind, as a user hands them over in Python, to records that the rest of the library reads."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     One: TypeAlias = str | Path | Image.Image | NDArray[Any] | torch.Tensor | ImageRecord
 
 Images: TypeAlias = "One | Iterable[One]"
-"""A path (photo, folder, manifest, shards), PIL image, numpy array, torch tensor or record; or an iterable of them."""
+"""A path (image, folder, manifest, shards), PIL image, numpy array, torch tensor or record; or an iterable of them."""
 
 KINDS = "a path, a PIL image, a numpy array, a torch tensor, or a list of these"
 MEMORY = "(memory)"
 _CHANNELS = (1, 3, 4)
-# Resampling may leave 0..1 by rounding errors; a quarter of a grey level is lost again by rounding to 8 bits.
+# Resampling may leave 0..1 by rounding errors; a quarter of a gray level is lost again by rounding to 8 bits.
 _SLACK = 1e-3
 # Pillow loads a picture at its first use, and one picture may stand in a list twice: no two threads may load it.
 _LOADING = threading.Lock()
@@ -41,7 +41,7 @@ _LOADING = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class MemoryRecord(ImageRecord):
-    """A photo that lies in memory; its `path` is a name for people, such as ``image 3``.
+    """An image that lies in memory; its `path` is a name for people, such as ``image 3``.
 
     Attributes
     ----------
@@ -73,31 +73,31 @@ class MemoryRecord(ImageRecord):
 
 
 def to_records(images: Images) -> list[ImageRecord]:
-    """Turn photos of any kind into records, without decoding one.
+    """Turn images of any kind into records, without decoding one.
 
     Parameters
     ----------
     images : path, PIL image, array, tensor, ImageRecord, or an iterable of these
-        * ``str`` or ``Path``: a photo; or a folder, manifest or shards, which stand for all their photos in the order
+        * ``str`` or ``Path``: an image; or a folder, manifest or shards, which stand for all their images in the order
           of their paths. Labels are left out.
         * PIL image: any mode; turned upright as its EXIF data say. Of several frames the current one is taken.
         * numpy array: (h, w), (h, w, c) or (n, h, w, c). Channels stand last, whatever the sizes: (3, 500, 3) is a
-          photo of 3 rows. uint8, or float in 0..1.
+          image of 3 rows. uint8, or float in 0..1.
         * torch tensor: (c, h, w) or (n, c, h, w), on any device. Channels stand first. uint8, or float in 0..1.
 
-        c is 1 (grey), 3 (RGB) or 4 (RGBA, laid over white). Floats are rounded to 8 bits.
+        c is 1 (gray), 3 (RGB) or 4 (RGBA, laid over white). Floats are rounded to 8 bits.
 
     Returns
     -------
     list of ImageRecord
-        One for each photo, in order; the same photo given twice is there twice. Those in memory are `MemoryRecord`,
+        One for each image, in order; the same image given twice is there twice. Those in memory are `MemoryRecord`,
         named ``image I`` by their place I in this list, from 0.
 
     Raises
     ------
     DataError
-        If a path does not exist or holds no photo, an array has another shape, type or range, or something is no
-        photo at all.
+        If a path does not exist or holds no image, an array has another shape, type or range, or something is no
+        image at all.
     """
     records: list[ImageRecord] = []
     for item in _items(images):
@@ -121,7 +121,7 @@ def _records_of(item: Any, place: int) -> Iterable[ImageRecord]:
     if isinstance(item, ImageRecord):
         return [item]
     if isinstance(item, str | os.PathLike):
-        found = scan([os.fspath(item)], labelled=False)
+        found = scan([os.fspath(item)], labeled=False)
         for note in found.notes:
             warnings.warn(note, stacklevel=3)
         return found.records
@@ -129,11 +129,11 @@ def _records_of(item: Any, place: int) -> Iterable[ImageRecord]:
         return [_in_memory(item, place)]
     if isinstance(item, np.ndarray):
         _check_shape(item.shape, place, "an array", channels=-1)
-        photos = item if item.ndim == 4 else item[None]
+        images = item if item.ndim == 4 else item[None]
     elif _is_tensor(item):
         _check_shape(tuple(item.shape), place, "a tensor", channels=-3)
-        photos = np.moveaxis(_to_numpy(item), -3, -1)
-        photos = photos if photos.ndim == 4 else photos[None]
+        images = np.moveaxis(_to_numpy(item), -3, -1)
+        images = images if images.ndim == 4 else images[None]
     else:
         raise DataError(
             f"image {place} is nothing that can be read as a photo",
@@ -141,8 +141,8 @@ def _records_of(item: Any, place: int) -> Iterable[ImageRecord]:
             got=type(item).__name__,
             fix="open encoded bytes with PIL.Image.open(io.BytesIO(data)), turn nested lists into one list or an array",
         )
-    _check_values(photos, place)
-    return (_in_memory(photo, place + row) for row, photo in enumerate(photos))
+    _check_values(images, place)
+    return (_in_memory(image, place + row) for row, image in enumerate(images))
 
 
 def _in_memory(picture: Image.Image | NDArray[Any], place: int) -> MemoryRecord:
@@ -167,43 +167,43 @@ def _to_numpy(tensor: torch.Tensor) -> NDArray[Any]:
 def _check_shape(shape: tuple[int, ...], place: int, what: str, *, channels: int) -> None:
     """Raise a DataError unless the axis `channels` (-1 or -3) holds channels and there are pixels."""
     last = channels == -1
-    grey = last and len(shape) == 2
-    if not (grey or (len(shape) in (3, 4) and shape[channels] in _CHANNELS)):
+    gray = last and len(shape) == 2
+    if not (gray or (len(shape) in (3, 4) and shape[channels] in _CHANNELS)):
         other = -3 if last else -1
         turned = len(shape) in (3, 4) and shape[other] in _CHANNELS
         raise DataError(
             f"image {place} is {what} of a shape that no photo has",
             expected=f"{'(h, w), (h, w, c) or (n, h, w, c)' if last else '(c, h, w) or (n, c, h, w)'}, "
-            "c = 1 (grey), 3 (RGB) or 4 (RGBA)",
+            "c = 1 (gray), 3 (RGB) or 4 (RGBA)",
             got=str(shape),
             fix=f"move the channels: {'np' if last else 'torch'}.moveaxis(images, {other}, {channels})"
             if turned
             else None,
         )
-    if 0 in (shape if grey else shape[-3:]):
+    if 0 in (shape if gray else shape[-3:]):
         raise DataError(f"image {place} has no pixels", got=f"{what} of shape {shape}")
 
 
-def _check_values(photos: NDArray[Any], place: int) -> None:
-    if photos.dtype == np.uint8:
+def _check_values(images: NDArray[Any], place: int) -> None:
+    if images.dtype == np.uint8:
         return
     expected = "uint8 from 0 to 255, or floating point from 0 to 1"
-    if photos.dtype.kind != "f":
+    if images.dtype.kind != "f":
         raise DataError(
             f"image {place} has values of a type that is not read",
             expected=expected,
-            got=str(photos.dtype),
+            got=str(images.dtype),
             fix="for values from 0 to 255: convert to uint8; for others: divide by the value of white",
         )
-    for row, photo in enumerate(photos):
-        low, high = float(photo.min()), float(photo.max())
+    for row, image in enumerate(images):
+        low, high = float(image.min()), float(image.max())
         # Not "low < 0 or high > 1": both are false for NaN.
         if not (low >= -_SLACK and high <= 1 + _SLACK):
             raise DataError(
                 f"image {place + row} has values outside the range of a photo",
                 expected=expected,
-                got=f"{photos.dtype} from {low:g} to {high:g}",
-                fix="divide by 255 if white is 255; leave normalisation by mean and deviation to the classifier",
+                got=f"{images.dtype} from {low:g} to {high:g}",
+                fix="divide by 255 if white is 255; leave normalization by mean and deviation to the classifier",
             )
 
 

@@ -1,6 +1,6 @@
 """Manifests as sources: a CSV or Parquet table with the columns path, label and split."""
 
-# Paths stay str from scandir to record: a Path for each of a million photos is slow.
+# Paths stay str from scandir to record: a Path for each of a million images is slow.
 # ruff: noqa: PTH100, PTH116, PTH118, PTH120
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ _COLUMNS = ("path", "label", "split")
 _Row = Mapping[str, object]
 
 
-def read_manifest(manifest: str, *, labelled: bool) -> Found:
-    """Read the photos that a manifest lists.
+def read_manifest(manifest: str, *, labeled: bool) -> Found:
+    """Read the images that a manifest lists.
 
     Parameters
     ----------
     manifest : str
         Absolute path of a ``.csv`` or ``.parquet`` file. Its column ``path`` is relative to the manifest's
         folder, or absolute; the columns ``label`` and ``split`` are optional, empty means none.
-    labelled : bool
+    labeled : bool
         Whether the column ``label`` counts.
 
     Returns
@@ -44,10 +44,10 @@ def read_manifest(manifest: str, *, labelled: bool) -> Found:
     is_csv = manifest.lower().endswith(".csv")
     numbered = _csv_rows(manifest) if is_csv else _parquet_rows(manifest)
     folder = os.path.dirname(manifest)
-    return [_record(row, f"{manifest}, {where}", folder, manifest, labelled) for where, row in numbered], []
+    return [_record(row, f"{manifest}, {where}", folder, manifest, labeled) for where, row in numbered], []
 
 
-def _record(row: _Row, where: str, folder: str, manifest: str, labelled: bool) -> ImageRecord:
+def _record(row: _Row, where: str, folder: str, manifest: str, labeled: bool) -> ImageRecord:
     listed = _text(row.get("path"))
     if not listed.strip() or not is_text(listed) or "\0" in listed:
         raise DataError(f"{where}: this row has no usable path", expected="a path in every row", got=repr(listed))
@@ -67,7 +67,7 @@ def _record(row: _Row, where: str, folder: str, manifest: str, labelled: bool) -
         # A listed file that is missing stays a record: one hole in a manifest of thousands must not stop
         # the run, and reading it later fails, which lists it among the unreadable files with the reason.
         size, mtime_ns = 0, 0
-    label = clean_label(_text(row.get("label"))) if labelled else None
+    label = clean_label(_text(row.get("label"))) if labeled else None
     return ImageRecord(path, manifest, label, split, size, mtime_ns)
 
 

@@ -21,7 +21,7 @@ _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", 
 
 def ending(name: str) -> str:
     """Give the text after the last dot of a file name in lower case, ``""`` where there is none."""
-    # Not by PurePath, which takes longer than all else that is done for an unchanged photo.
+    # Not by PurePath, which takes longer than all else that is done for an unchanged image.
     return os.path.splitext(name)[1][1:].lower()  # noqa: PTH122
 
 
@@ -69,5 +69,5 @@ def count_endings(names: Iterable[str]) -> str:
 
 
 def plural(count: int, thing: str) -> str:
-    """Write a count with its noun: ``"1 photo"``, ``"2 photos"``."""
+    """Write a count with its noun: ``"1 image"``, ``"2 images"``."""
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"

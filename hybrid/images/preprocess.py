@@ -1,4 +1,4 @@
-"""A model's own preprocessing on pixels of 8 bits: resized, cropped and normalised where the model computes."""
+"""A model's own preprocessing on pixels of 8 bits: resized, cropped and normalized where the model computes."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from torch.nn import functional as F
 from hybrid.images.decode import Pixels, Scaled
 
 # A JPEG is decoded at this many times the length that the model takes, or more: at less the blocks of its transform,
-# and not the model's own filter, would decide how the photo looks (tests/test_real_preprocess.py).
+# and not the model's own filter, would decide how the image looks (tests/test_real_preprocess.py).
 GAP = 3
 # Grows when the same file comes to look otherwise to a model, so that vectors of both kinds are told apart.
 PIXELS = 2
-# Beyond this shape, long by short side, only the middle of a photo is resized.
+# Beyond this shape, long by short side, only the middle of an image is resized.
 LONGEST = 16
-# Photos that are larger (PNG, TIFF, ...) are made small before they wait for a GPU, so that what waits stays small.
+# Images that are larger (PNG, TIFF, ...) are made small before they wait for a GPU, so that what waits stays small.
 LARGEST_WAITING = 4 * 2**20
 
 
 @dataclass(frozen=True)
 class Steps:
-    """What a transform does to a photo.
+    """What a transform does to an image.
 
     Attributes
     ----------
     resize : int or (int, int)
-        Length of the shorter side; or height and width, whatever the photo's shape.
+        Length of the shorter side; or height and width, whatever the image's shape.
     crop : (int, int)
         Height and width of the middle that is kept.
     interpolation : {"bicubic", "bilinear"}
@@ -47,7 +47,7 @@ class Steps:
     std: tuple[float, ...]
 
     def size_of(self, height: float, width: float) -> tuple[int, int]:
-        """Height and width of a photo after resizing."""
+        """Height and width of an image after resizing."""
         if not isinstance(self.resize, int):
             return self.resize
         # As torchvision rounds.
@@ -61,28 +61,28 @@ def read_steps(transform: Any) -> Steps | None:
 
     resize: int | tuple[int, int] | None = None
     crop: tuple[int, int] | None = None
-    normalise, interpolation = None, ""
+    normalize, interpolation = None, ""
     for step in getattr(transform, "transforms", ()):
         if type(step) is tv.Resize and resize is None and crop is None and step.max_size is None:
             resize, interpolation = _lengths(step.size), step.interpolation.value
         elif type(step) is tv.CenterCrop and crop is None:
             crop = (int(step.size[0]), int(step.size[1]))
-        elif type(step) is tv.Normalize and normalise is None:
-            normalise = step
+        elif type(step) is tv.Normalize and normalize is None:
+            normalize = step
         elif getattr(step, "__name__", type(step).__name__) not in _SAME_PIXELS:
             return None
     if crop is None and isinstance(resize, tuple):
         crop = resize
-    if resize is None or crop is None or normalise is None or interpolation not in ("bicubic", "bilinear"):
+    if resize is None or crop is None or normalize is None or interpolation not in ("bicubic", "bilinear"):
         return None
     shorter = (resize, resize) if isinstance(resize, int) else resize
     if crop[0] > shorter[0] or crop[1] > shorter[1]:
         return None  # the crop would have to be filled up
-    mean, std = ([float(value) for value in values] for values in (normalise.mean, normalise.std))
+    mean, std = ([float(value) for value in values] for values in (normalize.mean, normalize.std))
     return Steps(resize, crop, interpolation, tuple(mean), tuple(std))
 
 
-Photo: TypeAlias = Image.Image | Pixels | Scaled
+AnyImage: TypeAlias = Image.Image | Pixels | Scaled
 # Steps that change how pixels are held, not what they are.
 _SAME_PIXELS = ("ToTensor", "MaybeToTensor", "MaybeConvertMode", "_convert_to_rgb")
 
@@ -94,10 +94,10 @@ def _lengths(size: Any) -> int | tuple[int, int]:
 
 
 class Preprocessor:
-    """Turns decoded photos into a model's input.
+    """Turns decoded images into a model's input.
 
     `prepare` runs in reading threads, `batch` where the model runs. On a CPU the threads resize, because they know one
-    photo each and the CPU is the device; a GPU resizes itself.
+    image each and the CPU is the device; a GPU resizes itself.
 
     Parameters
     ----------
@@ -115,17 +115,17 @@ class Preprocessor:
 
     @property
     def cover(self) -> int | None:
-        """Shorter side that photos should be decoded at, for `hybrid.images.decode.decode_scaled`; None: full size."""
+        """Shorter side that images should be decoded at, for `hybrid.images.decode.decode_scaled`; None: full size."""
         if self._steps is None:
             return None
         resize = self._steps.resize
         return GAP * (resize if isinstance(resize, int) else max(resize))
 
-    def prepare(self, photo: Photo) -> Any:
-        """Prepare one upright RGB photo for `batch`."""
+    def prepare(self, image: AnyImage) -> Any:
+        """Prepare one upright RGB image for `batch`."""
         if self._steps is None:
-            return self._transform(to_picture(photo))
-        scaled = _not_too_long(to_scaled(photo), self._steps)
+            return self._transform(to_picture(image))
+        scaled = _not_too_long(to_scaled(image), self._steps)
         if self._device.type == "cuda" and scaled.rgb.nbytes <= LARGEST_WAITING:
             return scaled
         fitted = _fit(torch.from_numpy(scaled.rgb)[None], scaled.extent, self._steps)[0]
@@ -133,18 +133,18 @@ class Preprocessor:
         return np.ascontiguousarray(fitted.numpy())
 
     def batch(self, prepared: Sequence[Any]) -> torch.Tensor:
-        """Join prepared photos, at least one, to (n, 3, height, width), normalised, channels last, on the device."""
+        """Join prepared images, at least one, to (n, 3, height, width), normalized, channels last, on the device."""
         if self._steps is None:
             return self._to_device(torch.stack(list(prepared))).to(self._dtype)
         height, width = self._steps.crop
-        photos = torch.empty((len(prepared), height, width, 3), dtype=torch.uint8, device=self._device)
+        images = torch.empty((len(prepared), height, width, 3), dtype=torch.uint8, device=self._device)
         for extent, places in _by_extent(prepared).items():
             same = [prepared[place] for place in places]
             arrays = np.stack([one.rgb if isinstance(one, Scaled) else one for one in same])
             pixels = self._to_device(torch.from_numpy(arrays))
             fitted = pixels if extent is None else _fit(pixels, extent, self._steps)
-            photos[torch.tensor(places, device=self._device)] = fitted
-        return normalise(photos, self._steps.mean, self._steps.std).to(self._dtype).permute(0, 3, 1, 2)
+            images[torch.tensor(places, device=self._device)] = fitted
+        return normalize(images, self._steps.mean, self._steps.std).to(self._dtype).permute(0, 3, 1, 2)
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         if self._device.type == "cuda":
@@ -152,46 +152,46 @@ class Preprocessor:
         return tensor.to(self._device, non_blocking=True)
 
 
-def to_scaled(photo: Photo) -> Scaled:
-    """Take a photo of any kind as `Scaled`; a picture or array stands for all of itself."""
-    if isinstance(photo, Scaled):
-        return photo
+def to_scaled(image: AnyImage) -> Scaled:
+    """Take an image of any kind as `Scaled`; a picture or array stands for all of itself."""
+    if isinstance(image, Scaled):
+        return image
     # A copy of memory that is lent for reading only, as Pillow's is: torch warns of it.
-    rgb = np.array(photo) if isinstance(photo, Image.Image) else np.require(photo, requirements=["C", "W"])
+    rgb = np.array(image) if isinstance(image, Image.Image) else np.require(image, requirements=["C", "W"])
     return Scaled(rgb, (rgb.shape[0], rgb.shape[1]))
 
 
-def _not_too_long(photo: Scaled, steps: Steps) -> Scaled:
+def _not_too_long(image: Scaled, steps: Steps) -> Scaled:
     """Keep the middle of a strip: resized whole, one of 20,000 x 10 pixels would take a gigabyte."""
-    height, width = photo.rgb.shape[:2]
+    height, width = image.rgb.shape[:2]
     if not isinstance(steps.resize, int) or max(height, width) <= LONGEST * min(height, width):
-        return photo
+        return image
     kept = LONGEST * min(height, width) // 2
     start = (max(height, width) - kept) // 2
     rows, columns = (slice(start, start + kept), slice(None))[:: 1 if height > width else -1]
-    return to_scaled(photo.rgb[rows, columns])
+    return to_scaled(image.rgb[rows, columns])
 
 
-def to_picture(photo: Photo) -> Image.Image:
-    """Take a photo of any kind as a PIL image."""
-    if isinstance(photo, Image.Image):
-        return photo
-    return Image.fromarray(photo.rgb if isinstance(photo, Scaled) else photo)
+def to_picture(image: AnyImage) -> Image.Image:
+    """Take an image of any kind as a PIL image."""
+    if isinstance(image, Image.Image):
+        return image
+    return Image.fromarray(image.rgb if isinstance(image, Scaled) else image)
 
 
 def _by_extent(prepared: Sequence[Any]) -> dict[tuple[float, float] | None, list[int]]:
-    """Places of the photos that can be resized at once; under None those that need not be."""
+    """Places of the images that can be resized at once; under None those that need not be."""
     places: dict[tuple[float, float] | None, list[int]] = {}
     for place, one in enumerate(prepared):
         places.setdefault(one.extent if isinstance(one, Scaled) else None, []).append(place)
     return places
 
 
-def _fit(photos: torch.Tensor, extent: tuple[float, float], steps: Steps) -> torch.Tensor:
-    """Resize and crop (n, h, w, 3) uint8 photos of one extent; as Pillow does it, to a grey level."""
+def _fit(images: torch.Tensor, extent: tuple[float, float], steps: Steps) -> torch.Tensor:
+    """Resize and crop (n, h, w, 3) uint8 images of one extent; as Pillow does it, to a gray level."""
     size = steps.size_of(*extent)
-    channels_first = photos.permute(0, 3, 1, 2)
-    if photos.device.type == "cpu":
+    channels_first = images.permute(0, 3, 1, 2)
+    if images.device.type == "cpu":
         resized = _resize(channels_first, extent, size, steps.interpolation)
     else:  # no other device interpolates whole numbers; Pillow rounds, and so must they
         resized = _resize(channels_first.float(), extent, size, steps.interpolation)
@@ -202,23 +202,23 @@ def _fit(photos: torch.Tensor, extent: tuple[float, float], steps: Steps) -> tor
 
 
 def _resize(
-    photos: torch.Tensor, extent: tuple[float, float], size: tuple[int, int], interpolation: str
+    images: torch.Tensor, extent: tuple[float, float], size: tuple[int, int], interpolation: str
 ) -> torch.Tensor:
     if extent == size:
-        return photos
-    if extent == tuple(photos.shape[2:]):
-        return F.interpolate(photos, size=size, mode=interpolation, antialias=True)
+        return images
+    if extent == tuple(images.shape[2:]):
+        return F.interpolate(images, size=size, mode=interpolation, antialias=True)
     # By factors: the last row and column count in part. torch rounds the resulting size down, so that a factor must not
     # fall below the quotient.
     factors = [(wanted / own) * (1 + 1e-9) for wanted, own in zip(size, extent, strict=True)]
     resized = F.interpolate(
-        photos, scale_factor=factors, mode=interpolation, antialias=True, recompute_scale_factor=False
+        images, scale_factor=factors, mode=interpolation, antialias=True, recompute_scale_factor=False
     )
     return resized[:, :, : size[0], : size[1]]
 
 
-def normalise(photos: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """(value / 255 - mean) / std of uint8 photos with channels last, float32."""
-    scale = torch.tensor([1 / (255 * s) for s in std], device=photos.device)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=photos.device)
-    return torch.addcmul(shift, photos.float(), scale)
+def normalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """(value / 255 - mean) / std of uint8 images with channels last, float32."""
+    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device)
+    return torch.addcmul(shift, images.float(), scale)

@@ -1,4 +1,4 @@
-"""One photo in a reading thread: its bytes, their hash, its pixels, and what is made of them."""
+"""One image in a reading thread: its bytes, their hash, its pixels, and what is made of them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hybrid.images.records import ImageRecord
 
 
 @dataclass(frozen=True, slots=True)
-class ReadPhoto:
-    """A photo that was read.
+class ReadImage:
+    """An image that was read.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class ReadPhoto:
     reason: str = ""
 
 
-def _nothing(photo: Scaled, record: ImageRecord) -> None:
+def _nothing(image: Scaled, record: ImageRecord) -> None:
     return None
 
 
@@ -43,18 +43,18 @@ def read(
     *,
     cover: int | None = 1,
     known: Collection[str] = (),
-) -> ReadPhoto:
-    """Read and decode a photo once, for all that looks at it.
+) -> ReadImage:
+    """Read and decode an image once, for all that looks at it.
 
     Parameters
     ----------
     record : ImageRecord
     prepare : callable
-        Gets the pixels. By default nobody does: the photo is only found to be readable.
+        Gets the pixels. By default nobody does: the image is only found to be readable.
     cover : int or None
         As `decode_scaled` takes it.
     known : collection of str
-        Content hashes whose photos need not be decoded; `prepared` is None then.
+        Content hashes whose images need not be decoded; `prepared` is None then.
 
     Returns
     -------
@@ -66,10 +66,10 @@ def read(
         sha256 = hashlib.sha256(data).hexdigest()
         prepared = None if sha256 in known else prepare(decode_scaled(data, cover), record)
     except OSError as error:
-        return ReadPhoto(record, "", None, error.strerror or str(error))
+        return ReadImage(record, "", None, error.strerror or str(error))
     except UnreadableImageError as error:
-        return ReadPhoto(record, "", None, error.what)
-    return ReadPhoto(record, sha256, prepared)
+        return ReadImage(record, "", None, error.what)
+    return ReadImage(record, sha256, prepared)
 
 
 def widest(covers: Iterable[int | None]) -> int | None:

@@ -1,4 +1,4 @@
-"""`ImageRecord`: where one photo lies and what is known of it before it is opened."""
+"""`ImageRecord`: where one image lies and what is known of it before it is opened."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """One photo of a source.
+    """One image of a source.
 
     Attributes
     ----------
     path : str
-        The photo's unique name: its absolute path, or ``/abs/shard.tar/KEY.jpg`` for a member of a shard.
+        The image's unique name: its absolute path, or ``/abs/shard.tar/KEY.jpg`` for a member of a shard.
     source : str
         Absolute path of the folder, manifest or shard given by the user.
     label : str or None
@@ -21,13 +21,13 @@ class ImageRecord:
     split : str or None
         ``"train"``, ``"val"``, ``"test"``, or None where the source does not say.
     size : int
-        Bytes of the encoded photo.
+        Bytes of the encoded image.
     mtime_ns : int
         Modification time of the file (of the shard, for a member) in nanoseconds.
     container : str or None
-        Absolute path of the tar shard that holds the photo, None for a plain file.
+        Absolute path of the tar shard that holds the image, None for a plain file.
     offset : int
-        Where the photo's bytes start in `container`; 0 for a plain file.
+        Where the image's bytes start in `container`; 0 for a plain file.
     """
 
     path: str
@@ -40,7 +40,7 @@ class ImageRecord:
     offset: int = 0
 
     def read_bytes(self) -> bytes:
-        """Read the encoded photo.
+        """Read the encoded image.
 
         Raises
         ------

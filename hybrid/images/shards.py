@@ -1,6 +1,6 @@
-"""WebDataset tar shards as sources; photos are read in place by their offset, nothing is unpacked."""
+"""WebDataset tar shards as sources; images are read in place by their offset, nothing is unpacked."""
 
-# Paths stay str from scandir to record: a Path for each of a million photos is slow.
+# Paths stay str from scandir to record: a Path for each of a million images is slow.
 # ruff: noqa: PTH110, PTH112, PTH119, PTH120, PTH207
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class _Sample:
     texts: dict[str, str] = field(default_factory=dict)
 
 
-def read_shard(shard: str, source: str, *, labelled: bool, split: str | None = None) -> Found:
-    """Read the photos of one uncompressed tar shard.
+def read_shard(shard: str, source: str, *, labeled: bool, split: str | None = None) -> Found:
+    """Read the images of one uncompressed tar shard.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def read_shard(shard: str, source: str, *, labelled: bool, split: str | None = N
         name) form a sample: images, and a label in ``.cls``, ``.json`` (its field "label") or ``.txt``.
     source : str
         What the user gave to reach this shard, kept in the records.
-    labelled : bool
+    labeled : bool
         Whether labels are read.
     split : str or None
         The split where the shard's own file name does not say one.
@@ -66,7 +66,7 @@ def read_shard(shard: str, source: str, *, labelled: bool, split: str | None = N
     try:
         mtime_ns = Path(shard).stat().st_mtime_ns
         with tarfile.open(shard, "r:", encoding="utf-8") as tar:
-            samples = _read_samples(tar, shard, notes, labelled=labelled)
+            samples = _read_samples(tar, shard, notes, labeled=labeled)
             _check_end(tar)
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise DataError(
@@ -85,7 +85,7 @@ def read_shard(shard: str, source: str, *, labelled: bool, split: str | None = N
 
 
 def refuse_compressed(path: str) -> None:
-    """Raise a DataError for a compressed tar: its photos have no offset at which they could be read."""
+    """Raise a DataError for a compressed tar: its images have no offset at which they could be read."""
     if path.lower().endswith(COMPRESSED_ENDINGS):
         raise DataError(
             f"The shard {path} is compressed",
@@ -161,7 +161,7 @@ def _expand_braces(pattern: str) -> Iterator[str]:
     return ("".join(parts) for parts in itertools.product(*pieces))
 
 
-def _read_samples(tar: tarfile.TarFile, shard: str, notes: list[str], *, labelled: bool) -> list[_Sample]:
+def _read_samples(tar: tarfile.TarFile, shard: str, notes: list[str], *, labeled: bool) -> list[_Sample]:
     samples: defaultdict[str, _Sample] = defaultdict(_Sample)
     not_text = 0
     for member in tar:
@@ -175,7 +175,7 @@ def _read_samples(tar: tarfile.TarFile, shard: str, notes: list[str], *, labelle
                 samples[key].images.append(member)
             else:
                 not_text += 1
-        elif labelled and kind in _LABEL_ENDINGS:
+        elif labeled and kind in _LABEL_ENDINGS:
             text = _read_label(tar, member, kind, shard)
             if text:
                 samples[key].texts[kind] = text
@@ -213,7 +213,7 @@ def _label(texts: dict[str, str]) -> str | None:
 def _check_end(tar: tarfile.TarFile) -> None:
     """Raise a ReadError where the listing stopped before the archive's end.
 
-    tarfile takes a damaged header in the middle for the end, and would silently drop the photos after it.
+    tarfile takes a damaged header in the middle for the end, and would silently drop the images after it.
     """
     if tar.fileobj is None:
         return

@@ -1,6 +1,6 @@
-"""Sources of photos: `scan` turns what a user points at into records, without opening a photo."""
+"""Sources of images: `scan` turns what a user points at into records, without opening an image."""
 
-# Paths stay str from scandir to record: a Path for each of a million photos is slow.
+# Paths stay str from scandir to record: a Path for each of a million images is slow.
 # ruff: noqa: PTH100, PTH110, PTH112
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _KINDS = (
 
 @dataclass(frozen=True)
 class Scan:
-    """The photos that a list of sources holds.
+    """The images that a list of sources holds.
 
     Attributes
     ----------
     records : tuple of ImageRecord
-        Each photo once, by source in the order given, then by path.
+        Each image once, by source in the order given, then by path.
     notes : tuple of str
         What was left out, and what looks odd, for people to read.
     sources : tuple of str
@@ -43,26 +43,26 @@ class Scan:
     sources: tuple[str, ...]
 
 
-def scan(sources: Sequence[str | Path], *, labelled: bool = True) -> Scan:
-    """List the photos in sources, without opening them.
+def scan(sources: Sequence[str | Path], *, labeled: bool = True) -> Scan:
+    """List the images in sources, without opening them.
 
     Parameters
     ----------
     sources : sequence of str or Path
         Each one an image, a folder (class folders, a plain folder, split folders, or shards), a manifest
         (``.csv``, ``.parquet``), or WebDataset shards (``.tar``; braces and wildcards are expanded).
-    labelled : bool
-        False takes every photo without label and subfolders as mere places.
+    labeled : bool
+        False takes every image without label and subfolders as mere places.
 
     Returns
     -------
     Scan
-        Records, notes and the sources' absolute paths. A photo in several sources belongs to the first.
+        Records, notes and the sources' absolute paths. An image in several sources belongs to the first.
 
     Raises
     ------
     DataError
-        If there is no source, or a source is missing, of no known kind, broken, or holds no photo.
+        If there is no source, or a source is missing, of no known kind, broken, or holds no image.
     MissingExtraError
         If a Parquet manifest is read without pyarrow.
     """
@@ -72,7 +72,7 @@ def scan(sources: Sequence[str | Path], *, labelled: bool = True) -> Scan:
     notes: list[str] = []
     by_path: dict[str, ImageRecord] = {}
     for place in places:
-        found, found_notes = _read_source(place, labelled=labelled)
+        found, found_notes = _read_source(place, labeled=labeled)
         notes += found_notes
         if not found:
             raise _nothing_found(place, found_notes)
@@ -80,18 +80,18 @@ def scan(sources: Sequence[str | Path], *, labelled: bool = True) -> Scan:
     return Scan(tuple(by_path.values()), tuple(notes), places)
 
 
-def _read_source(place: str, *, labelled: bool) -> Found:
+def _read_source(place: str, *, labeled: bool) -> Found:
     if os.path.isdir(place):
-        return read_folder(place, labelled=labelled)
+        return read_folder(place, labeled=labeled)
     refuse_compressed(place)
     if not os.path.exists(place):
         if is_shard_pattern(place):
-            return _read_pattern(place, labelled=labelled)
+            return _read_pattern(place, labeled=labeled)
         raise DataError(f"{place} does not exist", expected=_KINDS, fix="check the path")
     if ending(place) in ("csv", "parquet"):
-        return read_manifest(place, labelled=labelled)
+        return read_manifest(place, labeled=labeled)
     if ending(place) == "tar":
-        return read_shard(place, place, labelled=labelled)
+        return read_shard(place, place, labeled=labeled)
     if is_image_name(place) and is_text(place):
         status = Path(place).stat()
         return [ImageRecord(place, place, None, None, status.st_size, status.st_mtime_ns)], []
@@ -103,10 +103,10 @@ def _read_source(place: str, *, labelled: bool) -> Found:
     )
 
 
-def _read_pattern(pattern: str, *, labelled: bool) -> Found:
+def _read_pattern(pattern: str, *, labeled: bool) -> Found:
     records, notes = [], []
     for shard in expand_shards(pattern):
-        found, found_notes = read_shard(shard, pattern, labelled=labelled)
+        found, found_notes = read_shard(shard, pattern, labeled=labeled)
         records += found
         notes += found_notes
     return records, notes
@@ -122,9 +122,9 @@ def _nothing_found(place: str, notes: list[str]) -> DataError:
 
 
 def _add(found: list[ImageRecord], by_path: dict[str, ImageRecord], place: str, notes: list[str]) -> None:
-    """Add a source's records in the order of their paths; a photo that is known already stays as it is."""
+    """Add a source's records in the order of their paths; an image that is known already stays as it is."""
     repeated: list[ImageRecord] = []
-    # The sort is stable: of one photo listed twice in a manifest, the first row counts.
+    # The sort is stable: of one image listed twice in a manifest, the first row counts.
     for record in sorted(found, key=lambda record: record.path):
         if by_path.setdefault(record.path, record) is not record:
             repeated.append(record)

@@ -1,4 +1,4 @@
-"""Splitting labelled photos into a part to train on and a part to validate with."""
+"""Splitting labeled images into a part to train on and a part to validate with."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ Indices = NDArray[np.intp]
 
 
 def stratified_split(labels: Sequence[str], fraction: float, seed: int) -> tuple[Indices, Indices]:
-    """Split photos so that every class has its share on both sides.
+    """Split images so that every class has its share on both sides.
 
-    Classes whose share is two photos or more on either side are split by scikit-learn's stratified
-    `train_test_split`. It may leave smaller classes without a photo on one side, or refuse them, so they are
-    split one by one: the share is rounded, but at least one photo and at most all but one are validated with.
-    A class with a single photo is trained on.
+    Classes whose share is two images or more on either side are split by scikit-learn's stratified
+    `train_test_split`. It may leave smaller classes without an image on one side, or refuse them, so they are
+    split one by one: the share is rounded, but at least one image and at most all but one are validated with.
+    A class with a single image is trained on.
 
     Parameters
     ----------
     labels : sequence of str, length n
-        The class of each photo.
+        The class of each image.
     fraction : float
         The share to validate with, between 0 and 1, both excluded.
     seed : int
@@ -46,7 +46,7 @@ def stratified_split(labels: Sequence[str], fraction: float, seed: int) -> tuple
             got=str(fraction),
         )
     classes, counts = np.unique(np.asarray(labels, dtype=object), return_counts=True)
-    # From two photos a side on, scikit-learn's rounding, which is off by less than one, leaves at least one.
+    # From two images a side on, scikit-learn's rounding, which is off by less than one, leaves at least one.
     is_small = counts * min(fraction, 1 - fraction) < 2
     class_of = {name: index for index, name in enumerate(classes)}
     codes = np.array([class_of[label] for label in labels], dtype=np.intp)

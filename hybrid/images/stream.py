@@ -24,7 +24,7 @@ IN_FLIGHT = 2
 
 
 def ahead(batch_size: int, workers: int) -> int:
-    """How many photos may be decoded before their batch computes: enough that it never waits, and no more."""
+    """How many images may be decoded before their batch computes: enough that it never waits, and no more."""
     return batch_size + 2 * workers
 
 

@@ -9,11 +9,11 @@ from functools import partial
 from typing import Any
 
 from hybrid.encoders.base import Encoder, FloatArray
-from hybrid.images.reading import ReadPhoto, read
+from hybrid.images.reading import ReadImage, read
 from hybrid.images.records import ImageRecord
 from hybrid.images.sources import Scan
 from hybrid.images.stream import IN_FLIGHT, ahead, default_workers, ordered_map
-from hybrid.index.store import ADDED, EmbeddingStore, PhotoRow, StoredPhoto
+from hybrid.index.store import ADDED, EmbeddingStore, ImageRow, StoredImage
 
 Progress = Callable[[int], None]
 
@@ -27,17 +27,17 @@ class IndexSummary:
     encoded : int
         Contents that went through the encoder.
     reused : int
-        Photos read whose content already had a vector (a copy, a renamed file).
+        Images read whose content already had a vector (a copy, a renamed file).
     unchanged : int
-        Photos not even read: size and modification time as before.
+        Images not even read: size and modification time as before.
     new, changed, removed : int
         Paths that joined, that hold other bytes than before, that are gone.
     kept : int
-        Photos that a person added to a class and that stay with it, whatever sources and `replace` say.
+        Images that a person added to a class and that stay with it, whatever sources and `replace` say.
     unreadable : list of (path, reason)
     """
 
-    photos: int = 0
+    images: int = 0
     encoded: int = 0
     reused: int = 0
     unchanged: int = 0
@@ -48,7 +48,7 @@ class IndexSummary:
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
 
-Known = Mapping[str, PhotoRow]
+Known = Mapping[str, ImageRow]
 
 
 def build_index(
@@ -61,23 +61,23 @@ def build_index(
     replace: bool = False,
     progress: Progress = lambda count: None,
 ) -> IndexSummary:
-    """Make the store hold exactly the photos of the scanned sources, each with a vector of `encoder`.
+    """Make the store hold exactly the images of the scanned sources, each with a vector of `encoder`.
 
-    Photos of sources that are not part of `scan` stay. So do those that a person added to a class (`store.ADDED`), also
-    where a source holds them under another label or none. Batches are cut from the photos in scan order and
+    Images of sources that are not part of `scan` stay. So do those that a person added to a class (`store.ADDED`), also
+    where a source holds them under another label or none. Batches are cut from the images in scan order and
     committed whole, so a killed run goes on at the batch where it stopped, with the same batches and vectors if the
     batch size is the same. While a batch is encoded the next one is read, and the one before is committed.
 
     Parameters
     ----------
     batch_size : int, optional
-        Photos to encode at once; default: the encoder's own.
+        Images to encode at once; default: the encoder's own.
     workers : int, optional
         Threads that decode; default: one a core, at most 16.
     replace : bool
-        Also forget the photos of every source that is not part of `scan`.
+        Also forget the images of every source that is not part of `scan`.
     progress : callable
-        Called with the number of photos finished since the last call.
+        Called with the number of images finished since the last call.
 
     Returns
     -------
@@ -85,8 +85,8 @@ def build_index(
     """
     encoder.check(scan.records)
     store.name_encoder(encoder.fingerprint, encoder.name)
-    summary = IndexSummary(photos=len(scan.records))
-    known: dict[str, PhotoRow] = {row[0]: row for row in store.photo_rows()}
+    summary = IndexSummary(images=len(scan.records))
+    known: dict[str, ImageRow] = {row[0]: row for row in store.image_rows()}
     embedded = store.embedded(encoder.fingerprint)
     records = [_with_its_class(record, known) for record in scan.records]
     waiting = _skip_unchanged(records, known, embedded, store, summary)
@@ -97,21 +97,21 @@ def build_index(
     read_one = partial(read, prepare=encoder.prepare, cover=encoder.cover, known=embedded)
     reads = ordered_map(read_one, waiting, threads, ahead(size, threads))
 
-    def encode(batch: _Batch) -> tuple[list[StoredPhoto], dict[str, FloatArray]]:
+    def encode(batch: _Batch) -> tuple[list[StoredImage], dict[str, FloatArray]]:
         vectors = encoder.encode_images(list(batch.prepared.values()))
-        return batch.photos, dict(zip(batch.prepared, vectors, strict=True))
+        return batch.images, dict(zip(batch.prepared, vectors, strict=True))
 
     batches = _cut(reads, known, embedded, size, summary, progress)
-    for photos, vectors in ordered_map(encode, batches, IN_FLIGHT, IN_FLIGHT):
-        store.write_batch(photos, vectors, encoder.fingerprint)
+    for images, vectors in ordered_map(encode, batches, IN_FLIGHT, IN_FLIGHT):
+        store.write_batch(images, vectors, encoder.fingerprint)
         summary.encoded += len(vectors)
-        progress(len(photos))
+        progress(len(images))
     _forget(scan, store, known, summary, replace=replace)
     return summary
 
 
 def _forget(scan: Scan, store: EmbeddingStore, known: Known, summary: IndexSummary, *, replace: bool) -> None:
-    """Remove what the sources do not hold any more, but for photos that a person added."""
+    """Remove what the sources do not hold any more, but for images that a person added."""
     present = {record.path for record in scan.records} - {path for path, _ in summary.unreadable}
     named = set(scan.sources)
     added = {path for path, row in known.items() if row[1].startswith(ADDED)}
@@ -123,7 +123,7 @@ def _forget(scan: Scan, store: EmbeddingStore, known: Known, summary: IndexSumma
 
 
 def _with_its_class(record: ImageRecord, known: Known) -> ImageRecord:
-    """The record as its source has it, but for a photo that a person added to a class: it keeps what they said."""
+    """The record as its source has it, but for an image that a person added to a class: it keeps what they said."""
     before = known.get(record.path)
     if before is None or not before[1].startswith(ADDED):
         return record
@@ -133,8 +133,8 @@ def _with_its_class(record: ImageRecord, known: Known) -> ImageRecord:
 def _skip_unchanged(
     records: Sequence[ImageRecord], known: Known, embedded: set[str], store: EmbeddingStore, summary: IndexSummary
 ) -> list[ImageRecord]:
-    """Records that must be read; a new label or split of an unread photo is written at once."""
-    waiting, relabelled = [], []
+    """Records that must be read; a new label or split of an unread image is written at once."""
+    waiting, relabeled = [], []
     for record in records:
         row = known.get(record.path)
         stamp = (record.size, record.mtime_ns, record.container, record.offset)
@@ -143,48 +143,48 @@ def _skip_unchanged(
             continue
         summary.unchanged += 1
         if row[1:4] != (record.source, record.label, record.split):
-            relabelled.append(StoredPhoto(record, row[8]))
-    store.write_batch(relabelled)
+            relabeled.append(StoredImage(record, row[8]))
+    store.write_batch(relabeled)
     return waiting
 
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Photos that are committed together, and what the encoder takes of their new contents by hash."""
+    """Images that are committed together, and what the encoder takes of their new contents by hash."""
 
-    photos: list[StoredPhoto]
+    images: list[StoredImage]
     prepared: dict[str, Any]
 
 
 def _cut(
-    reads: Iterator[ReadPhoto],
+    reads: Iterator[ReadImage],
     known: Known,
     embedded: set[str],
     batch_size: int,
     summary: IndexSummary,
     progress: Progress,
 ) -> Iterator[_Batch]:
-    """Cut reads into batches of `batch_size` new contents, with every photo that shows one of them."""
-    photos: list[StoredPhoto] = []
+    """Cut reads into batches of `batch_size` new contents, with every image that shows one of them."""
+    images: list[StoredImage] = []
     prepared: dict[str, Any] = {}
-    for photo in reads:
-        if photo.reason:
-            summary.unreadable.append((photo.record.path, photo.reason))
+    for image in reads:
+        if image.reason:
+            summary.unreadable.append((image.record.path, image.reason))
             progress(1)
             continue
-        before = known.get(photo.record.path)
+        before = known.get(image.record.path)
         summary.new += before is None
-        summary.changed += before is not None and before[8] != photo.sha256
-        photos.append(StoredPhoto(photo.record, photo.sha256))
+        summary.changed += before is not None and before[8] != image.sha256
+        images.append(StoredImage(image.record, image.sha256))
         # `embedded` grows here, in the reading order, so that a copy is encoded once even within a run.
-        if photo.sha256 in embedded:
+        if image.sha256 in embedded:
             summary.reused += 1
         else:
-            embedded.add(photo.sha256)
-            prepared[photo.sha256] = photo.prepared
+            embedded.add(image.sha256)
+            prepared[image.sha256] = image.prepared
         # Copies alone must not pile up without limit either.
-        if len(prepared) == batch_size or len(photos) >= 16 * batch_size:
-            yield _Batch(photos, prepared)
-            photos, prepared = [], {}
-    if photos:
-        yield _Batch(photos, prepared)
+        if len(prepared) == batch_size or len(images) >= 16 * batch_size:
+            yield _Batch(images, prepared)
+            images, prepared = [], {}
+    if images:
+        yield _Batch(images, prepared)

@@ -79,7 +79,7 @@ class _Nearest:
     ----------
     queries : (n, dim) float32
     own : (n,) int64
-        Id of each query itself, which is no neighbour of its own.
+        Id of each query itself, which is no neighbor of its own.
     """
 
     def __init__(self, queries: FloatArray, own: Ids) -> None:
@@ -100,7 +100,7 @@ class _Nearest:
 
 
 def _places_of_cells(index: Any, queries: FloatArray, nearest: _Nearest, rows: VectorRows) -> NDArray[np.int64]:
-    """How manieth cell a search visits, from 0, when it meets each of the true neighbours, (n, NEAREST).
+    """How manieth cell a search visits, from 0, when it meets each of the true neighbors, (n, NEAREST).
 
     Within the cells that it visits, a search is exact. So these places tell what it finds by any number of cells.
     """
@@ -108,7 +108,7 @@ def _places_of_cells(index: Any, queries: FloatArray, nearest: _Nearest, rows: V
     _, cells = index.quantizer.search(vectors, 1)
     _, visited = index.quantizer.search(queries, index.nlist)
     places = np.argsort(visited, axis=1)  # of each cell in the order of the visits
-    # A neighbour that was removed meanwhile is never met.
+    # A neighbor that was removed meanwhile is never met.
     there = np.isin(nearest.ids, known)
     cell = cells[np.minimum(np.searchsorted(known, nearest.ids), len(known) - 1), 0]
     return np.where(there, np.take_along_axis(places, cell, axis=1), index.nlist)

@@ -1,4 +1,4 @@
-"""`NeighborIndex`: nearest photos by FAISS, derived from the store and updated when stale."""
+"""`NeighborIndex`: nearest images by FAISS, derived from the store and updated when stale."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from hybrid.index.faiss_file import Note, ids_in
 from hybrid.index.rows import Ids
 from hybrid.index.store import EmbeddingStore
 
-# So many queries at once are worth a copy of the vectors on a GPU; for so many neighbours its search has room.
-GPU_FROM, GPU_NEIGHBOURS = 100, 2048
+# So many queries at once are worth a copy of the vectors on a GPU; for so many neighbors its search has room.
+GPU_FROM, GPU_NEIGHBORS = 100, 2048
 
 
 class Contents(Protocol):
-    """Which photo is behind a row id."""
+    """Which image is behind a row id."""
 
     def hashes(self, ids: Ids) -> dict[int, str]:
         """Content hashes of those of the rows that there are (still)."""
@@ -39,7 +39,7 @@ class NeighborIndex:
     index : faiss index
         Inner product, its ids being row ids of `contents`.
     contents : mapping of row id to content hash, or Contents
-        The photos that may be found; the index may hold more than a mapping has.
+        The images that may be found; the index may hold more than a mapping has.
     ids : (m,) int64, optional
         The only rows that may be found. Default: all.
     notes : tuple of str
@@ -62,7 +62,7 @@ class NeighborIndex:
         return int(self._index.ntotal) if self._ids is None else len(self._ids)
 
     def only(self, hashes: Collection[str]) -> NeighborIndex:
-        """Narrow the search to some photos; content hashes without a vector are passed over."""
+        """Narrow the search to some images; content hashes without a vector are passed over."""
         return self.only_ids(self._contents.ids_of(hashes))
 
     def only_ids(self, ids: Ids) -> NeighborIndex:
@@ -71,13 +71,13 @@ class NeighborIndex:
         return NeighborIndex(self._index, self._contents, np.intersect1d(ids, known), self.notes)
 
     def search(self, embeddings: FloatArray, k: int) -> tuple[FloatArray, list[list[str]]]:
-        """Find the k nearest photos of each embedding.
+        """Find the k nearest images of each embedding.
 
         Parameters
         ----------
         embeddings : (n, dim) float32, unit norm
         k : int
-            At least 1; cut to the number of photos.
+            At least 1; cut to the number of images.
 
         Returns
         -------
@@ -103,17 +103,17 @@ class NeighborIndex:
         found = np.unique(ids)
         names = self._contents.hashes(found)
         if len(names) < len(found):
-            # Photos were removed since the index was opened: they are left out, and others found in their place.
+            # Images were removed since the index was opened: they are left out, and others found in their place.
             gone = [number for number in found.tolist() if number not in names]
             return self._without(gone).search(queries, k)
         return similarity, [[names[number] for number in row] for row in ids.tolist()]
 
     def _nearest(self, queries: FloatArray, k: int) -> tuple[FloatArray, Ids]:
-        if self._ids is None and len(queries) >= GPU_FROM and k <= GPU_NEIGHBOURS and self._on_gpus is not None:
+        if self._ids is None and len(queries) >= GPU_FROM and k <= GPU_NEIGHBORS and self._on_gpus is not None:
             similarity, ids = self._on_gpus.search(queries, k)
         else:
             similarity, ids = self._index.search(queries, k, params=self._parameters)
-        # The cells that were searched may hold fewer than k photos.
+        # The cells that were searched may hold fewer than k images.
         short = np.flatnonzero((ids < 0).any(axis=1))
         if len(short):
             similarity[short], ids[short] = self._index.search(queries[short], k, params=self._of_all_cells)
@@ -121,12 +121,12 @@ class NeighborIndex:
 
     @cached_property
     def _parameters(self) -> Any:
-        """FAISS skips other ids while it searches, so that k photos are found however few of them there are."""
+        """FAISS skips other ids while it searches, so that k images are found however few of them there are."""
         if self._ids is None:
             return None
         if not hasattr(self._index, "nprobe"):
             return _parameters(self._ids)
-        # Where few photos count, cells that are near may hold none of them.
+        # Where few images count, cells that are near may hold none of them.
         if len(self) <= faiss_build.EXACT_UP_TO:
             return self._of_all_cells
         probed = -(-self._index.nprobe * self._index.ntotal // len(self))
@@ -156,7 +156,7 @@ class NeighborIndex:
 def open_index(store: EmbeddingStore, fingerprint: str, file: Path) -> NeighborIndex:
     """Read the FAISS file of a run, updated from the store where vectors came or left; see `up_to_date`.
 
-    The vectors are not read but mapped, and the content hash of a photo is looked up in the store once it is found.
+    The vectors are not read but mapped, and the content hash of an image is looked up in the store once it is found.
     The store itself may be closed before the search.
 
     Parameters
@@ -181,7 +181,7 @@ def build(vectors: FloatArray, ids: Sequence[int]) -> Any:
 
 
 class _Given:
-    """Photos that are known by a mapping of row id to content hash."""
+    """Images that are known by a mapping of row id to content hash."""
 
     def __init__(self, hashes: Mapping[int, str]) -> None:
         self._hashes = hashes
@@ -196,7 +196,7 @@ class _Given:
 
 
 class _InStore:
-    """Photos that are looked up in the store when they are found, by a connection of the thread that asks."""
+    """Images that are looked up in the store when they are found, by a connection of the thread that asks."""
 
     def __init__(self, path: Path, note: Note) -> None:
         self._path, self._note = path, note

@@ -97,8 +97,8 @@ class VectorRows:
             found += [row[0] for row in self._db.execute(query, (self._fingerprint, *part))]
         return np.unique(np.asarray(found, dtype=np.int64))
 
-    def ids_labelled(self, labels: Sequence[str] | None = None) -> Ids:
-        """Row ids of the contents that a photo of these labels (None: of any) shows, ascending."""
+    def ids_labeled(self, labels: Sequence[str] | None = None) -> Ids:
+        """Row ids of the contents that an image of these labels (None: of any) shows, ascending."""
         # The + keeps SQLite from going by encoder, which would read every vector for its hash.
         head = "SELECT id FROM embeddings WHERE +fingerprint = ? AND sha256 IN (SELECT sha256 FROM photos WHERE label "
         if labels is None:

@@ -1,4 +1,4 @@
-"""`EmbeddingStore`: one SQLite database a run, the truth about photos, labels and vectors."""
+"""`EmbeddingStore`: one SQLite database a run, the truth about images, labels and vectors."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from hybrid.images.records import ImageRecord
 from hybrid.index.rows import VectorRows, from_blobs, in_parts, to_blob
 from hybrid.index.schema import BY_ENCODER, connect, meta
 
-PHOTO_COLUMNS = "path, source, label, split, size, mtime_ns, container, offset, sha256"
-# A photo as the table has it, in the order of PHOTO_COLUMNS.
-PhotoRow = tuple[str, str, str | None, str | None, int, int, str | None, int, str]
-# Begins the source of photos that a person added to a class; sources of build-index are absolute paths.
+IMAGE_COLUMNS = "path, source, label, split, size, mtime_ns, container, offset, sha256"
+# An image as the table has it, in the order of PHOTO_COLUMNS.
+ImageRow = tuple[str, str, str | None, str | None, int, int, str | None, int, str]
+# Begins the source of images that a person added to a class; sources of build-index are absolute paths.
 ADDED = "class:"
 
 
 @dataclass(frozen=True, slots=True)
-class StoredPhoto:
-    """A photo as the store knows it: its record and the sha256 of its bytes."""
+class StoredImage:
+    """An image as the store knows it: its record and the sha256 of its bytes."""
 
     record: ImageRecord
     sha256: str
 
 
 class EmbeddingStore:
-    """Photos, their content hashes and labels, and vectors keyed by content hash + encoder fingerprint.
+    """Images, their content hashes and labels, and vectors keyed by content hash + encoder fingerprint.
 
     Every write is one transaction, so that a killed process leaves whole batches or nothing.
 
@@ -64,7 +64,7 @@ class EmbeddingStore:
 
     @property
     def revision(self) -> int:
-        """Grows with every change to photos or embeddings; derived files compare it with their own."""
+        """Grows with every change to images or embeddings; derived files compare it with their own."""
         return int(meta(self._db, "revision"))
 
     @property
@@ -74,49 +74,49 @@ class EmbeddingStore:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no photo."""
+        """Whether there is no image."""
         return self._db.execute("SELECT 1 FROM photos LIMIT 1").fetchone() is None
 
-    def photo_rows(self) -> Iterator[PhotoRow]:
-        """Every photo as a plain tuple, ordered by path: the cheapest way through all of them.
+    def image_rows(self) -> Iterator[ImageRow]:
+        """Every image as a plain tuple, ordered by path: the cheapest way through all of them.
 
         They are read as they are asked for; nothing may be written before the last one.
         """
-        return iter(self._db.execute(f"SELECT {PHOTO_COLUMNS} FROM photos ORDER BY path"))  # noqa: S608
+        return iter(self._db.execute(f"SELECT {IMAGE_COLUMNS} FROM photos ORDER BY path"))  # noqa: S608
 
-    def iter_photos(self) -> Iterator[StoredPhoto]:
-        """Every photo, ordered by path, read as `photo_rows` are."""
-        return map(_photo, self.photo_rows())
+    def iter_images(self) -> Iterator[StoredImage]:
+        """Every image, ordered by path, read as `image_rows` are."""
+        return map(_image, self.image_rows())
 
-    def photos(self) -> list[StoredPhoto]:
-        """Every photo, ordered by path."""
-        return list(self.iter_photos())
+    def images(self) -> list[StoredImage]:
+        """Every image, ordered by path."""
+        return list(self.iter_images())
 
-    def photos_at(self, paths: Sequence[str]) -> list[StoredPhoto]:
-        """Photos of these paths, as far as there are any, ordered by path."""
-        return self._photos_where("path", paths)
+    def images_at(self, paths: Sequence[str]) -> list[StoredImage]:
+        """Images of these paths, as far as there are any, ordered by path."""
+        return self._images_where("path", paths)
 
-    def photos_with(self, hashes: Sequence[str]) -> list[StoredPhoto]:
-        """All photos of these contents, ordered by path."""
-        return self._photos_where("sha256", hashes)
+    def images_with(self, hashes: Sequence[str]) -> list[StoredImage]:
+        """All images of these contents, ordered by path."""
+        return self._images_where("sha256", hashes)
 
-    def photos_sharing(self, labels: Sequence[str]) -> list[StoredPhoto]:
-        """Photos of these labels, and all other photos of the same contents, ordered by path."""
-        found: dict[str, StoredPhoto] = {}
+    def images_sharing(self, labels: Sequence[str]) -> list[StoredImage]:
+        """Images of these labels, and all other images of the same contents, ordered by path."""
+        found: dict[str, StoredImage] = {}
         for part, marks in in_parts(labels):
             contents = f"SELECT sha256 FROM photos WHERE label IN ({marks})"  # noqa: S608
-            rows = self._db.execute(f"SELECT {PHOTO_COLUMNS} FROM photos WHERE sha256 IN ({contents})", part)  # noqa: S608
-            found.update((row[0], _photo(row)) for row in rows)
+            rows = self._db.execute(f"SELECT {IMAGE_COLUMNS} FROM photos WHERE sha256 IN ({contents})", part)  # noqa: S608
+            found.update((row[0], _image(row)) for row in rows)
         return [found[path] for path in sorted(found)]
 
     def labels(self) -> dict[str, int]:
-        """Every label and its number of photos, ordered by label."""
+        """Every label and its number of images, ordered by label."""
         query = "SELECT label, count(*) FROM photos WHERE label IS NOT NULL GROUP BY 1 ORDER BY 1"
         return dict(self._db.execute(query).fetchall())
 
     @property
-    def all_labelled(self) -> bool:
-        """Whether no photo lacks a label."""
+    def all_labeled(self) -> bool:
+        """Whether no image lacks a label."""
         return self._db.execute("SELECT 1 FROM photos WHERE label IS NULL LIMIT 1").fetchone() is None
 
     def embedded(self, fingerprint: str, among: Sequence[str] | None = None) -> set[str]:
@@ -166,23 +166,23 @@ class EmbeddingStore:
 
     def write_batch(
         self,
-        photos: Iterable[StoredPhoto],
+        images: Iterable[StoredImage],
         vectors: Mapping[str, FloatArray] | None = None,
         fingerprint: str = "",
     ) -> None:
-        """Add or replace photos and add the vectors of new content, in one transaction.
+        """Add or replace images and add the vectors of new content, in one transaction.
 
         Parameters
         ----------
-        photos : iterable of StoredPhoto
+        images : iterable of StoredPhoto
             Replace what the store knew of their paths.
         vectors : mapping of content hash to (dim,) float32
             New embeddings by the encoder `fingerprint`.
         """
         rows = [
-            (r.path, r.source, r.label, r.split, r.size, r.mtime_ns, r.container, r.offset, photo.sha256)
-            for photo in photos
-            for r in [photo.record]
+            (r.path, r.source, r.label, r.split, r.size, r.mtime_ns, r.container, r.offset, image.sha256)
+            for image in images
+            for r in [image.record]
         ]
         vectors = vectors or {}
         if not rows and not vectors:
@@ -192,7 +192,7 @@ class EmbeddingStore:
             if self._leaves_vectors(rows, vectors):
                 self._set("loose", 1)
             self._db.executemany(
-                f"INSERT OR REPLACE INTO photos ({PHOTO_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?)",  # noqa: S608
+                f"INSERT OR REPLACE INTO photos ({IMAGE_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?)",  # noqa: S608
                 rows,
             )
             if vectors:
@@ -203,8 +203,8 @@ class EmbeddingStore:
                 )
             self._grow_revision()
 
-    def _leaves_vectors(self, rows: Sequence[PhotoRow], vectors: Mapping[str, FloatArray]) -> bool:
-        """Whether a batch may leave vectors that no photo has: of the bytes that a path held before, or its own."""
+    def _leaves_vectors(self, rows: Sequence[ImageRow], vectors: Mapping[str, FloatArray]) -> bool:
+        """Whether a batch may leave vectors that no image has: of the bytes that a path held before, or its own."""
         new = {row[0]: row[8] for row in rows}
         if not vectors.keys() <= set(new.values()):
             return True
@@ -215,13 +215,13 @@ class EmbeddingStore:
         return False
 
     def remove(self, paths: Sequence[str]) -> None:
-        """Forget photos, and all vectors that no photo has (any more: its file may have changed)."""
+        """Forget images, and all vectors that no image has (any more: its file may have changed)."""
         # Only a store of the first version does not say whether it holds such vectors.
         loose = meta(self._db, "loose") != "0"
         if not paths and not loose:
             return
         with self._db:
-            contents = {photo.sha256 for photo in self.photos_at(paths)}
+            contents = {image.sha256 for image in self.images_at(paths)}
             self._db.executemany("DELETE FROM photos WHERE path = ?", [(path,) for path in paths])
             self._set("last_id", self._last_id())
             if loose:
@@ -252,7 +252,7 @@ class EmbeddingStore:
             self._db.execute("INSERT OR REPLACE INTO encoders VALUES (?, ?)", (fingerprint, name))
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Photos by split and label, and vectors by encoder name, for `hybrid info`."""
+        """Images by split and label, and vectors by encoder name, for `hybrid info`."""
         by_split = "SELECT coalesce(split, 'none'), count(*) FROM photos GROUP BY 1 ORDER BY 1"
         by_encoder = (
             "SELECT coalesce(name, fingerprint), count(*) FROM embeddings LEFT JOIN encoders USING (fingerprint) "
@@ -273,11 +273,11 @@ class EmbeddingStore:
         with self._db:
             self._db.executemany("INSERT OR REPLACE INTO texts VALUES (?, ?, ?)", rows)
 
-    def _photos_where(self, column: str, values: Sequence[str]) -> list[StoredPhoto]:
-        found: dict[str, StoredPhoto] = {}
+    def _images_where(self, column: str, values: Sequence[str]) -> list[StoredImage]:
+        found: dict[str, StoredImage] = {}
         for part, marks in in_parts(list(dict.fromkeys(values))):
-            rows = self._db.execute(f"SELECT {PHOTO_COLUMNS} FROM photos WHERE {column} IN ({marks})", part)  # noqa: S608
-            found.update((row[0], _photo(row)) for row in rows)
+            rows = self._db.execute(f"SELECT {IMAGE_COLUMNS} FROM photos WHERE {column} IN ({marks})", part)  # noqa: S608
+            found.update((row[0], _image(row)) for row in rows)
         return [found[path] for path in sorted(found)]
 
     def _set(self, key: str, value: int) -> None:
@@ -287,5 +287,5 @@ class EmbeddingStore:
         self._db.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'revision'")
 
 
-def _photo(row: PhotoRow) -> StoredPhoto:
-    return StoredPhoto(ImageRecord(*row[:8]), row[8])
+def _image(row: ImageRow) -> StoredImage:
+    return StoredImage(ImageRecord(*row[:8]), row[8])

@@ -28,11 +28,11 @@ class LabelSpace:
     seen : int
         The first `seen` classes are seen.
     joined : int
-        How many of the last classes joined with photos.
+        How many of the last classes joined with images.
     nameless : int
-        How many of those are known by their photos alone; they stand last.
+        How many of those are known by their images alone; they stand last.
     shots : tuple of int
-        Labelled photos that show each class; 0 for a seen class, whatever trained it. Empty where no class is shown.
+        Labeled images that show each class; 0 for a seen class, whatever trained it. Empty where no class is shown.
     """
 
     names: tuple[str, ...]
@@ -52,8 +52,8 @@ class LabelSpace:
         """Number of classes that have a text: all but the last ones."""
         return len(self.names) - self.nameless
 
-    def photos_of(self, index: int) -> int:
-        """Labelled photos that show an unseen class."""
+    def images_of(self, index: int) -> int:
+        """Labeled images that show an unseen class."""
         return self.shots[index] if self.shots else 0
 
     @property
@@ -118,7 +118,7 @@ class Newcomer:
     named : bool
         False where the name says nothing to a text encoder.
     shots : int
-        Labelled photos that show it.
+        Labeled images that show it.
     """
 
     prompt: PromptClass
@@ -129,14 +129,14 @@ class Newcomer:
 def extend(space: LabelSpace, newcomers: Sequence[Newcomer]) -> tuple[LabelSpace, tuple[int | None, ...]]:
     """Let classes join a label space.
 
-    A newcomer that is in the space by name or synonym keeps its place there, and its photos count for that class; a
-    newcomer without photos is asked for by name, as a prompt would; the others stand last.
+    A newcomer that is in the space by name or synonym keeps its place there, and its images count for that class; a
+    newcomer without images is asked for by name, as a prompt would; the others stand last.
 
     Returns
     -------
     LabelSpace
     places : tuple of int or None
-        Of each newcomer; None for one that is seen, whose photos the head has learned or will learn.
+        Of each newcomer; None for one that is seen, whose images the head has learned or will learn.
 
     Raises
     ------
@@ -145,7 +145,7 @@ def extend(space: LabelSpace, newcomers: Sequence[Newcomer]) -> tuple[LabelSpace
     """
     found = [_index_of(space, one.prompt) for one in newcomers]
     fresh = [number for number, index in enumerate(found) if index is None]
-    # Merely named ones, then those with photos and a name, then those that photos alone speak for.
+    # Merely named ones, then those with images and a name, then those that images alone speak for.
     fresh.sort(key=lambda number: (newcomers[number].shots > 0, not newcomers[number].named))
     names = (*space.names, *(newcomers[number].prompt.name for number in fresh))
     if len({class_key(name) for name in names}) < len(names):

@@ -41,7 +41,7 @@ class Layout:
 
     @property
     def store(self) -> Path:
-        """Photos, labels, embeddings."""
+        """Images, labels, embeddings."""
         return self.root / "index.sqlite"
 
     @property
@@ -61,7 +61,7 @@ class Layout:
 
     @property
     def classes(self) -> Path:
-        """Classes that were added without training, by photos or by name."""
+        """Classes that were added without training, by images or by name."""
         return self.root / "classes.json"
 
     @property
@@ -108,7 +108,7 @@ class HeadInfo(Struct, frozen=True, kw_only=True):
     encoder_identity : str or None
         Set for a head that reads embeddings.
     trained_on : tuple of str
-        sha256 of every training photo, so that nobody calibrates or evaluates on them unawares.
+        sha256 of every training image, so that nobody calibrates or evaluates on them unawares.
     left_out : tuple of str
         Labels of the index that it could have been trained on, had its classes not been limited; None where an older
         version trained it, and did not say: then no label joins by itself. They are no classes
@@ -311,7 +311,7 @@ def load_head(layout: Layout, compute: Compute, regions: Regions | None = None) 
     Parameters
     ----------
     regions : {"none", "slic", "tiles"}, optional
-        How photos are cut for it; default: as it was trained.
+        How images are cut for it; default: as it was trained.
     """
     info = read_head_info(layout)
     if info is None:

@@ -1,4 +1,4 @@
-"""`fit_run_gate`: gather what the store and the head say of the validation photos, and fit a run's gate on it."""
+"""`fit_run_gate`: gather what the store and the head say of the validation images, and fit a run's gate on it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from hybrid.encoders.base import FloatArray
 from hybrid.errors import GateError, listing
 from hybrid.gate.calibration import fit_temperature
 from hybrid.gate.decide import FittedGate
-from hybrid.gate.episodes import Calibration, Photos, calibrate, check_enough, class_folds
+from hybrid.gate.episodes import Calibration, LabeledEmbeddings, calibrate, check_enough, class_folds
 from hybrid.gate.fit import fit_gate, fit_shown
 from hybrid.gate.gate import Gate
 from hybrid.gate.gaussians import ClassMemory
 from hybrid.gate.policy import HeldOut, uniform_from_hash
 from hybrid.gate.rejection import fit_rejector
-from hybrid.heads.base import LabelledPhotos, TrainingSet
+from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.heads.training.folds import FoldLogits
 
 
@@ -30,13 +30,13 @@ def fit_run_gate(
     fold_logits: FoldLogits | None = None,
     seed: int = 0,
 ) -> FittedGate:
-    """Fit gate and rejector on the validation photos.
+    """Fit gate and rejector on the validation images.
 
     Parameters
     ----------
     data : TrainingSet
     head_logits : (n, s) float32
-        The head's, of the validation photos.
+        The head's, of the validation images.
     texts : (s, d) float32
         Text embeddings of the seen classes.
     folds, fold_logits
@@ -45,12 +45,12 @@ def fit_run_gate(
     Returns
     -------
     FittedGate
-        Too few classes or photos are no error: the documented prior serves then, and `reason` says what is missing.
+        Too few classes or images are no error: the documented prior serves then, and `reason` says what is missing.
 
     Raises
     ------
     GateError
-        If a validation photo trained the head, or the fit does not converge.
+        If a validation image trained the head, or the fit does not converge.
     """
     _refuse_leak(data)
     try:
@@ -59,8 +59,8 @@ def fit_run_gate(
         return FittedGate(Gate(), _memory(data), reason=f"{error.what}: {error.got}; needed: {error.expected}")
     held_out = class_folds(len(data.classes), seed)
     calibration = calibrate(
-        Photos(data.train.embeddings, data.train.target),
-        Photos(data.val.embeddings, data.val.target),
+        LabeledEmbeddings(data.train.embeddings, data.train.target),
+        LabeledEmbeddings(data.val.embeddings, data.val.target),
         texts,
         logit_scale,
         head_logits,
@@ -109,14 +109,14 @@ def _memory(data: TrainingSet) -> ClassMemory:
     return ClassMemory.fit(embeddings, np.concatenate([data.train.target, data.val.target]), len(data.classes))
 
 
-def _keep(photos: LabelledPhotos, head_logits: FloatArray, calibration: Calibration) -> HeldOut:
+def _keep(images: LabeledImages, head_logits: FloatArray, calibration: Calibration) -> HeldOut:
     evidence = calibration.validation.evidence
     return HeldOut(
-        embeddings=photos.embeddings,
+        embeddings=images.embeddings,
         head_logits=head_logits,
         memory=evidence.memory,
         novelty=evidence.novelty,
         baseline=evidence.baseline,
-        target=photos.target,
-        uniform=np.array([uniform_from_hash(sha256) for sha256 in photos.hashes]),
+        target=images.target,
+        uniform=np.array([uniform_from_hash(sha256) for sha256 in images.hashes]),
     )

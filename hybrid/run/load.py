@@ -16,9 +16,9 @@ from hybrid.errors import ArtifactError, ConfigError, EncoderError, FewShotError
 from hybrid.gate.decide import FittedGate
 from hybrid.gate.few_shot.base import FewShotExpert
 from hybrid.gate.few_shot.registry import make_expert
-from hybrid.gate.support import ShownPhotos
+from hybrid.gate.support import ShownImages
 from hybrid.heads.base import Head
-from hybrid.index.store import EmbeddingStore, StoredPhoto
+from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.index.texts import embed_classes
 from hybrid.labels.prompts import PromptClass, PromptSet, Templates, class_key, load_templates
 from hybrid.labels.space import LabelSpace, Newcomer, extend, join
@@ -26,7 +26,7 @@ from hybrid.run.classes import ShownClass, read_classes, shown_classes
 from hybrid.run.classes.names import name_fits
 from hybrid.run.files import HeadInfo, Layout, load_gate, load_head, read_prompts, read_run
 
-# Without a head: the best expert where every class has photos; else one that leaves classes without photos alone.
+# Without a head: the best expert where every class has images; else one that leaves classes without images alone.
 ALL_SHOWN, SOME_SHOWN = "posterior", "mean-cache"
 
 
@@ -50,15 +50,15 @@ class Source:
         Of the run; None where there is none.
     notes : tuple of str
     trained_on : frozenset of str
-        Content hashes of the head's training photos.
+        Content hashes of the head's training images.
     few_shot : str or None
         Expert asked for, where there is no head.
     added : frozenset of str
         `class_key` of the newcomers that a person added; the others are merely labels of the index, and stand last.
     joined : tuple of StoredPhoto
-        Photos of newcomers that the run does not hold.
+        Images of newcomers that the run does not hold.
     gone : frozenset of str
-        `class_key` of labels whose photos in the run's index do not count any more.
+        `class_key` of labels whose images in the run's index do not count any more.
     changed : bool
         Whether a class joined or left since the run was read; nothing is written into the run from then on.
     vectors : dict of PromptClass to (dim,) float32
@@ -79,7 +79,7 @@ class Source:
     trained_on: frozenset[str] = frozenset()
     few_shot: str | None = None
     added: frozenset[str] = frozenset()
-    joined: tuple[StoredPhoto, ...] = ()
+    joined: tuple[StoredImage, ...] = ()
     gone: frozenset[str] = frozenset()
     changed: bool = False
     vectors: dict[PromptClass, FloatArray] = field(default_factory=dict, repr=False, compare=False)
@@ -104,7 +104,7 @@ class Joined:
 
     space: LabelSpace
     class_vectors: FloatArray | None
-    shown: ShownPhotos | None
+    shown: ShownImages | None
     few_shot: FewShotExpert | None
     notes: tuple[str, ...]
 
@@ -132,7 +132,7 @@ def read_source(
     settings = info.encoder if info else encoder or EncoderSettings()
     loaded = load_encoder(settings, device)
     if few_shot is not None:
-        make_expert(few_shot, loaded.logit_scale)  # an unknown name is an error even while no class has photos
+        make_expert(few_shot, loaded.logit_scale)  # an unknown name is an error even while no class has images
     if info is None:
         simple = load_templates(templates or "simple")
         return Source(loaded, settings, None, None, prompts, simple, (), None, loaded.notes, few_shot=few_shot)
@@ -197,7 +197,7 @@ def assemble(source: Source) -> Joined:
     Raises
     ------
     HybridError
-        If there is no class, the encoder cannot name one that was asked for, or nothing can weigh photos against names.
+        If there is no class, the encoder cannot name one that was asked for, or nothing can weigh images against names.
     """
     seen = source.head.classes if source.head is not None else ()
     asked = join(seen, source.prompts) if seen or source.prompts else LabelSpace((), (), 0)
@@ -214,15 +214,15 @@ def assemble(source: Source) -> Joined:
             )
         needed = space.named and (source.head is None or source.gate is not None)
         vectors = texts.vectors(space.prompts[: space.named]) if needed else None
-    photos = _photos_by_place(newcomers, places)
+    images = _images_by_place(newcomers, places)
     notes = (*notes, *doubts, *_say_merged(newcomers, places, space), *_say_shown(space))
-    if not photos:
+    if not images:
         alone = ("no head in this run: zero-shot only, its softmax is no calibrated probability",)
         return Joined(space, vectors, None, None, notes if seen else (*notes, *alone))
     if seen:
-        shown = ShownPhotos.gather([own for own, _ in photos], [place for _, place in photos], space.asked, space.named)
+        shown = ShownImages.gather([own for own, _ in images], [place for _, place in images], space.asked, space.named)
         return Joined(space, vectors, shown, None, notes)
-    expert, why = _fit_expert(source, space, vectors, photos)
+    expert, why = _fit_expert(source, space, vectors, images)
     return Joined(space, vectors, None, expert, (*notes, why))
 
 
@@ -237,8 +237,8 @@ def _say_merged(newcomers: Sequence[ShownClass], places: Sequence[int | None], s
     return tuple(notes)
 
 
-def _photos_by_place(newcomers: Sequence[ShownClass], places: Sequence[int | None]) -> list[tuple[FloatArray, int]]:
-    """Embeddings of the photos that show each class, in an order that their paths do not change."""
+def _images_by_place(newcomers: Sequence[ShownClass], places: Sequence[int | None]) -> list[tuple[FloatArray, int]]:
+    """Embeddings of the images that show each class, in an order that their paths do not change."""
     rows: dict[int, dict[str, FloatArray]] = {}
     for one, place in zip(newcomers, places, strict=True):
         if place is not None and one.hashes:
@@ -251,13 +251,13 @@ def _fit_expert(
     source: Source,
     space: LabelSpace,
     vectors: FloatArray | None,
-    photos: Sequence[tuple[FloatArray, int]],
+    images: Sequence[tuple[FloatArray, int]],
 ) -> tuple[FewShotExpert, str]:
     dim = source.encoder.dim
     texts = np.full((len(space.names), dim), np.nan, np.float32)
     if vectors is not None:
         texts[: len(vectors)] = vectors
-    every = len({place for _, place in photos}) == len(space.names)
+    every = len({place for _, place in images}) == len(space.names)
     if space.nameless and not every and space.joined == space.nameless and not _named_and_shown(space):
         raise FewShotError(
             "nothing tells how photos weigh against names",
@@ -266,9 +266,9 @@ def _fit_expert(
             fix="hybrid train-head, or hybrid add-class a named class with photos",
         )
     chosen = source.few_shot or (ALL_SHOWN if every else SOME_SHOWN)
-    labels = np.concatenate([np.full(len(own), place, np.intp) for own, place in photos])
+    labels = np.concatenate([np.full(len(own), place, np.intp) for own, place in images])
     expert = make_expert(chosen, source.encoder.logit_scale)
-    expert.fit(np.concatenate([own for own, _ in photos]), labels, texts)
+    expert.fit(np.concatenate([own for own, _ in images]), labels, texts)
     return (
         expert,
         f"no head in this run: names and photos joined by {chosen}, its softmax is not calibrated by held-out photos",
@@ -276,19 +276,19 @@ def _fit_expert(
 
 
 def _named_and_shown(space: LabelSpace) -> bool:
-    return any(space.photos_of(index) for index in range(space.named))
+    return any(space.images_of(index) for index in range(space.named))
 
 
 def _say_shown(space: LabelSpace) -> tuple[str, ...]:
     found = [
-        f"{name} ({space.photos_of(index)}{', photos alone' if index >= space.named else ''})"
+        f"{name} ({space.images_of(index)}{', photos alone' if index >= space.named else ''})"
         for index, name in enumerate(space.names)
-        if space.photos_of(index)
+        if space.images_of(index)
     ]
     if not found:
         return ()
     counted = "1 class" if len(found) == 1 else f"{len(found)} classes"
-    return (f"{counted} shown by labelled photos of the index: {listing(found, 8)}",)
+    return (f"{counted} shown by labeled photos of the index: {listing(found, 8)}",)
 
 
 class _Texts:
@@ -329,7 +329,7 @@ class _Texts:
 def _name(
     encoder: Encoder, newcomers: Sequence[ShownClass], texts: _Texts
 ) -> tuple[tuple[ShownClass, ...], tuple[str, ...]]:
-    """Take a newcomer that the encoder cannot name as known by its photos alone; drop one that has none either."""
+    """Take a newcomer that the encoder cannot name as known by its images alone; drop one that has none either."""
     kept, notes = [], []
     for one in newcomers:
         if one.named and not encoder.uses_templates:
@@ -346,7 +346,7 @@ def _name(
 def _doubt(
     asked: LabelSpace, newcomers: tuple[ShownClass, ...], texts: _Texts
 ) -> tuple[tuple[ShownClass, ...], tuple[str, ...]]:
-    """Take a newcomer whose name does not describe its photos as known by its photos alone: the name would mislead."""
+    """Take a newcomer whose name does not describe its images as known by its images alone: the name would mislead."""
     # Other names than those of trained classes do not judge it: whoever joins changes nothing for those that are there.
     rivals = asked.prompts[: asked.seen]
     kept: list[ShownClass] = []

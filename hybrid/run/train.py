@@ -1,4 +1,4 @@
-"""`train_run`: train a head on a run's labelled photos, calibrate it, fit the gate, and save all of it."""
+"""`train_run`: train a head on a run's labeled images, calibrate it, fit the gate, and save all of it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def train_run(
 ) -> HeadInfo | None:
     """Train, calibrate, fit the gate; the run's old head stays until all of the new one is written.
 
-    Killed at any moment, the next call with the same recipe and photos goes on from the last finished epoch. Several
+    Killed at any moment, the next call with the same recipe and images goes on from the last finished epoch. Several
     processes (``torchrun``, ``accelerate launch``) train together; the first one does the rest.
 
     Parameters
@@ -65,7 +65,7 @@ def train_run(
     Raises
     ------
     HybridError
-        If index, photos, templates or recipe are wrong, or training fails. A gate that cannot be fitted is no error:
+        If index, images, templates or recipe are wrong, or training fails. A gate that cannot be fitted is no error:
         the head is kept without one, and ``gate.json`` says why.
     """
     run = read_run(layout)
@@ -78,7 +78,7 @@ def train_run(
     if fresh:
         shutil.rmtree(layout.training, ignore_errors=True)
     with EmbeddingStore(layout.store, must_exist=True) as store, HeadDraft(layout) as draft:
-        data = _labelled_photos(store, run, limit_to, settings)
+        data = _labeled_images(store, run, limit_to, settings)
         _announce(data, layout, say)
         # Before the training, which may take hours: what is wrong with the names shows at once.
         vectors, reason = _name_classes(data.classes, encoder, texts, store)
@@ -104,7 +104,7 @@ def refit_gate(
     templates: str | None = None,
     say: Say = lambda line: None,
 ) -> None:
-    """Fit the gate of the run's head anew, on every labelled photo of the index that did not train the head.
+    """Fit the gate of the run's head anew, on every labeled image of the index that did not train the head.
 
     Parameters
     ----------
@@ -129,9 +129,9 @@ def refit_gate(
     run = read_run(layout)
     _check_encoder(run, encoder)
     with EmbeddingStore(layout.store, must_exist=True) as store, HeadDraft(layout, copy=True) as draft:
-        data = _labelled_photos(store, run, info.classes, settings)
+        data = _labeled_images(store, run, info.classes, settings)
         data = split_by_training(data, info.classes, frozenset(info.trained_on))
-        say(f"{len(data.val)} labelled photos of the index did not train the head")
+        say(f"{len(data.val)} labeled photos of the index did not train the head")
         vectors, reason = _name_classes(data.classes, encoder, texts, store)
         if vectors is None:
             raise GateError("the encoder cannot name the seen classes", got=reason)
@@ -228,16 +228,16 @@ def _train_along(
     from hybrid.heads.training.fit import train_backbone_head
 
     with EmbeddingStore(layout.store, must_exist=True) as store:
-        data = _labelled_photos(store, run, limit_to, settings)
+        data = _labeled_images(store, run, limit_to, settings)
     with TemporaryDirectory() as folder:
         own = layout.training / "head"
         train_backbone_head(data, settings, compute, Path(folder), lambda line: None, checkpoints=own)
 
 
 def _left_out(classes: Sequence[str], store: EmbeddingStore) -> tuple[str, ...]:
-    """Labels that could have been trained on: photos of split ``test`` alone are none that were left out."""
+    """Labels that could have been trained on: images of split ``test`` alone are none that were left out."""
     trained = {class_key(name) for name in classes}
-    usable = {p.record.label for p in store.photos() if p.record.split not in HELD_BACK}
+    usable = {p.record.label for p in store.images() if p.record.split not in HELD_BACK}
     return tuple(sorted(label for label in usable if label is not None and class_key(label) not in trained))
 
 
@@ -254,7 +254,7 @@ def _describe(data: TrainingSet, head: Head, settings: HeadSettings, left_out: t
     )
 
 
-def _labelled_photos(
+def _labeled_images(
     store: EmbeddingStore, run: RunInfo, limit_to: Sequence[str] | None, settings: HeadSettings
 ) -> TrainingSet:
     return training_set(
@@ -306,7 +306,7 @@ def _fit_gate(
     settings: HeadSettings,
     fold_logits: Callable[[], FoldLogits | None],
 ) -> FittedGate:
-    """Fit on the validation photos, or say why it failed: a trained head is worth keeping without a gate."""
+    """Fit on the validation images, or say why it failed: a trained head is worth keeping without a gate."""
     if texts is None:
         return FittedGate(reason=reason)
     try:

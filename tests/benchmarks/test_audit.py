@@ -23,23 +23,23 @@ def unit(vectors):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Class folders of one-colour photos, and their vectors; one class has no text."""
+    """Class folders of one-color images, and their vectors; one class has no text."""
     root = tmp_path_factory.mktemp("world")
     rng = np.random.default_rng(0)
-    centres = unit(rng.normal(size=(CLASSES, DIM)))
+    centers = unit(rng.normal(size=(CLASSES, DIM)))
     paths, vectors = [], []
     for c in range(CLASSES):
         (root / f"class {c}").mkdir()
         for i in range(SHOTS):
             Image.new("RGB", (8, 8), (c * 20, i * 20, 90)).save(root / f"class {c}" / f"{i}.png")
             paths.append(f"class {c}/{i}.png")
-            vectors.append(unit(centres[c] + 0.12 * rng.normal(size=DIM)))
+            vectors.append(unit(centers[c] + 0.12 * rng.normal(size=DIM)))
     np.savez(
         root / "vectors.npz",
         path=np.array(paths),
         embedding=np.stack(vectors),
         text=np.array([f"class {c}" for c in range(CLASSES - 1)]),
-        text_embedding=centres[:-1],
+        text_embedding=centers[:-1],
         logit_scale=np.float32(20),
     )
     return root
@@ -78,25 +78,25 @@ def test_figures(world, tmp_path, capsys):
 
 def test_similar_classes_are_those_of_the_nearest_means(world, tmp_path):
     assert run(world, tmp_path, "--kind", "similar")["kind"] == "similar"
-    photos = audit.Labelled([], [], unit(np.array([[1.0, 0], [0.9, 0.1], [0, 1], [0.1, 0.9], [-1, 0]])))
-    photos = _labelled(photos.embeddings, ["a", "b", "c", "d", "e"])
-    near = audit.similar_classes(photos, ["a", "b", "c", "d", "e"])
+    images = audit.Labeled([], [], unit(np.array([[1.0, 0], [0.9, 0.1], [0, 1], [0.1, 0.9], [-1, 0]])))
+    images = _labeled(images.embeddings, ["a", "b", "c", "d", "e"])
+    near = audit.similar_classes(images, ["a", "b", "c", "d", "e"])
     assert near["a"] == ["b", "d", "c"]
     assert near["c"] == ["d", "b", "a"]
 
 
-def _labelled(embeddings, labels):
+def _labeled(embeddings, labels):
     from hybrid.images.records import ImageRecord
 
     records = [[ImageRecord(f"/{i}", "/", label, None, 1, 1)] for i, label in enumerate(labels)]
-    return audit.Labelled(records, [str(i) for i in range(len(labels))], embeddings)
+    return audit.Labeled(records, [str(i) for i in range(len(labels))], embeddings)
 
 
-def test_neighbours_vote():
+def test_neighbors_vote():
     angles = np.radians([0, 1, 2, 3, 4, 5, 90, 91, 92, 93, 94, 95])
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     target = np.array([0] * 5 + [1] + [1] * 6)
-    answer = audit.by_neighbours(vectors, target, 2)
+    answer = audit.by_neighbors(vectors, target, 2)
     assert np.flatnonzero(answer.listed).tolist() == [5]
     assert answer.suspicion.tolist() == pytest.approx([-0.8] * 5 + [0.0] + [-1.0] * 6)
 

@@ -6,10 +6,10 @@ import pytest
 
 
 def test_the_outline_is_the_animals():
-    for drawn in explain_pointing.photos(6):
+    for drawn in explain_pointing.images(6):
         pixels, mask = np.asarray(drawn.image, float), drawn.mask
         assert 0.05 < mask.mean() < 0.5
-        # The same outline somewhere else does not part the colours as well.
+        # The same outline somewhere else does not part the colors as well.
         moved = np.roll(mask, (32, 32), axis=(0, 1))
         inside, outside = (np.linalg.norm(pixels[m].mean(0) - pixels[~m].mean(0)) for m in (mask, moved))
         assert inside > 2 * outside
@@ -28,7 +28,7 @@ def test_score_by_hand():
 
 
 def test_measures_an_encoder():
-    rows = explain_pointing.measure(explain_pointing.encoder_maps("tiny"), explain_pointing.photos(2))
+    rows = explain_pointing.measure(explain_pointing.encoder_maps("tiny"), explain_pointing.images(2))
     assert list(rows)[:3] == ["uniform", "centre", "gradcam, side >= 1"]
     assert all(len(scores) == 2 for scores, _ in rows.values())
     assert np.mean([s.in_box for s in rows["integrated-gradients"][0]]) > 0.6

@@ -26,10 +26,10 @@ def unit(vectors):
 
 @pytest.fixture(scope="module")
 def arrays():
-    """Eight classes around random directions; two have no text vector, and class 0 but three train photos."""
+    """Eight classes around random directions; two have no text vector, and class 0 but three train images."""
     rng = np.random.default_rng(5)
-    centres = unit(rng.normal(size=(CLASSES, DIM)))
-    texts = unit(centres + 0.7 * unit(rng.normal(size=(CLASSES, DIM)))).astype(np.float16)
+    centers = unit(rng.normal(size=(CLASSES, DIM)))
+    texts = unit(centers + 0.7 * unit(rng.normal(size=(CLASSES, DIM)))).astype(np.float16)
     texts[list(WITHOUT_TEXT)] = np.nan
     found = {
         "class_names": np.array([f"class [{i}]" for i in range(CLASSES)]),
@@ -39,7 +39,7 @@ def arrays():
     }
     for split, shots in (("train", 5), ("val", 2), ("test", 6)):
         labels = rng.permutation(np.repeat(np.arange(CLASSES), [shots - 2] + [shots] * (CLASSES - 1)))
-        found[f"{split}_embedding"] = unit(centres[labels] + 0.3 * rng.normal(size=(len(labels), DIM)))
+        found[f"{split}_embedding"] = unit(centers[labels] + 0.3 * rng.normal(size=(len(labels), DIM)))
         found[f"{split}_label"] = labels.astype(np.int16)
     return found
 
@@ -87,10 +87,10 @@ def test_json(arrays, first):
 
 
 def test_scores_are_mean_per_class_accuracy(arrays, first):
-    """By scikit-learn; class 0 has fewer test photos than the others."""
+    """By scikit-learn; class 0 has fewer test images than the others."""
     rows = np.isin(arrays["test_label"], NAMED)
-    photos, target = arrays["test_embedding"][rows], np.searchsorted(NAMED, arrays["test_label"][rows])
-    zero_shot = (photos @ arrays["class_text"][NAMED].astype(float).T).argmax(axis=1)
+    images, target = arrays["test_embedding"][rows], np.searchsorted(NAMED, arrays["test_label"][rows])
+    zero_shot = (images @ arrays["class_text"][NAMED].astype(float).T).argmax(axis=1)
     expected = balanced_accuracy_score(target, zero_shot)
     assert expected != pytest.approx(np.mean(zero_shot == target))
     assert first["methods"]["zero-shot"] == {"1": pytest.approx(expected), "3": pytest.approx(expected)}
@@ -99,7 +99,7 @@ def test_scores_are_mean_per_class_accuracy(arrays, first):
     known, labels = arrays["train_embedding"][train], np.searchsorted(NAMED, arrays["train_label"][train])
     drawn = draw(labels, 6, 3, 0)
     means = unit(np.stack([known[drawn][labels[drawn] == c].mean(axis=0) for c in range(6)]))
-    found = balanced_accuracy_score(target, (photos @ means.T).argmax(axis=1))
+    found = balanced_accuracy_score(target, (images @ means.T).argmax(axis=1))
     assert first["methods"]["prototypes"]["3"] == pytest.approx(found)
 
 
@@ -123,7 +123,7 @@ def test_mean_over_seeds_and_the_table(arrays, first, tmp_path, capsys):
             assert row[column] == (f"{value:.4f}*" if value == best else f"{value:.4f}")
 
 
-def test_every_method_learns_from_the_same_photos(arrays, tmp_path, monkeypatch):
+def test_every_method_learns_from_the_same_images(arrays, tmp_path, monkeypatch):
     given = []
 
     class Recorder:
@@ -145,14 +145,14 @@ def test_every_method_learns_from_the_same_photos(arrays, tmp_path, monkeypatch)
     for shots, calls in ((2, given[: len(given) // 2]), (4, given[len(given) // 2 :])):
         drawn = draw(labels, 6, shots, 3)
         assert np.bincount(labels[drawn]).tolist() == [min(shots, 3)] + [shots] * 5
-        for photos, classes, texts, scale in calls:
-            np.testing.assert_allclose(photos, known[drawn], atol=1e-6)
+        for images, classes, texts, scale in calls:
+            np.testing.assert_allclose(images, known[drawn], atol=1e-6)
             np.testing.assert_array_equal(classes, labels[drawn])
             np.testing.assert_allclose(texts, arrays["class_text"][NAMED], atol=1e-3)
             assert scale == SCALE
 
 
-def test_val_photos_and_classes_without_a_text_change_nothing(arrays, first, tmp_path):
+def test_val_images_and_classes_without_a_text_change_nothing(arrays, first, tmp_path):
     changed = {**arrays, "val_embedding": -arrays["val_embedding"][::-1], "val_label": 0 * arrays["val_label"]}
     for split in ("train", "test"):
         hidden = np.isin(arrays[f"{split}_label"], WITHOUT_TEXT)[:, None]
@@ -167,7 +167,7 @@ def test_more_than_there_is_takes_all(arrays, tmp_path):
     assert all(row["5"] == row["64"] for row in found["methods"].values())
 
 
-def test_a_class_without_train_photos_is_known_by_text(arrays, tmp_path, capsys):
+def test_a_class_without_train_images_is_known_by_text(arrays, tmp_path, capsys):
     rows = arrays["train_label"] != 4
     lacking = {f"train_{part}": arrays[f"train_{part}"][rows] for part in ("embedding", "label")}
     found = run({**arrays, **lacking}, tmp_path)

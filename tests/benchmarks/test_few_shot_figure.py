@@ -29,7 +29,7 @@ def test_lines_hold_the_figures(found):
     assert [list(line.get_ydata()) for line in left.lines] == [[0.7, 0.7], [0.7, 0.81], [0.75, 0.82]]
     named, alone = right.lines
     assert (list(named.get_xdata()), list(named.get_ydata())) == ([0, 1, 2], [0.8, 0.85, 0.9])
-    # Without a name nothing is known before the first photo.
+    # Without a name nothing is known before the first image.
     assert (list(alone.get_xdata()), list(alone.get_ydata())) == ([1, 2], [0.6, 0.7])
     assert [text.get_text() for text in left.texts] == ["zero-shot .700", "gda .810", "hybrid .820"]
 

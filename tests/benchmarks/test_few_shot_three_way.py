@@ -14,15 +14,15 @@ SHOTS = (1, 4)
 def data():
     rng = np.random.default_rng(0)
     unit = lambda rows: (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)  # noqa: E731
-    centres = unit(rng.normal(size=(CLASSES, DIM)))
+    centers = unit(rng.normal(size=(CLASSES, DIM)))
 
-    def photos(each):
+    def images(each):
         target = np.repeat(np.arange(CLASSES), each)
-        return gzsl.Photos(unit(centres[target] + 0.22 * rng.normal(size=(len(target), DIM))), target)
+        return gzsl.LabeledEmbeddings(unit(centers[target] + 0.22 * rng.normal(size=(len(target), DIM))), target)
 
-    texts = unit(centres + 0.3 * rng.normal(size=DIM) + 0.25 * rng.normal(size=centres.shape))
+    texts = unit(centers + 0.3 * rng.normal(size=DIM) + 0.25 * rng.normal(size=centers.shape))
     names = tuple(f"class {c}" for c in range(CLASSES))
-    return gzsl.Data(names, texts, {"train": photos(8), "val": photos(6), "test": photos(12)}, 20.0, "gaussians")
+    return gzsl.Data(names, texts, {"train": images(8), "val": images(6), "test": images(12)}, 20.0, "gaussians")
 
 
 @pytest.fixture(scope="module")
@@ -49,18 +49,18 @@ def test_names_alone_are_the_figures_of_gzsl(data, table):
         )
 
 
-def test_photos_help(table):
+def test_images_help(table):
     assert table["named, all shown"]["nll"]["4"] < table["named, all shown"]["nll"]["0"]
     assert table["photos alone, all shown"]["unseen"]["4"] > table["photos alone, all shown"]["unseen"]["1"]
 
 
-def test_who_is_shown_by_which_photos(data, monkeypatch):
+def test_who_is_shown_by_which_images(data, monkeypatch):
     asked = []
     score = few_shot_three_way.score
 
-    def record(split, head, gate, memory, photos, shown, named):
-        asked.append((photos, shown.tolist(), named, split))
-        return score(split, head, gate, memory, photos, shown, named)
+    def record(split, head, gate, memory, images, shown, named):
+        asked.append((images, shown.tolist(), named, split))
+        return score(split, head, gate, memory, images, shown, named)
 
     monkeypatch.setattr(few_shot_three_way, "score", record)
     few_shot_three_way.run_seed(data, (4,), 1)
@@ -72,7 +72,7 @@ def test_who_is_shown_by_which_photos(data, monkeypatch):
         (4, [0, 2], True),
         (4, [0, 1, 2, 3], False),
     ]
-    train = data.photos["train"]
+    train = data.images["train"]
     rows = np.flatnonzero(np.isin(train.target, split.unseen))
     labels = np.searchsorted(split.unseen, train.target[rows])
     chosen = draw(labels, 4, 4, 1)

@@ -26,16 +26,16 @@ def unit(vectors):
 def file(tmp_path_factory):
     """Twelve classes around random directions, so near that nobody is right about all."""
     rng = np.random.default_rng(7)
-    centres = unit(rng.normal(size=(CLASSES, DIM)))
+    centers = unit(rng.normal(size=(CLASSES, DIM)))
     found = {
         "class_names": np.array([f"class {i}" for i in range(CLASSES)]),
-        "class_text": unit(centres + 0.6 * unit(rng.normal(size=(CLASSES, DIM)))).astype(np.float32),
+        "class_text": unit(centers + 0.6 * unit(rng.normal(size=(CLASSES, DIM)))).astype(np.float32),
         "logit_scale": np.float32(20),
     }
     for split, shots in (("train", 5), ("val", 4), ("test", 6)):
         labels = np.repeat(np.arange(CLASSES), shots)
-        photos = centres[labels] + 0.3 * rng.normal(size=(len(labels), DIM))
-        found |= {f"{split}_embedding": unit(photos).astype(np.float32), f"{split}_label": labels}
+        images = centers[labels] + 0.3 * rng.normal(size=(len(labels), DIM))
+        found |= {f"{split}_embedding": unit(images).astype(np.float32), f"{split}_label": labels}
     path = tmp_path_factory.mktemp("ideas") / "small.npz"
     np.savez(path, **found)
     return path
@@ -95,7 +95,7 @@ def test_the_products_rows_are_the_product(file, seed0):
     among = gate_ideas_seen.run(scenes)["product: zero-shot + head + alignment + memory"]
     rows = split.test.target < len(split.seen)
     right = log_p[rows, : len(split.seen)].argmax(axis=1) == split.test.target[rows]
-    # All ideas' weights have one prior, twice as strong as the product's: on so few photos one of them may turn.
+    # All ideas' weights have one prior, twice as strong as the product's: on so few images one of them may turn.
     assert among["accuracy"] == pytest.approx(right.mean(), abs=1.01 / len(right))
     assert among["nll"] == pytest.approx(-mean_log(log_p[rows, : len(split.seen)], split.test.target[rows]), abs=0.01)
 
@@ -105,10 +105,10 @@ def mean_log(log_p, target):
     return normal[np.arange(len(target)), target].mean()
 
 
-def test_no_photo_is_in_a_bank_that_scores_it(seed0):
+def test_no_image_is_in_a_bank_that_scores_it(seed0):
     split, scenes = seed0
     for one in (scenes.validation, *scenes.episodes):
-        score = lambda s: {"nearest": (s.photos @ s.bank.T).max(axis=1), "bank": np.full(len(s.photos), len(s.bank))}  # noqa: E731
+        score = lambda s: {"nearest": (s.images @ s.bank.T).max(axis=1), "bank": np.full(len(s.images), len(s.bank))}  # noqa: E731
         found = gate_ideas_scenes.cross_fitted(one, score, split.val.target)
         assert (found["nearest"] < 1 - 1e-6).all()
         assert (found["bank"] > len(one.bank)).all()
@@ -129,27 +129,27 @@ def test_an_episode_hides_its_classes(seed0):
 
 
 def test_hubness_by_hand():
-    # Similarities of the four photos to the third text: .6, .96, .8, 1.
+    # Similarities of the four images to the third text: .6, .96, .8, 1.
     assert gate_ideas_text.hubness(scene(), 2)[2] == pytest.approx(10 * 0.98)
     assert gate_ideas_text.hubness(scene(), 4)[2] == pytest.approx(10 * 0.84)
 
 
 def test_normalized_by_hand():
-    # Means of the classes' photos (.9, .3) and (.3, .9): (.6, .6); of the seen texts: (.5, .5).
+    # Means of the classes' images (.9, .3) and (.3, .9): (.6, .6); of the seen texts: (.5, .5).
     found = gate_ideas_text.normalized(scene())
     np.testing.assert_allclose(found[0, 2], 10 * (0.7 * 0.35 - 0.3 * 0.55))
 
 
-def test_centred_cosine_by_hand():
-    # The photo from its mean: (.4, -.6); the third text from its: (.1, .3), at length one.
+def test_centered_cosine_by_hand():
+    # The image from its mean: (.4, -.6); the third text from its: (.1, .3), at length one.
     expected = 5 * (0.4 * 0.1 - 0.6 * 0.3) / math.hypot(0.1, 0.3)
-    assert gate_ideas_text.centred_cosine(scene(), 1.0)[0, 2] == pytest.approx(expected)
+    assert gate_ideas_text.centered_cosine(scene(), 1.0)[0, 2] == pytest.approx(expected)
 
 
-def test_centred_cosine_is_the_products(seed0):
+def test_centered_cosine_is_the_products(seed0):
     test = seed0[1].full_test
-    evidence = Scorer(test.memory, test.texts, test.scale)(test.photos, test.head)
-    np.testing.assert_allclose(gate_ideas_text.centred_cosine(test, UNWHITENED), evidence.centred)
+    evidence = Scorer(test.memory, test.texts, test.scale)(test.images, test.head)
+    np.testing.assert_allclose(gate_ideas_text.centered_cosine(test, UNWHITENED), evidence.centred)
 
 
 def test_conse_by_hand():
@@ -162,7 +162,7 @@ def test_ridge_map_by_hand():
     # Features along one line, x = -1 and 1, texts -t and t: the slope is 2 t / (2 + 1).
     bank = np.array([[-1.0, 0], [1, 0]])
     texts = np.array([[-0.6, 0.8], [0.6, 0.8], [1.0, 0.0]])
-    one = scene(bank=bank, labels=np.array([0, 1]), texts=texts, photos=np.array([[0.5, 0.0]]))
+    one = scene(bank=bank, labels=np.array([0, 1]), texts=texts, images=np.array([[0.5, 0.0]]))
     np.testing.assert_allclose(gate_ideas_text.ridge_map(one)[0, 2], 10 * 0.5 * (2 * 0.6 / 3) * 1.0)
 
 
@@ -178,7 +178,7 @@ def test_tip_by_hand():
 
 
 def test_wang_by_hand():
-    # Photos one axis apart: C = diag(.02, 0) * 4 / 3 after the means, so the precision is diagonal.
+    # Images one axis apart: C = diag(.02, 0) * 4 / 3 after the means, so the precision is diagonal.
     bank = np.array([[0.5, 0.0], [0.7, 0.0], [-0.3, 1.0], [-0.1, 1.0]])
     c = 0.04 / 3
     p = 2 / np.array([3 * c + c, c])
@@ -188,17 +188,17 @@ def test_wang_by_hand():
 
 
 def test_kernel_ridge_knows_its_bank():
-    found = gate_ideas_seen.kernel_ridge(scene(photos=scene().bank))
+    found = gate_ideas_seen.kernel_ridge(scene(images=scene().bank))
     np.testing.assert_array_equal(found.argmax(axis=1), [0, 0, 1, 1])
 
 
 def test_bank_features_by_hand(seed0):
     test = seed0[1].full_test
     found = gate_ideas_gate.bank_features(test)
-    away = test.photos[3] - test.memory.means
+    away = test.images[3] - test.memory.means
     squared = np.einsum("cd,de,ce->c", away, np.linalg.inv(test.memory.within), away)
     assert found["mahalanobis"][3] == pytest.approx(0.5 * squared.min() / 10)
-    cosines = np.sort(test.bank @ test.photos[3])[-5:]
+    cosines = np.sort(test.bank @ test.images[3])[-5:]
     assert found["knn"][3] == pytest.approx(test.scale * cosines.mean())
 
 

@@ -36,8 +36,8 @@ def unit(vectors):
 def arrays():
     """Sixteen classes around random directions; two of them have no text vector."""
     rng = np.random.default_rng(5)
-    centres = unit(rng.normal(size=(CLASSES, DIM)))
-    texts = unit(centres + 0.5 * unit(rng.normal(size=(CLASSES, DIM)))).astype(np.float16)
+    centers = unit(rng.normal(size=(CLASSES, DIM)))
+    texts = unit(centers + 0.5 * unit(rng.normal(size=(CLASSES, DIM)))).astype(np.float16)
     texts[list(WITHOUT_TEXT)] = np.nan
     found = {
         "class_names": np.array([f"class {i}" for i in range(CLASSES)]),
@@ -48,7 +48,7 @@ def arrays():
     for split, shots in (("train", 5), ("val", 4), ("test", 6)):
         labels = rng.permutation(np.repeat(np.arange(CLASSES), shots))
         noise = 0.25 * rng.normal(size=(len(labels), DIM))
-        found[f"{split}_embedding"] = unit(centres[labels] + noise).astype(np.float16)
+        found[f"{split}_embedding"] = unit(centers[labels] + noise).astype(np.float16)
         found[f"{split}_label"] = labels.astype(np.int16)
     return found
 
@@ -90,10 +90,10 @@ def test_split_rule(arrays, tmp_path, seed, fraction):
     order = np.array(seen + unseen)
     for name, classes in (("train", seen), ("val", seen), ("test", seen + unseen)):
         rows = np.isin(arrays[f"{name}_label"], classes)
-        photos = getattr(split, name)
-        np.testing.assert_array_equal(order[photos.target], arrays[f"{name}_label"][rows])
-        np.testing.assert_allclose(photos.embeddings, arrays[f"{name}_embedding"][rows], atol=1e-3)
-        np.testing.assert_allclose(np.linalg.norm(photos.embeddings, axis=1), 1, atol=1e-6)
+        images = getattr(split, name)
+        np.testing.assert_array_equal(order[images.target], arrays[f"{name}_label"][rows])
+        np.testing.assert_allclose(images.embeddings, arrays[f"{name}_embedding"][rows], atol=1e-3)
+        np.testing.assert_allclose(np.linalg.norm(images.embeddings, axis=1), 1, atol=1e-6)
 
 
 def test_json(first):
@@ -136,7 +136,7 @@ def test_mean_over_seeds(arrays, first, tmp_path, capsys):
 def test_the_natural_point_is_the_same_fit_elsewhere(first):
     found = json.loads(first)
     natural, equal = found["operating_points"]["natural"], found["methods"]["hybrid"]
-    # The odds move by the same number for all photos: the order stays, fewer photos are called unseen.
+    # The odds move by the same number for all images: the order stays, fewer images are called unseen.
     assert natural["gate_auroc"] == equal["gate_auroc"]
     assert natural["ausuc"] == pytest.approx(equal["ausuc"])
     assert natural["seen"] >= equal["seen"]
@@ -159,7 +159,7 @@ def test_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_photos_of_unseen_classes_are_not_used_before_the_test(arrays, first, tmp_path):
+def test_images_of_unseen_classes_are_not_used_before_the_test(arrays, first, tmp_path):
     hidden = [*unseen_by_hand(0), *WITHOUT_TEXT]
     changed = dict(arrays)
     for split in ("train", "val"):
@@ -187,7 +187,7 @@ def figures(text):
 
 
 def test_gaps_are_no_error(arrays, tmp_path):
-    """A seen class without val photos, others without test photos, the unseen ones nowhere but in test."""
+    """A seen class without val images, others without test images, the unseen ones nowhere but in test."""
     unseen = unseen_by_hand(0)
     seen = [i for i in range(CLASSES) if i not in unseen and i not in WITHOUT_TEXT]
     changed = dict(arrays)
@@ -197,7 +197,7 @@ def test_gaps_are_no_error(arrays, tmp_path):
     assert all(row["ausuc"] is not None for row in figures(run(changed, tmp_path)).values())
 
 
-def test_no_test_photo_of_an_unseen_class_is_null(arrays, tmp_path):
+def test_no_test_image_of_an_unseen_class_is_null(arrays, tmp_path):
     changed = dict(arrays)
     rows = ~np.isin(arrays["test_label"], unseen_by_hand(0))
     changed |= {f"test_{part}": arrays[f"test_{part}"][rows] for part in ("embedding", "label")}

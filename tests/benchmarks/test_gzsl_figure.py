@@ -33,7 +33,7 @@ def test_picture(written, tmp_path):
         assert image.width == 1600
         assert image.convert("RGB").getpixel((2, 2)) == (255, 255, 255)
         own = tuple(int(gzsl_figure.OWN[i : i + 2], 16) for i in (1, 3, 5))
-        assert own in {colour for _, colour in image.convert("RGB").getcolors(maxcolors=1 << 20)}
+        assert own in {color for _, color in image.convert("RGB").getcolors(maxcolors=1 << 20)}
     two = tmp_path / "two.png"
     gzsl_figure.main([str(written), str(written), "--out", str(two), "--names", "one", "other"])
     with Image.open(out) as single, Image.open(two) as double:

@@ -18,7 +18,7 @@ def softmax(values):
     return exact / exact.sum()
 
 
-def random_task(seed=0, seen=6, unseen=3, photos=80):
+def random_task(seed=0, seen=6, unseen=3, images=80):
     """Noisy experts that know the class; an episode hides two of the seen classes from its head."""
     rng = np.random.default_rng(seed)
 
@@ -27,9 +27,9 @@ def random_task(seed=0, seen=6, unseen=3, photos=80):
         head = 3 * truth[:, :s] + rng.normal(size=(len(target), s))
         return peers.Opinions(head, 3 * truth + rng.normal(size=(len(target), c)), 0.3 * rng.normal(size=c), target)
 
-    val = rng.integers(seen, size=photos)
+    val = rng.integers(seen, size=images)
     episodes = tuple(noisy(seen - 2, seen, val) for _ in range(3))
-    test = rng.integers(seen + unseen, size=photos)
+    test = rng.integers(seen + unseen, size=images)
     return peers.Task(noisy(seen, seen, val), episodes, noisy(seen, seen + unseen, test))
 
 
@@ -40,7 +40,7 @@ def test_every_answer_is_a_distribution(name):
     assert log_p.shape == (80, 9)
     np.testing.assert_allclose(np.exp(log_p).sum(axis=1), 1, atol=1e-9)
     assert ((p_unseen >= 0) & (p_unseen <= 1)).all()
-    if name != "cosmo":  # its smoothing gives each group more than the gate does, then all is normalised
+    if name != "cosmo":  # its smoothing gives each group more than the gate does, then all is normalized
         np.testing.assert_allclose(np.exp(log_p[:, 6:]).sum(axis=1), p_unseen, atol=1e-9)
 
 
@@ -68,7 +68,7 @@ def test_stacking_subtracts_gamma_from_the_seen():
 
 
 def test_gamma_by_hand():
-    # Margins of the best seen over the best unseen class: seen photos 3 and 2, unseen photos 1 and -1 (all right
+    # Margins of the best seen over the best unseen class: seen images 3 and 2, unseen images 1 and -1 (all right
     # within their groups). Every gamma between 1 and 2 makes all four right; 1.5 is the middle.
     head = [[4, -4], [-4, 4], [4, -4], [-4, 4]]
     best_unseen = np.array([1, 2, 3, 5])
@@ -152,7 +152,7 @@ def test_cosmo_smoothing_by_hand():
 
 def test_cosmo_features_by_hand():
     one = opinions([[3 * math.log(3), 0]], [[0, 0, math.log(2), 0]], [0])
-    # Largest first, zero-shot's unseen ones unnormalised, the head's at temperature 3, both padded to five.
+    # Largest first, zero-shot's unseen ones unnormalized, the head's at temperature 3, both padded to five.
     np.testing.assert_allclose(peers.cosmo_features(one), [[0.4, 0.2, 0, 0, 0, 0.75, 0.25, 0, 0, 0]], atol=1e-12)
 
 
@@ -177,10 +177,10 @@ def test_cosmo_bias_is_the_best_of_its_grid():
 def test_hubness_by_hand():
     texts = np.array([[1.0, 0], [0, 1]])
     angles = np.linspace(0, 1.5, 30)
-    photos = np.column_stack([np.cos(angles), np.sin(angles)])
+    images = np.column_stack([np.cos(angles), np.sin(angles)])
     expected = [0.25 * 50 * np.cos(angles[:10]).mean(), 0.25 * 50 * np.sin(angles[-10:]).mean()]
-    np.testing.assert_allclose(peers.hubness(texts, photos, 50.0), expected)
-    np.testing.assert_allclose(peers.hubness(texts, photos[:1], 50.0), [12.5, 0])
+    np.testing.assert_allclose(peers.hubness(texts, images, 50.0), expected)
+    np.testing.assert_allclose(peers.hubness(texts, images[:1], 50.0), [12.5, 0])
 
 
 def test_gate_features_by_hand():
@@ -195,7 +195,7 @@ def test_hierarchical_takes_the_hub_away_and_balances():
     plain, balanced = peers.hierarchical(task), peers.hierarchical_hubness(without)
     np.testing.assert_array_equal(plain[0], peers.hierarchical(without)[0])
     assert not np.allclose(balanced[0], peers.hierarchical_hubness(task)[0])
-    # A third of the episodes' photos plays the unseen ones: the balanced fit believes in them more.
+    # A third of the episodes' images plays the unseen ones: the balanced fit believes in them more.
     assert (balanced[1] > plain[1]).mean() > 0.9
     # Neither changes what is likely within a group.
     for columns in (slice(0, 6), slice(6, 9)):

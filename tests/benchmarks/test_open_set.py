@@ -38,8 +38,8 @@ def unit(vectors):
 def arrays():
     """Thirty classes around random directions; four of them have no text vector."""
     rng = np.random.default_rng(5)
-    centres = unit(rng.normal(size=(CLASSES, DIM)))
-    texts = unit(centres + 0.5 * unit(rng.normal(size=(CLASSES, DIM)))).astype(np.float16)
+    centers = unit(rng.normal(size=(CLASSES, DIM)))
+    texts = unit(centers + 0.5 * unit(rng.normal(size=(CLASSES, DIM)))).astype(np.float16)
     texts[list(WITHOUT_TEXT)] = np.nan
     found = {
         "class_names": np.array([f"class {i}" for i in range(CLASSES)]),
@@ -49,7 +49,7 @@ def arrays():
     for split, shots in (("train", 5), ("val", 4), ("test", 6)):
         labels = rng.permutation(np.repeat(np.arange(CLASSES), shots))
         noise = 0.15 * rng.normal(size=(len(labels), DIM))
-        found[f"{split}_embedding"] = unit(centres[labels] + noise).astype(np.float16)
+        found[f"{split}_embedding"] = unit(centers[labels] + noise).astype(np.float16)
         found[f"{split}_label"] = labels.astype(np.int16)
     return found
 
@@ -102,7 +102,7 @@ def test_figures_fit_together(first):
     seed = json.loads(first)["per_seed"]["0"]
     for row in seed["detection"].values():
         seen, unseen = row["auroc_seen"], row["auroc_unseen"]
-        assert row["auroc"] == pytest.approx((20 * seen + 6 * unseen) / 26)  # equally many photos a class
+        assert row["auroc"] == pytest.approx((20 * seen + 6 * unseen) / 26)  # equally many images a class
         assert 0 <= row["fpr95"] <= 1
     assert seed["detection"]["rejector"]["auroc"] > 0.8
     kept = seed["promises"]["reject 0.95"]
@@ -130,7 +130,7 @@ def test_deterministic_and_the_mean_of_its_seeds(arrays, first, tmp_path, capsys
 
 
 def test_unknown_classes_are_met_by_nothing(arrays, first, tmp_path):
-    """Train and val photos of unknown and unseen classes may be anything at all."""
+    """Train and val images of unknown and unseen classes may be anything at all."""
     changed = dict(arrays)
     named = [i for i in range(CLASSES) if i not in WITHOUT_TEXT]
     random.Random(0).shuffle(named)
@@ -166,10 +166,10 @@ def test_unknown_share_takes_texts_away(arrays, tmp_path):
 
 
 def test_uniforms_come_from_the_vector_alone():
-    photos = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
-    found = open_set.uniforms(photos)
-    assert found[1] == int(hashlib.sha256(photos[1].tobytes()).hexdigest()[:13], 16) / 16**13
-    np.testing.assert_array_equal(open_set.uniforms(photos[::-1]), found[::-1])
+    images = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    found = open_set.uniforms(images)
+    assert found[1] == int(hashlib.sha256(images[1].tobytes()).hexdigest()[:13], 16) / 16**13
+    np.testing.assert_array_equal(open_set.uniforms(images[::-1]), found[::-1])
 
 
 @pytest.mark.parametrize(

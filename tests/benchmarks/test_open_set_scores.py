@@ -64,27 +64,27 @@ def test_mining_keeps_the_negatives_farthest_from_the_classes():
     assert oss.mine_negatives(negatives, texts).tolist() == [1]
 
 
-def test_neighbour_distance_by_brute_force():
-    photos, bank = random_units(4), random_units(9, seed=1)
+def test_neighbor_distance_by_brute_force():
+    images, bank = random_units(4), random_units(9, seed=1)
     for k in (1, 3):
-        by_hand = [-sorted(np.linalg.norm(bank - photo, axis=1))[k - 1] for photo in photos]
-        np.testing.assert_allclose(oss.neighbour_distance(photos, bank, k), by_hand)
-    farthest = [-max(np.linalg.norm(bank - photo, axis=1)) for photo in photos]
-    np.testing.assert_allclose(oss.neighbour_distance(photos, bank, 50), farthest)
-    assert oss.neighbour_distance(bank, bank, 1) == pytest.approx(0, abs=1e-7)
+        by_hand = [-sorted(np.linalg.norm(bank - image, axis=1))[k - 1] for image in images]
+        np.testing.assert_allclose(oss.neighbor_distance(images, bank, k), by_hand)
+    farthest = [-max(np.linalg.norm(bank - image, axis=1)) for image in images]
+    np.testing.assert_allclose(oss.neighbor_distance(images, bank, 50), farthest)
+    assert oss.neighbor_distance(bank, bank, 1) == pytest.approx(0, abs=1e-7)
 
 
 def test_relative_mahalanobis_by_brute_force():
     labels = np.repeat(np.arange(3), 6).astype(np.intp)
     memory = ClassMemory.fit(random_units(18), labels, 3)
-    photos = random_units(4, seed=2)
+    images = random_units(4, seed=2)
 
-    def squared(photo, mean, covariance):
-        return float((photo - mean) @ np.linalg.solve(covariance, photo - mean))
+    def squared(image, mean, covariance):
+        return float((image - mean) @ np.linalg.solve(covariance, image - mean))
 
-    for photo, value in zip(photos, oss.relative_mahalanobis(photos, memory), strict=True):
-        everything = squared(photo, memory.background.mean, memory.background.covariance)
-        assert value == pytest.approx(-min(squared(photo, m, memory.within) - everything for m in memory.means))
+    for image, value in zip(images, oss.relative_mahalanobis(images, memory), strict=True):
+        everything = squared(image, memory.background.mean, memory.background.covariance)
+        assert value == pytest.approx(-min(squared(image, m, memory.within) - everything for m in memory.means))
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -78,7 +78,7 @@ def test_the_store_holds_the_rows_and_cells_are_measured_too(few, tmp_path, monk
     run = Run(tmp_path, 1500, 16)
     scale_parts.fill(run)
     with EmbeddingStore(run.store) as store:
-        assert len(store.rows(scale_parts.ENCODER).ids()) == len(store.photos()) == 1500
+        assert len(store.rows(scale_parts.ENCODER).ids()) == len(store.images()) == 1500
     found = scale_parts.searches(run)
     assert scale_parts.read_note(run.index).kind == "cells"
     assert 0.9 < found["recall_at_10"] < 1

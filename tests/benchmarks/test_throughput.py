@@ -68,9 +68,9 @@ def test_the_json_has_every_ratio_and_null_where_nothing_ran(monkeypatch, tmp_pa
 
 @pytest.fixture
 def scene(tmp_path, monkeypatch):
-    """One whose photos, weights and passes are only noted."""
+    """One whose images, weights and passes are only noted."""
     made = parts.Scene(tmp_path, "cpu", parts.SMOKE, 2)
-    monkeypatch.setattr(parts, "write_photos", lambda folder, count, size: _touch(folder, count))
+    monkeypatch.setattr(parts, "write_images", lambda folder, count, size: _touch(folder, count))
     monkeypatch.setattr(parts, "elsewhere", lambda work, *args: "bf16")
     rows = []
 
@@ -89,7 +89,7 @@ def _touch(folder, count):
         (folder / f"{number}.jpg").touch()
 
 
-def test_systems_of_one_ratio_see_the_same_photos_and_weights(scene):
+def test_systems_of_one_ratio_see_the_same_images_and_weights(scene):
     scene, rows = scene
     parts.build(scene)
     by_name = {row.name: row for row in rows}

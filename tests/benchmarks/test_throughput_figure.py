@@ -1,4 +1,4 @@
-"""benchmarks/throughput_figure.py: bars in order, the product's in its own colour."""
+"""benchmarks/throughput_figure.py: bars in order, the product's in its own color."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RATES = {names.BUILD: 36.0, names.DATALOADER: 15.0, names.CEILING: 38.0, names.P
 def test_bars_of_each_panel():
     build, predict = throughput_figure.draw(RATES, "a machine").axes
     assert [bar.get_width() for bar in build.patches] == [15.0, 36.0, 38.0]
-    assert [to_hex(bar.get_facecolor()) for bar in build.patches] == [to_hex(colour) for colour in (PEER, OWN, PEER)]
+    assert [to_hex(bar.get_facecolor()) for bar in build.patches] == [to_hex(color) for color in (PEER, OWN, PEER)]
     assert [bar.get_width() for bar in predict.patches] == [35.0]
 
 

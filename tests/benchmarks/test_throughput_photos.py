@@ -1,11 +1,11 @@
-"""What the throughput benchmark measures on: the same photos and weights on every machine."""
+"""What the throughput benchmark measures on: the same images and weights on every machine."""
 
 import io
 from pathlib import Path
 
 import numpy as np
 import pytest
-import throughput_photos as photos
+import throughput_photos as images
 from PIL import Image
 
 
@@ -13,39 +13,39 @@ def pixels(jpeg):
     return np.asarray(Image.open(io.BytesIO(jpeg)))
 
 
-def test_a_seed_gives_the_same_bytes_and_another_one_another_photo():
-    assert photos.draw((64, 48), 3) == photos.draw((64, 48), 3)
-    assert photos.draw((64, 48), 3) != photos.draw((64, 48), 4)
+def test_a_seed_gives_the_same_bytes_and_another_one_another_image():
+    assert images.draw((64, 48), 3) == images.draw((64, 48), 3)
+    assert images.draw((64, 48), 3) != images.draw((64, 48), 4)
 
 
-def test_photos_are_of_the_size_of_a_camera_s():
-    jpegs = [photos.draw(photos.MEDIUM, seed) for seed in range(4)]
+def test_images_are_of_the_size_of_a_camera_s():
+    jpegs = [images.draw(images.MEDIUM, seed) for seed in range(4)]
     assert all(pixels(jpeg).shape == (480, 640, 3) for jpeg in jpegs)
     assert 60_000 < np.mean([len(jpeg) for jpeg in jpegs]) < 160_000
 
 
 def test_a_number_changes_the_bytes_and_no_pixel():
-    jpeg = photos.draw((64, 48), 0)
-    assert len({photos.numbered(jpeg, number) for number in (0, 1, 70_000)} | {jpeg}) == 4
-    np.testing.assert_array_equal(pixels(photos.numbered(jpeg, 70_000)), pixels(jpeg))
+    jpeg = images.draw((64, 48), 0)
+    assert len({images.numbered(jpeg, number) for number in (0, 1, 70_000)} | {jpeg}) == 4
+    np.testing.assert_array_equal(pixels(images.numbered(jpeg, 70_000)), pixels(jpeg))
 
 
 def test_files_are_distinct_and_in_order(tmp_path):
-    paths = photos.write_photos(tmp_path / "new", 5, (32, 24), seed=7)
+    paths = images.write_images(tmp_path / "new", 5, (32, 24), seed=7)
     assert list(paths) == sorted(str(path) for path in (tmp_path / "new").iterdir())
-    assert [Path(path).read_bytes() for path in paths] == [photos.draw((32, 24), seed) for seed in range(7, 12)]
+    assert [Path(path).read_bytes() for path in paths] == [images.draw((32, 24), seed) for seed in range(7, 12)]
 
 
-def test_large_photos_share_pixels_but_no_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr(photos, "LARGE", (48, 32))
-    monkeypatch.setattr(photos, "DISTINCT_LARGE", 2)
-    found = [Path(path).read_bytes() for path in photos.write_photos(tmp_path / "new", 5, (48, 32))]
+def test_large_images_share_pixels_but_no_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "LARGE", (48, 32))
+    monkeypatch.setattr(images, "DISTINCT_LARGE", 2)
+    found = [Path(path).read_bytes() for path in images.write_images(tmp_path / "new", 5, (48, 32))]
     assert len(set(found)) == 5
     assert len({pixels(jpeg).tobytes() for jpeg in found}) == 2
 
 
 def test_names_are_those_of_a_bundled_file():
-    names = photos.class_names()
+    names = images.class_names()
     assert len(names) == len(set(names)) == 40
 
 
@@ -60,7 +60,7 @@ def test_weights_are_the_same_for_one_seed(tmp_path, monkeypatch):
     }
     monkeypatch.setattr(open_clip, "create_model", lambda name, load_weights: open_clip.CLIP(**tiny))
     first, again, other = (
-        load_file(photos.write_weights("any", tmp_path / f"{number}.safetensors", seed))
+        load_file(images.write_weights("any", tmp_path / f"{number}.safetensors", seed))
         for number, seed in enumerate((0, 0, 1))
     )
     name = "visual.conv1.weight"
@@ -71,6 +71,6 @@ def test_weights_are_the_same_for_one_seed(tmp_path, monkeypatch):
 def test_elsewhere_is_another_process_that_hands_on_errors():
     import os
 
-    assert photos.elsewhere(os.getpid) != os.getpid()
+    assert images.elsewhere(os.getpid) != os.getpid()
     with pytest.raises(ZeroDivisionError):
-        photos.elsewhere(divmod, 1, 0)
+        images.elsewhere(divmod, 1, 0)

@@ -47,7 +47,7 @@ def tiny_peer(setup, monkeypatch):
 def kept(monkeypatch, module=peers):
     """What a system has answered, at its check."""
     found = []
-    monkeypatch.setattr(module, "_check", lambda answers, photos: found.append((answers, photos)))
+    monkeypatch.setattr(module, "_check", lambda answers, images: found.append((answers, images)))
     return found
 
 
@@ -58,8 +58,8 @@ def test_both_ways_of_open_clip_give_the_encoder_s_vectors(setup, files, tiny_pe
     encoder = ours.load(setup)
     read = ours.reader(setup)
     expected = encoder.encode_images([read(Path(file).read_bytes()) for file in files])
-    for answers, photos in found:
-        assert photos == 5
+    for answers, images in found:
+        assert images == 5
         similarity = (answers.numpy() * expected).sum(axis=1)
         assert similarity.min() > 0.999
         np.testing.assert_allclose(np.linalg.norm(answers.numpy(), axis=1), 1, atol=1e-5)
@@ -76,7 +76,7 @@ def test_predict_of_open_clip_and_ours_agree(setup, files, tiny_peer, monkeypatc
     assert probabilities.std() > 0.01
 
 
-def test_a_system_that_loses_photos_is_an_error():
+def test_a_system_that_loses_images_is_an_error():
     with pytest.raises(RuntimeError, match="2 answers for 3 photos"):
         peers._check([1, 2], 3)
 
@@ -92,11 +92,11 @@ def test_build_index_starts_from_nothing_at_every_pass(setup, files):
     sizes = []
     for file in stores:
         with EmbeddingStore(file) as store:
-            sizes.append([photo.record.path for photo in store.photos()])
+            sizes.append([image.record.path for image in store.images()])
     assert [sorted(paths) for paths in sizes] == [list(files), list(files[:2])]
 
 
-def test_build_index_must_encode_every_photo(setup, tmp_path):
+def test_build_index_must_encode_every_image(setup, tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.jpg").write_bytes(b"no photo")
     work = ours.hybrid_build_index(setup)
@@ -104,7 +104,7 @@ def test_build_index_must_encode_every_photo(setup, tmp_path):
         work((str(tmp_path / "broken" / "a.jpg"),), None)
 
 
-def test_the_ceiling_does_as_many_photos_in_the_same_batches(setup, monkeypatch):
+def test_the_ceiling_does_as_many_images_in_the_same_batches(setup, monkeypatch):
     encoder = ours.load(setup)
     batches = ours.ready_batches(encoder, setup, 10)
     assert [tuple(batch.shape) for batch in batches] == [(4, 3, 64, 64), (4, 3, 64, 64), (2, 3, 64, 64)]
@@ -112,7 +112,7 @@ def test_the_ceiling_does_as_many_photos_in_the_same_batches(setup, monkeypatch)
     ours.hybrid_ceiling(setup)(("a", "b", "c"), None)
 
 
-def test_predict_answers_every_photo(setup, files, tmp_path):
+def test_predict_answers_every_image(setup, files, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no photo")
     work = ours.hybrid_predict(setup)
@@ -130,7 +130,7 @@ def test_predict_with_a_head_asks_both(setup, files, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities:DeprecationWarning")
 @pytest.mark.parametrize("name", decoders.DECODERS)
-def test_every_decoder_takes_a_photo(name, setup, files, tiny_peer):
+def test_every_decoder_takes_a_image(name, setup, files, tiny_peer):
     package = {"simplejpeg": "simplejpeg", "pyvips": "pyvips"}.get(name.split(",")[0].split()[0])
     if package is not None:
         pytest.importorskip(package, reason=f"{package} is not installed")
@@ -191,7 +191,7 @@ def test_half_precision_is_compared_with_fp32(setup, files):
     assert 0.99 < min(found) < max(found) < 1 - 1e-7
 
 
-def test_decoding_alone_reads_every_photo(setup, files):
+def test_decoding_alone_reads_every_image(setup, files):
     gpu.hybrid_decode_all(setup)(files, None)
 
 

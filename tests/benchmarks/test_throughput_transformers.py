@@ -96,12 +96,12 @@ def test_the_pipeline_answers_as_open_clip_does(tmp_path):
     file = tmp_path / "photo.jpg"
     file.write_bytes(draw((320, 240), 0))
 
-    image = open_clip.image_transform(64, is_train=False)(Image.open(file))[None]
+    picture = open_clip.image_transform(64, is_train=False)(Image.open(file))[None]
     tokens = open_clip.tokenizer.SimpleTokenizer()(texts(names))
-    photo, prompts = (
-        torch.nn.functional.normalize(one, dim=-1) for one in (model.encode_image(image), model.encode_text(tokens))
+    image, prompts = (
+        torch.nn.functional.normalize(one, dim=-1) for one in (model.encode_image(picture), model.encode_text(tokens))
     )
-    expected = (model.logit_scale.exp() * photo @ prompts.T).softmax(dim=-1)[0].tolist()
+    expected = (model.logit_scale.exp() * image @ prompts.T).softmax(dim=-1)[0].tolist()
 
     pipe = pipeline("zero-shot-image-classification", model=str(tmp_path / "converted"), device="cpu")
     answer = pipe(str(file), candidate_labels=list(names), hypothesis_template="a photo of a {}.")

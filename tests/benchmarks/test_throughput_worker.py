@@ -76,7 +76,7 @@ def test_rows_take_turns_after_their_warm_up_and_share_a_process(fakes, tmp_path
     processes = {model: {line[3] for line in log if line[0] == model} for model in "ab"}
     assert [len(found) for found in processes.values()] == [1, 1]
     assert str(os.getpid()) not in processes["a"] | processes["b"] != processes["a"]
-    assert {name: [one.photos for one in passes] for name, passes in measured.passes.items()} == {
+    assert {name: [one.images for one in passes] for name, passes in measured.passes.items()} == {
         "a": [5, 5],
         "b": [3, 3],
         "a again": [4, 4],

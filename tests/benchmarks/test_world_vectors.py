@@ -12,11 +12,11 @@ def test_same_vectors_each_time():
     first, more = world_vectors.world(2, small), world_vectors.world(2, small | {"train": 2})
     assert first["train_label"].tolist() == [0, 1]
     assert more["train_label"].tolist() == [0, 0, 1, 1]
-    # More photos are no other photos.
+    # More images are no other images.
     np.testing.assert_allclose(more["train_embedding"][::2], first["train_embedding"], atol=1e-5)
     for name in ("class_names", "class_text", "val_embedding", "test_embedding"):
         np.testing.assert_array_equal(first[name], more[name])
-    # Every split has photos of its own.
+    # Every split has images of its own.
     cosines = unit(first["val_embedding"]) @ unit(first["train_embedding"]).T
     assert cosines.max() < 0.9999
 

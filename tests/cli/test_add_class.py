@@ -23,11 +23,11 @@ from hybrid.run.files import Layout, write_run
 
 
 @pytest.fixture
-def made(tmp_path, photo_folder, clip_folder, monkeypatch):
+def made(tmp_path, image_folder, clip_folder, monkeypatch):
     """A run with 3 cats and 2 dogs, and 4 llamas that are not in it."""
     monkeypatch.chdir(tmp_path)
-    photo_folder({"cat": 3, "dog": 2}, "train")
-    photo_folder({"llama": 4}, "new", seed=1)
+    image_folder({"cat": 3, "dog": 2}, "train")
+    image_folder({"llama": 4}, "new", seed=1)
     settings = EncoderSettings(model=str(clip_folder), precision="fp32")
     encoder = load_encoder(settings, "cpu")
     layout = Layout(tmp_path / "run")
@@ -72,15 +72,15 @@ def test_by_name_alone(made):
     assert found(made) == {"[red] llama": (0, True, ())}
 
 
-def test_several_folders_and_manifests_are_taken_without_their_labels(made, tmp_path, photo_folder):
-    photo_folder({"x": 1, "y": 1}, "other", seed=2)
+def test_several_folders_and_manifests_are_taken_without_their_labels(made, tmp_path, image_folder):
+    image_folder({"x": 1, "y": 1}, "other", seed=2)
     (tmp_path / "list.csv").write_text("path,label,split\nother/x/000.jpg,x,test\n")
     done = call(add_class, "llama", "list.csv", "other/y", "new/llama/000.jpg")
     assert done.stdout.startswith("llama: shown by 3 photos")
     assert set(found(made)) == {"llama"}
 
 
-def test_unreadable_photos_are_listed_and_exit_3(made, tmp_path):
+def test_unreadable_images_are_listed_and_exit_3(made, tmp_path):
     (tmp_path / "new/llama/002.jpg").write_bytes(b"torn")
     done = call(add_class, "llama", "new")
     assert done.exit_code == EXIT_UNREADABLE

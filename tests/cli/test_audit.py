@@ -24,7 +24,7 @@ from hybrid.tools.audit import DUPLICATES_ABOVE
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Four animals, six photos each in train; one photo lies in the folder of another animal, one is in val too."""
+    """Four animals, six images each in train; one image lies in the folder of another animal, one is in val too."""
     root = tmp_path_factory.mktemp("audit")
     animals = demo_classes().seen[:16:4]
     for animal in animals:
@@ -136,7 +136,7 @@ def test_nothing_found(call, world):
     assert done.exit_code == 0, done.output
     assert "duplicates: none among 6 photos (similarity above 0.9999)" in done.stdout
     assert "labels: none judged" in done.stdout
-    assert "the index holds no labelled photo" in done.stderr
+    assert "the index holds no labeled photo" in done.stderr
     assert "no picture: no label looks wrong" in done.stderr
     assert not (world[0] / "none.png").exists()
 

@@ -43,7 +43,7 @@ def hybrid(*arguments, cwd, rc=0):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Five seen animals with photos in train and val, two unseen ones in test only; a run with a linear head."""
+    """Five seen animals with images in train and val, two unseen ones in test only; a run with a linear head."""
     root = tmp_path_factory.mktemp("world")
     demo = demo_classes()
     seen, unseen = demo.seen[:5], demo.unseen[:2]
@@ -75,7 +75,7 @@ def test_evaluate_writes_the_promised_json(world):
     assert "hybrid" in done.stdout
 
 
-def test_evaluate_says_when_photos_trained_the_head(world):
+def test_evaluate_says_when_images_trained_the_head(world):
     done = hybrid("evaluate", "train", "--prompts", "names.txt", "--run", "run", cwd=world)
     assert "30 of these photos trained the head" in done.stderr
 
@@ -150,7 +150,7 @@ def test_info(world):
     assert "5 classes and 15 photos; needed: at least 6 seen classes and 30 validation photos" in text
 
 
-def test_unreadable_photos_are_listed_and_exit_3(world, tmp_path):
+def test_unreadable_images_are_listed_and_exit_3(world, tmp_path):
     shutil.copytree(world / "test", tmp_path / "photos")
     (tmp_path / "photos" / "broken.jpg").write_bytes(b"no image")
     (tmp_path / "photos" / "empty.png").touch()

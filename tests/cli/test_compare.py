@@ -25,12 +25,12 @@ workers = 0
 
 
 @pytest.fixture
-def hybrid(photo_folder, tmp_path, monkeypatch):
-    """Run the command in a folder with `photos/`, `held/` and `small.toml`."""
+def hybrid(image_folder, tmp_path, monkeypatch):
+    """Run the command in a folder with `images/`, `held/` and `small.toml`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
-    photo_folder({"cat": 10, "dog": 10}, seed=1)
-    photo_folder({"cat": 2, "dog": 3}, "held", seed=2)
+    image_folder({"cat": 10, "dog": 10}, seed=1)
+    image_folder({"cat": 2, "dog": 3}, "held", seed=2)
     (tmp_path / "small.toml").write_text(RECIPE)
     app = typer.Typer()
     app.command()(compare)
@@ -88,8 +88,8 @@ def test_a_failing_recipe_is_named_and_gives_exit_code_1(hybrid, tmp_path):
     assert "small backbone=no_such_net failed: timm knows no model" in done.stderr
 
 
-def test_classes_and_test_fraction(hybrid, tmp_path, photo_folder):
-    photo_folder({"emu": 6}, seed=3)
+def test_classes_and_test_fraction(hybrid, tmp_path, image_folder):
+    image_folder({"emu": 6}, seed=3)
     (tmp_path / "classes.txt").write_text("dog\ncat\n")
     hybrid("photos", "--recipes", "small.toml", "--classes", "classes.txt", "--test-fraction", "0.4", "--out", "o")
     (found,) = json.loads((tmp_path / "o" / "results.json").read_text())["results"]
@@ -113,6 +113,6 @@ def test_wrong_usage(hybrid, tmp_path, arguments, said):
     assert not (tmp_path / "o").exists()
 
 
-def test_no_test_photos(hybrid):
+def test_no_test_images(hybrid):
     with pytest.raises(DataError, match="no photos to test on"):
         hybrid("photos", "--recipes", "small.toml", "--test-fraction", "0", "--out", "o")

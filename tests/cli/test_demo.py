@@ -42,13 +42,13 @@ def test_it_shows_every_command_and_the_next_ones(demo):
     assert "hybrid predict PHOTOS/new --prompts animals" in demo[1]
 
 
-def test_the_report_is_one_page_with_its_photos(demo):
+def test_the_report_is_one_page_with_its_images(demo):
     page = (demo[0] / "report.html").read_text(encoding="utf-8")
     assert page.count("data:image/jpeg;base64,") >= 4
     assert "checkered yellow snake" in page
 
 
-def test_the_picture_shows_photos(demo):
+def test_the_picture_shows_images(demo):
     picture = np.asarray(Image.open(demo[0] / "predictions.png").convert("RGB"))
     assert min(picture.shape[:2]) > 600
     assert picture.reshape(-1, 3).std(axis=0).min() > 20

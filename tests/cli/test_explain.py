@@ -15,9 +15,9 @@ from hybrid.tools.explain.attribution import METHODS
 
 
 @pytest.fixture
-def run(tmp_path, clip_folder, photo, monkeypatch):
+def run(tmp_path, clip_folder, image, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    photo(3).save("cat_1.jpg")
+    image(3).save("cat_1.jpg")
     (tmp_path / "names.txt").write_text("cat\nsea-horse $x$\n")
     app = typer.Typer()
     app.command()(explain)
@@ -58,10 +58,10 @@ def test_out_and_class(run, tmp_path):
         (("cat_1.jpg", "--class", "zebra"), "not in the list"),
     ],
 )
-def test_named_errors(run, photo, tmp_path, arguments, words):
+def test_named_errors(run, image, tmp_path, arguments, words):
     (tmp_path / "several").mkdir()
     for name in ("photo.png", "several/a.png", "several/b.png"):
-        photo(4).save(tmp_path / name)
+        image(4).save(tmp_path / name)
     done = run(*arguments)
     assert isinstance(done.exception, ConfigError)
     assert words in str(done.exception)

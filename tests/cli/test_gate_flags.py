@@ -57,7 +57,7 @@ def hybrid(*arguments, rc: int = 0) -> Done:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    """Eight seen animals with five validation photos each, three that are merely named, two strangers."""
+    """Eight seen animals with five validation images each, three that are merely named, two strangers."""
     root = tmp_path_factory.mktemp("world")
     demo = demo_classes()
     seen, unseen, strange = demo.seen[:8], demo.unseen[:3], demo.unseen[3:5]
@@ -106,7 +106,7 @@ def test_without_flags(plain):
 @pytest.mark.parametrize(
     ("flags", "share"), [(("--prior", "0.1"), 0.1), (("--balance", "natural"), 3 / 11), (("--balance", "equal"), 0.5)]
 )
-def test_the_share_of_unseen_photos(world, plain, flags, share):
+def test_the_share_of_unseen_images(world, plain, flags, share):
     done = predict(world, *flags)
     assert f"p(unseen) beforehand {share:.3g}" in done.err
     for before, after in zip(plain.rows, done.rows, strict=True):
@@ -114,7 +114,7 @@ def test_the_share_of_unseen_photos(world, plain, flags, share):
         assert after["p_unseen"] == pytest.approx(share * p / (share * p + (1 - share) * (1 - p)), abs=2e-5)
 
 
-def test_max_seen_loss_shifts_every_photo_alike(world, plain):
+def test_max_seen_loss_shifts_every_image_alike(world, plain):
     shifts = {}
     sure = np.abs(log_odds(plain.rows)) < 5  # six decimals tell no more of the others
     assert sure.sum() > 3
@@ -293,7 +293,7 @@ def test_fit_gate(world, tmp_path):
     layout = Layout(tmp_path / "run")
     before, weights = load_gate(layout)[0].gate, (layout.head / HeadFiles.WEIGHTS).read_bytes()
     done = hybrid("fit-gate", "--run", tmp_path / "run")
-    assert "40 labelled photos of the index did not train the head" in done.err
+    assert "40 labeled photos of the index did not train the head" in done.err
     assert str(layout.head / HeadFiles.GATE) in done.out
     assert load_gate(layout)[0].gate == before
     hybrid("fit-gate", "--gate-folds", "frozen", "--run", tmp_path / "run")

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from hybrid.cli import info as module
 from hybrid.config import EncoderSettings, HeadSettings
 from hybrid.images.records import ImageRecord
-from hybrid.index.store import EmbeddingStore, StoredPhoto
+from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.run.classes import AddedClass, ClassesInfo
 from hybrid.run.files import HeadInfo, Layout, write_json, write_run
 
@@ -31,7 +31,7 @@ def run(tmp_path):
                 for i in range(count):
                     record = ImageRecord(f"/{label}/{i}", "/", label, None, 1, 1)
                     vector = {f"{label}{i}": np.array([1, 0], dtype=np.float32)}
-                    store.write_batch([StoredPhoto(record, f"{label}{i}")], vector, Named.fingerprint)
+                    store.write_batch([StoredImage(record, f"{label}{i}")], vector, Named.fingerprint)
         return layout
 
     return make
@@ -105,10 +105,10 @@ def test_only_trained_classes(run, head):
     assert classes_of(layout) == ["2 trained, 0 shown by photos, 0 only named"]
 
 
-def test_photos_without_a_vector_are_told(run):
+def test_images_without_a_vector_are_told(run):
     layout = run(cat=1)
     with EmbeddingStore(layout.store) as store:
-        store.write_batch([StoredPhoto(ImageRecord("/x", "/", "cat", None, 1, 1), "other")])
+        store.write_batch([StoredImage(ImageRecord("/x", "/", "cat", None, 1, 1), "other")])
     assert classes_of(layout)[1:] == [
         "cat: shown by 1 photo and known by its name",
         "1 photo of class cat has no vector in this precision: hybrid build-index again",

@@ -34,21 +34,21 @@ def encoder(clip_folder):
 
 
 @pytest.fixture
-def made(tmp_path, photo, photo_folder, encoder, clip_folder, monkeypatch):
-    """A run with 4 cats, 3 sea-horses and a copy of one cat among 2 photos without a label."""
+def made(tmp_path, image, image_folder, encoder, clip_folder, monkeypatch):
+    """A run with 4 cats, 3 sea-horses and a copy of one cat among 2 images without a label."""
     monkeypatch.chdir(tmp_path)
-    photo_folder({"cat": 4, "sea_horse": 3}, "train")
+    image_folder({"cat": 4, "sea_horse": 3}, "train")
     loose = tmp_path / "loose"
     loose.mkdir()
     (loose / "copy.jpg").write_bytes((tmp_path / "train/cat/001.jpg").read_bytes())
-    photo(77).save(loose / "other.png")
-    photo(78).save(tmp_path / "new.png")
+    image(77).save(loose / "other.png")
+    image(78).save(tmp_path / "new.png")
     (tmp_path / "names.txt").write_text("cat\nsea horse\n")
     layout = Layout(tmp_path / "run")
     write_run(layout, EncoderSettings(model=str(clip_folder), precision="fp32"), encoder)
     with EmbeddingStore(layout.store) as store:
-        for source, labelled in ((tmp_path / "train", True), (loose, False)):
-            build_index(scan([source], labelled=labelled), encoder, store)
+        for source, labeled in ((tmp_path / "train", True), (loose, False)):
+            build_index(scan([source], labeled=labeled), encoder, store)
     return layout
 
 
@@ -66,7 +66,7 @@ def rows_of(*arguments):
 
 @pytest.fixture
 def vectors(tmp_path, encoder):
-    """Path to vector of every photo, computed anew."""
+    """Path to vector of every image, computed anew."""
 
     def embed(path):
         return encoder.encode_images([encoder.prepare(Image.open(path).convert("RGB"), None)])[0].astype(np.float64)
@@ -99,7 +99,7 @@ def test_other_templates(made, encoder, vectors, tmp_path):
     np.testing.assert_allclose([row["score"] for row in rows], [score for score, _ in expected], atol=1e-5)
 
 
-def test_a_photo_of_the_index_finds_itself_and_its_copy(made, vectors, tmp_path):
+def test_a_image_of_the_index_finds_itself_and_its_copy(made, vectors, tmp_path):
     rows = rows_of("--image", "train/cat/001.jpg", "--top-k", "3")
     first = rows[0]
     assert first["score"] == pytest.approx(1, abs=1e-5)
@@ -143,13 +143,13 @@ def test_table_csv_and_sheet(made, tmp_path):
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_photos_gone_from_disk_are_still_listed(made, tmp_path):
+def test_images_gone_from_disk_are_still_listed(made, tmp_path):
     for name in ("000", "002"):
         (tmp_path / f"train/cat/{name}.jpg").unlink()
     done = call(search, "--text", "cat", "--sheet", "sheet.png")
     assert done.exit_code == 0
     assert len(done.stdout.splitlines()) == 9
-    assert "WARNING: 2 of them cannot be read any more and are grey" in done.stderr
+    assert "WARNING: 2 of them cannot be read any more and are gray" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_named_errors(made, tmp_path, arguments, kind, words):
 
 def test_no_run_and_an_empty_index(made):
     with EmbeddingStore(made.store) as store:
-        store.remove([photo.record.path for photo in store.photos()])
+        store.remove([image.record.path for image in store.images()])
     done = call(search, "--text", "x")
     assert isinstance(done.exception, StoreError)
     assert "the index is empty" in str(done.exception)
@@ -194,17 +194,17 @@ def test_it_is_a_command_and_its_help_loads_nothing_heavy():
 # predict --explain-neighbors
 
 
-def test_predictions_with_their_neighbours(made, encoder, vectors, tmp_path):
+def test_predictions_with_their_neighbors(made, encoder, vectors, tmp_path):
     done = call(predict, "new.png", "train/cat", "--prompts", "names.txt", "--explain-neighbors", "--format", "jsonl")
     assert done.exit_code == 0, done.output
     rows = {row["path"]: row["neighbors"] for row in map(json.loads, done.stdout.splitlines())}
     assert len(rows) == 5
-    labelled = {path: row for path, row in vectors.items() if "/train/" in path}
-    photo = Image.open(tmp_path / "new.png")
-    query = encoder.encode_images([encoder.prepare(photo, None)])[0].astype(np.float64)
+    labeled = {path: row for path, row in vectors.items() if "/train/" in path}
+    image = Image.open(tmp_path / "new.png")
+    query = encoder.encode_images([encoder.prepare(image, None)])[0].astype(np.float64)
     for path, near in rows.items():
-        own = labelled.get(path, query)
-        cosine = {other: float(row @ own) for other, row in labelled.items() if other != path}
+        own = labeled.get(path, query)
+        cosine = {other: float(row @ own) for other, row in labeled.items() if other != path}
         expected = sorted(cosine, key=cosine.__getitem__, reverse=True)[:5]
         assert [n["path"] for n in near] == expected
         np.testing.assert_allclose([n["similarity"] for n in near], [cosine[p] for p in expected], atol=1e-5)
@@ -213,7 +213,7 @@ def test_predictions_with_their_neighbours(made, encoder, vectors, tmp_path):
     assert "left out of its nearest (so for 4 of the photos)" in done.stderr
 
 
-def test_csv_and_table_of_neighbours(made, tmp_path):
+def test_csv_and_table_of_neighbors(made, tmp_path):
     arguments = ("new.png", "--prompts", "names.txt", "--explain-neighbors")
     assert call(predict, *arguments, "--out", "p.csv").exit_code == 0
     with (tmp_path / "p.csv").open(newline="") as file:
@@ -233,14 +233,14 @@ class PixelHead:
     classes, encoder_identity, notes = ("cat", "sea_horse"), None, ()
     cover, batch_size = None, 32
 
-    def prepare(self, photo):
-        return np.asarray(to_picture(photo), dtype=np.float32).mean((0, 1))[:2]
+    def prepare(self, image):
+        return np.asarray(to_picture(image), dtype=np.float32).mean((0, 1))[:2]
 
     def logits(self, prepared, embeddings):
         return np.stack(prepared)
 
 
-def test_a_head_alone_has_neighbours_too(made, encoder, vectors, monkeypatch):
+def test_a_head_alone_has_neighbors_too(made, encoder, vectors, monkeypatch):
     alone = HybridClassifier(encoder, PixelHead(), None, join(PixelHead.classes, None), None)
     monkeypatch.setattr("hybrid.cli.load.load_classifier", lambda *arguments: alone)
     done = call(predict, "train/cat/000.jpg", "--explain-neighbors", "--format", "jsonl")
@@ -253,7 +253,7 @@ def test_a_head_alone_has_neighbours_too(made, encoder, vectors, monkeypatch):
     assert row["neighbors"][0]["similarity"] == pytest.approx(cosine, abs=1e-5)
 
 
-def test_without_the_flag_nothing_is_said_of_neighbours(made, tmp_path):
+def test_without_the_flag_nothing_is_said_of_neighbors(made, tmp_path):
     arguments = ("new.png", "--prompts", "names.txt")
     done = call(predict, *arguments, "--format", "jsonl")
     assert json.loads(done.stdout)["neighbors"] is None
@@ -262,9 +262,9 @@ def test_without_the_flag_nothing_is_said_of_neighbours(made, tmp_path):
     assert next(csv.DictReader((tmp_path / "p.csv").open()))["neighbors"] == ""
 
 
-def test_a_run_without_an_index_has_no_neighbours(made, tmp_path):
+def test_a_run_without_an_index_has_no_neighbors(made, tmp_path):
     made.store.unlink()
     done = call(predict, "new.png", "--prompts", "names.txt", "--explain-neighbors", "--format", "jsonl")
     # Loading the classifier makes a new, empty store for the texts.
     assert json.loads(done.stdout)["neighbors"] == []
-    assert "no nearest photos: the index holds no labelled photo (so for 1 of the photos)" in done.stderr
+    assert "no nearest photos: the index holds no labeled photo (so for 1 of the photos)" in done.stderr

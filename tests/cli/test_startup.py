@@ -35,13 +35,13 @@ def loaded_by(*arguments: str, cwd: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    """A run with a linear head and a gate, and one class that is shown by photos."""
+    """A run with a linear head and a gate, and one class that is shown by images."""
     root = tmp_path_factory.mktemp("world")
     for animal in demo_classes().seen[:6]:
         (root / "photos" / animal.name).mkdir(parents=True)
         for i in range(8):
-            photo = draw(animal, np.random.default_rng([i, *animal.name.encode()]))
-            photo.save(root / "photos" / animal.name / f"{i}.jpg")
+            image = draw(animal, np.random.default_rng([i, *animal.name.encode()]))
+            image.save(root / "photos" / animal.name / f"{i}.jpg")
     run = ["--run", str(root / "run")]
     app(["build-index", str(root / "photos"), "--encoder", "tiny", *run], standalone_mode=False)
     app(["train-head", "--head", "linear", *run], standalone_mode=False)
@@ -60,7 +60,7 @@ def test_what_only_reads_loads_no_network(world, command):
     assert not loaded_by(command, *arguments, cwd=world) & {"scipy", *NETWORKS, *OTHERS}
 
 
-def test_predict_of_one_photo_loads_only_what_answers(world):
+def test_predict_of_one_image_loads_only_what_answers(world):
     loaded = loaded_by("predict", "new.jpg", "--prompts", "animals", "--run", "run", cwd=world)
     assert {"torch", "open_clip"} <= loaded
     assert not loaded & OTHERS

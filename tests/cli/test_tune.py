@@ -92,13 +92,13 @@ def test_the_test_split_is_not_used(folder, monkeypatch, capsys):
     (folder / "split").mkdir()
     for split in ("train", "test"):
         shutil.copytree(folder / "data", folder / "split" / split)
-    for photo in (folder / "split" / "test").rglob("*.png"):
-        Image.open(photo).rotate(90).save(photo)
+    for image in (folder / "split" / "test").rglob("*.png"):
+        Image.open(image).rotate(90).save(image)
     tune(["split/train", "split/test"], recipe="small.toml", trials=1, epochs=1, out=Path("split/out"))
     assert "2 classes, 14 training and 2 validation photos" in capsys.readouterr().err
 
 
-def test_a_linear_recipe_is_refused_before_photos_are_read(tmp_path, monkeypatch):
+def test_a_linear_recipe_is_refused_before_images_are_read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="nothing to tune"):
         tune(["no-such-folder"], recipe="clip-linear")

@@ -15,7 +15,7 @@ from PIL import Image
 import hybrid.encoders
 from hybrid.errors import ConfigError, DataError
 from hybrid.demo.animals import (
-    COLOURS,
+    COLORS,
     KINDS,
     PARTS,
     PATTERNS,
@@ -43,7 +43,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 def test_names_are_unique_and_say_every_attribute() -> None:
     animals = all_animals()
-    assert len(animals) == len(COLOURS) * len(PATTERNS) * (len(KINDS) * len(PARTS) - 3) == 1880
+    assert len(animals) == len(COLORS) * len(PATTERNS) * (len(KINDS) * len(PARTS) - 3) == 1880
     assert len({animal.name for animal in animals}) == len(animals)
     assert Animal("yellow", "spotted", "fish", "spikes").name == "spotted yellow fish with spikes"
     assert Animal("red", "plain", "bird", "long tail").name == "plain red bird with a long tail"
@@ -58,7 +58,7 @@ def test_demo_has_forty_seen_and_ten_unseen_classes() -> None:
     assert {animal.kind for animal in demo.unseen} == set(KINDS)
 
 
-def test_every_unseen_class_has_a_seen_neighbour_that_differs_in_one_attribute() -> None:
+def test_every_unseen_class_has_a_seen_neighbor_that_differs_in_one_attribute() -> None:
     demo = demo_classes()
     for animal in demo.unseen:
         shared = [sum(a == b for a, b in zip(astuple(animal), astuple(other), strict=True)) for other in demo.seen]
@@ -97,21 +97,21 @@ def test_different_animals_look_different() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("colour", sorted(HUES))
-def test_the_drawn_colour_is_the_named_one(colour: str, kind: str) -> None:
+def test_the_drawn_color_is_the_named_one(color: str, kind: str) -> None:
     """The most saturated pixels of plain animals are nearest to the named hue, told by colorsys alone."""
     votes: Counter[str] = Counter()
     for seed in range(6):
-        centre = pixels(Animal(colour, "plain", kind, "none"), seed)[12:52, 12:52].reshape(-1, 3) / 255
-        hsv = np.array([colorsys.rgb_to_hsv(*pixel) for pixel in centre])
+        center = pixels(Animal(color, "plain", kind, "none"), seed)[12:52, 12:52].reshape(-1, 3) / 255
+        hsv = np.array([colorsys.rgb_to_hsv(*pixel) for pixel in center])
         vivid = hsv[hsv[:, 1] * hsv[:, 2] >= np.quantile(hsv[:, 1] * hsv[:, 2], 0.93)]
         for hue in vivid[:, 0] * 360:
             votes[min(HUES, key=lambda name: abs((hue - HUES[name] + 180) % 360 - 180))] += 1
-    assert votes.most_common(1)[0][0] == colour, votes
+    assert votes.most_common(1)[0][0] == color, votes
 
 
 def test_brown_is_dark_orange_and_pink_is_pale_red() -> None:
-    def means(colour: str) -> np.ndarray:
-        fish = Animal(colour, "plain", "turtle", "none")
+    def means(color: str) -> np.ndarray:
+        fish = Animal(color, "plain", "turtle", "none")
         return np.mean([pixels(fish, seed)[26:36, 28:36].reshape(-1, 3).mean(axis=0) for seed in range(12)], axis=0)
 
     assert means("brown").sum() < 0.7 * means("orange").sum()
@@ -150,17 +150,17 @@ def test_write_demo_again_is_identical_and_touches_nothing(tmp_path: Path) -> No
     first = digests(tmp_path / "a")
     assert len(set(first.values())) == len(first)
     assert digests(tmp_path / "b") == first
-    photos = [name for name in first if name.endswith(".jpg")]
+    images = [name for name in first if name.endswith(".jpg")]
     other = digests(tmp_path / "c")
-    assert not [name for name in photos if first[name] == other[name]]
-    (tmp_path / "a" / photos[0]).write_bytes(b"torn")
+    assert not [name for name in images if first[name] == other[name]]
+    (tmp_path / "a" / images[0]).write_bytes(b"torn")
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "a").rglob("*.jpg")}
     write_demo(tmp_path / "a", **counts)
     assert digests(tmp_path / "a") == first
-    assert [path for path, stamp in stamps.items() if path.stat().st_mtime_ns != stamp] == [tmp_path / "a" / photos[0]]
+    assert [path for path, stamp in stamps.items() if path.stat().st_mtime_ns != stamp] == [tmp_path / "a" / images[0]]
 
 
-def test_write_demo_refuses_a_folder_with_other_photos(tmp_path: Path) -> None:
+def test_write_demo_refuses_a_folder_with_other_images(tmp_path: Path) -> None:
     mine = tmp_path / "train" / "my cat" / "1.jpg"
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"mine")
@@ -183,14 +183,14 @@ def test_bundled_weights_load_with_plain_open_clip_and_name_unseen_animals() -> 
     model.eval()
     demo = demo_classes()
     names = [animal.name for animal in (*demo.unseen, *demo.seen)]
-    photos = [
+    images = [
         preprocess(draw(animal, np.random.default_rng((11, i, n))))
         for i, animal in enumerate(demo.unseen)
         for n in range(12)
     ]
     with torch.no_grad():
         texts = model.encode_text(tokenize([f"a photo of a {name}." for name in names]), normalize=True)
-        found = (model.encode_image(torch.stack(photos), normalize=True) @ texts.T).argmax(dim=1).numpy()
+        found = (model.encode_image(torch.stack(images), normalize=True) @ texts.T).argmax(dim=1).numpy()
     assert tokenize(["fish"]).shape == (1, 32)
     assert np.mean(found == np.repeat(np.arange(len(demo.unseen)), 12)) >= 0.7
 

@@ -31,22 +31,22 @@ def load(folder: Path, precision: str = "fp32") -> ClipEncoder:
     return encoder
 
 
-def embed(encoder: ClipEncoder, photos: Sequence[Image.Image]) -> np.ndarray:
-    return encoder.encode_images([encoder.prepare(photo, None) for photo in photos])
+def embed(encoder: ClipEncoder, images: Sequence[Image.Image]) -> np.ndarray:
+    return encoder.encode_images([encoder.prepare(image, None) for image in images])
 
 
 @torch.inference_mode()
-def open_clips_own(folder: Path, photos: Sequence[Image.Image]) -> np.ndarray:
-    """fp32 vectors by open_clip's own loader, transform and `encode_image`, photo by photo."""
+def open_clips_own(folder: Path, images: Sequence[Image.Image]) -> np.ndarray:
+    """fp32 vectors by open_clip's own loader, transform and `encode_image`, image by image."""
     model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}", precision="fp32")
     model.eval()
-    return torch.cat([model.encode_image(transform(photo)[None], normalize=True) for photo in photos]).numpy()
+    return torch.cat([model.encode_image(transform(image)[None], normalize=True) for image in images]).numpy()
 
 
 @pytest.fixture(scope="module")
-def photos(photo) -> list[Image.Image]:
-    """Photos of different shapes: tall, wide, small, large."""
-    return [photo(seed, (40 + 17 * (seed % 5), 30 + 23 * (seed % 7))) for seed in range(16)]
+def images(image) -> list[Image.Image]:
+    """Images of different shapes: tall, wide, small, large."""
+    return [image(seed, (40 + 17 * (seed % 5), 30 + 23 * (seed % 7))) for seed in range(16)]
 
 
 @pytest.fixture(scope="module")
@@ -76,41 +76,41 @@ def timm_clip(make_clip, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("model", ["clip_folder", "timm_clip", "full_size_clip"])
-def test_batched_half_precision_stays_within_open_clips_fp32_path(model, photos, request):
+def test_batched_half_precision_stays_within_open_clips_fp32_path(model, images, request):
     folder = request.getfixturevalue(model)
-    expected = open_clips_own(folder, photos)
-    half = embed(load(folder, "bf16"), photos)
+    expected = open_clips_own(folder, images)
+    half = embed(load(folder, "bf16"), images)
     cosine = half @ expected.T
     assert cosine.diagonal().min() >= 0.999
-    # Not because all photos look alike to random weights: each vector finds its own photo.
-    assert np.array_equal(cosine.argmax(axis=1), np.arange(len(photos)))
+    # Not because all images look alike to random weights: each vector finds its own image.
+    assert np.array_equal(cosine.argmax(axis=1), np.arange(len(images)))
     assert np.sort(cosine, axis=1)[:, 0].min() < 0.99
     assert not np.array_equal(half, expected)
 
 
 @pytest.mark.parametrize("model", ["clip_folder", "timm_clip"])
-def test_fp32_vectors_are_open_clips_own(model, photos, request):
+def test_fp32_vectors_are_open_clips_own(model, images, request):
     folder = request.getfixturevalue(model)
-    vectors = embed(load(folder), photos)
-    assert np.einsum("ij,ij->i", vectors, open_clips_own(folder, photos)).min() > 0.99999
+    vectors = embed(load(folder), images)
+    assert np.einsum("ij,ij->i", vectors, open_clips_own(folder, images)).min() > 0.99999
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_vectors_are_float32_of_unit_norm(clip_folder, photos, precision):
+def test_vectors_are_float32_of_unit_norm(clip_folder, images, precision):
     encoder = load(clip_folder, precision)
-    for vectors, count in ((embed(encoder, photos), len(photos)), (encoder.encode_texts(["a cat", "a dog"]), 2)):
+    for vectors, count in ((embed(encoder, images), len(images)), (encoder.encode_texts(["a cat", "a dog"]), 2)):
         assert vectors.dtype == np.float32
         assert vectors.shape == (count, encoder.dim) == (count, 32)
         assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
-def test_a_batch_of_prepared_photos_is_open_clips_own_tensor(clip_folder, fp32, photos):
-    """To two grey levels, once in a hundred pixels: torch and Pillow round each of the two directions."""
+def test_a_batch_of_prepared_images_is_open_clips_own_tensor(clip_folder, fp32, images):
+    """To two gray levels, once in a hundred pixels: torch and Pillow round each of the two directions."""
     _, _, transform = open_clip.create_model_and_transforms(f"local-dir:{clip_folder}")
-    prepared = [fp32.prepare(photo, None) for photo in photos]
+    prepared = [fp32.prepare(image, None) for image in images]
     assert {(one.shape, one.dtype) for one in prepared} == {((32, 32, 3), np.dtype(np.uint8))}
     std = torch.tensor(PREPROCESS["std"]).view(3, 1, 1)
-    levels = (fp32.batch(prepared) - torch.stack([transform(photo) for photo in photos])).abs() * std * 255
+    levels = (fp32.batch(prepared) - torch.stack([transform(image) for image in images])).abs() * std * 255
     assert levels.max() < 2.01
     assert levels.mean() < 0.02
     assert fp32.batch(prepared).dtype == torch.float32
@@ -135,7 +135,7 @@ def test_more_texts_than_a_batch_are_as_one_by_one(fp32):
     assert len(np.unique(together.round(4), axis=0)) == len(texts)
 
 
-def test_it_says_what_it_needs_of_a_photo(fp32):
+def test_it_says_what_it_needs_of_a_image(fp32):
     assert fp32.cover == 3 * 32
     assert fp32.batch_size == CPU_BATCH
 
@@ -167,9 +167,9 @@ def test_auto_precision_follows_the_processor_and_the_notes_say_why(clip_folder)
 
 
 @pytest.mark.skipif(not (TINY_FOLDER / CONFIG_FILE).is_file(), reason="the bundled model is not built yet")
-def test_the_bundled_model_loads_by_its_name(photos):
+def test_the_bundled_model_loads_by_its_name(images):
     encoder = load_encoder(EncoderSettings(model="tiny"), "cpu")
-    assert embed(encoder, photos[:2]).shape == (2, encoder.dim)
+    assert embed(encoder, images[:2]).shape == (2, encoder.dim)
     assert 1 < encoder.logit_scale <= 100.1
 
 
@@ -212,7 +212,7 @@ def test_precision_changes_the_fingerprint_not_the_identity(clip_folder, fp32):
 
 
 def test_pixels_of_another_kind_change_the_fingerprint_not_the_identity(clip_folder, fp32, monkeypatch):
-    """Vectors of photos that were decoded or resized otherwise are not mixed with these; gates and heads stay."""
+    """Vectors of images that were decoded or resized otherwise are not mixed with these; gates and heads stay."""
     monkeypatch.setattr(clip, "PIXELS", clip.PIXELS + 1)
     other = load(clip_folder)
     assert other.identity == fp32.identity
@@ -230,6 +230,6 @@ def test_names_are_the_same_in_every_load(clip_folder, fp32):
     assert (again.name, again.identity, again.fingerprint) == (fp32.name, fp32.identity, fp32.fingerprint)
 
 
-def test_any_photo_can_be_encoded(fp32):
+def test_any_image_can_be_encoded(fp32):
     check: Callable[..., None] = fp32.check
     assert check([]) is None

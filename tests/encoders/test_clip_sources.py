@@ -62,8 +62,8 @@ def load(model: str | Path, pretrained: str | Path | None = None) -> ClipEncoder
 
 
 @pytest.fixture(scope="module")
-def image(photo) -> Image.Image:
-    return photo(7)
+def image(image) -> Image.Image:
+    return image(7)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_a_folder_may_hold_its_weights_as_a_torch_file(folder, clip_folder, name
     assert np.array_equal(vector_of(load(folder)), vector_of(load(clip_folder)))
 
 
-def test_the_checkpoint_that_is_named_is_loaded_not_its_neighbour(folder, make_clip, tmp_path, vector_of):
+def test_the_checkpoint_that_is_named_is_loaded_not_its_neighbor(folder, make_clip, tmp_path, vector_of):
     other = make_clip(tmp_path / "other", seed=1)
     shutil.copy(other / WEIGHTS, folder / "epoch_9.safetensors")
     chosen = vector_of(load(folder / "epoch_9.safetensors"))
@@ -181,7 +181,7 @@ def test_published_weights_bring_their_preprocessing_and_activation(named, clip_
     with torch.inference_mode():
         features = expected.eval().encode_image(transform(image)[None], normalize=True).numpy()
         own = encoder._model.encode_image(transform(image)[None], normalize=True).numpy()
-    # The same network on the same numbers; on the photo, to the rounding of its grey levels.
+    # The same network on the same numbers; on the image, to the rounding of its gray levels.
     assert np.allclose(own, features, atol=1e-6)
     assert np.allclose(vector_of(encoder), features, atol=1e-4)
 
@@ -300,7 +300,7 @@ def test_weights_that_are_not_finite_are_found_at_once(folder):
         load(folder)
 
 
-def test_photo_weights_that_are_not_finite_are_found_by_the_first_photo(folder, vector_of):
+def test_image_weights_that_are_not_finite_are_found_by_the_first_image(folder, vector_of):
     state = state_of(folder)
     state["visual.proj"][3, 5] = math.inf
     save_file(state, folder / WEIGHTS)

@@ -174,14 +174,14 @@ def test_a_changed_block_class_is_not_known():
 
 
 def count_quick(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Note down how many photos take the quick way at a time."""
+    """Note down how many images take the quick way at a time."""
     counts: list[int] = []
     call = QuickViT.__call__
-    monkeypatch.setattr(QuickViT, "__call__", lambda self, photos: counts.append(len(photos)) or call(self, photos))
+    monkeypatch.setattr(QuickViT, "__call__", lambda self, images: counts.append(len(images)) or call(self, images))
     return counts
 
 
-def test_a_few_photos_go_open_clips_own_way(monkeypatch):
+def test_a_few_images_go_open_clips_own_way(monkeypatch):
     counts, tower = count_quick(monkeypatch), ImageTower(build(), FP32)
     for _ in range(3):
         tower(pixels(ENOUGH - 1))
@@ -245,10 +245,10 @@ def test_nothing_is_said_where_both_agree():
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_an_encoder_gives_the_same_vectors_for_few_and_for_many(clip_folder, photo, monkeypatch, precision):
+def test_an_encoder_gives_the_same_vectors_for_few_and_for_many(clip_folder, image, monkeypatch, precision):
     counts = count_quick(monkeypatch)
     encoder = load_encoder(EncoderSettings(model=str(clip_folder), precision=precision), "cpu")
-    prepared = [encoder.prepare(photo(seed), None) for seed in range(12)]
+    prepared = [encoder.prepare(image(seed), None) for seed in range(12)]
     few = np.concatenate([encoder.encode_images(prepared[start : start + 3]) for start in range(0, 12, 3)])
     assert counts == []
     many = encoder.encode_images(prepared)

@@ -30,10 +30,10 @@ def test_nothing_is_drawn_and_the_rest_is_the_same(build):
     for (name, found), (_, expected) in zip(model.named_buffers(), drawn.named_buffers(), strict=True):
         assert name in kept or torch.equal(found, expected), name
     model.load_state_dict(drawn.state_dict())
-    photo = torch.rand(1, 3, 224, 224)
+    image = torch.rand(1, 3, 224, 224)
     with torch.inference_mode():
         towers = [getattr(one, "visual", one).eval() for one in (model, drawn)]
-        torch.testing.assert_close(towers[0](photo), towers[1](photo), rtol=0, atol=0)
+        torch.testing.assert_close(towers[0](image), towers[1](image), rtol=0, atol=0)
 
 
 def test_draws_outside_are_as_ever():

@@ -57,7 +57,7 @@ def lookup(encoder: PrecomputedEncoder, *paths: str) -> np.ndarray:
         ("/data/photos.tar/train/cup/1.jpg", 1),
     ],
 )
-def test_a_photo_finds_the_longest_tail_of_its_path(encoder, path, row):
+def test_a_image_finds_the_longest_tail_of_its_path(encoder, path, row):
     encoder.check([record(path)])
     assert np.allclose(lookup(encoder, path), unit(EMBEDDING[[row]]), atol=1e-6)
 
@@ -71,14 +71,14 @@ def test_a_tail_is_of_whole_names(encoder):
 def test_vectors_are_float32_of_unit_norm_whatever_the_file_holds(tmp_path, dtype):
     embedding, text = (10 * EMBEDDING).astype(dtype), (10 * TEXT).astype(dtype)
     encoder = PrecomputedEncoder(write(tmp_path / "vectors.npz", embedding=embedding, text_embedding=text))
-    photos, texts = lookup(encoder, *PATHS), encoder.encode_texts(NAMES)
-    assert photos.dtype == texts.dtype == np.float32
-    assert np.allclose(photos, unit(embedding), atol=1e-6)
+    images, texts = lookup(encoder, *PATHS), encoder.encode_texts(NAMES)
+    assert images.dtype == texts.dtype == np.float32
+    assert np.allclose(images, unit(embedding), atol=1e-6)
     assert np.allclose(texts, unit(text), atol=1e-6)
     assert encoder.dim == 8
 
 
-def test_missing_photos_are_counted_and_listed(encoder):
+def test_missing_images_are_counted_and_listed(encoder):
     known = record("/data/test/cup/1.jpg")
     missing = [record(f"/data/new/{number}.png") for number in range(12)]
     with pytest.raises(EncoderError, match="no vector for 12 of 13 photos") as caught:
@@ -87,7 +87,7 @@ def test_missing_photos_are_counted_and_listed(encoder):
     assert caught.value.got.endswith("and 2 more")
 
 
-def test_a_missing_photo_that_was_not_checked_is_the_same_error(encoder):
+def test_a_missing_image_that_was_not_checked_is_the_same_error(encoder):
     with pytest.raises(EncoderError, match="no vector for 1 of 1 photos") as caught:
         encoder.prepare(None, record("/data/new.png"))
     assert caught.value.got == "/data/new.png"

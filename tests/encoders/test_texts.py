@@ -13,7 +13,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("counts", [[1], [1, 1, 1], [3], [2, 5, 1, 80]])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_class_is_the_normalised_mean_of_its_texts(counts, dtype):
+def test_a_class_is_the_normalized_mean_of_its_texts(counts, dtype):
     texts = unit(np.random.default_rng(1).normal(size=(sum(counts), 16))).astype(dtype)
     averaged = average_texts(texts, counts)
     expected, start = [], 0

@@ -1,4 +1,4 @@
-"""Results of an evaluation that never ran: drawn probabilities and small photos in files."""
+"""Results of an evaluation that never ran: drawn probabilities and small images in files."""
 
 from __future__ import annotations
 
@@ -8,43 +8,43 @@ import numpy as np
 import pytest
 
 from hybrid.evaluation.metrics import score_system
-from hybrid.evaluation.results import Evaluation, PhotoResults
+from hybrid.evaluation.results import Evaluation, ImageResults
 from hybrid.images.records import ImageRecord
 
 SYSTEMS = ("supervised", "zero_shot", "hybrid")
 
 
 @pytest.fixture(scope="session")
-def make_result(tmp_path_factory: pytest.TempPathFactory, photo: Callable) -> Callable[..., Evaluation]:
-    """Make an `Evaluation` of 60 photos: of four seen and two unseen classes, if nothing else is asked for."""
+def make_result(tmp_path_factory: pytest.TempPathFactory, image: Callable) -> Callable[..., Evaluation]:
+    """Make an `Evaluation` of 60 images: of four seen and two unseen classes, if nothing else is asked for."""
 
     def make(
         names: tuple[str, ...] = ("ant", "bee", "cat", "dog", "elk", "fox"),
         seen: int = 4,
         systems: tuple[str, ...] = SYSTEMS,
-        classes_with_photos: int | None = None,
+        classes_with_images: int | None = None,
         gate: bool = True,
-        photos: int = 60,
+        images: int = 60,
         folder: str = "photos",
         **changes: object,
     ) -> Evaluation:
         rng = np.random.default_rng(0)
         place = tmp_path_factory.mktemp("result") / folder
         place.mkdir()
-        files = [place / f"{k}.jpg" for k in range(photos)]
+        files = [place / f"{k}.jpg" for k in range(images)]
         for k, file in enumerate(files):
-            photo(k, (300, 150)).save(file)
+            image(k, (300, 150)).save(file)
         records = tuple(ImageRecord(str(f), str(f.parent), None, None, f.stat().st_size, 0) for f in files)
-        target = rng.integers(0, classes_with_photos or len(names), photos)
+        target = rng.integers(0, classes_with_images or len(names), images)
         unseen = np.arange(len(names)) >= seen
         probabilities = {}
         for system in systems:
-            scores = np.exp(rng.normal(size=(photos, len(names))) + 2 * np.eye(len(names))[target])
+            scores = np.exp(rng.normal(size=(images, len(names))) + 2 * np.eye(len(names))[target])
             if system == "supervised":
                 scores[:, unseen] = 0
             probabilities[system] = scores / scores.sum(axis=1, keepdims=True)
         p_unseen = probabilities["hybrid"][:, unseen].sum(axis=1) if gate and "hybrid" in systems else None
-        kept = PhotoResults(names, seen, records, target, probabilities, p_unseen)
+        kept = ImageResults(names, seen, records, target, probabilities, p_unseen)
         gates = {"hybrid": p_unseen}
         scored = {
             system: score_system(
@@ -55,8 +55,8 @@ def make_result(tmp_path_factory: pytest.TempPathFactory, photo: Callable) -> Ca
             for system in SYSTEMS
         }
         values = {
-            "images": photos,
-            "scored": photos,
+            "images": images,
+            "scored": images,
             "outside": 0,
             "seen": seen,
             "unseen": len(names) - seen,

@@ -24,12 +24,12 @@ from hybrid.evaluation.calibration import (
 SEEDS = range(5)
 
 
-def draw(seed: int, photos: int = 200, classes: int = 9) -> tuple[np.ndarray, np.ndarray]:
+def draw(seed: int, images: int = 200, classes: int = 9) -> tuple[np.ndarray, np.ndarray]:
     """Draw fair probabilities and targets."""
     rng = np.random.default_rng(seed)
-    target = rng.integers(0, classes, photos)
-    logits = rng.normal(size=(photos, classes)) * 1.5
-    logits[np.arange(photos), target] += rng.normal(2.0, 1.5, size=photos)
+    target = rng.integers(0, classes, images)
+    logits = rng.normal(size=(images, classes)) * 1.5
+    logits[np.arange(images), target] += rng.normal(2.0, 1.5, size=images)
     probabilities = np.exp(logits)
     return probabilities / probabilities.sum(axis=1, keepdims=True), target
 
@@ -40,7 +40,7 @@ def log(probabilities: np.ndarray) -> np.ndarray:
 
 
 def loop_over_bins(confidence: np.ndarray, correct: np.ndarray, bins: int) -> list[tuple]:
-    """Look at every bin's photos again: slow, and plainly right."""
+    """Look at every bin's images again: slow, and plainly right."""
     rows = []
     for k in range(bins):
         low, high = k / bins, (k + 1) / bins
@@ -82,7 +82,7 @@ def test_adaptive_bins_equal_sorted_slices(seed, bins):
         np.testing.assert_allclose([low, high, mean_confidence, accuracy], expected)
 
 
-def test_adaptive_bins_share_what_photos_of_equal_confidence_have_in_common():
+def test_adaptive_bins_share_what_images_of_equal_confidence_have_in_common():
     confidence = np.array([0.5, 0.5, 0.5, 0.9])
     for correct in ([True, False, False, True], [False, False, True, True]):
         found = adaptive_bins(confidence, np.array(correct), 2)
@@ -90,7 +90,7 @@ def test_adaptive_bins_share_what_photos_of_equal_confidence_have_in_common():
 
 
 @pytest.mark.parametrize("binned", [equal_width_bins, adaptive_bins])
-def test_bins_without_photos_are_none(binned):
+def test_bins_without_images_are_none(binned):
     empty = binned(np.array([]), np.array([], dtype=bool))
     assert rows_of(empty).shape == (0, 5)
     assert empty.error is None
@@ -128,17 +128,17 @@ def test_adaptive_calibration_error_equals_sklearns_quantile_bins(seed):
 
 
 def test_adaptive_calibration_error_by_hand():
-    # photos of equal confidence: their order must not matter
+    # images of equal confidence: their order must not matter
     equal, correct = np.full(40, 0.75), np.arange(40) < 30
     for order in (correct, np.random.default_rng(0).permutation(correct)):
         assert adaptive_calibration_error(equal, order) == pytest.approx(0.0, abs=1e-12)
-    # fewer photos than bins: the mean gap
+    # fewer images than bins: the mean gap
     few = adaptive_calibration_error(np.array([0.9, 0.6, 0.8]), np.array([True, False, True]))
     assert few == pytest.approx((0.1 + 0.6 + 0.2) / 3)
 
 
 @pytest.mark.parametrize("error", [expected_calibration_error, adaptive_calibration_error])
-def test_calibration_errors_without_photos_and_with_wrong_input(error):
+def test_calibration_errors_without_images_and_with_wrong_input(error):
     assert error(np.array([]), np.array([], dtype=bool)) is None
     one = np.array([True])
     for confidence in ([0.5, 0.5], [1.5], [-0.1], [np.nan]):

@@ -17,11 +17,11 @@ from hybrid.evaluation.confusion import ClassScores, confusion_matrix, per_class
 SEEDS = range(5)
 
 
-def draw(seed: int, photos: int = 120, classes: int = 8) -> tuple[np.ndarray, np.ndarray]:
-    """Draw predictions and targets; the last class is never predicted, the last two have no photos."""
+def draw(seed: int, images: int = 120, classes: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    """Draw predictions and targets; the last class is never predicted, the last two have no images."""
     rng = np.random.default_rng(seed)
-    target = rng.integers(0, classes - 2, photos)
-    predicted = np.where(rng.random(photos) < 0.6, target, rng.integers(0, classes - 1, photos))
+    target = rng.integers(0, classes - 2, images)
+    predicted = np.where(rng.random(images) < 0.6, target, rng.integers(0, classes - 1, images))
     return predicted, target
 
 
@@ -55,7 +55,7 @@ def test_per_class_scores_by_hand():
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_worst_confusions_are_those_of_a_plain_count(seed):
-    predicted, target = draw(seed, photos=400)
+    predicted, target = draw(seed, images=400)
     pairs = Counter((int(t), int(p)) for t, p in zip(target, predicted, strict=True) if t != p)
     oracle = sorted(((*pair, count) for pair, count in pairs.items()), key=lambda row: (-row[2], row[0], row[1]))
     confusion = confusion_matrix(predicted, target, 8)
@@ -63,7 +63,7 @@ def test_worst_confusions_are_those_of_a_plain_count(seed):
     assert worst_confusions(confusion, 3) == oracle[:3]
 
 
-def test_without_mistakes_and_without_photos():
+def test_without_mistakes_and_without_images():
     nothing = np.array([], dtype=int)
     assert worst_confusions(np.diag([3, 2]), 5) == []
     assert confusion_matrix(nothing, nothing, 2).tolist() == [[0, 0], [0, 0]]

@@ -1,4 +1,4 @@
-"""`evaluate` keeps every photo's answers, in order, and scores exactly these."""
+"""`evaluate` keeps every image's answers, in order, and scores exactly these."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UNREADABLE = "/5.jpg"
 
 @dataclass
 class Fake:
-    """Answers each photo from a seed in its path; cannot read one of them."""
+    """Answers each image from a seed in its path; cannot read one of them."""
 
     space: object = SPACE
     gate: object | None = "gate"
@@ -72,7 +72,7 @@ INSIDE = [r for r in RECORDS if r.label in ("ant", "bee", "cat") and r.path != U
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 50])
-def test_promises_are_measured_on_photos_of_the_label_space_and_on_foreign_ones(batch_size):
+def test_promises_are_measured_on_images_of_the_label_space_and_on_foreign_ones(batch_size):
     policy = Policy(coverage=0.9, reject=0.95)
     found = evaluate(Fake(policy=policy), RECORDS, batch_size=batch_size)
     hybrid = Fake().answers(INSIDE).hybrid
@@ -100,29 +100,29 @@ def test_without_such_a_policy_nothing_is_promised():
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 50])
-def test_every_scored_photo_is_kept_in_order_with_its_answers(batch_size):
-    photos = evaluate(Fake(), RECORDS, batch_size=batch_size).photos
+def test_every_scored_image_is_kept_in_order_with_its_answers(batch_size):
+    images = evaluate(Fake(), RECORDS, batch_size=batch_size).images
     expected = Fake().answers(INSIDE)
-    assert photos.names == ("ant", "bee", "cat")
-    assert photos.seen == 2
-    assert photos.is_unseen.tolist() == [False, False, True]
-    assert photos.records == tuple(INSIDE)
-    assert [photos.names[k] for k in photos.target] == [r.label for r in INSIDE]
-    assert list(photos.probabilities) == ["supervised", "zero_shot", "hybrid"]
-    for name, found in photos.probabilities.items():
+    assert images.names == ("ant", "bee", "cat")
+    assert images.seen == 2
+    assert images.is_unseen.tolist() == [False, False, True]
+    assert images.records == tuple(INSIDE)
+    assert [images.names[k] for k in images.target] == [r.label for r in INSIDE]
+    assert list(images.probabilities) == ["supervised", "zero_shot", "hybrid"]
+    for name, found in images.probabilities.items():
         np.testing.assert_array_equal(found, getattr(expected, name))
-    np.testing.assert_array_equal(photos.p_unseen, expected.p_unseen)
+    np.testing.assert_array_equal(images.p_unseen, expected.p_unseen)
 
 
 def test_the_scores_are_those_of_the_kept_answers():
     result = evaluate(Fake(), RECORDS, batch_size=4)
-    photos = result.photos
+    images = result.images
     mass = Fake().answers(INSIDE).zero_shot_mass
-    for name, gate in (("supervised", None), ("zero_shot", mass), ("hybrid", photos.p_unseen)):
+    for name, gate in (("supervised", None), ("zero_shot", mass), ("hybrid", images.p_unseen)):
         rate = result.systems[name].images_per_second
         assert rate > 0
         assert result.systems[name] == score_system(
-            photos.probabilities[name], photos.target, photos.is_unseen, p_unseen=gate, images_per_second=rate
+            images.probabilities[name], images.target, images.is_unseen, p_unseen=gate, images_per_second=rate
         )
     assert (result.images, result.scored, result.outside) == (9, 7, 1)
     assert result.unreadable == ((UNREADABLE, "damaged"),)
@@ -131,12 +131,12 @@ def test_the_scores_are_those_of_the_kept_answers():
 @pytest.mark.parametrize("only", ["supervised", "zero_shot"])
 def test_an_only_expert_is_not_called_hybrid(only):
     result = evaluate(Fake(gate=None, systems=(only,)), RECORDS)
-    assert list(result.photos.probabilities) == [only]
+    assert list(result.images.probabilities) == [only]
     assert [name for name, scores in result.systems.items() if scores] == [only]
-    assert result.photos.p_unseen is None
+    assert result.images.p_unseen is None
 
 
-def test_json_has_the_new_figures_and_no_photos():
+def test_json_has_the_new_figures_and_no_images():
     found = evaluate(Fake(), RECORDS).to_json()
     assert "photos" not in found
     assert {"adaptive_ece", "brier", "aurc"} <= set(found["systems"]["hybrid"])

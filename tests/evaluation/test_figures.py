@@ -1,4 +1,4 @@
-"""The figures' SVG: well formed, loads nothing, follows the page's colours, and draws the values it is given."""
+"""The figures' SVG: well formed, loads nothing, follows the page's colors, and draws the values it is given."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from hybrid.evaluation.selective import risk_coverage
 CURVE = Curve(np.array([-np.inf, 0.0]), np.array([0.8, 0.4]), np.array([0.1, 0.9]))
 
 
-def bins(seed: int = 0, photos: int = 200):
+def bins(seed: int = 0, images: int = 200):
     rng = np.random.default_rng(seed)
-    confidence = rng.random(photos)
-    return equal_width_bins(confidence, rng.random(photos) < confidence)
+    confidence = rng.random(images)
+    return equal_width_bins(confidence, rng.random(images) < confidence)
 
 
 def all_figures() -> dict[str, str]:
@@ -54,7 +54,7 @@ def test_every_figure_is_one_svg_element_that_loads_nothing(drawn):
         assert {e.get("href", "#")[0] for e in root.iter()} == {"#"}
 
 
-def test_every_colour_is_a_variable_of_the_page(drawn):
+def test_every_color_is_a_variable_of_the_page(drawn):
     for svg in drawn.values():
         assert not re.search(r"(fill|stroke): (?!none|var\()", svg)
     assert "var(--hybrid)" in drawn["reliability"]
@@ -89,14 +89,14 @@ def test_axes_and_legends_are_text(drawn):
 
 
 def line(svg: str, variable: str) -> np.ndarray:
-    """Read the widest drawn line of a colour back as x, y in pixels; legends are narrower."""
+    """Read the widest drawn line of a color back as x, y in pixels; legends are narrower."""
     paths = re.findall(rf'<path d="([^"]+)"[^>]*style="fill: none; stroke[^"]*var\(--{variable}\)', svg)
     lines = [np.array(re.findall(r"[ML] ([\d.]+) ([\d.]+)", path), dtype=float) for path in paths]
     return max(lines, key=lambda xy: np.ptp(xy[:, 0]))
 
 
 def bars(svg: str, variable: str) -> np.ndarray:
-    """Read the bars of a colour back as left, width and height in pixels, in the order they were drawn."""
+    """Read the bars of a color back as left, width and height in pixels, in the order they were drawn."""
     found = re.findall(rf'<path d="([^"]+)"[^>]*style="fill: var\(--{variable}\)', svg)
     boxes = [np.array(re.findall(r"[ML] ([\d.]+) ([\d.]+)", path), dtype=float) for path in found]
     return np.array([[b[:, 0].min(), np.ptp(b[:, 0]), np.ptp(b[:, 1])] for b in boxes if len(b) == 4])
@@ -126,7 +126,7 @@ def test_the_risk_coverage_line_runs_through_every_threshold():
     assert to_pixels([0, 0.5, 1 / 3, 0.5], xy[:, 1])[0] < 0
 
 
-def test_bars_show_accuracy_and_photos_of_each_bin(drawn):
+def test_bars_show_accuracy_and_images_of_each_bin(drawn):
     found, boxes = bins(), bars(drawn["reliability"], "hybrid")
     upper, lower = np.split(boxes, 2)
     assert to_pixels(found.accuracy, upper[:, 2])[0] > 0

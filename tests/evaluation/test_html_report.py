@@ -1,4 +1,4 @@
-"""The page, parsed: its figures are the scores, it loads nothing, escapes everything, and shows the right photos."""
+"""The page, parsed: its figures are the scores, it loads nothing, escapes everything, and shows the right images."""
 
 from __future__ import annotations
 
@@ -174,15 +174,15 @@ def test_every_label_and_path_is_escaped(make_result):
 
 def test_per_class_figures_and_the_matrix_equal_sklearn(standard):
     result, page = standard
-    photos, names = result.photos, result.photos.names
-    predicted = photos.probabilities["hybrid"].argmax(axis=1)
-    precision, recall, f1, support = precision_recall_fscore_support(photos.target, predicted, zero_division=np.nan)
+    images, names = result.images, result.images.names
+    predicted = images.probabilities["hybrid"].argmax(axis=1)
+    precision, recall, f1, support = precision_recall_fscore_support(images.target, predicted, zero_division=np.nan)
     rows = page.tables["classes"][0][1:]
     for k, row in enumerate(rows):
         kind = "seen" if k < 4 else "unseen"
         expected = [str(support[k]), str(np.sum(predicted == k)), shown(precision[k]), shown(recall[k]), shown(f1[k])]
         assert row == [names[k], kind, *expected]
-    counts = confusion_matrix(photos.target, predicted, labels=range(6))
+    counts = confusion_matrix(images.target, predicted, labels=range(6))
     cells = [t for t in page.text["confusion"] if " photos " in t and ": " in t and "%" in t]
     expected = {
         f"{names[t]}: {counts[t, p]} of {support[t]} photos "
@@ -197,16 +197,16 @@ def test_per_class_figures_and_the_matrix_equal_sklearn(standard):
 
 def test_reliability_is_that_of_both_groups_of_both_systems(standard):
     result, page = standard
-    photos = result.photos
-    unseen = photos.target >= 4
+    images = result.images
+    unseen = images.target >= 4
     tables = iter(page.tables["reliability"])
     for system, name in (("hybrid", "hybrid"), ("zero_shot", "zero-shot")):
         for group, rows in (("seen", ~unseen), ("unseen", unseen)):
             ece = shown(getattr(result.systems[system], f"ece_{group}"))
             expected = f"{name}, photos of {group} classes {rows.sum()} photos, ECE {ece}"
             assert expected in page.says("reliability")
-            probabilities = photos.probabilities[system][rows]
-            bins = equal_width_bins(probabilities.max(axis=1), probabilities.argmax(axis=1) == photos.target[rows])
+            probabilities = images.probabilities[system][rows]
+            bins = equal_width_bins(probabilities.max(axis=1), probabilities.argmax(axis=1) == images.target[rows])
             found = next(tables)[1:]
             assert [int(row[1]) for row in found] == bins.count.tolist()
             assert [row[2] for row in found] == [shown(v) for v in bins.confidence]
@@ -217,56 +217,56 @@ def test_reliability_is_that_of_both_groups_of_both_systems(standard):
 
 def test_trade_offs_are_drawn_from_the_results(make_result):
     result = make_result()
-    photos, html = result.photos, render(result, run="runs/x", made=MADE)
+    images, html = result.images, render(result, run="runs/x", made=MADE)
     curves = {
-        name: seen_unseen_curve(np.log(photos.probabilities[name]), photos.target, photos.is_unseen)
+        name: seen_unseen_curve(np.log(images.probabilities[name]), images.target, images.is_unseen)
         for name in ("zero_shot", "hybrid")
     }
     points = {name: (scores.seen, scores.unseen) for name, scores in result.systems.items()}
     assert figures.seen_unseen({"supervised": None} | curves, points) in html
     risks = {
-        name: risk_coverage(p.max(axis=1), p.argmax(axis=1) == photos.target)
-        for name, p in photos.probabilities.items()
+        name: risk_coverage(p.max(axis=1), p.argmax(axis=1) == images.target)
+        for name, p in images.probabilities.items()
     }
     assert figures.risk_coverage(risks) in html
-    assert figures.gate_histogram(photos.p_unseen, photos.target >= 4) in html
+    assert figures.gate_histogram(images.p_unseen, images.target >= 4) in html
 
 
-def test_worst_confusions_show_the_photos_of_which_the_system_was_surest(make_result):
-    result = make_result(photos=80)
-    photos = result.photos
-    probabilities = photos.probabilities["hybrid"]
+def test_worst_confusions_show_the_images_of_which_the_system_was_surest(make_result):
+    result = make_result(images=80)
+    images = result.images
+    probabilities = images.probabilities["hybrid"]
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    counts = confusion_matrix(photos.target, predicted, labels=range(6))
+    counts = confusion_matrix(images.target, predicted, labels=range(6))
     np.fill_diagonal(counts, 0)
     pairs = sorted(np.argwhere(counts).tolist(), key=lambda pair: -counts[tuple(pair)])[:PAIRS]
     expected = []
     for true, wrong in pairs:
-        rows = np.flatnonzero((photos.target == true) & (predicted == wrong))
+        rows = np.flatnonzero((images.target == true) & (predicted == wrong))
         expected += sorted(rows.tolist(), key=lambda row: -confidence[row])[:4]
     page = page_of(result)
     pictures = page.all("img", "confusions")
-    assert [a["title"] for a in pictures] == [photos.records[row].path for row in expected]
+    assert [a["title"] for a in pictures] == [images.records[row].path for row in expected]
     said = page.says("confusions")
     assert re.findall(r"(\d+) %", said) == [f"{100 * confidence[row]:.0f}" for row in expected]
-    first = "{} → {}".format(*(photos.names[k] for k in pairs[0]))
-    assert f"{first} {counts[tuple(pairs[0])]} of {(photos.target == pairs[0][0]).sum()} photos" in said
+    first = "{} → {}".format(*(images.names[k] for k in pairs[0]))
+    assert f"{first} {counts[tuple(pairs[0])]} of {(images.target == pairs[0][0]).sum()} photos" in said
     for attributes, row in zip(pictures, expected, strict=True):
         data = base64.b64decode(attributes["src"].removeprefix("data:image/jpeg;base64,"))
         small = decode(data)
         assert small.size == (THUMBNAIL, THUMBNAIL // 2)
-        original = decode(photos.records[row].read_bytes()).resize(small.size)
+        original = decode(images.records[row].read_bytes()).resize(small.size)
         assert np.abs(np.asarray(small, float) - np.asarray(original, float)).mean() < 6
 
 
-def test_thumbnails_stand_upright(make_result, photo):
+def test_thumbnails_stand_upright(make_result, image):
     result = make_result()
-    upright = photo(7, (200, 100))
+    upright = image(7, (200, 100))
     turned = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6  # "turn me by 90 degrees"
     upright.transpose(Image.Transpose.ROTATE_90).save(turned, "JPEG", quality=95, exif=exif)
-    for record in result.photos.records:
+    for record in result.images.records:
         Path(record.path).write_bytes(turned.getvalue())
     for attributes in page_of(result).all("img", "confusions"):
         small = Image.open(io.BytesIO(base64.b64decode(attributes["src"].partition(",")[2])))
@@ -276,9 +276,9 @@ def test_thumbnails_stand_upright(make_result, photo):
         assert np.abs(gap).mean() < 6
 
 
-def test_a_photo_that_is_gone_is_said_to_be(make_result):
+def test_a_image_that_is_gone_is_said_to_be(make_result):
     result = make_result()
-    for record in result.photos.records:
+    for record in result.images.records:
         Path(record.path).unlink()
     page = page_of(result)
     assert page.all("img") == []
@@ -302,8 +302,8 @@ def test_a_run_with_one_system(make_result, system):
     assert page.all("img")
 
 
-def test_photos_of_seen_classes_only(make_result):
-    page = page_of(make_result(classes_with_photos=4))
+def test_images_of_seen_classes_only(make_result):
+    page = page_of(make_result(classes_with_images=4))
     assert "No seen-unseen curve" in page.says("curves")
     assert len(page.all("svg", "curves")) == 2  # risk and coverage, p(unseen)
     assert len(page.all("svg", "reliability")) == 2
@@ -319,7 +319,7 @@ def test_without_p_unseen_there_is_no_gate_to_show(make_result, standard):
 
 def test_a_perfect_system_has_no_confusions(make_result):
     result = make_result()
-    result.photos.probabilities["hybrid"][:] = np.eye(6)[result.photos.target]
+    result.images.probabilities["hybrid"][:] = np.eye(6)[result.images.target]
     page = page_of(result)
     assert "No photo is answered wrong." in page.says("confusions")
     assert page.all("img") == []
@@ -362,6 +362,6 @@ def test_a_path_that_is_no_utf8_does_not_stop_the_report(make_result, tmp_path):
     assert "\\udcff.jpg" in write_report(result, tmp_path, run="r", made=MADE).read_text(encoding="utf-8")
 
 
-def test_a_report_of_many_photos_and_classes_stays_small(make_result):
-    result = make_result(names=tuple(f"class {k}" for k in range(70)), seen=53, photos=400)
+def test_a_report_of_many_images_and_classes_stays_small(make_result):
+    result = make_result(names=tuple(f"class {k}" for k in range(70)), seen=53, images=400)
     assert len(render(result, run="runs/x", made=MADE)) < 2_000_000

@@ -29,13 +29,13 @@ from hybrid.evaluation.metrics import (
 SEEDS = range(5)
 
 
-def world(seed: int, photos: int = 200, classes: int = 9) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def world(seed: int, images: int = 200, classes: int = 9) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw fair probabilities, unbalanced targets (the last class has none) and a mask of unseen classes."""
     rng = np.random.default_rng(seed)
     unseen = np.arange(classes) % 3 == seed % 3
-    target = rng.choice(classes - 1, size=photos, p=rng.dirichlet(np.full(classes - 1, 5.0)))
-    logits = rng.normal(size=(photos, classes)) * 1.5
-    logits[np.arange(photos), target] += rng.normal(2.0, 1.5, size=photos)
+    target = rng.choice(classes - 1, size=images, p=rng.dirichlet(np.full(classes - 1, 5.0)))
+    logits = rng.normal(size=(images, classes)) * 1.5
+    logits[np.arange(images), target] += rng.normal(2.0, 1.5, size=images)
     logits[:, unseen] -= 1.0
     probabilities = np.exp(logits)
     return probabilities / probabilities.sum(axis=1, keepdims=True), target, unseen
@@ -141,7 +141,7 @@ def test_curve_with_zero_probabilities_equals_a_loop_over_biases(seed):
     assert curve.seen[-1] > 0
 
 
-def test_curve_and_area_of_four_photos_by_hand():
+def test_curve_and_area_of_four_images_by_hand():
     # classes 0, 1 seen and 2, 3 unseen; best seen score minus best unseen score: 3, 1, 2, -1
     scores = np.array([[4.0, 0, 1, 0], [0, 2, 0, 1], [0, 3, 1, 0], [0, 1, 0, 2]]) - 10
     target, unseen = np.array([0, 1, 2, 3]), np.array([False, False, True, True])
@@ -152,7 +152,7 @@ def test_curve_and_area_of_four_photos_by_hand():
     assert ausuc(curve) == pytest.approx(0.5 * 0.5 + 0.5 * 1.0)  # seen 1 to .5 at unseen .5, .5 to 0 at 1
 
 
-def test_area_of_photos_that_switch_together_or_never():
+def test_area_of_images_that_switch_together_or_never():
     together = seen_unseen_curve(np.array([[1.0, 0], [1.0, 0]]), np.array([0, 1]), np.array([False, True]))
     np.testing.assert_array_equal(together.bias, [-np.inf, 1])
     assert ausuc(together) == pytest.approx(0.5)  # the trapezoid
@@ -162,7 +162,7 @@ def test_area_of_photos_that_switch_together_or_never():
     assert ausuc(never) == pytest.approx(0.25)  # the rectangle below the only point
 
 
-def test_area_is_unchanged_by_a_constant_per_photo_and_one_for_a_perfect_system():
+def test_area_is_unchanged_by_a_constant_per_image_and_one_for_a_perfect_system():
     probabilities, target, unseen = world(0)
     shifted = log(probabilities) + np.random.default_rng(0).normal(size=(len(target), 1))
     plain = ausuc(seen_unseen_curve(log(probabilities), target, unseen))
@@ -179,8 +179,8 @@ def test_curve_needs_both_groups():
         seen_unseen_curve(log(probabilities), target, np.ones(9, dtype=bool))
 
 
-def test_curve_of_fifty_thousand_photos():
-    probabilities, target, unseen = world(0, photos=50_000, classes=50)
+def test_curve_of_fifty_thousand_images():
+    probabilities, target, unseen = world(0, images=50_000, classes=50)
     scores = log(probabilities)
     curve = seen_unseen_curve(scores, target, unseen)
     assert len(curve.bias) > 49_000
@@ -283,7 +283,7 @@ def test_figures_of_an_absent_group_are_none():
         assert scores.unseen > 0
 
 
-def test_without_photos_every_figure_is_none():
+def test_without_images_every_figure_is_none():
     scores = scored(np.empty((0, 3)), np.array([], dtype=int), np.array([True, False, False]), np.empty(0))
     assert scores == SystemScores(*[None] * 13, images_per_second=12.5)
 

@@ -22,7 +22,7 @@ def test_rejection_by_hand():
     assert "25.0% of the 4 photos of other classes" in describe(report)
 
 
-def test_a_group_without_photos_has_no_share():
+def test_a_group_without_images_has_no_share():
     sets = report_sets(np.ones((2, 2), dtype=bool), np.array([0, 1]), seen=2, asked=0.5)
     rejection = report_rejection(np.ones(2), np.array([0, 1]), 2, np.empty(0), 0.5)
     assert sets.unseen is None

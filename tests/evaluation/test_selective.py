@@ -35,7 +35,7 @@ def test_curve_and_area_equal_a_loop_over_thresholds(seed, digits):
     assert aurc(curve) == pytest.approx(area)
 
 
-def test_four_photos_by_hand():
+def test_four_images_by_hand():
     curve = risk_coverage(np.array([0.6, 0.9, 0.7, 0.6]), np.array([False, True, False, True]))
     np.testing.assert_allclose(curve.threshold, [0.9, 0.7, 0.6])
     np.testing.assert_allclose(curve.coverage, [0.25, 0.5, 1.0])
@@ -49,7 +49,7 @@ def test_a_confidence_that_says_nothing_has_the_error_rate_as_its_area():
         assert aurc(risk_coverage(np.full(40, 0.7), order)) == pytest.approx(0.25)
 
 
-def test_the_order_of_the_photos_does_not_matter_and_the_best_order_has_the_least_area():
+def test_the_order_of_the_images_does_not_matter_and_the_best_order_has_the_least_area():
     rng = np.random.default_rng(1)
     correct = rng.random(60) < 0.7
     confidence = np.round(rng.random(60), 1)
@@ -66,7 +66,7 @@ def test_float32_is_taken():
     assert aurc(risk_coverage(confidence, np.array([False, True]))) == pytest.approx(0.25)
 
 
-def test_without_photos_and_with_wrong_input():
+def test_without_images_and_with_wrong_input():
     empty = risk_coverage(np.array([]), np.array([], dtype=bool))
     assert empty.coverage.shape == (0,)
     assert aurc(empty) is None

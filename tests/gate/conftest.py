@@ -1,4 +1,4 @@
-"""A small world of embeddings: classes are directions, texts lie a gap away from their photos."""
+"""A small world of embeddings: classes are directions, texts lie a gap away from their images."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 import scipy.optimize
 
 from hybrid.gate.decide import FittedGate
-from hybrid.gate.episodes import Calibration, Photos, calibrate, class_folds
+from hybrid.gate.episodes import Calibration, LabeledEmbeddings, calibrate, class_folds
 from hybrid.gate.evidence import Evidence, Scorer
 from hybrid.gate.fit import fit_gate, fit_shown
 from hybrid.gate.gaussians import ClassMemory
 from hybrid.gate.policy import HeldOut
 from hybrid.gate.rejection import fit_rejector
-from hybrid.gate.support import ShownEvidence, ShownPhotos
+from hybrid.gate.support import ShownEvidence, ShownImages
 
 SCALE = 20.0
 
@@ -27,29 +27,29 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Space:
-    """A label space with shown classes: class of the world at each place, texts and photos."""
+    """A label space with shown classes: class of the world at each place, texts and images."""
 
     order: list[int]
     texts: np.ndarray
-    shown: ShownPhotos | None
+    shown: ShownImages | None
 
 
 @dataclass(frozen=True)
 class World:
-    """Of c classes the first s are seen; `test` holds photos of all of them, `strange` of classes without a name."""
+    """Of c classes the first s are seen; `test` holds images of all of them, `strange` of classes without a name."""
 
     seen: int
     texts: np.ndarray
-    train: Photos
-    val: Photos
-    test: Photos
+    train: LabeledEmbeddings
+    val: LabeledEmbeddings
+    test: LabeledEmbeddings
     strange: np.ndarray
     scale: float = SCALE
 
-    def head(self, photos: np.ndarray, sharpness: float = 12.0) -> np.ndarray:
-        """Logits over the seen classes, as a head on the mean training photos gives them."""
+    def head(self, images: np.ndarray, sharpness: float = 12.0) -> np.ndarray:
+        """Logits over the seen classes, as a head on the mean training images gives them."""
         means = [self.train.embeddings[self.train.target == c].mean(axis=0) for c in range(self.seen)]
-        return sharpness * photos @ np.stack(means).T
+        return sharpness * images @ np.stack(means).T
 
     @property
     def memory(self) -> ClassMemory:
@@ -70,7 +70,7 @@ class World:
         joined: dict[int, int] | None = None,
         nameless: dict[int, int] | None = None,
     ) -> Space:
-        """Ask for some unseen classes; each other argument gives the test photos that show a class.
+        """Ask for some unseen classes; each other argument gives the test images that show a class.
 
         `more` is of classes that are asked for, `joined` of others with a name, `nameless` of those without.
         """
@@ -78,15 +78,15 @@ class World:
         order = [*range(self.seen), *asked, *joined, *nameless]
         named = len(order) - len(nameless)
         shots = more | joined | nameless
-        photos = [self.test.embeddings[self.test.target == label][:count] for label, count in shots.items()]
+        images = [self.test.embeddings[self.test.target == label][:count] for label, count in shots.items()]
         shown = None
         if shots:
-            shown = ShownPhotos.gather(photos, [order.index(label) for label in shots], self.seen + len(asked), named)
+            shown = ShownImages.gather(images, [order.index(label) for label in shots], self.seen + len(asked), named)
         return Space(order, self.texts[order[:named]], shown)
 
-    def evidence(self, space: Space, photos: np.ndarray | None = None) -> Evidence:
-        photos = self.test.embeddings if photos is None else photos
-        return Scorer(self.memory, space.texts, self.scale, space.shown)(photos, self.head(photos))
+    def evidence(self, space: Space, images: np.ndarray | None = None) -> Evidence:
+        images = self.test.embeddings if images is None else images
+        return Scorer(self.memory, space.texts, self.scale, space.shown)(images, self.head(images))
 
     def calibration(self, **changes) -> Calibration:
         head = self.head(self.val.embeddings)
@@ -123,16 +123,16 @@ def make_world() -> Callable[..., World]:
         noise: float = 0.3,
         vague: float = 0.0,
     ) -> World:
-        """Make one; `vague` texts say less of where photos of their class lie."""
+        """Make one; `vague` texts say less of where images of their class lie."""
         rng = np.random.default_rng(seed)
         strange = 3
-        centres = unit(rng.normal(size=(seen + unseen + strange, dim)))
+        centers = unit(rng.normal(size=(seen + unseen + strange, dim)))
 
-        def draw(count: int, classes: range) -> Photos:
+        def draw(count: int, classes: range) -> LabeledEmbeddings:
             target = np.repeat(np.array(classes, dtype=np.intp), count)
-            return Photos(unit(centres[target] + noise * rng.normal(size=(len(target), dim))), target)
+            return LabeledEmbeddings(unit(centers[target] + noise * rng.normal(size=(len(target), dim))), target)
 
-        texts = centres[: seen + unseen] + 0.3 * rng.normal(size=dim) + 0.15 * rng.normal(size=(1, dim))
+        texts = centers[: seen + unseen] + 0.3 * rng.normal(size=dim) + 0.15 * rng.normal(size=(1, dim))
         texts = unit(texts + vague * np.random.default_rng([seed, 1]).normal(size=texts.shape))
         every = range(seen + unseen)
         return World(
@@ -149,7 +149,7 @@ def make_world() -> Callable[..., World]:
 
 @pytest.fixture(scope="session")
 def large(make_world) -> World:
-    """Enough validation photos that a share of them is a fine measure."""
+    """Enough validation images that a share of them is a fine measure."""
     return make_world(seed=1, seen=8, unseen=4, train=6, val=25, test=25, noise=0.22)
 
 
@@ -162,19 +162,19 @@ def fitted(large) -> FittedGate:
 def draw_evidence() -> Callable[..., Evidence]:
     """Random numbers in the shape of evidence."""
 
-    def draw(seed: int = 0, photos: int = 20, seen: int = 4, unseen: int = 3) -> Evidence:
+    def draw(seed: int = 0, images: int = 20, seen: int = 4, unseen: int = 3) -> Evidence:
         rng = np.random.default_rng(seed)
-        raw = rng.normal(size=(photos, seen))
+        raw = rng.normal(size=(images, seen))
         return Evidence(
             head=raw - np.log(np.exp(raw).sum(axis=1, keepdims=True)),
-            memory=rng.normal(size=(photos, seen)),
-            similarity=5 + 2 * rng.normal(size=(photos, seen + unseen)),
-            centred=rng.normal(size=(photos, seen + unseen)),
-            predicted=rng.normal(size=(photos, seen + unseen)),
+            memory=rng.normal(size=(images, seen)),
+            similarity=5 + 2 * rng.normal(size=(images, seen + unseen)),
+            centred=rng.normal(size=(images, seen + unseen)),
+            predicted=rng.normal(size=(images, seen + unseen)),
             alignment=rng.normal(size=seen),
-            novelty=rng.normal(size=photos),
-            baseline=rng.normal(size=photos),
-            located=rng.normal(size=(photos, seen + unseen)),
+            novelty=rng.normal(size=images),
+            baseline=rng.normal(size=images),
+            located=rng.normal(size=(images, seen + unseen)),
         )
 
     return draw
@@ -186,7 +186,7 @@ def draw_shown(draw_evidence) -> Callable[..., Evidence]:
 
     def draw(
         seed: int = 0,
-        photos: int = 20,
+        images: int = 20,
         listed: tuple[int, ...] = (5, 4),
         asked: int = 7,
         joined: int = 2,
@@ -196,20 +196,20 @@ def draw_shown(draw_evidence) -> Callable[..., Evidence]:
         named = asked + joined
         place = np.array([*listed, *range(asked, named + bare)], np.intp)
         shown = ShownEvidence(
-            likelihood=2 * rng.normal(size=(photos, len(place))),
+            likelihood=2 * rng.normal(size=(images, len(place))),
             place=place,
             counts=rng.integers(1, 30, size=len(place)),
             asked=asked,
             named=named,
         )
-        return replace(draw_evidence(seed, photos, 4, named - 4), shown=shown)
+        return replace(draw_evidence(seed, images, 4, named - 4), shown=shown)
 
     return draw
 
 
 @pytest.fixture
 def searches(monkeypatch):
-    """Every call of the optimiser: loss, start, bounds and what was found."""
+    """Every call of the optimizer: loss, start, bounds and what was found."""
     calls = []
     original = scipy.optimize.minimize
 

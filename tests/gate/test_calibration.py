@@ -15,22 +15,22 @@ STEP = GRID[1] - GRID[0]
 
 
 def objective(logits: np.ndarray, target: np.ndarray, log_temperature: float) -> float:
-    """The posterior written out: summed cross-entropy plus half a square, a photo."""
+    """The posterior written out: summed cross-entropy plus half a square, an image."""
     scores = np.asarray(logits, np.float64) / np.exp(log_temperature)
     nll = logsumexp(scores, axis=1) - scores[np.arange(len(target)), target]
     return (nll.sum() + 0.5 * log_temperature**2) / len(target)
 
 
-def draw(seed: int, photos: int, classes: int, scale: float, margin: float) -> tuple[np.ndarray, np.ndarray]:
+def draw(seed: int, images: int, classes: int, scale: float, margin: float) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
-    target = rng.integers(classes, size=photos)
-    logits = rng.normal(size=(photos, classes))
-    logits[np.arange(photos), target] += margin
+    target = rng.integers(classes, size=images)
+    logits = rng.normal(size=(images, classes))
+    logits[np.arange(images), target] += margin
     return scale * logits, target
 
 
 CASES = [
-    *((seed, photos, 5, scale, 1.5) for seed, photos in ((0, 1), (1, 10), (2, 200)) for scale in (0.3, 1.0, 10.0)),
+    *((seed, images, 5, scale, 1.5) for seed, images in ((0, 1), (1, 10), (2, 200)) for scale in (0.3, 1.0, 10.0)),
     (3, 50, 2, 1.0, 0.0),  # the logits know nothing
     (4, 50, 7, 2.0, -1.0),  # worse than nothing
     (5, 30, 3, 1.0, 9.0),  # always right
@@ -82,11 +82,11 @@ def test_a_head_that_is_always_right_is_not_made_certain():
     found = fit_temperature(logits, target)
     assert 0.1 < found < 1
     assert np.exp(log_softmax(logits / found)).max() < 1 - 1e-4
-    # More photos that are right allow more confidence.
+    # More images that are right allow more confidence.
     assert fit_temperature(np.tile(logits, (50, 1)), np.tile(target, 50)) < found
 
 
-def test_no_photos():
+def test_no_images():
     with pytest.raises(GateError, match="no validation photos"):
         fit_temperature(np.empty((0, 3)), np.empty(0, dtype=np.intp))
 

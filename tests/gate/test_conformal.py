@@ -1,4 +1,4 @@
-"""Prediction sets against a loop over ranks, and their promise against simulated photos."""
+"""Prediction sets against a loop over ranks, and their promise against simulated images."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from hybrid.errors import GateError
 from hybrid.gate.conformal import PENALTY, prediction_sets, set_scores, set_threshold
 
 
-def draw(seed: int, photos: int, classes: int = 6) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def draw(seed: int, images: int, classes: int = 6) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
-    probabilities = rng.dirichlet(np.full(classes, 0.4), size=photos)
+    probabilities = rng.dirichlet(np.full(classes, 0.4), size=images)
     # The classes are drawn from something else than what is claimed: the promise does not need calibration.
     true = probabilities**0.5 / np.sum(probabilities**0.5, axis=1, keepdims=True)
     target = np.array([rng.choice(classes, p=row) for row in true])
-    return probabilities, target, rng.random(photos)
+    return probabilities, target, rng.random(images)
 
 
 def score_by_hand(row: list[float], c: int, u: float) -> float:
@@ -46,15 +46,15 @@ def test_threshold_is_an_order_statistic():
 
 
 @pytest.mark.parametrize("percent", range(1, 100))
-def test_every_whole_percentage_of_99_photos_is_its_own_rank(percent):
+def test_every_whole_percentage_of_99_images_is_its_own_rank(percent):
     scores = np.arange(99.0)[:, None]
     assert set_threshold(scores, np.zeros(99, dtype=np.intp), percent / 100) == percent - 1
 
 
 @pytest.mark.parametrize("coverage", [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99, 0.999])
-def test_too_few_photos_says_how_many_are_enough(coverage):
-    def fit(photos: int) -> float:
-        return set_threshold(np.zeros((photos, 3)), np.zeros(photos, dtype=np.intp), coverage)
+def test_too_few_images_says_how_many_are_enough(coverage):
+    def fit(images: int) -> float:
+        return set_threshold(np.zeros((images, 3)), np.zeros(images, dtype=np.intp), coverage)
 
     with pytest.raises(GateError, match="too few validation photos") as caught:
         fit(0)
@@ -68,7 +68,7 @@ def test_too_few_photos_says_how_many_are_enough(coverage):
 
 
 @pytest.mark.parametrize("coverage", [0.8, 0.9])
-def test_the_promise_on_exchangeable_photos(coverage):
+def test_the_promise_on_exchangeable_images(coverage):
     """Mean coverage over 400 fits: c exactly before the likeliest class is forced in, at least c after."""
     exact, held = [], []
     for repeat in range(400):
@@ -79,7 +79,7 @@ def test_the_promise_on_exchangeable_photos(coverage):
         scores = set_scores(probabilities[new], uniform[new])
         exact.append(np.mean(scores[rows, target[new]] <= threshold))
         held.append(prediction_sets(probabilities[new], uniform[new], threshold)[rows, target[new]].mean())
-    # Of one fit and 100 photos: binomial, and Beta spread of the fit itself.
+    # Of one fit and 100 images: binomial, and Beta spread of the fit itself.
     error = np.sqrt(coverage * (1 - coverage) * (1 / 100 + 1 / 100) / 400)
     assert np.mean(exact) == pytest.approx(coverage, abs=4 * error)
     assert np.mean(held) >= coverage - 4 * error
@@ -103,5 +103,5 @@ def test_sets_hold_the_likeliest_class_and_follow_its_order():
         assert likeliest or score_by_hand(probabilities[row].tolist(), c, uniform[row]) <= 0.9 + 1e-12
 
 
-def test_of_no_photos():
+def test_of_no_images():
     assert prediction_sets(np.empty((0, 4)), np.empty(0), 0.5).shape == (0, 4)

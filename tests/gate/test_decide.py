@@ -17,14 +17,14 @@ def decider(fitted: FittedGate, world, **policy) -> Decider:
 
 
 def ask(decide: Decider, world, uniform=None):
-    photos = world.test.embeddings
-    return decide(photos, world.head(photos), uniform)
+    images = world.test.embeddings
+    return decide(images, world.head(images), uniform)
 
 
 def test_the_answer_is_the_gates(fitted, large):
-    photos = large.test.embeddings
+    images = large.test.embeddings
     decided = ask(decider(fitted, large), large)
-    expected = fitted.gate.fuse(large.scorer(photos, large.head(photos)))
+    expected = fitted.gate.fuse(large.scorer(images, large.head(images)))
     np.testing.assert_allclose(decided.fused.log_probabilities, expected.log_probabilities, rtol=1e-9)
     assert decided.p_known is None
     assert decided.sets is None
@@ -45,8 +45,8 @@ def test_natural_counts_the_classes_of_the_label_space(fitted, large):
 def test_p_known_where_rejection_is_asked_for(fitted, large):
     decide = decider(fitted, large, reject=0.9, prior=0.3)
     decided = ask(decide, large)
-    photos = large.test.embeddings
-    expected = fitted.rejector.p_known(fitted.gate, large.scorer(photos, large.head(photos)), np.log(3 / 7))
+    images = large.test.embeddings
+    expected = fitted.rejector.p_known(fitted.gate, large.scorer(images, large.head(images)), np.log(3 / 7))
     np.testing.assert_allclose(decided.p_known, expected, rtol=1e-9)
     kept = decided.p_known[large.test.target < 8] >= decide.point.accept_above
     assert kept.mean() == pytest.approx(0.9, abs=0.08)
@@ -59,13 +59,13 @@ def test_sets_where_a_coverage_is_asked_for(fitted, large):
     answer = np.exp(decided.fused.log_probabilities)
     assert np.array_equal(decided.sets, prediction_sets(answer, uniform, decide.point.set_threshold))
     seen = large.test.target < 8
-    # Two hundred new photos, and a threshold from two hundred others.
+    # Two hundred new images, and a threshold from two hundred others.
     covered = decided.sets[np.arange(len(seen)), large.test.target][seen].mean()
     assert covered == pytest.approx(0.9, abs=4 * np.sqrt(0.9 * 0.1 * 2 / 200))
     assert ask(decide, large).sets is None, "without a number for each photo there are no sets"
 
 
-def test_a_photo_at_a_time_says_the_same(fitted, large):
+def test_a_image_at_a_time_says_the_same(fitted, large):
     decide = decider(fitted, large, coverage=0.9, reject=0.9)
     uniform = np.random.default_rng(3).random(len(large.test))
     whole = ask(decide, large, uniform)
@@ -98,8 +98,8 @@ def test_a_fitted_gate_and_none_at_all_do_not_warn(fitted):
     assert FittedGate(reason="no names").warning is None
 
 
-def test_fitting_without_a_photo_of_an_unseen_class_beats_the_prior(fitted, large):
-    """What it is all for: NLL over seen and unseen photos, on photos that nothing was fitted on."""
+def test_fitting_without_a_image_of_an_unseen_class_beats_the_prior(fitted, large):
+    """What it is all for: NLL over seen and unseen images, on images that nothing was fitted on."""
     rows = np.arange(len(large.test))
 
     def nll(one: FittedGate) -> float:
@@ -140,7 +140,7 @@ def test_natural_counts_shown_classes_of_every_kind(fitted, large, space):
     assert "0.333 the unseen classes' share" in decide.point.notes[0]
 
 
-def test_a_photo_at_a_time_says_the_same_with_shown_classes(fitted, large, space):
+def test_a_image_at_a_time_says_the_same_with_shown_classes(fitted, large, space):
     decide = Decider(fitted, space.texts, large.scale, Policy(), space.shown)
     whole = ask(decide, large)
     head = large.head(large.test.embeddings)

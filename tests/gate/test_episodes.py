@@ -15,17 +15,17 @@ from hybrid.errors import GateError
 from hybrid.gate import episodes
 from hybrid.gate.episodes import (
     MIN_CLASSES,
-    MIN_PHOTOS,
+    MIN_IMAGES,
     SHOTS,
-    Photos,
+    LabeledEmbeddings,
     Shots,
     check_enough,
     class_folds,
-    photo_folds,
+    image_folds,
 )
-from hybrid.gate.evidence import PER_PHOTO, out_of_fold
+from hybrid.gate.evidence import PER_IMAGE, out_of_fold
 from hybrid.gate.gaussians import ClassMemory
-from hybrid.gate.support import Likelihood, ShownPhotos
+from hybrid.gate.support import Likelihood, ShownImages
 
 HELD = ((1, 4), (0, 3), (2, 5))
 
@@ -46,37 +46,37 @@ def test_class_folds_are_drawn_by_the_seed_alone():
     assert class_folds(20, 3) == class_folds(20, 3)
     assert class_folds(20, 3) != class_folds(20, 4)
     assert class_folds(20) == class_folds(20, 0)
-    # At random: neighbours in the alphabet are not always in different folds.
+    # At random: neighbors in the alphabet are not always in different folds.
     assert class_folds(20) != tuple(tuple(range(fold, 20, 5)) for fold in range(5))
 
 
-def test_photo_folds_spread_each_class_evenly():
+def test_image_folds_spread_each_class_evenly():
     target = np.random.default_rng(0).permutation(np.repeat(np.arange(4), [1, 5, 12, 23]))
-    folds = photo_folds(target)
+    folds = image_folds(target)
     assert set(folds.tolist()) <= set(range(5))
     for c, count in enumerate([1, 5, 12, 23]):
         sizes = np.bincount(folds[target == c], minlength=5)
         assert sizes.sum() == count
         assert sizes.max() - sizes.min() <= 1
-    assert np.array_equal(photo_folds(target), folds)
-    assert not np.array_equal(photo_folds(target, seed=1), folds)
+    assert np.array_equal(image_folds(target), folds)
+    assert not np.array_equal(image_folds(target, seed=1), folds)
 
 
-def test_photo_folds_of_single_photos_are_not_all_the_first():
-    folds = photo_folds(np.arange(100))
+def test_image_folds_of_single_images_are_not_all_the_first():
+    folds = image_folds(np.arange(100))
     assert min(Counter(folds.tolist()).values()) > 5
 
 
 @pytest.mark.parametrize(("classes", "photos"), [(5, 1000), (100, 29), (2, 3)])
-def test_too_little_is_said_in_numbers(classes, photos):
+def test_too_little_is_said_in_numbers(classes, images):
     with pytest.raises(GateError, match="too little") as caught:
-        check_enough(classes, photos)
+        check_enough(classes, images)
     assert caught.value.expected == "at least 6 seen classes and 30 validation photos"
-    assert caught.value.got == f"{classes} classes and {photos} photos"
+    assert caught.value.got == f"{classes} classes and {images} photos"
 
 
 def test_just_enough():
-    assert (MIN_CLASSES, MIN_PHOTOS) == (6, 30)
+    assert (MIN_CLASSES, MIN_IMAGES) == (6, 30)
     check_enough(6, 30)
     assert len(class_folds(MIN_CLASSES)) == 3
 
@@ -101,7 +101,7 @@ def test_what_an_episode_holds(world):
         np.testing.assert_allclose(episode.evidence.head, -np.log(4))
 
 
-def test_the_validation_photos_are_scored_over_all_seen_classes(world):
+def test_the_validation_images_are_scored_over_all_seen_classes(world):
     calibration = world.calibration(held_out=HELD)
     found = calibration.validation
     assert np.array_equal(found.target, world.val.target)
@@ -112,14 +112,14 @@ def test_the_validation_photos_are_scored_over_all_seen_classes(world):
         (world.train.embeddings, world.train.target),
         (world.val.embeddings, world.val.target),
         logits,
-        photo_folds(world.val.target),
+        image_folds(world.val.target),
         world.texts[:6],
         20.0,
     )
     np.testing.assert_allclose(found.evidence.memory, expected.memory, rtol=1e-9)
 
 
-def test_the_memory_is_of_all_photos(world):
+def test_the_memory_is_of_all_images(world):
     memory = world.calibration(held_out=HELD).memory
     every = np.concatenate([world.train.embeddings, world.val.embeddings])
     target = np.concatenate([world.train.target, world.val.target])
@@ -155,16 +155,16 @@ def test_episodes_are_gathered_side_by_side_by_one_thread_each(monkeypatch, worl
     assert threads == [{1}] * 8
     for first, second in zip(found[0].episodes, found[1].episodes, strict=True):
         assert np.array_equal(first.target, second.target)
-        assert all(np.array_equal(getattr(first.evidence, n), getattr(second.evidence, n)) for n in PER_PHOTO)
+        assert all(np.array_equal(getattr(first.evidence, n), getattr(second.evidence, n)) for n in PER_IMAGE)
 
 
-def turned(photos: Photos, classes: tuple[int, ...]) -> Photos:
-    inside = np.isin(photos.target, classes)
-    return replace(photos, embeddings=np.where(inside[:, None], -photos.embeddings, photos.embeddings))
+def turned(images: LabeledEmbeddings, classes: tuple[int, ...]) -> LabeledEmbeddings:
+    inside = np.isin(images.target, classes)
+    return replace(images, embeddings=np.where(inside[:, None], -images.embeddings, images.embeddings))
 
 
 @pytest.mark.parametrize("half", ["train", "val"])
-def test_photos_of_held_out_classes_are_in_no_memory_of_their_episode(world, half):
+def test_images_of_held_out_classes_are_in_no_memory_of_their_episode(world, half):
     before = world.calibration(held_out=HELD)
     head = world.head(world.val.embeddings)
     for number, held in enumerate(HELD):
@@ -172,7 +172,7 @@ def test_photos_of_held_out_classes_are_in_no_memory_of_their_episode(world, hal
         after = changed.calibration(held_out=HELD, head_logits=head)
         rest = ~np.isin(world.val.target, held)
         old, new = before.episodes[number].evidence, after.episodes[number].evidence
-        for name in PER_PHOTO:
+        for name in PER_IMAGE:
             assert np.array_equal(getattr(new, name)[rest], getattr(old, name)[rest])
         assert np.array_equal(new.alignment, old.alignment)
         # In the other episodes they are.
@@ -181,7 +181,7 @@ def test_photos_of_held_out_classes_are_in_no_memory_of_their_episode(world, hal
         assert not same.all()
 
 
-def test_the_seed_deals_the_photos(world):
+def test_the_seed_deals_the_images(world):
     first, again, other = (world.calibration(held_out=HELD, seed=seed) for seed in (0, 0, 5))
     assert np.array_equal(first.validation.evidence.memory, again.validation.evidence.memory)
     assert not np.array_equal(first.validation.evidence.memory, other.validation.evidence.memory)
@@ -190,10 +190,10 @@ def test_the_seed_deals_the_photos(world):
 # Shown classes
 
 
-def test_shots_are_nested_training_photos_of_the_held_out_classes(make_world):
+def test_shots_are_nested_training_images_of_the_held_out_classes(make_world):
     world = make_world(train=11)
     shown = Shots(world.train, 3).draw((4, 1), kept=4)
-    # Two classes by 1, 2, 4, 8 and 16 photos, of which there are 11, with a name; then once more without.
+    # Two classes by 1, 2, 4, 8 and 16 images, of which there are 11, with a name; then once more without.
     assert SHOTS == (1, 2, 4, 8, 16)
     assert shown.counts.tolist() == [1, 1, 2, 2, 4, 4, 8, 8, 11, 11] * 2
     assert shown.place.tolist() == [4, 5] * 5 + [6, 7] * 5
@@ -215,7 +215,7 @@ def test_shots_are_nested_training_photos_of_the_held_out_classes(make_world):
     assert not np.array_equal(Shots(world.train, 4).draw((4, 1), kept=4).sums, shown.sums)
 
 
-def test_which_photos_show_a_class_does_not_depend_on_its_episode(world):
+def test_which_images_show_a_class_does_not_depend_on_its_episode(world):
     alone, beside = Shots(world.train, 0).draw((2,), 5), Shots(world.train, 0).draw((0, 2), 4)
     np.testing.assert_array_equal(alone.sums, beside.sums[1::2])
 
@@ -269,17 +269,17 @@ def test_every_variant_by_hand(three, named):
 
 
 @pytest.mark.parametrize(("named", "seed"), [(True, 0), (False, 0), (True, 5)])
-def test_what_the_shots_say_of_the_validation_photos(three, named, seed):
-    """Likelihoods by memories that hold neither the photo's fold nor any photo of a held-out class."""
+def test_what_the_shots_say_of_the_validation_images(three, named, seed):
+    """Likelihoods by memories that hold neither the image's fold nor any image of a held-out class."""
     world, _ = three
-    folds = photo_folds(world.val.target, seed)
+    folds = image_folds(world.val.target, seed)
     for variant, _, held, shown, count in list(variants(three, named, seed))[:9:4]:
         kept = [c for c in range(9) if c not in held]
         texts = world.texts[[*kept, *held]]
         place = [6 + held.index(c) if named else 9 + number for number, c in enumerate(shown)]
         rank = np.random.default_rng(seed).permutation(len(world.train))
-        photos = [world.train.embeddings[rank[world.train.target[rank] == c][:count]] for c in shown]
-        shots = ShownPhotos.gather(photos, place, 6, 9)
+        images = [world.train.embeddings[rank[world.train.target[rank] == c][:count]] for c in shown]
+        shots = ShownImages.gather(images, place, 6, 9)
         for fold in range(5):
             rows = folds == fold
             used = ~rows & ~np.isin(world.val.target, held)
@@ -294,7 +294,7 @@ def test_what_the_shots_say_of_the_validation_photos(three, named, seed):
             np.testing.assert_allclose(variant.evidence.shown.likelihood[rows], expected, rtol=1e-8, atol=1e-8)
 
 
-def test_validation_photos_show_no_class(world):
+def test_validation_images_show_no_class(world):
     before = world.calibration(held_out=HELD)
     head = world.head(world.val.embeddings)
     per_episode = len(before.named) // 3

@@ -1,4 +1,4 @@
-"""Every score against a loop over photos and classes."""
+"""Every score against a loop over images and classes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hybrid.errors import GateError
-from hybrid.gate.episodes import photo_folds
-from hybrid.gate.evidence import PER_PHOTO, Scorer, out_of_fold
+from hybrid.gate.episodes import image_folds
+from hybrid.gate.evidence import PER_IMAGE, Scorer, out_of_fold
 from hybrid.gate.gaussians import ClassMemory
 
 SEEN, SCALE = 6, 20.0
@@ -22,13 +22,13 @@ def world(make_world):
 
 @pytest.fixture
 def scored(world):
-    photos = world.test.embeddings
-    return photos, Scorer(world.memory, world.texts, SCALE)(photos, world.head(photos))
+    images = world.test.embeddings
+    return images, Scorer(world.memory, world.texts, SCALE)(images, world.head(images))
 
 
 def test_the_shapes(scored):
-    photos, evidence = scored
-    n = len(photos)
+    images, evidence = scored
+    n = len(images)
     assert (evidence.seen, evidence.classes) == (6, 9)
     assert evidence.shown is None
     shapes = {item.name: getattr(evidence, item.name).shape for item in fields(evidence) if item.name != "shown"}
@@ -46,48 +46,48 @@ def test_the_shapes(scored):
 
 
 def test_head_memory_and_novelty(world, scored):
-    photos, evidence = scored
-    for row, logits in enumerate(world.head(photos)):
+    images, evidence = scored
+    for row, logits in enumerate(world.head(images)):
         np.testing.assert_allclose(evidence.head[row], logits - np.log(np.sum(np.exp(logits))), rtol=1e-9)
-    np.testing.assert_allclose(evidence.memory, world.memory.logits(photos) / 10, rtol=1e-9)
-    np.testing.assert_allclose(evidence.novelty, world.memory.novelty(photos) / 10, rtol=1e-9)
+    np.testing.assert_allclose(evidence.memory, world.memory.logits(images) / 10, rtol=1e-9)
+    np.testing.assert_allclose(evidence.novelty, world.memory.novelty(images) / 10, rtol=1e-9)
 
 
 def test_similarity_and_alignment(world, scored):
-    photos, evidence = scored
-    for row, photo in enumerate(photos):
+    images, evidence = scored
+    for row, image in enumerate(images):
         for c, text in enumerate(world.texts):
-            assert evidence.similarity[row, c] == pytest.approx(20 * sum(photo * text), rel=1e-9)
-    labelled = np.concatenate([world.train.embeddings, world.val.embeddings])
+            assert evidence.similarity[row, c] == pytest.approx(20 * sum(image * text), rel=1e-9)
+    labeled = np.concatenate([world.train.embeddings, world.val.embeddings])
     target = np.concatenate([world.train.target, world.val.target])
     for c in range(SEEN):
-        own = [20 * np.dot(photo, world.texts[c]) for photo in labelled[target == c]]
+        own = [20 * np.dot(image, world.texts[c]) for image in labeled[target == c]]
         assert evidence.alignment[c] == pytest.approx(np.mean(own), rel=1e-9)
 
 
 def plain_whitened_square(within: np.ndarray) -> np.ndarray:
-    """Precision of the blend: a tenth of the photos' spread, nine tenths of none in particular."""
+    """Precision of the blend: a tenth of the images' spread, nine tenths of none in particular."""
     size = np.mean(np.diag(within))
     return np.linalg.inv(0.1 * within / size + 0.9 * np.eye(len(within)))
 
 
-def test_centred_is_a_cosine_in_the_whitened_space(world, scored):
-    photos, evidence = scored
+def test_centered_is_a_cosine_in_the_whitened_space(world, scored):
+    images, evidence = scored
     metric = plain_whitened_square(world.memory.within)
     middle = np.mean(world.memory.means, axis=0)
     text_middle = np.mean(world.texts[:SEEN], axis=0)
-    for row, photo in enumerate(photos):
+    for row, image in enumerate(images):
         for c, text in enumerate(world.texts):
             direction = text - text_middle
             length = np.sqrt(direction @ metric @ direction)
-            expected = 10 * (photo - middle) @ metric @ direction / length
+            expected = 10 * (image - middle) @ metric @ direction / length
             assert evidence.centred[row, c] == pytest.approx(expected, rel=1e-8, abs=1e-9)
 
 
 def test_predicted_means_are_a_ridge_regression_of_scikit_learn(world, scored):
     from sklearn.linear_model import Ridge
 
-    photos, evidence = scored
+    images, evidence = scored
     centred = world.texts - world.texts[:SEEN].mean(axis=0)
     middle = world.memory.means.mean(axis=0)
     strength = np.mean([np.sum(text**2) for text in centred[:SEEN]])
@@ -96,25 +96,25 @@ def test_predicted_means_are_a_ridge_regression_of_scikit_learn(world, scored):
     )
     metric = plain_whitened_square(world.memory.within)
     for c, mean in enumerate(ridge.predict(centred)):
-        for row, photo in enumerate(photos):
-            away, alone = photo - middle - mean, photo - middle
+        for row, image in enumerate(images):
+            away, alone = image - middle - mean, image - middle
             expected = -10 * (away @ metric @ away - alone @ metric @ alone)
             assert evidence.predicted[row, c] == pytest.approx(expected, rel=1e-7, abs=1e-8)
 
 
 def test_one_unseen_class_more_changes_no_other_score(world):
-    photos = world.test.embeddings
-    fewer = Scorer(world.memory, world.texts[:8], SCALE)(photos, world.head(photos))
-    more = Scorer(world.memory, world.texts, SCALE)(photos, world.head(photos))
+    images = world.test.embeddings
+    fewer = Scorer(world.memory, world.texts[:8], SCALE)(images, world.head(images))
+    more = Scorer(world.memory, world.texts, SCALE)(images, world.head(images))
     for name in ("similarity", "centred", "predicted"):
         np.testing.assert_allclose(getattr(more, name)[:, :8], getattr(fewer, name), rtol=1e-9)
 
 
-def test_a_part_of_the_photos(scored):
+def test_a_part_of_the_images(scored):
     _, evidence = scored
     rows = np.array([5, 2, 2])
     part = evidence[rows]
-    for name in PER_PHOTO:
+    for name in PER_IMAGE:
         assert np.array_equal(getattr(part, name), getattr(evidence, name)[rows])
     assert np.array_equal(part.alignment, evidence.alignment)
     mask = np.arange(len(evidence.novelty)) % 2 == 0
@@ -122,11 +122,11 @@ def test_a_part_of_the_photos(scored):
 
 
 def test_a_batch_of_one_and_of_none(world, scored):
-    photos, evidence = scored
+    images, evidence = scored
     scorer = Scorer(world.memory, world.texts, SCALE)
-    single = scorer(photos[3:4], world.head(photos[3:4]))
+    single = scorer(images[3:4], world.head(images[3:4]))
     np.testing.assert_allclose(single.centred, evidence.centred[3:4], rtol=1e-9)
-    assert scorer(photos[:0], np.empty((0, 6))).novelty.shape == (0,)
+    assert scorer(images[:0], np.empty((0, 6))).novelty.shape == (0,)
 
 
 @pytest.mark.parametrize(("logits", "dim"), [((8, 5), 10), ((7, 6), 10), ((8, 6), 9), ((8,), 10)])
@@ -144,7 +144,7 @@ def test_shapes_that_do_not_fit(world, logits, dim):
 
 @pytest.fixture
 def crossed(world):
-    folds = photo_folds(world.val.target)
+    folds = image_folds(world.val.target)
 
     def score(val=world.val.embeddings, target=world.val.target):
         return out_of_fold(
@@ -159,7 +159,7 @@ def crossed(world):
     return folds, score
 
 
-def test_out_of_fold_equals_a_loop_over_photos(world, crossed):
+def test_out_of_fold_equals_a_loop_over_images(world, crossed):
     folds, score = crossed
     found = score()
     logits = world.head(world.val.embeddings)
@@ -176,12 +176,12 @@ def test_out_of_fold_equals_a_loop_over_photos(world, crossed):
         alignments.append(scorer.alignment)
         for row in np.flatnonzero(folds == fold):
             expected = scorer(world.val.embeddings[row : row + 1], logits[row : row + 1])
-            for name in PER_PHOTO:
+            for name in PER_IMAGE:
                 np.testing.assert_allclose(getattr(found, name)[row], getattr(expected, name)[0], rtol=1e-8, atol=1e-8)
     np.testing.assert_allclose(found.alignment, np.mean(alignments, axis=0), rtol=1e-9)
 
 
-def test_a_photos_own_label_does_not_change_what_is_said_of_it(world, crossed):
+def test_a_images_own_label_does_not_change_what_is_said_of_it(world, crossed):
     folds, score = crossed
     before = score()
     target = world.val.target.copy()
@@ -193,7 +193,7 @@ def test_a_photos_own_label_does_not_change_what_is_said_of_it(world, crossed):
         assert not np.allclose(getattr(after, name)[~same], getattr(before, name)[~same])
 
 
-def test_a_photos_own_embedding_does_not_change_its_memory(world, crossed):
+def test_a_images_own_embedding_does_not_change_its_memory(world, crossed):
     folds, score = crossed
     before = score()
     moved = world.val.embeddings.copy()
@@ -201,7 +201,7 @@ def test_a_photos_own_embedding_does_not_change_its_memory(world, crossed):
     after = score(val=moved)
     others = (folds == folds[7]) & (np.arange(len(folds)) != 7)
     assert np.array_equal(after.memory[others], before.memory[others])
-    # The memory that scores it is a linear function of the photo: the mean of both is the photo at nought.
+    # The memory that scores it is a linear function of the image: the mean of both is the image at nought.
     kept = folds != folds[7]
     memory = ClassMemory.fit(
         np.r_[world.train.embeddings, world.val.embeddings[kept]], np.r_[world.train.target, world.val.target[kept]], 6
@@ -209,7 +209,7 @@ def test_a_photos_own_embedding_does_not_change_its_memory(world, crossed):
     np.testing.assert_allclose((after.memory[7] + before.memory[7]) / 2, memory.logits(np.zeros((1, 10)))[0] / 10)
 
 
-def test_photos_of_classes_that_play_the_unseen_join_no_memory(world, crossed):
+def test_images_of_classes_that_play_the_unseen_join_no_memory(world, crossed):
     _, score = crossed
     target = np.where(world.val.target == 2, 7, world.val.target)
     before = score(target=target)
@@ -217,6 +217,6 @@ def test_photos_of_classes_that_play_the_unseen_join_no_memory(world, crossed):
     moved[world.val.target == 2] *= -1
     after = score(val=moved, target=target)
     rest = world.val.target != 2
-    for name in PER_PHOTO:
+    for name in PER_IMAGE:
         if name != "head":
             assert np.array_equal(getattr(after, name)[rest], getattr(before, name)[rest])

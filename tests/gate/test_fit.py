@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from hybrid.errors import GateError
 from hybrid.gate.evidence import Evidence
-from hybrid.gate.fit import Choice, Labelled, fit_choice, fit_gate, fit_logistic
+from hybrid.gate.fit import Choice, Labeled, fit_choice, fit_gate, fit_logistic
 from hybrid.gate.gate import Gate, GateWeights, SeenWeights, UnseenWeights
 
 TRUE = Gate(
@@ -23,7 +23,7 @@ TRUE = Gate(
 
 
 def draw_targets(gate: Gate, evidence: Evidence, seed: int) -> np.ndarray:
-    """A class of each photo, drawn from what the gate says."""
+    """A class of each image, drawn from what the gate says."""
     rng = np.random.default_rng(seed)
     log_p = gate.fuse(evidence).log_probabilities
     return np.argmax(log_p + rng.gumbel(size=log_p.shape), axis=1)
@@ -31,15 +31,15 @@ def draw_targets(gate: Gate, evidence: Evidence, seed: int) -> np.ndarray:
 
 @pytest.fixture
 def simulate(draw_evidence):
-    """Validation photos and episodes whose classes obey a gate."""
+    """Validation images and episodes whose classes obey a gate."""
 
-    def make(photos: int, gate: Gate = TRUE, episodes: int = 2) -> tuple[Labelled, list[Labelled]]:
-        plain = draw_evidence(0, photos, 5, 0)
-        validation = Labelled(plain, draw_targets(gate, plain, 100))
+    def make(images: int, gate: Gate = TRUE, episodes: int = 2) -> tuple[Labeled, list[Labeled]]:
+        plain = draw_evidence(0, images, 5, 0)
+        validation = Labeled(plain, draw_targets(gate, plain, 100))
         parts = []
         for number in range(1, episodes + 1):
-            evidence = draw_evidence(number, photos, 4, 3)
-            parts.append(Labelled(evidence, draw_targets(gate, evidence, 100 + number)))
+            evidence = draw_evidence(number, images, 4, 3)
+            parts.append(Labeled(evidence, draw_targets(gate, evidence, 100 + number)))
         return validation, parts
 
     return make
@@ -102,7 +102,7 @@ def test_known_weights_are_recovered(simulate):
     gate = fit_gate(*simulate(20_000))
     found, true = numbers(gate), numbers(TRUE)
     np.testing.assert_allclose(found[:-1], true[:-1], atol=0.06)
-    # Seen and unseen photos weigh the same, so the bias tells how much more likely unseen photos were.
+    # Seen and unseen images weigh the same, so the bias tells how much more likely unseen images were.
     _, episodes = simulate(20_000)
     unseen = np.mean([episode.is_unseen.mean() for episode in episodes])
     assert abs(unseen - 0.5) > 0.1
@@ -111,7 +111,7 @@ def test_known_weights_are_recovered(simulate):
 
 def test_it_says_what_it_was_fitted_on(simulate):
     gate = fit_gate(*simulate(50, episodes=3), "frozen")
-    assert (gate.fit.photos, gate.fit.classes, gate.fit.episodes, gate.fit.folds) == (50, 5, 3, "frozen")
+    assert (gate.fit.images, gate.fit.classes, gate.fit.episodes, gate.fit.folds) == (50, 5, 3, "frozen")
     assert fit_gate(*simulate(50)).fit.folds == "memory"
 
 
@@ -143,22 +143,22 @@ def test_a_head_without_any_opinion_in_the_episodes_does_no_harm(simulate):
 def test_weights_of_scores_are_never_negative(draw_evidence):
     evidence = draw_evidence(0, 200, 5, 0)
     # What the memory likes least is right, and nothing else tells.
-    validation = Labelled(evidence, evidence.memory.argmin(axis=1))
+    validation = Labeled(evidence, evidence.memory.argmin(axis=1))
     episode = draw_evidence(1, 200, 4, 3)
     target = np.where(np.arange(200) % 2, 4 + episode.centred[:, 4:].argmin(axis=1), 0)
-    gate = fit_gate(validation, [Labelled(episode, target)])
+    gate = fit_gate(validation, [Labeled(episode, target)])
     assert gate.seen.memory == 0
     assert gate.unseen.centred == 0
     assert (numbers(gate)[:7] >= 0).all()
 
 
-def test_twice_the_seen_photos_move_the_gate_little(simulate):
-    """Groups are balanced: how many seen photos there are is no evidence."""
+def test_twice_the_seen_images_move_the_gate_little(simulate):
+    """Groups are balanced: how many seen images there are is no evidence."""
     validation, episodes = simulate(1500)
     more = []
     for episode in episodes:
         rows = np.concatenate([np.arange(1500), np.flatnonzero(~episode.is_unseen)])
-        more.append(Labelled(episode.evidence[rows], episode.target[rows]))
+        more.append(Labeled(episode.evidence[rows], episode.target[rows]))
     once, twice = numbers(fit_gate(validation, episodes)), numbers(fit_gate(validation, more))
     np.testing.assert_allclose(twice[:7], once[:7], rtol=1e-9)
     np.testing.assert_allclose(twice[7:], once[7:], atol=0.02)
@@ -193,12 +193,12 @@ def test_evidence_that_is_not_finite_is_an_error(simulate, name, value):
     for part in (validation, *episodes):
         array = getattr(part.evidence, name).copy()
         if array.ndim == 2:
-            # Of a photo's wrong class, in every photo.
+            # Of an image's wrong class, in every image.
             wrong = (part.target + 1) % array.shape[1]
             array[np.arange(40), wrong] = value
         else:
             array[1] = value
-        broken.append(Labelled(replace(part.evidence, **{name: array}), part.target))
+        broken.append(Labeled(replace(part.evidence, **{name: array}), part.target))
     with pytest.raises(GateError, match="cannot fit") as caught, np.errstate(invalid="ignore"):
         fit_gate(broken[0], broken[1:])
     assert caught.value.expected == "finite scores"
@@ -232,7 +232,7 @@ def test_logistic_regression_is_pulled_to_its_prior(features):
     free = fit_logistic(rows, positive, weights, np.zeros(4), "it")
     pulled = fit_logistic(rows, positive, weights, prior, "it")
     assert (np.sign(pulled - free)[:3] == np.sign(prior - free)[:3]).all()
-    # Photos that are separable would drive the weights to infinity without it.
+    # Images that are separable would drive the weights to infinity without it.
     apart = fit_logistic(rows[:, :1], rows[:, 0] > 0, weights, np.zeros(2), "it")
     assert 1 < apart[0] < 100
 
@@ -269,8 +269,8 @@ def test_choices_with_offsets_and_weights_by_hand():
                 total += p.weight[row] * (logsumexp(logits) - logits[target])
         return total
 
-    found = fit_choice(problems, prior, "it", prior_photos=5.0, lowest=None)
+    found = fit_choice(problems, prior, "it", prior_images=5.0, lowest=None)
     other = scipy.optimize.minimize(loss, np.zeros(2), method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-12})
     np.testing.assert_allclose(found, other.x, atol=1e-5)
     assert found[0] < 0
-    assert fit_choice(problems, prior, "it", prior_photos=5.0)[0] == 0
+    assert fit_choice(problems, prior, "it", prior_images=5.0)[0] == 0

@@ -11,7 +11,7 @@ import scipy.optimize
 from scipy.special import logsumexp
 
 from hybrid.errors import GateError
-from hybrid.gate.fit import Labelled, fit_gate, fit_shown
+from hybrid.gate.fit import Labeled, fit_gate, fit_shown
 from hybrid.gate.gate import Gate, GateWeights
 from hybrid.gate.support import ShownGate
 
@@ -29,7 +29,7 @@ def calibration(shown_world):
 PLAIN_GATE = Gate(gate=GateWeights(bias=0.4, unseen_text=0.8, seen_text=-0.7, novelty=0.3))
 
 
-def shown_loss(weights: np.ndarray, prior: np.ndarray, episodes: list[Labelled], named: bool) -> float:
+def shown_loss(weights: np.ndarray, prior: np.ndarray, episodes: list[Labeled], named: bool) -> float:
     """NLL over the whole label space, written out: every class has its own column."""
     total = 0.5 * np.sum((weights - prior) ** 2)
     for episode in episodes:
@@ -94,8 +94,8 @@ def test_boost_is_the_episodes_mean(calibration):
     assert msgspec.structs.replace(found, shown=ShownGate()) == PLAIN_GATE
 
 
-def test_photos_of_unseen_classes_help_beyond_their_names(shown_world, calibration):
-    """NLL of photos that nothing was fitted on and that show no class."""
+def test_images_of_unseen_classes_help_beyond_their_names(shown_world, calibration):
+    """NLL of images that nothing was fitted on and that show no class."""
     gate = fit_shown(fit_gate(calibration.validation, calibration.episodes), calibration.named, calibration.nameless)
     rank = np.tile(np.arange(24), 10)
     target = shown_world.test.target
@@ -107,18 +107,18 @@ def test_photos_of_unseen_classes_help_beyond_their_names(shown_world, calibrati
 
     names = shown_world.space((7, 8, 9))
     unseen, seen = (target >= 7) & (rank >= 4), target < 7
-    by_photos = {7: 4, 8: 4, 9: 4}
+    by_images = {7: 4, 8: 4, 9: 4}
     spaces = (
-        shown_world.space((7, 8, 9), more=by_photos),
-        shown_world.space(joined=by_photos),
-        shown_world.space(nameless=by_photos),
+        shown_world.space((7, 8, 9), more=by_images),
+        shown_world.space(joined=by_images),
+        shown_world.space(nameless=by_images),
     )
     for space in spaces:
         assert nll(space, unseen) < 0.7 * nll(names, unseen)
         assert nll(space, seen) < nll(names, seen)
 
 
-def test_an_episode_without_shown_classes_cannot_fit_what_photos_add(calibration):
+def test_an_episode_without_shown_classes_cannot_fit_what_images_add(calibration):
     with pytest.raises(GateError, match="without shown classes"):
         fit_shown(PLAIN_GATE, calibration.episodes, calibration.nameless)
     with pytest.raises(GateError, match="without shown classes"):

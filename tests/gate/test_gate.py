@@ -1,4 +1,4 @@
-"""The hierarchical gate against its sentence in plain numbers, photo by photo."""
+"""The hierarchical gate against its sentence in plain numbers, image by image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GATE = Gate(
     unseen=UnseenWeights(similarity=0.5, centred=0.4, predicted=0.25),
     gate=GateWeights(bias=-0.4, unseen_text=0.9, seen_text=-0.5, seen=-0.35, novelty=0.8, doubt=1.3),
     head_temperature=1.7,
-    fit=GateFit(photos=120, classes=4, episodes=5, folds="frozen"),
+    fit=GateFit(images=120, classes=4, episodes=5, folds="frozen"),
 )
 PER_CLASS = ("similarity", "centred", "predicted")
 
@@ -33,7 +33,7 @@ def softmax(row: list[float]) -> list[float]:
 
 
 def by_hand(gate: Gate, e: Evidence, row: int, log_odds: float = 0.0) -> tuple[float, list[float]]:
-    """p(unseen) and the answer of one photo, no arrays."""
+    """p(unseen) and the answer of one image, no arrays."""
     s, u, g = gate.seen, gate.unseen, gate.gate
     seen, every = range(e.seen), range(e.classes)
     text = [
@@ -78,7 +78,7 @@ def test_against_plain_numbers(draw_evidence, gate, shift):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_promises_of_the_answer(draw_evidence, seed):
-    evidence = draw_evidence(seed, photos=50, unseen=5)
+    evidence = draw_evidence(seed, images=50, unseen=5)
     fused = GATE.fuse(evidence)
     answer = np.exp(fused.log_probabilities)
     np.testing.assert_allclose(answer.sum(axis=1), 1, rtol=1e-12)
@@ -98,7 +98,7 @@ def test_the_shift_is_bayes_rule(draw_evidence, expected_share):
         np.exp(shifted.log_probabilities),
         strict=True,
     ):
-        # Prior one half became another: each group's probability is multiplied by its new share, and normalised.
+        # Prior one half became another: each group's probability is multiplied by its new share, and normalized.
         unseen, seen = p * expected_share, (1 - p) * (1 - expected_share)
         assert found == pytest.approx(unseen / (unseen + seen), rel=1e-9)
         by_group = np.r_[answer[:4] * (1 - expected_share), answer[4:] * expected_share]
@@ -186,8 +186,8 @@ def test_the_prior_by_simple_fractions():
     np.testing.assert_allclose(np.exp(fused.log_probabilities[0]), [*(roots / roots.sum() / 3), 2 / 3])
 
 
-def test_no_photos(draw_evidence):
-    fused = GATE.fuse(draw_evidence(photos=0))
+def test_no_images(draw_evidence):
+    fused = GATE.fuse(draw_evidence(images=0))
     assert fused.log_probabilities.shape == (0, 7)
     assert fused.p_unseen.shape == (0,)
 
@@ -249,5 +249,5 @@ def test_describe_of_the_prior_says_so():
     assert "not fitted" in text
     assert "prior" in text
     assert "doubt" not in text
-    fitted = msgspec.structs.replace(Gate(), fit=GateFit(photos=40, classes=8, episodes=4))
+    fitted = msgspec.structs.replace(Gate(), fit=GateFit(images=40, classes=8, episodes=4))
     assert "not fitted" not in " ".join(fitted.describe())

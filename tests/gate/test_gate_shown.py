@@ -1,4 +1,4 @@
-"""The gate with shown classes: photo by photo in plain numbers, and its promise to all other classes."""
+"""The gate with shown classes: image by image in plain numbers, and its promise to all other classes."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ SILENT = msgspec.structs.replace(GATE, shown=ShownGate(named=NOTHING, nameless=N
 
 
 def by_name(e: Evidence, classes: list[int], log_odds: float = 0.0) -> np.ndarray:
-    """The gate's answer over some classes without any photo; `test_gate` holds it against plain numbers."""
+    """The gate's answer over some classes without any image; `test_gate` holds it against plain numbers."""
     return np.exp(GATE.fuse(replace(e.with_texts(classes), shown=None), log_odds).log_probabilities)
 
 
 def by_hand(e: Evidence, log_odds: float, shown_log_odds: float) -> np.ndarray:
-    """The answer, one photo and one class after the other."""
+    """The answer, one image and one class after the other."""
     shown, seen = e.shown, e.seen
     asked = list(range(shown.asked))
     plain = by_name(e, asked)
@@ -119,7 +119,7 @@ def test_names_alone_where_nothing_speaks_for_any_class(draw_shown):
 @pytest.mark.parametrize("asked", [4, 5, 30], ids=["no other name", "one", "many"])
 @pytest.mark.parametrize("size", [1.0, 1e3])
 def test_many_joined_classes_are_each_asked_for_alone(draw_shown, asked, size):
-    evidence = draw_shown(9, photos=5, listed=(), asked=asked, joined=40, bare=2)
+    evidence = draw_shown(9, images=5, listed=(), asked=asked, joined=40, bare=2)
     evidence = replace(evidence, similarity=size * evidence.similarity)
     own = GATE.by_name(evidence, evidence.shown, np.full((5, asked), np.nan))
     share = math.log(2.5 / 4 * (asked - 4 + 1))
@@ -129,7 +129,7 @@ def test_many_joined_classes_are_each_asked_for_alone(draw_shown, asked, size):
     np.testing.assert_array_equal(own[:, 40:], 0)
 
 
-# The promise: a class more, or photos more, change no ratio between two other classes
+# The promise: a class more, or images more, change no ratio between two other classes
 
 PLAIN = {"asked": (6, 7), "more": {6: 1}, "joined": {8: 2}, "nameless": {9: 3}}
 CHANGES = {
@@ -167,7 +167,7 @@ def decide(world):
 
 
 def ratios(log_p: np.ndarray, order: list[int], classes: list[int]) -> np.ndarray:
-    """Of each class to the first, per photo."""
+    """Of each class to the first, per image."""
     columns = [order.index(c) for c in classes]
     return np.exp(log_p[:, columns] - log_p[:, columns[:1]])
 
@@ -198,7 +198,7 @@ def test_the_first_shown_class_changes_no_ratio_and_its_removal_brings_all_back(
     np.testing.assert_array_equal(p_again, p_unseen)
 
 
-def test_photos_find_their_class(world, decide):
+def test_images_find_their_class(world, decide):
     """What it is for: those of a shown class that were not shown themselves."""
     rows = (world.test.target == 8) & (np.arange(len(world.test)) >= 6 * 20 + 2 * 20 + 4)
     for space in (world.space((6, 7), joined={8: 4}), world.space((6, 7), nameless={8: 4})):
@@ -215,10 +215,10 @@ def test_the_order_of_shown_classes_does_not_matter(world, decide):
     np.testing.assert_allclose(second[:, columns], first, atol=1e-9)
 
 
-# A class whose photos say nothing
+# A class whose images say nothing
 
 
-def test_a_joined_class_whose_photos_add_nothing_keeps_what_its_name_gives_it(draw_shown):
+def test_a_joined_class_whose_images_add_nothing_keeps_what_its_name_gives_it(draw_shown):
     evidence = draw_shown(2, listed=(), joined=1, bare=0)
     found = np.exp(SILENT.fuse(evidence).log_probabilities)
     # Asked for beside the other names, as likely beforehand as 2.5 of the 4 seen classes.
@@ -228,14 +228,14 @@ def test_a_joined_class_whose_photos_add_nothing_keeps_what_its_name_gives_it(dr
     np.testing.assert_allclose(found[:, :7], others * (1 - expected[:, 7:]), rtol=1e-9)
 
 
-def test_named_classes_whose_photos_add_nothing_change_nothing(draw_shown):
+def test_named_classes_whose_images_add_nothing_change_nothing(draw_shown):
     evidence = draw_shown(3, listed=(6, 4), joined=0, bare=0)
     found = SILENT.fuse(evidence)
     np.testing.assert_allclose(np.exp(found.log_probabilities), by_name(evidence, list(range(7))), rtol=1e-10)
     np.testing.assert_allclose(found.before, found.log_probabilities, atol=1e-10)
 
 
-def test_a_nameless_class_whose_photos_add_nothing_is_as_likely_as_all_others(draw_shown):
+def test_a_nameless_class_whose_images_add_nothing_is_as_likely_as_all_others(draw_shown):
     found = np.exp(SILENT.fuse(draw_shown(4, listed=(), joined=0, bare=1)).log_probabilities)
     np.testing.assert_allclose(found[:, 7], 0.5, rtol=1e-10)
 
@@ -309,5 +309,5 @@ def test_evidence_takes_its_shown_classes_along(draw_shown):
     np.testing.assert_array_equal(fewer.located, evidence.located[:, [0, 1, 2, 3, 6]])
 
 
-def test_describe_says_what_photos_add():
+def test_describe_says_what_images_add():
     assert GATE.describe()[-1] == SHOWN.describe()

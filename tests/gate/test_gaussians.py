@@ -18,7 +18,7 @@ from hybrid.gate.gaussians import ClassMemory, Gaussian, ledoit_wolf
 
 
 @pytest.fixture
-def photos(make_world):
+def images(make_world):
     world = make_world(train=9)
     # Not the same number of each class.
     rows = np.flatnonzero(np.arange(len(world.train)) % 7 != 0)
@@ -26,8 +26,8 @@ def photos(make_world):
 
 
 @pytest.fixture
-def memory(photos) -> ClassMemory:
-    return ClassMemory.fit(*photos, 6)
+def memory(images) -> ClassMemory:
+    return ClassMemory.fit(*images, 6)
 
 
 def ledoit_wolf_of_the_paper(centred: np.ndarray) -> np.ndarray:
@@ -68,8 +68,8 @@ def test_ledoit_wolf_of_rows_that_are_all_of_one_length_and_at_right_angles():
     np.testing.assert_allclose(ledoit_wolf(3.0 * np.eye(4)), 9 / 4 * np.eye(4), rtol=1e-12)
 
 
-def test_means_counts_and_covariances(photos, memory):
-    embeddings, labels = photos
+def test_means_counts_and_covariances(images, memory):
+    embeddings, labels = images
     centred = embeddings.copy()
     for c in range(6):
         mean = sum(embeddings[labels == c]) / sum(labels == c)
@@ -87,14 +87,14 @@ def test_means_counts_and_covariances(photos, memory):
     np.testing.assert_allclose(memory.background.covariance, around, rtol=1e-6, atol=1e-8)
 
 
-def test_logits_are_log_densities_up_to_a_constant_a_photo(make_world, memory):
+def test_logits_are_log_densities_up_to_a_constant_a_image(make_world, memory):
     test = make_world().test.embeddings
     found = memory.logits(test)
     densities = np.stack([multivariate_normal(mean, memory.within).logpdf(test) for mean in memory.means], axis=1)
     np.testing.assert_allclose(found - found[:, :1], densities - densities[:, :1], rtol=1e-8, atol=1e-8)
 
 
-def test_logits_against_scikit_learns_discriminant_analysis(make_world, photos, memory):
+def test_logits_against_scikit_learns_discriminant_analysis(make_world, images, memory):
     class Known:
         """Stands for a covariance estimator; what it says is the same for every class."""
 
@@ -103,7 +103,7 @@ def test_logits_against_scikit_learns_discriminant_analysis(make_world, photos, 
             return self
 
     model = LinearDiscriminantAnalysis(solver="lsqr", priors=np.full(6, 1 / 6), covariance_estimator=Known())
-    model.fit(*photos)
+    model.fit(*images)
     test = make_world().test.embeddings
     found = memory.logits(test)
     np.testing.assert_allclose(found - logsumexp(found, axis=1)[:, None], model.predict_log_proba(test), atol=1e-7)
@@ -112,8 +112,8 @@ def test_logits_against_scikit_learns_discriminant_analysis(make_world, photos, 
 def test_novelty_is_a_log_likelihood_ratio(make_world, memory):
     world = make_world()
     test = np.concatenate([world.test.embeddings, world.strange])
-    normalised = [multivariate_normal(mean, memory.within).logpdf(test) for mean in memory.means]
-    known = logsumexp(normalised, axis=0) - np.log(6)
+    normalized = [multivariate_normal(mean, memory.within).logpdf(test) for mean in memory.means]
+    known = logsumexp(normalized, axis=0) - np.log(6)
     some = multivariate_normal(memory.background.mean, memory.background.covariance).logpdf(test)
     # A constant is left out: the two log-determinants.
     constant = (np.linalg.slogdet(memory.within)[1] - np.linalg.slogdet(memory.background.covariance)[1]) / 2
@@ -168,7 +168,7 @@ def test_half_precision_embeddings_are_scored_in_double(make_world, memory):
     assert np.array_equal(memory.novelty(halves), memory.novelty(halves.astype(np.float64)))
 
 
-def test_copies_of_one_photo_leave_finite_scores():
+def test_copies_of_one_image_leave_finite_scores():
     rows = np.repeat(np.eye(3), 4, axis=0)
     memory = ClassMemory.fit(rows, np.repeat(np.arange(3), 4), 3)
     assert np.isfinite(memory.logits(rows)).all()
@@ -177,14 +177,14 @@ def test_copies_of_one_photo_leave_finite_scores():
 
 
 @pytest.mark.parametrize(("labels", "found"), [([0, 0, 2, 2], "2 of 3 classes"), ([0, 1, 2, 3], "3 of 3 classes")])
-def test_classes_without_a_photo_and_labels_outside(labels, found):
+def test_classes_without_a_image_and_labels_outside(labels, found):
     with pytest.raises(GateError, match="every class of the memory needs a photo") as caught:
         ClassMemory.fit(np.eye(4), np.array(labels), 3)
     assert caught.value.got == f"{found} in 4 photos"
     assert "labels 0 to 2" in caught.value.expected
 
 
-def test_one_photo_a_class_is_not_enough():
+def test_one_image_a_class_is_not_enough():
     with pytest.raises(GateError, match="two photos") as caught:
         ClassMemory.fit(np.eye(4)[:3], np.arange(3), 3)
     assert "3 in all" in caught.value.got

@@ -29,7 +29,7 @@ def test_the_constants():
 
 
 def fit_ridge(texts: np.ndarray, means: np.ndarray, rows: np.ndarray, all_known: np.ndarray, slope: float):
-    """Ridge on some classes; centre and strength are those of all known ones."""
+    """Ridge on some classes; center and strength are those of all known ones."""
     centred = texts - texts[all_known].mean(axis=0)
     strength = np.mean([text @ text for text in centred[all_known]])
     ridge = Ridge(alpha=strength, fit_intercept=False, solver="cholesky")
@@ -74,7 +74,7 @@ def test_what_is_given_is_not_changed(drawn):
 @pytest.mark.parametrize("without_own", [False, True])
 @pytest.mark.parametrize("slope", [0.0, 0.5])
 def test_one_known_class_teaches_nothing(drawn, slope, without_own):
-    """Its centred text is nought: only the slope is left."""
+    """Its centered text is nought: only the slope is left."""
     texts, means, _ = drawn
     known = np.arange(CLASSES) == 2
     with warnings.catch_warnings():
@@ -103,6 +103,6 @@ def test_another_unknown_class_changes_no_prediction(drawn):
 def test_posterior_means_by_hand():
     predicted = np.array([[1.0, 0.0], [4.0, 4.0], [9.0, 9.0], [7.0, -7.0]])
     sums = np.array([[3.0, 3.0], [0.0, 0.0], [2.0, 6.0], [1.0, 2.0]])
-    # One imaginary photo and three; two imaginary ones alone; no imaginary one; half a one and one.
+    # One imaginary image and three; two imaginary ones alone; no imaginary one; half a one and one.
     found = posterior_means(predicted, np.array([1.0, 2.0, 0.0, 0.5]), sums, np.array([3, 0, 4, 1]))
     np.testing.assert_allclose(found, [[1.0, 0.75], [4, 4], [0.5, 1.5], [3.0, -1.0]])

@@ -1,4 +1,4 @@
-"""Operating points: what a flag means in numbers, by brute force on the held-out photos."""
+"""Operating points: what a flag means in numbers, by brute force on the held-out images."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_flags_that_go_together():
     Policy(balance="natural", max_false_accept=0.1, coverage=0.8)
 
 
-# The share of unseen photos
+# The share of unseen images
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_without_unseen_classes_there_is_nothing_to_shift(fitted, large, policy)
 
 
 def lost(fitted, scorer: Scorer, shift: float) -> float:
-    """Share of the right seen answers that the unseen classes take, by answering every photo twice."""
+    """Share of the right seen answers that the unseen classes take, by answering every image twice."""
     evidence = fitted.held_out.evidence(scorer)
     answer = fitted.gate.fuse(evidence, shift).log_probabilities
     target = fitted.held_out.target
@@ -121,7 +121,7 @@ def test_no_right_answer_to_give_up(fitted, large):
 
 
 @pytest.mark.parametrize("coverage", [0.5, 0.8, 0.95, 0.99])
-def test_reject_keeps_the_share_of_seen_photos(fitted, large, coverage):
+def test_reject_keeps_the_share_of_seen_images(fitted, large, coverage):
     scorer = large.scorer
     point = point_of(fitted, scorer, Policy(reject=coverage))
     p_known = fitted.rejector.p_known(fitted.gate, fitted.held_out.evidence(scorer))
@@ -146,7 +146,7 @@ def test_max_false_accept_reads_the_rejectors_quantiles(fitted, large):
 
 
 @pytest.mark.parametrize("prior", [None, 0.05])
-def test_sets_hold_the_share_of_the_held_out_photos(fitted, large, prior):
+def test_sets_hold_the_share_of_the_held_out_images(fitted, large, prior):
     scorer = large.scorer
     point = point_of(fitted, scorer, Policy(prior=prior, coverage=0.9))
     held = fitted.held_out
@@ -171,13 +171,13 @@ def test_without_a_fitted_gate_some_flags_mean_nothing(fitted, large, name):
     assert choose_point(Policy(prior=0.25), fitted.gate, large.scorer, (8, 4)).log_odds == pytest.approx(np.log(1 / 3))
 
 
-def test_a_coverage_that_the_photos_do_not_carry(fitted, large):
+def test_a_coverage_that_the_images_do_not_carry(fitted, large):
     with pytest.raises(GateError, match="too few validation photos") as caught:
         point_of(fitted, large.scorer, Policy(coverage=0.999))
     assert caught.value.expected == "at least 999"
 
 
-# What is kept of the validation photos
+# What is kept of the validation images
 
 
 def test_held_out_evidence_keeps_what_was_scored_out_of_fold(fitted, large):
@@ -318,7 +318,7 @@ def test_reject_keeps_its_share_with_shown_classes(fitted, large, policy):
     assert point.accept_above != np.quantile(by_name, 0.1, method="lower")
 
 
-def test_held_out_photos_keep_the_baseline_of_their_fold(fitted, shown_scorer):
+def test_held_out_images_keep_the_baseline_of_their_fold(fitted, shown_scorer):
     held = fitted.held_out
     evidence = held.evidence(shown_scorer)
     np.testing.assert_array_equal(evidence.baseline, held.baseline)
@@ -332,8 +332,8 @@ def test_held_out_of_an_older_version_takes_the_memorys_own_baseline(fitted, lar
     old = HeldOut.load(file)
     assert old.baseline is None
     scorer = large.scorer
-    photos, logits = old.embeddings, old.head_logits
-    np.testing.assert_array_equal(old.evidence(scorer).baseline, scorer(photos, logits).baseline)
+    images, logits = old.embeddings, old.head_logits
+    np.testing.assert_array_equal(old.evidence(scorer).baseline, scorer(images, logits).baseline)
     assert not np.allclose(fitted.held_out.evidence(scorer).baseline, old.evidence(scorer).baseline)
 
 

@@ -20,7 +20,7 @@ GATE = Gate(
 
 
 def test_terms_sum_to_the_log_odds(draw_evidence):
-    evidence = draw_evidence(photos=9)
+    evidence = draw_evidence(images=9)
     terms = GATE.terms(evidence)
     assert [(t.name, t.weight) for t in terms] == [
         ("unseen_text", 1.1),
@@ -37,7 +37,7 @@ def test_terms_sum_to_the_log_odds(draw_evidence):
 
 
 def test_terms_among_classes(draw_evidence):
-    evidence = draw_evidence(photos=3, seen=4, unseen=2)
+    evidence = draw_evidence(images=3, seen=4, unseen=2)
     seen = 0.7 * evidence.head + 0.4 * evidence.similarity[:, :4] - 0.2 * evidence.alignment + 0.3 * evidence.memory
     text = 0.9 * evidence.similarity + 0.2 * evidence.centred + 0.1 * evidence.predicted
     np.testing.assert_allclose(GATE.seen_logits(evidence), seen, atol=1e-12)
@@ -52,9 +52,9 @@ def test_terms_among_classes(draw_evidence):
 @pytest.mark.parametrize("policy", [Policy(), Policy(prior=0.2), Policy(balance="natural")])
 def test_reasons_give_the_answer_back(fitted, large, policy):
     decide = Decider(fitted, large.texts, large.scale, policy)
-    photos = large.test.embeddings
-    answer = decide(photos, large.head(photos)).fused
-    reasons = decide.reasons(photos, large.head(photos))
+    images = large.test.embeddings
+    answer = decide(images, large.head(images)).fused
+    reasons = decide.reasons(images, large.head(images))
     log_odds = sum(t.product for t in reasons.unseen)
     np.testing.assert_allclose(1 / (1 + np.exp(-log_odds)), answer.p_unseen, atol=1e-9)
     assert [t.name for t in reasons.unseen][-2:] == ["bias", "prior"]
@@ -89,9 +89,9 @@ SPACES = {
 def test_reasons_give_the_answer_with_shown_classes_back(fitted, large, space, policy):
     made = large.space(**space)
     decide = Decider(fitted, made.texts, large.scale, policy, made.shown)
-    photos = large.test.embeddings
-    answer = decide(photos, large.head(photos)).fused
-    reasons = decide.reasons(photos, large.head(photos))
+    images = large.test.embeddings
+    answer = decide(images, large.head(images)).fused
+    reasons = decide.reasons(images, large.head(images))
     log_odds = sum(t.product for t in reasons.unseen)
     np.testing.assert_allclose(1 / (1 + np.exp(-log_odds)), answer.p_unseen, atol=1e-9)
     assert [t.name for t in reasons.unseen][-2:] == ["shown", "prior"]
@@ -103,13 +103,13 @@ def test_reasons_give_the_answer_with_shown_classes_back(fitted, large, space, p
         np.testing.assert_allclose(logits - logits[:, :1], within - within[:, :1], atol=1e-8)
 
 
-def test_shown_terms_are_what_the_photos_changed(fitted, large):
-    """The gate's own terms stay those of the answer without the photos; merely named classes get nothing."""
+def test_shown_terms_are_what_the_images_changed(fitted, large):
+    """The gate's own terms stay those of the answer without the images; merely named classes get nothing."""
     space = large.space((8, 9, 10), more={8: 3})
-    photos = large.test.embeddings
-    plain = Decider(fitted, space.texts, large.scale, Policy(prior=0.2)).reasons(photos, large.head(photos))
+    images = large.test.embeddings
+    plain = Decider(fitted, space.texts, large.scale, Policy(prior=0.2)).reasons(images, large.head(images))
     made = Decider(fitted, space.texts, large.scale, Policy(prior=0.2), space.shown)
-    reasons = made.reasons(photos, large.head(photos))
+    reasons = made.reasons(images, large.head(images))
     assert [t.name for t in reasons.unseen] == [*(t.name for t in plain.unseen[:-1]), "shown", "prior"]
     for old, new in zip(plain.unseen[:-1], reasons.unseen, strict=False):
         assert (old.name, old.weight) == (new.name, new.weight)

@@ -16,7 +16,7 @@ from hybrid.errors import GateError
 from hybrid.gate import rejection as reject
 from hybrid.gate.episodes import class_folds
 from hybrid.gate.evidence import Scorer
-from hybrid.gate.fit import Labelled
+from hybrid.gate.fit import Labeled
 from hybrid.gate.gate import Gate, UnseenWeights
 from hybrid.gate.rejection import Rejector, fit_rejector, threshold_for_coverage
 
@@ -40,7 +40,7 @@ def test_p_known_by_hand(draw_evidence, shift):
 
 @pytest.mark.parametrize("odds", [(0.0, 0.0), (1.5, -0.7)])
 def test_p_known_with_shown_classes_by_hand(draw_shown, odds):
-    """Known by the photos of a class without a name, or else as without any photos, by all names."""
+    """Known by the images of a class without a name, or else as without any images, by all names."""
     evidence = draw_shown(0)
     found = REJECTOR.p_known(GATE, evidence, *odds)
     by_name = REJECTOR.p_known(GATE, replace(evidence, shown=None), odds[0])
@@ -51,14 +51,14 @@ def test_p_known_with_shown_classes_by_hand(draw_shown, odds):
     assert (found > by_name).all()
 
 
-def test_photos_of_named_classes_make_no_photo_better_known(draw_shown):
+def test_images_of_named_classes_make_no_image_better_known(draw_shown):
     """They say which class is the likelier one, not whether it is any: strangers would pass by them."""
     evidence = draw_shown(0, bare=0)
     by_name = REJECTOR.p_known(GATE, replace(evidence, shown=None))
     np.testing.assert_array_equal(REJECTOR.p_known(GATE, evidence), by_name)
 
 
-def test_photos_of_a_class_without_a_name_are_known_by_them(fitted, large):
+def test_images_of_a_class_without_a_name_are_known_by_them(fitted, large):
     """No name says so."""
     rows = np.flatnonzero(large.test.target == 9)[5:]
     known = [
@@ -81,18 +81,18 @@ def test_extreme_evidence_overflows_nowhere(draw_evidence):
 def test_signs_are_bounded(fitted, large):
     assert fitted.rejector.text >= 0
     assert fitted.rejector.entropy <= 0
-    # Episodes in which unknown photos have the better text: no more evidence for unknown than none.
+    # Episodes in which unknown images have the better text: no more evidence for unknown than none.
     episodes = large.calibration().episodes
-    wrong = [Labelled(replace(e.evidence, similarity=-e.evidence.similarity), e.target) for e in episodes]
+    wrong = [Labeled(replace(e.evidence, similarity=-e.evidence.similarity), e.target) for e in episodes]
     found = fit_rejector(Gate(), wrong)
     assert found.text >= 0
     assert found.entropy <= 0
 
 
 def test_it_knows_strangers_it_was_not_fitted_on(fitted, large):
-    photos = np.concatenate([large.test.embeddings, large.strange])
-    evidence = large.scorer(photos, large.head(photos))
-    known = np.arange(len(photos)) < len(large.test)
+    images = np.concatenate([large.test.embeddings, large.strange])
+    evidence = large.scorer(images, large.head(images))
+    known = np.arange(len(images)) < len(large.test)
     p_known = fitted.rejector.p_known(fitted.gate, evidence)
     assert roc_auc_score(known, p_known) > 0.8
     # Of both its numbers, and not by the bias alone.
@@ -107,7 +107,7 @@ def test_threshold_for_coverage():
         kept = np.sum(p_known >= threshold)
         assert kept / 137 >= coverage
         above = min(p_known[p_known > threshold], default=1.0)
-        # One step further keeps too few (or the quantile rounds by one photo).
+        # One step further keeps too few (or the quantile rounds by one image).
         assert np.sum(p_known >= above) <= coverage * 137 + 1
     assert threshold_for_coverage(np.array([0.1, 0.2, 0.3, 0.4, 0.5]), 0.5) == np.quantile(
         [0.1, 0.2, 0.3, 0.4, 0.5], 0.5
@@ -124,8 +124,8 @@ def test_threshold_for_false_accepts():
         assert np.mean(unknown >= threshold) == pytest.approx(rate, abs=5e-3)
 
 
-def halves_by_hand(episode: Labelled):
-    """(columns that stay, group of each photo) of both halves: 0 seen, 1 named, 2 unknown."""
+def halves_by_hand(episode: Labeled):
+    """(columns that stay, group of each image) of both halves: 0 seen, 1 named, 2 unknown."""
     seen, classes = episode.evidence.seen, episode.evidence.classes
     held = list(range(seen, classes))
     for gone in (held[0::2], held[1::2]):
@@ -199,10 +199,10 @@ def test_episodes_that_hold_out_one_class_leave_none_unnamed(make_world):
 
 
 def test_no_name_that_fits_is_stranger_than_one_that_does(fitted, large):
-    """Taking the photo's own class out of the list lowers p(known)."""
-    photos = large.test.embeddings[large.test.target == 9]
+    """Taking the image's own class out of the list lowers p(known)."""
+    images = large.test.embeddings[large.test.target == 9]
     kept = [c for c in range(12) if c != 9]
-    without = Scorer(large.memory, large.texts[kept], large.scale)(photos, large.head(photos))
-    named = large.scorer(photos, large.head(photos))
+    without = Scorer(large.memory, large.texts[kept], large.scale)(images, large.head(images))
+    named = large.scorer(images, large.head(images))
     difference = fitted.rejector.p_known(fitted.gate, named) - fitted.rejector.p_known(fitted.gate, without)
     assert difference.mean() > 0.05

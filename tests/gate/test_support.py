@@ -1,4 +1,4 @@
-"""What photos of shown classes say, against scipy's Gaussians; what they add, against plain numbers."""
+"""What images of shown classes say, against scipy's Gaussians; what they add, against plain numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scipy.stats import multivariate_normal
 from sklearn.linear_model import Ridge
 
 from hybrid.gate.gaussians import DIMENSIONS, ROUND
-from hybrid.gate.support import MOST_SHOTS, Likelihood, ShownGate, ShownPhotos, ShownWeights
+from hybrid.gate.support import MOST_SHOTS, Likelihood, ShownGate, ShownImages, ShownWeights
 
 SEEN, DIM = 6, 10
 GATE = ShownGate(
@@ -30,64 +30,64 @@ def world(make_world):
 
 @pytest.fixture
 def space(world):
-    """Class 6 and 7 asked for, 7 shown by two photos; 8 joined with three."""
+    """Class 6 and 7 asked for, 7 shown by two images; 8 joined with three."""
     return world.space((6, 7), more={7: 2}, joined={8: 3})
 
 
 def predicted_means(world) -> np.ndarray:
-    """Where texts say that the photos of all nine classes lie."""
+    """Where texts say that the images of all nine classes lie."""
     centred = world.texts - world.texts[:SEEN].mean(axis=0)
     middle = world.memory.means.mean(axis=0)
     ridge = Ridge(alpha=np.mean((centred[:SEEN] ** 2).sum(axis=1)), fit_intercept=False, solver="cholesky")
     return middle + ridge.fit(centred[:SEEN], world.memory.means - middle).predict(centred)
 
 
-def log_density(world, photos: np.ndarray, mean: np.ndarray) -> np.ndarray:
+def log_density(world, images: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """Gaussian of the rounded covariance that counts as much as one in 20 dimensions."""
     within = world.memory.within
     sphere = np.eye(DIM) * np.mean(np.diag(within))
     covariance = ((1 - ROUND) * within + ROUND * sphere) * DIM / DIMENSIONS
-    return multivariate_normal(mean, covariance).logpdf(photos)
+    return multivariate_normal(mean, covariance).logpdf(images)
 
 
 def relative(scores: np.ndarray) -> np.ndarray:
-    """A constant a photo does not count."""
+    """A constant an image does not count."""
     return scores - scores[:, :1]
 
 
 def test_located_is_a_gaussian_at_the_predicted_mean(world):
-    photos = world.test.embeddings
-    expected = np.column_stack([log_density(world, photos, mean) for mean in predicted_means(world)])
-    found = Likelihood(world.memory, world.texts).located(photos)
+    images = world.test.embeddings
+    expected = np.column_stack([log_density(world, images, mean) for mean in predicted_means(world)])
+    found = Likelihood(world.memory, world.texts).located(images)
     np.testing.assert_allclose(relative(found), relative(expected), rtol=1e-7, atol=1e-7)
 
 
 def test_all_three_leave_out_the_same_constant(world, space):
-    photos = world.test.embeddings
+    images = world.test.embeddings
     likelihood = Likelihood(world.memory, space.texts)
     means = predicted_means(world)
-    located, baseline = likelihood.located(photos), likelihood.baseline(photos)
-    constant = log_density(world, photos, means[6]) - located[:, 6]
-    seen = [np.exp(log_density(world, photos, mean)) for mean in world.memory.means]
+    located, baseline = likelihood.located(images), likelihood.baseline(images)
+    constant = log_density(world, images, means[6]) - located[:, 6]
+    seen = [np.exp(log_density(world, images, mean)) for mean in world.memory.means]
     np.testing.assert_allclose(baseline + constant, np.log(np.mean(seen, axis=0)), rtol=1e-8)
-    evidence = likelihood(photos, space.shown)
+    evidence = likelihood(images, space.shown)
     for column, label in enumerate((7, 8)):
         own = world.test.embeddings[world.test.target == label][: (2, 3)[column]]
-        # One imaginary photo where the text says.
+        # One imaginary image where the text says.
         mean = (means[label] + own.sum(axis=0)) / (1 + len(own))
         found = evidence.likelihood[:, column] + constant
-        np.testing.assert_allclose(found, log_density(world, photos, mean), rtol=1e-8)
+        np.testing.assert_allclose(found, log_density(world, images, mean), rtol=1e-8)
 
 
-def test_without_a_name_the_photos_alone_say_where_a_class_lies(world):
+def test_without_a_name_the_images_alone_say_where_a_class_lies(world):
     space = world.space((6,), nameless={7: 1, 8: 4})
-    photos = world.test.embeddings
+    images = world.test.embeddings
     likelihood = Likelihood(world.memory, space.texts)
-    constant = log_density(world, photos, predicted_means(world)[6]) - likelihood.located(photos)[:, 6]
-    found = likelihood(photos, space.shown)
+    constant = log_density(world, images, predicted_means(world)[6]) - likelihood.located(images)[:, 6]
+    found = likelihood(images, space.shown)
     for column, (label, count) in enumerate(((7, 1), (8, 4))):
-        mean = photos[world.test.target == label][:count].mean(axis=0)
-        expected = log_density(world, photos, mean)
+        mean = images[world.test.target == label][:count].mean(axis=0)
+        expected = log_density(world, images, mean)
         np.testing.assert_allclose(found.likelihood[:, column] + constant, expected, rtol=1e-8)
 
 
@@ -101,13 +101,13 @@ def test_without_a_name_the_photos_alone_say_where_a_class_lies(world):
     ids=["alone", "beside named", "beside nameless"],
 )
 def test_nothing_depends_on_other_shown_classes(world, other):
-    photos = world.test.embeddings
+    images = world.test.embeddings
 
     def of_class_7(**parts) -> tuple[np.ndarray, np.ndarray]:
         space = world.space(**parts)
         likelihood = Likelihood(world.memory, space.texts)
         column = space.shown.place.tolist().index(space.order.index(7))
-        return likelihood(photos, space.shown).likelihood[:, column], likelihood.baseline(photos)
+        return likelihood(images, space.shown).likelihood[:, column], likelihood.baseline(images)
 
     expected = of_class_7(asked=(7,), more={7: 2})
     found = of_class_7(**other | {"more": other.get("more", {}) | {7: 2}})
@@ -117,12 +117,12 @@ def test_nothing_depends_on_other_shown_classes(world, other):
 
 def test_gather_sums_up():
     rng = np.random.default_rng(0)
-    photos = [rng.normal(size=(count, 4)).astype(np.float32) for count in (1, 5, 2)]
-    shown = ShownPhotos.gather(photos, [7, 4, 9], asked=6, named=8)
+    images = [rng.normal(size=(count, 4)).astype(np.float32) for count in (1, 5, 2)]
+    shown = ShownImages.gather(images, [7, 4, 9], asked=6, named=8)
     assert shown.counts.tolist() == [1, 5, 2]
     assert shown.place.tolist() == [7, 4, 9]
     assert (shown.asked, shown.named, shown.sums.dtype) == (6, 8, np.float64)
-    for own, total in zip(photos, shown.sums, strict=True):
+    for own, total in zip(images, shown.sums, strict=True):
         np.testing.assert_allclose(total, [math.fsum(column) for column in own.T.astype(float)], rtol=1e-12)
 
 
@@ -142,7 +142,7 @@ def test_kinds_of_shown_classes(draw_shown):
 
 
 def gain_by_hand(gate: ShownGate, own: float, ratios: tuple[float, float], count: int, named: bool) -> float:
-    """Of one photo and one class; ratios to the seen classes and to all."""
+    """Of one image and one class; ratios to the seen classes and to all."""
     if named:
         w = gate.named
         return w.ratio * ratios[1] + w.bias + w.base * own + w.seen_ratio * ratios[0]
@@ -170,7 +170,7 @@ def test_the_gain_by_hand(parts, gate):
             assert found[row, column] == pytest.approx(expected, rel=1e-10)
 
 
-def test_the_number_of_photos_counts_without_a_name_up_to_16(parts):
+def test_the_number_of_images_counts_without_a_name_up_to_16(parts):
     shown, own, ratios = parts
     by_count = [GATE.gain(own, ratios, replace(shown, counts=np.full(6, count))) for count in (1, 4, 16, 300)]
     np.testing.assert_array_equal(by_count[0][:, :4], by_count[2][:, :4])

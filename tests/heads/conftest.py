@@ -1,4 +1,4 @@
-"""Photos of one colour a class: what the smallest network learns in a few steps."""
+"""Images of one color a class: what the smallest network learns in a few steps."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from PIL import Image
 
 from hybrid.config import HeadSettings
 from hybrid.device import Compute
-from hybrid.heads.base import LabelledPhotos, TrainingSet
-from hybrid.heads.nets.backbone import PhotoClassifier, build_model
+from hybrid.heads.base import LabeledImages, TrainingSet
+from hybrid.heads.nets.backbone import ImageClassifier, build_model
 from hybrid.heads.training.stages import freeze
 from hybrid.heads.training.train import _Loop, train
 from hybrid.heads.transforms import transforms
 from hybrid.images.records import ImageRecord
 
 CPU = Compute("cpu", "fp32", "test")
-COLOURS = {"red": (200, 40, 40), "green": (40, 180, 40), "blue": (40, 40, 200)}
+COLORS = {"red": (200, 40, 40), "green": (40, 180, 40), "blue": (40, 40, 200)}
 
 
 @pytest.fixture(autouse=True)
@@ -32,30 +32,30 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def write(folder: Path, sizes: tuple[int, ...], seed: int) -> LabelledPhotos:
+def write(folder: Path, sizes: tuple[int, ...], seed: int) -> LabeledImages:
     rng = np.random.default_rng(seed)
     records, target = [], []
-    for number, (name, size) in enumerate(zip(COLOURS, sizes, strict=True)):
+    for number, (name, size) in enumerate(zip(COLORS, sizes, strict=True)):
         (folder / name).mkdir(parents=True)
         for index in range(size):
-            pixels = rng.normal(COLOURS[name], 30, (24, 24, 3)).clip(0, 255).astype(np.uint8)
+            pixels = rng.normal(COLORS[name], 30, (24, 24, 3)).clip(0, 255).astype(np.uint8)
             path = folder / name / f"{index:03d}.png"
             Image.fromarray(pixels).save(path)
             records.append(ImageRecord(str(path), str(folder), name, None, path.stat().st_size, 1))
             target.append(number)
     embeddings = np.zeros((len(target), 4), dtype=np.float32)
     hashes = tuple(record.path for record in records)
-    return LabelledPhotos(tuple(records), hashes, np.array(target, dtype=np.intp), embeddings)
+    return LabeledImages(tuple(records), hashes, np.array(target, dtype=np.intp), embeddings)
 
 
 @pytest.fixture
-def coloured(tmp_path) -> Callable[..., TrainingSet]:
-    """Class folders of red, green and blue photos: `coloured((8, 8, 8), val=(3, 3, 3))`."""
+def colored(tmp_path) -> Callable[..., TrainingSet]:
+    """Class folders of red, green and blue images: `colored((8, 8, 8), val=(3, 3, 3))`."""
 
     def make(train: tuple[int, ...] = (8, 8, 8), val: tuple[int, ...] = (3, 4, 5), seed: int = 0) -> TrainingSet:
         folder = tmp_path / f"coloured-{seed}"
         return TrainingSet(
-            tuple(COLOURS), write(folder / "train", train, seed), write(folder / "val", val, seed + 1), ()
+            tuple(COLORS), write(folder / "train", train, seed), write(folder / "val", val, seed + 1), ()
         )
 
     return make
@@ -80,7 +80,7 @@ def recipe() -> Callable[..., HeadSettings]:
     return lambda **changes: HeadSettings(**small | changes)
 
 
-def start_model(settings: HeadSettings, classes: int = 3) -> PhotoClassifier:
+def start_model(settings: HeadSettings, classes: int = 3) -> ImageClassifier:
     torch.manual_seed(settings.seed)
     model = build_model(settings, classes)
     freeze(model, settings.unfreeze)
@@ -88,7 +88,7 @@ def start_model(settings: HeadSettings, classes: int = 3) -> PhotoClassifier:
 
 
 @pytest.fixture
-def start() -> Callable[..., PhotoClassifier]:
+def start() -> Callable[..., ImageClassifier]:
     """A recipe's network as its training starts: `start(settings, classes=3)`."""
     return start_model
 

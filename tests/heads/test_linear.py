@@ -14,7 +14,7 @@ from sklearn.metrics import log_loss
 from hybrid.config import HeadSettings
 from hybrid.errors import HeadError
 from hybrid.heads import linear
-from hybrid.heads.base import LabelledPhotos, TrainingSet
+from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.heads.linear import C_GRID, LinearHead, load_linear_head, save_linear_head, train_linear_head
 from hybrid.images.records import ImageRecord
 
@@ -22,20 +22,20 @@ from hybrid.images.records import ImageRecord
 TOLERANCES = {0.1: 1e-6, 10.0: 1e-6, 1e3: 2e-4, 1e5: 5e-3}
 
 
-def photos(rng: np.random.Generator, sizes: list[int], centres: np.ndarray, noise: float) -> LabelledPhotos:
+def images(rng: np.random.Generator, sizes: list[int], centers: np.ndarray, noise: float) -> LabeledImages:
     target = np.repeat(np.arange(len(sizes)), sizes).astype(np.intp)
-    vectors = centres[target] + noise * rng.normal(size=(len(target), centres.shape[1]))
+    vectors = centers[target] + noise * rng.normal(size=(len(target), centers.shape[1]))
     embeddings = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     records = tuple(ImageRecord(f"/{number}.jpg", "/", None, None, 1, 1) for number in range(len(target)))
-    return LabelledPhotos(records, tuple(record.path for record in records), target, embeddings)
+    return LabeledImages(records, tuple(record.path for record in records), target, embeddings)
 
 
 def world(classes: int, seed: int = 0, noise: float = 0.25) -> TrainingSet:
     rng = np.random.default_rng(seed)
-    centres = rng.normal(size=(classes, 12))
-    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
-    train = photos(rng, [30, 15, 8, 4, 20][:classes], centres, noise)
-    val = photos(rng, [12] * classes, centres, noise)
+    centers = rng.normal(size=(classes, 12))
+    centers /= np.linalg.norm(centers, axis=1, keepdims=True)
+    train = images(rng, [30, 15, 8, 4, 20][:classes], centers, noise)
+    val = images(rng, [12] * classes, centers, noise)
     return TrainingSet(tuple(f"class {i}" for i in range(classes)), train, val, ())
 
 

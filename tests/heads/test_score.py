@@ -12,7 +12,7 @@ from hybrid.images.preprocess import to_picture
 
 
 class PixelHead:
-    """Scores a photo by its mean colour, and counts what goes through it."""
+    """Scores an image by its mean color, and counts what goes through it."""
 
     classes, encoder_identity, notes = ("r", "g", "b"), None, ()
     cover, batch_size = None, 7
@@ -20,8 +20,8 @@ class PixelHead:
     def __init__(self) -> None:
         self.batches: list[int] = []
 
-    def prepare(self, photo):
-        return np.asarray(to_picture(photo), np.float32).mean((0, 1))
+    def prepare(self, image):
+        return np.asarray(to_picture(image), np.float32).mean((0, 1))
 
     def logits(self, prepared, embeddings):
         assert embeddings.shape == (0, 0)
@@ -30,39 +30,39 @@ class PixelHead:
 
 
 @pytest.mark.parametrize(("asked", "batches"), [(5, [5, 5, 2]), (None, [7, 5])])
-def test_pixels_are_read_in_batches_and_in_order(coloured, asked, batches):
-    photos = coloured((1, 1, 1), (3, 4, 5)).val
+def test_pixels_are_read_in_batches_and_in_order(colored, asked, batches):
+    images = colored((1, 1, 1), (3, 4, 5)).val
     head = PixelHead()
-    found = head_logits(head, photos, batch_size=asked)
+    found = head_logits(head, images, batch_size=asked)
     assert head.batches == batches
-    for row, record in enumerate(photos.records):
+    for row, record in enumerate(images.records):
         expected = np.asarray(read_and_decode(record), np.float32).mean((0, 1))
         np.testing.assert_allclose(found[row], expected, rtol=1e-6)
 
 
-def test_a_head_that_reads_embeddings_reads_no_photo(coloured, monkeypatch):
-    photos = coloured((1, 1, 1), (3, 4, 5)).val
+def test_a_head_that_reads_embeddings_reads_no_image(colored, monkeypatch):
+    images = colored((1, 1, 1), (3, 4, 5)).val
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(12, 4)).astype(np.float32)
     weight, bias = rng.normal(size=(3, 4)).astype(np.float32), np.array([1, 2, 3], np.float32)
-    object.__setattr__(photos, "embeddings", vectors)
-    monkeypatch.setattr(score, "read_photo", lambda record: pytest.fail("a photo was read"))
-    found = head_logits(LinearHead(weight, bias, ("r", "g", "b"), "identity"), photos)
+    object.__setattr__(images, "embeddings", vectors)
+    monkeypatch.setattr(score, "read_image", lambda record: pytest.fail("a photo was read"))
+    found = head_logits(LinearHead(weight, bias, ("r", "g", "b"), "identity"), images)
     expected = [[float(np.dot(v, w)) + b for w, b in zip(weight, bias, strict=True)] for v in vectors]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_networks_logits(coloured, recipe):
+def test_a_networks_logits(colored, recipe):
     from hybrid.device import Compute
     from hybrid.heads.nets.backbone import build_model
     from hybrid.heads.nets.backbone_head import BackboneHead
     from hybrid.heads.transforms import transforms
 
-    photos = coloured((1, 1, 1), (2, 2, 2)).val
+    images = colored((1, 1, 1), (2, 2, 2)).val
     torch.manual_seed(0)
     model = build_model(recipe(), 3)
     head = BackboneHead(model, ("r", "g", "b"), recipe(), Compute("cpu", "fp32", "test"))
     with torch.inference_mode():
         _, plain = transforms(model, recipe())
-        expected = [model(plain(read_and_decode(record))[None])[0].numpy() for record in photos.records]
-    np.testing.assert_allclose(head_logits(head, photos, batch_size=4), expected, atol=1e-4)
+        expected = [model(plain(read_and_decode(record))[None])[0].numpy() for record in images.records]
+    np.testing.assert_allclose(head_logits(head, images, batch_size=4), expected, atol=1e-4)

@@ -32,34 +32,34 @@ def pixels(image: Image.Image) -> np.ndarray:
 
 
 @pytest.fixture
-def photo() -> np.ndarray:
+def image() -> np.ndarray:
     rng = np.random.default_rng(0)
     smooth = rng.integers(30, 225, (2, 3, 3), dtype=np.uint8)
     return np.kron(smooth, np.ones((16, 16, 1), dtype=np.uint8))
 
 
 @pytest.mark.parametrize("fmt", LOSSLESS)
-def test_lossless_formats_give_the_exact_pixels(photo, fmt):
-    assert np.array_equal(pixels(decode(encode(Image.fromarray(photo), fmt))), photo)
+def test_lossless_formats_give_the_exact_pixels(image, fmt):
+    assert np.array_equal(pixels(decode(encode(Image.fromarray(image), fmt))), image)
 
 
-def test_jpeg_gives_nearly_the_pixels(photo):
-    decoded = pixels(decode(encode(Image.fromarray(photo), "JPEG", quality=95, subsampling=0)))
-    assert np.abs(decoded.astype(int) - photo).max() <= 4
+def test_jpeg_gives_nearly_the_pixels(image):
+    decoded = pixels(decode(encode(Image.fromarray(image), "JPEG", quality=95, subsampling=0)))
+    assert np.abs(decoded.astype(int) - image).max() <= 4
 
 
-def test_jpeg_within_tiff(photo):
-    data = encode(Image.fromarray(photo), "TIFF", compression="jpeg", quality=95)
-    assert np.abs(pixels(decode(data)).astype(int) - photo).max() <= 6
+def test_jpeg_within_tiff(image):
+    data = encode(Image.fromarray(image), "TIFF", compression="jpeg", quality=95)
+    assert np.abs(pixels(decode(data)).astype(int) - image).max() <= 6
 
 
-def test_progressive_and_multi_picture_jpeg(photo):
-    image = Image.fromarray(photo)
+def test_progressive_and_multi_picture_jpeg(image):
+    picture = Image.fromarray(image)
     for data in (
-        encode(image, "JPEG", progressive=True, quality=95, subsampling=0),
-        encode(image, "MPO", save_all=True, append_images=[ImageOps.invert(image)], quality=95, subsampling=0),
+        encode(picture, "JPEG", progressive=True, quality=95, subsampling=0),
+        encode(picture, "MPO", save_all=True, append_images=[ImageOps.invert(picture)], quality=95, subsampling=0),
     ):
-        assert np.abs(pixels(decode(data)).astype(int) - photo).max() <= 4
+        assert np.abs(pixels(decode(data)).astype(int) - image).max() <= 4
 
 
 @pytest.mark.parametrize("fmt", ["GIF", "WEBP", "TIFF"])
@@ -71,9 +71,9 @@ def test_first_frame_or_page_is_taken(fmt):
 
 
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate"])
-def test_tiff_compressions(photo, compression):
-    data = encode(Image.fromarray(photo), "TIFF", compression=compression)
-    assert np.array_equal(pixels(decode(data)), photo)
+def test_tiff_compressions(image, compression):
+    data = encode(Image.fromarray(image), "TIFF", compression=compression)
+    assert np.array_equal(pixels(decode(data)), image)
 
 
 # What each EXIF orientation asks for: how the stored array becomes the upright one (EXIF 2.3, tag 0x0112).
@@ -91,12 +91,12 @@ UPRIGHT = {
 
 @pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(photo, fmt, orientation):
+def test_exif_orientation(image, fmt, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"quality": 95, "subsampling": 0} if fmt == "JPEG" else {}
-    result = decode(encode(Image.fromarray(photo), fmt, exif=exif, **options))
-    upright = UPRIGHT[orientation](photo)
+    result = decode(encode(Image.fromarray(image), fmt, exif=exif, **options))
+    upright = UPRIGHT[orientation](image)
     assert np.abs(pixels(result).astype(int) - upright).max() <= 4
     again = ImageOps.exif_transpose(result)
     assert np.array_equal(np.asarray(again), np.asarray(result)), "a later step must not turn it again"
@@ -104,16 +104,16 @@ def test_exif_orientation(photo, fmt, orientation):
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("exif", [b"Exif\0\0nonsense", b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x07", b""])
-def test_broken_exif_leaves_the_photo_as_it_is(photo, exif):
-    data = encode(Image.fromarray(photo), "JPEG", exif=exif)
+def test_broken_exif_leaves_the_image_as_it_is(image, exif):
+    data = encode(Image.fromarray(image), "JPEG", exif=exif)
     assert decode(data).size == (48, 32)
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 300])
-def test_unknown_orientation_is_upright(photo, orientation):
+def test_unknown_orientation_is_upright(image, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    assert np.array_equal(pixels(decode(encode(Image.fromarray(photo), "PNG", exif=exif))), photo)
+    assert np.array_equal(pixels(decode(encode(Image.fromarray(image), "PNG", exif=exif))), image)
 
 
 CMYK = [
@@ -149,30 +149,30 @@ def test_one_bit(fmt):
 
 
 @pytest.mark.parametrize("fmt", [*LOSSLESS, "GIF"])
-def test_grey(fmt):
-    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    expected = np.repeat(grey[..., None], 3, axis=2)
-    assert np.array_equal(pixels(decode(encode(Image.fromarray(grey), fmt))), expected)
+def test_gray(fmt):
+    gray = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    expected = np.repeat(gray[..., None], 3, axis=2)
+    assert np.array_equal(pixels(decode(encode(Image.fromarray(gray), fmt))), expected)
 
 
-def over_white(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+def over_white(color: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     share = alpha[..., None] / 255.0
-    return colour * share + 255.0 * (1 - share)
+    return color * share + 255.0 * (1 - share)
 
 
 @pytest.mark.parametrize(("mode", "fmt"), [("RGBA", "PNG"), ("RGBA", "WEBP"), ("RGBA", "TIFF"), ("LA", "PNG")])
 def test_alpha_is_laid_over_white(mode, fmt):
     rng = np.random.default_rng(1)
     alpha = np.linspace(0, 255, 64).astype(np.uint8).reshape(8, 8)
-    colour = rng.integers(0, 256, (8, 8, 1 if mode == "LA" else 3), dtype=np.uint8)
-    image = Image.fromarray(np.concatenate([colour, alpha[..., None]], axis=2), mode=None)
+    color = rng.integers(0, 256, (8, 8, 1 if mode == "LA" else 3), dtype=np.uint8)
+    image = Image.fromarray(np.concatenate([color, alpha[..., None]], axis=2), mode=None)
     assert image.mode == mode
     options = {"exact": True} if fmt == "WEBP" else {}
     decoded = pixels(decode(encode(image, fmt, **options)))
-    assert np.abs(decoded - over_white(np.broadcast_to(colour, (8, 8, 3)), alpha)).max() <= 1
+    assert np.abs(decoded - over_white(np.broadcast_to(color, (8, 8, 3)), alpha)).max() <= 1
 
 
-def test_transparent_palette_entries_and_colours():
+def test_transparent_palette_entries_and_colors():
     palette = Image.new("P", (3, 1))
     palette.putpalette([255, 0, 0, 0, 200, 0, 10, 20, 30])
     palette.putdata([0, 1, 2])
@@ -196,18 +196,18 @@ def shown(values: np.ndarray) -> list:
 
 
 @pytest.mark.parametrize("fmt", ["PNG", "TIFF"])
-def test_16_bit_grey_is_scaled(fmt):
+def test_16_bit_gray_is_scaled(fmt):
     assert pixels(decode(encode(Image.fromarray(RAMP), fmt))).tolist() == shown(RAMP)
 
 
-def test_big_endian_16_bit_grey():
+def test_big_endian_16_bit_gray():
     image = Image.frombytes("I;16B", (5, 2), RAMP.astype(">u2").tobytes())
     data = encode(image, "TIFF")
     assert data[:2] == b"MM"
     assert pixels(decode(data)).tolist() == shown(RAMP)
 
 
-def test_32_bit_grey_with_16_bit_values_is_scaled_and_beyond_is_stretched():
+def test_32_bit_gray_with_16_bit_values_is_scaled_and_beyond_is_stretched():
     assert pixels(decode(encode(Image.fromarray(RAMP.astype(np.int32)), "TIFF"))).tolist() == shown(RAMP)
     wide = np.array([[-1000, 0, 1_000_000, 2_000_000]], dtype=np.int32)
     expected = [[[v] * 3 for v in (0, 0, 128, 255)]]
@@ -224,13 +224,13 @@ def patch_tag(tiff: bytes, tag: int, value: int) -> bytes:
     raise AssertionError(f"no tag {tag}")
 
 
-def test_deep_grey_where_zero_is_white():
+def test_deep_gray_where_zero_is_white():
     data = patch_tag(encode(Image.fromarray(RAMP), "TIFF"), 262, 0)
     expected = 255 - np.array(shown(RAMP))
     assert np.array_equal(pixels(decode(data)), expected)
 
 
-def test_12_bit_grey():
+def test_12_bit_gray():
     # Two samples in three bytes: 0xFFF and 0x800 of 4095.
     tiff = encode(Image.frombytes("L", (3, 1), bytes([0xFF, 0xF8, 0x00])), "TIFF")
     data = patch_tag(patch_tag(tiff, 256, 2), 258, 12)
@@ -279,9 +279,9 @@ def test_no_image(data):
 
 
 @pytest.mark.parametrize("fmt", ["PPM", "ICO", "TGA", "EPS", "PCX"])
-def test_other_formats_are_refused(photo, fmt):
+def test_other_formats_are_refused(image, fmt):
     with pytest.raises(UnreadableImageError, match="not an image"):
-        decode(encode(Image.fromarray(photo), fmt))
+        decode(encode(Image.fromarray(image), fmt))
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
@@ -295,9 +295,9 @@ def test_truncated(fmt, share):
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("fmt", FORMATS)
-def test_damaged_bytes_raise_nothing_else(photo, fmt):
+def test_damaged_bytes_raise_nothing_else(image, fmt):
     rng = np.random.default_rng(3)
-    whole = encode(Image.fromarray(photo), fmt)
+    whole = encode(Image.fromarray(image), fmt)
     for _ in range(60):
         data = bytearray(whole)
         for position in rng.integers(0, min(len(data), 400), 8):
@@ -311,10 +311,10 @@ def test_damaged_bytes_raise_nothing_else(photo, fmt):
         assert "\n" not in reason
 
 
-def test_decompression_bomb(monkeypatch, photo):
+def test_decompression_bomb(monkeypatch, image):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(UnreadableImageError, match="too many pixels"):
-        decode(encode(Image.fromarray(photo), "PNG"))
+        decode(encode(Image.fromarray(image), "PNG"))
 
 
 def test_image_of_no_pixels():
@@ -324,14 +324,14 @@ def test_image_of_no_pixels():
         decode(bytes(bmp))
 
 
-def test_threads_agree(photo):
-    files = [encode(Image.fromarray(photo), fmt) for fmt in LOSSLESS] * 10
+def test_threads_agree(image):
+    files = [encode(Image.fromarray(image), fmt) for fmt in LOSSLESS] * 10
     with ThreadPoolExecutor(4) as pool:
-        assert all(np.array_equal(np.asarray(image), photo) for image in pool.map(decode, files))
+        assert all(np.array_equal(np.asarray(picture), image) for picture in pool.map(decode, files))
 
 
-def test_read_and_decode_from_file_and_shard(tmp_path, photo):
-    data = encode(Image.fromarray(photo), "PNG")
+def test_read_and_decode_from_file_and_shard(tmp_path, image):
+    data = encode(Image.fromarray(image), "PNG")
     file, shard = tmp_path / "ä b.png", tmp_path / "s.tar"
     file.write_bytes(data)
     with tarfile.open(shard, "w") as tar:
@@ -341,7 +341,7 @@ def test_read_and_decode_from_file_and_shard(tmp_path, photo):
     plain = ImageRecord(str(file), str(tmp_path), None, None, len(data), 0)
     member = ImageRecord(f"{shard}/a.png", str(shard), None, None, len(data), 0, str(shard), offset)
     for record in (plain, member):
-        assert np.array_equal(pixels(read_and_decode(record)), photo)
+        assert np.array_equal(pixels(read_and_decode(record)), image)
 
 
 def test_read_and_decode_names_the_reason(tmp_path):

@@ -176,7 +176,7 @@ def test_the_shorter_side_covers_what_is_asked_with_as_little_as_possible():
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("size", [(96, 64), (97, 63)], ids=str)
-def test_a_scaled_photo_is_turned_as_the_whole_is(size, orientation):
+def test_a_scaled_image_is_turned_as_the_whole_is(size, orientation):
     """Against the upright whole, scaled alike."""
     data = turned(picture(*size), orientation, quality=95, subsampling=0)
     found = decode_scaled(data, 16).rgb
@@ -200,7 +200,7 @@ def test_scaled_pixels_are_means_of_the_whole():
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_grey_and_progressive_photos_are_scaled_too(decoders, mode):
+def test_gray_and_progressive_images_are_scaled_too(decoders, mode):
     for progressive in (False, True):
         found = decode_scaled(encode(picture(64, 48, mode), progressive=progressive), 6)
         assert found.rgb.shape == (6, 8, 3)
@@ -256,7 +256,7 @@ def test_damaged_bytes_are_judged_as_by_decode(fmt, cover):
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("exif", [b"Exif\0\0nonsense", b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x07", b""])
-def test_broken_exif_leaves_the_photo_as_it_is(exif):
+def test_broken_exif_leaves_the_image_as_it_is(exif):
     assert decode_scaled(encode(picture(48, 32), exif=exif), 16).rgb.shape == (16, 24, 3)
 
 

@@ -1,4 +1,4 @@
-"""Photos of any kind become records; what a record reads is held against the pixels that went in."""
+"""Images of any kind become records; what a record reads is held against the pixels that went in."""
 
 import hashlib
 import io
@@ -19,8 +19,8 @@ from hybrid.images.records import ImageRecord
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
 RGBA = RNG.integers(0, 256, (5, 7, 4), dtype=np.uint8)
-GREY = RGB[..., 0]
-GREY_AS_RGB = np.repeat(GREY[..., None], 3, axis=2)
+GRAY = RGB[..., 0]
+GRAY_AS_RGB = np.repeat(GRAY[..., None], 3, axis=2)
 OVER_WHITE = RGBA[..., :3] * (RGBA[..., 3:] / 255) + 255 * (1 - RGBA[..., 3:] / 255)
 
 
@@ -50,18 +50,18 @@ def files(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [str, Path])
-def test_a_path_is_a_photo(files, kind):
+def test_a_path_is_a_image(files, kind):
     assert [r.path for r in to_records(kind(files / "a.png"))] == [str(files / "a.png")]
     assert np.array_equal(only(kind(files / "a.png")), RGB)
 
 
-def test_a_folder_stands_for_its_photos_without_labels(files):
+def test_a_folder_stands_for_its_images_without_labels(files):
     records = to_records(files)
     assert [r.path for r in records] == [str(files / name) for name in ("a.png", "b.png", "sub/c.png")]
     assert {r.label for r in records} == {None}
 
 
-def test_a_manifest_stands_for_its_photos(files):
+def test_a_manifest_stands_for_its_images(files):
     (files / "list.csv").write_text("path,label\nb.png,x\na.png,y\n")
     assert [r.path for r in to_records(files / "list.csv")] == [str(files / "a.png"), str(files / "b.png")]
 
@@ -106,7 +106,7 @@ def test_any_mode_of_pil_is_read(mode):
 
 def test_pil_pixels():
     assert np.array_equal(only(Image.fromarray(RGB)), RGB)
-    assert np.array_equal(only(Image.fromarray(GREY)), GREY_AS_RGB)
+    assert np.array_equal(only(Image.fromarray(GRAY)), GRAY_AS_RGB)
     assert np.abs(only(Image.fromarray(RGBA)) - OVER_WHITE).max() <= 1
 
 
@@ -126,7 +126,7 @@ def test_exif_orientation_of_pil(orientation, turned, lazy):
     assert image.getexif()[0x0112] == orientation
 
 
-def test_deep_grey_of_pil_is_scaled_and_not_clipped():
+def test_deep_gray_of_pil_is_scaled_and_not_clipped():
     ramp = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
     assert only(Image.fromarray(ramp))[0, :, 0].tolist() == [0, 1, 128, 255]
 
@@ -157,7 +157,7 @@ def test_one_lazy_image_in_two_threads():
 @pytest.mark.parametrize("kind", [np.uint8, np.float16, np.float32, np.float64])
 @pytest.mark.parametrize(
     ("array", "expected"),
-    [(GREY, GREY_AS_RGB), (GREY[..., None], GREY_AS_RGB), (RGB, RGB), (RGBA, OVER_WHITE)],
+    [(GRAY, GRAY_AS_RGB), (GRAY[..., None], GRAY_AS_RGB), (RGB, RGB), (RGBA, OVER_WHITE)],
     ids=["grey", "one channel", "rgb", "rgba"],
 )
 def test_array_pixels(array, expected, kind):
@@ -213,7 +213,7 @@ def test_other_shapes(images, got, fix):
     assert caught.value.got == got
     assert (caught.value.fix or "").endswith(fix or "")
     assert bool(caught.value.fix) == bool(fix)
-    assert "c = 1 (grey), 3 (RGB) or 4 (RGBA)" in caught.value.expected
+    assert "c = 1 (gray), 3 (RGB) or 4 (RGBA)" in caught.value.expected
 
 
 @pytest.mark.parametrize("images", [np.zeros((0, 7), np.uint8), np.zeros((5, 0, 3), np.uint8), torch.zeros(3, 0, 7)])
@@ -249,7 +249,7 @@ def test_other_ranges(worst, got):
 @pytest.mark.parametrize(
     "images", [3, None, b"\xff\xd8", {"a": RGB}, {"a", "b"}, [RGB, [RGB]], [None]], ids=lambda i: type(i).__name__
 )
-def test_what_is_no_photo(images):
+def test_what_is_no_image(images):
     with pytest.raises(DataError, match=r"image [01] is nothing that can be read") as caught:
         to_records(images)
     assert "PIL image" in caught.value.expected

@@ -39,7 +39,7 @@ def test_csv_manifest(tmp_path, encoding):
     assert (missing.size, missing.mtime_ns) == (0, 0)
     with pytest.raises(UnreadableImageError, match="does not exist"):
         read_and_decode(missing)
-    assert {record.label for record in scan([manifest], labelled=False).records} == {None}
+    assert {record.label for record in scan([manifest], labeled=False).records} == {None}
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_wrong_csv_manifest(tmp_path, content, message):
         scan([touch(tmp_path / "list.csv", content)])
 
 
-def test_a_photo_listed_twice_keeps_its_first_row(tmp_path):
+def test_a_image_listed_twice_keeps_its_first_row(tmp_path):
     touch(tmp_path / "a.jpg")
     result = scan([touch(tmp_path / "list.csv", b"path,label\na.jpg,cat\n./a.jpg,dog\n")])
     assert [record.label for record in result.records] == ["cat"]

@@ -14,7 +14,7 @@ from timm.data import create_transform
 from torchvision import transforms as tv
 
 from hybrid.images.decode import Scaled
-from hybrid.images.preprocess import GAP, Preprocessor, Steps, normalise, read_steps, to_picture, to_scaled
+from hybrid.images.preprocess import GAP, Preprocessor, Steps, normalize, read_steps, to_picture, to_scaled
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.3, 0.3, 0.2)
 SIZES = [(64, 64), (65, 64), (100, 80), (80, 101), (333, 127), (127, 400), (30, 20), (641, 427), (64, 90), (1, 1)]
@@ -40,7 +40,7 @@ def on_cpu(transform, dtype: torch.dtype = torch.float32) -> Preprocessor:
     return Preprocessor(transform, "cpu", dtype)
 
 
-def grey_levels(found: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+def gray_levels(found: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
     return (found.float() - expected).abs() * torch.tensor(STD).view(3, 1, 1) * 255
 
 
@@ -90,7 +90,7 @@ NOT_SAID = {
     "another step": lambda: composed(tv.Resize(64), tv.CenterCrop(64), tv.Grayscale(3)),
     "cropped first": lambda: composed(tv.CenterCrop(64), tv.Resize(64)),
     "resized twice": lambda: composed(tv.Resize(90), tv.Resize(64), tv.CenterCrop(64)),
-    "not normalised": lambda: tv.Compose([tv.Resize(64), tv.CenterCrop(64), tv.ToTensor()]),
+    "not normalized": lambda: tv.Compose([tv.Resize(64), tv.CenterCrop(64), tv.ToTensor()]),
     "a function": lambda: lambda image: tv.functional.to_tensor(image.resize((64, 64))),
 }
 
@@ -101,11 +101,11 @@ def test_a_transform_that_cannot_be_read_is_used_itself(name):
     assert read_steps(transform) is None
     preprocess = on_cpu(transform)
     assert preprocess.cover is None
-    photo = picture(100, 100)
-    for given in (photo, np.asarray(photo), Scaled(np.array(photo), (100, 100))):
+    image = picture(100, 100)
+    for given in (image, np.asarray(image), Scaled(np.array(image), (100, 100))):
         found = preprocess.batch([preprocess.prepare(given)] * 2)
-        assert torch.equal(found, transform(photo).expand(2, -1, -1, -1))
-    assert on_cpu(transform, torch.bfloat16).batch([preprocess.prepare(photo)]).dtype == torch.bfloat16
+        assert torch.equal(found, transform(image).expand(2, -1, -1, -1))
+    assert on_cpu(transform, torch.bfloat16).batch([preprocess.prepare(image)]).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("height", [1, 37, 64, 90, 427, 480])
@@ -139,15 +139,15 @@ READ = {
 
 
 @pytest.mark.parametrize("name", READ)
-def test_a_batch_is_the_librarys_own_to_the_rounding_of_grey_levels(name):
-    """Measured: at most 2 levels, .19 in the mean of a photo; most photos .01 (torch and Pillow round each pass)."""
+def test_a_batch_is_the_librarys_own_to_the_rounding_of_gray_levels(name):
+    """Measured: at most 2 levels, .19 in the mean of an image; most images .01 (torch and Pillow round each pass)."""
     transform = READ[name]
     preprocess = on_cpu(transform)
     for number, size in enumerate(SIZES):
-        photo = picture(*size, seed=number)
-        found = preprocess.batch([preprocess.prepare(photo)])
+        image = picture(*size, seed=number)
+        found = preprocess.batch([preprocess.prepare(image)])
         assert found.shape == (1, 3, 64, 64)
-        levels = grey_levels(found[0], transform(photo))
+        levels = gray_levels(found[0], transform(image))
         assert levels.max() < 2.01, size
         assert levels.mean() < 0.25, size
 
@@ -169,41 +169,41 @@ def test_the_middle_is_torchvisions(crop):
     assert torch.allclose(found, transform(picture(65, 64)), atol=1e-6)
 
 
-def test_normalising_by_hand():
+def test_normalizing_by_hand():
     values = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(-1, -1, -1, 3)
-    found = normalise(values, MEAN, STD)
+    found = normalize(values, MEAN, STD)
     expected = (values.double() / 255 - torch.tensor(MEAN).double()) / torch.tensor(STD).double()
     assert found.dtype == torch.float32
     assert torch.allclose(found.double(), expected, atol=2e-6)
 
 
-# Photos of every kind
+# Images of every kind
 
 
 def test_what_waits_is_small_and_whole():
     preprocess = on_cpu(clip_transform("shortest", "bicubic"))
-    photo = picture(641, 427)
-    array = np.asarray(photo)
-    scaled = Scaled(np.array(photo), (427, 641))
-    kinds = [photo, array, np.asfortranarray(array), array[::-1][::-1], scaled]
+    image = picture(641, 427)
+    array = np.asarray(image)
+    scaled = Scaled(np.array(image), (427, 641))
+    kinds = [image, array, np.asfortranarray(array), array[::-1][::-1], scaled]
     found = [preprocess.prepare(kind) for kind in kinds]
     for one in found:
         assert (one.shape, one.dtype) == ((64, 64, 3), np.dtype(np.uint8))
         assert one.flags.c_contiguous
-        assert one.base is None or one.base.nbytes == one.nbytes  # no larger photo is kept alive by it
+        assert one.base is None or one.base.nbytes == one.nbytes  # no larger image is kept alive by it
         assert np.array_equal(one, found[0])
 
 
 def test_pictures_and_arrays_stand_for_themselves():
-    photo = picture(41, 27)
-    for kind in (photo, np.asarray(photo), np.asarray(photo)[:, ::-1][:, ::-1]):
+    image = picture(41, 27)
+    for kind in (image, np.asarray(image), np.asarray(image)[:, ::-1][:, ::-1]):
         scaled = to_scaled(kind)
-        assert np.array_equal(scaled.rgb, np.asarray(photo))
+        assert np.array_equal(scaled.rgb, np.asarray(image))
         assert scaled.extent == (27, 41)
-        assert np.array_equal(np.asarray(to_picture(kind)), np.asarray(photo))
-        assert np.array_equal(np.asarray(to_picture(scaled)), np.asarray(photo))
+        assert np.array_equal(np.asarray(to_picture(kind)), np.asarray(image))
+        assert np.array_equal(np.asarray(to_picture(scaled)), np.asarray(image))
     assert to_scaled(scaled) is scaled
-    assert to_picture(photo) is photo
+    assert to_picture(image) is image
 
 
 def test_pictures_and_frozen_arrays_are_taken_without_a_warning_of_torchs():
@@ -227,10 +227,10 @@ def test_a_batch_is_channels_last_in_the_models_precision():
 
 def test_threads_agree():
     preprocess = on_cpu(clip_transform("shortest", "bicubic"))
-    photos = [picture(90 + seed, 70, seed) for seed in range(24)]
-    expected = [preprocess.prepare(photo) for photo in photos]
+    images = [picture(90 + seed, 70, seed) for seed in range(24)]
+    expected = [preprocess.prepare(image) for image in images]
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(preprocess.prepare, photos))
+        found = list(pool.map(preprocess.prepare, images))
     assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
@@ -242,7 +242,7 @@ def test_of_a_strip_the_middle_alone_is_resized(size, monkeypatch):
     interpolate = torch.nn.functional.interpolate
     monkeypatch.setattr(
         "hybrid.images.preprocess.F.interpolate",
-        lambda photos, **how: seen.append(photos.shape) or interpolate(photos, **how),
+        lambda images, **how: seen.append(images.shape) or interpolate(images, **how),
     )
     rng = np.random.default_rng(0)
     small = Image.fromarray(rng.integers(0, 256, (size[1] // 4, size[0] // 4, 3), dtype=np.uint8))

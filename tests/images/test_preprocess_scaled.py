@@ -1,4 +1,4 @@
-"""Preprocessing of photos that were decoded at a part of their size, and the way of a GPU."""
+"""Preprocessing of images that were decoded at a part of their size, and the way of a GPU."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def jpeg(image: Image.Image, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def grey(batch: torch.Tensor) -> np.ndarray:
-    """Undo the normalisation: (n, h, w, 3) from 0 to 255."""
+def gray(batch: torch.Tensor) -> np.ndarray:
+    """Undo the normalization: (n, h, w, 3) from 0 to 255."""
     values = batch.permute(0, 2, 3, 1).float() * torch.tensor(STD) + torch.tensor(MEAN)
     return 255 * values.numpy()
 
@@ -60,20 +60,20 @@ def grey(batch: torch.Tensor) -> np.ndarray:
 def test_places_stay_where_they_are(side, axis):
     """A ramp from edge to edge: the value of a place says where it was, whether or not eighths divide the side.
 
-    Without `Scaled.extent` the photo of 769 would seem 97 wide where 96.125 are filled: 2 levels at its end.
+    Without `Scaled.extent` the image of 769 would seem 97 wide where 96.125 are filled: 2 levels at its end.
     """
     ramp = np.round((np.arange(side) + 0.5) / side * 255).astype(np.uint8)
     rgb = np.repeat(np.broadcast_to(ramp[:, None], (side, side))[..., None], 3, axis=2)
-    photo = Image.fromarray(np.ascontiguousarray(rgb if axis == 0 else rgb.transpose(1, 0, 2)))
+    image = Image.fromarray(np.ascontiguousarray(rgb if axis == 0 else rgb.transpose(1, 0, 2)))
     preprocess = Preprocessor(TRANSFORMS["bilinear"], "cpu", torch.float32)
-    scaled = decode_scaled(jpeg(photo, quality=98), preprocess.cover)
+    scaled = decode_scaled(jpeg(image, quality=98), preprocess.cover)
     assert scaled.rgb.shape[0] < side / 2 + 1
-    found = grey(preprocess.batch([preprocess.prepare(scaled)]))[0].mean(axis=(1 - axis, 2))
+    found = gray(preprocess.batch([preprocess.prepare(scaled)]))[0].mean(axis=(1 - axis, 2))
     expected = (np.arange(32) + 0.5) / 32 * 255
     assert np.abs(found - expected)[1:-1].max() < 1.2
     assert np.abs(found - expected)[[0, -1]].max() < 2.5  # the filter ends at the edge
     without = Scaled(scaled.rgb, scaled.rgb.shape[:2])
-    shifted = grey(preprocess.batch([preprocess.prepare(without)]))[0].mean(axis=(1 - axis, 2))
+    shifted = gray(preprocess.batch([preprocess.prepare(without)]))[0].mean(axis=(1 - axis, 2))
     if side % 8:
         assert np.abs(shifted - expected)[1:-1].max() > 1.5
     else:
@@ -82,14 +82,14 @@ def test_places_stay_where_they_are(side, axis):
 
 @pytest.mark.parametrize("name", TRANSFORMS)
 @pytest.mark.parametrize("size", [(320, 240), (401, 267), (1023, 769), (300, 511)], ids=str)
-def test_scaled_photos_look_nearly_as_whole_ones(name, size):
-    """Measured: mean difference .2 to 1 levels of smooth photos."""
+def test_scaled_images_look_nearly_as_whole_ones(name, size):
+    """Measured: mean difference .2 to 1 levels of smooth images."""
     data = jpeg(picture(*size))
     preprocess = Preprocessor(TRANSFORMS[name], "cpu", torch.float32)
     scaled = decode_scaled(data, preprocess.cover)
     assert preprocess.cover <= min(scaled.rgb.shape[:2]) < min(size)
-    found = grey(preprocess.batch([preprocess.prepare(scaled)]))
-    expected = grey(TRANSFORMS[name](decode(data))[None])
+    found = gray(preprocess.batch([preprocess.prepare(scaled)]))
+    expected = gray(TRANSFORMS[name](decode(data))[None])
     assert found.shape == expected.shape == (1, 32, 32, 3)
     assert np.abs(found - expected).mean() < 1.2
     assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.999
@@ -124,7 +124,7 @@ MODELS = {
 @pytest.mark.parametrize("name", MODELS)
 @torch.inference_mode()
 def test_models_see_the_same(name):
-    """Cosine to what the model makes of its own library's preprocessing of the whole photo."""
+    """Cosine to what the model makes of its own library's preprocessing of the whole image."""
     model, transform = MODELS[name]()
     preprocess = Preprocessor(transform, "cpu", torch.float32)
     sizes = [(640, 480), (641, 427), (427, 641), (1024, 683), (500, 375), (300, 200)]
@@ -141,12 +141,12 @@ def test_models_see_the_same(name):
 # The way of a GPU
 
 
-def waiting(transform, photos) -> list:
+def waiting(transform, images) -> list:
     """What waits for a GPU; nothing is computed there before `batch`."""
-    return [Preprocessor(transform, "cuda", torch.float32).prepare(photo) for photo in photos]
+    return [Preprocessor(transform, "cuda", torch.float32).prepare(image) for image in images]
 
 
-def test_photos_wait_for_a_gpu_as_they_are():
+def test_images_wait_for_a_gpu_as_they_are():
     scaled = decode_scaled(jpeg(picture(640, 480)), GAP * 32)
     (found,) = waiting(TRANSFORMS["bicubic"], [scaled])
     assert found is scaled
@@ -154,7 +154,7 @@ def test_photos_wait_for_a_gpu_as_they_are():
     assert (found.rgb.shape, found.extent) == ((50, 64, 3), (50, 64))
 
 
-def test_large_photos_are_made_small_before_they_wait(monkeypatch):
+def test_large_images_are_made_small_before_they_wait(monkeypatch):
     on_cpu = Preprocessor(TRANSFORMS["bicubic"], "cpu", torch.float32)
     monkeypatch.setattr(module, "LARGEST_WAITING", 64 * 50 * 3)
     fits, large = waiting(TRANSFORMS["bicubic"], [picture(64, 50), picture(64, 51)])
@@ -164,12 +164,12 @@ def test_large_photos_are_made_small_before_they_wait(monkeypatch):
 
 
 def test_any_mixture_keeps_its_order():
-    """Photos of the same extent are resized together; each comes out as if it were alone."""
+    """Images of the same extent are resized together; each comes out as if it were alone."""
     on_cpu = Preprocessor(TRANSFORMS["bicubic"], "cpu", torch.float32)
     sizes = [(64, 50), (97, 64), (64, 50), (50, 64), (40, 40), (97, 64), (64, 50)]
-    photos = [picture(*size, seed) for seed, size in enumerate(sizes)]
-    prepared = waiting(TRANSFORMS["bicubic"], photos)
-    prepared[4] = on_cpu.prepare(photos[4])  # one that was too large to wait
+    images = [picture(*size, seed) for seed, size in enumerate(sizes)]
+    prepared = waiting(TRANSFORMS["bicubic"], images)
+    prepared[4] = on_cpu.prepare(images[4])  # one that was too large to wait
     prepared.insert(2, decode_scaled(jpeg(picture(321, 257)), on_cpu.cover))
     # As large in whole pixels as the one before, but not in truth.
     prepared.insert(3, Scaled(prepared[2].rgb, prepared[2].rgb.shape[:2]))
@@ -183,19 +183,19 @@ def test_any_mixture_keeps_its_order():
     assert torch.equal(together, alone)
     assert not torch.equal(together[2], together[3])
     rest = torch.cat([together[:2], together[4:]])
-    assert torch.equal(rest, on_cpu.batch([on_cpu.prepare(photo) for photo in photos]))
+    assert torch.equal(rest, on_cpu.batch([on_cpu.prepare(image) for image in images]))
 
 
 def both_ways(scaled: Scaled, steps: Steps) -> tuple[torch.Tensor, torch.Tensor]:
     """On whole numbers, and by floating point as a GPU does."""
-    photos = torch.from_numpy(scaled.rgb)[None]
-    elsewhere = module._fit(photos.as_subclass(Elsewhere), scaled.extent, steps)
-    return module._fit(photos, scaled.extent, steps), elsewhere.as_subclass(torch.Tensor)
+    images = torch.from_numpy(scaled.rgb)[None]
+    elsewhere = module._fit(images.as_subclass(Elsewhere), scaled.extent, steps)
+    return module._fit(images, scaled.extent, steps), elsewhere.as_subclass(torch.Tensor)
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
 @pytest.mark.parametrize("size", [(64, 50), (321, 257), (640, 427), (33, 300), (20, 16), (32, 32)], ids=str)
-def test_a_gpu_gives_the_same_grey_levels(name, size):
+def test_a_gpu_gives_the_same_gray_levels(name, size):
     steps = read_steps(TRANSFORMS[name])
     for scaled in (
         decode_scaled(jpeg(picture(*size, low=60, high=200)), GAP * 32),
@@ -224,9 +224,9 @@ def test_a_gpu_clips_black_and_white():
 def test_a_real_gpu(name):
     on_cpu, on_gpu = (Preprocessor(TRANSFORMS[name], device, torch.float32) for device in ("cpu", "cuda"))
     files = [jpeg(picture(w, h, low=60, high=200)) for w, h in ((321, 257), (640, 427), (40, 30), (321, 257))]
-    photos = [decode_scaled(data, on_cpu.cover) for data in files]
-    expected = grey(on_cpu.batch([on_cpu.prepare(photo) for photo in photos]))
-    batch = on_gpu.batch([on_gpu.prepare(photo) for photo in photos])
+    images = [decode_scaled(data, on_cpu.cover) for data in files]
+    expected = gray(on_cpu.batch([on_cpu.prepare(image) for image in images]))
+    batch = on_gpu.batch([on_gpu.prepare(image) for image in images])
     assert batch.device.type == "cuda"
     assert batch.is_contiguous(memory_format=torch.channels_last)
-    assert np.abs(grey(batch.cpu()) - expected).max() < 1.01
+    assert np.abs(gray(batch.cpu()) - expected).max() < 1.01

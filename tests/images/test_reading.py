@@ -19,30 +19,30 @@ def record_of(file: Path) -> ImageRecord:
 
 
 @pytest.fixture
-def file(tmp_path, photo) -> Path:
-    photo(1, (320, 240)).save(tmp_path / "ä b.jpg", quality=95)
+def file(tmp_path, image) -> Path:
+    image(1, (320, 240)).save(tmp_path / "ä b.jpg", quality=95)
     return tmp_path / "ä b.jpg"
 
 
-def test_a_photo_with_its_hash_and_what_is_made_of_it(file):
+def test_a_image_with_its_hash_and_what_is_made_of_it(file):
     record = record_of(file)
     seen = []
 
-    def prepare(photo: Scaled, of: ImageRecord) -> str:
-        seen.append((photo, of))
+    def prepare(image: Scaled, of: ImageRecord) -> str:
+        seen.append((image, of))
         return "prepared"
 
     found = read(record, prepare, cover=None)
     assert (found.record, found.prepared, found.reason) == (record, "prepared", "")
     assert found.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
-    ((photo, of),) = seen
+    ((image, of),) = seen
     assert of is record
-    assert np.array_equal(photo.rgb, np.asarray(decode(file.read_bytes())))
+    assert np.array_equal(image.rgb, np.asarray(decode(file.read_bytes())))
 
 
 @pytest.mark.parametrize(("cover", "height"), [(None, 240), (240, 240), (120, 120), (31, 60), (1, 30)])
 def test_the_cover_is_handed_on(file, cover, height):
-    found = read(record_of(file), lambda photo, record: photo.rgb.shape, cover=cover)
+    found = read(record_of(file), lambda image, record: image.rgb.shape, cover=cover)
     assert found.prepared[0] == height
 
 
@@ -51,18 +51,18 @@ def test_the_bytes_are_read_and_decoded_once(file, monkeypatch):
     for owner, name in ((ImageRecord, "read_bytes"), (reading, "decode_scaled")):
         call = getattr(owner, name)
         monkeypatch.setattr(owner, name, lambda *given, name=name, call=call: calls.append(name) or call(*given))
-    read(record_of(file), lambda photo, record: (photo, photo))
+    read(record_of(file), lambda image, record: (image, image))
     assert calls == ["read_bytes", "decode_scaled"]
 
 
 def test_a_known_content_is_not_decoded(file, monkeypatch):
     monkeypatch.setattr(reading, "decode_scaled", lambda *given: pytest.fail("decoded"))
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-    found = read(record_of(file), lambda photo, record: pytest.fail("prepared"), known={sha256})
+    found = read(record_of(file), lambda image, record: pytest.fail("prepared"), known={sha256})
     assert (found.sha256, found.prepared, found.reason) == (sha256, None, "")
 
 
-def test_by_default_a_photo_is_only_found_to_be_readable(file):
+def test_by_default_a_image_is_only_found_to_be_readable(file):
     found = read(record_of(file))
     assert (found.prepared, found.reason) == (None, "")
     file.write_bytes(file.read_bytes()[:500])
@@ -78,7 +78,7 @@ def test_reasons_instead_of_errors(tmp_path, file):
     }
     for name, (data, reason) in cases.items():
         (tmp_path / name).write_bytes(data)
-        found = read(record_of(tmp_path / name), lambda photo, record: pytest.fail("prepared"))
+        found = read(record_of(tmp_path / name), lambda image, record: pytest.fail("prepared"))
         assert found.reason.startswith(reason)
         assert (found.record.path, found.sha256, found.prepared) == (str(tmp_path / name), "", None)
     assert read(record_of(tmp_path / "missing.jpg")).reason == os.strerror(2)
@@ -93,10 +93,10 @@ def test_an_error_without_a_number_has_its_words(file, monkeypatch):
     assert read(record_of(file)).reason == "the shard is cut off"
 
 
-def test_errors_of_prepare_are_no_ones_photo(file):
-    """A fault of ours must not look like a damaged photo."""
+def test_errors_of_prepare_are_no_ones_image(file):
+    """A fault of ours must not look like a damaged image."""
 
-    def fail(photo: Scaled, record: ImageRecord) -> None:
+    def fail(image: Scaled, record: ImageRecord) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -105,7 +105,7 @@ def test_errors_of_prepare_are_no_ones_photo(file):
 
 def test_other_formats_are_read_too(tmp_path):
     Image.new("RGBA", (6, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-    found = read(record_of(tmp_path / "clear.png"), lambda photo, record: photo.rgb, cover=2)
+    found = read(record_of(tmp_path / "clear.png"), lambda image, record: image.rgb, cover=2)
     assert (found.prepared == 255).all()
     assert found.prepared.shape == (4, 6, 3)
 

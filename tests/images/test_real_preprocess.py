@@ -1,4 +1,4 @@
-"""On real photos: what our decoding and preprocessing gives, against the model libraries' own on the whole photo."""
+"""On real images: what our decoding and preprocessing gives, against the model libraries' own on the whole image."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ on_real_data = [
     pytest.mark.real_data,
     pytest.mark.skipif(DATA is None, reason="HYBRID_DATA is not set: no real photos to test on"),
 ]
-# Two photos of 640 x 427 that come with scikit-learn.
+# Two images of 640 x 427 that come with scikit-learn.
 SAMPLES = [Path(name) for name in load_sample_images().filenames]
 
 
 def caltech(count: int, shortest: int = 0) -> list[Path]:
-    """Photos of the test split in an order of chance, always the same."""
+    """Images of the test split in an order of chance, always the same."""
     files = sorted((Path(DATA) / "caltech101" / "test").rglob("*.jpg"))
     random.Random(0).shuffle(files)
     return [file for file in files if not shortest or min(Image.open(file).size) >= shortest][:count]
@@ -51,8 +51,8 @@ class Tiny:
         logging.disable(before)
         self.cover = self.encoder.cover
 
-    def ours(self, photo) -> torch.Tensor:
-        return self.encoder.batch([self.encoder.prepare(photo, None)])
+    def ours(self, image) -> torch.Tensor:
+        return self.encoder.batch([self.encoder.prepare(image, None)])
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.encoder.tower(pixels)
@@ -75,8 +75,8 @@ class MobileNet:
         self.transform = transforms(model, settings)[1]
         self.cover = self.head.cover
 
-    def ours(self, photo) -> torch.Tensor:
-        return self.head.batch([self.head.prepare(photo)])
+    def ours(self, image) -> torch.Tensor:
+        return self.head.batch([self.head.prepare(image)])
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.head.model.backbone(pixels)
@@ -84,7 +84,7 @@ class MobileNet:
 
 @torch.inference_mode()
 def cosines(model: Tiny | MobileNet, files: list[Path]) -> tuple[np.ndarray, np.ndarray]:
-    """Of the features of each photo by both ways, and whether it was decoded at a part of its size."""
+    """Of the features of each image by both ways, and whether it was decoded at a part of its size."""
     found, scaled = [], []
     for file in files:
         data = file.read_bytes()
@@ -95,7 +95,7 @@ def cosines(model: Tiny | MobileNet, files: list[Path]) -> tuple[np.ndarray, np.
     return np.array(found), np.array(scaled)
 
 
-def test_the_bundled_encoder_on_two_photos():
+def test_the_bundled_encoder_on_two_images():
     """Decoded at 4/8."""
     found, scaled = cosines(Tiny(), SAMPLES)
     assert scaled.all()
@@ -112,7 +112,7 @@ class TestCaltech:
         assert found.min() > 0.99999
 
     def test_less_than_three_times_the_size_would_not_do(self, monkeypatch):
-        """Why `GAP` is 3: at 2, of photos with sides of 256 to 300 pixels, decoded at 4/8, some fall below .999."""
+        """Why `GAP` is 3: at 2, of images with sides of 256 to 300 pixels, decoded at 4/8, some fall below .999."""
         monkeypatch.setattr("hybrid.images.preprocess.GAP", 2)
         found, scaled = cosines(Tiny(), caltech(200, shortest=256))
         assert scaled.all()

@@ -50,7 +50,7 @@ def test_shard_members_are_read_in_place(tmp_path):
         assert record.mtime_ns == shard.stat().st_mtime_ns
         assert record.read_bytes() == png(index * 50)
         assert (np.asarray(read_and_decode(record)) == index * 50).all()
-    assert {record.label for record in scan([shard], labelled=False).records} == {None}
+    assert {record.label for record in scan([shard], labeled=False).records} == {None}
 
 
 def as_json(label: object) -> bytes:
@@ -74,7 +74,7 @@ def as_json(label: object) -> bytes:
     ],
 )
 def test_shard_labels(tmp_path, texts, label):
-    # The label may stand before or after its photo.
+    # The label may stand before or after its image.
     for order in (1, -1):
         members = {"a/k.png": png(0), **{f"a/k.{kind}": data for kind, data in texts.items()}}
         shard = write_tar(tmp_path / "s.tar", dict(list(members.items())[::order]))
@@ -130,7 +130,7 @@ def test_folder_of_shards(tmp_path):
     ]
     assert {record.source for record in result.records} == {str(folder)}
     assert result.notes == (f"{folder}: 1 file beside the shards left out: 1 .json",)
-    # A shard given again on its own is the same photos.
+    # A shard given again on its own is the same images.
     assert len(scan([folder, one]).records) == 2
 
 

@@ -17,9 +17,9 @@ def touch(path: Path, data: bytes = b"x") -> Path:
     return path
 
 
-def found(*sources: str | Path, labelled: bool = True) -> dict[str, tuple[str | None, str | None]]:
+def found(*sources: str | Path, labeled: bool = True) -> dict[str, tuple[str | None, str | None]]:
     """Label and split of every record by its path relative to the first source's folder."""
-    result = scan(sources, labelled=labelled)
+    result = scan(sources, labeled=labeled)
     assert {record.source for record in result.records} <= set(result.sources)
     first = Path(result.sources[0])
     base = first if first.is_dir() else first.parent
@@ -27,13 +27,13 @@ def found(*sources: str | Path, labelled: bool = True) -> dict[str, tuple[str | 
 
 
 def test_single_image(tmp_path):
-    photo = touch(tmp_path / "train" / "a.JPG", b"12345")
-    result = scan([photo])
+    image = touch(tmp_path / "train" / "a.JPG", b"12345")
+    result = scan([image])
     (record,) = result.records
-    assert (record.path, record.source, record.label, record.split) == (str(photo), str(photo), None, None)
-    assert (record.size, record.mtime_ns) == (5, photo.stat().st_mtime_ns)
+    assert (record.path, record.source, record.label, record.split) == (str(image), str(image), None, None)
+    assert (record.size, record.mtime_ns) == (5, image.stat().st_mtime_ns)
     assert (record.container, record.offset) == (None, 0)
-    assert result.sources == (str(photo),)
+    assert result.sources == (str(image),)
 
 
 def test_plain_folder_takes_every_image_ending_in_any_case(tmp_path):
@@ -71,7 +71,7 @@ def test_class_folders_take_the_first_level_as_label(tmp_path):
 def test_a_folder_named_like_a_split_gives_it(tmp_path, name, split):
     touch(tmp_path / name / "cat" / "a.jpg")
     assert found(tmp_path / name) == {"cat/a.jpg": ("cat", split)}
-    assert found(tmp_path / name, labelled=False) == {"cat/a.jpg": (None, split)}
+    assert found(tmp_path / name, labeled=False) == {"cat/a.jpg": (None, split)}
 
 
 def test_split_folders_are_class_trees_of_their_own(tmp_path):
@@ -97,18 +97,18 @@ def test_a_class_that_is_called_like_a_split_stays_a_class_among_others(tmp_path
     assert found(tmp_path) == {"boat/b.jpg": ("boat", None), "train/a.jpg": ("train", None)}
 
 
-def test_photos_beside_class_folders_have_no_label_and_a_note(tmp_path):
+def test_images_beside_class_folders_have_no_label_and_a_note(tmp_path):
     for name in ("cat/a.jpg", "b.jpg", "c.jpg"):
         touch(tmp_path / name)
     assert found(tmp_path) == {"b.jpg": (None, None), "c.jpg": (None, None), "cat/a.jpg": ("cat", None)}
     assert scan([tmp_path]).notes == (f"{tmp_path}: 2 photos beside the class folders, taken without label",)
 
 
-def test_unlabelled_takes_subfolders_as_mere_places(tmp_path):
+def test_unlabeled_takes_subfolders_as_mere_places(tmp_path):
     for name in ("train/cat/a.jpg", "b.jpg"):
         touch(tmp_path / name)
-    assert found(tmp_path, labelled=False) == {"b.jpg": (None, None), "train/cat/a.jpg": (None, None)}
-    assert scan([tmp_path], labelled=False).notes == ()
+    assert found(tmp_path, labeled=False) == {"b.jpg": (None, None), "train/cat/a.jpg": (None, None)}
+    assert scan([tmp_path], labeled=False).notes == ()
 
 
 def test_hidden_is_skipped_silently_and_other_endings_are_counted(tmp_path):
@@ -178,7 +178,7 @@ def test_links_are_not_resolved_and_a_link_to_nowhere_is_unreadable_later(tmp_pa
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_a_pipe_named_like_a_photo_is_not_opened(tmp_path):
+def test_a_pipe_named_like_a_image_is_not_opened(tmp_path):
     touch(tmp_path / "a.jpg")
     os.mkfifo(tmp_path / "b.jpg")
     assert list(found(tmp_path)) == ["a.jpg"]
@@ -192,7 +192,7 @@ def test_many_files_in_time(tmp_path):
     assert [record.path for record in records] == sorted(record.path for record in records)
 
 
-def test_order_is_by_source_then_path_and_each_photo_counts_once(tmp_path):
+def test_order_is_by_source_then_path_and_each_image_counts_once(tmp_path):
     for name in ("b/cat/1.jpg", "b/cat/0.jpg", "a/dog/2.jpg", "a/dog/1.jpg"):
         touch(tmp_path / name)
     result = scan([tmp_path / "b", f"{tmp_path}/x/../a/", tmp_path / "b" / "cat", tmp_path / "b"])
@@ -229,12 +229,12 @@ def test_relative_sources_become_absolute(tmp_path, monkeypatch):
     ],
 )
 @pytest.mark.parametrize("labelled", [True, False])
-def test_no_source(tmp_path, name, message, labelled):
+def test_no_source(tmp_path, name, message, labeled):
     (tmp_path / "empty").mkdir()
     for file in ("notes.txt", "noending", "other/a.heic", "other/cat/b.heic", "s.tar.gz", "s.TGZ"):
         touch(tmp_path / file)
     with pytest.raises(DataError, match=message) as caught:
-        scan([tmp_path / name], labelled=labelled)
+        scan([tmp_path / name], labeled=labeled)
     assert name in str(caught.value)
     assert "expected:" in str(caught.value)
 

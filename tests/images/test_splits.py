@@ -21,7 +21,7 @@ def check(labels, fraction, seed=0):
     for name, size in sizes.items():
         assert in_train[name] >= 1
         assert (in_val[name] >= 1) == (size >= 2)
-        # Never off by more than one from the exact share, but where one photo a side is the least.
+        # Never off by more than one from the exact share, but where one image a side is the least.
         assert abs(in_val[name] - size * fraction) <= 1
     return in_val
 
@@ -43,7 +43,7 @@ def test_large_classes_are_split_by_scikit_learn():
     assert np.array_equal(val, np.sort(theirs[1]))
 
 
-def test_more_classes_than_validation_photos():
+def test_more_classes_than_validation_images():
     assert check([f"class {i // 2}" for i in range(200)], 0.15).total() == 100
 
 
@@ -54,7 +54,7 @@ def test_the_seed_decides():
     assert not np.array_equal(first, other)
 
 
-def test_single_photos_and_none_at_all():
+def test_single_images_and_none_at_all():
     train, val = stratified_split(["a", "b", "ü"], 0.2, 0)
     assert train.tolist() == [0, 1, 2]
     assert val.tolist() == []

@@ -113,12 +113,12 @@ def test_default_workers_follow_the_cores_up_to_a_limit(monkeypatch, cores, work
 
 
 @pytest.mark.parametrize(("batch_size", "workers", "photos"), [(1, 1, 3), (32, 2, 36), (256, 16, 288)])
-def test_a_batch_and_two_photos_a_worker_are_decoded_ahead(batch_size, workers, photos):
-    assert ahead(batch_size, workers) == photos
+def test_a_batch_and_two_images_a_worker_are_decoded_ahead(batch_size, workers, images):
+    assert ahead(batch_size, workers) == images
 
 
-def test_batches_under_way_hold_a_bounded_number_of_photos():
-    """As photos are streamed: reading, cut into batches, two batches at work. Counted while the first is written."""
+def test_batches_under_way_hold_a_bounded_number_of_images():
+    """As images are streamed: reading, cut into batches, two batches at work. Counted while the first is written."""
     source, size, workers = Source(400), 8, 3
     reads = ordered_map(lambda n: n, source, workers, ahead(size, workers))
     done = []

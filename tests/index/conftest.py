@@ -12,7 +12,7 @@ import pytest
 from hybrid.images.records import ImageRecord
 from hybrid.index import faiss_build
 from hybrid.index.neighbors import NeighborIndex, open_index
-from hybrid.index.store import EmbeddingStore, StoredPhoto
+from hybrid.index.store import EmbeddingStore, StoredImage
 
 DIM = 16
 
@@ -35,8 +35,8 @@ class Filled:
     def add(self, names: Sequence[str], vectors: np.ndarray | int, label: str | None = None) -> None:
         if isinstance(vectors, int):
             vectors = unit(len(names), seed=vectors)
-        photos = [StoredPhoto(ImageRecord(f"/data/{name}", "/data", label, None, 1, 1), name) for name in names]
-        self.store.write_batch(photos, dict(zip(names, vectors, strict=True)), self.encoder)
+        images = [StoredImage(ImageRecord(f"/data/{name}", "/data", label, None, 1, 1), name) for name in names]
+        self.store.write_batch(images, dict(zip(names, vectors, strict=True)), self.encoder)
         self.known.update(zip(names, vectors, strict=True))
 
     def remove(self, names: Sequence[str]) -> None:

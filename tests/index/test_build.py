@@ -14,21 +14,21 @@ from hybrid.config import EncoderSettings
 from hybrid.encoders import load_encoder
 from hybrid.encoders.base import unit_norm
 from hybrid.errors import EncoderError
-from hybrid.images.preprocess import Photo, to_picture
+from hybrid.images.preprocess import AnyImage, to_picture
 from hybrid.images.records import ImageRecord
 from hybrid.images.sources import scan
 from hybrid.index.build import IndexSummary, build_index
 from hybrid.index.neighbors import open_index
-from hybrid.index.store import EmbeddingStore, StoredPhoto
+from hybrid.index.store import EmbeddingStore, StoredImage
 
-COLOURS = 6
+COLORS = 6
 
 
-class ColourEncoder:
-    """Mean and spread of the colours; counts the batches it encoded."""
+class ColorEncoder:
+    """Mean and spread of the colors; counts the batches it encoded."""
 
     uses_templates = True
-    dim = COLOURS
+    dim = COLORS
     logit_scale = 10.0
     cover = None
     batch_size = 32
@@ -43,15 +43,15 @@ class ColourEncoder:
     def check(self, records: Sequence[ImageRecord]) -> None:
         pass
 
-    def prepare(self, photo: Photo, record: ImageRecord) -> np.ndarray:
-        pixels = np.asarray(to_picture(photo), dtype=np.float64).reshape(-1, 3)
+    def prepare(self, image: AnyImage, record: ImageRecord) -> np.ndarray:
+        pixels = np.asarray(to_picture(image), dtype=np.float64).reshape(-1, 3)
         return np.concatenate([pixels.mean(axis=0), pixels.std(axis=0)])
 
     def encode_images(self, prepared: Sequence[np.ndarray]) -> np.ndarray:
         self.batches.append(len(prepared))
         if any(np.array_equal(one, self.refused) for one in prepared):
             raise EncoderError("not finite")
-        return unit_norm(np.stack(prepared)) if prepared else np.empty((0, COLOURS), dtype=np.float32)
+        return unit_norm(np.stack(prepared)) if prepared else np.empty((0, COLORS), dtype=np.float32)
 
 
 @pytest.fixture
@@ -61,16 +61,16 @@ def store(tmp_path) -> Iterator[EmbeddingStore]:
 
 
 @pytest.fixture
-def photos(photo_folder) -> Path:
-    return photo_folder({"cat": 4, "dog": 3})
+def images(image_folder) -> Path:
+    return image_folder({"cat": 4, "dog": 3})
 
 
 @pytest.fixture
 def build(store) -> Callable[..., IndexSummary]:
-    """Bring the store up to date with sources, by a colour encoder unless another is given."""
+    """Bring the store up to date with sources, by a color encoder unless another is given."""
 
-    def run(*sources: Path, encoder: ColourEncoder | None = None, **options: object) -> IndexSummary:
-        encoder = encoder or ColourEncoder()
+    def run(*sources: Path, encoder: ColorEncoder | None = None, **options: object) -> IndexSummary:
+        encoder = encoder or ColorEncoder()
         summary = build_index(scan(sources), encoder, store, batch_size=options.pop("batch_size", 2), **options)
         assert summary.encoded == sum(encoder.batches)
         return summary
@@ -85,103 +85,103 @@ def tally(summary: IndexSummary) -> dict[str, int]:
 
 
 def labels(store: EmbeddingStore) -> dict[str, str | None]:
-    return {Path(photo.record.path).name: photo.record.label for photo in store.photos()}
+    return {Path(image.record.path).name: image.record.label for image in store.images()}
 
 
 def vector_of(file: Path) -> np.ndarray:
-    encoder = ColourEncoder()
+    encoder = ColorEncoder()
     with Image.open(file) as image:
         return encoder.encode_images([encoder.prepare(image.convert("RGB"), None)])[0]
 
 
 def assert_true_vectors(store: EmbeddingStore, encoder: str = "colours") -> None:
-    """Every photo has the vector of its file as it is now, and there is no other vector."""
-    photos = store.photos()
-    found = store.embeddings([photo.sha256 for photo in photos], encoder)
-    expected = np.stack([vector_of(Path(photo.record.path)) for photo in photos])
+    """Every image has the vector of its file as it is now, and there is no other vector."""
+    images = store.images()
+    found = store.embeddings([image.sha256 for image in images], encoder)
+    expected = np.stack([vector_of(Path(image.record.path)) for image in images])
     assert np.array_equal(found, expected)
-    assert store.embedded(encoder) == {photo.sha256 for photo in photos}
+    assert store.embedded(encoder) == {image.sha256 for image in images}
 
 
 # One run
 
 
 @pytest.mark.parametrize(("batch_size", "batches"), [(1, [1] * 7), (2, [2, 2, 2, 1]), (7, [7]), (32, [7])])
-def test_every_photo_is_encoded_once_in_batches(build, store, photos, batch_size, batches):
-    encoder = ColourEncoder()
-    assert tally(build(photos, encoder=encoder, batch_size=batch_size)) == {"photos": 7, "encoded": 7, "new": 7}
+def test_every_image_is_encoded_once_in_batches(build, store, images, batch_size, batches):
+    encoder = ColorEncoder()
+    assert tally(build(images, encoder=encoder, batch_size=batch_size)) == {"photos": 7, "encoded": 7, "new": 7}
     # Two are under way at once, so the order of their starts is open.
     assert sorted(encoder.batches, reverse=True) == batches
     assert labels(store)["000.jpg"] == "dog"
-    assert [Path(photo.record.path).parent.name for photo in store.photos()] == ["cat"] * 4 + ["dog"] * 3
+    assert [Path(image.record.path).parent.name for image in store.images()] == ["cat"] * 4 + ["dog"] * 3
     assert_true_vectors(store)
 
 
-def test_the_summary_and_the_encoders_name_are_kept(build, store, photos):
-    build(photos)
+def test_the_summary_and_the_encoders_name_are_kept(build, store, images):
+    build(images)
     assert store.counts() == {
         "splits": {"none": 7},
         "labels": {"cat": 4, "dog": 3},
-        "embeddings": {"colours, the name": 7},
+        "embeddings": {"colors, the name": 7},
     }
 
 
-def test_the_encoder_may_refuse_the_photos_before_anything_is_written(build, store, photos, monkeypatch):
-    def refuse(self: ColourEncoder, records: Sequence[ImageRecord]) -> None:
+def test_the_encoder_may_refuse_the_images_before_anything_is_written(build, store, images, monkeypatch):
+    def refuse(self: ColorEncoder, records: Sequence[ImageRecord]) -> None:
         raise EncoderError(f"none of {len(records)}")
 
-    monkeypatch.setattr(ColourEncoder, "check", refuse)
+    monkeypatch.setattr(ColorEncoder, "check", refuse)
     with pytest.raises(EncoderError, match="none of 7"):
-        build(photos)
-    assert store.photos() == []
+        build(images)
+    assert store.images() == []
 
 
-def test_the_same_content_under_two_names_is_encoded_once(build, store, photos):
+def test_the_same_content_under_two_names_is_encoded_once(build, store, images):
     for copy in ("cat/copy.jpg", "dog/copy.jpg"):
-        shutil.copy(photos / "cat" / "001.jpg", photos / copy)
-    assert tally(build(photos)) == {"photos": 9, "encoded": 7, "reused": 2, "new": 9}
+        shutil.copy(images / "cat" / "001.jpg", images / copy)
+    assert tally(build(images)) == {"photos": 9, "encoded": 7, "reused": 2, "new": 9}
     by_path = {
-        Path(photo.record.path).parent.name: photo.sha256 for photo in store.photos() if "copy" in photo.record.path
+        Path(image.record.path).parent.name: image.sha256 for image in store.images() if "copy" in image.record.path
     }
     assert set(by_path) == {"cat", "dog"}
     assert len(set(by_path.values())) == 1
     assert_true_vectors(store)
 
 
-def test_copies_alone_do_not_pile_up(build, store, photos, monkeypatch):
+def test_copies_alone_do_not_pile_up(build, store, images, monkeypatch):
     sizes: list[int] = []
     write = EmbeddingStore.write_batch
     for number in range(80):
-        shutil.copy(photos / "cat" / "000.jpg", photos / "cat" / f"0000 copy {number}.jpg")
+        shutil.copy(images / "cat" / "000.jpg", images / "cat" / f"0000 copy {number}.jpg")
     monkeypatch.setattr(
         EmbeddingStore, "write_batch", lambda self, rows, *rest: sizes.append(len(rows)) or write(self, rows, *rest)
     )
-    encoder = ColourEncoder()
-    assert tally(build(photos, encoder=encoder)) == {"photos": 87, "encoded": 7, "reused": 80, "new": 87}
+    encoder = ColorEncoder()
+    assert tally(build(images, encoder=encoder)) == {"photos": 87, "encoded": 7, "reused": 80, "new": 87}
     assert sum(sizes) == 87
     assert max(sizes) == 16 * 2
     assert_true_vectors(store)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 50])
-def test_progress_adds_up_to_the_photos(build, photos, batch_size):
-    shutil.copy(photos / "cat" / "000.jpg", photos / "cat" / "copy.jpg")
-    (photos / "dog" / "broken.jpg").write_bytes(b"no image")
+def test_progress_adds_up_to_the_images(build, images, batch_size):
+    shutil.copy(images / "cat" / "000.jpg", images / "cat" / "copy.jpg")
+    (images / "dog" / "broken.jpg").write_bytes(b"no image")
     for expected_first in (0, 8):
         steps: list[int] = []
-        build(photos, batch_size=batch_size, progress=steps.append)
+        build(images, batch_size=batch_size, progress=steps.append)
         assert steps[0] == expected_first
         assert sum(steps) == 9
 
 
-def test_unreadable_files_are_listed_with_reasons_and_the_rest_is_done(build, store, photos):
-    (photos / "cat" / "empty.jpg").write_bytes(b"")
-    (photos / "cat" / "text.jpg").write_text("not an image")
-    whole = (photos / "cat" / "000.jpg").read_bytes()
-    (photos / "dog" / "torn.jpg").write_bytes(whole[: len(whole) // 2])
-    found = scan([photos])
-    (photos / "dog" / "002.jpg").unlink()
-    summary = build_index(found, ColourEncoder(), store, batch_size=2)
+def test_unreadable_files_are_listed_with_reasons_and_the_rest_is_done(build, store, images):
+    (images / "cat" / "empty.jpg").write_bytes(b"")
+    (images / "cat" / "text.jpg").write_text("not an image")
+    whole = (images / "cat" / "000.jpg").read_bytes()
+    (images / "dog" / "torn.jpg").write_bytes(whole[: len(whole) // 2])
+    found = scan([images])
+    (images / "dog" / "002.jpg").unlink()
+    summary = build_index(found, ColorEncoder(), store, batch_size=2)
     reasons = {Path(path).name: reason for path, reason in summary.unreadable}
     assert list(reasons) == ["empty.jpg", "text.jpg", "002.jpg", "torn.jpg"]
     assert reasons["empty.jpg"] == "the file is empty"
@@ -192,100 +192,100 @@ def test_unreadable_files_are_listed_with_reasons_and_the_rest_is_done(build, st
     assert_true_vectors(store)
 
 
-def test_an_unreadable_file_is_tried_again_and_taken_when_it_is_mended(build, store, photos):
-    whole = (photos / "cat" / "000.jpg").read_bytes()
-    (photos / "cat" / "000.jpg").write_bytes(b"torn")
-    build(photos)
-    assert tally(build(photos)) == {"photos": 7, "unchanged": 6, "unreadable": 1}
-    (photos / "cat" / "000.jpg").write_bytes(whole)
-    assert tally(build(photos)) == {"photos": 7, "encoded": 1, "unchanged": 6, "new": 1}
+def test_an_unreadable_file_is_tried_again_and_taken_when_it_is_mended(build, store, images):
+    whole = (images / "cat" / "000.jpg").read_bytes()
+    (images / "cat" / "000.jpg").write_bytes(b"torn")
+    build(images)
+    assert tally(build(images)) == {"photos": 7, "unchanged": 6, "unreadable": 1}
+    (images / "cat" / "000.jpg").write_bytes(whole)
+    assert tally(build(images)) == {"photos": 7, "encoded": 1, "unchanged": 6, "new": 1}
     assert_true_vectors(store)
 
 
 # The next run
 
 
-def test_a_second_run_encodes_and_reads_nothing(build, store, photos, monkeypatch):
-    build(photos)
+def test_a_second_run_encodes_and_reads_nothing(build, store, images, monkeypatch):
+    build(images)
     revision = store.revision
     monkeypatch.setattr(ImageRecord, "read_bytes", lambda self: pytest.fail(f"{self.path} was read"))
-    assert tally(build(photos)) == {"photos": 7, "unchanged": 7}
+    assert tally(build(images)) == {"photos": 7, "unchanged": 7}
     assert store.revision == revision
 
 
-def rewrite(file: Path, photo: Callable[..., Image.Image]) -> None:
-    photo(999).save(file, quality=80)
+def rewrite(file: Path, image: Callable[..., Image.Image]) -> None:
+    image(999).save(file, quality=80)
 
 
-def test_a_changed_file_is_encoded_again_and_its_old_vector_is_gone(build, store, photos, photo, tmp_path):
-    build(photos)
-    rewrite(photos / "cat" / "001.jpg", photo)
-    assert tally(build(photos)) == {"photos": 7, "encoded": 1, "unchanged": 6, "changed": 1}
+def test_a_changed_file_is_encoded_again_and_its_old_vector_is_gone(build, store, images, image, tmp_path):
+    build(images)
+    rewrite(images / "cat" / "001.jpg", image)
+    assert tally(build(images)) == {"photos": 7, "encoded": 1, "unchanged": 6, "changed": 1}
     assert_true_vectors(store)
     assert len(open_index(store, "colours", tmp_path / "neighbors.faiss")) == 7
 
 
-def test_a_change_is_noticed_when_size_or_time_alone_tell_it(build, store, photos):
-    file = photos / "cat" / "001.jpg"
-    build(photos)
+def test_a_change_is_noticed_when_size_or_time_alone_tell_it(build, store, images):
+    file = images / "cat" / "001.jpg"
+    build(images)
     before = file.stat()
     file.write_bytes(file.read_bytes() + b"\0")
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert tally(build(photos)) == {"photos": 7, "encoded": 1, "unchanged": 6, "changed": 1}
+    assert tally(build(images)) == {"photos": 7, "encoded": 1, "unchanged": 6, "changed": 1}
     file.write_bytes(file.read_bytes()[:-1] + b"\1")
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    assert tally(build(photos)) == {"photos": 7, "encoded": 1, "unchanged": 6, "changed": 1}
+    assert tally(build(images)) == {"photos": 7, "encoded": 1, "unchanged": 6, "changed": 1}
 
 
-def test_a_touched_file_is_read_but_not_encoded_and_then_unchanged(build, store, photos):
-    build(photos)
-    os.utime(photos / "cat" / "001.jpg", ns=(1, 1_000_000_001))
-    assert tally(build(photos)) == {"photos": 7, "reused": 1, "unchanged": 6}
-    assert tally(build(photos)) == {"photos": 7, "unchanged": 7}
+def test_a_touched_file_is_read_but_not_encoded_and_then_unchanged(build, store, images):
+    build(images)
+    os.utime(images / "cat" / "001.jpg", ns=(1, 1_000_000_001))
+    assert tally(build(images)) == {"photos": 7, "reused": 1, "unchanged": 6}
+    assert tally(build(images)) == {"photos": 7, "unchanged": 7}
 
 
-def test_new_and_removed_files_are_noticed(build, store, photos, photo):
-    build(photos)
-    photo(500).save(photos / "dog" / "new.png")
-    (photos / "cat" / "000.jpg").unlink()
-    assert tally(build(photos)) == {"photos": 7, "encoded": 1, "unchanged": 6, "new": 1, "removed": 1}
+def test_new_and_removed_files_are_noticed(build, store, images, image):
+    build(images)
+    image(500).save(images / "dog" / "new.png")
+    (images / "cat" / "000.jpg").unlink()
+    assert tally(build(images)) == {"photos": 7, "encoded": 1, "unchanged": 6, "new": 1, "removed": 1}
     assert "new.png" in labels(store)
     assert_true_vectors(store)
 
 
-def test_a_renamed_file_keeps_its_vector(build, store, photos):
-    build(photos)
-    (photos / "cat" / "000.jpg").rename(photos / "dog" / "was a cat.jpg")
-    assert tally(build(photos)) == {"photos": 7, "reused": 1, "unchanged": 6, "new": 1, "removed": 1}
+def test_a_renamed_file_keeps_its_vector(build, store, images):
+    build(images)
+    (images / "cat" / "000.jpg").rename(images / "dog" / "was a cat.jpg")
+    assert tally(build(images)) == {"photos": 7, "reused": 1, "unchanged": 6, "new": 1, "removed": 1}
     assert labels(store)["was a cat.jpg"] == "dog"
     assert_true_vectors(store)
 
 
-def test_one_of_two_copies_may_go(build, store, photos):
-    shutil.copy(photos / "cat" / "000.jpg", photos / "cat" / "copy.jpg")
-    build(photos)
-    (photos / "cat" / "000.jpg").unlink()
-    assert tally(build(photos)) == {"photos": 7, "unchanged": 7, "removed": 1}
+def test_one_of_two_copies_may_go(build, store, images):
+    shutil.copy(images / "cat" / "000.jpg", images / "cat" / "copy.jpg")
+    build(images)
+    (images / "cat" / "000.jpg").unlink()
+    assert tally(build(images)) == {"photos": 7, "unchanged": 7, "removed": 1}
     assert_true_vectors(store)
 
 
-def test_a_file_that_became_unreadable_is_forgotten(build, store, photos):
-    build(photos)
-    (photos / "cat" / "000.jpg").write_bytes(b"torn")
-    assert tally(build(photos)) == {"photos": 7, "unchanged": 6, "removed": 1, "unreadable": 1}
+def test_a_file_that_became_unreadable_is_forgotten(build, store, images):
+    build(images)
+    (images / "cat" / "000.jpg").write_bytes(b"torn")
+    assert tally(build(images)) == {"photos": 7, "unchanged": 6, "removed": 1, "unreadable": 1}
     assert_true_vectors(store)
 
 
-def test_new_labels_are_taken_without_encoding(build, store, photos, tmp_path):
+def test_new_labels_are_taken_without_encoding(build, store, images, tmp_path):
     manifest = tmp_path / "labels.csv"
-    files = sorted(photos.rglob("*.jpg"))
+    files = sorted(images.rglob("*.jpg"))
     manifest.write_text("path,label\n" + "".join(f"{file},pet\n" for file in files))
     assert tally(build(manifest)) == {"photos": 7, "encoded": 7, "new": 7}
     manifest.write_text("path,label,split\n" + "".join(f"{file},{file.parent.name},val\n" for file in files))
     revision = store.revision
     assert tally(build(manifest)) == {"photos": 7, "unchanged": 7}
-    assert {photo.record.label for photo in store.photos()} == {"cat", "dog"}
-    assert {photo.record.split for photo in store.photos()} == {"val"}
+    assert {image.record.label for image in store.images()} == {"cat", "dog"}
+    assert {image.record.split for image in store.images()} == {"val"}
     assert store.revision > revision
     assert_true_vectors(store)
 
@@ -293,81 +293,81 @@ def test_new_labels_are_taken_without_encoding(build, store, photos, tmp_path):
 # Sources and encoders
 
 
-def test_sources_accumulate_and_each_keeps_its_own_photos(build, store, photos, photo_folder):
-    more = photo_folder({"cow": 2}, "more", seed=1)
-    build(photos)
+def test_sources_accumulate_and_each_keeps_its_own_images(build, store, images, image_folder):
+    more = image_folder({"cow": 2}, "more", seed=1)
+    build(images)
     assert tally(build(more)) == {"photos": 2, "encoded": 2, "new": 2}
-    (photos / "dog" / "000.jpg").unlink()
-    assert tally(build(photos)) == {"photos": 6, "unchanged": 6, "removed": 1}
-    assert tally(build(photos, more)) == {"photos": 8, "unchanged": 8}
-    assert len(store.photos()) == 8
+    (images / "dog" / "000.jpg").unlink()
+    assert tally(build(images)) == {"photos": 6, "unchanged": 6, "removed": 1}
+    assert tally(build(images, more)) == {"photos": 8, "unchanged": 8}
+    assert len(store.images()) == 8
     assert_true_vectors(store)
 
 
-def test_replace_forgets_the_other_sources(build, store, photos, photo_folder):
-    more = photo_folder({"cow": 2}, "more", seed=1)
-    build(photos)
+def test_replace_forgets_the_other_sources(build, store, images, image_folder):
+    more = image_folder({"cow": 2}, "more", seed=1)
+    build(images)
     assert tally(build(more, replace=True)) == {"photos": 2, "encoded": 2, "new": 2, "removed": 7}
     assert set(labels(store).values()) == {"cow"}
     assert_true_vectors(store)
 
 
-def test_photos_that_a_person_added_to_a_class_stay_with_it(build, store, photos, photo_folder, photo):
+def test_images_that_a_person_added_to_a_class_stay_with_it(build, store, images, image_folder, image):
     """Their source is the class: neither `replace` nor a folder that holds them takes them away."""
-    more = photo_folder({"cow": 2, "pig": 1}, "more", seed=1)
-    build(photos, more)
+    more = image_folder({"cow": 2, "pig": 1}, "more", seed=1)
+    build(images, more)
     added = [
-        StoredPhoto(replace(p.record, source="class:ox", label="ox", split=None), p.sha256)
-        for p in store.photos()
+        StoredImage(replace(p.record, source="class:ox", label="ox", split=None), p.sha256)
+        for p in store.images()
         if p.record.label == "cow"
     ]
     store.write_batch(added)
-    for arguments, kept in (((photos,), 0), ((more,), 2), ((photos, more), 2)):
+    for arguments, kept in (((images,), 0), ((more,), 2), ((images, more), 2)):
         assert build(*arguments).kept == kept
-        assert [p for p in store.photos() if p.record.label == "ox"] == added
-    summary = build(photos, replace=True)
+        assert [p for p in store.images() if p.record.label == "ox"] == added
+    summary = build(images, replace=True)
     assert (summary.kept, summary.removed) == (2, 1)
-    assert [p for p in store.photos() if p.record.label == "ox"] == added
-    # What a person said holds for the photo that the file shows now, too.
-    rewrite(more / "cow" / "000.jpg", photo)
+    assert [p for p in store.images() if p.record.label == "ox"] == added
+    # What a person said holds for the image that the file shows now, too.
+    rewrite(more / "cow" / "000.jpg", image)
     assert tally(build(more))["changed"] == 1
-    assert sum(p.record.label == "ox" for p in store.photos()) == 2
+    assert sum(p.record.label == "ox" for p in store.images()) == 2
     assert_true_vectors(store)
 
 
-def test_encoders_coexist_and_never_share_vectors(build, store, photos, photo):
-    build(photos)
-    other = ColourEncoder("other")
-    assert tally(build(photos, encoder=other)) == {"photos": 7, "encoded": 7}
-    rewrite(photos / "cat" / "001.jpg", photo)
+def test_encoders_coexist_and_never_share_vectors(build, store, images, image):
+    build(images)
+    other = ColorEncoder("other")
+    assert tally(build(images, encoder=other)) == {"photos": 7, "encoded": 7}
+    rewrite(images / "cat" / "001.jpg", image)
     for name in ("colours", "other"):
-        assert tally(build(photos, encoder=ColourEncoder(name)))["encoded"] == 1
-        assert tally(build(photos, encoder=ColourEncoder(name))) == {"photos": 7, "unchanged": 7}
+        assert tally(build(images, encoder=ColorEncoder(name)))["encoded"] == 1
+        assert tally(build(images, encoder=ColorEncoder(name))) == {"photos": 7, "unchanged": 7}
     assert_true_vectors(store, "colours")
     assert_true_vectors(store, "other")
 
 
-def test_an_error_of_the_encoder_keeps_the_batches_before_it(build, store, photos):
-    """The fifth photo stands in the third batch, which is under way while the second is written."""
-    encoder = ColourEncoder()
-    with Image.open(photos / "dog" / "000.jpg") as image:
+def test_an_error_of_the_encoder_keeps_the_batches_before_it(build, store, images):
+    """The fifth image stands in the third batch, which is under way while the second is written."""
+    encoder = ColorEncoder()
+    with Image.open(images / "dog" / "000.jpg") as image:
         encoder.refused = encoder.prepare(image, None)
     with pytest.raises(EncoderError, match="not finite"):
-        build(photos, encoder=encoder)
-    assert len(store.photos()) == 4
-    assert tally(build(photos)) == {"photos": 7, "encoded": 3, "unchanged": 4, "new": 3}
+        build(images, encoder=encoder)
+    assert len(store.images()) == 4
+    assert tally(build(images)) == {"photos": 7, "encoded": 3, "unchanged": 4, "new": 3}
     assert_true_vectors(store)
 
 
-def test_a_real_clip_encodes_once_and_its_precisions_apart(store, photos, clip_folder):
-    found = scan([photos])
+def test_a_real_clip_encodes_once_and_its_precisions_apart(store, images, clip_folder):
+    found = scan([images])
     encoders = {
         name: load_encoder(EncoderSettings(model=str(clip_folder), precision=name), "cpu") for name in ("fp32", "bf16")
     }
     for encoder in encoders.values():
         assert tally(build_index(found, encoder, store, batch_size=4))["encoded"] == 7
         assert tally(build_index(found, encoder, store, batch_size=4)) == {"photos": 7, "unchanged": 7}
-    hashes = [photo.sha256 for photo in store.photos()]
+    hashes = [image.sha256 for image in store.images()]
     full, half = (store.embeddings(hashes, encoder.fingerprint) for encoder in encoders.values())
     assert not np.array_equal(full, half)
     assert np.einsum("ij,ij->i", full, half).min() > 0.999

@@ -28,12 +28,12 @@ SIZES = [(300, 200), (201, 301), (64, 64), (30, 90), (641, 427)]
 
 
 @pytest.fixture
-def photos(tmp_path, photo) -> Path:
-    """23 contents of many sizes, two copies (one much later), a PNG, a turned photo and a torn one."""
+def images(tmp_path, image) -> Path:
+    """23 contents of many sizes, two copies (one much later), a PNG, a turned image and a torn one."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(23):
-        picture: Image.Image = photo(number, SIZES[number % len(SIZES)])
+        picture: Image.Image = image(number, SIZES[number % len(SIZES)])
         if number == 7:
             picture.save(folder / f"{number:02d}.png")
             continue
@@ -64,21 +64,21 @@ def plain_loop(encoder, folder: Path, batch_size: int) -> dict[str, bytes]:
 
 
 def stored(store: EmbeddingStore, fingerprint: str) -> dict[str, bytes]:
-    hashes = [photo.sha256 for photo in store.photos()]
+    hashes = [image.sha256 for image in store.images()]
     return {name: row.tobytes() for name, row in zip(hashes, store.embeddings(hashes, fingerprint), strict=True)}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_store_is_that_of_a_plain_loop_for_any_number_of_workers(tmp_path, photos, clip_folder, precision):
-    expected = plain_loop(clip(clip_folder, precision), photos, 8)
+def test_the_store_is_that_of_a_plain_loop_for_any_number_of_workers(tmp_path, images, clip_folder, precision):
+    expected = plain_loop(clip(clip_folder, precision), images, 8)
     contents = []
     for workers in (1, 2, 5):
         database = tmp_path / f"{workers}.sqlite"
         encoder = clip(clip_folder, precision)
         with EmbeddingStore(database) as store:
-            summary = build_index(scan([photos]), encoder, store, batch_size=8, workers=workers)
+            summary = build_index(scan([images]), encoder, store, batch_size=8, workers=workers)
             assert stored(store, encoder.fingerprint) == expected
-            contents.append([(photo.record, photo.sha256) for photo in store.photos()])
+            contents.append([(image.record, image.sha256) for image in store.images()])
             # Rows lie in the order of the batches, whoever was ready first.
             order = store._db.execute("SELECT sha256 FROM embeddings ORDER BY id").fetchall()
         assert [row[0] for row in order] == list(expected)
@@ -86,19 +86,19 @@ def test_the_store_is_that_of_a_plain_loop_for_any_number_of_workers(tmp_path, p
     assert contents[0] == contents[1] == contents[2]
 
 
-def test_the_encoders_own_batch_size_is_the_default(tmp_path, photos, clip_folder):
+def test_the_encoders_own_batch_size_is_the_default(tmp_path, images, clip_folder):
     encoder, sizes = clip(clip_folder, "fp32"), []
     encoder.__dict__["batch_size"] = 9
     encode = encoder.encode_images
     encoder.encode_images = lambda prepared: sizes.append(len(prepared)) or encode(prepared)
     with EmbeddingStore(tmp_path / "store.sqlite") as store:
-        build_index(scan([photos]), encoder, store)
+        build_index(scan([images]), encoder, store)
     assert sorted(sizes) == [5, 9, 9]
 
 
-def test_too_little_memory_makes_the_batches_smaller_not_the_store(tmp_path, photos, clip_folder):
+def test_too_little_memory_makes_the_batches_smaller_not_the_store(tmp_path, images, clip_folder):
     encoder = clip(clip_folder, "fp32")
-    expected = plain_loop(encoder, photos, 23)
+    expected = plain_loop(encoder, images, 23)
     embed, sizes = encoder._embed, []
 
     def small(batch: torch.Tensor) -> torch.Tensor:
@@ -110,7 +110,7 @@ def test_too_little_memory_makes_the_batches_smaller_not_the_store(tmp_path, pho
     encoder._embed = small
     with EmbeddingStore(tmp_path / "store.sqlite") as store:
         with pytest.warns(HybridWarning, match="the encoder goes on with"):
-            summary = build_index(scan([photos]), encoder, store, batch_size=16)
+            summary = build_index(scan([images]), encoder, store, batch_size=16)
         found = stored(store, encoder.fingerprint)
     assert summary.encoded == 23
     # Which of the two batches under way finds out first is chance.
@@ -127,7 +127,7 @@ def test_too_little_memory_makes_the_batches_smaller_not_the_store(tmp_path, pho
 
 
 class Watched:
-    """Embeds the place of a photo in its folder; calls `watch` with every batch of places before that."""
+    """Embeds the place of an image in its folder; calls `watch` with every batch of places before that."""
 
     name = identity = fingerprint = "watched"
     dim, logit_scale, uses_templates, notes = 2, 1.0, True, ()
@@ -140,7 +140,7 @@ class Watched:
     def check(self, records) -> None:
         pass
 
-    def prepare(self, photo, record) -> int:
+    def prepare(self, image, record) -> int:
         self.prepared += 1
         return int(Path(record.path).stem)
 
@@ -151,7 +151,7 @@ class Watched:
 
 @pytest.fixture
 def row(tmp_path) -> Callable[[int], Path]:
-    """A folder of small photos that are all different."""
+    """A folder of small images that are all different."""
 
     def make(count: int) -> Path:
         folder = tmp_path / "row"
@@ -176,7 +176,7 @@ def build(folder: Path, encoder: Watched, store: EmbeddingStore, **more: object)
 def test_two_batches_are_under_way_at_once(row, store):
     together = threading.Barrier(2, timeout=20)
     build(row(16), Watched(lambda places: together.wait()), store)
-    assert len(store.photos()) == 16
+    assert len(store.images()) == 16
 
 
 def test_a_later_batch_that_is_ready_first_waits_for_its_turn(row, store, monkeypatch):
@@ -191,24 +191,24 @@ def test_a_later_batch_that_is_ready_first_waits_for_its_turn(row, store, monkey
     written: list[int] = []
     write = EmbeddingStore.write_batch
 
-    def noted(self, photos, *rest):
-        written.extend(int(Path(photo.record.path).stem) for photo in photos)
-        write(self, photos, *rest)
+    def noted(self, images, *rest):
+        written.extend(int(Path(image.record.path).stem) for image in images)
+        write(self, images, *rest)
 
     monkeypatch.setattr(EmbeddingStore, "write_batch", noted)
     build(row(15), Watched(watch), store)
     assert written == list(range(15))
 
 
-def test_photos_wait_in_bounded_number(row, store, monkeypatch):
+def test_images_wait_in_bounded_number(row, store, monkeypatch):
     """Never more than the batches under way, the one being written, and what is read ahead for the next."""
     encoder, written, waiting = Watched(), [0], []
     write = EmbeddingStore.write_batch
 
-    def noted(self, photos, *rest):
+    def noted(self, images, *rest):
         waiting.append(encoder.prepared - written[0])
-        write(self, photos, *rest)
-        written[0] += len(photos)
+        write(self, images, *rest)
+        written[0] += len(images)
 
     monkeypatch.setattr(EmbeddingStore, "write_batch", noted)
     build(row(120), encoder, store)
@@ -226,7 +226,7 @@ def test_an_error_in_flight_surfaces_and_the_batches_before_it_are_kept(row, sto
     with pytest.raises(EncoderError, match="not finite") as caught:
         build(folder, Watched(watch), store)
     assert caught.value.got == str(refused)
-    assert len(store.photos()) == len(store.embedded("watched")) == kept
+    assert len(store.images()) == len(store.embedded("watched")) == kept
     summary = build(folder, Watched(), store)
     assert (summary.unchanged, summary.encoded) == (kept, 16 - kept)
 
@@ -235,17 +235,17 @@ def test_an_error_while_writing_ends_the_run(row, store, monkeypatch):
     batches = []
     write = EmbeddingStore.write_batch
 
-    def fail(self, photos, *rest):
-        batches.append(photos)
+    def fail(self, images, *rest):
+        batches.append(images)
         if len(batches) == 3:  # the first writes new labels, of which there are none
             raise OSError("no space left on device")
-        write(self, photos, *rest)
+        write(self, images, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(EmbeddingStore, "write_batch", fail)
         with pytest.raises(OSError, match="no space left"):
             build(row(40), Watched(), store)
-    assert len(store.photos()) == 4
+    assert len(store.images()) == 4
 
 
 def test_progress_is_told_as_batches_are_written(row, store):

@@ -13,7 +13,7 @@ from hybrid.index import faiss_build, faiss_file
 from hybrid.index import ivf as cells
 from hybrid.index.faiss_file import ids_in, read_note
 from hybrid.index.neighbors import open_index
-from hybrid.index.store import EmbeddingStore, StoredPhoto
+from hybrid.index.store import EmbeddingStore, StoredImage
 
 COUNT = 60
 NAMES = [f"content-{number}" for number in range(COUNT)]
@@ -53,8 +53,8 @@ def test_a_fresh_index_is_read_and_nothing_written(filled, done):
     assert stamp(filled) == before
 
 
-def relabelled(names):
-    return [StoredPhoto(ImageRecord(f"/data/{name}", "/other", "cat", "test", 9, 9), name) for name in names]
+def relabeled(names):
+    return [StoredImage(ImageRecord(f"/data/{name}", "/other", "cat", "test", 9, 9), name) for name in names]
 
 
 @pytest.mark.parametrize("change", ["labels", "copies", "encoder", "texts", "another encoder's vectors"])
@@ -62,9 +62,9 @@ def test_what_leaves_the_vectors_as_they_are_leaves_the_file_untouched(filled, d
     filled.open()
     before, revision = stamp(filled), filled.store.revision
     if change == "labels":
-        filled.store.write_batch(relabelled(NAMES))
+        filled.store.write_batch(relabeled(NAMES))
     elif change == "copies":
-        filled.store.write_batch([StoredPhoto(ImageRecord("/data/copy", "/data", None, None, 1, 1), NAMES[0])])
+        filled.store.write_batch([StoredImage(ImageRecord("/data/copy", "/data", None, None, 1, 1), NAMES[0])])
         filled.store.remove(["/data/copy"])
     elif change == "encoder":
         filled.store.name_encoder(filled.encoder, "another name")
@@ -81,7 +81,7 @@ def test_what_leaves_the_vectors_as_they_are_leaves_the_file_untouched(filled, d
 def test_few_rows_are_asked_of_a_store_whose_index_is_fresh(filled, relabel):
     filled.open()
     if relabel:
-        filled.store.write_batch(relabelled(NAMES[:3]))
+        filled.store.write_batch(relabeled(NAMES[:3]))
     asked = []
     filled.store._db.set_trace_callback(asked.append)
     filled.open()
@@ -96,7 +96,7 @@ def test_few_rows_are_asked_of_a_store_whose_index_is_fresh(filled, relabel):
 # Updated
 
 
-def test_new_photos_are_added(filled, done):
+def test_new_images_are_added(filled, done):
     filled.open()
     filled.add([f"new-{number}" for number in range(5)], 9)
     filled.check(k=6)
@@ -104,7 +104,7 @@ def test_new_photos_are_added(filled, done):
     assert done == ["built", "updated"]
 
 
-def test_photos_that_left_are_removed(filled, done):
+def test_images_that_left_are_removed(filled, done):
     filled.open()
     filled.remove([*NAMES[:4], NAMES[31], NAMES[-1]])
     filled.check(k=54)
@@ -113,7 +113,7 @@ def test_photos_that_left_are_removed(filled, done):
 
 
 @pytest.mark.parametrize("gone", [[NAMES[-1]], NAMES[-3:], [NAMES[2], NAMES[-1]]])
-def test_a_row_id_of_a_removed_photo_is_not_mistaken_for_it(filled, done, gone):
+def test_a_row_id_of_a_removed_image_is_not_mistaken_for_it(filled, done, gone):
     """SQLite alone would give the largest ids again."""
     filled.open()
     filled.remove(gone)
@@ -122,14 +122,14 @@ def test_a_row_id_of_a_removed_photo_is_not_mistaken_for_it(filled, done, gone):
     assert done == ["built", "updated"]
 
 
-def test_every_photo_is_another_one(filled, done):
+def test_every_image_is_another_one(filled, done):
     filled.open()
     filled.remove(NAMES)
     filled.add([f"other-{number}" for number in range(COUNT)], 12)
     filled.check(k=COUNT)
 
 
-def test_a_photo_that_left_and_came_back_changes_nothing_but_its_id(filled):
+def test_a_image_that_left_and_came_back_changes_nothing_but_its_id(filled):
     filled.open()
     vector = filled.known[NAMES[-1]]
     filled.remove([NAMES[-1]])
@@ -275,7 +275,7 @@ def test_another_encoder_has_its_own_vectors(filled, done):
 def test_a_store_built_anew_in_its_place_makes_it_stale(empty, done):
     first, second = empty.file.parent / "1.sqlite", empty.file.parent / "2.sqlite"
     for path, seed in ((first, 1), (second, 2)):
-        # As many photos, in as many batches: only the database itself is another.
+        # As many images, in as many batches: only the database itself is another.
         with EmbeddingStore(path) as store:
             empty.store = store
             empty.add(NAMES[:10], seed)
@@ -409,7 +409,7 @@ def test_vectors_that_cells_cannot_find_are_searched_exactly_and_that_is_said(em
     assert note.recall < 0.9
     (line,) = empty.open().notes
     assert line.startswith("exact search, which is slow among 400 vectors: 1 of 20 cells hold only ")
-    # It is not tried again for every new photo.
+    # It is not tried again for every new image.
     empty.add(["one more"], 1)
     empty.check()
     assert done == ["built", "updated"]
@@ -458,5 +458,5 @@ def test_ids_are_never_given_twice_across_processes(filled):
     last = state_of(filled).last
     filled.remove([NAMES[-1]])
     with EmbeddingStore(filled.store.path) as other:
-        other.write_batch(relabelled(["new"]), {"new": np.ones(16, dtype=np.float32)}, filled.encoder)
+        other.write_batch(relabeled(["new"]), {"new": np.ones(16, dtype=np.float32)}, filled.encoder)
     assert state_of(filled).last == last + 1

@@ -65,8 +65,8 @@ def test_what_a_sensible_share_of_the_cells_does_not_hold_is_not_enough(rows, mo
     assert probing.recall < 0.95
 
 
-def test_places_of_the_cells_of_true_neighbours(rows):
-    """Where a search meets each neighbour, by probing one cell more and more."""
+def test_places_of_the_cells_of_true_neighbors(rows):
+    """Where a search meets each neighbor, by probing one cell more and more."""
     ids = rows.ids()
     index, _, _ = build_cells(rows, ids)
     own, queries = rows.vectors(ids[5:12])
@@ -81,7 +81,7 @@ def test_places_of_the_cells_of_true_neighbours(rows):
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 90, 4096])
-def test_the_true_neighbours_however_the_vectors_pass_by(rows, monkeypatch, chunk):
+def test_the_true_neighbors_however_the_vectors_pass_by(rows, monkeypatch, chunk):
     monkeypatch.setattr("hybrid.index.rows.CHUNK", chunk)
     ids, vectors = rows.vectors(rows.ids())
     own = np.array([0, 7, 200])

@@ -45,14 +45,14 @@ def test_similarities_and_hashes_are_those_of_a_plain_search(filled, k):
     filled.check(k=k)
 
 
-def test_more_neighbours_than_photos_are_cut(filled):
+def test_more_neighbors_than_images_are_cut(filled):
     similarity, hashes = filled.open().search(filled.queries, COUNT + 40)
     assert similarity.shape == (len(filled.queries), COUNT)
     assert all(sorted(row) == sorted(NAMES) for row in hashes)
 
 
 @pytest.mark.parametrize("k", [0, -1])
-def test_no_neighbours_at_all_cannot_be_asked_for(filled, k):
+def test_no_neighbors_at_all_cannot_be_asked_for(filled, k):
     with pytest.raises(StoreError, match="must ask for photos") as caught:
         filled.open().search(filled.queries, k)
     assert caught.value.got == str(k)
@@ -94,7 +94,7 @@ def test_a_search_among_none_finds_none(filled):
     assert hashes == [[]] * len(filled.queries)
 
 
-def test_a_photo_is_its_own_nearest_neighbour(filled):
+def test_a_image_is_its_own_nearest_neighbor(filled):
     similarity, hashes = filled.open().search(np.stack([filled.known[name] for name in NAMES]), 1)
     assert [row[0] for row in hashes] == NAMES
     assert np.allclose(similarity, 1, atol=1e-6)
@@ -127,7 +127,7 @@ def test_ids_of_the_faiss_index_are_the_ids_that_are_given():
     assert index.metric_type == faiss.METRIC_INNER_PRODUCT
 
 
-def test_photos_may_be_given_by_a_mapping():
+def test_images_may_be_given_by_a_mapping():
     vectors = np.eye(4, dtype=np.float32)
     index = NeighborIndex(build(vectors, [5, 6, 7, 8]), {5: "a", 7: "c", 8: "d"})
     assert len(index) == 3
@@ -164,7 +164,7 @@ def test_any_thread_may_search(filled):
 
 
 @pytest.mark.parametrize("narrowed", [False, True])
-def test_photos_removed_since_are_left_out_and_others_found_in_their_place(filled, narrowed):
+def test_images_removed_since_are_left_out_and_others_found_in_their_place(filled, narrowed):
     index = filled.open()
     index = index.only(NAMES[:40]) if narrowed else index
     gone = filled.nearest(1)[1][0] + filled.nearest(3)[1][4]
@@ -188,7 +188,7 @@ def test_a_store_that_was_built_anew_meanwhile_is_not_searched(filled):
         index.search(filled.queries, 1)
 
 
-# Many photos: cells
+# Many images: cells
 
 
 def test_an_exact_search_says_nothing_of_itself(filled):
@@ -217,14 +217,14 @@ def test_an_approximate_search_finds_nearly_all(celled):
 
 
 @pytest.mark.parametrize("count", [1, 3, 40, 200])
-def test_few_photos_among_many_are_never_missed(celled, count):
+def test_few_images_among_many_are_never_missed(celled, count):
     index = celled.open()
     index._index.nprobe = 1
     names = [f"content-{number}" for number in range(0, 900, 900 // count)][:count]
     celled.check(index.only(names), 10, names)
 
 
-def test_many_photos_among_more_are_searched_in_as_many_more_cells(celled):
+def test_many_images_among_more_are_searched_in_as_many_more_cells(celled):
     index = celled.open()
     index._index.nprobe = 4
     assert index.only([f"content-{number}" for number in range(300)])._parameters.nprobe == 12
@@ -234,13 +234,13 @@ def test_many_photos_among_more_are_searched_in_as_many_more_cells(celled):
 
 
 @pytest.mark.parametrize("k", [200, 900, 10**6])
-def test_more_neighbours_than_the_cells_hold_are_found_all_the_same(celled, k):
+def test_more_neighbors_than_the_cells_hold_are_found_all_the_same(celled, k):
     index = celled.open()
     index._index.nprobe = 1
     celled.check(index, min(k, 900))
 
 
-def test_removed_photos_are_left_out_among_cells_too(celled):
+def test_removed_images_are_left_out_among_cells_too(celled):
     index = celled.open()
     gone = celled.nearest(2)[1][0]
     celled.remove(gone)
@@ -325,7 +325,7 @@ def test_a_fresh_process_finds_the_same(filled):
     assert (filled.file.stat().st_ino, filled.file.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_two_processes_that_open_at_once_both_find_the_right_photos(filled):
+def test_two_processes_that_open_at_once_both_find_the_right_images(filled):
     np.save(filled.file.parent / "queries.npy", filled.queries)
     filled.open()
     filled.add(["new"], 11)

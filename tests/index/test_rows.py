@@ -6,7 +6,7 @@ import pytest
 from hybrid.images.records import ImageRecord
 from hybrid.index import rows as module
 from hybrid.index.rows import RowState
-from hybrid.index.store import StoredPhoto
+from hybrid.index.store import StoredImage
 
 NAMES = [f"c{number}" for number in range(30)]
 
@@ -57,14 +57,14 @@ def test_vectors_of_some_rows(filled, rows):
 
 
 def test_rows_of_labels(filled, rows):
-    copy = StoredPhoto(ImageRecord("/data/copy", "/data", "cat", None, 1, 1), "c25")
-    bare = StoredPhoto(ImageRecord("/data/bare", "/data", "cat", None, 1, 1), "without a vector")
+    copy = StoredImage(ImageRecord("/data/copy", "/data", "cat", None, 1, 1), "c25")
+    bare = StoredImage(ImageRecord("/data/bare", "/data", "cat", None, 1, 1), "without a vector")
     filled.store.write_batch([copy, bare])
-    assert rows.ids_labelled(["cat"]).tolist() == [*range(1, 11), 27]
-    assert rows.ids_labelled(['it\'s "odd"', "nothing"]).tolist() == list(range(12, 22))
-    assert rows.ids_labelled([*(f"none {i}" for i in range(1200)), "cat"]).tolist() == [*range(1, 11), 27]
-    assert rows.ids_labelled().tolist() == [*range(1, 11), *range(12, 22), 27]
-    assert rows.ids_labelled([]).tolist() == []
+    assert rows.ids_labeled(["cat"]).tolist() == [*range(1, 11), 27]
+    assert rows.ids_labeled(['it\'s "odd"', "nothing"]).tolist() == list(range(12, 22))
+    assert rows.ids_labeled([*(f"none {i}" for i in range(1200)), "cat"]).tolist() == [*range(1, 11), 27]
+    assert rows.ids_labeled().tolist() == [*range(1, 11), *range(12, 22), 27]
+    assert rows.ids_labeled([]).tolist() == []
 
 
 def test_the_state_tells_one_set_of_rows_from_every_other(filled, rows):

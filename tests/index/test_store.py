@@ -14,14 +14,14 @@ import pytest
 from hybrid.errors import StoreError
 from hybrid.images.records import ImageRecord
 from hybrid.index.schema import FORMAT
-from hybrid.index.store import EmbeddingStore, StoredPhoto
+from hybrid.index.store import EmbeddingStore, StoredImage
 
 A, B = "encoder-a", "encoder-b"
 
 
-def stored(name: str, content: str | None = None, **changes: object) -> StoredPhoto:
+def stored(name: str, content: str | None = None, **changes: object) -> StoredImage:
     record = ImageRecord(f"/data/{name}", "/data", "cat", "train", 100, 1_700_000_000_123_456_789)
-    return StoredPhoto(replace(record, **changes), content or f"hash of {name}")
+    return StoredImage(replace(record, **changes), content or f"hash of {name}")
 
 
 def vectors(*contents: str, seed: int = 0, dim: int = 4) -> dict[str, np.ndarray]:
@@ -50,15 +50,15 @@ def everything(store: EmbeddingStore) -> tuple[object, ...]:
 # Writing and reading
 
 
-def test_photos_come_back_as_they_were_ordered_by_path(store):
-    photos = [
+def test_images_come_back_as_they_were_ordered_by_path(store):
+    images = [
         stored("b.jpg", label=None, split=None),
         stored("a.jpg", label="sea horse", mtime_ns=0),
         stored("ß/ü.jpg", source="/data/ß", size=2**40),
         stored("s.tar/0001.jpg", container="/data/s.tar", offset=2**33),
     ]
-    store.write_batch(photos)
-    assert store.photos() == sorted(photos, key=lambda photo: photo.record.path)
+    store.write_batch(images)
+    assert store.images() == sorted(images, key=lambda image: image.record.path)
 
 
 def test_vectors_come_back_bit_by_bit_in_the_order_asked(store):
@@ -114,16 +114,16 @@ def test_a_vector_that_is_there_is_never_replaced(store):
     assert store.rows(A).ids().tolist() == ids == [1]
 
 
-def test_photos_that_share_contents_with_labels(store):
+def test_images_that_share_contents_with_labels(store):
     cat, copy, dog = stored("a", "x"), stored("b", "x", label=None), stored("c", "y", label="dog")
     twin, own = stored("d", "y", label="cow"), stored("e", "z", label='it\'s "odd"')
     store.write_batch([own, twin, dog, copy, cat])
-    assert store.photos_sharing(["cat"]) == [cat, copy]
-    assert store.photos_sharing(["cow", "cat"]) == [cat, copy, dog, twin]
-    assert store.photos_sharing([own.record.label, "nothing"]) == [own]
-    assert store.photos_sharing([]) == []
+    assert store.images_sharing(["cat"]) == [cat, copy]
+    assert store.images_sharing(["cow", "cat"]) == [cat, copy, dog, twin]
+    assert store.images_sharing([own.record.label, "nothing"]) == [own]
+    assert store.images_sharing([]) == []
     many = [f"none {i}" for i in range(1200)]
-    assert store.photos_sharing([*many, "cat", *many, "dog"]) == [cat, copy, dog, twin]
+    assert store.images_sharing([*many, "cat", *many, "dog"]) == [cat, copy, dog, twin]
 
 
 def test_the_length_of_vectors(store):
@@ -135,7 +135,7 @@ def test_the_length_of_vectors(store):
 def test_a_path_is_known_once(store):
     store.write_batch([stored("a", "x")], vectors("x"), A)
     store.write_batch([stored("a", "y", label="dog")], vectors("y"), A)
-    assert store.photos() == [stored("a", "y", label="dog")]
+    assert store.images() == [stored("a", "y", label="dog")]
 
 
 def test_a_fresh_process_reads_what_was_written(file):
@@ -168,7 +168,7 @@ def test_the_store_is_written_ahead_so_that_readers_do_not_wait(store, file):
     store._db.execute("BEGIN IMMEDIATE")
     store._db.execute("DELETE FROM photos")
     with EmbeddingStore(file) as reader:
-        assert len(reader.photos()) == 1
+        assert len(reader.images()) == 1
     store._db.rollback()
 
 
@@ -176,9 +176,9 @@ def test_the_store_is_written_ahead_so_that_readers_do_not_wait(store, file):
 def test_an_error_within_a_batch_leaves_nothing_of_it(store, broken):
     store.write_batch([stored("old", "w")], vectors("w"), A)
     before = everything(store)
-    photos, new = [stored("old", "x"), stored("a", "x")], vectors("x", "y")
+    images, new = [stored("old", "x"), stored("a", "x")], vectors("x", "y")
     if broken == "photo":
-        photos.append(stored("b", "y", size=None))
+        images.append(stored("b", "y", size=None))
     elif broken == "vector":
         store._db.execute(
             "CREATE TRIGGER no_y BEFORE INSERT ON embeddings WHEN new.sha256 = 'y' BEGIN SELECT raise(FAIL, 'no'); END"
@@ -186,7 +186,7 @@ def test_an_error_within_a_batch_leaves_nothing_of_it(store, broken):
     else:
         store._db.execute("CREATE TRIGGER no BEFORE UPDATE ON meta BEGIN SELECT raise(FAIL, 'no'); END")
     with pytest.raises(sqlite3.IntegrityError):
-        store.write_batch(photos, new, A)
+        store.write_batch(images, new, A)
     assert everything(store) == before
 
 
@@ -247,7 +247,7 @@ def test_the_revision_grows_with_every_change_and_only_then(store):
     store.remove([])
     store.write_texts(vectors("a cat"), A)
     store.name_encoder(A, "the first")
-    assert store.photos()
+    assert store.images()
     assert store.revision == seen[-1]
 
 
@@ -264,18 +264,18 @@ def test_a_store_made_anew_in_the_same_place_is_told_apart(tmp_path):
 
 
 def test_removing_drops_orphan_vectors_of_all_encoders_and_keeps_shared_ones(store):
-    photos = [stored("a", "x"), stored("copy of a", "x"), stored("b", "y")]
+    images = [stored("a", "x"), stored("copy of a", "x"), stored("b", "y")]
     for encoder in (A, B):
-        store.write_batch(photos, vectors("x", "y"), encoder)
+        store.write_batch(images, vectors("x", "y"), encoder)
     store.remove(["/data/a", "/data/b", "/data/never known"])
-    assert store.photos() == [stored("copy of a", "x")]
+    assert store.images() == [stored("copy of a", "x")]
     assert store.embedded(A) == store.embedded(B) == {"x"}
     store.remove(["/data/copy of a"])
-    assert store.photos() == []
+    assert store.images() == []
     assert store.embedded(A) == store.embedded(B) == set()
 
 
-def test_removing_drops_the_vectors_that_a_changed_photo_left_behind(store):
+def test_removing_drops_the_vectors_that_a_changed_image_left_behind(store):
     store.write_batch([stored("a", "x")], vectors("x"), A)
     store.write_batch([stored("a", "y")], vectors("y"), A)
     revision = store.revision
@@ -299,8 +299,8 @@ def test_texts_are_cached_by_encoder(store):
 
 
 def test_counts(store):
-    photos = [stored("a", "x"), stored("b", "y", label="dog", split="val"), stored("c", "x", label=None, split=None)]
-    store.write_batch(photos, vectors("x", "y"), A)
+    images = [stored("a", "x"), stored("b", "y", label="dog", split="val"), stored("c", "x", label=None, split=None)]
+    store.write_batch(images, vectors("x", "y"), A)
     store.write_batch([], vectors("x"), B)
     store.name_encoder(A, "old name")
     store.name_encoder(A, "the first")
@@ -379,43 +379,43 @@ def test_a_store_in_use_says_so_instead_of_calling_itself_broken(file, monkeypat
 
 
 def some(store):
-    photos = [
+    images = [
         stored("b", "x"),
         stored("a", "x", label="dog"),
         stored("c", "y", label=None, split=None),
         stored("d.tar/1", "z", container="/data/d.tar", offset=2**33, label='it\'s "odd"'),
     ]
-    store.write_batch(photos, vectors("x", "z"), A)
-    return sorted(photos, key=lambda photo: photo.record.path)
+    store.write_batch(images, vectors("x", "z"), A)
+    return sorted(images, key=lambda image: image.record.path)
 
 
-def test_photos_one_by_one_as_records_and_as_rows(store):
+def test_images_one_by_one_as_records_and_as_rows(store):
     assert store.is_empty
-    assert list(store.iter_photos()) == list(store.photo_rows()) == []
-    photos = some(store)
+    assert list(store.iter_images()) == list(store.image_rows()) == []
+    images = some(store)
     assert not store.is_empty
-    assert list(store.iter_photos()) == photos
-    assert list(store.photo_rows()) == [(*astuple(photo.record), photo.sha256) for photo in photos]
+    assert list(store.iter_images()) == images
+    assert list(store.image_rows()) == [(*astuple(image.record), image.sha256) for image in images]
     # Two at once do not disturb each other.
-    assert [one == other for one, other in zip(store.iter_photos(), store.iter_photos(), strict=True)] == [True] * 4
+    assert [one == other for one, other in zip(store.iter_images(), store.iter_images(), strict=True)] == [True] * 4
 
 
-def test_photos_by_path_and_by_content(store):
+def test_images_by_path_and_by_content(store):
     a, b, c, d = some(store)
-    assert store.photos_with(["z", "x", "nothing", "x"]) == [a, b, d]
-    assert store.photos_at([d.record.path, "/nothing", a.record.path, a.record.path]) == [a, d]
+    assert store.images_with(["z", "x", "nothing", "x"]) == [a, b, d]
+    assert store.images_at([d.record.path, "/nothing", a.record.path, a.record.path]) == [a, d]
     many = [f"none {number}" for number in range(1200)]
-    assert store.photos_with([*many, "y"]) == store.photos_at([*many, c.record.path]) == [c]
-    assert store.photos_with([]) == store.photos_at([]) == []
+    assert store.images_with([*many, "y"]) == store.images_at([*many, c.record.path]) == [c]
+    assert store.images_with([]) == store.images_at([]) == []
 
 
 def test_labels(store):
-    assert (store.labels(), store.all_labelled) == ({}, True)
+    assert (store.labels(), store.all_labeled) == ({}, True)
     some(store)
     assert list(store.labels().items()) == [("cat", 1), ("dog", 1), ('it\'s "odd"', 1)]
-    assert not store.all_labelled
+    assert not store.all_labeled
     store.remove(["/data/c"])
-    assert store.all_labelled
+    assert store.all_labeled
 
 
 def test_which_of_some_contents_have_a_vector(store):
@@ -442,8 +442,8 @@ def test_a_vector_asked_for_twice_is_there_twice_and_may_be_changed(store):
         lambda store: store.embedded(A, ["x", "y"]),
         lambda store: store.rows(A).ids(),
         lambda store: store.rows(A).ids_of(["x"]),
-        lambda store: store.rows(A).ids_labelled(),
-        lambda store: store.rows(A).ids_labelled(["cat"]),
+        lambda store: store.rows(A).ids_labeled(),
+        lambda store: store.rows(A).ids_labeled(["cat"]),
         lambda store: store.counts(),
         lambda store: store.remove(["/data/a"]),
         lambda store: store.write_batch([stored("b", "w")]) or store.remove([]),
@@ -464,7 +464,7 @@ def test_no_vector_is_read_where_none_is_asked_for(store, ask):
     assert [step for step in by_index if "COVERING INDEX" not in step and "INTEGER PRIMARY KEY" not in step] == []
 
 
-# Vectors that no photo has
+# Vectors that no image has
 
 
 def deletions(store):
@@ -487,7 +487,7 @@ def test_nothing_is_looked_through_when_nothing_was_left_behind(store):
 
 
 def test_the_bytes_a_changed_file_had_are_kept_until_the_end_of_the_run(store):
-    """A later batch may hold a photo with these bytes: swapped or renamed files."""
+    """A later batch may hold an image with these bytes: swapped or renamed files."""
     some(store)
     store.write_batch([stored("d.tar/1", "new")], vectors("new"), A)
     assert store.embedded(A) == {"x", "z", "new"}
@@ -507,7 +507,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(file):
         assert store.embedded(A) == {"x", "new"}
 
 
-def test_a_vector_that_came_without_a_photo_goes(store):
+def test_a_vector_that_came_without_a_image_goes(store):
     some(store)
     store.write_batch([], vectors("x", "nobody's"), B)
     store.remove([])
@@ -515,7 +515,7 @@ def test_a_vector_that_came_without_a_photo_goes(store):
 
 
 @pytest.mark.parametrize("count", [1, 700])
-def test_vectors_of_removed_photos_go_with_the_last_copy(store, count):
+def test_vectors_of_removed_images_go_with_the_last_copy(store, count):
     names = [f"content {number}" for number in range(count)]
     store.write_batch([stored(name, name) for name in names], vectors(*names), A)
     store.write_batch([stored("copy", names[0])], vectors(*names), B)

@@ -148,7 +148,7 @@ def test_merely_named_then_shown_with_a_name_then_shown_without():
     assert (wider.seen, wider.joined, wider.nameless) == (3, 4, 2)
     assert (wider.asked, wider.named) == (6, 8)
     assert wider.shots == (0, 0, 0, 0, 0, 0, 5, 3, 2, 1)
-    assert [wider.photos_of(index) for index in range(10)] == list(wider.shots)
+    assert [wider.images_of(index) for index in range(10)] == list(wider.shots)
     assert [prompt.name for prompt in wider.prompts] == list(wider.names)
     assert wider.is_unseen.tolist() == [False] * 3 + [True] * 7
     assert wider.index_of("Forest-Giraffe") == 6
@@ -158,7 +158,7 @@ def test_merely_named_then_shown_with_a_name_then_shown_without():
 def test_nobody_joins():
     space = join(SEEN, prompts("otter"))
     assert extend(space, []) == (space, ())
-    assert (space.asked, space.named, space.photos_of(3)) == (4, 4, 0)
+    assert (space.asked, space.named, space.images_of(3)) == (4, 4, 0)
 
 
 @pytest.mark.parametrize("line", ["Otter", "sea otter", "kalan: lontra, otter", "otter: something else"])
@@ -173,7 +173,7 @@ def test_a_newcomer_that_a_prompt_names_keeps_its_place(line, named):
     assert wider.shots == (0, 0, 0, 0, 4, 0, 1)
 
 
-def test_photos_of_two_newcomers_that_a_prompt_joins_count_together():
+def test_images_of_two_newcomers_that_a_prompt_joins_count_together():
     wider, places = extend(join((), prompts("otter: lontra")), [newcomer("Otter", 2), newcomer("lontra", 3)])
     assert places == (0, 0)
     assert wider.shots == (5,)

@@ -34,7 +34,7 @@ def predictions(file, *arguments):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Photos of trained classes, shots and test photos; a run with a head (`run`), and an index alone (`bare`)."""
+    """Images of trained classes, shots and test images; a run with a head (`run`), and an index alone (`bare`)."""
     folder = tmp_path_factory.mktemp("world")
     for split, count, animals in (("train", 5, SEEN), ("val", 4, SEEN), ("shots", 3, UNSEEN), ("test", 2, UNSEEN)):
         for number, animal in enumerate(animals):
@@ -84,7 +84,7 @@ def test_labels_that_the_head_left_out_stay_out_until_they_are_added(made, run, 
     assert load(run).classes_.tolist() == in_python.remove_class(TRAINED[7]).classes_.tolist()
 
 
-def test_an_index_alone_answers_by_its_photos(made, tmp_path):
+def test_an_index_alone_answers_by_its_images(made, tmp_path):
     rows = predictions(tmp_path / "out.jsonl", made / "test" / BIRD, made / "test" / FISH, "--run", made / "bare")
     assert [row["label"] for row in rows] == [BIRD] * 2 + [FISH] * 2
     assert {row["expert"] for row in rows} == {"few-shot"}
@@ -126,8 +126,8 @@ def test_what_a_command_adds_python_sees(made, run, tmp_path):
     by_python.add_class("creature 7", made / "shots" / SNAKE, prompts=[]).add_class(FISH, prompts=["golden fish"])
     assert by_command.classes_.tolist() == by_python.classes_.tolist() == [*TRAINED, FISH, BIRD, "creature 7"]
     assert by_command.space == by_python.space
-    photos = sorted((made / "test").rglob("*.png"))
-    np.testing.assert_allclose(by_command.predict_proba(photos), by_python.predict_proba(photos), rtol=1e-5, atol=1e-7)
+    images = sorted((made / "test").rglob("*.png"))
+    np.testing.assert_allclose(by_command.predict_proba(images), by_python.predict_proba(images), rtol=1e-5, atol=1e-7)
     call("remove-class", BIRD, "--run", run)
     call("remove-class", FISH, "--run", run)
     by_python.remove_class(BIRD).remove_class(FISH)
@@ -138,11 +138,11 @@ def test_what_python_saves_a_command_reads(made, tmp_path):
     saved, out = tmp_path / "saved", tmp_path / "out.csv"
     classifier = load(made / "run", prompts=[FISH])
     classifier.add_class("creature 7", made / "shots" / SNAKE, prompts=[]).save(saved)
-    photos = sorted((made / "test").rglob("*.png"))
+    images = sorted((made / "test").rglob("*.png"))
     call("predict", made / "test", "--run", saved, "--out", out, "--explain-neighbors", "--device", "cpu")
     with out.open(newline="") as stream:
         rows = {row["path"]: row["label"] for row in csv.DictReader(stream)}
-    assert rows == dict(zip(map(str, photos), classifier.predict(photos).tolist(), strict=True))
+    assert rows == dict(zip(map(str, images), classifier.predict(images).tolist(), strict=True))
     assert "creature 7" in rows.values()
     rows = predictions(tmp_path / "near.jsonl", made / "test" / SNAKE, "--run", saved, "--explain-neighbors")
     assert {neighbor["label"] for row in rows for neighbor in row["neighbors"][:2]} == {"creature 7"}

@@ -40,7 +40,7 @@ CPU = Compute("cpu", "fp32", "test")
 CLASSES = ("cat", "dog", "emu")
 ENCODER = SimpleNamespace(name="an encoder", identity="0123abcd", fingerprint="4567cdef")
 SIMPLE = Templates("simple", ("a photo of a {}.",))
-GATE = Gate(head_temperature=0.7, fit=GateFit(photos=9, classes=3, episodes=2))
+GATE = Gate(head_temperature=0.7, fit=GateFit(images=9, classes=3, episodes=2))
 RNG = np.random.default_rng(0)
 MEMORY = ClassMemory.fit(RNG.normal(size=(9, 5)), np.arange(9) % 3, 3)
 HELD_OUT = HeldOut(

@@ -22,7 +22,7 @@ from hybrid.run.files import GateInfo, HeadDraft, HeadFiles, HeadInfo, Layout, f
 
 ENCODER = SimpleNamespace(name="an encoder", identity="0123abcd", fingerprint="4567cdef")
 SIMPLE = Templates("simple", ("a photo of a {}.",))
-GATE = Gate(fit=GateFit(photos=9, classes=3, episodes=2))
+GATE = Gate(fit=GateFit(images=9, classes=3, episodes=2))
 REJECTOR = Rejector(bias=-1 / 3, text=0.25, entropy=-1.5, unknown=tuple(np.linspace(0, 1, 101).tolist()))
 
 
@@ -72,8 +72,8 @@ def test_all_of_a_fitted_gate_comes_back(layout):
     found, info = load_gate(layout)
     assert (found.gate, found.rejector, found.reason) == (GATE, REJECTOR, "")
     assert found.warning is None
-    photos = np.random.default_rng(1).normal(size=(6, 5))
-    np.testing.assert_allclose(found.memory.logits(photos), made.memory.logits(photos), rtol=1e-3, atol=1e-3)
+    images = np.random.default_rng(1).normal(size=(6, 5))
+    np.testing.assert_allclose(found.memory.logits(images), made.memory.logits(images), rtol=1e-3, atol=1e-3)
     for item in fields(HeldOut):
         np.testing.assert_allclose(getattr(found.held_out, item.name), getattr(made.held_out, item.name), rtol=1e-6)
     assert info.memory_sha256 == file_sha256(layout.head / HeadFiles.MEMORY)

@@ -1,4 +1,4 @@
-"""`fit_run_gate` on made-up photos: what it hands on, what it refuses, what it does without."""
+"""`fit_run_gate` on made-up images: what it hands on, what it refuses, what it does without."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hybrid.gate.calibration import fit_temperature
 from hybrid.gate.episodes import class_folds
 from hybrid.gate.gate import Gate
 from hybrid.gate.support import ShownGate
-from hybrid.heads.base import LabelledPhotos, TrainingSet
+from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.images.records import ImageRecord
 from hybrid.run import gate as gating
 from hybrid.run.gate import fit_run_gate
@@ -26,27 +26,27 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-def photos(rng: np.random.Generator, centres: np.ndarray, count: int, split: str) -> LabelledPhotos:
-    target = np.repeat(np.arange(len(centres)), count)
-    embeddings = unit(centres[target] + 0.25 * rng.normal(size=(len(target), centres.shape[1])))
+def images(rng: np.random.Generator, centers: np.ndarray, count: int, split: str) -> LabeledImages:
+    target = np.repeat(np.arange(len(centers)), count)
+    embeddings = unit(centers[target] + 0.25 * rng.normal(size=(len(target), centers.shape[1])))
     paths = [f"/{split}/{c}/{i}.jpg" for i, c in enumerate(target)]
     hashes = tuple(hashlib.sha256(path.encode()).hexdigest() for path in paths)
     records = tuple(ImageRecord(path, "/", str(c), split, 1, 1) for path, c in zip(paths, target, strict=True))
-    return LabelledPhotos(records, hashes, target, embeddings)
+    return LabeledImages(records, hashes, target, embeddings)
 
 
 def make(classes: int = 7, val: int = 6) -> tuple[TrainingSet, np.ndarray, np.ndarray]:
-    """A training set, the head's logits of its validation photos, and the texts."""
+    """A training set, the head's logits of its validation images, and the texts."""
     rng = np.random.default_rng(0)
-    centres = unit(rng.normal(size=(classes, 9)))
+    centers = unit(rng.normal(size=(classes, 9)))
     data = TrainingSet(
         tuple(f"class {c}" for c in range(classes)),
-        photos(rng, centres, 5, "train"),
-        photos(rng, centres, val, "val"),
+        images(rng, centers, 5, "train"),
+        images(rng, centers, val, "val"),
         (),
     )
-    logits = (10 * data.val.embeddings @ centres.T).astype(np.float32)
-    return data, logits, unit(centres + 0.15 * rng.normal(size=centres.shape))
+    logits = (10 * data.val.embeddings @ centers.T).astype(np.float32)
+    return data, logits, unit(centers + 0.15 * rng.normal(size=centers.shape))
 
 
 def test_what_a_fit_gives():
@@ -55,7 +55,7 @@ def test_what_a_fit_gives():
     assert fitted.warning is None
     assert fitted.reason == ""
     fit = fitted.gate.fit
-    assert (fit.photos, fit.classes, fit.episodes, fit.folds) == (42, 7, 3, "memory")
+    assert (fit.images, fit.classes, fit.episodes, fit.folds) == (42, 7, 3, "memory")
     assert fitted.gate.gate.doubt == 0
     assert fitted.memory.counts.tolist() == [11] * 7
     held = fitted.held_out
@@ -75,7 +75,7 @@ def test_it_is_the_same_every_time_and_follows_its_seed():
     assert fit_run_gate(*parts, SCALE, seed=1).gate != fit_run_gate(*parts, SCALE).gate
 
 
-def test_held_out_scores_leave_the_photo_out():
+def test_held_out_scores_leave_the_image_out():
     data, logits, texts = make()
     fitted = fit_run_gate(data, logits, texts, SCALE)
     rows = np.arange(42), data.val.target
@@ -85,12 +85,12 @@ def test_held_out_scores_leave_the_photo_out():
         others[rows] = -np.inf
         return scores[rows] - others.max(axis=1)
 
-    # A memory that holds the photo flatters its own class.
+    # A memory that holds the image flatters its own class.
     flattered = surplus(fitted.memory.logits(data.val.embeddings) / 10)
     assert np.mean(surplus(fitted.held_out.memory) < flattered) > 0.8
 
 
-def test_a_photo_that_trained_the_head_is_refused():
+def test_a_image_that_trained_the_head_is_refused():
     data, logits, texts = make()
     copies = list(data.val.hashes)
     copies[3], copies[5] = data.train.hashes[0], data.train.hashes[7]
@@ -158,7 +158,7 @@ def test_episodes_heads_are_brought_to_the_heads_calibration(handed_on, factor):
     for held, found in zip(held_out, given, strict=True):
         rows = ~np.isin(data.val.target, held)
         plain = np.delete(logits, held, axis=1)
-        # All of it, the held-out classes' photos too, times one number.
+        # All of it, the held-out classes' images too, times one number.
         assert found.shape == (210, 7 - len(held))
         np.testing.assert_allclose(found, plain * np.median(found / plain), rtol=1e-4, atol=1e-5)
         kept = np.setdiff1d(np.arange(7), held)
@@ -171,7 +171,7 @@ def test_without_heads_for_them_the_episodes_ask_none(handed_on):
     assert handed_on[0][6] is None
 
 
-def test_the_seed_deals_classes_and_photos(handed_on):
+def test_the_seed_deals_classes_and_images(handed_on):
     fit_run_gate(*make(), SCALE, seed=4)
     assert tuple(handed_on[0][5]) == class_folds(7, 4) != class_folds(7)
     assert handed_on[0][7] == 4
@@ -187,7 +187,7 @@ def test_a_fit_that_fails_says_so():
 # Shown classes
 
 
-def test_a_gate_stays_where_what_photos_add_cannot_be_fitted(monkeypatch):
+def test_a_gate_stays_where_what_images_add_cannot_be_fitted(monkeypatch):
     def refuse(*arguments):
         raise GateError("the fit did not converge")
 
@@ -200,7 +200,7 @@ def test_a_gate_stays_where_what_photos_add_cannot_be_fitted(monkeypatch):
     assert fitted.reason == "for photos of shown classes the documented prior serves: the fit did not converge"
 
 
-def test_what_photos_of_shown_classes_add_is_fitted_on_every_variant(monkeypatch):
+def test_what_images_of_shown_classes_add_is_fitted_on_every_variant(monkeypatch):
     data, logits, texts = make()
     calls = []
     original = gating.fit_shown
@@ -211,7 +211,7 @@ def test_what_photos_of_shown_classes_add_is_fitted_on_every_variant(monkeypatch
     assert not gate.shown.fitted
     assert fitted.gate == original(gate, named, nameless)
     assert fitted.gate.shown.fitted
-    # Three episodes, five numbers of photos; all classes shown, or every other one.
+    # Three episodes, five numbers of images; all classes shown, or every other one.
     assert len(named) == len(nameless) == 3 * 5 * 3
     assert {count for part in named for count in part.evidence.shown.counts.tolist()} == {1, 2, 4, 5}
     sizes = [7 / len(held) - 1 for held in class_folds(7)]
@@ -222,7 +222,7 @@ def test_the_prior_keeps_the_documented_weights_of_shown_classes():
     assert fit_run_gate(*make(classes=5), SCALE).gate.shown == ShownGate()
 
 
-def test_held_out_photos_keep_their_baseline():
+def test_held_out_images_keep_their_baseline():
     data, logits, texts = make()
     held = fit_run_gate(data, logits, texts, SCALE).held_out
     assert held.baseline.shape == (42,)

@@ -14,7 +14,7 @@ from hybrid.gate.gate import Gate
 from hybrid.gate.gaussians import ClassMemory
 from hybrid.heads.linear import LinearHead
 from hybrid.images.records import ImageRecord
-from hybrid.index.store import EmbeddingStore, StoredPhoto
+from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.labels.prompts import PromptClass, PromptSet, Templates
 from hybrid.run import load as loading
 from hybrid.run.classes import AddedClass, ClassesInfo, ShownClass
@@ -93,7 +93,7 @@ def source(*newcomers, prompts=None, seen=(), encoder=None, **changes):
 # One label space
 
 
-def test_each_class_has_its_vector_and_its_photos():
+def test_each_class_has_its_vector_and_its_images():
     okapi, bare = shown("okapi", 3), shown("creature 7", 2, named=False, like="worm")
     joined = assemble(source(bare, okapi, shown("yak", 0), prompts=["lion", "okra"], seen=SEEN))
     assert joined.space.names == (*SEEN, "lion", "okra", "yak", "okapi", "creature 7")
@@ -104,10 +104,10 @@ def test_each_class_has_its_vector_and_its_photos():
     assert joined.shown.counts.tolist() == [2, 3]
     assert (joined.shown.asked, joined.shown.named) == (13, 14)
     np.testing.assert_allclose(joined.shown.sums, [c.embeddings.sum(axis=0) for c in (bare, okapi)], rtol=1e-6)
-    assert joined.notes == ("2 classes shown by labelled photos of the index: okapi (3), creature 7 (2, photos alone)",)
+    assert joined.notes == ("2 classes shown by labeled photos of the index: okapi (3), creature 7 (2, photos alone)",)
 
 
-def test_photos_of_two_newcomers_that_a_prompt_joins_are_added():
+def test_images_of_two_newcomers_that_a_prompt_joins_are_added():
     prompts = PromptSet((PromptClass("otter", ("lontra",)),))
     one, other = shown("otter", 2), shown("lontra", 3, like="otter", seed=1)
     double = replace(
@@ -122,7 +122,7 @@ def test_photos_of_two_newcomers_that_a_prompt_joins_are_added():
     )
 
 
-def test_photos_of_a_class_that_the_prompts_call_seen_count_for_nobody():
+def test_images_of_a_class_that_the_prompts_call_seen_count_for_nobody():
     prompts = PromptSet((PromptClass("ant", ("formica",)),))
     joined = assemble(source(shown("formica", 2), prompts=prompts, seen=SEEN))
     assert joined.space.names == SEEN
@@ -138,7 +138,7 @@ def test_no_class_at_all():
 # Names that the encoder cannot use
 
 
-def test_a_class_without_a_text_vector_is_known_by_its_photos_alone():
+def test_a_class_without_a_text_vector_is_known_by_its_images_alone():
     encoder = WordEncoder({"okapi", "yak"}, uses_templates=False)
     joined = assemble(source(shown("okapi", 2), shown("lion", 2), shown("yak", 0), seen=SEEN, encoder=encoder))
     assert joined.space.names == (*SEEN, "lion", "okapi"), "of yak nothing is known"
@@ -152,7 +152,7 @@ def test_a_class_that_was_asked_for_by_name_needs_a_vector():
         assemble(source(prompts=["okapi"], seen=SEEN, encoder=encoder))
 
 
-def test_a_name_that_does_not_describe_the_photos_is_not_used():
+def test_a_name_that_does_not_describe_the_images_is_not_used():
     own = shots_of("cat", 4)[0] @ np.stack([direction(name) for name in ("xyzzy", *SEEN)]).T
     assert np.sum((own > own[:, :1]).sum(axis=1) < 3) < 2, "of 4 photos, or the test says nothing"
     joined = assemble(source(shown("xyzzy", 4, like="cat"), shown("okapi", 4), seen=SEEN))
@@ -179,7 +179,7 @@ def test_too_little_to_doubt_a_name(made):
 
 
 def test_whoever_joins_casts_no_doubt_on_those_that_are_there():
-    # The photos of "llama" lie nearest to three newcomers' names; only trained classes may judge it.
+    # The images of "llama" lie nearest to three newcomers' names; only trained classes may judge it.
     words = ("moth", "newt", "orca")
     vectors = unit_norm(direction("llama") * 0.2 + sum(direction(word) for word in words) + np.zeros((3, DIM)))
     llama = ShownClass("llama", (), True, ("x", "y", "z"), vectors)
@@ -195,7 +195,7 @@ def test_a_newcomer_that_the_prompts_call_something_else_is_told():
     made = source(shown("beast", 2), shown("forest giraffe", 3), seen=SEEN)
     joined = assemble(replace(made, prompts=names))
     assert joined.space.names == (*SEEN, "okapi")
-    assert joined.space.photos_of(len(SEEN)) == 3
+    assert joined.space.images_of(len(SEEN)) == 3
     assert "the prompts call beast a trained class: its photos do not count" in joined.notes
     assert "the prompts call forest giraffe okapi: its photos show that class" in joined.notes
     assert not any("the prompts call" in note for note in assemble(made).notes)
@@ -218,10 +218,10 @@ def test_the_expert_without_a_head():
 
 
 @pytest.mark.parametrize("name", ["posterior", "tip-adapter", "gda"])
-def test_the_order_of_the_photos_changes_nothing(name):
+def test_the_order_of_the_images_changes_nothing(name):
     classes = [shown("ant", 7), shown("bee", 5, like="ant", seed=3), shown("cat", 2, named=False)]
-    photos = unit_norm(np.random.default_rng(5).normal(size=(9, DIM)))
-    expected = assemble(source(*classes, few_shot=name)).few_shot.logits(photos)
+    images = unit_norm(np.random.default_rng(5).normal(size=(9, DIM)))
+    expected = assemble(source(*classes, few_shot=name)).few_shot.logits(images)
     rng = np.random.default_rng(0)
     for _ in range(3):
         mixed = []
@@ -229,24 +229,24 @@ def test_the_order_of_the_photos_changes_nothing(name):
             order = rng.permutation(len(one.hashes))
             hashes = tuple(one.hashes[i] for i in order)
             mixed.append(replace(one, hashes=hashes, embeddings=one.embeddings[order]))
-        np.testing.assert_array_equal(assemble(source(*mixed, few_shot=name)).few_shot.logits(photos), expected)
+        np.testing.assert_array_equal(assemble(source(*mixed, few_shot=name)).few_shot.logits(images), expected)
 
 
-def test_a_class_without_photos_is_left_to_its_name():
+def test_a_class_without_images_is_left_to_its_name():
     made = assemble(source(shown("ant", 3), prompts=["bee", "cat"]))
-    photos = np.stack([direction("bee"), direction("cat")])
-    zero_shot = 10 * photos @ made.class_vectors.T
-    np.testing.assert_allclose(made.few_shot.logits(photos)[:, :2], zero_shot[:, :2], rtol=1e-5)
+    images = np.stack([direction("bee"), direction("cat")])
+    zero_shot = 10 * images @ made.class_vectors.T
+    np.testing.assert_allclose(made.few_shot.logits(images)[:, :2], zero_shot[:, :2], rtol=1e-5)
 
 
-def test_photos_alone_of_every_class_need_no_name():
+def test_images_alone_of_every_class_need_no_name():
     made = assemble(source(shown("a", 3, named=False), shown("b", 3, named=False)))
     assert made.class_vectors is None
-    photos = np.stack([direction("a"), direction("b")])
-    assert made.few_shot.logits(photos).argmax(axis=1).tolist() == [0, 1]
+    images = np.stack([direction("a"), direction("b")])
+    assert made.few_shot.logits(images).argmax(axis=1).tolist() == [0, 1]
 
 
-def test_nothing_tells_how_photos_weigh_against_names():
+def test_nothing_tells_how_images_weigh_against_names():
     bare = shown("creature 7", 3, named=False)
     with pytest.raises(FewShotError, match="how photos weigh against names") as caught:
         assemble(source(bare, prompts=["ant", "bee"]))
@@ -274,15 +274,15 @@ def test_a_class_that_is_there_is_not_embedded_again(monkeypatch):
 
 @pytest.fixture
 def layout(tmp_path, monkeypatch):
-    """An index of the word encoder: 2 photos of ant, 3 of okapi, 2 of yak that are of split test."""
+    """An index of the word encoder: 2 images of ant, 3 of okapi, 2 of yak that are of split test."""
     encoder, layout = WordEncoder(), Layout(tmp_path / "run")
     monkeypatch.setattr(loading, "load_encoder", lambda settings, device: encoder)
     write_run(layout, SETTINGS, encoder)
     with EmbeddingStore(layout.store) as store:
         for label, count, split in (("ant", 2, None), ("okapi", 3, "train"), ("yak", 2, "test")):
             embeddings, hashes = shots_of(label, count)
-            photos = [StoredPhoto(ImageRecord(f"/{h}", "/", label, split, 1, 1), h) for h in hashes]
-            store.write_batch(photos, dict(zip(hashes, embeddings, strict=True)), encoder.fingerprint)
+            images = [StoredImage(ImageRecord(f"/{h}", "/", label, split, 1, 1), h) for h in hashes]
+            store.write_batch(images, dict(zip(hashes, embeddings, strict=True)), encoder.fingerprint)
     return layout
 
 

@@ -27,7 +27,7 @@ from hybrid.images.decode import read_and_decode
 from hybrid.images.inputs import to_records
 from hybrid.images.sources import scan
 from hybrid.index.build import build_index
-from hybrid.index.store import EmbeddingStore, StoredPhoto
+from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.labels.prompts import Templates, load_templates
 from hybrid.run import train as training
 from hybrid.run.classes import add_class, shown_classes
@@ -61,8 +61,8 @@ def index(layout: Layout, settings: EncoderSettings, folder: Path):
 
 
 @pytest.fixture
-def photos(photo_folder) -> Path:
-    return photo_folder({"cat": 10, "dog": 8, "emu": 12})
+def images(image_folder) -> Path:
+    return image_folder({"cat": 10, "dog": 8, "emu": 12})
 
 
 @pytest.fixture
@@ -71,24 +71,24 @@ def layout(tmp_path) -> Layout:
 
 
 @pytest.fixture
-def make_run(tmp_path, layout, photos):
-    """Index the photos with vectors near a direction of their class; `named` classes have a text vector."""
+def make_run(tmp_path, layout, images):
+    """Index the images with vectors near a direction of their class; `named` classes have a text vector."""
 
     def make(named=CLASSES, noise: float = 0.5):
         rng = np.random.default_rng(0)
-        files = sorted(photos.rglob("*.jpg"))
-        centres = dict(zip(CLASSES, np.eye(8)[:3], strict=True))
+        files = sorted(images.rglob("*.jpg"))
+        centers = dict(zip(CLASSES, np.eye(8)[:3], strict=True))
         file = tmp_path / "vectors.npz"
         np.savez(
             file,
-            path=[str(path.relative_to(photos)) for path in files],
-            embedding=np.stack([centres[path.parent.name] + noise * rng.normal(size=8) for path in files]),
+            path=[str(path.relative_to(images)) for path in files],
+            embedding=np.stack([centers[path.parent.name] + noise * rng.normal(size=8) for path in files]),
             text=list(named),
-            text_embedding=np.stack([centres[name] for name in named]),
+            text_embedding=np.stack([centers[name] for name in named]),
             logit_scale=20.0,
         )
         settings = EncoderSettings(model=f"precomputed:{file}", pretrained=None)
-        return index(layout, settings, photos)
+        return index(layout, settings, images)
 
     return make
 
@@ -173,14 +173,14 @@ def test_limit_to(make_run, layout):
     assert info.left_out == load_head(layout, CPU)[1].left_out == ("dog",)
 
 
-def test_left_out_are_labels_that_could_have_trained(make_run, layout, photos):
+def test_left_out_are_labels_that_could_have_trained(make_run, layout, images):
     encoder = make_run()
     with EmbeddingStore(layout.store) as store:
         others = ("yak", None), ("ant", None), ("gnu", "test"), ("CAT ", "test"), (None, None)
-        (photo, *_) = store.photos()
+        (image, *_) = store.images()
         for i, (label, split) in enumerate(others):
-            record = dataclasses.replace(photo.record, path=f"/x/{i}.jpg", label=label, split=split)
-            store.write_batch([StoredPhoto(record, f"{i:064d}")])
+            record = dataclasses.replace(image.record, path=f"/x/{i}.jpg", label=label, split=split)
+            store.write_batch([StoredImage(record, f"{i:064d}")])
     info = train_run(layout, encoder, LINEAR, CPU, limit_to=["EMU", "cat"])
     assert info.left_out == ("ant", "dog", "yak")
     training.refit_gate(layout, encoder, CPU)
@@ -194,10 +194,10 @@ def test_without_a_limit_nothing_is_left_out(make_run, layout):
 # Classes that were added without training
 
 
-def test_added_classes_are_learned_and_that_is_said(make_run, layout, photos):
+def test_added_classes_are_learned_and_that_is_said(make_run, layout, images):
     encoder, said = make_run(), []
     train_run(layout, encoder, LINEAR, CPU, limit_to=["cat", "dog"])
-    new = [r for r in scan([photos], labelled=False).records if "/emu/" in r.path]
+    new = [r for r in scan([images], labeled=False).records if "/emu/" in r.path]
     add_class(layout, encoder, "Emu", new[:3], synonyms=["big bird"])
     info = train_run(layout, encoder, LINEAR, CPU, say=said.append)
     assert (info.classes, info.left_out) == (CLASSES, ())
@@ -210,9 +210,9 @@ def test_added_classes_are_learned_and_that_is_said(make_run, layout, photos):
     assert (emu.synonyms, len(emu.hashes)) == (("big bird",), 12)
 
 
-def test_photos_from_memory_train_no_backbone(clip_folder, photos, layout, photo):
-    encoder = index(layout, EncoderSettings(model=str(clip_folder), precision="fp32"), photos)
-    add_class(layout, encoder, "yak", to_records([photo(1), photo(2)]))
+def test_images_from_memory_train_no_backbone(clip_folder, images, layout, image):
+    encoder = index(layout, EncoderSettings(model=str(clip_folder), precision="fp32"), images)
+    add_class(layout, encoder, "yak", to_records([image(1), image(2)]))
     with pytest.raises(DataError, match="2 photos were added from memory") as caught:
         train_run(layout, encoder, BACKBONE, CPU)
     assert caught.value.got == "photos of yak"
@@ -252,12 +252,12 @@ def test_a_gate_that_cannot_be_fitted_does_not_cost_the_head(monkeypatch, make_r
     assert load_head(layout, CPU)[1].classes == CLASSES
 
 
-def test_with_a_tiny_clip(clip_folder, photos, layout, tmp_path, monkeypatch):
+def test_with_a_tiny_clip(clip_folder, images, layout, tmp_path, monkeypatch):
     """The gate is fitted with the mean of the templates' texts, at the encoder's scale."""
     calls = []
     original = training.fit_run_gate
     monkeypatch.setattr(training, "fit_run_gate", lambda *a, **options: calls.append(a) or original(*a, **options))
-    encoder = index(layout, EncoderSettings(model=str(clip_folder), precision="fp32"), photos)
+    encoder = index(layout, EncoderSettings(model=str(clip_folder), precision="fp32"), images)
     templates = tmp_path / "mine.txt"
     templates.write_text("a {}.\nmy {}!\n")
     train_run(layout, encoder, LINEAR, CPU, templates=str(templates))
@@ -286,12 +286,12 @@ def untrained(monkeypatch):
 
 
 @pytest.mark.usefixtures("untrained")
-def test_photos_that_are_gone(make_run, layout, photos):
+def test_images_that_are_gone(make_run, layout, images):
     encoder = make_run()
-    shutil.rmtree(photos / "dog")
+    shutil.rmtree(images / "dog")
     with pytest.raises(DataError, match="8 photos of the index are gone") as caught:
         train_run(layout, encoder, BACKBONE, CPU)
-    assert str(photos / "dog" / "000.jpg") in caught.value.got
+    assert str(images / "dog" / "000.jpg") in caught.value.got
     assert "and 3 more" in caught.value.got
     assert "build-index" in caught.value.fix
     assert {path.name for path in layout.root.iterdir()} >= {"run.json", "index.sqlite"}
@@ -299,9 +299,9 @@ def test_photos_that_are_gone(make_run, layout, photos):
     assert not (layout.root / "head.part").exists()
 
 
-def test_a_linear_head_needs_no_photos(make_run, layout, photos):
+def test_a_linear_head_needs_no_images(make_run, layout, images):
     encoder = make_run()
-    shutil.rmtree(photos)
+    shutil.rmtree(images)
     train_run(layout, encoder, LINEAR, CPU)
     assert load_gate(layout)[0].gate is not None
 
@@ -383,5 +383,5 @@ def test_an_ensemble_of_folds_is_saved_and_loaded(make_run, layout):
     assert {path.name for path in layout.head.iterdir()} >= {"fold_1", "fold_2", HeadFiles.WEIGHTS}
     assert any(line.startswith("2-fold cross-validation: accuracy") for line in said)
     data = data_of(layout, encoder, settings)
-    # No fold trained on the photos that calibrate the ensemble.
+    # No fold trained on the images that calibrate the ensemble.
     assert not set(info.trained_on) & set(data.val.hashes)

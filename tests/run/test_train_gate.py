@@ -45,11 +45,11 @@ BACKBONE = HeadSettings(
 
 
 @pytest.fixture
-def photos(photo_folder) -> Path:
-    """Five photos of each class or one less are validated with: 34 of 84."""
-    photo_folder(dict.fromkeys(UNSEEN, 2), "new", seed=2)
-    photo_folder(dict.fromkeys(CLASSES, 3), "more", seed=3)
-    return photo_folder(dict.fromkeys(CLASSES, 12))
+def images(image_folder) -> Path:
+    """Five images of each class or one less are validated with: 34 of 84."""
+    image_folder(dict.fromkeys(UNSEEN, 2), "new", seed=2)
+    image_folder(dict.fromkeys(CLASSES, 3), "more", seed=3)
+    return image_folder(dict.fromkeys(CLASSES, 12))
 
 
 @pytest.fixture
@@ -58,15 +58,15 @@ def layout(tmp_path) -> Layout:
 
 
 @pytest.fixture
-def encoder_settings(tmp_path, photos) -> EncoderSettings:
-    """Vectors near a direction of their class, of the photos here and of those that come later."""
+def encoder_settings(tmp_path, images) -> EncoderSettings:
+    """Vectors near a direction of their class, of the images here and of those that come later."""
     rng = np.random.default_rng(0)
     names = (*CLASSES, *UNSEEN)
-    centres = dict(zip(names, np.eye(9), strict=True))
+    centers = dict(zip(names, np.eye(9), strict=True))
     files = [path for folder in ("photos", "more", "new") for path in sorted((tmp_path / folder).rglob("*.jpg"))]
-    embedding = np.stack([centres[path.parent.name] + 0.3 * rng.normal(size=9) for path in files])
+    embedding = np.stack([centers[path.parent.name] + 0.3 * rng.normal(size=9) for path in files])
     file = tmp_path / "vectors.npz"
-    text = np.stack(list(centres.values())) + 0.2
+    text = np.stack(list(centers.values())) + 0.2
     paths = [str(path.relative_to(tmp_path)) for path in files]
     np.savez(file, path=paths, embedding=embedding, text=list(names), text_embedding=text, logit_scale=20.0)
     return EncoderSettings(model=f"precomputed:{file}", pretrained=None)
@@ -81,8 +81,8 @@ def add(layout: Layout, settings: EncoderSettings, *folders: Path):
 
 
 @pytest.fixture
-def encoder(layout, encoder_settings, photos):
-    return add(layout, encoder_settings, photos)
+def encoder(layout, encoder_settings, images):
+    return add(layout, encoder_settings, images)
 
 
 def data_of(layout: Layout, encoder, settings):
@@ -106,7 +106,7 @@ def test_the_gate_is_fitted_and_kept(layout, encoder):
     assert found.gate.novelty == pytest.approx(same.gate.novelty, abs=1e-3)
     assert found.seen.head == pytest.approx(same.seen.head, abs=1e-3)
     assert found.unseen.centred == pytest.approx(same.unseen.centred, abs=1e-3)
-    assert fitted.gate.fit.photos == 34
+    assert fitted.gate.fit.images == 34
     assert fitted.warning is None
     assert kept.reason == ""
     assert np.array_equal(fitted.held_out.target, data.val.target)
@@ -175,7 +175,7 @@ def classifier_of(layout: Layout, **policy) -> HybridClassifier:
 def test_a_fitted_run_answers_without_a_warning(layout, encoder, tmp_path):
     train_run(layout, encoder, LINEAR, CPU)
     classifier = classifier_of(layout, max_seen_loss=0.1, reject=0.9, coverage=0.8)
-    (batch,) = classifier.classify(scan([tmp_path / "new"], labelled=False).records)
+    (batch,) = classifier.classify(scan([tmp_path / "new"], labeled=False).records)
     predictions = classifier.predictions(batch)
     assert {p.warning for p in predictions} == {None}
     assert all(0 < p.p_known < 1 for p in predictions)
@@ -190,7 +190,7 @@ def test_a_fitted_run_answers_without_a_warning(layout, encoder, tmp_path):
 def test_a_run_with_too_little_warns_on_every_prediction(layout, encoder, tmp_path):
     train_run(layout, encoder, LINEAR, CPU, limit_to=CLASSES[:4])
     classifier = classifier_of(layout)
-    (batch,) = classifier.classify(scan([tmp_path / "new"], labelled=False).records)
+    (batch,) = classifier.classify(scan([tmp_path / "new"], labeled=False).records)
     for prediction in classifier.predictions(batch):
         assert "documented prior" in prediction.warning
         assert "4 classes and 20 photos" in prediction.warning
@@ -203,15 +203,15 @@ def test_a_run_with_too_little_warns_on_every_prediction(layout, encoder, tmp_pa
 # Fitting the gate anew
 
 
-def test_refit_uses_the_photos_that_came_later(layout, encoder, encoder_settings, tmp_path, photos):
+def test_refit_uses_the_images_that_came_later(layout, encoder, encoder_settings, tmp_path, images):
     trained = train_run(layout, encoder, LINEAR, CPU)
     weights = (layout.head / HeadFiles.WEIGHTS).read_bytes()
-    add(layout, encoder_settings, photos, tmp_path / "more")
+    add(layout, encoder_settings, images, tmp_path / "more")
     said: list[str] = []
     refit_gate(layout, encoder, CPU, say=said.append)
-    assert "55 labelled photos of the index did not train the head" in said
+    assert "55 labeled photos of the index did not train the head" in said
     fitted, kept = load_gate(layout)
-    assert fitted.gate.fit.photos == len(fitted.held_out.target) == 55
+    assert fitted.gate.fit.images == len(fitted.held_out.target) == 55
     _, info = load_head(layout, CPU)
     assert (info.trained_on, info.train_photos, info.val_photos) == (trained.trained_on, 50, 55)
     assert (layout.head / HeadFiles.WEIGHTS).read_bytes() == weights
@@ -269,7 +269,7 @@ def old_files(layout: Layout) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in layout.head.iterdir()}
 
 
-def test_refit_that_fails_leaves_the_old_gate(layout, encoder, encoder_settings, photos, tmp_path, clip_folder):
+def test_refit_that_fails_leaves_the_old_gate(layout, encoder, encoder_settings, images, tmp_path, clip_folder):
     with pytest.raises(ArtifactError, match="no head to fit a gate to"):
         refit_gate(layout, encoder, CPU)
     train_run(layout, encoder, BACKBONE, CPU)
@@ -277,14 +277,14 @@ def test_refit_that_fails_leaves_the_old_gate(layout, encoder, encoder_settings,
     other = load_encoder(EncoderSettings(model=str(clip_folder)), "cpu")
     with pytest.raises(ArtifactError, match="another encoder"):
         refit_gate(layout, other, CPU)
-    for path in (photos / "cat").glob("*.jpg"):
+    for path in (images / "cat").glob("*.jpg"):
         path.rename(path.with_suffix(".away"))
     with pytest.raises(DataError, match="photos of the index are gone"):
         refit_gate(layout, encoder, CPU)
     assert old_files(layout) == before
     assert not (layout.root / "head.part").exists()
-    # Not one photo of a class is left in the index.
-    add(layout, encoder_settings, photos)
+    # Not one image of a class is left in the index.
+    add(layout, encoder_settings, images)
     with pytest.raises(DataError, match=r"no photo of|no longer fits the head"):
         refit_gate(layout, encoder, CPU)
     assert old_files(layout) == before

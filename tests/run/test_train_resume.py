@@ -68,13 +68,13 @@ def hybrid(*arguments: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def indexed(tmp_path_factory, make_clip, photo) -> Path:
+def indexed(tmp_path_factory, make_clip, image) -> Path:
     """A run with an index of three classes, to be copied."""
     folder = tmp_path_factory.mktemp("resume")
     for number, (label, count) in enumerate({"cat": 10, "dog": 8, "emu": 12}.items()):
         (folder / "photos" / label).mkdir(parents=True)
         for index in range(count):
-            photo(number * 1000 + index).save(folder / "photos" / label / f"{index:03d}.jpg", quality=95)
+            image(number * 1000 + index).save(folder / "photos" / label / f"{index:03d}.jpg", quality=95)
     hybrid(
         "build-index",
         str(folder / "photos"),

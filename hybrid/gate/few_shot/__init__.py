@@ -1,1 +1,1 @@
-"""Few-shot experts: what knows a class from a handful of photos, on cached embeddings."""
+"""Few-shot experts: what knows a class from a handful of images, on cached embeddings."""

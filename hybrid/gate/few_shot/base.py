@@ -20,7 +20,7 @@ LENGTH_TOLERANCE = 1e-2
 
 
 class FewShotExpert(Protocol):
-    """Learns from a few labelled photos and the classes' texts; scores photos."""
+    """Learns from a few labeled images and the classes' texts; scores images."""
 
     def fit(self, embeddings: NDArray[Any], labels: NDArray[Any], text_embeddings: NDArray[Any]) -> Self:
         """Learn classes 0 to c - 1.
@@ -28,20 +28,20 @@ class FewShotExpert(Protocol):
         Parameters
         ----------
         embeddings : (n, d) float32
-            Photos, unit norm; n may be 0.
+            Images, unit norm; n may be 0.
         labels : (n,) int
-            Class index of each photo.
+            Class index of each image.
         text_embeddings : (c, d) float32
             Unit norm; a row of NaN where a class has no text.
 
         Raises
         ------
         FewShotError
-            If the arrays do not fit together, or a class has neither photo nor text.
+            If the arrays do not fit together, or a class has neither image nor text.
         """
 
     def logits(self, embeddings: NDArray[Any]) -> Floats:
-        """Score photos (m, d) of unit norm, shape (m, c); FewShotError before `fit` or on another dimension."""
+        """Score images (m, d) of unit norm, shape (m, c); FewShotError before `fit` or on another dimension."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Shots:
     Attributes
     ----------
     embeddings : (n, d) float64
-        Photos, unit norm.
+        Images, unit norm.
     labels : (n,) int
         Class index, 0 to c - 1.
     texts : (c, d) float64
@@ -64,12 +64,12 @@ class Shots:
 
     @cached_property
     def counts(self) -> Indices:
-        """Photos of each class, (c,)."""
+        """Images of each class, (c,)."""
         return np.bincount(self.labels, minlength=len(self.texts))
 
     @cached_property
     def shown(self) -> NDArray[np.bool_]:
-        """Which classes have a photo, (c,)."""
+        """Which classes have an image, (c,)."""
         return self.counts > 0
 
     @cached_property
@@ -79,12 +79,12 @@ class Shots:
 
     @cached_property
     def one_hot(self) -> Floats:
-        """1 where a photo is of a class, (n, c)."""
+        """1 where an image is of a class, (n, c)."""
         return np.asarray(np.arange(len(self.texts)) == self.labels[:, None], np.float64)
 
     @cached_property
     def means(self) -> Floats:
-        """Mean photo of each class, (c, d), not of unit norm; a row of NaN where a class has none."""
+        """Mean image of each class, (c, d), not of unit norm; a row of NaN where a class has none."""
         from scipy.sparse import csr_array
 
         n = len(self.labels)
@@ -95,12 +95,12 @@ class Shots:
 
     @cached_property
     def gap(self) -> Floats:
-        """How far texts lie from photos of their class, (d,): mean text minus mean photo; 0 if no class has both.
+        """How far texts lie from images of their class, (d,): mean text minus mean image; 0 if no class has both.
 
         Notes
         -----
         Liang et al., "Mind the Gap" (NeurIPS 2022): the two kinds of embeddings lie in two cones, apart by about the
-        same vector for all classes. A photo that took a text's place unmoved would win over every text.
+        same vector for all classes. An image that took a text's place unmoved would win over every text.
         """
         both = self.shown & self.named
         if not both.any():
@@ -109,12 +109,12 @@ class Shots:
 
     @cached_property
     def full_texts(self) -> Floats:
-        """Texts (c, d), unit norm; in place of a missing one the class's mean photo, moved by `gap`."""
+        """Texts (c, d), unit norm; in place of a missing one the class's mean image, moved by `gap`."""
         return np.where(self.named[:, None], self.texts, unit(self.means + self.gap))
 
     @cached_property
     def full_means(self) -> Floats:
-        """Mean photos (c, d); in place of a missing one the class's text, moved back by `gap`."""
+        """Mean images (c, d); in place of a missing one the class's text, moved back by `gap`."""
         return np.where(self.shown[:, None], self.means, self.texts - self.gap)
 
 
@@ -136,7 +136,7 @@ class BaseExpert(ABC):
         self.logit_scale = logit_scale
 
     def fit(self, embeddings: NDArray[Any], labels: NDArray[Any], text_embeddings: NDArray[Any]) -> Self:
-        """Learn from labelled photos and texts; see `FewShotExpert`."""
+        """Learn from labeled images and texts; see `FewShotExpert`."""
         if not (math.isfinite(self.logit_scale) and self.logit_scale > 0):
             raise FewShotError("wrong logit_scale", expected="a finite number above 0", got=str(self.logit_scale))
         shots = check_shots(embeddings, labels, text_embeddings)
@@ -145,7 +145,7 @@ class BaseExpert(ABC):
         return self
 
     def logits(self, embeddings: NDArray[Any]) -> Floats:
-        """Score photos (m, d) of unit norm, shape (m, c) float64; see `FewShotExpert`."""
+        """Score images (m, d) of unit norm, shape (m, c) float64; see `FewShotExpert`."""
         if not hasattr(self, "n_classes_"):
             raise FewShotError(f"this {type(self).__name__} is not fitted", fix="call fit before logits")
         return self._logits(_vectors(embeddings, "embeddings", self.n_features_in_))
@@ -156,23 +156,23 @@ class BaseExpert(ABC):
 
     @abstractmethod
     def _logits(self, embeddings: Floats) -> Floats:
-        """Score photos (m, d), shape (m, c)."""
+        """Score images (m, d), shape (m, c)."""
 
 
 def check_shots(embeddings: NDArray[Any], labels: NDArray[Any], text_embeddings: NDArray[Any]) -> Shots:
     """Check what an expert is given, as `FewShotExpert.fit` describes it; FewShotError names what is wrong."""
-    photos = _vectors(embeddings, "embeddings", None)
-    texts = _vectors(text_embeddings, "text_embeddings", photos.shape[1], gaps=True)
+    images = _vectors(embeddings, "embeddings", None)
+    texts = _vectors(text_embeddings, "text_embeddings", images.shape[1], gaps=True)
     found = np.asarray(labels)
-    if found.shape != photos.shape[:1] or (found.size and found.dtype.kind not in "iu"):
-        expected = f"one integer for each of the {len(photos)} photos"
+    if found.shape != images.shape[:1] or (found.size and found.dtype.kind not in "iu"):
+        expected = f"one integer for each of the {len(images)} photos"
         raise FewShotError("labels do not fit the embeddings", expected=expected, got=f"{found.dtype} {found.shape}")
     if not len(texts):
         raise FewShotError("there is no class", expected="a row of text_embeddings for each, NaN without a text")
     low, high = found.min(initial=0), found.max(initial=0)
     if low < 0 or high >= len(texts):
         raise FewShotError("a label is no class", expected=f"0 to {len(texts) - 1}", got=f"{low} to {high}")
-    shots = Shots(photos, found.astype(np.intp), texts)
+    shots = Shots(images, found.astype(np.intp), texts)
     if lacking := np.flatnonzero(~shots.shown & ~shots.named).tolist():
         raise FewShotError(
             "classes with neither photo nor text",

@@ -1,4 +1,4 @@
-"""`MeanCache`: for label spaces in which only some classes have photos."""
+"""`MeanCache`: for label spaces in which only some classes have images."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import numpy as np
 
 from hybrid.gate.few_shot.base import BaseExpert, Floats, Shots
 
-# Photos that the usual affinity is measured to.
-MOST_PHOTOS = 500
+# Images that the usual affinity is measured to.
+MOST_IMAGES = 500
 
 
 class MeanCache(BaseExpert):
-    """Zero-shot logits, and for each class with photos how much nearer a photo is to them than to other classes'.
+    """Zero-shot logits, and for each class with images how much nearer an image is to them than to other classes'.
 
-    Tip-Adapter's cache (Zhang et al. 2022) with two changes, so that classes without photos stay in the game. A class's
-    affinities are averaged, where Tip-Adapter sums them and so favours whoever has many photos. And the mean affinity
-    of two photos of different classes is taken away, so that having photos is no advantage in itself.
+    Tip-Adapter's cache (Zhang et al. 2022) with two changes, so that classes without images stay in the game. A class's
+    affinities are averaged, where Tip-Adapter sums them and so favors whoever has many images. And the mean affinity
+    of two images of different classes is taken away, so that having images is no advantage in itself.
 
     Parameters
     ----------
@@ -30,9 +30,9 @@ class MeanCache(BaseExpert):
     ----------
     texts_, photos_ : (c, d), (n, d) float64
     share_ : (n, c) float64
-        One over a class's number of photos where a photo is of it, else 0.
+        One over a class's number of images where an image is of it, else 0.
     usual_ : float
-        Mean affinity of photos of different classes; 0 where only one class has photos.
+        Mean affinity of images of different classes; 0 where only one class has images.
     """
 
     def __init__(self, logit_scale: float, alpha: float = 0.03, beta: float = 5.5) -> None:
@@ -40,17 +40,17 @@ class MeanCache(BaseExpert):
         self.alpha, self.beta = alpha, beta
 
     def _fit(self, shots: Shots) -> None:
-        self.texts_, self.photos_ = shots.full_texts, shots.embeddings
+        self.texts_, self.images_ = shots.full_texts, shots.embeddings
         self.share_ = shots.one_hot / np.maximum(shots.counts, 1)
         self._shown = shots.shown
-        # Against a sample, so that many photos need no matrix of all pairs.
-        sample = np.linspace(0, len(shots.labels) - 1, min(len(shots.labels), MOST_PHOTOS)).astype(np.intp)
+        # Against a sample, so that many images need no matrix of all pairs.
+        sample = np.linspace(0, len(shots.labels) - 1, min(len(shots.labels), MOST_IMAGES)).astype(np.intp)
         other = shots.labels[:, None] != shots.labels[sample]
         self.usual_ = float(self._affinity(shots.embeddings[sample])[other].mean()) if other.any() else 0.0
 
     def _affinity(self, vectors: Floats) -> Floats:
-        """Of photos (m, d) to the cached ones, (n, m)."""
-        return np.asarray(np.exp(-self.beta * (1 - self.photos_ @ vectors.T)))
+        """Of images (m, d) to the cached ones, (n, m)."""
+        return np.asarray(np.exp(-self.beta * (1 - self.images_ @ vectors.T)))
 
     def _logits(self, embeddings: Floats) -> Floats:
         zero_shot = self.logit_scale * (embeddings @ self.texts_.T)

@@ -1,4 +1,4 @@
-"""`Posterior`: class means that start where the text says and move with every photo; the toolkit's own expert."""
+"""`Posterior`: class means that start where the text says and move with every image; the toolkit's own expert."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from hybrid.gate.fit import Choice, fit_choice
 from hybrid.gate.gaussians import DIMENSIONS, ledoit_wolf, rounded
 from hybrid.gate.means import TEXT_WORTH, posterior_means, predict_means
 
-# A class's mean photo lies this many times as far from the centre of all as its text does, in the same direction,
-# before the ridge regression corrects it: what serves where few classes have photos.
+# A class's mean image lies this many times as far from the center of all as its text does, in the same direction,
+# before the ridge regression corrects it: what serves where few classes have images.
 SLOPE = 0.3
-# The texts are whitened by so little of the photos' covariance: a text says little of where exactly photos lie.
+# The texts are whitened by so little of the images' covariance: a text says little of where exactly images lie.
 UNWHITENED = 0.9
-# One imaginary photo at the usual squared distance from its class mean: identical photos would leave no spread.
+# One imaginary image at the usual squared distance from its class mean: identical images would leave no spread.
 USUAL_SPREAD = 0.2
-# Weights of cosine, centred cosine and discriminant where the photos cannot say, and how many photos that is worth.
+# Weights of cosine, centered cosine and discriminant where the images cannot say, and how many images that is worth.
 WEIGHTS = (0.6, 0.5, 1.0)
-WEIGHTS_PHOTOS = 30.0
+WEIGHTS_IMAGES = 30.0
 FOLDS = 5
-# Photos that fit three weights; more only take longer.
-MOST_PHOTOS = 4000
+# Images that fit three weights; more only take longer.
+MOST_IMAGES = 4000
 
 
 class Posterior(BaseExpert):
-    """Gaussian discriminant analysis whose class means are posterior means given text and photos.
+    """Gaussian discriminant analysis whose class means are posterior means given text and images.
 
-    Texts predict class means by ridge regression on the classes that have photos, each predicted without itself. A
-    class's mean is the average of its photos and of `TEXT_WORTH` imaginary ones at the predicted mean, so that one
-    photo is no worse than the text and sixteen outweigh it. All classes share one covariance: Ledoit-Wolf (2004) of
-    what is left between each photo and its class's mean without it. The answer is a weighted sum of zero-shot logits,
+    Texts predict class means by ridge regression on the classes that have images, each predicted without itself. A
+    class's mean is the average of its images and of `TEXT_WORTH` imaginary ones at the predicted mean, so that one
+    image is no worse than the text and sixteen outweigh it. All classes share one covariance: Ledoit-Wolf (2004) of
+    what is left between each image and its class's mean without it. The answer is a weighted sum of zero-shot logits,
     zero-shot logits after centring and light whitening, and the discriminant. The three weights are fitted by NLL on
-    the shots themselves, each scored by a model that holds none of its fold; no other photo is needed. With one photo
+    the shots themselves, each scored by a model that holds none of its fold; no other image is needed. With one image
     a class nothing can be held out, and fixed weights serve.
 
     The discriminant with a shared precision is after Wang et al. (ICLR 2024); the rest is this project's.
@@ -47,7 +47,7 @@ class Posterior(BaseExpert):
     Attributes
     ----------
     weights_ : (3,) float64
-        Of cosine, centred cosine and discriminant.
+        Of cosine, centered cosine and discriminant.
     """
 
     def _fit(self, shots: Shots) -> None:
@@ -60,10 +60,10 @@ class Posterior(BaseExpert):
 
 @dataclass(frozen=True)
 class _Model:
-    """All that is linear in a photo: weights (c, d) and, for the discriminant, a bias (c,)."""
+    """All that is linear in an image: weights (c, d) and, for the discriminant, a bias (c,)."""
 
     texts: Floats
-    centre: Floats
+    center: Floats
     centred: Floats
     discriminant: Floats
     bias: Floats
@@ -75,9 +75,9 @@ class _Model:
         if not len(shots.labels):
             nothing = np.zeros_like(texts)
             return cls(texts, np.zeros(dim), nothing, nothing, np.zeros(len(texts)))
-        centre = shots.means[shots.shown].mean(axis=0)
-        predicted = centre + predict_means(texts, shots.means - centre, shots.shown, slope=SLOPE, without_own=True)
-        # A class without a text has nothing that speaks for its mean but its photos.
+        center = shots.means[shots.shown].mean(axis=0)
+        predicted = center + predict_means(texts, shots.means - center, shots.shown, slope=SLOPE, without_own=True)
+        # A class without a text has nothing that speaks for its mean but its images.
         worth = np.where(shots.named, TEXT_WORTH, 0.0)
         means = posterior_means(predicted, worth, np.nan_to_num(shots.means) * shots.counts[:, None], shots.counts)
         within = _within(shots, means, worth)
@@ -88,27 +88,27 @@ class _Model:
         turned = directions @ half
         turned /= np.maximum(np.linalg.norm(turned, axis=1, keepdims=True), 1e-12)
         weight = means @ precision * (DIMENSIONS / dim)
-        return cls(texts, centre, turned @ half.T, weight, -0.5 * np.einsum("cd,cd->c", weight, means))
+        return cls(texts, center, turned @ half.T, weight, -0.5 * np.einsum("cd,cd->c", weight, means))
 
     def scores(self, embeddings: Floats, logit_scale: float) -> Floats:
-        """Cosine, centred cosine and discriminant of photos (m, d), shape (3, m, c)."""
+        """Cosine, centered cosine and discriminant of images (m, d), shape (3, m, c)."""
         cosine = logit_scale * embeddings @ self.texts.T
-        centred = 0.5 * logit_scale * (embeddings - self.centre) @ self.centred.T
+        centred = 0.5 * logit_scale * (embeddings - self.center) @ self.centred.T
         return np.stack([cosine, centred, embeddings @ self.discriminant.T + self.bias])
 
 
 def _within(shots: Shots, means: Floats, worth: Floats) -> Floats:
-    """Covariance of photos around the mean of their class, (d, d)."""
+    """Covariance of images around the mean of their class, (d, d)."""
     total = (worth + shots.counts)[shots.labels]
     kept = total > 1
     labels, total = shots.labels[kept], total[kept]
-    # Each photo against its class's mean without it, from which it lies total / (total - 1) as far; such a mean of k
-    # photos is off by 1 / k of the covariance.
+    # Each image against its class's mean without it, from which it lies total / (total - 1) as far; such a mean of k
+    # images is off by 1 / k of the covariance.
     left = shots.embeddings[kept]
     left -= means[labels]
     left *= np.sqrt(total / (total - 1))[:, None]
     dim = means.shape[1]
-    # One photo has a size and no shape; without any, 0 of them are weighed.
+    # One image has a size and no shape; without any, 0 of them are weighed.
     found = ledoit_wolf(left) if len(left) > 1 else np.sum(left**2) / dim * np.eye(dim)
     return np.asarray((len(left) * rounded(found) + USUAL_SPREAD / dim * np.eye(dim)) / (len(left) + 1))
 
@@ -126,16 +126,16 @@ def _fit_weights(shots: Shots, logit_scale: float) -> Floats:
         held = several & (rank % folds == fold)
         model = _Model.fit(Shots(shots.embeddings[~held], shots.labels[~held], shots.texts))
         rows = np.flatnonzero(held)
-        # Evenly spaced: photos in the order of their classes would leave the last classes out.
-        rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), MOST_PHOTOS // folds)).astype(np.intp)]
+        # Evenly spaced: images in the order of their classes would leave the last classes out.
+        rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), MOST_IMAGES // folds)).astype(np.intp)]
         scores.append(model.scores(shots.embeddings[rows], logit_scale))
         target.append(shots.labels[rows])
     problem = Choice(np.concatenate(scores, axis=1), np.concatenate(target))
-    return fit_choice([problem], start, "the expert's weights", prior_photos=WEIGHTS_PHOTOS)
+    return fit_choice([problem], start, "the expert's weights", prior_images=WEIGHTS_IMAGES)
 
 
 def _rank_in_class(labels: Indices) -> Indices:
-    """Number the photos of each class from 0, in their order, (n,)."""
+    """Number the images of each class from 0, in their order, (n,)."""
     order = np.argsort(labels, kind="stable")
     ranks = np.empty(len(labels), np.intp)
     ranks[order] = np.arange(len(labels)) - np.searchsorted(labels[order], labels[order])

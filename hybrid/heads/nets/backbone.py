@@ -18,7 +18,7 @@ from hybrid.errors import HeadError, first_line, listing
 HUB = "hf-hub:"
 
 
-class PhotoClassifier(nn.Module):
+class ImageClassifier(nn.Module):
     """Backbone, pooled features, classifier.
 
     Parameters
@@ -43,7 +43,7 @@ class PhotoClassifier(nn.Module):
         logits: torch.Tensor = self.classifier(features)
         return (logits, self.backbone.reconstruction_loss(features, images)) if reconstruct else logits
 
-    def train(self, mode: bool = True) -> PhotoClassifier:
+    def train(self, mode: bool = True) -> ImageClassifier:
         """Switch modes; batch norms of the backbone stay in eval mode if they are frozen."""
         super().train(mode)
         if mode and self._freeze_norms:
@@ -72,7 +72,7 @@ def build_classifier(
     )
 
 
-def build_model(settings: HeadSettings, classes: int, *, load_weights: bool = True) -> PhotoClassifier:
+def build_model(settings: HeadSettings, classes: int, *, load_weights: bool = True) -> ImageClassifier:
     """Make the network of a recipe.
 
     Parameters
@@ -106,7 +106,7 @@ def build_model(settings: HeadSettings, classes: int, *, load_weights: bool = Tr
     classifier = build_classifier(
         int(backbone.head_hidden_size), classes, settings.hidden, settings.dropout, settings.activation
     )
-    return PhotoClassifier(backbone, classifier, freeze_norms)
+    return ImageClassifier(backbone, classifier, freeze_norms)
 
 
 def weights_note(settings: HeadSettings) -> str:

@@ -18,10 +18,10 @@ from hybrid.device import Compute, MemoryLimit, suggest_batch
 from hybrid.encoders.base import FloatArray
 from hybrid.encoders.no_init import Undrawn
 from hybrid.heads.base import TrainingSummary, damaged
-from hybrid.heads.nets.backbone import PhotoClassifier, build_model
+from hybrid.heads.nets.backbone import ImageClassifier, build_model
 from hybrid.heads.nets.ensemble import Ensemble
 from hybrid.heads.transforms import transforms
-from hybrid.images.preprocess import Photo, Preprocessor
+from hybrid.images.preprocess import AnyImage, Preprocessor
 
 
 class BackboneHead:
@@ -60,23 +60,23 @@ class BackboneHead:
         several = f"{settings.folds} x " if settings.folds > 1 else ""
         self.notes: tuple[str, ...] = (f"head: {several}{settings.backbone}, {len(classes)} classes, on {compute}",)
 
-    def prepare(self, photo: Photo) -> Any:
-        """Make a decoded photo as small as may wait for `batch`."""
-        return self._preprocess.prepare(photo)
+    def prepare(self, image: AnyImage) -> Any:
+        """Make a decoded image as small as may wait for `batch`."""
+        return self._preprocess.prepare(image)
 
     def batch(self, prepared: Sequence[Any]) -> torch.Tensor:
-        """Join prepared photos to the network's input on its device: float32 (n, 3, image_size, image_size)."""
+        """Join prepared images to the network's input on its device: float32 (n, 3, image_size, image_size)."""
         return self._preprocess.batch(prepared)
 
     @cached_property
     def batch_size(self) -> int:
-        """Photos that go through the network at once."""
-        side = self.cover or 1024  # a usual photo's, as it waits for a GPU
+        """Images that go through the network at once."""
+        side = self.cover or 1024  # a usual image's, as it waits for a GPU
         blank = self.prepare(np.zeros((side, side * 4 // 3, 3), np.uint8))
         return suggest_batch(self.compute, lambda count: self._score([blank] * count))
 
     def logits(self, prepared: Sequence[Any], embeddings: FloatArray) -> FloatArray:
-        """Score prepared photos, shape (n, n_classes); `embeddings` is not used."""
+        """Score prepared images, shape (n, n_classes); `embeddings` is not used."""
         parts = self._limit.run(self._score, prepared)
         return np.concatenate([np.empty((0, len(self.classes)), dtype=np.float32), *parts])
 
@@ -118,9 +118,9 @@ def load_backbone_head(file: Path, classes: tuple[str, ...], settings: HeadSetti
     return BackboneHead(model, classes, settings, compute)
 
 
-def _first(model: nn.Module) -> PhotoClassifier:
+def _first(model: nn.Module) -> ImageClassifier:
     """The network whose preprocessing is everybody's."""
     found = model.members[0] if isinstance(model, Ensemble) else model
-    if not isinstance(found, PhotoClassifier):
+    if not isinstance(found, ImageClassifier):
         raise TypeError(f"a head's network is a PhotoClassifier or an Ensemble of them, not {type(found).__name__}")
     return found

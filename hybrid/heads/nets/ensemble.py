@@ -1,4 +1,4 @@
-"""k-fold cross-validation over the training photos, and the ensemble of its networks."""
+"""k-fold cross-validation over the training images, and the ensemble of its networks."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class Ensemble(nn.Module):
 
 
 def cross_validation(data: TrainingSet, folds: int, seed: int) -> list[TrainingSet]:
-    """Cut the training photos into stratified folds, each one in turn the validation set of the others.
+    """Cut the training images into stratified folds, each one in turn the validation set of the others.
 
-    The validation photos of `data` are in none of them: they are kept for the calibration of the ensemble. The one
-    photo of a class trains every fold.
+    The validation images of `data` are in none of them: they are kept for the calibration of the ensemble. The one
+    image of a class trains every fold.
 
     Raises
     ------
     HeadError
-        If there are too few photos for so many folds.
+        If there are too few images for so many folds.
     """
     from sklearn.model_selection import StratifiedKFold
 
@@ -60,7 +60,7 @@ def cross_validation(data: TrainingSet, folds: int, seed: int) -> list[TrainingS
         )
     splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        # A class with fewer photos than folds is absent from some validation parts, which is no fault.
+        # A class with fewer images than folds is absent from some validation parts, which is no fault.
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
         parts = list(splitter.split(np.zeros(len(dealt)), target[dealt]))
     return [

@@ -9,10 +9,10 @@ from torch import nn
 
 from hybrid.config import HeadSettings
 from hybrid.errors import HeadError, MissingExtraError
-from hybrid.heads.nets.backbone import PhotoClassifier
+from hybrid.heads.nets.backbone import ImageClassifier
 
 
-def add_adapters(model: PhotoClassifier, settings: HeadSettings) -> str:
+def add_adapters(model: ImageClassifier, settings: HeadSettings) -> str:
     """Freeze the backbone and put adapters beside its layers; returns what was done, in words.
 
     Raises
@@ -47,7 +47,7 @@ def add_adapters(model: PhotoClassifier, settings: HeadSettings) -> str:
     return f"the backbone is frozen, with adapters of rank {settings.lora_rank} on {len(targets)} of its layers"
 
 
-def merge_adapters(model: PhotoClassifier) -> PhotoClassifier:
+def merge_adapters(model: ImageClassifier) -> ImageClassifier:
     """Add the adapters into the layers' own weights: a plain backbone again, which needs no peft."""
     adapted: Any = model.backbone
     model.backbone = adapted.merge_and_unload()

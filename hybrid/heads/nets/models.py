@@ -49,7 +49,7 @@ default_cfgs = generate_default_cfgs(
 
 
 def he_normal(module: nn.Module) -> None:
-    """He's initialisation of one convolution or linear layer: normal, variance 2 / inputs, bias 0.
+    """He's initialization of one convolution or linear layer: normal, variance 2 / inputs, bias 0.
 
     Keeps the variance of what goes forward through layers with a ReLU between them; for use with ``Module.apply``.
     He et al., "Delving Deep into Rectifiers", ICCV 2015.
@@ -99,12 +99,12 @@ class SmallNet(nn.Module):
 
 
 class Pixels(nn.Module):
-    """The pixels of a photo as its features; no parameters unless classes are asked for.
+    """The pixels of an image as its features; no parameters unless classes are asked for.
 
     Parameters
     ----------
     img_size : int or (int, int)
-        Height and width of the photos, which say how many features there are.
+        Height and width of the images, which say how many features there are.
     """
 
     def __init__(self, img_size: int | tuple[int, int] = 32, in_chans: int = 3, num_classes: int = 0) -> None:
@@ -130,7 +130,7 @@ class PlainCnn(SmallNet):
     Parameters
     ----------
     channels : sequence of int
-        Of each stage; a photo needs at least 2 ** len(channels) pixels a side.
+        Of each stage; an image needs at least 2 ** len(channels) pixels a side.
     grid : int
         The last map is averaged to grid x grid, so that some of the places stay.
     """
@@ -149,13 +149,13 @@ class PlainCnn(SmallNet):
 class CifarCnn(SmallNet):
     """Twice convolution, batch norm and ReLU, then 2 x 2 max-pooling a stage; global average pooling.
 
-    The VGG pattern with batch norm at the size of CIFAR's photos. Simonyan and Zisserman, "Very Deep Convolutional
+    The VGG pattern with batch norm at the size of CIFAR's images. Simonyan and Zisserman, "Very Deep Convolutional
     Networks for Large-Scale Image Recognition", ICLR 2015.
 
     Parameters
     ----------
     channels : sequence of int
-        Of each stage; a photo needs at least 2 ** len(channels) pixels a side.
+        Of each stage; an image needs at least 2 ** len(channels) pixels a side.
     """
 
     def __init__(self, channels: Sequence[int] = (32, 64, 128), in_chans: int = 3, num_classes: int = 0) -> None:
@@ -168,7 +168,7 @@ class CifarCnn(SmallNet):
 
 
 class Autoencoder(SmallNet):
-    """A convolutional encoder to a code, and a decoder that paints the photo from it; the code is the features.
+    """A convolutional encoder to a code, and a decoder that paints the image from it; the code is the features.
 
     The decoder is for training only: `forward` does not run it. Hinton and Salakhutdinov, "Reducing the
     Dimensionality of Data with Neural Networks", Science 2006.
@@ -215,7 +215,7 @@ class Autoencoder(SmallNet):
                 nn.ReLU(inplace=True),
             ]
             channels, size = after, size * 2
-        # No closing non-linearity: normalised pixels have no bounds that hold for every mean and std.
+        # No closing non-linearity: normalized pixels have no bounds that hold for every mean and std.
         return nn.Sequential(*layers, nn.Conv2d(channels, in_chans, 3, padding=1))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -224,20 +224,20 @@ class Autoencoder(SmallNet):
         return output
 
     def reconstruct(self, code: torch.Tensor) -> torch.Tensor:
-        """Codes (n, head_hidden_size) to photos (n, in_chans, *img_size) in normalised pixels."""
+        """Codes (n, head_hidden_size) to images (n, in_chans, *img_size) in normalized pixels."""
         painted = self.decoder(code)
         # The learned upsampling doubles from 4 x 4; this resizes only where img_size is no such number.
         return nn.functional.interpolate(painted, self.img_size, mode="bilinear")
 
     def reconstruction_loss(self, features: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """Mean squared error between what the codes paint and the photos.
+        """Mean squared error between what the codes paint and the images.
 
         Parameters
         ----------
         features : Tensor (n, head_hidden_size)
-            What `forward` gave for the photos, with ``num_classes=0``.
+            What `forward` gave for the images, with ``num_classes=0``.
         images : Tensor (n, in_chans, *img_size)
-            The normalised photos.
+            The normalized images.
 
         Returns
         -------
@@ -247,7 +247,7 @@ class Autoencoder(SmallNet):
 
 
 def _small_resnet(stem_stride: Literal[1, 2], **arguments: Any) -> Any:
-    """Make timm's ResNet without max-pooling, which would leave too little of a small photo.
+    """Make timm's ResNet without max-pooling, which would leave too little of a small image.
 
     Parameters
     ----------
@@ -287,7 +287,7 @@ def hybrid_autoencoder(pretrained: bool = False, **arguments: Any) -> Any:
 
 
 def hybrid_cifar_resnet18(pretrained: bool = False, **arguments: Any) -> Any:
-    """ResNet-18 for photos of 32 pixels: 3 x 3 stem of stride 1, no max-pooling; arguments of timm's ResNet.
+    """ResNet-18 for images of 32 pixels: 3 x 3 stem of stride 1, no max-pooling; arguments of timm's ResNet.
 
     He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, with the stem of their CIFAR networks.
     """
@@ -296,7 +296,7 @@ def hybrid_cifar_resnet18(pretrained: bool = False, **arguments: Any) -> Any:
 
 
 def hybrid_resblock(pretrained: bool = False, **arguments: Any) -> Any:
-    """Small residual network, one block a stage, He initialisation and batch norm; arguments of timm's ResNet."""
+    """Small residual network, one block a stage, He initialization and batch norm; arguments of timm's ResNet."""
     own = {"stem_stride": 2, "stem_width": 16, "layers": (1, 1, 1, 1), "channels": (32, 64, 128, 256)}
     return build_model_with_cfg(_small_resnet, "hybrid_resblock", pretrained, **own | arguments)
 

@@ -1,4 +1,4 @@
-"""Classification by regions: a photo is cut into segments or tiles, each is classified, the votes are averaged."""
+"""Classification by regions: an image is cut into segments or tiles, each is classified, the votes are averaged."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from hybrid.config import Regions
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import HeadError, MissingExtraError
 from hybrid.heads.base import Head
-from hybrid.images.preprocess import Photo, to_picture
+from hybrid.images.preprocess import AnyImage, to_picture
 
 Method = Literal["slic", "tiles"]
-# Superpixels need the photo's large shapes, not its pixels: on this many pixels of the longer side SLIC takes 20 ms.
+# Superpixels need the image's large shapes, not its pixels: on this many pixels of the longer side SLIC takes 20 ms.
 SLIC_SIDE = 160
 # Lab distance against distance in pixels. Higher than scikit-image's 10, and after a slight blur (in pixels), because
 # texture otherwise tears segments into specks, which SLIC then merges: a brick wall asked for 9 gave a single one.
 COMPACTNESS, BLUR = 20.0, 1.0
-# A region below this share of an equal part of the photo shows too little to be classified.
+# A region below this share of an equal part of the image shows too little to be classified.
 SMALLEST = 0.2
-# Photos and regions that go through the network at once: a batch of photos has many times as many regions.
+# Images and regions that go through the network at once: a batch of images has many times as many regions.
 BATCH = 64
 
 
@@ -39,11 +39,11 @@ class _Part:
 
 
 def segment(image: Image.Image, method: Method, count: int) -> list[Image.Image]:
-    """Cut a photo into regions; the same photo always gives the same ones.
+    """Cut an image into regions; the same image always gives the same ones.
 
-    ``slic`` finds superpixels of similar colour (Achanta et al., "SLIC Superpixels Compared to State-of-the-art
+    ``slic`` finds superpixels of similar color (Achanta et al., "SLIC Superpixels Compared to State-of-the-art
     Superpixel Methods", TPAMI 2012); each region is the bounding box of one, with what lies outside the superpixel in
-    the photo's mean colour. ``tiles`` is a grid of nearly equal rectangles that follows the photo's shape.
+    the image's mean color. ``tiles`` is a grid of nearly equal rectangles that follows the image's shape.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def segment(image: Image.Image, method: Method, count: int) -> list[Image.Image]
     -------
     list of PIL.Image.Image
         RGB, at least one, in the order of their first pixels, row by row. Regions far below an equal share of the
-        photo are left out. The whole photo is not among them, unless it cannot be divided (one pixel, or a single
+        image are left out. The whole image is not among them, unless it cannot be divided (one pixel, or a single
         superpixel).
 
     Raises
@@ -65,12 +65,12 @@ def segment(image: Image.Image, method: Method, count: int) -> list[Image.Image]
     MissingExtraError
         For ``slic`` without scikit-image.
     """
-    colour = _mean_colour(image)
-    return [_cut(image, part, colour) for part in _parts(image, method, count)]
+    color = _mean_color(image)
+    return [_cut(image, part, color) for part in _parts(image, method, count)]
 
 
 def random_region(image: Image.Image, method: Method, count: int) -> Image.Image:
-    """Draw what a training step sees of a photo: the whole with probability 1/2, else one of its regions.
+    """Draw what a training step sees of an image: the whole with probability 1/2, else one of its regions.
 
     Both are drawn from torch's global generator, which the data loader seeds.
 
@@ -87,31 +87,31 @@ def random_region(image: Image.Image, method: Method, count: int) -> Image.Image
     if int(torch.randint(2, ())) == 0:
         return image
     parts = _parts(image, method, count)
-    return _cut(image, parts[int(torch.randint(len(parts), ()))], _mean_colour(image))
+    return _cut(image, parts[int(torch.randint(len(parts), ()))], _mean_color(image))
 
 
 class RegionHead:
-    """A head that reads pixels, asked about the whole photo and its regions; see the `Head` protocol.
+    """A head that reads pixels, asked about the whole image and its regions; see the `Head` protocol.
 
-    Every one has the same vote: the photo's probabilities are the mean of theirs ("soft vote").
+    Every one has the same vote: the image's probabilities are the mean of theirs ("soft vote").
 
     Parameters
     ----------
     head : Head
-        Asked about the views of a photo as if they were photos.
+        Asked about the views of an image as if they were images.
     method : {"slic", "tiles"}
     count : int
-        About how many regions, beside the whole photo.
+        About how many regions, beside the whole image.
 
     Raises
     ------
     HeadError
-        If `head` reads embeddings, which are of whole photos.
+        If `head` reads embeddings, which are of whole images.
     MissingExtraError
         For ``slic`` without scikit-image.
     """
 
-    # Regions are cut from the photo at its full size.
+    # Regions are cut from the image at its full size.
     cover: int | None = None
 
     def __init__(self, head: Head, method: Method, count: int) -> None:
@@ -134,23 +134,23 @@ class RegionHead:
 
     @property
     def batch_size(self) -> int:
-        """Photos to score at once: each has many views."""
+        """Images to score at once: each has many views."""
         return max(1, self.head.batch_size // (self._count + 1))
 
-    def prepare(self, photo: Photo) -> list[Any]:
-        """Prepare the whole photo and its regions: a list of what the head prepares."""
-        picture = to_picture(photo)
+    def prepare(self, image: AnyImage) -> list[Any]:
+        """Prepare the whole image and its regions: a list of what the head prepares."""
+        picture = to_picture(image)
         return [self.head.prepare(view) for view in (picture, *segment(picture, self._method, self._count))]
 
     def logits(self, prepared: Sequence[Any], embeddings: FloatArray) -> FloatArray:
-        """Score photos, (n, n_classes) float32: logs of the mean probabilities; `embeddings` is not used."""
+        """Score images, (n, n_classes) float32: logs of the mean probabilities; `embeddings` is not used."""
         if not prepared:
             return np.empty((0, len(self.classes)), dtype=np.float32)
-        views = [view for photo in prepared for view in photo]
+        views = [view for image in prepared for view in image]
         unused = np.empty((0, 0), dtype=np.float32)
         batches = (views[start : start + BATCH] for start in range(0, len(views), BATCH))
         scores = np.concatenate([self.head.logits(batch, unused) for batch in batches])
-        return soft_vote(scores, [len(photo) for photo in prepared])
+        return soft_vote(scores, [len(image) for image in prepared])
 
 
 def with_regions(head: Head, method: Regions, count: int) -> Head:
@@ -159,14 +159,14 @@ def with_regions(head: Head, method: Regions, count: int) -> Head:
 
 
 def soft_vote(logits: FloatArray, counts: Sequence[int]) -> FloatArray:
-    """Join the votes of each photo's views: the log of the mean of their softmax probabilities.
+    """Join the votes of each image's views: the log of the mean of their softmax probabilities.
 
     Parameters
     ----------
     logits : (sum of counts, n_classes) float32
-        One row a view, those of a photo together.
+        One row a view, those of an image together.
     counts : sequence of int
-        Views of each photo, at least 1.
+        Views of each image, at least 1.
 
     Returns
     -------
@@ -200,13 +200,13 @@ def _segments(image: Image.Image, count: int) -> list[_Part]:
 
 
 def _superpixels(image: Image.Image, count: int) -> NDArray[np.int32]:
-    """Number the superpixels from 1, (height, width) int32, found on a small copy of the photo."""
+    """Number the superpixels from 1, (height, width) int32, found on a small copy of the image."""
     slic = load_slic()
     small = image.copy()
     small.thumbnail((SLIC_SIDE, SLIC_SIDE), Image.Resampling.BOX)
     found = slic(np.asarray(small), n_segments=count, compactness=COMPACTNESS, sigma=BLUR, start_label=1)
     labels = found.astype(np.int32)
-    # Enlarging by nearest neighbour keeps every label: no side of the copy is longer than the photo's.
+    # Enlarging by nearest neighbor keeps every label: no side of the copy is longer than the image's.
     return np.asarray(Image.fromarray(labels).resize(image.size, Image.Resampling.NEAREST))
 
 
@@ -230,17 +230,17 @@ def _grid(width: int, height: int, count: int) -> tuple[int, int]:
     return min(grids, key=cost)
 
 
-def _cut(image: Image.Image, part: _Part, colour: tuple[int, ...]) -> Image.Image:
+def _cut(image: Image.Image, part: _Part, color: tuple[int, ...]) -> Image.Image:
     crop = image.crop(part.box)
     if part.mask is None:
         return crop
-    # The mean colour, not black: the network subtracts about this colour, so the filling says little to it, and the
-    # edge between segment and filling is no stronger than the photo's own.
-    filling = Image.new("RGB", crop.size, colour)
+    # The mean color, not black: the network subtracts about this color, so the filling says little to it, and the
+    # edge between segment and filling is no stronger than the image's own.
+    filling = Image.new("RGB", crop.size, color)
     return Image.composite(crop, filling, Image.fromarray(part.mask))
 
 
-def _mean_colour(image: Image.Image) -> tuple[int, ...]:
+def _mean_color(image: Image.Image) -> tuple[int, ...]:
     return tuple(round(value) for value in ImageStat.Stat(image).mean)
 
 

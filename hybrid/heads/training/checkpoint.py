@@ -21,12 +21,12 @@ from hybrid.images.preprocess import PIXELS
 FILE = "checkpoint.pt"
 # Grows with the kind of state that is kept, so that none of another kind is taken up.
 STATE = 2
-# What changes no figure: how many processes load photos, and the recipe's words.
+# What changes no figure: how many processes load images, and the recipe's words.
 FREE = ("workers", "description", "gate_folds", "l2_c")
 
 
 def training_key(data: TrainingSet, settings: HeadSettings, compute: Compute) -> str:
-    """Hash of all that a training depends on: recipe, classes, photos, device, precision, processes, local weights."""
+    """Hash of all that a training depends on: recipe, classes, images, device, precision, processes, local weights."""
     digest = hashlib.sha256(weights_digest(settings))
     recipe = {name: value for name, value in msgspec.structs.asdict(settings).items() if name not in FREE}
     kind = compute.device.partition(":")[0]  # each process of a launch has a GPU of its own

@@ -1,4 +1,4 @@
-"""From the store's labelled photos to a training and a validation set without overlap."""
+"""From the store's labeled images to a training and a validation set without overlap."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hybrid.errors import DataError, listing
-from hybrid.heads.base import LabelledPhotos, TrainingSet
+from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.images.splits import stratified_split
-from hybrid.index.store import EmbeddingStore, StoredPhoto
+from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.labels.prompts import class_key
 
 HELD_BACK = ("test",)
@@ -25,10 +25,10 @@ def training_set(
     val_fraction: float,
     seed: int,
 ) -> TrainingSet:
-    """Choose the photos to train on.
+    """Choose the images to train on.
 
-    Photos of split ``test`` are never used. Where the sources name a validation split it is used, else a
-    stratified `val_fraction` is cut from the labelled photos. Each content counts once: copies are dropped, and a
+    Images of split ``test`` are never used. Where the sources name a validation split it is used, else a
+    stratified `val_fraction` is cut from the labeled images. Each content counts once: copies are dropped, and a
     content with two different labels is left out.
 
     Parameters
@@ -39,70 +39,70 @@ def training_set(
     Raises
     ------
     DataError
-        If there are no labelled photos, fewer than two classes, or a class of `limit_to` has no photo.
+        If there are no labeled images, fewer than two classes, or a class of `limit_to` has no image.
     """
-    chosen = choose_photos(store.photos(), limit_to=limit_to, place="index")
+    chosen = choose_images(store.images(), limit_to=limit_to, place="index")
     train, val, notes = divide(chosen, val_fraction, seed)
 
-    def embedded(part: list[StoredPhoto]) -> LabelledPhotos:
+    def embedded(part: list[StoredImage]) -> LabeledImages:
         return with_embeddings(pack(part, chosen.classes), store, fingerprint)
 
     return TrainingSet(chosen.classes, embedded(train), embedded(val), notes)
 
 
 @dataclass(frozen=True)
-class ChosenPhotos:
-    """Labelled photos of the classes to train, each content once, not yet divided.
+class ChosenImages:
+    """Labeled images of the classes to train, each content once, not yet divided.
 
     Attributes
     ----------
     classes : tuple of str
-    photos : list of StoredPhoto
+    images : list of StoredPhoto
         Ordered by path.
     notes : list of str
         What was left out.
     """
 
     classes: tuple[str, ...]
-    photos: list[StoredPhoto]
+    images: list[StoredImage]
     notes: list[str]
 
 
-def choose_photos(photos: Sequence[StoredPhoto], *, limit_to: Sequence[str] | None, place: str) -> ChosenPhotos:
-    """Choose the photos that may train or validate: labelled, not of split ``test``, each content once.
+def choose_images(images: Sequence[StoredImage], *, limit_to: Sequence[str] | None, place: str) -> ChosenImages:
+    """Choose the images that may train or validate: labeled, not of split ``test``, each content once.
 
     Parameters
     ----------
-    photos : sequence of StoredPhoto
+    images : sequence of StoredPhoto
     limit_to : sequence of str, optional
         The seen classes; None takes every label.
     place : {"index", "sources"}
-        Where the photos come from, for the errors.
+        Where the images come from, for the errors.
 
     Raises
     ------
     DataError
-        If there are no labelled photos, fewer than two classes, or a class of `limit_to` has no photo.
+        If there are no labeled images, fewer than two classes, or a class of `limit_to` has no image.
     """
-    labelled = [p for p in photos if p.record.label is not None and p.record.split not in HELD_BACK]
-    if not labelled:
+    labeled = [p for p in images if p.record.label is not None and p.record.split not in HELD_BACK]
+    if not labeled:
         raise DataError(
-            f"the {place} {'holds' if place == 'index' else 'hold'} no labelled photos to train on",
-            expected="class folders, a manifest with labels, or labelled shards",
+            f"the {place} {'holds' if place == 'index' else 'hold'} no labeled photos to train on",
+            expected="class folders, a manifest with labels, or labeled shards",
             fix="hybrid build-index FOLDER_WITH_CLASS_FOLDERS"
             if place == "index"
             else "give a folder of class folders",
         )
-    classes = _classes(labelled, limit_to, place)
+    classes = _classes(labeled, limit_to, place)
     wanted = set(classes)
-    once, notes = each_content_once([p for p in labelled if p.record.label in wanted])
-    return ChosenPhotos(classes, once, notes)
+    once, notes = each_content_once([p for p in labeled if p.record.label in wanted])
+    return ChosenImages(classes, once, notes)
 
 
 def divide(
-    chosen: ChosenPhotos, val_fraction: float, seed: int
-) -> tuple[list[StoredPhoto], list[StoredPhoto], tuple[str, ...]]:
-    """Divide chosen photos into training and validation: by the split that is named, else a stratified cut.
+    chosen: ChosenImages, val_fraction: float, seed: int
+) -> tuple[list[StoredImage], list[StoredImage], tuple[str, ...]]:
+    """Divide chosen images into training and validation: by the split that is named, else a stratified cut.
 
     Returns
     -------
@@ -111,16 +111,16 @@ def divide(
     Raises
     ------
     DataError
-        If nothing can be held out, or a class is left without a training photo.
+        If nothing can be held out, or a class is left without a training image.
     """
-    named_val = [p for p in chosen.photos if p.record.split == "val"]
-    rest = [p for p in chosen.photos if p.record.split != "val"]
+    named_val = [p for p in chosen.images if p.record.split == "val"]
+    rest = [p for p in chosen.images if p.record.split != "val"]
     if named_val and rest:
         train, val = rest, named_val
         note = "validation: the split that the sources name"
     else:
-        train, val = _cut(chosen.photos, val_fraction, seed)
-        note = f"validation: a stratified {val_fraction:.0%} of the labelled photos, seed {seed}"
+        train, val = _cut(chosen.images, val_fraction, seed)
+        note = f"validation: a stratified {val_fraction:.0%} of the labeled photos, seed {seed}"
     present = {p.record.label for p in train}
     missing = [name for name in chosen.classes if name not in present]
     if missing:
@@ -128,24 +128,24 @@ def divide(
     return train, val, (*chosen.notes, note)
 
 
-def pack(photos: Sequence[StoredPhoto], classes: tuple[str, ...]) -> LabelledPhotos:
-    """Number the classes of photos, without embeddings: those are (n, 0) float32.
+def pack(images: Sequence[StoredImage], classes: tuple[str, ...]) -> LabeledImages:
+    """Number the classes of images, without embeddings: those are (n, 0) float32.
 
     Labels find their class by `class_key`; each must be one of `classes`.
     """
     index_of = {class_key(name): i for i, name in enumerate(classes)}
-    target = np.array([index_of[class_key(str(p.record.label))] for p in photos], dtype=np.intp)
-    empty = np.empty((len(photos), 0), dtype=np.float32)
-    return LabelledPhotos(tuple(p.record for p in photos), tuple(p.sha256 for p in photos), target, empty)
+    target = np.array([index_of[class_key(str(p.record.label))] for p in images], dtype=np.intp)
+    empty = np.empty((len(images), 0), dtype=np.float32)
+    return LabeledImages(tuple(p.record for p in images), tuple(p.sha256 for p in images), target, empty)
 
 
-def with_embeddings(photos: LabelledPhotos, store: EmbeddingStore, fingerprint: str) -> LabelledPhotos:
-    """Give photos the store's embeddings; StoreError if one has none."""
-    return replace(photos, embeddings=store.embeddings(photos.hashes, fingerprint))
+def with_embeddings(images: LabeledImages, store: EmbeddingStore, fingerprint: str) -> LabeledImages:
+    """Give images the store's embeddings; StoreError if one has none."""
+    return replace(images, embeddings=store.embeddings(images.hashes, fingerprint))
 
 
 def split_by_training(data: TrainingSet, classes: tuple[str, ...], trained_on: frozenset[str]) -> TrainingSet:
-    """Divide photos by whether they trained a head: what did not may calibrate it.
+    """Divide images by whether they trained a head: what did not may calibrate it.
 
     Parameters
     ----------
@@ -153,12 +153,12 @@ def split_by_training(data: TrainingSet, classes: tuple[str, ...], trained_on: f
     classes : tuple of str
         The head's, in its order.
     trained_on : frozenset of str
-        Content hashes of the head's training photos.
+        Content hashes of the head's training images.
 
     Raises
     ------
     DataError
-        If the index no longer holds these classes' training photos, or no other photo.
+        If the index no longer holds these classes' training images, or no other image.
     """
     both = (data.train, data.val)
     hashes = [sha256 for part in both for sha256 in part.hashes]
@@ -167,10 +167,10 @@ def split_by_training(data: TrainingSet, classes: tuple[str, ...], trained_on: f
     target = position[np.concatenate([part.target for part in both])]
     embeddings = np.concatenate([part.embeddings for part in both])
 
-    def pick(trained: bool) -> LabelledPhotos:
+    def pick(trained: bool) -> LabeledImages:
         rows = [row for row, sha256 in enumerate(hashes) if (sha256 in trained_on) == trained]
         chosen = tuple(records[row] for row in rows), tuple(hashes[row] for row in rows)
-        return LabelledPhotos(*chosen, target[rows], embeddings[rows])
+        return LabeledImages(*chosen, target[rows], embeddings[rows])
 
     train, val = pick(True), pick(False)
     covered = len(np.unique(train.target))
@@ -184,9 +184,9 @@ def split_by_training(data: TrainingSet, classes: tuple[str, ...], trained_on: f
     return TrainingSet(classes, train, val, data.notes)
 
 
-def _classes(labelled: list[StoredPhoto], limit_to: Sequence[str] | None, place: str) -> tuple[str, ...]:
+def _classes(labeled: list[StoredImage], limit_to: Sequence[str] | None, place: str) -> tuple[str, ...]:
     """Seen classes, sorted; names of `limit_to` find labels by `class_key`."""
-    labels = sorted({str(p.record.label) for p in labelled})
+    labels = sorted({str(p.record.label) for p in labeled})
     by_key = {class_key(label): label for label in labels}
     if len(by_key) < len(labels):
         twins = [f"{label} = {by_key[class_key(label)]}" for label in labels if by_key[class_key(label)] != label]
@@ -210,18 +210,18 @@ def _classes(labelled: list[StoredPhoto], limit_to: Sequence[str] | None, place:
     return tuple(labels)
 
 
-def each_content_once(photos: list[StoredPhoto]) -> tuple[list[StoredPhoto], list[str]]:
-    """Drop copies (keeping a training photo before a validation one) and contents with two labels."""
+def each_content_once(images: list[StoredImage]) -> tuple[list[StoredImage], list[str]]:
+    """Drop copies (keeping a training image before a validation one) and contents with two labels."""
     labels: dict[str, set[str]] = {}
-    for photo in photos:
-        labels.setdefault(photo.sha256, set()).add(str(photo.record.label))
-    torn = [p.record.path for p in photos if len(labels[p.sha256]) > 1]
-    once: dict[str, StoredPhoto] = {}
-    for photo in sorted(photos, key=lambda p: (p.record.split == "val", p.record.path)):
-        if len(labels[photo.sha256]) == 1:
-            once.setdefault(photo.sha256, photo)
+    for image in images:
+        labels.setdefault(image.sha256, set()).add(str(image.record.label))
+    torn = [p.record.path for p in images if len(labels[p.sha256]) > 1]
+    once: dict[str, StoredImage] = {}
+    for image in sorted(images, key=lambda p: (p.record.split == "val", p.record.path)):
+        if len(labels[image.sha256]) == 1:
+            once.setdefault(image.sha256, image)
     notes = []
-    copies = len(photos) - len(once) - len(torn)
+    copies = len(images) - len(once) - len(torn)
     if copies:
         notes.append(f"left out {copies} photos that are copies of others, byte for byte")
     if torn:
@@ -229,13 +229,13 @@ def each_content_once(photos: list[StoredPhoto]) -> tuple[list[StoredPhoto], lis
     return sorted(once.values(), key=lambda p: p.record.path), notes
 
 
-def _cut(photos: list[StoredPhoto], fraction: float, seed: int) -> tuple[list[StoredPhoto], list[StoredPhoto]]:
-    labels = [str(p.record.label) for p in photos]
+def _cut(images: list[StoredImage], fraction: float, seed: int) -> tuple[list[StoredImage], list[StoredImage]]:
+    labels = [str(p.record.label) for p in images]
     if max(Counter(labels).values(), default=0) < 2:
         raise DataError(
             "no class has two photos, so none can be held out for validation",
-            got=f"{len(photos)} photos of {len(set(labels))} classes",
+            got=f"{len(images)} photos of {len(set(labels))} classes",
             fix="add photos, or name a validation source in a folder called val",
         )
     train, val = stratified_split(labels, fraction, seed)
-    return [photos[i] for i in train], [photos[i] for i in val]
+    return [images[i] for i in train], [images[i] for i in val]

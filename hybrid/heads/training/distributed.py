@@ -79,7 +79,7 @@ class Processes:
         self._accelerator.clip_grad_norm_(model.parameters(), norm)
 
     def gather(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Join the tensors of all processes, each photo once."""
+        """Join the tensors of all processes, each image once."""
         return list(self._accelerator.gather_for_metrics(tensors))
 
     def sum(self, numbers: list[float]) -> list[float]:
@@ -94,7 +94,7 @@ class Processes:
         return [float(number) for number in total]
 
     def share_buffers(self, model: nn.Module) -> None:
-        """Give all processes the first one's batch norm statistics: each has gathered those of its own photos."""
+        """Give all processes the first one's batch norm statistics: each has gathered those of its own images."""
         if self._accelerator.num_processes > 1:
             import torch
 

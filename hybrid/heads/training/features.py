@@ -11,19 +11,19 @@ from torch.utils.data import DataLoader, Dataset
 
 from hybrid.config import HeadSettings
 from hybrid.device import Compute
-from hybrid.heads.base import LabelledPhotos, TrainingSet
-from hybrid.heads.nets.backbone import PhotoClassifier
+from hybrid.heads.base import LabeledImages, TrainingSet
+from hybrid.heads.nets.backbone import ImageClassifier
 from hybrid.heads.training.distributed import process_count
 from hybrid.heads.training.loader import Batch, Draw, batches_on, loader_of, make_loader
 from hybrid.heads.training.stages import stages_joined
 from hybrid.heads.transforms import Transform
 
-# Features of more bytes than this are not kept; 700,000 photos of ConvNeXt-Tiny's 768 numbers are as many.
+# Features of more bytes than this are not kept; 700,000 images of ConvNeXt-Tiny's 768 numbers are as many.
 MOST_BYTES = 2 * 2**30
 
 
 class FrozenFeatures(Dataset[Batch]):
-    """Pooled features of photos and their classes, by the photos' places; computed when they are first asked for.
+    """Pooled features of images and their classes, by the images' places; computed when they are first asked for.
 
     Parameters
     ----------
@@ -35,18 +35,18 @@ class FrozenFeatures(Dataset[Batch]):
 
     def __init__(
         self,
-        model: PhotoClassifier,
-        photos: LabelledPhotos,
+        model: ImageClassifier,
+        images: LabeledImages,
         transform: Transform,
         settings: HeadSettings,
         compute: Compute,
         say: Callable[[str], None],
     ) -> None:
-        self._model, self._photos, self._transform = model, photos, transform
+        self._model, self._images, self._transform = model, images, transform
         self._settings, self._compute, self._say = settings, compute, say
 
     def __len__(self) -> int:
-        return len(self._photos)
+        return len(self._images)
 
     def __getitems__(self, draws: Sequence[Draw]) -> Batch:
         """A whole batch at once: (n, features) in the precision that the classifier would get, and (n,) int64."""
@@ -57,8 +57,8 @@ class FrozenFeatures(Dataset[Batch]):
     @cached_property
     def _rows(self) -> Batch:
         self._say(f"the backbone is frozen: features of {len(self)} photos are computed once")
-        # In the photos' order: cut into the same batches they are the same bits again when a killed training goes on.
-        loader = make_loader(self._photos, self._transform, self._settings, train=False, pin=self._compute.is_cuda)
+        # In the images' order: cut into the same batches they are the same bits again when a killed training goes on.
+        loader = make_loader(self._images, self._transform, self._settings, train=False, pin=self._compute.is_cuda)
         features, targets = [], []
         backbone = self._model.backbone.eval()
         for images, target in batches_on(self._compute.device, loader):
@@ -68,8 +68,8 @@ class FrozenFeatures(Dataset[Batch]):
         return torch.cat(features), torch.cat(targets)
 
     def loader(self, train: bool) -> DataLoader[Any]:
-        """Batches of features, in the order in which `make_loader` would give the photos."""
-        return loader_of(self, self._photos, self._settings, train, collate_fn=_as_it_is)
+        """Batches of features, in the order in which `make_loader` would give the images."""
+        return loader_of(self, self._images, self._settings, train, collate_fn=_as_it_is)
 
 
 def _as_it_is(batch: Batch) -> Batch:
@@ -77,16 +77,16 @@ def _as_it_is(batch: Batch) -> Batch:
 
 
 def parts_to_keep(
-    model: PhotoClassifier, data: TrainingSet, settings: HeadSettings, compute: Compute, *, augmented: bool
+    model: ImageClassifier, data: TrainingSet, settings: HeadSettings, compute: Compute, *, augmented: bool
 ) -> tuple[bool, bool]:
-    """Whether the features of the training and of the validation photos can be kept without changing a figure.
+    """Whether the features of the training and of the validation images can be kept without changing a figure.
 
     Parameters
     ----------
     augmented : bool
-        Whether the training photos differ from epoch to epoch.
+        Whether the training images differ from epoch to epoch.
     """
-    # Several processes share out photos, and an autoencoder's error needs them.
+    # Several processes share out images, and an autoencoder's error needs them.
     if process_count() > 1 or settings.reconstruction or not is_steady(model, settings, compute):
         return False, False
     size = 4 * int(model.backbone.head_hidden_size)
@@ -95,8 +95,8 @@ def parts_to_keep(
     return not augmented and not mixed and train + val <= MOST_BYTES, val <= MOST_BYTES
 
 
-def is_steady(model: PhotoClassifier, settings: HeadSettings, compute: Compute) -> bool:
-    """Whether a photo's features stay the same for the whole training.
+def is_steady(model: ImageClassifier, settings: HeadSettings, compute: Compute) -> bool:
+    """Whether an image's features stay the same for the whole training.
 
     They do if no weight of the backbone trains, now or later, and its forward pass in training draws nothing at random
     (dropout, stochastic depth), gathers no statistics (batch norm) and gives what it gives in use. The last three are

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from hybrid.config import HeadSettings
 from hybrid.device import Compute
 from hybrid.heads.base import TrainingSet, TrainingSummary
-from hybrid.heads.nets.backbone import PhotoClassifier, build_model, weights_note
+from hybrid.heads.nets.backbone import ImageClassifier, build_model, weights_note
 from hybrid.heads.nets.backbone_head import BackboneHead
 from hybrid.heads.nets.ensemble import Ensemble, cross_validation
 from hybrid.heads.nets.lora import add_adapters, merge_adapters
@@ -51,7 +51,7 @@ def train_backbone_head(
     Raises
     ------
     HybridError
-        If the recipe cannot be built or trained, or a photo is gone.
+        If the recipe cannot be built or trained, or an image is gone.
     """
     if settings.folds == 1:
         model, summary = _train_one(data, settings, compute, log_folder, say, checkpoints, on_epoch)
@@ -86,7 +86,7 @@ def _train_one(
     say: Say,
     checkpoints: Path | None,
     watch: Watch | None,
-) -> tuple[PhotoClassifier, TrainingSummary]:
+) -> tuple[ImageClassifier, TrainingSummary]:
     torch.manual_seed(settings.seed)  # the classifier's first weights are random
     model = build_model(settings, len(data.classes))
     say(weights_note(settings))
@@ -95,7 +95,7 @@ def _train_one(
     training = training_compute(settings, compute)
     _say_setup(model, settings, frozen, say)
     say(f"{trainable / 1e6:.2f} of {parameters / 1e6:.2f} M parameters train")
-    say(f"training on {training}, {settings.workers} loader processes, optimiser {settings.optimizer}")
+    say(f"training on {training}, {settings.workers} loader processes, optimizer {settings.optimizer}")
     rows: list[EpochLog] = []
 
     def note(row: EpochLog, best: bool) -> None:
@@ -122,12 +122,12 @@ def _train_one(
 
 
 def _augments(settings: HeadSettings) -> bool:
-    """Whether a training photo differs from one epoch to the next."""
+    """Whether a training image differs from one epoch to the next."""
     strengths = (settings.flip, settings.rotation, settings.colour_jitter, settings.random_erasing)
     return settings.crop_scale < 1 or any(strengths) or bool(settings.auto_augment) or settings.regions != "none"
 
 
-def _say_setup(model: PhotoClassifier, settings: HeadSettings, frozen: str, say: Say) -> None:
+def _say_setup(model: ImageClassifier, settings: HeadSettings, frozen: str, say: Say) -> None:
     say(frozen)
     if stages_joined(1, settings) is not None:
         every, last = settings.unfreeze_every, last_thaw(model, settings)
@@ -144,7 +144,7 @@ def _say_setup(model: PhotoClassifier, settings: HeadSettings, frozen: str, say:
         say("note: random weights stay frozen; --set unfreeze=all trains them all")
 
 
-def _count(model: PhotoClassifier) -> tuple[int, int]:
+def _count(model: ImageClassifier) -> tuple[int, int]:
     """Numbers of parameters that train, and of all."""
     parameters = list(model.parameters())
     return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)

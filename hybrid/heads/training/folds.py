@@ -14,7 +14,7 @@ import numpy as np
 from hybrid.config import HeadSettings
 from hybrid.device import Compute
 from hybrid.encoders.base import FloatArray
-from hybrid.heads.base import LabelledPhotos, TrainingSet
+from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.heads.linear import train_linear_head
 from hybrid.heads.score import head_logits
 
@@ -29,15 +29,15 @@ def without_classes(data: TrainingSet, held: tuple[int, ...]) -> TrainingSet:
     kept = [c for c in range(len(data.classes)) if c not in set(held)]
     number = {c: i for i, c in enumerate(kept)}
 
-    def cut(photos: LabelledPhotos) -> LabelledPhotos:
-        kept = photos.take([row for row, c in enumerate(photos.target.tolist()) if c in number])
+    def cut(images: LabeledImages) -> LabeledImages:
+        kept = images.take([row for row, c in enumerate(images.target.tolist()) if c in number])
         return replace(kept, target=np.array([number[c] for c in kept.target.tolist()], dtype=np.intp))
 
     return TrainingSet(tuple(data.classes[c] for c in kept), cut(data.train), cut(data.val), data.notes)
 
 
 def frozen_folds(data: TrainingSet, settings: HeadSettings, compute: Compute, cache: Path, say: Say) -> FoldLogits:
-    """Linear heads on features that never met the photos: the backbone's before fine-tuning, or the embeddings.
+    """Linear heads on features that never met the images: the backbone's before fine-tuning, or the embeddings.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def tuned_folds(
 
 
 def _frozen_features(data: TrainingSet, settings: HeadSettings, compute: Compute, cache: Path, say: Say) -> FloatArray:
-    """Features of training and validation photos, (n, f) unit norm, from the cache where it holds just these."""
+    """Features of training and validation images, (n, f) unit norm, from the cache where it holds just these."""
     from safetensors import SafetensorError, safe_open
     from safetensors.numpy import save_file
 

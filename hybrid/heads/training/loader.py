@@ -1,4 +1,4 @@
-"""Batches of labelled photos; what is drawn for a photo depends on seed and epoch alone, not on the loader."""
+"""Batches of labeled images; what is drawn for an image depends on seed and epoch alone, not on the loader."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from hybrid.config import HeadSettings
 from hybrid.errors import DataError, UnreadableImageError
-from hybrid.heads.base import LabelledPhotos
+from hybrid.heads.base import LabeledImages
 from hybrid.heads.training.distributed import process_count
 from hybrid.heads.transforms import Transform
-from hybrid.images.decode import decode_scaled, read_photo
+from hybrid.images.decode import decode_scaled, read_image
 from hybrid.images.preprocess import GAP
 
-# A photo's place, and the seed of its augmentation.
+# An image's place, and the seed of its augmentation.
 Draw = tuple[int, int]
-# Photos, or features of them, and their classes.
+# Images, or features of them, and their classes.
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -36,7 +36,7 @@ def seed_of(*key: int) -> int:
 def _seeded(seed: int) -> Iterator[None]:
     """Seed all that augmentations draw from, and put it back.
 
-    Photo by photo, so that a training that goes on after a kill, or has other loaders, draws the same.
+    Image by image, so that a training that goes on after a kill, or has other loaders, draws the same.
     """
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
     torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPU's dropout too
@@ -50,14 +50,14 @@ def _seeded(seed: int) -> Iterator[None]:
         np.random.set_state(before[2])  # noqa: NPY002
 
 
-class Photos(Dataset[tuple[torch.Tensor, int] | str]):
-    """Photos with their classes; of one that cannot be read, what is wrong with it.
+class ImageDataset(Dataset[tuple[torch.Tensor, int] | str]):
+    """Images with their classes; of one that cannot be read, what is wrong with it.
 
     An error would leave a loader process as the text of its traceback.
     """
 
-    def __init__(self, photos: LabelledPhotos, transform: Transform) -> None:
-        self._records, self._target, self._transform = photos.records, photos.target, transform
+    def __init__(self, images: LabeledImages, transform: Transform) -> None:
+        self._records, self._target, self._transform = images.records, images.target, transform
         self._cover = cover_of(transform)
 
     def __len__(self) -> int:
@@ -67,7 +67,7 @@ class Photos(Dataset[tuple[torch.Tensor, int] | str]):
         index, seed = draw
         record = self._records[index]
         try:
-            image = _decoded(read_photo(record), self._cover)
+            image = _decoded(read_image(record), self._cover)
         except UnreadableImageError as error:
             return f"{record.path}: {error.what}"
         with _seeded(seed):
@@ -75,15 +75,15 @@ class Photos(Dataset[tuple[torch.Tensor, int] | str]):
 
 
 def _decoded(data: bytes, cover: int | None) -> Image.Image:
-    photo = decode_scaled(data, cover)
-    if photo.extent != photo.rgb.shape[:2]:
+    image = decode_scaled(data, cover)
+    if image.extent != image.rgb.shape[:2]:
         # Library transforms would take the last row and column for whole pixels, and shift all others a bit.
-        photo = decode_scaled(data)
-    return Image.fromarray(photo.rgb)
+        image = decode_scaled(data)
+    return Image.fromarray(image.rgb)
 
 
 def cover_of(transform: Transform) -> int | None:
-    """Shorter side, in pixels, that a photo should be decoded at for a preprocessing; None: full size."""
+    """Shorter side, in pixels, that an image should be decoded at for a preprocessing; None: full size."""
     from timm.data.transforms import RandomResizedCropAndInterpolation
     from torchvision.transforms import Resize
 
@@ -95,21 +95,21 @@ def cover_of(transform: Transform) -> int | None:
         narrow: float = first.scale[0] * min(first.ratio[0], 1 / first.ratio[1])
         longest: int = max(first.size)
         return math.ceil(GAP * longest / math.sqrt(narrow))
-    # What begins with regions of a photo may take a small one.
+    # What begins with regions of an image may take a small one.
     return GAP * int(np.max(first.size)) if isinstance(first, Resize) else None
 
 
 class EpochSampler(Sampler[Draw]):
-    """Places of photos with seeds, in an order of each epoch's own.
+    """Places of images with seeds, in an order of each epoch's own.
 
     Parameters
     ----------
     target : (n,) int
-        Class index of each photo.
+        Class index of each image.
     balanced : bool
         Draw with replacement, so that every class comes as often.
     shuffle : bool
-        False: in the photos' own order.
+        False: in the images' own order.
     """
 
     def __init__(self, target: Any, *, balanced: bool, shuffle: bool, seed: int) -> None:
@@ -136,9 +136,9 @@ class EpochSampler(Sampler[Draw]):
 
 
 def make_loader(
-    photos: LabelledPhotos, transform: Transform, settings: HeadSettings, train: bool, *, pin: bool = False
+    images: LabeledImages, transform: Transform, settings: HeadSettings, train: bool, *, pin: bool = False
 ) -> DataLoader[Any]:
-    """Batches of (n, 3, h, w) float32 and (n,) int64; a str instead where a photo could not be read.
+    """Batches of (n, 3, h, w) float32 and (n,) int64; a str instead where an image could not be read.
 
     Parameters
     ----------
@@ -146,8 +146,8 @@ def make_loader(
         Keep batches in page-locked memory, from where they go to a GPU while it computes.
     """
     return loader_of(
-        Photos(photos, transform),
-        photos,
+        ImageDataset(images, transform),
+        images,
         settings,
         train,
         collate_fn=_collate,
@@ -158,18 +158,18 @@ def make_loader(
 
 
 def loader_of(
-    dataset: Dataset[Any], photos: LabelledPhotos, settings: HeadSettings, train: bool, **more: Any
+    dataset: Dataset[Any], images: LabeledImages, settings: HeadSettings, train: bool, **more: Any
 ) -> DataLoader[Any]:
-    """Batches of what a dataset holds at the photos' places, shuffled and balanced by the recipe where they train."""
+    """Batches of what a dataset holds at the images' places, shuffled and balanced by the recipe where they train."""
     sampler = EpochSampler(
-        photos.target, balanced=train and settings.balanced_sampling, shuffle=train, seed=settings.seed
+        images.target, balanced=train and settings.balanced_sampling, shuffle=train, seed=settings.seed
     )
     return DataLoader(
         dataset,
         batch_size=settings.batch_size,
         sampler=sampler,
-        # A last batch of one photo would break the classifier's batch norm. Of several processes accelerate fills it.
-        drop_last=train and process_count() == 1 and len(photos) > 1 and len(photos) % settings.batch_size == 1,
+        # A last batch of one image would break the classifier's batch norm. Of several processes accelerate fills it.
+        drop_last=train and process_count() == 1 and len(images) > 1 and len(images) % settings.batch_size == 1,
         # Its own: the loader's draws would move those of dropout, more or less of them by the number of workers.
         generator=torch.Generator().manual_seed(settings.seed),
         **more,
@@ -177,12 +177,12 @@ def loader_of(
 
 
 def batches_on(device: str, loader: Iterable[Any]) -> Iterator[Batch]:
-    """Bring a loader's batches to the device, photos with the channels last, as the networks' weights are.
+    """Bring a loader's batches to the device, images with the channels last, as the networks' weights are.
 
     Raises
     ------
     DataError
-        If a photo could not be read.
+        If an image could not be read.
     """
     for batch in loader:
         if isinstance(batch, str):

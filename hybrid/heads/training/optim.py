@@ -1,4 +1,4 @@
-"""Optimiser and learning-rate schedule of a recipe, from timm's factories."""
+"""Optimizer and learning-rate schedule of a recipe, from timm's factories."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from hybrid.config import HeadSettings
 from hybrid.errors import HeadError, first_line
-from hybrid.heads.nets.backbone import PhotoClassifier
+from hybrid.heads.nets.backbone import ImageClassifier
 from hybrid.heads.training.stages import parameter_groups
 
 # Torch's own, which update all weights in one pass over memory; the others make several, with copies.
@@ -16,8 +16,8 @@ from hybrid.heads.training.stages import parameter_groups
 FUSED = ("adam", "adamw")
 
 
-def make_optimizer(model: PhotoClassifier, settings: HeadSettings) -> torch.optim.Optimizer:
-    """Make the recipe's optimiser over what may train; HeadError if timm does not know it or it cannot be made."""
+def make_optimizer(model: ImageClassifier, settings: HeadSettings) -> torch.optim.Optimizer:
+    """Make the recipe's optimizer over what may train; HeadError if timm does not know it or it cannot be made."""
     from timm.optim import create_optimizer_v2
 
     devices = {parameter.device.type for parameter in model.parameters()}
@@ -33,7 +33,7 @@ def make_optimizer(model: PhotoClassifier, settings: HeadSettings) -> torch.opti
         )
     except (ValueError, AssertionError, TypeError, RuntimeError) as error:
         raise HeadError(
-            f"cannot make the optimiser {settings.optimizer}",
+            f"cannot make the optimizer {settings.optimizer}",
             expected="a name of timm's, such as adamw, adam, sgd, lamb",
             got=first_line(error),
             fix="correct --set optimizer=...",

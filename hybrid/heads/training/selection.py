@@ -1,4 +1,4 @@
-"""Training, validation and test photos straight from their sources, for commands that need no index."""
+"""Training, validation and test images straight from their sources, for commands that need no index."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hybrid.errors import DataError, listing
-from hybrid.heads.base import LabelledPhotos, TrainingSet
-from hybrid.heads.training.dataset import HELD_BACK, ChosenPhotos, choose_photos, divide, each_content_once, pack
+from hybrid.heads.base import LabeledImages, TrainingSet
+from hybrid.heads.training.dataset import HELD_BACK, ChosenImages, choose_images, divide, each_content_once, pack
 from hybrid.images.reading import read
 from hybrid.images.records import ImageRecord
 from hybrid.images.sources import Scan, scan
 from hybrid.images.splits import stratified_split
 from hybrid.images.stream import default_workers, ordered_map
-from hybrid.index.store import StoredPhoto
+from hybrid.index.store import StoredImage
 from hybrid.labels.prompts import class_key
 
 Progress = Callable[[int], None]
@@ -22,25 +22,25 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Splits:
-    """Photos to train and validate on, and photos to test on.
+    """Images to train and validate on, and images to test on.
 
     Attributes
     ----------
     data : TrainingSet
-        With empty embeddings, (n, 0) float32; its notes tell of the test photos too.
-    test : LabelledPhotos or None
-        Photos of the same classes whose contents neither train nor validate; None where there are none.
+        With empty embeddings, (n, 0) float32; its notes tell of the test images too.
+    test : LabeledPhotos or None
+        Images of the same classes whose contents neither train nor validate; None where there are none.
     """
 
     data: TrainingSet
-    test: LabelledPhotos | None
+    test: LabeledImages | None
 
 
 @dataclass(frozen=True)
-class SourcePhotos:
-    """The readable photos of some sources with their content hashes, and what a person should know of them."""
+class SourceImages:
+    """The readable images of some sources with their content hashes, and what a person should know of them."""
 
-    photos: tuple[StoredPhoto, ...]
+    images: tuple[StoredImage, ...]
     notes: tuple[str, ...]
 
 
@@ -54,7 +54,7 @@ def read_splits(
     limit_to: Sequence[str] | None = None,
     progress: Progress = lambda count: None,
 ) -> Splits:
-    """Read labelled photos and divide them, by the rules of `hybrid.heads.training.dataset.training_set`.
+    """Read labeled images and divide them, by the rules of `hybrid.heads.training.dataset.training_set`.
 
     Parameters
     ----------
@@ -69,38 +69,38 @@ def read_splits(
     limit_to : sequence of str, optional
         The classes; None takes every label.
     progress : callable
-        Called with the number of photos read since the last call.
+        Called with the number of images read since the last call.
 
     Raises
     ------
     DataError
-        As `scan`, `training_set` and `split_photos` raise it.
+        As `scan`, `training_set` and `split_images` raise it.
     """
-    photos = read_photos(scan(sources), progress)
-    test = read_photos(scan(test_sources), progress) if test_sources else None
-    return split_photos(
-        photos, test, test_fraction=test_fraction, val_fraction=val_fraction, seed=seed, limit_to=limit_to
+    images = read_images(scan(sources), progress)
+    test = read_images(scan(test_sources), progress) if test_sources else None
+    return split_images(
+        images, test, test_fraction=test_fraction, val_fraction=val_fraction, seed=seed, limit_to=limit_to
     )
 
 
-def read_photos(found: Scan, progress: Progress = lambda count: None) -> SourcePhotos:
-    """Read, hash and decode every photo of a scan; those that cannot be read are left out and named in a note."""
-    photos: list[StoredPhoto] = []
+def read_images(found: Scan, progress: Progress = lambda count: None) -> SourceImages:
+    """Read, hash and decode every image of a scan; those that cannot be read are left out and named in a note."""
+    images: list[StoredImage] = []
     unreadable: list[str] = []
     workers = default_workers()
-    for photo in ordered_map(_read, found.records, workers, 8 * workers):
-        if isinstance(photo, str):
-            unreadable.append(photo)
+    for image in ordered_map(_read, found.records, workers, 8 * workers):
+        if isinstance(image, str):
+            unreadable.append(image)
         else:
-            photos.append(photo)
+            images.append(image)
         progress(1)
     left_out = [f"left out {len(unreadable)} unreadable photos: {listing(unreadable, 4)}"] if unreadable else []
-    return SourcePhotos(tuple(photos), (*found.notes, *left_out))
+    return SourceImages(tuple(images), (*found.notes, *left_out))
 
 
-def split_photos(
-    photos: SourcePhotos,
-    test: SourcePhotos | None = None,
+def split_images(
+    images: SourceImages,
+    test: SourceImages | None = None,
     *,
     test_fraction: float = 0.0,
     val_fraction: float,
@@ -108,34 +108,34 @@ def split_photos(
     test_seed: int | None = None,
     limit_to: Sequence[str] | None = None,
 ) -> Splits:
-    """Divide photos that were read; see `read_splits`.
+    """Divide images that were read; see `read_splits`.
 
     Parameters
     ----------
     test_seed : int, optional
-        Of the test cut, so that trainings with several seeds are tested on the same photos; None: `seed`.
+        Of the test cut, so that trainings with several seeds are tested on the same images; None: `seed`.
 
     Raises
     ------
     DataError
-        Beside those of `training_set`: if the test photos that were given hold none of the classes, or only contents
-        that also train, or no class has two photos to cut a test from.
+        Beside those of `training_set`: if the test images that were given hold none of the classes, or only contents
+        that also train, or no class has two images to cut a test from.
     """
-    chosen = choose_photos(photos.photos, limit_to=limit_to, place="sources")
-    named = [p for p in photos.photos if p.record.split in HELD_BACK]
-    tested: list[StoredPhoto] = []
-    notes = list(photos.notes)
+    chosen = choose_images(images.images, limit_to=limit_to, place="sources")
+    named = [p for p in images.images if p.record.split in HELD_BACK]
+    tested: list[StoredImage] = []
+    notes = list(images.notes)
     if test is not None:
         notes += test.notes
         if named:
             notes.append(
                 f"{len(named)} photos of the split test in the sources are not used: other test photos are given"
             )
-        tested, told = _test_part(test.photos, chosen)
+        tested, told = _test_part(test.images, chosen)
         if not tested:
             raise DataError(
                 "none of the test photos can be used",
-                expected=f"labelled photos of {listing(list(chosen.classes))}, which do not train",
+                expected=f"labeled photos of {listing(list(chosen.classes))}, which do not train",
                 got="; ".join(told),
                 fix="other test photos",
             )
@@ -152,33 +152,33 @@ def split_photos(
     return Splits(data, pack(tested, chosen.classes) if tested else None)
 
 
-def _read(record: ImageRecord) -> StoredPhoto | str:
-    """Hash a photo, or say why it is left out; decoded too, because one broken photo would end a training."""
-    photo = read(record)
-    return f"{record.path} ({photo.reason})" if photo.reason else StoredPhoto(record, photo.sha256)
+def _read(record: ImageRecord) -> StoredImage | str:
+    """Hash an image, or say why it is left out; decoded too, because one broken image would end a training."""
+    image = read(record)
+    return f"{record.path} ({image.reason})" if image.reason else StoredImage(record, image.sha256)
 
 
-def _test_part(photos: Sequence[StoredPhoto], chosen: ChosenPhotos) -> tuple[list[StoredPhoto], list[str]]:
-    """Pick the photos of the chosen classes whose contents do not train, each content once."""
+def _test_part(images: Sequence[StoredImage], chosen: ChosenImages) -> tuple[list[StoredImage], list[str]]:
+    """Pick the images of the chosen classes whose contents do not train, each content once."""
     keys = {class_key(name) for name in chosen.classes}
-    labelled = [p for p in photos if p.record.label is not None]
-    inside = [p for p in labelled if class_key(str(p.record.label)) in keys]
+    labeled = [p for p in images if p.record.label is not None]
+    inside = [p for p in labeled if class_key(str(p.record.label)) in keys]
     once, notes = each_content_once(inside)
-    trained = {p.sha256 for p in chosen.photos}
+    trained = {p.sha256 for p in chosen.images}
     tested = [p for p in once if p.sha256 not in trained]
     counts = {
-        "without a label": len(photos) - len(labelled),
-        "of classes that are not trained": len(labelled) - len(inside),
+        "without a label": len(images) - len(labeled),
+        "of classes that are not trained": len(labeled) - len(inside),
         "whose same bytes train or validate": len(once) - len(tested),
     }
     notes += [f"left out {count} photos {what}" for what, count in counts.items() if count]
     return tested, [f"test: {note}" for note in notes]
 
 
-def _cut_test(chosen: ChosenPhotos, fraction: float, seed: int) -> tuple[ChosenPhotos, list[StoredPhoto], list[str]]:
-    """Cut test photos off; a validation split that the sources name stays whole."""
-    rest = [p for p in chosen.photos if p.record.split != "val"]
-    pool = rest or chosen.photos
+def _cut_test(chosen: ChosenImages, fraction: float, seed: int) -> tuple[ChosenImages, list[StoredImage], list[str]]:
+    """Cut test images off; a validation split that the sources name stays whole."""
+    rest = [p for p in chosen.images if p.record.split != "val"]
+    pool = rest or chosen.images
     cut = stratified_split([str(p.record.label) for p in pool], fraction, seed)[1]
     if not len(cut):
         raise DataError(
@@ -188,6 +188,6 @@ def _cut_test(chosen: ChosenPhotos, fraction: float, seed: int) -> tuple[ChosenP
         )
     tested = [pool[i] for i in cut]
     held = {p.sha256 for p in tested}
-    left = [p for p in chosen.photos if p.sha256 not in held]
-    note = f"test: a stratified {fraction:.0%} of the labelled photos, seed {seed}"
-    return replace(chosen, photos=left), tested, [note]
+    left = [p for p in chosen.images if p.sha256 not in held]
+    note = f"test: a stratified {fraction:.0%} of the labeled photos, seed {seed}"
+    return replace(chosen, images=left), tested, [note]

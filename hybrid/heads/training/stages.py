@@ -8,12 +8,12 @@ from typing import Any
 
 from hybrid.config import HeadSettings
 from hybrid.errors import HeadError, first_line
-from hybrid.heads.nets.backbone import PhotoClassifier
+from hybrid.heads.nets.backbone import ImageClassifier
 
 Group = dict[str, Any]
 
 
-def freeze(model: PhotoClassifier, unfreeze: str) -> str:
+def freeze(model: ImageClassifier, unfreeze: str) -> str:
     """Freeze the backbone but its last stages; returns what is frozen, in words.
 
     Parameters
@@ -39,13 +39,13 @@ def freeze(model: PhotoClassifier, unfreeze: str) -> str:
     return f"{len(stages) - free} of {len(stages)} backbone stages (the stem counts) frozen"
 
 
-def unfrozen_at(epoch: int, model: PhotoClassifier, settings: HeadSettings) -> str:
+def unfrozen_at(epoch: int, model: ImageClassifier, settings: HeadSettings) -> str:
     """How much of the backbone trains in an epoch (from 1), as `freeze` takes it: all of it, or stage after stage."""
     free = stages_joined(epoch, settings)
     return settings.unfreeze if free is None or free >= _stages_wanted(model, settings) else str(free)
 
 
-def last_thaw(model: PhotoClassifier, settings: HeadSettings) -> int:
+def last_thaw(model: ImageClassifier, settings: HeadSettings) -> int:
     """The epoch from which on all that may train does."""
     if stages_joined(1, settings) is None:
         return 1
@@ -59,13 +59,13 @@ def stages_joined(epoch: int, settings: HeadSettings) -> int | None:
     return (epoch - 1) // settings.unfreeze_every
 
 
-def _stages_wanted(model: PhotoClassifier, settings: HeadSettings) -> int:
+def _stages_wanted(model: ImageClassifier, settings: HeadSettings) -> int:
     stages = len(_stages(model.backbone))
     return stages if settings.unfreeze == "all" else min(int(settings.unfreeze), stages)
 
 
-def parameter_groups(model: PhotoClassifier, settings: HeadSettings) -> list[Group]:
-    """What the optimiser updates: groups with ``params``, ``weight_decay`` and ``lr_scale`` (times learning_rate).
+def parameter_groups(model: ImageClassifier, settings: HeadSettings) -> list[Group]:
+    """What the optimizer updates: groups with ``params``, ``weight_decay`` and ``lr_scale`` (times learning_rate).
 
     Norms, biases and position embeddings have no weight decay. With ``layer_decay`` each of timm's layers has its own
     rate, growing from early to late (Clark et al. 2020, "ELECTRA", section 3; BEiT).

@@ -16,8 +16,8 @@ from torch import nn
 from hybrid.config import HeadSettings
 from hybrid.device import Compute
 from hybrid.errors import HeadError, first_line
-from hybrid.heads.base import LabelledPhotos, TrainingSet
-from hybrid.heads.nets.backbone import PhotoClassifier
+from hybrid.heads.base import LabeledImages, TrainingSet
+from hybrid.heads.nets.backbone import ImageClassifier
 from hybrid.heads.training.checkpoint import Checkpoint, training_key
 from hybrid.heads.training.distributed import Processes
 from hybrid.heads.training.features import FrozenFeatures, parts_to_keep
@@ -33,7 +33,7 @@ LOOK_EVERY = 50
 
 @dataclass(frozen=True)
 class EpochLog:
-    """One row of the training log; losses are mean cross-entropies in nats, the training one as it is minimised."""
+    """One row of the training log; losses are mean cross-entropies in nats, the training one as it is minimized."""
 
     epoch: int
     train_loss: float
@@ -59,7 +59,7 @@ def training_compute(settings: HeadSettings, compute: Compute) -> Compute:
 
 
 def train(
-    model: PhotoClassifier,
+    model: ImageClassifier,
     data: TrainingSet,
     transforms: tuple[Transform, Transform],
     settings: HeadSettings,
@@ -68,13 +68,13 @@ def train(
     *,
     checkpoints: Path | None = None,
     say: Say = lambda line: None,
-) -> tuple[PhotoClassifier, int]:
+) -> tuple[ImageClassifier, int]:
     """Train until the epochs or the patience end, and put the best epoch's weights back.
 
     Parameters
     ----------
     transforms : (augmenting, plain)
-        The same one twice trains without augmentation; a backbone that is wholly frozen then sees each photo once.
+        The same one twice trains without augmentation; a backbone that is wholly frozen then sees each image once.
     compute : Compute
         From `training_compute`.
     on_epoch : callable
@@ -93,7 +93,7 @@ def train(
         If the training loss stops being finite (says epoch, batch and learning rate), or the validation loss never
         is.
     DataError
-        If a photo can no longer be read.
+        If an image can no longer be read.
     """
     loop = _Loop(model, data, transforms, settings, compute, say)
     checkpoint = Checkpoint(checkpoints, training_key(data, settings, compute))
@@ -136,14 +136,14 @@ class _Tally:
         self._epoch, self._seen = epoch, 0
         self._losses: list[torch.Tensor] = []
         self._right: list[torch.Tensor] = []
-        self._photos: list[int] = []
+        self._images: list[int] = []
         self._rates: list[float] = []
 
     def add(self, loss: torch.Tensor, right: torch.Tensor, rate: float) -> None:
-        """Note a batch: its loss, which of its photos are right, (n,) bool, and the learning rate."""
+        """Note a batch: its loss, which of its images are right, (n,) bool, and the learning rate."""
         self._losses.append(loss.detach())
         self._right.append(right.sum())
-        self._photos.append(len(right))
+        self._images.append(len(right))
         self._rates.append(rate)
 
     def look(self) -> None:
@@ -158,12 +158,12 @@ class _Tally:
             self._seen += 1
 
     def sums(self) -> list[float]:
-        """Sums over the photos: losses, right answers, and how many photos there were."""
+        """Sums over the images: losses, right answers, and how many images there were."""
         if self._seen < len(self._losses):
             self.look()
         losses = torch.stack(self._losses).tolist()
-        total = sum(loss * photos for loss, photos in zip(losses, self._photos, strict=True))
-        return [total, float(torch.stack(self._right).sum()), float(sum(self._photos))]
+        total = sum(loss * images for loss, images in zip(losses, self._images, strict=True))
+        return [total, float(torch.stack(self._right).sum()), float(sum(self._images))]
 
 
 class _Best:
@@ -197,15 +197,15 @@ class _Best:
 
 
 class _Loop:
-    """Network, loss, optimiser, schedule and loaders of one training.
+    """Network, loss, optimizer, schedule and loaders of one training.
 
     ``model`` is what the training changes: the network, or its classifier alone where the backbone's features stay as
-    they are. The validation photos then pass the backbone once, and so do training photos that nothing augments.
+    they are. The validation images then pass the backbone once, and so do training images that nothing augments.
     """
 
     def __init__(
         self,
-        model: PhotoClassifier,
+        model: ImageClassifier,
         data: TrainingSet,
         transforms: tuple[Transform, Transform],
         settings: HeadSettings,
@@ -224,7 +224,7 @@ class _Loop:
         self.average = _average(self.model, settings)
         self.wrapped = self.processes.model(model.classifier if train_kept else model)
 
-        def loader(part: LabelledPhotos, transform: Transform, kept: bool, train: bool) -> Any:
+        def loader(part: LabeledImages, transform: Transform, kept: bool, train: bool) -> Any:
             if kept:
                 return FrozenFeatures(model, part, transform, settings, compute, say).loader(train)
             return make_loader(part, transform, settings, train, pin=compute.is_cuda)
@@ -272,7 +272,7 @@ class _Loop:
         torch.manual_seed(seed_of(self.settings.seed, number, self.processes.index))
         self.train_set.set_epoch(number)
         start = time.perf_counter()
-        train_loss, train_accuracy, photos = self.train_epoch(number)
+        train_loss, train_accuracy, images = self.train_epoch(number)
         seconds = time.perf_counter() - start
         rate = float(self.optimizer.param_groups[0]["lr"])
         # All processes validate, and keep, one network.
@@ -281,11 +281,11 @@ class _Loop:
         val_loss, val_accuracy = self.validate()
         self.schedule.after_epoch(val_loss)
         return EpochLog(
-            number, train_loss, train_accuracy, val_loss, val_accuracy, rate, seconds, photos / max(seconds, 1e-9)
+            number, train_loss, train_accuracy, val_loss, val_accuracy, rate, seconds, images / max(seconds, 1e-9)
         )
 
     def train_epoch(self, epoch: int) -> tuple[float, float, int]:
-        """One pass; mean loss, accuracy (by the larger share of a mixed pair), and the number of photos."""
+        """One pass; mean loss, accuracy (by the larger share of a mixed pair), and the number of images."""
         self.wrapped.train()
         tally = _Tally(epoch)
         # A CPU has each loss at once, so that it can be looked at before it spoils a weight.
@@ -306,7 +306,7 @@ class _Loop:
         return total / count, right / count, int(count)
 
     def forward(self, images: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits and the loss that is minimised."""
+        """Logits and the loss that is minimized."""
         if not self.settings.reconstruction:
             logits = self.wrapped(images).float()
             return logits, self.loss(logits, target)
@@ -314,7 +314,7 @@ class _Loop:
         return logits, self.loss(logits.float(), target) + self.settings.reconstruction * rebuilt.float()
 
     def update(self, loss: torch.Tensor, epoch: int, number: int) -> None:
-        """One step of optimiser, schedule and moving average."""
+        """One step of optimizer, schedule and moving average."""
         self.optimizer.zero_grad(set_to_none=True)
         self.processes.backward(loss)
         if self.settings.clip_grad is not None:

@@ -1,4 +1,4 @@
-"""Classes that join a run without training: shown by labelled photos of its index, or merely named."""
+"""Classes that join a run without training: shown by labeled images of its index, or merely named."""
 
 from hybrid.run.classes.change import AddSummary, RemoveSummary, add_class, remove_class
 from hybrid.run.classes.support import AddedClass, ClassesInfo, ShownClass, read_classes, shown_classes

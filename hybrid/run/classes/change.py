@@ -12,10 +12,10 @@ from hybrid.images.records import ImageRecord
 from hybrid.images.sources import Scan
 from hybrid.index.build import build_index
 from hybrid.index.neighbors import open_index
-from hybrid.index.store import ADDED, EmbeddingStore, StoredPhoto
+from hybrid.index.store import ADDED, EmbeddingStore, StoredImage
 from hybrid.labels.prompts import class_key, load_templates
+from hybrid.run.classes.images import JoiningImages, check_images
 from hybrid.run.classes.names import entry_of, fit_notes, try_name
-from hybrid.run.classes.photos import JoiningPhotos, check_photos
 from hybrid.run.classes.support import AddedClass, ClassesInfo, gather, read_classes
 from hybrid.run.files import HeadInfo, Layout, read_gate, read_head_info, read_run, write_json
 
@@ -30,11 +30,11 @@ class AddSummary:
         As the run spells it.
     synonyms : tuple of str
     named : bool
-        Whether its names speak for the class, besides its photos.
-    photos : int
-        Different photos that show the class now.
+        Whether its names speak for the class, besides its images.
+    images : int
+        Different images that show the class now.
     new : int
-        Photos that joined the index.
+        Images that joined the index.
     unreadable : tuple of (path, reason)
     notes : tuple of str
     """
@@ -42,7 +42,7 @@ class AddSummary:
     name: str
     synonyms: tuple[str, ...]
     named: bool
-    photos: int
+    images: int
     new: int
     unreadable: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
@@ -50,10 +50,10 @@ class AddSummary:
 
 @dataclass(frozen=True)
 class RemoveSummary:
-    """What one `remove_class` did: the class as the run spelled it, how many photos the index forgot, and notes."""
+    """What one `remove_class` did: the class as the run spelled it, how many images the index forgot, and notes."""
 
     name: str
-    photos: int
+    images: int
     notes: tuple[str, ...]
 
 
@@ -68,9 +68,9 @@ def add_class(
     batch_size: int | None = None,
     workers: int | None = None,
 ) -> AddSummary:
-    """Add a class to a run by photos, by name or by both, or add more photos to one that was added before.
+    """Add a class to a run by images, by name or by both, or add more images to one that was added before.
 
-    The photos join the index with the class as their label, and the next head learns them. Killed on the way, the run
+    The images join the index with the class as their label, and the next head learns them. Killed on the way, the run
     holds some of them under the class's label; the same call again goes on.
 
     Parameters
@@ -86,17 +86,17 @@ def add_class(
     synonyms : sequence of str
         Other names; they take the place of those that were given before.
     named : bool, optional
-        False: photos alone speak for the class. Default: as before, True for a class that is new.
+        False: images alone speak for the class. Default: as before, True for a class that is new.
     batch_size, workers
         As for `build_index`.
 
     Raises
     ------
     DataError
-        If the head was trained on the class; a name is blank or another class's; a photo belongs to another class; no
-        photo can be read (some are no error); or there is neither a name nor a photo. Nothing has changed then.
+        If the head was trained on the class; a name is blank or another class's; an image belongs to another class; no
+        image can be read (some are no error); or there is neither a name nor an image. Nothing has changed then.
     HybridError
-        If there is no run, or the encoder is not the run's or has no vector of a photo.
+        If there is no run, or the encoder is not the run's or has no vector of an image.
     """
     _check_encoder(layout, encoder)
     head = read_head_info(layout)
@@ -104,7 +104,7 @@ def add_class(
     with EmbeddingStore(layout.store) as store:
         labels = tuple(store.labels())
         entry = entry_of(read_classes(layout), name, synonyms, named, head.classes if head else (), labels)
-        joining = check_photos(store, entry.name, records, workers)
+        joining = check_images(store, entry.name, records, workers)
         return _add(layout, encoder, head, store, entry, joining, batch_size, workers)
 
 
@@ -114,7 +114,7 @@ def _add(
     head: HeadInfo | None,
     store: EmbeddingStore,
     entry: AddedClass,
-    joining: JoiningPhotos,
+    joining: JoiningImages,
     batch_size: int | None,
     workers: int | None,
 ) -> AddSummary:
@@ -136,7 +136,7 @@ def _add(
             expected="a name that the encoder knows, or a photo that is not of split test",
             got=listing([*notes, *joining.notes]) or "--no-name and no photo",
         )
-    # After the photos: killed before this line, they show a class that is called by its label.
+    # After the images: killed before this line, they show a class that is called by its label.
     write_json(layout.classes, after)
     if joining.records:
         open_index(store, encoder.fingerprint, layout.neighbors)
@@ -147,9 +147,9 @@ def _add(
 
 
 def remove_class(layout: Layout, name: str) -> RemoveSummary:
-    """Forget a class that the head does not know: its names, and the photos in the index that show it.
+    """Forget a class that the head does not know: its names, and the images in the index that show it.
 
-    Photos of split ``test``, and those of a label that the head left out, stay.
+    Images of split ``test``, and those of a label that the head left out, stay.
 
     Parameters
     ----------
@@ -181,31 +181,31 @@ def remove_class(layout: Layout, name: str) -> RemoveSummary:
             near = [known[k] for k in difflib.get_close_matches(key, known, n=3, cutoff=0.5)]
             raise DataError(f"the run has no class {name!r}", got=f"near it: {listing(near) or 'nothing'}")
         labels = [label for label in store.labels() if class_key(label) == key]
-        photos = [photo for photo in store.photos_sharing(labels) if photo.record.label in labels]
-        photos = _that_show(photos, head)
+        images = [image for image in store.images_sharing(labels) if image.record.label in labels]
+        images = _that_show(images, head)
         # Before the names: killed between the two, the class has names alone, and a second call removes these.
-        if photos:
-            store.remove([photo.record.path for photo in photos])
+        if images:
+            store.remove([image.record.path for image in images])
         if any(class_key(e.name) == key for e in info.added):
             write_json(layout.classes, ClassesInfo(added=_without(info, name)))
-        if photos and store.dim(run.encoder_fingerprint) is not None:
+        if images and store.dim(run.encoder_fingerprint) is not None:
             open_index(store, run.encoder_fingerprint, layout.neighbors)
-    sources = sorted({p.record.source for p in photos if not p.record.source.startswith(ADDED)})
+    sources = sorted({p.record.source for p in images if not p.record.source.startswith(ADDED)})
     notes = (f"the next hybrid build-index of {listing(sources, 3)} brings its photos back",) if sources else ()
-    return RemoveSummary(known[key], len(photos), notes)
+    return RemoveSummary(known[key], len(images), notes)
 
 
-def _that_show(photos: Sequence[StoredPhoto], head: HeadInfo | None) -> list[StoredPhoto]:
-    """Photos that make it a class of the run: what was added, and labels of the index that join by themselves.
+def _that_show(images: Sequence[StoredImage], head: HeadInfo | None) -> list[StoredImage]:
+    """Images that make it a class of the run: what was added, and labels of the index that join by themselves.
 
-    Photos of split ``test``, and those of a label that the head left out, show nothing by themselves: they stay.
+    Images of split ``test``, and those of a label that the head left out, show nothing by themselves: they stay.
     """
     left_out = {class_key(label) for label in (head.left_out or ())} if head else set()
     return [
-        photo
-        for photo in photos
-        if photo.record.source.startswith(ADDED)
-        or (photo.record.split != "test" and class_key(str(photo.record.label)) not in left_out)
+        image
+        for image in images
+        if image.record.source.startswith(ADDED)
+        or (image.record.split != "test" and class_key(str(image.record.label)) not in left_out)
     ]
 
 

@@ -19,19 +19,19 @@ from hybrid.heads.training.dataset import HELD_BACK
 from hybrid.images.decode import decode_scaled
 from hybrid.images.records import ImageRecord
 from hybrid.images.stream import batched
-from hybrid.index.store import ADDED, EmbeddingStore, StoredPhoto
+from hybrid.index.store import ADDED, EmbeddingStore, StoredImage
 from hybrid.index.texts import embed_classes
 from hybrid.labels.prompts import PromptClass, PromptSet, class_key, load_templates
 from hybrid.labels.space import join
 from hybrid.run.classes import AddedClass, ClassesInfo, ShownClass, read_classes, shown_classes
+from hybrid.run.classes.images import check_images
 from hybrid.run.classes.names import entry_of
-from hybrid.run.classes.photos import check_photos
 from hybrid.run.files import Layout, SavedPrompts, read_gate, read_run, write_json, write_run
 from hybrid.run.load import Source
 
 
 def with_class(source: Source, name: str, records: Sequence[ImageRecord], prompts: Sequence[str] | None) -> Source:
-    """Let a class join, or give one that joined more photos or other prompts.
+    """Let a class join, or give one that joined more images or other prompts.
 
     The rules are those of `hybrid.run.classes.add_class`, so that `save` writes what that would have written.
 
@@ -40,16 +40,16 @@ def with_class(source: Source, name: str, records: Sequence[ImageRecord], prompt
     source : Source
     name : str
     records : sequence of ImageRecord
-        Photos of the class.
+        Images of the class.
     prompts : sequence of str, optional
-        Other names for it, beside its own; an empty one: photos alone speak for it.
+        Other names for it, beside its own; an empty one: images alone speak for it.
 
     Raises
     ------
     DataError
-        If the head was trained on the class, a name or photo is another class's, or nothing would be known of it.
+        If the head was trained on the class, a name or image is another class's, or nothing would be known of it.
     UnreadableImageError
-        If a photo cannot be read.
+        If an image cannot be read.
     GateError
         If there is a head without a gate.
     """
@@ -63,7 +63,7 @@ def with_class(source: Source, name: str, records: Sequence[ImageRecord], prompt
     index, labels = _Index(source), _labels(source)
     entry = _entry_of(source, name, prompts, labels)
     before = _before(source, entry, labels)
-    joining = check_photos(index, entry.name, records, None)
+    joining = check_images(index, entry.name, records, None)
     if joining.unreadable:
         raise UnreadableImageError(f"cannot read {joining.unreadable[0][0]}", got=joining.unreadable[0][1])
     fresh, embeddings = _embed(source.encoder, [r for r in joining.records if r.split not in HELD_BACK], before.hashes)
@@ -72,7 +72,7 @@ def with_class(source: Source, name: str, records: Sequence[ImageRecord], prompt
         name=entry.name,
         synonyms=entry.synonyms,
         named=entry.named,
-        hashes=(*before.hashes, *(photo.sha256 for photo in fresh)),
+        hashes=(*before.hashes, *(image.sha256 for image in fresh)),
         embeddings=np.concatenate([before.embeddings.reshape(-1, source.encoder.dim), embeddings]),
     )
     if not after.named and not after.hashes:
@@ -105,8 +105,8 @@ def without_class(source: Source, name: str) -> Source:
         newcomers=rest,
         prompts=PromptSet(left) if left else None,
         added=source.added - {key},
-        joined=tuple(photo for photo in source.joined if class_key(str(photo.record.label)) != key),
-        # What was asked for by name alone takes no photos along: they may wait for a head, or for a test.
+        joined=tuple(image for image in source.joined if class_key(str(image.record.label)) != key),
+        # What was asked for by name alone takes no images along: they may wait for a head, or for a test.
         gone=source.gone | ({key} if len(rest) < len(source.newcomers) else frozenset()),
         changed=True,
     )
@@ -133,7 +133,7 @@ def save(source: Source, folder: Path) -> Source:
         _copy(source, target)
     vectors = {sha256: row for one in source.newcomers for sha256, row in zip(one.hashes, one.embeddings, strict=True)}
     with EmbeddingStore(target.store) as store:
-        leaving = [p.record.path for p in store.photos() if class_key(p.record.label or "") in source.gone]
+        leaving = [p.record.path for p in store.images() if class_key(p.record.label or "") in source.gone]
         if leaving:
             store.remove(leaving)
         store.write_batch(
@@ -175,7 +175,7 @@ def _copy(source: Source, target: Layout) -> None:
 
 def _labels(source: Source) -> list[str]:
     """Labels of the run's index, as `save` would leave it."""
-    labels = [str(photo.record.label) for photo in source.joined]
+    labels = [str(image.record.label) for image in source.joined]
     if source.layout is not None:
         with EmbeddingStore(source.layout.store) as store:
             labels += [label for label in store.labels() if class_key(label) not in source.gone]
@@ -183,31 +183,31 @@ def _labels(source: Source) -> list[str]:
 
 
 class _Index:
-    """Photos of the run's index, as `save` would leave it."""
+    """Images of the run's index, as `save` would leave it."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
 
-    def photos_at(self, paths: Sequence[str]) -> list[StoredPhoto]:
-        """Photos of these paths."""
+    def images_at(self, paths: Sequence[str]) -> list[StoredImage]:
+        """Images of these paths."""
         wanted = set(paths)
-        joined = [photo for photo in self._source.joined if photo.record.path in wanted]
-        return [*self._stored(lambda store: store.photos_at(paths)), *joined]
+        joined = [image for image in self._source.joined if image.record.path in wanted]
+        return [*self._stored(lambda store: store.images_at(paths)), *joined]
 
-    def photos_with(self, hashes: Sequence[str]) -> list[StoredPhoto]:
-        """Photos of these contents."""
+    def images_with(self, hashes: Sequence[str]) -> list[StoredImage]:
+        """Images of these contents."""
         wanted = set(hashes)
-        joined = [photo for photo in self._source.joined if photo.sha256 in wanted]
-        return [*self._stored(lambda store: store.photos_with(hashes)), *joined]
+        joined = [image for image in self._source.joined if image.sha256 in wanted]
+        return [*self._stored(lambda store: store.images_with(hashes)), *joined]
 
-    def _stored(self, look: Callable[[EmbeddingStore], list[StoredPhoto]]) -> list[StoredPhoto]:
+    def _stored(self, look: Callable[[EmbeddingStore], list[StoredImage]]) -> list[StoredImage]:
         source = self._source
         if source.layout is None:
             return []
         with EmbeddingStore(source.layout.store) as store:
-            photos = look(store)
-        joined = {photo.record.path for photo in source.joined}
-        return [p for p in photos if class_key(p.record.label or "") not in source.gone and p.record.path not in joined]
+            images = look(store)
+        joined = {image.record.path for image in source.joined}
+        return [p for p in images if class_key(p.record.label or "") not in source.gone and p.record.path not in joined]
 
 
 def _entry_of(source: Source, name: str, prompts: Sequence[str] | None, labels: Sequence[str]) -> AddedClass:
@@ -240,7 +240,7 @@ def _as_entry(one: ShownClass) -> AddedClass:
 
 
 def _before(source: Source, entry: AddedClass, labels: Sequence[str]) -> ShownClass:
-    """What is known of a class already: it joined before, or the index has photos of it that the head left out."""
+    """What is known of a class already: it joined before, or the index has images of it that the head left out."""
     key = class_key(entry.name)
     found = source.newcomers
     if source.layout is not None and key in {class_key(label) for label in labels} - {class_key(o.name) for o in found}:
@@ -260,37 +260,37 @@ def _placed(source: Source, after: ShownClass) -> tuple[ShownClass, ...]:
     return (*added, after, *labels)
 
 
-def _apart(fresh: Sequence[StoredPhoto], index: _Index) -> list[StoredPhoto]:
-    """Call a photo by its content where the index has other bytes under its path: a file that was written anew."""
-    paths = [photo.record.path for photo in fresh]
-    contents = {photo.record.path: photo.sha256 for photo in index.photos_at(paths)}
+def _apart(fresh: Sequence[StoredImage], index: _Index) -> list[StoredImage]:
+    """Call an image by its content where the index has other bytes under its path: a file that was written anew."""
+    paths = [image.record.path for image in fresh]
+    contents = {image.record.path: image.sha256 for image in index.images_at(paths)}
     found = []
-    for photo in fresh:
-        record = photo.record
-        if contents.get(record.path, photo.sha256) != photo.sha256:
-            record = replace(record, path=f"{ADDED}{record.label}/{photo.sha256[:16]}")
-        found.append(StoredPhoto(record, photo.sha256))
+    for image in fresh:
+        record = image.record
+        if contents.get(record.path, image.sha256) != image.sha256:
+            record = replace(record, path=f"{ADDED}{record.label}/{image.sha256[:16]}")
+        found.append(StoredImage(record, image.sha256))
     return found
 
 
 def _embed(
     encoder: Encoder, records: Sequence[ImageRecord], known: Sequence[str]
-) -> tuple[list[StoredPhoto], FloatArray]:
-    """Photos whose content is not `known`, each content once, and their embeddings (n, dim)."""
+) -> tuple[list[StoredImage], FloatArray]:
+    """Images whose content is not `known`, each content once, and their embeddings (n, dim)."""
     encoder.check(records)
-    photos: dict[str, StoredPhoto] = {}
+    images: dict[str, StoredImage] = {}
     prepared = []
     for record in records:
         try:
             data = record.read_bytes()
             sha256 = hashlib.sha256(data).hexdigest()
-            photo = decode_scaled(data, encoder.cover)
+            image = decode_scaled(data, encoder.cover)
         except OSError as error:
             raise UnreadableImageError(f"cannot read {record.path}", got=error.strerror or str(error)) from error
         except UnreadableImageError as error:
             raise UnreadableImageError(f"cannot read {record.path}", got=error.what) from error
-        if sha256 not in known and sha256 not in photos:
-            photos[sha256] = StoredPhoto(record, sha256)
-            prepared.append(encoder.prepare(photo, record))
+        if sha256 not in known and sha256 not in images:
+            images[sha256] = StoredImage(record, sha256)
+            prepared.append(encoder.prepare(image, record))
     parts = [encoder.encode_images(batch) for batch in batched(prepared, encoder.batch_size)]
-    return list(photos.values()), np.concatenate([np.empty((0, encoder.dim), np.float32), *parts])
+    return list(images.values()), np.concatenate([np.empty((0, encoder.dim), np.float32), *parts])

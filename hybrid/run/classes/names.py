@@ -1,4 +1,4 @@
-"""Names of an added class: whether they are free, and whether they fit its photos."""
+"""Names of an added class: whether they are free, and whether they fit its images."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from hybrid.index.texts import embed_classes
 from hybrid.labels.prompts import PromptClass, Templates, class_key
 from hybrid.run.classes.support import AddedClass, ClassesInfo, ShownClass
 
-# A name fits its photos if it is among the best three names for at least half of them. By chance alone, one of ten
-# names is so for three photos in ten; of fewer names, to be among the best three says little.
+# A name fits its images if it is among the best three names for at least half of them. By chance alone, one of ten
+# names is so for three images in ten; of fewer names, to be among the best three says little.
 BEST = 3
 ENOUGH_NAMES = 10
 
@@ -96,7 +96,7 @@ def fit_notes(
     templates: Templates,
     store: EmbeddingStore,
 ) -> list[str]:
-    """Tell where the name of a class does not describe its photos: zero-shot, other names are nearer.
+    """Tell where the name of a class does not describe its images: zero-shot, other names are nearer.
 
     Parameters
     ----------
@@ -124,19 +124,19 @@ def fit_notes(
 
 
 def name_fits(similarity: FloatArray) -> bool:
-    """Tell whether a class's name describes its photos, or too little is known to doubt it.
+    """Tell whether a class's name describes its images, or too little is known to doubt it.
 
     Parameters
     ----------
     similarity : (k, n) float32
-        Of its k photos to n names, its own first.
+        Of its k images to n names, its own first.
     """
-    photos, names = similarity.shape
-    return bool(photos < 2 or names < ENOUGH_NAMES or 2 * int(describes(similarity).sum()) >= photos)
+    images, names = similarity.shape
+    return bool(images < 2 or names < ENOUGH_NAMES or 2 * int(describes(similarity).sum()) >= images)
 
 
 def describes(similarity: FloatArray) -> NDArray[np.bool_]:
-    """Tell for which photos (n,) the first class is among the best three, from similarities (n, n_classes)."""
+    """Tell for which images (n,) the first class is among the best three, from similarities (n, n_classes)."""
     better = (similarity > similarity[:, :1]).sum(axis=1)
     return np.asarray(better < BEST)
 

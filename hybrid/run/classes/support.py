@@ -13,7 +13,7 @@ from hybrid.encoders.base import FloatArray
 from hybrid.errors import listing
 from hybrid.heads.training.dataset import HELD_BACK, each_content_once
 from hybrid.images.naming import plural
-from hybrid.index.store import ADDED, EmbeddingStore, StoredPhoto
+from hybrid.index.store import ADDED, EmbeddingStore, StoredImage
 from hybrid.labels.prompts import class_key
 from hybrid.run.files import FORMAT, Layout, read_json
 
@@ -26,7 +26,7 @@ class AddedClass(Struct, frozen=True, kw_only=True):
     name : str
     synonyms : tuple of str
     named : bool
-        False: the name says nothing to a text encoder, photos alone speak for the class.
+        False: the name says nothing to a text encoder, images alone speak for the class.
     """
 
     name: str
@@ -35,7 +35,7 @@ class AddedClass(Struct, frozen=True, kw_only=True):
 
 
 class ClassesInfo(Struct, frozen=True, kw_only=True):
-    """``classes.json``: what a person said of classes; their photos lie in the store."""
+    """``classes.json``: what a person said of classes; their images lie in the store."""
 
     format: int = FORMAT
     added: tuple[AddedClass, ...] = ()
@@ -52,7 +52,7 @@ class ShownClass:
     named : bool
         Whether its names may be put to a text encoder.
     hashes : tuple of str
-        Contents of its photos, each once, by path; empty for a class that has names alone.
+        Contents of its images, each once, by path; empty for a class that has names alone.
     embeddings : (k, dim) float32, unit norm
         In the order of `hashes`. `dim` is 0 where the index holds no vector at all.
     """
@@ -82,7 +82,7 @@ def shown_classes(
 ) -> tuple[tuple[ShownClass, ...], tuple[str, ...]]:
     """Gather the classes of a run that its head does not know.
 
-    These are the labels of the index that are not `seen`, with their photos that are not of split ``test``, and the
+    These are the labels of the index that are not `seen`, with their images that are not of split ``test``, and the
     classes that were added by name alone. Names are compared by `class_key`. Each content counts once; contents that
     carry two labels do not count.
 
@@ -91,7 +91,7 @@ def shown_classes(
     layout : Layout
         Where there is no run yet, there is no class.
     fingerprints : sequence of str
-        Encoders of one identity, the best precision first: of each photo the first vector that there is serves.
+        Encoders of one identity, the best precision first: of each image the first vector that there is serves.
     seen : sequence of str
         Classes of the head.
     left_out : sequence of str, or None
@@ -129,18 +129,18 @@ def gather(
     outside = {class_key(name) for name in seen} | ({class_key(name) for name in left_out} - set(added))
     entries = {key: entry for key, entry in added.items() if key not in outside}
     labels = [label for label in store.labels() if class_key(label) not in outside]
-    photos, notes = _photos_by_class(store, labels)
+    images, notes = _images_by_class(store, labels)
     spelled = {class_key(label): label for label in sorted(labels, reverse=True)}
-    for key in photos:
+    for key in images:
         entries.setdefault(key, AddedClass(name=spelled[key]))
-    hashes = [photo.sha256 for found in photos.values() for photo in found]
+    hashes = [image.sha256 for found in images.values() for image in found]
     vectors = _vectors(store, hashes, fingerprints)
     dim = max((store.dim(fingerprint) or 0 for fingerprint in fingerprints), default=0)
     classes = []
     for key, entry in entries.items():
-        lacking = [photo for photo in photos.get(key, []) if photo.sha256 not in vectors]
+        lacking = [image for image in images.get(key, []) if image.sha256 not in vectors]
         notes += [_lack_note(entry.name, lacking)] if lacking else []
-        own = tuple(photo.sha256 for photo in photos.get(key, []) if photo.sha256 in vectors)
+        own = tuple(image.sha256 for image in images.get(key, []) if image.sha256 in vectors)
         embeddings = np.array([vectors[name] for name in own], dtype=np.float32).reshape(len(own), dim)
         classes.append(ShownClass(entry.name, entry.synonyms, entry.named, own, embeddings))
     mute = [c.name for c in classes if not c.named and not c.hashes]
@@ -148,22 +148,22 @@ def gather(
     return tuple(c for c in classes if c.named or c.hashes), tuple(notes)
 
 
-def _photos_by_class(store: EmbeddingStore, labels: Sequence[str]) -> tuple[dict[str, list[StoredPhoto]], list[str]]:
-    """Photos of the labels by `class_key`, each content once, and notes on those that carry two labels."""
-    usable = [p for p in store.photos_sharing(labels) if p.record.label and p.record.split not in HELD_BACK]
-    # Not of each photo anew: there may be a hundred thousand.
+def _images_by_class(store: EmbeddingStore, labels: Sequence[str]) -> tuple[dict[str, list[StoredImage]], list[str]]:
+    """Images of the labels by `class_key`, each content once, and notes on those that carry two labels."""
+    usable = [p for p in store.images_sharing(labels) if p.record.label and p.record.split not in HELD_BACK]
+    # Not of each image anew: there may be a hundred thousand.
     keys = {label: class_key(label) for label in {*labels, *(str(p.record.label) for p in usable)}}
-    # Copies of a photo and two spellings of a class are nothing to tell a person; two classes for one photo are.
+    # Copies of an image and two spellings of a class are nothing to tell a person; two classes for one image are.
     copies = {(p.sha256, keys[str(p.record.label)]): p for p in reversed(usable)}
     keyed = [
-        p if p.record.label == key else StoredPhoto(dataclasses.replace(p.record, label=key), p.sha256)
+        p if p.record.label == key else StoredImage(dataclasses.replace(p.record, label=key), p.sha256)
         for (_, key), p in copies.items()
     ]
     once, notes = each_content_once(keyed)
-    photos: dict[str, list[StoredPhoto]] = {key: [] for key in sorted({keys[label] for label in labels})}
-    for photo in once:
-        photos[str(photo.record.label)].append(photo)  # of another class it would carry two labels
-    return {key: found for key, found in photos.items() if found}, notes
+    images: dict[str, list[StoredImage]] = {key: [] for key in sorted({keys[label] for label in labels})}
+    for image in once:
+        images[str(image.record.label)].append(image)  # of another class it would carry two labels
+    return {key: found for key, found in images.items() if found}, notes
 
 
 def _vectors(store: EmbeddingStore, hashes: Sequence[str], fingerprints: Sequence[str]) -> dict[str, FloatArray]:
@@ -177,8 +177,8 @@ def _vectors(store: EmbeddingStore, hashes: Sequence[str], fingerprints: Sequenc
     return vectors
 
 
-def _lack_note(name: str, photos: Sequence[StoredPhoto]) -> str:
-    added = any(photo.record.source.startswith(ADDED) for photo in photos)
+def _lack_note(name: str, images: Sequence[StoredImage]) -> str:
+    added = any(image.record.source.startswith(ADDED) for image in images)
     fix = f"hybrid add-class {name!r} with them again" if added else "hybrid build-index again"
-    have = "has" if len(photos) == 1 else "have"
-    return f"{plural(len(photos), 'photo')} of class {name} {have} no vector in this precision: {fix}"
+    have = "has" if len(images) == 1 else "have"
+    return f"{plural(len(images), 'photo')} of class {name} {have} no vector in this precision: {fix}"

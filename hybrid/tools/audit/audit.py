@@ -14,18 +14,18 @@ from hybrid.encoders import load_encoder
 from hybrid.encoders.base import Encoder, FloatArray
 from hybrid.errors import ArtifactError, EncoderError, StoreError, listing
 from hybrid.gate.experts import zero_shot_logits
-from hybrid.index.store import EmbeddingStore, StoredPhoto
+from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.index.texts import embed_classes
 from hybrid.labels.prompts import PromptClass, PromptSet, Templates, load_templates
 from hybrid.labels.space import join
 from hybrid.run.files import GateInfo, HeadFiles, Layout, RunInfo, read_json, read_run
 from hybrid.tools.audit import DUPLICATES_ABOVE
 from hybrid.tools.audit.duplicates import DuplicateGroup, find_duplicates
-from hybrid.tools.audit.labels import Labelled, Suspect, confident_learning, find_suspects, to_judge
+from hybrid.tools.audit.labels import Labeled, Suspect, confident_learning, find_suspects, to_judge
 from hybrid.tools.audit.probabilities import ZeroShot
 from hybrid.tools.search.contents import by_content
 
-# Above this share of photos with near duplicates, their list is of no use.
+# Above this share of images with near duplicates, their list is of no use.
 MANY = 0.25
 Progress = AbstractContextManager[Callable[[int], None]]
 
@@ -36,10 +36,10 @@ class Audit:
 
     Attributes
     ----------
-    photos, labelled, judged : int
-        Photos of the index; those with a label; contents whose label was judged.
+    images, labeled, judged : int
+        Images of the index; those with a label; contents whose label was judged.
     above : float
-        Cosine above which photos are near duplicates.
+        Cosine above which images are near duplicates.
     duplicates : tuple of DuplicateGroup
         Those with two labels or in two splits first.
     suspects : tuple of Suspect or None
@@ -48,8 +48,8 @@ class Audit:
         What was left out, and what the opinions rest on.
     """
 
-    photos: int
-    labelled: int
+    images: int
+    labeled: int
     judged: int
     above: float
     duplicates: tuple[DuplicateGroup, ...]
@@ -83,7 +83,7 @@ def audit_run(
     labels: LabelCheck | None = None,
     progress: Callable[[int], Progress] = lambda total: nullcontext(lambda count: None),
 ) -> Audit:
-    """Look for near duplicates among all photos of a run's index, and for wrong labels among the labelled ones.
+    """Look for near duplicates among all images of a run's index, and for wrong labels among the labeled ones.
 
     Parameters
     ----------
@@ -103,32 +103,32 @@ def audit_run(
     Raises
     ------
     HybridError
-        If the run has no index, photos lack vectors, cleanlab is missing, or the texts cannot be encoded.
+        If the run has no index, images lack vectors, cleanlab is missing, or the texts cannot be encoded.
     """
     layout = Layout(run)
     info = read_run(layout)
     with EmbeddingStore(layout.store, must_exist=True) as store:
-        photos = store.photos()
-        contents = by_content(photos)
+        images = store.images()
+        contents = by_content(images)
         hashes = list(contents)
         if not hashes:
             raise StoreError("the index is empty", fix=f"add photos: hybrid build-index SOURCE --run {run}")
         embeddings = store.embeddings(hashes, info.encoder_fingerprint)
-    labelled = _labelled(photos, hashes, embeddings)
-    if labels is not None and labelled.hashes:
+    labeled = _labeled(images, hashes, embeddings)
+    if labels is not None and labeled.hashes:
         confident_learning()  # before the long part: without cleanlab there is no use in it
     with progress(len(hashes)) as step:
-        duplicates = tuple(find_duplicates(photos, hashes, embeddings, above, step))
-    count = sum(len(records) for records in labelled.records)
-    said = _too_many(duplicates, len(photos))
+        duplicates = tuple(find_duplicates(images, hashes, embeddings, above, step))
+    count = sum(len(records) for records in labeled.records)
+    said = _too_many(duplicates, len(images))
     if labels is None:
-        return Audit(len(photos), count, 0, above, duplicates, None, said)
-    suspects, judged, notes = _judge_labels(labelled, layout, info, labels)
-    return Audit(len(photos), count, judged, above, duplicates, tuple(suspects), (*said, *notes))
+        return Audit(len(images), count, 0, above, duplicates, None, said)
+    suspects, judged, notes = _judge_labels(labeled, layout, info, labels)
+    return Audit(len(images), count, judged, above, duplicates, tuple(suspects), (*said, *notes))
 
 
-def _too_many(duplicates: Sequence[DuplicateGroup], photos: int) -> tuple[str, ...]:
-    share = sum(len(group.photos) for group in duplicates if not group.exact) / photos
+def _too_many(duplicates: Sequence[DuplicateGroup], images: int) -> tuple[str, ...]:
+    share = sum(len(group.images) for group in duplicates if not group.exact) / images
     if share < MANY:
         return ()
     return (
@@ -137,18 +137,18 @@ def _too_many(duplicates: Sequence[DuplicateGroup], photos: int) -> tuple[str, .
     )
 
 
-def _labelled(photos: Sequence[StoredPhoto], hashes: Sequence[str], embeddings: FloatArray) -> Labelled:
-    contents = by_content(photo for photo in photos if photo.record.label is not None)
+def _labeled(images: Sequence[StoredImage], hashes: Sequence[str], embeddings: FloatArray) -> Labeled:
+    contents = by_content(image for image in images if image.record.label is not None)
     rows = [row for row, sha256 in enumerate(hashes) if sha256 in contents]
-    return Labelled([contents[hashes[row]] for row in rows], [hashes[row] for row in rows], embeddings[rows])
+    return Labeled([contents[hashes[row]] for row in rows], [hashes[row] for row in rows], embeddings[rows])
 
 
 def _judge_labels(
-    labelled: Labelled, layout: Layout, info: RunInfo, check: LabelCheck
+    labeled: Labeled, layout: Layout, info: RunInfo, check: LabelCheck
 ) -> tuple[list[Suspect], int, tuple[str, ...]]:
-    if not labelled.hashes:
-        return [], 0, ("labels: the index holds no labelled photo",)
-    kept, notes = to_judge(labelled)
+    if not labeled.hashes:
+        return [], 0, ("labels: the index holds no labeled photo",)
+    kept, notes = to_judge(labeled)
     if not kept.hashes:
         return [], 0, notes
     encoder = load_encoder(info.encoder, check.device)
@@ -161,7 +161,7 @@ def _judge_labels(
         )
     templates = _templates(layout, check.templates)
     zero_shot, said = ask_zero_shot(encoder, kept, templates, check.prompts)
-    return find_suspects(kept, labelled, zero_shot), len(kept.hashes), (*notes, *encoder.notes, said)
+    return find_suspects(kept, labeled, zero_shot), len(kept.hashes), (*notes, *encoder.notes, said)
 
 
 def _templates(layout: Layout, chosen: str | None) -> Templates:
@@ -172,9 +172,9 @@ def _templates(layout: Layout, chosen: str | None) -> Templates:
 
 
 def ask_zero_shot(
-    encoder: Encoder, photos: Labelled, templates: Templates, prompts: PromptSet | None
+    encoder: Encoder, images: Labeled, templates: Templates, prompts: PromptSet | None
 ) -> tuple[ZeroShot | None, str]:
-    """Score labelled photos by the names of their labels.
+    """Score labeled images by the names of their labels.
 
     Precomputed vectors may lack the text of some labels, or of all.
 
@@ -185,13 +185,13 @@ def ask_zero_shot(
     note : str
         What zero-shot could name.
     """
-    names = sorted(set(photos.labels))
+    names = sorted(set(images.labels))
     described = join(names, prompts).prompts[: len(names)]
     texts, named = _embed_known(encoder, described, templates)
     lacking = listing([name for name, known in zip(names, named.tolist(), strict=True) if not known], 5)
     if named.sum() < 2:
         return None, f"labels: judged by the photos alone, for the encoder cannot name them: {lacking}"
-    logits = zero_shot_logits(photos.embeddings, texts, encoder.logit_scale)
+    logits = zero_shot_logits(images.embeddings, texts, encoder.logit_scale)
     note = f"labels: judged by held-out photos and by zero-shot, which names {named.sum()} of {len(names)} labels"
     return ZeroShot(logits, named), note + (f", not {lacking}" if lacking else "")
 

@@ -1,4 +1,4 @@
-"""Near duplicates among the photos of an index: exact search by FAISS, groups by connected components."""
+"""Near duplicates among the images of an index: exact search by FAISS, groups by connected components."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from hybrid.encoders.base import FloatArray
 from hybrid.images.records import ImageRecord
 from hybrid.index.neighbors import build
-from hybrid.index.store import StoredPhoto
+from hybrid.index.store import StoredImage
 from hybrid.tools.audit import DUPLICATES_ABOVE
 
-# Photos that are asked at once: it bounds what the answers of a set of nothing but duplicates take.
+# Images that are asked at once: it bounds what the answers of a set of nothing but duplicates take.
 BLOCK = 256
 Indices = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
 class Duplicate:
-    """A photo of a group.
+    """An image of a group.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class Duplicate:
     sha256 : str
         Of its bytes; the same for exact copies.
     similarity : float
-        Cosine to the most similar other photo of the group; 1 for an exact copy.
+        Cosine to the most similar other image of the group; 1 for an exact copy.
     """
 
     record: ImageRecord
@@ -40,33 +40,33 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class DuplicateGroup:
-    """Photos that are linked by similarity, each to at least one other of the group.
+    """Images that are linked by similarity, each to at least one other of the group.
 
     Attributes
     ----------
-    photos : tuple of Duplicate
+    images : tuple of Duplicate
         By path, at least two.
     similarity : float
-        The least among its photos' similarities.
+        The least among its images' similarities.
     """
 
-    photos: tuple[Duplicate, ...]
+    images: tuple[Duplicate, ...]
     similarity: float
 
     @property
     def exact(self) -> bool:
-        """Whether all its photos have the same bytes."""
-        return len({photo.sha256 for photo in self.photos}) == 1
+        """Whether all its images have the same bytes."""
+        return len({image.sha256 for image in self.images}) == 1
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The labels it carries, sorted."""
-        return tuple(sorted({p.record.label for p in self.photos if p.record.label is not None}))
+        return tuple(sorted({p.record.label for p in self.images if p.record.label is not None}))
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits it lies in, sorted; photos without one do not count."""
-        return tuple(sorted({p.record.split for p in self.photos if p.record.split is not None}))
+        """The splits it lies in, sorted; images without one do not count."""
+        return tuple(sorted({p.record.split for p in self.images if p.record.split is not None}))
 
     @property
     def faults(self) -> tuple[str, ...]:
@@ -76,19 +76,19 @@ class DuplicateGroup:
 
 
 def find_duplicates(
-    photos: Sequence[StoredPhoto],
+    images: Sequence[StoredImage],
     hashes: Sequence[str],
     embeddings: FloatArray,
     above: float = DUPLICATES_ABOVE,
     progress: Callable[[int], None] = lambda count: None,
 ) -> list[DuplicateGroup]:
-    """Group photos that are copies of each other or more similar than `above`.
+    """Group images that are copies of each other or more similar than `above`.
 
     Parameters
     ----------
-    photos : sequence of StoredPhoto
+    images : sequence of StoredPhoto
     hashes : sequence of str, length n
-        The contents of `photos`, each once.
+        The contents of `images`, each once.
     embeddings : (n, dim) float32, unit norm
         Of these contents.
     above : float
@@ -103,11 +103,11 @@ def find_duplicates(
     """
     component, nearest = near_components(embeddings, above, progress)
     place = {sha256: row for row, sha256 in enumerate(hashes)}
-    members: dict[int, list[StoredPhoto]] = {}
-    for photo in photos:
-        members.setdefault(int(component[place[photo.sha256]]), []).append(photo)
+    members: dict[int, list[StoredImage]] = {}
+    for image in images:
+        members.setdefault(int(component[place[image.sha256]]), []).append(image)
     groups = [_group(found, place, nearest) for found in members.values() if len(found) > 1]
-    return sorted(groups, key=lambda g: (-len(g.faults), -g.similarity, g.photos[0].record.path))
+    return sorted(groups, key=lambda g: (-len(g.faults), -g.similarity, g.images[0].record.path))
 
 
 def near_components(
@@ -161,11 +161,11 @@ def _linked(component: Indices, rows: Indices, others: Indices) -> Indices:
     return np.asarray(joined[component], dtype=np.intp)
 
 
-def _group(found: Sequence[StoredPhoto], place: dict[str, int], nearest: FloatArray) -> DuplicateGroup:
-    copies = Counter(photo.sha256 for photo in found)
+def _group(found: Sequence[StoredImage], place: dict[str, int], nearest: FloatArray) -> DuplicateGroup:
+    copies = Counter(image.sha256 for image in found)
     near = {sha256: round(float(nearest[place[sha256]]), 6) for sha256 in copies}
-    photos = tuple(
-        Duplicate(photo.record, photo.sha256, 1.0 if copies[photo.sha256] > 1 else near[photo.sha256])
-        for photo in sorted(found, key=lambda photo: photo.record.path)
+    images = tuple(
+        Duplicate(image.record, image.sha256, 1.0 if copies[image.sha256] > 1 else near[image.sha256])
+        for image in sorted(found, key=lambda image: image.record.path)
     )
-    return DuplicateGroup(photos, min(near.values()) if len(near) > 1 else 1.0)
+    return DuplicateGroup(images, min(near.values()) if len(near) > 1 else 1.0)

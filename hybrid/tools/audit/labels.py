@@ -17,17 +17,17 @@ from hybrid.images.records import ImageRecord
 from hybrid.index.neighbors import NeighborIndex, build
 from hybrid.tools.audit.probabilities import LEAST, Floats, Indices, ZeroShot, class_probabilities, held_out_logits
 from hybrid.tools.search.contents import joined_label
-from hybrid.tools.search.neighbors import NEIGHBOURS, NearPhoto
+from hybrid.tools.search.neighbors import NEIGHBORS, NearImage
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """A photo whose label is probably wrong.
+    """An image whose label is probably wrong.
 
     Attributes
     ----------
     record : ImageRecord
-        The first photo with these bytes, by path.
+        The first image with these bytes, by path.
     copies : tuple of str
         Paths of the others.
     label, suggested : str
@@ -37,7 +37,7 @@ class Suspect:
     zero_shot : str or None
         What the encoder would call it among the labels that it can name; None where it names none.
     nearest : tuple of NearPhoto
-        The most similar labelled photos, most similar first.
+        The most similar labeled images, most similar first.
     """
 
     record: ImageRecord
@@ -47,12 +47,12 @@ class Suspect:
     score: float
     probability: float
     zero_shot: str | None
-    nearest: tuple[NearPhoto, ...]
+    nearest: tuple[NearImage, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Judgement:
-    """What is thought of the labels of n photos, over c classes.
+class Judgment:
+    """What is thought of the labels of n images, over c classes.
 
     Attributes
     ----------
@@ -70,8 +70,8 @@ class Judgement:
 
 
 @dataclass(frozen=True, eq=False)
-class Labelled:
-    """Labelled photos to judge, each content once.
+class Labeled:
+    """Labeled images to judge, each content once.
 
     Attributes
     ----------
@@ -85,10 +85,10 @@ class Labelled:
     hashes: list[str]
     embeddings: FloatArray
 
-    def take(self, rows: Sequence[int]) -> Labelled:
+    def take(self, rows: Sequence[int]) -> Labeled:
         """Some of them."""
         part = np.asarray(rows, dtype=np.intp)
-        return Labelled([self.records[r] for r in part], [self.hashes[r] for r in part], self.embeddings[part])
+        return Labeled([self.records[r] for r in part], [self.hashes[r] for r in part], self.embeddings[part])
 
     @property
     def labels(self) -> list[str]:
@@ -96,19 +96,19 @@ class Labelled:
         return [str(joined_label(records)) for records in self.records]
 
 
-def judge(embeddings: FloatArray, target: Indices, zero_shot: ZeroShot | None = None) -> Judgement:
+def judge(embeddings: FloatArray, target: Indices, zero_shot: ZeroShot | None = None) -> Judgment:
     """Decide which labels are probably wrong.
 
-    Confident learning counts how many labels are wrong: photos that another class claims more surely than it claims
-    its own photos on average. So many, of the lowest self-confidence, are held to be wrong. (Better on changed
+    Confident learning counts how many labels are wrong: images that another class claims more surely than it claims
+    its own images on average. So many, of the lowest self-confidence, are held to be wrong. (Better on changed
     labels of Caltech-101 than cleanlab's default way to choose: benchmarks/audit.py.)
 
     Parameters
     ----------
     embeddings : (n, dim) float32, unit norm
-        No photo twice.
+        No image twice.
     target : (n,) int
-        Class index, 0 to c - 1; `LEAST` photos or more of each.
+        Class index, 0 to c - 1; `LEAST` images or more of each.
     zero_shot : ZeroShot, optional
 
     Raises
@@ -124,7 +124,7 @@ def judge(embeddings: FloatArray, target: Indices, zero_shot: ZeroShot | None = 
     # More processes would only copy the arrays: the counting takes milliseconds.
     found = find_label_issues(target, probabilities, filter_by="low_self_confidence", n_jobs=1)
     # Where the given label is the most probable one all the same, there is nothing to suggest.
-    return Judgement(probabilities, quality, np.asarray(found, np.bool_) & (probabilities.argmax(axis=1) != target))
+    return Judgment(probabilities, quality, np.asarray(found, np.bool_) & (probabilities.argmax(axis=1) != target))
 
 
 def confident_learning() -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -137,50 +137,50 @@ def confident_learning() -> tuple[Callable[..., Any], Callable[..., Any]]:
     return find_label_issues, get_label_quality_scores
 
 
-def to_judge(photos: Labelled) -> tuple[Labelled, tuple[str, ...]]:
+def to_judge(images: Labeled) -> tuple[Labeled, tuple[str, ...]]:
     """Leave out what cannot be judged; give the rest, and notes that say what was left out and why.
 
-    These are photos whose copies carry several labels, which the duplicates tell of, and labels with fewer than
-    `LEAST` photos, of which too little is known. Nothing is left where that leaves fewer than two labels.
+    These are images whose copies carry several labels, which the duplicates tell of, and labels with fewer than
+    `LEAST` images, of which too little is known. Nothing is left where that leaves fewer than two labels.
     """
     notes = []
-    rows = [row for row, records in enumerate(photos.records) if len({record.label for record in records}) == 1]
-    if several := len(photos.records) - len(rows):
+    rows = [row for row, records in enumerate(images.records) if len({record.label for record in records}) == 1]
+    if several := len(images.records) - len(rows):
         notes.append(f"labels: {plural(several, 'photo')} not judged, whose copies carry several labels")
-    counts = Counter(photos.take(rows).labels)
+    counts = Counter(images.take(rows).labels)
     few = sorted(label for label, count in counts.items() if count < LEAST)
     if few:
         notes.append(f"labels: {len(few)} not judged, with fewer than {LEAST} photos each: {listing(few)}")
     if len(counts) - len(few) < 2:
         notes.append(f"labels: none is judged; needed are two with {LEAST} photos or more each")
-        return photos.take([]), tuple(notes)
+        return images.take([]), tuple(notes)
     rare = set(few)
-    return photos.take([row for row in rows if photos.records[row][0].label not in rare]), tuple(notes)
+    return images.take([row for row in rows if images.records[row][0].label not in rare]), tuple(notes)
 
 
-def find_suspects(photos: Labelled, evidence: Labelled, zero_shot: ZeroShot | None = None) -> list[Suspect]:
-    """List photos whose label is probably wrong, the most suspicious first.
+def find_suspects(images: Labeled, evidence: Labeled, zero_shot: ZeroShot | None = None) -> list[Suspect]:
+    """List images whose label is probably wrong, the most suspicious first.
 
     Parameters
     ----------
-    photos : Labelled
+    images : Labeled
         From `to_judge`.
-    evidence : Labelled
-        All labelled photos, to look for the nearest among.
+    evidence : Labeled
+        All labeled images, to look for the nearest among.
     zero_shot : ZeroShot, optional
-        Of `photos`, over their labels, sorted.
+        Of `images`, over their labels, sorted.
     """
-    names, target = np.unique(np.array(photos.labels, dtype=object), return_inverse=True)
-    judged = judge(photos.embeddings, target, zero_shot)
+    names, target = np.unique(np.array(images.labels, dtype=object), return_inverse=True)
+    judged = judge(images.embeddings, target, zero_shot)
     rows = np.flatnonzero(judged.wrong)
     rows = rows[np.argsort(judged.quality[rows], kind="stable")]
-    near = _nearest(photos.take(rows.tolist()), evidence)
+    near = _nearest(images.take(rows.tolist()), evidence)
     suggested = judged.probabilities.argmax(axis=1)
     spoken = names[zero_shot.named][zero_shot.logits.argmax(axis=1)] if zero_shot is not None else None
     return [
         Suspect(
-            record=photos.records[row][0],
-            copies=tuple(record.path for record in photos.records[row][1:]),
+            record=images.records[row][0],
+            copies=tuple(record.path for record in images.records[row][1:]),
             label=str(names[target[row]]),
             suggested=str(names[suggested[row]]),
             score=float(judged.quality[row]),
@@ -192,16 +192,16 @@ def find_suspects(photos: Labelled, evidence: Labelled, zero_shot: ZeroShot | No
     ]
 
 
-def _nearest(photos: Labelled, evidence: Labelled, count: int = NEIGHBOURS) -> list[tuple[NearPhoto, ...]]:
-    if not photos.hashes:
+def _nearest(images: Labeled, evidence: Labeled, count: int = NEIGHBORS) -> list[tuple[NearImage, ...]]:
+    if not images.hashes:
         return []
     place = {sha256: row for row, sha256 in enumerate(evidence.hashes)}
     labels = evidence.labels
     index = NeighborIndex(build(evidence.embeddings, range(len(labels))), dict(enumerate(evidence.hashes)))
-    # One more, for the photo itself is among them.
-    similarity, hashes = index.search(photos.embeddings, count + 1)
+    # One more, for the image itself is among them.
+    similarity, hashes = index.search(images.embeddings, count + 1)
     found = []
-    for itself, names, cosines in zip(photos.hashes, hashes, similarity.tolist(), strict=True):
+    for itself, names, cosines in zip(images.hashes, hashes, similarity.tolist(), strict=True):
         others = [(place[name], cosine) for name, cosine in zip(names, cosines, strict=True) if name != itself]
-        found.append(tuple(NearPhoto(evidence.records[r][0], labels[r], cosine) for r, cosine in others[:count]))
+        found.append(tuple(NearImage(evidence.records[r][0], labels[r], cosine) for r, cosine in others[:count]))
     return found

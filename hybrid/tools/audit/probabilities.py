@@ -1,4 +1,4 @@
-"""Class probabilities of labelled photos, each by a model that never met the photo, joined with zero-shot."""
+"""Class probabilities of labeled images, each by a model that never met the image, joined with zero-shot."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hybrid.gate.calibration import fit_temperature, log_softmax
 from hybrid.gate.gaussians import ClassMemory
 
 FOLDS = 5
-# Photos of a label that can be judged. Of labels with two, each judged by the other one, more than half of the right
-# ones were held to be wrong (Caltech-101, 30 of 100 classes cut to two photos); of three a quarter, of four a tenth.
+# Images of a label that can be judged. Of labels with two, each judged by the other one, more than half of the right
+# ones were held to be wrong (Caltech-101, 30 of 100 classes cut to two images); of three a quarter, of four a tenth.
 LEAST = 3
 # The least that a logit may lie below the best, in units of their median spread; on Caltech-101 all lie above -10.
 FLOOR = -100.0
@@ -24,7 +24,7 @@ Indices = NDArray[np.intp]
 
 @dataclass(frozen=True)
 class ZeroShot:
-    """What the encoder's texts say of photos.
+    """What the encoder's texts say of images.
 
     Attributes
     ----------
@@ -39,16 +39,16 @@ class ZeroShot:
 
 
 def held_out_logits(embeddings: FloatArray, target: Indices, seed: int = 0) -> Floats:
-    """Score every photo by Gaussian discriminant analysis that was fitted without it (see `ClassMemory.logits`).
+    """Score every image by Gaussian discriminant analysis that was fitted without it (see `ClassMemory.logits`).
 
-    Stratified folds, five unless no class has so many photos.
+    Stratified folds, five unless no class has so many images.
 
     Parameters
     ----------
     embeddings : (n, dim) float32, unit norm
-        No photo twice: a copy with the same wrong label would vouch for it.
+        No image twice: a copy with the same wrong label would vouch for it.
     target : (n,) int
-        Class index, 0 to c - 1; `LEAST` photos or more of each.
+        Class index, 0 to c - 1; `LEAST` images or more of each.
 
     Returns
     -------
@@ -60,7 +60,7 @@ def held_out_logits(embeddings: FloatArray, target: Indices, seed: int = 0) -> F
     logits = np.empty((len(target), len(counts)))
     folds = StratifiedKFold(min(FOLDS, int(counts.max())), shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        # It warns of classes with fewer photos than folds: they have one in each of as many folds.
+        # It warns of classes with fewer images than folds: they have one in each of as many folds.
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
         parts = list(folds.split(target, target))
     for rest, held in parts:
@@ -72,7 +72,7 @@ def class_probabilities(logits: Floats, target: Indices, zero_shot: ZeroShot | N
     """Calibrate held-out logits, and multiply them with zero-shot's probabilities (product of experts, Hinton 2002).
 
     Each of the two gets a temperature, and so does what comes out. Zero-shot is asked only which of the labels that it
-    can name it is; how likely it is one of these at all, the photos alone decide.
+    can name it is; how likely it is one of these at all, the images alone decide.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def _calibrated(logits: Floats, target: Indices) -> Floats:
 def _scaled(logits: Floats) -> Floats:
     """Bring logits to a common spread, the best at 0, so that the temperature lies within the bounds of its search.
 
-    Where the photos of a class hardly differ, the discriminant takes any size, and another in every fold.
+    Where the images of a class hardly differ, the discriminant takes any size, and another in every fold.
     """
     below = logits - logits.max(axis=1, keepdims=True)
     spread = float(np.median(below.std(axis=1)))

@@ -20,13 +20,13 @@ DIGITS = 6
 
 
 def write_jsonl(audit: Audit, stream: TextIO) -> None:
-    """One line a group of duplicates, then one line a photo with a suspicious label."""
+    """One line a group of duplicates, then one line an image with a suspicious label."""
     found = [*map(group_json, audit.duplicates), *map(suspect_json, audit.suspects or ())]
     stream.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in found)
 
 
 def write_csv(audit: Audit, stream: TextIO) -> None:
-    """One line a photo; one that is in a group and has a suspicious label has two."""
+    """One line an image; one that is in a group and has a suspicious label has two."""
     rows = csv.DictWriter(stream, CSV_COLUMNS, lineterminator="\n")
     rows.writeheader()
     rows.writerows(_csv_rows(audit))
@@ -43,19 +43,19 @@ def group_json(group: DuplicateGroup) -> dict[str, Any]:
         "splits": list(group.splits),
         "photos": [
             {
-                "path": photo.record.path,
-                "label": photo.record.label,
-                "split": photo.record.split,
-                "sha256": photo.sha256,
-                "similarity": round(photo.similarity, DIGITS),
+                "path": image.record.path,
+                "label": image.record.label,
+                "split": image.record.split,
+                "sha256": image.sha256,
+                "similarity": round(image.similarity, DIGITS),
             }
-            for photo in group.photos
+            for image in group.images
         ],
     }
 
 
 def suspect_json(suspect: Suspect) -> dict[str, Any]:
-    """A photo with a suspicious label as plain JSON values."""
+    """An image with a suspicious label as plain JSON values."""
     return {
         "finding": "label",
         "path": suspect.record.path,
@@ -74,7 +74,7 @@ def suspect_json(suspect: Suspect) -> dict[str, Any]:
 
 
 def nearest_labels(suspect: Suspect) -> str:
-    """Count the labels of the nearest photos: ``cup 4, mug 1``."""
+    """Count the labels of the nearest images: ``cup 4, mug 1``."""
     counts = Counter(near.label for near in suspect.nearest)
     return ", ".join(f"{label} {count}" for label, count in counts.most_common())
 
@@ -82,8 +82,8 @@ def nearest_labels(suspect: Suspect) -> str:
 def _csv_rows(audit: Audit) -> Iterator[dict[str, Any]]:
     for number, group in enumerate(audit.duplicates, 1):
         said = group_json(group)
-        for photo in said["photos"]:
-            row = {key: photo[key] for key in ("path", "label", "split", "similarity")}
+        for image in said["photos"]:
+            row = {key: image[key] for key in ("path", "label", "split", "similarity")}
             yield row | {"finding": said["finding"], "group": number, "faults": "; ".join(group.faults)}
     for suspect in audit.suspects or ():
         row = suspect_json(suspect)

@@ -9,14 +9,14 @@ from textwrap import fill, shorten
 from hybrid.errors import UnreadableImageError
 from hybrid.images.decode import read_and_decode
 from hybrid.tools.audit.labels import Suspect
-from hybrid.tools.search.sheet import panels_for, show_photo
+from hybrid.tools.search.sheet import panels_for, show_image
 
 MOST = 25
 GIVEN, SUGGESTED = "#a8321f", "#1b6e3c"
 
 
 def draw_suspects(suspects: Sequence[Suspect], file: Path) -> list[str]:
-    """Draw the first `MOST` photos and write a PNG: the label in red above each, what it probably is in green below.
+    """Draw the first `MOST` images and write a PNG: the label in red above each, what it probably is in green below.
 
     Parameters
     ----------
@@ -27,16 +27,16 @@ def draw_suspects(suspects: Sequence[Suspect], file: Path) -> list[str]:
     Returns
     -------
     list of str
-        Paths of photos that cannot be read any more: their panels are grey.
+        Paths of images that cannot be read any more: their panels are gray.
     """
     shown, unreadable = suspects[:MOST], []
     figure, panels = panels_for(len(shown))
     figure.suptitle("red: the label\ngreen: what it probably is", fontsize=9, color="0.3")
     for panel, suspect in zip(panels, shown, strict=True):
         try:
-            show_photo(panel, read_and_decode(suspect.record))
+            show_image(panel, read_and_decode(suspect.record))
         except UnreadableImageError:
-            show_photo(panel, None)
+            show_image(panel, None)
             unreadable.append(suspect.record.path)
         panel.set_title(_lines(suspect.label, suspect.score), fontsize=8.5, color=GIVEN, parse_math=False)
         below = _lines(suspect.suggested, suspect.probability)

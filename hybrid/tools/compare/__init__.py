@@ -1,1 +1,1 @@
-"""Several recipes, trained and tested on the same photos, in one table."""
+"""Several recipes, trained and tested on the same images, in one table."""

@@ -1,4 +1,4 @@
-"""`compare`: train and test recipes on the same photos, keep what is finished, and write one table."""
+"""`compare`: train and test recipes on the same images, keep what is finished, and write one table."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 from hybrid.device import Compute
 from hybrid.errors import ConfigError, DataError, HybridError
-from hybrid.heads.base import LabelledPhotos, TrainingSet
+from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.heads.training.distributed import process_count
-from hybrid.heads.training.selection import SourcePhotos, split_photos
+from hybrid.heads.training.selection import SourceImages, split_images
 from hybrid.tools.compare import plots as pictures
 from hybrid.tools.compare import tables
 from hybrid.tools.compare.results import (
@@ -34,21 +34,21 @@ LONGEST = 80  # characters of a folder's name
 
 @dataclass(frozen=True)
 class TestPlan:
-    """Which photos are tested on, and which classes are learned.
+    """Which images are tested on, and which classes are learned.
 
     Attributes
     ----------
-    photos : SourcePhotos or None
+    images : SourcePhotos or None
         Of the test alone.
     fraction : float
-        Share to cut off where neither `photos` nor a split ``test`` names the test photos.
+        Share to cut off where neither `images` nor a split ``test`` names the test images.
     seed : int
         Of that cut: one for all recipes, whatever their own seeds.
     limit_to : sequence of str, optional
         The classes; None takes every label.
     """
 
-    photos: SourcePhotos | None = None
+    images: SourceImages | None = None
     fraction: float = 0.2
     seed: int = 0
     limit_to: Sequence[str] | None = None
@@ -56,13 +56,13 @@ class TestPlan:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The rows of the table: results of earlier calls on the same photos, then those of this one.
+    """The rows of the table: results of earlier calls on the same images, then those of this one.
 
     Attributes
     ----------
     rows : tuple of Result or Failure
     notes : tuple of str
-        About the photos and the rows.
+        About the images and the rows.
     """
 
     rows: tuple[Result | Failure, ...]
@@ -76,7 +76,7 @@ class Comparison:
 
 def compare(
     candidates: Sequence[Candidate],
-    photos: SourcePhotos,
+    images: SourceImages,
     plan: TestPlan,
     out: Path,
     compute: Compute,
@@ -92,17 +92,17 @@ def compare(
 
     Parameters
     ----------
-    photos : SourcePhotos
+    images : SourcePhotos
         To train and validate on, and to cut the test from.
     embedded : Embedded, optional
-        What linear recipes read; its store must hold all photos, those of the test too.
+        What linear recipes read; its store must hold all images, those of the test too.
     train : callable, optional
         Default: `hybrid.heads.training.fit.train_backbone_head`.
 
     Raises
     ------
     DataError
-        If the photos cannot be divided, or there are none to test on.
+        If the images cannot be divided, or there are none to test on.
     ConfigError
         If a linear recipe is given without `embedded`, or the process is one of several.
     """
@@ -115,7 +115,7 @@ def compare(
     for candidate in candidates:
         if candidate.settings.kind == "linear":
             needed(embedded, candidate.name)
-    splits = _splits(candidates, photos, plan)
+    splits = _splits(candidates, images, plan)
     data, test = next(iter(splits.values()))
     own = dataset_key(data.classes, test, data.train, data.val)
     say(f"{len(data.classes)} classes, {len(data.train) + len(data.val)} photos to train on, {len(test)} to test on")
@@ -150,16 +150,16 @@ def folder_of(name: str) -> str:
 
 
 def _splits(
-    candidates: Iterable[Candidate], photos: SourcePhotos, plan: TestPlan
-) -> Mapping[tuple[float, int], tuple[TrainingSet, LabelledPhotos]]:
-    """Divide the photos as each recipe asks for; all are tested on the same."""
-    found: dict[tuple[float, int], tuple[TrainingSet, LabelledPhotos]] = {}
+    candidates: Iterable[Candidate], images: SourceImages, plan: TestPlan
+) -> Mapping[tuple[float, int], tuple[TrainingSet, LabeledImages]]:
+    """Divide the images as each recipe asks for; all are tested on the same."""
+    found: dict[tuple[float, int], tuple[TrainingSet, LabeledImages]] = {}
     for both in map(_division, candidates):
         if both in found:
             continue
-        splits = split_photos(
-            photos,
-            plan.photos,
+        splits = split_images(
+            images,
+            plan.images,
             test_fraction=plan.fraction,
             test_seed=plan.seed,
             val_fraction=both[0],
@@ -177,7 +177,7 @@ def _splits(
 
 
 def _earlier(out: Path, own: str, names: set[str]) -> tuple[list[Result], list[str]]:
-    """Results that lie in the folder under other names: those on the same photos, and what is said of all."""
+    """Results that lie in the folder under other names: those on the same images, and what is said of all."""
     folders = {folder_of(name) for name in names}
     files = [file for file in out.glob(f"*/{RESULT}") if file.parent.name not in folders]
     files.sort(key=lambda file: (file.stat().st_mtime, file))
@@ -195,12 +195,12 @@ def _earlier(out: Path, own: str, names: set[str]) -> tuple[list[Result], list[s
 
 
 def _division(candidate: Candidate) -> tuple[float, int]:
-    """What the cut of the validation photos depends on."""
+    """What the cut of the validation images depends on."""
     return candidate.settings.val_fraction, candidate.settings.seed
 
 
 def _one(
-    candidate: Candidate, own: str, data: TrainingSet, test: LabelledPhotos, out: Path, workshop: Workshop
+    candidate: Candidate, own: str, data: TrainingSet, test: LabeledImages, out: Path, workshop: Workshop
 ) -> Result | Failure:
     """Give a finished recipe's result, or train and test it, or say why that failed."""
     reads = workshop.embedded if candidate.settings.kind == "linear" else None
@@ -235,7 +235,7 @@ def _reason(error: HybridError) -> str:
     return "; ".join(part for part in (error.what, error.got, error.fix and f"fix: {error.fix}") if part)
 
 
-def _about(test: LabelledPhotos, rows: Sequence[Result | Failure]) -> list[str]:
+def _about(test: LabeledImages, rows: Sequence[Result | Failure]) -> list[str]:
     """What a reader of the table should know of its rows."""
     results = [row for row in rows if isinstance(row, Result)]
     notes = [f"{len(test)} test photos", *tables.LEGEND]

@@ -20,7 +20,7 @@ REPEATS = 5
 
 @dataclass(frozen=True)
 class Scores:
-    """How right the predictions for some photos are; the macro figures are means over the classes with photos."""
+    """How right the predictions for some images are; the macro figures are means over the classes with images."""
 
     accuracy: float
     macro_precision: float
@@ -72,7 +72,7 @@ def count_operations(predict: Callable[[], Any]) -> int:
 def count_parameters(predict: Callable[[], Any]) -> int:
     """Parameters of every torch module whose forward pass runs in a call, shared ones once.
 
-    For an encoder: of its two towers, only the one for photos.
+    For an encoder: of its two towers, only the one for images.
     """
     from torch.nn.modules.module import register_module_forward_pre_hook
 
@@ -90,9 +90,9 @@ def count_parameters(predict: Callable[[], Any]) -> int:
 
 
 def images_per_second(predict: Predict, prepared: Sequence[Any], repeats: int = REPEATS) -> float:
-    """Speed of a batch of `BATCH` prepared photos: a warm-up, then the median of the repeats.
+    """Speed of a batch of `BATCH` prepared images: a warm-up, then the median of the repeats.
 
-    Fewer photos than a batch are taken several times.
+    Fewer images than a batch are taken several times.
     """
     batch = [prepared[place % len(prepared)] for place in range(BATCH)]
     predict(batch)

@@ -77,8 +77,8 @@ def draw_confusion(confusion: Counts, names: Sequence[str], title: str, file: Pa
     axes.set(xlim=(0, side), ylim=(side, -top))
     axes.set_axis_off()
     for cell in heat.cells:
-        colour = RIGHT if cell.right else WRONG
-        axes.add_patch(Rectangle((cell.x, cell.y), heat.cell, heat.cell, color=colour, alpha=cell.share, linewidth=0))
+        color = RIGHT if cell.right else WRONG
+        axes.add_patch(Rectangle((cell.x, cell.y), heat.cell, heat.cell, color=color, alpha=cell.share, linewidth=0))
         if heat.cell >= 22:
             middle = cell.x + heat.cell / 2, cell.y + heat.cell / 2
             ink = "white" if cell.share > 0.5 else "black"
@@ -115,8 +115,8 @@ def _label(axes: Axes, points: Sequence[tuple[float, float]], texts: Sequence[st
         best = boxes[int(np.argmin(costs))]
         placed.append(best)
         back = axes.transData.inverted()
-        centre = back.transform(((best[0] + best[2]) / 2, (best[1] + best[3]) / 2)).tolist()
-        artist.set_position((centre[0], centre[1]))
+        center = back.transform(((best[0] + best[2]) / 2, (best[1] + best[3]) / 2)).tolist()
+        artist.set_position((center[0], center[1]))
         if boxes.index(best) >= 8:  # not beside its point: a line leads to the label's edge
             edge = min(max(x, best[0]), best[2]), min(max(y, best[1]), best[3])
             ends = back.transform([(x, y), edge]).T.tolist()
@@ -124,7 +124,7 @@ def _label(axes: Axes, points: Sequence[tuple[float, float]], texts: Sequence[st
 
 
 def _places(x: float, y: float, width: float, height: float) -> Iterator[tuple[float, float]]:
-    """Centres for a label around a point, nearest first: eight sides, farther and farther."""
+    """Centers for a label around a point, nearest first: eight sides, farther and farther."""
     sides = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
     for ring in range(24):
         gap = 6 + 9 * ring

@@ -7,22 +7,22 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from hybrid import __version__
 from hybrid.config import HeadSettings
 from hybrid.encoders.base import expand_user
 from hybrid.errors import ArtifactError
-from hybrid.heads.base import LabelledPhotos
+from hybrid.heads.base import LabeledImages
 from hybrid.run.files import FORMAT, file_sha256, read_json, write_json
 
 RESULT = "result.json"
-# What changes no figure here: the recipe's words, how many processes load photos, and what only a gate asks.
+# What changes no figure here: the recipe's words, how many processes load images, and what only a gate asks.
 FREE = ("description", "workers", "gate_folds")
 
 
 class ClassFigures(Struct, frozen=True, kw_only=True):
-    """One class of the test: shares from 0 to 1 (0 where there is nothing to share), and its test photos."""
+    """One class of the test: shares from 0 to 1 (0 where there is nothing to share), and its test images."""
 
     name: str
     precision: float
@@ -36,18 +36,18 @@ class Result(Struct, frozen=True, kw_only=True):
     Attributes
     ----------
     key : str
-        Hash of the settings, of the photos and labels of the three splits, and of the encoder.
+        Hash of the settings, of the images and labels of the three splits, and of the encoder.
     dataset_key : str
-        Hash of the test photos and of all others, whoever of them validates: rows with one key share a table.
+        Hash of the test images and of all others, whoever of them validates: rows with one key share a table.
     accuracy, macro_precision, macro_recall : float
-        On the test photos; the macro figures are means over the classes that have test photos.
+        On the test images; the macro figures are means over the classes that have test images.
     val_accuracy : float
-        Share of the validation photos that are classified right.
+        Share of the validation images that are classified right.
     parameters : int
-        Of all that classifies a photo: for a linear head the encoder of the photos too.
+        Of all that classifies an image: for a linear head the encoder of the images too.
     trainable : int
     gflops : float or None
-        10^9 operations for one photo, a multiply-add counted as two; None where they cannot be counted.
+        10^9 operations for one image, a multiply-add counted as two; None where they cannot be counted.
     epochs, best_epoch : int or None
         Run, and kept; None for a head that is not trained in epochs.
     seconds : float
@@ -55,7 +55,7 @@ class Result(Struct, frozen=True, kw_only=True):
     resumed : bool
         Whether it went on from a checkpoint.
     images_per_second : float
-        From prepared photos in memory to logits, in batches.
+        From prepared images in memory to logits, in batches.
     """
 
     format: int = FORMAT
@@ -66,7 +66,7 @@ class Result(Struct, frozen=True, kw_only=True):
     dataset_key: str
     encoder: str | None
     device: str
-    photos: dict[str, int]
+    images: dict[str, int] = field(name="photos")
     accuracy: float
     macro_precision: float
     macro_recall: float
@@ -90,9 +90,7 @@ class Failure(Struct, frozen=True, kw_only=True):
     reason: str
 
 
-def result_key(
-    settings: HeadSettings, classes: Iterable[str], parts: Mapping[str, LabelledPhotos], encoder: str
-) -> str:
+def result_key(settings: HeadSettings, classes: Iterable[str], parts: Mapping[str, LabeledImages], encoder: str) -> str:
     """Hash all that a result depends on, the settings but for `FREE`.
 
     Local weights of the backbone count by their content where the file can be read.
@@ -105,8 +103,8 @@ def result_key(
     return _digest([values, list(classes), split, encoder])
 
 
-def dataset_key(classes: Iterable[str], test: LabelledPhotos, *others: LabelledPhotos) -> str:
-    """Hash the test photos and all others, with their classes."""
+def dataset_key(classes: Iterable[str], test: LabeledImages, *others: LabeledImages) -> str:
+    """Hash the test images and all others, with their classes."""
     rest = sorted(pair for part in others for pair in _contents(part))
     return _digest([list(classes), _contents(test), rest])
 
@@ -124,7 +122,7 @@ def write_result(file: Path, result: Result) -> None:
     write_json(file, result)
 
 
-def _contents(part: LabelledPhotos) -> list[tuple[str, int]]:
+def _contents(part: LabeledImages) -> list[tuple[str, int]]:
     return sorted(zip(part.hashes, part.target.tolist(), strict=True))
 
 

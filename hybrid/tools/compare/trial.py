@@ -16,7 +16,7 @@ from hybrid.device import Compute
 from hybrid.encoders.base import Encoder
 from hybrid.errors import ConfigError, HeadError
 from hybrid.evaluation.confusion import Counts, confusion_matrix
-from hybrid.heads.base import Head, LabelledPhotos, TrainingSet, TrainingSummary
+from hybrid.heads.base import Head, LabeledImages, TrainingSet, TrainingSummary
 from hybrid.heads.linear import train_linear_head
 from hybrid.heads.nets.regions import with_regions
 from hybrid.heads.score import head_logits
@@ -56,13 +56,13 @@ class Train(Protocol):
 
 @dataclass(frozen=True)
 class Embedded:
-    """What linear recipes read: an encoder, and a store with a vector of each photo."""
+    """What linear recipes read: an encoder, and a store with a vector of each image."""
 
     encoder: Encoder
     store: EmbeddingStore
 
-    def photos(self, part: LabelledPhotos) -> LabelledPhotos:
-        """Give photos their embeddings."""
+    def images(self, part: LabeledImages) -> LabeledImages:
+        """Give images their embeddings."""
         return with_embeddings(part, self.store, self.encoder.fingerprint)
 
 
@@ -102,7 +102,7 @@ def run_trial(
     candidate: Candidate,
     keys: tuple[str, str],
     data: TrainingSet,
-    test: LabelledPhotos,
+    test: LabeledImages,
     folder: Path,
     workshop: Workshop,
 ) -> tuple[Result, Counts]:
@@ -124,14 +124,14 @@ def run_trial(
     Raises
     ------
     HybridError
-        If the training or the reading of a photo fails.
+        If the training or the reading of an image fails.
     """
     settings, embedded = candidate.settings, None
     if settings.kind == "linear":
         embedded = needed(workshop.embedded, candidate.name)
-        data = replace(data, train=embedded.photos(data.train), val=embedded.photos(data.val))
-        test = embedded.photos(test)
-    checkpoints = folder / CHECKPOINTS / keys[0]  # those of other settings or photos are not taken up
+        data = replace(data, train=embedded.images(data.train), val=embedded.images(data.val))
+        test = embedded.images(test)
+    checkpoints = folder / CHECKPOINTS / keys[0]  # those of other settings or images are not taken up
     resumed = any(checkpoints.rglob("*.pt"))
     start = time.perf_counter()
     trained, head = _train(data, settings, embedded, folder, checkpoints, workshop)
@@ -147,7 +147,7 @@ def run_trial(
         dataset_key=keys[1],
         encoder=None if embedded is None else embedded.encoder.name,
         device=str(workshop.compute),
-        photos={"train": len(data.train), "val": len(data.val), "test": len(test)},
+        images={"train": len(data.train), "val": len(data.val), "test": len(test)},
         val_accuracy=float(np.mean(head_logits(head, data.val).argmax(axis=1) == data.val.target)),
         seconds=seconds,
         resumed=resumed,
@@ -185,13 +185,13 @@ def needed(embedded: Embedded | None, name: str) -> Embedded:
     return embedded
 
 
-def _measure(summary: TrainingSummary | None, head: Head, test: LabelledPhotos) -> Measured:
+def _measure(summary: TrainingSummary | None, head: Head, test: LabeledImages) -> Measured:
     if summary is None:
         raise HeadError("the trained head does not say how it was trained")
     prepared = [head.prepare(read_and_decode(record)) for record in test.records[:BATCH]]
 
-    def predict(photos: Sequence[Any]) -> Any:
-        return head.logits(photos, EMPTY)
+    def predict(images: Sequence[Any]) -> Any:
+        return head.logits(images, EMPTY)
 
     return Measured(
         parameters=summary.parameters,
@@ -203,8 +203,8 @@ def _measure(summary: TrainingSummary | None, head: Head, test: LabelledPhotos) 
     )
 
 
-def _measure_linear(head: Any, embedded: Embedded, test: LabelledPhotos) -> Measured:
-    """The encoder of the photos and the head on top; the head is numpy, which nobody counts but by hand."""
+def _measure_linear(head: Any, embedded: Embedded, test: LabeledImages) -> Measured:
+    """The encoder of the images and the head on top; the head is numpy, which nobody counts but by hand."""
     encoder = embedded.encoder
     prepared = [encoder.prepare(read_and_decode(record), record) for record in test.records[:BATCH]]
 

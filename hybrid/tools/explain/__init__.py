@@ -1,1 +1,1 @@
-"""Explanation: what an answer rests on, as maps over the photo, nearest photos and numbers."""
+"""Explanation: what an answer rests on, as maps over the image, nearest images and numbers."""

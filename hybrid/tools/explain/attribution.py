@@ -1,4 +1,4 @@
-"""Which parts of a photo an output of a network depends on, by the methods of Captum."""
+"""Which parts of an image an output of a network depends on, by the methods of Captum."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ EXTRA = "explain"
 SEGMENTS, SAMPLES, STEPS = 40, 160, 12
 BATCH = 16
 FEWEST_SEGMENTS = 8
-# A window of the occlusion, and its step, as shares of the photo's side.
+# A window of the occlusion, and its step, as shares of the image's side.
 WINDOW, STRIDE = 5, 14
-# Of the smoothing of a map that is noisy from pixel to pixel, as a share of the photo's side.
+# Of the smoothing of a map that is noisy from pixel to pixel, as a share of the image's side.
 SMOOTHING = 40
 
 
@@ -61,14 +61,14 @@ def attribute(model: nn.Module, image: Tensor, target: int, method: str = "gradc
     model : nn.Module
         In eval mode, float32, (n, 3, height, width) to (n, outputs).
     image : (1, 3, height, width) float32
-        Normalised, so that 0 is a mean grey: what the perturbing methods put in the place of what they hide.
+        Normalized, so that 0 is a mean gray: what the perturbing methods put in the place of what they hide.
     target : int
         Which output.
     method : {"gradcam", "shap", "lime", "occlusion", "integrated-gradients"}
         Grad-CAM (Selvaraju et al., ICCV 2017) at the layer that `hybrid.tools.explain.layers.find_map_layer` finds;
         where there is none, the gradient's magnitude (Simonyan et al. 2014). Kernel SHAP (Lundberg & Lee, NeurIPS
         2017) and LIME (Ribeiro et al., KDD 2016) over SLIC superpixels. Occlusion (Zeiler & Fergus, ECCV 2014) with
-        a sliding window. Integrated gradients (Sundararajan et al., ICML 2017) from grey, as magnitude, smoothed.
+        a sliding window. Integrated gradients (Sundararajan et al., ICML 2017) from gray, as magnitude, smoothed.
     seed : int
         Of the random samples of SHAP and LIME.
 
@@ -111,9 +111,9 @@ def grad_cam(model: nn.Module, image: Tensor, target: int, least_side: int | Non
 
 
 def superpixels(image: Tensor, segments: int = SEGMENTS) -> NDArray[np.intp]:
-    """Cut a photo (1, 3, h, w) into about so many pieces of one colour each, (h, w) int from 0: SLIC (Achanta 2012).
+    """Cut an image (1, 3, h, w) into about so many pieces of one color each, (h, w) int from 0: SLIC (Achanta 2012).
 
-    A photo without edges, which SLIC leaves in hardly any pieces, is cut into squares.
+    An image without edges, which SLIC leaves in hardly any pieces, is cut into squares.
 
     Raises
     ------
@@ -176,7 +176,7 @@ def _occlusion(model: nn.Module, image: Tensor, target: int) -> Attribution:
             strides=(3, *step),
             perturbations_per_eval=BATCH,
         )
-    name = f"occlusion (a grey window of {window[0]} x {window[1]} pixels)"
+    name = f"occlusion (a gray window of {window[0]} x {window[1]} pixels)"
     return Attribution(_array(found[:, :1]), name)
 
 
@@ -196,7 +196,7 @@ def _smooth(values: Tensor) -> NDArray[np.float64]:
 
 
 def _array(values: Tensor) -> NDArray[np.float64]:
-    """The last two axes of one photo's map."""
+    """The last two axes of one image's map."""
     return values.detach().reshape(values.shape[-2:]).double().cpu().numpy()
 
 

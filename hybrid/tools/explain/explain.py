@@ -1,4 +1,4 @@
-"""`explain`: one photo's answer with all that it rests on."""
+"""`explain`: one image's answer with all that it rests on."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from hybrid.prediction import Answers, Prediction
 from hybrid.run.files import Layout
 from hybrid.tools.explain.attribution import METHODS, Attribution, attribute
 from hybrid.tools.explain.reasons import gate_reasons
-from hybrid.tools.explain.report import Experts, Explanation, GateReasons, MapInfo, Neighbour, Scored
-from hybrid.tools.search.neighbors import LabelledNeighbours, Near
+from hybrid.tools.explain.report import Experts, Explanation, GateReasons, MapInfo, Neighbor, Scored
+from hybrid.tools.search.neighbors import LabeledNeighbors, Near
 
 TOP = 3
 T = TypeVar("T")
@@ -59,11 +59,11 @@ class Explained:
     ----------
     explanation : Explanation
     image : PIL RGB
-        The photo.
+        The image.
     head, encoder : Overlay or None
         None where there is no such map; a note of the explanation says why.
     thumbnails : tuple of PIL RGB or None
-        Of the neighbours; None for a photo that cannot be read any more.
+        Of the neighbors; None for an image that cannot be read any more.
     """
 
     explanation: Explanation
@@ -74,7 +74,7 @@ class Explained:
 
 
 @dataclass(frozen=True)
-class _Photo:
+class _Image:
     record: ImageRecord
     sha256: str
     image: Image.Image
@@ -85,13 +85,13 @@ class _Photo:
 def explain(
     classifier: HybridClassifier, run: Path, record: ImageRecord, *, method: str = "gradcam", name: str | None = None
 ) -> Explained:
-    """Answer for one photo and gather what the answer rests on.
+    """Answer for one image and gather what the answer rests on.
 
     Parameters
     ----------
     classifier : HybridClassifier
     run : Path
-        Whose index is searched for near photos; may be missing.
+        Whose index is searched for near images; may be missing.
     record : ImageRecord
     method : str
         How the head's map is made: one of `hybrid.tools.explain.attribution.METHODS`.
@@ -101,34 +101,34 @@ def explain(
     Raises
     ------
     HybridError
-        If the photo cannot be read, the method or the class is unknown, or a needed package is not installed.
+        If the image cannot be read, the method or the class is unknown, or a needed package is not installed.
     """
     if method not in METHODS:
         raise ConfigError("unknown method of explanation", expected=", ".join(METHODS), got=method)
-    photo, notes = _read(classifier, record)
-    uniform = np.array([uniform_from_hash(photo.sha256)])
-    needed = photo.embedding if classifier.class_vectors is not None else None
-    answers = classifier.answer(needed, photo.head_logits, uniform)
-    prediction = classifier.predictions(Batch((record,), (photo.sha256,), answers), TOP)[0]
+    image, notes = _read(classifier, record)
+    uniform = np.array([uniform_from_hash(image.sha256)])
+    needed = image.embedding if classifier.class_vectors is not None else None
+    answers = classifier.answer(needed, image.head_logits, uniform)
+    prediction = classifier.predictions(Batch((record,), (image.sha256,), answers), TOP)[0]
     wanted = _class_index(classifier, name if name is not None else prediction.top[0][0])
-    head, encoder = _head_overlay(classifier, photo, method), _encoder_overlay(classifier, photo, wanted)
+    head, encoder = _head_overlay(classifier, image, method), _encoder_overlay(classifier, image, wanted)
     near = Near((), ())
-    if photo.embedding is not None:
-        near = LabelledNeighbours(Layout(run), classifier.encoder).nearest(photo.embedding, [photo.sha256])[0]
-    thumbnails = tuple(_thumbnail(found.record) for found in near.photos)
+    if image.embedding is not None:
+        near = LabeledNeighbors(Layout(run), classifier.encoder).nearest(image.embedding, [image.sha256])[0]
+    thumbnails = tuple(_thumbnail(found.record) for found in near.images)
     overlays = [found for found in (head, encoder) if isinstance(found, _Overlaid)]
-    gate = _gate(classifier, photo, int(answers.hybrid[0].argmax()))
+    gate = _gate(classifier, image, int(answers.hybrid[0].argmax()))
     notes += [found for found in (head, encoder) if isinstance(found, str)]
     notes += [note for found in overlays for note in found.notes]
     notes += [] if gate else ["no terms: nothing is weighed without a gate"]
     notes += _rejection(classifier, prediction)
-    explanation = _explanation(photo, prediction, answers, classifier, gate)
+    explanation = _explanation(image, prediction, answers, classifier, gate)
     explanation = _with_near(explanation, near, thumbnails, [o.overlay.info for o in overlays], notes)
     of_head, of_encoder = (found.overlay if isinstance(found, _Overlaid) else None for found in (head, encoder))
-    return Explained(explanation, photo.image, of_head, of_encoder, thumbnails)
+    return Explained(explanation, image.image, of_head, of_encoder, thumbnails)
 
 
-def _read(classifier: HybridClassifier, record: ImageRecord) -> tuple[_Photo, list[str]]:
+def _read(classifier: HybridClassifier, record: ImageRecord) -> tuple[_Image, list[str]]:
     try:
         data = record.read_bytes()
     except OSError as error:
@@ -144,14 +144,14 @@ def _read(classifier: HybridClassifier, record: ImageRecord) -> tuple[_Photo, li
         classifier.encoder.check([record])
         embedding = classifier.encoder.encode_images([classifier.encoder.prepare(seen, record)])
     except EncoderError as error:
-        # Without a gate the head may answer alone, for a photo that precomputed vectors do not cover.
+        # Without a gate the head may answer alone, for an image that precomputed vectors do not cover.
         if classifier.class_vectors is not None or head is None or head.encoder_identity is not None:
             raise
         notes.append(f"no nearest photos: {error.what}")
     if head is not None:
         empty = np.empty((1, 0), dtype=np.float32)
         logits = head.logits([head.prepare(seen)], empty if embedding is None else embedding)
-    return _Photo(record, hashlib.sha256(data).hexdigest(), image, embedding, logits), notes
+    return _Image(record, hashlib.sha256(data).hexdigest(), image, embedding, logits), notes
 
 
 def _class_index(classifier: HybridClassifier, name: str) -> int:
@@ -172,14 +172,14 @@ class _Overlaid:
     notes: tuple[str, ...]
 
 
-def _head_overlay(classifier: HybridClassifier, photo: _Photo, method: str) -> _Overlaid | str:
+def _head_overlay(classifier: HybridClassifier, image: _Image, method: str) -> _Overlaid | str:
     """The head's map for its own top class, or why there is none."""
     from hybrid.heads.nets.backbone_head import BackboneHead
     from hybrid.heads.nets.regions import RegionHead
     from hybrid.tools.explain.networks import members_of, seen_pixels
 
     head: Head | None = classifier.head
-    if head is None or photo.head_logits is None:
+    if head is None or image.head_logits is None:
         return "no map of the head: the run has no head"
     regions = isinstance(head, RegionHead)
     notes = ["the head votes on regions too; its map shows the whole photo alone"] if regions else []
@@ -187,11 +187,11 @@ def _head_overlay(classifier: HybridClassifier, photo: _Photo, method: str) -> _
     if not isinstance(inner, BackboneHead):
         return "no map of the head: it is linear on CLIP's embedding and sees no pixels"
 
-    def prepare(image: Image.Image) -> Tensor:
-        return inner.batch([inner.prepare(image)])
+    def prepare(picture: Image.Image) -> Tensor:
+        return inner.batch([inner.prepare(picture)])
 
-    pixels = prepare(photo.image)
-    target = int(photo.head_logits[0].argmax())
+    pixels = prepare(image.image)
+    target = int(image.head_logits[0].argmax())
     members = members_of(inner)
     found, seconds = _timed(lambda: [attribute(member, pixels, target, method) for member in members])
     mean = replace(found[0], values=np.mean([one.values for one in found], axis=0))
@@ -200,7 +200,7 @@ def _head_overlay(classifier: HybridClassifier, photo: _Photo, method: str) -> _
     return _Overlaid(Overlay(info, mean.values, seen_pixels(prepare, pixels)), tuple(notes))
 
 
-def _encoder_overlay(classifier: HybridClassifier, photo: _Photo, wanted: int) -> _Overlaid | str:
+def _encoder_overlay(classifier: HybridClassifier, image: _Image, wanted: int) -> _Overlaid | str:
     """The encoder's map for a class's prompt, or why there is none."""
     from hybrid.encoders.clip import ClipEncoder
     from hybrid.tools.explain.networks import seen_pixels
@@ -214,10 +214,10 @@ def _encoder_overlay(classifier: HybridClassifier, photo: _Photo, wanted: int) -
     if not isinstance(encoder, ClipEncoder):
         return "no relevance map of the encoder: its vectors are precomputed, there is no network to ask"
 
-    def prepare(image: Image.Image) -> Tensor:
-        return encoder.batch([encoder.prepare(image, photo.record)]).float()
+    def prepare(picture: Image.Image) -> Tensor:
+        return encoder.batch([encoder.prepare(picture, image.record)]).float()
 
-    pixels = prepare(photo.image)
+    pixels = prepare(image.image)
     model = TextSimilarity(encoder.tower, classifier.class_vectors[wanted])
     found, seconds = _timed(lambda: relevance(model, pixels))
     info = _info("encoder", classifier.space.names[wanted], found, seconds, 1)
@@ -242,15 +242,15 @@ def _info(of: str, label: str, found: Attribution, seconds: float, networks: int
     )
 
 
-def _gate(classifier: HybridClassifier, photo: _Photo, answer: int) -> GateReasons | None:
-    if classifier.decider is None or photo.embedding is None or photo.head_logits is None:
+def _gate(classifier: HybridClassifier, image: _Image, answer: int) -> GateReasons | None:
+    if classifier.decider is None or image.embedding is None or image.head_logits is None:
         return None
-    reasons = classifier.decider.reasons(photo.embedding, photo.head_logits)
+    reasons = classifier.decider.reasons(image.embedding, image.head_logits)
     return gate_reasons(reasons, classifier.space.names, answer)
 
 
 def _rejection(classifier: HybridClassifier, prediction: Prediction) -> list[str]:
-    """Say what a refused photo fell short of."""
+    """Say what a refused image fell short of."""
     threshold = classifier.decider.point.accept_above if classifier.decider else None
     if prediction.expert != "rejected" or threshold is None:
         return []
@@ -265,14 +265,14 @@ def _thumbnail(record: ImageRecord) -> Image.Image | None:
 
 
 def _explanation(
-    photo: _Photo, prediction: Prediction, answers: Answers, classifier: HybridClassifier, gate: GateReasons | None
+    image: _Image, prediction: Prediction, answers: Answers, classifier: HybridClassifier, gate: GateReasons | None
 ) -> Explanation:
     names = classifier.space.names
     head = None if answers.supervised is None else _top(answers.supervised[0, : classifier.space.seen], names)
     zero_shot = None if answers.zero_shot is None else _top(answers.zero_shot[0], names)
     return Explanation(
-        photo=photo.record.path,
-        sha256=photo.sha256,
+        image=image.record.path,
+        sha256=image.sha256,
         label=prediction.label,
         probability=prediction.probability,
         seen=prediction.seen,
@@ -282,7 +282,7 @@ def _explanation(
         warning=prediction.warning,
         experts=Experts(head=head, zero_shot=zero_shot, answer=_top(answers.hybrid[0], names)),
         gate=gate,
-        neighbours=[],
+        neighbors=[],
         maps=[],
         notes=[],
     )
@@ -297,17 +297,17 @@ def _with_near(
 ) -> Explanation:
     from msgspec import structs
 
-    neighbours = [
-        Neighbour(
+    neighbors = [
+        Neighbor(
             path=found.record.path,
             label=found.label,
             split=found.record.split,
             similarity=found.similarity,
             readable=image is not None,
         )
-        for found, image in zip(near.photos, thumbnails, strict=True)
+        for found, image in zip(near.images, thumbnails, strict=True)
     ]
-    return structs.replace(explanation, neighbours=neighbours, maps=maps, notes=[*notes, *near.notes])
+    return structs.replace(explanation, neighbors=neighbors, maps=maps, notes=[*notes, *near.notes])
 
 
 def _top(probabilities: NDArray[np.float64], names: tuple[str, ...]) -> list[Scored]:

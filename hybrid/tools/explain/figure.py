@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import SubFigure
 
 INCHES, DPI = (12.5, 12.0), 100
-PHOTO_PIXELS, THUMBNAIL_PIXELS = 640, 220
-GREY, FAINT = "0.35", "0.85"
+IMAGE_PIXELS, THUMBNAIL_PIXELS = 640, 220
+GRAY, FAINT = "0.35", "0.85"
 TOWARDS_UNSEEN, TOWARDS_SEEN = UNSEEN, SEEN
 STYLE = {"font.family": "sans-serif", "font.size": 9.0, "axes.spines.top": False, "axes.spines.right": False}
 
 
 def draw_explanation(explained: Explained, file: Path) -> None:
-    """Draw the photo, the maps, the nearest photos, the experts and the gate's terms, and write a PNG."""
+    """Draw the image, the maps, the nearest images, the experts and the gate's terms, and write a PNG."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -36,8 +36,8 @@ def draw_explanation(explained: Explained, file: Path) -> None:
         figure = Figure(figsize=INCHES, layout="constrained")
         areas: Any = figure
         top, middle, bottom, words = areas.subfigures(4, 1, height_ratios=[4.5, 2.4, 3.9, 1.2])
-        _draw_photo_and_maps(top, explained)
-        _draw_neighbours(middle, explained)
+        _draw_image_and_maps(top, explained)
+        _draw_neighbors(middle, explained)
         left, right = bottom.subfigures(1, 2, width_ratios=[1, 1.15])
         _draw_experts(left, said)
         _draw_terms(right, said)
@@ -47,19 +47,19 @@ def draw_explanation(explained: Explained, file: Path) -> None:
     part.replace(file)
 
 
-def _draw_photo_and_maps(area: SubFigure, explained: Explained) -> None:
+def _draw_image_and_maps(area: SubFigure, explained: Explained) -> None:
     said = explained.explanation
     panels: Sequence[Axes] = area.subplots(1, 3)
     for panel in panels:
         _bare(panel)
     small = explained.image.copy()
-    small.thumbnail((PHOTO_PIXELS, PHOTO_PIXELS))
+    small.thumbnail((IMAGE_PIXELS, IMAGE_PIXELS))
     panels[0].imshow(small)
-    colour = SEEN if said.seen else UNSEEN if said.expert != "rejected" else GREY
-    area.suptitle(f"{shorten(said.label, 60)}   {said.probability:.1%}", fontsize=17, fontweight="bold", color=colour)
+    color = SEEN if said.seen else UNSEEN if said.expert != "rejected" else GRAY
+    area.suptitle(f"{shorten(said.label, 60)}   {said.probability:.1%}", fontsize=17, fontweight="bold", color=color)
     unseen = "" if said.p_unseen is None else f"p(unseen) {said.p_unseen:.3f},  "
     panels[0].set_title(f"{unseen}decided by: {said.expert}", fontsize=10)
-    panels[0].set_xlabel(fill(Path(said.photo).name, 48), color=GREY)
+    panels[0].set_xlabel(fill(Path(said.image).name, 48), color=GRAY)
     for panel, overlay, whose in ((panels[1], explained.head, "head"), (panels[2], explained.encoder, "CLIP")):
         if overlay is None:
             start = "no map of the head" if whose == "head" else "no relevance map"
@@ -71,35 +71,35 @@ def _draw_photo_and_maps(area: SubFigure, explained: Explained) -> None:
 
 def _draw_overlay(panel: Axes, overlay: Overlay, whose: str) -> None:
     info = overlay.info
-    grey = overlay.pixels @ np.array([0.299, 0.587, 0.114])
-    panel.imshow(grey, cmap="gray", vmin=0, vmax=1)
-    panel.imshow(_coloured(overlay.values))
+    gray = overlay.pixels @ np.array([0.299, 0.587, 0.114])
+    panel.imshow(gray, cmap="gray", vmin=0, vmax=1)
+    panel.imshow(_colored(overlay.values))
     panel.set_title(f"what speaks for {shorten(info.label, 34)} ({whose})", fontsize=10)
     layer = f", layer {info.layer}" if info.layer else ""
     grid = f" ({info.grid[0]} x {info.grid[1]})" if info.grid else ""
     members = f", mean of {info.networks} networks" if info.networks > 1 else ""
     signed = "; blue: against" if (overlay.values < 0).any() else ""
-    panel.set_xlabel(fill(f"{info.method}{layer}{grid}{members}{signed}", 58), color=GREY)
+    panel.set_xlabel(fill(f"{info.method}{layer}{grid}{members}{signed}", 58), color=GRAY)
 
 
-def _coloured(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Colours (h, w, 4) for a map: the stronger, the less transparent; blue below zero."""
+def _colored(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Colors (h, w, 4) for a map: the stronger, the less transparent; blue below zero."""
     import matplotlib as mpl
 
     largest = float(np.abs(values).max()) or 1.0
     scaled = values / largest
     if (scaled < 0).any():
-        colours = mpl.colormaps["coolwarm"](0.5 + scaled / 2)
-        colours[..., 3] = np.clip(np.abs(scaled) * 1.2, 0, 0.8)
+        colors = mpl.colormaps["coolwarm"](0.5 + scaled / 2)
+        colors[..., 3] = np.clip(np.abs(scaled) * 1.2, 0, 0.8)
     else:
-        colours = mpl.colormaps["inferno"](scaled)
-        colours[..., 3] = np.clip(scaled * 1.3, 0, 0.75)
-    return np.asarray(colours, np.float64)
+        colors = mpl.colormaps["inferno"](scaled)
+        colors[..., 3] = np.clip(scaled * 1.3, 0, 0.75)
+    return np.asarray(colors, np.float64)
 
 
-def _draw_neighbours(area: SubFigure, explained: Explained) -> None:
-    near = explained.explanation.neighbours
-    area.suptitle("nearest labelled photos of the index, by CLIP", fontsize=10.5, x=0.01, ha="left")
+def _draw_neighbors(area: SubFigure, explained: Explained) -> None:
+    near = explained.explanation.neighbors
+    area.suptitle("nearest labeled photos of the index, by CLIP", fontsize=10.5, x=0.01, ha="left")
     if not near:
         panel = area.subplots()
         _bare(panel)
@@ -134,7 +134,7 @@ def _draw_experts(area: SubFigure, said: Explanation) -> None:
         panel.spines["bottom"].set_visible(False)
         if top is None:
             panel.set_yticks([])
-            panel.text(0.02, 0.5, missing, transform=panel.transAxes, color=GREY, va="center")
+            panel.text(0.02, 0.5, missing, transform=panel.transAxes, color=GRAY, va="center")
         else:
             _bars_of_classes(panel, top)
 
@@ -147,7 +147,7 @@ def _bars_of_classes(panel: Axes, top: Sequence[Scored]) -> None:
     panel.set_ylim(2.5, -0.5)
     panel.tick_params(length=0)
     for place, one in enumerate(top):
-        panel.text(one.probability + 0.015, place, f"{one.probability:.1%}", va="center", color=GREY)
+        panel.text(one.probability + 0.015, place, f"{one.probability:.1%}", va="center", color=GRAY)
 
 
 def _draw_terms(area: SubFigure, said: Explanation) -> None:
@@ -166,8 +166,8 @@ def _draw_terms(area: SubFigure, said: Explanation) -> None:
     )
     rows = [*gate.terms, None]
     products = np.array([t.product for t in gate.terms] + [gate.log_odds])
-    colours = [TOWARDS_UNSEEN if p > 0 else TOWARDS_SEEN for p in products]
-    panel.barh(np.arange(len(rows)), products, color=colours, height=0.66)
+    colors = [TOWARDS_UNSEEN if p > 0 else TOWARDS_SEEN for p in products]
+    panel.barh(np.arange(len(rows)), products, color=colors, height=0.66)
     panel.set_yticks(np.arange(len(rows)), [_term_name(term) for term in rows], fontsize=7.5)
     panel.set_ylim(len(rows) - 0.5, -0.5)
     panel.axvline(0, color="0.3", linewidth=0.8)
@@ -182,11 +182,11 @@ def _draw_terms(area: SubFigure, said: Explanation) -> None:
             f"{product:+.2f}",
             va="center",
             ha="left" if product >= 0 else "right",
-            color=GREY,
+            color=GRAY,
             fontsize=8,
         )
     panel.tick_params(axis="y", length=0)
-    panel.set_xlabel("green speaks for a seen class, blue for an unseen one", color=GREY)
+    panel.set_xlabel("green speaks for a seen class, blue for an unseen one", color=GRAY)
 
 
 def _term_name(term: Summand | None) -> str:
@@ -212,8 +212,8 @@ def _bare(panel: Axes) -> None:
 def _placeholder(panel: Axes, words: str) -> None:
     from matplotlib.patches import Rectangle
 
-    # A square, as photos are about: it keeps the row's shape.
+    # A square, as images are about: it keeps the row's shape.
     panel.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     frame: Any = Rectangle((0, 0), 1, 1, facecolor="0.95", edgecolor=FAINT)
     panel.add_patch(frame)
-    panel.text(0.5, 0.5, fill(words, 30), ha="center", va="center", color=GREY)
+    panel.text(0.5, 0.5, fill(words, 30), ha="center", va="center", color=GRAY)

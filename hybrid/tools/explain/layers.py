@@ -1,4 +1,4 @@
-"""Find the layer of any network whose output is a map over the photo, for Grad-CAM to read."""
+"""Find the layer of any network whose output is a map over the image, for Grad-CAM to read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_PREFIX_TOKENS = 16
 
 @dataclass(frozen=True)
 class MapLayer:
-    """A module whose output is a map over the photo.
+    """A module whose output is a map over the image.
 
     Attributes
     ----------
@@ -151,7 +151,7 @@ def _outputs(model: nn.Module, image: Tensor) -> _Outputs:
 def _layout(
     shape: tuple[int, ...], aspect: float, prefix: int | None
 ) -> tuple[str, tuple[int, int]] | tuple[str, tuple[int, int], int] | None:
-    """Layout, grid and prefix tokens of an output of this shape; `aspect` is the photo's height over its width."""
+    """Layout, grid and prefix tokens of an output of this shape; `aspect` is the image's height over its width."""
     if len(shape) == 4:
         for layout, height, width in (("channels-first", *shape[2:]), ("channels-last", *shape[1:3])):
             if height * width > 1 and round(width * aspect) == height:

@@ -1,4 +1,4 @@
-"""The gate's reasons for one photo, in numbers and in words."""
+"""The gate's reasons for one image, in numbers and in words."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ MEANINGS = {
     "novelty": "how novel the photo is to the memory",
     "doubt": "the head's doubt",
     "bias": "the gate's bias",
-    "shown": "the labelled photos of shown classes",
+    "shown": "the labeled photos of shown classes",
     "prior": "what was expected beforehand",
 }
 CLASS_MEANINGS = {
     "head": "the head",
     "similarity": "zero-shot similarity to the text",
     "alignment": "how well the text fits its class's photos",
-    "memory": "memory of the labelled photos",
+    "memory": "memory of the labeled photos",
     "centred": "zero-shot similarity after centring",
     "predicted": "likeness to the class mean predicted from the text",
-    "shown": "the labelled photos that show the class",
+    "shown": "the labeled photos that show the class",
 }
 # A term that adds less is not worth a word.
 WORTH_SAYING = 0.05
 
 
 def gate_reasons(reasons: Reasons, names: Sequence[str], answer: int) -> GateReasons:
-    """Say how the gate came to its answer for the one photo of `reasons`.
+    """Say how the gate came to its answer for the one image of `reasons`.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Which parts of a photo make the CLIP image encoder find it like a text."""
+"""Which parts of an image make the CLIP image encoder find it like a text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hybrid.tools.explain.attribution import Attribution, attribute
 
 
 class TextSimilarity(nn.Module):
-    """Cosine similarity of photos to one text: (n, 3, height, width) to (n, 1).
+    """Cosine similarity of images to one text: (n, 3, height, width) to (n, 1).
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
-"""`Explanation`: all that is said of one photo's answer, as it is written to JSON."""
+"""`Explanation`: all that is said of one image's answer, as it is written to JSON."""
 
 from __future__ import annotations
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 
 class Scored(Struct, frozen=True):
@@ -95,8 +95,8 @@ class GateReasons(Struct, frozen=True, kw_only=True):
     words: str
 
 
-class Neighbour(Struct, frozen=True, kw_only=True):
-    """A labelled photo of the index.
+class Neighbor(Struct, frozen=True, kw_only=True):
+    """A labeled image of the index.
 
     Attributes
     ----------
@@ -105,7 +105,7 @@ class Neighbour(Struct, frozen=True, kw_only=True):
     similarity : float
         Cosine of the two embeddings.
     readable : bool
-        False where the photo is gone from the disk or damaged since.
+        False where the image is gone from the disk or damaged since.
     """
 
     path: str
@@ -144,25 +144,25 @@ class MapInfo(Struct, frozen=True, kw_only=True):
 
 
 class Explanation(Struct, frozen=True, kw_only=True):
-    """One photo's answer and what it rests on.
+    """One image's answer and what it rests on.
 
     Attributes
     ----------
-    photo, sha256 : str
+    image, sha256 : str
         Its path, and the hash of its bytes.
     label, probability, seen, p_unseen, p_known, expert, warning
         As `hybrid.prediction.Prediction` has them.
     experts : Experts
     gate : GateReasons or None
         None without a gate.
-    neighbours : list of Neighbour
+    neighbors : list of Neighbor
         Most similar first.
     maps : list of MapInfo
     notes : list of str
         What is missing, and why.
     """
 
-    photo: str
+    image: str = field(name="photo")
     sha256: str
     label: str
     probability: float
@@ -173,6 +173,6 @@ class Explanation(Struct, frozen=True, kw_only=True):
     warning: str | None
     experts: Experts
     gate: GateReasons | None
-    neighbours: list[Neighbour]
+    neighbors: list[Neighbor] = field(name="neighbours")
     maps: list[MapInfo]
     notes: list[str]

@@ -1,1 +1,1 @@
-"""Retrieval: photos of a run's index that are like a photo or a text, found by FAISS."""
+"""Retrieval: images of a run's index that are like an image or a text, found by FAISS."""

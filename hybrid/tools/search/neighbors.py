@@ -1,4 +1,4 @@
-"""The labelled photos of a run's index that are nearest to photos: evidence for or against an answer."""
+"""The labeled images of a run's index that are nearest to images: evidence for or against an answer."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hybrid.prediction import Neighbor, Prediction
 from hybrid.run.files import Layout
 from hybrid.tools.search.contents import by_content, joined_label
 
-NEIGHBOURS = 5
+NEIGHBORS = 5
 
 
 @dataclass(frozen=True)
-class NearPhoto:
-    """A labelled photo and its cosine similarity.
+class NearImage:
+    """A labeled image and its cosine similarity.
 
     Attributes
     ----------
@@ -36,14 +36,14 @@ class NearPhoto:
 
 @dataclass(frozen=True)
 class Near:
-    """What was found for one photo, most similar first, and what to say of it."""
+    """What was found for one image, most similar first, and what to say of it."""
 
-    photos: tuple[NearPhoto, ...]
+    images: tuple[NearImage, ...]
     notes: tuple[str, ...]
 
 
-class LabelledNeighbours:
-    """Finds the nearest labelled photos of a run's index; the index is opened once, here.
+class LabeledNeighbors:
+    """Finds the nearest labeled images of a run's index; the index is opened once, here.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class LabelledNeighbours:
     Attributes
     ----------
     missing : str or None
-        Why no photo has any neighbour: no index, no labelled photo in it, or vectors of another precision.
+        Why no image has any neighbor: no index, no labeled image in it, or vectors of another precision.
     notes : tuple of str
         What to tell people of the search, such as that it is approximate.
 
@@ -76,23 +76,23 @@ class LabelledNeighbours:
         with EmbeddingStore(layout.store) as store:
             rows = store.rows(encoder.fingerprint)
             # All of them is the usual case, and needs no list of a million rows.
-            labelled = None if store.all_labelled else rows.ids_labelled()
-            if not (rows.state().count if labelled is None else len(labelled)):
+            labeled = None if store.all_labeled else rows.ids_labeled()
+            if not (rows.state().count if labeled is None else len(labeled)):
                 self.missing = _why_none(bool(store.labels()), bool(rows.state().count))
                 return
             index = open_index(store, encoder.fingerprint, layout.neighbors)
-            self._index = index if labelled is None else index.only_ids(labelled)
+            self._index = index if labeled is None else index.only_ids(labeled)
             self.notes = index.notes
 
-    def nearest(self, embeddings: FloatArray | None, hashes: Sequence[str], count: int = NEIGHBOURS) -> list[Near]:
-        """Find the most similar labelled photos of each photo.
+    def nearest(self, embeddings: FloatArray | None, hashes: Sequence[str], count: int = NEIGHBORS) -> list[Near]:
+        """Find the most similar labeled images of each image.
 
         Parameters
         ----------
         embeddings : (n, dim) float32, unit norm, or None
             None where the encoder did not run: nothing is found.
         hashes : sequence of n str
-            sha256 of each photo itself, which is left out of its own neighbours.
+            sha256 of each image itself, which is left out of its own neighbors.
         count : int
             At least 1; fewer are found where the index holds fewer.
 
@@ -102,46 +102,46 @@ class LabelledNeighbours:
         """
         if self._index is None or embeddings is None:
             return [Near((), (self.missing or "no nearest photos: the encoder did not run",))] * len(hashes)
-        # One more, for the photo itself may be among them.
+        # One more, for the image itself may be among them.
         similarity, names = self._index.search(embeddings, count + 1)
-        contents = self._labelled({*hashes, *(name for row in names for name in row)})
+        contents = self._labeled({*hashes, *(name for row in names for name in row)})
         return [
             _near(sha256, [pair for pair in zip(row, cosines, strict=True) if pair[0] != sha256][:count], contents)
             for sha256, row, cosines in zip(hashes, names, similarity.tolist(), strict=True)
         ]
 
-    def _labelled(self, hashes: Collection[str]) -> dict[str, list[ImageRecord]]:
+    def _labeled(self, hashes: Collection[str]) -> dict[str, list[ImageRecord]]:
         with EmbeddingStore(self._store, must_exist=True) as store:
-            return by_content(photo for photo in store.photos_with(list(hashes)) if photo.record.label is not None)
+            return by_content(image for image in store.images_with(list(hashes)) if image.record.label is not None)
 
 
 def _near(sha256: str, found: Sequence[tuple[str, float]], contents: Mapping[str, Sequence[ImageRecord]]) -> Near:
-    photos = tuple(
-        NearPhoto(contents[name][0], str(joined_label(contents[name])), cosine)
+    images = tuple(
+        NearImage(contents[name][0], str(joined_label(contents[name])), cosine)
         for name, cosine in found
         if name in contents  # else it lost its label since the index was opened
     )
     notes = ["the photo itself is in the index and is left out of its nearest"] if sha256 in contents else []
-    notes += [] if photos else ["no nearest photos: the index holds no other labelled photo"]
-    return Near(photos, tuple(notes))
+    notes += [] if images else ["no nearest photos: the index holds no other labeled photo"]
+    return Near(images, tuple(notes))
 
 
 def with_neighbors(predictions: Sequence[Prediction], near: Sequence[Near]) -> list[Prediction]:
-    """Put what was found for each photo into its `Prediction`."""
+    """Put what was found for each image into its `Prediction`."""
     return [
         replace(
             prediction,
             neighbors=tuple(
-                Neighbor(photo.record.path, photo.label, photo.record.split, photo.similarity) for photo in found.photos
+                Neighbor(image.record.path, image.label, image.record.split, image.similarity) for image in found.images
             ),
         )
         for prediction, found in zip(predictions, near, strict=True)
     ]
 
 
-def _why_none(labelled: bool, embedded: bool) -> str:
-    if not labelled:
-        return "no nearest photos: the index holds no labelled photo"
+def _why_none(labeled: bool, embedded: bool) -> str:
+    if not labeled:
+        return "no nearest photos: the index holds no labeled photo"
     if embedded:
-        return "no nearest photos: no labelled photo of the index has a vector"
+        return "no nearest photos: no labeled photo of the index has a vector"
     return "no nearest photos: the index was made in another precision (hybrid build-index again, or --device as then)"

@@ -1,4 +1,4 @@
-"""Search a run's index for photos that are like a text or a photo."""
+"""Search a run's index for images that are like a text or an image."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Hit:
-    """A photo of the index.
+    """An image of the index.
 
     Attributes
     ----------
@@ -36,9 +36,9 @@ class Hit:
     score : float
         Cosine of its embedding and the query's.
     copies : tuple of str
-        Paths of the other photos with the same bytes.
+        Paths of the other images with the same bytes.
     itself : bool
-        Whether it is the photo that was searched with.
+        Whether it is the image that was searched with.
     """
 
     record: ImageRecord
@@ -49,8 +49,8 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class PhotoQuery:
-    """A photo to search with.
+class ImageQuery:
+    """An image to search with.
 
     Attributes
     ----------
@@ -65,8 +65,8 @@ class PhotoQuery:
     image: Image.Image
 
 
-def photo_query(encoder: Encoder, record: ImageRecord) -> PhotoQuery:
-    """Read and embed a photo.
+def image_query(encoder: Encoder, record: ImageRecord) -> ImageQuery:
+    """Read and embed an image.
 
     Raises
     ------
@@ -83,15 +83,15 @@ def photo_query(encoder: Encoder, record: ImageRecord) -> PhotoQuery:
     except UnreadableImageError as error:
         raise UnreadableImageError(f"cannot search with {record.path}", got=error.what) from error
     encoder.check([record])
-    # As the index was built, so that a photo finds itself.
+    # As the index was built, so that an image finds itself.
     embedding = encoder.encode_images([encoder.prepare(decode_scaled(data, encoder.cover), record)])
-    return PhotoQuery(embedding, hashlib.sha256(data).hexdigest(), image)
+    return ImageQuery(embedding, hashlib.sha256(data).hexdigest(), image)
 
 
 def query_texts(text: str, templates: Templates) -> tuple[str, ...]:
     """The sentences that a text query is averaged over: the text as it stands, and in every template.
 
-    Templates have an article of their own (``a photo of a {}.``), so that of the text ("a striped horse") is left out
+    Templates have an article of their own (``an image of a {}.``), so that of the text ("a striped horse") is left out
     of them.
 
     Raises
@@ -145,9 +145,9 @@ def search(
     sha256: str | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Hit]:
-    """Find the photos of a run's index that are most similar to a query, labelled or not.
+    """Find the images of a run's index that are most similar to a query, labeled or not.
 
-    Photos with the same bytes are one hit. The photo that was searched with is listed too, if the index holds it.
+    Images with the same bytes are one hit. The image that was searched with is listed too, if the index holds it.
 
     Parameters
     ----------
@@ -156,13 +156,13 @@ def search(
     encoder : Encoder
         That made `query` and the vectors of the index.
     query : (1, dim) float32, unit norm
-        From `text_query` or `photo_query`.
+        From `text_query` or `image_query`.
     count : int
         At least 1; fewer are found where the index holds fewer.
     label : str, optional
-        Only photos that carry this label; case, ``_``, ``-`` and spaces make no difference.
+        Only images that carry this label; case, ``_``, ``-`` and spaces make no difference.
     sha256 : str, optional
-        Of the photo that was searched with, to mark it.
+        Of the image that was searched with, to mark it.
     say : callable
         Called with each line that people should read of the search, such as that it is approximate.
 
@@ -176,7 +176,7 @@ def search(
     StoreError
         If there is no index, it is empty, or it holds no vectors of this encoder.
     ConfigError
-        If no photo carries the label.
+        If no image carries the label.
     """
     with EmbeddingStore(layout.store, must_exist=True) as store:
         index = open_index(store, encoder.fingerprint, layout.neighbors)
@@ -185,9 +185,9 @@ def search(
         if label is not None:
             index = _with_label(index, store, encoder.fingerprint, label)
         similarity, hashes = index.search(query, count)
-        contents = by_content(store.photos_with(hashes[0]))
+        contents = by_content(store.images_with(hashes[0]))
     found = zip(hashes[0], similarity[0].tolist(), strict=True)
-    # A build-index that was killed may leave a vector whose photo holds other bytes by now.
+    # A build-index that was killed may leave a vector whose image holds other bytes by now.
     return [_hit(contents[name], score, name == sha256) for name, score in found if name in contents]
 
 
@@ -201,10 +201,10 @@ def _with_label(index: NeighborIndex, store: EmbeddingStore, fingerprint: str, l
             expected=f"one of {listing(labels)}" if labels else "an index with labels",
             got=label,
         )
-    narrowed = index.only_ids(store.rows(fingerprint).ids_labelled(same))
+    narrowed = index.only_ids(store.rows(fingerprint).ids_labeled(same))
     if not len(narrowed):
         raise StoreError(
-            f"no photo labelled {label} has a vector of this encoder", fix="run hybrid build-index again with it"
+            f"no photo labeled {label} has a vector of this encoder", fix="run hybrid build-index again with it"
         )
     return narrowed
 

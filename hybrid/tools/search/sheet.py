@@ -1,4 +1,4 @@
-"""A contact sheet: the photos that a search found, best first, on one picture."""
+"""A contact sheet: the images that a search found, best first, on one picture."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ COLUMNS = 5
 PIXELS = 224
 # A sheet is for looking at; far above this, matplotlib cannot draw it at all (65,536 pixels a side).
 MOST = 100
-FRAME, GREY = "#1f5fa8", "0.4"
+FRAME, GRAY = "#1f5fa8", "0.4"
 
 
 def draw_sheet(hits: Sequence[Hit], file: Path, *, title: str, query: Image | None = None) -> list[str]:
-    """Draw the found photos in their order and write a PNG.
+    """Draw the found images in their order and write a PNG.
 
     Parameters
     ----------
@@ -34,12 +34,12 @@ def draw_sheet(hits: Sequence[Hit], file: Path, *, title: str, query: Image | No
     title : str
         What was searched for.
     query : PIL RGB, optional
-        The photo that was searched with: drawn first, in a blue frame.
+        The image that was searched with: drawn first, in a blue frame.
 
     Returns
     -------
     list of str
-        Paths of photos that cannot be read any more: their panels are grey.
+        Paths of images that cannot be read any more: their panels are gray.
     """
     shown, unreadable = hits[:MOST], []
     figure, panels = panels_for(len(shown) + (query is not None))
@@ -48,13 +48,13 @@ def draw_sheet(hits: Sequence[Hit], file: Path, *, title: str, query: Image | No
         _draw_query(panels[0], query)
     for rank, (panel, hit) in enumerate(zip(panels[query is not None :], shown, strict=True), 1):
         try:
-            show_photo(panel, read_and_decode(hit.record))
+            show_image(panel, read_and_decode(hit.record))
         except UnreadableImageError:
-            show_photo(panel, None)
+            show_image(panel, None)
             unreadable.append(hit.record.path)
         label = fill(hit.label or "no label", 22, max_lines=3, placeholder="…")
         panel.set_title(f"{rank}:  {hit.score:.3f}\n{label}", fontsize=8.5, parse_math=False)
-        panel.set_xlabel(_name(hit), fontsize=7, color=GREY, parse_math=False)
+        panel.set_xlabel(_name(hit), fontsize=7, color=GRAY, parse_math=False)
     part = file.with_name(file.name + ".part")
     figure.savefig(part, format="png", dpi=100)
     part.replace(file)
@@ -62,7 +62,7 @@ def draw_sheet(hits: Sequence[Hit], file: Path, *, title: str, query: Image | No
 
 
 def panels_for(count: int) -> tuple[Figure, list[Axes]]:
-    """Make a figure with a panel for each of `count` photos, row by row; at least one."""
+    """Make a figure with a panel for each of `count` images, row by row; at least one."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -76,27 +76,27 @@ def panels_for(count: int) -> tuple[Figure, list[Axes]]:
     return figure, panels[:count]
 
 
-def show_photo(panel: Axes, image: Image | None) -> None:
-    """Draw a photo whole in a square panel; a grey one says that it cannot be read."""
+def show_image(panel: Axes, image: Image | None) -> None:
+    """Draw an image whole in a square panel; a gray one says that it cannot be read."""
     import numpy as np
     from PIL import Image as Pillow
     from PIL import ImageOps
 
     if image is None:
         panel.imshow(np.asarray(Pillow.new("RGB", (PIXELS, PIXELS), "#dddddd")))
-        panel.text(PIXELS / 2, PIXELS / 2, "cannot be read", ha="center", va="center", color=GREY, fontsize=9)
+        panel.text(PIXELS / 2, PIXELS / 2, "cannot be read", ha="center", va="center", color=GRAY, fontsize=9)
     else:
         panel.imshow(np.asarray(ImageOps.pad(image, (PIXELS, PIXELS), color="white")))
 
 
 def _draw_query(panel: Axes, image: Image) -> None:
-    show_photo(panel, image)
+    show_image(panel, image)
     panel.spines[:].set(visible=True, color=FRAME, linewidth=3)
     panel.set_title("searched with\n", fontsize=8.5, color=FRAME, fontweight="bold")
 
 
 def _name(hit: Hit) -> str:
-    """The end of the path, with its folder where that says more than the label above the photo."""
+    """The end of the path, with its folder where that says more than the label above the image."""
     path = Path(hit.record.path)
     name = path.name if path.parent.name == hit.label else f"{path.parent.name}/{path.name}"
     copies = f" (+{len(hit.copies)} copies)" if hit.copies else ""

@@ -1,4 +1,4 @@
-"""The study in its SQLite file: one process at a time, and only for the recipe and the photos it began with."""
+"""The study in its SQLite file: one process at a time, and only for the recipe and the images it began with."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def quiet() -> Iterator[None]:
 
 
 def open_study(file: Path, settings: HeadSettings, data: TrainingSet, compute: Compute) -> Any:
-    """Open or make the study, and see that it is of this recipe, these photos and this device.
+    """Open or make the study, and see that it is of this recipe, these images and this device.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def open_study(file: Path, settings: HeadSettings, data: TrainingSet, compute: C
     from sqlalchemy.exc import SQLAlchemyError
 
     # The learning rate is warmed up and stages may thaw: what the first epochs say of it comes after. Hyperband prunes
-    # earlier and saves more, but needs more trials than the tens that a photo classifier is given.
+    # earlier and saves more, but needs more trials than the tens that an image classifier is given.
     pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=settings.warmup_epochs + 2)
     direction = "minimize" if settings.monitor == "loss" else "maximize"
     # As JSON gives it back: lists for tuples.

@@ -81,7 +81,7 @@ def tune(
     Raises
     ------
     ConfigError
-        If the recipe is a linear head, the study in `out` is of another recipe, other photos or another device, or
+        If the recipe is a linear head, the study in `out` is of another recipe, other images or another device, or
         another process is at work there.
     ArtifactError
         If ``study.db`` cannot be read.

@@ -1,4 +1,4 @@
-"""A small world: photos around class centres, texts around other ones, apart from the photos."""
+"""A small world: images around class centers, texts around other ones, apart from the images."""
 
 from types import SimpleNamespace
 
@@ -14,21 +14,21 @@ def unit(vectors):
 
 @pytest.fixture
 def world():
-    """4, 1, 3, 2 and 5 labelled photos of the classes 0 to 4 in mixed order; 40 more to score."""
+    """4, 1, 3, 2 and 5 labeled images of the classes 0 to 4 in mixed order; 40 more to score."""
     rng = np.random.default_rng(3)
-    centres = unit(rng.normal(size=(CLASSES, DIM)))
+    centers = unit(rng.normal(size=(CLASSES, DIM)))
     offset = unit(rng.normal(size=DIM))
     labels = rng.permutation(np.repeat(np.arange(CLASSES), [4, 1, 3, 2, 5]))
     target = rng.permutation(np.repeat(np.arange(CLASSES), 8))
 
-    def photos(classes):
-        return unit(centres[classes] + offset + 0.15 * rng.normal(size=(len(classes), DIM))).astype(np.float32)
+    def images(classes):
+        return unit(centers[classes] + offset + 0.15 * rng.normal(size=(len(classes), DIM))).astype(np.float32)
 
     return SimpleNamespace(
-        photos=photos(labels),
+        images=images(labels),
         labels=labels,
-        texts=unit(centres - offset + 0.1 * rng.normal(size=centres.shape)).astype(np.float32),
-        test=photos(target),
+        texts=unit(centers - offset + 0.1 * rng.normal(size=centers.shape)).astype(np.float32),
+        test=images(target),
         target=target,
         scale=SCALE,
     )

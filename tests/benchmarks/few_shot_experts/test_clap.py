@@ -12,8 +12,8 @@ def unit(rows):
 
 
 def zero_shot_probability(world):
-    """Of each class on its own photos, averaged; class by class."""
-    p = softmax(world.scale * world.photos.astype(float) @ world.texts.T, axis=1)
+    """Of each class on its own images, averaged; class by class."""
+    p = softmax(world.scale * world.images.astype(float) @ world.texts.T, axis=1)
     return np.array(
         [np.mean([row[c] for row, label in zip(p, world.labels, strict=True) if label == c]) for c in range(5)]
     )
@@ -21,18 +21,18 @@ def zero_shot_probability(world):
 
 def trained_by_hand(world, rate, epochs, batch, norm, seed):
     """SGD with momentum in numpy, gradients worked out on paper."""
-    photos, one_hot = world.photos.astype(float), np.eye(5)[world.labels]
+    images, one_hot = world.images.astype(float), np.eye(5)[world.labels]
     start = norm * world.texts.astype(float)
     prototypes, speed, penalty = start.copy(), np.zeros_like(start), zero_shot_probability(world)
     order = torch.Generator().manual_seed(seed)
     for epoch in range(epochs):
         now = 1e-5 if epoch == 0 else rate * (1 + math.cos(math.pi * (epoch - 1) / epochs)) / 2
-        shuffled = torch.randperm(len(photos), generator=order).numpy()
-        whole = [shuffled[i : i + batch] for i in range(0, len(photos) - batch + 1, batch)] or [shuffled]
+        shuffled = torch.randperm(len(images), generator=order).numpy()
+        whole = [shuffled[i : i + batch] for i in range(0, len(images) - batch + 1, batch)] or [shuffled]
         for rows in whole:
             directions, lengths = unit(prototypes), np.linalg.norm(prototypes, axis=1, keepdims=True)
-            error = softmax(world.scale * photos[rows] @ directions.T, axis=1) - one_hot[rows]
-            pull = world.scale * error.T @ photos[rows] / len(rows)
+            error = softmax(world.scale * images[rows] @ directions.T, axis=1) - one_hot[rows]
+            pull = world.scale * error.T @ images[rows] / len(rows)
             pull = (pull - directions * (pull * directions).sum(axis=1, keepdims=True)) / lengths
             gradient = pull + 2 * penalty[:, None] * (prototypes - start) / 5
             speed = 0.9 * speed + gradient
@@ -43,33 +43,33 @@ def trained_by_hand(world, rate, epochs, batch, norm, seed):
 @pytest.mark.parametrize(("epochs", "batch", "norm"), [(2, 256, 10.0), (12, 256, 1.0), (12, 6, 3.0)])
 def test_prototypes_are_trained_by_sgd(world, epochs, batch, norm):
     expert = CLAP(world.scale, epochs=epochs, batch_size=batch, text_norm=norm, seed=7)
-    expert.fit(world.photos, world.labels, world.texts)
+    expert.fit(world.images, world.labels, world.texts)
     expected = trained_by_hand(world, 0.1, epochs, batch, norm, seed=7)
     assert np.abs(expected - world.texts).max() > 1e-3
     np.testing.assert_allclose(expert.prototypes_, expected, atol=1e-5)
 
 
 def test_defaults(world):
-    found = CLAP(world.scale).fit(world.photos, world.labels, world.texts)
+    found = CLAP(world.scale).fit(world.images, world.labels, world.texts)
     np.testing.assert_allclose(found.prototypes_, trained_by_hand(world, 0.1, 300, 256, 10.0, seed=0), atol=1e-4)
     np.testing.assert_allclose(found.logits(world.test), world.scale * world.test @ found.prototypes_.T, atol=1e-6)
 
 
 def test_penalty_is_the_zero_shot_probability_of_the_true_class(world):
-    found = CLAP(world.scale, epochs=0).fit(world.photos, world.labels, world.texts)
+    found = CLAP(world.scale, epochs=0).fit(world.images, world.labels, world.texts)
     np.testing.assert_allclose(found.penalty_, zero_shot_probability(world), atol=1e-6)
     rows = world.labels != 3
-    assert CLAP(world.scale, epochs=0).fit(world.photos[rows], world.labels[rows], world.texts).penalty_[3] == 1
+    assert CLAP(world.scale, epochs=0).fit(world.images[rows], world.labels[rows], world.texts).penalty_[3] == 1
 
 
-def test_no_photos_leave_the_texts(world):
-    found = CLAP(world.scale).fit(world.photos[:0], world.labels[:0], world.texts)
+def test_no_images_leave_the_texts(world):
+    found = CLAP(world.scale).fit(world.images[:0], world.labels[:0], world.texts)
     np.testing.assert_array_equal(found.prototypes_, world.texts.astype(float))
 
 
-def test_the_seed_orders_the_photos(world):
+def test_the_seed_orders_the_images(world):
     def prototypes(seed):
-        fitted = CLAP(world.scale, epochs=5, batch_size=4, seed=seed).fit(world.photos, world.labels, world.texts)
+        fitted = CLAP(world.scale, epochs=5, batch_size=4, seed=seed).fit(world.images, world.labels, world.texts)
         return fitted.prototypes_
 
     torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""What experts are given: the check's refusals, means, the gap between texts and photos, who stands in for whom."""
+"""What experts are given: the check's refusals, means, the gap between texts and images, who stands in for whom."""
 
 import numpy as np
 import pytest
@@ -20,8 +20,8 @@ class Nearest(BaseExpert):
         return self.logit_scale * embeddings @ self.texts_.T
 
 
-def shots_of(photos, labels, texts):
-    return check_shots(np.array(photos, np.float32).reshape(-1, 2), np.array(labels, int), np.array(texts, np.float32))
+def shots_of(images, labels, texts):
+    return check_shots(np.array(images, np.float32).reshape(-1, 2), np.array(labels, int), np.array(texts, np.float32))
 
 
 def test_counts_and_means():
@@ -35,7 +35,7 @@ def test_counts_and_means():
 
 
 def test_the_gap_is_of_the_classes_that_have_both():
-    """Class 0 has both: text (0, 1), mean photo (1, 0). Class 1 has a text, class 2 photos."""
+    """Class 0 has both: text (0, 1), mean image (1, 0). Class 1 has a text, class 2 images."""
     shots = shots_of([[1, 0], [HALF, HALF], [HALF, -HALF]], [0, 2, 2], [[0, 1], [-1, 0], NO_TEXT])
     np.testing.assert_array_equal(shots.gap, [-1, 1])
     np.testing.assert_allclose(shots.full_means, [[1, 0], [0, -1], [HALF, 0]], atol=1e-7)
@@ -43,7 +43,7 @@ def test_the_gap_is_of_the_classes_that_have_both():
     np.testing.assert_allclose(shots.full_texts, [[0, 1], [-1, 0], moved / np.linalg.norm(moved)], atol=1e-7)
 
 
-def test_the_gap_is_a_mean_over_classes_not_photos():
+def test_the_gap_is_a_mean_over_classes_not_images():
     shots = shots_of([[1, 0], [1, 0], [1, 0], [0, 1]], [0, 0, 0, 1], [[0, 1], [0, 1]])
     np.testing.assert_array_equal(shots.gap, [-0.5, 0.5])
 
@@ -56,13 +56,13 @@ def test_no_class_with_both_leaves_no_gap():
 
 
 @pytest.mark.filterwarnings("error")
-def test_photos_that_cancel_out_have_no_direction():
+def test_images_that_cancel_out_have_no_direction():
     shots = shots_of([[1, 0], [-1, 0]], [0, 0], [NO_TEXT])
     np.testing.assert_array_equal(shots.full_texts, [[0, 0]])
     np.testing.assert_array_equal(unit(np.array([[3.0, 4], [0, 0]])), [[0.6, 0.8], [0, 0]])
 
 
-def test_no_photo_at_all():
+def test_no_image_at_all():
     shots = shots_of([], [], [[0, 1]])
     assert shots.counts.tolist() == [0]
     np.testing.assert_array_equal(shots.full_means, [[0, 1]])

@@ -1,4 +1,4 @@
-"""`MeanCache` against loops, and that classes without photos stay in the game."""
+"""`MeanCache` against loops, and that classes without images stay in the game."""
 
 import numpy as np
 import pytest
@@ -16,33 +16,33 @@ def unit(rows):
 @pytest.fixture
 def world():
     rng = np.random.default_rng(3)
-    centres = unit(rng.normal(size=(8, 12)))
-    texts = unit(centres + 0.35 * rng.normal(size=centres.shape))
+    centers = unit(rng.normal(size=(8, 12)))
+    texts = unit(centers + 0.35 * rng.normal(size=centers.shape))
     target = np.repeat(np.arange(4), [20, 3, 1, 6])
-    photos = unit(centres[target] + 0.25 * rng.normal(size=(len(target), 12)))
+    images = unit(centers[target] + 0.25 * rng.normal(size=(len(target), 12)))
     test = np.repeat(np.arange(8), 30)
-    return photos, target, texts, unit(centres[test] + 0.25 * rng.normal(size=(240, 12))), test
+    return images, target, texts, unit(centers[test] + 0.25 * rng.normal(size=(240, 12))), test
 
 
 def test_against_loops(world):
-    photos, target, texts, test, _ = world
-    found = MeanCache(SCALE, alpha=0.1, beta=3.0).fit(photos, target, texts).logits(test)
-    both = [(a, b) for a in zip(target, photos, strict=True) for b in zip(target, photos, strict=True)]
+    images, target, texts, test, _ = world
+    found = MeanCache(SCALE, alpha=0.1, beta=3.0).fit(images, target, texts).logits(test)
+    both = [(a, b) for a in zip(target, images, strict=True) for b in zip(target, images, strict=True)]
     pairs = [np.exp(-3 * (1 - a[1] @ b[1])) for a, b in both if a[0] != b[0]]
-    for row, photo in enumerate(test[:20]):
+    for row, image in enumerate(test[:20]):
         for c, text in enumerate(texts):
-            own = [np.exp(-3 * (1 - photo @ other)) for other in photos[target == c]]
+            own = [np.exp(-3 * (1 - image @ other)) for other in images[target == c]]
             gain = np.mean(own) - np.mean(pairs) if own else 0.0
-            assert found[row, c] == pytest.approx(SCALE * (photo @ text + 0.1 * gain), rel=1e-9)
+            assert found[row, c] == pytest.approx(SCALE * (image @ text + 0.1 * gain), rel=1e-9)
 
 
-def test_photos_do_not_take_those_of_classes_without(world):
-    """Many photos of some classes: Tip-Adapter's sums draw all else to them, means do not."""
-    photos, target, texts, test, truth = world
+def test_images_do_not_take_those_of_classes_without(world):
+    """Many images of some classes: Tip-Adapter's sums draw all else to them, means do not."""
+    images, target, texts, test, truth = world
     without = truth >= 4
 
     def right(expert):
-        answers = expert.fit(photos, target, texts).logits(test).argmax(axis=1)
+        answers = expert.fit(images, target, texts).logits(test).argmax(axis=1)
         return (answers == truth)[without].mean(), (answers == truth)[~without].mean()
 
     zero_shot = ((SCALE * test @ texts.T).argmax(axis=1) == truth)[without].mean()
@@ -54,8 +54,8 @@ def test_photos_do_not_take_those_of_classes_without(world):
 
 
 def test_one_class_alone_has_nothing_to_be_compared_with(world):
-    photos, target, texts, test, _ = world
-    expert = MeanCache(SCALE).fit(photos[target == 0], target[target == 0], texts)
+    images, target, texts, test, _ = world
+    expert = MeanCache(SCALE).fit(images[target == 0], target[target == 0], texts)
     assert expert.usual_ == 0.0
     others = expert.logits(test)[:, 1:]
     np.testing.assert_allclose(others, SCALE * test @ texts[1:].T, rtol=1e-9)

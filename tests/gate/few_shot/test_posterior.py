@@ -12,7 +12,7 @@ from scipy.special import logsumexp
 from sklearn.covariance import ledoit_wolf
 
 from hybrid.gate.few_shot import posterior
-from hybrid.gate.few_shot.posterior import SLOPE, UNWHITENED, USUAL_SPREAD, WEIGHTS, WEIGHTS_PHOTOS, Posterior
+from hybrid.gate.few_shot.posterior import SLOPE, UNWHITENED, USUAL_SPREAD, WEIGHTS, WEIGHTS_IMAGES, Posterior
 from hybrid.gate.fit import Choice, fit_choice
 
 SCALE = 20.0
@@ -23,50 +23,50 @@ def unit(vectors):
 
 
 def test_the_constants():
-    assert (SLOPE, UNWHITENED, USUAL_SPREAD, WEIGHTS, WEIGHTS_PHOTOS) == (0.3, 0.9, 0.2, (0.6, 0.5, 1.0), 30.0)
-    assert (posterior.FOLDS, posterior.MOST_PHOTOS) == (5, 4000)
+    assert (SLOPE, UNWHITENED, USUAL_SPREAD, WEIGHTS, WEIGHTS_IMAGES) == (0.3, 0.9, 0.2, (0.6, 0.5, 1.0), 30.0)
+    assert (posterior.FOLDS, posterior.MOST_IMAGES) == (5, 4000)
 
 
-def stand_ins(photos, labels, texts):
-    """Texts, with a class's mean photo moved to where texts lie in place of a missing one."""
+def stand_ins(images, labels, texts):
+    """Texts, with a class's mean image moved to where texts lie in place of a missing one."""
     classes = range(len(texts))
-    means = {c: photos[labels == c].mean(axis=0) for c in classes if (labels == c).any()}
+    means = {c: images[labels == c].mean(axis=0) for c in classes if (labels == c).any()}
     both = [c for c in means if not np.isnan(texts[c, 0])]
     gap = np.mean([texts[c] - means[c] for c in both], axis=0) if both else 0
     return means, np.stack([unit(means[c] + gap) if np.isnan(texts[c, 0]) else texts[c] for c in classes])
 
 
 def predict(texts, means, target):
-    """Mean photo of a class from its text: ridge on the other classes that have photos, relative to the centre."""
-    centre = np.mean(list(means.values()), axis=0)
+    """Mean image of a class from its text: ridge on the other classes that have images, relative to the center."""
+    center = np.mean(list(means.values()), axis=0)
     middle = np.mean([texts[c] for c in means], axis=0)
     strength = max(np.mean([np.sum((texts[c] - middle) ** 2) for c in means]), 1e-12)
     others = [c for c in means if c != target]
     rows = np.array([texts[c] - middle for c in others]).reshape(-1, len(middle))
-    left = np.array([means[c] - centre - 0.3 * (texts[c] - middle) for c in others]).reshape(-1, len(middle))
+    left = np.array([means[c] - center - 0.3 * (texts[c] - middle) for c in others]).reshape(-1, len(middle))
     coefficients = np.linalg.solve(rows.T @ rows + strength * np.eye(len(middle)), rows.T @ left)
     own = texts[target] - middle
-    return centre + 0.3 * own + own @ coefficients
+    return center + 0.3 * own + own @ coefficients
 
 
-def by_hand(photos, labels, texts, scored):
-    """Cosine, centred cosine and discriminant, (3, m, c): one class and one photo after the other."""
-    photos, texts, scored = (np.asarray(part, float) for part in (photos, texts, scored))
+def by_hand(images, labels, texts, scored):
+    """Cosine, centered cosine and discriminant, (3, m, c): one class and one image after the other."""
+    images, texts, scored = (np.asarray(part, float) for part in (images, texts, scored))
     dim, classes = texts.shape[1], len(texts)
     is_named = ~np.isnan(texts[:, 0])
-    means, full = stand_ins(photos, labels, texts)
-    centre, middle = np.mean(list(means.values()), axis=0), np.mean([full[c] for c in means], axis=0)
+    means, full = stand_ins(images, labels, texts)
+    center, middle = np.mean(list(means.values()), axis=0), np.mean([full[c] for c in means], axis=0)
     where = []
     for c in range(classes):
-        own = photos[labels == c]
+        own = images[labels == c]
         imaginary = [predict(full, means, c)] if is_named[c] else []
         where.append(np.mean([*imaginary, *own], axis=0))
     left = []
     for row, c in enumerate(labels):
-        others = [photo for other, photo in enumerate(photos) if labels[other] == c and other != row]
+        others = [image for other, image in enumerate(images) if labels[other] == c and other != row]
         others += [predict(full, means, c)] if is_named[c] else []
         if others:
-            left.append((photos[row] - np.mean(others, axis=0)) / np.sqrt(1 + 1 / len(others)))
+            left.append((images[row] - np.mean(others, axis=0)) / np.sqrt(1 + 1 / len(others)))
     left = np.array(left).reshape(-1, dim)
     size = (left**2).sum() / max(len(left), 1) / dim
     found = size * np.eye(dim)
@@ -77,14 +77,14 @@ def by_hand(photos, labels, texts, scored):
     precision = np.linalg.inv(within)
     metric = np.linalg.inv(0.9 * np.eye(dim) + 0.1 * within * dim / np.trace(within))
     scores = np.empty((3, len(scored), classes))
-    for row, photo in enumerate(scored):
+    for row, image in enumerate(scored):
         for c in range(classes):
             direction = full[c] - middle
             length = max(np.sqrt(direction @ metric @ direction), 1e-12)
-            scores[0, row, c] = SCALE * photo @ full[c]
-            scores[1, row, c] = SCALE / 2 * (photo - centre) @ metric @ direction / length
+            scores[0, row, c] = SCALE * image @ full[c]
+            scores[1, row, c] = SCALE / 2 * (image - center) @ metric @ direction / length
             # A Gaussian in `dim` dimensions that counts as much as one in 20.
-            scores[2, row, c] = 20 / dim * (photo @ precision @ where[c] - where[c] @ precision @ where[c] / 2)
+            scores[2, row, c] = 20 / dim * (image @ precision @ where[c] - where[c] @ precision @ where[c] / 2)
     return scores
 
 
@@ -103,14 +103,14 @@ EVERY_CASE = pytest.mark.parametrize(("unnamed", "counts"), CASES.values(), ids=
 
 @pytest.fixture
 def cut(world):
-    """Take some photos of each class and some texts away, and blur the photos that are left."""
+    """Take some images of each class and some texts away, and blur the images that are left."""
 
     def take(unnamed, counts):
         rows = np.sort(np.concatenate([np.flatnonzero(world.labels == c)[:k] for c, k in enumerate(counts)]))
-        noise = 0.5 * np.random.default_rng(0).normal(size=world.photos.shape)
+        noise = 0.5 * np.random.default_rng(0).normal(size=world.images.shape)
         texts = world.texts.copy()
         texts[unnamed] = np.nan
-        return unit(world.photos + noise)[rows], world.labels[rows], texts
+        return unit(world.images + noise)[rows], world.labels[rows], texts
 
     return take
 
@@ -128,16 +128,16 @@ def test_scores_against_loops(world, cut, unnamed, counts):
     )
 
 
-def fit_by_hand(photos, labels, texts):
-    """Three weights by NLL on photos that are held out in turn: the n-th photo of its class in fold n mod 5."""
+def fit_by_hand(images, labels, texts):
+    """Three weights by NLL on images that are held out in turn: the n-th image of its class in fold n mod 5."""
     rank = np.array([np.sum(labels[:row] == label) for row, label in enumerate(labels)])
     folds = min(5, rank.max() + 1)
     parts, targets = [], []
     for fold in range(folds):
-        # The only photo of a class is never held out.
+        # The only image of a class is never held out.
         held = [row for row, c in enumerate(labels) if rank[row] % folds == fold and np.sum(labels == c) > 1]
         kept = np.setdiff1d(np.arange(len(labels)), held)
-        parts.append(by_hand(photos[kept], labels[kept], texts, photos[held]))
+        parts.append(by_hand(images[kept], labels[kept], texts, images[held]))
         targets.append(labels[held])
     scores, target = np.concatenate(parts, axis=1), np.concatenate(targets)
 
@@ -162,30 +162,30 @@ def test_weights_against_another_search(cut, unnamed, counts):
         assert np.abs(found - WEIGHTS).max() > 1e-3
 
 
-def test_no_photo_scores_itself(world):
-    """Each photo carries a mark of its own; a model that held it would know it by that and trust photos alone."""
+def test_no_image_scores_itself(world):
+    """Each image carries a mark of its own; a model that held it would know it by that and trust images alone."""
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(5), 12)
     marks = np.eye(len(labels))
     shared = unit(rng.normal(size=(5, 12)))
-    photos = unit(np.column_stack([0.05 * rng.normal(size=(len(labels), 12)), marks]))
+    images = unit(np.column_stack([0.05 * rng.normal(size=(len(labels), 12)), marks]))
     texts = unit(np.column_stack([shared, np.zeros((5, len(labels)))]))
-    expert = Posterior(SCALE).fit(photos, labels, texts)
-    # In its own mirror it is right of every photo, and the weights would stay.
-    mirror = expert.model_.scores(photos, SCALE)
+    expert = Posterior(SCALE).fit(images, labels, texts)
+    # In its own mirror it is right of every image, and the weights would stay.
+    mirror = expert.model_.scores(images, SCALE)
     assert np.mean(mirror[2].argmax(axis=1) == labels) == 1
-    leaky = fit_choice([Choice(mirror, labels)], np.array(WEIGHTS), "it", prior_photos=WEIGHTS_PHOTOS)
+    leaky = fit_choice([Choice(mirror, labels)], np.array(WEIGHTS), "it", prior_images=WEIGHTS_IMAGES)
     assert leaky[2] > 0.995
-    # The photos tell nothing of each other, so the discriminant deserves less.
+    # The images tell nothing of each other, so the discriminant deserves less.
     assert expert.weights_[2] < 0.985
 
 
-def test_every_class_gives_its_share_of_many_photos(monkeypatch):
-    """More photos than the fit takes, in the order of their classes."""
+def test_every_class_gives_its_share_of_many_images(monkeypatch):
+    """More images than the fit takes, in the order of their classes."""
     rng = np.random.default_rng(0)
-    centres = unit(rng.normal(size=(6, 8)))
+    centers = unit(rng.normal(size=(6, 8)))
     labels = np.repeat(np.arange(6), 10)
-    photos = unit(centres[labels] + 0.2 * rng.normal(size=(60, 8)))
+    images = unit(centers[labels] + 0.2 * rng.normal(size=(60, 8)))
     targets = []
     original = posterior.fit_choice
 
@@ -194,31 +194,31 @@ def test_every_class_gives_its_share_of_many_photos(monkeypatch):
         return original(problems, *arguments, **options)
 
     monkeypatch.setattr(posterior, "fit_choice", spy)
-    monkeypatch.setattr(posterior, "MOST_PHOTOS", 30)
-    Posterior(SCALE).fit(photos, labels, centres)
+    monkeypatch.setattr(posterior, "MOST_IMAGES", 30)
+    Posterior(SCALE).fit(images, labels, centers)
     assert np.bincount(targets[0], minlength=6).min() >= 3
     assert len(targets[0]) == 30
-    monkeypatch.setattr(posterior, "MOST_PHOTOS", 4000)
-    Posterior(SCALE).fit(photos, labels, centres)
+    monkeypatch.setattr(posterior, "MOST_IMAGES", 4000)
+    Posterior(SCALE).fit(images, labels, centers)
     assert len(targets[1]) == 60
 
 
 @pytest.fixture(scope="module")
 def drawn():
-    """Photos of 12 classes around centres of which texts know a part, three times."""
+    """Images of 12 classes around centers of which texts know a part, three times."""
 
     def draw(seed, shots):
         rng = np.random.default_rng(seed)
-        centres = unit(rng.normal(size=(12, 24)))
+        centers = unit(rng.normal(size=(12, 24)))
         offset = unit(rng.normal(size=24))
-        texts = unit(centres + 0.15 * rng.normal(size=centres.shape) - 0.7 * offset)
+        texts = unit(centers + 0.15 * rng.normal(size=centers.shape) - 0.7 * offset)
         wide = np.linspace(0.3, 1.7, 24)
 
-        def photos(labels):
-            return unit(centres[labels] + 0.5 * offset + 0.25 * wide * rng.normal(size=(len(labels), 24)))
+        def images(labels):
+            return unit(centers[labels] + 0.5 * offset + 0.25 * wide * rng.normal(size=(len(labels), 24)))
 
         labels, target = np.repeat(np.arange(12), shots), np.repeat(np.arange(12), 20)
-        return photos(labels), labels, texts, photos(target), target
+        return images(labels), labels, texts, images(target), target
 
     return draw
 
@@ -228,31 +228,31 @@ def test_it_is_better_than_zero_shot_and_gda(drawn, shots):
     """Accuracy and, as it claims probabilities, NLL; mean over three worlds."""
     right, nll = [], []
     for seed in range(3):
-        photos, labels, texts, test, target = drawn(seed, shots)
+        images, labels, texts, test, target = drawn(seed, shots)
         for expert in (Posterior, ZeroShot, GDA):
-            logits = expert(SCALE).fit(photos, labels, texts).logits(test)
+            logits = expert(SCALE).fit(images, labels, texts).logits(test)
             right.append(np.mean(logits.argmax(axis=1) == target))
             nll.append(np.mean(logsumexp(logits, axis=1) - logits[np.arange(len(target)), target]))
     accuracy, loss = np.reshape(right, (3, 3)).mean(axis=0), np.reshape(nll, (3, 3)).mean(axis=0)
     assert accuracy[0] > accuracy[1] + 0.01
     assert accuracy[0] >= accuracy[2]
-    # One photo a class leaves the weights as they are, however sure they make it.
+    # One image a class leaves the weights as they are, however sure they make it.
     assert loss[0] < loss[1:].min() or shots == 1
 
 
-def test_more_photos_help(drawn):
+def test_more_images_help(drawn):
     accuracy = []
     for shots in (1, 4, 16):
-        photos, labels, texts, test, target = drawn(0, shots)
-        accuracy.append(np.mean(Posterior(SCALE).fit(photos, labels, texts).logits(test).argmax(axis=1) == target))
+        images, labels, texts, test, target = drawn(0, shots)
+        accuracy.append(np.mean(Posterior(SCALE).fit(images, labels, texts).logits(test).argmax(axis=1) == target))
     assert accuracy[0] < accuracy[1] < accuracy[2]
 
 
 # Odd input
 
 
-def test_zero_photos_leave_zero_shot(world):
-    expert = Posterior(SCALE).fit(world.photos[:0], world.labels[:0], world.texts)
+def test_zero_images_leave_zero_shot(world):
+    expert = Posterior(SCALE).fit(world.images[:0], world.labels[:0], world.texts)
     cosine = SCALE * world.test.astype(float) @ world.texts.T.astype(float)
     np.testing.assert_allclose(expert.logits(world.test), 0.6 * cosine, rtol=1e-9)
 
@@ -260,19 +260,19 @@ def test_zero_photos_leave_zero_shot(world):
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("copies", [1, 2, 7])
 @pytest.mark.parametrize("scale", [1.0, 20.0, 1000.0])
-def test_identical_photos(world, copies, scale):
+def test_identical_images(world, copies, scale):
     first = [int(np.flatnonzero(world.labels == c)[0]) for c in range(5)]
-    photos, labels = np.repeat(world.photos[first], copies, axis=0), np.repeat(np.arange(5), copies)
-    found = Posterior(scale).fit(photos, labels, world.texts).logits(world.test)
+    images, labels = np.repeat(world.images[first], copies, axis=0), np.repeat(np.arange(5), copies)
+    found = Posterior(scale).fit(images, labels, world.texts).logits(world.test)
     assert np.isfinite(found).all()
     assert np.mean(found.argmax(axis=1) == world.target) > 0.7
 
 
 @pytest.mark.filterwarnings("error")
-def test_every_photo_and_every_text_the_same(world):
-    """Grey photos, one name for all: nothing to choose by, and no error."""
-    photos, texts = np.repeat(world.photos[:1], 6, axis=0), np.repeat(world.texts[:1], 3, axis=0)
-    found = Posterior(SCALE).fit(photos, np.repeat(np.arange(3), 2), texts).logits(world.test)
+def test_every_image_and_every_text_the_same(world):
+    """Gray images, one name for all: nothing to choose by, and no error."""
+    images, texts = np.repeat(world.images[:1], 6, axis=0), np.repeat(world.texts[:1], 3, axis=0)
+    found = Posterior(SCALE).fit(images, np.repeat(np.arange(3), 2), texts).logits(world.test)
     np.testing.assert_allclose(found - found[:, :1], 0, atol=1e-6)
 
 
@@ -281,7 +281,7 @@ def test_every_photo_and_every_text_the_same(world):
 def test_one_class(world, unnamed):
     rows = world.labels == 4
     texts = np.full((1, 12), np.nan) if unnamed else world.texts[4:]
-    expert = Posterior(SCALE).fit(world.photos[rows], np.zeros(5, int), texts)
+    expert = Posterior(SCALE).fit(world.images[rows], np.zeros(5, int), texts)
     found = expert.logits(world.test)
     assert found.shape == (40, 1)
     assert np.isfinite(found).all()
@@ -291,8 +291,8 @@ def test_one_class(world, unnamed):
 
 def test_the_order_of_classes_does_not_matter(world):
     turn = np.array([3, 0, 4, 1, 2])
-    plain = Posterior(SCALE).fit(world.photos, world.labels, world.texts)
-    turned = Posterior(SCALE).fit(world.photos, np.argsort(turn)[world.labels], world.texts[turn])
+    plain = Posterior(SCALE).fit(world.images, world.labels, world.texts)
+    turned = Posterior(SCALE).fit(world.images, np.argsort(turn)[world.labels], world.texts[turn])
     np.testing.assert_allclose(turned.logits(world.test), plain.logits(world.test)[:, turn], rtol=1e-4, atol=1e-4)
 
 

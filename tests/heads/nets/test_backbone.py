@@ -56,7 +56,7 @@ def test_a_classifier_without_hidden_layer():
 @pytest.mark.parametrize(
     "name", ["test_resnet", "test_convnext", "test_efficientnet", "test_vit", "mobilenetv3_small_050"]
 )
-def test_photos_to_logits(name):
+def test_images_to_logits(name):
     model = build_model(settings(name), classes=5).eval()
     assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 5)
     assert model.classifier[1].out_features == 16

@@ -34,8 +34,8 @@ def random_head(settings, compute: Compute = CPU) -> BackboneHead:
     return BackboneHead(model, CLASSES, settings, compute)
 
 
-def score(head: BackboneHead, photos) -> np.ndarray:
-    return head.logits([head.prepare(read_and_decode(record)) for record in photos.records], NO_EMBEDDINGS)
+def score(head: BackboneHead, images) -> np.ndarray:
+    return head.logits([head.prepare(read_and_decode(record)) for record in images.records], NO_EMBEDDINGS)
 
 
 FRESH = """
@@ -57,8 +57,8 @@ np.savez(out, **found)
 """
 
 
-def test_a_fresh_process_gives_the_same_logits(coloured, recipe, tmp_path):
-    data = coloured((4, 4, 4), (3, 3, 3))
+def test_a_fresh_process_gives_the_same_logits(colored, recipe, tmp_path):
+    data = colored((4, 4, 4), (3, 3, 3))
     first_weights = tmp_path / "first.safetensors"
     save_file(build_model(recipe(), 3).backbone.state_dict(), first_weights)
     expected = []
@@ -83,8 +83,8 @@ def test_a_fresh_process_gives_the_same_logits(coloured, recipe, tmp_path):
         expected.append(score(head, data.val))
     # Neither the first weights nor the networks are there any more.
     first_weights.unlink()
-    photos = [record.path for record in data.val.records]
-    command = [sys.executable, "-c", FRESH, tmp_path, tmp_path / "out.npz", *photos]
+    images = [record.path for record in data.val.records]
+    command = [sys.executable, "-c", FRESH, tmp_path, tmp_path / "out.npz", *images]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = np.load(tmp_path / "out.npz")
@@ -105,15 +105,15 @@ def test_a_fresh_process_gives_the_same_logits(coloured, recipe, tmp_path):
         ("coat_tiny", 1),
     ],
 )
-def test_save_and_load(coloured, recipe, tmp_path, name, folds):
+def test_save_and_load(colored, recipe, tmp_path, name, folds):
     """coat_tiny has tensors that share memory, which safetensors refuses to write."""
-    photos = coloured((1, 1, 1), (2, 2, 2)).val
+    images = colored((1, 1, 1), (2, 2, 2)).val
     settings = recipe(backbone=name, image_size=32, folds=folds)
     head = random_head(settings)
     file = tmp_path / "model.safetensors"
     save_backbone_head(head, file)
     found = load_backbone_head(file, CLASSES, settings, CPU)
-    np.testing.assert_array_equal(score(found, photos), score(head, photos))
+    np.testing.assert_array_equal(score(found, images), score(head, images))
     assert found.classes == CLASSES
     assert found.notes == head.notes
     assert found.encoder_identity is None
@@ -129,32 +129,32 @@ def test_saved_weights_are_fp32_whatever_they_are_used_in(recipe, tmp_path):
     assert kinds == {"F32", "I64"}
 
 
-def test_no_photos(recipe):
+def test_no_images(recipe):
     found = random_head(recipe()).logits([], NO_EMBEDDINGS)
     assert found.shape == (0, 3)
     assert found.dtype == np.float32
 
 
-def test_a_photos_logits_do_not_depend_on_its_batch(coloured, recipe):
-    photos = coloured((1, 1, 1), (2, 2, 2)).val
+def test_a_images_logits_do_not_depend_on_its_batch(colored, recipe):
+    images = colored((1, 1, 1), (2, 2, 2)).val
     head = random_head(recipe())
-    together = score(head, photos)
-    pixels = [head.prepare(read_and_decode(record)) for record in photos.records]
+    together = score(head, images)
+    pixels = [head.prepare(read_and_decode(record)) for record in images.records]
     assert {(p.shape, p.dtype) for p in pixels} == {((24, 24, 3), np.dtype(np.uint8))}
     alone = np.concatenate([head.logits([one], NO_EMBEDDINGS) for one in pixels])
     np.testing.assert_allclose(together, alone, atol=1e-5)
     assert together.dtype == np.float32
 
 
-def test_it_says_what_it_needs_of_a_photo(recipe):
+def test_it_says_what_it_needs_of_a_image(recipe):
     assert random_head(recipe(crop_pct=1.0)).cover == 3 * 24
     assert random_head(recipe(crop_pct=0.75)).cover == 3 * 32
     assert random_head(recipe()).batch_size == CPU_BATCH
 
 
-def test_a_batch_that_does_not_fit_is_halved(recipe, photo):
+def test_a_batch_that_does_not_fit_is_halved(recipe, image):
     head = random_head(recipe())
-    prepared = [head.prepare(photo(seed)) for seed in range(6)]
+    prepared = [head.prepare(image(seed)) for seed in range(6)]
     expected, forward, sizes = head.logits(prepared, NO_EMBEDDINGS), head.model.forward, []
 
     def small(batch):
@@ -170,9 +170,9 @@ def test_a_batch_that_does_not_fit_is_halved(recipe, photo):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_half_precision_agrees_with_fp32(coloured, recipe):
-    photos = coloured((1, 1, 1), (4, 4, 4)).val
-    exact, half = (score(random_head(recipe(), Compute("cpu", p, "")), photos) for p in ("fp32", "bf16"))
+def test_half_precision_agrees_with_fp32(colored, recipe):
+    images = colored((1, 1, 1), (4, 4, 4)).val
+    exact, half = (score(random_head(recipe(), Compute("cpu", p, "")), images) for p in ("fp32", "bf16"))
     assert not np.array_equal(exact, half)
     assert half.dtype == np.float32
     np.testing.assert_allclose(half, exact, atol=0.05)

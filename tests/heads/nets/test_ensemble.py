@@ -10,12 +10,12 @@ from scipy.special import log_softmax, logsumexp
 from torch import nn
 
 from hybrid.errors import HeadError
-from hybrid.heads.base import LabelledPhotos, TrainingSet
+from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.heads.nets.ensemble import Ensemble, cross_validation
 
 
 class Fixed(nn.Module):
-    """Logits of its own, whatever the photos."""
+    """Logits of its own, whatever the images."""
 
     def __init__(self, logits: np.ndarray) -> None:
         super().__init__()
@@ -46,21 +46,21 @@ def test_half_precision_and_far_logits():
 # Cutting into folds
 
 
-def photos(counts: tuple[int, ...]) -> LabelledPhotos:
-    """Photos as letters: their hashes tell them apart, their embeddings are their places."""
+def images(counts: tuple[int, ...]) -> LabeledImages:
+    """Images as letters: their hashes tell them apart, their embeddings are their places."""
     target = np.repeat(np.arange(len(counts)), counts)
     rng = np.random.default_rng(1)
     rng.shuffle(target)
     names = tuple(f"photo {number}" for number in range(len(target)))
-    return LabelledPhotos(names, names, target, np.arange(len(target), dtype=np.float32)[:, None])
+    return LabeledImages(names, names, target, np.arange(len(target), dtype=np.float32)[:, None])
 
 
 def data_of(*counts: int) -> TrainingSet:
     classes = tuple(f"class {number}" for number in range(len(counts)))
-    return TrainingSet(classes, photos(counts), replace(photos((3,) * len(counts)), hashes=("held",) * 9), ("a note",))
+    return TrainingSet(classes, images(counts), replace(images((3,) * len(counts)), hashes=("held",) * 9), ("a note",))
 
 
-def check_consistent(part: LabelledPhotos, whole: LabelledPhotos) -> None:
+def check_consistent(part: LabeledImages, whole: LabeledImages) -> None:
     rows = [whole.hashes.index(name) for name in part.hashes]
     assert part.records == tuple(whole.records[row] for row in rows)
     assert part.target.tolist() == whole.target[rows].tolist()
@@ -68,11 +68,11 @@ def check_consistent(part: LabelledPhotos, whole: LabelledPhotos) -> None:
 
 
 @pytest.mark.parametrize(("counts", "folds"), [((10, 10, 10), 5), ((9, 4, 1), 3), ((6, 1, 1), 2), ((30, 2, 7), 4)])
-def test_each_photo_is_validated_once(counts, folds):
+def test_each_image_is_validated_once(counts, folds):
     data = data_of(*counts)
     alone = {
         name for name, c in zip(data.train.hashes, data.train.target, strict=True) if counts[c] == 1
-    }  # the one photo of a class
+    }  # the one image of a class
     parts = cross_validation(data, folds, seed=0)
     assert len(parts) == folds
     validated = Counter(name for part in parts for name in part.val.hashes)
@@ -86,13 +86,13 @@ def test_each_photo_is_validated_once(counts, folds):
         assert (part.classes, part.notes) == (data.classes, data.notes)
         for half in (part.train, part.val):
             check_consistent(half, data.train)
-        # Stratified: each class is cut into equal parts, but for one photo.
+        # Stratified: each class is cut into equal parts, but for one image.
         for number, count in enumerate(counts):
             if count > 1:
                 assert int((part.val.target == number).sum()) in (count // folds, -(-count // folds))
 
 
-def test_the_seed_deals_the_photos():
+def test_the_seed_deals_the_images():
     data = data_of(10, 10, 10)
 
     def held(seed):
@@ -103,7 +103,7 @@ def test_the_seed_deals_the_photos():
 
 
 @pytest.mark.parametrize(("counts", "folds"), [((2, 2, 2), 3), ((1, 1, 1), 2), ((4, 1, 3), 5)])
-def test_too_few_photos(counts, folds):
+def test_too_few_images(counts, folds):
     with pytest.raises(HeadError, match=f"too few photos for {folds} folds") as caught:
         cross_validation(data_of(*counts), folds, seed=0)
     assert caught.value.got == f"{max(counts)} in the largest"

@@ -9,7 +9,7 @@ from torch import nn
 
 from hybrid.device import Compute
 from hybrid.errors import HeadError, MissingExtraError
-from hybrid.heads.nets.backbone import PhotoClassifier, build_model
+from hybrid.heads.nets.backbone import ImageClassifier, build_model
 from hybrid.heads.nets.backbone_head import load_backbone_head, save_backbone_head
 from hybrid.heads.nets.lora import add_adapters, merge_adapters
 from hybrid.heads.training.fit import train_backbone_head
@@ -39,12 +39,12 @@ def test_the_merged_network_is_the_adapted_one(recipe, name):
     torch.manual_seed(0)
     plain = build_model(settings, 3).eval()
     model, _ = adapted(settings)
-    photos = torch.rand(4, 3, 32, 32)
+    images = torch.rand(4, 3, 32, 32)
     with torch.no_grad():
-        before = model.eval()(photos)
+        before = model.eval()(images)
         merged = merge_adapters(model).eval()
-        after = merged(photos)
-        without = plain(photos)
+        after = merged(images)
+        without = plain(images)
     assert (before - without).abs().max() > 1e-3, "the adapters do something"
     torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
     assert merged.state_dict().keys() == plain.state_dict().keys()
@@ -80,15 +80,15 @@ class Twin(nn.Module):
 
 
 def test_a_name_means_one_layer(recipe):
-    model = PhotoClassifier(Twin(), nn.Linear(4, 3), False)
+    model = ImageClassifier(Twin(), nn.Linear(4, 3), False)
     add_adapters(model, recipe(lora_rank=2))
     assert {n for n, m in model.backbone.named_modules() if hasattr(m, "lora_A")} == {"base_model.model.conv"}
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_training_changes_the_backbone_by_low_rank_alone(coloured, recipe, tmp_path, monkeypatch, name):
+def test_training_changes_the_backbone_by_low_rank_alone(colored, recipe, tmp_path, monkeypatch, name):
     settings = recipe(backbone=name, lora_rank=2, epochs=1, freeze_norms=True, learning_rate=0.01, **NETS[name])
-    data, said = coloured((4, 4, 4), (2, 2, 2)), []
+    data, said = colored((4, 4, 4), (2, 2, 2)), []
     head = train_backbone_head(data, settings, CPU, tmp_path, said.append)
     torch.manual_seed(settings.seed)
     before = build_model(settings, 3).state_dict()
@@ -109,15 +109,15 @@ def test_training_changes_the_backbone_by_low_rank_alone(coloured, recipe, tmp_p
     save_backbone_head(head, tmp_path / "model.safetensors")
     monkeypatch.setitem(sys.modules, "peft", None)
     found = load_backbone_head(tmp_path / "model.safetensors", data.classes, settings, CPU)
-    photos = [rng.integers(0, 256, (32, 32, 3), dtype=np.uint8) for rng in map(np.random.default_rng, range(3))]
+    images = [rng.integers(0, 256, (32, 32, 3), dtype=np.uint8) for rng in map(np.random.default_rng, range(3))]
     none = np.empty((0, 0), np.float32)
-    np.testing.assert_array_equal(found.logits(photos, none), head.logits(photos, none))
+    np.testing.assert_array_equal(found.logits(images, none), head.logits(images, none))
 
 
-def test_without_peft(coloured, recipe, tmp_path, monkeypatch):
+def test_without_peft(colored, recipe, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(MissingExtraError, match="peft") as caught:
-        train_backbone_head(coloured(), recipe(lora_rank=2), CPU, tmp_path, lambda line: None)
+        train_backbone_head(colored(), recipe(lora_rank=2), CPU, tmp_path, lambda line: None)
     assert "lora" in caught.value.fix
 
 

@@ -18,7 +18,7 @@ from hybrid.heads.nets.backbone import build_model
 from hybrid.heads.training.stages import freeze
 
 NAMES = sorted(models.__all__)
-# Features at the default size of photo, stages of the backbone.
+# Features at the default size of image, stages of the backbone.
 FACTS = {
     "hybrid_autoencoder": (128, 4),
     "hybrid_cifar_cnn": (128, 3),
@@ -156,7 +156,7 @@ def test_an_argument_it_does_not_take():
     assert "depth" in caught.value.got
 
 
-# He's initialisation
+# He's initialization
 
 
 def spread(tensor: torch.Tensor) -> float:
@@ -176,7 +176,7 @@ def spread(tensor: torch.Tensor) -> float:
         ("hybrid_resblock", "layer4.0.conv1", 256 * 9),
     ],
 )
-def test_he_initialisation(name, layer, inputs):
+def test_he_initialization(name, layer, inputs):
     torch.manual_seed(0)
     weight = timm.create_model(name, num_classes=0).get_submodule(layer).weight
     assert weight.numel() > 1500
@@ -184,7 +184,7 @@ def test_he_initialisation(name, layer, inputs):
     assert float(weight.detach().mean()) == pytest.approx(0.0, abs=0.05 * math.sqrt(2 / inputs) + 1e-3)
 
 
-def test_he_initialisation_keeps_the_scale_through_relus():
+def test_he_initialization_keeps_the_scale_through_relus():
     """The property that the method is named for: forty layers, and the signal is neither gone nor grown."""
     torch.manual_seed(0)
     net = nn.Sequential(*[layer for _ in range(40) for layer in (nn.Linear(256, 256), nn.ReLU())]).apply(
@@ -214,7 +214,7 @@ def test_pixels_and_a_linear_layer_are_logistic_regression():
     np.testing.assert_allclose(model(strided).detach().numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_pixels_of_an_oblong_photo():
+def test_pixels_of_an_oblong_image():
     assert timm.create_model("hybrid_pixels", img_size=(2, 5), num_classes=0).head_hidden_size == 30
 
 
@@ -252,7 +252,7 @@ def test_parameters_of_the_cifar_cnn():
     assert sum(isinstance(m, nn.BatchNorm2d) for m in model.modules()) == 6
 
 
-def test_the_cifar_resnet_keeps_small_photos_large():
+def test_the_cifar_resnet_keeps_small_images_large():
     model = timm.create_model("hybrid_cifar_resnet18", num_classes=0).eval()
     images = torch.zeros(1, 3, 32, 32)
     stem = model.maxpool(model.act1(model.bn1(model.conv1(images))))
@@ -277,7 +277,7 @@ def test_the_small_residual_network():
 
 
 @pytest.mark.parametrize("size", [16, 50, 64, (32, 48)])
-def test_what_the_code_paints_has_the_size_of_the_photo(size):
+def test_what_the_code_paints_has_the_size_of_the_image(size):
     model = timm.create_model("hybrid_autoencoder", num_classes=0, img_size=size).eval()
     height, width = size if isinstance(size, tuple) else (size, size)
     code = model(torch.randn(2, 3, height, width))
@@ -318,7 +318,7 @@ def test_training_on_one_batch_paints_it_better():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.2 * losses[0]
-    assert losses[-1] < float(images.var()), "better than one mean colour"
+    assert losses[-1] < float(images.var()), "better than one mean color"
 
 
 @pytest.mark.parametrize(("size", "widths"), [(64, [256, 128, 64, 32, 16]), (224, [256, 128, 64, 32, 16, 16, 16])])

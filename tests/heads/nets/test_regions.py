@@ -23,9 +23,9 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def quarters(size: int = 64) -> Image.Image:
-    """Four squares of clearly different colours."""
-    colours = np.array([[(250, 0, 0), (0, 250, 0)], [(0, 0, 250), (250, 250, 0)]], dtype=np.uint8)
-    return Image.fromarray(colours.repeat(size // 2, axis=0).repeat(size // 2, axis=1))
+    """Four squares of clearly different colors."""
+    colors = np.array([[(250, 0, 0), (0, 250, 0)], [(0, 0, 250), (250, 250, 0)]], dtype=np.uint8)
+    return Image.fromarray(colors.repeat(size // 2, axis=0).repeat(size // 2, axis=1))
 
 
 def softmax(x):
@@ -33,8 +33,8 @@ def softmax(x):
     return e / e.sum(axis=-1, keepdims=True)
 
 
-class MeanColourHead:
-    """Scores a view by its mean colour; remembers how many views came at once."""
+class MeanColorHead:
+    """Scores a view by its mean color; remembers how many views came at once."""
 
     encoder_identity = None
     notes = ("a fake",)
@@ -58,9 +58,9 @@ class MeanColourHead:
 
 @pytest.mark.parametrize("method", ["slic", "tiles"])
 @pytest.mark.parametrize("size", [(90, 60), (400, 300), (16, 16), (37, 210)])
-def test_regions_partition_the_photo(photo, method, size):
-    image = photo(3, size)
-    parts = regions._parts(image, method, 9)
+def test_regions_partition_the_image(image, method, size):
+    picture = image(3, size)
+    parts = regions._parts(picture, method, 9)
     covered = np.zeros(size[::-1], dtype=int)
     for left, upper, right, lower in (part.box for part in parts):
         assert left < right
@@ -98,7 +98,7 @@ def test_tiles_give_every_pixel_once_and_unchanged():
         ((640, 480), 12, (4, 3)),
     ],
 )
-def test_the_grid_follows_the_photo(size, count, grid):
+def test_the_grid_follows_the_image(size, count, grid):
     assert regions._grid(*size, count) == grid
 
 
@@ -109,7 +109,7 @@ def test_the_grid_is_near_the_count(count):
     assert 0.5 <= (640 / columns) / (480 / rows) <= 2
 
 
-def test_slic_finds_the_shapes_and_fills_with_the_mean_colour():
+def test_slic_finds_the_shapes_and_fills_with_the_mean_color():
     image = quarters()
     mean = pixels(image).reshape(-1, 3).mean(0)
     assert mean.tolist() == [125, 125, 62.5]
@@ -117,7 +117,7 @@ def test_slic_finds_the_shapes_and_fills_with_the_mean_colour():
     assert len(found) == 4
     corners = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0)]
     shares = np.array([[(pixels(region) == corner).all(-1).sum() / 1024 for corner in corners] for region in found])
-    # Each segment is one quarter; the blur before SLIC puts a seam of one pixel to a neighbour.
+    # Each segment is one quarter; the blur before SLIC puts a seam of one pixel to a neighbor.
     assert (np.sort(shares, axis=1) > 0.9).tolist() == [[False, False, False, True]] * 4
     assert sorted(shares.argmax(1)) == [0, 1, 2, 3]
     for region in found:
@@ -163,7 +163,7 @@ def test_slic_sees_a_small_copy(monkeypatch):
 
 @pytest.mark.parametrize("method", ["slic", "tiles"])
 @pytest.mark.parametrize("size", [(1, 1), (16, 16), (1, 300), (300, 1), (2, 3), (700, 3)])
-def test_odd_photos(method, size):
+def test_odd_images(method, size):
     for image in (noise(*size), Image.new("RGB", size, (9, 9, 9)), noise(*size).convert("L").convert("RGB")):
         found = segment(image, method, 9)
         assert 1 <= len(found) <= 20
@@ -172,41 +172,41 @@ def test_odd_photos(method, size):
 
 
 @pytest.mark.parametrize("method", ["slic", "tiles"])
-def test_one_colour_stays_one_colour(method):
+def test_one_color_stays_one_color(method):
     for region in segment(Image.new("RGB", (50, 40), (10, 20, 30)), method, 9):
         assert {tuple(c) for c in pixels(region).reshape(-1, 3).tolist()} == {(10, 20, 30)}
 
 
 @pytest.mark.parametrize("method", ["slic", "tiles"])
-def test_the_same_photo_gives_the_same_regions_and_stays_as_it_was(photo, method):
-    image = photo(5, (300, 200))
-    before = pixels(image).copy()
-    first, second = segment(image, method, 12), segment(image, method, 12)
+def test_the_same_image_gives_the_same_regions_and_stays_as_it_was(image, method):
+    picture = image(5, (300, 200))
+    before = pixels(picture).copy()
+    first, second = segment(picture, method, 12), segment(picture, method, 12)
     assert [r.tobytes() for r in first] == [r.tobytes() for r in second]
-    assert (pixels(image) == before).all()
-    assert image.size == (300, 200)
+    assert (pixels(picture) == before).all()
+    assert picture.size == (300, 200)
 
 
 # Training
 
 
 @pytest.mark.parametrize("method", ["slic", "tiles"])
-def test_half_the_draws_are_the_whole_photo_the_others_its_regions(photo, method):
-    image = photo(5, (64, 48))
-    known = {region.tobytes() for region in segment(image, method, 6)}
+def test_half_the_draws_are_the_whole_image_the_others_its_regions(image, method):
+    picture = image(5, (64, 48))
+    known = {region.tobytes() for region in segment(picture, method, 6)}
     torch.manual_seed(0)
-    draws = [random_region(image, method, 6) for _ in range(200)]
-    whole = [draw is image for draw in draws]
+    draws = [random_region(picture, method, 6) for _ in range(200)]
+    whole = [draw is picture for draw in draws]
     assert 75 <= sum(whole) <= 125
-    assert {draw.tobytes() for draw in draws if draw is not image} == known
+    assert {draw.tobytes() for draw in draws if draw is not picture} == known
 
 
-def test_draws_follow_torchs_generator(photo):
-    image = photo(5, (64, 48))
+def test_draws_follow_torchs_generator(image):
+    picture = image(5, (64, 48))
 
     def draw(seed):
         torch.manual_seed(seed)
-        return [random_region(image, "tiles", 9).tobytes() for _ in range(12)]
+        return [random_region(picture, "tiles", 9).tobytes() for _ in range(12)]
 
     assert draw(1) == draw(1)
     assert draw(1) != draw(2)
@@ -231,12 +231,12 @@ def test_soft_vote_of_extreme_scores_stays_finite():
 
 
 @pytest.mark.parametrize("method", ["slic", "tiles"])
-def test_region_head_against_numpy(photo, method):
-    wrapped = MeanColourHead()
+def test_region_head_against_numpy(image, method):
+    wrapped = MeanColorHead()
     head = RegionHead(wrapped, method, 9)
-    photos = [photo(1, (64, 48)), photo(2, (30, 90)), quarters()]
-    prepared = [head.prepare(image) for image in photos]
-    views = [[image, *segment(image, method, 9)] for image in photos]
+    images = [image(1, (64, 48)), image(2, (30, 90)), quarters()]
+    prepared = [head.prepare(picture) for picture in images]
+    views = [[picture, *segment(picture, method, 9)] for picture in images]
     assert [[tuple(view.shape) for view in group] for group in prepared] == [[(3, 8, 8)] * len(v) for v in views]
     found = head.logits(prepared, np.ones((3, 32), dtype=np.float32))
     for row, group in zip(found, views, strict=True):
@@ -246,7 +246,7 @@ def test_region_head_against_numpy(photo, method):
 
 
 def test_views_go_through_in_bounded_batches(monkeypatch):
-    wrapped = MeanColourHead()
+    wrapped = MeanColorHead()
     head = RegionHead(wrapped, "tiles", 9)
     prepared = [head.prepare(noise(30, 30, seed)) for seed in range(5)]
     whole = head.logits(prepared, NOTHING)
@@ -256,21 +256,21 @@ def test_views_go_through_in_bounded_batches(monkeypatch):
     assert wrapped.batches[1:] == [16, 16, 16, 2]
 
 
-def test_no_photos():
-    found = RegionHead(MeanColourHead(), "tiles", 4).logits([], NOTHING)
+def test_no_images():
+    found = RegionHead(MeanColorHead(), "tiles", 4).logits([], NOTHING)
     assert found.shape == (0, 3)
     assert found.dtype == np.float32
 
 
 def test_region_head_says_what_it_is():
-    wrapped = MeanColourHead()
+    wrapped = MeanColorHead()
     head = with_regions(wrapped, "tiles", 9)
     assert head.classes == ("r", "g", "b")
     assert head.encoder_identity is None
     assert head.head is wrapped
-    assert head.batch_size == 1  # each photo has some ten views
+    assert head.batch_size == 1  # each image has some ten views
     assert with_regions(wrapped, "tiles", 2).batch_size == 2
-    assert head.cover is None  # regions are cut from the whole photo
+    assert head.cover is None  # regions are cut from the whole image
     assert head.notes == (
         "a fake",
         "regions: about 9 tiles and the whole photo; the mean of their probabilities counts",
@@ -280,7 +280,7 @@ def test_region_head_says_what_it_is():
 
 
 def test_a_head_on_embeddings_is_refused():
-    wrapped = MeanColourHead()
+    wrapped = MeanColorHead()
     wrapped.encoder_identity = "tiny"
     with pytest.raises(HeadError, match="whole photos") as caught:
         with_regions(wrapped, "tiles", 9)
@@ -289,7 +289,7 @@ def test_a_head_on_embeddings_is_refused():
 
 def test_without_scikit_image(monkeypatch):
     monkeypatch.setitem(sys.modules, "skimage.segmentation", None)
-    for ask in (lambda: segment(quarters(), "slic", 4), lambda: RegionHead(MeanColourHead(), "slic", 4)):
+    for ask in (lambda: segment(quarters(), "slic", 4), lambda: RegionHead(MeanColorHead(), "slic", 4)):
         with pytest.raises(MissingExtraError, match=r"scikit-image[\s\S]*\[regions\]"):
             ask()
     assert len(segment(quarters(), "tiles", 4)) == 4

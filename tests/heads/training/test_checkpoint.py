@@ -109,8 +109,8 @@ def changed(value):
     return "other" if isinstance(value, str) else {"other": 1} if isinstance(value, dict) else (0.25, 0.25, 0.25)
 
 
-def test_every_setting_but_the_free_ones_is_in_the_key(coloured, recipe):
-    data, settings = coloured((2, 2, 2)), recipe()
+def test_every_setting_but_the_free_ones_is_in_the_key(colored, recipe):
+    data, settings = colored((2, 2, 2)), recipe()
     key = training_key(data, settings, CPU)
     assert training_key(data, recipe(), CPU) == key
     for name, value in msgspec.structs.asdict(settings).items():
@@ -120,8 +120,8 @@ def test_every_setting_but_the_free_ones_is_in_the_key(coloured, recipe):
         assert (training_key(data, other, CPU) == key) is (name in FREE), name
 
 
-def test_photos_classes_device_and_precision_are_in_the_key(coloured, recipe):
-    data, settings = coloured((2, 2, 2)), recipe()
+def test_images_classes_device_and_precision_are_in_the_key(colored, recipe):
+    data, settings = colored((2, 2, 2)), recipe()
     train = data.train
     others = [
         (replace(data, classes=data.classes[::-1]), CPU),
@@ -138,22 +138,22 @@ def test_photos_classes_device_and_precision_are_in_the_key(coloured, recipe):
     assert training_key(data, settings, Compute("cpu", "fp32", "another reason")) == keys[0]
 
 
-def test_every_process_of_a_launch_has_the_same_key(coloured, recipe):
+def test_every_process_of_a_launch_has_the_same_key(colored, recipe):
     """Each has a GPU of its own."""
-    data = coloured((2, 2, 2))
+    data = colored((2, 2, 2))
     keys = {training_key(data, recipe(), Compute(name, "fp16", "test")) for name in ("cuda", "cuda:0", "cuda:1")}
     assert len(keys) == 1
 
 
-def test_weights_that_are_gone(coloured, recipe, tmp_path):
+def test_weights_that_are_gone(colored, recipe, tmp_path):
     with pytest.raises(HeadError, match="backbone weights do not exist") as caught:
-        training_key(coloured((2, 2, 2)), recipe(backbone_weights=str(tmp_path / "gone.safetensors")), CPU)
+        training_key(colored((2, 2, 2)), recipe(backbone_weights=str(tmp_path / "gone.safetensors")), CPU)
     assert "--backbone-weights" in caught.value.fix
 
 
-def test_another_number_of_processes_is_another_training(coloured, recipe, monkeypatch):
+def test_another_number_of_processes_is_another_training(colored, recipe, monkeypatch):
     """Their joint batch is as many times as large."""
-    data, keys = coloured((2, 2, 2)), []
+    data, keys = colored((2, 2, 2)), []
     for count in ("1", "2"):
         monkeypatch.setenv("WORLD_SIZE", count)
         keys.append(training_key(data, recipe(), CPU))
@@ -162,8 +162,8 @@ def test_another_number_of_processes_is_another_training(coloured, recipe, monke
     assert training_key(data, recipe(), CPU) == keys[0]
 
 
-def test_local_weights_count_by_their_bytes(coloured, recipe, tmp_path):
-    data, file = coloured((2, 2, 2)), tmp_path / "w.pt"
+def test_local_weights_count_by_their_bytes(colored, recipe, tmp_path):
+    data, file = colored((2, 2, 2)), tmp_path / "w.pt"
     settings = recipe(backbone_weights=str(file))
     file.write_bytes(b"one")
     first = training_key(data, settings, CPU)

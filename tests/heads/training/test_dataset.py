@@ -9,7 +9,7 @@ import pytest
 from hybrid.errors import DataError, StoreError
 from hybrid.heads.training.dataset import split_by_training, training_set
 from hybrid.images.records import ImageRecord
-from hybrid.index.store import EmbeddingStore, StoredPhoto
+from hybrid.index.store import EmbeddingStore, StoredImage
 
 ENCODER = "encoder"
 
@@ -27,12 +27,12 @@ def store(tmp_path):
 
 
 def add(store: EmbeddingStore, *rows: tuple) -> None:
-    """Add photos, each (path, label, split) or (path, label, split, content)."""
-    photos = [
-        StoredPhoto(ImageRecord(f"/d/{path}", "/d", label, split, 1, 1), (content or [f"content of {path}"])[0])
+    """Add images, each (path, label, split) or (path, label, split, content)."""
+    images = [
+        StoredImage(ImageRecord(f"/d/{path}", "/d", label, split, 1, 1), (content or [f"content of {path}"])[0])
         for path, label, split, *content in rows
     ]
-    store.write_batch(photos, {photo.sha256: vector(photo.sha256) for photo in photos}, ENCODER)
+    store.write_batch(images, {image.sha256: vector(image.sha256) for image in images}, ENCODER)
 
 
 def named(label: str, count: int, split: str | None = None) -> list[tuple]:
@@ -43,19 +43,19 @@ def choose(store, *, limit_to=None, val_fraction=0.25, seed=0):
     return training_set(store, ENCODER, limit_to=limit_to, val_fraction=val_fraction, seed=seed)
 
 
-def paths(photos) -> list[str]:
-    return [record.path.removeprefix("/d/") for record in photos.records]
+def paths(images) -> list[str]:
+    return [record.path.removeprefix("/d/") for record in images.records]
 
 
-def labels(data, photos) -> Counter:
-    return Counter(data.classes[target] for target in photos.target)
+def labels(data, images) -> Counter:
+    return Counter(data.classes[target] for target in images.target)
 
 
 def notes(data) -> str:
     return "\n".join(data.notes)
 
 
-# Which photos stand where
+# Which images stand where
 
 
 def test_the_validation_split_that_the_sources_name_is_used(store):
@@ -97,7 +97,7 @@ def test_the_test_split_is_never_used(store, val):
     assert len(data.train) + len(data.val) == 2 * (9 + val)
 
 
-def test_photos_without_a_label_are_left(store):
+def test_images_without_a_label_are_left(store):
     add(store, *named("cat", 4), *named("dog", 4), ("x.jpg", None, None), ("y.jpg", None, "val"))
     data = choose(store)
     assert len(data.train) + len(data.val) == 8
@@ -109,7 +109,7 @@ def test_everything_is_aligned(store, val):
     rows = [row for label in "abc" for row in [*named(label, 9, "train"), *named(label, val, "val")]]
     add(store, *(rows[i] for i in rng.permutation(len(rows))))
     data = choose(store)
-    of_path = {photo.record.path: photo for photo in store.photos()}
+    of_path = {image.record.path: image for image in store.images()}
     for part in (data.train, data.val):
         assert len(part) == len(part.records) == len(part.hashes) == len(part.target) == len(part.embeddings)
         assert part.embeddings.dtype == np.float32
@@ -117,7 +117,7 @@ def test_everything_is_aligned(store, val):
         for record, content, target, embedding in zip(
             part.records, part.hashes, part.target, part.embeddings, strict=True
         ):
-            assert of_path[record.path] == StoredPhoto(record, content)
+            assert of_path[record.path] == StoredImage(record, content)
             assert data.classes[target] == record.label
             assert np.array_equal(embedding, vector(content))
 
@@ -132,7 +132,7 @@ def test_limit_to_finds_labels_by_class_key(store):
     assert labels(data, data.train) + labels(data, data.val) == {"Sea_Horse": 4, "cat": 4}
 
 
-def test_limit_to_names_the_classes_without_photo(store):
+def test_limit_to_names_the_classes_without_image(store):
     add(store, *named("cat", 4), *named("dog", 4), *named("emu", 4, "test"))
     with pytest.raises(DataError, match="no photo of") as caught:
         choose(store, limit_to=["cat", "unicorn", "emu", "dog"])
@@ -158,9 +158,9 @@ def test_one_class_is_not_enough(store, limit_to, found):
 
 
 @pytest.mark.parametrize("rows", [[], [("x.jpg", None, "train")], [("y.jpg", "cat", "test")]])
-def test_no_labelled_photo(store, rows):
+def test_no_labeled_image(store, rows):
     add(store, *rows)
-    with pytest.raises(DataError, match="no labelled photos") as caught:
+    with pytest.raises(DataError, match="no labeled photos") as caught:
         choose(store)
     assert "build-index" in caught.value.fix
 
@@ -240,9 +240,9 @@ def test_nothing_can_be_held_out(store):
     assert caught.value.got == "2 photos of 2 classes"
 
 
-def test_a_photo_without_embedding(store):
+def test_a_image_without_embedding(store):
     add(store, *named("cat", 4), *named("dog", 4))
-    store.write_batch([StoredPhoto(ImageRecord("/d/new.jpg", "/d", "cat", None, 1, 1), "no vector")])
+    store.write_batch([StoredImage(ImageRecord("/d/new.jpg", "/d", "cat", None, 1, 1), "no vector")])
     with pytest.raises(StoreError, match=r"1 of .* have no vector"):
         choose(store)
 

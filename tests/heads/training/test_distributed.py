@@ -31,7 +31,7 @@ from hybrid.device import Compute
 from hybrid.heads.training import checkpoint
 from hybrid.heads.transforms import transforms
 from hybrid.heads.nets.backbone import build_model
-from hybrid.heads.base import LabelledPhotos, TrainingSet
+from hybrid.heads.base import LabeledPhotos, TrainingSet
 from hybrid.heads.training.distributed import is_main_process
 from hybrid.heads.training.stages import freeze
 from hybrid.heads.training.train import train
@@ -54,7 +54,7 @@ checkpoint.Checkpoint.save = save
 def photos(part):
     records = tuple(ImageRecord(path, "", None, None, 1, 1) for path in part["paths"])
     embeddings = np.zeros((len(records), 4), np.float32)
-    return LabelledPhotos(records, tuple(part["paths"]), np.array(part["target"], dtype=np.intp), embeddings)
+    return LabeledPhotos(records, tuple(part["paths"]), np.array(part["target"], dtype=np.intp), embeddings)
 
 
 def run(name, out, stop_after=99):
@@ -126,14 +126,14 @@ def shared(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("two")
 
 
-def test_two_processes_train_one_network(coloured, recipe, run, shared):
-    data = coloured((8, 8, 8), (3, 4, 6))  # 13 photos of validation: no round number of batches for two
+def test_two_processes_train_one_network(colored, recipe, run, shared):
+    data = colored((8, 8, 8), (3, 4, 6))  # 13 images of validation: no round number of batches for two
     torch.manual_seed(0)
     weights = shared / "w.safetensors"
     save_file(build_model(recipe(), 3).backbone.state_dict(), weights)
     still = {**STILL, "backbone_weights": str(weights)}
     recipes = {"full": recipe(**FULL), "still": recipe(**still, batch_size=4)}
-    # 24 photos: one batch and a rest of one photo, which is no round for two processes.
+    # 24 images: one batch and a rest of one image, which is no round for two processes.
     recipes["rest"] = recipe(epochs=1, batch_size=23)
     (shared / "recipes.json").write_text(json.dumps({name: to_builtins(made) for name, made in recipes.items()}))
     parts = {

@@ -1,4 +1,4 @@
-"""Features of a frozen backbone: computed once, and a training on them is the training on the photos."""
+"""Features of a frozen backbone: computed once, and a training on them is the training on the images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from hybrid.device import Compute
 from hybrid.errors import DataError
-from hybrid.heads.nets.backbone import PhotoClassifier, build_model
+from hybrid.heads.nets.backbone import ImageClassifier, build_model
 from hybrid.heads.nets.lora import add_adapters
 from hybrid.heads.training import features, loader
 from hybrid.heads.training import train as training
@@ -35,9 +35,9 @@ def frozen(recipe):
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """How often each photo is read."""
-    counts, read = Counter(), loader.read_photo
-    monkeypatch.setattr(loader, "read_photo", lambda record: counts.update([record.path]) or read(record))
+    """How often each image is read."""
+    counts, read = Counter(), loader.read_image
+    monkeypatch.setattr(loader, "read_image", lambda record: counts.update([record.path]) or read(record))
     return counts
 
 
@@ -68,10 +68,10 @@ def figures(log):
         ({"mixed_precision": "bf16"}, BF16, 2e-2),
     ],
 )
-def test_training_on_features_is_training_on_photos(
-    coloured, frozen, run, decoded, never, start, changes, compute, tolerance
+def test_training_on_features_is_training_on_images(
+    colored, frozen, run, decoded, never, start, changes, compute, tolerance
 ):
-    data, settings = coloured(), frozen(**changes)
+    data, settings = colored(), frozen(**changes)
     said = []
     found, best, log = run(data, settings, compute, change=plain_twice, say=said.append)
     assert decoded == Counter(r.path for part in (data.train, data.val) for r in part.records), "each photo once"
@@ -92,8 +92,8 @@ def test_training_on_features_is_training_on_photos(
 
 
 @pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.8}, {"mixup": 0.4, "cutmix": 1.0}])
-def test_where_photos_are_augmented_the_validation_photos_pass_once(coloured, frozen, run, decoded, never, changes):
-    data, settings, said = coloured(), frozen(balanced_sampling=False, **changes), []
+def test_where_images_are_augmented_the_validation_images_pass_once(colored, frozen, run, decoded, never, changes):
+    data, settings, said = colored(), frozen(balanced_sampling=False, **changes), []
     mixed = bool(settings.mixup)
     found, _, log = run(data, settings, change=plain_twice if mixed else None, say=said.append)
     counts = {record.path: 3 for record in data.train.records} | {record.path: 1 for record in data.val.records}
@@ -105,8 +105,8 @@ def test_where_photos_are_augmented_the_validation_photos_pass_once(coloured, fr
     assert all(torch.equal(a, b) for a, b in zip(found.state_dict().values(), model.state_dict().values(), strict=True))
 
 
-def test_a_training_that_was_broken_off_ends_with_the_same_bits(coloured, frozen, run, start, tmp_path):
-    data, settings = coloured(), frozen(ema_decay=0.8, schedule="plateau", epochs=4)
+def test_a_training_that_was_broken_off_ends_with_the_same_bits(colored, frozen, run, start, tmp_path):
+    data, settings = colored(), frozen(ema_decay=0.8, schedule="plateau", epochs=4)
     whole, best, log = run(data, settings, change=plain_twice)
 
     def stop(row, best):
@@ -125,8 +125,8 @@ def test_a_training_that_was_broken_off_ends_with_the_same_bits(coloured, frozen
     assert state["model"].keys() == model.classifier.state_dict().keys(), "what never changes is not written"
 
 
-def test_a_photo_that_became_unreadable(coloured, frozen, run):
-    data = coloured((3, 3, 3))
+def test_a_image_that_became_unreadable(colored, frozen, run):
+    data = colored((3, 3, 3))
     Image.new("RGB", (9, 9)).save(data.train.records[4].path, "PPM")
     with pytest.raises(DataError, match="no longer be read"):
         run(data, frozen(), change=plain_twice)
@@ -136,33 +136,33 @@ def test_a_photo_that_became_unreadable(coloured, frozen, run):
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_batches_of_features_are_those_of_the_photos(coloured, frozen, start, train):
-    data, settings = coloured((6, 7, 4), (1, 1, 1)), frozen()
+def test_batches_of_features_are_those_of_the_images(colored, frozen, start, train):
+    data, settings = colored((6, 7, 4), (1, 1, 1)), frozen()
     model = start(settings).eval()
     plain = transforms(model, settings)[1]
     kept = FrozenFeatures(model, data.train, plain, settings, CPU, lambda line: None)
-    found, photos = kept.loader(train), loader.make_loader(data.train, plain, settings, train=train)
+    found, images = kept.loader(train), loader.make_loader(data.train, plain, settings, train=train)
     assert len(kept) == 17
-    assert len(found) == len(photos) == (2 if train else 3), "no batch of one photo is trained on"
+    assert len(found) == len(images) == (2 if train else 3), "no batch of one photo is trained on"
     with torch.no_grad():
         rows = model.backbone(torch.stack([plain(read_and_decode(record)) for record in data.train.records]))
     for epoch in (1, 2):
-        for made in (found, photos):
+        for made in (found, images):
             made.sampler.set_epoch(epoch)
         order = [index for index, _ in found.sampler]
         seen = [index for batch in found.batch_sampler for index, _ in batch]
         assert seen == order[: len(seen)]
-        for number, ((values, target), (images, expected)) in enumerate(zip(found, photos, strict=True)):
-            assert values.shape == (len(images), model.backbone.head_hidden_size)
+        for number, ((values, target), (pictures, expected)) in enumerate(zip(found, images, strict=True)):
+            assert values.shape == (len(pictures), model.backbone.head_hidden_size)
             assert torch.equal(target, expected)
             own = order[number * 8 : number * 8 + len(target)]
             torch.testing.assert_close(values, rows[own], rtol=1e-4, atol=1e-5)
             assert not values.requires_grad
 
 
-def test_features_keep_the_precision_that_the_classifier_would_get(coloured, frozen, start):
+def test_features_keep_the_precision_that_the_classifier_would_get(colored, frozen, start):
     settings = frozen(backbone="test_resnet", pretrained=True, backbone_weights="stands for any")
-    data, model = coloured((2, 2, 2)), start(frozen(backbone="test_resnet"))
+    data, model = colored((2, 2, 2)), start(frozen(backbone="test_resnet"))
     plain = transforms(model, settings)[1]
     for compute, dtype in ((CPU, torch.float32), (BF16, torch.bfloat16)):
         batch, _ = next(iter(FrozenFeatures(model, data.val, plain, settings, compute, print).loader(False)))
@@ -236,7 +236,7 @@ class Odd(nn.Module):
     ("oddity", "expected"), [("none", True), ("draws", False), ("counts", False), ("answers otherwise", False)]
 )
 def test_each_way_not_to_be_steady(frozen, oddity, expected):
-    model = PhotoClassifier(Odd(oddity), nn.Linear(3, 2), False)
+    model = ImageClassifier(Odd(oddity), nn.Linear(3, 2), False)
     assert is_steady(model, frozen(), CPU) is expected
     assert model.backbone.count == 0
 
@@ -262,27 +262,27 @@ def test_batch_norms_that_are_frozen_are_steady(frozen, tmp_path, freeze_norms):
         ({"unfreeze": "1"}, False, (False, False)),
     ],
 )
-def test_parts_to_keep(coloured, frozen, start, changes, augmented, expected):
+def test_parts_to_keep(colored, frozen, start, changes, augmented, expected):
     settings = frozen(**changes)
-    assert parts_to_keep(start(settings), coloured(), settings, CPU, augmented=augmented) == expected
+    assert parts_to_keep(start(settings), colored(), settings, CPU, augmented=augmented) == expected
 
 
-def test_reconstruction_needs_the_photos(coloured, frozen, start, monkeypatch):
-    data = coloured()
+def test_reconstruction_needs_the_images(colored, frozen, start, monkeypatch):
+    data = colored()
     monkeypatch.setattr(features, "is_steady", lambda *a: True)  # its batch norms are not, without weights
     for weight, expected in ((0.0, True), (1.0, False)):
         settings = frozen(backbone="hybrid_autoencoder", image_size=64, reconstruction=weight)
         assert parts_to_keep(start(settings), data, settings, CPU, augmented=False) == (expected, expected)
 
 
-def test_several_processes_share_the_photos_out(coloured, frozen, start, monkeypatch):
+def test_several_processes_share_the_images_out(colored, frozen, start, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert parts_to_keep(start(frozen()), coloured(), frozen(), CPU, augmented=False) == (False, False)
+    assert parts_to_keep(start(frozen()), colored(), frozen(), CPU, augmented=False) == (False, False)
 
 
 @pytest.mark.parametrize(("photos", "expected"), [(36, (True, True)), (35, (False, True)), (11, (False, False))])
-def test_no_more_features_than_fit(coloured, frozen, start, monkeypatch, photos, expected):
-    """24 photos train and 12 validate."""
+def test_no_more_features_than_fit(colored, frozen, start, monkeypatch, images, expected):
+    """24 images train and 12 validate."""
     model = start(frozen())
-    monkeypatch.setattr(features, "MOST_BYTES", photos * model.backbone.head_hidden_size * 4)
-    assert parts_to_keep(model, coloured(), frozen(), CPU, augmented=False) == expected
+    monkeypatch.setattr(features, "MOST_BYTES", images * model.backbone.head_hidden_size * 4)
+    assert parts_to_keep(model, colored(), frozen(), CPU, augmented=False) == expected

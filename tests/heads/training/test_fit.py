@@ -13,7 +13,7 @@ from torchvision.transforms import Resize
 
 from hybrid.device import Compute
 from hybrid.errors import HeadError
-from hybrid.heads.base import LabelledPhotos, TrainingSet
+from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.heads.nets.backbone import build_model
 from hybrid.heads.training import fit
 from hybrid.heads.training.fit import train_backbone_head
@@ -33,8 +33,8 @@ def same(first, second) -> bool:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_seed_gives_the_same_weights_bit_by_bit(coloured, recipe, tmp_path, workers):
-    data = coloured((5, 5, 6), (2, 2, 2))
+def test_a_seed_gives_the_same_weights_bit_by_bit(colored, recipe, tmp_path, workers):
+    data = colored((5, 5, 6), (2, 2, 2))
     weights = []
     for seed in (3, 3, 4):
         folder = tmp_path / f"log-{len(weights)}"
@@ -50,12 +50,12 @@ def test_a_seed_gives_the_same_weights_bit_by_bit(coloured, recipe, tmp_path, wo
 
 
 @pytest.mark.parametrize("epochs", [1, 4])
-def test_log_and_curves(script, coloured, recipe, tmp_path, epochs):
+def test_log_and_curves(script, colored, recipe, tmp_path, epochs):
     said, folder = [], tmp_path / "log"
     folder.mkdir()
     script([(1.0, 0.1), (0.5, 0.7), (0.6, 0.6), (0.7, 0.5)])
     settings = recipe(epochs=epochs, patience=2, warmup_epochs=0, learning_rate=0.01)
-    train_backbone_head(coloured((2, 3, 3)), settings, CPU, folder, said.append)
+    train_backbone_head(colored((2, 3, 3)), settings, CPU, folder, said.append)
     assert {file.name for file in folder.iterdir()} == {"log.csv", "curves.png"}
     with (folder / "log.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -80,13 +80,13 @@ def test_log_and_curves(script, coloured, recipe, tmp_path, epochs):
 @pytest.mark.parametrize(
     ("unfreeze", "pretrained", "warned"), [("2", False, True), ("all", False, False), ("2", True, False)]
 )
-def test_it_says_what_it_does(coloured, recipe, tmp_path, unfreeze, pretrained, warned):
+def test_it_says_what_it_does(colored, recipe, tmp_path, unfreeze, pretrained, warned):
     weights = tmp_path / "w.safetensors"
     save_file(build_model(recipe(), 3).backbone.state_dict(), weights)
     settings = recipe(epochs=1, unfreeze=unfreeze, backbone_weights=str(weights) if pretrained else None)
     (tmp_path / "log").mkdir()
     said = []
-    head = train_backbone_head(coloured((2, 2, 2), (1, 1, 1)), settings, CPU, tmp_path / "log", said.append)
+    head = train_backbone_head(colored((2, 2, 2), (1, 1, 1)), settings, CPU, tmp_path / "log", said.append)
     text = "\n".join(said)
     assert ("random weights stay frozen" in text) is warned
     assert (f"weights from {weights}" in text) is pretrained
@@ -96,17 +96,17 @@ def test_it_says_what_it_does(coloured, recipe, tmp_path, unfreeze, pretrained, 
     assert f" of {everything / 1e6:.2f} M parameters train" in text
 
 
-def test_progressive_unfreezing_is_announced(coloured, recipe, tmp_path):
+def test_progressive_unfreezing_is_announced(colored, recipe, tmp_path):
     said = []
     settings = recipe(epochs=2, unfreeze="2", unfreeze_every=1)
-    head = train_backbone_head(coloured((2, 2, 2), (1, 1, 1)), settings, CPU, tmp_path, said.append)
+    head = train_backbone_head(colored((2, 2, 2), (1, 1, 1)), settings, CPU, tmp_path, said.append)
     text = "\n".join(said)
     assert "one stage more every 1 epochs, all from epoch 3" in text
     assert "note: 2 epochs end before that" in text
     assert 0 < head.training.trainable < head.training.parameters
 
 
-def test_a_watcher_gets_each_row_and_can_end_the_training(coloured, recipe, tmp_path):
+def test_a_watcher_gets_each_row_and_can_end_the_training(colored, recipe, tmp_path):
     rows: list[EpochLog] = []
 
     def watch(row: EpochLog) -> None:
@@ -116,7 +116,7 @@ def test_a_watcher_gets_each_row_and_can_end_the_training(coloured, recipe, tmp_
 
     with pytest.raises(KeyboardInterrupt):
         train_backbone_head(
-            coloured((2, 2, 2), (1, 1, 1)), recipe(epochs=4), CPU, tmp_path, lambda line: None, on_epoch=watch
+            colored((2, 2, 2), (1, 1, 1)), recipe(epochs=4), CPU, tmp_path, lambda line: None, on_epoch=watch
         )
     assert [row.epoch for row in rows] == [1, 2]
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 3, "the row is written before it is watched"
@@ -125,8 +125,8 @@ def test_a_watcher_gets_each_row_and_can_end_the_training(coloured, recipe, tmp_
 # Folds
 
 
-def test_folds_train_an_ensemble(coloured, recipe, tmp_path, monkeypatch):
-    data, said, seeds = coloured((6, 6, 6), (3, 3, 3)), [], []
+def test_folds_train_an_ensemble(colored, recipe, tmp_path, monkeypatch):
+    data, said, seeds = colored((6, 6, 6), (3, 3, 3)), [], []
     monkeypatch.setattr(fit, "build_model", lambda made, *more: seeds.append(made.seed) or build_model(made, *more))
     head = train_backbone_head(data, recipe(folds=3, epochs=2, seed=5), CPU, tmp_path, said.append)
     assert seeds == [5, 6, 7]
@@ -163,7 +163,7 @@ ODD = ('a "quoted" name', "🦓 zebra", "a/b\\c", ".hidden", "=cmd|' /C calc'!A0
 
 @pytest.fixture
 def hues(tmp_path) -> Callable[..., TrainingSet]:
-    """Photos of one hue a class: `hues((5, 5), (2, 2))`."""
+    """Images of one hue a class: `hues((5, 5), (2, 2))`."""
 
     def make(train: tuple[int, ...], val: tuple[int, ...]) -> TrainingSet:
         def part(counts, name):
@@ -176,7 +176,7 @@ def hues(tmp_path) -> Callable[..., TrainingSet]:
                     records.append(ImageRecord(str(path), str(tmp_path), None, None, path.stat().st_size, 1))
                     target.append(number)
             hashes = tuple(record.path for record in records)
-            return LabelledPhotos(tuple(records), hashes, np.array(target, np.intp), np.zeros((len(target), 4), "f4"))
+            return LabeledImages(tuple(records), hashes, np.array(target, np.intp), np.zeros((len(target), 4), "f4"))
 
         return TrainingSet(tuple(str(n) for n in range(len(train))), part(train, "train"), part(val, "val"), ())
 
@@ -213,8 +213,8 @@ def test_labels_with_odd_characters(hues, recipe, tmp_path):
 @pytest.mark.parametrize(
     ("train", "val"), [((100, 1), (4, 4)), ((6, 6), (3, 3)), ((1, 1), (1, 1)), ((1, 20, 1), (0, 3, 3))]
 )
-def test_few_photos_few_classes(hues, recipe, tmp_path, train, val):
-    """A hundred to one, one photo of a class, two classes, and a class that validation has no photo of."""
+def test_few_images_few_classes(hues, recipe, tmp_path, train, val):
+    """A hundred to one, one image of a class, two classes, and a class that validation has no image of."""
     data = hues(train, val)
     settings = recipe(**STILL, epochs=6, learning_rate=0.02, patience=6)
     head = train_backbone_head(data, settings, CPU, tmp_path, lambda line: None)
@@ -240,8 +240,8 @@ NOTHING = {"rotation": 0.0, "colour_jitter": 0.0, "crop_scale": 1.0, "flip": 0.0
         ({"regions": "tiles"}, False),
     ],
 )
-def test_without_augmentation_photos_are_trained_on_as_they_are_answered(
-    monkeypatch, coloured, recipe, tmp_path, changes, plain
+def test_without_augmentation_images_are_trained_on_as_they_are_answered(
+    monkeypatch, colored, recipe, tmp_path, changes, plain
 ):
     class Seen(Exception):  # noqa: N818
         pass
@@ -251,7 +251,7 @@ def test_without_augmentation_photos_are_trained_on_as_they_are_answered(
 
     monkeypatch.setattr(fit, "train", spy)
     with pytest.raises(Seen) as caught:
-        train_backbone_head(coloured(), recipe(**NOTHING | changes), CPU, tmp_path, lambda line: None)
+        train_backbone_head(colored(), recipe(**NOTHING | changes), CPU, tmp_path, lambda line: None)
     first, second = caught.value.args
     assert (first is second) is plain
     assert isinstance(second.transforms[0], Resize), "the plain one, which crops nothing at random"
@@ -261,16 +261,16 @@ def test_without_augmentation_photos_are_trained_on_as_they_are_answered(
     ("changes", "kept", "note"),
     [(NOTHING, [24, 12], False), ({}, [12], True), ({"unfreeze": "all"}, [], False), ({"lora_rank": 2}, [], False)],
 )
-def test_a_frozen_backbone_sees_each_photo_once(coloured, recipe, tmp_path, changes, kept, note):
+def test_a_frozen_backbone_sees_each_image_once(colored, recipe, tmp_path, changes, kept, note):
     settings, said = recipe(**{"backbone": "test_convnext", "image_size": 32, "unfreeze": "none"} | changes), []
-    train_backbone_head(coloured(), settings, CPU, tmp_path, said.append)
+    train_backbone_head(colored(), settings, CPU, tmp_path, said.append)
     assert [line for line in said if "computed once" in line] == [
         f"the backbone is frozen: features of {count} photos are computed once" for count in kept
     ]
     assert any(line.startswith("note: without augmentation") for line in said) is note
 
 
-def test_a_recipe_that_cannot_be_trained_writes_no_log(coloured, recipe, tmp_path):
-    with pytest.raises(HeadError, match="cannot make the optimiser"):
-        train_backbone_head(coloured(), recipe(optimizer="nonsense"), CPU, tmp_path, lambda line: None)
+def test_a_recipe_that_cannot_be_trained_writes_no_log(colored, recipe, tmp_path):
+    with pytest.raises(HeadError, match="cannot make the optimizer"):
+        train_backbone_head(colored(), recipe(optimizer="nonsense"), CPU, tmp_path, lambda line: None)
     assert not (tmp_path / "log.csv").exists()

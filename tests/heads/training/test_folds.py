@@ -26,9 +26,9 @@ CPU = Compute("cpu", "fp32", "test")
 
 
 @pytest.fixture
-def data(coloured) -> TrainingSet:
-    """Red, green and blue photos with random embeddings and hashes of their own."""
-    made = coloured((6, 5, 4), (3, 4, 5))
+def data(colored) -> TrainingSet:
+    """Red, green and blue images with random embeddings and hashes of their own."""
+    made = colored((6, 5, 4), (3, 4, 5))
     rng = np.random.default_rng(0)
 
     def dress(part):
@@ -99,7 +99,7 @@ def test_linear_heads_are_fitted_without_the_held_out_class(data, tmp_path, make
 
 
 def features_by_timm(data: TrainingSet, weights: Path) -> np.ndarray:
-    """The network's pooled features of centre crops, photo by photo, straight from timm."""
+    """The network's pooled features of center crops, image by image, straight from timm."""
     from safetensors.torch import load_file as load_tensors
 
     model = timm.create_model("test_resnet", pretrained=False, num_classes=0).eval()
@@ -107,9 +107,9 @@ def features_by_timm(data: TrainingSet, weights: Path) -> np.ndarray:
     rows = []
     for record in (*data.train.records, *data.val.records):
         pixels = np.asarray(read_and_decode(record), np.float32) / 255  # 24 x 24, as the recipe wants them
-        normalised = (pixels - [0.4, 0.5, 0.6]) / [0.2, 0.3, 0.25]
+        normalized = (pixels - [0.4, 0.5, 0.6]) / [0.2, 0.3, 0.25]
         with torch.inference_mode():
-            rows.append(model(torch.tensor(normalised.transpose(2, 0, 1)[None], dtype=torch.float32))[0].numpy())
+            rows.append(model(torch.tensor(normalized.transpose(2, 0, 1)[None], dtype=torch.float32))[0].numpy())
     return np.stack([row / np.linalg.norm(row) for row in rows])
 
 
@@ -197,8 +197,8 @@ def test_anything_else_computes_them_anew(data, settings, weights, tmp_path, com
     assert len(computed) == 2
 
 
-def test_another_cut_of_the_same_photos_needs_no_new_features(data, settings, tmp_path, computed):
-    """The first validation photo, a red one, trains now."""
+def test_another_cut_of_the_same_images_needs_no_new_features(data, settings, tmp_path, computed):
+    """The first validation image, a red one, trains now."""
     cache = tmp_path / "features.safetensors"
     frozen_folds(data, settings, CPU, cache, lambda line: None)
     features = load_file(cache)["features"]

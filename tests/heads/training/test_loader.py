@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from hybrid.heads.base import LabelledPhotos
+from hybrid.heads.base import LabeledImages
 from hybrid.heads.training import loader
-from hybrid.heads.training.loader import EpochSampler, Photos, batches_on, cover_of, make_loader, seed_of
+from hybrid.heads.training.loader import EpochSampler, ImageDataset, batches_on, cover_of, make_loader, seed_of
 from hybrid.heads.transforms import transforms
 from hybrid.images.decode import read_and_decode
 from hybrid.images.records import ImageRecord
@@ -25,8 +25,8 @@ def drawn(loader) -> list[int]:
     return [index for index, _ in loader.sampler]
 
 
-def test_class_balanced_sampling(coloured, recipe):
-    data = coloured((60, 12, 3), (1, 1, 1))
+def test_class_balanced_sampling(colored, recipe):
+    data = colored((60, 12, 3), (1, 1, 1))
     loader = make_loader(data.train, blank, recipe(), train=True)
     counts: Counter[int] = Counter()
     for epoch in range(20):
@@ -42,9 +42,9 @@ def test_class_balanced_sampling(coloured, recipe):
     assert once != again
 
 
-def test_a_hundred_to_one(coloured, recipe):
-    """The one photo of a class comes in every epoch nearly as often as the hundred of another together."""
-    data = coloured((100, 1, 1), (1, 1, 1))
+def test_a_hundred_to_one(colored, recipe):
+    """The one image of a class comes in every epoch nearly as often as the hundred of another together."""
+    data = colored((100, 1, 1), (1, 1, 1))
     sampler = make_loader(data.train, blank, recipe(), train=True).sampler
     for epoch in range(5):
         sampler.set_epoch(epoch)
@@ -52,8 +52,8 @@ def test_a_hundred_to_one(coloured, recipe):
         assert all(15 < counts[number] < 55 for number in range(3))
 
 
-def test_validation_sees_every_photo_once_in_order(coloured, recipe):
-    data = coloured()
+def test_validation_sees_every_image_once_in_order(colored, recipe):
+    data = colored()
     loader = make_loader(data.val, blank, recipe(), train=False)
     assert torch.cat([target for _, target in loader]).tolist() == data.val.target.tolist()
 
@@ -61,19 +61,19 @@ def test_validation_sees_every_photo_once_in_order(coloured, recipe):
 @pytest.mark.parametrize(
     ("photos", "batches"), [(15, [8, 7]), (16, [8, 8]), (17, [8, 8]), (18, [8, 8, 2]), (9, [8]), (8, [8]), (2, [2])]
 )
-def test_no_batch_of_one_photo_is_trained_on(coloured, recipe, photos, batches):
-    third = photos // 3
-    data = coloured((photos - 2 * third, third, third), (1, 1, 1))
+def test_no_batch_of_one_image_is_trained_on(colored, recipe, images, batches):
+    third = images // 3
+    data = colored((images - 2 * third, third, third), (1, 1, 1))
     loader = make_loader(data.train, blank, recipe(), train=True)
     assert [len(target) for _, target in loader] == batches
 
 
-def test_one_photo_of_validation_stays(coloured, recipe):
-    data = coloured((1, 1, 1), (7, 1, 1))
+def test_one_image_of_validation_stays(colored, recipe):
+    data = colored((1, 1, 1), (7, 1, 1))
     assert [len(target) for _, target in make_loader(data.val, blank, recipe(), train=False)] == [8, 1]
 
 
-# What is drawn for a photo
+# What is drawn for an image
 
 
 def test_order_and_seeds_depend_on_seed_and_epoch_alone():
@@ -103,28 +103,28 @@ POLICIES = [None, "rand-m9-mstd0.5", "augmix-m3-w3"]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_the_same_draw_gives_the_same_pixels_and_leaves_the_world_alone(coloured, recipe, start, policy):
+def test_the_same_draw_gives_the_same_pixels_and_leaves_the_world_alone(colored, recipe, start, policy):
     settings = recipe(auto_augment=policy, random_erasing=0.5, rotation=30.0)
-    photos = coloured((2, 2, 2)).train
-    dataset = Photos(photos, transforms(start(settings), settings)[0])
+    images = colored((2, 2, 2)).train
+    dataset = ImageDataset(images, transforms(start(settings), settings)[0])
     torch.manual_seed(0)
     random.seed(0)
     expected_next = torch.rand(1), random.random()
     torch.manual_seed(0)
     random.seed(0)
     first, target = dataset[3, 7]
-    assert target == photos.target[3]
+    assert target == images.target[3]
     assert (torch.rand(1), random.random()) == expected_next, "dropout and others draw on as if nothing were"
     assert torch.equal(dataset[3, 7][0], first)
     assert not torch.equal(dataset[3, 8][0], first)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_batches_do_not_depend_on_the_number_of_loader_processes(coloured, recipe, start, policy):
-    photos, made = coloured((4, 4, 3)).train, []
+def test_batches_do_not_depend_on_the_number_of_loader_processes(colored, recipe, start, policy):
+    images, made = colored((4, 4, 3)).train, []
     for workers in (0, 1, 2):
         settings = recipe(auto_augment=policy, random_erasing=0.5, workers=workers)
-        loader = make_loader(photos, transforms(start(settings), settings)[0], settings, train=True)
+        loader = make_loader(images, transforms(start(settings), settings)[0], settings, train=True)
         batches = []
         for epoch in (1, 2):
             loader.sampler.set_epoch(epoch)
@@ -136,20 +136,20 @@ def test_batches_do_not_depend_on_the_number_of_loader_processes(coloured, recip
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_batch_with_an_unreadable_photo_is_its_words(coloured, recipe, workers):
-    photos = coloured((3, 2, 2)).train
-    Image.new("RGB", (9, 9)).save(photos.records[2].path, "PPM")
-    batches = list(make_loader(photos, lambda image: torch.zeros(1), recipe(workers=workers), train=False))
+def test_a_batch_with_an_unreadable_image_is_its_words(colored, recipe, workers):
+    images = colored((3, 2, 2)).train
+    Image.new("RGB", (9, 9)).save(images.records[2].path, "PPM")
+    batches = list(make_loader(images, lambda image: torch.zeros(1), recipe(workers=workers), train=False))
     assert len(batches) == 1
-    assert batches[0].startswith(f"{photos.records[2].path}: not an image")
+    assert batches[0].startswith(f"{images.records[2].path}: not an image")
 
 
-def test_the_callers_generators_are_left_as_they_were(coloured, recipe, start):
+def test_the_callers_generators_are_left_as_they_were(colored, recipe, start):
     """Dropout draws from torch's, in the same process where there are no workers."""
     settings = recipe(workers=0, random_erasing=1.0, auto_augment="augmix-m3-w3")
     torch.manual_seed(5), random.seed(5), np.random.seed(5)
     before = torch.rand(3), random.random(), np.random.rand()
-    loader = make_loader(coloured().train, transforms(start(settings), settings)[0], settings, train=True)
+    loader = make_loader(colored().train, transforms(start(settings), settings)[0], settings, train=True)
     torch.manual_seed(5), random.seed(5), np.random.seed(5)
     next(iter(loader))
     assert (torch.rand(3) == before[0]).all()
@@ -159,7 +159,7 @@ def test_the_callers_generators_are_left_as_they_were(coloured, recipe, start):
 # Pixels
 
 
-def test_what_a_preprocessing_needs_of_a_photo(recipe, start):
+def test_what_a_preprocessing_needs_of_a_image(recipe, start):
     def covers(**changes):
         settings = recipe(**changes)
         return [cover_of(transform) for transform in transforms(start(settings), settings)]
@@ -180,31 +180,31 @@ def test_a_random_crop_has_the_pixels_that_are_wanted(recipe, start, scale):
     sides = []
     for longer in (shorter, shorter + 1, shorter * 2, shorter * 5):
         for size in ((shorter, longer), (longer, shorter)):
-            blank_photo = Image.new("RGB", size)
-            sides += [min(crop.get_params(blank_photo, crop.scale, crop.ratio)[2:]) for _ in range(300)]
+            blank_image = Image.new("RGB", size)
+            sides += [min(crop.get_params(blank_image, crop.scale, crop.ratio)[2:]) for _ in range(300)]
     assert min(sides) >= 3 * 24
     assert scale == 1.0 or min(sides) <= 3 * 27, "and the photo has no more than that takes"
 
 
-def test_a_large_photo_is_decoded_small(tmp_path, recipe, start, monkeypatch):
+def test_a_large_image_is_decoded_small(tmp_path, recipe, start, monkeypatch):
     """A JPEG is scaled while it is decoded, to less than twice what is needed."""
     rng = np.random.default_rng(0)
     pixels = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
     path = tmp_path / "large.jpg"
     pixels.resize((1600, 1200), Image.Resampling.BICUBIC).save(path, quality=95)
     record = ImageRecord(str(path), str(tmp_path), None, None, path.stat().st_size, 1)
-    photos = LabelledPhotos((record,), ("h",), np.zeros(1, np.intp), np.zeros((1, 4), np.float32))
+    images = LabeledImages((record,), ("h",), np.zeros(1, np.intp), np.zeros((1, 4), np.float32))
     settings, sides = recipe(image_size=64), []
     decode, spy = loader.decode_scaled, lambda *a: sides.append(min((found := decode(*a)).rgb.shape[:2])) or found
     monkeypatch.setattr(loader, "decode_scaled", spy)
     augment, plain = transforms(start(settings), settings)
     for transform in (augment, plain):
-        found, _ = Photos(photos, transform)[0, 5]
+        found, _ = ImageDataset(images, transform)[0, 5]
         assert found.shape == (3, 64, 64)
         assert cover_of(transform) <= sides[-1] < 2 * cover_of(transform)
     expected = plain(read_and_decode(record))
     assert torch.nn.functional.cosine_similarity(found.flatten(), expected.flatten(), dim=0) > 0.999
-    Photos(photos, lambda image: image)[0, 5]
+    ImageDataset(images, lambda image: image)[0, 5]
     assert sides[-1] == 1200, "nobody knows what this preprocessing needs"
 
 

@@ -137,7 +137,7 @@ def test_a_schedule_goes_on_where_it_stopped(recipe, start, schedule):
     assert found == expected[2::2]
 
 
-# Optimisers
+# Optimizers
 
 
 @pytest.mark.parametrize("unfreeze", ["all", "2", "none"])
@@ -161,7 +161,7 @@ def test_weight_decay_is_for_matrices_only(recipe, start, unfreeze):
 
 
 @pytest.mark.parametrize(("name", "kind"), [("sgd", "SGD"), ("adam", "Adam"), ("adamw", "AdamW"), ("lamb", "Lamb")])
-def test_optimisers_of_timm(recipe, start, name, kind):
+def test_optimizers_of_timm(recipe, start, name, kind):
     optimizer = make_optimizer(start(recipe()), recipe(optimizer=name, momentum=0.7))
     assert type(optimizer).__name__ == kind
     if name == "sgd":
@@ -213,8 +213,8 @@ def test_a_step_of_momentum_sgd_by_hand(recipe, start):
         torch.testing.assert_close(parameter.detach(), expected, rtol=0, atol=1e-6)
 
 
-def test_an_unknown_optimiser(recipe, start):
-    with pytest.raises(HeadError, match="cannot make the optimiser nonsense") as caught:
+def test_an_unknown_optimizer(recipe, start):
+    with pytest.raises(HeadError, match="cannot make the optimizer nonsense") as caught:
         make_optimizer(start(recipe()), recipe(optimizer="nonsense"))
     assert "adamw" in caught.value.expected
     assert "optimizer" in caught.value.fix

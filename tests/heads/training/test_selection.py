@@ -11,15 +11,15 @@ from PIL import Image
 
 from hybrid.errors import DataError
 from hybrid.heads.training.dataset import training_set
-from hybrid.heads.training.selection import read_photos, read_splits, split_photos
+from hybrid.heads.training.selection import read_images, read_splits, split_images
 from hybrid.images.sources import scan
 from hybrid.index.store import EmbeddingStore
 
 FRACTIONS = {"val_fraction": 0.25, "seed": 0}
 
 
-def counts(classes, photos):
-    return Counter(classes[target] for target in photos.target)
+def counts(classes, images):
+    return Counter(classes[target] for target in images.target)
 
 
 def notes(splits):
@@ -30,8 +30,8 @@ def hashes(*parts):
     return {sha256 for part in parts for sha256 in part.hashes}
 
 
-def test_photos_and_hashes_are_those_of_the_files(photo_folder):
-    folder = photo_folder({"cat": 8, "dog": 8})
+def test_images_and_hashes_are_those_of_the_files(image_folder):
+    folder = image_folder({"cat": 8, "dog": 8})
     splits = read_splits([folder], test_fraction=0.25, **FRACTIONS)
     data, test = splits.data, splits.test
     assert data.classes == ("cat", "dog")
@@ -50,13 +50,13 @@ def test_photos_and_hashes_are_those_of_the_files(photo_folder):
     assert "test: a stratified 25%" in notes(splits)
 
 
-def test_the_same_training_set_as_from_an_index(photo_folder, tmp_path):
-    folder = photo_folder({"cat": 9, "dog": 7, "emu": 1})
+def test_the_same_training_set_as_from_an_index(image_folder, tmp_path):
+    folder = image_folder({"cat": 9, "dog": 7, "emu": 1})
     shutil.copy(folder / "cat" / "000.jpg", folder / "cat" / "copy.jpg")
-    found = read_photos(scan([folder]))
+    found = read_images(scan([folder]))
     with EmbeddingStore(tmp_path / "index.sqlite") as store:
-        vector = {p.sha256: [0.0] for p in found.photos}
-        store.write_batch(found.photos, vector, "e")
+        vector = {p.sha256: [0.0] for p in found.images}
+        store.write_batch(found.images, vector, "e")
         indexed = training_set(store, "e", limit_to=None, **FRACTIONS)
     splits = read_splits([folder], **FRACTIONS)
     assert splits.test is None
@@ -65,10 +65,10 @@ def test_the_same_training_set_as_from_an_index(photo_folder, tmp_path):
     assert splits.data.notes == indexed.notes
 
 
-def test_named_splits_are_used(photo_folder):
-    root = photo_folder({"cat": 5, "dog": 5}, "d/train", seed=1).parent
-    photo_folder({"cat": 3, "dog": 3}, "d/val", seed=2)
-    photo_folder({"cat": 2, "dog": 2, "emu": 3}, "d/test", seed=3)
+def test_named_splits_are_used(image_folder):
+    root = image_folder({"cat": 5, "dog": 5}, "d/train", seed=1).parent
+    image_folder({"cat": 3, "dog": 3}, "d/val", seed=2)
+    image_folder({"cat": 2, "dog": 2, "emu": 3}, "d/test", seed=3)
     splits = read_splits([root], test_fraction=0.5, **FRACTIONS)
     assert {r.split for r in splits.test.records} == {"test"}
     assert (len(splits.data.train), len(splits.data.val), len(splits.test)) == (10, 6, 4)
@@ -77,18 +77,18 @@ def test_named_splits_are_used(photo_folder):
     assert "test: the split that the sources name" in notes(splits)
 
 
-def test_a_named_validation_split_stays_whole_when_a_test_is_cut(photo_folder):
-    root = photo_folder({"cat": 8, "dog": 8}, "d/train", seed=1).parent
-    photo_folder({"cat": 3, "dog": 3}, "d/val", seed=2)
+def test_a_named_validation_split_stays_whole_when_a_test_is_cut(image_folder):
+    root = image_folder({"cat": 8, "dog": 8}, "d/train", seed=1).parent
+    image_folder({"cat": 3, "dog": 3}, "d/val", seed=2)
     splits = read_splits([root], test_fraction=0.25, **FRACTIONS)
     assert (len(splits.data.train), len(splits.data.val), len(splits.test)) == (12, 6, 4)
     assert {r.split for r in splits.test.records} == {"train"}
 
 
-def test_test_sources_go_first_and_match_labels_by_class_key(photo_folder):
-    root = photo_folder({"Sea_Horse": 6, "dog": 6}, "d/train", seed=1).parent
-    photo_folder({"dog": 2}, "d/test", seed=2)
-    given = photo_folder({"sea horse": 3, "dog": 2, "emu": 4}, "given", seed=3)
+def test_test_sources_go_first_and_match_labels_by_class_key(image_folder):
+    root = image_folder({"Sea_Horse": 6, "dog": 6}, "d/train", seed=1).parent
+    image_folder({"dog": 2}, "d/test", seed=2)
+    given = image_folder({"sea horse": 3, "dog": 2, "emu": 4}, "given", seed=3)
     shutil.copy(given / "dog" / "000.jpg", given / "dog" / "copy.jpg")
     splits = read_splits([root], test_sources=[given], **FRACTIONS)
     assert counts(splits.data.classes, splits.test) == {"Sea_Horse": 3, "dog": 2}
@@ -98,9 +98,9 @@ def test_test_sources_go_first_and_match_labels_by_class_key(photo_folder):
     assert "test: left out 4 photos of classes" in notes(splits)
 
 
-def test_a_test_photo_that_also_trains_is_dropped(photo_folder):
-    train = photo_folder({"cat": 6, "dog": 6}, "train", seed=1)
-    test = photo_folder({"cat": 2, "dog": 2}, "test", seed=2)
+def test_a_test_image_that_also_trains_is_dropped(image_folder):
+    train = image_folder({"cat": 6, "dog": 6}, "train", seed=1)
+    test = image_folder({"cat": 2, "dog": 2}, "test", seed=2)
     shutil.copy(train / "cat" / "000.jpg", test / "cat" / "leak.jpg")
     shutil.copy(train / "cat" / "001.jpg", test / "dog" / "wrong_label.jpg")
     splits = read_splits([train], test_sources=[test], **FRACTIONS)
@@ -112,8 +112,8 @@ def test_a_test_photo_that_also_trains_is_dropped(photo_folder):
     assert "12 photos whose same bytes" in caught.value.got
 
 
-def test_a_content_with_two_labels_is_nowhere(photo_folder):
-    folder = photo_folder({"cat": 6, "dog": 6})
+def test_a_content_with_two_labels_is_nowhere(image_folder):
+    folder = image_folder({"cat": 6, "dog": 6})
     shutil.copy(folder / "cat" / "000.jpg", folder / "dog" / "torn.jpg")
     splits = read_splits([folder], test_fraction=0.3, **FRACTIONS)
     torn = hashlib.sha256((folder / "dog" / "torn.jpg").read_bytes()).hexdigest()
@@ -121,8 +121,8 @@ def test_a_content_with_two_labels_is_nowhere(photo_folder):
     assert "two labels" in notes(splits)
 
 
-def test_unreadable_photos_are_noted(photo_folder):
-    folder = photo_folder({"cat": 5, "dog": 5})
+def test_unreadable_images_are_noted(image_folder):
+    folder = image_folder({"cat": 5, "dog": 5})
     (folder / "cat" / "bad.jpg").write_bytes(b"no photo")
     (folder / "cat" / "cut.jpg").write_bytes((folder / "cat" / "000.jpg").read_bytes()[:300])
     seen = []
@@ -133,11 +133,11 @@ def test_unreadable_photos_are_noted(photo_folder):
     assert sum(seen) == 12
 
 
-def test_photos_of_a_shard(photo, tmp_path):
+def test_images_of_a_shard(image, tmp_path):
     with tarfile.open(tmp_path / "s.tar", "w") as tar:
         for number in range(8):
             out = io.BytesIO()
-            photo(number).convert("L").save(out, "PNG")
+            image(number).convert("L").save(out, "PNG")
             for name, data in ((f"{number}.png", out.getvalue()), (f"{number}.cls", b"cat" if number % 2 else b"dog")):
                 info = tarfile.TarInfo(name)
                 info.size = len(data)
@@ -147,19 +147,19 @@ def test_photos_of_a_shard(photo, tmp_path):
     assert len(hashes(splits.data.train, splits.data.val, splits.test)) == 8
 
 
-def test_the_test_does_not_depend_on_the_seed_of_the_training(photo_folder):
-    found = read_photos(scan([photo_folder({"cat": 20, "dog": 20})]))
+def test_the_test_does_not_depend_on_the_seed_of_the_training(image_folder):
+    found = read_images(scan([image_folder({"cat": 20, "dog": 20})]))
 
     def split(**changes):
-        return split_photos(found, **{"test_fraction": 0.25, "val_fraction": 0.25, "seed": 0, "test_seed": 7} | changes)
+        return split_images(found, **{"test_fraction": 0.25, "val_fraction": 0.25, "seed": 0, "test_seed": 7} | changes)
 
     first, other, third = split(), split(seed=1, val_fraction=0.4), split(test_seed=8)
     assert first.test.hashes == other.test.hashes != third.test.hashes
     assert first.data.val.hashes != other.data.val.hashes
 
 
-def test_classes_can_be_limited(photo_folder):
-    folder = photo_folder({"cat": 6, "dog": 6, "a$b|c": 6})
+def test_classes_can_be_limited(image_folder):
+    folder = image_folder({"cat": 6, "dog": 6, "a$b|c": 6})
     splits = read_splits([folder], test_fraction=0.3, **FRACTIONS, limit_to=["A$B|C", "dog"])
     assert splits.data.classes == ("a$b|c", "dog")
     assert set(splits.test.target) == {0, 1}
@@ -175,19 +175,19 @@ def test_classes_can_be_limited(photo_folder):
         ({"cat": 1, "dog": 1}, "none can be held out for the test"),
     ],
 )
-def test_too_little(photo_folder, classes, said):
+def test_too_little(image_folder, classes, said):
     with pytest.raises(DataError, match=said):
-        read_splits([photo_folder(classes)], test_fraction=0.2, **FRACTIONS)
+        read_splits([image_folder(classes)], test_fraction=0.2, **FRACTIONS)
 
 
 def test_no_labels(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    with pytest.raises(DataError, match="the sources hold no labelled photos") as caught:
+    with pytest.raises(DataError, match="the sources hold no labeled photos") as caught:
         read_splits([tmp_path / "a.png"], **FRACTIONS)
     assert "build-index" not in caught.value.fix
 
 
-def test_a_class_of_one_photo_trains(photo_folder):
-    splits = read_splits([photo_folder({"cat": 6, "dog": 6, "emu": 1})], test_fraction=0.3, **FRACTIONS)
+def test_a_class_of_one_image_trains(image_folder):
+    splits = read_splits([image_folder({"cat": 6, "dog": 6, "emu": 1})], test_fraction=0.3, **FRACTIONS)
     assert counts(splits.data.classes, splits.data.train)["emu"] == 1
     assert counts(splits.data.classes, splits.test)["emu"] == 0

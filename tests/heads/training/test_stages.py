@@ -104,7 +104,7 @@ def test_adapters_know_no_progressive_unfreezing():
     assert last_thaw(model, chosen) == 1
 
 
-# What the optimiser gets
+# What the optimizer gets
 
 
 def layer_of(backbone: str, name: str) -> int:

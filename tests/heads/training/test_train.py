@@ -24,10 +24,10 @@ def same(first, second) -> bool:
 
 
 @pytest.fixture
-def loop(coloured, start):
+def loop(colored, start):
     """The inside of a training: `loop(settings)`."""
 
-    data = coloured()
+    data = colored()
 
     def make(settings):
         model = start(settings)
@@ -40,8 +40,8 @@ def loop(coloured, start):
 
 
 @pytest.mark.parametrize("changes", [{}, {"balanced_sampling": False, "schedule": "none", "hidden": 0}])
-def test_it_learns_and_the_log_tells_the_truth(coloured, recipe, run, changes):
-    data, settings = coloured((12, 12, 12), (4, 5, 6)), recipe(**changes)
+def test_it_learns_and_the_log_tells_the_truth(colored, recipe, run, changes):
+    data, settings = colored((12, 12, 12), (4, 5, 6)), recipe(**changes)
     model, best_epoch, log = run(data, settings)
     rows = [row for row, _, _ in log]
     assert [row.epoch for row in rows] == list(range(1, len(rows) + 1))
@@ -60,17 +60,17 @@ def test_it_learns_and_the_log_tells_the_truth(coloured, recipe, run, changes):
     assert all(row.images_per_second == pytest.approx(36 / row.seconds) for row in rows)
 
 
-def test_frozen_stages_stay_bit_by_bit(coloured, recipe, run, start):
+def test_frozen_stages_stay_bit_by_bit(colored, recipe, run, start):
     settings = recipe(unfreeze="2", epochs=2, patience=9)
     model = start(settings)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    run(coloured(), settings, model=model)
+    run(colored(), settings, model=model)
     changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
     trained = ("backbone.layer3.", "backbone.layer4.", "classifier.")
     assert changed == {name for name in before if name.startswith(trained)}
 
 
-def test_training_in_bf16_keeps_fp32_weights(coloured, recipe, run, start):
+def test_training_in_bf16_keeps_fp32_weights(colored, recipe, run, start):
     settings = recipe(epochs=2, mixed_precision="bf16")
     seen = []
 
@@ -81,7 +81,7 @@ def test_training_in_bf16_keeps_fp32_weights(coloured, recipe, run, start):
 
     model = start(settings)
     model.classifier.append(Spy())
-    _, _, log = run(coloured(), settings, training_compute(settings, CPU), model)
+    _, _, log = run(colored(), settings, training_compute(settings, CPU), model)
     assert set(seen) == {torch.bfloat16}
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert all(math.isfinite(row.train_loss + row.val_loss) for row, _, _ in log)
@@ -101,10 +101,10 @@ def test_training_in_bf16_keeps_fp32_weights(coloured, recipe, run, start):
         ("accuracy", [(math.nan, 0.9), (1.0, 0.2), (1.0, 0.1), (1.0, 0.1)], 2, 4, 2),
     ],
 )
-def test_early_stopping(script, coloured, recipe, run, monitor, scores, patience, stopped, best):
+def test_early_stopping(script, colored, recipe, run, monitor, scores, patience, stopped, best):
     script(scores)
     settings = recipe(epochs=6, patience=patience, monitor=monitor)
-    model, best_epoch, log = run(coloured((2, 3, 3)), settings)
+    model, best_epoch, log = run(colored((2, 3, 3)), settings)
     assert len(log) == stopped
     assert best_epoch == best
     assert same(model.state_dict(), log[best - 1][2])
@@ -113,35 +113,35 @@ def test_early_stopping(script, coloured, recipe, run, monitor, scores, patience
 
 
 @pytest.mark.parametrize("monitor", ["loss", "accuracy"])
-def test_validation_that_is_never_finite(script, coloured, recipe, run, monitor):
+def test_validation_that_is_never_finite(script, colored, recipe, run, monitor):
     script([(math.nan, 0.9)] * 2)
     with pytest.raises(HeadError, match="validation loss was not finite") as caught:
-        run(coloured((2, 3, 3)), recipe(epochs=2, monitor=monitor))
+        run(colored((2, 3, 3)), recipe(epochs=2, monitor=monitor))
     assert "learning_rate" in caught.value.fix
 
 
 @pytest.mark.parametrize(("mixup", "count", "epoch", "batch"), [(0.0, 39, 2, 3), (0.0, 1, 1, 1), (0.4, 39, 2, 3)])
-def test_a_loss_that_is_not_finite_is_told_at_once(coloured, recipe, run, mixup, count, epoch, batch):
+def test_a_loss_that_is_not_finite_is_told_at_once(colored, recipe, run, mixup, count, epoch, batch):
     settings = recipe(epochs=3, schedule="none", learning_rate=0.004, batch_size=6, mixup=mixup)
-    photos = []
+    images = []
 
     def poison(augment, plain):
         def augment_all_but_one(image):
-            photos.append(image)
-            return augment(image) * (math.nan if len(photos) == count else 1)
+            images.append(image)
+            return augment(image) * (math.nan if len(images) == count else 1)
 
         return augment_all_but_one, plain
 
-    # 24 photos are 4 batches of 6: the 39th stands in epoch 2, batch 3.
+    # 24 images are 4 batches of 6: the 39th stands in epoch 2, batch 3.
     with pytest.raises(HeadError, match="training loss is nan") as caught:
-        run(coloured(), settings, change=poison)
+        run(colored(), settings, change=poison)
     assert caught.value.got == f"epoch {epoch}, batch {batch}, learning rate 0.004"
     assert "mixed_precision=off" in caught.value.fix
 
 
 @pytest.mark.parametrize(("device", "every", "updates"), [("cpu", 50, 6), ("cpu:0", 50, 8), ("cpu:0", 2, 7)])
 def test_losses_that_a_gpu_still_computes_are_looked_at_later(
-    monkeypatch, coloured, recipe, run, device, every, updates
+    monkeypatch, colored, recipe, run, device, every, updates
 ):
     """The third batch of the second epoch is bad; ``cpu:0`` is taken for a device that must be waited for."""
     done, update, forward = [], _Loop.update, _Loop.forward
@@ -155,15 +155,15 @@ def test_losses_that_a_gpu_still_computes_are_looked_at_later(
     monkeypatch.setattr(training, "LOOK_EVERY", every)
     settings = recipe(epochs=3, warmup_epochs=0, learning_rate=0.004, batch_size=6)
     with pytest.raises(HeadError, match="training loss is inf") as caught:
-        run(coloured(), settings, Compute(device, "fp32", "test"))
+        run(colored(), settings, Compute(device, "fp32", "test"))
     # Half of the 12 updates are done: the cosine is at its middle.
     assert caught.value.got == "epoch 2, batch 3, learning rate 0.002"
     assert len(done) == updates
 
 
 @pytest.mark.parametrize("device", ["cpu", "cpu:0"])
-def test_figures_of_an_epoch_by_hand(monkeypatch, coloured, recipe, run, device):
-    """The loss is the mean over photos, not over batches: 24 photos are three batches of 7 and one of 3."""
+def test_figures_of_an_epoch_by_hand(monkeypatch, colored, recipe, run, device):
+    """The loss is the mean over images, not over batches: 24 images are three batches of 7 and one of 3."""
     seen, forward = [], _Loop.forward
 
     def spy(self, images, target):
@@ -172,7 +172,7 @@ def test_figures_of_an_epoch_by_hand(monkeypatch, coloured, recipe, run, device)
         return logits, loss
 
     monkeypatch.setattr(_Loop, "forward", spy)
-    _, _, log = run(coloured(), recipe(epochs=1, batch_size=7, label_smoothing=0.0), Compute(device, "fp32", "test"))
+    _, _, log = run(colored(), recipe(epochs=1, batch_size=7, label_smoothing=0.0), Compute(device, "fp32", "test"))
     assert [len(target) for _, target in seen] == [7, 7, 7, 3]
     logits, target = (torch.cat(parts) for parts in zip(*seen, strict=True))
     row = log[0][0]
@@ -181,8 +181,8 @@ def test_figures_of_an_epoch_by_hand(monkeypatch, coloured, recipe, run, device)
     assert row.images_per_second * row.seconds == pytest.approx(24)
 
 
-def test_a_training_after_a_failed_one_is_as_if_it_were_the_first(coloured, recipe, run):
-    data, settings = coloured((4, 4, 4)), recipe(epochs=1)
+def test_a_training_after_a_failed_one_is_as_if_it_were_the_first(colored, recipe, run):
+    data, settings = colored((4, 4, 4)), recipe(epochs=1)
     expected = run(data, settings)[0].state_dict()
     with pytest.raises(HeadError, match="training loss is nan"):
         run(data, settings, change=lambda augment, plain: (lambda image: augment(image) * math.nan, plain))
@@ -192,8 +192,8 @@ def test_a_training_after_a_failed_one_is_as_if_it_were_the_first(coloured, reci
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_photo_that_became_unreadable(coloured, recipe, run, workers):
-    data = coloured((3, 3, 3))
+def test_a_image_that_became_unreadable(colored, recipe, run, workers):
+    data = colored((3, 3, 3))
     broken = data.train.records[4].path
     Image.new("RGB", (9, 9)).save(broken, "PPM")
     with pytest.raises(DataError, match="no longer be read") as caught:
@@ -208,12 +208,12 @@ def test_a_photo_that_became_unreadable(coloured, recipe, run, workers):
 # Rates
 
 
-def test_the_log_holds_the_rate_after_each_epoch(coloured, recipe, run):
+def test_the_log_holds_the_rate_after_each_epoch(colored, recipe, run):
     settings = recipe(epochs=4, patience=9, learning_rate=0.01, warmup_epochs=0)
-    _, _, log = run(coloured((4, 4, 4)), settings)
+    _, _, log = run(colored((4, 4, 4)), settings)
     expected = [0.01 / 2 * (1 + math.cos(math.pi * epoch / 4)) for epoch in (1, 2, 3, 4)]
     assert [row.learning_rate for row, _, _ in log] == pytest.approx(expected, abs=1e-12)
-    _, _, log = run(coloured((4, 4, 4), seed=5), recipe(epochs=2, schedule="none", learning_rate=0.01))
+    _, _, log = run(colored((4, 4, 4), seed=5), recipe(epochs=2, schedule="none", learning_rate=0.01))
     assert [row.learning_rate for row, _, _ in log] == [0.01, 0.01]
 
 
@@ -230,7 +230,7 @@ def test_label_smoothing_by_hand(recipe, loop, smoothing):
 
 
 def test_figures_of_validation_by_hand(recipe, loop):
-    """Accuracy is the mean over the classes that there are; the loss the mean over photos, not smoothed."""
+    """Accuracy is the mean over the classes that there are; the loss the mean over images, not smoothed."""
     inside = loop(recipe(label_smoothing=0.5))
     inside.model = nn.Identity()
     p = torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.5, 0.25, 0.25], [0.25, 0.25, 0.5]])

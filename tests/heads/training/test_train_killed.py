@@ -29,7 +29,7 @@ from hybrid.config import HeadSettings, convert
 from hybrid.images.records import ImageRecord
 from hybrid.device import Compute
 from hybrid.heads.training import checkpoint, fit
-from hybrid.heads.base import LabelledPhotos, TrainingSet
+from hybrid.heads.base import LabeledPhotos, TrainingSet
 from hybrid.heads.training.train import _Loop
 
 data, jobs, results = json.loads(Path(sys.argv[1]).read_text()), json.loads(sys.argv[2]), []
@@ -39,7 +39,7 @@ torch.set_num_threads(1)
 def photos(part):
     records = tuple(ImageRecord(path, "", None, None, 1, 1) for path in part["paths"])
     embeddings = np.zeros((len(records), 4), np.float32)
-    return LabelledPhotos(records, tuple(part["paths"]), np.array(part["target"], dtype=np.intp), embeddings)
+    return LabeledPhotos(records, tuple(part["paths"]), np.array(part["target"], dtype=np.intp), embeddings)
 
 
 def train(job):
@@ -177,8 +177,8 @@ def kept(folder: Path) -> list[str]:
     return [line for line in json.loads((folder / "said.json").read_text())["said"] if line.startswith("kept")]
 
 
-def test_a_killed_training_ends_with_the_same_bits(coloured, recipe, tmp_path):
-    data = write_data(coloured((7, 8, 9)), tmp_path / "data.json")
+def test_a_killed_training_ends_with_the_same_bits(colored, recipe, tmp_path):
+    data = write_data(colored((7, 8, 9)), tmp_path / "data.json")
     jobs, expected = [], []
     for name, changes in RECIPES.items():
         # The number of loader processes changes nothing.
@@ -213,14 +213,14 @@ def test_a_killed_training_ends_with_the_same_bits(coloured, recipe, tmp_path):
 
 
 @pytest.mark.parametrize("reason", ["recipe", "photos", "precision", "torn"])
-def test_a_checkpoint_that_does_not_fit_is_dropped(coloured, recipe, run, tmp_path, reason):
-    data, settings, said = coloured((3, 3, 3), (2, 2, 2)), recipe(epochs=1), []
+def test_a_checkpoint_that_does_not_fit_is_dropped(colored, recipe, run, tmp_path, reason):
+    data, settings, said = colored((3, 3, 3), (2, 2, 2)), recipe(epochs=1), []
     run(data, settings, checkpoints=tmp_path / "kept")
     compute = Compute("cpu", "bf16" if reason == "precision" else "fp32", "test")
     if reason == "recipe":
         settings = recipe(epochs=1, learning_rate=0.004)
     elif reason == "photos":
-        data = coloured((3, 3, 4), (2, 2, 2), seed=3)
+        data = colored((3, 3, 4), (2, 2, 2), seed=3)
     elif reason == "torn":
         file = tmp_path / "kept" / "checkpoint.pt"
         file.write_bytes(file.read_bytes()[:-100])

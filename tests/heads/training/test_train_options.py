@@ -22,8 +22,8 @@ CPU = Compute("cpu", "fp32", "test")
 
 
 @pytest.fixture
-def loop(coloured, start):
-    data = coloured()
+def loop(colored, start):
+    data = colored()
 
     def make(settings):
         model = start(settings)
@@ -40,7 +40,7 @@ def copy_of(model: nn.Module) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("ema_decay", [None, 0.9])
-def test_stages_join_one_by_one(monkeypatch, coloured, recipe, run, ema_decay):
+def test_stages_join_one_by_one(monkeypatch, colored, recipe, run, ema_decay):
     settings = recipe(unfreeze="2", unfreeze_every=1, epochs=4, patience=9, ema_decay=ema_decay, hidden=0)
     trained, weights, original = [], [], _Loop.train_epoch
 
@@ -55,7 +55,7 @@ def test_stages_join_one_by_one(monkeypatch, coloured, recipe, run, ema_decay):
         return done
 
     monkeypatch.setattr(_Loop, "train_epoch", spy)
-    run(coloured(), settings)
+    run(colored(), settings)
     assert trained == [set(), {"layer4"}, {"layer3", "layer4"}, {"layer3", "layer4"}]
     for epoch in range(4):
         before, after = weights[2 * epoch : 2 * epoch + 2]
@@ -65,10 +65,10 @@ def test_stages_join_one_by_one(monkeypatch, coloured, recipe, run, ema_decay):
 
 
 @pytest.mark.parametrize(("every", "patience", "stopped"), [(0, 2, 3), (2, 2, 6), (1, 3, 5), (3, 9, 8)])
-def test_patience_counts_from_the_last_thaw(script, coloured, recipe, run, every, patience, stopped):
+def test_patience_counts_from_the_last_thaw(script, colored, recipe, run, every, patience, stopped):
     script([(1.0, 0.5)] * 8)
     settings = recipe(unfreeze="2", unfreeze_every=every, epochs=8, patience=patience)
-    _, best_epoch, log = run(coloured((2, 2, 2), (1, 1, 1)), settings)
+    _, best_epoch, log = run(colored((2, 2, 2), (1, 1, 1)), settings)
     assert len(log) == stopped
     assert best_epoch == 1
 
@@ -83,8 +83,8 @@ def test_nothing_is_mixed_by_default(recipe, loop):
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.4, 0.0), (0.0, 1.0), (0.4, 1.0)])
-def test_the_loss_of_mixed_photos_by_hand(recipe, loop, mixup, cutmix):
-    """Photo i holds the number i, so that the mixed photos tell their shares."""
+def test_the_loss_of_mixed_images_by_hand(recipe, loop, mixup, cutmix):
+    """Image i holds the number i, so that the mixed images tell their shares."""
     inside = loop(recipe(mixup=mixup, cutmix=cutmix, label_smoothing=0.3))
     target = np.array([0, 2, 1, 1])
     smoothed = np.eye(3)[target] * 0.7 + 0.1
@@ -93,10 +93,10 @@ def test_the_loss_of_mixed_photos_by_hand(recipe, loop, mixup, cutmix):
     kinds, shares = set(), []
     for seed in range(12):
         np.random.seed(seed)
-        photos = torch.arange(4.0)[:, None, None, None].expand(4, 3, 24, 24).contiguous()
-        mixed, found = inside.mix(photos, torch.from_numpy(target))
+        images = torch.arange(4.0)[:, None, None, None].expand(4, 3, 24, 24).contiguous()
+        mixed, found = inside.mix(images, torch.from_numpy(target))
         kinds.add("mixup" if len(mixed[0].unique()) == 1 and 0 < mixed[0].mean() < 3 else "cutmix")
-        share = 1 - float(mixed[0].mean()) / 3  # photo 0 is paired with photo 3
+        share = 1 - float(mixed[0].mean()) / 3  # image 0 is paired with image 3
         shares.append(share)
         expected = share * smoothed + (1 - share) * smoothed[::-1]
         np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
@@ -108,18 +108,18 @@ def test_the_loss_of_mixed_photos_by_hand(recipe, loop, mixup, cutmix):
 
 
 @pytest.mark.parametrize(("batch_size", "photos"), [(5, 20), (8, 24), (7, 18 + 2)])
-def test_mixing_leaves_the_odd_photo_of_a_batch_out(coloured, recipe, run, batch_size, photos):
-    """24 photos: 4 x 5 + 4 give five batches of 4; 3 x 7 + 3 give 6 + 6 + 6 + 2."""
-    _, _, log = run(coloured(), recipe(mixup=0.4, cutmix=1.0, batch_size=batch_size, epochs=2, patience=9))
+def test_mixing_leaves_the_odd_image_of_a_batch_out(colored, recipe, run, batch_size, images):
+    """24 images: 4 x 5 + 4 give five batches of 4; 3 x 7 + 3 give 6 + 6 + 6 + 2."""
+    _, _, log = run(colored(), recipe(mixup=0.4, cutmix=1.0, batch_size=batch_size, epochs=2, patience=9))
     for row, _, _ in log:
-        assert row.images_per_second * row.seconds == pytest.approx(photos)
+        assert row.images_per_second * row.seconds == pytest.approx(images)
         assert 0 <= row.train_accuracy <= 1
 
 
 # The moving average
 
 
-def test_the_average_is_the_recursion_over_the_weights(monkeypatch, coloured, recipe, run):
+def test_the_average_is_the_recursion_over_the_weights(monkeypatch, colored, recipe, run):
     recorded, original = [], _Loop.update
 
     def record(self, loss, epoch, number):
@@ -128,7 +128,7 @@ def test_the_average_is_the_recursion_over_the_weights(monkeypatch, coloured, re
 
     monkeypatch.setattr(_Loop, "update", record)
     data, settings = (
-        coloured((6, 5, 5), (2, 3, 2)),
+        colored((6, 5, 5), (2, 3, 2)),
         recipe(ema_decay=0.6, learning_rate=0.01, epochs=3, patience=9, schedule="none"),
     )
     model, best_epoch, log = run(data, settings)
@@ -208,12 +208,12 @@ def test_names_of_the_checkpoint(recipe, loop):
     assert re.fullmatch(r".*num_bad_epochs.*", " ".join(state["schedule"]))
 
 
-def test_a_gpu_without_memory_is_a_named_error(coloured, recipe, run, monkeypatch):
+def test_a_gpu_without_memory_is_a_named_error(colored, recipe, run, monkeypatch):
     def full(self, number):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     monkeypatch.setattr(training._Loop, "epoch", full)
     with pytest.raises(HeadError, match="memory is too small") as caught:
-        run(coloured(), recipe())
+        run(colored(), recipe())
     assert "2 GiB" in caught.value.got
     assert "batch_size" in caught.value.fix

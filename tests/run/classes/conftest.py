@@ -1,4 +1,4 @@
-"""Plain coloured photos, an encoder that sees and names colours, and a run of six of them."""
+"""Plain colored images, an encoder that sees and names colors, and a run of six of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from hybrid.config import EncoderSettings, HeadSettings
 from hybrid.encoders.base import unit_norm
 from hybrid.errors import EncoderError
-from hybrid.images.preprocess import Photo, to_picture
+from hybrid.images.preprocess import AnyImage, to_picture
 from hybrid.images.records import ImageRecord
 from hybrid.images.sources import scan
 from hybrid.index.build import build_index
@@ -21,7 +21,7 @@ from hybrid.index.store import EmbeddingStore
 from hybrid.labels.prompts import load_templates
 from hybrid.run.files import GateInfo, HeadFiles, HeadInfo, Layout, file_sha256, write_json, write_run
 
-COLOURS = {
+COLORS = {
     "red": (250, 10, 10),
     "green": (10, 250, 10),
     "blue": (10, 10, 250),
@@ -40,12 +40,12 @@ DIM = 4
 
 
 def embed(rgb) -> np.ndarray:
-    """Colour and darkness."""
+    """Color and darkness."""
     return np.append(np.asarray(rgb, dtype=np.float64) - 100, 30.0)
 
 
-class ColourEncoder:
-    """Sees the mean colour of a photo, and finds the vector of a text by the colour in it."""
+class ColorEncoder:
+    """Sees the mean color of an image, and finds the vector of a text by the color in it."""
 
     uses_templates = True
     dim = DIM
@@ -54,7 +54,7 @@ class ColourEncoder:
     batch_size = 32
     notes = ()
 
-    def __init__(self, identity: str = "colours", fingerprint: str = "colours fp32") -> None:
+    def __init__(self, identity: str = "colours", fingerprint: str = "colors fp32") -> None:
         self.identity, self.fingerprint, self.name = identity, fingerprint, f"{identity} ({fingerprint})"
         self.unknown: set[str] = set()
         self.encoded = 0
@@ -62,54 +62,54 @@ class ColourEncoder:
     def check(self, records: Sequence[ImageRecord]) -> None:
         pass
 
-    def prepare(self, photo: Photo, record: ImageRecord) -> np.ndarray:
-        return embed(np.asarray(to_picture(photo), dtype=np.float64).reshape(-1, 3).mean(axis=0))
+    def prepare(self, image: AnyImage, record: ImageRecord) -> np.ndarray:
+        return embed(np.asarray(to_picture(image), dtype=np.float64).reshape(-1, 3).mean(axis=0))
 
     def encode_images(self, prepared: Sequence[np.ndarray]) -> np.ndarray:
         self.encoded += len(prepared)
         return unit_norm(np.stack(prepared)) if len(prepared) else np.empty((0, DIM), dtype=np.float32)
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        words = [next((w for w in re.findall(r"\w+", text) if w in COLOURS), "") for text in texts]
+        words = [next((w for w in re.findall(r"\w+", text) if w in COLORS), "") for text in texts]
         if missing := self.unknown & set(texts):
             raise EncoderError(f"no text vector for {len(missing)} names", got=", ".join(sorted(missing)))
-        return unit_norm(np.stack([embed(COLOURS[w]) if w else np.array([1.0, -1.0, 1.0, -9.0]) for w in words]))
+        return unit_norm(np.stack([embed(COLORS[w]) if w else np.array([1.0, -1.0, 1.0, -9.0]) for w in words]))
 
 
-def paint(file: Path, colour: str, seed: int) -> Path:
-    """A photo of nearly one colour, whose bytes no other seed gives."""
+def paint(file: Path, color: str, seed: int) -> Path:
+    """An image of nearly one color, whose bytes no other seed gives."""
     noise = np.random.default_rng(seed).integers(-8, 8, (8, 8, 3))
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.clip(np.array(COLOURS[colour]) + noise, 0, 255).astype(np.uint8)).save(file)
+    Image.fromarray(np.clip(np.array(COLORS[color]) + noise, 0, 255).astype(np.uint8)).save(file)
     return file
 
 
 @pytest.fixture
-def make_encoder() -> type[ColourEncoder]:
-    return ColourEncoder
+def make_encoder() -> type[ColorEncoder]:
+    return ColorEncoder
 
 
 @pytest.fixture
-def encoder() -> ColourEncoder:
-    return ColourEncoder()
+def encoder() -> ColorEncoder:
+    return ColorEncoder()
 
 
 @pytest.fixture
 def vector_of():
-    """The unit vector of a colour by its name."""
-    return lambda colour: unit_norm(embed(COLOURS[colour])[None])[0]
+    """The unit vector of a color by its name."""
+    return lambda color: unit_norm(embed(COLORS[color])[None])[0]
 
 
 @pytest.fixture
-def photos(tmp_path):
-    """Paint class folders: `photos("more", orange=3)`; records without labels, and those of `index` with them."""
+def images(tmp_path):
+    """Paint class folders: `images("more", orange=3)`; records without labels, and those of `index` with them."""
 
     def make(folder: str, seed: int = 0, **classes: int) -> tuple[ImageRecord, ...]:
         for number, (name, count) in enumerate(classes.items()):
             for i in range(count):
-                colour = next(w for w in name.split("_") if w in COLOURS)
-                paint(tmp_path / folder / name / f"{i}.png", colour, seed * 10_000 + number * 100 + i)
-        return scan([tmp_path / folder], labelled=False).records
+                color = next(w for w in name.split("_") if w in COLORS)
+                paint(tmp_path / folder / name / f"{i}.png", color, seed * 10_000 + number * 100 + i)
+        return scan([tmp_path / folder], labeled=False).records
 
     return make
 
@@ -118,10 +118,10 @@ def photos(tmp_path):
 def index(layout, encoder):
     """What `hybrid build-index` does with folders."""
 
-    def build(*folders: Path, labelled: bool = True, replace: bool = False, by: ColourEncoder = encoder):
+    def build(*folders: Path, labeled: bool = True, replace: bool = False, by: ColorEncoder = encoder):
         write_run(layout, EncoderSettings(), by)
         with EmbeddingStore(layout.store) as store:
-            return build_index(scan(folders, labelled=labelled), by, store, replace=replace)
+            return build_index(scan(folders, labeled=labeled), by, store, replace=replace)
 
     return build
 
@@ -132,9 +132,9 @@ def layout(tmp_path) -> Layout:
 
 
 @pytest.fixture
-def run(layout, photos, index, tmp_path) -> Layout:
-    """An index of three photos of each seen colour, in train; no head."""
-    photos("data/train", seed=1, **dict.fromkeys(SEEN, 3))
+def run(layout, images, index, tmp_path) -> Layout:
+    """An index of three images of each seen color, in train; no head."""
+    images("data/train", seed=1, **dict.fromkeys(SEEN, 3))
     index(tmp_path / "data")
     return layout
 
@@ -151,7 +151,7 @@ def _give_head():
     return give_head
 
 
-def give_head(layout: Layout, encoder: ColourEncoder, classes: Sequence[str], left_out: Sequence[str] = ()) -> None:
+def give_head(layout: Layout, encoder: ColorEncoder, classes: Sequence[str], left_out: Sequence[str] = ()) -> None:
     """Write what a run says of its head; there is no head to load."""
     layout.head.mkdir(exist_ok=True)
     weights = layout.head / HeadFiles.WEIGHTS

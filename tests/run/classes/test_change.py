@@ -25,30 +25,30 @@ from hybrid.run.classes.names import describes
 from hybrid.run.files import GateInfo, HeadFiles, Layout, read_json, write_json
 
 SEEN = ("red", "green", "blue", "yellow", "cyan", "magenta")
-FP = ("colours fp32",)
+FP = ("colors fp32",)
 
 
 def stored(layout, label):
     with EmbeddingStore(layout.store) as store:
-        return [photo for photo in store.photos() if photo.record.label == label]
+        return [image for image in store.images() if image.record.label == label]
 
 
 def state(layout):
     """All that `add_class` may change."""
     with EmbeddingStore(layout.store) as store:
-        return store.photos(), store.embedded(FP[0]), store.revision, read_classes(layout)
+        return store.images(), store.embedded(FP[0]), store.revision, read_classes(layout)
 
 
 def shown(layout, seen=SEEN, left_out=()):
     return {cls.name: cls for cls in shown_classes(layout, FP, seen, left_out)[0]}
 
 
-def test_photos_join_the_index_under_the_name(headed, encoder, photos, tmp_path):
-    given = photos("new", orange=5)
+def test_images_join_the_index_under_the_name(headed, encoder, images, tmp_path):
+    given = images("new", orange=5)
     encoder.encoded = 0
     done = add_class(headed, encoder, "orange", given, synonyms=["tangerine", "Orange", "tangerine"])
     assert (done.name, done.synonyms, done.named) == ("orange", ("tangerine",), True)
-    assert (done.photos, done.new, done.unreadable, done.notes) == (5, 5, (), ())
+    assert (done.images, done.new, done.unreadable, done.notes) == (5, 5, (), ())
     assert encoder.encoded == 5
     found = stored(headed, "orange")
     assert [p.record for p in found] == [replace(r, label="orange", source="class:orange") for r in given]
@@ -59,12 +59,12 @@ def test_photos_join_the_index_under_the_name(headed, encoder, photos, tmp_path)
     assert cls.embeddings.shape == (5, 4)
 
 
-def test_a_fresh_process_sees_the_class(headed, encoder, photos, vector_of):
-    add_class(headed, encoder, "orange", photos("new", orange=3), named=False)
+def test_a_fresh_process_sees_the_class(headed, encoder, images, vector_of):
+    add_class(headed, encoder, "orange", images("new", orange=3), named=False)
     code = (
         "import sys; from pathlib import Path; from hybrid.run.files import Layout\n"
         "from hybrid.run.classes import shown_classes\n"
-        "(cls,), notes = shown_classes(Layout(Path(sys.argv[1])), ['colours fp32'], ['red'], sys.argv[2:])\n"
+        "(cls,), notes = shown_classes(Layout(Path(sys.argv[1])), ['colors fp32'], ['red'], sys.argv[2:])\n"
         "print(cls.name, cls.named, len(cls.hashes), notes, cls.embeddings.tobytes().hex())"
     )
     command = [sys.executable, "-c", code, headed.root, *SEEN[1:]]
@@ -75,10 +75,10 @@ def test_a_fresh_process_sees_the_class(headed, encoder, photos, vector_of):
     assert (embeddings @ vector_of("orange")).min() > 0.99
 
 
-def test_the_faiss_index_is_fresh(headed, encoder, photos, monkeypatch):
+def test_the_faiss_index_is_fresh(headed, encoder, images, monkeypatch):
     with EmbeddingStore(headed.store) as store:
         open_index(store, FP[0], headed.neighbors)
-    add_class(headed, encoder, "orange", photos("new", orange=2))
+    add_class(headed, encoder, "orange", images("new", orange=2))
     monkeypatch.setattr("hybrid.index.faiss_build.write", lambda *arguments: pytest.fail("it was stale"))
     with EmbeddingStore(headed.store) as store:
         near = open_index(store, FP[0], headed.neighbors)
@@ -87,16 +87,16 @@ def test_the_faiss_index_is_fresh(headed, encoder, photos, monkeypatch):
     assert [row[0] for row in found] == list(hashes)
 
 
-def test_again_with_other_photos_adds_them(headed, encoder, photos):
-    first = photos("a", orange=2)
-    second = photos("b", seed=2, orange=3)
+def test_again_with_other_images_adds_them(headed, encoder, images):
+    first = images("a", orange=2)
+    second = images("b", seed=2, orange=3)
     add_class(headed, encoder, "orange", first, synonyms=["tangerine"], named=False)
     done = add_class(headed, encoder, "ORANGE", [*second, first[0]])
-    assert (done.name, done.photos, done.new) == ("orange", 5, 3)
+    assert (done.name, done.images, done.new) == ("orange", 5, 3)
     # What was said before holds until something else is said.
     assert (done.named, done.synonyms) == (False, ("tangerine",))
     done = add_class(headed, encoder, "orange", [], synonyms=["apricot"], named=True)
-    assert (done.photos, done.new, done.named, done.synonyms) == (5, 0, True, ("apricot",))
+    assert (done.images, done.new, done.named, done.synonyms) == (5, 0, True, ("apricot",))
     assert len(read_classes(headed).added) == 1
 
 
@@ -109,50 +109,50 @@ def test_classes_keep_their_order(headed, encoder):
 def test_a_class_by_its_name_alone(headed, encoder):
     before = state(headed)[:3]
     done = add_class(headed, encoder, "pink", [], synonyms=["rose"])
-    assert (done.photos, done.new, done.named) == (0, 0, True)
+    assert (done.images, done.new, done.named) == (0, 0, True)
     assert state(headed)[:3] == before
     assert shown(headed)["pink"].synonyms == ("rose",)
 
 
-def test_without_a_head_too(run, encoder, photos):
-    done = add_class(run, encoder, "orange", photos("new", orange=2))
-    assert done.photos == 2
+def test_without_a_head_too(run, encoder, images):
+    done = add_class(run, encoder, "orange", images("new", orange=2))
+    assert done.images == 2
     assert next(iter(shown(run, seen=()))) == "orange"
-    assert remove_class(run, "orange").photos == 2
+    assert remove_class(run, "orange").images == 2
 
 
-def test_a_label_that_is_in_the_index_is_the_class(headed, encoder, photos, index, tmp_path):
-    photos("more", Light_orange=2)
+def test_a_label_that_is_in_the_index_is_the_class(headed, encoder, images, index, tmp_path):
+    images("more", Light_orange=2)
     index(tmp_path / "more")
-    done = add_class(headed, encoder, "light orange", photos("new", seed=3, orange=1))
-    assert (done.name, done.photos) == ("Light_orange", 3)
+    done = add_class(headed, encoder, "light orange", images("new", seed=3, orange=1))
+    assert (done.name, done.images) == ("Light_orange", 3)
     assert {p.record.label for p in stored(headed, "Light_orange")} == {"Light_orange"}
     assert read_classes(headed).added[0].name == "Light_orange"
 
 
-def test_a_left_out_label_becomes_a_class_with_all_its_photos(run, encoder, give_head, photos):
+def test_a_left_out_label_becomes_a_class_with_all_its_images(run, encoder, give_head, images):
     give_head(run, encoder, SEEN[:4], SEEN[4:])
     assert shown(run, SEEN[:4], SEEN[4:]) == {}
-    done = add_class(run, encoder, "cyan", photos("new", seed=4, cyan=2))
-    assert done.photos == 5
+    done = add_class(run, encoder, "cyan", images("new", seed=4, cyan=2))
+    assert done.images == 5
     assert list(shown(run, SEEN[:4], SEEN[4:])) == ["cyan"]
     add_class(run, encoder, "magenta", [])
     assert len(shown(run, SEEN[:4], SEEN[4:])["magenta"].hashes) == 3
     # Taken out again it is left out as before: the index keeps what it had.
-    assert remove_class(run, "cyan").photos == 2
+    assert remove_class(run, "cyan").images == 2
     assert len(stored(run, "cyan")) == 3
     assert list(shown(run, SEEN[:4], SEEN[4:])) == ["magenta"]
 
 
-# Photos
+# Images
 
 
-def test_the_same_label_is_fine_and_the_photo_stays_its_sources(headed, encoder, photos, index, tmp_path):
-    photos("more", orange=3)
+def test_the_same_label_is_fine_and_the_image_stays_its_sources(headed, encoder, images, index, tmp_path):
+    images("more", orange=3)
     index(tmp_path / "more")
-    given = scan([tmp_path / "more/orange/0.png"], labelled=False).records
+    given = scan([tmp_path / "more/orange/0.png"], labeled=False).records
     done = add_class(headed, encoder, "orange", given)
-    assert (done.photos, done.new) == (3, 0)
+    assert (done.images, done.new) == (3, 0)
     assert {p.record.source for p in stored(headed, "orange")} == {str(tmp_path / "more")}
     encoder.encoded = 0
     (tmp_path / "more/orange/1.png").unlink()
@@ -160,20 +160,20 @@ def test_the_same_label_is_fine_and_the_photo_stays_its_sources(headed, encoder,
     assert len(stored(headed, "orange")) == 2
 
 
-def test_an_unlabelled_photo_of_the_index_gets_the_label_and_keeps_it(headed, encoder, photos, index, tmp_path):
-    given = photos("loose", orange=2)
-    index(tmp_path / "loose", labelled=False)
+def test_an_unlabeled_image_of_the_index_gets_the_label_and_keeps_it(headed, encoder, images, index, tmp_path):
+    given = images("loose", orange=2)
+    index(tmp_path / "loose", labeled=False)
     done = add_class(headed, encoder, "orange", given[:1])
-    assert (done.photos, done.new) == (1, 0)
+    assert (done.images, done.new) == (1, 0)
     for replace_others in (False, True):
-        summary = index(tmp_path / "loose", labelled=False, replace=replace_others)
-        assert (summary.kept, summary.photos) == (1, 2)
+        summary = index(tmp_path / "loose", labeled=False, replace=replace_others)
+        assert (summary.kept, summary.images) == (1, 2)
         assert len(stored(headed, "orange")) == 1
         assert len(stored(headed, None)) == 1
 
 
-def test_build_index_leaves_added_photos_alone(headed, encoder, photos, index, tmp_path):
-    given = photos("new", orange=3)
+def test_build_index_leaves_added_images_alone(headed, encoder, images, index, tmp_path):
+    given = images("new", orange=3)
     add_class(headed, encoder, "orange", given)
     before = stored(headed, "orange")
     assert index(tmp_path / "data").kept == 0
@@ -190,9 +190,9 @@ def test_build_index_leaves_added_photos_alone(headed, encoder, photos, index, t
     assert len(stored(headed, "x")) == 3
 
 
-def test_a_photo_of_another_class_is_refused(headed, encoder, photos, tmp_path):
+def test_a_image_of_another_class_is_refused(headed, encoder, images, tmp_path):
     before = state(headed)
-    given = [*photos("new", orange=2), *scan([tmp_path / "data/train/red"], labelled=False).records]
+    given = [*images("new", orange=2), *scan([tmp_path / "data/train/red"], labeled=False).records]
     with pytest.raises(DataError, match="3 photos cannot show orange") as caught:
         add_class(headed, encoder, "orange", given)
     assert f"{tmp_path}/data/train/red/0.png has label 'red'" in caught.value.got
@@ -200,40 +200,40 @@ def test_a_photo_of_another_class_is_refused(headed, encoder, photos, tmp_path):
 
 
 @pytest.mark.parametrize("test_photo", [False, True])
-def test_the_same_bytes_under_another_label_are_refused(headed, encoder, photos, index, tmp_path, test_photo):
+def test_the_same_bytes_under_another_label_are_refused(headed, encoder, images, index, tmp_path, test_image):
     other = tmp_path / "data/train/red/0.png"
-    if test_photo:
-        photos("held/test", seed=8, red=1)
+    if test_image:
+        images("held/test", seed=8, red=1)
         index(tmp_path / "held")
         other = tmp_path / "held/test/red/0.png"
-    photos("new", orange=2)
+    images("new", orange=2)
     shutil.copy(other, tmp_path / "new/orange/copy.png")
     before = state(headed)
     with pytest.raises(DataError, match="1 photo cannot show orange") as caught:
-        add_class(headed, encoder, "orange", scan([tmp_path / "new"], labelled=False).records)
+        add_class(headed, encoder, "orange", scan([tmp_path / "new"], labeled=False).records)
     assert caught.value.got == f"{tmp_path}/new/orange/copy.png has the bytes of {other}, label 'red'"
     assert state(headed) == before
 
 
-def test_splits_of_the_photos_given_do_not_count(headed, encoder, photos):
-    given = [replace(record, split="test", label="red") for record in photos("new", orange=2)]
-    assert add_class(headed, encoder, "orange", given).photos == 2
+def test_splits_of_the_images_given_do_not_count(headed, encoder, images):
+    given = [replace(record, split="test", label="red") for record in images("new", orange=2)]
+    assert add_class(headed, encoder, "orange", given).images == 2
     assert {p.record.split for p in stored(headed, "orange")} == {None}
 
 
-def test_copies_and_a_photo_given_twice(headed, encoder, photos, tmp_path):
-    given = photos("new", orange=2)
+def test_copies_and_a_image_given_twice(headed, encoder, images, tmp_path):
+    given = images("new", orange=2)
     copy = shutil.copy(tmp_path / "new/orange/0.png", tmp_path / "copy.png")
     done = add_class(headed, encoder, "orange", [*given, given[0], *scan([copy]).records])
-    assert (done.photos, done.new) == (2, 3)
+    assert (done.images, done.new) == (2, 3)
 
 
-def test_test_photos_stay_test_photos(headed, encoder, photos, index, tmp_path):
-    photos("held/test", orange=2)
+def test_test_images_stay_test_images(headed, encoder, images, index, tmp_path):
+    images("held/test", orange=2)
     index(tmp_path / "held")
-    own = scan([tmp_path / "held/test/orange/0.png"], labelled=False).records
+    own = scan([tmp_path / "held/test/orange/0.png"], labeled=False).records
     done = add_class(headed, encoder, "orange", own)
-    assert (done.photos, done.new) == (0, 0)
+    assert (done.images, done.new) == (0, 0)
     assert done.notes == ("1 of the photos are in the index's split test: they stay there and show nothing",)
     with pytest.raises(DataError, match="nothing would be known of orange") as caught:
         add_class(headed, encoder, "orange", own, named=False)
@@ -241,17 +241,17 @@ def test_test_photos_stay_test_photos(headed, encoder, photos, index, tmp_path):
     assert read_classes(headed).added == (AddedClass(name="orange"),)
     copy = shutil.copy(tmp_path / "held/test/orange/1.png", tmp_path / "copy.png")
     done = add_class(headed, encoder, "orange", scan([copy]).records)
-    assert done.photos == 1
+    assert done.images == 1
     assert done.notes[0].startswith("1 of the photos are also in the index's split test, byte for byte")
 
 
-def test_unreadable_photos_are_listed_and_the_others_join(headed, encoder, photos, tmp_path):
-    given = list(photos("new", orange=2))
+def test_unreadable_images_are_listed_and_the_others_join(headed, encoder, images, tmp_path):
+    given = list(images("new", orange=2))
     (tmp_path / "new/orange/0.png").write_bytes(b"torn")
     given.append(ImageRecord(str(tmp_path / "gone.png"), "x", None, None, 1, 1))
     given.append(given[-1])
     done = add_class(headed, encoder, "orange", given)
-    assert (done.photos, done.new) == (1, 1)
+    assert (done.images, done.new) == (1, 1)
     assert done.unreadable == (
         (str(tmp_path / "gone.png"), "No such file or directory"),
         (
@@ -261,9 +261,9 @@ def test_unreadable_photos_are_listed_and_the_others_join(headed, encoder, photo
     )
 
 
-def test_none_readable_changes_nothing(headed, encoder, photos, tmp_path):
+def test_none_readable_changes_nothing(headed, encoder, images, tmp_path):
     before = state(headed)
-    given = photos("new", orange=2)
+    given = images("new", orange=2)
     for file in (tmp_path / "new/orange").iterdir():
         file.write_bytes(b"torn" + file.name.encode())
     with pytest.raises(DataError, match="none of the photos of orange can be read") as caught:
@@ -276,18 +276,18 @@ def test_none_readable_changes_nothing(headed, encoder, photos, tmp_path):
     assert not headed.classes.exists()
 
 
-def test_photos_from_memory(headed, encoder, photos, tmp_path):
-    photos("new", orange=3)
+def test_images_from_memory(headed, encoder, images, tmp_path):
+    images("new", orange=3)
     pictures = [Image.open(file) for file in sorted((tmp_path / "new/orange").iterdir())]
     done = add_class(headed, encoder, "orange", to_records([*pictures, np.asarray(pictures[0])]))
-    assert (done.photos, done.new) == (3, 3)
+    assert (done.images, done.new) == (3, 3)
     paths = [p.record.path for p in stored(headed, "orange")]
     assert all(path.startswith("class:orange/") and len(path) == 29 for path in paths)
     # The same picture again, and another one that had the same place in its list.
-    photos("more", seed=7, orange=1)
+    images("more", seed=7, orange=1)
     done = add_class(headed, encoder, "orange", to_records([Image.open(tmp_path / "more/orange/0.png"), pictures[1]]))
-    assert (done.photos, done.new) == (4, 1)
-    assert add_class(headed, encoder, "orange", []).photos == 4
+    assert (done.images, done.new) == (4, 1)
+    assert add_class(headed, encoder, "orange", []).images == 4
 
 
 # Names
@@ -304,11 +304,11 @@ def test_names_that_cannot_be(headed, encoder, name):
 
 
 @pytest.mark.parametrize("name", ["a: b, c", "# 1", "[red]", "粉红", "x/y", "'; DROP TABLE photos; --", "%s {}"])
-def test_odd_names_are_kept_as_they_are(headed, encoder, photos, name):
-    done = add_class(headed, encoder, name, photos("new", orange=1))
-    assert (done.name, done.photos) == (name, 1)
+def test_odd_names_are_kept_as_they_are(headed, encoder, images, name):
+    done = add_class(headed, encoder, name, images("new", orange=1))
+    assert (done.name, done.images) == (name, 1)
     assert list(shown(headed)) == [name]
-    assert remove_class(headed, name).photos == 1
+    assert remove_class(headed, name).images == 1
     assert shown(headed) == {}
 
 
@@ -317,10 +317,10 @@ def test_a_name_is_kept_in_nfc_without_blanks_around_it(headed, encoder):
     assert add_class(headed, encoder, "CAFÉ", []).name == "café"
 
 
-def test_a_trained_class_is_refused(headed, encoder, photos):
+def test_a_trained_class_is_refused(headed, encoder, images):
     before = state(headed)
     with pytest.raises(DataError, match="head was trained on Red") as caught:
-        add_class(headed, encoder, "Red", photos("new", red=2))
+        add_class(headed, encoder, "Red", images("new", red=2))
     assert "build-index" in caught.value.fix
     assert "train-head" in caught.value.fix
     assert state(headed) == before
@@ -342,16 +342,16 @@ def test_names_of_other_classes_are_refused(headed, encoder):
     assert add_class(headed, encoder, "pink", [], synonyms=["rose", "rosa"]).synonyms == ("rose", "rosa")
 
 
-def test_neither_a_name_nor_a_photo_is_refused(headed, encoder):
+def test_neither_a_name_nor_a_image_is_refused(headed, encoder):
     with pytest.raises(DataError, match="nothing would be known of pink"):
         add_class(headed, encoder, "pink", [], named=False)
     assert not headed.classes.exists()
 
 
-def test_an_encoder_that_lacks_the_name(headed, encoder, photos):
+def test_an_encoder_that_lacks_the_name(headed, encoder, images):
     encoder.uses_templates = False
     encoder.unknown = {"orange", "cyan"}
-    done = add_class(headed, encoder, "orange", photos("new", orange=2))
+    done = add_class(headed, encoder, "orange", images("new", orange=2))
     assert not done.named
     assert done.notes == ("photos alone speak for orange: no text vector for 1 names",)
     assert not read_classes(headed).added[0].named
@@ -374,14 +374,14 @@ def ten_names(layout, encoder):
         add_class(layout, encoder, name, [])
 
 
-def test_a_name_that_fits_is_not_spoken_of(headed, encoder, photos):
+def test_a_name_that_fits_is_not_spoken_of(headed, encoder, images):
     ten_names(headed, encoder)
-    assert add_class(headed, encoder, "orange", photos("new", orange=3)).notes == ()
+    assert add_class(headed, encoder, "orange", images("new", orange=3)).notes == ()
 
 
-def test_a_name_that_does_not_fit_is_told(headed, encoder, photos):
+def test_a_name_that_does_not_fit_is_told(headed, encoder, images):
     ten_names(headed, encoder)
-    (note,) = add_class(headed, encoder, "xyzzy", photos("new", orange=3)).notes
+    (note,) = add_class(headed, encoder, "xyzzy", images("new", orange=3)).notes
     assert "the name xyzzy does not seem to describe its photos" in note
     assert "among the best 3 of 11 names for 0 of 3" in note
     assert "--no-name" in note
@@ -390,10 +390,10 @@ def test_a_name_that_does_not_fit_is_told(headed, encoder, photos):
     assert add_class(headed, encoder, "xyzzy", [], named=True, synonyms=["orange"]).notes != note
 
 
-def test_with_few_names_nothing_is_said(headed, encoder, photos):
+def test_with_few_names_nothing_is_said(headed, encoder, images):
     for name in ("grey", "brown"):
         add_class(headed, encoder, name, [])
-    assert add_class(headed, encoder, "xyzzy", photos("new", orange=3)).notes == ()  # nine names with it
+    assert add_class(headed, encoder, "xyzzy", images("new", orange=3)).notes == ()  # nine names with it
     add_class(headed, encoder, "navy", [])
     assert len(add_class(headed, encoder, "xyzzy", []).notes) == 1
 
@@ -413,20 +413,20 @@ def test_among_the_best_three():
     assert describes(similarity).tolist() == [True, True, False, False, True]
 
 
-def test_half_of_the_photos_are_enough(headed, encoder, photos):
+def test_half_of_the_images_are_enough(headed, encoder, images):
     ten_names(headed, encoder)
-    photos("new", seed=3, orange=2)
-    given = photos("new", seed=4, cyan=2)
+    images("new", seed=3, orange=2)
+    given = images("new", seed=4, cyan=2)
     assert add_class(headed, encoder, "orange", given).notes == ()
-    given = photos("other", seed=5, cyan=1)
+    given = images("other", seed=5, cyan=1)
     assert "for 2 of 5" in add_class(headed, encoder, "orange", given).notes[0]
 
 
-def test_names_that_the_encoder_lacks_are_not_compared(headed, encoder, photos):
+def test_names_that_the_encoder_lacks_are_not_compared(headed, encoder, images):
     ten_names(headed, encoder)
     encoder.uses_templates = False
     encoder.unknown = {"red", "grey"}
-    assert add_class(headed, encoder, "xyzzy", photos("new", orange=3)).notes == ()  # nine of eleven names
+    assert add_class(headed, encoder, "xyzzy", images("new", orange=3)).notes == ()  # nine of eleven names
     encoder.unknown = {"red"}
     assert "of 10 names" in add_class(headed, encoder, "xyzzy", []).notes[0]
 
@@ -434,8 +434,8 @@ def test_names_that_the_encoder_lacks_are_not_compared(headed, encoder, photos):
 # The run and its encoder
 
 
-def test_no_run_and_another_encoder(headed, encoder, make_encoder, photos, tmp_path):
-    given = photos("new", orange=1)
+def test_no_run_and_another_encoder(headed, encoder, make_encoder, images, tmp_path):
+    given = images("new", orange=1)
     with pytest.raises(ArtifactError, match="no run at") as caught:
         add_class(Layout(tmp_path / "none"), encoder, "orange", given)
     assert "build-index" in caught.value.fix
@@ -448,7 +448,7 @@ def test_no_run_and_another_encoder(headed, encoder, make_encoder, photos, tmp_p
     assert state(headed) == before
 
 
-def test_a_photo_without_a_vector_is_an_error_at_once(headed, encoder, photos, monkeypatch):
+def test_a_image_without_a_vector_is_an_error_at_once(headed, encoder, images, monkeypatch):
     def refuse(records):
         if records:
             raise EncoderError("no vector", got=records[0].path)
@@ -461,12 +461,12 @@ def test_a_photo_without_a_vector_is_an_error_at_once(headed, encoder, photos, m
     assert state(headed) == before
 
 
-def test_another_precision_is_told(headed, make_encoder, photos):
-    half = make_encoder(fingerprint="colours fp16")
-    done = add_class(headed, half, "orange", photos("new", orange=2))
-    assert done.photos == 2
+def test_another_precision_is_told(headed, make_encoder, images):
+    half = make_encoder(fingerprint="colors fp16")
+    done = add_class(headed, half, "orange", images("new", orange=2))
+    assert done.images == 2
     assert any("another precision" in note for note in done.notes)
-    classes, notes = shown_classes(headed, ("colours fp32", "colours fp16"), SEEN, ())
+    classes, notes = shown_classes(headed, ("colors fp32", "colors fp16"), SEEN, ())
     assert (len(classes[0].hashes), notes) == (2, ())
 
 
@@ -484,8 +484,8 @@ def cut(monkeypatch, name):
     monkeypatch.setattr(change, name, stop)
 
 
-def test_killed_before_classes_json_the_photos_show_a_class_called_by_its_label(headed, encoder, photos, monkeypatch):
-    given = photos("new", orange=2)
+def test_killed_before_classes_json_the_images_show_a_class_called_by_its_label(headed, encoder, images, monkeypatch):
+    given = images("new", orange=2)
     with monkeypatch.context() as broken:
         cut(broken, "write_json")
         with pytest.raises(Killed):
@@ -493,81 +493,81 @@ def test_killed_before_classes_json_the_photos_show_a_class_called_by_its_label(
     assert {name: len(cls.hashes) for name, cls in shown(headed).items()} == {"orange": 2}
     assert not headed.classes.exists()
     done = add_class(headed, encoder, "orange", given, synonyms=["tangerine"])
-    assert (done.photos, done.new, done.synonyms) == (2, 0, ("tangerine",))
+    assert (done.images, done.new, done.synonyms) == (2, 0, ("tangerine",))
 
 
-def test_killed_before_the_photos_nothing_has_changed(headed, encoder, photos, monkeypatch):
+def test_killed_before_the_images_nothing_has_changed(headed, encoder, images, monkeypatch):
     before = state(headed)
     cut(monkeypatch, "build_index")
     with pytest.raises(Killed):
-        add_class(headed, encoder, "orange", photos("new", orange=2))
+        add_class(headed, encoder, "orange", images("new", orange=2))
     assert state(headed) == before
 
 
-def test_killed_while_removing_the_names_go_last(headed, encoder, photos, monkeypatch):
-    add_class(headed, encoder, "orange", photos("new", orange=2))
+def test_killed_while_removing_the_names_go_last(headed, encoder, images, monkeypatch):
+    add_class(headed, encoder, "orange", images("new", orange=2))
     with monkeypatch.context() as broken:
         cut(broken, "write_json")
         with pytest.raises(Killed):
             remove_class(headed, "orange")
     assert {name: len(cls.hashes) for name, cls in shown(headed).items()} == {"orange": 0}
-    assert remove_class(headed, "orange").photos == 0
+    assert remove_class(headed, "orange").images == 0
     assert shown(headed) == {}
 
 
 # Removing
 
 
-def test_remove_forgets_photos_vectors_and_names(headed, encoder, photos, index, tmp_path):
+def test_remove_forgets_images_vectors_and_names(headed, encoder, images, index, tmp_path):
     before = state(headed)
-    add_class(headed, encoder, "orange", photos("new", orange=3), synonyms=["tangerine"])
+    add_class(headed, encoder, "orange", images("new", orange=3), synonyms=["tangerine"])
     add_class(headed, encoder, "pink", [])
     done = remove_class(headed, "ORANGE")
-    assert (done.name, done.photos, done.notes) == ("orange", 3, ())
+    assert (done.name, done.images, done.notes) == ("orange", 3, ())
     after = state(headed)
     assert after[:2] == before[:2]
     assert [entry.name for entry in after[3].added] == ["pink"]
-    assert (remove_class(headed, "pink").photos, read_classes(headed).added) == (0, ())
+    assert (remove_class(headed, "pink").images, read_classes(headed).added) == (0, ())
 
 
-def test_the_faiss_index_forgets_them_too(headed, encoder, photos, monkeypatch):
-    add_class(headed, encoder, "orange", photos("new", orange=3))
+def test_the_faiss_index_forgets_them_too(headed, encoder, images, monkeypatch):
+    add_class(headed, encoder, "orange", images("new", orange=3))
     remove_class(headed, "orange")
     monkeypatch.setattr("hybrid.index.faiss_build.write", lambda *arguments: pytest.fail("it was stale"))
     with EmbeddingStore(headed.store) as store:
         assert len(open_index(store, FP[0], headed.neighbors)) == 18
 
 
-def test_photos_of_a_source_come_back_and_that_is_said(headed, encoder, photos, index, tmp_path):
-    photos("more/test", orange=1)
-    photos("more/train", orange=2, pink=1)
+def test_images_of_a_source_come_back_and_that_is_said(headed, encoder, images, index, tmp_path):
+    images("more/test", orange=1)
+    images("more/train", orange=2, pink=1)
     index(tmp_path / "more")
     done = remove_class(headed, "orange")
-    # The test photo shows nothing: it stays, to be tested on.
-    assert done.photos == 2
+    # The test image shows nothing: it stays, to be tested on.
+    assert done.images == 2
     assert done.notes == (f"the next hybrid build-index of {tmp_path / 'more'} brings its photos back",)
-    assert [photo.record.split for photo in stored(headed, "orange")] == ["test"]
+    assert [image.record.split for image in stored(headed, "orange")] == ["test"]
     assert "orange" not in shown(headed)
     assert len(stored(headed, "pink")) == 1
     index(tmp_path / "more")
     assert len(stored(headed, "orange")) == 3
 
 
-def test_a_photo_that_another_class_has_too_keeps_its_vector(headed, encoder, photos, index, tmp_path):
-    photos("more", orange=1)
+def test_a_image_that_another_class_has_too_keeps_its_vector(headed, encoder, images, index, tmp_path):
+    images("more", orange=1)
     (tmp_path / "more/pink").mkdir()
     shutil.copy(tmp_path / "more/orange/0.png", tmp_path / "more/pink/0.png")
     index(tmp_path / "more")
-    assert remove_class(headed, "orange").photos == 1
+    assert remove_class(headed, "orange").images == 1
     assert len(shown(headed)["pink"].hashes) == 1
 
 
-def test_the_last_photo_of_an_index_may_go(layout, encoder, photos, index, tmp_path):
-    photos("data", orange=1)
+def test_the_last_image_of_an_index_may_go(layout, encoder, images, index, tmp_path):
+    images("data", orange=1)
     index(tmp_path / "data")
-    assert remove_class(layout, "orange").photos == 1
+    assert remove_class(layout, "orange").images == 1
     with EmbeddingStore(layout.store) as store:
-        assert (store.photos(), store.embedded(FP[0])) == ([], set())
+        assert (store.images(), store.embedded(FP[0])) == ([], set())
 
 
 def test_removing_what_cannot_be_removed(headed, encoder):
@@ -588,8 +588,8 @@ def test_removing_what_cannot_be_removed(headed, encoder):
 # The next head
 
 
-def test_the_next_head_learns_added_photos(headed, encoder, photos):
-    add_class(headed, encoder, "orange", photos("new", orange=3))
+def test_the_next_head_learns_added_images(headed, encoder, images):
+    add_class(headed, encoder, "orange", images("new", orange=3))
     with EmbeddingStore(headed.store) as store:
         data = training_set(store, FP[0], limit_to=None, val_fraction=0.34, seed=0)
     assert data.classes == tuple(sorted((*SEEN, "orange")))

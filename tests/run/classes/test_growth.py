@@ -46,7 +46,7 @@ def index(run, *folders):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Photos, and runs: `run` with a head; `labels`, whose index has two labels more; `limited`, whose head left two
+    """Images, and runs: `run` with a head; `labels`, whose index has two labels more; `limited`, whose head left two
     classes out; `bare`, an index of three labels without a head."""
     folder = tmp_path_factory.mktemp("world")
     for split, count, animals in (
@@ -86,7 +86,7 @@ def shots(world):
 
 
 @pytest.fixture(scope="module")
-def photos(world):
+def images(world):
     return sorted((world / "test").rglob("*.png"), key=str)
 
 
@@ -112,12 +112,12 @@ def by_prompts(world, shots):
     return made.add_class(BIRD, prompts=[BIRD.title(), "purple bird", "a bird: 'with' spikes, größer"]).add_class(FISH)
 
 
-def photos_alone(world, shots):
+def images_alone(world, shots):
     made = HybridClassifier.from_run(world / "run", device="cpu")
     return made.add_class("creature 7", shots(SNAKE), prompts=[]).add_class("größer: „x“", shots(BIRD, 1), prompts=[])
 
 
-def photos_and_synonyms(world, shots):
+def images_and_synonyms(world, shots):
     made = HybridClassifier.from_run(world / "run", device="cpu", prompts=[FISH])
     made.add_class(BIRD, shots(BIRD, 1), prompts=["purple bird"])
     return made.add_class(BIRD.upper(), shots(BIRD)).add_class(FISH, shots(FISH))
@@ -189,8 +189,8 @@ CASES = [
     by_paths,
     in_memory,
     by_prompts,
-    photos_alone,
-    photos_and_synonyms,
+    images_alone,
+    images_and_synonyms,
     removed,
     removed_and_added_anew,
     labels_and_added,
@@ -218,7 +218,7 @@ for name in names:
 
 
 @pytest.fixture(scope="module")
-def saved(world, photos, tmp_path_factory):
+def saved(world, images, tmp_path_factory):
     """What each case was before `save`, and what another process reads."""
     folder = tmp_path_factory.mktemp("saved")
 
@@ -231,19 +231,19 @@ def saved(world, photos, tmp_path_factory):
         before = contents(world)
         made[case.__name__].save(folder / case.__name__)
         assert contents(world) == before, "the run it came from stays as it is"
-    arguments = (str(folder), json.dumps(list(made)), json.dumps([str(photo) for photo in photos]))
+    arguments = (str(folder), json.dumps(list(made)), json.dumps([str(image) for image in images]))
     subprocess.run([sys.executable, "-c", SCRIPT, *arguments], check=True)
     return {name: (one, np.load(folder / f"{name}.npz"), folder / name) for name, one in made.items()}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-def test_another_process_reads_the_same_classifier(saved, photos, case):
+def test_another_process_reads_the_same_classifier(saved, images, case):
     made, read, folder = saved[case.__name__]
     assert read["classes"].tolist() == made.classes_.tolist()
-    # Bit for bit: vectors of photos and texts are written, not found again.
-    np.testing.assert_array_equal(read["probabilities"], made.predict_proba(photos))
+    # Bit for bit: vectors of images and texts are written, not found again.
+    np.testing.assert_array_equal(read["probabilities"], made.predict_proba(images))
     space = made.space
-    assert read["shots"].tolist() == [space.photos_of(i) for i in range(len(space.names))]
+    assert read["shots"].tolist() == [space.images_of(i) for i in range(len(space.names))]
     assert read["counts"].tolist() == [space.seen, space.joined, space.nameless]
     assert read["trained_on"].tolist() == sorted(made.trained_on)
     assert not [file.name for file in folder.iterdir() if file.name.endswith((".part", "-wal", "-shm"))]
@@ -298,17 +298,17 @@ def test_prompts_and_own_templates_are_kept(saved):
     assert kept.templates is None, "a gate that is fitted anew brings its own"
 
 
-def test_kept_templates_stay_where_other_prompts_are_asked_for(saved, photos):
+def test_kept_templates_stay_where_other_prompts_are_asked_for(saved, images):
     made, _, folder = saved["own_templates"]
     read = HybridClassifier.from_run(folder, device="cpu", prompts=PromptSet.from_names([FISH]))
-    np.testing.assert_allclose(read.predict_proba(photos), made.predict_proba(photos), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(read.predict_proba(images), made.predict_proba(images), rtol=1e-5, atol=1e-6)
     asked = HybridClassifier.from_run(folder, device="cpu", prompts=[SNAKE])
     assert asked.classes_.tolist() == [*TRAINED, SNAKE, BIRD]
     simple = HybridClassifier.from_run(folder, device="cpu", templates="simple")
     assert not np.allclose(simple.class_vectors, made.class_vectors)
 
 
-def test_saved_into_its_own_run(world, tmp_path, shots, photos):
+def test_saved_into_its_own_run(world, tmp_path, shots, images):
     shutil.copytree(world / "labels", tmp_path / "run")
     made = HybridClassifier.from_run(tmp_path / "run", device="cpu", prompts=[FISH])
     made.add_class("creature 7", shots(BIRD, 1), prompts=[]).remove_class(SNAKE)
@@ -316,13 +316,13 @@ def test_saved_into_its_own_run(world, tmp_path, shots, photos):
         made.save(tmp_path / "run" / ".." / "run")
         read = HybridClassifier.from_run(tmp_path / "run", device="cpu")
         assert read.classes_.tolist() == made.classes_.tolist() == [*TRAINED, FISH, LAST, "creature 7"]
-        np.testing.assert_array_equal(read.predict_proba(photos), made.predict_proba(photos))
-    # What left is gone for good: its photos may show another class now.
+        np.testing.assert_array_equal(read.predict_proba(images), made.predict_proba(images))
+    # What left is gone for good: its images may show another class now.
     made.add_class("other snake", shots(SNAKE)).add_class("creature 7", shots(BIRD), prompts=[]).save(tmp_path / "run")
     read = HybridClassifier.from_run(str(tmp_path / "run"), device="cpu")
     assert read.classes_.tolist() == made.classes_.tolist() == [*TRAINED, FISH, "other snake", LAST, "creature 7"]
     assert read.space.shots == made.space.shots == (0,) * 9 + (3, 3, 3)
-    np.testing.assert_allclose(read.predict_proba(photos), made.predict_proba(photos), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(read.predict_proba(images), made.predict_proba(images), rtol=1e-5, atol=1e-6)
 
 
 def test_a_class_that_another_process_added_meanwhile_stays(world, tmp_path, shots):
@@ -374,19 +374,19 @@ def test_a_save_that_was_cut_off_is_no_run(load, tmp_path, shots, monkeypatch):
 # Who joins
 
 
-def test_whoever_joins_takes_the_same_share_from_all(load, shots, photos):
+def test_whoever_joins_takes_the_same_share_from_all(load, shots, images):
     """Any two other classes keep their ratio; without the class, all is as it was, bit for bit."""
     made = load(prompts=[FISH, LAST])
-    steps = [made.predict_proba(photos)]
-    for name, images, prompts in (
+    steps = [made.predict_proba(images)]
+    for name, pictures, prompts in (
         (BIRD, shots(BIRD), None),
         ("creature 7", shots(SNAKE), []),
         (FISH, shots(FISH), ["golden fish"]),
         ("creature 8", shots(LAST, 1), []),
     ):
         known, before = made.classes_.tolist(), steps[-1]
-        made.add_class(name, images, prompts)
-        after = made.predict_proba(photos)
+        made.add_class(name, pictures, prompts)
+        after = made.predict_proba(images)
         others = [column for column, label in enumerate(known) if label != name]
         kept = after[:, [made.classes_.tolist().index(known[column]) for column in others]]
         share = kept.sum(axis=1, keepdims=True) / before[:, others].sum(axis=1, keepdims=True)
@@ -394,26 +394,26 @@ def test_whoever_joins_takes_the_same_share_from_all(load, shots, photos):
         np.testing.assert_allclose(after.sum(axis=1), 1, rtol=1e-12)
         steps.append(after)
     made.remove_class("creature 8")
-    np.testing.assert_array_equal(made.predict_proba(photos), steps[3])
+    np.testing.assert_array_equal(made.predict_proba(images), steps[3])
     made.remove_class("creature 7").remove_class(BIRD)
     np.testing.assert_array_equal(
-        made.predict_proba(photos),
-        load(prompts=[FISH, LAST]).add_class(FISH, shots(FISH), ["golden fish"]).predict_proba(photos),
+        made.predict_proba(images),
+        load(prompts=[FISH, LAST]).add_class(FISH, shots(FISH), ["golden fish"]).predict_proba(images),
     )
 
 
-def test_a_class_that_is_merely_named_leaves_those_of_its_kind_alone(load, photos):
+def test_a_class_that_is_merely_named_leaves_those_of_its_kind_alone(load, images):
     made = load(prompts=[FISH, LAST])
-    before = made.predict_proba(photos)
-    after = made.add_class(BIRD).predict_proba(photos)
+    before = made.predict_proba(images)
+    after = made.add_class(BIRD).predict_proba(images)
     assert made.classes_.tolist() == [*TRAINED, FISH, LAST, BIRD]
     for kind in (slice(0, 8), slice(8, 10)):
         ratios = before[:, kind] / before[:, kind].sum(axis=1, keepdims=True)
         np.testing.assert_allclose(after[:, kind] / after[:, kind].sum(axis=1, keepdims=True), ratios, rtol=1e-6)
-    np.testing.assert_array_equal(made.remove_class(BIRD).predict_proba(photos), before)
+    np.testing.assert_array_equal(made.remove_class(BIRD).predict_proba(images), before)
     # As if it had been asked for from the start.
     asked = load(prompts=[FISH, LAST, BIRD])
-    np.testing.assert_allclose(after, asked.predict_proba(photos), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(after, asked.predict_proba(images), rtol=1e-5, atol=1e-7)
 
 
 def test_shots_find_their_class(load, world, shots):
@@ -427,16 +427,16 @@ def test_shots_find_their_class(load, world, shots):
     assert not any(p.seen for p in made.predictions(batch))
 
 
-def test_more_photos_add_up_and_a_copy_counts_once(load, shots, photos, tmp_path):
+def test_more_images_add_up_and_a_copy_counts_once(load, shots, images, tmp_path):
     made = load().add_class(BIRD, shots(BIRD, 1))
     assert made.space.shots[-1] == 1
-    one = made.predict_proba(photos)
+    one = made.predict_proba(images)
     copy = tmp_path / "copy.png"
     shutil.copy(shots(BIRD)[0], copy)
     for again in (shots(BIRD, 1), [copy, copy, shots(BIRD)[0]], []):
         made.add_class(f"  {BIRD.upper().replace(' ', '_')}", again)
         assert made.space.shots[-1] == 1
-        np.testing.assert_array_equal(made.predict_proba(photos), one)
+        np.testing.assert_array_equal(made.predict_proba(images), one)
     made.add_class(BIRD, shots(BIRD)).add_class(BIRD)
     assert made.classes_[-1] == BIRD
     assert made.space.shots[-1] == 3
@@ -446,10 +446,10 @@ def test_more_photos_add_up_and_a_copy_counts_once(load, shots, photos, tmp_path
     # In one go or one by one, in any order: the same.
     whole = load().add_class(BIRD, shots(BIRD)[::-1])
     made.remove_class("creature 7")
-    np.testing.assert_allclose(whole.predict_proba(photos), made.predict_proba(photos), rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(whole.predict_proba(images), made.predict_proba(images), rtol=1e-5, atol=1e-9)
 
 
-def test_prompts_are_other_names_and_none_of_them_means_photos_alone(load, shots):
+def test_prompts_are_other_names_and_none_of_them_means_images_alone(load, shots):
     made = load()
     assert made.add_class(BIRD, shots(BIRD)).space.nameless == 0
     assert made.space.prompts[-1] == PromptClass(BIRD)
@@ -462,28 +462,28 @@ def test_prompts_are_other_names_and_none_of_them_means_photos_alone(load, shots
     assert made.add_class(BIRD, prompts=[BIRD]).space.nameless == 0
 
 
-def test_the_run_stays_as_it_is(load, world, shots, photos):
+def test_the_run_stays_as_it_is(load, world, shots, images):
     made = load("labels", prompts=[FISH])
     before = contents(world)
     made.add_class(BIRD, shots(BIRD), prompts=["bird of purple"]).add_class("a name alone").remove_class(SNAKE)
-    made.predict_proba(photos)
+    made.predict_proba(images)
     assert contents(world) == before
 
 
-def test_photos_of_the_index_join_a_class_that_the_head_left_out(load, world, photos):
+def test_images_of_the_index_join_a_class_that_the_head_left_out(load, world, images):
     made = load("limited")
     assert made.classes_.tolist() == TRAINED[:6]
     made.add_class(TRAINED[6].replace(" ", "-"))
     assert made.classes_[-1] == TRAINED[6], "as the index spells it"
     assert made.space.shots[-1] == 9
-    # Its photos in the index are its own already; those of another left-out class cannot show it.
+    # Its images in the index are its own already; those of another left-out class cannot show it.
     made.add_class(TRAINED[6], world / "train" / TRAINED[6])
     assert made.space.shots[-1] == 9
     with pytest.raises(DataError, match="another label"):
         made.add_class(TRAINED[6], world / "train" / TRAINED[7])
 
 
-def test_a_test_photo_of_the_index_shows_nothing(world, tmp_path):
+def test_a_test_image_of_the_index_shows_nothing(world, tmp_path):
     shutil.copytree(world / "test" / SNAKE, tmp_path / "data" / "test" / SNAKE)
     shutil.copytree(world / "run", tmp_path / "run")
     index(tmp_path / "run", tmp_path / "data")
@@ -557,13 +557,13 @@ def grown(world):
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_class_that_cannot_join_changes_nothing(grown, bad_calls, world, photos, case):
+def test_a_class_that_cannot_join_changes_nothing(grown, bad_calls, world, images, case):
     arguments, error, message = bad_calls[case]
-    state, files, before = dict(vars(grown)), contents(world), grown.predict_proba(photos[:3])
+    state, files, before = dict(vars(grown)), contents(world), grown.predict_proba(images[:3])
     with pytest.raises(error, match=message):
         grown.add_class(*arguments)
     assert all(value is state[name] for name, value in vars(grown).items())
-    np.testing.assert_array_equal(grown.predict_proba(photos[:3]), before)
+    np.testing.assert_array_equal(grown.predict_proba(images[:3]), before)
     assert contents(world) == files
 
 
@@ -631,27 +631,27 @@ def test_what_was_put_together_by_hand_cannot_change(load, shots, tmp_path):
 # Beside other things
 
 
-def test_policies_count_those_who_joined(load, shots, photos, world):
+def test_policies_count_those_who_joined(load, shots, images, world):
     policy = Policy(reject=0.8, coverage=0.8)
     made = load(prompts=[FISH], policy=policy)
     made.add_class(BIRD, shots(BIRD)).add_class("creature 7", shots(SNAKE), prompts=[])
     assert made.policy == policy
-    (batch,) = made.classify(photos, batch_size=64)
+    (batch,) = made.classify(images, batch_size=64)
     predictions = made.predictions(batch)
     names = set(made.classes_.tolist())
     assert all(set(p.set) <= names and p.set[0] == p.top[0][0] for p in predictions)
     assert any("creature 7" in p.set for p in predictions)
     assert [p.label == NONE for p in predictions] == [p.p_known < made.decider.point.accept_above for p in predictions]
     again = load(prompts=[FISH]).add_class(BIRD, shots(BIRD)).add_class("creature 7", shots(SNAKE), prompts=[])
-    assert replace(again, policy=policy).predict(photos).tolist() == made.predict(photos).tolist()
+    assert replace(again, policy=policy).predict(images).tolist() == made.predict(images).tolist()
     known = {p.path: p.p_known for p in predictions}
     without = load(prompts=[FISH], policy=policy)
-    (batch,) = without.classify(photos, batch_size=64)
+    (batch,) = without.classify(images, batch_size=64)
     foreign = {p.path: p.p_known for p in without.predictions(batch) if SNAKE in p.path}
     assert all(known[path] > p_known for path, p_known in foreign.items()), "its photos make a class known"
 
 
-def test_photos_that_show_a_class_are_told_from_others_in_an_evaluation(load, shots):
+def test_images_that_show_a_class_are_told_from_others_in_an_evaluation(load, shots):
     made = load().add_class(BIRD, shots(BIRD))
     result = evaluate(made, scan([shots(BIRD)[0].parents[1]]).records)
     assert (result.scored, result.unseen) == (3, 1)
@@ -661,11 +661,11 @@ def test_photos_that_show_a_class_are_told_from_others_in_an_evaluation(load, sh
     assert not any("show a class" in note for note in result.notes)
 
 
-def test_an_expert_that_was_asked_for_stays(load, shots, photos):
+def test_an_expert_that_was_asked_for_stays(load, shots, images):
     made = load("bare", few_shot="prototypes").add_class(LAST, shots(LAST))
     assert type(made.few_shot).__name__ == "Prototypes"
     assert type(load("bare").few_shot).__name__ == "Posterior"
-    assert not np.allclose(made.predict_proba(photos), load("bare").add_class(LAST, shots(LAST)).predict_proba(photos))
+    assert not np.allclose(made.predict_proba(images), load("bare").add_class(LAST, shots(LAST)).predict_proba(images))
     with pytest.raises(FewShotError, match="no few-shot expert protypes") as caught:
         HybridClassifier.from_run("nowhere", prompts=["a"], encoder=TINY, device="cpu", few_shot="protypes")
     assert "prototypes" in caught.value.got
@@ -674,7 +674,7 @@ def test_an_expert_that_was_asked_for_stays(load, shots, photos):
     assert "gda" in caught.value.got
 
 
-def test_photos_alone_of_every_class(world, load, shots, photos, tmp_path):
+def test_images_alone_of_every_class(world, load, shots, images, tmp_path):
     names = (BIRD, SNAKE, FISH)
     made = load("bare")
     for number, name in enumerate(names):
@@ -682,11 +682,11 @@ def test_photos_alone_of_every_class(world, load, shots, photos, tmp_path):
         assert made.space.nameless == number + 1
     assert made.class_vectors is None
     assert made.alone("zero_shot") is None
-    probabilities = made.predict_proba(photos)
+    probabilities = made.predict_proba(images)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
-    own = [row for row, photo in enumerate(photos) if photo.parent.name in names]
-    assert made.predict([photos[row] for row in own]).tolist() == [photos[row].parent.name for row in own]
+    own = [row for row, image in enumerate(images) if image.parent.name in names]
+    assert made.predict([images[row] for row in own]).tolist() == [images[row].parent.name for row in own]
     with pytest.raises(ArtifactError, match="no class is named or shown"):
         made.remove_class(BIRD).remove_class(SNAKE).remove_class(FISH)
     assert made.classes_.tolist() == [FISH]
-    assert made.predict_proba(photos[:2]).tolist() == [[1.0], [1.0]]
+    assert made.predict_proba(images[:2]).tolist() == [[1.0], [1.0]]

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from hybrid.errors import ArtifactError
-from hybrid.index.store import EmbeddingStore, StoredPhoto
+from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.run.classes import AddedClass, ClassesInfo, read_classes, shown_classes
 from hybrid.run.files import FORMAT, Layout, write_json
 
 SEEN = ("red", "green", "blue", "yellow", "cyan", "magenta")
-FP = ("colours fp32",)
+FP = ("colors fp32",)
 
 
 def names(layout, seen=SEEN, left_out=(), fingerprints=FP):
@@ -30,22 +30,22 @@ def describe(layout, *entries):
 
 
 def relabel(layout, path, **changes):
-    """Change what the store knows of the photo whose path ends so."""
+    """Change what the store knows of the image whose path ends so."""
     with EmbeddingStore(layout.store) as store:
-        (photo,) = [p for p in store.photos() if p.record.path.endswith(path)]
-        store.write_batch([StoredPhoto(replace(photo.record, **changes), photo.sha256)])
+        (image,) = [p for p in store.images() if p.record.path.endswith(path)]
+        store.write_batch([StoredImage(replace(image.record, **changes), image.sha256)])
 
 
-def test_a_label_that_the_head_does_not_know_is_a_class(run, photos, index, vector_of, tmp_path):
+def test_a_label_that_the_head_does_not_know_is_a_class(run, images, index, vector_of, tmp_path):
     assert names(run) == ({}, ())
-    photos("more", orange=3, pink=2)
+    images("more", orange=3, pink=2)
     index(tmp_path / "more")
     classes, notes = shown_classes(run, FP, SEEN, ())
     assert notes == ()
     assert [(c.name, c.synonyms, c.named) for c in classes] == [("orange", (), True), ("pink", (), True)]
     orange = classes[0]
     with EmbeddingStore(run.store) as store:
-        expected = [p.sha256 for p in store.photos() if p.record.label == "orange"]  # ordered by path
+        expected = [p.sha256 for p in store.images() if p.record.label == "orange"]  # ordered by path
         np.testing.assert_array_equal(orange.embeddings, store.embeddings(expected, FP[0]))
     assert orange.hashes == tuple(expected)
     assert orange.embeddings.shape == (3, 4)
@@ -57,17 +57,17 @@ def test_without_a_head_every_label_is_shown(run):
     assert names(run, seen=()) == (dict.fromkeys(sorted(SEEN), 3), ())
 
 
-def test_a_head_that_does_not_say_what_it_left_out_lets_no_label_join(run, photos, index, tmp_path):
+def test_a_head_that_does_not_say_what_it_left_out_lets_no_label_join(run, images, index, tmp_path):
     """As an older version trained it; ``classes.json`` may still add one."""
-    photos("more", orange=3, pink=2)
+    images("more", orange=3, pink=2)
     index(tmp_path / "more")
     assert names(run, left_out=None) == ({}, ())
     describe(run, AddedClass(name="pink"))
     assert names(run, left_out=None) == ({"pink": 2}, ())
 
 
-def test_names_are_compared_by_class_key(run, photos, index, tmp_path):
-    photos("more", Light_orange=2)
+def test_names_are_compared_by_class_key(run, images, index, tmp_path):
+    images("more", Light_orange=2)
     index(tmp_path / "more")
     assert names(run, seen=(*SEEN, "light-Orange"))[0] == {}
     assert names(run, left_out=("LIGHT ORANGE",))[0] == {}
@@ -78,9 +78,9 @@ def test_names_are_compared_by_class_key(run, photos, index, tmp_path):
     assert names(run, seen=(*SEEN, "Light_orange"))[0] == {}
 
 
-def test_two_spellings_of_a_label_are_one_class(run, photos, index, tmp_path):
-    photos("a", light_orange=1)
-    photos("b", seed=2, Light_orange=2)
+def test_two_spellings_of_a_label_are_one_class(run, images, index, tmp_path):
+    images("a", light_orange=1)
+    images("b", seed=2, Light_orange=2)
     index(tmp_path / "a", tmp_path / "b")
     shutil.copy(tmp_path / "a/light_orange/0.png", tmp_path / "b/Light_orange/copy.png")
     index(tmp_path / "b")
@@ -94,17 +94,17 @@ def test_left_out_labels_stay_outside_until_they_are_added(run):
     assert names(run, seen=seen, left_out=rest) == ({"cyan": 3}, ())
 
 
-def test_test_photos_show_nothing(run, photos, index, tmp_path):
-    photos("more/test", orange=2, pink=1)
-    photos("more/val", seed=5, orange=1)
+def test_test_images_show_nothing(run, images, index, tmp_path):
+    images("more/test", orange=2, pink=1)
+    images("more/val", seed=5, orange=1)
     index(tmp_path / "more")
     assert names(run) == ({"orange": 1}, ())
     describe(run, AddedClass(name="pink"))
     assert names(run) == ({"pink": 0, "orange": 1}, ())
 
 
-def test_copies_count_once_and_contents_with_two_labels_not_at_all(run, photos, index, tmp_path):
-    photos("more", orange=3)
+def test_copies_count_once_and_contents_with_two_labels_not_at_all(run, images, index, tmp_path):
+    images("more", orange=3)
     first, second, _ = sorted((tmp_path / "more/orange").glob("*.png"))
     shutil.copy(first, first.with_name("copy.png"))
     (tmp_path / "more/pink").mkdir()
@@ -117,8 +117,8 @@ def test_copies_count_once_and_contents_with_two_labels_not_at_all(run, photos, 
     assert "more/orange/1.png" in note
 
 
-def test_contents_come_by_the_path_of_their_first_photo(run, photos, index, tmp_path):
-    photos("more", orange=2)
+def test_contents_come_by_the_path_of_their_first_image(run, images, index, tmp_path):
+    images("more", orange=2)
     first, second = sorted((tmp_path / "more/orange").glob("*.png"))
     second.rename(second.with_name("00.png"))  # behind "0.png" ...
     shutil.copy(second.with_name("00.png"), second.with_name("-.png"))  # ... but with a copy before it
@@ -128,8 +128,8 @@ def test_contents_come_by_the_path_of_their_first_photo(run, photos, index, tmp_
     assert list(cls.hashes) == contents
 
 
-def test_a_content_that_a_trained_class_has_too_does_not_count(run, photos, index, tmp_path):
-    photos("more", orange=2)
+def test_a_content_that_a_trained_class_has_too_does_not_count(run, images, index, tmp_path):
+    images("more", orange=2)
     shutil.copy(tmp_path / "data/train/red/0.png", tmp_path / "more/orange/z.png")
     index(tmp_path / "more")
     found, notes = names(run)
@@ -137,23 +137,23 @@ def test_a_content_that_a_trained_class_has_too_does_not_count(run, photos, inde
     assert "2 photos whose same bytes carry two labels" in notes[0]
 
 
-def test_an_unlabelled_copy_does_no_harm(run, photos, index, tmp_path):
-    photos("more", orange=2)
+def test_an_unlabeled_copy_does_no_harm(run, images, index, tmp_path):
+    images("more", orange=2)
     (tmp_path / "loose").mkdir()
     shutil.copy(tmp_path / "more/orange/0.png", tmp_path / "loose/x.png")
     index(tmp_path / "more")
-    index(tmp_path / "loose", labelled=False)
+    index(tmp_path / "loose", labeled=False)
     assert names(run) == ({"orange": 2}, ())
 
 
-def test_the_first_encoder_that_has_a_vector_serves(run, photos, index, tmp_path):
-    photos("more", orange=2)
+def test_the_first_encoder_that_has_a_vector_serves(run, images, index, tmp_path):
+    images("more", orange=2)
     index(tmp_path / "more")
     with EmbeddingStore(run.store) as store:
-        (first, second) = [p.sha256 for p in store.photos() if p.record.label == "orange"]
+        (first, second) = [p.sha256 for p in store.images() if p.record.label == "orange"]
         marked = np.array([0, 0, 0, 1], dtype=np.float32)
-        store.write_batch([], {first: marked}, "colours fp16")
-    both = ("colours fp16", *FP)
+        store.write_batch([], {first: marked}, "colors fp16")
+    both = ("colors fp16", *FP)
     (cls,), notes = shown_classes(run, both, SEEN, ())
     assert notes == ()
     assert cls.hashes == (first, second)
@@ -163,18 +163,18 @@ def test_the_first_encoder_that_has_a_vector_serves(run, photos, index, tmp_path
     assert cls.embeddings[0][3] < 0.5
 
 
-def test_photos_without_a_vector_are_told(run, photos, index, tmp_path):
-    photos("more", orange=2, pink=1)
+def test_images_without_a_vector_are_told(run, images, index, tmp_path):
+    images("more", orange=2, pink=1)
     index(tmp_path / "more")
     relabel(run, "pink/0.png", source="class:pink")
-    found, notes = names(run, fingerprints=("colours fp16",))
+    found, notes = names(run, fingerprints=("colors fp16",))
     assert found == {"orange": 0, "pink": 0}
     assert notes == (
         "2 photos of class orange have no vector in this precision: hybrid build-index again",
         "1 photo of class pink has no vector in this precision: hybrid add-class 'pink' with them again",
     )
     describe(run, AddedClass(name="pink", named=False))
-    found, notes = names(run, fingerprints=("colours fp16",))
+    found, notes = names(run, fingerprints=("colors fp16",))
     assert found == {"orange": 0}
     assert notes[-1] == "left out, for want of a photo that shows them: pink"
 
@@ -188,8 +188,8 @@ def test_a_class_with_a_name_alone_has_no_rows(run):
     assert notes == ("left out, for want of a photo that shows them: mauve",)
 
 
-def test_added_classes_come_in_their_order_then_labels_by_name(run, photos, index, tmp_path):
-    photos("more", orange=1, brown=1, grey=1)
+def test_added_classes_come_in_their_order_then_labels_by_name(run, images, index, tmp_path):
+    images("more", orange=1, brown=1, gray=1)
     index(tmp_path / "more")
     describe(run, AddedClass(name="pink"), AddedClass(name="grey"), AddedClass(name="navy"))
     assert list(names(run)[0]) == ["pink", "grey", "navy", "brown", "orange"]
@@ -203,9 +203,9 @@ def test_without_a_run_there_is_no_class_and_no_folder(tmp_path):
 
 def test_more_labels_than_one_statement_takes(run):
     with EmbeddingStore(run.store) as store:
-        (photo, *_) = store.photos()
+        (image, *_) = store.images()
         many = [
-            StoredPhoto(replace(photo.record, path=f"/x/{i}.png", label=f"class {i:04d}"), f"{i:064d}")
+            StoredImage(replace(image.record, path=f"/x/{i}.png", label=f"class {i:04d}"), f"{i:064d}")
             for i in range(1100)
         ]
         vector = np.array([1, 0, 0, 0], dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Runs whose photos are given by their vectors alone."""
+"""Runs whose images are given by their vectors alone."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import pytest
 from hybrid.config import EncoderSettings
 from hybrid.encoders.precomputed import PrecomputedEncoder
 from hybrid.images.records import ImageRecord
-from hybrid.index.store import EmbeddingStore, StoredPhoto
+from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.run.files import Layout, write_run
 
-Photo = tuple[str, str | None, str | None, str]
+AnyImage = tuple[str, str | None, str | None, str]
 """Path, label, split, content."""
 
 
-def store_photo(path: str, label: str | None, split: str | None, content: str) -> StoredPhoto:
-    return StoredPhoto(ImageRecord(path, "/data", label, split, 1, 1), hashlib.sha256(content.encode()).hexdigest())
+def store_image(path: str, label: str | None, split: str | None, content: str) -> StoredImage:
+    return StoredImage(ImageRecord(path, "/data", label, split, 1, 1), hashlib.sha256(content.encode()).hexdigest())
 
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
-    """Write a run of photos, vectors by content and names by text: `make_run(photos, vectors, texts)`."""
+    """Write a run of images, vectors by content and names by text: `make_run(images, vectors, texts)`."""
 
     def make(
-        photos: Sequence[Photo], vectors: Mapping[str, np.ndarray], texts: Mapping[str, np.ndarray] | None = None
+        images: Sequence[AnyImage], vectors: Mapping[str, np.ndarray], texts: Mapping[str, np.ndarray] | None = None
     ) -> Path:
         named = dict(texts or {"something else": next(iter(vectors.values()))})
         file = tmp_path / "vectors.npz"
@@ -43,7 +43,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         encoder = PrecomputedEncoder(file)
         layout = Layout(tmp_path / "run")
         write_run(layout, EncoderSettings(model=f"precomputed:{file}", pretrained=None), encoder)
-        found = [store_photo(*photo) for photo in photos]
+        found = [store_image(*image) for image in images]
         by_hash = {hashlib.sha256(name.encode()).hexdigest(): vector for name, vector in vectors.items()}
         with EmbeddingStore(layout.store) as store:
             store.write_batch(found, by_hash, encoder.fingerprint)
@@ -57,16 +57,16 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def draw_clusters(counts: Sequence[int], dim: int = 12, noise: float = 0.12, seed: int = 0):
-    """Photos around random centres: vectors (n, dim), classes (n,), centres (c, dim)."""
+    """Images around random centers: vectors (n, dim), classes (n,), centers (c, dim)."""
     rng = np.random.default_rng(seed)
-    centres = unit(rng.normal(size=(len(counts), dim)))
+    centers = unit(rng.normal(size=(len(counts), dim)))
     target = np.repeat(np.arange(len(counts)), counts)
-    return unit(centres[target] + noise * rng.normal(size=(len(target), dim))), target, centres
+    return unit(centers[target] + noise * rng.normal(size=(len(target), dim))), target, centers
 
 
 @pytest.fixture(scope="session")
-def stored() -> Callable[..., StoredPhoto]:
-    return store_photo
+def stored() -> Callable[..., StoredImage]:
+    return store_image
 
 
 @pytest.fixture(scope="session")

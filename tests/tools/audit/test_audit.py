@@ -1,4 +1,4 @@
-"""A whole audit on runs whose photos are given by their vectors; odd input; nothing in the run changes."""
+"""A whole audit on runs whose images are given by their vectors; odd input; nothing in the run changes."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from hybrid.errors import ArtifactError, DataError, MissingExtraError, StoreErro
 from hybrid.labels.prompts import PromptSet, load_templates
 from hybrid.run.files import Layout
 from hybrid.tools.audit.audit import LabelCheck, ask_zero_shot, audit_run
-from hybrid.tools.audit.labels import Labelled
+from hybrid.tools.audit.labels import Labeled
 
 NAMES = ["cup", "mug", "pen"]
 
 
 @pytest.fixture
 def run(make_run, clusters):
-    """Thirty photos of three labels; 3 is labelled wrong, 30 is a copy of 20, 31 has no label and is near 5."""
-    vectors, target, centres = clusters((10, 10, 10), noise=0.15, seed=1)
+    """Thirty images of three labels; 3 is labeled wrong, 30 is a copy of 20, 31 has no label and is near 5."""
+    vectors, target, centers = clusters((10, 10, 10), noise=0.15, seed=1)
     labels = [NAMES[c] for c in target]
     labels[3] = "pen"
-    photos = [(f"/data/{i:02d}.jpg", label, "train", f"c{i}") for i, label in enumerate(labels)]
-    photos += [("/data/30.jpg", "mug", "val", "c20"), ("/data/31.jpg", None, None, "c31")]
+    images = [(f"/data/{i:02d}.jpg", label, "train", f"c{i}") for i, label in enumerate(labels)]
+    images += [("/data/30.jpg", "mug", "val", "c20"), ("/data/31.jpg", None, None, "c31")]
     contents = {f"c{i}": vector for i, vector in enumerate(vectors)}
     near = vectors[5] + 0.01 * vectors[6]
     contents["c31"] = near / np.linalg.norm(near)
-    return make_run(photos, contents, dict(zip(NAMES, centres, strict=True)))
+    return make_run(images, contents, dict(zip(NAMES, centers, strict=True)))
 
 
 def files_of(folder):
@@ -40,12 +40,12 @@ def test_both_lists(run):
     before = files_of(run)
     found = audit_run(run, above=0.995, labels=LabelCheck())
     assert files_of(run) == before
-    assert (found.photos, found.labelled, found.above) == (32, 31, 0.995)
+    assert (found.images, found.labeled, found.above) == (32, 31, 0.995)
     copy, near = found.duplicates
-    assert [photo.record.path for photo in copy.photos] == ["/data/20.jpg", "/data/30.jpg"]
+    assert [image.record.path for image in copy.images] == ["/data/20.jpg", "/data/30.jpg"]
     assert copy.exact
     assert copy.faults == ("two labels", "crosses splits")
-    assert [photo.record.path for photo in near.photos] == ["/data/05.jpg", "/data/31.jpg"]
+    assert [image.record.path for image in near.images] == ["/data/05.jpg", "/data/31.jpg"]
     assert found.judged == 29, "the copies with two labels and the photo without one are not judged"
     assert [(s.record.path, s.label, s.suggested, s.zero_shot) for s in found.suspects] == [
         ("/data/03.jpg", "pen", "cup", "cup")
@@ -80,12 +80,12 @@ def test_progress_is_told_of_every_content(run):
 
 
 def test_names_that_the_encoder_lacks(make_run, clusters):
-    vectors, target, centres = clusters((5, 5, 5), noise=0.2)
-    photos = [(f"/data/{i:02d}.jpg", NAMES[c], None, f"c{i}") for i, c in enumerate(target)]
+    vectors, target, centers = clusters((5, 5, 5), noise=0.2)
+    images = [(f"/data/{i:02d}.jpg", NAMES[c], None, f"c{i}") for i, c in enumerate(target)]
     contents = {f"c{i}": vector for i, vector in enumerate(vectors)}
-    found = audit_run(make_run(photos, contents, {"Pen": centres[2], "cup": centres[0]}), labels=LabelCheck())
+    found = audit_run(make_run(images, contents, {"Pen": centers[2], "cup": centers[0]}), labels=LabelCheck())
     assert found.notes[-1].endswith("by zero-shot, which names 2 of 3 labels, not mug")
-    found = audit_run(make_run(photos, contents, {"pen": centres[2]}), labels=LabelCheck())
+    found = audit_run(make_run(images, contents, {"pen": centers[2]}), labels=LabelCheck())
     assert found.notes[-1] == "labels: judged by the photos alone, for the encoder cannot name them: cup, mug"
 
 
@@ -99,10 +99,10 @@ def test_synonyms_are_what_zero_shot_asks_with(clip_folder, clusters, stored):
     encoder = load_encoder(EncoderSettings(model=str(clip_folder), pretrained=None, precision="fp32"), "cpu")
     vectors, target, _ = clusters((4, 4), dim=32)
     rows = [stored(f"/p/{i}.jpg", "n0144" if c else "cup", None, str(i)) for i, c in enumerate(target)]
-    photos = Labelled([[photo.record] for photo in rows], [photo.sha256 for photo in rows], vectors)
+    images = Labeled([[image.record] for image in rows], [image.sha256 for image in rows], vectors)
     prompts = PromptSet((PromptClass("zebra", ("n0144", "striped horse")), PromptClass("unused")))
     templates = load_templates("simple")
-    zero_shot, note = ask_zero_shot(encoder, photos, templates, prompts)
+    zero_shot, note = ask_zero_shot(encoder, images, templates, prompts)
     texts = embed_classes(encoder, (PromptClass("cup"), prompts.classes[0]), templates, None)
     np.testing.assert_allclose(zero_shot.logits, encoder.logit_scale * vectors @ texts.T, rtol=1e-5)
     assert zero_shot.named.all()
@@ -116,27 +116,27 @@ def one_vector(content):
 @pytest.mark.parametrize(
     ("photos", "note"),
     [
-        ([("/a.jpg", None, None, "a")], "labels: the index holds no labelled photo"),
+        ([("/a.jpg", None, None, "a")], "labels: the index holds no labeled photo"),
         ([("/a.jpg", "cup", None, "a")], "labels: none is judged; needed are two with 3 photos or more each"),
         ([(f"/{i}.jpg", "cup", None, "a") for i in range(9)], "labels: none is judged; needed are two"),
     ],
 )
-def test_too_little(make_run, photos, note):
-    found = audit_run(make_run(photos, one_vector("a")), labels=LabelCheck())
+def test_too_little(make_run, images, note):
+    found = audit_run(make_run(images, one_vector("a")), labels=LabelCheck())
     assert found.suspects == ()
     assert found.judged == 0
     assert found.notes[-1].startswith(note)
-    assert [len(group.photos) for group in found.duplicates] == ([9] if len(photos) > 1 else [])
+    assert [len(group.images) for group in found.duplicates] == ([9] if len(images) > 1 else [])
     assert not any("WARNING" in line for line in found.notes), "copies say nothing about the threshold"
 
 
 def test_identical_vectors_of_two_labels(make_run):
-    """Grey photos: other bytes, one vector. They are all duplicates, and nothing can be said of their labels."""
-    photos = [(f"/{i}.jpg", "cup" if i % 2 else "mug", None, f"c{i}") for i in range(12)]
+    """Gray images: other bytes, one vector. They are all duplicates, and nothing can be said of their labels."""
+    images = [(f"/{i}.jpg", "cup" if i % 2 else "mug", None, f"c{i}") for i in range(12)]
     contents = {f"c{i}": np.eye(4, dtype=np.float32)[0] for i in range(12)}
-    found = audit_run(make_run(photos, contents), labels=LabelCheck())
+    found = audit_run(make_run(images, contents), labels=LabelCheck())
     (group,) = found.duplicates
-    assert (len(group.photos), group.similarity, group.exact, group.faults) == (12, 1.0, False, ("two labels",))
+    assert (len(group.images), group.similarity, group.exact, group.faults) == (12, 1.0, False, ("two labels",))
     assert found.notes[0].startswith("WARNING: 100% of the photos have near duplicates")
     assert len(found.suspects) <= 12
 
@@ -183,6 +183,6 @@ def test_an_empty_index(run):
     from hybrid.index.store import EmbeddingStore
 
     with EmbeddingStore(Layout(run).store) as store:
-        store.remove([photo.record.path for photo in store.photos()])
+        store.remove([image.record.path for image in store.images()])
     with pytest.raises(StoreError, match="the index is empty"):
         audit_run(run)

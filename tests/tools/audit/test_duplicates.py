@@ -91,17 +91,17 @@ def angle(degrees):
 CONTENTS = {"a": 0, "a resaved": 2, "b": 90, "b again": 91, "c": 180, "alone": 270}
 
 
-def groups_of(photos, above=0.98):
+def groups_of(images, above=0.98):
     contents = list(CONTENTS)
-    by_content = {photo.sha256: content for photo, content in photos}
+    by_content = {image.sha256: content for image, content in images}
     present = [c for c in contents if c in by_content.values()]
     hashes = [next(sha for sha, content in by_content.items() if content == c) for c in present]
     vectors = np.stack([angle(CONTENTS[c]) for c in present])
-    return find_duplicates([photo for photo, _ in photos], hashes, vectors, above)
+    return find_duplicates([image for image, _ in images], hashes, vectors, above)
 
 
 @pytest.fixture
-def photos(stored):
+def images(stored):
     rows = [
         ("z/a.jpg", "cup", "train", "a"),
         ("y/a2.jpg", "cup", "train", "a resaved"),
@@ -114,9 +114,9 @@ def photos(stored):
     return [(stored(*row), row[3]) for row in rows]
 
 
-def test_groups_in_the_order_of_what_matters(photos):
-    found = groups_of(photos)
-    assert [[p.record.path for p in group.photos] for group in found] == [
+def test_groups_in_the_order_of_what_matters(images):
+    found = groups_of(images)
+    assert [[p.record.path for p in group.images] for group in found] == [
         ["w/b2.jpg", "x/b.jpg"],
         ["u/c copy.jpg", "v/c.jpg"],
         ["y/a2.jpg", "z/a.jpg"],
@@ -130,44 +130,44 @@ def test_groups_in_the_order_of_what_matters(photos):
     assert near.similarity == pytest.approx(np.cos(np.radians(2)), abs=1e-6)
     assert exact.similarity == 1
     assert exact.splits == ("train",), "a photo without a split is in none"
-    assert {photo.similarity for photo in exact.photos} == {1.0}
+    assert {image.similarity for image in exact.images} == {1.0}
 
 
 @pytest.mark.parametrize(
     ("label", "split", "faults"),
     [("cup", "val", ("crosses splits",)), ("mug", "train", ("two labels",)), (None, None, ())],
 )
-def test_one_fault_comes_before_none(photos, stored, label, split, faults):
-    photos[1] = stored("y/a2.jpg", label, split, "a resaved"), "a resaved"
-    found = groups_of(photos)
+def test_one_fault_comes_before_none(images, stored, label, split, faults):
+    images[1] = stored("y/a2.jpg", label, split, "a resaved"), "a resaved"
+    found = groups_of(images)
     assert found[1 if faults else 2].faults == faults
-    assert found[1 if faults else 2].photos[0].record.path == "y/a2.jpg"
+    assert found[1 if faults else 2].images[0].record.path == "y/a2.jpg"
 
 
-def test_a_group_of_near_and_exact_copies(photos, stored):
-    photos = [*photos[:2], (stored("b/copy of a.jpg", "cup", "test", "a"), "a")]
-    (group,) = groups_of(photos)
+def test_a_group_of_near_and_exact_copies(images, stored):
+    images = [*images[:2], (stored("b/copy of a.jpg", "cup", "test", "a"), "a")]
+    (group,) = groups_of(images)
     assert not group.exact
-    assert [photo.record.path for photo in group.photos] == ["b/copy of a.jpg", "y/a2.jpg", "z/a.jpg"]
-    assert [photo.similarity for photo in group.photos] == [1.0, pytest.approx(np.cos(np.radians(2)), abs=1e-6), 1.0]
+    assert [image.record.path for image in group.images] == ["b/copy of a.jpg", "y/a2.jpg", "z/a.jpg"]
+    assert [image.similarity for image in group.images] == [1.0, pytest.approx(np.cos(np.radians(2)), abs=1e-6), 1.0]
     assert group.similarity == pytest.approx(np.cos(np.radians(2)), abs=1e-6)
     assert group.faults == ("crosses splits",)
 
 
-def test_a_group_is_as_similar_as_its_loosest_photo(stored):
+def test_a_group_is_as_similar_as_its_loosest_image(stored):
     rows = [("1.jpg", None, None, "1"), ("2.jpg", None, None, "2"), ("3.jpg", None, None, "3")]
-    photos = [stored(*row) for row in rows]
+    images = [stored(*row) for row in rows]
     vectors = np.stack([angle(0), angle(4), angle(5)])
-    (group,) = find_duplicates(photos, [photo.sha256 for photo in photos], vectors, 0.99)
+    (group,) = find_duplicates(images, [image.sha256 for image in images], vectors, 0.99)
     cosines = np.cos(np.radians([4, 1, 1]))
-    np.testing.assert_allclose([photo.similarity for photo in group.photos], cosines, atol=1e-6)
+    np.testing.assert_allclose([image.similarity for image in group.images], cosines, atol=1e-6)
     assert group.similarity == pytest.approx(cosines[0], abs=1e-6)
 
 
-def test_at_one_only_copies_are_found(photos):
-    assert [group.exact for group in groups_of(photos, above=1)] == [True]
+def test_at_one_only_copies_are_found(images):
+    assert [group.exact for group in groups_of(images, above=1)] == [True]
 
 
-def test_nothing_to_find(photos):
-    assert groups_of([photos[0], photos[6]]) == []
-    assert groups_of([photos[0]]) == []
+def test_nothing_to_find(images):
+    assert groups_of([images[0], images[6]]) == []
+    assert groups_of([images[0]]) == []

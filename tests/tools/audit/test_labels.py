@@ -10,23 +10,23 @@ from cleanlab.count import num_label_issues
 
 from hybrid.errors import MissingExtraError
 from hybrid.tools.audit import labels as module
-from hybrid.tools.audit.labels import Labelled, find_suspects, judge, to_judge
+from hybrid.tools.audit.labels import Labeled, find_suspects, judge, to_judge
 from hybrid.tools.audit.probabilities import ZeroShot
 
 NAMES = ["cup", "mug, tall", "pen $x$"]
 
 
 @pytest.fixture
-def photos(clusters, stored):
-    """Three labels of ten photos, of which the photos 0 and 15 carry a wrong one."""
-    vectors, target, centres = clusters((10, 10, 10), noise=0.15, seed=1)
+def images(clusters, stored):
+    """Three labels of ten images, of which the images 0 and 15 carry a wrong one."""
+    vectors, target, centers = clusters((10, 10, 10), noise=0.15, seed=1)
     target[0], target[15] = 2, 0
     rows = [stored(f"/p/{i:02d}.jpg", NAMES[c], "train", str(i)) for i, c in enumerate(target)]
-    return Labelled([[photo.record] for photo in rows], [photo.sha256 for photo in rows], vectors), target, centres
+    return Labeled([[image.record] for image in rows], [image.sha256 for image in rows], vectors), target, centers
 
 
-def test_judgement_is_confident_learning_on_held_out_probabilities(photos):
-    given, target, _ = photos
+def test_judgment_is_confident_learning_on_held_out_probabilities(images):
+    given, target, _ = images
     judged = judge(given.embeddings, target)
     assert np.flatnonzero(judged.wrong).tolist() == [0, 15]
     np.testing.assert_array_equal(judged.quality, judged.probabilities[np.arange(30), target])
@@ -48,15 +48,15 @@ def test_as_many_as_are_counted_of_the_lowest_self_confidence(clusters):
 
 
 def test_a_label_that_is_the_most_probable_is_never_suspicious(clusters):
-    """The count of wrong labels may take in photos whose own label is the most probable."""
+    """The count of wrong labels may take in images whose own label is the most probable."""
     for seed in range(12):
         vectors, target, _ = clusters((4, 5, 6, 7), noise=0.8, seed=seed)
         judged = judge(vectors, target)
         assert (judged.probabilities[judged.wrong].argmax(axis=1) != target[judged.wrong]).all()
 
 
-def test_that_filter_is_not_idle(photos, monkeypatch):
-    given, target, _ = photos
+def test_that_filter_is_not_idle(images, monkeypatch):
+    given, target, _ = images
     quality = module.confident_learning()[1]
     monkeypatch.setattr(
         module, "confident_learning", lambda: (lambda *arrays, **options: np.ones(30, np.bool_), quality)
@@ -64,9 +64,9 @@ def test_that_filter_is_not_idle(photos, monkeypatch):
     assert np.flatnonzero(judge(given.embeddings, target).wrong).tolist() == [0, 15]
 
 
-def test_suspects_and_their_evidence(photos):
-    given, target, centres = photos
-    zero_shot = ZeroShot((20 * given.embeddings @ centres.T).astype(np.float32), np.ones(3, np.bool_))
+def test_suspects_and_their_evidence(images):
+    given, target, centers = images
+    zero_shot = ZeroShot((20 * given.embeddings @ centers.T).astype(np.float32), np.ones(3, np.bool_))
     found = find_suspects(given, given, zero_shot)
     assert {(s.record.path, s.label, s.suggested, s.zero_shot) for s in found} == {
         ("/p/00.jpg", "pen $x$", "cup", "cup"),
@@ -86,10 +86,10 @@ def test_suspects_and_their_evidence(photos):
         np.testing.assert_allclose([near.similarity for near in suspect.nearest], cosine[nearest], atol=1e-6)
 
 
-def test_zero_shot_speaks_of_the_labels_that_it_can_name(photos):
-    given, _, centres = photos
+def test_zero_shot_speaks_of_the_labels_that_it_can_name(images):
+    given, _, centers = images
     named = np.array([False, True, True])
-    found = find_suspects(given, given, ZeroShot(20 * given.embeddings @ centres[named].T, named))
+    found = find_suspects(given, given, ZeroShot(20 * given.embeddings @ centers[named].T, named))
     assert {s.record.path: s.zero_shot for s in found}["/p/15.jpg"] == "mug, tall"
     assert {s.zero_shot for s in found} <= {"mug, tall", "pen $x$"}
     assert {s.zero_shot for s in find_suspects(given, given)} == {None}
@@ -98,22 +98,22 @@ def test_zero_shot_speaks_of_the_labels_that_it_can_name(photos):
 def test_no_suspects_among_right_labels(clusters, stored):
     vectors, target, _ = clusters((6, 6), noise=0.05)
     rows = [stored(f"/p/{i}.jpg", NAMES[c], None, str(i)) for i, c in enumerate(target)]
-    photos = Labelled([[photo.record] for photo in rows], [photo.sha256 for photo in rows], vectors)
-    assert find_suspects(photos, photos) == []
+    images = Labeled([[image.record] for image in rows], [image.sha256 for image in rows], vectors)
+    assert find_suspects(images, images) == []
 
 
-def labelled(stored, *contents):
+def labeled(stored, *contents):
     """Contents as lists of labels of their copies."""
     rows = [
         [stored(f"/p/{content}-{copy}.jpg", label, None, str(content)) for copy, label in enumerate(labels)]
         for content, labels in enumerate(contents)
     ]
     vectors = np.eye(len(contents), dtype=np.float32)
-    return Labelled([[photo.record for photo in row] for row in rows], [row[0].sha256 for row in rows], vectors)
+    return Labeled([[image.record for image in row] for row in rows], [row[0].sha256 for row in rows], vectors)
 
 
 def test_what_is_left_out_is_said(stored):
-    given = labelled(stored, ["a"], ["a", "a"], ["a"], ["b"], ["b"], ["b"], ["b", "a"], ["c"], ["c"], ["dgo"])
+    given = labeled(stored, ["a"], ["a", "a"], ["a"], ["b"], ["b"], ["b"], ["b", "a"], ["c"], ["c"], ["dgo"])
     kept, notes = to_judge(given)
     assert kept.labels == ["a", "a", "a", "b", "b", "b"]
     assert kept.hashes == given.hashes[:6]
@@ -128,13 +128,13 @@ def test_what_is_left_out_is_said(stored):
     "contents", [[["a"]] * 5, [["a"]] * 5 + [["b"]] * 2, [["a"], ["b"]], [["a"]], [["a", "b"]] * 9, []]
 )
 def test_too_little_to_judge(stored, contents):
-    kept, notes = to_judge(labelled(stored, *contents))
+    kept, notes = to_judge(labeled(stored, *contents))
     assert kept.hashes == kept.records == []
     assert notes[-1] == "labels: none is judged; needed are two with 3 photos or more each"
 
 
-def test_copies_count_once_and_are_named(photos, stored):
-    given, _, _ = photos
+def test_copies_count_once_and_are_named(images, stored):
+    given, _, _ = images
     copy = stored("/q/copy.jpg", "pen $x$", "val", "0").record
     given.records[0].append(copy)
     found = {s.record.path: s for s in find_suspects(given, given)}
@@ -142,8 +142,8 @@ def test_copies_count_once_and_are_named(photos, stored):
     assert found["/p/15.jpg"].copies == ()
 
 
-def test_without_cleanlab(monkeypatch, photos):
-    given, target, _ = photos
+def test_without_cleanlab(monkeypatch, images):
+    given, target, _ = images
     monkeypatch.setitem(sys.modules, "cleanlab", None)
     monkeypatch.setitem(sys.modules, "cleanlab.filter", None)
     with pytest.raises(MissingExtraError, match="hybrid audit needs the package cleanlab") as caught:

@@ -15,7 +15,7 @@ from hybrid.tools.audit.probabilities import ZeroShot, class_probabilities, held
 
 
 def oracle(vectors, target, folds):
-    """log N(photo; mean, within) of every held-out photo, the long way, up to a constant."""
+    """log N(image; mean, within) of every held-out image, the long way, up to a constant."""
     logits = np.zeros((len(target), target.max() + 1))
     for rest, held in StratifiedKFold(folds, shuffle=True, random_state=0).split(vectors, target):
         x, y = vectors[rest].astype(np.float64), target[rest]
@@ -30,7 +30,7 @@ def oracle(vectors, target, folds):
 
 @pytest.mark.filterwarnings("ignore:The least populated class")
 @pytest.mark.parametrize(("counts", "folds"), [((9, 7, 5), 5), ((4, 3, 4), 4), ((3, 3), 3), ((12, 3, 6), 5)])
-def test_every_photo_is_scored_without_itself(clusters, counts, folds):
+def test_every_image_is_scored_without_itself(clusters, counts, folds):
     vectors, target, _ = clusters(counts)
     found = held_out_logits(vectors, target)
     assert found.shape == (sum(counts), len(counts))
@@ -53,7 +53,7 @@ def test_a_wrong_label_does_not_vouch_for_itself(clusters):
     assert held_out_logits(vectors, given)[0].argmax() == 0
 
 
-def test_probabilities_of_photos_alone_are_calibrated_logits(clusters):
+def test_probabilities_of_images_alone_are_calibrated_logits(clusters):
     vectors, target, _ = clusters((8, 8, 8), noise=0.5)
     logits = held_out_logits(vectors, target)
     found = class_probabilities(logits, target)
@@ -69,9 +69,9 @@ def scaled(logits):
 
 @pytest.mark.parametrize("named", [(True, True, True), (True, False, True)])
 def test_zero_shot_shares_out_what_the_named_classes_have(clusters, named):
-    vectors, target, centres = clusters((8, 8, 8), noise=0.5)
+    vectors, target, centers = clusters((8, 8, 8), noise=0.5)
     logits, named = held_out_logits(vectors, target), np.array(named)
-    zero_shot = ZeroShot(20 * vectors @ centres[named].T, named)
+    zero_shot = ZeroShot(20 * vectors @ centers[named].T, named)
     found = class_probabilities(logits, target, zero_shot)
 
     first = softmax(scaled(logits) / fit_temperature(scaled(logits), target), axis=1)
@@ -86,23 +86,23 @@ def test_zero_shot_shares_out_what_the_named_classes_have(clusters, named):
 
 
 def test_zero_shot_helps(clusters):
-    vectors, target, centres = clusters((5, 5, 5, 5), noise=0.45, seed=2)
+    vectors, target, centers = clusters((5, 5, 5, 5), noise=0.45, seed=2)
     logits = held_out_logits(vectors, target)
     own = np.arange(len(target)), target
     alone = class_probabilities(logits, target)[own]
-    joined = class_probabilities(logits, target, ZeroShot(20 * vectors @ centres.T, np.ones(4, np.bool_)))[own]
+    joined = class_probabilities(logits, target, ZeroShot(20 * vectors @ centers.T, np.ones(4, np.bool_)))[own]
     assert np.log(joined).mean() > np.log(alone).mean() + 0.05
 
 
 @pytest.mark.parametrize("named", [(False, False, False), (True, False, False)])
 def test_one_name_says_nothing(clusters, named):
-    vectors, target, centres = clusters((6, 6, 6))
+    vectors, target, centers = clusters((6, 6, 6))
     logits, named = held_out_logits(vectors, target), np.array(named)
-    zero_shot = ZeroShot(20 * vectors @ centres[named].T, named)
+    zero_shot = ZeroShot(20 * vectors @ centers[named].T, named)
     np.testing.assert_array_equal(class_probabilities(logits, target, zero_shot), class_probabilities(logits, target))
 
 
-def test_identical_photos_are_as_likely_one_as_the_other():
+def test_identical_images_are_as_likely_one_as_the_other():
     vectors = np.tile(np.eye(6, dtype=np.float32)[:1], (8, 1))
     target = np.repeat([0, 1], 4)
     found = class_probabilities(held_out_logits(vectors, target), target)
@@ -111,7 +111,7 @@ def test_identical_photos_are_as_likely_one_as_the_other():
 
 @pytest.mark.parametrize("noise", [1e-7, 1e-5, 1e-3])
 def test_classes_without_spread_are_calibrated_too(clusters, noise):
-    """Photos that hardly differ, of which two carry the wrong label: the discriminant's numbers are huge."""
+    """Images that hardly differ, of which two carry the wrong label: the discriminant's numbers are huge."""
     vectors, target, _ = clusters((8, 8, 8), noise=noise)
     target[[0, 9]] = 2, 0
     found = class_probabilities(held_out_logits(vectors, target), target)

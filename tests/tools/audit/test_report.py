@@ -12,7 +12,7 @@ from hybrid.tools.audit.audit import Audit
 from hybrid.tools.audit.duplicates import Duplicate, DuplicateGroup
 from hybrid.tools.audit.labels import Suspect
 from hybrid.tools.audit.report import nearest_labels, write_csv, write_jsonl
-from hybrid.tools.search.neighbors import NearPhoto
+from hybrid.tools.search.neighbors import NearImage
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def found(stored):
         (Duplicate(a.record, a.sha256, 0.98765432), Duplicate(b.record, b.sha256, 0.98765432)), 0.98765432
     )
     near = tuple(
-        NearPhoto(stored(f"/d/n{i}.jpg", label, None, str(i)).record, label, 0.9 - i / 10)
+        NearImage(stored(f"/d/n{i}.jpg", label, None, str(i)).record, label, 0.9 - i / 10)
         for i, label in enumerate(["pen", "zip", "zip", "pen", "zip"])
     )
     suspect = Suspect(b.record, ("/d/c.jpg",), "mug", "tasse à café", 0.0123456789, 0.9, None, near)
@@ -35,7 +35,7 @@ def test_json_lines(found):
     write_jsonl(found, stream)
     group, suspect = (json.loads(line) for line in stream.getvalue().splitlines())
     assert "tasse à café" in stream.getvalue()
-    sha256 = [photo.sha256 for photo in found.duplicates[0].photos]
+    sha256 = [image.sha256 for image in found.duplicates[0].images]
     assert group == {
         "finding": "duplicates",
         "exact": False,

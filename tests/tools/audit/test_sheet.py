@@ -1,4 +1,4 @@
-"""The contact sheet: every photo drawn, with its label and the suggested one; lost photos are grey."""
+"""The contact sheet: every image drawn, with its label and the suggested one; lost images are gray."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def suspects(tmp_path):
     return make
 
 
-def colours_in(file):
+def colors_in(file):
     pixels = np.asarray(Image.open(file).convert("RGB")).reshape(-1, 3)
-    return [int((pixels == colour).all(axis=1).sum()) for colour in (RED, GREEN, BLUE)]
+    return [int((pixels == color).all(axis=1).sum()) for color in (RED, GREEN, BLUE)]
 
 
-def test_each_photo_is_drawn_with_both_labels(suspects, tmp_path, monkeypatch):
+def test_each_image_is_drawn_with_both_labels(suspects, tmp_path, monkeypatch):
     said = []
     for name in ("set_title", "set_xlabel"):
         real = getattr(Axes, name)
@@ -41,7 +41,7 @@ def test_each_photo_is_drawn_with_both_labels(suspects, tmp_path, monkeypatch):
             Axes, name, lambda self, text, real=real, **k: said.append((text, k)) or real(self, text, **k)
         )
     assert sheet.draw_suspects(suspects(2), tmp_path / "s.png") == []
-    red, green, blue = colours_in(tmp_path / "s.png")
+    red, green, blue = colors_in(tmp_path / "s.png")
     assert red == pytest.approx(green, rel=0.05)
     assert red > 10_000
     assert blue == 0
@@ -54,15 +54,15 @@ def test_each_photo_is_drawn_with_both_labels(suspects, tmp_path, monkeypatch):
 def test_the_first_ones_are_drawn(suspects, tmp_path, monkeypatch):
     monkeypatch.setattr(sheet, "MOST", 1)
     sheet.draw_suspects(suspects(3), tmp_path / "s.png")
-    red, green, blue = colours_in(tmp_path / "s.png")
+    red, green, blue = colors_in(tmp_path / "s.png")
     assert red > 10_000
     assert green == blue == 0
 
 
-def test_lost_photos_are_grey_and_named(suspects, tmp_path):
+def test_lost_images_are_gray_and_named(suspects, tmp_path):
     given = suspects(2, label="x" * 300)
     (tmp_path / "1.png").unlink()
     assert sheet.draw_suspects(given, tmp_path / "s.png") == [str(tmp_path / "1.png")]
-    red, green, _ = colours_in(tmp_path / "s.png")
+    red, green, _ = colors_in(tmp_path / "s.png")
     assert red > 10_000
     assert green == 0

@@ -13,7 +13,7 @@ from hybrid.tools.compare.results import ClassFigures, Result
 
 
 class Fake:
-    """A trainer that learns nothing but the file name: a photo of `000.jpg` is always right."""
+    """A trainer that learns nothing but the file name: an image of `000.jpg` is always right."""
 
     def __init__(self):
         self.calls = []
@@ -36,9 +36,9 @@ class FakeHead:
         self.classes = classes
         self.training = TrainingSummary(settings.epochs, 1, 0.5, 1000 * settings.epochs, 10 * settings.epochs)
 
-    def prepare(self, photo):
-        """The mean colour."""
-        return torch.from_numpy(np.asarray(to_picture(photo), dtype=np.float32).mean((0, 1)))
+    def prepare(self, image):
+        """The mean color."""
+        return torch.from_numpy(np.asarray(to_picture(image), dtype=np.float32).mean((0, 1)))
 
     def logits(self, prepared, embeddings):
         """The reddest is class 0, the greenest 1."""

@@ -11,7 +11,7 @@ from hybrid.config import EncoderSettings, HeadSettings
 from hybrid.device import Compute
 from hybrid.encoders import load_encoder
 from hybrid.errors import ConfigError, DataError, HeadError
-from hybrid.heads.training.selection import read_photos
+from hybrid.heads.training.selection import read_images
 from hybrid.images.sources import scan
 from hybrid.index.build import build_index
 from hybrid.index.store import EmbeddingStore
@@ -23,17 +23,17 @@ from hybrid.tools.compare.trial import Embedded
 from hybrid.tools.compare.vary import Candidate
 
 CPU = Compute("cpu", "fp32", "test")
-COLOURS = {"green": (40, 180, 40), "red": (200, 40, 40)}
+COLORS = {"green": (40, 180, 40), "red": (200, 40, 40)}
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Ten green and ten red photos, one of the green ones red."""
+    """Ten green and ten red images, one of the green ones red."""
     rng = np.random.default_rng(0)
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         (tmp_path / "photos" / name).mkdir(parents=True)
         for number in range(10):
-            shown = COLOURS["red"] if (name, number) == ("green", 0) else colour
+            shown = COLORS["red"] if (name, number) == ("green", 0) else color
             pixels = rng.normal(shown, 20, (24, 24, 3)).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
     return tmp_path / "photos"
@@ -48,8 +48,8 @@ def run(folder, tmp_path, trainer):
         candidates = [Candidate(n, HeadSettings(epochs=e, **(settings or {}))) for n, e in rows.items()]
         plan = options.pop("plan", Plan(fraction=fraction, seed=seed))
         options = {"train": trainer} | options
-        photos = read_photos(scan([folder]))
-        found = compare(candidates, photos, plan, tmp_path / out, CPU, say=said.append, **options)
+        images = read_images(scan([folder]))
+        found = compare(candidates, images, plan, tmp_path / out, CPU, say=said.append, **options)
         return found, "\n".join(said)
 
     return go
@@ -60,13 +60,13 @@ def table(tmp_path, out="out"):
         return {row["name"]: row for row in csv.DictReader(stream)}
 
 
-# FakeHead calls the reddest class 0, which is green by name: all but the odd photo are wrong.
+# FakeHead calls the reddest class 0, which is green by name: all but the odd image are wrong.
 def test_figures_and_files(run, tmp_path, trainer):
     found, said = run({"a": 3})
     (row,) = found.rows
     test = [tmp_path / "photos" / c.name for c in row.classes]
     assert [path.name for path in test] == ["green", "red"]
-    assert row.photos == {"train": 8, "val": 2, "test": 10}
+    assert row.images == {"train": 8, "val": 2, "test": 10}
     assert row.accuracy in (0.0, 0.1)
     assert row.accuracy == pytest.approx(np.average([c.recall for c in row.classes], weights=[5, 5]))
     assert [c.support for c in row.classes] == [5, 5]
@@ -103,7 +103,7 @@ def test_a_changed_setting_is_run_again(run, trainer):
 
 
 @pytest.mark.parametrize("what", ["pixels", "label", "test cut"])
-def test_changed_photos_are_run_again(run, folder, trainer, what):
+def test_changed_images_are_run_again(run, folder, trainer, what):
     run({"a": 3, "b": 3})
     if what == "pixels":
         Image.new("RGB", (24, 24), (0, 99, 0)).save(folder / "green" / "5.png")
@@ -117,17 +117,17 @@ def test_changed_photos_are_run_again(run, folder, trainer, what):
     assert [row.name for row in found.rows] == ["a"]
 
 
-def test_earlier_results_on_the_same_photos_stay(run, tmp_path, trainer):
+def test_earlier_results_on_the_same_images_stay(run, tmp_path, trainer):
     run({"a": 3, "b": 4})
     found, said = run({"c": 5})
     assert [row.name for row in found.rows] == ["a", "b", "c"]
     assert list(table(tmp_path)) == ["a", "b", "c"]
     assert "2 results of earlier calls on the same photos stay in the table" in said
     assert len(trainer.calls) == 3
-    # Another seed and share of validation are no other photos; the test stays.
+    # Another seed and share of validation are no other images; the test stays.
     found, _ = run({"d": 5}, settings={"seed": 3, "val_fraction": 0.4})
     assert [row.name for row in found.rows] == ["a", "b", "c", "d"]
-    assert found.rows[-1].photos == {"train": 6, "val": 4, "test": 10}
+    assert found.rows[-1].images == {"train": 6, "val": 4, "test": 10}
 
 
 def test_a_failing_recipe_stops_nobody(run, tmp_path, trainer):
@@ -185,16 +185,16 @@ def test_a_damaged_result_is_run_again(run, tmp_path, trainer):
     assert "a: run again, because its result cannot be read" in said
 
 
-def test_there_must_be_test_photos(run):
+def test_there_must_be_test_images(run):
     with pytest.raises(DataError, match="no photos to test on") as caught:
         run({"a": 3}, fraction=0.0)
     assert "--test-fraction" in caught.value.fix
 
 
-def test_given_test_photos(run, photo_folder):
-    test = read_photos(scan([photo_folder({"red": 3, "blue": 2}, "t")]))
+def test_given_test_images(run, image_folder):
+    test = read_images(scan([image_folder({"red": 3, "blue": 2}, "t")]))
     found, said = run({"a": 3}, plan=Plan(test))
-    assert found.rows[0].photos["test"] == 3
+    assert found.rows[0].images["test"] == 3
     assert "left out 2 photos of classes that are not trained" in said
     assert any("1 classes have no test photo" in note for note in found.notes)
 
@@ -268,7 +268,7 @@ def test_regions_vote(run, trainer):
         return head
 
     run({"a": 3}, settings={"regions": "tiles", "region_count": 4}, train=counting)
-    assert min(seen) == 5  # one photo, for the GFLOPs: the whole of it and four tiles
+    assert min(seen) == 5  # one image, for the GFLOPs: the whole of it and four tiles
 
 
 def test_folders_of_rows():
@@ -299,7 +299,7 @@ def test_a_real_training(run, tmp_path):
     (row,) = found.rows
     assert row.trainable == row.parameters > 1e5
     assert row.gflops > 1e-3
-    assert (row.epochs, row.photos["test"]) == (2, 10)
+    assert (row.epochs, row.images["test"]) == (2, 10)
     files = {f.name for f in (tmp_path / "out" / "tiny").iterdir()}
     assert files == {"result.json", "confusion.png", "log.csv", "curves.png"}
     stored = json.loads((tmp_path / "out" / "results.json").read_text())

@@ -32,14 +32,14 @@ def test_scores_against_scikit_learn(seed):
     assert found.macro_precision == pytest.approx(precision_score(target, predicted, average="macro"))
 
 
-def test_a_class_without_test_photos_is_not_in_the_means():
+def test_a_class_without_test_images_is_not_in_the_means():
     found = measure.score(np.array([0, 0, 2, 1]), np.array([0, 0, 1, 1]), ["a", "b", "c", "d"])
     assert found.macro_recall == pytest.approx((1 + 1 / 2) / 2)
     assert found.macro_precision == pytest.approx(1)
     assert found.classes[3].support == 0
 
 
-def test_one_photo():
+def test_one_image():
     found = measure.score(np.array([1]), np.array([1]), ["a", "b"])
     assert (found.accuracy, found.macro_precision, found.macro_recall) == (1, 1, 1)
 
@@ -50,18 +50,18 @@ def test_arrays_that_do_not_fit():
 
 
 def test_operations_of_one_convolution():
-    layer, photo = nn.Conv2d(3, 8, kernel_size=3, stride=2, bias=False), torch.zeros(1, 3, 11, 11)
+    layer, image = nn.Conv2d(3, 8, kernel_size=3, stride=2, bias=False), torch.zeros(1, 3, 11, 11)
     # 5 x 5 places, 8 channels, each a sum of 27 products: a multiply and an add
-    assert measure.count_operations(lambda: layer(photo)) == 2 * 5 * 5 * 8 * 27
+    assert measure.count_operations(lambda: layer(image)) == 2 * 5 * 5 * 8 * 27
 
 
 def test_operations_of_a_transformer_block():
     block, tokens = nn.TransformerEncoderLayer(64, 4, batch_first=True, dim_feedforward=128).eval(), 10
     linear = 2 * tokens * (64 * 192 + 64 * 64 + 2 * 64 * 128)
     attention = 2 * 2 * tokens * tokens * 64
-    photo = torch.zeros(1, tokens, 64)
+    image = torch.zeros(1, tokens, 64)
     before = torch.backends.mha.get_fastpath_enabled()
-    assert measure.count_operations(lambda: block(photo)) == linear + attention
+    assert measure.count_operations(lambda: block(image)) == linear + attention
     assert torch.backends.mha.get_fastpath_enabled() == before
 
 

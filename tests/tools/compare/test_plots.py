@@ -65,10 +65,10 @@ def test_a_confusion_matrix_is_drawn(tmp_path, classes):
     assert min(Image.open(tmp_path / "c.png").size) > 300
 
 
-def test_colours_say_right_and_wrong(tmp_path):
+def test_colors_say_right_and_wrong(tmp_path):
     pictures.draw_confusion(np.array([[0, 4], [0, 3]]), ["a", "b"], "t", tmp_path / "c.png")
     pixels = np.asarray(Image.open(tmp_path / "c.png").convert("RGB")).astype(int)
-    red, blue = (np.abs(pixels - colour).sum(-1) < 20 for colour in ([0xB2, 0x18, 0x2B], [0x21, 0x66, 0xAC]))
+    red, blue = (np.abs(pixels - color).sum(-1) < 20 for color in ([0xB2, 0x18, 0x2B], [0x21, 0x66, 0xAC]))
     # Row a is all wrong, row b all right, both in column b: red above blue.
     assert red.sum() > 300
     assert blue.sum() > 300

@@ -6,15 +6,15 @@ import numpy as np
 from msgspec.structs import replace
 
 from hybrid.config import HeadSettings
-from hybrid.heads.base import LabelledPhotos
+from hybrid.heads.base import LabeledImages
 from hybrid.images.records import ImageRecord
 from hybrid.tools.compare.results import dataset_key, read_result, result_key, write_result
 
 
-def part(*photos):
-    records = tuple(ImageRecord(f"/{sha}", "/", None, None, 1, 1) for sha, _ in photos)
-    target = np.array([target for _, target in photos], dtype=np.intp)
-    return LabelledPhotos(records, tuple(sha for sha, _ in photos), target, np.empty((len(photos), 0), np.float32))
+def part(*images):
+    records = tuple(ImageRecord(f"/{sha}", "/", None, None, 1, 1) for sha, _ in images)
+    target = np.array([target for _, target in images], dtype=np.intp)
+    return LabeledImages(records, tuple(sha for sha, _ in images), target, np.empty((len(images), 0), np.float32))
 
 
 TRAIN, VAL, TEST = part(("a", 0), ("b", 1)), part(("c", 0)), part(("d", 1))

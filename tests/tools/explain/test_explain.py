@@ -1,4 +1,4 @@
-"""From a run and a photo to the explanation and its picture."""
+"""From a run and an image to the explanation and its picture."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from hybrid.gate.decide import FittedGate
 from hybrid.gate.gate import Gate
 from hybrid.gate.gaussians import ClassMemory
 from hybrid.gate.policy import Policy
-from hybrid.gate.support import ShownPhotos
+from hybrid.gate.support import ShownImages
 from hybrid.heads.linear import LinearHead
 from hybrid.heads.nets.backbone import build_model
 from hybrid.heads.nets.backbone_head import BackboneHead
 from hybrid.heads.nets.ensemble import Ensemble
 from hybrid.heads.nets.regions import with_regions
 from hybrid.images.sources import scan
-from hybrid.index.store import EmbeddingStore, StoredPhoto
+from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.index.texts import embed_classes
 from hybrid.labels.prompts import PromptClass, PromptSet, load_templates
 from hybrid.labels.space import Newcomer, extend, join
@@ -54,20 +54,20 @@ def head_of(classes, folds=1):
 
 
 @pytest.fixture
-def indexed(tmp_path, photo_folder, encoder):
-    """A run's store with four photos of each of two classes, one of them without a label."""
-    folder = photo_folder({"cat": 4, "dog": 4})
+def indexed(tmp_path, image_folder, encoder):
+    """A run's store with four images of each of two classes, one of them without a label."""
+    folder = image_folder({"cat": 4, "dog": 4})
     layout = Layout(tmp_path / "run")
     records = scan([folder]).records
     with EmbeddingStore(layout.store) as store:
-        photos, vectors = [], {}
+        images, vectors = [], {}
         for number, record in enumerate(records):
             sha256 = f"{number:064x}"
             image = Image.open(record.path)
             vectors[sha256] = encoder.encode_images([encoder.prepare(image, record)])[0]
             label = None if number == 7 else record.label
-            photos.append(StoredPhoto(replace(record, label=label), sha256))
-        store.write_batch(photos, vectors, encoder.fingerprint)
+            images.append(StoredImage(replace(record, label=label), sha256))
+        store.write_batch(images, vectors, encoder.fingerprint)
     return layout, records, vectors
 
 
@@ -80,9 +80,9 @@ def classifier_of(encoder, head, *, unseen=("gnu", LONG), gate=True, policy=None
     fitted = None
     if gate and head is not None:
         rng = np.random.default_rng(0)
-        photos = rng.normal(size=(12, encoder.dim))
-        photos /= np.linalg.norm(photos, axis=1, keepdims=True)
-        fitted = FittedGate(Gate(), ClassMemory.fit(photos, np.arange(12) % 2, 2), reason="test")
+        images = rng.normal(size=(12, encoder.dim))
+        images /= np.linalg.norm(images, axis=1, keepdims=True)
+        fitted = FittedGate(Gate(), ClassMemory.fit(images, np.arange(12) % 2, 2), reason="test")
     return HybridClassifier(
         encoder, head, fitted, space, vectors if gate or head is None else None, policy=policy or Policy()
     )
@@ -90,14 +90,14 @@ def classifier_of(encoder, head, *, unseen=("gnu", LONG), gate=True, policy=None
 
 def record_of(tmp_path, image, name="photo.png"):
     image.save(tmp_path / name)
-    return scan([tmp_path / name], labelled=False).records[0]
+    return scan([tmp_path / name], labeled=False).records[0]
 
 
 @pytest.mark.parametrize("folds", [1, 2])
-def test_all_parts(folds, encoder, indexed, tmp_path, photo):
+def test_all_parts(folds, encoder, indexed, tmp_path, image):
     layout, _, _ = indexed
     classifier = classifier_of(encoder, head_of(("cat", "dog"), folds), policy=Policy(prior=0.3))
-    record = record_of(tmp_path, photo(99, (300, 40)))
+    record = record_of(tmp_path, image(99, (300, 40)))
     made = explain(classifier, layout.root, record)
     said = made.explanation
     predicted = next(classifier.predictions(b, 3) for b in classifier.classify([record]))[0]
@@ -116,26 +116,26 @@ def test_all_parts(folds, encoder, indexed, tmp_path, photo):
     assert said.maps[0].label == predicted.head[0]
     assert said.maps[1].label == predicted.label
     assert made.head.values.shape == made.head.pixels.shape[:2] == (64, 64)
-    assert len(said.neighbours) == 5
+    assert len(said.neighbors) == 5
     draw_explanation(made, tmp_path / "out.png")
     assert Image.open(tmp_path / "out.png").size == (1250, 1200)
     assert msgspec.json.decode(msgspec.json.encode(said), type=Explanation) == said
 
 
-def test_an_ensembles_map_is_its_members_mean(encoder, indexed, tmp_path, photo):
+def test_an_ensembles_map_is_its_members_mean(encoder, indexed, tmp_path, image):
     head = head_of(("cat", "dog"), 2)
-    record = record_of(tmp_path, photo(5))
+    record = record_of(tmp_path, image(5))
     whole = explain(classifier_of(encoder, head), indexed[0].root, record, method="occlusion")
-    prepared = [head.prepare(photo(5))]
+    prepared = [head.prepare(image(5))]
     pixels = head.batch(prepared)
     target = int(head.logits(prepared, np.empty((1, 0), np.float32)).argmax())
     one, two = (attribute(member, pixels, target, "occlusion").values for member in head.model.members)
     np.testing.assert_allclose(whole.head.values, (one + two) / 2, atol=1e-6)
 
 
-def test_the_class_that_is_asked_for(encoder, indexed, tmp_path, photo):
+def test_the_class_that_is_asked_for(encoder, indexed, tmp_path, image):
     classifier = classifier_of(encoder, head_of(("cat", "dog")))
-    record = record_of(tmp_path, photo(99))
+    record = record_of(tmp_path, image(99))
     assert explain(classifier, indexed[0].root, record, name="GNU").explanation.maps[1].label == "gnu"
     with pytest.raises(ConfigError, match="not in the list"):
         explain(classifier, indexed[0].root, record, name="zebra")
@@ -143,13 +143,13 @@ def test_the_class_that_is_asked_for(encoder, indexed, tmp_path, photo):
         explain(classifier, indexed[0].root, record, method="guess")
 
 
-def test_a_class_that_photos_alone_speak_for(encoder, indexed, tmp_path, photo):
-    """No text, no map of the encoder; the terms still say what its photos added."""
-    record = record_of(tmp_path, photo(99))
-    own = encoder.encode_images([encoder.prepare(photo(99), record)])
+def test_a_class_that_images_alone_speak_for(encoder, indexed, tmp_path, image):
+    """No text, no map of the encoder; the terms still say what its images added."""
+    record = record_of(tmp_path, image(99))
+    own = encoder.encode_images([encoder.prepare(image(99), record)])
     named = classifier_of(encoder, head_of(("cat", "dog")))
     space, (place,) = extend(named.space, [Newcomer(PromptClass("creature 7"), named=False, shots=1)])
-    shown = ShownPhotos.gather([own], [place], space.asked, space.named)
+    shown = ShownImages.gather([own], [place], space.asked, space.named)
     made = explain(replace(named, space=space, shown=shown), indexed[0].root, record, name="creature 7")
     said = made.explanation
     assert [m.of for m in said.maps] == ["head"]
@@ -160,19 +160,19 @@ def test_a_class_that_photos_alone_speak_for(encoder, indexed, tmp_path, photo):
     draw_explanation(made, tmp_path / "out.png")
 
 
-def test_a_linear_head_has_no_map(encoder, indexed, tmp_path, photo):
+def test_a_linear_head_has_no_map(encoder, indexed, tmp_path, image):
     rng = np.random.default_rng(1)
     weight = rng.normal(size=(2, encoder.dim)).astype(np.float32)
     head = LinearHead(weight, np.zeros(2, np.float32), ("cat", "dog"), encoder.identity)
-    made = explain(classifier_of(encoder, head), indexed[0].root, record_of(tmp_path, photo(7).convert("L")))
+    made = explain(classifier_of(encoder, head), indexed[0].root, record_of(tmp_path, image(7).convert("L")))
     assert made.head is None
     assert [m.of for m in made.explanation.maps] == ["encoder"]
     assert any("sees no pixels" in note for note in made.explanation.notes)
     draw_explanation(made, tmp_path / "out.png")
 
 
-def test_zero_shot_alone(encoder, tmp_path, photo):
-    made = explain(classifier_of(encoder, None), tmp_path / "none", record_of(tmp_path, photo(7)))
+def test_zero_shot_alone(encoder, tmp_path, image):
+    made = explain(classifier_of(encoder, None), tmp_path / "none", record_of(tmp_path, image(7)))
     said = made.explanation
     assert said.gate is said.experts.head is said.p_unseen is None
     notes = " | ".join(said.notes)
@@ -182,43 +182,43 @@ def test_zero_shot_alone(encoder, tmp_path, photo):
     draw_explanation(made, tmp_path / "out.png")
 
 
-def test_a_head_alone(encoder, indexed, tmp_path, photo):
+def test_a_head_alone(encoder, indexed, tmp_path, image):
     classifier = classifier_of(encoder, head_of(("cat", "dog")), unseen=(), gate=False)
-    made = explain(classifier, indexed[0].root, record_of(tmp_path, photo(7)))
+    made = explain(classifier, indexed[0].root, record_of(tmp_path, image(7)))
     assert made.encoder is made.explanation.gate is made.explanation.experts.zero_shot is None
-    assert len(made.explanation.neighbours) == 5
+    assert len(made.explanation.neighbors) == 5
     assert any("no text is in use" in note for note in made.explanation.notes)
     draw_explanation(made, tmp_path / "out.png")
 
 
-def test_every_class_seen(encoder, indexed, tmp_path, photo):
+def test_every_class_seen(encoder, indexed, tmp_path, image):
     made = explain(
-        classifier_of(encoder, head_of(("cat", "dog")), unseen=()), indexed[0].root, record_of(tmp_path, photo(7))
+        classifier_of(encoder, head_of(("cat", "dog")), unseen=()), indexed[0].root, record_of(tmp_path, image(7))
     )
     assert made.explanation.gate.terms == []
     assert made.explanation.p_unseen == made.explanation.gate.p_unseen == 0
     draw_explanation(made, tmp_path / "out.png")
 
 
-def test_a_head_that_votes_on_regions(encoder, indexed, tmp_path, photo):
+def test_a_head_that_votes_on_regions(encoder, indexed, tmp_path, image):
     classifier = classifier_of(encoder, with_regions(head_of(("cat", "dog")), "tiles", 4))
-    made = explain(classifier, indexed[0].root, record_of(tmp_path, photo(7)))
+    made = explain(classifier, indexed[0].root, record_of(tmp_path, image(7)))
     assert made.head is not None
     assert any("votes on regions" in note for note in made.explanation.notes)
 
 
-def test_photos_gone_from_disk(encoder, indexed, tmp_path, photo):
+def test_images_gone_from_disk(encoder, indexed, tmp_path, image):
     layout, records, _ = indexed
-    record = record_of(tmp_path, photo(7))
+    record = record_of(tmp_path, image(7))
     shutil.rmtree(records[0].source)
     made = explain(classifier_of(encoder, head_of(("cat", "dog"))), layout.root, record)
     assert made.thumbnails == (None,) * 5
-    assert not any(found.readable for found in made.explanation.neighbours)
+    assert not any(found.readable for found in made.explanation.neighbors)
     draw_explanation(made, tmp_path / "out.png")
 
 
 def test_unreadable(encoder, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no photo")
-    record = scan([tmp_path / "bad.png"], labelled=False).records[0]
+    record = scan([tmp_path / "bad.png"], labeled=False).records[0]
     with pytest.raises(UnreadableImageError, match=r"cannot explain .*bad\.png"):
         explain(classifier_of(encoder, None), tmp_path, record)

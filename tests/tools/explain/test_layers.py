@@ -66,7 +66,7 @@ def test_no_map_in_linear_layers():
     assert find_map_layer(model, image(8), 0) is None
 
 
-def test_wide_photos_have_wide_grids():
+def test_wide_images_have_wide_grids():
     model = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     found = find_map_layer(model, image(32, 64), 0)
     assert (found.name, found.grid) == ("1", (8, 16))

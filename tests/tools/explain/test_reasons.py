@@ -59,17 +59,17 @@ def test_the_answer_may_be_of_the_less_probable_group():
     assert "likeliest" not in gate_reasons(Reasons((term("bias", 1, 0.3),), SEEN, UNSEEN), NAMES, 3).words
 
 
-def test_photos_of_shown_classes_are_said():
+def test_images_of_shown_classes_are_said():
     terms = (*TERMS[:3], term("shown", -3.5, 1.0), TERMS[3])
     among = (*UNSEEN, term("shown", [0, 0.5, 7.5], 1.0))
     found = gate_reasons(Reasons(terms, SEEN, among), NAMES, 4)
     assert found.log_odds == pytest.approx(1.2 - 3.5)
-    assert "the labelled photos of shown classes (-3.50)" in found.words
-    assert found.terms[3].meaning == "the labelled photos of shown classes"
+    assert "the labeled photos of shown classes (-3.50)" in found.words
+    assert found.terms[3].meaning == "the labeled photos of shown classes"
     assert (found.among_unseen.label, found.among_unseen.runner_up) == ("gnu", "llama")
     assert found.among_unseen.log_ratio == pytest.approx((4 + 7.5) - (9 + 0.5))
     said = gate_reasons(Reasons((term("bias", 1, 2.0), term("shown", 0.3, 1.0)), SEEN, among), NAMES, 4).words
-    assert "There gnu leads llama by the labelled photos that show the class (+7.00)." in said
+    assert "There gnu leads llama by the labeled photos that show the class (+7.00)." in said
 
 
 def test_every_term_that_the_gate_may_give_has_words():

@@ -22,11 +22,11 @@ TIMM = {
 
 
 @pytest.mark.parametrize("config", [None, RESNET, TIMM], ids=["vit", "resnet", "timm"])
-def test_every_kind_of_tower(config, make_clip, clip_folder, tmp_path, photo):
+def test_every_kind_of_tower(config, make_clip, clip_folder, tmp_path, image):
     folder = clip_folder if config is None else make_clip(tmp_path / "clip", config=config)
     encoder = load_encoder(EncoderSettings(model=str(folder), precision="bf16"), "cpu")
     text = encoder.encode_texts(["a zebra"])[0]
-    prepared = encoder.prepare(photo(1), None)
+    prepared = encoder.prepare(image(1), None)
     pixels = encoder.batch([prepared]).float()
     model = TextSimilarity(encoder.tower, text)
     # In float32, and what the encoder says in bf16.
@@ -42,12 +42,12 @@ def test_every_kind_of_tower(config, make_clip, clip_folder, tmp_path, photo):
     assert torch.bfloat16 in {weight.dtype for weight in encoder.tower.parameters()}
 
 
-def test_pixels_as_the_network_sees_them(clip_folder, photo):
+def test_pixels_as_the_network_sees_them(clip_folder, image):
     encoder = load_encoder(EncoderSettings(model=str(clip_folder), precision="fp32"), "cpu")
-    image = photo(3, (32, 32))
+    picture = image(3, (32, 32))
 
     def prepare(picture):
         return encoder.batch([encoder.prepare(picture, None)])
 
-    seen = seen_pixels(prepare, prepare(image))
-    np.testing.assert_allclose(seen, np.asarray(image) / 255, atol=1e-4)
+    seen = seen_pixels(prepare, prepare(picture))
+    np.testing.assert_allclose(seen, np.asarray(picture) / 255, atol=1e-4)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hybrid.images.records import ImageRecord
-from hybrid.index.store import EmbeddingStore, StoredPhoto
+from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.run.files import Layout
 
 DIM = 12
@@ -27,25 +27,25 @@ class Known:
 
 @dataclass
 class World:
-    """A run of `count` photos: content ``c3`` lies at ``/data/3.jpg`` and has the vector ``vectors[3]``."""
+    """A run of `count` images: content ``c3`` lies at ``/data/3.jpg`` and has the vector ``vectors[3]``."""
 
     layout: Layout
     encoder: Known
     vectors: np.ndarray
 
     def add(self, labels: Sequence[str | None], *, without_vector: Sequence[int] = ()) -> World:
-        photos = [StoredPhoto(record(f"/data/{n}.jpg", label), f"c{n}") for n, label in enumerate(labels)]
+        images = [StoredImage(record(f"/data/{n}.jpg", label), f"c{n}") for n, label in enumerate(labels)]
         vectors = {f"c{n}": self.vectors[n] for n in range(len(labels)) if n not in without_vector}
         with EmbeddingStore(self.layout.store) as store:
-            store.write_batch(photos, vectors, self.encoder.fingerprint)
+            store.write_batch(images, vectors, self.encoder.fingerprint)
         return self
 
     def copy(self, number: int, path: str, label: str | None) -> None:
         with EmbeddingStore(self.layout.store) as store:
-            store.write_batch([StoredPhoto(record(path, label), f"c{number}")])
+            store.write_batch([StoredImage(record(path, label), f"c{number}")])
 
     def ranked(self, query: np.ndarray, allowed: Sequence[int]) -> list[tuple[int, float]]:
-        """What a plain search finds: numbers of the allowed photos and their cosines, highest first."""
+        """What a plain search finds: numbers of the allowed images and their cosines, highest first."""
         cosine = self.vectors.astype(np.float64) @ query.astype(np.float64)
         return [(n, cosine[n]) for n in np.argsort(-cosine) if n in set(allowed)]
 

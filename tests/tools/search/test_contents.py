@@ -1,7 +1,7 @@
-"""Copies of a photo are one."""
+"""Copies of an image are one."""
 
 from hybrid.images.records import ImageRecord
-from hybrid.index.store import StoredPhoto
+from hybrid.index.store import StoredImage
 from hybrid.tools.search.contents import by_content, joined_label
 
 
@@ -10,8 +10,8 @@ def record(path, label=None):
 
 
 def test_copies_are_grouped_in_order():
-    photos = [StoredPhoto(record(path), sha256) for path, sha256 in (("b", "2"), ("a", "1"), ("c", "2"))]
-    grouped = by_content(photos)
+    images = [StoredImage(record(path), sha256) for path, sha256 in (("b", "2"), ("a", "1"), ("c", "2"))]
+    grouped = by_content(images)
     assert {name: [r.path for r in records] for name, records in grouped.items()} == {"2": ["b", "c"], "1": ["a"]}
     assert list(grouped) == ["2", "1"]
     assert by_content([]) == {}

@@ -12,9 +12,9 @@ from hybrid.config import EncoderSettings
 from hybrid.encoders import load_encoder
 from hybrid.errors import ConfigError, EncoderError, StoreError, UnreadableImageError
 from hybrid.images.sources import scan
-from hybrid.index.store import EmbeddingStore, StoredPhoto
+from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.labels.prompts import Templates, load_templates
-from hybrid.tools.search.search import Hit, photo_query, query_texts, search, text_query
+from hybrid.tools.search.search import Hit, image_query, query_texts, search, text_query
 
 LABELS = [None if n % 3 == 0 else f"class_{n % 4}" for n in range(40)]
 SIMPLE = load_templates("simple")
@@ -51,11 +51,11 @@ def test_a_label_that_is_not_there(world, queries):
 
 def test_a_label_without_any_vector(world, queries):
     world.add(["zebra", "horse"], without_vector=[1])
-    with pytest.raises(StoreError, match="no photo labelled horse has a vector"):
+    with pytest.raises(StoreError, match="no photo labeled horse has a vector"):
         search(world.layout, world.encoder, queries[:1], label="horse")
 
 
-def test_copies_are_one_hit_and_the_photo_itself_is_marked(world):
+def test_copies_are_one_hit_and_the_image_itself_is_marked(world):
     world.add(["zebra", "horse", None])
     world.copy(0, "/data/1 again.jpg", "ass")
     world.copy(0, "/elsewhere/0.jpg", None)
@@ -67,26 +67,26 @@ def test_copies_are_one_hit_and_the_photo_itself_is_marked(world):
     assert first.score == pytest.approx(1, abs=1e-6)
     assert [hit.itself for hit in hits] == [True, False, False]
     assert hits[1].copies == ()
-    # A copy's label is a label of the photo.
+    # A copy's label is a label of the image.
     assert search(world.layout, world.encoder, world.vectors[:1], label="ass") == [
         Hit(first.record, first.label, first.score, first.copies)
     ]
 
 
 @pytest.mark.parametrize("label", [None, "cat"])
-def test_no_photo_is_read_but_what_is_found(world, queries, monkeypatch, label):
+def test_no_image_is_read_but_what_is_found(world, queries, monkeypatch, label):
     world.add(["cat", "dog"] * 10)
     for every in ("photo_rows", "iter_photos", "photos", "embedded"):
         monkeypatch.setattr(EmbeddingStore, every, lambda *arguments: pytest.fail("it reads every photo"))
     assert len(search(world.layout, world.encoder, queries[:1], 4, label=label)) == 4
 
 
-def test_a_vector_without_a_photo_is_no_hit(world, queries):
+def test_a_vector_without_a_image_is_no_hit(world, queries):
     """A build-index that was killed after a file had changed leaves one."""
     world.add(["cat"] * 3)
     with EmbeddingStore(world.layout.store) as store:
-        (photo, *_) = store.photos()
-        store.write_batch([StoredPhoto(photo.record, "other bytes")])
+        (image, *_) = store.images()
+        store.write_batch([StoredImage(image.record, "other bytes")])
     hits = search(world.layout, world.encoder, queries[:1], 5)
     assert sorted(hit.record.path for hit in hits) == ["/data/1.jpg", "/data/2.jpg"]
 
@@ -103,7 +103,7 @@ def test_an_approximate_search_is_said(world, queries, monkeypatch):
     assert [line.partition(":")[0] for line in said] == ["approximate search"]
 
 
-def test_one_photo(world, queries):
+def test_one_image(world, queries):
     world.add(["zebra"])
     assert [hit.record.path for hit in search(world.layout, world.encoder, queries[:1])] == ["/data/0.jpg"]
 
@@ -177,9 +177,9 @@ def test_a_text_is_the_mean_of_its_sentences_at_unit_norm():
 
 
 @pytest.fixture
-def precomputed(tmp_path, photo):
-    photo(0).save(tmp_path / "known.png")
-    photo(1).save(tmp_path / "unknown.png")
+def precomputed(tmp_path, image):
+    image(0).save(tmp_path / "known.png")
+    image(1).save(tmp_path / "unknown.png")
     rng = np.random.default_rng(0)
     np.savez(
         tmp_path / "vectors.npz",
@@ -202,38 +202,38 @@ def test_precomputed_vectors_know_their_names_alone(precomputed, tmp_path):
     assert "--image" in caught.value.fix
 
 
-def test_precomputed_vectors_know_their_photos_alone(precomputed, tmp_path):
-    known, unknown = (scan([tmp_path / name], labelled=False).records[0] for name in ("known.png", "unknown.png"))
-    assert photo_query(precomputed, known).embedding.shape == (1, 8)
+def test_precomputed_vectors_know_their_images_alone(precomputed, tmp_path):
+    known, unknown = (scan([tmp_path / name], labeled=False).records[0] for name in ("known.png", "unknown.png"))
+    assert image_query(precomputed, known).embedding.shape == (1, 8)
     with pytest.raises(EncoderError, match="has no vector for 1 of 1 photos"):
-        photo_query(precomputed, unknown)
+        image_query(precomputed, unknown)
 
 
-def test_a_photo_query(clip_folder, tmp_path, photo):
+def test_a_image_query(clip_folder, tmp_path, image):
     encoder = load_encoder(EncoderSettings(model=str(clip_folder), precision="fp32"), "cpu")
-    photo(3).save(tmp_path / "one.png")
-    record = scan([tmp_path / "one.png"], labelled=False).records[0]
-    query = photo_query(encoder, record)
-    np.testing.assert_array_equal(query.embedding, encoder.encode_images([encoder.prepare(photo(3), record)]))
+    image(3).save(tmp_path / "one.png")
+    record = scan([tmp_path / "one.png"], labeled=False).records[0]
+    query = image_query(encoder, record)
+    np.testing.assert_array_equal(query.embedding, encoder.encode_images([encoder.prepare(image(3), record)]))
     assert query.sha256 == hashlib.sha256((tmp_path / "one.png").read_bytes()).hexdigest()
-    assert query.image.size == photo(3).size
+    assert query.image.size == image(3).size
 
 
-def test_a_photo_is_checked_before_it_is_encoded(tmp_path, photo):
+def test_a_image_is_checked_before_it_is_encoded(tmp_path, image):
     class Choosy:
         def check(self, records):
             raise EncoderError("not this one")
 
-    photo(3).save(tmp_path / "one.png")
+    image(3).save(tmp_path / "one.png")
     with pytest.raises(EncoderError, match="not this one"):
-        photo_query(Choosy(), scan([tmp_path / "one.png"], labelled=False).records[0])
+        image_query(Choosy(), scan([tmp_path / "one.png"], labeled=False).records[0])
 
 
-def test_photos_that_cannot_be_read(tmp_path):
+def test_images_that_cannot_be_read(tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no photo")
-    record = scan([tmp_path / "bad.png"], labelled=False).records[0]
+    record = scan([tmp_path / "bad.png"], labeled=False).records[0]
     with pytest.raises(UnreadableImageError, match=r"cannot search with .*bad\.png"):
-        photo_query(Words(), record)
+        image_query(Words(), record)
     (tmp_path / "bad.png").unlink()
     with pytest.raises(UnreadableImageError, match=r"cannot read .*bad\.png"):
-        photo_query(Words(), record)
+        image_query(Words(), record)

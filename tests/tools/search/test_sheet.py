@@ -11,26 +11,26 @@ from PIL import Image
 from hybrid.images.records import ImageRecord
 from hybrid.tools.search import sheet as module
 from hybrid.tools.search.search import Hit
-from hybrid.tools.search.sheet import MOST, draw_sheet, panels_for, show_photo
+from hybrid.tools.search.sheet import MOST, draw_sheet, panels_for, show_image
 
-RED, GREEN, BLUE, GREY = (200, 20, 20), (20, 200, 20), (20, 20, 200), (221, 221, 221)
+RED, GREEN, BLUE, GRAY = (200, 20, 20), (20, 200, 20), (20, 20, 200), (221, 221, 221)
 
 
 @pytest.fixture
 def hits(tmp_path):
     made = []
-    for number, colour in enumerate((RED, GREEN)):
+    for number, color in enumerate((RED, GREEN)):
         file = tmp_path / f"{number}.png"
-        Image.new("RGB", (40, 40), colour).save(file)
+        Image.new("RGB", (40, 40), color).save(file)
         record = ImageRecord(str(file), str(tmp_path), r"a $\very$ long_label, 馬 " * 5, None, 1, 1)
         made.append(Hit(record, record.label, 0.5, ("copy",), itself=number == 0))
     return [*made, Hit(ImageRecord(str(tmp_path / "gone.png"), "/", None, None, 1, 1), None, -0.1)]
 
 
-def spots(file, colour):
-    """Where a colour lies: the mean column of its pixels, None where there are fewer than a photo's."""
+def spots(file, color):
+    """Where a color lies: the mean column of its pixels, None where there are fewer than an image's."""
     picture = np.asarray(Image.open(file).convert("RGB")).astype(int)
-    near = (np.abs(picture - colour).max(axis=2) <= 2).nonzero()[1]
+    near = (np.abs(picture - color).max(axis=2) <= 2).nonzero()[1]
     return near.mean() if len(near) > 10_000 else None
 
 
@@ -41,16 +41,16 @@ def quiet():
         yield
 
 
-def test_photos_stand_in_their_order_and_lost_ones_are_grey(hits, tmp_path):
+def test_images_stand_in_their_order_and_lost_ones_are_gray(hits, tmp_path):
     unreadable = draw_sheet(hits, tmp_path / "sheet.png", title=r"a $\horse$ with_ many words " * 9)
-    columns = [spots(tmp_path / "sheet.png", colour) for colour in (RED, GREEN, GREY)]
+    columns = [spots(tmp_path / "sheet.png", color) for color in (RED, GREEN, GRAY)]
     assert columns == sorted(columns)
     assert unreadable == [str(tmp_path / "gone.png")]
     assert Image.open(tmp_path / "sheet.png").format == "PNG"
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_the_photo_that_was_searched_with_comes_first(hits, tmp_path):
+def test_the_image_that_was_searched_with_comes_first(hits, tmp_path):
     query = Image.new("RGB", (30, 60), BLUE)
     draw_sheet(hits[:1], tmp_path / "sheet.png", title="t", query=query)
     assert spots(tmp_path / "sheet.png", BLUE) < spots(tmp_path / "sheet.png", RED)
@@ -72,9 +72,9 @@ def test_panels(count, shape):
     assert panels[-1].get_subplotspec().get_gridspec().get_geometry() == shape
 
 
-def test_a_photo_is_shown_whole():
+def test_a_image_is_shown_whole():
     _, (panel,) = panels_for(1)
-    show_photo(panel, Image.new("RGB", (10, 40), (0, 0, 0)))
+    show_image(panel, Image.new("RGB", (10, 40), (0, 0, 0)))
     shown = panel.images[0].get_array()
     assert shown.shape == (224, 224, 3)
     assert (shown == 0).all(axis=2).mean() == pytest.approx(0.25)

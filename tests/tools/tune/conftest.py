@@ -11,7 +11,7 @@ import pytest
 
 from hybrid.config import HeadSettings
 from hybrid.device import Compute
-from hybrid.heads.base import LabelledPhotos, TrainingSet
+from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.heads.training.train import EpochLog
 from hybrid.images.records import ImageRecord
 from hybrid.tools.tune.study import tune
@@ -19,14 +19,14 @@ from hybrid.tools.tune.study import tune
 CPU = Compute("cpu", "fp32", "test")
 
 
-def photos(name: str, count: int) -> LabelledPhotos:
+def images(name: str, count: int) -> LabeledImages:
     records = tuple(ImageRecord(f"{name}/{i}.png", name, "ab"[i % 2], None, 1, 1) for i in range(count))
     hashes = tuple(f"{name}-{i}" for i in range(count))
-    return LabelledPhotos(records, hashes, np.arange(count, dtype=np.intp) % 2, np.zeros((count, 0), np.float32))
+    return LabeledImages(records, hashes, np.arange(count, dtype=np.intp) % 2, np.zeros((count, 0), np.float32))
 
 
 def make_data(name: str = "data") -> TrainingSet:
-    return TrainingSet(("a", "b"), photos(name, 6), photos(f"{name}-val", 4), ())
+    return TrainingSet(("a", "b"), images(name, 6), images(f"{name}-val", 4), ())
 
 
 def loss_of(settings: HeadSettings) -> float:

@@ -64,7 +64,7 @@ def test_tpe_beats_chance_once_it_has_learnt(search):
     assert sum(scores[10:]) / 10 < 0.7 * sum(scores[1:10]) / 9
 
 
-def test_accuracy_is_maximised(search):
+def test_accuracy_is_maximized(search):
     settings = HeadSettings(epochs=2, monitor="accuracy")
     tuning, _, _ = search(6, settings=settings)
     assert tuning.best.score == max(row.score for row in tuning.rows if row.state == "finished")
@@ -245,7 +245,7 @@ def test_killed_in_a_trial_and_continued_by_a_fresh_process(search, tmp_path):
 # Refusals
 
 
-def test_another_recipe_photos_or_device_is_refused(search):
+def test_another_recipe_images_or_device_is_refused(search):
     search(1)
     with pytest.raises(ConfigError, match="another recipe") as caught:
         search(2, settings=HeadSettings(epochs=4, crop_scale=0.5, workers=7))

@@ -1,4 +1,4 @@
-"""Photos that are to show a class: read, compared with the index, given their label."""
+"""Images that are to show a class: read, compared with the index, given their label."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from hybrid.images.inputs import MemoryRecord
 from hybrid.images.naming import plural
 from hybrid.images.records import ImageRecord
 from hybrid.images.stream import default_workers, ordered_map
-from hybrid.index.store import ADDED, StoredPhoto
+from hybrid.index.store import ADDED, StoredImage
 from hybrid.labels.prompts import class_key
 
 
 @dataclass(frozen=True)
-class JoiningPhotos:
-    """Photos as they will join the index, each path once; those that cannot be read; what to tell of them."""
+class JoiningImages:
+    """Images as they will join the index, each path once; those that cannot be read; what to tell of them."""
 
     records: tuple[ImageRecord, ...]
     unreadable: tuple[tuple[str, str], ...]
@@ -28,32 +28,32 @@ class JoiningPhotos:
 
 
 class Index(Protocol):
-    """Photos that are there already; a store is one."""
+    """Images that are there already; a store is one."""
 
-    def photos_at(self, paths: Sequence[str]) -> list[StoredPhoto]:
-        """Photos of these paths."""
+    def images_at(self, paths: Sequence[str]) -> list[StoredImage]:
+        """Images of these paths."""
 
-    def photos_with(self, hashes: Sequence[str]) -> list[StoredPhoto]:
-        """Photos of these contents."""
+    def images_with(self, hashes: Sequence[str]) -> list[StoredImage]:
+        """Images of these contents."""
 
 
-def check_photos(index: Index, name: str, records: Sequence[ImageRecord], workers: int | None) -> JoiningPhotos:
-    """Give photos the label `name`, as they may join `index`.
+def check_images(index: Index, name: str, records: Sequence[ImageRecord], workers: int | None) -> JoiningImages:
+    """Give images the label `name`, as they may join `index`.
 
-    A photo that the index already holds under this label stays as it is there.
+    An image that the index already holds under this label stays as it is there.
 
     Raises
     ------
     DataError
-        If the index has another label for a photo, by its path or by its bytes.
+        If the index has another label for an image, by its path or by its bytes.
     """
     reads = list(ordered_map(_read, records, workers or default_workers(), 64))
     unreadable = {read.record.path: read.reason for read in reads if read.reason}
-    readable = [(read, _labelled(read, name)) for read in reads if not read.reason]
-    by_path = {photo.record.path: photo for photo in index.photos_at([joined.path for _, joined in readable])}
-    by_content: dict[str, list[StoredPhoto]] = {}
-    for photo in index.photos_with([read.sha256 for read, _ in readable]):
-        by_content.setdefault(photo.sha256, []).append(photo)
+    readable = [(read, _labeled(read, name)) for read in reads if not read.reason]
+    by_path = {image.record.path: image for image in index.images_at([joined.path for _, joined in readable])}
+    by_content: dict[str, list[StoredImage]] = {}
+    for image in index.images_with([read.sha256 for read, _ in readable]):
+        by_content.setdefault(image.sha256, []).append(image)
     joining: dict[str, ImageRecord] = {}
     foreign: list[str] = []
     tests: set[str] = set()
@@ -82,7 +82,7 @@ def check_photos(index: Index, name: str, records: Sequence[ImageRecord], worker
     if copies:
         text = "also in the index's split test, byte for byte: figures of that split will flatter"
         notes.append(f"{len(copies)} of the photos are {text}")
-    return JoiningPhotos(tuple(joining.values()), tuple(unreadable.items()), tuple(notes))
+    return JoiningImages(tuple(joining.values()), tuple(unreadable.items()), tuple(notes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +103,8 @@ def _read(record: ImageRecord) -> _Read:
     return _Read(record, hashlib.sha256(data).hexdigest(), len(data), "")
 
 
-def _labelled(read: _Read, name: str) -> ImageRecord:
-    """The photo under its class's label; one in memory gets a name by its content, so that it stands there once."""
+def _labeled(read: _Read, name: str) -> ImageRecord:
+    """The image under its class's label; one in memory gets a name by its content, so that it stands there once."""
     source = ADDED + name
     record = dataclasses.replace(read.record, source=source, label=name, split=None)
     if isinstance(record, MemoryRecord):
@@ -112,11 +112,11 @@ def _labelled(read: _Read, name: str) -> ImageRecord:
     return record
 
 
-def _foreign(path: str, name: str, there: StoredPhoto | None, twins: Sequence[StoredPhoto]) -> list[str]:
-    """Say which other class the index has for a photo, if any."""
-    for photo in (*([there] if there else []), *twins):
-        label = photo.record.label
+def _foreign(path: str, name: str, there: StoredImage | None, twins: Sequence[StoredImage]) -> list[str]:
+    """Say which other class the index has for an image, if any."""
+    for image in (*([there] if there else []), *twins):
+        label = image.record.label
         if label is not None and class_key(label) != class_key(name):
-            same = "" if photo is there else f"the bytes of {photo.record.path}, "
+            same = "" if image is there else f"the bytes of {image.record.path}, "
             return [f"{path} has {same}label {label!r}"]
     return []
