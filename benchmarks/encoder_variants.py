@@ -42,10 +42,10 @@ def towers(compiled: bool) -> tuple[dict[str, Tower], dict[str, float], torch.dt
     torch.manual_seed(0)
     model = open_clip.create_model("ViT-B-32", precision=compute.precision).eval().requires_grad_(False)
     with mock.patch.object(vit, "_can_pack", return_value=False):
-        plain = vit.QuickViT(model.visual, compute)
+        plain = vit.FastViT(model.visual, compute)
     found: dict[str, Tower] = {OWN: model.visual, "class token alone in the last block": plain}
     if vit._can_pack(compute):
-        found["and packed weights, GELU fused (kept)"] = vit.QuickViT(model.visual, compute)
+        found["and packed weights, GELU fused (kept)"] = vit.FastViT(model.visual, compute)
     warm: dict[str, float] = {}
     for freezing in (False, True) if compiled else ():
         name = f"torch.compile{', freezing' if freezing else ''}"

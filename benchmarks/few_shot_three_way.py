@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from hybrid.evaluation.metrics import score_system
 from hybrid.gate.episodes import calibrate, class_folds
 from hybrid.gate.evidence import Scorer
-from hybrid.gate.fit import fit_gate, fit_shown
+from hybrid.gate.fit import fit_gate, fit_support
 from hybrid.gate.gate import Gate
-from hybrid.gate.gaussians import ClassMemory
-from hybrid.gate.support import ShownImages
+from hybrid.gate.gaussians import ClassGaussians
+from hybrid.gate.support import SupportImages
 from hybrid.heads.linear import LinearHead
 
 UNSEEN_FRACTION = 0.25
@@ -73,36 +73,36 @@ def run_seed(data: Data, shots: Sequence[int], seed: int) -> Way:
         for way, (step, named) in WAYS.items():
             if count == 0 and not named:
                 continue
-            shown = np.arange(0, len(unseen), step)
-            own = [embeddings[chosen[labels[chosen] == c]] for c in shown]
-            scores = score(split, head, gate, memory, own, shown, named)
+            support = np.arange(0, len(unseen), step)
+            own = [embeddings[chosen[labels[chosen] == c]] for c in support]
+            scores = score(split, head, gate, memory, own, support, named)
             for figure, value in scores.items():
                 table[way][figure][str(count)] = value
     return table
 
 
-def fit(split: Split, head: LinearHead) -> tuple[Gate, ClassMemory]:
+def fit(split: Split, head: LinearHead) -> tuple[Gate, ClassGaussians]:
     """Fit the gate as `hybrid` does, on images of seen classes alone."""
     seen = len(split.seen)
     logits = head.logits([], split.val.embeddings)
     found = calibrate(split.train, split.val, split.texts[:seen], split.logit_scale, logits, class_folds(seen))
-    return fit_shown(fit_gate(found.validation, found.episodes), found.named, found.nameless), found.memory
+    return fit_support(fit_gate(found.validation, found.episodes), found.named, found.image_only), found.memory
 
 
 def score(
     split: Split,
     head: LinearHead,
     gate: Gate,
-    memory: ClassMemory,
+    memory: ClassGaussians,
     images: Sequence[NDArray[Any]],
-    shown: NDArray[np.intp],
+    support: NDArray[np.intp],
     named: bool,
 ) -> dict[str, float | None]:
-    """Score the test images, where `images` show the unseen classes `shown`."""
+    """Score the test images, where `images` show the unseen classes `support`."""
     seen = len(split.seen)
     texts = split.texts if named else split.texts[:seen]
     with_images = any(len(own) for own in images)
-    known = ShownImages.gather(images, (seen + shown).tolist(), len(texts), len(texts)) if with_images else None
+    known = SupportImages.gather(images, (seen + support).tolist(), len(texts), len(texts)) if with_images else None
     scorer = Scorer(memory, texts, split.logit_scale, known)
     fused = gate.fuse(scorer(split.test.embeddings, head.logits([], split.test.embeddings)))
     unseen = np.arange(fused.log_probabilities.shape[1]) >= seen

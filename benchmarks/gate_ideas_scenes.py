@@ -11,7 +11,7 @@ from gzsl_peers import Floats, Ints, log_softmax
 from numpy.typing import NDArray
 
 from hybrid.gate.episodes import class_folds, image_folds
-from hybrid.gate.gaussians import ClassMemory
+from hybrid.gate.gaussians import ClassGaussians
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Scene:
         return np.asarray(self.target >= self.seen)
 
     @property
-    def memory(self) -> ClassMemory:
+    def memory(self) -> ClassGaussians:
         """The product's memory of the bank."""
-        return ClassMemory.fit(self.bank, self.labels, self.seen)
+        return ClassGaussians.fit(self.bank, self.labels, self.seen)
 
     def rows(self, chosen: NDArray[np.bool_]) -> Scene:
         """Take some of the images."""

@@ -45,7 +45,7 @@ from hybrid.gate.evidence import Scorer
 from hybrid.gate.experts import zero_shot_logits
 from hybrid.gate.fit import fit_gate
 from hybrid.gate.gate import Gate
-from hybrid.gate.gaussians import ClassMemory
+from hybrid.gate.gaussians import ClassGaussians
 from hybrid.gate.policy import Policy, choose_point
 from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.heads.linear import C_GRID, LinearHead, train_linear_head
@@ -287,7 +287,7 @@ def product(split: Split, head: LinearHead) -> tuple[dict[str, Answer], float]:
     except GateError as error:
         Console(stderr=True).print(f"hybrid falls back to its prior: {error.what}, {error.got}")
         both = np.concatenate([split.train.embeddings, split.val.embeddings])
-        memory = ClassMemory.fit(both, np.concatenate([split.train.target, split.val.target]), seen)
+        memory = ClassGaussians.fit(both, np.concatenate([split.train.target, split.val.target]), seen)
     else:
         logits = head.logits([], split.val.embeddings)
         found = calibrate(split.train, split.val, split.texts[:seen], split.logit_scale, logits, class_folds(seen))

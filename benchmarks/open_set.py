@@ -53,8 +53,8 @@ from hybrid.gate.episodes import calibrate, check_enough, class_folds
 from hybrid.gate.evidence import Scorer
 from hybrid.gate.fit import fit_gate
 from hybrid.gate.gate import Gate
-from hybrid.gate.gaussians import ClassMemory
-from hybrid.gate.policy import HeldOut, Policy, uniform_from_hash
+from hybrid.gate.gaussians import ClassGaussians
+from hybrid.gate.policy import CalibrationSet, Policy, uniform_from_hash
 from hybrid.gate.rejection import Rejector, fit_rejector
 from hybrid.heads.linear import LinearHead
 from hybrid.labels.prompts import class_key
@@ -130,9 +130,9 @@ class Fitted:
     split: Split
     head: LinearHead
     gate: Gate
-    memory: ClassMemory
+    memory: ClassGaussians
     rejector: Rejector
-    held_out: HeldOut
+    held_out: CalibrationSet
 
     def decider(self, policy: Policy) -> Decider:
         """Give the product at an operating point."""
@@ -158,7 +158,7 @@ def fit(split: Split) -> Fitted:
     found = calibrate(split.train, split.val, split.texts[:seen], split.logit_scale, logits, class_folds(seen))
     gate = fit_gate(found.validation, found.episodes)
     evidence = found.validation.evidence
-    kept = HeldOut(
+    kept = CalibrationSet(
         split.val.embeddings,
         logits,
         evidence.memory,

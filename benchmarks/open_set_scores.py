@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, log_softmax, logsumexp
 
-from hybrid.gate.gaussians import ClassMemory
+from hybrid.gate.gaussians import ClassGaussians
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -86,7 +86,7 @@ def neighbor_distance(images: NDArray[Any], bank: NDArray[Any], k: int = NEIGHBO
     return np.asarray(-np.sqrt(np.maximum(2 - 2 * nearest, 0)))
 
 
-def relative_mahalanobis(images: NDArray[Any], memory: ClassMemory) -> Floats:
+def relative_mahalanobis(images: NDArray[Any], memory: ClassGaussians) -> Floats:
     """Minus the least, over classes, of distance to the class minus distance to all images, (n,) (Ren et al. 2021).
 
     Squared Mahalanobis distances, with the product's Ledoit-Wolf covariances: the paper's empirical ones cannot be

@@ -49,7 +49,7 @@ def reader(setup: Setup) -> Callable[[bytes], Any]:
     encoder = load(setup)
     from hybrid.images.decode import decode_scaled
 
-    return lambda data: encoder.prepare(decode_scaled(data, encoder.cover), None)
+    return lambda data: encoder.prepare(decode_scaled(data, encoder.min_side), None)
 
 
 def to_input(setup: Setup) -> Callable[[bytes], object]:
@@ -57,7 +57,7 @@ def to_input(setup: Setup) -> Callable[[bytes], object]:
     encoder = load(setup)
     from hybrid.images.decode import decode_scaled
 
-    return lambda data: encoder.batch([encoder.prepare(decode_scaled(data, encoder.cover), None)])
+    return lambda data: encoder.batch([encoder.prepare(decode_scaled(data, encoder.min_side), None)])
 
 
 def hybrid_build_index(setup: Setup) -> Work:

@@ -20,11 +20,11 @@ from hybrid.gate.decide import Decider, FittedGate
 from hybrid.gate.experts import zero_shot_logits
 from hybrid.gate.few_shot.base import FewShotExpert
 from hybrid.gate.policy import Policy, uniform_from_hash
-from hybrid.gate.support import ShownImages
+from hybrid.gate.support import SupportImages
 from hybrid.heads.base import Head
 from hybrid.images.decode import Scaled
 from hybrid.images.inputs import Images, to_records
-from hybrid.images.reading import ReadImage, read, widest
+from hybrid.images.reading import ReadImage, largest_min_side, read
 from hybrid.images.records import ImageRecord
 from hybrid.images.stream import IN_FLIGHT, ahead, batched, default_workers, ordered_map
 from hybrid.labels.prompts import PromptSet
@@ -82,14 +82,14 @@ class HybridClassifier:
     policy: Policy = field(default_factory=Policy)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     always_embed: bool = False
-    shown: ShownImages | None = None
+    support: SupportImages | None = None
     few_shot: FewShotExpert | None = None
     source: Source | None = field(default=None, repr=False)
     decider: Decider | None = field(init=False, default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.gate is not None and self.class_vectors is not None:
-            self.decider = Decider(self.gate, self.class_vectors, self.encoder.logit_scale, self.policy, self.shown)
+            self.decider = Decider(self.gate, self.class_vectors, self.encoder.logit_scale, self.policy, self.support)
         elif self.policy != Policy():
             raise GateError(
                 "answers of one expert alone cannot be shifted, rejected or turned into sets",
@@ -195,7 +195,7 @@ class HybridClassifier:
 
     def _become(self, source: Source) -> Self:
         made = self._of(source, self.policy)
-        for item in ("space", "class_vectors", "shown", "few_shot", "decider", "notes", "trained_on", "source"):
+        for item in ("space", "class_vectors", "support", "few_shot", "decider", "notes", "trained_on", "source"):
             setattr(self, item, getattr(made, item))
         return self
 
@@ -210,7 +210,7 @@ class HybridClassifier:
             joined.class_vectors,
             trained_on=source.trained_on.union(*(one.hashes for one in source.newcomers)),
             policy=policy,
-            shown=joined.shown,
+            support=joined.support,
             few_shot=joined.few_shot,
         )
         made.notes = (*source.notes, *joined.notes, *(made.decider.point.notes if made.decider else ()))
@@ -219,7 +219,7 @@ class HybridClassifier:
 
     def alone(self, system: str) -> HybridClassifier | None:
         """One of its systems by itself, doing no work for the others: ``supervised`` or ``zero_shot``."""
-        bare: dict[str, Any] = {"gate": None, "policy": Policy(), "shown": None, "few_shot": None, "source": None}
+        bare: dict[str, Any] = {"gate": None, "policy": Policy(), "support": None, "few_shot": None, "source": None}
         if system == "supervised":
             only = None if self.head is None else replace(self, class_vectors=None, **bare)
         else:
@@ -244,8 +244,8 @@ class HybridClassifier:
             supervised = np.concatenate([np.exp(log_softmax(head_logits)), padding], axis=1)
         if embeddings is not None and self.class_vectors is not None:
             similarity = zero_shot_logits(embeddings, self.class_vectors, self.encoder.logit_scale)
-            nameless = np.zeros((len(embeddings), self.space.nameless))
-            zero_shot = np.concatenate([np.exp(log_softmax(similarity)), nameless], axis=1)
+            image_only = np.zeros((len(embeddings), self.space.image_only))
+            zero_shot = np.concatenate([np.exp(log_softmax(similarity)), image_only], axis=1)
             mass = zero_shot[:, seen:].sum(axis=1)
         if self.decider is not None and embeddings is not None and head_logits is not None:
             decided = self.decider(embeddings, head_logits, uniform)
@@ -340,7 +340,9 @@ class HybridClassifier:
             self.encoder.check(records)
         size = batch_size or (self._batch_size if len(records) > 1 else 1)
         threads = workers or default_workers()
-        read_one = partial(read, prepare=self._prepare, cover=widest(expert.cover for expert in self._looking))
+        read_one = partial(
+            read, prepare=self._prepare, min_side=largest_min_side(expert.min_side for expert in self._looking)
+        )
         reads = ordered_map(read_one, records, threads, ahead(size, threads))
         for batch, answered in ordered_map(self._answer_batch, batched(reads, size), IN_FLIGHT, IN_FLIGHT):
             unreadable = [(image.record.path, image.reason) for image in batch if image.reason]

@@ -59,7 +59,7 @@ class Compute:
             return nullcontext()
         return torch.autocast(self.device.split(":")[0], dtype=self.dtype)
 
-    def turn(self) -> AbstractContextManager[object]:
+    def lock(self) -> AbstractContextManager[object]:
         """Wait for this device to be free: networks that share a CPU's cores would hold each other up."""
         return _CPU if self.device == "cpu" else nullcontext()
 
@@ -143,7 +143,7 @@ def suggest_batch(compute: Compute, run: Callable[[int], object]) -> int:
     return min(LARGEST_BATCH, 1 << max(0, int(fitting).bit_length() - 1))
 
 
-class MemoryLimit:
+class OomBackoff:
     """Puts batches through a network; smaller ones from the moment on at which the device's memory did not do.
 
     Parameters
@@ -172,7 +172,7 @@ class MemoryLimit:
             part: Sequence[T] = ()
             failed = None
             try:
-                with self._compute.turn():
+                with self._compute.lock():
                     part = items[done : done + (self._most or len(items))]
                     results.append(work(part))
                 done += len(part)

@@ -13,8 +13,8 @@ from hybrid.errors import ArtifactError, DataError, GateError
 from hybrid.evaluation.evaluate import evaluate
 from hybrid.gate.decide import FittedGate
 from hybrid.gate.gate import Gate, GateFit, GateWeights, SeenWeights
-from hybrid.gate.gaussians import ClassMemory
-from hybrid.gate.policy import HeldOut, Policy
+from hybrid.gate.gaussians import ClassGaussians
+from hybrid.gate.policy import CalibrationSet, Policy
 from hybrid.gate.rejection import Rejector
 from hybrid.images.preprocess import to_picture
 from hybrid.images.sources import scan
@@ -31,7 +31,7 @@ class ColorEncoder:
 
     name = identity = fingerprint = "colour"
     dim, logit_scale, uses_templates, notes = 3, 10.0, True, ()
-    cover, batch_size = None, 32
+    min_side, batch_size = None, 32
 
     def __init__(self):
         self.prepared = self.encoded = 0
@@ -56,7 +56,7 @@ class PixelHead:
     """Scores an image by how much red and green it has."""
 
     classes, encoder_identity, notes = SEEN, None, ()
-    cover, batch_size = None, 32
+    min_side, batch_size = None, 32
 
     def __init__(self):
         self.prepared = 0
@@ -86,9 +86,9 @@ GATE = Gate(
 )
 FITTED = FittedGate(
     GATE,
-    ClassMemory.fit(LABELED, TARGET, 2),
+    ClassGaussians.fit(LABELED, TARGET, 2),
     Rejector(bias=-2.0, text=0.4, entropy=-1.0, unknown=tuple(np.linspace(0, 1, 101).tolist())),
-    HeldOut(
+    CalibrationSet(
         embeddings=LABELED,
         head_logits=3 * LABELED[:, :2],
         memory=np.zeros((40, 2)),
@@ -142,7 +142,7 @@ def test_each_image_is_decoded_once_for_both_experts(images, monkeypatch):
 
     decoded = []
     decode = reading.decode_scaled
-    monkeypatch.setattr(reading, "decode_scaled", lambda *asked: decoded.append(asked) or decode(*asked))
+    monkeypatch.setattr(reading, "decode_scaled", lambda *prompted: decoded.append(prompted) or decode(*prompted))
     classifier = make()
     batches = list(classifier.classify(scan([images], labeled=False).records, batch_size=5))
     assert [len(b.records) for b in batches] == [5, 5, 2]

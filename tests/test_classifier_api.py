@@ -243,7 +243,7 @@ def test_a_folder_is_not_decoded_at_once(classifier, paths, monkeypatch):
 
     decoded = []
     decode = reading.decode_scaled
-    monkeypatch.setattr(reading, "decode_scaled", lambda *asked: decoded.append(1) or decode(*asked))
+    monkeypatch.setattr(reading, "decode_scaled", lambda *prompted: decoded.append(1) or decode(*prompted))
     batches = classifier.classify([*paths, *paths, *paths], batch_size=2, workers=1)
     next(batches)
     # One batch is out and two are under way; a batch and two images for the worker wait to be the next one.

@@ -30,8 +30,8 @@ class Encoder:
     name = identity = fingerprint = "colour"
     dim, logit_scale, uses_templates, notes = 3, 1.0, True, ()
 
-    def __init__(self, cover=1, batch_size=4, watch=lambda prepared: None):
-        self.cover, self.batch_size, self.watch = cover, batch_size, watch
+    def __init__(self, min_side=1, batch_size=4, watch=lambda prepared: None):
+        self.min_side, self.batch_size, self.watch = min_side, batch_size, watch
         self.prepared: list[tuple[int, int]] = []
 
     def check(self, records):
@@ -51,8 +51,8 @@ class Head:
 
     classes, notes = ("red", "green"), ()
 
-    def __init__(self, cover=1, batch_size=4, encoder_identity=None):
-        self.cover, self.batch_size, self.encoder_identity = cover, batch_size, encoder_identity
+    def __init__(self, min_side=1, batch_size=4, encoder_identity=None):
+        self.min_side, self.batch_size, self.encoder_identity = min_side, batch_size, encoder_identity
         self.prepared: list[tuple[int, int]] = []
         self.batches: list[int] = []
 
@@ -161,11 +161,13 @@ def test_few_images_are_decoded_before_the_first_answer(write):
 
 
 @pytest.fixture
-def covers(monkeypatch) -> list[int | None]:
+def min_sides(monkeypatch) -> list[int | None]:
     """What every image was asked for."""
     calls: list[int | None] = []
     decode = reading.decode_scaled
-    monkeypatch.setattr(reading, "decode_scaled", lambda data, cover: calls.append(cover) or decode(data, cover))
+    monkeypatch.setattr(
+        reading, "decode_scaled", lambda data, min_side: calls.append(min_side) or decode(data, min_side)
+    )
     return calls
 
 
@@ -181,18 +183,18 @@ def covers(monkeypatch) -> list[int | None]:
         (1, 1, True, 1, 30),
     ],
 )
-def test_a_image_is_decoded_once_as_large_as_anybody_needs_it(write, covers, encoder, head, embed, cover, height):
+def test_a_image_is_decoded_once_as_large_as_anybody_needs_it(write, min_sides, encoder, head, embed, min_side, height):
     looks, scores = Encoder(encoder), Head(head)
     records = write(5, (320, 240), "jpg")
     list(head_alone(looks, scores, always_embed=embed).classify(records))
-    assert covers == [cover] * 5
+    assert min_sides == [min_side] * 5
     assert scores.prepared == [(height, height * 4 // 3)] * 5
     assert looks.prepared == (scores.prepared if embed else [])
 
 
-def test_nobody_looks_closer_than_needed_where_the_encoder_is_alone(write, covers):
+def test_nobody_looks_closer_than_needed_where_the_encoder_is_alone(write, min_sides):
     list(zero_shot(Encoder(60)).classify(write(3, (320, 240), "jpg")))
-    assert covers == [60] * 3
+    assert min_sides == [60] * 3
 
 
 # How many at once

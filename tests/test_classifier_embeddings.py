@@ -19,7 +19,7 @@ class ColorEncoder:
 
     name = identity = fingerprint = "colour"
     dim, logit_scale, uses_templates, notes = 3, 10.0, True, ()
-    cover, batch_size = None, 32
+    min_side, batch_size = None, 32
 
     def __init__(self):
         self.encoded, self.foreign = 0, False
@@ -41,7 +41,7 @@ class PixelHead:
     """Scores an image by its red and its green."""
 
     classes, encoder_identity, notes = ("red", "green"), None, ()
-    cover, batch_size = None, 32
+    min_side, batch_size = None, 32
 
     def prepare(self, image):
         return np.asarray(to_picture(image), dtype=np.float32).mean((0, 1))[:2]

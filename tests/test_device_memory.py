@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from hybrid.device import CPU_BATCH, LARGEST_BATCH, PROBE, Compute, MemoryLimit, suggest_batch
+from hybrid.device import CPU_BATCH, LARGEST_BATCH, PROBE, Compute, OomBackoff, suggest_batch
 from hybrid.errors import DeviceError, HybridError, HybridWarning
 
 CPU, CUDA = Compute("cpu", "fp32", "test"), Compute("cuda", "fp16", "test")
@@ -38,7 +38,7 @@ class Network:
         return [number**2 for number in part]
 
 
-def squares(limit: MemoryLimit, network: Network, count: int) -> list[int]:
+def squares(limit: OomBackoff, network: Network, count: int) -> list[int]:
     return [square for part in limit.run(network, list(range(count))) for square in part]
 
 
@@ -54,7 +54,7 @@ def emptied(monkeypatch) -> list[None]:
 
 @pytest.mark.parametrize("error", NO_MEMORY, ids=["CUDA", "Linux", "Windows"])
 def test_a_batch_is_halved_until_it_fits_and_order_is_kept(error, emptied):
-    limit, network = MemoryLimit("encoder", CPU), Network(10, error)
+    limit, network = OomBackoff("encoder", CPU), Network(10, error)
     with pytest.warns(HybridWarning) as caught:
         assert squares(limit, network, 32) == [n**2 for n in range(32)]
     assert network.tried == [32, 16, 8, 8, 8, 8]
@@ -68,12 +68,12 @@ def test_a_batch_is_halved_until_it_fits_and_order_is_kept(error, emptied):
 @pytest.mark.filterwarnings("ignore::hybrid.errors.HybridWarning")
 def test_an_odd_rest_is_done_too():
     network = Network(3)
-    assert squares(MemoryLimit("head", CPU), network, 7) == [n**2 for n in range(7)]
+    assert squares(OomBackoff("head", CPU), network, 7) == [n**2 for n in range(7)]
     assert network.tried == [7, 3, 3, 1]
 
 
 def test_what_was_lowered_stays_so_and_is_said_once():
-    limit, network = MemoryLimit("head", CPU), Network(5)
+    limit, network = OomBackoff("head", CPU), Network(5)
     with pytest.warns(HybridWarning, match="10 photos .* the head goes on with 5"):
         squares(limit, network, 10)
     network.tried.clear()
@@ -86,7 +86,7 @@ def test_what_was_lowered_stays_so_and_is_said_once():
 @pytest.mark.filterwarnings("ignore::hybrid.errors.HybridWarning")
 def test_what_was_done_before_is_not_done_again():
     """Memory may also run short in the middle of the items."""
-    limit, network = MemoryLimit("head", CPU), Network(8)
+    limit, network = OomBackoff("head", CPU), Network(8)
     squares(limit, network, 16)
     network.tried.clear()
     seen: list[list[int]] = []
@@ -107,8 +107,8 @@ def test_where_all_fit_they_go_at_once():
     network = Network(1000)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert squares(MemoryLimit("head", CPU), network, 300) == [n**2 for n in range(300)]
-        assert MemoryLimit("head", CPU).run(network, []) == []
+        assert squares(OomBackoff("head", CPU), network, 300) == [n**2 for n in range(300)]
+        assert OomBackoff("head", CPU).run(network, []) == []
     assert network.tried == [300]
 
 
@@ -117,7 +117,7 @@ def test_where_all_fit_they_go_at_once():
 def test_a_single_image_that_does_not_fit_is_an_error(count):
     network = Network(0)
     with pytest.raises(DeviceError, match="memory is too small for the encoder with a single photo") as caught:
-        squares(MemoryLimit("encoder", CUDA), network, count)
+        squares(OomBackoff("encoder", CUDA), network, count)
     assert isinstance(caught.value, HybridError)
     assert caught.value.got.endswith("CUDA out of memory.")
     assert "--device cpu" in caught.value.fix
@@ -137,7 +137,7 @@ def test_a_single_image_that_does_not_fit_is_an_error(count):
 def test_other_errors_pass(error):
     network = Network(0, error)
     with pytest.raises(type(error)) as caught:
-        squares(MemoryLimit("head", CPU), network, 8)
+        squares(OomBackoff("head", CPU), network, 8)
     assert caught.value is error
     assert network.tried == [8]
 
@@ -158,7 +158,7 @@ def test_what_did_not_fit_is_let_go_before_the_next_try():
 
     gc.disable()
     try:
-        MemoryLimit("head", CPU).run(network, [1] * 4)
+        OomBackoff("head", CPU).run(network, [1] * 4)
     finally:
         gc.enable()
     assert alive == [False] * 3
@@ -173,7 +173,7 @@ def test_this_machines_own_error():
         return len(part)
 
     with pytest.warns(HybridWarning, match="2 photos at once do not fit"):
-        assert MemoryLimit("head", CPU).run(network, [0, 0]) == [1, 1]
+        assert OomBackoff("head", CPU).run(network, [0, 0]) == [1, 1]
 
 
 def test_networks_on_a_cpu_take_turns_and_on_a_gpu_do_not():
@@ -190,7 +190,7 @@ def test_networks_on_a_cpu_take_turns_and_on_a_gpu_do_not():
                 met.append(False)
             return part
 
-        threads = [threading.Thread(target=MemoryLimit("head", compute).run, args=(network, [1])) for _ in range(2)]
+        threads = [threading.Thread(target=OomBackoff("head", compute).run, args=(network, [1])) for _ in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -204,8 +204,8 @@ def test_networks_on_a_cpu_take_turns_and_on_a_gpu_do_not():
 def test_the_turn_is_given_back_after_an_error():
     for error in (RuntimeError("no"), NO_MEMORY[0]):
         with pytest.raises((RuntimeError, DeviceError)):
-            MemoryLimit("head", CPU).run(Network(0, error), [1])
-        with CPU.turn():
+            OomBackoff("head", CPU).run(Network(0, error), [1])
+        with CPU.lock():
             pass
 
 

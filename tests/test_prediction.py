@@ -10,7 +10,7 @@ import pytest
 from hybrid.gate.decide import Decided
 from hybrid.gate.evidence import Evidence
 from hybrid.gate.gate import Fused, Gate
-from hybrid.gate.support import ShownEvidence
+from hybrid.gate.support import SupportEvidence
 from hybrid.labels.prompts import PromptClass, PromptSet
 from hybrid.labels.space import join
 from hybrid.prediction import NONE, Answers, to_predictions
@@ -161,7 +161,7 @@ ANSWER = [
 
 
 def test_few_shot_decides_where_the_answer_would_be_another_one_without_the_images():
-    assert SHOWN.asked == 4
+    assert SHOWN.prompted == 4
     opinion = np.log(np.array([[0.9, 0.1]] * 5))
     fused = Fused(np.log(ANSWER), np.full(5, 0.5), opinion, opinion, np.log(BEFORE))
     answers = Answers(None, None, np.array(ANSWER), np.full(5, 0.5), None, Decided(fused, None, None))
@@ -188,7 +188,7 @@ def test_an_answer_below_the_threshold_is_rejected_whoever_gave_it():
 def test_who_decides_is_asked_at_the_operating_point(shift, expert):
     """Expecting more unseen images makes it an emu by its name alone, and the images no longer decide."""
     zeros = np.zeros((1, 2))
-    shown = ShownEvidence(np.array([[4.0]]), np.array([2]), np.array([3]), 4, 4)
+    support = SupportEvidence(np.array([[4.0]]), np.array([2]), np.array([3]), 4, 4)
     evidence = Evidence(
         head=np.log([[0.8, 0.2]]),
         memory=zeros,
@@ -199,7 +199,7 @@ def test_who_decides_is_asked_at_the_operating_point(shift, expert):
         novelty=np.zeros(1),
         baseline=np.zeros(1),
         located=np.zeros((1, 4)),
-        shown=shown,
+        support=support,
     )
     fused = Gate().fuse(evidence, shift, 1.0 + shift)
     joint = np.exp(fused.log_probabilities)

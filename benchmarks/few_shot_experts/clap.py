@@ -62,7 +62,7 @@ class CLAP(BaseExpert):
         self.prototypes_ = shots.full_texts
         zero_shot = softmax(self._logits(shots.embeddings), axis=1)
         sums = (zero_shot * shots.one_hot).sum(axis=0)
-        self.penalty_ = np.where(shots.shown, sums / np.maximum(shots.counts, 1), 1.0)
+        self.penalty_ = np.where(shots.support, sums / np.maximum(shots.counts, 1), 1.0)
         if len(shots.labels):
             self._train(shots)
 

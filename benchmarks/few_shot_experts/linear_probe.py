@@ -36,11 +36,11 @@ class LinearProbe(BaseExpert):
         self.c = c
 
     def _fit(self, shots: Shots) -> None:
-        shown = np.flatnonzero(shots.shown)
+        shown = np.flatnonzero(shots.support)
         if not len(shown):
             raise FewShotError("the linear probe needs photos", got="none")
         self.weight_ = np.zeros_like(shots.texts)
-        self.bias_ = np.where(shots.shown, 0.0, -np.inf)
+        self.bias_ = np.where(shots.support, 0.0, -np.inf)
         # Of one class alone there is nothing to learn.
         if len(shown) > 1:
             self.weight_[shown], self.bias_[shown] = self._regress(shots)

@@ -51,7 +51,7 @@ class Encoder(Protocol):
     dim: int
     logit_scale: float
     uses_templates: bool
-    cover: int | None
+    min_side: int | None
     notes: tuple[str, ...]
 
     @property

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hybrid.device import Compute, MemoryLimit, suggest_batch
+from hybrid.device import Compute, OomBackoff, suggest_batch
 from hybrid.encoders.base import FloatArray, expand_user, fingerprint, unit_norm
 from hybrid.encoders.fast_path import ImageTower
 from hybrid.encoders.hub import find_cached, require_network
-from hybrid.encoders.no_init import Undrawn
+from hybrid.encoders.no_init import NoInitWeights
 from hybrid.errors import EncoderError, first_line, listing
 from hybrid.images.preprocess import PIXELS, Preprocessor
 from hybrid.images.records import ImageRecord
@@ -168,8 +168,8 @@ class ClipEncoder:
         self._preprocess = Preprocessor(transform, compute.device, compute.dtype)
         self._embed = ImageTower(self._model, compute)
         self.transform: Any = transform  # the model library's own preprocessing, for comparison
-        self._limit = MemoryLimit("encoder", compute)
-        self.cover = self._preprocess.cover
+        self._limit = OomBackoff("encoder", compute)
+        self.min_side = self._preprocess.min_side
         self.name = source.shown
         config = self._model.visual.preprocess_cfg
         config = asdict(config) if is_dataclass(config) and not isinstance(config, type) else dict(config)
@@ -213,7 +213,7 @@ class ClipEncoder:
     @cached_property
     def batch_size(self) -> int:
         """Images that go through the image tower at once."""
-        side = self.cover or 1024  # a usual image's, as it waits for a GPU
+        side = self.min_side or 1024  # a usual image's, as it waits for a GPU
         blank = self.prepare(np.zeros((side, side * 4 // 3, 3), np.uint8), None)
         return suggest_batch(self._compute, lambda count: self.encode_images([blank] * count))
 
@@ -251,7 +251,7 @@ def _load(source: ClipSource, tokenizer_name: str, compute: Compute) -> tuple[An
         with _quiet():
             # open_clip picks weights by rules of its own and goes on with random ones where it finds none; so it
             # only builds here, and the checkpoint is ours to choose.
-            with Undrawn():
+            with NoInitWeights():
                 model, _, transform = open_clip.create_model_and_transforms(
                     source.model,
                     load_weights=False,

@@ -32,7 +32,7 @@ class ImageTower:
 
     def __init__(self, model: Any, compute: Compute) -> None:
         self._model, self._compute = model, compute
-        self._quick: QuickViT | None = None
+        self._quick: FastViT | None = None
         self._asked = not is_known(model)
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
@@ -42,17 +42,17 @@ class ImageTower:
         found: torch.Tensor = self._model.encode_image(images) if quick is None else quick(images)
         return found
 
-    def _quickly(self, images: torch.Tensor) -> QuickViT | None:
+    def _quickly(self, images: torch.Tensor) -> FastViT | None:
         if not self._asked:
             # Noise: of images that are all of one color, tokens in the wrong order would give the same.
             noise = torch.randn((2, *images.shape[1:]), generator=torch.Generator().manual_seed(0)).to(images)
             self._quick, self._asked = self._compared(noise), True
         return self._quick
 
-    def _compared(self, images: torch.Tensor) -> QuickViT | None:
+    def _compared(self, images: torch.Tensor) -> FastViT | None:
         """Give the quick tower if it computes what the model does: another version of open_clip may do otherwise."""
         try:
-            quick = QuickViT(self._model.visual, self._compute)
+            quick = FastViT(self._model.visual, self._compute)
             similar = F.cosine_similarity(quick(images).float(), self._model.encode_image(images).float())
             if bool((similar >= SAME).all()):
                 return quick
@@ -70,7 +70,7 @@ class ImageTower:
 
 
 def is_known(model: Any) -> bool:
-    """Whether `QuickViT` knows the model's image tower: a plain ViT whose class token is the embedding."""
+    """Whether `FastViT` knows the model's image tower: a plain ViT whose class token is the embedding."""
     from open_clip.model import CLIP, CustomTextCLIP
     from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 
@@ -85,7 +85,7 @@ def is_known(model: Any) -> bool:
     )
 
 
-class QuickViT:
+class FastViT:
     """A ViT in inference.
 
     The last block is computed for the class token alone, since no other token is read after it: a twelfth of the work

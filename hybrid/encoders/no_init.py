@@ -19,7 +19,7 @@ DRAWS = frozenset(
 )
 
 
-class Undrawn(TorchFunctionMode):
+class NoInitWeights(TorchFunctionMode):
     """Within it, weights stay as the memory holds them where they would be drawn at random.
 
     Every one must come from a checkpoint then: load it strictly. The state of torch's random numbers stays as it is.

@@ -44,7 +44,7 @@ class PrecomputedEncoder:
     """
 
     uses_templates = False
-    cover: int | None = 1
+    min_side: int | None = 1
     batch_size = CPU_BATCH
 
     def __init__(self, file: Path) -> None:

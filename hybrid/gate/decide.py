@@ -12,10 +12,10 @@ from hybrid.errors import GateError
 from hybrid.gate.conformal import prediction_sets
 from hybrid.gate.evidence import Evidence, Scorer
 from hybrid.gate.gate import Fused, Gate, Term
-from hybrid.gate.gaussians import ClassMemory, Floats
-from hybrid.gate.policy import HeldOut, OperatingPoint, Policy, choose_point, odds_of
+from hybrid.gate.gaussians import ClassGaussians, Floats
+from hybrid.gate.policy import CalibrationSet, OperatingPoint, Policy, choose_point, odds_of
 from hybrid.gate.rejection import Rejector
-from hybrid.gate.support import ShownEvidence, ShownImages
+from hybrid.gate.support import SupportEvidence, SupportImages
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class FittedGate:
     """A gate and all that serves it; parts are None where nothing could be fitted, and `reason` says why."""
 
     gate: Gate | None = None
-    memory: ClassMemory | None = None
+    memory: ClassGaussians | None = None
     rejector: Rejector | None = None
-    held_out: HeldOut | None = None
+    held_out: CalibrationSet | None = None
     reason: str = ""
 
     @property
@@ -61,7 +61,7 @@ class Reasons:
     Attributes
     ----------
     unseen : tuple of Term
-        Of the log-odds whose sigmoid is p(unseen), values (n,): the gate's, its ``bias``, what images of ``shown``
+        Of the log-odds whose sigmoid is p(unseen), values (n,): the gate's, its ``bias``, what images of ``support``
         classes changed, and the ``prior``'s log-odds. Empty where every class is seen.
     among_seen : tuple of Term
         Of the logits over the s seen classes, values (n, s).
@@ -100,16 +100,16 @@ class Decider:
         texts: NDArray[Any],
         logit_scale: float,
         policy: Policy,
-        shown: ShownImages | None = None,
+        support: SupportImages | None = None,
     ) -> None:
         if fitted.gate is None or fitted.memory is None:
             raise GateError("this run has no gate", got=fitted.reason, fix="hybrid train-head")
         self._gate, self._rejector = fitted.gate, fitted.rejector
-        self._scorer = Scorer(fitted.memory, texts, logit_scale, shown)
+        self._scorer = Scorer(fitted.memory, texts, logit_scale, support)
         seen = len(fitted.memory.means)
-        nameless = 0 if shown is None else int(np.count_nonzero(shown.place >= len(texts)))
-        classes = seen, len(texts) + nameless - seen
-        joined = 0 if shown is None else sum(classes) - shown.asked
+        image_only = 0 if support is None else int(np.count_nonzero(support.place >= len(texts)))
+        classes = seen, len(texts) + image_only - seen
+        joined = 0 if support is None else sum(classes) - support.prompted
         self.point: OperatingPoint = choose_point(
             policy, self._gate, self._scorer, classes, fitted.rejector, fitted.held_out, joined
         )
@@ -135,8 +135,8 @@ class Decider:
     def reasons(self, embeddings: NDArray[Any], head_logits: NDArray[Any]) -> Reasons:
         """Take the answers for embeddings (n, d) and head logits (n, s) apart."""
         evidence = self._scorer(embeddings, head_logits)
-        if evidence.shown is not None:
-            return self._reasons_with_shown(evidence, evidence.shown)
+        if evidence.support is not None:
+            return self._reasons_with_support(evidence, evidence.support)
         seen = evidence.seen
         among_seen = self._gate.seen_terms(evidence)
         if evidence.classes == seen:
@@ -147,25 +147,25 @@ class Decider:
     def _prior(self, evidence: Evidence) -> Term:
         return Term("prior", np.ones(len(evidence.novelty)), self.point.log_odds)
 
-    def _reasons_with_shown(self, evidence: Evidence, shown: ShownEvidence) -> Reasons:
+    def _reasons_with_support(self, evidence: Evidence, support: SupportEvidence) -> Reasons:
         """Add what the images of shown classes changed, as one term of its own."""
         from scipy.special import logsumexp
 
         fused = self._gate.fuse(evidence, *odds_of(self.point))
-        asked = replace(evidence.with_texts(slice(shown.asked)), shown=None)
-        by_name = self._gate.terms(asked) if asked.classes > asked.seen else ()
+        prompted = replace(evidence.with_texts(slice(support.prompted)), support=None)
+        by_name = self._gate.terms(prompted) if prompted.classes > prompted.seen else ()
         rest = (*by_name, self._prior(evidence))
         log_p, seen = fused.log_probabilities, evidence.seen
         log_odds = logsumexp(log_p[:, seen:], axis=1) - logsumexp(log_p[:, :seen], axis=1)
         changed = Term("shown", log_odds - sum(term.product for term in rest), 1.0)
-        bare = np.zeros((len(log_p), shown.classes - shown.named))
+        bare = np.zeros((len(log_p), support.classes - support.named))
         texts = [
             replace(term, value=np.concatenate([term.value[:, seen:], bare], axis=1))
             for term in self._gate.text_terms(evidence)
         ]
         added = log_p[:, seen:] - sum(term.product for term in texts)
         # Only differences count: what is merely named gets nothing.
-        named = np.setdiff1d(np.arange(seen, shown.asked), shown.place) - seen
+        named = np.setdiff1d(np.arange(seen, support.prompted), support.place) - seen
         added = added - added[:, named[:1]] if len(named) else added
         return Reasons(
             (*by_name, changed, self._prior(evidence)),

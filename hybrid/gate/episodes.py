@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from hybrid.errors import GateError
 from hybrid.gate.evidence import out_of_fold
 from hybrid.gate.fit import Labeled
-from hybrid.gate.gaussians import ClassMemory, Indices
-from hybrid.gate.support import MOST_SHOTS, ShownEvidence, ShownImages
+from hybrid.gate.gaussians import ClassGaussians, Indices
+from hybrid.gate.support import MOST_SHOTS, SupportEvidence, SupportImages
 from hybrid.images.stream import default_workers, ordered_map
 
 FOLDS = 5
@@ -51,11 +51,11 @@ class Calibration:
         with its name and without.
     """
 
-    memory: ClassMemory
+    memory: ClassGaussians
     validation: Labeled
     episodes: tuple[Labeled, ...]
     named: tuple[Labeled, ...]
-    nameless: tuple[Labeled, ...]
+    image_only: tuple[Labeled, ...]
 
 
 def check_enough(classes: int, images: int) -> None:
@@ -86,7 +86,7 @@ def image_folds(target: Indices, seed: int = 0, folds: int = FOLDS) -> Indices:
     return assigned
 
 
-_Job = tuple[list[int], NDArray[Any], ShownImages | None]
+_Job = tuple[list[int], NDArray[Any], SupportImages | None]
 
 
 def calibrate(
@@ -120,12 +120,12 @@ def calibrate(
     folds = image_folds(validation.target, seed)
 
     def labeled(job: _Job) -> Labeled:
-        order, logits, shown = job
+        order, logits, support = job
         position = np.argsort(order)
         old, new = position[train.target], position[validation.target]
         kept = old < logits.shape[1]
-        memory, asked = (train.embeddings[kept], old[kept]), (validation.embeddings, new)
-        return Labeled(out_of_fold(memory, asked, logits, folds, texts[order], logit_scale, shown), new)
+        memory, prompted = (train.embeddings[kept], old[kept]), (validation.embeddings, new)
+        return Labeled(out_of_fold(memory, prompted, logits, folds, texts[order], logit_scale, support), new)
 
     held = _jobs(train, len(validation), len(texts), held_out, fold_logits, seed)
     jobs = [(list(range(len(texts))), head_logits, None), *held]
@@ -134,11 +134,11 @@ def calibrate(
     with threadpool_limits(1):
         whole, *episodes = ordered_map(labeled, jobs, default_workers(), len(jobs))
     embeddings = np.concatenate([train.embeddings, validation.embeddings])
-    memory = ClassMemory.fit(embeddings, np.concatenate([train.target, validation.target]), len(texts))
+    memory = ClassGaussians.fit(embeddings, np.concatenate([train.target, validation.target]), len(texts))
     return Calibration(
         memory,
         whole,
-        tuple(Labeled(replace(e.evidence, shown=None), e.target) for e in episodes),
+        tuple(Labeled(replace(e.evidence, support=None), e.target) for e in episodes),
         tuple(variant for e in episodes for variant in _variants(e, named=True)),
         tuple(variant for e in episodes for variant in _variants(e, named=False)),
     )
@@ -167,7 +167,7 @@ class Shots:
         self._train = train
         self._order = np.random.default_rng(seed).permutation(len(train))
 
-    def draw(self, held: Sequence[int], kept: int) -> ShownImages:
+    def draw(self, held: Sequence[int], kept: int) -> SupportImages:
         """Show every held-out class by each number of `SHOTS`, with a name and once more without: all side by side.
 
         `kept` classes stand before the held-out ones.
@@ -180,7 +180,7 @@ class Shots:
                     own = self._order[self._train.target[self._order] == label][:shots]
                     images.append(self._train.embeddings[own])
                     place.append(start + number)
-        return ShownImages.gather(images, place, kept, named)
+        return SupportImages.gather(images, place, kept, named)
 
 
 def _variants(episode: Labeled, *, named: bool) -> Iterator[Labeled]:
@@ -188,8 +188,8 @@ def _variants(episode: Labeled, *, named: bool) -> Iterator[Labeled]:
 
     For each number of images: all held-out classes shown, then every other one while the rest is merely named.
     """
-    evidence, shown = episode.evidence, episode.evidence.shown
-    if shown is None:
+    evidence, support = episode.evidence, episode.evidence.support
+    if support is None:
         return
     seen, held = evidence.seen, evidence.classes - evidence.seen
     for shots in range(len(SHOTS)):
@@ -200,8 +200,10 @@ def _variants(episode: Labeled, *, named: bool) -> Iterator[Labeled]:
             order = np.arange(held) if named else np.concatenate([rest, chosen])
             texts = seen + (order if named else rest)
             place = seen + np.argsort(order)[chosen]
-            asked = seen + len(texts)
-            part = ShownEvidence(shown.likelihood[:, first + chosen], place, shown.counts[first + chosen], asked, asked)
+            prompted = seen + len(texts)
+            part = SupportEvidence(
+                support.likelihood[:, first + chosen], place, support.counts[first + chosen], prompted, prompted
+            )
             moved = np.concatenate([np.arange(seen), seen + np.argsort(order)])
             wide = evidence.with_texts(np.concatenate([np.arange(seen), texts]))
-            yield Labeled(replace(wide, shown=part), moved[episode.target])
+            yield Labeled(replace(wide, support=part), moved[episode.target])

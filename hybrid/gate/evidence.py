@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from hybrid.errors import GateError
 from hybrid.gate.calibration import log_softmax
-from hybrid.gate.gaussians import ClassMemory, Floats, Indices
+from hybrid.gate.gaussians import ClassGaussians, Floats, Indices
 from hybrid.gate.means import predict_means
-from hybrid.gate.support import Likelihood, ShownEvidence, ShownImages
+from hybrid.gate.support import Likelihood, SupportEvidence, SupportImages
 
 # How far the whitening goes from the images' covariance to none at all. A text says little of where exactly the
 # images lie, so that full whitening magnifies directions that it knows nothing of. One value for all data.
@@ -59,7 +59,7 @@ class Evidence:
     novelty: Floats
     baseline: Floats
     located: Floats
-    shown: ShownEvidence | None = None
+    support: SupportEvidence | None = None
 
     @property
     def seen(self) -> int:
@@ -71,19 +71,19 @@ class Evidence:
         """Number of classes that have a text, seen and unseen."""
         return int(self.similarity.shape[1])
 
-    def ratios(self, shown: ShownEvidence) -> Floats:
+    def ratios(self, support: SupportEvidence) -> Floats:
         """Log-likelihood of each shown class against the seen ones, and against all that were asked for, (2, n, m)."""
         from scipy.special import logsumexp
 
-        unseen = self.located[:, self.seen : shown.asked]
+        unseen = self.located[:, self.seen : support.prompted]
         every = np.column_stack([self.baseline + np.log(self.seen), unseen])
-        together = logsumexp(every, axis=1) - np.log(shown.asked)
-        return np.stack([shown.likelihood - rest[:, None] for rest in (self.baseline, together)])
+        together = logsumexp(every, axis=1) - np.log(support.prompted)
+        return np.stack([support.likelihood - rest[:, None] for rest in (self.baseline, together)])
 
     def __getitem__(self, rows: NDArray[Any] | slice) -> Evidence:
         """Take some of the images."""
         cut = {name: getattr(self, name)[rows] for name in PER_IMAGE}
-        return replace(self, **cut, shown=None if self.shown is None else self.shown[rows])
+        return replace(self, **cut, support=None if self.support is None else self.support[rows])
 
     def with_texts(self, classes: NDArray[Any] | list[int] | slice) -> Evidence:
         """Keep the text scores of some classes only; the seen ones must stay in front."""
@@ -110,10 +110,10 @@ class Scorer:
     """
 
     def __init__(
-        self, memory: ClassMemory, texts: NDArray[Any], logit_scale: float, shown: ShownImages | None = None
+        self, memory: ClassGaussians, texts: NDArray[Any], logit_scale: float, support: SupportImages | None = None
     ) -> None:
         self._memory = memory
-        self._shown = shown
+        self._support = support
         self.likelihood = Likelihood(memory, texts)
         self._scale = logit_scale
         self._texts = np.asarray(texts, np.float64)
@@ -165,7 +165,7 @@ class Scorer:
             novelty=self._memory.novelty(images) / MEMORY_SCALE,
             baseline=base,
             located=self.likelihood.located(images),
-            shown=None if self._shown is None else self.likelihood(images, self._shown),
+            support=None if self._support is None else self.likelihood(images, self._support),
         )
 
 
@@ -183,7 +183,7 @@ def out_of_fold(
     folds: Indices,
     texts: NDArray[Any],
     logit_scale: float,
-    shown: ShownImages | None = None,
+    support: SupportImages | None = None,
 ) -> Evidence:
     """Score labeled images by memories that do not hold them: cross-fitting.
 
@@ -205,15 +205,15 @@ def out_of_fold(
     for fold in np.unique(folds):
         inside = folds == fold
         kept = ~inside & (labels < seen)
-        memory = ClassMemory.fit(
+        memory = ClassGaussians.fit(
             np.concatenate([train[0], embeddings[kept]]), np.concatenate([train[1], labels[kept]]), seen
         )
-        parts.append(Scorer(memory, texts, logit_scale, shown)(embeddings[inside], head_logits[inside]))
+        parts.append(Scorer(memory, texts, logit_scale, support)(embeddings[inside], head_logits[inside]))
         rows.append(np.flatnonzero(inside))
     back = np.argsort(np.concatenate(rows))
     joined = {name: np.concatenate([getattr(part, name) for part in parts])[back] for name in PER_IMAGE}
     alignment = np.mean([part.alignment for part in parts], axis=0)
-    found = [part.shown for part in parts if part.shown is not None]
+    found = [part.support for part in parts if part.support is not None]
     likelihood = [part.likelihood for part in found]
     says = replace(found[0], likelihood=np.concatenate(likelihood)[back]) if found else None
-    return Evidence(**joined, alignment=alignment, shown=says)
+    return Evidence(**joined, alignment=alignment, support=says)

@@ -16,7 +16,7 @@ from hybrid.gate.calibration import fit_temperature, log_softmax
 from hybrid.gate.evidence import Evidence
 from hybrid.gate.gate import Gate, GateFit, GateWeights, SeenWeights, UnseenWeights
 from hybrid.gate.gaussians import Floats, Indices
-from hybrid.gate.support import ShownEvidence, ShownGate, ShownWeights, as_vector, fields_of
+from hybrid.gate.support import SupportEvidence, SupportGate, SupportWeights, as_vector, fields_of
 
 # Weight of the prior in every fit, in images: a weight one unit off its prior costs as much as half a nat.
 PRIOR_IMAGES = 1.0
@@ -75,7 +75,7 @@ def fit_gate(validation: Labeled, episodes: Sequence[Labeled], folds: str = "mem
     return msgspec.structs.replace(gate, gate=_fit_odds(features[:, : len(used)], is_unseen, used), fit=fit)
 
 
-def fit_shown(gate: Gate, named: Sequence[Labeled], nameless: Sequence[Labeled]) -> Gate:
+def fit_support(gate: Gate, named: Sequence[Labeled], image_only: Sequence[Labeled]) -> Gate:
     """Fit what images of shown classes add, by NLL, images of seen and of unseen classes weighing the same.
 
     Parameters
@@ -90,49 +90,51 @@ def fit_shown(gate: Gate, named: Sequence[Labeled], nameless: Sequence[Labeled])
     GateError
         If a search does not converge, or a number of the evidence is not finite.
     """
-    prior = ShownGate()
-    boost = float(np.mean([e.evidence.seen / (_shown(e).asked - e.evidence.seen) for e in named]))
-    found = ShownGate(
-        named=_fit_shown(gate, named, prior, True),
-        nameless=_fit_shown(gate, nameless, prior, False),
+    prior = SupportGate()
+    boost = float(np.mean([e.evidence.seen / (_support(e).prompted - e.evidence.seen) for e in named]))
+    found = SupportGate(
+        named=_fit_support(gate, named, prior, True),
+        image_only=_fit_support(gate, image_only, prior, False),
         boost=boost,
         fitted=True,
     )
-    return msgspec.structs.replace(gate, shown=found)
+    return msgspec.structs.replace(gate, support=found)
 
 
-def _fit_shown(gate: Gate, episodes: Sequence[Labeled], prior: ShownGate, named: bool) -> ShownWeights:
+def _fit_support(gate: Gate, episodes: Sequence[Labeled], prior: SupportGate, named: bool) -> SupportWeights:
     from scipy.special import logsumexp
 
     problems = []
     for episode in episodes:
-        shown, seen = _shown(episode), episode.evidence.seen
+        support, seen = _support(episode), episode.evidence.seen
         if episode.is_unseen.all() or not episode.is_unseen.any():
             continue  # nothing to weigh against each other
-        before = gate.fuse(replace(episode.evidence.with_texts(slice(shown.asked)), shown=None)).log_probabilities
-        own = gate.by_name(episode.evidence, shown, before)
-        _, _, parts = prior.parts(own, episode.evidence.ratios(shown), shown)[0 if named else 1]
+        before = gate.fuse(
+            replace(episode.evidence.with_texts(slice(support.prompted)), support=None)
+        ).log_probabilities
+        own = gate.by_name(episode.evidence, support, before)
+        _, _, parts = prior.parts(own, episode.evidence.ratios(support), support)[0 if named else 1]
         # Other classes keep their ratios whatever the weights: together they are one choice, the first.
-        others = np.setdiff1d(np.arange(shown.asked), shown.place)
+        others = np.setdiff1d(np.arange(support.prompted), support.place)
         together = logsumexp(before[:, others], axis=1, keepdims=True)
         wide = np.concatenate([np.zeros((*parts.shape[:2], 1)), parts], axis=2)
-        column = np.zeros(shown.classes, np.intp)
-        column[shown.place] = 1 + np.arange(len(shown.place))
+        column = np.zeros(support.classes, np.intp)
+        column[support.place] = 1 + np.arange(len(support.place))
         offset = np.concatenate([together, own], axis=1)
         problems.append(Choice(wide, column[episode.target], offset, equal_weights(episode.target >= seen)))
-    default = prior.named if named else prior.nameless
+    default = prior.named if named else prior.image_only
     if not problems:
         return default
     start = as_vector(default, named=named)
     what = f"the weights of shown classes with{'' if named else 'out'} a name"
     weights = fit_choice(problems, start, what, lowest=None)
-    return ShownWeights(**dict(zip(fields_of(named), weights.tolist(), strict=True)))
+    return SupportWeights(**dict(zip(fields_of(named), weights.tolist(), strict=True)))
 
 
-def _shown(episode: Labeled) -> ShownEvidence:
-    if episode.evidence.shown is None:
+def _support(episode: Labeled) -> SupportEvidence:
+    if episode.evidence.support is None:
         raise GateError("an episode without shown classes cannot fit what their photos add")
-    return episode.evidence.shown
+    return episode.evidence.support
 
 
 def equal_weights(is_unseen: NDArray[np.bool_]) -> Floats:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hybrid.gate.calibration import log_softmax
 from hybrid.gate.evidence import Evidence
 from hybrid.gate.gaussians import Floats, Indices
-from hybrid.gate.support import ShownEvidence, ShownGate
+from hybrid.gate.support import SupportEvidence, SupportGate
 
 
 class SeenWeights(Struct, frozen=True, kw_only=True):
@@ -65,7 +65,7 @@ class GateFit(Struct, frozen=True, kw_only=True):
     episodes : int
         How often a part of the seen classes played the unseen ones.
     folds : str
-        Where the head's opinion of an episode comes from: ``memory`` (none is asked), ``frozen``, ``fine-tuned``.
+        Where the head's opinion of an episode comes from: ``memory`` (none is prompted), ``frozen``, ``fine-tuned``.
     """
 
     images: int = field(name="photos")
@@ -143,10 +143,10 @@ class Gate(Struct, frozen=True, kw_only=True, tag_field="kind", tag="conditional
     unseen: UnseenWeights = UnseenWeights()
     gate: GateWeights = GateWeights()
     head_temperature: float = 1.0
-    shown: ShownGate = ShownGate()
+    support: SupportGate = field(default=SupportGate(), name="shown")
     fit: GateFit | None = None
 
-    def fuse(self, evidence: Evidence, log_odds: float = 0.0, shown_log_odds: float = 0.0) -> Fused:
+    def fuse(self, evidence: Evidence, log_odds: float = 0.0, support_log_odds: float = 0.0) -> Fused:
         """Blend all evidence.
 
         Parameters
@@ -160,8 +160,8 @@ class Gate(Struct, frozen=True, kw_only=True, tag_field="kind", tag="conditional
             The same of a class that joined by its images: each one only takes its own share. One that was asked for by
             name stands in the group of named classes.
         """
-        if evidence.shown is not None:
-            return self._with_shown(evidence, evidence.shown, log_odds, shown_log_odds)
+        if evidence.support is not None:
+            return self._with_support(evidence, evidence.support, log_odds, support_log_odds)
         among_seen = log_softmax(self.seen_logits(evidence))
         head, zero_shot = evidence.head, log_softmax(evidence.similarity[:, : evidence.seen])
         if evidence.classes == evidence.seen:
@@ -172,44 +172,46 @@ class Gate(Struct, frozen=True, kw_only=True, tag_field="kind", tag="conditional
         joint = np.concatenate([seen[:, None] + among_seen, unseen[:, None] + among_unseen], axis=1)
         return Fused(joint, np.exp(unseen), head, zero_shot)
 
-    def _with_shown(self, evidence: Evidence, shown: ShownEvidence, log_odds: float, shown_log_odds: float) -> Fused:
-        before = self.fuse(replace(evidence.with_texts(slice(shown.asked)), shown=None))
-        own = self.by_name(evidence, shown, before.log_probabilities)
-        joint = self.shown.add(before.log_probabilities, own, evidence.ratios(shown), shown)
+    def _with_support(
+        self, evidence: Evidence, support: SupportEvidence, log_odds: float, support_log_odds: float
+    ) -> Fused:
+        before = self.fuse(replace(evidence.with_texts(slice(support.prompted)), support=None))
+        own = self.by_name(evidence, support, before.log_probabilities)
+        joint = self.support.add(before.log_probabilities, own, evidence.ratios(support), support)
         # The weights were fitted without anything expected beforehand: that comes on top.
-        odds = np.where(np.arange(shown.classes) < evidence.seen, 0.0, log_odds)
-        without = log_softmax(before.log_probabilities + odds[: shown.asked])
-        odds[shown.asked :] = shown_log_odds
+        odds = np.where(np.arange(support.classes) < evidence.seen, 0.0, log_odds)
+        without = log_softmax(before.log_probabilities + odds[: support.prompted])
+        odds[support.prompted :] = support_log_odds
         joint = log_softmax(joint + odds)
         # Rounding errors must not make a probability larger than one.
         p_unseen = np.minimum(np.exp(joint[:, evidence.seen :]).sum(axis=1), 1.0)
         return replace(before, log_probabilities=joint, p_unseen=p_unseen, before=without)
 
-    def by_name(self, evidence: Evidence, shown: ShownEvidence, before: Floats) -> Floats:
+    def by_name(self, evidence: Evidence, support: SupportEvidence, before: Floats) -> Floats:
         """Log-probability of each shown class by its name alone, (n, m); 0 where it has none.
 
         A class that was not asked for is asked for here, by itself, as likely beforehand as the fit took shown classes
         to be: so no class's answer depends on which others were shown.
         """
-        own = np.zeros_like(shown.likelihood)
-        listed = shown.place < shown.asked
-        own[:, listed] = before[:, shown.place[listed]]
-        if shown.joined.any():
-            own[:, shown.joined] = self._each_beside(evidence, shown.asked, shown.place[shown.joined])
+        own = np.zeros_like(support.likelihood)
+        listed = support.place < support.prompted
+        own[:, listed] = before[:, support.place[listed]]
+        if support.joined.any():
+            own[:, support.joined] = self._each_beside(evidence, support.prompted, support.place[support.joined])
         return own
 
-    def _each_beside(self, evidence: Evidence, asked: int, joined: Indices) -> Floats:
-        """Log-probability of each joined class as the only one beside the first `asked`, (n, joined).
+    def _each_beside(self, evidence: Evidence, prompted: int, joined: Indices) -> Floats:
+        """Log-probability of each joined class as the only one beside the first `prompted`, (n, joined).
 
         The same as the last column of `fuse` over these classes and one more: only the text evidence for "unseen"
         differs between the joined classes, so that all of them take one pass.
         """
-        unseen = asked - evidence.seen + 1
+        unseen = prompted - evidence.seen + 1
         text = self.text_logits(evidence)
-        by_asked = np.logaddexp.reduce(text[:, evidence.seen : asked], axis=1)
-        together = np.logaddexp(by_asked[:, None], text[:, joined])
+        by_prompted = np.logaddexp.reduce(text[:, evidence.seen : prompted], axis=1)
+        together = np.logaddexp(by_prompted[:, None], text[:, joined])
         rest = _total([term for term in self.terms(evidence) if term.name != "unseen_text"])
-        share = float(np.log(self.shown.boost / evidence.seen * unseen))
+        share = float(np.log(self.support.boost / evidence.seen * unseen))
         odds = rest[:, None] + self.gate.unseen_text * (together - np.log(unseen)) + share
         return np.asarray(text[:, joined] - together - np.logaddexp(0, -odds))
 
@@ -289,7 +291,7 @@ class Gate(Struct, frozen=True, kw_only=True, tag_field="kind", tag="conditional
             f"log-odds of unseen: {w.bias:+.2f} {w.unseen_text:+.2f} x text evidence for unseen "
             f"{w.seen_text:+.2f} x text evidence for seen {w.seen:+.2f} x evidence for seen with memory "
             f"{w.novelty:+.2f} x novelty{doubt}",
-            self.shown.describe(),
+            self.support.describe(),
         )
 
 

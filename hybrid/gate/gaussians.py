@@ -1,4 +1,4 @@
-"""`ClassMemory`: Gaussians of the labeled images' embeddings, the toolkit's memory of the seen classes."""
+"""`ClassGaussians`: Gaussians of the labeled images' embeddings, the toolkit's memory of the seen classes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Gaussian:
 
 
 @dataclass(frozen=True)
-class ClassMemory:
+class ClassGaussians:
     """One mean a class, one covariance that all classes share, and one Gaussian of all images together.
 
     Attributes
@@ -68,7 +68,7 @@ class ClassMemory:
     background: Gaussian
 
     @classmethod
-    def fit(cls, embeddings: NDArray[Any], labels: Indices, classes: int) -> ClassMemory:
+    def fit(cls, embeddings: NDArray[Any], labels: Indices, classes: int) -> ClassGaussians:
         """Estimate from labeled images.
 
         Parameters
@@ -149,7 +149,7 @@ class ClassMemory:
         save_file(saved | {"counts": self.counts.astype(np.int64)}, file)
 
     @classmethod
-    def load(cls, file: Path) -> ClassMemory:
+    def load(cls, file: Path) -> ClassGaussians:
         """Read what `save` wrote; ArtifactError if it is missing or damaged."""
         from safetensors import SafetensorError
         from safetensors.numpy import load_file

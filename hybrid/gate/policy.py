@@ -62,7 +62,7 @@ def _flag(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class CalibrationSet:
     """What is kept of the n validation images, so that operating points can be found for any label space.
 
     Attributes
@@ -102,7 +102,7 @@ class HeldOut:
         save_file({name: value.astype(np.float32) for name, value in tensors.items()} | whole, file)
 
     @classmethod
-    def load(cls, file: Path) -> HeldOut:
+    def load(cls, file: Path) -> CalibrationSet:
         """Read what `save` wrote; ArtifactError if it is missing or damaged."""
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
@@ -141,7 +141,7 @@ class OperatingPoint:
     """
 
     log_odds: float = 0.0
-    shown_log_odds: float = 0.0
+    support_log_odds: float = 0.0
     accept_above: float | None = None
     set_threshold: float | None = None
     notes: tuple[str, ...] = ()
@@ -153,7 +153,7 @@ def choose_point(
     scorer: Scorer,
     classes: tuple[int, int],
     rejector: Rejector | None = None,
-    held_out: HeldOut | None = None,
+    held_out: CalibrationSet | None = None,
     joined: int = 0,
 ) -> OperatingPoint:
     """Find the operating point.
@@ -175,7 +175,7 @@ def choose_point(
         If the policy needs validation images and there are none or too few.
     """
     needs = [name for name in ("max_seen_loss", "reject", "max_false_accept", "coverage") if getattr(policy, name)]
-    given = _given_odds(policy, *classes, joined, gate.shown.boost)
+    given = _given_odds(policy, *classes, joined, gate.support.boost)
     if not needs:
         return given
     if held_out is None or rejector is None:
@@ -194,7 +194,7 @@ def choose_point(
     if policy.coverage is not None:
         point = _with_sets(point, policy.coverage, gate, evidence, held_out)
     point = _with_rejection(point, policy, rejector.p_known(gate, evidence, *odds_of(point)), rejector)
-    bare = 0 if evidence.shown is None else int(np.count_nonzero(~evidence.shown.has_name))
+    bare = 0 if evidence.support is None else int(np.count_nonzero(~evidence.support.has_name))
     if policy.max_false_accept is not None and bare:
         warning = (
             f"WARNING: {bare} of the classes have no name: their photos take foreign ones too, so more than that pass"
@@ -205,7 +205,7 @@ def choose_point(
 
 def odds_of(point: OperatingPoint) -> tuple[float, float]:
     """What `Gate.fuse` takes of a point."""
-    return point.log_odds, point.shown_log_odds
+    return point.log_odds, point.support_log_odds
 
 
 def _given_odds(policy: Policy, seen: int, unseen: int, joined: int, boost: float) -> OperatingPoint:
@@ -217,25 +217,25 @@ def _given_odds(policy: Policy, seen: int, unseen: int, joined: int, boost: floa
     if unseen == 0:
         return OperatingPoint()
     share, why = 0.5, "(--prior, --balance natural or --max-seen-loss choose otherwise)"
-    shown = 0.0
+    support = 0.0
     if policy.prior is not None:
         share, why = policy.prior, "as given"
     elif policy.balance == "natural":
         share, why = unseen / (seen + unseen), "the unseen classes' share of all classes"
     log_odds = float(np.log(share / (1 - share)))
     if policy.prior is not None or policy.balance == "natural":
-        shown = log_odds + float(np.log(seen / unseen / boost))
+        support = log_odds + float(np.log(seen / unseen / boost))
         # Those that joined do not stand in the group of named ones: their part of the share is not the group's.
         log_odds += float(np.log((unseen - joined) / unseen)) if joined < unseen else 0.0
     note = f"p(unseen) beforehand {share:.3g} {why}"
-    if joined and not shown:
+    if joined and not support:
         of_names = f"{note}, of the named classes; " if joined < unseen else ""
         note = f"{of_names}each class that joined is as likely beforehand as {boost:.2g} trained ones"
-    return OperatingPoint(log_odds, shown, notes=(note,))
+    return OperatingPoint(log_odds, support, notes=(note,))
 
 
 def _with_sets(
-    point: OperatingPoint, coverage: float, gate: Gate, evidence: Evidence, held_out: HeldOut
+    point: OperatingPoint, coverage: float, gate: Gate, evidence: Evidence, held_out: CalibrationSet
 ) -> OperatingPoint:
     probabilities = np.exp(gate.fuse(evidence, *odds_of(point)).log_probabilities)
     scores = set_scores(probabilities, np.asarray(held_out.uniform, np.float64))

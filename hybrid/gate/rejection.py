@@ -37,19 +37,19 @@ class Rejector(Struct, frozen=True, kw_only=True):
     entropy: float
     unknown: tuple[float, ...]
 
-    def p_known(self, gate: Gate, evidence: Evidence, log_odds: float = 0.0, shown_log_odds: float = 0.0) -> Floats:
+    def p_known(self, gate: Gate, evidence: Evidence, log_odds: float = 0.0, support_log_odds: float = 0.0) -> Floats:
         """Probability that an image shows any of the classes, known and unknown images being as many, (n,).
 
         Names and head decide it: what images add says which class is the likelier one, not whether it is any. A class
         that images alone speak for has nothing else, so what it takes of the answer counts as known.
         """
-        features = _features(gate, replace(evidence, shown=None), log_odds)
+        features = _features(gate, replace(evidence, support=None), log_odds)
         odds = features @ np.array([self.text, self.entropy]) + self.bias
         known = np.asarray(np.exp(-np.logaddexp(0, -odds)))
-        if evidence.shown is None or evidence.shown.has_name.all():
+        if evidence.support is None or evidence.support.has_name.all():
             return known
-        joint = gate.fuse(evidence, log_odds, shown_log_odds).log_probabilities
-        share = np.minimum(np.exp(joint[:, evidence.shown.named :]).sum(axis=1), 1.0)
+        joint = gate.fuse(evidence, log_odds, support_log_odds).log_probabilities
+        share = np.minimum(np.exp(joint[:, evidence.support.named :]).sum(axis=1), 1.0)
         return np.asarray(share + (1 - share) * known)
 
     def threshold_for_false_accepts(self, rate: float) -> float:

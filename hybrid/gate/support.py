@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from msgspec import Struct
+from msgspec import Struct, field
 from numpy.typing import NDArray
 
 from hybrid.gate.calibration import log_softmax
-from hybrid.gate.gaussians import DIMENSIONS, ClassMemory, Floats, Indices, rounded
+from hybrid.gate.gaussians import DIMENSIONS, ClassGaussians, Floats, Indices, rounded
 from hybrid.gate.means import TEXT_WORTH, posterior_means, predict_means
 
 # The fit shows up to so many images a class; more speak as loudly as so many.
@@ -19,7 +19,7 @@ MOST_SHOTS = 16
 
 
 @dataclass(frozen=True)
-class ShownImages:
+class SupportImages:
     """The images of m shown classes, summed up.
 
     Attributes
@@ -39,18 +39,18 @@ class ShownImages:
     place: Indices
     sums: Floats
     counts: Indices
-    asked: int
+    prompted: int
     named: int
 
     @classmethod
-    def gather(cls, images: Sequence[NDArray[Any]], place: Sequence[int], asked: int, named: int) -> ShownImages:
+    def gather(cls, images: Sequence[NDArray[Any]], place: Sequence[int], prompted: int, named: int) -> SupportImages:
         """Sum up each class's embeddings (k, d); every class has one at least."""
         sums = np.stack([np.asarray(own, np.float64).sum(axis=0) for own in images])
-        return cls(np.array(place, np.intp), sums, np.array([len(own) for own in images], np.intp), asked, named)
+        return cls(np.array(place, np.intp), sums, np.array([len(own) for own in images], np.intp), prompted, named)
 
 
 @dataclass(frozen=True)
-class ShownEvidence:
+class SupportEvidence:
     """What the images of m shown classes say of n images.
 
     Attributes
@@ -58,13 +58,13 @@ class ShownEvidence:
     likelihood : (n, m) float64
         Log-likelihood under the class, up to a constant an image.
     place, counts, asked, named
-        See `ShownImages`.
+        See `SupportImages`.
     """
 
     likelihood: Floats
     place: Indices
     counts: Indices
-    asked: int
+    prompted: int
     named: int
 
     @property
@@ -75,14 +75,14 @@ class ShownEvidence:
     @property
     def joined(self) -> NDArray[np.bool_]:
         """Which ones have a text but were not asked for, (m,)."""
-        return (self.place >= self.asked) & self.has_name
+        return (self.place >= self.prompted) & self.has_name
 
     @property
     def classes(self) -> int:
         """Number of classes of the label space."""
         return self.named + int(np.count_nonzero(~self.has_name))
 
-    def __getitem__(self, rows: NDArray[Any] | slice) -> ShownEvidence:
+    def __getitem__(self, rows: NDArray[Any] | slice) -> SupportEvidence:
         """Take some of the images."""
         return replace(self, likelihood=self.likelihood[rows])
 
@@ -102,7 +102,7 @@ class Likelihood:
         Text embeddings, seen classes first.
     """
 
-    def __init__(self, memory: ClassMemory, texts: NDArray[Any]) -> None:
+    def __init__(self, memory: ClassGaussians, texts: NDArray[Any]) -> None:
         exact = np.asarray(texts, np.float64)
         center = memory.means.mean(axis=0)
         known = np.arange(len(exact)) < len(memory.means)
@@ -125,22 +125,22 @@ class Likelihood:
         weight, bias = self._named
         return np.asarray(images @ weight.T + bias)
 
-    def __call__(self, images: Floats, shown: ShownImages) -> ShownEvidence:
+    def __call__(self, images: Floats, support: SupportImages) -> SupportEvidence:
         """Score images (n, d) by the images of shown classes."""
-        named = shown.place < shown.named
-        prior = np.where(named[:, None], self._predicted[np.where(named, shown.place, 0)], 0.0)
+        named = support.place < support.named
+        prior = np.where(named[:, None], self._predicted[np.where(named, support.place, 0)], 0.0)
         weight, bias = self._discriminant(
-            posterior_means(prior, np.where(named, TEXT_WORTH, 0.0), shown.sums, shown.counts)
+            posterior_means(prior, np.where(named, TEXT_WORTH, 0.0), support.sums, support.counts)
         )
         likelihood = images @ weight.T + bias
-        return ShownEvidence(likelihood, shown.place, shown.counts, shown.asked, shown.named)
+        return SupportEvidence(likelihood, support.place, support.counts, support.prompted, support.named)
 
     def _discriminant(self, means: Floats) -> tuple[Floats, Floats]:
         weight = means @ self._precision
         return weight, -0.5 * np.einsum("cd,cd->c", weight, means)
 
 
-class ShownWeights(Struct, frozen=True, kw_only=True):
+class SupportWeights(Struct, frozen=True, kw_only=True):
     """What images add to the log-probability of a class: a weighted sum.
 
     Attributes
@@ -161,7 +161,7 @@ class ShownWeights(Struct, frozen=True, kw_only=True):
     bias_shots: float = 0.0
 
 
-class ShownGate(Struct, frozen=True, kw_only=True):
+class SupportGate(Struct, frozen=True, kw_only=True):
     """The third expert's weights. The defaults are the documented prior.
 
     Attributes
@@ -175,12 +175,14 @@ class ShownGate(Struct, frozen=True, kw_only=True):
     fitted : bool
     """
 
-    named: ShownWeights = ShownWeights(ratio=0.3, bias=-1.5, base=-0.3, seen_ratio=0.3)
-    nameless: ShownWeights = ShownWeights(ratio=0.6, bias=2.2, ratio_shots=0.7, bias_shots=-5.0)
+    named: SupportWeights = SupportWeights(ratio=0.3, bias=-1.5, base=-0.3, seen_ratio=0.3)
+    image_only: SupportWeights = field(
+        default=SupportWeights(ratio=0.6, bias=2.2, ratio_shots=0.7, bias_shots=-5.0), name="nameless"
+    )
     boost: float = 4.0
     fitted: bool = False
 
-    def add(self, before: Floats, own: Floats, ratios: Floats, shown: ShownEvidence) -> Floats:
+    def add(self, before: Floats, own: Floats, ratios: Floats, support: SupportEvidence) -> Floats:
         """Let shown classes take their share of an answer: every other class keeps its ratio to every other.
 
         Parameters
@@ -198,17 +200,17 @@ class ShownGate(Struct, frozen=True, kw_only=True):
         (n, classes) float64
             Log-probabilities.
         """
-        wider = np.zeros((len(before), shown.classes))
-        wider[:, : shown.asked] = before
+        wider = np.zeros((len(before), support.classes))
+        wider[:, : support.prompted] = before
         # Odds, so that a class whose images add nothing ends with the probability that its name gives it.
-        by_name = own[:, shown.joined]
-        wider[:, shown.place[shown.joined]] = by_name - np.log(-np.expm1(np.minimum(by_name, -1e-12)))
-        wider[:, shown.place] += self.gain(own, ratios, shown)
+        by_name = own[:, support.joined]
+        wider[:, support.place[support.joined]] = by_name - np.log(-np.expm1(np.minimum(by_name, -1e-12)))
+        wider[:, support.place] += self.gain(own, ratios, support)
         return log_softmax(wider)
 
     def describe(self) -> str:
         """Explain the weights in words and numbers."""
-        own, bare = self.named, self.nameless
+        own, bare = self.named, self.image_only
         origin = "" if self.fitted else " (the documented prior)"
         return (
             f"photos of a shown class add {own.ratio:.2f} x the log-likelihood ratio to all named classes "
@@ -217,39 +219,41 @@ class ShownGate(Struct, frozen=True, kw_only=True):
             f"{bare.bias:+.2f} {bare.bias_shots:+.2f} s, where s = log2(photos) / 4{origin}"
         )
 
-    def gain(self, own: Floats, ratios: Floats, shown: ShownEvidence) -> Floats:
+    def gain(self, own: Floats, ratios: Floats, support: SupportEvidence) -> Floats:
         """What images add to each shown class's log-probability, (n, m); parameters as for `add`."""
         found = np.empty_like(own)
-        for named, columns, parts in self.parts(own, ratios, shown):
-            weights = as_vector(self.named if named else self.nameless, named=named)
+        for named, columns, parts in self.parts(own, ratios, support):
+            weights = as_vector(self.named if named else self.image_only, named=named)
             found[:, columns] = np.tensordot(weights, parts, axes=1)
         return found
 
-    def parts(self, own: Floats, ratios: Floats, shown: ShownEvidence) -> list[tuple[bool, NDArray[np.bool_], Floats]]:
+    def parts(
+        self, own: Floats, ratios: Floats, support: SupportEvidence
+    ) -> list[tuple[bool, NDArray[np.bool_], Floats]]:
         """What the weights multiply: whether it is for classes with a name, which columns, and (k, n, columns)."""
         found = []
-        for named, columns in ((True, shown.has_name), (False, ~shown.has_name)):
+        for named, columns in ((True, support.has_name), (False, ~support.has_name)):
             against_seen, against_all = ratios[:, :, columns]
             parts = [against_all, np.ones_like(against_all)]
             if named:
                 # A name steadies the mean of few images, so that their number need not count.
                 parts += [own[:, columns], against_seen]
             else:
-                shots = np.log2(np.minimum(shown.counts[columns], MOST_SHOTS)) / np.log2(MOST_SHOTS)
+                shots = np.log2(np.minimum(support.counts[columns], MOST_SHOTS)) / np.log2(MOST_SHOTS)
                 parts += [shots * part for part in parts]
             found.append((named, columns, np.stack(parts)))
         return found
 
 
 _NAMED = ("ratio", "bias", "base", "seen_ratio")
-_NAMELESS = ("ratio", "bias", "ratio_shots", "bias_shots")
+_IMAGE_ONLY = ("ratio", "bias", "ratio_shots", "bias_shots")
 
 
 def fields_of(named: bool) -> tuple[str, ...]:
-    """Weights in the order of `ShownGate.parts`."""
-    return _NAMED if named else _NAMELESS
+    """Weights in the order of `SupportGate.parts`."""
+    return _NAMED if named else _IMAGE_ONLY
 
 
-def as_vector(weights: ShownWeights, *, named: bool) -> Floats:
-    """Give the weights in the order of `ShownGate.parts`."""
+def as_vector(weights: SupportWeights, *, named: bool) -> Floats:
+    """Give the weights in the order of `SupportGate.parts`."""
     return np.array([getattr(weights, name) for name in fields_of(named)])

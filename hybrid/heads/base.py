@@ -37,7 +37,7 @@ class Head(Protocol):
 
     classes: tuple[str, ...]
     encoder_identity: str | None
-    cover: int | None
+    min_side: int | None
     notes: tuple[str, ...]
 
     @property

@@ -39,7 +39,7 @@ class LinearHead:
         Inverse L2 strength of the fit; not known of a head that was loaded.
     """
 
-    cover: int | None = 1
+    min_side: int | None = 1
     batch_size = CPU_BATCH
 
     def __init__(

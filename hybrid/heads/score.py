@@ -21,7 +21,7 @@ def head_logits(head: Head, images: LabeledImages, batch_size: int | None = None
     workers = default_workers()
 
     def read(record: ImageRecord) -> Any:
-        return head.prepare(decode_scaled(read_image(record), head.cover))
+        return head.prepare(decode_scaled(read_image(record), head.min_side))
 
     empty = np.empty((0, 0), dtype=np.float32)
     batches = batched(ordered_map(read, images.records, workers, ahead(size, workers)), size)

@@ -86,7 +86,7 @@ class Scaled:
     extent: tuple[float, float]
 
 
-def decode_scaled(data: bytes, cover: int | None = None) -> Scaled:
+def decode_scaled(data: bytes, min_side: int | None = None) -> Scaled:
     """Decode an image to an array, a JPEG at no more pixels than are needed.
 
     A JPEG's transform gives it at k / 8 of its size for less work than at full size. libjpeg-turbo is fast at halves
@@ -115,7 +115,7 @@ def decode_scaled(data: bytes, cover: int | None = None) -> Scaled:
         found = None
         # MPO: a JPEG with others behind it, as some phones write; the first is the image.
         if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
-            found = _decode_jpeg(data, image.size, cover, _ARRAY_UPRIGHT.get(_orientation(image)))
+            found = _decode_jpeg(data, image.size, min_side, _ARRAY_UPRIGHT.get(_orientation(image)))
         if found is None:
             # A copy: Pillow lends its memory for reading only, which torch warns of.
             rgb = np.array(_upright_rgb(image))
@@ -123,12 +123,12 @@ def decode_scaled(data: bytes, cover: int | None = None) -> Scaled:
     return found
 
 
-def _decode_jpeg(data: bytes, size: tuple[int, int], cover: int | None, turn: _Turn | None) -> Scaled | None:
+def _decode_jpeg(data: bytes, size: tuple[int, int], min_side: int | None, turn: _Turn | None) -> Scaled | None:
     """Decode by libjpeg-turbo; None if it finds fault with the file: Pillow is more patient, or says what is wrong."""
     import simplejpeg
 
     width, height = size
-    eighths = _eighths(min(size), cover)
+    eighths = _eighths(min(size), min_side)
     if turn is not None and (width * eighths % 8 or height * eighths % 8):
         eighths = 8  # turned, the part of a pixel would stand at the wrong end
     sides = {"min_height": -(-height * eighths // 8), "min_width": -(-width * eighths // 8)} if eighths < 8 else {}
@@ -142,9 +142,9 @@ def _decode_jpeg(data: bytes, size: tuple[int, int], cover: int | None, turn: _T
     return Scaled(rgb, (height * eighths / 8, width * eighths / 8))
 
 
-def _eighths(side: int, cover: int | None) -> int:
+def _eighths(side: int, min_side: int | None) -> int:
     """In how many eighths of its size a JPEG is decoded, by its shorter side."""
-    fitting = (k for k in (1, 2, 3, 4) if cover is not None and -(-side * k // 8) >= cover)
+    fitting = (k for k in (1, 2, 3, 4) if min_side is not None and -(-side * k // 8) >= min_side)
     return next(fitting, 8)
 
 

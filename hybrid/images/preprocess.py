@@ -15,7 +15,7 @@ from hybrid.images.decode import Pixels, Scaled
 
 # A JPEG is decoded at this many times the length that the model takes, or more: at less the blocks of its transform,
 # and not the model's own filter, would decide how the image looks (tests/test_real_preprocess.py).
-GAP = 3
+OVERSAMPLING = 3
 # Grows when the same file comes to look otherwise to a model, so that vectors of both kinds are told apart.
 PIXELS = 2
 # Beyond this shape, long by short side, only the middle of an image is resized.
@@ -114,12 +114,12 @@ class Preprocessor:
         self._device, self._dtype = torch.device(device), dtype
 
     @property
-    def cover(self) -> int | None:
+    def min_side(self) -> int | None:
         """Shorter side that images should be decoded at, for `hybrid.images.decode.decode_scaled`; None: full size."""
         if self._steps is None:
             return None
         resize = self._steps.resize
-        return GAP * (resize if isinstance(resize, int) else max(resize))
+        return OVERSAMPLING * (resize if isinstance(resize, int) else max(resize))
 
     def prepare(self, image: AnyImage) -> Any:
         """Prepare one upright RGB image for `batch`."""

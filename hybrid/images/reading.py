@@ -41,7 +41,7 @@ def read(
     record: ImageRecord,
     prepare: Callable[[Scaled, ImageRecord], Any] = _nothing,
     *,
-    cover: int | None = 1,
+    min_side: int | None = 1,
     known: Collection[str] = (),
 ) -> ReadImage:
     """Read and decode an image once, for all that looks at it.
@@ -64,7 +64,7 @@ def read(
     try:
         data = record.read_bytes()
         sha256 = hashlib.sha256(data).hexdigest()
-        prepared = None if sha256 in known else prepare(decode_scaled(data, cover), record)
+        prepared = None if sha256 in known else prepare(decode_scaled(data, min_side), record)
     except OSError as error:
         return ReadImage(record, "", None, error.strerror or str(error))
     except UnreadableImageError as error:
@@ -72,7 +72,7 @@ def read(
     return ReadImage(record, sha256, prepared)
 
 
-def widest(covers: Iterable[int | None]) -> int | None:
-    """Give the one `cover` that serves several; None, the full size, if one of them needs that."""
-    found = list(covers)
-    return None if None in found else max((cover for cover in found if cover is not None), default=1)
+def largest_min_side(min_sides: Iterable[int | None]) -> int | None:
+    """Give the one `min_side` that serves several; None, the full size, if one of them needs that."""
+    found = list(min_sides)
+    return None if None in found else max((min_side for min_side in found if min_side is not None), default=1)

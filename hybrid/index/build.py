@@ -94,7 +94,7 @@ def build_index(
     # A GPU's memory is found out by a trial, so only where it matters.
     size = batch_size or (encoder.batch_size if len(waiting) > 1 else 1)
     threads = workers or default_workers()
-    read_one = partial(read, prepare=encoder.prepare, cover=encoder.cover, known=embedded)
+    read_one = partial(read, prepare=encoder.prepare, min_side=encoder.min_side, known=embedded)
     reads = ordered_map(read_one, waiting, threads, ahead(size, threads))
 
     def encode(batch: _Batch) -> tuple[list[StoredImage], dict[str, FloatArray]]:

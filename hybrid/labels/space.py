@@ -39,18 +39,18 @@ class LabelSpace:
     prompts: tuple[PromptClass, ...]
     seen: int
     joined: int = 0
-    nameless: int = 0
+    image_only: int = 0
     shots: tuple[int, ...] = ()
 
     @property
-    def asked(self) -> int:
+    def prompted(self) -> int:
         """Number of classes that are seen or asked for by name."""
         return len(self.names) - self.joined
 
     @property
     def named(self) -> int:
         """Number of classes that have a text: all but the last ones."""
-        return len(self.names) - self.nameless
+        return len(self.names) - self.image_only
 
     def images_of(self, index: int) -> int:
         """Labeled images that show an unseen class."""
@@ -163,7 +163,7 @@ def extend(space: LabelSpace, newcomers: Sequence[Newcomer]) -> tuple[LabelSpace
         (*space.prompts, *(newcomers[number].prompt for number in fresh)),
         seen=space.seen,
         joined=sum(newcomers[number].shots > 0 for number in fresh),
-        nameless=sum(newcomers[number].shots > 0 and not newcomers[number].named for number in fresh),
+        image_only=sum(newcomers[number].shots > 0 and not newcomers[number].named for number in fresh),
         shots=tuple(shots) if any(shots) else (),
     )
     return wider, tuple(places)

@@ -18,8 +18,8 @@ from hybrid.encoders.base import Encoder
 from hybrid.errors import ArtifactError
 from hybrid.gate.decide import FittedGate
 from hybrid.gate.gate import Gate
-from hybrid.gate.gaussians import ClassMemory
-from hybrid.gate.policy import HeldOut
+from hybrid.gate.gaussians import ClassGaussians
+from hybrid.gate.policy import CalibrationSet
 from hybrid.gate.rejection import Rejector
 from hybrid.heads.base import Head
 from hybrid.labels.prompts import PromptClass, Templates
@@ -356,11 +356,11 @@ def load_gate(layout: Layout) -> tuple[FittedGate, GateInfo]:
     memory = held_out = None
     if info.gate is not None:
         file = layout.head / HeadFiles.MEMORY
-        memory = ClassMemory.load(file)
+        memory = ClassGaussians.load(file)
         if info.memory_sha256 != file_sha256(file):
             raise ArtifactError("the gate was fitted with another memory", got=str(file), fix="hybrid train-head")
     if info.rejector is not None:
-        held_out = HeldOut.load(layout.head / HeadFiles.HELD_OUT)
+        held_out = CalibrationSet.load(layout.head / HeadFiles.HELD_OUT)
     return FittedGate(info.gate, memory, info.rejector, held_out, info.reason), info
 
 

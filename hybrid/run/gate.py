@@ -11,10 +11,10 @@ from hybrid.errors import GateError, listing
 from hybrid.gate.calibration import fit_temperature
 from hybrid.gate.decide import FittedGate
 from hybrid.gate.episodes import Calibration, LabeledEmbeddings, calibrate, check_enough, class_folds
-from hybrid.gate.fit import fit_gate, fit_shown
+from hybrid.gate.fit import fit_gate, fit_support
 from hybrid.gate.gate import Gate
-from hybrid.gate.gaussians import ClassMemory
-from hybrid.gate.policy import HeldOut, uniform_from_hash
+from hybrid.gate.gaussians import ClassGaussians
+from hybrid.gate.policy import CalibrationSet, uniform_from_hash
 from hybrid.gate.rejection import fit_rejector
 from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.heads.training.folds import FoldLogits
@@ -71,7 +71,7 @@ def fit_run_gate(
     gate = fit_gate(calibration.validation, calibration.episodes, folds)
     reason = ""
     try:
-        gate = fit_shown(gate, calibration.named, calibration.nameless)
+        gate = fit_support(gate, calibration.named, calibration.image_only)
     except GateError as error:  # its weights stay the documented prior: the rest of the gate serves without them
         reason = f"for photos of shown classes the documented prior serves: {error.what}"
     rejector = fit_rejector(gate, calibration.episodes)
@@ -104,14 +104,14 @@ def _refuse_leak(data: TrainingSet) -> None:
         )
 
 
-def _memory(data: TrainingSet) -> ClassMemory:
+def _memory(data: TrainingSet) -> ClassGaussians:
     embeddings = np.concatenate([data.train.embeddings, data.val.embeddings])
-    return ClassMemory.fit(embeddings, np.concatenate([data.train.target, data.val.target]), len(data.classes))
+    return ClassGaussians.fit(embeddings, np.concatenate([data.train.target, data.val.target]), len(data.classes))
 
 
-def _keep(images: LabeledImages, head_logits: FloatArray, calibration: Calibration) -> HeldOut:
+def _keep(images: LabeledImages, head_logits: FloatArray, calibration: Calibration) -> CalibrationSet:
     evidence = calibration.validation.evidence
-    return HeldOut(
+    return CalibrationSet(
         embeddings=images.embeddings,
         head_logits=head_logits,
         memory=evidence.memory,

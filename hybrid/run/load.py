@@ -16,18 +16,18 @@ from hybrid.errors import ArtifactError, ConfigError, EncoderError, FewShotError
 from hybrid.gate.decide import FittedGate
 from hybrid.gate.few_shot.base import FewShotExpert
 from hybrid.gate.few_shot.registry import make_expert
-from hybrid.gate.support import ShownImages
+from hybrid.gate.support import SupportImages
 from hybrid.heads.base import Head
 from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.index.texts import embed_classes
 from hybrid.labels.prompts import PromptClass, PromptSet, Templates, class_key, load_templates
 from hybrid.labels.space import LabelSpace, Newcomer, extend, join
-from hybrid.run.classes import ShownClass, read_classes, shown_classes
+from hybrid.run.classes import SupportClass, read_classes, support_classes
 from hybrid.run.classes.names import name_fits
 from hybrid.run.files import HeadInfo, Layout, load_gate, load_head, read_prompts, read_run
 
 # Without a head: the best expert where every class has images; else one that leaves classes without images alone.
-ALL_SHOWN, SOME_SHOWN = "posterior", "mean-cache"
+ALL_SUPPORTED, SOME_SUPPORTED = "posterior", "mean-cache"
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Source:
     gate: FittedGate | None
     prompts: PromptSet | None
     templates: Templates
-    newcomers: tuple[ShownClass, ...]
+    newcomers: tuple[SupportClass, ...]
     layout: Layout | None
     notes: tuple[str, ...]
     trained_on: frozenset[str] = frozenset()
@@ -104,7 +104,7 @@ class Joined:
 
     space: LabelSpace
     class_vectors: FloatArray | None
-    shown: ShownImages | None
+    support: SupportImages | None
     few_shot: FewShotExpert | None
     notes: tuple[str, ...]
 
@@ -144,7 +144,7 @@ def read_source(
         raise ArtifactError("regions are votes of a head", got="a run without one", fix="hybrid train-head first")
     fingerprints = tuple(dict.fromkeys((info.encoder_fingerprint, loaded.fingerprint)))
     seen, left_out = (found[1].classes, found[1].left_out) if found else ((), ())
-    newcomers, notes = shown_classes(layout, fingerprints, seen, left_out)
+    newcomers, notes = support_classes(layout, fingerprints, seen, left_out)
     texts = load_templates(templates) if templates else kept.templates if kept else None
     if found is None:
         simple = texts or load_templates("simple")
@@ -165,7 +165,7 @@ def _with_gate(
     prompts: PromptSet | None,
     templates: Templates | None,
     layout: Layout,
-    newcomers: tuple[ShownClass, ...],
+    newcomers: tuple[SupportClass, ...],
 ) -> Source:
     head, info = found
     fitted, gate_info = load_gate(layout)
@@ -200,12 +200,12 @@ def assemble(source: Source) -> Joined:
         If there is no class, the encoder cannot name one that was asked for, or nothing can weigh images against names.
     """
     seen = source.head.classes if source.head is not None else ()
-    asked = join(seen, source.prompts) if seen or source.prompts else LabelSpace((), (), 0)
+    prompted = join(seen, source.prompts) if seen or source.prompts else LabelSpace((), (), 0)
     with _Texts(source) as texts:
         newcomers, notes = _name(source.encoder, source.newcomers, texts)
-        newcomers, doubts = _doubt(asked, newcomers, texts)
+        newcomers, doubts = _doubt(prompted, newcomers, texts)
         space, places = extend(
-            asked, [Newcomer(PromptClass(c.name, c.synonyms), c.named, len(c.hashes)) for c in newcomers]
+            prompted, [Newcomer(PromptClass(c.name, c.synonyms), c.named, len(c.hashes)) for c in newcomers]
         )
         if not space.names:
             raise ArtifactError(
@@ -215,18 +215,20 @@ def assemble(source: Source) -> Joined:
         needed = space.named and (source.head is None or source.gate is not None)
         vectors = texts.vectors(space.prompts[: space.named]) if needed else None
     images = _images_by_place(newcomers, places)
-    notes = (*notes, *doubts, *_say_merged(newcomers, places, space), *_say_shown(space))
+    notes = (*notes, *doubts, *_say_merged(newcomers, places, space), *_support_notes(space))
     if not images:
         alone = ("no head in this run: zero-shot only, its softmax is no calibrated probability",)
         return Joined(space, vectors, None, None, notes if seen else (*notes, *alone))
     if seen:
-        shown = ShownImages.gather([own for own, _ in images], [place for _, place in images], space.asked, space.named)
-        return Joined(space, vectors, shown, None, notes)
+        support = SupportImages.gather(
+            [own for own, _ in images], [place for _, place in images], space.prompted, space.named
+        )
+        return Joined(space, vectors, support, None, notes)
     expert, why = _fit_expert(source, space, vectors, images)
     return Joined(space, vectors, None, expert, (*notes, why))
 
 
-def _say_merged(newcomers: Sequence[ShownClass], places: Sequence[int | None], space: LabelSpace) -> tuple[str, ...]:
+def _say_merged(newcomers: Sequence[SupportClass], places: Sequence[int | None], space: LabelSpace) -> tuple[str, ...]:
     """Say which newcomers a prompt takes for another class."""
     notes = []
     for one, place in zip(newcomers, places, strict=True):
@@ -237,7 +239,7 @@ def _say_merged(newcomers: Sequence[ShownClass], places: Sequence[int | None], s
     return tuple(notes)
 
 
-def _images_by_place(newcomers: Sequence[ShownClass], places: Sequence[int | None]) -> list[tuple[FloatArray, int]]:
+def _images_by_place(newcomers: Sequence[SupportClass], places: Sequence[int | None]) -> list[tuple[FloatArray, int]]:
     """Embeddings of the images that show each class, in an order that their paths do not change."""
     rows: dict[int, dict[str, FloatArray]] = {}
     for one, place in zip(newcomers, places, strict=True):
@@ -258,14 +260,14 @@ def _fit_expert(
     if vectors is not None:
         texts[: len(vectors)] = vectors
     every = len({place for _, place in images}) == len(space.names)
-    if space.nameless and not every and space.joined == space.nameless and not _named_and_shown(space):
+    if space.image_only and not every and space.joined == space.image_only and not _named_with_support(space):
         raise FewShotError(
             "nothing tells how photos weigh against names",
             expected="a head, or a class that has both a name and photos",
             got=f"photos alone for {listing(list(space.names[space.named :]))}",
             fix="hybrid train-head, or hybrid add-class a named class with photos",
         )
-    chosen = source.few_shot or (ALL_SHOWN if every else SOME_SHOWN)
+    chosen = source.few_shot or (ALL_SUPPORTED if every else SOME_SUPPORTED)
     labels = np.concatenate([np.full(len(own), place, np.intp) for own, place in images])
     expert = make_expert(chosen, source.encoder.logit_scale)
     expert.fit(np.concatenate([own for own, _ in images]), labels, texts)
@@ -275,11 +277,11 @@ def _fit_expert(
     )
 
 
-def _named_and_shown(space: LabelSpace) -> bool:
+def _named_with_support(space: LabelSpace) -> bool:
     return any(space.images_of(index) for index in range(space.named))
 
 
-def _say_shown(space: LabelSpace) -> tuple[str, ...]:
+def _support_notes(space: LabelSpace) -> tuple[str, ...]:
     found = [
         f"{name} ({space.images_of(index)}{', photos alone' if index >= space.named else ''})"
         for index, name in enumerate(space.names)
@@ -327,8 +329,8 @@ class _Texts:
 
 
 def _name(
-    encoder: Encoder, newcomers: Sequence[ShownClass], texts: _Texts
-) -> tuple[tuple[ShownClass, ...], tuple[str, ...]]:
+    encoder: Encoder, newcomers: Sequence[SupportClass], texts: _Texts
+) -> tuple[tuple[SupportClass, ...], tuple[str, ...]]:
     """Take a newcomer that the encoder cannot name as known by its images alone; drop one that has none either."""
     kept, notes = [], []
     for one in newcomers:
@@ -344,15 +346,15 @@ def _name(
 
 
 def _doubt(
-    asked: LabelSpace, newcomers: tuple[ShownClass, ...], texts: _Texts
-) -> tuple[tuple[ShownClass, ...], tuple[str, ...]]:
+    prompted: LabelSpace, newcomers: tuple[SupportClass, ...], texts: _Texts
+) -> tuple[tuple[SupportClass, ...], tuple[str, ...]]:
     """Take a newcomer whose name does not describe its images as known by its images alone: the name would mislead."""
     # Other names than those of trained classes do not judge it: whoever joins changes nothing for those that are there.
-    rivals = asked.prompts[: asked.seen]
-    kept: list[ShownClass] = []
+    rivals = prompted.prompts[: prompted.seen]
+    kept: list[SupportClass] = []
     notes: list[str] = []
     for one in newcomers:
-        if one.named and one.hashes and rivals and asked.index_of(one.name) is None:
+        if one.named and one.hashes and rivals and prompted.index_of(one.name) is None:
             vectors = texts.vectors([PromptClass(one.name, one.synonyms), *rivals])
             if not name_fits(one.embeddings @ vectors.T):
                 said = f"WARNING: the name {one.name} does not describe its photos: they alone speak for the class"

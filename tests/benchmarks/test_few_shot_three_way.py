@@ -55,17 +55,17 @@ def test_images_help(table):
 
 
 def test_who_is_shown_by_which_images(data, monkeypatch):
-    asked = []
+    prompted = []
     score = few_shot_three_way.score
 
-    def record(split, head, gate, memory, images, shown, named):
-        asked.append((images, shown.tolist(), named, split))
-        return score(split, head, gate, memory, images, shown, named)
+    def record(split, head, gate, memory, images, support, named):
+        prompted.append((images, support.tolist(), named, split))
+        return score(split, head, gate, memory, images, support, named)
 
     monkeypatch.setattr(few_shot_three_way, "score", record)
     few_shot_three_way.run_seed(data, (4,), 1)
-    split = asked[0][3]
-    assert [(len(own[0]), shown, named) for own, shown, named, _ in asked] == [
+    split = prompted[0][3]
+    assert [(len(own[0]), support, named) for own, support, named, _ in prompted] == [
         (0, [0, 1, 2, 3], True),
         (0, [0, 2], True),
         (4, [0, 1, 2, 3], True),
@@ -76,7 +76,7 @@ def test_who_is_shown_by_which_images(data, monkeypatch):
     rows = np.flatnonzero(np.isin(train.target, split.unseen))
     labels = np.searchsorted(split.unseen, train.target[rows])
     chosen = draw(labels, 4, 4, 1)
-    for number, own in enumerate(asked[2][0]):
+    for number, own in enumerate(prompted[2][0]):
         np.testing.assert_array_equal(own, train.embeddings[rows][chosen[labels[chosen] == number]])
         assert set(train.target[rows[chosen[labels[chosen] == number]]]) == {split.unseen[number]}
 

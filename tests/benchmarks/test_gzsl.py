@@ -124,13 +124,13 @@ def test_mean_over_seeds(arrays, first, tmp_path, capsys):
         for name, row in found[group].items():
             for figure, value in row.items():
                 assert value == pytest.approx(np.mean([found["per_seed"][s][group][name][figure] for s in "01"]))
-    shown = capsys.readouterr().out
-    assert all(name in shown for name in METHODS)
+    support = capsys.readouterr().out
+    assert all(name in support for name in METHODS)
     best = max(row["ausuc"] for row in found["methods"].values())
-    assert f"{best:.4f}*" in shown
-    rows = [line.split("│")[1].strip() for line in shown.splitlines() if line.startswith("│")]
+    assert f"{best:.4f}*" in support
+    rows = [line.split("│")[1].strip() for line in support.splitlines() if line.startswith("│")]
     assert rows == [*METHODS, "hybrid, same fit, asked for", "balance natural"]
-    assert "microseconds a photo" in shown
+    assert "microseconds a photo" in support
 
 
 def test_the_natural_point_is_the_same_fit_elsewhere(first):

@@ -124,9 +124,9 @@ def test_deterministic_and_the_mean_of_its_seeds(arrays, first, tmp_path, capsys
     for name, row in found["mean"]["detection"].items():
         for figure, value in row.items():
             assert value == pytest.approx(np.mean([found["per_seed"][s]["detection"][name][figure] for s in "01"]))
-    shown = capsys.readouterr().out
+    support = capsys.readouterr().out
     for text in (*PEERS, *NEGLABEL, "rejector", "20 seen, 6 unseen, 4 unknown", "max_false_accept 0.1"):
-        assert text in shown
+        assert text in support
 
 
 def test_unknown_classes_are_met_by_nothing(arrays, first, tmp_path):

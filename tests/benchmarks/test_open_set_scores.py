@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from hybrid.gate.conformal import set_threshold
-from hybrid.gate.gaussians import ClassMemory
+from hybrid.gate.gaussians import ClassGaussians
 
 
 def unit(vectors):
@@ -76,7 +76,7 @@ def test_neighbor_distance_by_brute_force():
 
 def test_relative_mahalanobis_by_brute_force():
     labels = np.repeat(np.arange(3), 6).astype(np.intp)
-    memory = ClassMemory.fit(random_units(18), labels, 3)
+    memory = ClassGaussians.fit(random_units(18), labels, 3)
     images = random_units(4, seed=2)
 
     def squared(image, mean, covariance):

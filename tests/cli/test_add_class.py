@@ -18,7 +18,7 @@ from hybrid.errors import ArtifactError, DataError
 from hybrid.images.sources import scan
 from hybrid.index.build import build_index
 from hybrid.index.store import EmbeddingStore
-from hybrid.run.classes import read_classes, shown_classes
+from hybrid.run.classes import read_classes, support_classes
 from hybrid.run.files import Layout, write_run
 
 
@@ -46,7 +46,7 @@ def call(command, *arguments):
 def found(layout):
     with EmbeddingStore(layout.store) as store:
         (fingerprint,) = {f for (f,) in store._db.execute("SELECT DISTINCT fingerprint FROM embeddings")}
-    classes, _ = shown_classes(layout, (fingerprint,), ("cat", "dog"), ())
+    classes, _ = support_classes(layout, (fingerprint,), ("cat", "dog"), ())
     return {cls.name: (len(cls.hashes), cls.named, cls.synonyms) for cls in classes}
 
 

@@ -231,7 +231,7 @@ class PixelHead:
     """A head that needs no embedding."""
 
     classes, encoder_identity, notes = ("cat", "sea_horse"), None, ()
-    cover, batch_size = None, 32
+    min_side, batch_size = None, 32
 
     def prepare(self, image):
         return np.asarray(to_picture(image), dtype=np.float32).mean((0, 1))[:2]

@@ -136,7 +136,7 @@ def test_more_texts_than_a_batch_are_as_one_by_one(fp32):
 
 
 def test_it_says_what_it_needs_of_a_image(fp32):
-    assert fp32.cover == 3 * 32
+    assert fp32.min_side == 3 * 32
     assert fp32.batch_size == CPU_BATCH
 
 

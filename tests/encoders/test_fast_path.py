@@ -16,7 +16,7 @@ from hybrid.config import EncoderSettings
 from hybrid.device import Compute, cpu_has_native_bf16
 from hybrid.encoders import fast_path as vit
 from hybrid.encoders import load_encoder
-from hybrid.encoders.fast_path import ENOUGH, ImageTower, QuickViT, is_known
+from hybrid.encoders.fast_path import ENOUGH, FastViT, ImageTower, is_known
 from hybrid.errors import HybridWarning
 
 FP32, BF16 = Compute("cpu", "fp32", "test"), Compute("cpu", "bf16", "test")
@@ -81,7 +81,7 @@ def test_fp32_is_open_clips_own(name):
     vision, more = KNOWN[name]
     model = build({**VISION, **vision}, **more)
     assert is_known(model)
-    found, expected = QuickViT(model.visual, FP32)(pixels(9)), model.encode_image(pixels(9))
+    found, expected = FastViT(model.visual, FP32)(pixels(9)), model.encode_image(pixels(9))
     assert found.shape == expected.shape == (9, 32)
     assert torch.allclose(found, expected, atol=1e-5)
 
@@ -93,7 +93,7 @@ def test_bf16_is_as_near_to_fp32_as_open_clips_own(name):
     model = build({**VISION, **vision}, **more)
     exact = model.encode_image(pixels(9))
     half = model.to(torch.bfloat16)
-    found, own = QuickViT(half.visual, BF16)(pixels(9).bfloat16()), half.encode_image(pixels(9).bfloat16())
+    found, own = FastViT(half.visual, BF16)(pixels(9).bfloat16()), half.encode_image(pixels(9).bfloat16())
     assert found.dtype == torch.bfloat16
     assert similar(found, own) > 0.9998
     assert similar(found, exact) > 0.9998
@@ -103,20 +103,20 @@ def test_the_default_towers_shape():
     """ViT-B/32 at its own size, with two of its blocks."""
     config = {**open_clip.get_model_config("ViT-B-32-256")["vision_cfg"], "layers": 2}
     model = build(config)
-    found, expected = QuickViT(model.visual, FP32)(pixels(2, 256)), model.encode_image(pixels(2, 256))
+    found, expected = FastViT(model.visual, FP32)(pixels(2, 256)), model.encode_image(pixels(2, 256))
     assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_open_clips_other_container_of_a_text_tower():
     model = build(kind=open_clip.CustomTextCLIP)
     assert is_known(model)
-    assert torch.allclose(QuickViT(model.visual, FP32)(pixels(3)), model.encode_image(pixels(3)), atol=1e-5)
+    assert torch.allclose(FastViT(model.visual, FP32)(pixels(3)), model.encode_image(pixels(3)), atol=1e-5)
 
 
 def test_a_tower_without_projection():
     model = build()
     model.visual.proj = None
-    found = QuickViT(model.visual, FP32)(pixels(3))
+    found = FastViT(model.visual, FP32)(pixels(3))
     assert found.shape == (3, 64)
     assert torch.allclose(found, model.encode_image(pixels(3)), atol=1e-5)
 
@@ -132,12 +132,12 @@ def test_weights_are_packed_only_where_the_processor_computes_bf16(monkeypatch, 
     if supported and not cpu_has_native_bf16():
         pytest.skip("this processor computes no bf16")
     half = build().to(torch.bfloat16)
-    found = QuickViT(half.visual, BF16)(pixels(9).bfloat16())
+    found = FastViT(half.visual, BF16)(pixels(9).bfloat16())
     assert set(made) == {"_packed" if supported else "_plain"}
     assert similar(found, half.encode_image(pixels(9).bfloat16())) > 0.9998
     made.clear()
-    QuickViT(build().visual, FP32)
-    QuickViT(half.visual, Compute("cuda", "bf16", "test"))
+    FastViT(build().visual, FP32)
+    FastViT(half.visual, Compute("cuda", "bf16", "test"))
     assert set(made) == {"_plain"}
 
 
@@ -176,8 +176,8 @@ def test_a_changed_block_class_is_not_known():
 def count_quick(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Note down how many images take the quick way at a time."""
     counts: list[int] = []
-    call = QuickViT.__call__
-    monkeypatch.setattr(QuickViT, "__call__", lambda self, images: counts.append(len(images)) or call(self, images))
+    call = FastViT.__call__
+    monkeypatch.setattr(FastViT, "__call__", lambda self, images: counts.append(len(images)) or call(self, images))
     return counts
 
 

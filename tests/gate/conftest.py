@@ -12,11 +12,11 @@ import scipy.optimize
 from hybrid.gate.decide import FittedGate
 from hybrid.gate.episodes import Calibration, LabeledEmbeddings, calibrate, class_folds
 from hybrid.gate.evidence import Evidence, Scorer
-from hybrid.gate.fit import fit_gate, fit_shown
-from hybrid.gate.gaussians import ClassMemory
-from hybrid.gate.policy import HeldOut
+from hybrid.gate.fit import fit_gate, fit_support
+from hybrid.gate.gaussians import ClassGaussians
+from hybrid.gate.policy import CalibrationSet
 from hybrid.gate.rejection import fit_rejector
-from hybrid.gate.support import ShownEvidence, ShownImages
+from hybrid.gate.support import SupportEvidence, SupportImages
 
 SCALE = 20.0
 
@@ -31,7 +31,7 @@ class Space:
 
     order: list[int]
     texts: np.ndarray
-    shown: ShownImages | None
+    support: SupportImages | None
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class World:
         return sharpness * images @ np.stack(means).T
 
     @property
-    def memory(self) -> ClassMemory:
-        return ClassMemory.fit(
+    def memory(self) -> ClassGaussians:
+        return ClassGaussians.fit(
             np.concatenate([self.train.embeddings, self.val.embeddings]),
             np.concatenate([self.train.target, self.val.target]),
             self.seen,
@@ -65,28 +65,30 @@ class World:
 
     def space(
         self,
-        asked: tuple[int, ...] = (),
+        prompted: tuple[int, ...] = (),
         more: dict[int, int] | None = None,
         joined: dict[int, int] | None = None,
-        nameless: dict[int, int] | None = None,
+        image_only: dict[int, int] | None = None,
     ) -> Space:
         """Ask for some unseen classes; each other argument gives the test images that show a class.
 
-        `more` is of classes that are asked for, `joined` of others with a name, `nameless` of those without.
+        `more` is of classes that are asked for, `joined` of others with a name, `image_only` of those without.
         """
-        more, joined, nameless = more or {}, joined or {}, nameless or {}
-        order = [*range(self.seen), *asked, *joined, *nameless]
-        named = len(order) - len(nameless)
-        shots = more | joined | nameless
+        more, joined, image_only = more or {}, joined or {}, image_only or {}
+        order = [*range(self.seen), *prompted, *joined, *image_only]
+        named = len(order) - len(image_only)
+        shots = more | joined | image_only
         images = [self.test.embeddings[self.test.target == label][:count] for label, count in shots.items()]
-        shown = None
+        support = None
         if shots:
-            shown = ShownImages.gather(images, [order.index(label) for label in shots], self.seen + len(asked), named)
-        return Space(order, self.texts[order[:named]], shown)
+            support = SupportImages.gather(
+                images, [order.index(label) for label in shots], self.seen + len(prompted), named
+            )
+        return Space(order, self.texts[order[:named]], support)
 
     def evidence(self, space: Space, images: np.ndarray | None = None) -> Evidence:
         images = self.test.embeddings if images is None else images
-        return Scorer(self.memory, space.texts, self.scale, space.shown)(images, self.head(images))
+        return Scorer(self.memory, space.texts, self.scale, space.support)(images, self.head(images))
 
     def calibration(self, **changes) -> Calibration:
         head = self.head(self.val.embeddings)
@@ -97,8 +99,8 @@ class World:
         """Fit a gate and all that serves it, as `hybrid.run.gate` does."""
         calibration = self.calibration()
         gate = fit_gate(calibration.validation, calibration.episodes)
-        gate = fit_shown(gate, calibration.named, calibration.nameless)
-        held_out = HeldOut(
+        gate = fit_support(gate, calibration.named, calibration.image_only)
+        held_out = CalibrationSet(
             embeddings=self.val.embeddings,
             head_logits=self.head(self.val.embeddings),
             memory=calibration.validation.evidence.memory,
@@ -181,28 +183,28 @@ def draw_evidence() -> Callable[..., Evidence]:
 
 
 @pytest.fixture(scope="session")
-def draw_shown(draw_evidence) -> Callable[..., Evidence]:
+def draw_support(draw_evidence) -> Callable[..., Evidence]:
     """Random numbers in the shape of evidence with shown classes: some asked for, some joined, some without a name."""
 
     def draw(
         seed: int = 0,
         images: int = 20,
         listed: tuple[int, ...] = (5, 4),
-        asked: int = 7,
+        prompted: int = 7,
         joined: int = 2,
         bare: int = 2,
     ) -> Evidence:
         rng = np.random.default_rng(1000 + seed)
-        named = asked + joined
-        place = np.array([*listed, *range(asked, named + bare)], np.intp)
-        shown = ShownEvidence(
+        named = prompted + joined
+        place = np.array([*listed, *range(prompted, named + bare)], np.intp)
+        support = SupportEvidence(
             likelihood=2 * rng.normal(size=(images, len(place))),
             place=place,
             counts=rng.integers(1, 30, size=len(place)),
-            asked=asked,
+            prompted=prompted,
             named=named,
         )
-        return replace(draw_evidence(seed, images, 4, named - 4), shown=shown)
+        return replace(draw_evidence(seed, images, 4, named - 4), support=support)
 
     return draw
 

@@ -113,16 +113,16 @@ def test_fitting_without_a_image_of_an_unseen_class_beats_the_prior(fitted, larg
 
 @pytest.fixture(scope="module")
 def space(large):
-    return large.space((8, 9), more={8: 3}, joined={10: 4}, nameless={11: 5})
+    return large.space((8, 9), more={8: 3}, joined={10: 4}, image_only={11: 5})
 
 
 @pytest.mark.parametrize("policy", [{}, {"prior": 0.3}, {"balance": "natural"}, {"max_seen_loss": 0.05}])
 def test_the_answer_with_shown_classes_is_the_gates(fitted, large, space, policy):
-    decide = Decider(fitted, space.texts, large.scale, Policy(**policy, reject=0.9, coverage=0.9), space.shown)
+    decide = Decider(fitted, space.texts, large.scale, Policy(**policy, reject=0.9, coverage=0.9), space.support)
     uniform = np.random.default_rng(3).random(len(large.test))
     decided = ask(decide, large, uniform)
     evidence = large.evidence(space)
-    odds = decide.point.log_odds, decide.point.shown_log_odds
+    odds = decide.point.log_odds, decide.point.support_log_odds
     expected = fitted.gate.fuse(evidence, *odds)
     np.testing.assert_allclose(decided.fused.log_probabilities, expected.log_probabilities, rtol=1e-9)
     np.testing.assert_allclose(decided.fused.p_unseen, expected.p_unseen, rtol=1e-9)
@@ -134,14 +134,14 @@ def test_the_answer_with_shown_classes_is_the_gates(fitted, large, space, policy
 
 def test_natural_counts_shown_classes_of_every_kind(fitted, large, space):
     """4 unseen classes of 12: each one expected as often as a seen one."""
-    decide = Decider(fitted, space.texts, large.scale, Policy(balance="natural"), space.shown)
+    decide = Decider(fitted, space.texts, large.scale, Policy(balance="natural"), space.support)
     assert decide.point.log_odds == pytest.approx(np.log(2 / 8))
-    assert decide.point.shown_log_odds == pytest.approx(-np.log(fitted.gate.shown.boost))
+    assert decide.point.support_log_odds == pytest.approx(-np.log(fitted.gate.support.boost))
     assert "0.333 the unseen classes' share" in decide.point.notes[0]
 
 
 def test_a_image_at_a_time_says_the_same_with_shown_classes(fitted, large, space):
-    decide = Decider(fitted, space.texts, large.scale, Policy(), space.shown)
+    decide = Decider(fitted, space.texts, large.scale, Policy(), space.support)
     whole = ask(decide, large)
     head = large.head(large.test.embeddings)
     for row in (0, 299):
@@ -151,7 +151,7 @@ def test_a_image_at_a_time_says_the_same_with_shown_classes(fitted, large, space
 
 def test_the_prior_gate_knows_shown_classes_too(large, space):
     prior = FittedGate(Gate(), large.memory, reason="too little")
-    decided = ask(Decider(prior, space.texts, large.scale, Policy(), space.shown), large)
+    decided = ask(Decider(prior, space.texts, large.scale, Policy(), space.support), large)
     np.testing.assert_allclose(np.exp(decided.fused.log_probabilities).sum(axis=1), 1)
     rows = large.test.target == 11
     found = decided.fused.log_probabilities.argmax(axis=1)

@@ -24,8 +24,8 @@ from hybrid.gate.episodes import (
     image_folds,
 )
 from hybrid.gate.evidence import PER_IMAGE, out_of_fold
-from hybrid.gate.gaussians import ClassMemory
-from hybrid.gate.support import Likelihood, ShownImages
+from hybrid.gate.gaussians import ClassGaussians
+from hybrid.gate.support import Likelihood, SupportImages
 
 HELD = ((1, 4), (0, 3), (2, 5))
 
@@ -192,17 +192,17 @@ def test_the_seed_deals_the_images(world):
 
 def test_shots_are_nested_training_images_of_the_held_out_classes(make_world):
     world = make_world(train=11)
-    shown = Shots(world.train, 3).draw((4, 1), kept=4)
+    support = Shots(world.train, 3).draw((4, 1), kept=4)
     # Two classes by 1, 2, 4, 8 and 16 images, of which there are 11, with a name; then once more without.
     assert SHOTS == (1, 2, 4, 8, 16)
-    assert shown.counts.tolist() == [1, 1, 2, 2, 4, 4, 8, 8, 11, 11] * 2
-    assert shown.place.tolist() == [4, 5] * 5 + [6, 7] * 5
-    assert (shown.asked, shown.named) == (4, 6)
-    np.testing.assert_array_equal(shown.sums[:10], shown.sums[10:])
+    assert support.counts.tolist() == [1, 1, 2, 2, 4, 4, 8, 8, 11, 11] * 2
+    assert support.place.tolist() == [4, 5] * 5 + [6, 7] * 5
+    assert (support.prompted, support.named) == (4, 6)
+    np.testing.assert_array_equal(support.sums[:10], support.sums[10:])
     for number, label in enumerate((4, 1)):
         own = world.train.embeddings[world.train.target == label]
         taken = set()
-        for total, count in zip(shown.sums[number:10:2], shown.counts[number:10:2], strict=True):
+        for total, count in zip(support.sums[number:10:2], support.counts[number:10:2], strict=True):
             (subset,) = [
                 set(rows)
                 for rows in combinations(range(11), int(count))
@@ -211,8 +211,8 @@ def test_shots_are_nested_training_images_of_the_held_out_classes(make_world):
             assert taken <= subset
             taken = subset
     again = Shots(world.train, 3).draw((4, 1), kept=4)
-    np.testing.assert_array_equal(again.sums, shown.sums)
-    assert not np.array_equal(Shots(world.train, 4).draw((4, 1), kept=4).sums, shown.sums)
+    np.testing.assert_array_equal(again.sums, support.sums)
+    assert not np.array_equal(Shots(world.train, 4).draw((4, 1), kept=4).sums, support.sums)
 
 
 def test_which_images_show_a_class_does_not_depend_on_its_episode(world):
@@ -233,7 +233,7 @@ def variants(three, named: bool, seed: int = 0):
     """Every variant with what it should be: held-out classes, those that are shown, shots."""
     world, held_out = three
     calibration = world.calibration(held_out=held_out, seed=seed)
-    found = iter(calibration.named if named else calibration.nameless)
+    found = iter(calibration.named if named else calibration.image_only)
     for number, held in enumerate(held_out):
         for shots in (1, 2, 4, 8, 16):
             for chosen in CHOSEN:
@@ -246,24 +246,24 @@ def test_every_variant_by_hand(three, named):
     """All held-out classes are shown, then every other one while the rest is merely named."""
     world, _ = three
     checked = 0
-    for variant, episode, held, shown, count in variants(three, named):
+    for variant, episode, held, support, count in variants(three, named):
         evidence = variant.evidence
         kept = [c for c in range(9) if c not in held]
-        rest = [c for c in held if c not in shown]
-        order = [*kept, *held] if named else [*kept, *rest, *shown]
+        rest = [c for c in held if c not in support]
+        order = [*kept, *held] if named else [*kept, *rest, *support]
         texts = order if named else [*kept, *rest]
         assert (evidence.seen, evidence.classes) == (6, len(texts))
-        assert (evidence.shown.asked, evidence.shown.named) == (len(texts), len(texts))
-        assert evidence.shown.classes == 9
-        assert [order[place] for place in evidence.shown.place] == shown
-        assert evidence.shown.has_name.tolist() == [named] * len(shown)
-        assert not evidence.shown.joined.any()
-        assert evidence.shown.counts.tolist() == [count] * len(shown)
+        assert (evidence.support.prompted, evidence.support.named) == (len(texts), len(texts))
+        assert evidence.support.classes == 9
+        assert [order[place] for place in evidence.support.place] == support
+        assert evidence.support.has_name.tolist() == [named] * len(support)
+        assert not evidence.support.joined.any()
+        assert evidence.support.counts.tolist() == [count] * len(support)
         assert [order[t] for t in variant.target] == world.val.target.tolist()
         similarity = 20 * world.val.embeddings @ world.texts[texts].T
         np.testing.assert_allclose(evidence.similarity, similarity, rtol=1e-9)
         np.testing.assert_array_equal(evidence.novelty, episode.evidence.novelty)
-        assert episode.evidence.shown is None
+        assert episode.evidence.support is None
         checked += 1
     assert checked == 3 * 5 * 3
 
@@ -273,25 +273,25 @@ def test_what_the_shots_say_of_the_validation_images(three, named, seed):
     """Likelihoods by memories that hold neither the image's fold nor any image of a held-out class."""
     world, _ = three
     folds = image_folds(world.val.target, seed)
-    for variant, _, held, shown, count in list(variants(three, named, seed))[:9:4]:
+    for variant, _, held, support, count in list(variants(three, named, seed))[:9:4]:
         kept = [c for c in range(9) if c not in held]
         texts = world.texts[[*kept, *held]]
-        place = [6 + held.index(c) if named else 9 + number for number, c in enumerate(shown)]
+        place = [6 + held.index(c) if named else 9 + number for number, c in enumerate(support)]
         rank = np.random.default_rng(seed).permutation(len(world.train))
-        images = [world.train.embeddings[rank[world.train.target[rank] == c][:count]] for c in shown]
-        shots = ShownImages.gather(images, place, 6, 9)
+        images = [world.train.embeddings[rank[world.train.target[rank] == c][:count]] for c in support]
+        shots = SupportImages.gather(images, place, 6, 9)
         for fold in range(5):
             rows = folds == fold
             used = ~rows & ~np.isin(world.val.target, held)
             inside = ~np.isin(world.train.target, held)
             target = np.concatenate([world.train.target[inside], world.val.target[used]])
-            memory = ClassMemory.fit(
+            memory = ClassGaussians.fit(
                 np.concatenate([world.train.embeddings[inside], world.val.embeddings[used]]),
                 np.searchsorted(kept, target),
                 6,
             )
             expected = Likelihood(memory, texts)(world.val.embeddings[rows], shots).likelihood
-            np.testing.assert_allclose(variant.evidence.shown.likelihood[rows], expected, rtol=1e-8, atol=1e-8)
+            np.testing.assert_allclose(variant.evidence.support.likelihood[rows], expected, rtol=1e-8, atol=1e-8)
 
 
 def test_validation_images_show_no_class(world):
@@ -306,7 +306,7 @@ def test_validation_images_show_no_class(world):
             after = changed.calibration(held_out=HELD, head_logits=head)
             for kind in ("named", "nameless"):
                 for old, new in zip(getattr(before, kind)[part], getattr(after, kind)[part], strict=True):
-                    one, two = old.evidence.shown.likelihood[rest], new.evidence.shown.likelihood[rest]
+                    one, two = old.evidence.support.likelihood[rest], new.evidence.support.likelihood[rest]
                     assert np.array_equal(one, two) == same
 
 

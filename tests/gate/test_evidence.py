@@ -10,7 +10,7 @@ import pytest
 from hybrid.errors import GateError
 from hybrid.gate.episodes import image_folds
 from hybrid.gate.evidence import PER_IMAGE, Scorer, out_of_fold
-from hybrid.gate.gaussians import ClassMemory
+from hybrid.gate.gaussians import ClassGaussians
 
 SEEN, SCALE = 6, 20.0
 
@@ -30,7 +30,7 @@ def test_the_shapes(scored):
     images, evidence = scored
     n = len(images)
     assert (evidence.seen, evidence.classes) == (6, 9)
-    assert evidence.shown is None
+    assert evidence.support is None
     shapes = {item.name: getattr(evidence, item.name).shape for item in fields(evidence) if item.name != "shown"}
     assert shapes == {
         "head": (n, 6),
@@ -167,7 +167,7 @@ def test_out_of_fold_equals_a_loop_over_images(world, crossed):
     for fold in range(5):
         assert (folds == fold).any()
         kept = folds != fold
-        memory = ClassMemory.fit(
+        memory = ClassGaussians.fit(
             np.r_[world.train.embeddings, world.val.embeddings[kept]],
             np.r_[world.train.target, world.val.target[kept]],
             6,
@@ -203,7 +203,7 @@ def test_a_images_own_embedding_does_not_change_its_memory(world, crossed):
     assert np.array_equal(after.memory[others], before.memory[others])
     # The memory that scores it is a linear function of the image: the mean of both is the image at nought.
     kept = folds != folds[7]
-    memory = ClassMemory.fit(
+    memory = ClassGaussians.fit(
         np.r_[world.train.embeddings, world.val.embeddings[kept]], np.r_[world.train.target, world.val.target[kept]], 6
     )
     np.testing.assert_allclose((after.memory[7] + before.memory[7]) / 2, memory.logits(np.zeros((1, 10)))[0] / 10)

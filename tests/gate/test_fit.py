@@ -125,9 +125,9 @@ def test_the_heads_doubt_counts_only_where_heads_were_trained_for_it(simulate):
     ]  # fmt: skip
     plain = fit_gate(validation, sharp)
     assert (plain.gate.doubt, plain.head_temperature) == (0.0, 1.0)
-    asked = fit_gate(validation, sharp, "fine-tuned")
-    assert asked.gate.doubt > 1
-    assert asked.head_temperature != 1.0
+    prompted = fit_gate(validation, sharp, "fine-tuned")
+    assert prompted.gate.doubt > 1
+    assert prompted.head_temperature != 1.0
 
 
 def test_a_head_without_any_opinion_in_the_episodes_does_no_harm(simulate):

@@ -11,41 +11,41 @@ import scipy.optimize
 from scipy.special import logsumexp
 
 from hybrid.errors import GateError
-from hybrid.gate.fit import Labeled, fit_gate, fit_shown
+from hybrid.gate.fit import Labeled, fit_gate, fit_support
 from hybrid.gate.gate import Gate, GateWeights
-from hybrid.gate.support import ShownGate
+from hybrid.gate.support import SupportGate
 
 
 @pytest.fixture(scope="module")
-def shown_world(make_world):
+def support_world(make_world):
     return make_world(seed=3, seen=7, unseen=3, train=6, val=6, test=24, noise=0.25, vague=0.3)
 
 
 @pytest.fixture(scope="module")
-def calibration(shown_world):
-    return shown_world.calibration(held_out=((0, 3, 5), (1, 2)))
+def calibration(support_world):
+    return support_world.calibration(held_out=((0, 3, 5), (1, 2)))
 
 
 PLAIN_GATE = Gate(gate=GateWeights(bias=0.4, unseen_text=0.8, seen_text=-0.7, novelty=0.3))
 
 
-def shown_loss(weights: np.ndarray, prior: np.ndarray, episodes: list[Labeled], named: bool) -> float:
+def support_loss(weights: np.ndarray, prior: np.ndarray, episodes: list[Labeled], named: bool) -> float:
     """NLL over the whole label space, written out: every class has its own column."""
     total = 0.5 * np.sum((weights - prior) ** 2)
     for episode in episodes:
-        e, shown = episode.evidence, episode.evidence.shown
-        logits = np.zeros((len(episode.target), shown.classes))
-        logits[:, : shown.asked] = PLAIN_GATE.fuse(replace(e, shown=None)).log_probabilities
-        unseen = e.located[:, e.seen : shown.asked]
-        mean = (e.seen * np.exp(e.baseline) + np.exp(unseen).sum(axis=1)) / shown.asked
-        for column, place in enumerate(shown.place):
-            against_all = shown.likelihood[:, column] - np.log(mean)
+        e, support = episode.evidence, episode.evidence.support
+        logits = np.zeros((len(episode.target), support.classes))
+        logits[:, : support.prompted] = PLAIN_GATE.fuse(replace(e, support=None)).log_probabilities
+        unseen = e.located[:, e.seen : support.prompted]
+        mean = (e.seen * np.exp(e.baseline) + np.exp(unseen).sum(axis=1)) / support.prompted
+        for column, place in enumerate(support.place):
+            against_all = support.likelihood[:, column] - np.log(mean)
             if named:
-                against_seen = shown.likelihood[:, column] - e.baseline
+                against_seen = support.likelihood[:, column] - e.baseline
                 third, fourth = logits[:, place], against_seen
                 share = 1.0
             else:
-                share = np.log2(shown.counts[column]) / 4
+                share = np.log2(support.counts[column]) / 4
                 third, fourth = against_all * share, share
             logits[:, place] = (
                 logits[:, place] + weights[0] * against_all + weights[1] + weights[2] * third + weights[3] * fourth
@@ -58,17 +58,17 @@ def shown_loss(weights: np.ndarray, prior: np.ndarray, episodes: list[Labeled], 
 
 @pytest.mark.parametrize("named", [True, False])
 def test_the_shown_weights_are_at_the_minimum_of_the_whole_nll(calibration, named):
-    chosen = [list(part)[::4] for part in (calibration.named, calibration.nameless)]
-    found = fit_shown(PLAIN_GATE, *chosen).shown
-    prior = ShownGate()
+    chosen = [list(part)[::4] for part in (calibration.named, calibration.image_only)]
+    found = fit_support(PLAIN_GATE, *chosen).support
+    prior = SupportGate()
     fields = ("ratio", "bias", "base", "seen_ratio") if named else ("ratio", "bias", "ratio_shots", "bias_shots")
     kind = "named" if named else "nameless"
     weights, start = ([getattr(getattr(gate, kind), name) for name in fields] for gate in (found, prior))
     episodes = chosen[0 if named else 1]
     arguments = (np.array(start), episodes, named)
-    other = scipy.optimize.minimize(shown_loss, np.zeros(4), args=arguments, method="SLSQP", options={"ftol": 1e-12})
+    other = scipy.optimize.minimize(support_loss, np.zeros(4), args=arguments, method="SLSQP", options={"ftol": 1e-12})
     assert other.success
-    assert shown_loss(np.array(weights), *arguments) <= other.fun + 1e-5
+    assert support_loss(np.array(weights), *arguments) <= other.fun + 1e-5
     np.testing.assert_allclose(weights, other.x, atol=5e-3)
     # The search moved, and weights that do not serve the kind stay nought.
     assert np.abs(np.array(weights) - start).max() > 0.05
@@ -77,7 +77,7 @@ def test_the_shown_weights_are_at_the_minimum_of_the_whole_nll(calibration, name
 
 
 def test_gradients_of_the_shown_weights(calibration, searches):
-    fit_shown(PLAIN_GATE, calibration.named[:6], calibration.nameless[:6])
+    fit_support(PLAIN_GATE, calibration.named[:6], calibration.image_only[:6])
     assert len(searches) == 2
     for loss, start, bounds, _ in searches:
         assert bounds == [(None, None)] * 4
@@ -87,31 +87,33 @@ def test_gradients_of_the_shown_weights(calibration, searches):
 
 
 def test_boost_is_the_episodes_mean(calibration):
-    found = fit_shown(PLAIN_GATE, calibration.named, calibration.nameless)
+    found = fit_support(PLAIN_GATE, calibration.named, calibration.image_only)
     # 15 variants of 4 seen classes to 3, 15 of 5 to 2.
-    assert found.shown.boost == pytest.approx((4 / 3 + 5 / 2) / 2)
-    assert found.shown.fitted
-    assert msgspec.structs.replace(found, shown=ShownGate()) == PLAIN_GATE
+    assert found.support.boost == pytest.approx((4 / 3 + 5 / 2) / 2)
+    assert found.support.fitted
+    assert msgspec.structs.replace(found, support=SupportGate()) == PLAIN_GATE
 
 
-def test_images_of_unseen_classes_help_beyond_their_names(shown_world, calibration):
+def test_images_of_unseen_classes_help_beyond_their_names(support_world, calibration):
     """NLL of images that nothing was fitted on and that show no class."""
-    gate = fit_shown(fit_gate(calibration.validation, calibration.episodes), calibration.named, calibration.nameless)
+    gate = fit_support(
+        fit_gate(calibration.validation, calibration.episodes), calibration.named, calibration.image_only
+    )
     rank = np.tile(np.arange(24), 10)
-    target = shown_world.test.target
+    target = support_world.test.target
 
     def nll(space, rows: np.ndarray) -> float:
-        log_p = gate.fuse(shown_world.evidence(space)).log_probabilities
+        log_p = gate.fuse(support_world.evidence(space)).log_probabilities
         column = np.array([space.order.index(c) for c in target])
         return -log_p[np.arange(len(target)), column][rows].mean()
 
-    names = shown_world.space((7, 8, 9))
+    names = support_world.space((7, 8, 9))
     unseen, seen = (target >= 7) & (rank >= 4), target < 7
     by_images = {7: 4, 8: 4, 9: 4}
     spaces = (
-        shown_world.space((7, 8, 9), more=by_images),
-        shown_world.space(joined=by_images),
-        shown_world.space(nameless=by_images),
+        support_world.space((7, 8, 9), more=by_images),
+        support_world.space(joined=by_images),
+        support_world.space(image_only=by_images),
     )
     for space in spaces:
         assert nll(space, unseen) < 0.7 * nll(names, unseen)
@@ -120,20 +122,20 @@ def test_images_of_unseen_classes_help_beyond_their_names(shown_world, calibrati
 
 def test_an_episode_without_shown_classes_cannot_fit_what_images_add(calibration):
     with pytest.raises(GateError, match="without shown classes"):
-        fit_shown(PLAIN_GATE, calibration.episodes, calibration.nameless)
+        fit_support(PLAIN_GATE, calibration.episodes, calibration.image_only)
     with pytest.raises(GateError, match="without shown classes"):
-        fit_shown(PLAIN_GATE, calibration.named, calibration.episodes)
+        fit_support(PLAIN_GATE, calibration.named, calibration.episodes)
 
 
 @pytest.mark.parametrize("named", [True, False])
 def test_shots_whose_evidence_is_not_finite_are_an_error(calibration, named):
-    parts = [list(calibration.named), list(calibration.nameless)]
-    shown = (broken := parts[0 if named else 1][3]).evidence.shown
-    likelihood = shown.likelihood.copy()
+    parts = [list(calibration.named), list(calibration.image_only)]
+    support = (broken := parts[0 if named else 1][3]).evidence.support
+    likelihood = support.likelihood.copy()
     likelihood[2] = np.nan
-    evidence = replace(broken.evidence, shown=replace(shown, likelihood=likelihood))
+    evidence = replace(broken.evidence, support=replace(support, likelihood=likelihood))
     parts[0 if named else 1][3] = replace(broken, evidence=evidence)
     with pytest.raises(
         GateError, match=rf"cannot fit the weights of shown classes with{'' if named else 'out'} a name"
     ):
-        fit_shown(PLAIN_GATE, *parts)
+        fit_support(PLAIN_GATE, *parts)

@@ -15,11 +15,11 @@ from hybrid.gate.decide import Decider
 from hybrid.gate.evidence import Evidence
 from hybrid.gate.gate import Gate, GateWeights, SeenWeights, UnseenWeights
 from hybrid.gate.policy import Policy
-from hybrid.gate.support import ShownGate, ShownWeights
+from hybrid.gate.support import SupportGate, SupportWeights
 
-SHOWN = ShownGate(
-    named=ShownWeights(ratio=0.4, bias=-1.2, base=-0.25, seen_ratio=0.35),
-    nameless=ShownWeights(ratio=0.5, bias=1.9, ratio_shots=0.8, bias_shots=-3.0),
+SHOWN = SupportGate(
+    named=SupportWeights(ratio=0.4, bias=-1.2, base=-0.25, seen_ratio=0.35),
+    image_only=SupportWeights(ratio=0.5, bias=1.9, ratio_shots=0.8, bias_shots=-3.0),
     boost=2.5,
 )
 GATE = Gate(
@@ -27,46 +27,46 @@ GATE = Gate(
     unseen=UnseenWeights(similarity=0.5, centred=0.4, predicted=0.25),
     gate=GateWeights(bias=-0.4, unseen_text=0.9, seen_text=-0.5, seen=-0.35, novelty=0.8, doubt=1.3),
     head_temperature=1.7,
-    shown=SHOWN,
+    support=SHOWN,
 )
-NOTHING = ShownWeights(ratio=0.0, bias=0.0)
-SILENT = msgspec.structs.replace(GATE, shown=ShownGate(named=NOTHING, nameless=NOTHING, boost=2.5))
+NOTHING = SupportWeights(ratio=0.0, bias=0.0)
+SILENT = msgspec.structs.replace(GATE, support=SupportGate(named=NOTHING, image_only=NOTHING, boost=2.5))
 
 
 def by_name(e: Evidence, classes: list[int], log_odds: float = 0.0) -> np.ndarray:
     """The gate's answer over some classes without any image; `test_gate` holds it against plain numbers."""
-    return np.exp(GATE.fuse(replace(e.with_texts(classes), shown=None), log_odds).log_probabilities)
+    return np.exp(GATE.fuse(replace(e.with_texts(classes), support=None), log_odds).log_probabilities)
 
 
-def by_hand(e: Evidence, log_odds: float, shown_log_odds: float) -> np.ndarray:
+def by_hand(e: Evidence, log_odds: float, support_log_odds: float) -> np.ndarray:
     """The answer, one image and one class after the other."""
-    shown, seen = e.shown, e.seen
-    asked = list(range(shown.asked))
-    plain = by_name(e, asked)
+    support, seen = e.support, e.seen
+    prompted = list(range(support.prompted))
+    plain = by_name(e, prompted)
     answers = []
     for row in range(len(plain)):
-        likelihoods = [math.exp(e.baseline[row])] * seen + [math.exp(e.located[row, c]) for c in asked[seen:]]
-        odds = np.zeros(shown.classes)
-        odds[: len(asked)] = plain[row]
-        odds[seen : len(asked)] *= math.exp(log_odds)
-        for column, place in enumerate(shown.place):
-            against_seen = shown.likelihood[row, column] - e.baseline[row]
-            against_all = shown.likelihood[row, column] - math.log(np.mean(likelihoods))
-            if place < shown.named:
-                p = plain[row, place] if place < shown.asked else 0
+        likelihoods = [math.exp(e.baseline[row])] * seen + [math.exp(e.located[row, c]) for c in prompted[seen:]]
+        odds = np.zeros(support.classes)
+        odds[: len(prompted)] = plain[row]
+        odds[seen : len(prompted)] *= math.exp(log_odds)
+        for column, place in enumerate(support.place):
+            against_seen = support.likelihood[row, column] - e.baseline[row]
+            against_all = support.likelihood[row, column] - math.log(np.mean(likelihoods))
+            if place < support.named:
+                p = plain[row, place] if place < support.prompted else 0
                 weighed = p
-                if place >= shown.asked:
+                if place >= support.prompted:
                     # As likely beforehand as 2.5 seen classes.
-                    share = math.log(2.5 / seen * (len(asked) - seen + 1))
-                    p = by_name(e, [*asked, place], share)[row, -1]
+                    share = math.log(2.5 / seen * (len(prompted) - seen + 1))
+                    p = by_name(e, [*prompted, place], share)[row, -1]
                     weighed = p / (1 - p)
                 w = SHOWN.named
                 gain = w.ratio * against_all + w.seen_ratio * against_seen + w.base * math.log(p) + w.bias
             else:
-                w, share = SHOWN.nameless, math.log2(min(shown.counts[column], 16)) / 4
+                w, share = SHOWN.image_only, math.log2(min(support.counts[column], 16)) / 4
                 gain = (w.ratio + w.ratio_shots * share) * against_all + w.bias + w.bias_shots * share
                 weighed = 1
-            odds[place] = weighed * math.exp(gain + (log_odds if place < shown.asked else shown_log_odds))
+            odds[place] = weighed * math.exp(gain + (log_odds if place < support.prompted else support_log_odds))
         answers.append(odds / odds.sum())
     return np.array(answers)
 
@@ -85,46 +85,46 @@ EVERY_LAYOUT = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 
 @EVERY_LAYOUT
 @pytest.mark.parametrize(("log_odds", "shown_log_odds"), [(0.0, 0.0), (-1.3, 0.8)])
-def test_against_plain_numbers(draw_shown, layout, log_odds, shown_log_odds):
-    evidence = draw_shown(1, **layout)
-    fused = GATE.fuse(evidence, log_odds, shown_log_odds)
-    expected = by_hand(evidence, log_odds, shown_log_odds)
+def test_against_plain_numbers(draw_support, layout, log_odds, support_log_odds):
+    evidence = draw_support(1, **layout)
+    fused = GATE.fuse(evidence, log_odds, support_log_odds)
+    expected = by_hand(evidence, log_odds, support_log_odds)
     np.testing.assert_allclose(np.exp(fused.log_probabilities), expected, rtol=1e-8)
     np.testing.assert_allclose(np.exp(fused.log_probabilities).sum(axis=1), 1, rtol=1e-12)
     np.testing.assert_allclose(fused.p_unseen, expected[:, 4:].sum(axis=1), rtol=1e-8)
-    asked = replace(evidence.with_texts(slice(evidence.shown.asked)), shown=None)
-    without = GATE.fuse(asked, log_odds)
+    prompted = replace(evidence.with_texts(slice(evidence.support.prompted)), support=None)
+    without = GATE.fuse(prompted, log_odds)
     np.testing.assert_allclose(fused.before, without.log_probabilities, atol=1e-9)
     np.testing.assert_array_equal(fused.head, evidence.head)
     np.testing.assert_allclose(fused.zero_shot, log_softmax(evidence.similarity[:, :4], axis=1), rtol=1e-9)
 
 
 def test_the_documented_prior():
-    shown = ShownGate()
-    assert (shown.boost, shown.fitted) == (4.0, False)
-    assert shown.named == ShownWeights(ratio=0.3, bias=-1.5, base=-0.3, seen_ratio=0.3)
-    assert shown.nameless == ShownWeights(ratio=0.6, bias=2.2, ratio_shots=0.7, bias_shots=-5.0)
+    support = SupportGate()
+    assert (support.boost, support.fitted) == (4.0, False)
+    assert support.named == SupportWeights(ratio=0.3, bias=-1.5, base=-0.3, seen_ratio=0.3)
+    assert support.image_only == SupportWeights(ratio=0.6, bias=2.2, ratio_shots=0.7, bias_shots=-5.0)
 
 
-def test_names_alone_where_nothing_speaks_for_any_class(draw_shown):
-    evidence = draw_shown(listed=(), joined=1, bare=0)
+def test_names_alone_where_nothing_speaks_for_any_class(draw_support):
+    evidence = draw_support(listed=(), joined=1, bare=0)
     parts = ("head", "memory", "similarity", "centred", "predicted", "alignment", "novelty", "baseline", "located")
     flat = replace(evidence, **{name: np.zeros_like(getattr(evidence, name)) for name in parts})
     flat = replace(flat, head=np.full((20, 4), -np.log(4)))
-    own = Gate().by_name(flat, flat.shown, Gate().fuse(replace(flat, shown=None)).log_probabilities)
+    own = Gate().by_name(flat, flat.support, Gate().fuse(replace(flat, support=None)).log_probabilities)
     # Three names and the joined one, each as likely as four seen classes: as likely as all four together.
     np.testing.assert_allclose(np.exp(own), 0.2, rtol=1e-12)
 
 
 @pytest.mark.parametrize("asked", [4, 5, 30], ids=["no other name", "one", "many"])
 @pytest.mark.parametrize("size", [1.0, 1e3])
-def test_many_joined_classes_are_each_asked_for_alone(draw_shown, asked, size):
-    evidence = draw_shown(9, images=5, listed=(), asked=asked, joined=40, bare=2)
+def test_many_joined_classes_are_each_asked_for_alone(draw_support, prompted, size):
+    evidence = draw_support(9, images=5, listed=(), prompted=prompted, joined=40, bare=2)
     evidence = replace(evidence, similarity=size * evidence.similarity)
-    own = GATE.by_name(evidence, evidence.shown, np.full((5, asked), np.nan))
-    share = math.log(2.5 / 4 * (asked - 4 + 1))
-    for column, place in enumerate(range(asked, asked + 40)):
-        beside = replace(evidence.with_texts([*range(asked), place]), shown=None)
+    own = GATE.by_name(evidence, evidence.support, np.full((5, prompted), np.nan))
+    share = math.log(2.5 / 4 * (prompted - 4 + 1))
+    for column, place in enumerate(range(prompted, prompted + 40)):
+        beside = replace(evidence.with_texts([*range(prompted), place]), support=None)
         np.testing.assert_allclose(own[:, column], GATE.fuse(beside, share).log_probabilities[:, -1], rtol=1e-12)
     np.testing.assert_array_equal(own[:, 40:], 0)
 
@@ -159,7 +159,7 @@ def decide(world):
     def make(space, gate=None, **policy) -> tuple[np.ndarray, np.ndarray]:
         """The answer, and p(unseen)."""
         own = replace(fitted, gate=gate or fitted.gate)
-        decider = Decider(own, space.texts, world.scale, Policy(**policy), space.shown)
+        decider = Decider(own, space.texts, world.scale, Policy(**policy), space.support)
         found = decider(world.test.embeddings, world.head(world.test.embeddings)).fused
         return found.log_probabilities, found.p_unseen
 
@@ -187,13 +187,13 @@ def test_other_classes_keep_their_ratios(world, decide, changed, change, balance
 
 
 @pytest.mark.parametrize("asked", [(6, 7), ()], ids=["two names", "none"])
-def test_the_first_shown_class_changes_no_ratio_and_its_removal_brings_all_back(world, decide, asked):
-    plain, p_unseen = decide(world.space(asked))
-    wider = world.space(asked, joined={8: 4})
-    shown, _ = decide(wider)
-    kept = [*range(6), *asked]
-    np.testing.assert_allclose(ratios(shown, wider.order, kept), ratios(plain, list(kept), kept), rtol=1e-9)
-    again, p_again = decide(world.space(asked))
+def test_the_first_shown_class_changes_no_ratio_and_its_removal_brings_all_back(world, decide, prompted):
+    plain, p_unseen = decide(world.space(prompted))
+    wider = world.space(prompted, joined={8: 4})
+    support, _ = decide(wider)
+    kept = [*range(6), *prompted]
+    np.testing.assert_allclose(ratios(support, wider.order, kept), ratios(plain, list(kept), kept), rtol=1e-9)
+    again, p_again = decide(world.space(prompted))
     np.testing.assert_array_equal(again, plain)
     np.testing.assert_array_equal(p_again, p_unseen)
 
@@ -201,15 +201,15 @@ def test_the_first_shown_class_changes_no_ratio_and_its_removal_brings_all_back(
 def test_images_find_their_class(world, decide):
     """What it is for: those of a shown class that were not shown themselves."""
     rows = (world.test.target == 8) & (np.arange(len(world.test)) >= 6 * 20 + 2 * 20 + 4)
-    for space in (world.space((6, 7), joined={8: 4}), world.space((6, 7), nameless={8: 4})):
+    for space in (world.space((6, 7), joined={8: 4}), world.space((6, 7), image_only={8: 4})):
         answer = decide(space)[0].argmax(axis=1)
         assert np.mean(answer[rows] == 8) > 0.6
         assert np.mean(answer[world.test.target < 6] == 8) < 0.15
 
 
 def test_the_order_of_shown_classes_does_not_matter(world, decide):
-    one = world.space((6, 7), more={6: 1, 7: 2}, joined={8: 2, 9: 1}, nameless={10: 2, 11: 3})
-    two = world.space((6, 7), more={7: 2, 6: 1}, joined={9: 1, 8: 2}, nameless={11: 3, 10: 2})
+    one = world.space((6, 7), more={6: 1, 7: 2}, joined={8: 2, 9: 1}, image_only={10: 2, 11: 3})
+    two = world.space((6, 7), more={7: 2, 6: 1}, joined={9: 1, 8: 2}, image_only={11: 3, 10: 2})
     first, second = decide(one)[0], decide(two)[0]
     columns = [two.order.index(c) for c in one.order]
     np.testing.assert_allclose(second[:, columns], first, atol=1e-9)
@@ -218,8 +218,8 @@ def test_the_order_of_shown_classes_does_not_matter(world, decide):
 # A class whose images say nothing
 
 
-def test_a_joined_class_whose_images_add_nothing_keeps_what_its_name_gives_it(draw_shown):
-    evidence = draw_shown(2, listed=(), joined=1, bare=0)
+def test_a_joined_class_whose_images_add_nothing_keeps_what_its_name_gives_it(draw_support):
+    evidence = draw_support(2, listed=(), joined=1, bare=0)
     found = np.exp(SILENT.fuse(evidence).log_probabilities)
     # Asked for beside the other names, as likely beforehand as 2.5 of the 4 seen classes.
     expected = by_name(evidence, list(range(8)), math.log(2.5 / 4 * 4))
@@ -228,15 +228,15 @@ def test_a_joined_class_whose_images_add_nothing_keeps_what_its_name_gives_it(dr
     np.testing.assert_allclose(found[:, :7], others * (1 - expected[:, 7:]), rtol=1e-9)
 
 
-def test_named_classes_whose_images_add_nothing_change_nothing(draw_shown):
-    evidence = draw_shown(3, listed=(6, 4), joined=0, bare=0)
+def test_named_classes_whose_images_add_nothing_change_nothing(draw_support):
+    evidence = draw_support(3, listed=(6, 4), joined=0, bare=0)
     found = SILENT.fuse(evidence)
     np.testing.assert_allclose(np.exp(found.log_probabilities), by_name(evidence, list(range(7))), rtol=1e-10)
     np.testing.assert_allclose(found.before, found.log_probabilities, atol=1e-10)
 
 
-def test_a_nameless_class_whose_images_add_nothing_is_as_likely_as_all_others(draw_shown):
-    found = np.exp(SILENT.fuse(draw_shown(4, listed=(), joined=0, bare=1)).log_probabilities)
+def test_a_nameless_class_whose_images_add_nothing_is_as_likely_as_all_others(draw_support):
+    found = np.exp(SILENT.fuse(draw_support(4, listed=(), joined=0, bare=1)).log_probabilities)
     np.testing.assert_allclose(found[:, 7], 0.5, rtol=1e-10)
 
 
@@ -244,40 +244,40 @@ def test_a_nameless_class_whose_images_add_nothing_is_as_likely_as_all_others(dr
 
 
 @EVERY_LAYOUT
-def test_shifts_are_bayes_rule(draw_shown, layout):
-    evidence = draw_shown(5, **layout)
+def test_shifts_are_bayes_rule(draw_support, layout):
+    evidence = draw_support(5, **layout)
     plain = np.exp(GATE.fuse(evidence).log_probabilities)
     factor = np.ones(plain.shape[1])
     factor[4:] = 3.0
-    factor[evidence.shown.asked :] = 0.2
+    factor[evidence.support.prompted :] = 0.2
     found = np.exp(GATE.fuse(evidence, math.log(3.0), math.log(0.2)).log_probabilities)
     np.testing.assert_allclose(found, plain * factor / (plain @ factor)[:, None], rtol=1e-9)
 
 
 @EVERY_LAYOUT
-def test_a_batch_of_one_and_of_none(draw_shown, layout):
-    evidence = draw_shown(6, **layout)
+def test_a_batch_of_one_and_of_none(draw_support, layout):
+    evidence = draw_support(6, **layout)
     whole = GATE.fuse(evidence)
     for row in (0, 13):
         one = GATE.fuse(evidence[row : row + 1])
         np.testing.assert_allclose(one.log_probabilities[0], whole.log_probabilities[row], rtol=1e-10)
         assert one.p_unseen[0] == pytest.approx(whole.p_unseen[row], rel=1e-10)
     none = GATE.fuse(evidence[:0])
-    assert none.log_probabilities.shape == (0, evidence.shown.classes)
+    assert none.log_probabilities.shape == (0, evidence.support.classes)
     assert none.p_unseen.shape == (0,)
-    assert none.before.shape == (0, evidence.shown.asked)
+    assert none.before.shape == (0, evidence.support.prompted)
 
 
 @EVERY_LAYOUT
 @pytest.mark.parametrize("size", [1e2, 1e5])
 @pytest.mark.parametrize("seed", range(3))
-def test_extreme_numbers_overflow_nowhere(draw_shown, layout, size, seed):
-    evidence = draw_shown(seed, **layout)
+def test_extreme_numbers_overflow_nowhere(draw_support, layout, size, seed):
+    evidence = draw_support(seed, **layout)
     names = ("similarity", "centred", "predicted", "memory", "novelty", "baseline", "located")
     large = replace(
         evidence,
         **{name: size * getattr(evidence, name) for name in names},
-        shown=replace(evidence.shown, likelihood=size * evidence.shown.likelihood),
+        support=replace(evidence.support, likelihood=size * evidence.support.likelihood),
     )
     for gate in (GATE, Gate()):
         with warnings.catch_warnings():
@@ -289,23 +289,23 @@ def test_extreme_numbers_overflow_nowhere(draw_shown, layout, size, seed):
         assert ((fused.p_unseen >= 0) & (fused.p_unseen <= 1)).all()
 
 
-def test_ratios_by_hand(draw_shown):
-    evidence = draw_shown(7)
-    against_seen, against_all = evidence.ratios(evidence.shown)
+def test_ratios_by_hand(draw_support):
+    evidence = draw_support(7)
+    against_seen, against_all = evidence.ratios(evidence.support)
     for row in range(20):
         # Seen classes together stand for four, unseen names for one each; joined names do not count.
         every = [*([evidence.baseline[row]] * 4), *evidence.located[row, 4:7]]
         mean = np.log(np.mean(np.exp(every)))
-        np.testing.assert_allclose(against_all[row], evidence.shown.likelihood[row] - mean, rtol=1e-9, atol=1e-9)
-        np.testing.assert_allclose(against_seen[row], evidence.shown.likelihood[row] - evidence.baseline[row])
+        np.testing.assert_allclose(against_all[row], evidence.support.likelihood[row] - mean, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(against_seen[row], evidence.support.likelihood[row] - evidence.baseline[row])
 
 
-def test_evidence_takes_its_shown_classes_along(draw_shown):
-    evidence = draw_shown(8)
+def test_evidence_takes_its_shown_classes_along(draw_support):
+    evidence = draw_support(8)
     rows = np.array([4, 4, 1])
-    np.testing.assert_array_equal(evidence[rows].shown.likelihood, evidence.shown.likelihood[rows])
+    np.testing.assert_array_equal(evidence[rows].support.likelihood, evidence.support.likelihood[rows])
     fewer = evidence.with_texts([0, 1, 2, 3, 6])
-    assert fewer.shown is evidence.shown
+    assert fewer.support is evidence.support
     np.testing.assert_array_equal(fewer.located, evidence.located[:, [0, 1, 2, 3, 6]])
 
 

@@ -14,7 +14,7 @@ from sklearn.covariance import ledoit_wolf as ledoit_wolf_of_scikit_learn
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from hybrid.errors import ArtifactError, GateError
-from hybrid.gate.gaussians import ClassMemory, Gaussian, ledoit_wolf
+from hybrid.gate.gaussians import ClassGaussians, Gaussian, ledoit_wolf
 
 
 @pytest.fixture
@@ -26,8 +26,8 @@ def images(make_world):
 
 
 @pytest.fixture
-def memory(images) -> ClassMemory:
-    return ClassMemory.fit(*images, 6)
+def memory(images) -> ClassGaussians:
+    return ClassGaussians.fit(*images, 6)
 
 
 def ledoit_wolf_of_the_paper(centred: np.ndarray) -> np.ndarray:
@@ -170,7 +170,7 @@ def test_half_precision_embeddings_are_scored_in_double(make_world, memory):
 
 def test_copies_of_one_image_leave_finite_scores():
     rows = np.repeat(np.eye(3), 4, axis=0)
-    memory = ClassMemory.fit(rows, np.repeat(np.arange(3), 4), 3)
+    memory = ClassGaussians.fit(rows, np.repeat(np.arange(3), 4), 3)
     assert np.isfinite(memory.logits(rows)).all()
     assert np.isfinite(memory.novelty(rows)).all()
     assert memory.logits(rows).argmax(axis=1).tolist() == np.repeat(np.arange(3), 4).tolist()
@@ -179,14 +179,14 @@ def test_copies_of_one_image_leave_finite_scores():
 @pytest.mark.parametrize(("labels", "found"), [([0, 0, 2, 2], "2 of 3 classes"), ([0, 1, 2, 3], "3 of 3 classes")])
 def test_classes_without_a_image_and_labels_outside(labels, found):
     with pytest.raises(GateError, match="every class of the memory needs a photo") as caught:
-        ClassMemory.fit(np.eye(4), np.array(labels), 3)
+        ClassGaussians.fit(np.eye(4), np.array(labels), 3)
     assert caught.value.got == f"{found} in 4 photos"
     assert "labels 0 to 2" in caught.value.expected
 
 
 def test_one_image_a_class_is_not_enough():
     with pytest.raises(GateError, match="two photos") as caught:
-        ClassMemory.fit(np.eye(4)[:3], np.arange(3), 3)
+        ClassGaussians.fit(np.eye(4)[:3], np.arange(3), 3)
     assert "3 in all" in caught.value.got
 
 
@@ -201,5 +201,5 @@ def test_files_that_cannot_be_read(memory, tmp_path, damage):
 
         save_file({"means": np.eye(3)}, file)
     with pytest.raises(ArtifactError, match=r"memory\.safetensors is missing or damaged") as caught:
-        ClassMemory.load(file)
+        ClassGaussians.load(file)
     assert caught.value.fix == "hybrid train-head"

@@ -11,7 +11,7 @@ from hybrid.errors import ArtifactError, ConfigError, GateError
 from hybrid.gate.conformal import set_scores, set_threshold
 from hybrid.gate.decide import Decider
 from hybrid.gate.evidence import Scorer
-from hybrid.gate.policy import HeldOut, OperatingPoint, Policy, choose_point, odds_of, uniform_from_hash
+from hybrid.gate.policy import CalibrationSet, OperatingPoint, Policy, choose_point, odds_of, uniform_from_hash
 from hybrid.gate.rejection import Rejector
 
 
@@ -194,8 +194,8 @@ def test_held_out_evidence_keeps_what_was_scored_out_of_fold(fitted, large):
 def test_held_out_is_read_as_it_was_written(fitted, tmp_path):
     file = tmp_path / "held_out.safetensors"
     fitted.held_out.save(file)
-    found = HeldOut.load(file)
-    for item in fields(HeldOut):
+    found = CalibrationSet.load(file)
+    for item in fields(CalibrationSet):
         kept = getattr(fitted.held_out, item.name)
         np.testing.assert_allclose(getattr(found, item.name), kept, rtol=1e-6)
         assert getattr(found, item.name).dtype == (np.int64 if item.name == "target" else np.float32)
@@ -210,7 +210,7 @@ def test_held_out_that_cannot_be_read(fitted, tmp_path, damage):
     elif damage == "foreign":
         fitted.memory.save(file)
     with pytest.raises(ArtifactError, match=r"held_out\.safetensors is missing or damaged") as caught:
-        HeldOut.load(file)
+        CalibrationSet.load(file)
     assert caught.value.fix == "hybrid fit-gate"
 
 
@@ -232,16 +232,16 @@ def test_uniform_from_hash():
 
 @pytest.fixture(scope="module")
 def space(large):
-    return large.space((8, 9), more={8: 3}, joined={10: 4}, nameless={11: 5})
+    return large.space((8, 9), more={8: 3}, joined={10: 4}, image_only={11: 5})
 
 
 @pytest.fixture(scope="module")
-def shown_scorer(large, space) -> Scorer:
-    return Scorer(large.memory, space.texts, large.scale, space.shown)
+def support_scorer(large, space) -> Scorer:
+    return Scorer(large.memory, space.texts, large.scale, space.support)
 
 
 def decided_point(fitted, large, space, **policy) -> OperatingPoint:
-    return Decider(fitted, space.texts, large.scale, Policy(**policy), space.shown).point
+    return Decider(fitted, space.texts, large.scale, Policy(**policy), space.support).point
 
 
 @pytest.mark.parametrize("policy", [{}, {"balance": "equal"}])
@@ -256,31 +256,31 @@ def test_by_default_each_shown_class_only_takes_its_own_share(fitted, large, spa
 )
 def test_a_prior_is_shared_by_all_unseen_classes(fitted, large, space, policy, share):
     """Each of the four gets a quarter: the two that were asked for as a group, the others one by one."""
-    log_odds, shown = odds_of(decided_point(fitted, large, space, **policy))
+    log_odds, support = odds_of(decided_point(fitted, large, space, **policy))
     total = share / (1 - share)
     assert np.exp(log_odds) == pytest.approx(total * 2 / 4)
     # A shown class was fitted as likely as `boost` of the 8 seen ones.
-    assert np.exp(shown) * fitted.gate.shown.boost / 8 == pytest.approx(total / 4)
+    assert np.exp(support) * fitted.gate.support.boost / 8 == pytest.approx(total / 4)
 
 
 def test_the_share_of_a_space_whose_unseen_classes_all_joined(fitted, large):
-    point = decided_point(fitted, large, large.space(joined={10: 4}, nameless={11: 2}), prior=0.25)
-    assert np.exp(point.shown_log_odds) * fitted.gate.shown.boost / 8 == pytest.approx(1 / 3 / 2)
+    point = decided_point(fitted, large, large.space(joined={10: 4}, image_only={11: 2}), prior=0.25)
+    assert np.exp(point.support_log_odds) * fitted.gate.support.boost / 8 == pytest.approx(1 / 3 / 2)
     assert np.isfinite(point.log_odds)
 
 
-def shown_answer(fitted, scorer: Scorer, shift: float) -> np.ndarray:
+def support_answer(fitted, scorer: Scorer, shift: float) -> np.ndarray:
     return fitted.gate.fuse(fitted.held_out.evidence(scorer), shift, shift).log_probabilities
 
 
 @pytest.mark.parametrize("loss", [0.01, 0.05, 0.3])
-def test_max_seen_loss_is_kept_with_shown_classes(fitted, large, space, shown_scorer, loss):
+def test_max_seen_loss_is_kept_with_shown_classes(fitted, large, space, support_scorer, loss):
     point = decided_point(fitted, large, space, max_seen_loss=loss)
-    assert point.log_odds == point.shown_log_odds
+    assert point.log_odds == point.support_log_odds
     target = fitted.held_out.target
 
     def lost_at(shift: float) -> float:
-        answer = shown_answer(fitted, shown_scorer, shift)
+        answer = support_answer(fitted, support_scorer, shift)
         right_without = answer[:, :8].argmax(axis=1) == target
         return (right_without & (answer.argmax(axis=1) != target)).sum() / right_without.sum()
 
@@ -290,10 +290,10 @@ def test_max_seen_loss_is_kept_with_shown_classes(fitted, large, space, shown_sc
 
 
 @pytest.mark.parametrize("prior", [None, 0.1, 0.9])
-def test_sets_cover_with_shown_classes(fitted, large, space, shown_scorer, prior):
+def test_sets_cover_with_shown_classes(fitted, large, space, support_scorer, prior):
     point = decided_point(fitted, large, space, prior=prior, coverage=0.9)
     held = fitted.held_out
-    answer = np.exp(fitted.gate.fuse(held.evidence(shown_scorer), *odds_of(point)).log_probabilities)
+    answer = np.exp(fitted.gate.fuse(held.evidence(support_scorer), *odds_of(point)).log_probabilities)
     assert answer.shape[1] == 12
     inside = 0
     for row, c in enumerate(held.target):
@@ -308,9 +308,9 @@ def test_sets_cover_with_shown_classes(fitted, large, space, shown_scorer, prior
 @pytest.mark.parametrize("policy", [{"prior": 0.95}, {"max_seen_loss": 0.3}])
 def test_reject_keeps_its_share_with_shown_classes(fitted, large, policy):
     """Measured with the odds of shown classes, too."""
-    space = large.space(nameless={9: 5, 10: 5, 11: 5})
+    space = large.space(image_only={9: 5, 10: 5, 11: 5})
     point = decided_point(fitted, large, space, reject=0.9, **policy)
-    evidence = fitted.held_out.evidence(Scorer(large.memory, space.texts, large.scale, space.shown))
+    evidence = fitted.held_out.evidence(Scorer(large.memory, space.texts, large.scale, space.support))
     p_known = fitted.rejector.p_known(fitted.gate, evidence, *odds_of(point))
     assert 0.9 <= np.mean(p_known >= point.accept_above) <= 0.9 + 1 / len(p_known) + 1e-9
     assert point.accept_above == np.quantile(p_known, 0.1, method="lower")
@@ -318,18 +318,18 @@ def test_reject_keeps_its_share_with_shown_classes(fitted, large, policy):
     assert point.accept_above != np.quantile(by_name, 0.1, method="lower")
 
 
-def test_held_out_images_keep_the_baseline_of_their_fold(fitted, shown_scorer):
+def test_held_out_images_keep_the_baseline_of_their_fold(fitted, support_scorer):
     held = fitted.held_out
-    evidence = held.evidence(shown_scorer)
+    evidence = held.evidence(support_scorer)
     np.testing.assert_array_equal(evidence.baseline, held.baseline)
-    assert not np.allclose(shown_scorer(held.embeddings, held.head_logits).baseline, held.baseline)
-    assert evidence.shown.likelihood.shape == (200, 3)
+    assert not np.allclose(support_scorer(held.embeddings, held.head_logits).baseline, held.baseline)
+    assert evidence.support.likelihood.shape == (200, 3)
 
 
 def test_held_out_of_an_older_version_takes_the_memorys_own_baseline(fitted, large, tmp_path):
     file = tmp_path / "held_out.safetensors"
     replace(fitted.held_out, baseline=None).save(file)
-    old = HeldOut.load(file)
+    old = CalibrationSet.load(file)
     assert old.baseline is None
     scorer = large.scorer
     images, logits = old.embeddings, old.head_logits
@@ -341,9 +341,9 @@ def test_classes_without_a_name_cannot_keep_strangers_out_and_that_is_said(fitte
     def notes(**space):
         found = large.space((8,), **space)
         classes = 8, found.texts.shape[0] - 8 + len(space.get("nameless", {}))
-        scorer = Scorer(large.memory, found.texts, large.scale, found.shown)
+        scorer = Scorer(large.memory, found.texts, large.scale, found.support)
         policy = Policy(max_false_accept=0.1)
         return choose_point(policy, fitted.gate, scorer, classes, fitted.rejector, fitted.held_out).notes
 
     assert not any("WARNING" in note for note in notes())
-    assert any("WARNING: 1 of the classes have no name" in note for note in notes(nameless={9: 5}))
+    assert any("WARNING: 1 of the classes have no name" in note for note in notes(image_only={9: 5}))

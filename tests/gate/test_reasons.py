@@ -88,7 +88,7 @@ SPACES = {
 @pytest.mark.parametrize("policy", [Policy(), Policy(prior=0.2), Policy(balance="natural"), Policy(max_seen_loss=0.1)])
 def test_reasons_give_the_answer_with_shown_classes_back(fitted, large, space, policy):
     made = large.space(**space)
-    decide = Decider(fitted, made.texts, large.scale, policy, made.shown)
+    decide = Decider(fitted, made.texts, large.scale, policy, made.support)
     images = large.test.embeddings
     answer = decide(images, large.head(images)).fused
     reasons = decide.reasons(images, large.head(images))
@@ -108,7 +108,7 @@ def test_shown_terms_are_what_the_images_changed(fitted, large):
     space = large.space((8, 9, 10), more={8: 3})
     images = large.test.embeddings
     plain = Decider(fitted, space.texts, large.scale, Policy(prior=0.2)).reasons(images, large.head(images))
-    made = Decider(fitted, space.texts, large.scale, Policy(prior=0.2), space.shown)
+    made = Decider(fitted, space.texts, large.scale, Policy(prior=0.2), space.support)
     reasons = made.reasons(images, large.head(images))
     assert [t.name for t in reasons.unseen] == [*(t.name for t in plain.unseen[:-1]), "shown", "prior"]
     for old, new in zip(plain.unseen[:-1], reasons.unseen, strict=False):
@@ -123,10 +123,10 @@ def test_shown_terms_are_what_the_images_changed(fitted, large):
 
 
 def test_a_class_without_a_name_has_no_text_terms(fitted, large):
-    space = large.space((8,), nameless={11: 5})
-    decide = Decider(fitted, space.texts, large.scale, Policy(), space.shown)
-    *texts, shown = decide.reasons(large.test.embeddings, large.head(large.test.embeddings)).among_unseen
+    space = large.space((8,), image_only={11: 5})
+    decide = Decider(fitted, space.texts, large.scale, Policy(), space.support)
+    *texts, support = decide.reasons(large.test.embeddings, large.head(large.test.embeddings)).among_unseen
     for term in texts:
         assert term.value.shape == (300, 2)
         assert not term.value[:, 1].any()
-    assert shown.value[:, 1].any()
+    assert support.value[:, 1].any()

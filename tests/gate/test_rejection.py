@@ -39,22 +39,22 @@ def test_p_known_by_hand(draw_evidence, shift):
 
 
 @pytest.mark.parametrize("odds", [(0.0, 0.0), (1.5, -0.7)])
-def test_p_known_with_shown_classes_by_hand(draw_shown, odds):
+def test_p_known_with_shown_classes_by_hand(draw_support, odds):
     """Known by the images of a class without a name, or else as without any images, by all names."""
-    evidence = draw_shown(0)
+    evidence = draw_support(0)
     found = REJECTOR.p_known(GATE, evidence, *odds)
-    by_name = REJECTOR.p_known(GATE, replace(evidence, shown=None), odds[0])
+    by_name = REJECTOR.p_known(GATE, replace(evidence, support=None), odds[0])
     answer = np.exp(GATE.fuse(evidence, *odds).log_probabilities)
     for row in range(20):
-        nameless = sum(answer[row, place] for place in (9, 10))
-        assert found[row] == pytest.approx(nameless + (1 - nameless) * by_name[row], rel=1e-9)
+        image_only = sum(answer[row, place] for place in (9, 10))
+        assert found[row] == pytest.approx(image_only + (1 - image_only) * by_name[row], rel=1e-9)
     assert (found > by_name).all()
 
 
-def test_images_of_named_classes_make_no_image_better_known(draw_shown):
+def test_images_of_named_classes_make_no_image_better_known(draw_support):
     """They say which class is the likelier one, not whether it is any: strangers would pass by them."""
-    evidence = draw_shown(0, bare=0)
-    by_name = REJECTOR.p_known(GATE, replace(evidence, shown=None))
+    evidence = draw_support(0, bare=0)
+    by_name = REJECTOR.p_known(GATE, replace(evidence, support=None))
     np.testing.assert_array_equal(REJECTOR.p_known(GATE, evidence), by_name)
 
 
@@ -63,7 +63,7 @@ def test_images_of_a_class_without_a_name_are_known_by_them(fitted, large):
     rows = np.flatnonzero(large.test.target == 9)[5:]
     known = [
         fitted.rejector.p_known(fitted.gate, large.evidence(space, large.test.embeddings[rows])).mean()
-        for space in (large.space((8,)), large.space((8,), nameless={9: 5}))
+        for space in (large.space((8,)), large.space((8,), image_only={9: 5}))
     ]
     assert known[1] > known[0] + 0.1
 

@@ -13,12 +13,12 @@ from scipy.stats import multivariate_normal
 from sklearn.linear_model import Ridge
 
 from hybrid.gate.gaussians import DIMENSIONS, ROUND
-from hybrid.gate.support import MOST_SHOTS, Likelihood, ShownGate, ShownImages, ShownWeights
+from hybrid.gate.support import MOST_SHOTS, Likelihood, SupportGate, SupportImages, SupportWeights
 
 SEEN, DIM = 6, 10
-GATE = ShownGate(
-    named=ShownWeights(ratio=0.4, bias=-1.2, base=-0.25, seen_ratio=0.35),
-    nameless=ShownWeights(ratio=0.5, bias=1.9, ratio_shots=0.8, bias_shots=-3.0),
+GATE = SupportGate(
+    named=SupportWeights(ratio=0.4, bias=-1.2, base=-0.25, seen_ratio=0.35),
+    image_only=SupportWeights(ratio=0.5, bias=1.9, ratio_shots=0.8, bias_shots=-3.0),
     boost=2.5,
 )
 
@@ -70,7 +70,7 @@ def test_all_three_leave_out_the_same_constant(world, space):
     constant = log_density(world, images, means[6]) - located[:, 6]
     seen = [np.exp(log_density(world, images, mean)) for mean in world.memory.means]
     np.testing.assert_allclose(baseline + constant, np.log(np.mean(seen, axis=0)), rtol=1e-8)
-    evidence = likelihood(images, space.shown)
+    evidence = likelihood(images, space.support)
     for column, label in enumerate((7, 8)):
         own = world.test.embeddings[world.test.target == label][: (2, 3)[column]]
         # One imaginary image where the text says.
@@ -80,11 +80,11 @@ def test_all_three_leave_out_the_same_constant(world, space):
 
 
 def test_without_a_name_the_images_alone_say_where_a_class_lies(world):
-    space = world.space((6,), nameless={7: 1, 8: 4})
+    space = world.space((6,), image_only={7: 1, 8: 4})
     images = world.test.embeddings
     likelihood = Likelihood(world.memory, space.texts)
     constant = log_density(world, images, predicted_means(world)[6]) - likelihood.located(images)[:, 6]
-    found = likelihood(images, space.shown)
+    found = likelihood(images, space.support)
     for column, (label, count) in enumerate(((7, 1), (8, 4))):
         mean = images[world.test.target == label][:count].mean(axis=0)
         expected = log_density(world, images, mean)
@@ -106,10 +106,10 @@ def test_nothing_depends_on_other_shown_classes(world, other):
     def of_class_7(**parts) -> tuple[np.ndarray, np.ndarray]:
         space = world.space(**parts)
         likelihood = Likelihood(world.memory, space.texts)
-        column = space.shown.place.tolist().index(space.order.index(7))
-        return likelihood(images, space.shown).likelihood[:, column], likelihood.baseline(images)
+        column = space.support.place.tolist().index(space.order.index(7))
+        return likelihood(images, space.support).likelihood[:, column], likelihood.baseline(images)
 
-    expected = of_class_7(asked=(7,), more={7: 2})
+    expected = of_class_7(prompted=(7,), more={7: 2})
     found = of_class_7(**other | {"more": other.get("more", {}) | {7: 2}})
     for one, two in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-12)
@@ -118,61 +118,61 @@ def test_nothing_depends_on_other_shown_classes(world, other):
 def test_gather_sums_up():
     rng = np.random.default_rng(0)
     images = [rng.normal(size=(count, 4)).astype(np.float32) for count in (1, 5, 2)]
-    shown = ShownImages.gather(images, [7, 4, 9], asked=6, named=8)
-    assert shown.counts.tolist() == [1, 5, 2]
-    assert shown.place.tolist() == [7, 4, 9]
-    assert (shown.asked, shown.named, shown.sums.dtype) == (6, 8, np.float64)
-    for own, total in zip(images, shown.sums, strict=True):
+    support = SupportImages.gather(images, [7, 4, 9], prompted=6, named=8)
+    assert support.counts.tolist() == [1, 5, 2]
+    assert support.place.tolist() == [7, 4, 9]
+    assert (support.prompted, support.named, support.sums.dtype) == (6, 8, np.float64)
+    for own, total in zip(images, support.sums, strict=True):
         np.testing.assert_allclose(total, [math.fsum(column) for column in own.T.astype(float)], rtol=1e-12)
 
 
-def test_kinds_of_shown_classes(draw_shown):
-    shown = draw_shown(listed=(5, 4), asked=7, joined=2, bare=3).shown
-    assert shown.place.tolist() == [5, 4, 7, 8, 9, 10, 11]
-    assert shown.has_name.tolist() == [True] * 4 + [False] * 3
-    assert shown.joined.tolist() == [False, False, True, True, False, False, False]
-    assert shown.classes == 12
+def test_kinds_of_shown_classes(draw_support):
+    support = draw_support(listed=(5, 4), prompted=7, joined=2, bare=3).support
+    assert support.place.tolist() == [5, 4, 7, 8, 9, 10, 11]
+    assert support.has_name.tolist() == [True] * 4 + [False] * 3
+    assert support.joined.tolist() == [False, False, True, True, False, False, False]
+    assert support.classes == 12
     rows = np.array([3, 0])
-    part = shown[rows]
-    np.testing.assert_array_equal(part.likelihood, shown.likelihood[rows])
-    assert (part.classes, part.asked, part.named) == (12, 7, 9)
+    part = support[rows]
+    np.testing.assert_array_equal(part.likelihood, support.likelihood[rows])
+    assert (part.classes, part.prompted, part.named) == (12, 7, 9)
 
 
 # What it adds
 
 
-def gain_by_hand(gate: ShownGate, own: float, ratios: tuple[float, float], count: int, named: bool) -> float:
+def gain_by_hand(gate: SupportGate, own: float, ratios: tuple[float, float], count: int, named: bool) -> float:
     """Of one image and one class; ratios to the seen classes and to all."""
     if named:
         w = gate.named
         return w.ratio * ratios[1] + w.bias + w.base * own + w.seen_ratio * ratios[0]
-    w, share = gate.nameless, math.log2(min(count, 16)) / 4
+    w, share = gate.image_only, math.log2(min(count, 16)) / 4
     return (w.ratio + share * w.ratio_shots) * ratios[1] + w.bias + share * w.bias_shots
 
 
 @pytest.fixture
-def parts(draw_shown):
+def parts(draw_support):
     """Evidence, log-probabilities by name and ratios."""
-    evidence = draw_shown()
+    evidence = draw_support()
     rng = np.random.default_rng(3)
-    own = np.where(evidence.shown.has_name, -rng.exponential(size=evidence.shown.likelihood.shape), 0.0)
-    return evidence.shown, own, rng.normal(size=(2, *own.shape))
+    own = np.where(evidence.support.has_name, -rng.exponential(size=evidence.support.likelihood.shape), 0.0)
+    return evidence.support, own, rng.normal(size=(2, *own.shape))
 
 
-@pytest.mark.parametrize("gate", [GATE, ShownGate()], ids=["fitted", "prior"])
+@pytest.mark.parametrize("gate", [GATE, SupportGate()], ids=["fitted", "prior"])
 def test_the_gain_by_hand(parts, gate):
-    shown, own, ratios = parts
-    found = gate.gain(own, ratios, shown)
+    support, own, ratios = parts
+    found = gate.gain(own, ratios, support)
     for row in range(20):
         for column, named in enumerate([True] * 4 + [False] * 2):
-            count = int(shown.counts[column])
+            count = int(support.counts[column])
             expected = gain_by_hand(gate, own[row, column], tuple(ratios[:, row, column]), count, named)
             assert found[row, column] == pytest.approx(expected, rel=1e-10)
 
 
 def test_the_number_of_images_counts_without_a_name_up_to_16(parts):
-    shown, own, ratios = parts
-    by_count = [GATE.gain(own, ratios, replace(shown, counts=np.full(6, count))) for count in (1, 4, 16, 300)]
+    support, own, ratios = parts
+    by_count = [GATE.gain(own, ratios, replace(support, counts=np.full(6, count))) for count in (1, 4, 16, 300)]
     np.testing.assert_array_equal(by_count[0][:, :4], by_count[2][:, :4])
     np.testing.assert_array_equal(by_count[2], by_count[3])
     np.testing.assert_allclose(by_count[0][:, 4:], 0.5 * ratios[1][:, 4:] + 1.9)
@@ -182,10 +182,10 @@ def test_the_number_of_images_counts_without_a_name_up_to_16(parts):
 
 
 def test_the_answer_by_hand(parts):
-    shown, own, ratios = parts
+    support, own, ratios = parts
     before = np.log(np.random.default_rng(4).dirichlet(np.ones(7), size=20))
-    found = GATE.add(before, own, ratios, shown)
-    gain = GATE.gain(own, ratios, shown)
+    found = GATE.add(before, own, ratios, support)
+    gain = GATE.gain(own, ratios, support)
     for row in range(20):
         odds = [*np.exp(before[row]), 0, 0, 0, 0]
         for column, place in enumerate((5, 4, 7, 8, 9, 10)):
@@ -197,11 +197,11 @@ def test_the_answer_by_hand(parts):
 
 @pytest.mark.parametrize("certain", [0.0, -1e-17, -1e-13])
 def test_a_class_that_is_certain_by_name_overflows_nowhere(parts, certain):
-    shown, own, ratios = parts
+    support, own, ratios = parts
     before = np.log(np.random.default_rng(4).dirichlet(np.ones(7), size=20))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = GATE.add(before, np.where(shown.joined, certain, own), ratios, shown)
+        found = GATE.add(before, np.where(support.joined, certain, own), ratios, support)
     assert np.isfinite(found).all()
     assert (np.exp(found[:, 7:9]).sum(axis=1) > 0.99).all()
 
@@ -210,7 +210,7 @@ def test_weights_are_kept_as_plain_numbers():
     plain = msgspec.json.decode(msgspec.json.encode(GATE))
     assert plain["named"]["seen_ratio"] == 0.35
     assert plain["boost"] == 2.5
-    assert msgspec.json.decode(msgspec.json.encode(GATE), type=ShownGate) == GATE
+    assert msgspec.json.decode(msgspec.json.encode(GATE), type=SupportGate) == GATE
 
 
 def test_describe_has_every_number():

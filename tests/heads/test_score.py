@@ -15,7 +15,7 @@ class PixelHead:
     """Scores an image by its mean color, and counts what goes through it."""
 
     classes, encoder_identity, notes = ("r", "g", "b"), None, ()
-    cover, batch_size = None, 7
+    min_side, batch_size = None, 7
 
     def __init__(self) -> None:
         self.batches: list[int] = []

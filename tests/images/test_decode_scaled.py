@@ -100,8 +100,8 @@ def test_other_formats_are_as_decode_gives_them(decoders, fmt, mode):
     # Pillow writes no transparent BMP, and a GIF of a palette alone.
     image = picture(21, 13).convert("RGB" if (fmt, mode) == ("BMP", "RGBA") else mode)
     data = encode(image, fmt)
-    for cover in (None, 1, 4):
-        found = decode_scaled(data, cover)
+    for min_side in (None, 1, 4):
+        found = decode_scaled(data, min_side)
         assert np.array_equal(found.rgb, np.asarray(decode(data)))
         assert found.extent == (13, 21)
     assert not decoders
@@ -119,8 +119,8 @@ def test_several_pictures_in_a_jpeg_give_the_first():
 
 def test_one_pixel():
     for fmt in ("JPEG", "PNG"):
-        for cover in (None, 1, 64):
-            found = decode_scaled(encode(Image.new("RGB", (1, 1), (90, 90, 90)), fmt), cover)
+        for min_side in (None, 1, 64):
+            found = decode_scaled(encode(Image.new("RGB", (1, 1), (90, 90, 90)), fmt), min_side)
             assert found.rgb.tolist() == [[[90, 90, 90]]]
 
 
@@ -149,8 +149,8 @@ def test_one_pixel():
     ],
     ids=str,
 )
-def test_size_and_extent_by_hand(size, cover, shape, extent):
-    found = decode_scaled(encode(picture(*size)), cover)
+def test_size_and_extent_by_hand(size, min_side, shape, extent):
+    found = decode_scaled(encode(picture(*size)), min_side)
     assert found.rgb.shape == (*shape, 3)
     assert found.extent == extent
 
@@ -159,16 +159,16 @@ def test_the_shorter_side_covers_what_is_asked_with_as_little_as_possible():
     rng = np.random.default_rng(0)
     for _ in range(250):
         width, height = (int(n) for n in rng.integers(1, 260, 2))
-        cover, orientation = int(rng.integers(1, 130)), int(rng.integers(1, 9))
+        min_side, orientation = int(rng.integers(1, 130)), int(rng.integers(1, 9))
         data = turned(picture(width, height), orientation)
-        found, (full_height, full_width, _) = decode_scaled(data, cover), pillows(data).shape
-        shape, case = found.rgb.shape[:2], (width, height, cover, orientation)
-        assert min(shape) >= min(cover, width, height), case
+        found, (full_height, full_width, _) = decode_scaled(data, min_side), pillows(data).shape
+        shape, case = found.rgb.shape[:2], (width, height, min_side, orientation)
+        assert min(shape) >= min(min_side, width, height), case
         # One scale for both sides, in eighths; arrays hold whole pixels.
         eighths = 8 * found.extent[0] / full_height
         assert found.extent[1] == full_width * eighths / 8, case
         assert shape == tuple(np.ceil(found.extent)), case
-        allowed = [k for k in (1, 2, 3, 4) if np.ceil(min(width, height) * k / 8) >= cover]
+        allowed = [k for k in (1, 2, 3, 4) if np.ceil(min(width, height) * k / 8) >= min_side]
         if orientation != 1 and allowed and (width * allowed[0] % 8 or height * allowed[0] % 8):
             allowed = []  # a part of a pixel would come to stand at the wrong end
         assert eighths == (allowed or [8])[0], case
@@ -226,18 +226,18 @@ def test_no_bytes():
 
 
 @pytest.mark.parametrize("cover", [None, 8])
-def test_a_jpeg_that_is_cut_off_gives_the_same_reason_everywhere(cover):
+def test_a_jpeg_that_is_cut_off_gives_the_same_reason_everywhere(min_side):
     whole = encode(picture(61, 47), quality=90)
     for end in range(1, len(whole) - 2, 9):
         reason = outcome(decode, whole[:end])
         assert isinstance(reason, str)
-        assert outcome(lambda data: decode_scaled(data, cover), whole[:end]) == reason
+        assert outcome(lambda data: decode_scaled(data, min_side), whole[:end]) == reason
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("cover", [None, 8])
 @pytest.mark.parametrize("fmt", ["JPEG", "PNG"])
-def test_damaged_bytes_are_judged_as_by_decode(fmt, cover):
+def test_damaged_bytes_are_judged_as_by_decode(fmt, min_side):
     rng = np.random.default_rng(1)
     whole = encode(picture(61, 47), fmt)
     reasons, readable = 0, 0
@@ -246,10 +246,10 @@ def test_damaged_bytes_are_judged_as_by_decode(fmt, cover):
         for position in rng.integers(0, len(data), int(rng.integers(1, 6))):
             data[position] = rng.integers(0, 256)
         expected = outcome(decode, bytes(data))
-        found = outcome(lambda data: decode_scaled(data, cover), bytes(data))
+        found = outcome(lambda data: decode_scaled(data, min_side), bytes(data))
         reasons += isinstance(expected, str)
         readable += not isinstance(expected, str)
-        assert found == expected if cover is None or isinstance(expected, str) else isinstance(found, bytes)
+        assert found == expected if min_side is None or isinstance(expected, str) else isinstance(found, bytes)
     assert reasons > 20
     assert fmt == "PNG" or readable > 20
 
@@ -269,9 +269,9 @@ def test_unknown_orientation_is_upright(orientation):
 def test_too_many_pixels_are_refused_whatever_is_asked_for(monkeypatch):
     data = encode(picture(64, 48))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    for cover in (None, 1):
+    for min_side in (None, 1):
         with pytest.raises(UnreadableImageError, match="too many pixels"):
-            decode_scaled(data, cover)
+            decode_scaled(data, min_side)
 
 
 def test_what_turbo_finds_fault_with_goes_through_pillow(decoders, monkeypatch):

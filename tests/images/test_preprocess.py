@@ -14,7 +14,7 @@ from timm.data import create_transform
 from torchvision import transforms as tv
 
 from hybrid.images.decode import Scaled
-from hybrid.images.preprocess import GAP, Preprocessor, Steps, normalize, read_steps, to_picture, to_scaled
+from hybrid.images.preprocess import OVERSAMPLING, Preprocessor, Steps, normalize, read_steps, to_picture, to_scaled
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.3, 0.3, 0.2)
 SIZES = [(64, 64), (65, 64), (100, 80), (80, 101), (333, 127), (127, 400), (30, 20), (641, 427), (64, 90), (1, 1)]
@@ -68,7 +68,9 @@ def test_steps_are_read(make, resize, crop, interpolation):
     assert (steps.resize, steps.crop, steps.interpolation) == (resize, crop, interpolation)
     assert steps.mean == pytest.approx(MEAN)
     assert steps.std == pytest.approx(STD)
-    assert on_cpu(make(interpolation)).cover == GAP * (resize if isinstance(resize, int) else max(resize)) > 0
+    assert (
+        on_cpu(make(interpolation)).min_side == OVERSAMPLING * (resize if isinstance(resize, int) else max(resize)) > 0
+    )
 
 
 def composed(*steps) -> tv.Compose:
@@ -100,7 +102,7 @@ def test_a_transform_that_cannot_be_read_is_used_itself(name):
     transform = NOT_SAID[name]()
     assert read_steps(transform) is None
     preprocess = on_cpu(transform)
-    assert preprocess.cover is None
+    assert preprocess.min_side is None
     image = picture(100, 100)
     for given in (image, np.asarray(image), Scaled(np.array(image), (100, 100))):
         found = preprocess.batch([preprocess.prepare(given)] * 2)

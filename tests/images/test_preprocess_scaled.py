@@ -15,7 +15,7 @@ from timm.data import create_transform
 
 from hybrid.images import preprocess as module
 from hybrid.images.decode import Scaled, decode, decode_scaled
-from hybrid.images.preprocess import GAP, Preprocessor, Steps, read_steps
+from hybrid.images.preprocess import OVERSAMPLING, Preprocessor, Steps, read_steps
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.3, 0.3, 0.2)
 TRANSFORMS = {
@@ -66,7 +66,7 @@ def test_places_stay_where_they_are(side, axis):
     rgb = np.repeat(np.broadcast_to(ramp[:, None], (side, side))[..., None], 3, axis=2)
     image = Image.fromarray(np.ascontiguousarray(rgb if axis == 0 else rgb.transpose(1, 0, 2)))
     preprocess = Preprocessor(TRANSFORMS["bilinear"], "cpu", torch.float32)
-    scaled = decode_scaled(jpeg(image, quality=98), preprocess.cover)
+    scaled = decode_scaled(jpeg(image, quality=98), preprocess.min_side)
     assert scaled.rgb.shape[0] < side / 2 + 1
     found = gray(preprocess.batch([preprocess.prepare(scaled)]))[0].mean(axis=(1 - axis, 2))
     expected = (np.arange(32) + 0.5) / 32 * 255
@@ -86,8 +86,8 @@ def test_scaled_images_look_nearly_as_whole_ones(name, size):
     """Measured: mean difference .2 to 1 levels of smooth images."""
     data = jpeg(picture(*size))
     preprocess = Preprocessor(TRANSFORMS[name], "cpu", torch.float32)
-    scaled = decode_scaled(data, preprocess.cover)
-    assert preprocess.cover <= min(scaled.rgb.shape[:2]) < min(size)
+    scaled = decode_scaled(data, preprocess.min_side)
+    assert preprocess.min_side <= min(scaled.rgb.shape[:2]) < min(size)
     found = gray(preprocess.batch([preprocess.prepare(scaled)]))
     expected = gray(TRANSFORMS[name](decode(data))[None])
     assert found.shape == expected.shape == (1, 32, 32, 3)
@@ -129,7 +129,7 @@ def test_models_see_the_same(name):
     preprocess = Preprocessor(transform, "cpu", torch.float32)
     sizes = [(640, 480), (641, 427), (427, 641), (1024, 683), (500, 375), (300, 200)]
     files = [jpeg(picture(*size, seed)) for seed, size in enumerate(sizes * 2)]
-    prepared = [preprocess.prepare(decode_scaled(data, preprocess.cover)) for data in files]
+    prepared = [preprocess.prepare(decode_scaled(data, preprocess.min_side)) for data in files]
     found = model(preprocess.batch(prepared))
     expected = model(torch.stack([transform(decode(data)) for data in files]))
     found, expected = (torch.nn.functional.normalize(one, dim=1) for one in (found, expected))
@@ -147,7 +147,7 @@ def waiting(transform, images) -> list:
 
 
 def test_images_wait_for_a_gpu_as_they_are():
-    scaled = decode_scaled(jpeg(picture(640, 480)), GAP * 32)
+    scaled = decode_scaled(jpeg(picture(640, 480)), OVERSAMPLING * 32)
     (found,) = waiting(TRANSFORMS["bicubic"], [scaled])
     assert found is scaled
     (found,) = waiting(TRANSFORMS["bicubic"], [picture(64, 50)])
@@ -170,7 +170,7 @@ def test_any_mixture_keeps_its_order():
     images = [picture(*size, seed) for seed, size in enumerate(sizes)]
     prepared = waiting(TRANSFORMS["bicubic"], images)
     prepared[4] = on_cpu.prepare(images[4])  # one that was too large to wait
-    prepared.insert(2, decode_scaled(jpeg(picture(321, 257)), on_cpu.cover))
+    prepared.insert(2, decode_scaled(jpeg(picture(321, 257)), on_cpu.min_side))
     # As large in whole pixels as the one before, but not in truth.
     prepared.insert(3, Scaled(prepared[2].rgb, prepared[2].rgb.shape[:2]))
     calls = []
@@ -198,7 +198,7 @@ def both_ways(scaled: Scaled, steps: Steps) -> tuple[torch.Tensor, torch.Tensor]
 def test_a_gpu_gives_the_same_gray_levels(name, size):
     steps = read_steps(TRANSFORMS[name])
     for scaled in (
-        decode_scaled(jpeg(picture(*size, low=60, high=200)), GAP * 32),
+        decode_scaled(jpeg(picture(*size, low=60, high=200)), OVERSAMPLING * 32),
         module.to_scaled(picture(*size, low=60, high=200)),
     ):
         whole, floating = both_ways(scaled, steps)
@@ -224,7 +224,7 @@ def test_a_gpu_clips_black_and_white():
 def test_a_real_gpu(name):
     on_cpu, on_gpu = (Preprocessor(TRANSFORMS[name], device, torch.float32) for device in ("cpu", "cuda"))
     files = [jpeg(picture(w, h, low=60, high=200)) for w, h in ((321, 257), (640, 427), (40, 30), (321, 257))]
-    images = [decode_scaled(data, on_cpu.cover) for data in files]
+    images = [decode_scaled(data, on_cpu.min_side) for data in files]
     expected = gray(on_cpu.batch([on_cpu.prepare(image) for image in images]))
     batch = on_gpu.batch([on_gpu.prepare(image) for image in images])
     assert batch.device.type == "cuda"

@@ -10,7 +10,7 @@ from PIL import Image
 
 from hybrid.images import reading
 from hybrid.images.decode import Scaled, decode
-from hybrid.images.reading import read, widest
+from hybrid.images.reading import largest_min_side, read
 from hybrid.images.records import ImageRecord
 
 
@@ -32,7 +32,7 @@ def test_a_image_with_its_hash_and_what_is_made_of_it(file):
         seen.append((image, of))
         return "prepared"
 
-    found = read(record, prepare, cover=None)
+    found = read(record, prepare, min_side=None)
     assert (found.record, found.prepared, found.reason) == (record, "prepared", "")
     assert found.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
     ((image, of),) = seen
@@ -41,8 +41,8 @@ def test_a_image_with_its_hash_and_what_is_made_of_it(file):
 
 
 @pytest.mark.parametrize(("cover", "height"), [(None, 240), (240, 240), (120, 120), (31, 60), (1, 30)])
-def test_the_cover_is_handed_on(file, cover, height):
-    found = read(record_of(file), lambda image, record: image.rgb.shape, cover=cover)
+def test_the_cover_is_handed_on(file, min_side, height):
+    found = read(record_of(file), lambda image, record: image.rgb.shape, min_side=min_side)
     assert found.prepared[0] == height
 
 
@@ -105,7 +105,7 @@ def test_errors_of_prepare_are_no_ones_image(file):
 
 def test_other_formats_are_read_too(tmp_path):
     Image.new("RGBA", (6, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-    found = read(record_of(tmp_path / "clear.png"), lambda image, record: image.rgb, cover=2)
+    found = read(record_of(tmp_path / "clear.png"), lambda image, record: image.rgb, min_side=2)
     assert (found.prepared == 255).all()
     assert found.prepared.shape == (4, 6, 3)
 
@@ -114,6 +114,6 @@ def test_other_formats_are_read_too(tmp_path):
     ("covers", "cover"),
     [([], 1), ([1], 1), ([448, 64], 448), ([64, 448, 1], 448), ([None], None), ([448, None], None), ([None, 1], None)],
 )
-def test_one_cover_for_several(covers, cover):
-    assert widest(covers) == cover
-    assert widest(iter(covers)) == cover
+def test_one_cover_for_several(min_sides, min_side):
+    assert largest_min_side(min_sides) == min_side
+    assert largest_min_side(iter(min_sides)) == min_side

@@ -49,7 +49,7 @@ class Tiny:
         logging.disable(logging.WARNING)  # that its weights are random; only the transform is used
         _, _, self.transform = open_clip.create_model_and_transforms(f"local-dir:{TINY_FOLDER}", load_weights=False)
         logging.disable(before)
-        self.cover = self.encoder.cover
+        self.min_side = self.encoder.min_side
 
     def ours(self, image) -> torch.Tensor:
         return self.encoder.batch([self.encoder.prepare(image, None)])
@@ -73,7 +73,7 @@ class MobileNet:
         model = build_model(settings, 10)
         self.head = BackboneHead(model, tuple("abcdefghij"), settings, CPU)
         self.transform = transforms(model, settings)[1]
-        self.cover = self.head.cover
+        self.min_side = self.head.min_side
 
     def ours(self, image) -> torch.Tensor:
         return self.head.batch([self.head.prepare(image)])
@@ -88,7 +88,7 @@ def cosines(model: Tiny | MobileNet, files: list[Path]) -> tuple[np.ndarray, np.
     found, scaled = [], []
     for file in files:
         data = file.read_bytes()
-        whole, part = decode(data), decode_scaled(data, model.cover)
+        whole, part = decode(data), decode_scaled(data, model.min_side)
         one, other = model.features(model.ours(part)), model.features(model.transform(whole)[None])
         found.append(float(F.cosine_similarity(one, other)))
         scaled.append(part.rgb.shape[0] < whole.height)
@@ -112,8 +112,8 @@ class TestCaltech:
         assert found.min() > 0.99999
 
     def test_less_than_three_times_the_size_would_not_do(self, monkeypatch):
-        """Why `GAP` is 3: at 2, of images with sides of 256 to 300 pixels, decoded at 4/8, some fall below .999."""
-        monkeypatch.setattr("hybrid.images.preprocess.GAP", 2)
+        """Why `OVERSAMPLING` is 3: images with sides of 256 to 300 pixels, decoded at 4/8, some fall below .999."""
+        monkeypatch.setattr("hybrid.images.preprocess.OVERSAMPLING", 2)
         found, scaled = cosines(Tiny(), caltech(200, shortest=256))
         assert scaled.all()
         assert found.mean() > 0.9997

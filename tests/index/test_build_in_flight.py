@@ -56,7 +56,7 @@ def plain_loop(encoder, folder: Path, batch_size: int) -> dict[str, bytes]:
     for file in sorted(folder.iterdir()):
         data = file.read_bytes()
         if "torn" not in file.name and hashlib.sha256(data).hexdigest() not in contents:
-            contents[hashlib.sha256(data).hexdigest()] = encoder.prepare(decode_scaled(data, encoder.cover), None)
+            contents[hashlib.sha256(data).hexdigest()] = encoder.prepare(decode_scaled(data, encoder.min_side), None)
     names, prepared = list(contents), list(contents.values())
     starts = range(0, len(names), batch_size)
     vectors = np.concatenate([encoder.encode_images(prepared[start : start + batch_size]) for start in starts])
@@ -131,7 +131,7 @@ class Watched:
 
     name = identity = fingerprint = "watched"
     dim, logit_scale, uses_templates, notes = 2, 1.0, True, ()
-    cover, batch_size = 1, 4
+    min_side, batch_size = 1, 4
 
     def __init__(self, watch: Callable[[list[int]], None] = lambda places: None) -> None:
         self.watch = watch

@@ -145,8 +145,8 @@ def test_merely_named_then_shown_with_a_name_then_shown_without():
     )
     assert wider.names == (*SEEN, "otter", "bat", "emu", "okapi", "yak", "creature 7", "creature 8")
     assert places == (8, 6, 4, 9, 7, 5)
-    assert (wider.seen, wider.joined, wider.nameless) == (3, 4, 2)
-    assert (wider.asked, wider.named) == (6, 8)
+    assert (wider.seen, wider.joined, wider.image_only) == (3, 4, 2)
+    assert (wider.prompted, wider.named) == (6, 8)
     assert wider.shots == (0, 0, 0, 0, 0, 0, 5, 3, 2, 1)
     assert [wider.images_of(index) for index in range(10)] == list(wider.shots)
     assert [prompt.name for prompt in wider.prompts] == list(wider.names)
@@ -158,7 +158,7 @@ def test_merely_named_then_shown_with_a_name_then_shown_without():
 def test_nobody_joins():
     space = join(SEEN, prompts("otter"))
     assert extend(space, []) == (space, ())
-    assert (space.asked, space.named, space.images_of(3)) == (4, 4, 0)
+    assert (space.prompted, space.named, space.images_of(3)) == (4, 4, 0)
 
 
 @pytest.mark.parametrize("line", ["Otter", "sea otter", "kalan: lontra, otter", "otter: something else"])
@@ -169,7 +169,7 @@ def test_a_newcomer_that_a_prompt_names_keeps_its_place(line, named):
     assert wider.names == (*SEEN, "bat", "otter", "emu", "yak")
     assert places == (6, 4)
     assert wider.prompts[4] == PromptClass("otter", ("sea otter",)), "as the prompt says"
-    assert (wider.asked, wider.joined, wider.nameless) == (6, 1, 0)
+    assert (wider.prompted, wider.joined, wider.image_only) == (6, 1, 0)
     assert wider.shots == (0, 0, 0, 0, 4, 0, 1)
 
 
@@ -198,6 +198,6 @@ def test_two_newcomers_of_one_name(first, second):
 def test_into_an_empty_space():
     wider, places = extend(LabelSpace((), (), 0), [newcomer("a", 1, named=False), newcomer("b", 2, named=False)])
     assert places == (0, 1)
-    assert (wider.seen, wider.asked, wider.named, wider.nameless) == (0, 0, 0, 2)
+    assert (wider.seen, wider.prompted, wider.named, wider.image_only) == (0, 0, 0, 2)
     wider, _ = extend(LabelSpace((), (), 0), [newcomer("a"), newcomer("b")])
-    assert (wider.asked, wider.named, wider.joined, wider.shots) == (2, 2, 0, ())
+    assert (wider.prompted, wider.named, wider.joined, wider.shots) == (2, 2, 0, ())

@@ -12,8 +12,8 @@ from hybrid.device import Compute
 from hybrid.errors import ArtifactError, HeadError
 from hybrid.gate.decide import FittedGate
 from hybrid.gate.gate import Gate, GateFit
-from hybrid.gate.gaussians import ClassMemory
-from hybrid.gate.policy import HeldOut
+from hybrid.gate.gaussians import ClassGaussians
+from hybrid.gate.policy import CalibrationSet
 from hybrid.gate.rejection import Rejector
 from hybrid.heads.linear import LinearHead
 from hybrid.labels.prompts import PromptClass, Templates
@@ -42,8 +42,8 @@ ENCODER = SimpleNamespace(name="an encoder", identity="0123abcd", fingerprint="4
 SIMPLE = Templates("simple", ("a photo of a {}.",))
 GATE = Gate(head_temperature=0.7, fit=GateFit(images=9, classes=3, episodes=2))
 RNG = np.random.default_rng(0)
-MEMORY = ClassMemory.fit(RNG.normal(size=(9, 5)), np.arange(9) % 3, 3)
-HELD_OUT = HeldOut(
+MEMORY = ClassGaussians.fit(RNG.normal(size=(9, 5)), np.arange(9) % 3, 3)
+HELD_OUT = CalibrationSet(
     embeddings=RNG.normal(size=(4, 5)),
     head_logits=RNG.normal(size=(4, 3)),
     memory=RNG.normal(size=(4, 3)),

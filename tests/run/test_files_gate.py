@@ -13,8 +13,8 @@ from hybrid.config import HeadSettings
 from hybrid.errors import ArtifactError
 from hybrid.gate.decide import FittedGate
 from hybrid.gate.gate import Gate, GateFit
-from hybrid.gate.gaussians import ClassMemory
-from hybrid.gate.policy import HeldOut
+from hybrid.gate.gaussians import ClassGaussians
+from hybrid.gate.policy import CalibrationSet
 from hybrid.gate.rejection import Rejector
 from hybrid.heads.linear import LinearHead
 from hybrid.labels.prompts import Templates
@@ -28,7 +28,7 @@ REJECTOR = Rejector(bias=-1 / 3, text=0.25, entropy=-1.5, unknown=tuple(np.linsp
 
 def fitted(seed: int = 0) -> FittedGate:
     rng = np.random.default_rng(seed)
-    held_out = HeldOut(
+    held_out = CalibrationSet(
         embeddings=rng.normal(size=(4, 5)),
         head_logits=rng.normal(size=(4, 3)),
         memory=rng.normal(size=(4, 3)),
@@ -37,7 +37,7 @@ def fitted(seed: int = 0) -> FittedGate:
         target=np.array([0, 1, 2, 0]),
         uniform=rng.random(4),
     )
-    memory = ClassMemory.fit(rng.normal(size=(9, 5)), np.arange(9) % 3, 3)
+    memory = ClassGaussians.fit(rng.normal(size=(9, 5)), np.arange(9) % 3, 3)
     return FittedGate(GATE, memory, REJECTOR, held_out)
 
 
@@ -74,7 +74,7 @@ def test_all_of_a_fitted_gate_comes_back(layout):
     assert found.warning is None
     images = np.random.default_rng(1).normal(size=(6, 5))
     np.testing.assert_allclose(found.memory.logits(images), made.memory.logits(images), rtol=1e-3, atol=1e-3)
-    for item in fields(HeldOut):
+    for item in fields(CalibrationSet):
         np.testing.assert_allclose(getattr(found.held_out, item.name), getattr(made.held_out, item.name), rtol=1e-6)
     assert info.memory_sha256 == file_sha256(layout.head / HeadFiles.MEMORY)
     assert info.head_sha256 == file_sha256(layout.head / HeadFiles.WEIGHTS)

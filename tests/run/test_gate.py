@@ -13,7 +13,7 @@ from hybrid.errors import GateError
 from hybrid.gate.calibration import fit_temperature
 from hybrid.gate.episodes import class_folds
 from hybrid.gate.gate import Gate
-from hybrid.gate.support import ShownGate
+from hybrid.gate.support import SupportGate
 from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.images.records import ImageRecord
 from hybrid.run import gate as gating
@@ -143,14 +143,14 @@ def handed_on(monkeypatch):
 @pytest.mark.parametrize("factor", [0.2, 1.0, 5.0])
 def test_episodes_heads_are_brought_to_the_heads_calibration(handed_on, factor):
     data, logits, texts = make(val=30)
-    asked = []
+    prompted = []
 
     def fold_logits(held: tuple[int, ...]) -> np.ndarray:
-        asked.append(held)
+        prompted.append(held)
         return factor * np.delete(logits, held, axis=1)
 
     fitted = fit_run_gate(data, logits, texts, SCALE, folds="frozen", fold_logits=fold_logits)
-    assert tuple(asked) == class_folds(7)
+    assert tuple(prompted) == class_folds(7)
     assert fitted.gate.fit.folds == "frozen"
     own = fit_temperature(logits, data.val.target)
     ((*_, held_out, given, _),) = handed_on
@@ -193,9 +193,9 @@ def test_a_gate_stays_where_what_images_add_cannot_be_fitted(monkeypatch):
 
     data, logits, texts = make()
     whole = fit_run_gate(data, logits, texts, SCALE)
-    monkeypatch.setattr(gating, "fit_shown", refuse)
+    monkeypatch.setattr(gating, "fit_support", refuse)
     fitted = fit_run_gate(data, logits, texts, SCALE)
-    assert fitted.gate == msgspec.structs.replace(whole.gate, shown=ShownGate())
+    assert fitted.gate == msgspec.structs.replace(whole.gate, support=SupportGate())
     assert fitted.rejector == whole.rejector
     assert fitted.reason == "for photos of shown classes the documented prior serves: the fit did not converge"
 
@@ -203,23 +203,23 @@ def test_a_gate_stays_where_what_images_add_cannot_be_fitted(monkeypatch):
 def test_what_images_of_shown_classes_add_is_fitted_on_every_variant(monkeypatch):
     data, logits, texts = make()
     calls = []
-    original = gating.fit_shown
-    monkeypatch.setattr(gating, "fit_shown", lambda *arguments: calls.append(arguments) or original(*arguments))
+    original = gating.fit_support
+    monkeypatch.setattr(gating, "fit_support", lambda *arguments: calls.append(arguments) or original(*arguments))
     fitted = fit_run_gate(data, logits, texts, SCALE)
-    ((gate, named, nameless),) = calls
+    ((gate, named, image_only),) = calls
     assert gate.fit is not None
-    assert not gate.shown.fitted
-    assert fitted.gate == original(gate, named, nameless)
-    assert fitted.gate.shown.fitted
+    assert not gate.support.fitted
+    assert fitted.gate == original(gate, named, image_only)
+    assert fitted.gate.support.fitted
     # Three episodes, five numbers of images; all classes shown, or every other one.
-    assert len(named) == len(nameless) == 3 * 5 * 3
-    assert {count for part in named for count in part.evidence.shown.counts.tolist()} == {1, 2, 4, 5}
+    assert len(named) == len(image_only) == 3 * 5 * 3
+    assert {count for part in named for count in part.evidence.support.counts.tolist()} == {1, 2, 4, 5}
     sizes = [7 / len(held) - 1 for held in class_folds(7)]
-    assert fitted.gate.shown.boost == pytest.approx(np.mean(sizes))
+    assert fitted.gate.support.boost == pytest.approx(np.mean(sizes))
 
 
 def test_the_prior_keeps_the_documented_weights_of_shown_classes():
-    assert fit_run_gate(*make(classes=5), SCALE).gate.shown == ShownGate()
+    assert fit_run_gate(*make(classes=5), SCALE).gate.support == SupportGate()
 
 
 def test_held_out_images_keep_their_baseline():

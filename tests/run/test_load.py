@@ -11,13 +11,13 @@ from hybrid.encoders.base import unit_norm
 from hybrid.errors import ArtifactError, EncoderError, FewShotError, GateError
 from hybrid.gate.decide import FittedGate
 from hybrid.gate.gate import Gate
-from hybrid.gate.gaussians import ClassMemory
+from hybrid.gate.gaussians import ClassGaussians
 from hybrid.heads.linear import LinearHead
 from hybrid.images.records import ImageRecord
 from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.labels.prompts import PromptClass, PromptSet, Templates
 from hybrid.run import load as loading
-from hybrid.run.classes import AddedClass, ClassesInfo, ShownClass
+from hybrid.run.classes import AddedClass, ClassesInfo, SupportClass
 from hybrid.run.files import HeadDraft, HeadInfo, Layout, SavedPrompts, write_json, write_run
 from hybrid.run.load import Source, assemble, read_source
 
@@ -42,10 +42,10 @@ class WordEncoder:
     def __init__(self, unknown=(), *, uses_templates=True):
         self.uses_templates = uses_templates
         self.unknown = set(unknown)
-        self.asked = []
+        self.prompted = []
 
     def encode_texts(self, texts):
-        self.asked += texts
+        self.prompted += texts
         if missing := [text for text in texts if text in self.unknown]:
             raise EncoderError(f"no text vector for {len(missing)} names", got=", ".join(missing))
         return np.stack([direction(text.split()[0]) for text in texts])
@@ -57,9 +57,9 @@ def shots_of(word, count, seed=0):
     return unit_norm(direction(word) + 0.1 * noise), tuple(f"{word} {seed} {i}" for i in range(count))
 
 
-def shown(name, count, *, named=True, like=None, synonyms=(), seed=0):
+def support(name, count, *, named=True, like=None, synonyms=(), seed=0):
     embeddings, hashes = shots_of(like or name, count, seed)
-    return ShownClass(name, synonyms, named, hashes, embeddings.reshape(count, DIM))
+    return SupportClass(name, synonyms, named, hashes, embeddings.reshape(count, DIM))
 
 
 SEEN = ("ant", "bee", "cat", "dog", "emu", "fox", "gnu", "hen", "ibex", "jay")
@@ -72,7 +72,7 @@ def head_of(classes):
 
 def gate_of(classes):
     embeddings = np.concatenate([shots_of(name, 4)[0] for name in classes])
-    return FittedGate(Gate(), ClassMemory.fit(embeddings, np.repeat(np.arange(len(classes)), 4), len(classes)))
+    return FittedGate(Gate(), ClassGaussians.fit(embeddings, np.repeat(np.arange(len(classes)), 4), len(classes)))
 
 
 def source(*newcomers, prompts=None, seen=(), encoder=None, **changes):
@@ -94,39 +94,39 @@ def source(*newcomers, prompts=None, seen=(), encoder=None, **changes):
 
 
 def test_each_class_has_its_vector_and_its_images():
-    okapi, bare = shown("okapi", 3), shown("creature 7", 2, named=False, like="worm")
-    joined = assemble(source(bare, okapi, shown("yak", 0), prompts=["lion", "okra"], seen=SEEN))
+    okapi, bare = support("okapi", 3), support("creature 7", 2, named=False, like="worm")
+    joined = assemble(source(bare, okapi, support("yak", 0), prompts=["lion", "okra"], seen=SEEN))
     assert joined.space.names == (*SEEN, "lion", "okra", "yak", "okapi", "creature 7")
     np.testing.assert_allclose(joined.class_vectors, [direction(name) for name in joined.space.names[:-1]], rtol=1e-6)
     assert joined.class_vectors.dtype == np.float32
     assert joined.few_shot is None
-    assert joined.shown.place.tolist() == [14, 13]
-    assert joined.shown.counts.tolist() == [2, 3]
-    assert (joined.shown.asked, joined.shown.named) == (13, 14)
-    np.testing.assert_allclose(joined.shown.sums, [c.embeddings.sum(axis=0) for c in (bare, okapi)], rtol=1e-6)
+    assert joined.support.place.tolist() == [14, 13]
+    assert joined.support.counts.tolist() == [2, 3]
+    assert (joined.support.prompted, joined.support.named) == (13, 14)
+    np.testing.assert_allclose(joined.support.sums, [c.embeddings.sum(axis=0) for c in (bare, okapi)], rtol=1e-6)
     assert joined.notes == ("2 classes shown by labeled photos of the index: okapi (3), creature 7 (2, photos alone)",)
 
 
 def test_images_of_two_newcomers_that_a_prompt_joins_are_added():
     prompts = PromptSet((PromptClass("otter", ("lontra",)),))
-    one, other = shown("otter", 2), shown("lontra", 3, like="otter", seed=1)
+    one, other = support("otter", 2), support("lontra", 3, like="otter", seed=1)
     double = replace(
         other, hashes=(*other.hashes, one.hashes[0]), embeddings=np.r_[other.embeddings, one.embeddings[:1]]
     )
     joined = assemble(source(one, double, prompts=prompts, seen=SEEN))
     assert joined.space.names == (*SEEN, "otter")
-    assert joined.shown.place.tolist() == [10]
-    assert joined.shown.counts.tolist() == [5], "the same content once"
+    assert joined.support.place.tolist() == [10]
+    assert joined.support.counts.tolist() == [5], "the same content once"
     np.testing.assert_allclose(
-        joined.shown.sums[0], one.embeddings.sum(axis=0) + other.embeddings.sum(axis=0), rtol=1e-6
+        joined.support.sums[0], one.embeddings.sum(axis=0) + other.embeddings.sum(axis=0), rtol=1e-6
     )
 
 
 def test_images_of_a_class_that_the_prompts_call_seen_count_for_nobody():
     prompts = PromptSet((PromptClass("ant", ("formica",)),))
-    joined = assemble(source(shown("formica", 2), prompts=prompts, seen=SEEN))
+    joined = assemble(source(support("formica", 2), prompts=prompts, seen=SEEN))
     assert joined.space.names == SEEN
-    assert joined.shown is joined.few_shot is None
+    assert joined.support is joined.few_shot is None
 
 
 def test_no_class_at_all():
@@ -140,9 +140,9 @@ def test_no_class_at_all():
 
 def test_a_class_without_a_text_vector_is_known_by_its_images_alone():
     encoder = WordEncoder({"okapi", "yak"}, uses_templates=False)
-    joined = assemble(source(shown("okapi", 2), shown("lion", 2), shown("yak", 0), seen=SEEN, encoder=encoder))
+    joined = assemble(source(support("okapi", 2), support("lion", 2), support("yak", 0), seen=SEEN, encoder=encoder))
     assert joined.space.names == (*SEEN, "lion", "okapi"), "of yak nothing is known"
-    assert joined.space.nameless == 1
+    assert joined.space.image_only == 1
     assert joined.notes[0] == "okapi is known by its photos alone: no text vector for 1 names"
 
 
@@ -155,9 +155,9 @@ def test_a_class_that_was_asked_for_by_name_needs_a_vector():
 def test_a_name_that_does_not_describe_the_images_is_not_used():
     own = shots_of("cat", 4)[0] @ np.stack([direction(name) for name in ("xyzzy", *SEEN)]).T
     assert np.sum((own > own[:, :1]).sum(axis=1) < 3) < 2, "of 4 photos, or the test says nothing"
-    joined = assemble(source(shown("xyzzy", 4, like="cat"), shown("okapi", 4), seen=SEEN))
+    joined = assemble(source(support("xyzzy", 4, like="cat"), support("okapi", 4), seen=SEEN))
     assert joined.space.names == (*SEEN, "okapi", "xyzzy")
-    assert joined.space.nameless == 1
+    assert joined.space.image_only == 1
     assert [note for note in joined.notes if "WARNING" in note] == [
         "WARNING: the name xyzzy does not describe its photos: they alone speak for the class"
     ]
@@ -166,15 +166,15 @@ def test_a_name_that_does_not_describe_the_images_is_not_used():
 @pytest.mark.parametrize(
     "made",
     [
-        source(shown("xyzzy", 1, like="cat"), seen=SEEN),
-        source(shown("xyzzy", 4, like="cat"), seen=SEEN[:8]),
-        source(shown("xyzzy", 4, like="cat"), seen=SEEN, prompts=["xyzzy"]),
+        source(support("xyzzy", 1, like="cat"), seen=SEEN),
+        source(support("xyzzy", 4, like="cat"), seen=SEEN[:8]),
+        source(support("xyzzy", 4, like="cat"), seen=SEEN, prompts=["xyzzy"]),
     ],
     ids=["one photo", "few names", "asked for"],
 )
 def test_too_little_to_doubt_a_name(made):
     joined = assemble(made)
-    assert joined.space.nameless == 0
+    assert joined.space.image_only == 0
     assert not any("WARNING" in note for note in joined.notes)
 
 
@@ -182,17 +182,17 @@ def test_whoever_joins_casts_no_doubt_on_those_that_are_there():
     # The images of "llama" lie nearest to three newcomers' names; only trained classes may judge it.
     words = ("moth", "newt", "orca")
     vectors = unit_norm(direction("llama") * 0.2 + sum(direction(word) for word in words) + np.zeros((3, DIM)))
-    llama = ShownClass("llama", (), True, ("x", "y", "z"), vectors)
+    llama = SupportClass("llama", (), True, ("x", "y", "z"), vectors)
     alone = assemble(source(llama, seen=SEEN))
-    among = assemble(source(llama, *(shown(word, 2) for word in words), seen=SEEN))
-    assert alone.space.nameless == among.space.nameless == 0
-    named = assemble(source(llama, *(shown(word, 0) for word in words), seen=SEEN))
-    assert named.space.nameless == 0
+    among = assemble(source(llama, *(support(word, 2) for word in words), seen=SEEN))
+    assert alone.space.image_only == among.space.image_only == 0
+    named = assemble(source(llama, *(support(word, 0) for word in words), seen=SEEN))
+    assert named.space.image_only == 0
 
 
 def test_a_newcomer_that_the_prompts_call_something_else_is_told():
     names = PromptSet((PromptClass(SEEN[0], ("beast",)), PromptClass("okapi", ("forest giraffe",))))
-    made = source(shown("beast", 2), shown("forest giraffe", 3), seen=SEEN)
+    made = source(support("beast", 2), support("forest giraffe", 3), seen=SEEN)
     joined = assemble(replace(made, prompts=names))
     assert joined.space.names == (*SEEN, "okapi")
     assert joined.space.images_of(len(SEEN)) == 3
@@ -205,8 +205,8 @@ def test_a_newcomer_that_the_prompts_call_something_else_is_told():
 
 
 def test_the_expert_without_a_head():
-    every = source(shown("ant", 3), shown("bee", 2))
-    some = source(shown("ant", 3), prompts=["bee"])
+    every = source(support("ant", 3), support("bee", 2))
+    some = source(support("ant", 3), prompts=["bee"])
     none = source(prompts=["ant", "bee"])
     assert [type(assemble(s).few_shot).__name__ for s in (every, some, none)] == ["Posterior", "MeanCache", "NoneType"]
     assert "names and photos joined by posterior" in assemble(every).notes[-1]
@@ -219,7 +219,7 @@ def test_the_expert_without_a_head():
 
 @pytest.mark.parametrize("name", ["posterior", "tip-adapter", "gda"])
 def test_the_order_of_the_images_changes_nothing(name):
-    classes = [shown("ant", 7), shown("bee", 5, like="ant", seed=3), shown("cat", 2, named=False)]
+    classes = [support("ant", 7), support("bee", 5, like="ant", seed=3), support("cat", 2, named=False)]
     images = unit_norm(np.random.default_rng(5).normal(size=(9, DIM)))
     expected = assemble(source(*classes, few_shot=name)).few_shot.logits(images)
     rng = np.random.default_rng(0)
@@ -233,25 +233,25 @@ def test_the_order_of_the_images_changes_nothing(name):
 
 
 def test_a_class_without_images_is_left_to_its_name():
-    made = assemble(source(shown("ant", 3), prompts=["bee", "cat"]))
+    made = assemble(source(support("ant", 3), prompts=["bee", "cat"]))
     images = np.stack([direction("bee"), direction("cat")])
     zero_shot = 10 * images @ made.class_vectors.T
     np.testing.assert_allclose(made.few_shot.logits(images)[:, :2], zero_shot[:, :2], rtol=1e-5)
 
 
 def test_images_alone_of_every_class_need_no_name():
-    made = assemble(source(shown("a", 3, named=False), shown("b", 3, named=False)))
+    made = assemble(source(support("a", 3, named=False), support("b", 3, named=False)))
     assert made.class_vectors is None
     images = np.stack([direction("a"), direction("b")])
     assert made.few_shot.logits(images).argmax(axis=1).tolist() == [0, 1]
 
 
 def test_nothing_tells_how_images_weigh_against_names():
-    bare = shown("creature 7", 3, named=False)
+    bare = support("creature 7", 3, named=False)
     with pytest.raises(FewShotError, match="how photos weigh against names") as caught:
         assemble(source(bare, prompts=["ant", "bee"]))
     assert caught.value.got == "photos alone for creature 7"
-    assert assemble(source(bare, shown("ant", 1), prompts=["ant", "bee"])).space.named == 2
+    assert assemble(source(bare, support("ant", 1), prompts=["ant", "bee"])).space.named == 2
 
 
 # Texts are embedded once
@@ -261,13 +261,13 @@ def test_a_class_that_is_there_is_not_embedded_again(monkeypatch):
     encoder = WordEncoder()
     made = source(prompts=["lion", "okra"], seen=SEEN, encoder=encoder)
     before = assemble(made)
-    assert sorted(encoder.asked) == sorted([*SEEN, "lion", "okra"])
-    encoder.asked.clear()
+    assert sorted(encoder.prompted) == sorted([*SEEN, "lion", "okra"])
+    encoder.prompted.clear()
     embedded = []
     embed = loading.embed_classes
     monkeypatch.setattr(loading, "embed_classes", lambda e, p, *rest: embedded.extend(p) or embed(e, p, *rest))
-    after = assemble(replace(made, newcomers=(shown("okapi", 2),)))
-    assert encoder.asked == ["okapi"]
+    after = assemble(replace(made, newcomers=(support("okapi", 2),)))
+    assert encoder.prompted == ["okapi"]
     assert embedded == [PromptClass("okapi")], "not even averaged again"
     np.testing.assert_array_equal(after.class_vectors[:-1], before.class_vectors)
 
@@ -296,11 +296,11 @@ def test_vectors_are_kept_in_the_run_only_while_it_is_read(layout):
 
     assemble(made)
     assert cached() == texts
-    assemble(replace(made, newcomers=(*made.newcomers, shown("gnu", 1)), changed=True))
+    assemble(replace(made, newcomers=(*made.newcomers, support("gnu", 1)), changed=True))
     assert cached() == texts
-    made.encoder.asked.clear()
+    made.encoder.prompted.clear()
     assemble(read(layout, prompts=["lion", "okapi"]))
-    assert "a photo of a lion." not in made.encoder.asked
+    assert "a photo of a lion." not in made.encoder.prompted
 
 
 # What a folder gives
@@ -402,7 +402,7 @@ def test_a_head_without_a_gate_stays_alone(layout):
     )
     joined = assemble(made)
     assert joined.space.names == ("ant", "bee")
-    assert joined.class_vectors is joined.shown is joined.few_shot is None
+    assert joined.class_vectors is joined.support is joined.few_shot is None
     assert read(layout, prompts=["ANT"]).prompts.names == ("ANT",)
     with pytest.raises(GateError, match=re.escape("no gate, so trained and named classes")):
         read(layout, prompts=["ant", "emu"])

@@ -68,7 +68,7 @@ class Shots:
         return np.bincount(self.labels, minlength=len(self.texts))
 
     @cached_property
-    def shown(self) -> NDArray[np.bool_]:
+    def support(self) -> NDArray[np.bool_]:
         """Which classes have an image, (c,)."""
         return self.counts > 0
 
@@ -91,7 +91,7 @@ class Shots:
         # `one_hot`, but for its zeros: of a thousand classes they are nearly all that it holds.
         each = csr_array((np.ones(n), self.labels, np.arange(n + 1)), shape=(n, len(self.texts)))
         sums = each.T @ self.embeddings
-        return np.where(self.shown[:, None], sums / np.maximum(self.counts, 1)[:, None], np.nan)
+        return np.where(self.support[:, None], sums / np.maximum(self.counts, 1)[:, None], np.nan)
 
     @cached_property
     def gap(self) -> Floats:
@@ -102,7 +102,7 @@ class Shots:
         Liang et al., "Mind the Gap" (NeurIPS 2022): the two kinds of embeddings lie in two cones, apart by about the
         same vector for all classes. An image that took a text's place unmoved would win over every text.
         """
-        both = self.shown & self.named
+        both = self.support & self.named
         if not both.any():
             return np.zeros(self.texts.shape[1])
         return np.asarray((self.texts[both] - self.means[both]).mean(axis=0))
@@ -115,7 +115,7 @@ class Shots:
     @cached_property
     def full_means(self) -> Floats:
         """Mean images (c, d); in place of a missing one the class's text, moved back by `gap`."""
-        return np.where(self.shown[:, None], self.means, self.texts - self.gap)
+        return np.where(self.support[:, None], self.means, self.texts - self.gap)
 
 
 class BaseExpert(ABC):
@@ -173,7 +173,7 @@ def check_shots(embeddings: NDArray[Any], labels: NDArray[Any], text_embeddings:
     if low < 0 or high >= len(texts):
         raise FewShotError("a label is no class", expected=f"0 to {len(texts) - 1}", got=f"{low} to {high}")
     shots = Shots(images, found.astype(np.intp), texts)
-    if lacking := np.flatnonzero(~shots.shown & ~shots.named).tolist():
+    if lacking := np.flatnonzero(~shots.support & ~shots.named).tolist():
         raise FewShotError(
             "classes with neither photo nor text",
             expected="at least one of them for every class",

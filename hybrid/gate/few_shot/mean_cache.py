@@ -42,7 +42,7 @@ class MeanCache(BaseExpert):
     def _fit(self, shots: Shots) -> None:
         self.texts_, self.images_ = shots.full_texts, shots.embeddings
         self.share_ = shots.one_hot / np.maximum(shots.counts, 1)
-        self._shown = shots.shown
+        self._support = shots.support
         # Against a sample, so that many images need no matrix of all pairs.
         sample = np.linspace(0, len(shots.labels) - 1, min(len(shots.labels), MOST_IMAGES)).astype(np.intp)
         other = shots.labels[:, None] != shots.labels[sample]
@@ -55,4 +55,4 @@ class MeanCache(BaseExpert):
     def _logits(self, embeddings: Floats) -> Floats:
         zero_shot = self.logit_scale * (embeddings @ self.texts_.T)
         gain = self._affinity(embeddings).T @ self.share_ - self.usual_
-        return np.asarray(zero_shot + self.alpha * self.logit_scale * np.where(self._shown, gain, 0.0))
+        return np.asarray(zero_shot + self.alpha * self.logit_scale * np.where(self._support, gain, 0.0))

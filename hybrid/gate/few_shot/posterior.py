@@ -75,14 +75,14 @@ class _Model:
         if not len(shots.labels):
             nothing = np.zeros_like(texts)
             return cls(texts, np.zeros(dim), nothing, nothing, np.zeros(len(texts)))
-        center = shots.means[shots.shown].mean(axis=0)
-        predicted = center + predict_means(texts, shots.means - center, shots.shown, slope=SLOPE, without_own=True)
+        center = shots.means[shots.support].mean(axis=0)
+        predicted = center + predict_means(texts, shots.means - center, shots.support, slope=SLOPE, without_own=True)
         # A class without a text has nothing that speaks for its mean but its images.
         worth = np.where(shots.named, TEXT_WORTH, 0.0)
         means = posterior_means(predicted, worth, np.nan_to_num(shots.means) * shots.counts[:, None], shots.counts)
         within = _within(shots, means, worth)
         precision = np.linalg.inv(within)
-        directions = texts - texts[shots.shown].mean(axis=0)
+        directions = texts - texts[shots.support].mean(axis=0)
         blend = UNWHITENED * np.eye(dim) + (1 - UNWHITENED) * within * dim / np.trace(within)
         half = np.linalg.cholesky(np.linalg.inv(blend))
         turned = directions @ half

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hybrid.config import HeadSettings
-from hybrid.device import Compute, MemoryLimit, suggest_batch
+from hybrid.device import Compute, OomBackoff, suggest_batch
 from hybrid.encoders.base import FloatArray
-from hybrid.encoders.no_init import Undrawn
+from hybrid.encoders.no_init import NoInitWeights
 from hybrid.heads.base import TrainingSummary, damaged
 from hybrid.heads.nets.backbone import ImageClassifier, build_model
 from hybrid.heads.nets.ensemble import Ensemble
@@ -52,8 +52,8 @@ class BackboneHead:
         self.classes, self.settings, self.compute, self.training = classes, settings, compute, training
         # float32: the networks compute under autocast.
         self._preprocess = Preprocessor(transforms(_first(model), settings)[1], compute.device, torch.float32)
-        self._limit = MemoryLimit("head", compute)
-        self.cover = self._preprocess.cover
+        self._limit = OomBackoff("head", compute)
+        self.min_side = self._preprocess.min_side
         # channels_last: what oneDNN and tensor cores compute convolutions in.
         self.model: nn.Module = model.to(compute.device).to(memory_format=torch.channels_last)
         self.model.eval().requires_grad_(False)
@@ -71,7 +71,7 @@ class BackboneHead:
     @cached_property
     def batch_size(self) -> int:
         """Images that go through the network at once."""
-        side = self.cover or 1024  # a usual image's, as it waits for a GPU
+        side = self.min_side or 1024  # a usual image's, as it waits for a GPU
         blank = self.prepare(np.zeros((side, side * 4 // 3, 3), np.uint8))
         return suggest_batch(self.compute, lambda count: self._score([blank] * count))
 
@@ -108,7 +108,7 @@ def load_backbone_head(file: Path, classes: tuple[str, ...], settings: HeadSetti
     HeadError
         If the file is damaged or holds another network's weights.
     """
-    with Undrawn():
+    with NoInitWeights():
         members = [build_model(settings, len(classes), load_weights=False) for _ in range(settings.folds)]
     model = Ensemble(members) if settings.folds > 1 else members[0]
     try:

@@ -112,7 +112,7 @@ class RegionHead:
     """
 
     # Regions are cut from the image at its full size.
-    cover: int | None = None
+    min_side: int | None = None
 
     def __init__(self, head: Head, method: Method, count: int) -> None:
         if head.encoder_identity is not None:

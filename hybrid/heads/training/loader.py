@@ -19,7 +19,7 @@ from hybrid.heads.base import LabeledImages
 from hybrid.heads.training.distributed import process_count
 from hybrid.heads.transforms import Transform
 from hybrid.images.decode import decode_scaled, read_image
-from hybrid.images.preprocess import GAP
+from hybrid.images.preprocess import OVERSAMPLING
 
 # An image's place, and the seed of its augmentation.
 Draw = tuple[int, int]
@@ -58,7 +58,7 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int] | str]):
 
     def __init__(self, images: LabeledImages, transform: Transform) -> None:
         self._records, self._target, self._transform = images.records, images.target, transform
-        self._cover = cover_of(transform)
+        self._min_side = min_side_of(transform)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -67,22 +67,22 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int] | str]):
         index, seed = draw
         record = self._records[index]
         try:
-            image = _decoded(read_image(record), self._cover)
+            image = _decoded(read_image(record), self._min_side)
         except UnreadableImageError as error:
             return f"{record.path}: {error.what}"
         with _seeded(seed):
             return self._transform(image), int(self._target[index])
 
 
-def _decoded(data: bytes, cover: int | None) -> Image.Image:
-    image = decode_scaled(data, cover)
+def _decoded(data: bytes, min_side: int | None) -> Image.Image:
+    image = decode_scaled(data, min_side)
     if image.extent != image.rgb.shape[:2]:
         # Library transforms would take the last row and column for whole pixels, and shift all others a bit.
         image = decode_scaled(data)
     return Image.fromarray(image.rgb)
 
 
-def cover_of(transform: Transform) -> int | None:
+def min_side_of(transform: Transform) -> int | None:
     """Shorter side, in pixels, that an image should be decoded at for a preprocessing; None: full size."""
     from timm.data.transforms import RandomResizedCropAndInterpolation
     from torchvision.transforms import Resize
@@ -94,9 +94,9 @@ def cover_of(transform: Transform) -> int | None:
         # Its narrowest crop has the smallest area and the longest shape.
         narrow: float = first.scale[0] * min(first.ratio[0], 1 / first.ratio[1])
         longest: int = max(first.size)
-        return math.ceil(GAP * longest / math.sqrt(narrow))
+        return math.ceil(OVERSAMPLING * longest / math.sqrt(narrow))
     # What begins with regions of an image may take a small one.
-    return GAP * int(np.max(first.size)) if isinstance(first, Resize) else None
+    return OVERSAMPLING * int(np.max(first.size)) if isinstance(first, Resize) else None
 
 
 class EpochSampler(Sampler[Draw]):

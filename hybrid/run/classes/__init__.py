@@ -1,16 +1,16 @@
 """Classes that join a run without training: shown by labeled images of its index, or merely named."""
 
 from hybrid.run.classes.change import AddSummary, RemoveSummary, add_class, remove_class
-from hybrid.run.classes.support import AddedClass, ClassesInfo, ShownClass, read_classes, shown_classes
+from hybrid.run.classes.support import AddedClass, ClassesInfo, SupportClass, read_classes, support_classes
 
 __all__ = [
     "AddSummary",
     "AddedClass",
     "ClassesInfo",
     "RemoveSummary",
-    "ShownClass",
+    "SupportClass",
     "add_class",
     "read_classes",
     "remove_class",
-    "shown_classes",
+    "support_classes",
 ]

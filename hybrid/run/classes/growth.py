@@ -23,7 +23,7 @@ from hybrid.index.store import ADDED, EmbeddingStore, StoredImage
 from hybrid.index.texts import embed_classes
 from hybrid.labels.prompts import PromptClass, PromptSet, class_key, load_templates
 from hybrid.labels.space import join
-from hybrid.run.classes import AddedClass, ClassesInfo, ShownClass, read_classes, shown_classes
+from hybrid.run.classes import AddedClass, ClassesInfo, SupportClass, read_classes, support_classes
 from hybrid.run.classes.images import check_images
 from hybrid.run.classes.names import entry_of
 from hybrid.run.files import Layout, SavedPrompts, read_gate, read_run, write_json, write_run
@@ -92,13 +92,13 @@ def with_class(source: Source, name: str, records: Sequence[ImageRecord], prompt
 
 def without_class(source: Source, name: str) -> Source:
     """Let a class leave that joined or was asked for by name; DataError for any other."""
-    key, asked = class_key(name), source.prompts.classes if source.prompts else ()
+    key, prompted = class_key(name), source.prompts.classes if source.prompts else ()
     _check_unseen(source, name, ())
-    names = [*(one.name for one in source.newcomers), *(one.name for one in asked)]
+    names = [*(one.name for one in source.newcomers), *(one.name for one in prompted)]
     if key not in {class_key(one) for one in names}:
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         raise DataError(f"there is no class {name} to remove", got=f"near it: {', '.join(near)}" if near else None)
-    left = tuple(one for one in asked if class_key(one.name) != key)
+    left = tuple(one for one in prompted if class_key(one.name) != key)
     rest = tuple(one for one in source.newcomers if class_key(one.name) != key)
     return replace(
         source,
@@ -235,22 +235,22 @@ def _check_unseen(source: Source, name: str, synonyms: Sequence[str]) -> None:
             raise DataError(f"the head was trained on {space.names[index]}", got=one)
 
 
-def _as_entry(one: ShownClass) -> AddedClass:
+def _as_entry(one: SupportClass) -> AddedClass:
     return AddedClass(name=one.name, synonyms=one.synonyms, named=one.named)
 
 
-def _before(source: Source, entry: AddedClass, labels: Sequence[str]) -> ShownClass:
+def _before(source: Source, entry: AddedClass, labels: Sequence[str]) -> SupportClass:
     """What is known of a class already: it joined before, or the index has images of it that the head left out."""
     key = class_key(entry.name)
     found = source.newcomers
     if source.layout is not None and key in {class_key(label) for label in labels} - {class_key(o.name) for o in found}:
         fingerprints = dict.fromkeys((read_run(source.layout).encoder_fingerprint, source.encoder.fingerprint))
-        found, _ = shown_classes(source.layout, tuple(fingerprints), source.head.classes if source.head else (), ())
-    new = ShownClass(entry.name, (), True, (), np.empty((0, source.encoder.dim), np.float32))
+        found, _ = support_classes(source.layout, tuple(fingerprints), source.head.classes if source.head else (), ())
+    new = SupportClass(entry.name, (), True, (), np.empty((0, source.encoder.dim), np.float32))
     return next((one for one in found if class_key(one.name) == key), new)
 
 
-def _placed(source: Source, after: ShownClass) -> tuple[ShownClass, ...]:
+def _placed(source: Source, after: SupportClass) -> tuple[SupportClass, ...]:
     """Newcomers in the order of a run that is read: those that a person added, then mere labels of the index."""
     key = class_key(after.name)
     if key in source.added:
@@ -284,7 +284,7 @@ def _embed(
         try:
             data = record.read_bytes()
             sha256 = hashlib.sha256(data).hexdigest()
-            image = decode_scaled(data, encoder.cover)
+            image = decode_scaled(data, encoder.min_side)
         except OSError as error:
             raise UnreadableImageError(f"cannot read {record.path}", got=error.strerror or str(error)) from error
         except UnreadableImageError as error:

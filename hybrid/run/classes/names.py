@@ -16,7 +16,7 @@ from hybrid.images.naming import clean_label
 from hybrid.index.store import EmbeddingStore
 from hybrid.index.texts import embed_classes
 from hybrid.labels.prompts import PromptClass, Templates, class_key
-from hybrid.run.classes.support import AddedClass, ClassesInfo, ShownClass
+from hybrid.run.classes.support import AddedClass, ClassesInfo, SupportClass
 
 # A name fits its images if it is among the best three names for at least half of them. By chance alone, one of ten
 # names is so for three images in ten; of fewer names, to be among the best three says little.
@@ -89,8 +89,8 @@ def try_name(
 
 
 def fit_notes(
-    own: ShownClass,
-    classes: Sequence[ShownClass],
+    own: SupportClass,
+    classes: Sequence[SupportClass],
     seen: Sequence[str],
     encoder: Encoder,
     templates: Templates,

@@ -42,7 +42,7 @@ class ClassesInfo(Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True)
-class ShownClass:
+class SupportClass:
     """A class that the head does not know.
 
     Attributes
@@ -77,9 +77,9 @@ def read_classes(layout: Layout) -> ClassesInfo:
     return read_json(layout.classes, ClassesInfo, f"remove {layout.classes} and run hybrid add-class again")
 
 
-def shown_classes(
+def support_classes(
     layout: Layout, fingerprints: Sequence[str], seen: Sequence[str], left_out: Sequence[str] | None
-) -> tuple[tuple[ShownClass, ...], tuple[str, ...]]:
+) -> tuple[tuple[SupportClass, ...], tuple[str, ...]]:
     """Gather the classes of a run that its head does not know.
 
     These are the labels of the index that are not `seen`, with their images that are not of split ``test``, and the
@@ -121,8 +121,8 @@ def gather(
     fingerprints: Sequence[str],
     seen: Sequence[str],
     left_out: Sequence[str] | None,
-) -> tuple[tuple[ShownClass, ...], tuple[str, ...]]:
-    """Do the work of `shown_classes`, with a ``classes.json`` that need not be written yet."""
+) -> tuple[tuple[SupportClass, ...], tuple[str, ...]]:
+    """Do the work of `support_classes`, with a ``classes.json`` that need not be written yet."""
     added = {class_key(entry.name): entry for entry in info.added}
     if left_out is None:
         left_out = tuple(store.labels())
@@ -142,7 +142,7 @@ def gather(
         notes += [_lack_note(entry.name, lacking)] if lacking else []
         own = tuple(image.sha256 for image in images.get(key, []) if image.sha256 in vectors)
         embeddings = np.array([vectors[name] for name in own], dtype=np.float32).reshape(len(own), dim)
-        classes.append(ShownClass(entry.name, entry.synonyms, entry.named, own, embeddings))
+        classes.append(SupportClass(entry.name, entry.synonyms, entry.named, own, embeddings))
     mute = [c.name for c in classes if not c.named and not c.hashes]
     notes += [f"left out, for want of a photo that shows them: {listing(mute)}"] if mute else []
     return tuple(c for c in classes if c.named or c.hashes), tuple(notes)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hybrid.encoders.base import FloatArray
 from hybrid.gate.calibration import fit_temperature, log_softmax
-from hybrid.gate.gaussians import ClassMemory
+from hybrid.gate.gaussians import ClassGaussians
 
 FOLDS = 5
 # Images of a label that can be judged. Of labels with two, each judged by the other one, more than half of the right
@@ -39,7 +39,7 @@ class ZeroShot:
 
 
 def held_out_logits(embeddings: FloatArray, target: Indices, seed: int = 0) -> Floats:
-    """Score every image by Gaussian discriminant analysis that was fitted without it (see `ClassMemory.logits`).
+    """Score every image by Gaussian discriminant analysis that was fitted without it (see `ClassGaussians.logits`).
 
     Stratified folds, five unless no class has so many images.
 
@@ -64,7 +64,7 @@ def held_out_logits(embeddings: FloatArray, target: Indices, seed: int = 0) -> F
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
         parts = list(folds.split(target, target))
     for rest, held in parts:
-        logits[held] = ClassMemory.fit(embeddings[rest], target[rest], len(counts)).logits(embeddings[held])
+        logits[held] = ClassGaussians.fit(embeddings[rest], target[rest], len(counts)).logits(embeddings[held])
     return logits
 
 

@@ -20,7 +20,7 @@ from hybrid.errors import ConfigError, EncoderError, UnreadableImageError, listi
 from hybrid.gate.policy import uniform_from_hash
 from hybrid.heads.base import Head
 from hybrid.images.decode import decode, decode_scaled, read_and_decode
-from hybrid.images.reading import widest
+from hybrid.images.reading import largest_min_side
 from hybrid.images.records import ImageRecord
 from hybrid.prediction import Answers, Prediction
 from hybrid.run.files import Layout
@@ -136,7 +136,9 @@ def _read(classifier: HybridClassifier, record: ImageRecord) -> tuple[_Image, li
     try:
         image = decode(data)  # at full size, to be shown
         head = classifier.head
-        seen = decode_scaled(data, widest([classifier.encoder.cover, head.cover if head else 1]))  # as predict does
+        seen = decode_scaled(
+            data, largest_min_side([classifier.encoder.min_side, head.min_side if head else 1])
+        )  # as predict does
     except UnreadableImageError as error:
         raise UnreadableImageError(f"cannot explain {record.path}", got=error.what) from error
     notes, embedding, logits = [], None, None

@@ -84,7 +84,7 @@ def image_query(encoder: Encoder, record: ImageRecord) -> ImageQuery:
         raise UnreadableImageError(f"cannot search with {record.path}", got=error.what) from error
     encoder.check([record])
     # As the index was built, so that an image finds itself.
-    embedding = encoder.encode_images([encoder.prepare(decode_scaled(data, encoder.cover), record)])
+    embedding = encoder.encode_images([encoder.prepare(decode_scaled(data, encoder.min_side), record)])
     return ImageQuery(embedding, hashlib.sha256(data).hexdigest(), image)
 
 

@@ -27,7 +27,7 @@ def shots_of(images, labels, texts):
 def test_counts_and_means():
     shots = shots_of([[1, 0], [0, 1], [-1, 0]], [2, 2, 0], [[1, 0], [0, 1], NO_TEXT])
     assert shots.counts.tolist() == [1, 0, 2]
-    assert shots.shown.tolist() == [True, False, True]
+    assert shots.support.tolist() == [True, False, True]
     assert shots.named.tolist() == [True, True, False]
     np.testing.assert_array_equal(shots.means, [[-1, 0], [np.nan, np.nan], [0.5, 0.5]])
     np.testing.assert_array_equal(shots.one_hot, [[0, 0, 1], [0, 0, 1], [1, 0, 0]])

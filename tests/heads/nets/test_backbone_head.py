@@ -147,8 +147,8 @@ def test_a_images_logits_do_not_depend_on_its_batch(colored, recipe):
 
 
 def test_it_says_what_it_needs_of_a_image(recipe):
-    assert random_head(recipe(crop_pct=1.0)).cover == 3 * 24
-    assert random_head(recipe(crop_pct=0.75)).cover == 3 * 32
+    assert random_head(recipe(crop_pct=1.0)).min_side == 3 * 24
+    assert random_head(recipe(crop_pct=0.75)).min_side == 3 * 32
     assert random_head(recipe()).batch_size == CPU_BATCH
 
 

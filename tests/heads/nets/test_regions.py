@@ -38,7 +38,7 @@ class MeanColorHead:
 
     encoder_identity = None
     notes = ("a fake",)
-    cover, batch_size = 8, 7
+    min_side, batch_size = 8, 7
 
     def __init__(self):
         self.classes = ("r", "g", "b")
@@ -270,7 +270,7 @@ def test_region_head_says_what_it_is():
     assert head.head is wrapped
     assert head.batch_size == 1  # each image has some ten views
     assert with_regions(wrapped, "tiles", 2).batch_size == 2
-    assert head.cover is None  # regions are cut from the whole image
+    assert head.min_side is None  # regions are cut from the whole image
     assert head.notes == (
         "a fake",
         "regions: about 9 tiles and the whole photo; the mean of their probabilities counts",

@@ -11,7 +11,7 @@ from PIL import Image
 
 from hybrid.heads.base import LabeledImages
 from hybrid.heads.training import loader
-from hybrid.heads.training.loader import EpochSampler, ImageDataset, batches_on, cover_of, make_loader, seed_of
+from hybrid.heads.training.loader import EpochSampler, ImageDataset, batches_on, make_loader, min_side_of, seed_of
 from hybrid.heads.transforms import transforms
 from hybrid.images.decode import read_and_decode
 from hybrid.images.records import ImageRecord
@@ -160,22 +160,22 @@ def test_the_callers_generators_are_left_as_they_were(colored, recipe, start):
 
 
 def test_what_a_preprocessing_needs_of_a_image(recipe, start):
-    def covers(**changes):
+    def min_sides(**changes):
         settings = recipe(**changes)
-        return [cover_of(transform) for transform in transforms(start(settings), settings)]
+        return [min_side_of(transform) for transform in transforms(start(settings), settings)]
 
     # 24 pixels, and the smallest ResNet's crop of 95 %.
-    assert covers(crop_scale=1.0) == [math.ceil(3 * 24 / 0.75**0.5), 3 * 25]
-    assert covers(crop_scale=0.25, crop_pct=0.5) == [math.ceil(3 * 24 / (0.25 * 0.75) ** 0.5), 3 * 48]
-    assert covers(regions="tiles") == [None, 3 * 25], "a tile may be small"
-    assert cover_of(lambda image: image) is None
+    assert min_sides(crop_scale=1.0) == [math.ceil(3 * 24 / 0.75**0.5), 3 * 25]
+    assert min_sides(crop_scale=0.25, crop_pct=0.5) == [math.ceil(3 * 24 / (0.25 * 0.75) ** 0.5), 3 * 48]
+    assert min_sides(regions="tiles") == [None, 3 * 25], "a tile may be small"
+    assert min_side_of(lambda image: image) is None
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.7, 0.08])
 def test_a_random_crop_has_the_pixels_that_are_wanted(recipe, start, scale):
     settings = recipe(crop_scale=scale)
     augment = transforms(start(settings), settings)[0]
-    crop, shorter = augment.transforms[0].transforms[0], cover_of(augment)
+    crop, shorter = augment.transforms[0].transforms[0], min_side_of(augment)
     random.seed(0)
     sides = []
     for longer in (shorter, shorter + 1, shorter * 2, shorter * 5):
@@ -201,7 +201,7 @@ def test_a_large_image_is_decoded_small(tmp_path, recipe, start, monkeypatch):
     for transform in (augment, plain):
         found, _ = ImageDataset(images, transform)[0, 5]
         assert found.shape == (3, 64, 64)
-        assert cover_of(transform) <= sides[-1] < 2 * cover_of(transform)
+        assert min_side_of(transform) <= sides[-1] < 2 * min_side_of(transform)
     expected = plain(read_and_decode(record))
     assert torch.nn.functional.cosine_similarity(found.flatten(), expected.flatten(), dim=0) > 0.999
     ImageDataset(images, lambda image: image)[0, 5]

@@ -50,7 +50,7 @@ class ColorEncoder:
     uses_templates = True
     dim = DIM
     logit_scale = 10.0
-    cover = None
+    min_side = None
     batch_size = 32
     notes = ()
 

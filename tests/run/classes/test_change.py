@@ -20,7 +20,7 @@ from hybrid.images.sources import scan
 from hybrid.index.neighbors import open_index
 from hybrid.index.store import EmbeddingStore
 from hybrid.labels.prompts import Templates
-from hybrid.run.classes import AddedClass, add_class, change, read_classes, remove_class, shown_classes
+from hybrid.run.classes import AddedClass, add_class, change, read_classes, remove_class, support_classes
 from hybrid.run.classes.names import describes
 from hybrid.run.files import GateInfo, HeadFiles, Layout, read_json, write_json
 
@@ -39,8 +39,8 @@ def state(layout):
         return store.images(), store.embedded(FP[0]), store.revision, read_classes(layout)
 
 
-def shown(layout, seen=SEEN, left_out=()):
-    return {cls.name: cls for cls in shown_classes(layout, FP, seen, left_out)[0]}
+def support(layout, seen=SEEN, left_out=()):
+    return {cls.name: cls for cls in support_classes(layout, FP, seen, left_out)[0]}
 
 
 def test_images_join_the_index_under_the_name(headed, encoder, images, tmp_path):
@@ -54,7 +54,7 @@ def test_images_join_the_index_under_the_name(headed, encoder, images, tmp_path)
     assert [p.record for p in found] == [replace(r, label="orange", source="class:orange") for r in given]
     assert {p.record.split for p in found} == {None}
     assert read_classes(headed).added == (AddedClass(name="orange", synonyms=("tangerine",)),)
-    cls = shown(headed)["orange"]
+    cls = support(headed)["orange"]
     assert cls.synonyms == ("tangerine",)
     assert cls.embeddings.shape == (5, 4)
 
@@ -82,8 +82,8 @@ def test_the_faiss_index_is_fresh(headed, encoder, images, monkeypatch):
     monkeypatch.setattr("hybrid.index.faiss_build.write", lambda *arguments: pytest.fail("it was stale"))
     with EmbeddingStore(headed.store) as store:
         near = open_index(store, FP[0], headed.neighbors)
-    hashes = shown(headed)["orange"].hashes
-    _, found = near.search(shown(headed)["orange"].embeddings, 1)
+    hashes = support(headed)["orange"].hashes
+    _, found = near.search(support(headed)["orange"].embeddings, 1)
     assert [row[0] for row in found] == list(hashes)
 
 
@@ -111,13 +111,13 @@ def test_a_class_by_its_name_alone(headed, encoder):
     done = add_class(headed, encoder, "pink", [], synonyms=["rose"])
     assert (done.images, done.new, done.named) == (0, 0, True)
     assert state(headed)[:3] == before
-    assert shown(headed)["pink"].synonyms == ("rose",)
+    assert support(headed)["pink"].synonyms == ("rose",)
 
 
 def test_without_a_head_too(run, encoder, images):
     done = add_class(run, encoder, "orange", images("new", orange=2))
     assert done.images == 2
-    assert next(iter(shown(run, seen=()))) == "orange"
+    assert next(iter(support(run, seen=()))) == "orange"
     assert remove_class(run, "orange").images == 2
 
 
@@ -132,16 +132,16 @@ def test_a_label_that_is_in_the_index_is_the_class(headed, encoder, images, inde
 
 def test_a_left_out_label_becomes_a_class_with_all_its_images(run, encoder, give_head, images):
     give_head(run, encoder, SEEN[:4], SEEN[4:])
-    assert shown(run, SEEN[:4], SEEN[4:]) == {}
+    assert support(run, SEEN[:4], SEEN[4:]) == {}
     done = add_class(run, encoder, "cyan", images("new", seed=4, cyan=2))
     assert done.images == 5
-    assert list(shown(run, SEEN[:4], SEEN[4:])) == ["cyan"]
+    assert list(support(run, SEEN[:4], SEEN[4:])) == ["cyan"]
     add_class(run, encoder, "magenta", [])
-    assert len(shown(run, SEEN[:4], SEEN[4:])["magenta"].hashes) == 3
+    assert len(support(run, SEEN[:4], SEEN[4:])["magenta"].hashes) == 3
     # Taken out again it is left out as before: the index keeps what it had.
     assert remove_class(run, "cyan").images == 2
     assert len(stored(run, "cyan")) == 3
-    assert list(shown(run, SEEN[:4], SEEN[4:])) == ["magenta"]
+    assert list(support(run, SEEN[:4], SEEN[4:])) == ["magenta"]
 
 
 # Images
@@ -307,9 +307,9 @@ def test_names_that_cannot_be(headed, encoder, name):
 def test_odd_names_are_kept_as_they_are(headed, encoder, images, name):
     done = add_class(headed, encoder, name, images("new", orange=1))
     assert (done.name, done.images) == (name, 1)
-    assert list(shown(headed)) == [name]
+    assert list(support(headed)) == [name]
     assert remove_class(headed, name).images == 1
-    assert shown(headed) == {}
+    assert support(headed) == {}
 
 
 def test_a_name_is_kept_in_nfc_without_blanks_around_it(headed, encoder):
@@ -466,7 +466,7 @@ def test_another_precision_is_told(headed, make_encoder, images):
     done = add_class(headed, half, "orange", images("new", orange=2))
     assert done.images == 2
     assert any("another precision" in note for note in done.notes)
-    classes, notes = shown_classes(headed, ("colors fp32", "colors fp16"), SEEN, ())
+    classes, notes = support_classes(headed, ("colors fp32", "colors fp16"), SEEN, ())
     assert (len(classes[0].hashes), notes) == (2, ())
 
 
@@ -490,7 +490,7 @@ def test_killed_before_classes_json_the_images_show_a_class_called_by_its_label(
         cut(broken, "write_json")
         with pytest.raises(Killed):
             add_class(headed, encoder, "orange", given, synonyms=["tangerine"])
-    assert {name: len(cls.hashes) for name, cls in shown(headed).items()} == {"orange": 2}
+    assert {name: len(cls.hashes) for name, cls in support(headed).items()} == {"orange": 2}
     assert not headed.classes.exists()
     done = add_class(headed, encoder, "orange", given, synonyms=["tangerine"])
     assert (done.images, done.new, done.synonyms) == (2, 0, ("tangerine",))
@@ -510,9 +510,9 @@ def test_killed_while_removing_the_names_go_last(headed, encoder, images, monkey
         cut(broken, "write_json")
         with pytest.raises(Killed):
             remove_class(headed, "orange")
-    assert {name: len(cls.hashes) for name, cls in shown(headed).items()} == {"orange": 0}
+    assert {name: len(cls.hashes) for name, cls in support(headed).items()} == {"orange": 0}
     assert remove_class(headed, "orange").images == 0
-    assert shown(headed) == {}
+    assert support(headed) == {}
 
 
 # Removing
@@ -547,7 +547,7 @@ def test_images_of_a_source_come_back_and_that_is_said(headed, encoder, images, 
     assert done.images == 2
     assert done.notes == (f"the next hybrid build-index of {tmp_path / 'more'} brings its photos back",)
     assert [image.record.split for image in stored(headed, "orange")] == ["test"]
-    assert "orange" not in shown(headed)
+    assert "orange" not in support(headed)
     assert len(stored(headed, "pink")) == 1
     index(tmp_path / "more")
     assert len(stored(headed, "orange")) == 3
@@ -559,7 +559,7 @@ def test_a_image_that_another_class_has_too_keeps_its_vector(headed, encoder, im
     shutil.copy(tmp_path / "more/orange/0.png", tmp_path / "more/pink/0.png")
     index(tmp_path / "more")
     assert remove_class(headed, "orange").images == 1
-    assert len(shown(headed)["pink"].hashes) == 1
+    assert len(support(headed)["pink"].hashes) == 1
 
 
 def test_the_last_image_of_an_index_may_go(layout, encoder, images, index, tmp_path):

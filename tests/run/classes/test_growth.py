@@ -244,7 +244,7 @@ def test_another_process_reads_the_same_classifier(saved, images, case):
     np.testing.assert_array_equal(read["probabilities"], made.predict_proba(images))
     space = made.space
     assert read["shots"].tolist() == [space.images_of(i) for i in range(len(space.names))]
-    assert read["counts"].tolist() == [space.seen, space.joined, space.nameless]
+    assert read["counts"].tolist() == [space.seen, space.joined, space.image_only]
     assert read["trained_on"].tolist() == sorted(made.trained_on)
     assert not [file.name for file in folder.iterdir() if file.name.endswith((".part", "-wal", "-shm"))]
 
@@ -302,8 +302,8 @@ def test_kept_templates_stay_where_other_prompts_are_asked_for(saved, images):
     made, _, folder = saved["own_templates"]
     read = HybridClassifier.from_run(folder, device="cpu", prompts=PromptSet.from_names([FISH]))
     np.testing.assert_allclose(read.predict_proba(images), made.predict_proba(images), rtol=1e-5, atol=1e-6)
-    asked = HybridClassifier.from_run(folder, device="cpu", prompts=[SNAKE])
-    assert asked.classes_.tolist() == [*TRAINED, SNAKE, BIRD]
+    prompted = HybridClassifier.from_run(folder, device="cpu", prompts=[SNAKE])
+    assert prompted.classes_.tolist() == [*TRAINED, SNAKE, BIRD]
     simple = HybridClassifier.from_run(folder, device="cpu", templates="simple")
     assert not np.allclose(simple.class_vectors, made.class_vectors)
 
@@ -333,7 +333,7 @@ def test_a_class_that_another_process_added_meanwhile_stays(world, tmp_path, sho
     read = HybridClassifier.from_run(tmp_path / "run", device="cpu")
     assert read.classes_.tolist() == [*TRAINED, FISH, BIRD]
     assert read.space.shots[-2:] == (3, 3)
-    assert read.space.nameless == 1
+    assert read.space.image_only == 1
     # What was removed and saved is done with: a class of that name that came later stays.
     read.remove_class(FISH).save(tmp_path / "run")
     HybridClassifier.from_run(tmp_path / "run", device="cpu").add_class(FISH, shots(FISH, 2)).save(tmp_path / "run")
@@ -412,8 +412,8 @@ def test_a_class_that_is_merely_named_leaves_those_of_its_kind_alone(load, image
         np.testing.assert_allclose(after[:, kind] / after[:, kind].sum(axis=1, keepdims=True), ratios, rtol=1e-6)
     np.testing.assert_array_equal(made.remove_class(BIRD).predict_proba(images), before)
     # As if it had been asked for from the start.
-    asked = load(prompts=[FISH, LAST, BIRD])
-    np.testing.assert_allclose(after, asked.predict_proba(images), rtol=1e-5, atol=1e-7)
+    prompted = load(prompts=[FISH, LAST, BIRD])
+    np.testing.assert_allclose(after, prompted.predict_proba(images), rtol=1e-5, atol=1e-7)
 
 
 def test_shots_find_their_class(load, world, shots):
@@ -451,15 +451,15 @@ def test_more_images_add_up_and_a_copy_counts_once(load, shots, images, tmp_path
 
 def test_prompts_are_other_names_and_none_of_them_means_images_alone(load, shots):
     made = load()
-    assert made.add_class(BIRD, shots(BIRD)).space.nameless == 0
+    assert made.add_class(BIRD, shots(BIRD)).space.image_only == 0
     assert made.space.prompts[-1] == PromptClass(BIRD)
     made.add_class(BIRD, prompts=["purple bird", BIRD.title(), "purple_BIRD"])
     assert made.space.prompts[-1] == PromptClass(BIRD, ("purple_BIRD",)), "each name once"
     assert made.space.index_of("Purple Bird") == 8
-    assert made.add_class(BIRD, prompts=[]).space.nameless == 1
+    assert made.add_class(BIRD, prompts=[]).space.image_only == 1
     assert made.class_vectors.shape[0] == 8
-    assert made.add_class(BIRD, shots(BIRD)).space.nameless == 1, "as before"
-    assert made.add_class(BIRD, prompts=[BIRD]).space.nameless == 0
+    assert made.add_class(BIRD, shots(BIRD)).space.image_only == 1, "as before"
+    assert made.add_class(BIRD, prompts=[BIRD]).space.image_only == 0
 
 
 def test_the_run_stays_as_it_is(load, world, shots, images):
@@ -679,7 +679,7 @@ def test_images_alone_of_every_class(world, load, shots, images, tmp_path):
     made = load("bare")
     for number, name in enumerate(names):
         made.add_class(name, prompts=[])
-        assert made.space.nameless == number + 1
+        assert made.space.image_only == number + 1
     assert made.class_vectors is None
     assert made.alone("zero_shot") is None
     probabilities = made.predict_proba(images)

@@ -1,4 +1,4 @@
-"""`shown_classes`: labels of the index that the head does not know, and classes added by name."""
+"""`support_classes`: labels of the index that the head does not know, and classes added by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from hybrid.errors import ArtifactError
 from hybrid.index.store import EmbeddingStore, StoredImage
-from hybrid.run.classes import AddedClass, ClassesInfo, read_classes, shown_classes
+from hybrid.run.classes import AddedClass, ClassesInfo, read_classes, support_classes
 from hybrid.run.files import FORMAT, Layout, write_json
 
 SEEN = ("red", "green", "blue", "yellow", "cyan", "magenta")
@@ -21,7 +21,7 @@ FP = ("colors fp32",)
 
 
 def names(layout, seen=SEEN, left_out=(), fingerprints=FP):
-    classes, notes = shown_classes(layout, fingerprints, seen, left_out)
+    classes, notes = support_classes(layout, fingerprints, seen, left_out)
     return {cls.name: len(cls.hashes) for cls in classes}, notes
 
 
@@ -40,7 +40,7 @@ def test_a_label_that_the_head_does_not_know_is_a_class(run, images, index, vect
     assert names(run) == ({}, ())
     images("more", orange=3, pink=2)
     index(tmp_path / "more")
-    classes, notes = shown_classes(run, FP, SEEN, ())
+    classes, notes = support_classes(run, FP, SEEN, ())
     assert notes == ()
     assert [(c.name, c.synonyms, c.named) for c in classes] == [("orange", (), True), ("pink", (), True)]
     orange = classes[0]
@@ -72,7 +72,7 @@ def test_names_are_compared_by_class_key(run, images, index, tmp_path):
     assert names(run, seen=(*SEEN, "light-Orange"))[0] == {}
     assert names(run, left_out=("LIGHT ORANGE",))[0] == {}
     describe(run, AddedClass(name="light orange", synonyms=("apricot",)))
-    classes, _ = shown_classes(run, FP, SEEN, ("Light_orange",))
+    classes, _ = support_classes(run, FP, SEEN, ("Light_orange",))
     assert [(c.name, c.synonyms, len(c.hashes)) for c in classes] == [("light orange", ("apricot",), 2)]
     # A head that has learned it since: the entry says nothing more.
     assert names(run, seen=(*SEEN, "Light_orange"))[0] == {}
@@ -123,7 +123,7 @@ def test_contents_come_by_the_path_of_their_first_image(run, images, index, tmp_
     second.rename(second.with_name("00.png"))  # behind "0.png" ...
     shutil.copy(second.with_name("00.png"), second.with_name("-.png"))  # ... but with a copy before it
     index(tmp_path / "more")
-    (cls,), _ = shown_classes(run, FP, SEEN, ())
+    (cls,), _ = support_classes(run, FP, SEEN, ())
     contents = [hashlib.sha256((first.parent / name).read_bytes()).hexdigest() for name in ("-.png", "0.png")]
     assert list(cls.hashes) == contents
 
@@ -154,12 +154,12 @@ def test_the_first_encoder_that_has_a_vector_serves(run, images, index, tmp_path
         marked = np.array([0, 0, 0, 1], dtype=np.float32)
         store.write_batch([], {first: marked}, "colors fp16")
     both = ("colors fp16", *FP)
-    (cls,), notes = shown_classes(run, both, SEEN, ())
+    (cls,), notes = support_classes(run, both, SEEN, ())
     assert notes == ()
     assert cls.hashes == (first, second)
     np.testing.assert_array_equal(cls.embeddings[0], marked)
     assert cls.embeddings[1][3] < 0.5
-    (cls,), _ = shown_classes(run, both[::-1], SEEN, ())
+    (cls,), _ = support_classes(run, both[::-1], SEEN, ())
     assert cls.embeddings[0][3] < 0.5
 
 
@@ -181,7 +181,7 @@ def test_images_without_a_vector_are_told(run, images, index, tmp_path):
 
 def test_a_class_with_a_name_alone_has_no_rows(run):
     describe(run, AddedClass(name="pink"), AddedClass(name="mauve", named=False))
-    (cls,), notes = shown_classes(run, FP, SEEN, ())
+    (cls,), notes = support_classes(run, FP, SEEN, ())
     assert (cls.name, cls.named, cls.hashes) == ("pink", True, ())
     assert cls.embeddings.shape == (0, 4)
     assert cls.embeddings.dtype == np.float32
@@ -197,7 +197,7 @@ def test_added_classes_come_in_their_order_then_labels_by_name(run, images, inde
 
 def test_without_a_run_there_is_no_class_and_no_folder(tmp_path):
     layout = Layout(tmp_path / "none")
-    assert shown_classes(layout, FP, (), ()) == ((), ())
+    assert support_classes(layout, FP, (), ()) == ((), ())
     assert not layout.root.exists()
 
 
@@ -224,7 +224,7 @@ def test_classes_json_is_read_as_written_and_checked(run):
     for text in ('{"format": 99, "added": []}', "{", f'{{"format": {FORMAT}, "added": [{{"name": 7}}]}}'):
         run.classes.write_text(text)
         with pytest.raises(ArtifactError, match=r"classes\.json") as caught:
-            shown_classes(run, FP, SEEN, ())
+            support_classes(run, FP, SEEN, ())
         assert "add-class" in caught.value.fix
 
 

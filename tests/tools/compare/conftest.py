@@ -28,7 +28,7 @@ class Fake:
 
 class FakeHead:
     encoder_identity = None
-    cover = None
+    min_side = None
     batch_size = 32
     notes = ()
 

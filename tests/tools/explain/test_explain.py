@@ -18,9 +18,9 @@ from hybrid.encoders import load_encoder
 from hybrid.errors import ConfigError, UnreadableImageError
 from hybrid.gate.decide import FittedGate
 from hybrid.gate.gate import Gate
-from hybrid.gate.gaussians import ClassMemory
+from hybrid.gate.gaussians import ClassGaussians
 from hybrid.gate.policy import Policy
-from hybrid.gate.support import ShownImages
+from hybrid.gate.support import SupportImages
 from hybrid.heads.linear import LinearHead
 from hybrid.heads.nets.backbone import build_model
 from hybrid.heads.nets.backbone_head import BackboneHead
@@ -82,7 +82,7 @@ def classifier_of(encoder, head, *, unseen=("gnu", LONG), gate=True, policy=None
         rng = np.random.default_rng(0)
         images = rng.normal(size=(12, encoder.dim))
         images /= np.linalg.norm(images, axis=1, keepdims=True)
-        fitted = FittedGate(Gate(), ClassMemory.fit(images, np.arange(12) % 2, 2), reason="test")
+        fitted = FittedGate(Gate(), ClassGaussians.fit(images, np.arange(12) % 2, 2), reason="test")
     return HybridClassifier(
         encoder, head, fitted, space, vectors if gate or head is None else None, policy=policy or Policy()
     )
@@ -149,7 +149,7 @@ def test_a_class_that_images_alone_speak_for(encoder, indexed, tmp_path, image):
     own = encoder.encode_images([encoder.prepare(image(99), record)])
     named = classifier_of(encoder, head_of(("cat", "dog")))
     space, (place,) = extend(named.space, [Newcomer(PromptClass("creature 7"), named=False, shots=1)])
-    shown = ShownImages.gather([own], [place], space.asked, space.named)
+    shown = SupportImages.gather([own], [place], space.asked, space.named)
     made = explain(replace(named, space=space, shown=shown), indexed[0].root, record, name="creature 7")
     said = made.explanation
     assert [m.of for m in said.maps] == ["head"]
