@@ -1,0 +1,44 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_write(file: Path) -> Iterator[Path]:
+    """Give a path beside `file` to write to; what was written takes the place of `file` when the block ends.
+
+    Where the block raises, `file` stays as it was and nothing is left beside it. The file gets the permissions that a
+    plain `open` would have given it, whoever creates it inside the block: some libraries write through a temporary
+    file that only its owner may read.
+
+    Parameters
+    ----------
+    file : Path
+        In a folder that exists.
+
+    Examples
+    --------
+    >>> with atomic_write(Path("labels.json")) as part:
+    ...     part.write_text("{}")
+    """
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    part.touch()
+    mode = (file if file.exists() else part).stat().st_mode
+    try:
+        yield part
+        part.chmod(mode)
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def file_sha256(file: Path) -> str:
+    """Content hash of a file, hex."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
