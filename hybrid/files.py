@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,7 @@ def atomic_write(file: Path) -> Iterator[Path]:
     >>> with atomic_write(Path("labels.json")) as part:
     ...     part.write_text("{}")
     """
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    part = file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}.part")
     part.touch()
     mode = (file if file.exists() else part).stat().st_mode
     try:
