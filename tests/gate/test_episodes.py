@@ -67,7 +67,7 @@ def test_image_folds_of_single_images_are_not_all_the_first():
     assert min(Counter(folds.tolist()).values()) > 5
 
 
-@pytest.mark.parametrize(("classes", "photos"), [(5, 1000), (100, 29), (2, 3)])
+@pytest.mark.parametrize(("classes", "images"), [(5, 1000), (100, 29), (2, 3)])
 def test_too_little_is_said_in_numbers(classes, images):
     with pytest.raises(GateError, match="too little") as caught:
         check_enough(classes, images)
@@ -304,7 +304,7 @@ def test_validation_images_show_no_class(world):
         for half, same in (("val", True), ("train", False)):
             changed = replace(world, **{half: turned(getattr(world, half), held)})
             after = changed.calibration(held_out=HELD, head_logits=head)
-            for kind in ("named", "nameless"):
+            for kind in ("named", "image_only"):
                 for old, new in zip(getattr(before, kind)[part], getattr(after, kind)[part], strict=True):
                     one, two = old.evidence.support.likelihood[rest], new.evidence.support.likelihood[rest]
                     assert np.array_equal(one, two) == same

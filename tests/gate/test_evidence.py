@@ -31,7 +31,7 @@ def test_the_shapes(scored):
     n = len(images)
     assert (evidence.seen, evidence.classes) == (6, 9)
     assert evidence.support is None
-    shapes = {item.name: getattr(evidence, item.name).shape for item in fields(evidence) if item.name != "shown"}
+    shapes = {item.name: getattr(evidence, item.name).shape for item in fields(evidence) if item.name != "support"}
     assert shapes == {
         "head": (n, 6),
         "memory": (n, 6),

@@ -62,7 +62,7 @@ def test_the_shown_weights_are_at_the_minimum_of_the_whole_nll(calibration, name
     found = fit_support(PLAIN_GATE, *chosen).support
     prior = SupportGate()
     fields = ("ratio", "bias", "base", "seen_ratio") if named else ("ratio", "bias", "ratio_shots", "bias_shots")
-    kind = "named" if named else "nameless"
+    kind = "named" if named else "image_only"
     weights, start = ([getattr(getattr(gate, kind), name) for name in fields] for gate in (found, prior))
     episodes = chosen[0 if named else 1]
     arguments = (np.array(start), episodes, named)

@@ -76,15 +76,15 @@ LAYOUTS = {
     "asked for": {"listed": (4, 6), "joined": 0, "bare": 0},
     "every one asked for": {"listed": (6, 4, 5), "joined": 0, "bare": 0},
     "joined": {"listed": (), "joined": 2, "bare": 0},
-    "nameless": {"listed": (), "joined": 0, "bare": 3},
-    "no unseen name": {"listed": (), "asked": 4, "joined": 2, "bare": 1},
-    "no name at all": {"listed": (), "asked": 4, "joined": 0, "bare": 2},
+    "image_only": {"listed": (), "joined": 0, "bare": 3},
+    "no unseen name": {"listed": (), "prompted": 4, "joined": 2, "bare": 1},
+    "no name at all": {"listed": (), "prompted": 4, "joined": 0, "bare": 2},
 }
 EVERY_LAYOUT = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 
 
 @EVERY_LAYOUT
-@pytest.mark.parametrize(("log_odds", "shown_log_odds"), [(0.0, 0.0), (-1.3, 0.8)])
+@pytest.mark.parametrize(("log_odds", "support_log_odds"), [(0.0, 0.0), (-1.3, 0.8)])
 def test_against_plain_numbers(draw_support, layout, log_odds, support_log_odds):
     evidence = draw_support(1, **layout)
     fused = GATE.fuse(evidence, log_odds, support_log_odds)
@@ -116,7 +116,7 @@ def test_names_alone_where_nothing_speaks_for_any_class(draw_support):
     np.testing.assert_allclose(np.exp(own), 0.2, rtol=1e-12)
 
 
-@pytest.mark.parametrize("asked", [4, 5, 30], ids=["no other name", "one", "many"])
+@pytest.mark.parametrize("prompted", [4, 5, 30], ids=["no other name", "one", "many"])
 @pytest.mark.parametrize("size", [1.0, 1e3])
 def test_many_joined_classes_are_each_asked_for_alone(draw_support, prompted, size):
     evidence = draw_support(9, images=5, listed=(), prompted=prompted, joined=40, bare=2)
@@ -131,19 +131,19 @@ def test_many_joined_classes_are_each_asked_for_alone(draw_support, prompted, si
 
 # The promise: a class more, or images more, change no ratio between two other classes
 
-PLAIN = {"asked": (6, 7), "more": {6: 1}, "joined": {8: 2}, "nameless": {9: 3}}
+PLAIN = {"prompted": (6, 7), "more": {6: 1}, "joined": {8: 2}, "image_only": {9: 3}}
 CHANGES = {
     "a joined class more": (10, {"joined": {8: 2, 10: 1}}),
     "before the other": (10, {"joined": {10: 4, 8: 2}}),
-    "a nameless class more": (11, {"nameless": {9: 3, 11: 20}}),
+    "a nameless class more": (11, {"image_only": {9: 3, 11: 20}}),
     "photos of a named class": (7, {"more": {6: 1, 7: 4}}),
     "more photos of a named class": (6, {"more": {6: 8}}),
     "more photos of a joined class": (8, {"joined": {8: 8}}),
-    "more photos of a nameless class": (9, {"nameless": {9: 8}}),
+    "more photos of a nameless class": (9, {"image_only": {9: 8}}),
     "no photo of a named class": (6, {"more": {}}),
     "no joined class": (8, {"joined": {}}),
-    "no nameless class": (9, {"nameless": {}}),
-    "a name for it": (9, {"joined": {8: 2, 9: 3}, "nameless": {}}),
+    "no nameless class": (9, {"image_only": {}}),
+    "a name for it": (9, {"joined": {8: 2, 9: 3}, "image_only": {}}),
 }
 
 
@@ -186,7 +186,7 @@ def test_other_classes_keep_their_ratios(world, decide, changed, change, balance
         assert not np.allclose(new[:, after.order.index(changed)], old[:, before.order.index(changed)])
 
 
-@pytest.mark.parametrize("asked", [(6, 7), ()], ids=["two names", "none"])
+@pytest.mark.parametrize("prompted", [(6, 7), ()], ids=["two names", "none"])
 def test_the_first_shown_class_changes_no_ratio_and_its_removal_brings_all_back(world, decide, prompted):
     plain, p_unseen = decide(world.space(prompted))
     wider = world.space(prompted, joined={8: 4})

@@ -137,8 +137,8 @@ FRESH = """
 import sys
 from pathlib import Path
 import numpy as np
-from hybrid.gate.gaussians import ClassMemory
-memory = ClassMemory.load(Path(sys.argv[1]))
+from hybrid.gate.gaussians import ClassGaussians
+memory = ClassGaussians.load(Path(sys.argv[1]))
 photos = np.load(sys.argv[2])
 np.savez(sys.argv[3], logits=memory.logits(photos), novelty=memory.novelty(photos), counts=memory.counts)
 """

@@ -340,7 +340,7 @@ def test_held_out_of_an_older_version_takes_the_memorys_own_baseline(fitted, lar
 def test_classes_without_a_name_cannot_keep_strangers_out_and_that_is_said(fitted, large):
     def notes(**space):
         found = large.space((8,), **space)
-        classes = 8, found.texts.shape[0] - 8 + len(space.get("nameless", {}))
+        classes = 8, found.texts.shape[0] - 8 + len(space.get("image_only", {}))
         scorer = Scorer(large.memory, found.texts, large.scale, found.support)
         policy = Policy(max_false_accept=0.1)
         return choose_point(policy, fitted.gate, scorer, classes, fitted.rejector, fitted.held_out).notes

@@ -76,10 +76,10 @@ def test_reasons_where_every_class_is_seen(fitted, large):
 # Shown classes
 
 SPACES = {
-    "all kinds": {"asked": (8, 9), "more": {8: 3}, "joined": {10: 4}, "nameless": {11: 5}},
-    "merely named ones stand apart": {"asked": (9, 8, 10), "more": {8: 3}},
-    "every unseen class": {"asked": (8, 9), "more": {8: 3, 9: 1}},
-    "no name": {"nameless": {11: 5, 8: 1}},
+    "all kinds": {"prompted": (8, 9), "more": {8: 3}, "joined": {10: 4}, "image_only": {11: 5}},
+    "merely named ones stand apart": {"prompted": (9, 8, 10), "more": {8: 3}},
+    "every unseen class": {"prompted": (8, 9), "more": {8: 3, 9: 1}},
+    "no name": {"image_only": {11: 5, 8: 1}},
     "joined": {"joined": {11: 5, 8: 1}},
 }
 

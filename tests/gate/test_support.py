@@ -94,9 +94,9 @@ def test_without_a_name_the_images_alone_say_where_a_class_lies(world):
 @pytest.mark.parametrize(
     "other",
     [
-        {"asked": (6, 7)},
-        {"asked": (6, 7), "more": {6: 3}, "joined": {8: 2}},
-        {"asked": (7, 6), "more": {6: 1}, "nameless": {8: 5}},
+        {"prompted": (6, 7)},
+        {"prompted": (6, 7), "more": {6: 3}, "joined": {8: 2}},
+        {"prompted": (7, 6), "more": {6: 1}, "image_only": {8: 5}},
     ],
     ids=["alone", "beside named", "beside nameless"],
 )
