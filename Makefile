@@ -1,16 +1,22 @@
-# make demo: the whole job on the bundled world.   make test: lint, types, tests.
-# Both make .venv and install into it once; a second call installs nothing.
+# make demo: the whole job on the bundled synthetic dataset.   make test: lint, types, tests.
+# make test-lowest: the tests with the lowest versions that pyproject.toml declares, in .venv-lowest.
+# Each makes its environment and installs into it once; a second call installs nothing.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types unit clean
+LOWEST := .venv-lowest
+# One process per logical core (`auto` would count physical ones); a file's tests share its fixtures, so stay together.
+PYTEST := pytest -n logical --maxprocesses 8 --dist loadfile
+
+.PHONY: demo test lint types unit test-lowest check-python clean
 
 demo: $(STAMP)
 	$(BIN)/hybrid demo
 
-test: lint types unit
+test: lint
+	@$(MAKE) --no-print-directory -j2 types unit
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -20,14 +26,25 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 unit: $(STAMP)
-	$(BIN)/pytest
+	$(BIN)/$(PYTEST)
 
-$(STAMP): pyproject.toml
+test-lowest: $(LOWEST)/.installed
+	$(LOWEST)/bin/$(PYTEST)
+
+check-python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "hybrid needs Python >= 3.11; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+
+$(STAMP): pyproject.toml | check-python
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	touch $(STAMP)
+	touch $@
+
+$(LOWEST)/.installed: pyproject.toml | check-python
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(PYTHON) scripts/lowest.py > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c $(LOWEST)/constraints.txt
+	touch $@
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(LOWEST) build dist

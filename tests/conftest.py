@@ -14,6 +14,10 @@ from PIL import Image
 # Before anything imports torch or the hub's client; tests that start processes hand it on.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
+# Device "auto" means the CPU in all tests but those marked `cuda`, which run alone.
+CUDA = os.environ.get("HYBRID_TEST_CUDA") == "1"
+if not CUDA:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 PREPROCESS = {"mean": [0.5, 0.4, 0.3], "std": [0.3, 0.3, 0.2], "interpolation": "bicubic", "resize_mode": "shortest"}
 TINY_CLIP = {
@@ -21,6 +25,12 @@ TINY_CLIP = {
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
     "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
 }
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Run the tests marked `cuda` where a GPU is promised, and only those."""
+    if (item.get_closest_marker("cuda") is not None) != CUDA:
+        pytest.skip("runs without HYBRID_TEST_CUDA=1" if CUDA else "HYBRID_TEST_CUDA is not 1: no GPU to test on")
 
 
 def write_clip(folder: Path, seed: int = 0, config: Mapping[str, object] = TINY_CLIP) -> Path:

@@ -219,7 +219,7 @@ def test_a_gpu_clips_black_and_white():
     assert {int(floating.min()), int(floating.max())} == {0, 255}
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.cuda
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_a_real_gpu(name):
     on_cpu, on_gpu = (Preprocessor(TRANSFORMS[name], device, torch.float32) for device in ("cpu", "cuda"))
