@@ -14,15 +14,17 @@ if TYPE_CHECKING:
 Name = Annotated[str, typer.Argument(help="The class; case, spaces, _ and - make no difference.", show_default=False)]
 
 
+@options.with_groups
 def add_class(
     name: Name,
-    images: Annotated[
+    photos: Annotated[
         list[str] | None,
         typer.Argument(
             help="Photos of the class: files, folders, manifests, shards; none to add it by its name alone.",
             show_default=False,
         ),
     ] = None,
+    *,
     run: options.Run = options.DEFAULT_RUN,
     synonym: Annotated[list[str] | None, typer.Option(help="Another name of the class, repeatable.")] = None,
     named: Annotated[
@@ -35,8 +37,7 @@ def add_class(
         ),
     ] = None,
     precision: options.Precision = None,
-    batch_size: options.BatchSize = None,
-    workers: options.Workers = None,
+    batch: options.BatchOptions,
     device: options.Device = "auto",
 ) -> None:
     """Add a class by photos, name or both, without training. Again to add more photos."""
@@ -49,20 +50,23 @@ def add_class(
 
     layout = Layout(run)
     read_run(layout)  # before the encoder, which takes a while
-    found = scan(images, labeled=False) if images else None
+    found = scan(photos, labeled=False) if photos else None
     encoder = load_encoder(encoder_settings(layout, None, None, precision), device)
-    records = found.records if found else ()
-    for line in (*(found.notes if found else ()), *encoder.notes):
-        show.note(line)
-    others = tuple(synonym or ())
-    done = add(layout, encoder, name, records, synonyms=others, named=named, batch_size=batch_size, workers=workers)
-    for line in done.notes:
-        show.note(line)
+    show.note(*(found.notes if found else ()), *encoder.notes)
+    done = add(
+        layout,
+        encoder,
+        name,
+        found.records if found else (),
+        synonyms=tuple(synonym or ()),
+        named=named,
+        batch_size=batch.batch_size,
+        workers=batch.workers,
+    )
+    show.note(*done.notes)
     known = known_by(done.images, done.named, done.synonyms)
-    show.stdout().print(f"{done.name}: {known}; {done.new} new in {layout.root}", soft_wrap=True, markup=False)
-    show.list_unreadable(done.unreadable)
-    if done.unreadable:
-        raise typer.Exit(show.EXIT_UNREADABLE)
+    show.result(f"{done.name}: {known}; {done.new} new in {layout.root}")
+    show.exit_if_unreadable(done.unreadable)
 
 
 def remove_class(name: Name, run: options.Run = options.DEFAULT_RUN) -> None:
@@ -73,9 +77,8 @@ def remove_class(name: Name, run: options.Run = options.DEFAULT_RUN) -> None:
     from hybrid.run.files import Layout
 
     done = remove(Layout(run), name)
-    for line in done.notes:
-        show.note(line)
-    show.stdout().print(f"{done.name}: forgotten, with {plural(done.images, 'photo')}", soft_wrap=True, markup=False)
+    show.note(*done.notes)
+    show.result(f"{done.name}: forgotten, with {plural(done.images, 'photo')}")
 
 
 def known_by(images: int, named: bool, synonyms: Sequence[str]) -> str:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from hybrid.cli import options
-from hybrid.cli.predict import Format
 from hybrid.tools.audit import DUPLICATES_ABOVE
 
 if TYPE_CHECKING:
@@ -40,14 +39,11 @@ def audit(
             "[default: their own names]"
         ),
     ] = None,
-    templates: options.TemplatesOption = None,
+    templates: options.Templates = None,
     top: Annotated[int, typer.Option(min=1, help="Groups and labels that the table lists; a file holds all.")] = 30,
     sheet: Annotated[Path | None, typer.Option(help="Draw the 25 most suspicious labels to this PNG.")] = None,
     out: Annotated[Path | None, typer.Option(help="File for the findings.  [default: stdout]")] = None,
-    format_: Annotated[
-        Format | None,
-        typer.Option("--format", help="[default: by the ending of --out, else table]", show_default=False),
-    ] = None,
+    format_: options.OutputFormat = None,
     device: options.Device = "auto",
 ) -> None:
     """List near duplicates and labels that are probably wrong. Nothing in the run changes."""
@@ -60,7 +56,7 @@ def audit(
 
     _check(labels, prompts, templates, sheet)
     check = LabelCheck(PromptSet.load(prompts) if prompts else None, templates, device) if labels else None
-    with opened(out, format_.value if format_ else None) as (stream, chosen):
+    with opened(out, format_) as (stream, chosen):
         found = audit_run(run, above=duplicates_above, labels=check, progress=partial(show.image_progress, "comparing"))
         for line in found.notes:
             show.note(line)

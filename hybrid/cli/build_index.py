@@ -9,25 +9,23 @@ import typer
 from hybrid.cli import options
 
 
+@options.with_groups
 def build_index(
     sources: options.Sources,
+    *,
     run: options.Run = options.DEFAULT_RUN,
-    encoder: options.Encoder = None,
-    pretrained: options.Pretrained = None,
-    precision: options.Precision = None,
+    encoder: options.EncoderOptions,
     labels: Annotated[
         bool, typer.Option("--labels/--no-labels", help="Whether folders and files give class labels.")
     ] = True,
     replace: Annotated[
         bool, typer.Option("--replace", help="Forget photos of sources that are not named in this call.")
     ] = False,
-    batch_size: options.BatchSize = None,
-    workers: options.Workers = None,
+    batch: options.BatchOptions,
     device: options.Device = "auto",
 ) -> None:
     """Embed photos and cache the vectors. Only what is new or changed is computed."""
     from hybrid.cli import show
-    from hybrid.cli.settings import encoder_settings
     from hybrid.encoders import load_encoder
     from hybrid.images.sources import scan
     from hybrid.index.build import build_index as build
@@ -36,11 +34,10 @@ def build_index(
     from hybrid.run.files import Layout, write_run
 
     layout = Layout(run)
-    settings = encoder_settings(layout, encoder, pretrained, precision)
+    settings = encoder.settings(layout)
     found = scan(sources, labeled=labels)
     loaded = load_encoder(settings, device)
-    for line in (*found.notes, *loaded.notes):
-        show.note(line)
+    show.note(*found.notes, *loaded.notes)
     loaded.check(found.records)
     write_run(layout, settings, loaded)
     with EmbeddingStore(layout.store) as store:
@@ -49,22 +46,18 @@ def build_index(
                 found,
                 loaded,
                 store,
-                batch_size=batch_size,
-                workers=workers,
+                batch_size=batch.batch_size,
+                workers=batch.workers,
                 progress=progress,
                 replace=replace,
             )
         index = None if store.is_empty else open_index(store, loaded.fingerprint, layout.neighbors)
-    for line in index.notes if index is not None else ():
-        show.note(line)
+    show.note(*(index.notes if index is not None else ()))
     if summary.kept:
         show.note(f"{summary.kept} photos that add-class gave a class stay with it (hybrid remove-class forgets them)")
-    show.stdout().print(
+    show.result(
         f"{summary.images} photos: {summary.encoded} encoded, {summary.reused} copies of known content, "
         f"{summary.unchanged} unchanged; {summary.new} new, {summary.changed} changed, {summary.removed} removed; "
-        f"{len(index) if index is not None else 0} vectors in {layout.root}",
-        soft_wrap=True,
+        f"{len(index) if index is not None else 0} vectors in {layout.root}"
     )
-    show.list_unreadable(summary.unreadable)
-    if summary.unreadable:
-        raise typer.Exit(show.EXIT_UNREADABLE)
+    show.exit_if_unreadable(summary.unreadable)

@@ -10,6 +10,7 @@ import typer
 
 
 def demo(
+    context: typer.Context,
     folder: Annotated[Path, typer.Option("--dir", help="Where photos, run and pictures go.")] = Path("demo"),
 ) -> None:
     """Run the whole job on the bundled world. No download; about two minutes."""
@@ -17,6 +18,7 @@ def demo(
     from hybrid.demo import RECIPE
     from hybrid.demo.dataset import write_demo
 
+    hybrid = context.find_root().command
     data, run, picture = folder / "data", folder / "run", folder / "predictions.png"
     console = show.stdout()
     console.print(
@@ -51,7 +53,8 @@ def demo(
     for title, arguments in steps:
         console.print(f"\n[bold]{title}[/bold]")
         console.print(f"[green]$ {shlex.join(['hybrid', *arguments])}[/green]", soft_wrap=True)
-        _run(arguments)
+        # As the shell would, but in this process.
+        hybrid(arguments, standalone_mode=False)
     console.print(
         f"\nThe picture: [bold]{picture}[/bold]    learning curves: [bold]{run / 'head' / 'curves.png'}[/bold]\n"
         f"All about the answers, to open in a browser: [bold]{folder / 'report.html'}[/bold]\n"
@@ -63,10 +66,3 @@ def demo(
         "  hybrid predict PHOTOS/new --prompts animals          trained classes and the ones you name",
         soft_wrap=True,
     )
-
-
-def _run(arguments: list[str]) -> None:
-    """Run one command exactly as the shell would."""
-    from hybrid.cli.main import app
-
-    app(arguments, standalone_mode=False)

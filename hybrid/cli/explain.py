@@ -25,11 +25,11 @@ class Method(StrEnum):
     INTEGRATED_GRADIENTS = "integrated-gradients"
 
 
+@options.with_groups
 def explain(
-    image: Annotated[str, typer.Argument(help="One photo.")],
-    run: options.Run = options.DEFAULT_RUN,
-    prompts: options.Prompts = None,
-    templates: options.TemplatesOption = None,
+    photo: Annotated[str, typer.Argument(help="One photo.")],
+    *,
+    run: options.RunOptions,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -42,47 +42,29 @@ def explain(
         str | None,
         typer.Option("--class", help="Class whose prompt the encoder's map is made for.  [default: the answer]"),
     ] = None,
-    prior: options.Prior = None,
-    balance: options.BalanceOption = None,
-    max_seen_loss: options.MaxSeenLoss = None,
-    reject: options.Reject = None,
-    max_false_accept: options.MaxFalseAccept = None,
-    encoder: options.Encoder = None,
-    pretrained: options.Pretrained = None,
-    precision: options.Precision = None,
+    answer: options.PolicyOptions,
+    encoder: options.EncoderOptions,
     device: options.Device = "auto",
 ) -> None:
     """Show what the answer for one photo rests on. Maps, nearest photos, the gate's terms."""
     from hybrid.cli import show
-    from hybrid.cli.load import load_classifier
+    from hybrid.cli.load import load_classifier, one_image
     from hybrid.run.files import write_json
     from hybrid.tools.explain.explain import explain as explain_image
     from hybrid.tools.explain.figure import draw_explanation
 
-    policy = options.policy_of(prior, balance, max_seen_loss, reject, max_false_accept)
-    record = _one_image(image)
+    policy = answer.policy()
+    record = one_image("explain", photo)
     png = _target(out, record)
-    classifier = load_classifier(run, prompts, templates, encoder, pretrained, precision, device, policy)
-    for line in classifier.notes:
-        show.note(line)
-    explained = explain_image(classifier, run, record, method=method.value, name=class_)
+    classifier = load_classifier(run, policy, encoder, device)
+    show.note(*classifier.notes)
+    explained = explain_image(classifier, run.run, record, method=method.value, name=class_)
     png.parent.mkdir(parents=True, exist_ok=True)
     draw_explanation(explained, png)
     write_json(png.with_suffix(".json"), explained.explanation)
     _print(explained.explanation)
-    for line in explained.explanation.notes:
-        show.note(line)
-    show.stdout().print(f"{png}\n{png.with_suffix('.json')}", markup=False, soft_wrap=True)
-
-
-def _one_image(image: str) -> ImageRecord:
-    from hybrid.errors import ConfigError
-    from hybrid.images.sources import scan
-
-    records = scan([image], labeled=False).records
-    if len(records) != 1:
-        raise ConfigError("explain takes one photo", got=f"{len(records)} in {image}", fix="name one of them")
-    return records[0]
+    show.note(*explained.explanation.notes)
+    show.result(f"{png}\n{png.with_suffix('.json')}")
 
 
 def _target(out: Path | None, record: ImageRecord) -> Path:

@@ -27,8 +27,6 @@ def fit_gate(
 
     layout = Layout(run)
     encoder = load_encoder(read_run(layout).encoder, device)
-    for line in encoder.notes:
-        show.note(line)
-    compute = resolve(device)
-    refit_gate(layout, encoder, compute, gate_folds=gate_folds, templates=templates, say=show.note)
-    show.stdout().print(f"gate in {layout.head / HeadFiles.GATE}", soft_wrap=True)
+    show.note(*encoder.notes)
+    refit_gate(layout, encoder, resolve(device), gate_folds=gate_folds, templates=templates, say=show.note)
+    show.result(f"gate in {layout.head / HeadFiles.GATE}")

@@ -6,26 +6,12 @@ import gc
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from hybrid import __version__
-from hybrid.cli.add_class import add_class, remove_class
-from hybrid.cli.audit import audit
-from hybrid.cli.build_index import build_index
-from hybrid.cli.compare import compare
-from hybrid.cli.demo import demo
-from hybrid.cli.evaluate import evaluate
-from hybrid.cli.explain import explain
-from hybrid.cli.fit_gate import fit_gate
-from hybrid.cli.info import info
-from hybrid.cli.predict import predict
-from hybrid.cli.recipes import recipes
-from hybrid.cli.search import search
-from hybrid.cli.train_head import train_head
-from hybrid.cli.tune import tune
 from hybrid.errors import HybridError, HybridWarning
 
 DEBUG = "HYBRID_DEBUG"
@@ -44,25 +30,33 @@ app = typer.Typer(
     help="Classify photos into the classes you trained on and into classes that you can only name, "
     "in one calibrated answer. Start with: hybrid demo",
 )
-COMMANDS: dict[str, Callable[..., None]] = {
-    "demo": demo,
-    "build-index": build_index,
-    "train-head": train_head,
-    "recipes": recipes,
-    "compare": compare,
-    "tune": tune,
-    "fit-gate": fit_gate,
-    "add-class": add_class,
-    "remove-class": remove_class,
-    "predict": predict,
-    "evaluate": evaluate,
-    "explain": explain,
-    "search": search,
-    "audit": audit,
-    "info": info,
+# In the order of --help: the module that holds a command, a function of its name with _ for -.
+COMMANDS = {
+    "demo": "hybrid.cli.demo",
+    "build-index": "hybrid.cli.build_index",
+    "train-head": "hybrid.cli.train_head",
+    "recipes": "hybrid.cli.recipes",
+    "compare": "hybrid.cli.compare",
+    "tune": "hybrid.cli.tune",
+    "fit-gate": "hybrid.cli.fit_gate",
+    "add-class": "hybrid.cli.add_class",
+    "remove-class": "hybrid.cli.add_class",
+    "predict": "hybrid.cli.predict",
+    "evaluate": "hybrid.cli.evaluate",
+    "explain": "hybrid.cli.explain",
+    "search": "hybrid.cli.search",
+    "audit": "hybrid.cli.audit",
+    "info": "hybrid.cli.info",
 }
-for name, command in COMMANDS.items():
-    app.command(name)(command)
+
+
+def register(name: str, module: str) -> None:
+    """Make a function of a module a command."""
+    app.command(name)(getattr(import_module(module), name.replace("-", "_")))
+
+
+for entry in COMMANDS.items():
+    register(*entry)
 
 
 def _show_version(wanted: bool) -> None:

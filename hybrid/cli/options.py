@@ -1,16 +1,25 @@
-"""Options that several commands share."""
+"""Options that several commands share, alone and in groups.
+
+A command takes a group as one keyword parameter and is decorated with `with_groups`: the group's fields become options
+of the command, in the place where the group stands, and the command gets them as one object.
+"""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
 
 import typer
 
 if TYPE_CHECKING:
-    from hybrid.config import Regions
-    from hybrid.gate.policy import Balance, Policy
+    from hybrid.config import EncoderSettings
+    from hybrid.gate.policy import Balance as BalanceSetting
+    from hybrid.gate.policy import Policy
+    from hybrid.run.files import Layout
 
 
 class RegionsChoice(StrEnum):
@@ -19,6 +28,14 @@ class RegionsChoice(StrEnum):
     NONE = "none"
     SLIC = "slic"
     TILES = "tiles"
+
+
+class Format(StrEnum):
+    """How results are written."""
+
+    TABLE = "table"
+    JSONL = "jsonl"
+    CSV = "csv"
 
 
 Run = Annotated[Path, typer.Option(help="Folder that holds index, head, gate and settings.", show_default=True)]
@@ -39,7 +56,7 @@ Prompts = Annotated[
     str | None,
     typer.Option(help="Classes that may be named: a file (one class a line) or a bundled name such as animals."),
 ]
-TemplatesOption = Annotated[
+Templates = Annotated[
     str | None,
     typer.Option(help="Prompt templates: simple, imagenet or a file.  [default: those of the gate, else simple]"),
 ]
@@ -58,12 +75,11 @@ Precision = Annotated[
     str | None, typer.Option(help="auto, fp32, bf16 or fp16: how the encoder computes.  [default: auto]")
 ]
 Prior = Annotated[float | None, typer.Option(help="Expected share of photos of unseen classes, 0 to 1.")]
-BalanceOption = Annotated[
+Balance = Annotated[
     str | None,
     typer.Option(
-        "--balance",
         help="equal: photos of seen and of unseen classes are as likely; natural: by the number of classes.  "
-        "[default: equal]",
+        "[default: equal]"
     ),
 ]
 MaxSeenLoss = Annotated[
@@ -77,37 +93,117 @@ Reject = Annotated[
 MaxFalseAccept = Annotated[
     float | None, typer.Option(help="The same by the share of photos of unknown classes that may pass, such as 0.1.")
 ]
-RegionsOption = Annotated[
+Regions = Annotated[
     RegionsChoice | None,
     typer.Option(
-        "--regions",
-        help="Let the head vote on the parts of each photo too.  [default: as it was trained]",
-        show_default=False,
+        help="Let the head vote on the parts of each photo too.  [default: as it was trained]", show_default=False
     ),
 ]
 Coverage = Annotated[
     float | None,
     typer.Option(help="Give each photo a set that holds the true class of this share of seen photos, such as 0.9."),
 ]
+OutputFormat = Annotated[
+    Format | None, typer.Option("--format", help="[default: by the ending of --out, else table]", show_default=False)
+]
 
 
-def regions_of(choice: RegionsChoice | None) -> Regions | None:
-    """Give the choice as settings know it."""
-    return cast("Regions | None", choice and choice.value)
+@dataclass(frozen=True)
+class RunOptions:
+    """Which run, and which classes it answers with."""
+
+    run: Run = DEFAULT_RUN
+    prompts: Prompts = None
+    templates: Templates = None
 
 
-def policy_of(
-    prior: float | None,
-    balance: str | None,
-    max_seen_loss: float | None,
-    reject: float | None = None,
-    max_false_accept: float | None = None,
-    coverage: float | None = None,
-) -> Policy:
-    """Join the flags; ConfigError where they contradict each other."""
-    from hybrid.errors import ConfigError
-    from hybrid.gate.policy import Policy
+@dataclass(frozen=True)
+class PolicyOptions:
+    """What is expected of the photos and asked of the answers."""
 
-    if balance not in (None, "natural", "equal"):
-        raise ConfigError("--balance takes natural or equal", got=str(balance))
-    return Policy(prior, cast("Balance | None", balance), max_seen_loss, reject, max_false_accept, coverage)
+    prior: Prior = None
+    balance: Balance = None
+    max_seen_loss: MaxSeenLoss = None
+    reject: Reject = None
+    max_false_accept: MaxFalseAccept = None
+
+    def policy(self) -> Policy:
+        """Join the options; ConfigError where they contradict each other."""
+        from hybrid.errors import ConfigError
+        from hybrid.gate.policy import Policy
+
+        if self.balance not in (None, "natural", "equal"):
+            raise ConfigError("--balance takes natural or equal", got=str(self.balance))
+        balance = cast("BalanceSetting | None", self.balance)
+        return Policy(self.prior, balance, self.max_seen_loss, self.reject, self.max_false_accept)
+
+
+@dataclass(frozen=True)
+class AnswerOptions(PolicyOptions):
+    """The policy, with prediction sets, and how the head looks at a photo."""
+
+    coverage: Coverage = None
+    regions: Regions = None
+
+    def policy(self) -> Policy:
+        """Join the options of the policy; ConfigError where they contradict each other."""
+        return replace(super().policy(), coverage=self.coverage)
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """Which encoder, and how it computes."""
+
+    encoder: Encoder = None
+    pretrained: Pretrained = None
+    precision: Precision = None
+
+    def settings(self, layout: Layout) -> EncoderSettings:
+        """Join the options with what the run says of its encoder."""
+        from hybrid.cli.settings import encoder_settings
+
+        return encoder_settings(layout, self.encoder, self.pretrained, self.precision)
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """How photos are read and put together."""
+
+    batch_size: BatchSize = None
+    workers: Workers = None
+
+
+def with_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the fields of its groups of options as options of its own.
+
+    Parameters
+    ----------
+    command : function
+        Parameters whose annotation is a dataclass are groups. Every field of a group has a default.
+
+    Returns
+    -------
+    function
+        Takes keywords alone; its signature, which typer reads, names every option in order.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    parameters = []
+    for parameter in inspect.signature(command).parameters.values():
+        options = [parameter.replace(annotation=hints[parameter.name])]
+        if group := groups.get(parameter.name):
+            of_field = get_type_hints(group, include_extras=True)
+            options = [
+                parameter.replace(name=f.name, default=f.default, annotation=of_field[f.name]) for f in fields(group)
+            ]
+        parameters += [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options]
+
+    def grouped(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{f.name: values.pop(f.name) for f in fields(group)})
+        command(**values)
+
+    grouped.__name__, grouped.__doc__, grouped.__module__ = command.__name__, command.__doc__, command.__module__
+    grouped.__annotations__ = {option.name: option.annotation for option in parameters}
+    grouped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return grouped

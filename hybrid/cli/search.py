@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from hybrid.cli import options
-from hybrid.cli.predict import Format
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,10 +35,7 @@ def search(
     ] = None,
     sheet: Annotated[Path | None, typer.Option(help="Draw the photos (at most 100) to this PNG.")] = None,
     out: Annotated[Path | None, typer.Option(help="File for the list.  [default: stdout]")] = None,
-    format_: Annotated[
-        Format | None,
-        typer.Option("--format", help="[default: by the ending of --out, else table]", show_default=False),
-    ] = None,
+    format_: options.OutputFormat = None,
     device: options.Device = "auto",
 ) -> None:
     """Find the photos of the index most like a text or a photo."""
@@ -64,7 +60,7 @@ def search(
     if sheet is not None:
         title = f"photos like {Path(record.path).name}" if record else f"“{text}”"
         _draw(hits, sheet, title, query.image if query else None)
-    with opened(out, format_.value if format_ else None) as (stream, chosen):
+    with opened(out, format_) as (stream, chosen):
         _write(hits, stream, chosen)
 
 

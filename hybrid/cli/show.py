@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
+import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.progress import ProgressColumn as RichColumn
 from rich.text import Text
 
@@ -21,9 +23,15 @@ def stdout() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
-def note(line: str) -> None:
-    """Say one line on stderr."""
-    stderr.print(escape(line), style="dim" if not line.startswith("WARNING") else "yellow", soft_wrap=True)
+def note(*lines: str) -> None:
+    """Say lines on stderr, warnings in yellow."""
+    for line in lines:
+        stderr.print(escape(line), style="dim" if not line.startswith("WARNING") else "yellow", soft_wrap=True)
+
+
+def result(line: str) -> None:
+    """Say a line on stdout, as it is."""
+    stdout().print(line, markup=False, soft_wrap=True)
 
 
 class _Rate(RichColumn):
@@ -33,20 +41,9 @@ class _Rate(RichColumn):
         return Text(f"{task.completed / seconds:,.0f} images/s" if seconds else "- images/s")
 
 
-class ImageProgress:
-    """A bar with images per second and time left; call it with the number of photos just finished."""
-
-    def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress, self._task = progress, task
-
-    def __call__(self, count: int) -> None:
-        """Advance by `count` photos."""
-        self._progress.advance(self._task, count)
-
-
 @contextmanager
-def image_progress(what: str, total: int) -> Iterator[ImageProgress]:
-    """Show a progress bar on stderr."""
+def image_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar on stderr, with images per second and time left; call it with the number of images just finished."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -55,11 +52,11 @@ def image_progress(what: str, total: int) -> Iterator[ImageProgress]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=stderr) as progress:
-        yield ImageProgress(progress, progress.add_task(what, total=total))
+        yield partial(progress.advance, progress.add_task(what, total=total))
 
 
-def list_unreadable(unreadable: Sequence[tuple[str, str]], limit: int = 20) -> None:
-    """Name the files that could not be read, with their reasons."""
+def exit_if_unreadable(unreadable: Sequence[tuple[str, str]], limit: int = 20) -> None:
+    """Name the files that could not be read, with their reasons, and end the command with exit code 3."""
     if not unreadable:
         return
     stderr.print(f"{len(unreadable)} unreadable, skipped:", style="yellow")
@@ -67,3 +64,4 @@ def list_unreadable(unreadable: Sequence[tuple[str, str]], limit: int = 20) -> N
         stderr.print(f"  {escape(path)}: {escape(reason)}", soft_wrap=True)
     if len(unreadable) > limit:
         stderr.print(f"  and {len(unreadable) - limit} more")
+    raise typer.Exit(EXIT_UNREADABLE)

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from hybrid.cli import show
 from hybrid.errors import ConfigError
+from hybrid.files import atomic_write
 from hybrid.prediction import Neighbor, Prediction
 
 Writer = Callable[[Sequence[Prediction]], None]
@@ -54,10 +55,8 @@ def opened(out: Path | None, name: str | None) -> Iterator[tuple[TextIO, str]]:
         yield sys.stdout, chosen
         return
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    with part.open("w", newline="", encoding="utf-8") as stream:
+    with atomic_write(out) as part, part.open("w", newline="", encoding="utf-8") as stream:
         yield stream, chosen
-    part.replace(out)
 
 
 @contextmanager

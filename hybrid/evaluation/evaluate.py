@@ -14,7 +14,7 @@ from hybrid.classifier import Batch, HybridClassifier
 from hybrid.device import CPU_BATCH
 from hybrid.errors import DataError, listing
 from hybrid.evaluation.metrics import SystemScores, score_system
-from hybrid.evaluation.promises import RejectionReport, SetReport, report_rejection, report_sets
+from hybrid.evaluation.rates import RejectionReport, SetReport, report_rejection, report_sets
 from hybrid.evaluation.results import Evaluation, ImageResults
 from hybrid.images.records import ImageRecord
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.evaluation.metrics import SystemScores
-from hybrid.evaluation.promises import RejectionReport, SetReport
+from hybrid.evaluation.rates import RejectionReport, SetReport
 from hybrid.images.records import ImageRecord
 
 

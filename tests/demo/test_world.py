@@ -96,7 +96,7 @@ def test_different_animals_look_different() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("colour", sorted(HUES))
+@pytest.mark.parametrize("color", sorted(HUES))
 def test_the_drawn_color_is_the_named_one(color: str, kind: str) -> None:
     """The most saturated pixels of plain animals are nearest to the named hue, told by colorsys alone."""
     votes: Counter[str] = Counter()

@@ -64,7 +64,7 @@ def make_result(tmp_path_factory: pytest.TempPathFactory, image: Callable) -> Ca
             "setup": ("device: cpu",),
             "notes": (),
             "unreadable": (),
-            "photos": kept,
+            "per_image": kept,
         }
         return Evaluation(**{**values, **changes})
 

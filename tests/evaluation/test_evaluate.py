@@ -101,7 +101,7 @@ def test_without_such_a_policy_nothing_is_promised():
 
 @pytest.mark.parametrize("batch_size", [1, 3, 50])
 def test_every_scored_image_is_kept_in_order_with_its_answers(batch_size):
-    images = evaluate(Fake(), RECORDS, batch_size=batch_size).images
+    images = evaluate(Fake(), RECORDS, batch_size=batch_size).per_image
     expected = Fake().answers(INSIDE)
     assert images.names == ("ant", "bee", "cat")
     assert images.seen == 2
@@ -116,7 +116,7 @@ def test_every_scored_image_is_kept_in_order_with_its_answers(batch_size):
 
 def test_the_scores_are_those_of_the_kept_answers():
     result = evaluate(Fake(), RECORDS, batch_size=4)
-    images = result.images
+    images = result.per_image
     mass = Fake().answers(INSIDE).zero_shot_mass
     for name, gate in (("supervised", None), ("zero_shot", mass), ("hybrid", images.p_unseen)):
         rate = result.systems[name].images_per_second
@@ -131,9 +131,9 @@ def test_the_scores_are_those_of_the_kept_answers():
 @pytest.mark.parametrize("only", ["supervised", "zero_shot"])
 def test_an_only_expert_is_not_called_hybrid(only):
     result = evaluate(Fake(gate=None, systems=(only,)), RECORDS)
-    assert list(result.images.probabilities) == [only]
+    assert list(result.per_image.probabilities) == [only]
     assert [name for name, scores in result.systems.items() if scores] == [only]
-    assert result.images.p_unseen is None
+    assert result.per_image.p_unseen is None
 
 
 def test_json_has_the_new_figures_and_no_images():

@@ -174,7 +174,7 @@ def test_every_label_and_path_is_escaped(make_result):
 
 def test_per_class_figures_and_the_matrix_equal_sklearn(standard):
     result, page = standard
-    images, names = result.images, result.images.names
+    images, names = result.per_image, result.per_image.names
     predicted = images.probabilities["hybrid"].argmax(axis=1)
     precision, recall, f1, support = precision_recall_fscore_support(images.target, predicted, zero_division=np.nan)
     rows = page.tables["classes"][0][1:]
@@ -197,7 +197,7 @@ def test_per_class_figures_and_the_matrix_equal_sklearn(standard):
 
 def test_reliability_is_that_of_both_groups_of_both_systems(standard):
     result, page = standard
-    images = result.images
+    images = result.per_image
     unseen = images.target >= 4
     tables = iter(page.tables["reliability"])
     for system, name in (("hybrid", "hybrid"), ("zero_shot", "zero-shot")):
@@ -217,7 +217,7 @@ def test_reliability_is_that_of_both_groups_of_both_systems(standard):
 
 def test_trade_offs_are_drawn_from_the_results(make_result):
     result = make_result()
-    images, html = result.images, render(result, run="runs/x", made=MADE)
+    images, html = result.per_image, render(result, run="runs/x", made=MADE)
     curves = {
         name: seen_unseen_curve(np.log(images.probabilities[name]), images.target, images.is_unseen)
         for name in ("zero_shot", "hybrid")
@@ -234,7 +234,7 @@ def test_trade_offs_are_drawn_from_the_results(make_result):
 
 def test_worst_confusions_show_the_images_of_which_the_system_was_surest(make_result):
     result = make_result(images=80)
-    images = result.images
+    images = result.per_image
     probabilities = images.probabilities["hybrid"]
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     counts = confusion_matrix(images.target, predicted, labels=range(6))
@@ -266,7 +266,7 @@ def test_thumbnails_stand_upright(make_result, image):
     exif = Image.Exif()
     exif[0x0112] = 6  # "turn me by 90 degrees"
     upright.transpose(Image.Transpose.ROTATE_90).save(turned, "JPEG", quality=95, exif=exif)
-    for record in result.images.records:
+    for record in result.per_image.records:
         Path(record.path).write_bytes(turned.getvalue())
     for attributes in page_of(result).all("img", "confusions"):
         small = Image.open(io.BytesIO(base64.b64decode(attributes["src"].partition(",")[2])))
@@ -278,7 +278,7 @@ def test_thumbnails_stand_upright(make_result, image):
 
 def test_a_image_that_is_gone_is_said_to_be(make_result):
     result = make_result()
-    for record in result.images.records:
+    for record in result.per_image.records:
         Path(record.path).unlink()
     page = page_of(result)
     assert page.all("img") == []
@@ -319,7 +319,7 @@ def test_without_p_unseen_there_is_no_gate_to_show(make_result, standard):
 
 def test_a_perfect_system_has_no_confusions(make_result):
     result = make_result()
-    result.images.probabilities["hybrid"][:] = np.eye(6)[result.images.target]
+    result.per_image.probabilities["hybrid"][:] = np.eye(6)[result.per_image.target]
     page = page_of(result)
     assert "No photo is answered wrong." in page.says("confusions")
     assert page.all("img") == []
