@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from hybrid.config import EncoderSettings, convert
-from hybrid.encoders import PRECOMPUTED
 from hybrid.encoders.base import expand_user
+from hybrid.encoders.registry import split_prefix
 from hybrid.errors import ConfigError
 from hybrid.run.files import Layout, read_run
 
@@ -44,9 +44,9 @@ def absolute(file: Path | None) -> str | None:
 
 def _absolute(name: str) -> str:
     """Make a local path absolute, so that the run can be used from any folder; names stay as they are."""
-    prefix = PRECOMPUTED if name.startswith(PRECOMPUTED) else ""
-    path = expand_user(name.removeprefix(prefix))
-    return prefix + str(path.absolute()) if prefix or (path.exists() and path.name != name) else name
+    prefix, place = split_prefix(name)
+    path = expand_user(place)
+    return prefix + str(path.absolute()) if path.exists() and (prefix or path.name != name) else name
 
 
 def read_names(file: Path) -> tuple[str, ...]:

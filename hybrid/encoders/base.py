@@ -37,7 +37,7 @@ class Encoder(Protocol):
         Multiplies cosine similarities to give zero-shot logits; read from the model.
     uses_templates : bool
         False where texts are found by class name instead of encoded.
-    cover : int or None
+    min_side : int or None
         Shorter side that `prepare` needs of an image; 1 if it looks at no pixel, None: the full size.
     batch_size : int
         Images to embed at once, where the user does not say.
@@ -56,6 +56,9 @@ class Encoder(Protocol):
 
     @property
     def batch_size(self) -> int: ...  # noqa: D102  described above
+
+    def can_encode(self, names: Sequence[str]) -> list[bool]:
+        """Tell of each class name whether `encode_texts` has a vector for it."""
 
     def check(self, records: Sequence[ImageRecord]) -> None:
         """Raise EncoderError if some image can never be encoded, before any work is done."""

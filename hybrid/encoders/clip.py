@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hybrid.device import Compute, OomBackoff, suggest_batch
+from hybrid.config import EncoderSettings
+from hybrid.device import Compute, OomBackoff, resolve, suggest_batch
 from hybrid.encoders.base import FloatArray, expand_user, fingerprint, unit_norm
 from hybrid.encoders.fast_path import ImageTower
 from hybrid.encoders.hub import find_cached, require_network
 from hybrid.encoders.no_init import NoInitWeights
+from hybrid.encoders.registry import known_encoders
 from hybrid.errors import EncoderError, first_line, listing
 from hybrid.images.preprocess import PIXELS, Preprocessor
 from hybrid.images.records import ImageRecord
@@ -28,6 +30,7 @@ from hybrid.images.records import ImageRecord
 if TYPE_CHECKING:
     from hybrid.images.preprocess import AnyImage
 
+TINY_FOLDER = Path(__file__).parent / "tiny_clip"
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_ENDINGS = (".safetensors", ".bin", ".pth", ".pt")
 WEIGHTS_NAMES = ("open_clip_model", "open_clip_pytorch_model", "model", "pytorch_model")
@@ -67,6 +70,17 @@ class ClipSource:
     shown: str
 
 
+def load(settings: EncoderSettings, device: str) -> ClipEncoder:
+    """Load an open_clip model."""
+    return ClipEncoder(locate(settings.model, settings.pretrained), resolve(device, settings.precision))
+
+
+def load_tiny(settings: EncoderSettings, device: str) -> ClipEncoder:
+    """Load the bundled model."""
+    source = replace(locate(str(TINY_FOLDER), None), shown="tiny (bundled; knows only the drawn animals)")
+    return ClipEncoder(source, resolve(device, settings.precision))
+
+
 def locate(model: str, pretrained: str | None) -> ClipSource:
     """Find out what the user means by ``--encoder`` and ``--pretrained``, without loading anything.
 
@@ -94,7 +108,7 @@ def locate(model: str, pretrained: str | None) -> ClipSource:
         near = difflib.get_close_matches(model, open_clip.list_models(), n=5, cutoff=0.4)
         raise EncoderError(
             f"unknown encoder {model}",
-            expected="an open_clip model, a folder, hf-hub:REPO, tiny, or precomputed:FILE.npz",
+            expected=known_encoders(),
             got=f"{model}; near it: {listing(near) or 'nothing'}",
         )
     return _locate_weights(model, pretrained)
@@ -193,6 +207,10 @@ class ClipEncoder:
         """The image tower: a `batch` (n, 3, height, width) to embeddings (n, dim), not of unit norm."""
         tower: torch.nn.Module = self._model.visual
         return tower
+
+    def can_encode(self, names: Sequence[str]) -> list[bool]:
+        """Any name can be encoded."""
+        return [True] * len(names)
 
     def check(self, records: Sequence[ImageRecord]) -> None:
         """Nothing to check: any decoded image can be encoded."""

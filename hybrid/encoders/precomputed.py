@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid.config import EncoderSettings
 from hybrid.device import CPU_BATCH
-from hybrid.encoders.base import FloatArray, fingerprint, unit_norm
+from hybrid.encoders.base import FloatArray, expand_user, fingerprint, unit_norm
 from hybrid.errors import EncoderError, listing
 from hybrid.images.records import ImageRecord
 from hybrid.labels.prompts import class_key
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 
 ARRAYS = ("path", "embedding", "text", "text_embedding", "logit_scale")
 SHAPES = "path (n,), embedding (n, dim), text (m,), text_embedding (m, dim) and one logit_scale"
+
+
+def load(settings: EncoderSettings, device: str) -> PrecomputedEncoder:
+    """Load the encoder of ``precomputed:FILE.npz``; there is nothing to compute, so the device does not matter."""
+    return PrecomputedEncoder(expand_user(settings.model.partition(":")[2]))
 
 
 class PrecomputedEncoder:
@@ -64,6 +70,10 @@ class PrecomputedEncoder:
             f"encoder: vectors from {file}{source}; {len(self._row)} photos, {len(self._text_row)} names",
         )
 
+    def can_encode(self, names: Sequence[str]) -> list[bool]:
+        """Tell of each class name whether the file has a vector for it."""
+        return [class_key(name) in self._text_row for name in names]
+
     def check(self, records: Sequence[ImageRecord]) -> None:
         """Raise EncoderError that lists every image without a vector."""
         missing = [record.path for record in records if self._find(record.path) is None]
@@ -88,7 +98,7 @@ class PrecomputedEncoder:
 
     def encode_texts(self, texts: Sequence[str]) -> FloatArray:
         """Find the vectors of class names, shape (n, dim); EncoderError lists the names it lacks."""
-        missing = [text for text in texts if class_key(text) not in self._text_row]
+        missing = [text for text, known in zip(texts, self.can_encode(texts), strict=True) if not known]
         if missing:
             raise EncoderError(
                 f"{self._file} has no text vector for {len(missing)} of {len(texts)} names",

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from hybrid.config import HeadSettings, convert
 from hybrid.device import Compute
 from hybrid.encoders.base import Encoder, FloatArray
-from hybrid.errors import ArtifactError, DataError, EncoderError, GateError, HeadError, listing
+from hybrid.errors import ArtifactError, DataError, GateError, HeadError, listing
 from hybrid.gate.decide import FittedGate
 from hybrid.heads.base import Head, TrainingSet
 from hybrid.heads.score import head_logits
@@ -289,12 +289,12 @@ def _name_classes(
     names: Sequence[str], encoder: Encoder, templates: Templates, store: EmbeddingStore
 ) -> tuple[FloatArray | None, str]:
     """Embed the seen classes' names, (n_classes, dim); or say why the encoder cannot name them."""
-    try:
-        return embed_classes(encoder, join(names, None).prompts, templates, store), ""
-    except EncoderError as error:
-        if encoder.uses_templates:
-            raise
-        return None, f"{error.what}: {error.got}"
+    prompts = join(names, None).prompts
+    named = encoder.can_encode([prompt.name for prompt in prompts])
+    if all(named):
+        return embed_classes(encoder, prompts, templates, store), ""
+    missing = [prompt.name for prompt, known in zip(prompts, named, strict=True) if not known]
+    return None, f"{encoder.name} has no text vector for {len(missing)} of {len(names)} names: {listing(missing)}"
 
 
 def _fit_gate(

@@ -34,7 +34,7 @@ def tiny_peer(setup, monkeypatch):
     """open_clip's side of the same weights."""
     import open_clip
 
-    from hybrid.encoders import TINY_FOLDER
+    from hybrid.encoders.clip import TINY_FOLDER
 
     model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{TINY_FOLDER}")
     monkeypatch.setattr(peers, "load_open_clip", lambda setup: (model.eval(), transform))

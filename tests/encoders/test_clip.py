@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from hybrid.config import EncoderSettings
 from hybrid.device import CPU_BATCH, cpu_has_native_bf16
-from hybrid.encoders import TINY_FOLDER, clip, load_encoder
-from hybrid.encoders.clip import CONFIG_FILE, TEXT_BATCH, ClipEncoder
+from hybrid.encoders import clip, load_encoder
+from hybrid.encoders.clip import CONFIG_FILE, TEXT_BATCH, TINY_FOLDER, ClipEncoder
 
 WEIGHTS = "open_clip_model.safetensors"
 PREPROCESS = {"std": [0.3, 0.3, 0.2]}  # as tests/conftest.py writes it
@@ -230,6 +230,7 @@ def test_names_are_the_same_in_every_load(clip_folder, fp32):
     assert (again.name, again.identity, again.fingerprint) == (fp32.name, fp32.identity, fp32.fingerprint)
 
 
-def test_any_image_can_be_encoded(fp32):
+def test_any_image_and_any_name_can_be_encoded(fp32):
+    assert fp32.can_encode(["a cat", ""]) == [True, True]
     check: Callable[..., None] = fp32.check
     assert check([]) is None

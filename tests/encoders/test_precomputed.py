@@ -99,6 +99,7 @@ def test_a_missing_image_that_was_not_checked_is_the_same_error(encoder):
 )
 def test_a_name_is_found_as_a_class_whatever_its_spelling(encoder, name, row):
     assert np.allclose(encoder.encode_texts([name]), unit(TEXT[[row]]), atol=1e-6)
+    assert encoder.can_encode([name, "zebra", name]) == [True, False, True]
 
 
 def test_names_come_in_the_order_asked_and_may_repeat(encoder):

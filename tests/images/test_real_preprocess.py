@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from hybrid.config import EncoderSettings, HeadSettings
 from hybrid.device import Compute
-from hybrid.encoders import TINY_FOLDER, load_encoder
+from hybrid.encoders import load_encoder
+from hybrid.encoders.clip import TINY_FOLDER
 from hybrid.heads.nets.backbone import build_model
 from hybrid.heads.nets.backbone_head import BackboneHead
 from hybrid.heads.transforms import transforms

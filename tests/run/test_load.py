@@ -44,6 +44,9 @@ class WordEncoder:
         self.unknown = set(unknown)
         self.prompted = []
 
+    def can_encode(self, names):
+        return [name not in self.unknown for name in names]
+
     def encode_texts(self, texts):
         self.prompted += texts
         if missing := [text for text in texts if text in self.unknown]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from hybrid.encoders import load_encoder
 from hybrid.encoders.base import Encoder, FloatArray
-from hybrid.errors import ArtifactError, EncoderError, StoreError, listing
+from hybrid.errors import ArtifactError, StoreError, listing
 from hybrid.gate.experts import zero_shot_logits
 from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.index.texts import embed_classes
@@ -200,15 +201,7 @@ def _embed_known(
     encoder: Encoder, classes: Sequence[PromptClass], templates: Templates
 ) -> tuple[FloatArray, NDArray[np.bool_]]:
     """Embed the classes that the encoder can name, (m, dim), and say which these are, (c,) bool."""
+    named = encoder.can_encode([prompt.name for prompt in classes])
     # Nothing is cached in the store: an audit changes nothing in the run.
-    if encoder.uses_templates:
-        return embed_classes(encoder, classes, templates, None), np.ones(len(classes), np.bool_)
-    found: list[FloatArray | None] = []
-    for one in classes:
-        try:
-            found.append(embed_classes(encoder, [one], templates, None)[0])
-        except EncoderError:  # it holds no vector of this name
-            found.append(None)
-    known = [vector for vector in found if vector is not None]
-    texts = np.stack(known) if known else np.empty((0, encoder.dim), np.float32)
-    return texts, np.array([vector is not None for vector in found], np.bool_)
+    texts = embed_classes(encoder, list(compress(classes, named)), templates, None)
+    return texts, np.array(named, np.bool_)

@@ -59,6 +59,9 @@ class ColorEncoder:
         self.unknown: set[str] = set()
         self.encoded = 0
 
+    def can_encode(self, names: Sequence[str]) -> list[bool]:
+        return [name not in self.unknown for name in names]
+
     def check(self, records: Sequence[ImageRecord]) -> None:
         pass
 
