@@ -128,19 +128,19 @@ def fidelity(setup: Setup, files: Sequence[str], gaps: Sequence[float | None]) -
     from PIL import Image
 
     from hybrid.encoders.base import unit_norm
-    from hybrid.images.decode import decode_scaled
+    from hybrid.images.decoders import LibjpegTurbo
     from hybrid.images.preprocess import OVERSAMPLING
 
     if encoder.min_side is None:
         raise TypeError(f"{encoder.name} has a preprocessing of its own, which takes photos at full size")
-    transform, size = encoder.transform, encoder.min_side / OVERSAMPLING
+    decode, transform, size = LibjpegTurbo().decode, encoder.transform, encoder.min_side / OVERSAMPLING
     found: dict[float | None, list[float]] = {gap: [] for gap in gaps}
     for file in files:
         data = Path(file).read_bytes()
         with torch.inference_mode():
             exact = encoder.tower(transform(Image.open(file))[None])
         min_sides = [None if gap is None else round(gap * size) for gap in gaps]
-        ours = encoder.encode_images([encoder.prepare(decode_scaled(data, min_side), None) for min_side in min_sides])
+        ours = encoder.encode_images([encoder.prepare(decode(data, min_side), None) for min_side in min_sides])
         for gap, value in zip(gaps, ours @ unit_norm(exact.numpy())[0], strict=True):
             found[gap].append(float(value))
     return found

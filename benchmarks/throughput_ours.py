@@ -47,17 +47,19 @@ def settings(setup: Setup) -> Any:
 def reader(setup: Setup) -> Callable[[bytes], Any]:
     """What a reading thread of the product does with the bytes of an image: all that the encoder waits for."""
     encoder = load(setup)
-    from hybrid.images.decode import decode_scaled
+    from hybrid.images.decoders import LibjpegTurbo
 
-    return lambda data: encoder.prepare(decode_scaled(data, encoder.min_side), None)
+    decode = LibjpegTurbo().decode
+    return lambda data: encoder.prepare(decode(data, encoder.min_side), None)
 
 
 def to_input(setup: Setup) -> Callable[[bytes], object]:
     """From the bytes of an image to the encoder's input, as open_clip's transform gives it."""
     encoder = load(setup)
-    from hybrid.images.decode import decode_scaled
+    from hybrid.images.decoders import LibjpegTurbo
 
-    return lambda data: encoder.batch([encoder.prepare(decode_scaled(data, encoder.min_side), None)])
+    decode = LibjpegTurbo().decode
+    return lambda data: encoder.batch([encoder.prepare(decode(data, encoder.min_side), None)])
 
 
 def hybrid_build_index(setup: Setup) -> Work:

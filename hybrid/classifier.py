@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from hybrid.config import EncoderSettings, Regions
 from hybrid.device import CPU_BATCH
 from hybrid.encoders.base import Encoder, FloatArray
-from hybrid.errors import ConfigError, GateError, UnreadableImageError
+from hybrid.errors import ConfigError, GateError
 from hybrid.gate.calibration import log_softmax
 from hybrid.gate.decide import Decider, FittedGate
 from hybrid.gate.experts import zero_shot_logits
@@ -24,9 +23,9 @@ from hybrid.gate.support import SupportImages
 from hybrid.heads.base import Head
 from hybrid.images.decode import Scaled
 from hybrid.images.inputs import Images, to_records
-from hybrid.images.reading import ReadImage, largest_min_side, read
+from hybrid.images.pipeline import ReadImage, largest_min_side, read_batches
 from hybrid.images.records import ImageRecord
-from hybrid.images.stream import IN_FLIGHT, ahead, batched, default_workers, ordered_map
+from hybrid.images.stream import IN_FLIGHT, ordered_map
 from hybrid.labels.prompts import PromptSet
 from hybrid.labels.space import LabelSpace
 from hybrid.prediction import Answers, Prediction, to_predictions
@@ -339,19 +338,13 @@ class HybridClassifier:
         if self._needs_embeddings:
             self.encoder.check(records)
         size = batch_size or (self._batch_size if len(records) > 1 else 1)
-        threads = workers or default_workers()
-        read_one = partial(
-            read, prepare=self._prepare, min_side=largest_min_side(expert.min_side for expert in self._looking)
-        )
-        reads = ordered_map(read_one, records, threads, ahead(size, threads))
-        for batch, answered in ordered_map(self._answer_batch, batched(reads, size), IN_FLIGHT, IN_FLIGHT):
-            unreadable = [(image.record.path, image.reason) for image in batch if image.reason]
+        min_side = largest_min_side(expert.min_side for expert in self._looking)
+        batches = read_batches(records, self._prepare, min_side=min_side, batch_size=size, workers=workers)
+        for batch, answered in ordered_map(self._answer_batch, batches, IN_FLIGHT, IN_FLIGHT):
+            unreadable = [image for image in batch if image.reason]
             if unreadable and not skip_unreadable:
-                path, reason = unreadable[0]
-                raise UnreadableImageError(
-                    f"cannot read {path}", got=reason, fix="leave it out, or use classify, which skips and lists it"
-                )
-            self.unreadable += unreadable
+                raise unreadable[0].error(fix="leave it out, or use classify, which skips and lists it")
+            self.unreadable += [(image.record.path, image.reason) for image in unreadable]
             if answered is not None:
                 yield answered
 

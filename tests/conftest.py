@@ -71,6 +71,26 @@ def image() -> Callable[..., Image.Image]:
 
 
 @pytest.fixture
+def decodes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int | None, tuple[int, ...]]]:
+    """The `min_side` and the shape of every image that is decoded, as it is."""
+    from hybrid.images import decoders
+
+    calls: list[tuple[int | None, tuple[int, ...]]] = []
+    default, _ = decoders.choose_decoder()
+
+    class Watched:
+        name = "watched"
+
+        def decode(self, data: bytes, min_side: int | None) -> decoders.Scaled:
+            scaled = default.decode(data, min_side)
+            calls.append((min_side, scaled.rgb.shape))
+            return scaled
+
+    monkeypatch.setattr(decoders, "DECODERS", {"watched": lambda device: Watched()})
+    return calls
+
+
+@pytest.fixture
 def image_folder(tmp_path: Path) -> Callable[..., Path]:
     """Write class folders of distinct JPEG images: `image_folder({"cat": 3, "dog": 2}, "train")`."""
 

@@ -140,16 +140,11 @@ def test_answers_equal_the_formula():
     np.testing.assert_allclose(answers.zero_shot_mass, zero_shot[:, 2], rtol=1e-5)
 
 
-def test_each_image_is_decoded_once_for_both_experts(images, monkeypatch):
-    from hybrid.images import reading
-
-    decoded = []
-    decode = reading.decode_scaled
-    monkeypatch.setattr(reading, "decode_scaled", lambda *prompted: decoded.append(prompted) or decode(*prompted))
+def test_each_image_is_decoded_once_for_both_experts(images, decodes):
     classifier = make()
     batches = list(classifier.classify(scan([images], labeled=False).records, batch_size=5))
     assert [len(b.records) for b in batches] == [5, 5, 2]
-    assert len(decoded) == classifier.encoder.prepared == classifier.head.prepared == 12
+    assert len(decodes) == classifier.encoder.prepared == classifier.head.prepared == 12
 
 
 def test_predictions_name_label_probability_and_expert(images):

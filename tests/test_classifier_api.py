@@ -238,16 +238,11 @@ def test_a_batch_of_nothing(classifier, paths, batch_size):
     assert caught.value.got == str(batch_size)
 
 
-def test_a_folder_is_not_decoded_at_once(classifier, paths, monkeypatch):
-    from hybrid.images import reading
-
-    decoded = []
-    decode = reading.decode_scaled
-    monkeypatch.setattr(reading, "decode_scaled", lambda *prompted: decoded.append(1) or decode(*prompted))
+def test_a_folder_is_not_decoded_at_once(classifier, paths, decodes):
     batches = classifier.classify([*paths, *paths, *paths], batch_size=2, workers=1)
     next(batches)
     # One batch is out and two are under way; a batch and two images for the worker wait to be the next one.
-    assert len(decoded) <= 3 * 2 + 2 + 2
+    assert len(decodes) <= 3 * 2 + 2 + 2
     batches.close()
 
 

@@ -13,7 +13,6 @@ from hybrid.config import EncoderSettings
 from hybrid.device import CPU_BATCH
 from hybrid.encoders import load_encoder
 from hybrid.errors import EncoderError
-from hybrid.images import reading
 from hybrid.images.sources import scan
 from hybrid.images.stream import IN_FLIGHT, ahead
 from hybrid.labels.prompts import PromptSet
@@ -163,19 +162,8 @@ def test_few_images_are_decoded_before_the_first_answer(write):
 # One decode
 
 
-@pytest.fixture
-def min_sides(monkeypatch) -> list[int | None]:
-    """What every image was asked for."""
-    calls: list[int | None] = []
-    decode = reading.decode_scaled
-    monkeypatch.setattr(
-        reading, "decode_scaled", lambda data, min_side: calls.append(min_side) or decode(data, min_side)
-    )
-    return calls
-
-
 @pytest.mark.parametrize(
-    ("encoder", "head", "embed", "cover", "height"),
+    ("encoder", "head", "embed", "min_side", "height"),
     [
         (30, 60, True, 60, 60),
         (60, 30, True, 60, 60),
@@ -186,18 +174,18 @@ def min_sides(monkeypatch) -> list[int | None]:
         (1, 1, True, 1, 30),
     ],
 )
-def test_a_image_is_decoded_once_as_large_as_anybody_needs_it(write, min_sides, encoder, head, embed, min_side, height):
+def test_a_image_is_decoded_once_as_large_as_anybody_needs_it(write, decodes, encoder, head, embed, min_side, height):
     looks, scores = Encoder(encoder), Head(head)
     records = write(5, (320, 240), "jpg")
     list(head_alone(looks, scores, always_embed=embed).classify(records))
-    assert min_sides == [min_side] * 5
+    assert [asked for asked, _ in decodes] == [min_side] * 5
     assert scores.prepared == [(height, height * 4 // 3)] * 5
     assert looks.prepared == (scores.prepared if embed else [])
 
 
-def test_nobody_looks_closer_than_needed_where_the_encoder_is_alone(write, min_sides):
+def test_nobody_looks_closer_than_needed_where_the_encoder_is_alone(write, decodes):
     list(zero_shot(Encoder(60)).classify(write(3, (320, 240), "jpg")))
-    assert min_sides == [60] * 3
+    assert [asked for asked, _ in decodes] == [60] * 3
 
 
 # How many at once

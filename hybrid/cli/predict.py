@@ -91,7 +91,7 @@ class _Evidence:
 def _draw(drawn: list[tuple[ImageRecord, Prediction]], grid: Path | None) -> None:
     from hybrid.cli import show
     from hybrid.evaluation.grid import draw_grid
-    from hybrid.images.decode import read_and_decode
+    from hybrid.images.pipeline import read_and_decode
 
     if grid is None or not drawn:
         return

@@ -23,7 +23,7 @@ from hybrid.evaluation.metrics import seen_unseen_curve
 from hybrid.evaluation.report import LOWER_IS_BETTER, MISSING, marked_figures
 from hybrid.evaluation.results import Evaluation, ImageResults
 from hybrid.evaluation.selective import risk_coverage
-from hybrid.images.decode import read_and_decode
+from hybrid.images.pipeline import read_and_decode
 from hybrid.images.records import ImageRecord
 from hybrid.images.stream import default_workers, ordered_map
 

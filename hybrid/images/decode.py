@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from hybrid.errors import UnreadableImageError
-from hybrid.images.records import ImageRecord
 
 Pixels = NDArray[np.uint8]
 # Only these parsers see foreign bytes: Pillow knows dozens more, some of which start other programs.
@@ -64,9 +63,7 @@ def decode(data: bytes) -> Image.Image:
         With a short reason, if the bytes are empty, cut off, damaged, no image of these formats, or an image
         of so many pixels that it looks like an attack (Pillow's limit).
     """
-    if not data:
-        raise UnreadableImageError("the file is empty")
-    with _named_reasons(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+    with _opened(data) as image:
         return _upright_rgb(image)
 
 
@@ -86,8 +83,13 @@ class Scaled:
     extent: tuple[float, float]
 
 
-def decode_scaled(data: bytes, min_side: int | None = None) -> Scaled:
-    """Decode an image to an array, a JPEG at no more pixels than are needed.
+# Reads an RGB or gray JPEG, of which Pillow has read the header, at so many eighths of its size, as it is stored.
+# None: it finds fault with the file, and Pillow, which is more patient, or says what is wrong, shall read the whole.
+JpegReader = Callable[[bytes, Image.Image, int], Pixels | None]
+
+
+def decode_scaled(data: bytes, min_side: int | None, read_jpeg: JpegReader, eighths: Sequence[int]) -> Scaled:
+    """Decode an image to an array, a JPEG at no more pixels than are needed; decoders are made of this.
 
     A JPEG's transform gives it at k / 8 of its size for less work than at full size. libjpeg-turbo is fast at halves
     and below; between them and the whole (5/8 to 7/8) it takes longer than for the whole, so these are not used.
@@ -96,8 +98,11 @@ def decode_scaled(data: bytes, min_side: int | None = None) -> Scaled:
     ----------
     data : bytes
         As for `decode`.
-    cover : int, optional
+    min_side : int or None
         The shorter side of the result is at least this long, if the image's own is. None: full size.
+    read_jpeg : callable
+    eighths : sequence of int
+        Sizes below 8 that it can read, ascending.
 
     Returns
     -------
@@ -109,43 +114,34 @@ def decode_scaled(data: bytes, min_side: int | None = None) -> Scaled:
     UnreadableImageError
         As `decode`.
     """
-    if not data:
-        raise UnreadableImageError("the file is empty")
-    with _named_reasons(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-        found = None
+    with _opened(data) as image:
+        rgb = None
         # MPO: a JPEG with others behind it, as some phones write; the first is the image.
         if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
-            found = _decode_jpeg(data, image.size, min_side, _ARRAY_UPRIGHT.get(_orientation(image)))
-        if found is None:
+            width, height = image.size
+            turn = _ARRAY_UPRIGHT.get(_orientation(image))
+            fitting = (k for k in eighths if min_side is not None and -(-min(width, height) * k // 8) >= min_side)
+            k = next(fitting, 8)
+            if turn is not None and (width * k % 8 or height * k % 8):
+                k = 8  # turned, the part of a pixel would stand at the wrong end
+            rgb = read_jpeg(data, image, k)
+        if rgb is None:
             # A copy: Pillow lends its memory for reading only, which torch warns of.
-            rgb = np.array(_upright_rgb(image))
-            found = Scaled(rgb, (rgb.shape[0], rgb.shape[1]))
-    return found
+            return _whole(np.array(_upright_rgb(image)))
+        return Scaled(rgb, (height * k / 8, width * k / 8)) if turn is None else _whole(np.ascontiguousarray(turn(rgb)))
 
 
-def _decode_jpeg(data: bytes, size: tuple[int, int], min_side: int | None, turn: _Turn | None) -> Scaled | None:
-    """Decode by libjpeg-turbo; None if it finds fault with the file: Pillow is more patient, or says what is wrong."""
-    import simplejpeg
-
-    width, height = size
-    eighths = _eighths(min(size), min_side)
-    if turn is not None and (width * eighths % 8 or height * eighths % 8):
-        eighths = 8  # turned, the part of a pixel would stand at the wrong end
-    sides = {"min_height": -(-height * eighths // 8), "min_width": -(-width * eighths // 8)} if eighths < 8 else {}
-    try:
-        rgb = np.asarray(simplejpeg.decode_jpeg(data, "RGB", **sides))
-    except ValueError:
-        return None
-    if turn is not None:
-        rgb = np.ascontiguousarray(turn(rgb))
-        return Scaled(rgb, (rgb.shape[0], rgb.shape[1]))
-    return Scaled(rgb, (height * eighths / 8, width * eighths / 8))
+def _whole(rgb: Pixels) -> Scaled:
+    return Scaled(rgb, (rgb.shape[0], rgb.shape[1]))
 
 
-def _eighths(side: int, min_side: int | None) -> int:
-    """In how many eighths of its size a JPEG is decoded, by its shorter side."""
-    fitting = (k for k in (1, 2, 3, 4) if min_side is not None and -(-side * k // 8) >= min_side)
-    return next(fitting, 8)
+def draft_jpeg(data: bytes, image: Image.Image, eighths: int) -> Pixels:
+    """Read a JPEG by Pillow at 1, 2, 4 or 8 eighths of its size; a `JpegReader`."""
+    width, height = image.size
+    if eighths < 8:
+        image.draft(None, (width * eighths // 8, height * eighths // 8))
+    image.load()
+    return np.array(image.convert("RGB"))
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -184,6 +180,14 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
 
 
 @contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    if not data:
+        raise UnreadableImageError("the file is empty")
+    with _named_reasons(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        yield image
+
+
+@contextmanager
 def _named_reasons() -> Iterator[None]:
     """Turn whatever Pillow raises into an UnreadableImageError with a reason for people."""
     try:
@@ -202,37 +206,6 @@ def _named_reasons() -> Iterator[None]:
         reason = str(error) or type(error).__name__
         cut_off = "truncated" in reason.lower()
         raise UnreadableImageError("the image is cut off" if cut_off else f"the image is damaged: {reason}") from error
-
-
-def read_and_decode(record: ImageRecord) -> Image.Image:
-    """Read a record's bytes and decode them.
-
-    Parameters
-    ----------
-    record : ImageRecord
-        An image in a file or in a tar shard.
-
-    Returns
-    -------
-    PIL.Image.Image
-        As `decode` gives it.
-
-    Raises
-    ------
-    UnreadableImageError
-        If the file or shard cannot be read, or its bytes cannot be decoded.
-    """
-    return decode(read_image(record))
-
-
-def read_image(record: ImageRecord) -> bytes:
-    """Read a record's bytes; UnreadableImageError if its file or shard cannot be read."""
-    try:
-        return record.read_bytes()
-    except FileNotFoundError as error:
-        raise UnreadableImageError("the file does not exist") from error
-    except OSError as error:
-        raise UnreadableImageError(f"the file cannot be read: {error.strerror or error}") from error
 
 
 def _orientation(image: Image.Image) -> int:

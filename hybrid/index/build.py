@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from hybrid.encoders.base import Encoder, FloatArray
-from hybrid.images.reading import ReadImage, read
+from hybrid.images.pipeline import ReadImage, read_each
 from hybrid.images.records import ImageRecord
 from hybrid.images.sources import Scan
-from hybrid.images.stream import IN_FLIGHT, ahead, default_workers, ordered_map
+from hybrid.images.stream import IN_FLIGHT, ordered_map
 from hybrid.index.store import ADDED, EmbeddingStore, ImageRow, StoredImage
 
 Progress = Callable[[int], None]
@@ -93,9 +92,9 @@ def build_index(
     progress(summary.unchanged)
     # A GPU's memory is found out by a trial, so only where it matters.
     size = batch_size or (encoder.batch_size if len(waiting) > 1 else 1)
-    threads = workers or default_workers()
-    read_one = partial(read, prepare=encoder.prepare, min_side=encoder.min_side, known=embedded)
-    reads = ordered_map(read_one, waiting, threads, ahead(size, threads))
+    reads = read_each(
+        waiting, encoder.prepare, min_side=encoder.min_side, known=embedded, batch_size=size, workers=workers
+    )
 
     def encode(batch: _Batch) -> tuple[list[StoredImage], dict[str, FloatArray]]:
         vectors = encoder.encode_images(list(batch.prepared.values()))

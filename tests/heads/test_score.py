@@ -7,7 +7,7 @@ import torch
 from hybrid.heads import score
 from hybrid.heads.linear import LinearHead
 from hybrid.heads.score import head_logits
-from hybrid.images.decode import read_and_decode
+from hybrid.images.pipeline import read_and_decode
 from hybrid.images.preprocess import to_picture
 
 
@@ -46,7 +46,7 @@ def test_a_head_that_reads_embeddings_reads_no_image(colored, monkeypatch):
     vectors = rng.normal(size=(12, 4)).astype(np.float32)
     weight, bias = rng.normal(size=(3, 4)).astype(np.float32), np.array([1, 2, 3], np.float32)
     object.__setattr__(images, "embeddings", vectors)
-    monkeypatch.setattr(score, "read_image", lambda record: pytest.fail("a photo was read"))
+    monkeypatch.setattr(score, "read_batches", lambda *given, **options: pytest.fail("a photo was read"))
     found = head_logits(LinearHead(weight, bias, ("r", "g", "b"), "identity"), images)
     expected = [[float(np.dot(v, w)) + b for w, b in zip(weight, bias, strict=True)] for v in vectors]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from hybrid.errors import UnreadableImageError
-from hybrid.images.decode import decode, read_and_decode
+from hybrid.images.decode import decode
+from hybrid.images.pipeline import read_and_decode
 from hybrid.images.records import ImageRecord
 
 LOSSLESS = ["PNG", "WEBP", "BMP", "TIFF"]
@@ -342,9 +343,3 @@ def test_read_and_decode_from_file_and_shard(tmp_path, image):
     member = ImageRecord(f"{shard}/a.png", str(shard), None, None, len(data), 0, str(shard), offset)
     for record in (plain, member):
         assert np.array_equal(pixels(read_and_decode(record)), image)
-
-
-def test_read_and_decode_names_the_reason(tmp_path):
-    for path, reason in ((tmp_path / "no.jpg", "does not exist"), (tmp_path, "cannot be read")):
-        with pytest.raises(UnreadableImageError, match=reason):
-            read_and_decode(ImageRecord(str(path), str(tmp_path), None, None, 0, 0))

@@ -12,10 +12,15 @@ import simplejpeg
 from PIL import Image, ImageOps
 
 from hybrid.errors import UnreadableImageError
-from hybrid.images.decode import Scaled, decode, decode_scaled
+from hybrid.images.decode import Scaled, decode
+from hybrid.images.decoders import LibjpegTurbo
 
 SIZES = [(64, 48), (48, 64), (61, 47), (33, 17), (9, 7), (1, 20), (1, 1)]
 ORIENTATION = 0x0112
+
+
+def decode_scaled(data: bytes, min_side: int | None = None) -> Scaled:
+    return LibjpegTurbo().decode(data, min_side)
 
 
 def picture(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
@@ -128,7 +133,7 @@ def test_one_pixel():
 
 
 @pytest.mark.parametrize(
-    ("size", "cover", "shape", "extent"),
+    ("size", "min_side", "shape", "extent"),
     [
         # 640 x 480: 1/8 is 60 high, 2/8 is 120, 3/8 is 180, 4/8 is 240.
         ((640, 480), 60, (60, 80), (60, 80)),
@@ -225,7 +230,7 @@ def test_no_bytes():
         decode_scaled(b"")
 
 
-@pytest.mark.parametrize("cover", [None, 8])
+@pytest.mark.parametrize("min_side", [None, 8])
 def test_a_jpeg_that_is_cut_off_gives_the_same_reason_everywhere(min_side):
     whole = encode(picture(61, 47), quality=90)
     for end in range(1, len(whole) - 2, 9):
@@ -235,7 +240,7 @@ def test_a_jpeg_that_is_cut_off_gives_the_same_reason_everywhere(min_side):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-@pytest.mark.parametrize("cover", [None, 8])
+@pytest.mark.parametrize("min_side", [None, 8])
 @pytest.mark.parametrize("fmt", ["JPEG", "PNG"])
 def test_damaged_bytes_are_judged_as_by_decode(fmt, min_side):
     rng = np.random.default_rng(1)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hybrid.errors import DataError, MissingExtraError, UnreadableImageError
-from hybrid.images.decode import read_and_decode
+from hybrid.images.pipeline import read_and_decode
 from hybrid.images.sources import scan
 
 
@@ -37,7 +37,7 @@ def test_csv_manifest(tmp_path, encoding):
     assert (by_path[str(a)].size, by_path[str(a)].mtime_ns) == (1, a.stat().st_mtime_ns)
     missing = by_path[str(tmp_path / "m" / "missing.jpg")]
     assert (missing.size, missing.mtime_ns) == (0, 0)
-    with pytest.raises(UnreadableImageError, match="does not exist"):
+    with pytest.raises(UnreadableImageError, match="cannot read"):
         read_and_decode(missing)
     assert {record.label for record in scan([manifest], labeled=False).records} == {None}
 

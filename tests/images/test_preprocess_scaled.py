@@ -14,9 +14,11 @@ from PIL import Image
 from timm.data import create_transform
 
 from hybrid.images import preprocess as module
-from hybrid.images.decode import Scaled, decode, decode_scaled
+from hybrid.images.decode import Scaled, decode
+from hybrid.images.decoders import LibjpegTurbo
 from hybrid.images.preprocess import OVERSAMPLING, Preprocessor, Steps, read_steps
 
+decode_scaled = LibjpegTurbo().decode
 MEAN, STD = (0.5, 0.4, 0.3), (0.3, 0.3, 0.2)
 TRANSFORMS = {
     "bicubic": image_transform(32, False, mean=MEAN, std=STD, resize_mode="shortest", interpolation="bicubic"),

@@ -22,7 +22,8 @@ from hybrid.encoders.clip import TINY_FOLDER
 from hybrid.heads.nets.backbone import build_model
 from hybrid.heads.nets.backbone_head import BackboneHead
 from hybrid.heads.transforms import transforms
-from hybrid.images.decode import decode, decode_scaled
+from hybrid.images.decode import decode
+from hybrid.images.decoders import LibjpegTurbo
 
 DATA = os.environ.get("HYBRID_DATA")
 CPU = Compute("cpu", "fp32", "test")
@@ -89,7 +90,7 @@ def cosines(model: Tiny | MobileNet, files: list[Path]) -> tuple[np.ndarray, np.
     found, scaled = [], []
     for file in files:
         data = file.read_bytes()
-        whole, part = decode(data), decode_scaled(data, model.min_side)
+        whole, part = decode(data), LibjpegTurbo().decode(data, model.min_side)
         one, other = model.features(model.ours(part)), model.features(model.transform(whole)[None])
         found.append(float(F.cosine_similarity(one, other)))
         scaled.append(part.rgb.shape[0] < whole.height)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from hybrid.errors import DataError
 from hybrid.images import shards
-from hybrid.images.decode import read_and_decode
+from hybrid.images.pipeline import read_and_decode
 from hybrid.images.sources import scan
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hybrid.errors import DataError, UnreadableImageError
-from hybrid.images.decode import read_and_decode
+from hybrid.images.pipeline import read_and_decode
 from hybrid.images.sources import scan
 
 
@@ -173,7 +173,7 @@ def test_links_are_not_resolved_and_a_link_to_nowhere_is_unreadable_later(tmp_pa
     good, lost = scan([tmp_path / "link"]).records
     assert good.path == str(tmp_path / "link" / "a.jpg")
     assert (lost.size, lost.mtime_ns) == (0, 0)
-    with pytest.raises(UnreadableImageError, match="does not exist"):
+    with pytest.raises(UnreadableImageError, match="cannot read"):
         read_and_decode(lost)
 
 
@@ -228,7 +228,7 @@ def test_relative_sources_become_absolute(tmp_path, monkeypatch):
         ("s.TGZ", r"compressed(.|\n)*gunzip"),
     ],
 )
-@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("labeled", [True, False])
 def test_no_source(tmp_path, name, message, labeled):
     (tmp_path / "empty").mkdir()
     for file in ("notes.txt", "noending", "other/a.heic", "other/cat/b.heic", "s.tar.gz", "s.TGZ"):

@@ -112,7 +112,7 @@ def test_default_workers_follow_the_cores_up_to_a_limit(monkeypatch, cores, work
     assert default_workers() == workers
 
 
-@pytest.mark.parametrize(("batch_size", "workers", "photos"), [(1, 1, 3), (32, 2, 36), (256, 16, 288)])
+@pytest.mark.parametrize(("batch_size", "workers", "images"), [(1, 1, 3), (32, 2, 36), (256, 16, 288)])
 def test_a_batch_and_two_images_a_worker_are_decoded_ahead(batch_size, workers, images):
     assert ahead(batch_size, workers) == images
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +16,7 @@ from hybrid.config import EncoderSettings
 from hybrid.encoders import load_encoder
 from hybrid.encoders.base import unit_norm
 from hybrid.errors import EncoderError, HybridWarning
-from hybrid.images import reading
-from hybrid.images.decode import decode_scaled
+from hybrid.images.pipeline import read
 from hybrid.images.sources import scan
 from hybrid.images.stream import IN_FLIGHT, ahead
 from hybrid.index.build import IndexSummary, build_index
@@ -53,10 +51,10 @@ def clip(folder: Path, precision: str):
 def plain_loop(encoder, folder: Path, batch_size: int) -> dict[str, bytes]:
     """Vectors by hash: one thread, batch after batch, in the order of the paths."""
     contents: dict[str, object] = {}
-    for file in sorted(folder.iterdir()):
-        data = file.read_bytes()
-        if "torn" not in file.name and hashlib.sha256(data).hexdigest() not in contents:
-            contents[hashlib.sha256(data).hexdigest()] = encoder.prepare(decode_scaled(data, encoder.min_side), None)
+    for record in scan([folder], labeled=False).records:
+        image = read(record, encoder.prepare, min_side=encoder.min_side)
+        if not image.reason:
+            contents.setdefault(image.sha256, image.prepared)
     names, prepared = list(contents), list(contents.values())
     starts = range(0, len(names), batch_size)
     vectors = np.concatenate([encoder.encode_images(prepared[start : start + batch_size]) for start in starts])
@@ -254,10 +252,11 @@ def test_progress_is_told_as_batches_are_written(row, store):
     assert steps == [0, 4, 4, 2]
 
 
-def test_a_copy_of_what_is_in_the_store_is_not_decoded(row, store, monkeypatch):
+def test_a_copy_of_what_is_in_the_store_is_not_decoded(row, store, decodes):
     folder = row(6)
     build(folder, Watched(), store)
+    decodes.clear()
     shutil.copy(folder / "0003.png", folder / "0099.png")
-    monkeypatch.setattr(reading, "decode_scaled", lambda *given: pytest.fail("decoded"))
     summary = build(folder, Watched(), store)
+    assert not decodes
     assert (summary.reused, summary.encoded, summary.unchanged, summary.new) == (1, 0, 6, 1)

@@ -23,8 +23,8 @@ from hybrid.heads.linear import LinearHead
 from hybrid.heads.nets.regions import segment
 from hybrid.heads.training import fit
 from hybrid.heads.training.dataset import training_set
-from hybrid.images.decode import read_and_decode
 from hybrid.images.inputs import to_records
+from hybrid.images.pipeline import read_and_decode
 from hybrid.images.sources import scan
 from hybrid.index.build import build_index
 from hybrid.index.store import EmbeddingStore, StoredImage

@@ -14,12 +14,14 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from hybrid.config import HeadSettings
-from hybrid.errors import DataError, UnreadableImageError
+from hybrid.errors import DataError
 from hybrid.heads.base import LabeledImages
 from hybrid.heads.training.distributed import process_count
 from hybrid.heads.transforms import Transform
-from hybrid.images.decode import decode_scaled, read_image
+from hybrid.images.decode import Scaled
+from hybrid.images.pipeline import read
 from hybrid.images.preprocess import OVERSAMPLING
+from hybrid.images.records import ImageRecord
 
 # An image's place, and the seed of its augmentation.
 Draw = tuple[int, int]
@@ -66,20 +68,18 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int] | str]):
     def __getitem__(self, draw: Draw) -> tuple[torch.Tensor, int] | str:
         index, seed = draw
         record = self._records[index]
-        try:
-            image = _decoded(read_image(record), self._min_side)
-        except UnreadableImageError as error:
-            return f"{record.path}: {error.what}"
+        image = read(record, _picture, min_side=self._min_side)
+        if image.prepared is None and not image.reason:
+            image = read(record, _picture, min_side=None)
+        if image.reason:
+            return f"{record.path}: {image.reason}"
         with _seeded(seed):
-            return self._transform(image), int(self._target[index])
+            return self._transform(image.prepared), int(self._target[index])
 
 
-def _decoded(data: bytes, min_side: int | None) -> Image.Image:
-    image = decode_scaled(data, min_side)
-    if image.extent != image.rgb.shape[:2]:
-        # Library transforms would take the last row and column for whole pixels, and shift all others a bit.
-        image = decode_scaled(data)
-    return Image.fromarray(image.rgb)
+def _picture(image: Scaled, record: ImageRecord) -> Image.Image | None:
+    # Of parts of a pixel, library transforms would take the last row and column for whole pixels, and shift all others.
+    return Image.fromarray(image.rgb) if image.extent == image.rgb.shape[:2] else None
 
 
 def min_side_of(transform: Transform) -> int | None:

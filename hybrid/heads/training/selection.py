@@ -9,11 +9,9 @@ from pathlib import Path
 from hybrid.errors import DataError, listing
 from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.heads.training.dataset import HELD_BACK, ChosenImages, choose_images, divide, each_content_once, pack
-from hybrid.images.reading import read
-from hybrid.images.records import ImageRecord
+from hybrid.images.pipeline import read_each
 from hybrid.images.sources import Scan, scan
 from hybrid.images.splits import stratified_split
-from hybrid.images.stream import default_workers, ordered_map
 from hybrid.index.store import StoredImage
 from hybrid.labels.prompts import class_key
 
@@ -87,12 +85,12 @@ def read_images(found: Scan, progress: Progress = lambda count: None) -> SourceI
     """Read, hash and decode every image of a scan; those that cannot be read are left out and named in a note."""
     images: list[StoredImage] = []
     unreadable: list[str] = []
-    workers = default_workers()
-    for image in ordered_map(_read, found.records, workers, 8 * workers):
-        if isinstance(image, str):
-            unreadable.append(image)
+    # Decoded too, because one broken image would end a training.
+    for image in read_each(found.records, batch_size=64):
+        if image.reason:
+            unreadable.append(f"{image.record.path} ({image.reason})")
         else:
-            images.append(image)
+            images.append(StoredImage(image.record, image.sha256))
         progress(1)
     left_out = [f"left out {len(unreadable)} unreadable photos: {listing(unreadable, 4)}"] if unreadable else []
     return SourceImages(tuple(images), (*found.notes, *left_out))
@@ -150,12 +148,6 @@ def split_images(
     told = [*notes, *said, *told]
     data = TrainingSet(chosen.classes, pack(train, chosen.classes), pack(val, chosen.classes), tuple(told))
     return Splits(data, pack(tested, chosen.classes) if tested else None)
-
-
-def _read(record: ImageRecord) -> StoredImage | str:
-    """Hash an image, or say why it is left out; decoded too, because one broken image would end a training."""
-    image = read(record)
-    return f"{record.path} ({image.reason})" if image.reason else StoredImage(record, image.sha256)
 
 
 def _test_part(images: Sequence[StoredImage], chosen: ChosenImages) -> tuple[list[StoredImage], list[str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ import numpy as np
 from hybrid.encoders.base import Encoder, FloatArray
 from hybrid.errors import ArtifactError, DataError, EncoderError, GateError, UnreadableImageError
 from hybrid.heads.training.dataset import HELD_BACK
-from hybrid.images.decode import decode_scaled
+from hybrid.images.pipeline import read_image
 from hybrid.images.records import ImageRecord
 from hybrid.images.stream import batched
 from hybrid.index.store import ADDED, EmbeddingStore, StoredImage
@@ -281,16 +280,9 @@ def _embed(
     images: dict[str, StoredImage] = {}
     prepared = []
     for record in records:
-        try:
-            data = record.read_bytes()
-            sha256 = hashlib.sha256(data).hexdigest()
-            image = decode_scaled(data, encoder.min_side)
-        except OSError as error:
-            raise UnreadableImageError(f"cannot read {record.path}", got=error.strerror or str(error)) from error
-        except UnreadableImageError as error:
-            raise UnreadableImageError(f"cannot read {record.path}", got=error.what) from error
-        if sha256 not in known and sha256 not in images:
-            images[sha256] = StoredImage(record, sha256)
-            prepared.append(encoder.prepare(image, record))
+        image = read_image(record, encoder.prepare, min_side=encoder.min_side, known={*known, *images})
+        if image.sha256 not in known and image.sha256 not in images:
+            images[image.sha256] = StoredImage(record, image.sha256)
+            prepared.append(image.prepared)
     parts = [encoder.encode_images(batch) for batch in batched(prepared, encoder.batch_size)]
     return list(images.values()), np.concatenate([np.empty((0, encoder.dim), np.float32), *parts])

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from hybrid.errors import DataError, UnreadableImageError, listing
+from hybrid.errors import DataError, listing
 from hybrid.heads.training.dataset import HELD_BACK
 from hybrid.images.inputs import MemoryRecord
 from hybrid.images.naming import plural
+from hybrid.images.pipeline import ReadImage, read_each
 from hybrid.images.records import ImageRecord
-from hybrid.images.stream import default_workers, ordered_map
 from hybrid.index.store import ADDED, StoredImage
 from hybrid.labels.prompts import class_key
 
@@ -47,7 +46,7 @@ def check_images(index: Index, name: str, records: Sequence[ImageRecord], worker
     DataError
         If the index has another label for an image, by its path or by its bytes.
     """
-    reads = list(ordered_map(_read, records, workers or default_workers(), 64))
+    reads = list(read_each(records, None, batch_size=64, workers=workers))
     unreadable = {read.record.path: read.reason for read in reads if read.reason}
     readable = [(read, _labeled(read, name)) for read in reads if not read.reason]
     by_path = {image.record.path: image for image in index.images_at([joined.path for _, joined in readable])}
@@ -85,25 +84,7 @@ def check_images(index: Index, name: str, records: Sequence[ImageRecord], worker
     return JoiningImages(tuple(joining.values()), tuple(unreadable.items()), tuple(notes))
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
-    record: ImageRecord
-    sha256: str
-    size: int
-    reason: str
-
-
-def _read(record: ImageRecord) -> _Read:
-    try:
-        data = record.read_bytes()
-    except OSError as error:
-        return _Read(record, "", 0, error.strerror or str(error))
-    except UnreadableImageError as error:
-        return _Read(record, "", 0, error.what)
-    return _Read(record, hashlib.sha256(data).hexdigest(), len(data), "")
-
-
-def _labeled(read: _Read, name: str) -> ImageRecord:
+def _labeled(read: ReadImage, name: str) -> ImageRecord:
     """The image under its class's label; one in memory gets a name by its content, so that it stands there once."""
     source = ADDED + name
     record = dataclasses.replace(read.record, source=source, label=name, split=None)

@@ -7,7 +7,7 @@ from pathlib import Path
 from textwrap import fill, shorten
 
 from hybrid.errors import UnreadableImageError
-from hybrid.images.decode import read_and_decode
+from hybrid.images.pipeline import read_and_decode
 from hybrid.tools.audit.labels import Suspect
 from hybrid.tools.search.sheet import panels_for, show_image
 

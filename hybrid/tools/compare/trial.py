@@ -21,7 +21,7 @@ from hybrid.heads.linear import train_linear_head
 from hybrid.heads.nets.regions import with_regions
 from hybrid.heads.score import head_logits
 from hybrid.heads.training.dataset import with_embeddings
-from hybrid.images.decode import read_and_decode
+from hybrid.images.pipeline import read_and_decode
 from hybrid.index.store import EmbeddingStore
 from hybrid.tools.compare.measure import (
     BATCH,

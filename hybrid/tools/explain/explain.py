@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,8 +18,7 @@ from hybrid.encoders.base import FloatArray
 from hybrid.errors import ConfigError, EncoderError, UnreadableImageError, listing
 from hybrid.gate.policy import uniform_from_hash
 from hybrid.heads.base import Head
-from hybrid.images.decode import decode, decode_scaled, read_and_decode
-from hybrid.images.reading import largest_min_side
+from hybrid.images.pipeline import largest_min_side, read_and_decode, read_image
 from hybrid.images.records import ImageRecord
 from hybrid.prediction import Answers, Prediction
 from hybrid.run.files import Layout
@@ -129,22 +127,14 @@ def explain(
 
 
 def _read(classifier: HybridClassifier, record: ImageRecord) -> tuple[_Image, list[str]]:
-    try:
-        data = record.read_bytes()
-    except OSError as error:
-        raise UnreadableImageError(f"cannot read {record.path}", got=error.strerror or str(error)) from error
-    try:
-        image = decode(data)  # at full size, to be shown
-        head = classifier.head
-        seen = decode_scaled(
-            data, largest_min_side([classifier.encoder.min_side, head.min_side if head else 1])
-        )  # as predict does
-    except UnreadableImageError as error:
-        raise UnreadableImageError(f"cannot explain {record.path}", got=error.what) from error
+    picture = read_and_decode(record)
+    head = classifier.head
+    min_side = largest_min_side([classifier.encoder.min_side, head.min_side if head else 1])  # as predict does
+    image = read_image(record, lambda scaled, record: scaled, min_side=min_side)
     notes, embedding, logits = [], None, None
     try:
         classifier.encoder.check([record])
-        embedding = classifier.encoder.encode_images([classifier.encoder.prepare(seen, record)])
+        embedding = classifier.encoder.encode_images([classifier.encoder.prepare(image.prepared, record)])
     except EncoderError as error:
         # Without a gate the head may answer alone, for an image that precomputed vectors do not cover.
         if classifier.class_vectors is not None or head is None or head.encoder_identity is not None:
@@ -152,8 +142,8 @@ def _read(classifier: HybridClassifier, record: ImageRecord) -> tuple[_Image, li
         notes.append(f"no nearest photos: {error.what}")
     if head is not None:
         empty = np.empty((1, 0), dtype=np.float32)
-        logits = head.logits([head.prepare(seen)], empty if embedding is None else embedding)
-    return _Image(record, hashlib.sha256(data).hexdigest(), image, embedding, logits), notes
+        logits = head.logits([head.prepare(image.prepared)], empty if embedding is None else embedding)
+    return _Image(record, image.sha256, picture, embedding, logits), notes
 
 
 def _class_index(classifier: HybridClassifier, name: str) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,8 +10,8 @@ from PIL import Image
 
 from hybrid.encoders.base import Encoder, FloatArray
 from hybrid.encoders.texts import average_texts
-from hybrid.errors import ConfigError, EncoderError, StoreError, UnreadableImageError, listing
-from hybrid.images.decode import decode, decode_scaled
+from hybrid.errors import ConfigError, EncoderError, StoreError, listing
+from hybrid.images.pipeline import read_and_decode, read_image
 from hybrid.images.records import ImageRecord
 from hybrid.index.neighbors import NeighborIndex, open_index
 from hybrid.index.store import EmbeddingStore
@@ -75,17 +74,11 @@ def image_query(encoder: Encoder, record: ImageRecord) -> ImageQuery:
     EncoderError
         If precomputed vectors do not cover it.
     """
-    try:
-        data = record.read_bytes()
-        image = decode(data)
-    except OSError as error:
-        raise UnreadableImageError(f"cannot read {record.path}", got=error.strerror or str(error)) from error
-    except UnreadableImageError as error:
-        raise UnreadableImageError(f"cannot search with {record.path}", got=error.what) from error
+    picture = read_and_decode(record)
     encoder.check([record])
     # As the index was built, so that an image finds itself.
-    embedding = encoder.encode_images([encoder.prepare(decode_scaled(data, encoder.min_side), record)])
-    return ImageQuery(embedding, hashlib.sha256(data).hexdigest(), image)
+    image = read_image(record, encoder.prepare, min_side=encoder.min_side)
+    return ImageQuery(encoder.encode_images([image.prepared]), image.sha256, picture)
 
 
 def query_texts(text: str, templates: Templates) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from hybrid.errors import UnreadableImageError
-from hybrid.images.decode import read_and_decode
+from hybrid.images.pipeline import read_and_decode
 from hybrid.tools.search.search import Hit
 
 if TYPE_CHECKING:

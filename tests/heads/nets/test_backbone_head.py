@@ -16,7 +16,7 @@ from hybrid.heads.nets.backbone import build_model
 from hybrid.heads.nets.backbone_head import BackboneHead, load_backbone_head, save_backbone_head
 from hybrid.heads.nets.ensemble import Ensemble
 from hybrid.heads.training.fit import train_backbone_head
-from hybrid.images.decode import read_and_decode
+from hybrid.images.pipeline import read_and_decode
 from hybrid.run.files import HeadDraft, HeadFiles, HeadInfo, Layout
 
 CPU = Compute("cpu", "fp32", "test")

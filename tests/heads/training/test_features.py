@@ -19,7 +19,7 @@ from hybrid.heads.training import train as training
 from hybrid.heads.training.features import FrozenFeatures, is_steady, parts_to_keep
 from hybrid.heads.training.stages import freeze
 from hybrid.heads.transforms import transforms
-from hybrid.images.decode import read_and_decode
+from hybrid.images.pipeline import read_and_decode
 
 CPU = Compute("cpu", "fp32", "test")
 BF16 = Compute("cpu", "bf16", "test")
@@ -36,8 +36,8 @@ def frozen(recipe):
 @pytest.fixture
 def decoded(monkeypatch):
     """How often each image is read."""
-    counts, read = Counter(), loader.read_image
-    monkeypatch.setattr(loader, "read_image", lambda record: counts.update([record.path]) or read(record))
+    counts, read = Counter(), loader.read
+    monkeypatch.setattr(loader, "read", lambda record, *a, **k: counts.update([record.path]) or read(record, *a, **k))
     return counts
 
 

@@ -18,7 +18,7 @@ from hybrid.heads.nets.backbone import build_model
 from hybrid.heads.training import fit
 from hybrid.heads.training.fit import train_backbone_head
 from hybrid.heads.training.train import EpochLog
-from hybrid.images.decode import read_and_decode
+from hybrid.images.pipeline import read_and_decode
 from hybrid.images.records import ImageRecord
 from hybrid.run.files import HeadDraft, HeadInfo, Layout, load_head
 

@@ -20,7 +20,7 @@ from hybrid.heads.base import TrainingSet
 from hybrid.heads.training import fit, folds
 from hybrid.heads.training.folds import frozen_folds, tuned_folds, without_classes
 from hybrid.images import preprocess
-from hybrid.images.decode import read_and_decode
+from hybrid.images.pipeline import read_and_decode
 
 CPU = Compute("cpu", "fp32", "test")
 

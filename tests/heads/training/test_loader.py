@@ -10,10 +10,9 @@ import torch
 from PIL import Image
 
 from hybrid.heads.base import LabeledImages
-from hybrid.heads.training import loader
 from hybrid.heads.training.loader import EpochSampler, ImageDataset, batches_on, make_loader, min_side_of, seed_of
 from hybrid.heads.transforms import transforms
-from hybrid.images.decode import read_and_decode
+from hybrid.images.pipeline import read_and_decode
 from hybrid.images.records import ImageRecord
 
 
@@ -186,7 +185,7 @@ def test_a_random_crop_has_the_pixels_that_are_wanted(recipe, start, scale):
     assert scale == 1.0 or min(sides) <= 3 * 27, "and the photo has no more than that takes"
 
 
-def test_a_large_image_is_decoded_small(tmp_path, recipe, start, monkeypatch):
+def test_a_large_image_is_decoded_small(tmp_path, recipe, start, decodes):
     """A JPEG is scaled while it is decoded, to less than twice what is needed."""
     rng = np.random.default_rng(0)
     pixels = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
@@ -194,18 +193,16 @@ def test_a_large_image_is_decoded_small(tmp_path, recipe, start, monkeypatch):
     pixels.resize((1600, 1200), Image.Resampling.BICUBIC).save(path, quality=95)
     record = ImageRecord(str(path), str(tmp_path), None, None, path.stat().st_size, 1)
     images = LabeledImages((record,), ("h",), np.zeros(1, np.intp), np.zeros((1, 4), np.float32))
-    settings, sides = recipe(image_size=64), []
-    decode, spy = loader.decode_scaled, lambda *a: sides.append(min((found := decode(*a)).rgb.shape[:2])) or found
-    monkeypatch.setattr(loader, "decode_scaled", spy)
+    settings = recipe(image_size=64)
     augment, plain = transforms(start(settings), settings)
     for transform in (augment, plain):
         found, _ = ImageDataset(images, transform)[0, 5]
         assert found.shape == (3, 64, 64)
-        assert min_side_of(transform) <= sides[-1] < 2 * min_side_of(transform)
+        assert min_side_of(transform) <= min(decodes[-1][1][:2]) < 2 * min_side_of(transform)
     expected = plain(read_and_decode(record))
     assert torch.nn.functional.cosine_similarity(found.flatten(), expected.flatten(), dim=0) > 0.999
     ImageDataset(images, lambda image: image)[0, 5]
-    assert sides[-1] == 1200, "nobody knows what this preprocessing needs"
+    assert decodes[-1][1] == (1200, 1600, 3), "nobody knows what this preprocessing needs"
 
 
 def test_batches_come_as_the_network_wants_them():

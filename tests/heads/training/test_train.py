@@ -14,7 +14,7 @@ from hybrid.errors import DataError, HeadError
 from hybrid.heads.training import train as training
 from hybrid.heads.training.train import _Loop, training_compute
 from hybrid.heads.transforms import transforms
-from hybrid.images.decode import read_and_decode
+from hybrid.images.pipeline import read_and_decode
 
 CPU = Compute("cpu", "fp32", "test")
 

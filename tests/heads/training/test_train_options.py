@@ -16,7 +16,7 @@ from hybrid.heads.nets.backbone import build_model
 from hybrid.heads.training import train as training
 from hybrid.heads.training.train import _Loop
 from hybrid.heads.transforms import transforms
-from hybrid.images.decode import read_and_decode
+from hybrid.images.pipeline import read_and_decode
 
 CPU = Compute("cpu", "fp32", "test")
 

@@ -220,5 +220,5 @@ def test_images_gone_from_disk(encoder, indexed, tmp_path, image):
 def test_unreadable(encoder, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no photo")
     record = scan([tmp_path / "bad.png"], labeled=False).records[0]
-    with pytest.raises(UnreadableImageError, match=r"cannot explain .*bad\.png"):
+    with pytest.raises(UnreadableImageError, match=r"cannot read .*bad\.png"):
         explain(classifier_of(encoder, None), tmp_path, record)

@@ -232,7 +232,7 @@ def test_a_image_is_checked_before_it_is_encoded(tmp_path, image):
 def test_images_that_cannot_be_read(tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no photo")
     record = scan([tmp_path / "bad.png"], labeled=False).records[0]
-    with pytest.raises(UnreadableImageError, match=r"cannot search with .*bad\.png"):
+    with pytest.raises(UnreadableImageError, match=r"cannot read .*bad\.png"):
         image_query(Words(), record)
     (tmp_path / "bad.png").unlink()
     with pytest.raises(UnreadableImageError, match=r"cannot read .*bad\.png"):

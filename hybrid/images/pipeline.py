@@ -1,0 +1,206 @@
+"""The one way from records to pixels: read, hash, decode once, prepare; many images ahead, in order, memory bounded.
+
+Embedding the images of a scan, with the next ones read while a batch computes::
+
+    images = read_batches(records, encoder.prepare, min_side=encoder.min_side, batch_size=32)
+    for batch in images:
+        usable = [image for image in batch if not image.reason]
+        vectors = encoder.encode_images([image.prepared for image in usable])
+
+To keep `IN_FLIGHT` batches computing at once, map over them: ``ordered_map(compute, images, IN_FLIGHT, IN_FLIGHT)``.
+Which decoder is used is a parameter (`hybrid.images.decoders`); whether it takes one image in a reading thread or a
+batch on the device makes no difference here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeAlias
+
+from PIL import Image
+
+from hybrid.errors import UnreadableImageError
+from hybrid.images.decode import Scaled
+from hybrid.images.decoders import AnyDecoder, BatchDecoder, choose_decoder
+from hybrid.images.records import ImageRecord
+from hybrid.images.stream import ahead, batched, default_workers, ordered_map
+
+Prepare: TypeAlias = Callable[[Scaled, ImageRecord], Any]
+
+
+def discard(image: Scaled, record: ImageRecord) -> None:
+    """Prepare nothing: the image is only found to be readable."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadImage:
+    """An image that was read, or the reason why it cannot be used.
+
+    Attributes
+    ----------
+    record : ImageRecord
+    sha256 : str
+        Of its bytes; empty if it cannot be used.
+    size : int
+        Length of its bytes.
+    prepared : object
+        What `prepare` made of it; None if its content is known or it cannot be used.
+    reason : str
+        Why it cannot be used; empty if it can.
+    """
+
+    record: ImageRecord
+    sha256: str = ""
+    size: int = 0
+    prepared: Any = None
+    reason: str = ""
+
+    def error(self, fix: str | None = None) -> UnreadableImageError:
+        """The reason as an error for those who cannot go on without this image."""
+        return UnreadableImageError(f"cannot read {self.record.path}", got=self.reason, fix=fix)
+
+
+def read_each(
+    records: Iterable[ImageRecord],
+    prepare: Prepare | None = discard,
+    *,
+    min_side: int | None = 1,
+    known: Collection[str] = (),
+    batch_size: int = 1,
+    workers: int | None = None,
+    decoder: AnyDecoder | None = None,
+) -> Iterator[ReadImage]:
+    """Read images one by one, in order, while the caller computes.
+
+    Parameters
+    ----------
+    records : iterable of ImageRecord
+        Read lazily.
+    prepare : callable or None
+        Makes of an image's pixels, upright RGB, and its record what the caller needs, in a thread of the pipeline. Its
+        errors are raised here, at its image's turn. None: images are read and hashed, and not decoded.
+    min_side : int or None
+        Shorter side that `prepare` needs of an image (`largest_min_side` for several); None: full size.
+    known : collection of str
+        Hashes of contents that need not be decoded; looked at from other threads, and may grow meanwhile.
+    batch_size : int
+        Images that the caller computes at once: this many, and two for each worker, are read ahead.
+    workers : int, optional
+        Threads that read (and decode); default: one per core, at most 16.
+    decoder : Decoder or BatchDecoder, optional
+        Default: `choose_decoder()`.
+
+    Yields
+    ------
+    ReadImage
+        One for each record. Images that cannot be read have a reason instead of raising an error.
+    """
+    decoder = decoder or choose_decoder()[0]
+    threads = workers or default_workers()
+    fetch = partial(_fetch, known=known if prepare else None)
+    finish = partial(_finish, prepare=prepare or discard, min_side=min_side, decoder=decoder)
+    if isinstance(decoder, BatchDecoder):
+        fetched = ordered_map(fetch, records, threads, ahead(batch_size, threads))
+        for images in ordered_map(finish, batched(fetched, batch_size), 1, 1):
+            yield from images
+    else:
+        yield from ordered_map(lambda record: finish([fetch(record)])[0], records, threads, ahead(batch_size, threads))
+
+
+def read_batches(
+    records: Iterable[ImageRecord], prepare: Prepare | None = discard, *, batch_size: int, **options: Any
+) -> Iterator[list[ReadImage]]:
+    """Read images as `read_each`, in lists of `batch_size`, the last one shorter; unreadable images count."""
+    return batched(read_each(records, prepare, batch_size=batch_size, **options), batch_size)
+
+
+def read(
+    record: ImageRecord,
+    prepare: Prepare | None = discard,
+    *,
+    min_side: int | None = 1,
+    known: Collection[str] = (),
+    decoder: AnyDecoder | None = None,
+) -> ReadImage:
+    """Read a single image in the caller's thread; parameters and result as those of `read_each`."""
+    fetched = _fetch(record, known if prepare else None)
+    return _finish([fetched], prepare or discard, min_side, decoder or choose_decoder()[0])[0]
+
+
+def read_image(record: ImageRecord, prepare: Prepare | None = discard, **options: Any) -> ReadImage:
+    """Read a single image that the caller cannot do without.
+
+    Parameters
+    ----------
+    record, prepare, **options
+        As `read` takes them.
+
+    Raises
+    ------
+    UnreadableImageError
+        ``cannot read PATH``, with the reason.
+    """
+    image = read(record, prepare, **options)
+    if image.reason:
+        raise image.error()
+    return image
+
+
+def read_and_decode(record: ImageRecord) -> Image.Image:
+    """Read an image, of any record, to look at: RGB, upright, at full size; errors as those of `read_image`."""
+    pixels: Scaled = read_image(record, lambda scaled, record: scaled, min_side=None).prepared
+    return Image.fromarray(pixels.rgb)
+
+
+def largest_min_side(min_sides: Iterable[int | None]) -> int | None:
+    """Give the one `min_side` that serves several; None, the full size, if one of them needs that."""
+    sides = list(min_sides)
+    return None if None in sides else max((side for side in sides if side is not None), default=1)
+
+
+_Fetched: TypeAlias = tuple[ReadImage, bytes | None]
+
+
+def _fetch(record: ImageRecord, known: Collection[str] | None) -> _Fetched:
+    """Read and hash an image; its bytes too, if it is to be decoded."""
+    try:
+        data = record.read_bytes()
+    except OSError as error:
+        return ReadImage(record, reason=error.strerror or str(error)), None
+    except UnreadableImageError as error:
+        return ReadImage(record, reason=error.what), None
+    sha256 = hashlib.sha256(data).hexdigest()
+    return ReadImage(record, sha256, len(data)), None if known is None or sha256 in known else data
+
+
+def _finish(
+    fetched: Sequence[_Fetched], prepare: Prepare, min_side: int | None, decoder: AnyDecoder
+) -> list[ReadImage]:
+    """Decode and prepare those of the images that have bytes."""
+    pixels = iter(_decode(decoder, [data for _, data in fetched if data is not None], min_side))
+    images = []
+    for image, data in fetched:
+        decoded = None if data is None else next(pixels)
+        if isinstance(decoded, Scaled):
+            image = replace(image, prepared=prepare(decoded, image.record))
+        elif decoded is not None:
+            image = ReadImage(image.record, reason=decoded.what)
+        images.append(image)
+    return images
+
+
+def _decode(
+    decoder: AnyDecoder, data: Sequence[bytes], min_side: int | None
+) -> Sequence[Scaled | UnreadableImageError]:
+    if isinstance(decoder, BatchDecoder):
+        return decoder.decode_batch(data, min_side) if data else []
+    decoded: list[Scaled | UnreadableImageError] = []
+    for encoded in data:
+        try:
+            decoded.append(decoder.decode(encoded, min_side))
+        except UnreadableImageError as error:
+            decoded.append(error)
+    return decoded

@@ -1,0 +1,241 @@
+"""Records to prepared images: by one image in a reading thread or by batches, with the same result."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hybrid.errors import UnreadableImageError
+from hybrid.images.decode import Scaled, decode
+from hybrid.images.decoders import AnyDecoder, Pillow
+from hybrid.images.pipeline import (
+    ReadImage,
+    largest_min_side,
+    read,
+    read_and_decode,
+    read_batches,
+    read_each,
+    read_image,
+)
+from hybrid.images.records import ImageRecord
+from hybrid.images.stream import ahead
+
+
+class Batches:
+    """A decoder of batches, as a GPU has it."""
+
+    name = "batches"
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.threads: set[str] = set()
+
+    def decode_batch(self, data, min_side):
+        self.sizes.append(len(data))
+        self.threads.add(threading.current_thread().name)
+        return [self._one(encoded, min_side) for encoded in data]
+
+    def _one(self, data: bytes, min_side: int | None) -> Scaled | UnreadableImageError:
+        try:
+            return Pillow().decode(data, min_side)
+        except UnreadableImageError as error:
+            return error
+
+
+DECODERS = {"default": lambda: None, "one": Pillow, "batch": Batches}
+
+
+@pytest.fixture(params=DECODERS)
+def decoder(request) -> AnyDecoder | None:
+    return DECODERS[request.param]()
+
+
+def record_of(file: Path) -> ImageRecord:
+    return ImageRecord(str(file), str(file.parent), None, None, 0, 0)
+
+
+def gray(image: Scaled, record: ImageRecord) -> int:
+    return int(image.rgb[0, 0, 0])
+
+
+@pytest.fixture
+def file(tmp_path, image) -> Path:
+    image(1, (320, 240)).save(tmp_path / "ä b.jpg", quality=95)
+    return tmp_path / "ä b.jpg"
+
+
+@pytest.fixture
+def grays(tmp_path) -> list[ImageRecord]:
+    for number in range(40):
+        Image.new("RGB", (6, 4), (number,) * 3).save(tmp_path / f"{number:02d}.png")
+    return [record_of(tmp_path / f"{number:02d}.png") for number in range(40)]
+
+
+def test_an_image_with_its_hash_and_what_is_made_of_it(file, decoder):
+    record = record_of(file)
+    seen = []
+
+    def prepare(image: Scaled, of: ImageRecord) -> str:
+        seen.append((image, of))
+        return "prepared"
+
+    data = file.read_bytes()
+    expected = ReadImage(record, hashlib.sha256(data).hexdigest(), len(data), "prepared")
+    assert read(record, prepare, min_side=None, decoder=decoder) == expected
+    assert read_image(record, prepare, min_side=None, decoder=decoder) == expected
+    assert list(read_each([record], prepare, min_side=None, decoder=decoder)) == [expected]
+    for image, of in seen:
+        assert of is record
+        assert np.array_equal(image.rgb, np.asarray(decode(data)))
+    assert np.array_equal(read_and_decode(record), np.asarray(decode(data)))
+
+
+@pytest.mark.parametrize(("min_side", "height"), [(None, 240), (240, 240), (120, 120), (31, 60), (1, 30)])
+def test_min_side_is_handed_on(file, decoder, min_side, height):
+    image = read(record_of(file), lambda image, record: image.rgb.shape, min_side=min_side, decoder=decoder)
+    assert image.prepared[0] == height
+
+
+def test_the_bytes_are_read_and_decoded_once(file, decodes, monkeypatch):
+    reads, read_bytes = [], ImageRecord.read_bytes
+    monkeypatch.setattr(ImageRecord, "read_bytes", lambda record: reads.append(record) or read_bytes(record))
+    read(record_of(file), lambda image, record: (image, image))
+    assert (len(reads), len(decodes)) == (1, 1)
+
+
+@pytest.mark.parametrize("options", [{"known": True}, {"prepare": None}], ids=["known", "hash alone"])
+def test_what_is_not_decoded(file, decodes, options):
+    data = file.read_bytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    if "known" in options:
+        options = {"known": {sha256}, "prepare": lambda image, record: pytest.fail("prepared")}
+    file.write_bytes(data)
+    for decoder in (None, Batches()):
+        (image,) = read_each([record_of(file)], **options, decoder=decoder)
+        assert image == ReadImage(record_of(file), sha256, len(data))
+    assert not decodes
+
+
+def test_by_default_an_image_is_only_found_to_be_readable(file):
+    image = read(record_of(file))
+    assert (image.prepared, image.reason) == (None, "")
+    file.write_bytes(file.read_bytes()[:500])
+    assert read(record_of(file)).reason
+    assert read(record_of(file), None).sha256
+
+
+def test_reasons_instead_of_errors(tmp_path, file, decoder):
+    whole = file.read_bytes()
+    cases = {
+        "empty.jpg": (b"", "the file is empty"),
+        "text.jpg": (b"not an image", "not an image, or damaged"),
+        "torn.jpg": (whole[: len(whole) // 2], "the image is"),
+        "missing.jpg": (None, os.strerror(2)),
+        "": (None, os.strerror(21)),
+    }
+    for name, (data, reason) in cases.items():
+        if data is not None:
+            (tmp_path / name).write_bytes(data)
+        record = record_of(tmp_path / name)
+        image = read(record, lambda image, record: pytest.fail("prepared"), decoder=decoder)
+        assert image.reason.startswith(reason)
+        assert image == ReadImage(record, reason=image.reason)
+        with pytest.raises(UnreadableImageError, match=f"cannot read {record.path}") as caught:
+            read_image(record, decoder=decoder)
+        assert caught.value.got == image.reason
+    assert image.error("leave it out").fix == "leave it out"
+
+
+def test_an_error_without_a_number_has_its_words(file, monkeypatch):
+    def refuse(self: ImageRecord) -> bytes:
+        raise OSError("the shard is cut off")
+
+    monkeypatch.setattr(ImageRecord, "read_bytes", refuse)
+    assert read(record_of(file)).reason == "the shard is cut off"
+
+
+def test_errors_of_prepare_are_no_images_fault(file, decoder):
+    """A fault of ours must not look like a damaged image."""
+    for error in (ZeroDivisionError, UnreadableImageError("ours"), OSError):
+
+        def fail(image: Scaled, record: ImageRecord, error=error) -> None:
+            raise error
+
+        with pytest.raises(error if isinstance(error, type) else UnreadableImageError):
+            list(read_each([record_of(file)], fail, decoder=decoder))
+
+
+@pytest.mark.parametrize("workers", [None, 1, 3])
+def test_batches_come_in_order_with_the_unreadable_at_their_places(grays, decoder, workers):
+    for number in (0, 7, 8, 9, 10, 11, 39):
+        Path(grays[number].path).write_bytes(b"torn")
+    Path(grays[20].path).unlink()
+    batches = list(read_batches(iter(grays), gray, batch_size=4, workers=workers, decoder=decoder))
+    assert [len(batch) for batch in batches] == [4] * 10
+    images = [image for batch in batches for image in batch]
+    assert [image.record for image in images] == grays
+    unreadable = {0, 7, 8, 9, 10, 11, 20, 39}
+    assert [image.prepared for image in images] == [None if n in unreadable else n for n in range(40)]
+    assert {n for n, image in enumerate(images) if image.reason} == unreadable
+    if isinstance(decoder, Batches):
+        assert decoder.sizes == [*[4] * 5, 3, *[4] * 4], "what has no bytes is not decoded"
+        assert len(decoder.threads) == 1
+
+
+def test_known_contents_may_grow_while_reading(grays, decoder):
+    """As an index does that meets the same content again."""
+    for number in range(20, 40):
+        Path(grays[number].path).write_bytes(Path(grays[number - 20].path).read_bytes())
+    known: set[str] = set()
+    decoded = 0
+    for image in read_each(grays, gray, known=known, batch_size=2, workers=1, decoder=decoder):
+        decoded += image.prepared is not None
+        known.add(image.sha256)
+    assert decoded == 20
+
+
+def test_memory_is_bounded(grays, decoder):
+    taken = 0
+
+    def records() -> Iterator[ImageRecord]:
+        nonlocal taken
+        for record in grays * 5:
+            taken += 1
+            yield record
+
+    images = read_each(records(), gray, batch_size=4, workers=2, decoder=decoder)
+    assert taken == 0
+    for count, _ in enumerate(images, 1):
+        # A decoder of batches has one more batch at work and one that is being taken.
+        assert taken <= count + ahead(4, 2) + (2 * 4 if isinstance(decoder, Batches) else 0)
+    assert taken == 200
+
+
+def test_reading_goes_on_while_the_caller_computes(grays, decoder):
+    """The caller holds its first batch until the next one has been prepared."""
+    prepared = threading.Semaphore(0)
+
+    def prepare(image: Scaled, record: ImageRecord) -> None:
+        prepared.release()
+
+    batches = read_batches(grays, prepare, batch_size=4, workers=2, decoder=decoder)
+    next(batches)
+    for _ in range(8):
+        assert prepared.acquire(timeout=10)
+
+
+@pytest.mark.parametrize(
+    ("min_sides", "min_side"),
+    [([], 1), ([1], 1), ([448, 64], 448), ([64, 448, 1], 448), ([None], None), ([448, None], None), ([None, 1], None)],
+    ids=str,
+)
+def test_one_min_side_for_several(min_sides, min_side):
+    assert largest_min_side(min_sides) == min_side
+    assert largest_min_side(iter(min_sides)) == min_side
