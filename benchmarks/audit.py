@@ -48,14 +48,14 @@ from hybrid.encoders.base import Encoder
 from hybrid.gate.calibration import log_softmax
 from hybrid.images.sources import scan
 from hybrid.index.build import build_index
+from hybrid.index.contents import by_content
 from hybrid.index.store import EmbeddingStore
 from hybrid.labels.prompts import load_templates
 from hybrid.run.files import Layout, write_run
+from hybrid.run.neighbors import NEIGHBORS
 from hybrid.tools.audit.audit import LabelCheck, ask_zero_shot, audit_run
 from hybrid.tools.audit.labels import Labeled, confident_learning, judge
 from hybrid.tools.audit.probabilities import ZeroShot
-from hybrid.tools.search.contents import by_content
-from hybrid.tools.search.neighbors import NEIGHBORS
 
 METHODS = ("audit", "cleanlab_default", "photos", "neighbours", "zero_shot")
 SIMILAR = 3

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from hybrid.images.records import ImageRecord
+from hybrid.index.store import EmbeddingStore, StoredImage
+from hybrid.run.files import Layout
 
 # Before anything imports torch or the hub's client; tests that start processes hand it on.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -104,3 +109,51 @@ def image_folder(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@dataclass
+class Known:
+    """An encoder that is only a name, which is all that a search needs."""
+
+    fingerprint: str = "known"
+    uses_templates: bool = True
+
+
+@dataclass
+class KnownRun:
+    """A run of images that are their vectors: content ``c3`` lies at ``/data/3.jpg`` and has ``vectors[3]``."""
+
+    layout: Layout
+    encoder: Known
+    vectors: np.ndarray
+    queries: np.ndarray
+
+    def add(self, labels: Sequence[str | None], *, without_vector: Sequence[int] = ()) -> KnownRun:
+        images = [StoredImage(record_at(f"/data/{n}.jpg", label), f"c{n}") for n, label in enumerate(labels)]
+        vectors = {f"c{n}": self.vectors[n] for n in range(len(labels)) if n not in without_vector}
+        with EmbeddingStore(self.layout.store) as store:
+            store.write_batch(images, vectors, self.encoder.fingerprint)
+        return self
+
+    def copy(self, number: int, path: str, label: str | None) -> None:
+        with EmbeddingStore(self.layout.store) as store:
+            store.write_batch([StoredImage(record_at(path, label), f"c{number}")])
+
+    def ranked(self, query: np.ndarray, allowed: Sequence[int]) -> list[tuple[int, float]]:
+        """What a plain search finds: numbers of the allowed images and their cosines, highest first."""
+        cosine = self.vectors.astype(np.float64) @ query.astype(np.float64)
+        return [(n, cosine[n]) for n in np.argsort(-cosine) if n in set(allowed)]
+
+
+def record_at(path: str, label: str | None, split: str | None = "train") -> ImageRecord:
+    return ImageRecord(path, "/data", label, split, 1, 1)
+
+
+def unit_vectors(rows: int, seed: int) -> np.ndarray:
+    vectors = np.random.default_rng(seed).normal(size=(rows, 12))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture
+def known(tmp_path: Path) -> KnownRun:
+    return KnownRun(Layout(tmp_path / "run"), Known(), unit_vectors(40, 0), unit_vectors(7, 1))

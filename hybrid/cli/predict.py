@@ -69,7 +69,7 @@ class _Evidence:
     def __init__(self, run: Path, classifier: HybridClassifier) -> None:
         from hybrid.cli import show
         from hybrid.run.files import Layout
-        from hybrid.tools.search.neighbors import LabeledNeighbors
+        from hybrid.run.neighbors import LabeledNeighbors
 
         self._neighbors = LabeledNeighbors(Layout(run), classifier.encoder)
         show.note(*self._neighbors.notes)
@@ -78,7 +78,7 @@ class _Evidence:
         classifier.always_embed = self._neighbors.missing is None
 
     def add(self, batch: Batch, predictions: list[Prediction]) -> list[Prediction]:
-        from hybrid.tools.search.neighbors import with_neighbors
+        from hybrid.run.neighbors import with_neighbors
 
         near = self._neighbors.nearest(batch.embeddings, batch.hashes)
         self._notes.update(note for neighbors in near for note in neighbors.notes)
@@ -91,10 +91,9 @@ class _Evidence:
 def _draw(drawn: list[tuple[ImageRecord, Prediction]], grid: Path | None) -> None:
     from hybrid.cli import show
     from hybrid.evaluation.grid import draw_grid
-    from hybrid.images.pipeline import read_and_decode
 
     if grid is None or not drawn:
         return
     grid.parent.mkdir(parents=True, exist_ok=True)
-    draw_grid([p for _, p in drawn], [read_and_decode(record) for record, _ in drawn], grid)
+    draw_grid(drawn, grid)
     show.note(f"picture of {len(drawn)} predictions: {grid}")

@@ -67,7 +67,7 @@ def _show(tuning: Tuning, out: Path) -> None:
     console.print(f"{tuning.result}\n", markup=False, soft_wrap=True, end="")
     if len(tuning.rows) > 1:
         show.note(
-            f"note: the best of {len(tuning.rows)} trials on the same validation photos is optimiztic; "
+            f"note: the best of {len(tuning.rows)} trials on the same validation photos is optimistic; "
             "measure it on photos that chose nothing (hybrid evaluate, hybrid compare --test)"
         )
     if tuning.importance is None:

@@ -15,6 +15,7 @@ from hybrid.encoders import load_encoder
 from hybrid.encoders.base import Encoder, FloatArray
 from hybrid.errors import ArtifactError, StoreError, listing
 from hybrid.gate.experts import zero_shot_logits
+from hybrid.index.contents import by_content
 from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.index.texts import embed_classes
 from hybrid.labels.prompts import PromptClass, PromptSet, Templates, load_templates
@@ -24,7 +25,6 @@ from hybrid.tools.audit import DUPLICATES_ABOVE
 from hybrid.tools.audit.duplicates import DuplicateGroup, find_duplicates
 from hybrid.tools.audit.labels import Labeled, Suspect, confident_learning, find_suspects, to_judge
 from hybrid.tools.audit.probabilities import ZeroShot
-from hybrid.tools.search.contents import by_content
 
 # Above this share of images with near duplicates, their list is of no use.
 MANY = 0.25

@@ -14,10 +14,11 @@ from hybrid.encoders.base import FloatArray
 from hybrid.errors import MissingExtraError, listing
 from hybrid.images.naming import plural
 from hybrid.images.records import ImageRecord
+from hybrid.index.contents import joined_label
 from hybrid.index.neighbors import NeighborIndex, build
+from hybrid.prediction import Neighbor
+from hybrid.run.neighbors import NEIGHBORS, neighbor
 from hybrid.tools.audit.probabilities import LEAST, Floats, Indices, ZeroShot, class_probabilities, held_out_logits
-from hybrid.tools.search.contents import joined_label
-from hybrid.tools.search.neighbors import NEIGHBORS, NearImage
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Suspect:
         Probabilities of these two; the smaller the score, the more suspicious.
     zero_shot : str or None
         What the encoder would call it among the labels that it can name; None where it names none.
-    nearest : tuple of NearPhoto
+    nearest : tuple of Neighbor
         The most similar labeled images, most similar first.
     """
 
@@ -47,7 +48,7 @@ class Suspect:
     score: float
     probability: float
     zero_shot: str | None
-    nearest: tuple[NearImage, ...]
+    nearest: tuple[Neighbor, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,16 +193,15 @@ def find_suspects(images: Labeled, evidence: Labeled, zero_shot: ZeroShot | None
     ]
 
 
-def _nearest(images: Labeled, evidence: Labeled, count: int = NEIGHBORS) -> list[tuple[NearImage, ...]]:
+def _nearest(images: Labeled, evidence: Labeled, count: int = NEIGHBORS) -> list[tuple[Neighbor, ...]]:
     if not images.hashes:
         return []
     place = {sha256: row for row, sha256 in enumerate(evidence.hashes)}
-    labels = evidence.labels
-    index = NeighborIndex(build(evidence.embeddings, range(len(labels))), dict(enumerate(evidence.hashes)))
+    index = NeighborIndex(build(evidence.embeddings, range(len(place))), dict(enumerate(evidence.hashes)))
     # One more, for the image itself is among them.
     similarity, hashes = index.search(images.embeddings, count + 1)
     found = []
     for itself, names, cosines in zip(images.hashes, hashes, similarity.tolist(), strict=True):
         others = [(place[name], cosine) for name, cosine in zip(names, cosines, strict=True) if name != itself]
-        found.append(tuple(NearImage(evidence.records[r][0], labels[r], cosine) for r, cosine in others[:count]))
+        found.append(tuple(neighbor(evidence.records[row], cosine) for row, cosine in others[:count]))
     return found

@@ -67,7 +67,7 @@ def suspect_json(suspect: Suspect) -> dict[str, Any]:
         "probability": round(suspect.probability, DIGITS),
         "zero_shot": suspect.zero_shot,
         "nearest": [
-            {"path": near.record.path, "label": near.label, "similarity": round(near.similarity, DIGITS)}
+            {"path": near.path, "label": near.label, "similarity": round(near.similarity, DIGITS)}
             for near in suspect.nearest
         ],
     }

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from textwrap import fill, shorten
 
-from hybrid.errors import UnreadableImageError
 from hybrid.images.pipeline import read_and_decode
+from hybrid.plotting import Tile, draw_contact_sheet
 from hybrid.tools.audit.labels import Suspect
-from hybrid.tools.search.sheet import panels_for, show_image
 
 MOST = 25
 GIVEN, SUGGESTED = "#a8321f", "#1b6e3c"
@@ -29,24 +29,17 @@ def draw_suspects(suspects: Sequence[Suspect], file: Path) -> list[str]:
     list of str
         Paths of images that cannot be read any more: their panels are gray.
     """
-    shown, unreadable = suspects[:MOST], []
-    figure, panels = panels_for(len(shown))
-    figure.suptitle("red: the label\ngreen: what it probably is", fontsize=9, color="0.3")
-    for panel, suspect in zip(panels, shown, strict=True):
-        try:
-            show_image(panel, read_and_decode(suspect.record))
-        except UnreadableImageError:
-            show_image(panel, None)
-            unreadable.append(suspect.record.path)
-        panel.set_title(_lines(suspect.label, suspect.score), fontsize=8.5, color=GIVEN, parse_math=False)
-        below = _lines(suspect.suggested, suspect.probability)
-        panel.set_xlabel(below, fontsize=8.5, color=SUGGESTED, parse_math=False)
-    part = file.with_name(file.name + ".part")
-    figure.savefig(part, format="png", dpi=100)
-    part.replace(file)
-    return unreadable
+    return draw_contact_sheet(
+        [_tile(suspect) for suspect in suspects[:MOST]], "red: the label\ngreen: what it probably is", file
+    )
+
+
+def _tile(suspect: Suspect) -> Tile:
+    above, below = _lines(suspect.label, suspect.score), _lines(suspect.suggested, suspect.probability)
+    read = partial(read_and_decode, suspect.record)
+    return Tile(suspect.record.path, read, above, below, color=GIVEN, below_color=SUGGESTED, below_size=8.5)
 
 
 def _lines(label: str, probability: float) -> str:
-    # A space that does not break keeps the number beside the last word.
+    # A no-break space keeps the number beside the last word.
     return fill(f"{shorten(label, 44, placeholder='…')}\u00a0{probability:.0%}", 24)

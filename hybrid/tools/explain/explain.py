@@ -22,10 +22,10 @@ from hybrid.images.pipeline import largest_min_side, read_and_decode, read_image
 from hybrid.images.records import ImageRecord
 from hybrid.prediction import Answers, Prediction
 from hybrid.run.files import Layout
+from hybrid.run.neighbors import LabeledNeighbors, Near
 from hybrid.tools.explain.attribution import METHODS, Attribution, attribute
 from hybrid.tools.explain.reasons import gate_reasons
-from hybrid.tools.explain.report import Experts, Explanation, GateReasons, MapInfo, Neighbor, Scored
-from hybrid.tools.search.neighbors import LabeledNeighbors, Near
+from hybrid.tools.explain.report import Experts, Explanation, GateReasons, MapInfo, Scored, ShownNeighbor
 
 TOP = 3
 T = TypeVar("T")
@@ -110,10 +110,10 @@ def explain(
     prediction = classifier.predictions(Batch((record,), (image.sha256,), answers), TOP)[0]
     wanted = _class_index(classifier, name if name is not None else prediction.top[0][0])
     head, encoder = _head_overlay(classifier, image, method), _encoder_overlay(classifier, image, wanted)
-    near = Near((), ())
+    near = Near((), (), ())
     if image.embedding is not None:
         near = LabeledNeighbors(Layout(run), classifier.encoder).nearest(image.embedding, [image.sha256])[0]
-    thumbnails = tuple(_thumbnail(found.record) for found in near.images)
+    thumbnails = tuple(_thumbnail(found) for found in near.records)
     overlays = [found for found in (head, encoder) if isinstance(found, _Overlaid)]
     gate = _gate(classifier, image, int(answers.hybrid[0].argmax()))
     notes += [found for found in (head, encoder) if isinstance(found, str)]
@@ -290,14 +290,8 @@ def _with_near(
     from msgspec import structs
 
     neighbors = [
-        Neighbor(
-            path=found.record.path,
-            label=found.label,
-            split=found.record.split,
-            similarity=found.similarity,
-            readable=image is not None,
-        )
-        for found, image in zip(near.images, thumbnails, strict=True)
+        ShownNeighbor(found.path, found.label, found.split, found.similarity, readable=image is not None)
+        for found, image in zip(near.neighbors, thumbnails, strict=True)
     ]
     return structs.replace(explanation, neighbors=neighbors, maps=maps, notes=[*notes, *near.notes])
 

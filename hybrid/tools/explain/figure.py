@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid.evaluation.grid import SEEN, UNSEEN
+from hybrid.plotting import SEEN, UNSEEN, hide_axes, save_png
 from hybrid.tools.explain.explain import Explained, Overlay
 from hybrid.tools.explain.report import Explanation, Scored, Summand
 
@@ -42,16 +42,14 @@ def draw_explanation(explained: Explained, file: Path) -> None:
         _draw_experts(left, said)
         _draw_terms(right, said)
         _write_words(words, said)
-        part = file.with_name(file.name + ".part")
-        figure.savefig(part, format="png", dpi=DPI)
-    part.replace(file)
+        save_png(figure, file, DPI)
 
 
 def _draw_image_and_maps(area: SubFigure, explained: Explained) -> None:
     said = explained.explanation
     panels: Sequence[Axes] = area.subplots(1, 3)
     for panel in panels:
-        _bare(panel)
+        hide_axes(panel)
     small = explained.image.copy()
     small.thumbnail((IMAGE_PIXELS, IMAGE_PIXELS))
     panels[0].imshow(small)
@@ -102,12 +100,12 @@ def _draw_neighbors(area: SubFigure, explained: Explained) -> None:
     area.suptitle("nearest labeled photos of the index, by CLIP", fontsize=10.5, x=0.01, ha="left")
     if not near:
         panel = area.subplots()
-        _bare(panel)
+        hide_axes(panel)
         _placeholder(panel, next((n for n in explained.explanation.notes if "nearest photos" in n), "none"))
         return
     panels = area.subplots(1, max(5, len(near)), squeeze=False)[0]
     for panel in panels:
-        _bare(panel)
+        hide_axes(panel)
         panel.set_visible(False)
     for panel, found, image in zip(panels, near, explained.thumbnails, strict=False):
         panel.set_visible(True)
@@ -154,7 +152,7 @@ def _draw_terms(area: SubFigure, said: Explanation) -> None:
     panel: Axes = area.subplots()
     gate = said.gate
     if gate is None or gate.log_odds is None:
-        _bare(panel)
+        hide_axes(panel)
         reason = "no gate: nothing is weighed" if gate is None else "every class is seen: nothing is weighed"
         _placeholder(panel, reason)
         return
@@ -202,11 +200,6 @@ def _write_words(area: SubFigure, said: Explanation) -> None:
     lines += [fill(f"note: {note}", 170) for note in said.notes]
     lines += [fill(f"WARNING: {said.warning}", 170)] if said.warning else []
     area.text(0.015, 0.97, "\n".join(lines), va="top", fontsize=9, color="0.15", linespacing=1.4)
-
-
-def _bare(panel: Axes) -> None:
-    panel.set(xticks=[], yticks=[])
-    panel.spines[:].set_visible(False)
 
 
 def _placeholder(panel: Axes, words: str) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from msgspec import Struct, field
+
+from hybrid.prediction import Neighbor
 
 
 class Scored(Struct, frozen=True):
@@ -95,23 +99,10 @@ class GateReasons(Struct, frozen=True, kw_only=True):
     words: str
 
 
-class Neighbor(Struct, frozen=True, kw_only=True):
-    """A labeled image of the index.
+@dataclass(frozen=True)
+class ShownNeighbor(Neighbor):
+    """A neighbor, and whether it can still be read: False where it is gone from the disk or damaged since."""
 
-    Attributes
-    ----------
-    path, label : str
-    split : str or None
-    similarity : float
-        Cosine of the two embeddings.
-    readable : bool
-        False where the image is gone from the disk or damaged since.
-    """
-
-    path: str
-    label: str
-    split: str | None
-    similarity: float
     readable: bool
 
 
@@ -155,7 +146,7 @@ class Explanation(Struct, frozen=True, kw_only=True):
     experts : Experts
     gate : GateReasons or None
         None without a gate.
-    neighbors : list of Neighbor
+    neighbors : list of ShownNeighbor
         Most similar first.
     maps : list of MapInfo
     notes : list of str
@@ -173,6 +164,6 @@ class Explanation(Struct, frozen=True, kw_only=True):
     warning: str | None
     experts: Experts
     gate: GateReasons | None
-    neighbors: list[Neighbor] = field(name="neighbours")
+    neighbors: list[ShownNeighbor] = field(name="neighbours")
     maps: list[MapInfo]
     notes: list[str]

@@ -13,11 +13,11 @@ from hybrid.encoders.texts import average_texts
 from hybrid.errors import ConfigError, EncoderError, StoreError, listing
 from hybrid.images.pipeline import read_and_decode, read_image
 from hybrid.images.records import ImageRecord
+from hybrid.index.contents import by_content, joined_label
 from hybrid.index.neighbors import NeighborIndex, open_index
 from hybrid.index.store import EmbeddingStore
 from hybrid.labels.prompts import PromptClass, Templates, class_key, class_texts
 from hybrid.run.files import Layout
-from hybrid.tools.search.contents import by_content, joined_label
 
 _ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
 

@@ -114,7 +114,7 @@ def one_vector(content):
 
 
 @pytest.mark.parametrize(
-    ("photos", "note"),
+    ("images", "note"),
     [
         ([("/a.jpg", None, None, "a")], "labels: the index holds no labeled photo"),
         ([("/a.jpg", "cup", None, "a")], "labels: none is judged; needed are two with 3 photos or more each"),

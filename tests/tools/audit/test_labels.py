@@ -81,7 +81,7 @@ def test_suspects_and_their_evidence(images):
         cosine = given.embeddings.astype(np.float64) @ given.embeddings[row].astype(np.float64)
         cosine[row] = -np.inf
         nearest = np.argsort(-cosine)[:5]
-        assert [near.record.path for near in suspect.nearest] == [f"/p/{other:02d}.jpg" for other in nearest]
+        assert [near.path for near in suspect.nearest] == [f"/p/{other:02d}.jpg" for other in nearest]
         assert [near.label for near in suspect.nearest] == [NAMES[target[other]] for other in nearest]
         np.testing.assert_allclose([near.similarity for near in suspect.nearest], cosine[nearest], atol=1e-6)
 

@@ -8,11 +8,11 @@ import json
 
 import pytest
 
+from hybrid.prediction import Neighbor
 from hybrid.tools.audit.audit import Audit
 from hybrid.tools.audit.duplicates import Duplicate, DuplicateGroup
 from hybrid.tools.audit.labels import Suspect
 from hybrid.tools.audit.report import nearest_labels, write_csv, write_jsonl
-from hybrid.tools.search.neighbors import NearImage
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def found(stored):
         (Duplicate(a.record, a.sha256, 0.98765432), Duplicate(b.record, b.sha256, 0.98765432)), 0.98765432
     )
     near = tuple(
-        NearImage(stored(f"/d/n{i}.jpg", label, None, str(i)).record, label, 0.9 - i / 10)
+        Neighbor(f"/d/n{i}.jpg", label, None, 0.9 - i / 10)
         for i, label in enumerate(["pen", "zip", "zip", "pen", "zip"])
     )
     suspect = Suspect(b.record, ("/d/c.jpg",), "mug", "tasse à café", 0.0123456789, 0.9, None, near)

@@ -21,45 +21,45 @@ SIMPLE = load_templates("simple")
 
 
 @pytest.mark.parametrize("count", [1, 6, 40, 99])
-def test_ranking_against_numpy(world, queries, count):
-    world.add(LABELS)
-    for query in queries[:3]:
-        hits = search(world.layout, world.encoder, query[None], count)
-        expected = world.ranked(query, range(40))[:count]
+def test_ranking_against_numpy(known, count):
+    known.add(LABELS)
+    for query in known.queries[:3]:
+        hits = search(known.layout, known.encoder, query[None], count)
+        expected = known.ranked(query, range(40))[:count]
         assert [hit.record.path for hit in hits] == [f"/data/{n}.jpg" for n, _ in expected]
         assert [hit.label for hit in hits] == [LABELS[n] for n, _ in expected]
         np.testing.assert_allclose([hit.score for hit in hits], [cosine for _, cosine in expected], atol=1e-6)
 
 
 @pytest.mark.parametrize("label", ["class_2", "Class-2", " CLASS 2 "])
-def test_a_label_narrows_it_and_still_fills_the_list(world, queries, label):
-    world.add(LABELS)
+def test_a_label_narrows_it_and_still_fills_the_list(known, label):
+    known.add(LABELS)
     allowed = [n for n, own in enumerate(LABELS) if own == "class_2"]
     assert len(allowed) == 7
-    hits = search(world.layout, world.encoder, queries[:1], 7, label=label)
-    assert [hit.record.path for hit in hits] == [f"/data/{n}.jpg" for n, _ in world.ranked(queries[0], allowed)]
-    assert len(search(world.layout, world.encoder, queries[:1], 3, label=label)) == 3
-    assert len(search(world.layout, world.encoder, queries[:1], 50, label=label)) == 7
+    hits = search(known.layout, known.encoder, known.queries[:1], 7, label=label)
+    assert [hit.record.path for hit in hits] == [f"/data/{n}.jpg" for n, _ in known.ranked(known.queries[0], allowed)]
+    assert len(search(known.layout, known.encoder, known.queries[:1], 3, label=label)) == 3
+    assert len(search(known.layout, known.encoder, known.queries[:1], 50, label=label)) == 7
 
 
-def test_a_label_that_is_not_there(world, queries):
-    world.add(["zebra", "horse", None])
+def test_a_label_that_is_not_there(known):
+    known.add(["zebra", "horse", None])
     with pytest.raises(ConfigError, match="no photo of the index has this label") as caught:
-        search(world.layout, world.encoder, queries[:1], label="gnu")
+        search(known.layout, known.encoder, known.queries[:1], label="gnu")
     assert (caught.value.expected, caught.value.got) == ("one of horse, zebra", "gnu")
 
 
-def test_a_label_without_any_vector(world, queries):
-    world.add(["zebra", "horse"], without_vector=[1])
+def test_a_label_without_any_vector(known):
+    known.add(["zebra", "horse"], without_vector=[1])
     with pytest.raises(StoreError, match="no photo labeled horse has a vector"):
-        search(world.layout, world.encoder, queries[:1], label="horse")
+        search(known.layout, known.encoder, known.queries[:1], label="horse")
 
 
-def test_copies_are_one_hit_and_the_image_itself_is_marked(world):
-    world.add(["zebra", "horse", None])
-    world.copy(0, "/data/1 again.jpg", "ass")
-    world.copy(0, "/elsewhere/0.jpg", None)
-    hits = search(world.layout, world.encoder, world.vectors[:1], sha256="c0")
+def test_copies_are_one_hit_and_the_image_itself_is_marked(known):
+    known.add(["zebra", "horse", None])
+    known.copy(0, "/data/1 again.jpg", "ass")
+    known.copy(0, "/elsewhere/0.jpg", None)
+    hits = search(known.layout, known.encoder, known.vectors[:1], sha256="c0")
     assert len(hits) == 3
     first = hits[0]
     assert first.label == "ass / zebra"
@@ -68,65 +68,65 @@ def test_copies_are_one_hit_and_the_image_itself_is_marked(world):
     assert [hit.itself for hit in hits] == [True, False, False]
     assert hits[1].copies == ()
     # A copy's label is a label of the image.
-    assert search(world.layout, world.encoder, world.vectors[:1], label="ass") == [
+    assert search(known.layout, known.encoder, known.vectors[:1], label="ass") == [
         Hit(first.record, first.label, first.score, first.copies)
     ]
 
 
 @pytest.mark.parametrize("label", [None, "cat"])
-def test_no_image_is_read_but_what_is_found(world, queries, monkeypatch, label):
-    world.add(["cat", "dog"] * 10)
-    for every in ("photo_rows", "iter_photos", "photos", "embedded"):
+def test_no_image_is_read_but_what_is_found(known, monkeypatch, label):
+    known.add(["cat", "dog"] * 10)
+    for every in ("image_rows", "iter_images", "images", "embedded"):
         monkeypatch.setattr(EmbeddingStore, every, lambda *arguments: pytest.fail("it reads every photo"))
-    assert len(search(world.layout, world.encoder, queries[:1], 4, label=label)) == 4
+    assert len(search(known.layout, known.encoder, known.queries[:1], 4, label=label)) == 4
 
 
-def test_a_vector_without_a_image_is_no_hit(world, queries):
+def test_a_vector_without_a_image_is_no_hit(known):
     """A build-index that was killed after a file had changed leaves one."""
-    world.add(["cat"] * 3)
-    with EmbeddingStore(world.layout.store) as store:
+    known.add(["cat"] * 3)
+    with EmbeddingStore(known.layout.store) as store:
         (image, *_) = store.images()
         store.write_batch([StoredImage(image.record, "other bytes")])
-    hits = search(world.layout, world.encoder, queries[:1], 5)
+    hits = search(known.layout, known.encoder, known.queries[:1], 5)
     assert sorted(hit.record.path for hit in hits) == ["/data/1.jpg", "/data/2.jpg"]
 
 
-def test_an_approximate_search_is_said(world, queries, monkeypatch):
+def test_an_approximate_search_is_said(known, monkeypatch):
     said: list[str] = []
-    world.add(["cat"] * 40)
-    search(world.layout, world.encoder, queries[:1], say=said.append)
+    known.add(["cat"] * 40)
+    search(known.layout, known.encoder, known.queries[:1], say=said.append)
     assert said == []
     monkeypatch.setattr("hybrid.index.faiss_build.EXACT_UP_TO", 39)
     monkeypatch.setattr("hybrid.index.ivf.RECALL", 0.0)
-    world.layout.neighbors.unlink()
-    search(world.layout, world.encoder, queries[:1], say=said.append)
+    known.layout.neighbors.unlink()
+    search(known.layout, known.encoder, known.queries[:1], say=said.append)
     assert [line.partition(":")[0] for line in said] == ["approximate search"]
 
 
-def test_one_image(world, queries):
-    world.add(["zebra"])
-    assert [hit.record.path for hit in search(world.layout, world.encoder, queries[:1])] == ["/data/0.jpg"]
+def test_one_image(known):
+    known.add(["zebra"])
+    assert [hit.record.path for hit in search(known.layout, known.encoder, known.queries[:1])] == ["/data/0.jpg"]
 
 
-def test_no_index_an_empty_one_and_one_of_another_encoder(world, queries):
+def test_no_index_an_empty_one_and_one_of_another_encoder(known):
     with pytest.raises(StoreError, match="there is no index at"):
-        search(world.layout, world.encoder, queries[:1])
-    assert not world.layout.store.exists()
-    EmbeddingStore(world.layout.store).close()
+        search(known.layout, known.encoder, known.queries[:1])
+    assert not known.layout.store.exists()
+    EmbeddingStore(known.layout.store).close()
     with pytest.raises(StoreError, match="the index is empty") as caught:
-        search(world.layout, world.encoder, queries[:1])
+        search(known.layout, known.encoder, known.queries[:1])
     assert "build-index" in caught.value.fix
-    world.add(["zebra"])
-    world.encoder.fingerprint = "another"
+    known.add(["zebra"])
+    known.encoder.fingerprint = "another"
     with pytest.raises(StoreError, match="no vectors of this encoder in this precision"):
-        search(world.layout, world.encoder, queries[:1])
+        search(known.layout, known.encoder, known.queries[:1])
 
 
 @pytest.mark.parametrize("count", [0, -1])
-def test_a_search_for_nothing_is_refused(world, queries, count):
-    world.add(["zebra"])
+def test_a_search_for_nothing_is_refused(known, count):
+    known.add(["zebra"])
     with pytest.raises(StoreError, match="must ask for photos"):
-        search(world.layout, world.encoder, queries[:1], count)
+        search(known.layout, known.encoder, known.queries[:1], count)
 
 
 # Queries

@@ -7,38 +7,32 @@ from dataclasses import dataclass, replace
 
 from hybrid.encoders.base import Encoder, FloatArray
 from hybrid.images.records import ImageRecord
+from hybrid.index.contents import by_content, joined_label
 from hybrid.index.neighbors import NeighborIndex, open_index
 from hybrid.index.store import EmbeddingStore
 from hybrid.prediction import Neighbor, Prediction
 from hybrid.run.files import Layout
-from hybrid.tools.search.contents import by_content, joined_label
 
 NEIGHBORS = 5
 
 
 @dataclass(frozen=True)
-class NearImage:
-    """A labeled image and its cosine similarity.
+class Near:
+    """What was found for one image.
 
     Attributes
     ----------
-    record : ImageRecord
-        The first that has this content, by path.
-    label : str
-        Several, joined by " / ", where the same content carries several.
-    similarity : float
+    neighbors : tuple of Neighbor
+        Most similar first. Of several images with the same content the first, by path; several labels are joined by
+        " / ".
+    records : tuple of ImageRecord
+        The neighbors' own, to read them.
+    notes : tuple of str
+        What to say of it, such as why there are none.
     """
 
-    record: ImageRecord
-    label: str
-    similarity: float
-
-
-@dataclass(frozen=True)
-class Near:
-    """What was found for one image, most similar first, and what to say of it."""
-
-    images: tuple[NearImage, ...]
+    neighbors: tuple[Neighbor, ...]
+    records: tuple[ImageRecord, ...]
     notes: tuple[str, ...]
 
 
@@ -101,7 +95,7 @@ class LabeledNeighbors:
         list of n Near
         """
         if self._index is None or embeddings is None:
-            return [Near((), (self.missing or "no nearest photos: the encoder did not run",))] * len(hashes)
+            return [Near((), (), (self.missing or "no nearest photos: the encoder did not run",))] * len(hashes)
         # One more, for the image itself may be among them.
         similarity, names = self._index.search(embeddings, count + 1)
         contents = self._labeled({*hashes, *(name for row in names for name in row)})
@@ -115,28 +109,24 @@ class LabeledNeighbors:
             return by_content(image for image in store.images_with(list(hashes)) if image.record.label is not None)
 
 
+def neighbor(records: Sequence[ImageRecord], similarity: float) -> Neighbor:
+    """Make a neighbor of the records of one content: the first of them, with all their labels."""
+    return Neighbor(records[0].path, str(joined_label(records)), records[0].split, similarity)
+
+
 def _near(sha256: str, found: Sequence[tuple[str, float]], contents: Mapping[str, Sequence[ImageRecord]]) -> Near:
-    images = tuple(
-        NearImage(contents[name][0], str(joined_label(contents[name])), cosine)
-        for name, cosine in found
-        if name in contents  # else it lost its label since the index was opened
-    )
+    # A content that is missing lost its label since the index was opened.
+    labeled = [(contents[name], cosine) for name, cosine in found if name in contents]
     notes = ["the photo itself is in the index and is left out of its nearest"] if sha256 in contents else []
-    notes += [] if images else ["no nearest photos: the index holds no other labeled photo"]
-    return Near(images, tuple(notes))
+    notes += [] if labeled else ["no nearest photos: the index holds no other labeled photo"]
+    neighbors = tuple(neighbor(records, cosine) for records, cosine in labeled)
+    return Near(neighbors, tuple(records[0] for records, _ in labeled), tuple(notes))
 
 
 def with_neighbors(predictions: Sequence[Prediction], near: Sequence[Near]) -> list[Prediction]:
     """Put what was found for each image into its `Prediction`."""
-    return [
-        replace(
-            prediction,
-            neighbors=tuple(
-                Neighbor(image.record.path, image.label, image.record.split, image.similarity) for image in found.images
-            ),
-        )
-        for prediction, found in zip(predictions, near, strict=True)
-    ]
+    pairs = zip(predictions, near, strict=True)
+    return [replace(prediction, neighbors=found.neighbors) for prediction, found in pairs]
 
 
 def _why_none(labeled: bool, embedded: bool) -> str:

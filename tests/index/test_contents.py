@@ -1,8 +1,8 @@
 """Copies of an image are one."""
 
 from hybrid.images.records import ImageRecord
+from hybrid.index.contents import by_content, joined_label
 from hybrid.index.store import StoredImage
-from hybrid.tools.search.contents import by_content, joined_label
 
 
 def record(path, label=None):
