@@ -149,8 +149,8 @@ def test_a_class_that_images_alone_speak_for(encoder, indexed, tmp_path, image):
     own = encoder.encode_images([encoder.prepare(image(99), record)])
     named = classifier_of(encoder, head_of(("cat", "dog")))
     space, (place,) = extend(named.space, [Newcomer(PromptClass("creature 7"), named=False, shots=1)])
-    shown = SupportImages.gather([own], [place], space.asked, space.named)
-    made = explain(replace(named, space=space, shown=shown), indexed[0].root, record, name="creature 7")
+    shown = SupportImages.gather([own], [place], space.prompted, space.named)
+    made = explain(replace(named, space=space, support=shown), indexed[0].root, record, name="creature 7")
     said = made.explanation
     assert [m.of for m in said.maps] == ["head"]
     assert "no relevance map of the encoder: photos alone speak for creature 7" in said.notes
