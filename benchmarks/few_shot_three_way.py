@@ -62,7 +62,7 @@ def run_seed(data: Data, shots: Sequence[int], seed: int) -> Way:
     """Fit the product once, then show the unseen classes by more and more images."""
     split = cut(data, UNSEEN_FRACTION, seed)
     head = train_probe(split)
-    gate, memory = fit(split, head)
+    gate, gaussians = fit(split, head)
     unseen = np.array(split.unseen)
     images = data.images["train"]
     rows = np.flatnonzero(np.isin(images.target, unseen))
@@ -75,7 +75,7 @@ def run_seed(data: Data, shots: Sequence[int], seed: int) -> Way:
                 continue
             support = np.arange(0, len(unseen), step)
             own = [embeddings[chosen[labels[chosen] == c]] for c in support]
-            scores = score(split, head, gate, memory, own, support, named)
+            scores = score(split, head, gate, gaussians, own, support, named)
             for figure, value in scores.items():
                 table[way][figure][str(count)] = value
     return table
@@ -86,14 +86,14 @@ def fit(split: Split, head: LinearHead) -> tuple[Gate, ClassGaussians]:
     seen = len(split.seen)
     logits = head.logits([], split.val.embeddings)
     found = calibrate(split.train, split.val, split.texts[:seen], split.logit_scale, logits, class_folds(seen))
-    return fit_support(fit_gate(found.validation, found.episodes), found.named, found.image_only), found.memory
+    return fit_support(fit_gate(found.validation, found.episodes), found.named, found.image_only), found.gaussians
 
 
 def score(
     split: Split,
     head: LinearHead,
     gate: Gate,
-    memory: ClassGaussians,
+    gaussians: ClassGaussians,
     images: Sequence[NDArray[Any]],
     support: NDArray[np.intp],
     named: bool,
@@ -103,7 +103,7 @@ def score(
     texts = split.texts if named else split.texts[:seen]
     with_images = any(len(own) for own in images)
     known = SupportImages.gather(images, (seen + support).tolist(), len(texts), len(texts)) if with_images else None
-    scorer = Scorer(memory, texts, split.logit_scale, known)
+    scorer = Scorer(gaussians, texts, split.logit_scale, known)
     fused = gate.fuse(scorer(split.test.embeddings, head.logits([], split.test.embeddings)))
     unseen = np.arange(fused.log_probabilities.shape[1]) >= seen
     probabilities = np.exp(fused.log_probabilities)

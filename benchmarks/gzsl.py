@@ -41,8 +41,7 @@ from hybrid.config import HeadSettings
 from hybrid.errors import DataError, GateError, HeadError, HybridError, listing
 from hybrid.evaluation.metrics import score_system
 from hybrid.gate.episodes import LabeledEmbeddings, calibrate, check_enough, class_folds
-from hybrid.gate.evidence import Scorer
-from hybrid.gate.experts import zero_shot_logits
+from hybrid.gate.evidence import Scorer, zero_shot_logits
 from hybrid.gate.fit import fit_gate
 from hybrid.gate.gate import Gate
 from hybrid.gate.gaussians import ClassGaussians
@@ -280,23 +279,22 @@ def build_task(split: Split, head: LinearHead) -> Task:
 
 def product(split: Split, head: LinearHead) -> tuple[dict[str, Answer], float]:
     """Fit and ask the product's gate as `hybrid` does; an answer by operating point, and seconds an image of gating."""
-    seen, unseen = len(split.seen), len(split.unseen)
-    gate = Gate()
+    seen, gate = len(split.seen), Gate()
     try:
         check_enough(seen, len(split.val))
     except GateError as error:
         Console(stderr=True).print(f"hybrid falls back to its prior: {error.what}, {error.got}")
         both = np.concatenate([split.train.embeddings, split.val.embeddings])
-        memory = ClassGaussians.fit(both, np.concatenate([split.train.target, split.val.target]), seen)
+        gaussians = ClassGaussians.fit(both, np.concatenate([split.train.target, split.val.target]), seen)
     else:
         logits = head.logits([], split.val.embeddings)
         found = calibrate(split.train, split.val, split.texts[:seen], split.logit_scale, logits, class_folds(seen))
-        gate, memory = fit_gate(found.validation, found.episodes), found.memory
-    scorer = Scorer(memory, split.texts, split.logit_scale)
+        gate, gaussians = fit_gate(found.validation, found.episodes), found.gaussians
+    scorer = Scorer(gaussians, split.texts, split.logit_scale)
     logits = head.logits([], split.test.embeddings)
     answers, seconds = {}, []
     for name, policy in POINTS.items():
-        point = choose_point(policy, gate, scorer, (seen, unseen))
+        point = choose_point(policy, gate, scorer)
         start = time.perf_counter()
         fused = gate.fuse(scorer(split.test.embeddings, logits), point.log_odds)
         seconds.append(time.perf_counter() - start)

@@ -130,13 +130,13 @@ class Fitted:
     split: Split
     head: LinearHead
     gate: Gate
-    memory: ClassGaussians
+    gaussians: ClassGaussians
     rejector: Rejector
-    held_out: CalibrationSet
+    calibration_set: CalibrationSet
 
     def decider(self, policy: Policy) -> Decider:
         """Give the product at an operating point."""
-        fitted = FittedGate(self.gate, self.memory, self.rejector, self.held_out)
+        fitted = FittedGate(self.gate, self.gaussians, self.rejector, self.calibration_set)
         return Decider(fitted, self.split.texts, self.split.logit_scale, policy)
 
     def ask(self, decider: Decider, images: NDArray[np.float32]) -> Decided:
@@ -161,13 +161,13 @@ def fit(split: Split) -> Fitted:
     kept = CalibrationSet(
         split.val.embeddings,
         logits,
-        evidence.memory,
-        evidence.novelty,
+        evidence.gda,
+        evidence.ood_score,
         evidence.baseline,
         split.val.target,
         uniforms(split.val.embeddings),
     )
-    return Fitted(split, head, gate, found.memory, fit_rejector(gate, found.episodes), kept)
+    return Fitted(split, head, gate, found.gaussians, fit_rejector(gate, found.episodes), kept)
 
 
 def score(fitted: Fitted, images: NDArray[np.float32], negatives: Names | None) -> dict[str, NDArray[np.float64]]:
@@ -176,7 +176,7 @@ def score(fitted: Fitted, images: NDArray[np.float32], negatives: Names | None) 
     head = fitted.head.logits([], images)
     cosines = images.astype(np.float64) @ split.texts.astype(np.float64).T
     zero_shot = split.logit_scale * cosines
-    evidence = Scorer(fitted.memory, split.texts, split.logit_scale)(images, head)
+    evidence = Scorer(fitted.gaussians, split.texts, split.logit_scale)(images, head)
     log_p = fitted.gate.fuse(evidence).log_probabilities
     bank = np.concatenate([split.train.embeddings, split.val.embeddings])
     scores = {
@@ -188,7 +188,7 @@ def score(fitted: Fitted, images: NDArray[np.float32], negatives: Names | None) 
         "energy_zero_shot": oss.energy(zero_shot),
         "energy_head": oss.energy(head),
         "knn": oss.neighbor_distance(images, bank),
-        "relative_mahalanobis": oss.relative_mahalanobis(images, fitted.memory),
+        "relative_mahalanobis": oss.relative_mahalanobis(images, fitted.gaussians),
     }
     if negatives is not None:
         others = split.logit_scale * images.astype(np.float64) @ negatives.vectors.astype(np.float64).T
@@ -236,9 +236,9 @@ def promises(fitted: Fitted, unknown: NDArray[np.float32]) -> Figures:
 
 def prediction_sets(fitted: Fitted) -> dict[str, Figures]:
     """Measured coverage and size by coverage asked for and by method, all calibrated on the same images."""
-    split, held = fitted.split, fitted.held_out
+    split, held = fitted.split, fitted.calibration_set
     test, target = split.test.embeddings, split.test.target
-    scorer = Scorer(fitted.memory, split.texts, split.logit_scale)
+    scorer = Scorer(fitted.gaussians, split.texts, split.logit_scale)
     val_p = np.exp(fitted.gate.fuse(held.evidence(scorer)).log_probabilities)
     test_p = np.exp(fitted.gate.fuse(scorer(test, fitted.head.logits([], test))).log_probabilities)
     val_u, test_u = np.asarray(held.uniform, np.float64), uniforms(test)
@@ -276,7 +276,7 @@ def run_seed(data: Data, options: argparse.Namespace, negatives: Names | None, s
     result: dict[str, Any] = {
         "classes": _classes(fitted, data),
         "photos": {
-            "calibration": len(fitted.held_out.target),
+            "calibration": len(fitted.calibration_set.target),
             "known": len(fitted.split.test),
             "unknown": len(unknown),
         },

@@ -16,7 +16,7 @@ from hybrid.encoders.base import Encoder, FloatArray
 from hybrid.errors import ConfigError, GateError
 from hybrid.gate.calibration import log_softmax
 from hybrid.gate.decide import Decider, FittedGate
-from hybrid.gate.experts import zero_shot_logits
+from hybrid.gate.evidence import zero_shot_logits
 from hybrid.gate.few_shot.base import FewShotExpert
 from hybrid.gate.policy import Policy, uniform_from_hash
 from hybrid.gate.support import SupportImages

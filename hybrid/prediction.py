@@ -180,7 +180,7 @@ def _experts(answers: Answers, chosen: NDArray[np.intp], space: LabelSpace, only
     names = []
     for row, column in enumerate(chosen):
         if column >= space.seen:
-            by_name = fused.before is None or column == fused.before[row].argmax()
+            by_name = fused.without_support is None or column == fused.without_support[row].argmax()
             names.append("zero-shot" if by_name else "few-shot")
         elif column == fused.head[row].argmax() == fused.zero_shot[row].argmax():
             names.append("both")

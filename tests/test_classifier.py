@@ -83,7 +83,7 @@ TARGET = np.repeat([0, 1], 20)
 WEIGHTS = GateWeights(bias=0.3, unseen_text=0.5, seen_text=-0.25)
 # No memory: what is expected can be written down without it.
 GATE = Gate(
-    seen=SeenWeights(similarity=0.4, alignment=0.0, head=0.7, memory=0.0),
+    seen=SeenWeights(similarity=0.4, alignment=0.0, head=0.7, gda=0.0),
     gate=WEIGHTS,
     fit=GateFit(images=40, classes=2, episodes=5),
 )
@@ -94,14 +94,14 @@ FITTED = FittedGate(
     CalibrationSet(
         embeddings=LABELED,
         head_logits=3 * LABELED[:, :2],
-        memory=np.zeros((40, 2)),
-        novelty=np.zeros(40),
+        gda=np.zeros((40, 2)),
+        ood_score=np.zeros(40),
         baseline=np.zeros(40),
         target=TARGET,
         uniform=(np.arange(40) + 0.5) / 40,
     ),
 )
-PRIOR = FittedGate(Gate(), FITTED.memory, reason="too little to fit a gate on")
+PRIOR = FittedGate(Gate(), FITTED.gaussians, reason="too little to fit a gate on")
 
 
 def make(**changes):

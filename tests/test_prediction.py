@@ -191,12 +191,12 @@ def test_who_decides_is_asked_at_the_operating_point(shift, expert):
     support = SupportEvidence(np.array([[4.0]]), np.array([2]), np.array([3]), 4, 4)
     evidence = Evidence(
         head=np.log([[0.8, 0.2]]),
-        memory=zeros,
+        gda=zeros,
         similarity=np.log([[3.0, 1.0, 3.0, 1.0]]),
-        centred=np.zeros((1, 4)),
+        centered=np.zeros((1, 4)),
         predicted=np.zeros((1, 4)),
         alignment=np.zeros(2),
-        novelty=np.zeros(1),
+        ood_score=np.zeros(1),
         baseline=np.zeros(1),
         located=np.zeros((1, 4)),
         support=support,

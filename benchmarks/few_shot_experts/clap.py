@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from hybrid.gate.few_shot.base import BaseExpert, Floats, Shots
+from hybrid.gate.few_shot.base import BaseExpert, Shots
+from hybrid.gate.gaussians import Floats
 
 MOMENTUM = 0.9
 WARM_UP_RATE = 1e-5

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hybrid.gate.few_shot.base import BaseExpert, Floats, Shots
+from hybrid.gate.few_shot.base import BaseExpert, Shots
+from hybrid.gate.gaussians import Discriminant, Floats
 
 # Below this total variance the images are copies of their class mean, up to rounding.
 NO_VARIANCE = 1e-12
@@ -15,7 +16,7 @@ class GDA(BaseExpert):
 
     Logits = logit_scale * cosine to the text + alpha * (mu' P x - mu' P mu / 2), with class mean mu and precision
     P = d * inv((n - 1) * S + tr(S) * I) of the images' covariance S around their class means (Kubokawa & Srivastava
-    2008). Classes are equally likely beforehand.
+    2008). The classes have equal priors.
 
     Where no class has two different images there is no covariance: P is 0, as the pseudo-inverse in the authors' code
     gives, and zero-shot is left. (The authors draw ten random crops of each image; cached embeddings have none.)
@@ -32,9 +33,7 @@ class GDA(BaseExpert):
     Attributes
     ----------
     texts_ : (c, d) float64
-    weight_ : (c, d) float64
-    bias_ : (c,) float64
-        Discriminant = embeddings @ weight_.T + bias_.
+    discriminant_ : Discriminant
     """
 
     def __init__(self, logit_scale: float, alpha: float = 1.0) -> None:
@@ -44,18 +43,17 @@ class GDA(BaseExpert):
     def _fit(self, shots: Shots) -> None:
         self.texts_ = shots.full_texts
         means = shots.full_means
-        self.weight_ = means @ precision(shots.embeddings - means[shots.labels])
-        self.bias_ = -np.einsum("cd,cd->c", self.weight_, means) / 2
+        self.discriminant_ = Discriminant.of(means, precision(shots.embeddings - means[shots.labels]))
 
     def _logits(self, embeddings: Floats) -> Floats:
-        discriminant = embeddings @ self.weight_.T + self.bias_
-        return np.asarray(self.logit_scale * (embeddings @ self.texts_.T) + self.alpha * discriminant)
+        zero_shot = self.logit_scale * (embeddings @ self.texts_.T)
+        return np.asarray(zero_shot + self.alpha * self.discriminant_(embeddings))
 
 
-def precision(centred: Floats) -> Floats:
+def precision(centered: Floats) -> Floats:
     """Invert the covariance of rows (n, d) with mean 0, shrunk, shape (d, d); 0 where nothing varies."""
-    n, dim = centred.shape
-    scatter = centred.T @ centred
+    n, dim = centered.shape
+    scatter = centered.T @ centered
     trace = np.trace(scatter) / max(n - 1, 1)
     if trace < NO_VARIANCE:
         return np.zeros((dim, dim))

@@ -7,7 +7,8 @@ import warnings
 import numpy as np
 
 from hybrid.errors import FewShotError
-from hybrid.gate.few_shot.base import BaseExpert, Floats, Shots
+from hybrid.gate.few_shot.base import BaseExpert, Shots
+from hybrid.gate.gaussians import Floats
 
 MAX_ITERATIONS = 1000
 

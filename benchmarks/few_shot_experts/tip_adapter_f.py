@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from few_shot_experts.tip_adapter import TipAdapter
-from hybrid.gate.few_shot.base import Floats, Shots
+from hybrid.gate.few_shot.base import Shots
+from hybrid.gate.gaussians import Floats
 
 
 class TipAdapterF(TipAdapter):

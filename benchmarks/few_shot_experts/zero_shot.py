@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from hybrid.errors import FewShotError
-from hybrid.gate.few_shot.base import BaseExpert, Floats, Shots
+from hybrid.gate.few_shot.base import BaseExpert, Shots
+from hybrid.gate.gaussians import Floats
 
 
 class ZeroShot(BaseExpert):

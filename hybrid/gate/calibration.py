@@ -21,6 +21,13 @@ def log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
     return result
 
 
+def log_mean_exp(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log of the mean of exp over classes, (n,): evidence for a group, however many classes it has."""
+    from scipy.special import logsumexp
+
+    return np.asarray(logsumexp(logits, axis=1) - np.log(logits.shape[1]))
+
+
 def mean_nll(log_probabilities: NDArray[np.float64], target: NDArray[np.intp]) -> float:
     """Mean negative log-likelihood of (n, c) log-probabilities at (n,) targets, in nats."""
     return float(-log_probabilities[np.arange(len(target)), target].mean())
@@ -64,13 +71,13 @@ def fit_temperature(logits: NDArray[Any], target: NDArray[np.intp]) -> float:
     starts = np.linspace(low, high, STARTS)
     nearest = int(np.argmin([loss(start) for start in starts]))
     around = starts[max(nearest - 1, 0)], starts[min(nearest + 1, STARTS - 1)]
-    found = minimize_scalar(loss, bounds=around, method="bounded", options={"xatol": 1e-6})
-    at_bound = min(found.x - low, high - found.x) < 1e-3
-    if not found.success or at_bound:
+    minimum = minimize_scalar(loss, bounds=around, method="bounded", options={"xatol": 1e-6})
+    at_bound = min(minimum.x - low, high - minimum.x) < 1e-3
+    if not minimum.success or at_bound:
         raise GateError(
             "the temperature fit did not converge",
             expected=f"a minimum of the NLL between T = {BOUNDS[0]:g} and {BOUNDS[1]:g}",
-            got=f"T = {np.exp(found.x):.3g} on {len(target)} photos",
+            got=f"T = {np.exp(minimum.x):.3g} on {len(target)} photos",
             fix="more validation photos: raise --set val_fraction, or add photos",
         )
-    return float(np.exp(found.x))
+    return float(np.exp(minimum.x))

@@ -11,21 +11,23 @@ from numpy.typing import NDArray
 from hybrid.errors import GateError
 from hybrid.gate.conformal import prediction_sets
 from hybrid.gate.evidence import Evidence, Scorer
-from hybrid.gate.gate import Fused, Gate, Term
+from hybrid.gate.gate import Fused
 from hybrid.gate.gaussians import ClassGaussians, Floats
 from hybrid.gate.policy import CalibrationSet, OperatingPoint, Policy, choose_point, odds_of
+from hybrid.gate.registry import AnyGate
 from hybrid.gate.rejection import Rejector
 from hybrid.gate.support import SupportEvidence, SupportImages
+from hybrid.gate.terms import Term, total
 
 
 @dataclass(frozen=True)
 class FittedGate:
     """A gate and all that serves it; parts are None where nothing could be fitted, and `reason` says why."""
 
-    gate: Gate | None = None
-    memory: ClassGaussians | None = None
+    gate: AnyGate | None = None
+    gaussians: ClassGaussians | None = None
     rejector: Rejector | None = None
-    held_out: CalibrationSet | None = None
+    calibration_set: CalibrationSet | None = None
     reason: str = ""
 
     @property
@@ -44,9 +46,9 @@ class Decided:
     ----------
     fused : Fused
     p_known : (n,) float64 or None
-        Probability that an image shows any of the classes, where rejection is asked for.
+        Probability that an image shows any of the classes, where the policy rejects.
     sets : (n, c) bool or None
-        Prediction sets, where a coverage is asked for.
+        Prediction sets, where the policy has a coverage.
     """
 
     fused: Fused
@@ -85,8 +87,8 @@ class Decider:
     logit_scale : float
         The encoder's.
     policy : Policy
-    shown : ShownPhotos, optional
-        Of classes that labeled images show.
+    support : SupportImages, optional
+        Of classes that the head never learned.
 
     Raises
     ------
@@ -102,16 +104,12 @@ class Decider:
         policy: Policy,
         support: SupportImages | None = None,
     ) -> None:
-        if fitted.gate is None or fitted.memory is None:
+        if fitted.gate is None or fitted.gaussians is None:
             raise GateError("this run has no gate", got=fitted.reason, fix="hybrid train-head")
         self._gate, self._rejector = fitted.gate, fitted.rejector
-        self._scorer = Scorer(fitted.memory, texts, logit_scale, support)
-        seen = len(fitted.memory.means)
-        image_only = 0 if support is None else int(np.count_nonzero(support.place >= len(texts)))
-        classes = seen, len(texts) + image_only - seen
-        joined = 0 if support is None else sum(classes) - support.prompted
+        self._scorer = Scorer(fitted.gaussians, texts, logit_scale, support)
         self.point: OperatingPoint = choose_point(
-            policy, self._gate, self._scorer, classes, fitted.rejector, fitted.held_out, joined
+            policy, self._gate, self._scorer, fitted.rejector, fitted.calibration_set
         )
 
     def __call__(
@@ -137,38 +135,28 @@ class Decider:
         evidence = self._scorer(embeddings, head_logits)
         if evidence.support is not None:
             return self._reasons_with_support(evidence, evidence.support)
-        seen = evidence.seen
         among_seen = self._gate.seen_terms(evidence)
-        if evidence.classes == seen:
+        if evidence.classes == evidence.seen:
             return Reasons((), among_seen, ())
-        texts = (replace(term, value=term.value[:, seen:]) for term in self._gate.text_terms(evidence))
-        return Reasons((*self._gate.terms(evidence), self._prior(evidence)), among_seen, tuple(texts))
+        unseen = (*self._gate.terms(evidence), self._prior(evidence))
+        return Reasons(unseen, among_seen, self._gate.unseen_terms(evidence))
 
     def _prior(self, evidence: Evidence) -> Term:
-        return Term("prior", np.ones(len(evidence.novelty)), self.point.log_odds)
+        return Term("prior", np.ones(len(evidence.ood_score)), self.point.log_odds)
 
     def _reasons_with_support(self, evidence: Evidence, support: SupportEvidence) -> Reasons:
-        """Add what the images of shown classes changed, as one term of its own."""
+        """Add what the support images changed, as one term of its own."""
         from scipy.special import logsumexp
 
-        fused = self._gate.fuse(evidence, *odds_of(self.point))
-        prompted = replace(evidence.with_texts(slice(support.prompted)), support=None)
-        by_name = self._gate.terms(prompted) if prompted.classes > prompted.seen else ()
-        rest = (*by_name, self._prior(evidence))
-        log_p, seen = fused.log_probabilities, evidence.seen
+        plain, prior, seen = evidence.without_support(), self._prior(evidence), evidence.seen
+        by_text = self._gate.terms(plain) if plain.classes > seen else ()
+        log_p = self._gate.fuse(evidence, *odds_of(self.point)).log_probabilities
         log_odds = logsumexp(log_p[:, seen:], axis=1) - logsumexp(log_p[:, :seen], axis=1)
-        changed = Term("shown", log_odds - sum(term.product for term in rest), 1.0)
-        bare = np.zeros((len(log_p), support.classes - support.named))
-        texts = [
-            replace(term, value=np.concatenate([term.value[:, seen:], bare], axis=1))
-            for term in self._gate.text_terms(evidence)
-        ]
-        added = log_p[:, seen:] - sum(term.product for term in texts)
+        changed = Term("shown", log_odds - total((*by_text, prior)), 1.0)
+        image_only = ((0, 0), (0, support.classes - support.named))
+        texts = [replace(term, value=np.pad(term.value, image_only)) for term in self._gate.unseen_terms(evidence)]
+        gain = log_p[:, seen:] - total(texts)
         # Only differences count: what is merely named gets nothing.
         named = np.setdiff1d(np.arange(seen, support.prompted), support.place) - seen
-        added = added - added[:, named[:1]] if len(named) else added
-        return Reasons(
-            (*by_name, changed, self._prior(evidence)),
-            self._gate.seen_terms(evidence),
-            (*texts, Term("shown", added, 1.0)),
-        )
+        gain = gain - gain[:, named[:1]] if len(named) else gain
+        return Reasons((*by_text, changed, prior), self._gate.seen_terms(evidence), (*texts, Term("shown", gain, 1.0)))

@@ -20,7 +20,7 @@ FOLDS = 5
 # Three folds of two classes each: fewer leave nothing to choose between in a fold, or nothing to stay seen.
 MIN_CLASSES = 6
 MIN_IMAGES = 30
-# Images of each held-out class that an episode shows.
+# Support images of each held-out class in an episode.
 SHOTS = tuple(2**power for power in range(MOST_SHOTS.bit_length()))
 
 
@@ -41,17 +41,17 @@ class Calibration:
 
     Attributes
     ----------
-    memory : ClassMemory
+    gaussians : ClassGaussians
         Of the training and the validation images.
     validation : Labeled
-        The validation images over the seen classes; what the memory says of each leaves its own fold out.
+        The validation images over the seen classes, each scored by Gaussians that leave its own fold out.
     episodes : tuple of Labeled
-    named, nameless : tuple of Labeled
-        The episodes once more for every number of `SHOTS`: each held-out class is shown by so many training images,
-        with its name and without.
+    named, image_only : tuple of Labeled
+        The episodes once more for every number of `SHOTS`: each held-out class has so many of its training images as
+        support, with its name and without.
     """
 
-    memory: ClassGaussians
+    gaussians: ClassGaussians
     validation: Labeled
     episodes: tuple[Labeled, ...]
     named: tuple[Labeled, ...]
@@ -86,9 +86,6 @@ def image_folds(target: Indices, seed: int = 0, folds: int = FOLDS) -> Indices:
     return assigned
 
 
-_Job = tuple[list[int], NDArray[Any], SupportImages | None]
-
-
 def calibrate(
     train: LabeledEmbeddings,
     validation: LabeledEmbeddings,
@@ -103,14 +100,14 @@ def calibrate(
 
     Parameters
     ----------
-    train, validation : Images
-        Of the s seen classes. Both join the memory.
+    train, validation : LabeledEmbeddings
+        Of the s seen classes. The Gaussians are of both.
     texts : (s, d)
         Text embeddings of the seen classes.
     head_logits : (n, s)
         The head's, of the validation images.
     held_out : sequence of sequences of int
-        The classes that play the unseen ones, a group an episode.
+        The classes that play the unseen ones, one group per episode.
     fold_logits : sequence of (n, s - held), optional
         A head's that never saw the held-out classes, over the others in their order. Without it the episodes ask
         no head, and the gate must not either.
@@ -119,24 +116,33 @@ def calibrate(
 
     folds = image_folds(validation.target, seed)
 
-    def labeled(job: _Job) -> Labeled:
-        order, logits, support = job
-        position = np.argsort(order)
-        old, new = position[train.target], position[validation.target]
-        kept = old < logits.shape[1]
-        memory, prompted = (train.embeddings[kept], old[kept]), (validation.embeddings, new)
-        return Labeled(out_of_fold(memory, prompted, logits, folds, texts[order], logit_scale, support), new)
+    sampler = SupportSampler(train, seed)
+    classes = len(texts)
 
-    held = _jobs(train, len(validation), len(texts), held_out, fold_logits, seed)
-    jobs = [(list(range(len(texts))), head_logits, None), *held]
+    def scored(number: int | None) -> Labeled:
+        """Of an episode, its held-out classes last, or of all classes as they are."""
+        held = () if number is None else tuple(held_out[number])
+        rest = np.setdiff1d(np.arange(classes), held)
+        order = np.concatenate([rest, np.array(held, np.intp)])
+        if number is None:
+            logits = head_logits
+        else:
+            logits = np.zeros((len(validation), len(rest))) if fold_logits is None else fold_logits[number]
+        position = np.argsort(order)
+        labels, target = position[train.target], position[validation.target]
+        inside = labels < len(rest)
+        background, images = (train.embeddings[inside], labels[inside]), (validation.embeddings, target)
+        support = sampler.draw(held, len(rest)) if held else None
+        return Labeled(out_of_fold(background, images, logits, folds, texts[order], logit_scale, support), target)
+
     # Each is a hundred products and inverses of small matrices. Threads of BLAS would wait for each other at every one
     # and, on a busy machine, take several times as long as one thread alone.
+    jobs = (None, *range(len(held_out)))
     with threadpool_limits(1):
-        whole, *episodes = ordered_map(labeled, jobs, default_workers(), len(jobs))
+        whole, *episodes = ordered_map(scored, jobs, default_workers(), len(jobs))
     embeddings = np.concatenate([train.embeddings, validation.embeddings])
-    memory = ClassGaussians.fit(embeddings, np.concatenate([train.target, validation.target]), len(texts))
     return Calibration(
-        memory,
+        ClassGaussians.fit(embeddings, np.concatenate([train.target, validation.target]), classes),
         whole,
         tuple(Labeled(replace(e.evidence, support=None), e.target) for e in episodes),
         tuple(variant for e in episodes for variant in _variants(e, named=True)),
@@ -144,49 +150,34 @@ def calibrate(
     )
 
 
-def _jobs(
-    train: LabeledEmbeddings,
-    images: int,
-    classes: int,
-    held_out: Sequence[Sequence[int]],
-    fold_logits: Sequence[NDArray[Any]] | None,
-    seed: int,
-) -> Iterator[_Job]:
-    """Of each episode: the order of the classes, the held-out ones last, the head's logits, and what shows them."""
-    shots = Shots(train, seed)
-    for number, held in enumerate(held_out):
-        kept = [c for c in range(classes) if c not in set(held)]
-        logits = fold_logits[number] if fold_logits is not None else np.zeros((images, len(kept)))
-        yield [*kept, *held], logits, shots.draw(held, len(kept))
-
-
-class Shots:
-    """Draws training images that show held-out classes, those of a smaller number among those of a larger."""
+class SupportSampler:
+    """Draws support images of held-out classes, those of a smaller number among those of a larger."""
 
     def __init__(self, train: LabeledEmbeddings, seed: int) -> None:
         self._train = train
         self._order = np.random.default_rng(seed).permutation(len(train))
 
-    def draw(self, held: Sequence[int], kept: int) -> SupportImages:
-        """Show every held-out class by each number of `SHOTS`, with a name and once more without: all side by side.
+    def draw(self, held: Sequence[int], seen: int) -> SupportImages:
+        """Draw each number of `SHOTS` for every held-out class, with a name and once more without: all side by side.
 
-        `kept` classes stand before the held-out ones.
+        `seen` classes stand before the held-out ones.
         """
-        images, place = [], []
-        named = kept + len(held)
-        for start in (kept, named):
-            for shots in SHOTS:
-                for number, label in enumerate(held):
-                    own = self._order[self._train.target[self._order] == label][:shots]
-                    images.append(self._train.embeddings[own])
-                    place.append(start + number)
-        return SupportImages.gather(images, place, kept, named)
+        own = {label: self._order[self._train.target[self._order] == label] for label in held}
+        named = seen + len(held)
+        drawn = [
+            (self._train.embeddings[own[label][:shots]], start + number)
+            for start in (seen, named)
+            for shots in SHOTS
+            for number, label in enumerate(held)
+        ]
+        return SupportImages.gather([images for images, _ in drawn], [place for _, place in drawn], seen, named)
 
 
 def _variants(episode: Labeled, *, named: bool) -> Iterator[Labeled]:
-    """Take what `Shots.draw` put side by side apart.
+    """Take what `SupportSampler.draw` put side by side apart.
 
-    For each number of images: all held-out classes shown, then every other one while the rest is merely named.
+    For each number of images: support for all held-out classes, then for every other one while the rest is merely
+    named.
     """
     evidence, support = episode.evidence, episode.evidence.support
     if support is None:
@@ -196,14 +187,16 @@ def _variants(episode: Labeled, *, named: bool) -> Iterator[Labeled]:
         first = shots * held + (0 if named else len(SHOTS) * held)
         for chosen in (np.arange(held), np.arange(0, held, 2), np.arange(1, held, 2)):
             rest = np.setdiff1d(np.arange(held), chosen)
-            # Classes with a text come first: shown ones in their places, those without a name behind the others.
+            # Classes with a text come first: support classes in their places, or behind the others without a name.
             order = np.arange(held) if named else np.concatenate([rest, chosen])
-            texts = seen + (order if named else rest)
-            place = seen + np.argsort(order)[chosen]
-            prompted = seen + len(texts)
+            position = seen + np.argsort(order)
+            texts = np.concatenate([np.arange(seen), seen + (order if named else rest)])
             part = SupportEvidence(
-                support.likelihood[:, first + chosen], place, support.counts[first + chosen], prompted, prompted
+                likelihood=support.likelihood[:, first + chosen],
+                place=position[chosen],
+                counts=support.counts[first + chosen],
+                prompted=len(texts),
+                named=len(texts),
             )
-            moved = np.concatenate([np.arange(seen), seen + np.argsort(order)])
-            wide = evidence.with_texts(np.concatenate([np.arange(seen), texts]))
-            yield Labeled(replace(wide, support=part), moved[episode.target])
+            moved = np.concatenate([np.arange(seen), position])
+            yield Labeled(replace(evidence.with_texts(texts), support=part), moved[episode.target])

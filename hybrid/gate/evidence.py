@@ -10,16 +10,19 @@ from numpy.typing import NDArray
 
 from hybrid.errors import GateError
 from hybrid.gate.calibration import log_softmax
-from hybrid.gate.gaussians import ClassGaussians, Floats, Indices
-from hybrid.gate.means import predict_means
+from hybrid.gate.gaussians import (
+    ClassGaussians,
+    Discriminant,
+    Floats,
+    Indices,
+    whitened_directions,
+    whitening_metric,
+)
 from hybrid.gate.support import Likelihood, SupportEvidence, SupportImages
 
-# How far the whitening goes from the images' covariance to none at all. A text says little of where exactly the
-# images lie, so that full whitening magnifies directions that it knows nothing of. One value for all data.
-UNWHITENED = 0.9
-# Squared lengths in the whitened space are this much longer than the encoder's logits; divides, so that weights are
+# Log-likelihoods of the class Gaussians are this much longer than the encoder's logits; divides, so that weights are
 # of the order of one.
-MEMORY_SCALE = 10.0
+GDA_SCALE = 10.0
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,8 @@ class Evidence:
     ----------
     head : (n, s) float64
         Log-probabilities of the head.
-    memory : (n, s) float64
-        Log-likelihoods by the labeled images' Gaussians, over `MEMORY_SCALE`.
+    gda : (n, s) float64
+        Log-likelihoods by Gaussian discriminant analysis of the labeled images, over `GDA_SCALE`.
     similarity : (n, c) float64
         Zero-shot logits: cosine of image and text times the encoder's logit scale.
     centered : (n, c) float64
@@ -40,23 +43,23 @@ class Evidence:
         Log-likelihoods by class means that are predicted from the texts.
     alignment : (s,) float64
         How well each seen class's text fits its own images, in units of `similarity`.
-    novelty : (n,) float64
-        How little an image looks like any seen class by the memory, over `MEMORY_SCALE`.
+    ood_score : (n,) float64
+        Out-of-distribution score with regard to the seen classes' Gaussians, over `GDA_SCALE`.
     baseline : (n,) float64
         Log-likelihood under the seen classes together; see `hybrid.gate.support.Likelihood`.
     located : (n, c) float64
         The same under each class alone, if it lies where its text predicts.
-    shown : ShownEvidence or None
+    support : SupportEvidence or None
         What labeled images say of classes that the head never learned; None without such classes.
     """
 
     head: Floats
-    memory: Floats
+    gda: Floats
     similarity: Floats
-    centred: Floats
+    centered: Floats
     predicted: Floats
     alignment: Floats
-    novelty: Floats
+    ood_score: Floats
     baseline: Floats
     located: Floats
     support: SupportEvidence | None = None
@@ -72,7 +75,7 @@ class Evidence:
         return int(self.similarity.shape[1])
 
     def ratios(self, support: SupportEvidence) -> Floats:
-        """Log-likelihood of each shown class against the seen ones, and against all that were asked for, (2, n, m)."""
+        """Log-likelihood of each support class against the seen ones, and against all prompted ones, (2, n, m)."""
         from scipy.special import logsumexp
 
         unseen = self.located[:, self.seen : support.prompted]
@@ -89,63 +92,70 @@ class Evidence:
         """Keep the text scores of some classes only; the seen ones must stay in front."""
         return replace(self, **{name: getattr(self, name)[:, classes] for name in PER_TEXT})
 
+    def without_support(self) -> Evidence:
+        """Keep the prompted classes alone, as if there were no support images."""
+        if self.support is None:
+            return self
+        return replace(self.with_texts(slice(self.support.prompted)), support=None)
 
-PER_IMAGE = ("head", "memory", "similarity", "centred", "predicted", "novelty", "baseline", "located")
-PER_TEXT = ("similarity", "centred", "predicted", "located")
+
+PER_IMAGE = ("head", "gda", "similarity", "centered", "predicted", "ood_score", "baseline", "located")
+PER_TEXT = ("similarity", "centered", "predicted", "located")
 
 
 class Scorer:
-    """Scores images against texts and memory: all class-side work is done once, here.
+    """Scores images against texts and class Gaussians: all class-side work is done once, here.
 
     Parameters
     ----------
-    memory : ClassMemory
+    gaussians : ClassGaussians
         Of the s seen classes.
     texts : (c, d)
         Text embeddings of the classes that have a text, unit norm, seen classes first.
     logit_scale : float
         The encoder's.
-    shown : ShownPhotos, optional
+    support : SupportImages, optional
         Of classes that the head never learned.
+
+    Attributes
+    ----------
+    alignment : (s,) float64
+        See `Evidence`.
+    seen, unseen, added : int
+        Classes of the label space; `added` is the number of unseen ones that were not prompted.
     """
 
     def __init__(
-        self, memory: ClassGaussians, texts: NDArray[Any], logit_scale: float, support: SupportImages | None = None
+        self, gaussians: ClassGaussians, texts: NDArray[Any], logit_scale: float, support: SupportImages | None = None
     ) -> None:
-        self._memory = memory
+        self._gaussians = gaussians
         self._support = support
-        self.likelihood = Likelihood(memory, texts)
         self._scale = logit_scale
         self._texts = np.asarray(texts, np.float64)
-        seen = len(memory.means)
-        self._center = memory.means.mean(axis=0)
-        centred = self._texts - self._texts[:seen].mean(axis=0)
-        whiten = _whitener(memory.within)
-        directions = centred @ whiten
-        lengths = np.linalg.norm(directions, axis=1, keepdims=True)
-        # Folding the whitening into the class side leaves one product an image.
-        self._directions = 0.5 * logit_scale * (directions / np.maximum(lengths, 1e-12)) @ whiten.T
-        known = np.arange(len(centred)) < seen
-        padded = np.zeros_like(centred)
-        padded[known] = memory.means - self._center
-        means = predict_means(self._texts, padded, known) @ whiten
-        self._predicted = logit_scale * means @ whiten.T
-        self._predicted_bias = -0.5 * logit_scale * (means**2).sum(axis=1)
-        self.alignment = logit_scale * np.einsum("cd,cd->c", self._texts[:seen], memory.means)
+        self.likelihood = Likelihood(gaussians, self._texts)
+        self.seen = len(gaussians.means)
+        classes = len(texts) + (0 if support is None else int(np.count_nonzero(support.place >= len(texts))))
+        self.unseen = classes - self.seen
+        self.added = 0 if support is None else classes - support.prompted
+        seen = self._texts[: self.seen]
+        metric = whitening_metric(gaussians.within)
+        self._directions = 0.5 * logit_scale * whitened_directions(self._texts - seen.mean(axis=0), metric)
+        self._predicted = Discriminant.of(self.likelihood.predicted - gaussians.center, logit_scale * metric)
+        self.alignment = logit_scale * np.einsum("cd,cd->c", seen, gaussians.means)
 
     def __call__(
         self, embeddings: NDArray[Any], head_logits: NDArray[Any], baseline: NDArray[Any] | None = None
     ) -> Evidence:
         """Score embeddings (n, d), unit norm, with the head's logits (n, s).
 
-        `baseline`, (n,), is given where it was found with a memory that does not hold the images.
+        `baseline`, (n,), is given where it was found with Gaussians that do not hold the images.
 
         Raises
         ------
         GateError
             If the shapes do not fit.
         """
-        expected = (len(embeddings), len(self._memory.means))
+        expected = (len(embeddings), self.seen)
         if np.shape(head_logits) != expected or np.shape(embeddings)[1:] != self._texts.shape[1:]:
             raise GateError(
                 "the head's logits or the embeddings do not fit the gate",
@@ -153,27 +163,19 @@ class Scorer:
                 got=f"logits {np.shape(head_logits)} and embeddings {np.shape(embeddings)}",
             )
         images = np.asarray(embeddings, np.float64)
-        centred = images - self._center
-        base = self.likelihood.baseline(images) if baseline is None else np.asarray(baseline, np.float64)
+        centered = images - self._gaussians.center
         return Evidence(
             head=log_softmax(head_logits),
-            memory=self._memory.logits(images) / MEMORY_SCALE,
+            gda=self._gaussians.logits(images) / GDA_SCALE,
             similarity=self._scale * images @ self._texts.T,
-            centred=centred @ self._directions.T,
-            predicted=centred @ self._predicted.T + self._predicted_bias,
+            centered=centered @ self._directions.T,
+            predicted=self._predicted(centered),
             alignment=self.alignment,
-            novelty=self._memory.novelty(images) / MEMORY_SCALE,
-            baseline=base,
+            ood_score=self._gaussians.ood_score(images) / GDA_SCALE,
+            baseline=self.likelihood.baseline(images) if baseline is None else np.asarray(baseline, np.float64),
             located=self.likelihood.located(images),
             support=None if self._support is None else self.likelihood(images, self._support),
         )
-
-
-def _whitener(within: Floats) -> Floats:
-    """(d, d) matrix W such that x @ W has an evened-out spread of about the old size."""
-    size = np.trace(within) / len(within)
-    blend = (1 - UNWHITENED) * within / size + UNWHITENED * np.eye(len(within))
-    return np.asarray(np.linalg.cholesky(np.linalg.inv(blend)))
 
 
 def out_of_fold(
@@ -185,18 +187,18 @@ def out_of_fold(
     logit_scale: float,
     support: SupportImages | None = None,
 ) -> Evidence:
-    """Score labeled images by memories that do not hold them: cross-fitting.
+    """Score labeled images by Gaussians that do not hold them: cross-fitting.
 
     Parameters
     ----------
     train : (m, d), (m,)
-        Embeddings and class indices of images that are in every memory.
+        Embeddings and class indices of images that are in every fold's Gaussians.
     images : (n, d), (n,)
-        The images to score. Those of the s seen classes join the memories that score the other folds.
+        The images to score. Those of the s seen classes join the Gaussians that score the other folds.
     head_logits : (n, s)
     folds : (n,) int
     texts : (c, d)
-    shown : ShownPhotos, optional
+    support : SupportImages, optional
     """
     embeddings, labels = images
     seen = head_logits.shape[1]
@@ -204,16 +206,22 @@ def out_of_fold(
     rows: list[Indices] = []
     for fold in np.unique(folds):
         inside = folds == fold
-        kept = ~inside & (labels < seen)
-        memory = ClassGaussians.fit(
-            np.concatenate([train[0], embeddings[kept]]), np.concatenate([train[1], labels[kept]]), seen
+        used = ~inside & (labels < seen)
+        gaussians = ClassGaussians.fit(
+            np.concatenate([train[0], embeddings[used]]), np.concatenate([train[1], labels[used]]), seen
         )
-        parts.append(Scorer(memory, texts, logit_scale, support)(embeddings[inside], head_logits[inside]))
+        parts.append(Scorer(gaussians, texts, logit_scale, support)(embeddings[inside], head_logits[inside]))
         rows.append(np.flatnonzero(inside))
     back = np.argsort(np.concatenate(rows))
     joined = {name: np.concatenate([getattr(part, name) for part in parts])[back] for name in PER_IMAGE}
-    alignment = np.mean([part.alignment for part in parts], axis=0)
-    found = [part.support for part in parts if part.support is not None]
-    likelihood = [part.likelihood for part in found]
-    says = replace(found[0], likelihood=np.concatenate(likelihood)[back]) if found else None
-    return Evidence(**joined, alignment=alignment, support=says)
+    evidence = replace(parts[0], **joined, alignment=np.mean([part.alignment for part in parts], axis=0))
+    supports = [part.support for part in parts if part.support is not None]
+    if not supports:
+        return evidence
+    likelihood = np.concatenate([part.likelihood for part in supports])[back]
+    return replace(evidence, support=replace(supports[0], likelihood=likelihood))
+
+
+def zero_shot_logits(embeddings: NDArray[Any], classes: NDArray[Any], logit_scale: float) -> NDArray[np.float32]:
+    """Cosine similarity of images (n, dim) and classes (c, dim), both unit norm, times `logit_scale`."""
+    return np.asarray(logit_scale * (embeddings @ classes.T), dtype=np.float32)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
 import msgspec.structs
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from hybrid.errors import GateError
@@ -16,15 +17,13 @@ from hybrid.gate.calibration import fit_temperature, log_softmax
 from hybrid.gate.evidence import Evidence
 from hybrid.gate.gate import Gate, GateFit, GateWeights, SeenWeights, UnseenWeights
 from hybrid.gate.gaussians import Floats, Indices
-from hybrid.gate.support import SupportEvidence, SupportGate, SupportWeights, as_vector, fields_of
+from hybrid.gate.support import SupportEvidence, SupportGate, SupportWeights
+from hybrid.gate.terms import Term, values, weights_of
 
 # Weight of the prior in every fit, in images: a weight one unit off its prior costs as much as half a nat.
 PRIOR_IMAGES = 1.0
 Bound = tuple[float | None, float | None]
-W = TypeVar("W", SeenWeights, UnseenWeights)
-_SEEN = ("similarity", "alignment", "head", "memory")
-_UNSEEN = ("similarity", "centred", "predicted")
-_GATE = ("unseen_text", "seen_text", "seen", "novelty", "doubt")
+W = TypeVar("W", bound=Struct)
 
 
 @dataclass(frozen=True)
@@ -54,86 +53,96 @@ def fit_gate(validation: Labeled, episodes: Sequence[Labeled], folds: str = "mem
     episodes : sequence of Labeled
         The same images; in each, a part of the seen classes plays the unseen ones.
     folds : str
-        Kept in `GateFit`. ``memory`` fits no weight for the head's doubt.
+        Kept in `GateFit`. ``memory`` fits no weight for the head's uncertainty.
 
     Raises
     ------
     GateError
         If a search does not converge, or a number of the evidence is not finite.
     """
-    seen = _fit_named(
-        [(_seen_parts(validation.evidence), validation.target)], SeenWeights(), _SEEN, "the seen classes' weights"
+    prior, target = Gate(), validation.target
+    seen = prior.seen_terms(validation.evidence)
+    choices = [(e.evidence[e.is_unseen], e.target[e.is_unseen] - e.evidence.seen) for e in episodes]
+    unseen = [Choice(values(prior.unseen_terms(evidence)), labels) for evidence, labels in choices]
+    gate = Gate(
+        seen=_fit_terms(SeenWeights, seen, [Choice(values(seen), target)], "the seen classes' weights"),
+        unseen=_fit_terms(UnseenWeights, prior.unseen_terms(choices[0][0]), unseen, "the unseen classes' weights"),
+        head_temperature=1.0 if folds == "memory" else fit_temperature(validation.evidence.head, target),
+        fit=GateFit(images=len(target), classes=validation.evidence.seen, episodes=len(episodes), folds=folds),
     )
-    chosen = [(_text_parts(e.evidence[e.is_unseen]), e.target[e.is_unseen] - e.evidence.seen) for e in episodes]
-    unseen = _fit_named(chosen, UnseenWeights(), _UNSEEN, "the unseen classes' weights")
-    used = _GATE if folds != "memory" else _GATE[:-1]
-    temperature = fit_temperature(validation.evidence.head, validation.target) if "doubt" in used else 1.0
-    gate = Gate(seen=seen, unseen=unseen, head_temperature=temperature)
-    features = np.concatenate([gate.features(e.evidence) for e in episodes])
     is_unseen = np.concatenate([e.is_unseen for e in episodes])
-    fit = GateFit(images=len(validation.target), classes=validation.evidence.seen, episodes=len(episodes), folds=folds)
-    return msgspec.structs.replace(gate, gate=_fit_odds(features[:, : len(used)], is_unseen, used), fit=fit)
+    odds = [[term for term in gate.terms(e.evidence) if folds != "memory" or term.name != "doubt"] for e in episodes]
+    features = np.concatenate([values(terms[:-1]).T for terms in odds])  # the bias comes last
+    fitted = fit_logistic(features, is_unseen, equal_weights(is_unseen), weights_of(odds[0]), "the gate's weights")
+    return msgspec.structs.replace(gate, gate=_as_struct(GateWeights, odds[0], fitted))
+
+
+def _fit_terms(
+    kind: type[W], terms: Sequence[Term], problems: Sequence[Choice], what: str, lowest: float | None = 0.0
+) -> W:
+    """Fit the weights of the terms, whose values `problems` hold, around the present ones."""
+    return _as_struct(kind, terms, fit_choice(problems, weights_of(terms), what, lowest=lowest))
+
+
+def _as_struct(kind: type[W], terms: Sequence[Term], weights: Floats) -> W:
+    return msgspec.convert(dict(zip([term.name for term in terms], weights.tolist(), strict=True)), kind)
 
 
 def fit_support(gate: Gate, named: Sequence[Labeled], image_only: Sequence[Labeled]) -> Gate:
-    """Fit what images of shown classes add, by NLL, images of seen and of unseen classes weighing the same.
+    """Fit what support images add, by NLL, images of seen and of unseen classes weighing the same.
 
     Parameters
     ----------
     gate : Gate
         Fitted; gives the answers without those images.
-    named, nameless : sequence of Labeled
-        Episodes in which the held-out classes are shown, with their names and without.
+    named, image_only : sequence of Labeled
+        Episodes in which the held-out classes have support images, with their names and without.
 
     Raises
     ------
     GateError
         If a search does not converge, or a number of the evidence is not finite.
     """
-    prior = SupportGate()
     boost = float(np.mean([e.evidence.seen / (_support(e).prompted - e.evidence.seen) for e in named]))
-    found = SupportGate(
-        named=_fit_support(gate, named, prior, True),
-        image_only=_fit_support(gate, image_only, prior, False),
+    support = SupportGate(
+        named=_fit_support(gate, named, named=True),
+        image_only=_fit_support(gate, image_only, named=False),
         boost=boost,
         fitted=True,
     )
-    return msgspec.structs.replace(gate, support=found)
+    return msgspec.structs.replace(gate, support=support)
 
 
-def _fit_support(gate: Gate, episodes: Sequence[Labeled], prior: SupportGate, named: bool) -> SupportWeights:
+def _fit_support(gate: Gate, episodes: Sequence[Labeled], *, named: bool) -> SupportWeights:
     from scipy.special import logsumexp
 
-    problems = []
+    prior = SupportGate()
+    problems: list[Choice] = []
+    terms: Sequence[Term] = ()
     for episode in episodes:
-        support, seen = _support(episode), episode.evidence.seen
+        support, evidence = _support(episode), episode.evidence
         if episode.is_unseen.all() or not episode.is_unseen.any():
             continue  # nothing to weigh against each other
-        before = gate.fuse(
-            replace(episode.evidence.with_texts(slice(support.prompted)), support=None)
-        ).log_probabilities
-        own = gate.by_name(episode.evidence, support, before)
-        _, _, parts = prior.parts(own, episode.evidence.ratios(support), support)[0 if named else 1]
+        by_text = gate.fuse(evidence.without_support()).log_probabilities
+        own = gate.by_name(evidence, support, by_text)
+        terms = prior.terms(own, evidence.ratios(support), support, named=named)
         # Other classes keep their ratios whatever the weights: together they are one choice, the first.
         others = np.setdiff1d(np.arange(support.prompted), support.place)
-        together = logsumexp(before[:, others], axis=1, keepdims=True)
-        wide = np.concatenate([np.zeros((*parts.shape[:2], 1)), parts], axis=2)
+        together = logsumexp(by_text[:, others], axis=1, keepdims=True)
+        parts = np.pad(values(terms), ((0, 0), (0, 0), (1, 0)))
         column = np.zeros(support.classes, np.intp)
         column[support.place] = 1 + np.arange(len(support.place))
         offset = np.concatenate([together, own], axis=1)
-        problems.append(Choice(wide, column[episode.target], offset, equal_weights(episode.target >= seen)))
-    default = prior.named if named else prior.image_only
+        problems.append(Choice(parts, column[episode.target], offset, equal_weights(episode.is_unseen)))
     if not problems:
-        return default
-    start = as_vector(default, named=named)
-    what = f"the weights of shown classes with{'' if named else 'out'} a name"
-    weights = fit_choice(problems, start, what, lowest=None)
-    return SupportWeights(**dict(zip(fields_of(named), weights.tolist(), strict=True)))
+        return prior.named if named else prior.image_only
+    what = f"the weights of support classes with{'' if named else 'out'} a name"
+    return _fit_terms(SupportWeights, terms, problems, what, lowest=None)
 
 
 def _support(episode: Labeled) -> SupportEvidence:
     if episode.evidence.support is None:
-        raise GateError("an episode without shown classes cannot fit what their photos add")
+        raise GateError("an episode without support images cannot fit what they add")
     return episode.evidence.support
 
 
@@ -141,16 +150,6 @@ def equal_weights(is_unseen: NDArray[np.bool_]) -> Floats:
     """Weights (n,) of mean 1 that make seen and unseen images count the same in sum."""
     share = is_unseen.mean()
     return np.asarray(np.where(is_unseen, 0.5 / share, 0.5 / (1 - share)))
-
-
-def _seen_parts(evidence: Evidence) -> list[Floats]:
-    similarity = evidence.similarity[:, : evidence.seen]
-    alignment = np.broadcast_to(-evidence.alignment, similarity.shape)
-    return [similarity, alignment, evidence.head, evidence.memory]
-
-
-def _text_parts(evidence: Evidence) -> list[Floats]:
-    return [getattr(evidence, name)[:, evidence.seen :] for name in _UNSEEN]
 
 
 @dataclass(frozen=True)
@@ -192,7 +191,7 @@ def fit_choice(
         Mean of the weights' normal prior, where the search starts.
     what : str
         For the error.
-    prior_photos : float
+    prior_images : float
         How many images the prior is worth.
     lowest : float or None
         Lower bound of every weight.
@@ -220,20 +219,6 @@ def fit_choice(
         return (value + float(away @ (weights - prior)) / 2) / images, (gradient + away) / images
 
     return np.asarray(_minimize(loss, prior, [(lowest, None)] * len(prior), f"{what} on {images} photos"))
-
-
-def _fit_named(problems: Sequence[tuple[list[Floats], Indices]], prior: W, names: Sequence[str], what: str) -> W:
-    """Fit the weights of a struct, all at least zero, around its defaults."""
-    start = np.array([getattr(prior, name) for name in names])
-    found = fit_choice([Choice(np.stack(parts), target) for parts, target in problems], start, what)
-    return msgspec.convert(dict(zip(names, found.tolist(), strict=True)), type(prior))
-
-
-def _fit_odds(features: Floats, is_unseen: NDArray[np.bool_], names: Sequence[str]) -> GateWeights:
-    prior = GateWeights()
-    start = np.array([*(getattr(prior, name) for name in names), prior.bias])
-    found = fit_logistic(features, is_unseen, equal_weights(is_unseen), start, "the gate's weights")
-    return msgspec.convert(dict(zip((*names, "bias"), found.tolist(), strict=True)), GateWeights)
 
 
 def fit_logistic(
@@ -297,9 +282,11 @@ def _minimize(
 
     if not all(np.isfinite(part).all() for part in loss(start)):
         raise GateError(f"cannot fit {what}", expected="finite scores", got="inf or nan among the evidence")
-    found = minimize(
+    minimum = minimize(
         loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 2000, "ftol": 1e-12, "gtol": 1e-7}
     )
-    if not found.success:
-        raise GateError(f"the fit of {what} did not converge", expected="a minimum of the NLL", got=str(found.message))
-    return np.asarray(found.x)
+    if not minimum.success:
+        raise GateError(
+            f"the fit of {what} did not converge", expected="a minimum of the NLL", got=str(minimum.message)
+        )
+    return np.asarray(minimum.x)

@@ -1,4 +1,4 @@
-"""`ClassGaussians`: Gaussians of the labeled images' embeddings, the toolkit's memory of the seen classes."""
+"""The one Gaussian model: class means, shrunk covariances, and the linear scores that follow from them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,15 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 # A Gaussian discriminant in d dimensions counts as much as one in this many: most directions repeat one another.
 DIMENSIONS = 20.0
-# The images' covariance is drawn so far to a sphere, beyond Ledoit-Wolf, which trusts outlying images too much.
-ROUND = 0.3
+# Shrinkage to the identity of the images' covariance, beyond Ledoit-Wolf, which trusts outlying images too much.
+SHRINKAGE = 0.3
+# Shrinkage to the identity in whitening: a text says little of where exactly the images lie, so that full whitening
+# magnifies directions that it knows nothing of. One value for all data.
+UNWHITENED = 0.9
+# Strength of the ridge regression from texts to class means, in average squared lengths of a centered text.
+RIDGE = 1.0
+# How many images the mean that is predicted from a text is worth.
+TEXT_WORTH = 1.0
 
 
 @dataclass(frozen=True)
@@ -28,8 +35,6 @@ class Gaussian:
     ----------
     mean : (d,) float64
     covariance : (d, d) float64
-        Ledoit-Wolf shrunk (Ledoit & Wolf 2004, A well-conditioned estimator for large-dimensional covariance
-        matrices).
     """
 
     mean: Floats
@@ -42,13 +47,37 @@ class Gaussian:
 
     def squared_distance(self, embeddings: NDArray[Any]) -> Floats:
         """Squared Mahalanobis distance of embeddings (n, d) to the mean, (n,)."""
-        centred = np.asarray(embeddings, np.float64) - self.mean
-        return np.asarray(np.einsum("nd,nd->n", centred @ self.precision, centred))
+        centered = np.asarray(embeddings, np.float64) - self.mean
+        return np.asarray(np.einsum("nd,nd->n", centered @ self.precision, centered))
+
+
+@dataclass(frozen=True)
+class Discriminant:
+    """Gaussian log-likelihood of each class, up to a constant per image: linear, as the classes share a precision.
+
+    Attributes
+    ----------
+    weight : (c, d) float64
+    bias : (c,) float64
+    """
+
+    weight: Floats
+    bias: Floats
+
+    @classmethod
+    def of(cls, means: Floats, precision: Floats) -> Discriminant:
+        """From class means (c, d) and the shared precision (d, d)."""
+        weight = means @ precision
+        return cls(weight, -0.5 * np.einsum("cd,cd->c", weight, means))
+
+    def __call__(self, embeddings: NDArray[Any]) -> Floats:
+        """Score embeddings (n, d), shape (n, c)."""
+        return np.asarray(np.asarray(embeddings, np.float64) @ self.weight.T + self.bias)
 
 
 @dataclass(frozen=True)
 class ClassGaussians:
-    """One mean a class, one covariance that all classes share, and one Gaussian of all images together.
+    """One mean per class, one covariance that all classes share, and one Gaussian of all images together.
 
     Attributes
     ----------
@@ -88,42 +117,43 @@ class ClassGaussians:
         counts = np.bincount(labels, minlength=classes).astype(np.intp)
         if len(counts) > classes or not counts.all():
             raise GateError(
-                "every class of the memory needs a photo",
+                "every class needs a labeled photo for its Gaussian",
                 expected=f"labels 0 to {classes - 1}, each at least once",
                 got=f"{np.count_nonzero(counts[:classes])} of {classes} classes in {len(labels)} photos",
             )
         if len(labels) == classes:
             raise GateError(
-                "the memory needs a class with two photos or more", got=f"one photo a class, {classes} in all"
+                "class Gaussians need a class with two photos or more", got=f"one photo per class, {classes} in all"
             )
-        means = np.zeros((classes, images.shape[1]))
-        np.add.at(means, labels, images)
-        means /= counts[:, None]
+        means = class_sums(images, labels, classes) / counts[:, None]
         within = _shrunk_covariance(images - means[labels], lost=classes)
         mean = images.mean(axis=0)
         return cls(means, counts, within, Gaussian(mean, _shrunk_covariance(images - mean, lost=1)))
+
+    @cached_property
+    def center(self) -> Floats:
+        """Mean of the class means, (d,)."""
+        return np.asarray(self.means.mean(axis=0))
 
     @cached_property
     def _precision(self) -> Floats:
         return np.asarray(np.linalg.inv(self.within), np.float64)
 
     @cached_property
-    def _discriminant(self) -> tuple[Floats, Floats]:
-        weight = self.means @ self._precision
-        return weight, -0.5 * np.einsum("cd,cd->c", weight, self.means)
+    def _discriminant(self) -> Discriminant:
+        return Discriminant.of(self.means, self._precision)
 
     def logits(self, embeddings: NDArray[Any]) -> Floats:
-        """Gaussian discriminant analysis: log-likelihood of each class up to a constant an image, (n, s).
+        """Gaussian discriminant analysis: log-likelihood of each class up to a constant per image, (n, s).
 
         Closed form with a precision that the classes share, after Wang et al. (ICLR 2024, A Hard-to-Beat Baseline
         for Training-Free CLIP-based Adaptation), with Ledoit-Wolf in the place of their empirical shrinkage and
-        every class as likely as the other.
+        all classes equally likely.
         """
-        weight, bias = self._discriminant
-        return np.asarray(embeddings, np.float64) @ weight.T + bias
+        return self._discriminant(embeddings)
 
-    def novelty(self, embeddings: NDArray[Any]) -> Floats:
-        """Log-likelihood ratio of "some image" to "an image of these classes", (n,): higher is stranger.
+    def ood_score(self, embeddings: NDArray[Any]) -> Floats:
+        """Log-likelihood ratio of "some image" to "an image of these classes", (n,): higher is further out.
 
         Half the relative Mahalanobis distance (Ren et al. 2021, A Simple Fix to Mahalanobis Distance), with the
         sum over the classes in the place of the nearest one.
@@ -134,6 +164,14 @@ class ClassGaussians:
         quadratic = np.einsum("nd,nd->n", images @ self._precision, images)
         known = logsumexp(self.logits(images), axis=1) - np.log(len(self.means)) - 0.5 * quadratic
         return np.asarray(-0.5 * self.background.squared_distance(images) - known)
+
+    def predicted_means(self, texts: NDArray[Any]) -> Floats:
+        """Class means (c, d) as texts (c, d) predict them; the texts of the s classes come first."""
+        vectors = np.asarray(texts, np.float64)
+        known = np.arange(len(vectors)) < len(self.means)
+        offsets = np.zeros_like(vectors)
+        offsets[known] = self.means - self.center
+        return self.center + predict_means(vectors, offsets, known)
 
     def save(self, file: Path) -> None:
         """Write as safetensors, float32."""
@@ -155,39 +193,109 @@ class ClassGaussians:
         from safetensors.numpy import load_file
 
         try:
-            found = load_file(file)
-            exact = {name: np.asarray(value, np.float64) for name, value in found.items()}
+            tensors = load_file(file)
+            exact = {name: np.asarray(value, np.float64) for name, value in tensors.items()}
             background = Gaussian(exact["background_mean"], exact["background_covariance"])
-            return cls(exact["means"], found["counts"].astype(np.intp), exact["within"], background)
+            return cls(exact["means"], tensors["counts"].astype(np.intp), exact["within"], background)
         except (OSError, SafetensorError, KeyError) as error:
             raise ArtifactError(f"{file} is missing or damaged", got=repr(error), fix="hybrid train-head") from error
 
 
-def rounded(covariance: Floats) -> Floats:
-    """Draw a covariance (d, d) to a sphere of the same size."""
-    size = np.trace(covariance) / len(covariance)
-    return np.asarray((1 - ROUND) * covariance + ROUND * size * np.eye(len(covariance)))
+def class_sums(embeddings: Floats, labels: Indices, classes: int) -> Floats:
+    """Sum of each class's embeddings (n, d), shape (classes, d)."""
+    from scipy.sparse import csr_array
+
+    n = len(labels)
+    # The one-hot matrix without its zeros: of a thousand classes they are nearly all that it holds.
+    one_hot = csr_array((np.ones(n), labels, np.arange(n + 1)), shape=(n, classes))
+    return np.asarray(one_hot.T @ embeddings)
 
 
-def ledoit_wolf(centred: Floats) -> Floats:
-    """Shrink the covariance of rows (n, d) of mean 0 to a sphere, as far as its own noise says, (d, d).
+# Covariances
+
+
+def shrink_to_identity(covariance: Floats, share: float = SHRINKAGE) -> Floats:
+    """Blend a covariance (d, d) with a `share` of the identity of the same size."""
+    dim = len(covariance)
+    return np.asarray((1 - share) * covariance + share * np.trace(covariance) / dim * np.eye(dim))
+
+
+def ledoit_wolf(centered: Floats) -> Floats:
+    """Shrink the covariance of rows (n, d) of mean 0 to the identity, as far as its own noise says, (d, d).
 
     Ledoit & Wolf (2004), A well-conditioned estimator for large-dimensional covariance matrices. The same as
     scikit-learn's, which takes a second (d, d) product for the noise, and more than a second to import.
     """
-    n, dim = centred.shape
-    covariance = centred.T @ centred / n
-    size = np.trace(covariance) / dim
-    lengths = np.einsum("nd,nd->n", centred, centred)
+    n, dim = centered.shape
+    covariance = centered.T @ centered / n
+    lengths = np.einsum("nd,nd->n", centered, centered)
     noise = (np.mean(lengths**2) - np.sum(covariance**2)) / n
-    distance = np.sum(covariance**2) - dim * size**2
+    distance = np.sum(covariance**2) - np.trace(covariance) ** 2 / dim
     share = min(noise, distance) / distance if noise > 0 and distance > 0 else 0.0
-    return np.asarray((1 - share) * covariance + share * size * np.eye(dim))
+    return shrink_to_identity(covariance, share)
 
 
-def _shrunk_covariance(centred: Floats, lost: int) -> Floats:
+def _shrunk_covariance(centered: Floats, lost: int) -> Floats:
     """Ledoit-Wolf covariance of centered rows (n, d), with `lost` degrees of freedom gone into the means."""
-    covariance = ledoit_wolf(centred)
-    scale = len(centred) / max(len(centred) - lost, 1)
+    covariance = ledoit_wolf(centered)
+    scale = len(centered) / max(len(centered) - lost, 1)
     # Copies of one image leave no spread at all; a hair of it keeps the inverse finite.
     return covariance * scale + 1e-9 * np.eye(len(covariance))
+
+
+def whitening_metric(covariance: Floats) -> Floats:
+    """Metric (d, d) of a lightly whitened space: the images' spread is evened out, at about the same size."""
+    size = np.trace(covariance) / len(covariance)
+    return np.asarray(np.linalg.inv(shrink_to_identity(covariance, UNWHITENED) / size))
+
+
+def whitened_directions(vectors: Floats, metric: Floats) -> Floats:
+    """Rows (c, d) whose inner product with an image is its component along each of `vectors`, by `metric`."""
+    turned = vectors @ metric
+    lengths = np.sqrt(np.maximum(np.einsum("cd,cd->c", turned, vectors), 0))
+    return np.asarray(turned / np.maximum(lengths, 1e-12)[:, None])
+
+
+# Class means
+
+
+def predict_means(
+    texts: Floats, means: Floats, known: NDArray[np.bool_], *, slope: float = 0.0, without_own: bool = False
+) -> Floats:
+    """Predict class means (c, d) from texts (c, d): kernel ridge regression on the classes whose means are known.
+
+    Parameters
+    ----------
+    texts : (c, d)
+    means : (c, d)
+        Relative to the center of the images; only the known rows are read. So is the result.
+    known : (c,) bool
+    slope : float
+        The regression corrects ``slope`` times the centered text; 0 starts from the center of the images.
+    without_own : bool
+        Predict each known class from the others alone (leave one out, in closed form).
+    """
+    centered = texts - texts[known].mean(axis=0)
+    support, residual = centered[known], means[known] - slope * centered[known]
+    solved = _ridge(support)
+    correction = centered @ (solved @ residual)
+    if without_own:
+        own = np.einsum("kd,dk->k", support, solved)[:, None]
+        correction[known] = (correction[known] - own * residual) / (1 - own)
+    return np.asarray(slope * centered + correction)
+
+
+def _ridge(support: Floats) -> Floats:
+    """Matrix (d, k) that turns targets of the rows (k, d) into the weights of a ridge regression on them."""
+    k, dim = support.shape
+    penalty = RIDGE * max(np.sum(support**2) / k, 1e-12)
+    # The same matrix twice: the smaller system of equations finds it faster.
+    if k < dim:
+        return np.asarray(np.linalg.solve(support @ support.T + penalty * np.eye(k), support).T)
+    return np.asarray(np.linalg.solve(support.T @ support + penalty * np.eye(dim), support.T))
+
+
+def posterior_means(predicted: Floats, worth: Floats, sums: Floats, counts: Indices) -> Floats:
+    """Average of `counts` images with the given `sums` (c, d) and of `worth` (c,) imaginary ones at `predicted`."""
+    total = worth + counts
+    return np.asarray((worth[:, None] * predicted + sums) / total[:, None])

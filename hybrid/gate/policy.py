@@ -1,4 +1,4 @@
-"""Where on the seen-unseen curve to stand, whom to reject, how large sets are: chosen at use, without refitting."""
+"""The operating point: prior odds, rejection threshold, prediction sets; chosen at use, without refitting."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from numpy.typing import NDArray
 from hybrid.errors import ArtifactError, ConfigError, GateError
 from hybrid.gate.conformal import set_scores, set_threshold
 from hybrid.gate.evidence import Evidence, Scorer
-from hybrid.gate.gate import Gate
 from hybrid.gate.gaussians import Floats, Indices
+from hybrid.gate.registry import AnyGate
 from hybrid.gate.rejection import Rejector, threshold_for_coverage
 
 Balance = Literal["natural", "equal"]
+# Fields of `CalibrationSet` that have another name in its file.
+TENSORS = {"gda": "memory", "ood_score": "novelty"}
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What the user asks for; at most one of `prior`, `balance` and `max_seen_loss`, and one of the two rejections.
+    """What the user wants; at most one of `prior`, `balance` and `max_seen_loss`, and one of the two rejections.
 
     Attributes
     ----------
@@ -50,7 +52,7 @@ class Policy:
         for item in fields(self):
             value = getattr(self, item.name)
             if isinstance(value, float | int) and not 0 < value < 1:
-                raise ConfigError(f"{_flag(item.name)} takes a share", expected="between 0 and 1", got=f"{value:g}")
+                raise ConfigError(f"{_flag(item.name)} must be a fraction in (0, 1)", got=f"{value:g}")
         for group in (("prior", "balance", "max_seen_loss"), ("reject", "max_false_accept")):
             given = [_flag(name) for name in group if getattr(self, name) is not None]
             if len(given) > 1:
@@ -69,9 +71,9 @@ class CalibrationSet:
     ----------
     embeddings : (n, d) float32
     head_logits : (n, s) float32
-    memory, novelty, baseline : (n, s), (n,), (n,) float32
-        By memories that do not hold the image; see `Evidence`. `baseline` is None where an older version wrote it:
-        then the memory of all images gives it.
+    gda, ood_score, baseline : (n, s), (n,), (n,) float32
+        By Gaussians that do not hold the image; see `Evidence`. `baseline` is None where an older version wrote it:
+        then the Gaussians of all images give it.
     target : (n,) int64
         Seen class index.
     uniform : (n,) float32
@@ -80,23 +82,23 @@ class CalibrationSet:
 
     embeddings: NDArray[Any]
     head_logits: NDArray[Any]
-    memory: NDArray[Any]
-    novelty: NDArray[Any]
+    gda: NDArray[Any]
+    ood_score: NDArray[Any]
     baseline: NDArray[Any] | None
     target: Indices
     uniform: NDArray[Any]
 
     def evidence(self, scorer: Scorer) -> Evidence:
         """Score the images in a label space."""
-        found = scorer(self.embeddings, self.head_logits, self.baseline)
-        memory, novelty = np.asarray(self.memory, np.float64), np.asarray(self.novelty, np.float64)
-        return replace(found, memory=memory, novelty=novelty)
+        evidence = scorer(self.embeddings, self.head_logits, self.baseline)
+        gda, ood_score = np.asarray(self.gda, np.float64), np.asarray(self.ood_score, np.float64)
+        return replace(evidence, gda=gda, ood_score=ood_score)
 
     def save(self, file: Path) -> None:
         """Write as safetensors."""
         from safetensors.numpy import save_file
 
-        given = {item.name: getattr(self, item.name) for item in fields(self)}
+        given = {TENSORS.get(item.name, item.name): getattr(self, item.name) for item in fields(self)}
         tensors = {name: np.ascontiguousarray(value) for name, value in given.items() if value is not None}
         whole = {"target": tensors.pop("target").astype(np.int64)}
         save_file({name: value.astype(np.float32) for name, value in tensors.items()} | whole, file)
@@ -109,7 +111,8 @@ class CalibrationSet:
 
         try:
             tensors = load_file(file)
-            given = {item.name: tensors[item.name] for item in fields(cls) if item.name != "baseline"}
+            names = {item.name: TENSORS.get(item.name, item.name) for item in fields(cls) if item.name != "baseline"}
+            given = {field: tensors[name] for field, name in names.items()}
             return cls(**given, baseline=tensors.get("baseline"))
         except (OSError, SafetensorError, KeyError) as error:
             raise ArtifactError(
@@ -130,14 +133,14 @@ class OperatingPoint:
     ----------
     log_odds : float
         Added to the log-odds of "unseen".
-    shown_log_odds : float
-        The same for each class that joined by its images without being asked for by name.
+    support_log_odds : float
+        The same for each class that was added by its images without being prompted.
     accept_above : float or None
         An image whose p(known) is lower shows none of the classes.
     set_threshold : float or None
         See `hybrid.gate.conformal`.
     notes : tuple of str
-        What was chosen and what it promises.
+        What was chosen, with the coverage and acceptance rates that it has on the calibration set.
     """
 
     log_odds: float = 0.0
@@ -149,12 +152,10 @@ class OperatingPoint:
 
 def choose_point(
     policy: Policy,
-    gate: Gate,
+    gate: AnyGate,
     scorer: Scorer,
-    classes: tuple[int, int],
     rejector: Rejector | None = None,
-    held_out: CalibrationSet | None = None,
-    joined: int = 0,
+    calibration: CalibrationSet | None = None,
 ) -> OperatingPoint:
     """Find the operating point.
 
@@ -162,12 +163,8 @@ def choose_point(
     ----------
     scorer : Scorer
         Of the label space.
-    classes : (int, int)
-        Seen and unseen classes in it.
-    rejector, held_out : optional
+    rejector, calibration : optional
         None where too little was known to fit a gate.
-    joined : int
-        How many of the unseen classes joined by their images, without being asked for by name.
 
     Raises
     ------
@@ -175,29 +172,29 @@ def choose_point(
         If the policy needs validation images and there are none or too few.
     """
     needs = [name for name in ("max_seen_loss", "reject", "max_false_accept", "coverage") if getattr(policy, name)]
-    given = _given_odds(policy, *classes, joined, gate.support.boost)
+    point = _prior_odds(policy, scorer, gate.support.boost)
     if not needs:
-        return given
-    if held_out is None or rejector is None:
+        return point
+    if calibration is None or rejector is None:
         raise GateError(
             f"{_flag(needs[0])} needs a fitted gate",
             got="the documented prior",
             fix="hybrid train-head with more classes or photos",
         )
-    evidence = held_out.evidence(scorer)
-    point = given
-    if policy.max_seen_loss is not None and classes[1]:
-        shift = _shift_for_loss(gate, evidence, held_out.target, policy.max_seen_loss)
+    evidence = calibration.evidence(scorer)
+    if policy.max_seen_loss is not None and scorer.unseen:
+        shift = _shift_for_loss(gate, evidence, calibration.target, policy.max_seen_loss)
         share = 1 / (1 + np.exp(-shift))
-        note = f"p(unseen) beforehand {share:.3f}: gives up {policy.max_seen_loss:.1%} of the right seen answers"
+        note = f"prior p(unseen) {share:.3f}: gives up {policy.max_seen_loss:.1%} of the right seen answers"
         point = OperatingPoint(shift, shift, notes=(note,))
     if policy.coverage is not None:
-        point = _with_sets(point, policy.coverage, gate, evidence, held_out)
+        point = _with_sets(point, policy.coverage, gate, evidence, calibration)
     point = _with_rejection(point, policy, rejector.p_known(gate, evidence, *odds_of(point)), rejector)
-    bare = 0 if evidence.support is None else int(np.count_nonzero(~evidence.support.has_name))
-    if policy.max_false_accept is not None and bare:
+    image_only = 0 if evidence.support is None else int(np.count_nonzero(~evidence.support.has_name))
+    if policy.max_false_accept is not None and image_only:
         warning = (
-            f"WARNING: {bare} of the classes have no name: their photos take foreign ones too, so more than that pass"
+            f"WARNING: {image_only} of the classes have no name, and photos of unknown classes are taken for them: "
+            "more than that pass"
         )
         return replace(point, notes=(*point.notes, warning))
     return point
@@ -208,12 +205,13 @@ def odds_of(point: OperatingPoint) -> tuple[float, float]:
     return point.log_odds, point.support_log_odds
 
 
-def _given_odds(policy: Policy, seen: int, unseen: int, joined: int, boost: float) -> OperatingPoint:
-    """Log-odds of the group of named classes, and of each class that joined.
+def _prior_odds(policy: Policy, scorer: Scorer, boost: float) -> OperatingPoint:
+    """Prior log-odds of the group of named classes, and of each added class.
 
-    Those that joined were fitted as likely as `boost` seen ones each. At the default that stays, so that a class more
-    changes nothing for the others; a prior that is asked for is shared among all unseen classes.
+    Added classes were fitted at the prior of `boost` seen ones each. By default that stays, so that one class more
+    changes nothing for the others; a prior that the user gives is shared among all unseen classes.
     """
+    seen, unseen, added = scorer.seen, scorer.unseen, scorer.added
     if unseen == 0:
         return OperatingPoint()
     share, why = 0.5, "(--prior, --balance natural or --max-seen-loss choose otherwise)"
@@ -225,45 +223,45 @@ def _given_odds(policy: Policy, seen: int, unseen: int, joined: int, boost: floa
     log_odds = float(np.log(share / (1 - share)))
     if policy.prior is not None or policy.balance == "natural":
         support = log_odds + float(np.log(seen / unseen / boost))
-        # Those that joined do not stand in the group of named ones: their part of the share is not the group's.
-        log_odds += float(np.log((unseen - joined) / unseen)) if joined < unseen else 0.0
-    note = f"p(unseen) beforehand {share:.3g} {why}"
-    if joined and not support:
-        of_names = f"{note}, of the named classes; " if joined < unseen else ""
-        note = f"{of_names}each class that joined is as likely beforehand as {boost:.2g} trained ones"
+        # Added classes do not stand in the group of named ones: their part of the share is not the group's.
+        log_odds += float(np.log((unseen - added) / unseen)) if added < unseen else 0.0
+    note = f"prior p(unseen) {share:.3g} {why}"
+    if added and not support:
+        of_names = f"{note}, of the named classes; " if added < unseen else ""
+        note = f"{of_names}each added class has the prior of {boost:.2g} trained ones"
     return OperatingPoint(log_odds, support, notes=(note,))
 
 
 def _with_sets(
-    point: OperatingPoint, coverage: float, gate: Gate, evidence: Evidence, held_out: CalibrationSet
+    point: OperatingPoint, coverage: float, gate: AnyGate, evidence: Evidence, calibration: CalibrationSet
 ) -> OperatingPoint:
     probabilities = np.exp(gate.fuse(evidence, *odds_of(point)).log_probabilities)
-    scores = set_scores(probabilities, np.asarray(held_out.uniform, np.float64))
+    scores = set_scores(probabilities, np.asarray(calibration.uniform, np.float64))
     note = (
-        f"sets hold the class of {coverage:.0%} of photos like the {len(held_out.target)} validation photos of seen "
+        f"sets hold the class of {coverage:.0%} of photos like the {len(calibration.target)} validation photos of seen "
         "classes; nothing is guaranteed for photos of unseen classes"
     )
-    threshold = set_threshold(scores, held_out.target, coverage)
+    threshold = set_threshold(scores, calibration.target, coverage)
     return replace(point, set_threshold=threshold, notes=(*point.notes, note))
 
 
 def _with_rejection(point: OperatingPoint, policy: Policy, p_known: Floats, rejector: Rejector) -> OperatingPoint:
     if policy.reject is not None:
         accept = threshold_for_coverage(p_known, policy.reject)
-        promise = f"keeps {policy.reject:.0%} of the photos of seen classes"
+        rate = f"keeps {policy.reject:.0%} of the photos of seen classes"
     elif policy.max_false_accept is not None:
         accept = rejector.threshold_for_false_accepts(policy.max_false_accept)
-        promise = (
+        rate = (
             f"lets about {policy.max_false_accept:.0%} of the photos of unknown classes pass, as far as held-out seen "
             "classes resemble them"
         )
     else:
         return point
-    note = f"answers none of these where p(known) is under {accept:.3f}: {promise}"
+    note = f"answers none of these where p(known) is under {accept:.3f}: {rate}"
     return replace(point, accept_above=accept, notes=(*point.notes, note))
 
 
-def _shift_for_loss(gate: Gate, evidence: Evidence, target: Indices, loss: float) -> float:
+def _shift_for_loss(gate: AnyGate, evidence: Evidence, target: Indices, loss: float) -> float:
     """Largest shift of the log-odds that turns at most a share `loss` of right seen answers into unseen ones."""
     joint = gate.fuse(evidence).log_probabilities
     seen, unseen = joint[:, : evidence.seen], joint[:, evidence.seen :]

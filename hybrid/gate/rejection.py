@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from hybrid.errors import GateError
 from hybrid.gate.evidence import Evidence
 from hybrid.gate.fit import Labeled, fit_logistic
-from hybrid.gate.gate import Gate
 from hybrid.gate.gaussians import Floats
+from hybrid.gate.registry import AnyGate
+from hybrid.gate.terms import total
 
 QUANTILES = 101
-# More text evidence must never make an image stranger, nor more doubt make it better known.
+# More text evidence must never make an image less known, nor more uncertainty make it better known.
 SIGNS = ((0.0, None), (None, 0.0), (None, None))
 
 
@@ -28,8 +29,8 @@ class Rejector(Struct, frozen=True, kw_only=True):
     bias, text, entropy : float
         Weights: of 1, of the largest text logit over all classes, of the answer's entropy in nats.
     unknown : tuple of float
-        Quantiles (0, 1, ... 100%) of p(known) over the fit's images of unknown classes: which threshold lets
-        through which share of them.
+        Quantiles (0, 1, ... 100%) of p(known) over the fit's images of unknown classes: the false-accept rate of each
+        threshold.
     """
 
     bias: float
@@ -37,11 +38,13 @@ class Rejector(Struct, frozen=True, kw_only=True):
     entropy: float
     unknown: tuple[float, ...]
 
-    def p_known(self, gate: Gate, evidence: Evidence, log_odds: float = 0.0, support_log_odds: float = 0.0) -> Floats:
+    def p_known(
+        self, gate: AnyGate, evidence: Evidence, log_odds: float = 0.0, support_log_odds: float = 0.0
+    ) -> Floats:
         """Probability that an image shows any of the classes, known and unknown images being as many, (n,).
 
-        Names and head decide it: what images add says which class is the likelier one, not whether it is any. A class
-        that images alone speak for has nothing else, so what it takes of the answer counts as known.
+        Names and head decide it: what support images add says which class is the likelier one, not whether it is any.
+        An image-only class has nothing else, so what it takes of the answer counts as known.
         """
         features = _features(gate, replace(evidence, support=None), log_odds)
         odds = features @ np.array([self.text, self.entropy]) + self.bias
@@ -62,7 +65,7 @@ def threshold_for_coverage(p_known: Floats, coverage: float) -> float:
     return float(np.quantile(p_known, 1 - coverage, method="lower"))
 
 
-def fit_rejector(gate: Gate, episodes: Sequence[Labeled]) -> Rejector:
+def fit_rejector(gate: AnyGate, episodes: Sequence[Labeled]) -> Rejector:
     """Fit on episodes in which one half of the held-out classes is named and the other half is not.
 
     Images of the unnamed half are the unknown ones; seen, named and unknown images weigh 1 : 1 : 2.
@@ -76,27 +79,27 @@ def fit_rejector(gate: Gate, episodes: Sequence[Labeled]) -> Rejector:
     if not features:
         raise GateError("no episode holds out two classes, so that one may stay unnamed")
     design, is_known = np.concatenate(features), np.concatenate(known)
-    found = fit_logistic(design, is_known, np.concatenate(weights), np.zeros(3), "the rejector's weights", SIGNS)
-    p_known = 1 / (1 + np.exp(-(design @ found[:2] + found[2])))
+    fitted = fit_logistic(design, is_known, np.concatenate(weights), np.zeros(3), "the rejector's weights", SIGNS)
+    p_known = 1 / (1 + np.exp(-(design @ fitted[:2] + fitted[2])))
     quantiles = np.quantile(p_known[~is_known], np.linspace(0, 1, QUANTILES))
-    text, entropy, bias = found.tolist()
+    text, entropy, bias = fitted.tolist()
     return Rejector(text=text, entropy=entropy, bias=bias, unknown=tuple(quantiles.round(6).tolist()))
 
 
 def _halves(episodes: Sequence[Labeled]) -> Iterator[tuple[Evidence, NDArray[np.intp]]]:
-    """Each episode twice: its evidence without half the held-out classes, and 0 seen, 1 named, 2 unknown an image."""
+    """Each episode twice: its evidence without half the held-out classes, and 0 seen, 1 named, 2 unknown per image."""
     for episode in episodes:
         seen, classes = episode.evidence.seen, episode.evidence.classes
         for half in (0, 1):
             gone = np.arange(seen + half, classes, 2)
             if len(gone) in (0, classes - seen):
                 continue
-            kept = np.setdiff1d(np.arange(classes), gone)
+            named = np.setdiff1d(np.arange(classes), gone)
             group = np.where(np.isin(episode.target, gone), 2, episode.is_unseen.astype(int))
-            yield episode.evidence.with_texts(kept), group.astype(np.intp)
+            yield episode.evidence.with_texts(named), group.astype(np.intp)
 
 
-def _features(gate: Gate, evidence: Evidence, log_odds: float = 0.0) -> Floats:
+def _features(gate: AnyGate, evidence: Evidence, log_odds: float = 0.0) -> Floats:
     log_p = gate.fuse(evidence, log_odds).log_probabilities
     entropy = -(np.exp(log_p) * log_p).sum(axis=1)
-    return np.column_stack([gate.text_logits(evidence).max(axis=1), entropy])
+    return np.column_stack([total(gate.text_terms(evidence)).max(axis=1), entropy])

@@ -1,4 +1,4 @@
-"""Shown classes: what a few labeled images add to a class that the head never learned."""
+"""Support images: what a few labeled images add to a class that the head never learned."""
 
 from __future__ import annotations
 
@@ -10,30 +10,39 @@ import numpy as np
 from msgspec import Struct, field
 from numpy.typing import NDArray
 
-from hybrid.gate.calibration import log_softmax
-from hybrid.gate.gaussians import DIMENSIONS, ClassGaussians, Floats, Indices, rounded
-from hybrid.gate.means import TEXT_WORTH, posterior_means, predict_means
+from hybrid.gate.calibration import log_mean_exp, log_softmax
+from hybrid.gate.gaussians import (
+    DIMENSIONS,
+    TEXT_WORTH,
+    ClassGaussians,
+    Discriminant,
+    Floats,
+    Indices,
+    posterior_means,
+    shrink_to_identity,
+)
+from hybrid.gate.terms import Term, total, weigh
 
-# The fit shows up to so many images a class; more speak as loudly as so many.
+# The fit shows up to so many images per class; more count as much as so many.
 MOST_SHOTS = 16
 
 
 @dataclass(frozen=True)
 class SupportImages:
-    """The images of m shown classes, summed up.
+    """The images of m support classes, summed up.
 
     Attributes
     ----------
     place : (m,) int
-        Index in the label space: seen classes, other classes that were asked for by name, classes that joined by their
-        images and have a text, and last those without a usable name, which images alone speak for.
+        Index in the label space: seen classes, other prompted classes, classes that were added by their images and have
+        a text, and last the image-only ones, which have no usable name.
     sums : (m, d) float64
         Of each class's embeddings.
     counts : (m,) int
-    asked : int
-        How many classes are seen or asked for by name, whatever their images.
+    prompted : int
+        How many classes are seen or prompted, whatever their images.
     named : int
-        How many have a text: those, and what joined with a name.
+        How many have a text: those, and what was added with a name.
     """
 
     place: Indices
@@ -51,13 +60,13 @@ class SupportImages:
 
 @dataclass(frozen=True)
 class SupportEvidence:
-    """What the images of m shown classes say of n images.
+    """What the images of m support classes say of n images.
 
     Attributes
     ----------
     likelihood : (n, m) float64
-        Log-likelihood under the class, up to a constant an image.
-    place, counts, asked, named
+        Log-likelihood under the class, up to a constant per image.
+    place, counts, prompted, named
         See `SupportImages`.
     """
 
@@ -69,12 +78,12 @@ class SupportEvidence:
 
     @property
     def has_name(self) -> NDArray[np.bool_]:
-        """Which shown classes have a text, (m,)."""
+        """Which support classes have a text, (m,)."""
         return self.place < self.named
 
     @property
-    def joined(self) -> NDArray[np.bool_]:
-        """Which ones have a text but were not asked for, (m,)."""
+    def added(self) -> NDArray[np.bool_]:
+        """Which ones have a text but were not prompted, (m,)."""
         return (self.place >= self.prompted) & self.has_name
 
     @property
@@ -88,56 +97,45 @@ class SupportEvidence:
 
 
 class Likelihood:
-    """Gaussian log-likelihoods of seen, named and shown classes, up to a constant an image.
+    """Gaussian log-likelihoods of seen, named and support classes, up to a constant per image.
 
-    A shown class's mean is the average of its images and of an imaginary one where its text predicts the mean; a class
-    that is merely named lies where its text predicts. The covariance is that of the seen classes' images, which are
-    many. Nothing here depends on other classes' images.
+    A support class's mean is the average of its images and of an imaginary one where its text predicts the mean; a
+    class that is merely named lies where its text predicts. The covariance is that of the seen classes' images, which
+    are many. Nothing here depends on other classes' images.
 
     Parameters
     ----------
-    memory : ClassMemory
+    gaussians : ClassGaussians
         Of the s seen classes.
     texts : (c, d)
         Text embeddings, seen classes first.
+
+    Attributes
+    ----------
+    predicted : (c, d) float64
+        Class means that the texts predict.
+    located : Discriminant
+        Log-likelihood under each class, if it lies where its text predicts.
     """
 
-    def __init__(self, memory: ClassGaussians, texts: NDArray[Any]) -> None:
-        exact = np.asarray(texts, np.float64)
-        center = memory.means.mean(axis=0)
-        known = np.arange(len(exact)) < len(memory.means)
-        padded = np.zeros_like(exact)
-        padded[known] = memory.means - center
-        self._predicted = center + predict_means(exact, padded, known)
-        self._precision = np.linalg.inv(rounded(memory.within)) * (DIMENSIONS / len(memory.within))
-        self._seen = self._discriminant(memory.means)
-        self._named = self._discriminant(self._predicted)
+    def __init__(self, gaussians: ClassGaussians, texts: NDArray[Any]) -> None:
+        self.predicted = gaussians.predicted_means(texts)
+        within = gaussians.within
+        self._precision = np.linalg.inv(shrink_to_identity(within)) * (DIMENSIONS / len(within))
+        self._seen = Discriminant.of(gaussians.means, self._precision)
+        self.located = Discriminant.of(self.predicted, self._precision)
 
     def baseline(self, images: Floats) -> Floats:
         """Log of the mean likelihood under the seen classes, (n,)."""
-        from scipy.special import logsumexp
-
-        weight, bias = self._seen
-        return np.asarray(logsumexp(images @ weight.T + bias, axis=1) - np.log(len(bias)))
-
-    def located(self, images: Floats) -> Floats:
-        """Log-likelihood under each class, if it lies where its text predicts, (n, c)."""
-        weight, bias = self._named
-        return np.asarray(images @ weight.T + bias)
+        return log_mean_exp(self._seen(images))
 
     def __call__(self, images: Floats, support: SupportImages) -> SupportEvidence:
-        """Score images (n, d) by the images of shown classes."""
+        """Score images (n, d) by the support images."""
         named = support.place < support.named
-        prior = np.where(named[:, None], self._predicted[np.where(named, support.place, 0)], 0.0)
-        weight, bias = self._discriminant(
-            posterior_means(prior, np.where(named, TEXT_WORTH, 0.0), support.sums, support.counts)
-        )
-        likelihood = images @ weight.T + bias
+        prior = np.where(named[:, None], self.predicted[np.where(named, support.place, 0)], 0.0)
+        means = posterior_means(prior, np.where(named, TEXT_WORTH, 0.0), support.sums, support.counts)
+        likelihood = Discriminant.of(means, self._precision)(images)
         return SupportEvidence(likelihood, support.place, support.counts, support.prompted, support.named)
-
-    def _discriminant(self, means: Floats) -> tuple[Floats, Floats]:
-        weight = means @ self._precision
-        return weight, -0.5 * np.einsum("cd,cd->c", weight, means)
 
 
 class SupportWeights(Struct, frozen=True, kw_only=True):
@@ -146,7 +144,7 @@ class SupportWeights(Struct, frozen=True, kw_only=True):
     Attributes
     ----------
     ratio, bias : float
-        Of the log-likelihood ratio to all classes that were asked for, of 1.
+        Of the log-likelihood ratio to all prompted classes, of 1.
     base, seen_ratio : float
         For a class with a name: of its log-probability without the images, of the ratio to the seen classes alone.
     ratio_shots, bias_shots : float
@@ -166,12 +164,12 @@ class SupportGate(Struct, frozen=True, kw_only=True):
 
     Attributes
     ----------
-    named : ShownWeights
+    named : SupportWeights
         For classes with a text.
-    nameless : ShownWeights
-        For classes that images alone speak for.
+    image_only : SupportWeights
+        For classes without one.
     boost : float
-        How many times as likely as a seen class a shown one is taken to be beforehand, by the fit.
+        Prior odds of a support class to a seen one, in the fit.
     fitted : bool
     """
 
@@ -182,29 +180,29 @@ class SupportGate(Struct, frozen=True, kw_only=True):
     boost: float = 4.0
     fitted: bool = False
 
-    def add(self, before: Floats, own: Floats, ratios: Floats, support: SupportEvidence) -> Floats:
-        """Let shown classes take their share of an answer: every other class keeps its ratio to every other.
+    def add(self, by_text: Floats, own: Floats, ratios: Floats, support: SupportEvidence) -> Floats:
+        """Let support classes take their share of an answer: every other class keeps its ratio to every other.
 
         Parameters
         ----------
-        before : (n, asked) float64
-            Log-probabilities without the images of shown classes.
+        by_text : (n, prompted) float64
+            Log-probabilities without the support images.
         own : (n, m) float64
-            Log-probability of each shown class by its name, if it were asked for beside those; 0 without a name.
+            Log-probability of each support class by its name, if it were prompted beside those; 0 without a name.
         ratios : (2, n, m) float64
-            Log-likelihood of each shown class against the seen ones, and against all that were asked for together.
-        shown : ShownEvidence
+            Log-likelihood of each support class against the seen ones, and against all prompted ones together.
+        support : SupportEvidence
 
         Returns
         -------
         (n, classes) float64
             Log-probabilities.
         """
-        wider = np.zeros((len(before), support.classes))
-        wider[:, : support.prompted] = before
+        wider = np.zeros((len(by_text), support.classes))
+        wider[:, : support.prompted] = by_text
         # Odds, so that a class whose images add nothing ends with the probability that its name gives it.
-        by_name = own[:, support.joined]
-        wider[:, support.place[support.joined]] = by_name - np.log(-np.expm1(np.minimum(by_name, -1e-12)))
+        by_name = own[:, support.added]
+        wider[:, support.place[support.added]] = by_name - np.log(-np.expm1(np.minimum(by_name, -1e-12)))
         wider[:, support.place] += self.gain(own, ratios, support)
         return log_softmax(wider)
 
@@ -213,47 +211,28 @@ class SupportGate(Struct, frozen=True, kw_only=True):
         own, bare = self.named, self.image_only
         origin = "" if self.fitted else " (the documented prior)"
         return (
-            f"photos of a shown class add {own.ratio:.2f} x the log-likelihood ratio to all named classes "
+            f"photos of a support class add {own.ratio:.2f} x the log-likelihood ratio to all named classes "
             f"{own.seen_ratio:+.2f} x that to the seen ones {own.base:+.2f} x the log-probability by name "
             f"{own.bias:+.2f}; without a name ({bare.ratio:.2f} {bare.ratio_shots:+.2f} s) x the ratio "
             f"{bare.bias:+.2f} {bare.bias_shots:+.2f} s, where s = log2(photos) / 4{origin}"
         )
 
     def gain(self, own: Floats, ratios: Floats, support: SupportEvidence) -> Floats:
-        """What images add to each shown class's log-probability, (n, m); parameters as for `add`."""
-        found = np.empty_like(own)
-        for named, columns, parts in self.parts(own, ratios, support):
-            weights = as_vector(self.named if named else self.image_only, named=named)
-            found[:, columns] = np.tensordot(weights, parts, axes=1)
-        return found
+        """What images add to each support class's log-probability, (n, m); parameters as for `add`."""
+        gain = np.empty_like(own)
+        gain[:, support.has_name] = total(self.terms(own, ratios, support, named=True))
+        gain[:, ~support.has_name] = total(self.terms(own, ratios, support, named=False))
+        return gain
 
-    def parts(
-        self, own: Floats, ratios: Floats, support: SupportEvidence
-    ) -> list[tuple[bool, NDArray[np.bool_], Floats]]:
-        """What the weights multiply: whether it is for classes with a name, which columns, and (k, n, columns)."""
-        found = []
-        for named, columns in ((True, support.has_name), (False, ~support.has_name)):
-            against_seen, against_all = ratios[:, :, columns]
-            parts = [against_all, np.ones_like(against_all)]
-            if named:
-                # A name steadies the mean of few images, so that their number need not count.
-                parts += [own[:, columns], against_seen]
-            else:
-                shots = np.log2(np.minimum(support.counts[columns], MOST_SHOTS)) / np.log2(MOST_SHOTS)
-                parts += [shots * part for part in parts]
-            found.append((named, columns, np.stack(parts)))
-        return found
-
-
-_NAMED = ("ratio", "bias", "base", "seen_ratio")
-_IMAGE_ONLY = ("ratio", "bias", "ratio_shots", "bias_shots")
-
-
-def fields_of(named: bool) -> tuple[str, ...]:
-    """Weights in the order of `SupportGate.parts`."""
-    return _NAMED if named else _IMAGE_ONLY
-
-
-def as_vector(weights: SupportWeights, *, named: bool) -> Floats:
-    """Give the weights in the order of `SupportGate.parts`."""
-    return np.array([getattr(weights, name) for name in fields_of(named)])
+    def terms(self, own: Floats, ratios: Floats, support: SupportEvidence, *, named: bool) -> tuple[Term, ...]:
+        """Summands of `gain` for the m support classes that have a name, or for those that have none; values (n, m)."""
+        columns = support.has_name if named else ~support.has_name
+        against_seen, against_all = ratios[:, :, columns]
+        ones = np.ones_like(against_all)
+        if named:
+            # A name steadies the mean of few images, so that their number need not count.
+            return weigh(self.named, ratio=against_all, bias=ones, base=own[:, columns], seen_ratio=against_seen)
+        shots = np.log2(np.minimum(support.counts[columns], MOST_SHOTS)) / np.log2(MOST_SHOTS)
+        return weigh(
+            self.image_only, ratio=against_all, bias=ones, ratio_shots=shots * against_all, bias_shots=shots * ones
+        )

@@ -17,9 +17,9 @@ from hybrid.device import Compute
 from hybrid.encoders.base import Encoder
 from hybrid.errors import ArtifactError
 from hybrid.gate.decide import FittedGate
-from hybrid.gate.gate import Gate
 from hybrid.gate.gaussians import ClassGaussians
 from hybrid.gate.policy import CalibrationSet
+from hybrid.gate.registry import AnyGate
 from hybrid.gate.rejection import Rejector
 from hybrid.heads.base import Head
 from hybrid.labels.prompts import PromptClass, Templates
@@ -137,7 +137,7 @@ class GateInfo(Struct, frozen=True, kw_only=True):
     rejector : Rejector or None
         None where the gate is the documented prior; `reason` says why.
     memory_sha256 : str
-        Of the memory's file that the gate was fitted with.
+        Of the class Gaussians' file that the gate was fitted with.
     head_sha256 : str
         Of the head's weights file; a gate serves no other head.
     templates : Templates
@@ -145,7 +145,7 @@ class GateInfo(Struct, frozen=True, kw_only=True):
     """
 
     format: int = FORMAT
-    gate: Gate | None
+    gate: AnyGate | None
     rejector: Rejector | None = None
     memory_sha256: str = ""
     reason: str = ""
@@ -274,14 +274,14 @@ class HeadDraft:
         memory, kept = self.folder / HeadFiles.MEMORY, self.folder / HeadFiles.HELD_OUT
         for stale in (memory, kept):
             stale.unlink(missing_ok=True)
-        if fitted.memory is not None:
-            fitted.memory.save(memory)
-        if fitted.held_out is not None:
-            fitted.held_out.save(kept)
+        if fitted.gaussians is not None:
+            fitted.gaussians.save(memory)
+        if fitted.calibration_set is not None:
+            fitted.calibration_set.save(kept)
         info = GateInfo(
             gate=fitted.gate,
             rejector=fitted.rejector,
-            memory_sha256=file_sha256(memory) if fitted.memory is not None else "",
+            memory_sha256=file_sha256(memory) if fitted.gaussians is not None else "",
             reason=fitted.reason,
             encoder_identity=encoder.identity,
             head_sha256=file_sha256(self.folder / HeadFiles.WEIGHTS),
@@ -353,15 +353,15 @@ def read_gate(layout: Layout) -> GateInfo:
 def load_gate(layout: Layout) -> tuple[FittedGate, GateInfo]:
     """Read the gate that belongs to the run's head, and all it needs."""
     info = read_gate(layout)
-    memory = held_out = None
+    gaussians = calibration_set = None
     if info.gate is not None:
         file = layout.head / HeadFiles.MEMORY
-        memory = ClassGaussians.load(file)
+        gaussians = ClassGaussians.load(file)
         if info.memory_sha256 != file_sha256(file):
-            raise ArtifactError("the gate was fitted with another memory", got=str(file), fix="hybrid train-head")
+            raise ArtifactError("the gate was fitted with other Gaussians", got=str(file), fix="hybrid train-head")
     if info.rejector is not None:
-        held_out = CalibrationSet.load(layout.head / HeadFiles.HELD_OUT)
-    return FittedGate(info.gate, memory, info.rejector, held_out, info.reason), info
+        calibration_set = CalibrationSet.load(layout.head / HeadFiles.HELD_OUT)
+    return FittedGate(info.gate, gaussians, info.rejector, calibration_set, info.reason), info
 
 
 def file_sha256(file: Path) -> str:

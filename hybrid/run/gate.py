@@ -10,13 +10,12 @@ from hybrid.encoders.base import FloatArray
 from hybrid.errors import GateError, listing
 from hybrid.gate.calibration import fit_temperature
 from hybrid.gate.decide import FittedGate
-from hybrid.gate.episodes import Calibration, LabeledEmbeddings, calibrate, check_enough, class_folds
-from hybrid.gate.fit import fit_gate, fit_support
-from hybrid.gate.gate import Gate
+from hybrid.gate.episodes import LabeledEmbeddings, calibrate, check_enough, class_folds
 from hybrid.gate.gaussians import ClassGaussians
 from hybrid.gate.policy import CalibrationSet, uniform_from_hash
+from hybrid.gate.registry import gate_class
 from hybrid.gate.rejection import fit_rejector
-from hybrid.heads.base import LabeledImages, TrainingSet
+from hybrid.heads.base import TrainingSet
 from hybrid.heads.training.folds import FoldLogits
 
 
@@ -40,7 +39,8 @@ def fit_run_gate(
     texts : (s, d) float32
         Text embeddings of the seen classes.
     folds, fold_logits
-        How an episode asks the head, and the function that answers; see `hybrid.heads.training.folds`.
+        Where the episodes' head logits come from, and the function that gives them; see
+        `hybrid.heads.training.folds`.
 
     Returns
     -------
@@ -56,7 +56,8 @@ def fit_run_gate(
     try:
         check_enough(len(data.classes), len(data.val))
     except GateError as error:
-        return FittedGate(Gate(), _memory(data), reason=f"{error.what}: {error.got}; needed: {error.expected}")
+        reason = f"{error.what}: {error.got}; needed: {error.expected}"
+        return FittedGate(gate_class()(), _gaussians(data), reason=reason)
     held_out = class_folds(len(data.classes), seed)
     calibration = calibrate(
         LabeledEmbeddings(data.train.embeddings, data.train.target),
@@ -68,29 +69,34 @@ def fit_run_gate(
         _episode_logits(data, head_logits, held_out, fold_logits) if fold_logits else None,
         seed,
     )
-    gate = fit_gate(calibration.validation, calibration.episodes, folds)
-    reason = ""
-    try:
-        gate = fit_support(gate, calibration.named, calibration.image_only)
-    except GateError as error:  # its weights stay the documented prior: the rest of the gate serves without them
-        reason = f"for photos of shown classes the documented prior serves: {error.what}"
+    gate, reason = gate_class().fitted(calibration, folds)
+    evidence = calibration.validation.evidence
+    calibration_set = CalibrationSet(
+        embeddings=data.val.embeddings,
+        head_logits=head_logits,
+        gda=evidence.gda,
+        ood_score=evidence.ood_score,
+        baseline=evidence.baseline,
+        target=data.val.target,
+        uniform=np.array([uniform_from_hash(sha256) for sha256 in data.val.hashes]),
+    )
     rejector = fit_rejector(gate, calibration.episodes)
-    return FittedGate(gate, calibration.memory, rejector, _keep(data.val, head_logits, calibration), reason)
+    return FittedGate(gate, calibration.gaussians, rejector, calibration_set, reason)
 
 
 def _episode_logits(
     data: TrainingSet, head_logits: FloatArray, held_out: Sequence[tuple[int, ...]], fold_logits: FoldLogits
 ) -> list[FloatArray]:
-    """Ask the heads of the episodes, brought to the calibration of the run's head: another head, another sureness."""
+    """Logits of the episodes' heads on the confidence scale of the run's head: each head has its own."""
     own = fit_temperature(head_logits, data.val.target)
-    answers = []
+    scaled = []
     for held in held_out:
-        kept = np.array([c for c in range(len(data.classes)) if c not in held])
-        rows = np.isin(data.val.target, kept)
+        seen = np.setdiff1d(np.arange(len(data.classes)), held)
+        rows = np.isin(data.val.target, seen)
         logits = fold_logits(held)
-        theirs = fit_temperature(logits[rows], np.searchsorted(kept, data.val.target[rows]))
-        answers.append(np.asarray(logits * (own / theirs), dtype=np.float32))
-    return answers
+        temperature = fit_temperature(logits[rows], np.searchsorted(seen, data.val.target[rows]))
+        scaled.append(np.asarray(logits * (own / temperature), dtype=np.float32))
+    return scaled
 
 
 def _refuse_leak(data: TrainingSet) -> None:
@@ -104,19 +110,6 @@ def _refuse_leak(data: TrainingSet) -> None:
         )
 
 
-def _memory(data: TrainingSet) -> ClassGaussians:
+def _gaussians(data: TrainingSet) -> ClassGaussians:
     embeddings = np.concatenate([data.train.embeddings, data.val.embeddings])
     return ClassGaussians.fit(embeddings, np.concatenate([data.train.target, data.val.target]), len(data.classes))
-
-
-def _keep(images: LabeledImages, head_logits: FloatArray, calibration: Calibration) -> CalibrationSet:
-    evidence = calibration.validation.evidence
-    return CalibrationSet(
-        embeddings=images.embeddings,
-        head_logits=head_logits,
-        memory=evidence.memory,
-        novelty=evidence.novelty,
-        baseline=evidence.baseline,
-        target=images.target,
-        uniform=np.array([uniform_from_hash(sha256) for sha256 in images.hashes]),
-    )

@@ -99,7 +99,7 @@ def test_without_flags(plain):
         assert set(row) == KEYS
         assert row["p_known"] is row["set"] is row["warning"] is None
         assert row["label"] != NONE
-    assert "p(unseen) beforehand 0.5" in plain.err
+    assert "prior p(unseen) 0.5" in plain.err
     assert "WARNING" not in plain.err
 
 
@@ -108,7 +108,7 @@ def test_without_flags(plain):
 )
 def test_the_share_of_unseen_images(world, plain, flags, share):
     done = predict(world, *flags)
-    assert f"p(unseen) beforehand {share:.3g}" in done.err
+    assert f"prior p(unseen) {share:.3g}" in done.err
     for before, after in zip(plain.rows, done.rows, strict=True):
         p = before["p_unseen"]
         assert after["p_unseen"] == pytest.approx(share * p / (share * p + (1 - share) * (1 - p)), abs=2e-5)
@@ -124,7 +124,7 @@ def test_max_seen_loss_shifts_every_image_alike(world, plain):
         moved = (log_odds(done.rows) - log_odds(plain.rows))[sure & (np.abs(log_odds(done.rows)) < 5)]
         if len(moved):
             assert np.ptp(moved) < 0.05
-        shifts[loss] = float(done.err.split("p(unseen) beforehand ")[1].split(":")[0])
+        shifts[loss] = float(done.err.split("prior p(unseen) ")[1].split(":")[0])
     assert shifts["0.02"] < shifts["0.5"]
 
 
@@ -196,14 +196,14 @@ def test_the_other_formats(world):
 @pytest.mark.parametrize(
     ("flags", "rc", "message"),
     [
-        (("--prior", "1.5"), 1, "--prior takes a share"),
-        (("--prior", "0"), 1, "--prior takes a share"),
+        (("--prior", "1.5"), 1, "--prior must be a fraction in (0, 1)"),
+        (("--prior", "0"), 1, "--prior must be a fraction in (0, 1)"),
         (("--prior", "many"), 2, "Invalid value for '--prior'"),
         (("--balance", "both"), 1, "--balance takes natural or equal"),
-        (("--max-seen-loss", "1"), 1, "--max-seen-loss takes a share"),
-        (("--reject", "-0.5"), 1, "--reject takes a share"),
-        (("--max-false-accept", "2"), 1, "--max-false-accept takes a share"),
-        (("--coverage", "nan"), 1, "--coverage takes a share"),
+        (("--max-seen-loss", "1"), 1, "--max-seen-loss must be a fraction in (0, 1)"),
+        (("--reject", "-0.5"), 1, "--reject must be a fraction in (0, 1)"),
+        (("--max-false-accept", "2"), 1, "--max-false-accept must be a fraction in (0, 1)"),
+        (("--coverage", "nan"), 1, "--coverage must be a fraction in (0, 1)"),
         (("--prior", "0.2", "--balance", "equal"), 1, "--prior and --balance contradict each other"),
         (("--prior", "0.2", "--max-seen-loss", "0.1"), 1, "--prior and --max-seen-loss contradict each other"),
         (("--reject", "0.9", "--max-false-accept", "0.1"), 1, "--reject and --max-false-accept contradict"),

@@ -52,7 +52,7 @@ class World:
         return sharpness * images @ np.stack(means).T
 
     @property
-    def memory(self) -> ClassGaussians:
+    def gaussians(self) -> ClassGaussians:
         return ClassGaussians.fit(
             np.concatenate([self.train.embeddings, self.val.embeddings]),
             np.concatenate([self.train.target, self.val.target]),
@@ -61,7 +61,7 @@ class World:
 
     @property
     def scorer(self) -> Scorer:
-        return Scorer(self.memory, self.texts, self.scale)
+        return Scorer(self.gaussians, self.texts, self.scale)
 
     def space(
         self,
@@ -88,7 +88,7 @@ class World:
 
     def evidence(self, space: Space, images: np.ndarray | None = None) -> Evidence:
         images = self.test.embeddings if images is None else images
-        return Scorer(self.memory, space.texts, self.scale, space.support)(images, self.head(images))
+        return Scorer(self.gaussians, space.texts, self.scale, space.support)(images, self.head(images))
 
     def calibration(self, **changes) -> Calibration:
         head = self.head(self.val.embeddings)
@@ -103,13 +103,13 @@ class World:
         held_out = CalibrationSet(
             embeddings=self.val.embeddings,
             head_logits=self.head(self.val.embeddings),
-            memory=calibration.validation.evidence.memory,
-            novelty=calibration.validation.evidence.novelty,
+            gda=calibration.validation.evidence.gda,
+            ood_score=calibration.validation.evidence.ood_score,
             baseline=calibration.validation.evidence.baseline,
             target=self.val.target,
             uniform=np.random.default_rng(9).random(len(self.val)),
         )
-        return FittedGate(gate, calibration.memory, fit_rejector(gate, calibration.episodes), held_out)
+        return FittedGate(gate, calibration.gaussians, fit_rejector(gate, calibration.episodes), held_out)
 
 
 @pytest.fixture(scope="session")
@@ -169,12 +169,12 @@ def draw_evidence() -> Callable[..., Evidence]:
         raw = rng.normal(size=(images, seen))
         return Evidence(
             head=raw - np.log(np.exp(raw).sum(axis=1, keepdims=True)),
-            memory=rng.normal(size=(images, seen)),
+            gda=rng.normal(size=(images, seen)),
             similarity=5 + 2 * rng.normal(size=(images, seen + unseen)),
-            centred=rng.normal(size=(images, seen + unseen)),
+            centered=rng.normal(size=(images, seen + unseen)),
             predicted=rng.normal(size=(images, seen + unseen)),
             alignment=rng.normal(size=seen),
-            novelty=rng.normal(size=images),
+            ood_score=rng.normal(size=images),
             baseline=rng.normal(size=images),
             located=rng.normal(size=(images, seen + unseen)),
         )

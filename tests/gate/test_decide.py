@@ -85,7 +85,7 @@ def test_without_a_gate_there_is_no_answer(large):
 
 
 def test_the_prior_answers_and_warns(large):
-    fitted = FittedGate(Gate(), large.memory, reason="5 classes; needed: 6")
+    fitted = FittedGate(Gate(), large.gaussians, reason="5 classes; needed: 6")
     assert fitted.warning == "the gate is the documented prior, not fitted: 5 classes; needed: 6"
     decided = ask(decider(fitted, large, prior=0.5), large)
     np.testing.assert_allclose(np.exp(decided.fused.log_probabilities).sum(axis=1), 1)
@@ -105,7 +105,7 @@ def test_fitting_without_a_image_of_an_unseen_class_beats_the_prior(fitted, larg
     def nll(one: FittedGate) -> float:
         return -ask(decider(one, large), large).fused.log_probabilities[rows, large.test.target].mean()
 
-    assert nll(fitted) < nll(FittedGate(Gate(), large.memory))
+    assert nll(fitted) < nll(FittedGate(Gate(), large.gaussians))
 
 
 # Shown classes
@@ -150,7 +150,7 @@ def test_a_image_at_a_time_says_the_same_with_shown_classes(fitted, large, space
 
 
 def test_the_prior_gate_knows_shown_classes_too(large, space):
-    prior = FittedGate(Gate(), large.memory, reason="too little")
+    prior = FittedGate(Gate(), large.gaussians, reason="too little")
     decided = ask(Decider(prior, space.texts, large.scale, Policy(), space.support), large)
     np.testing.assert_allclose(np.exp(decided.fused.log_probabilities).sum(axis=1), 1)
     rows = large.test.target == 11

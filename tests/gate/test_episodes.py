@@ -18,7 +18,7 @@ from hybrid.gate.episodes import (
     MIN_IMAGES,
     SHOTS,
     LabeledEmbeddings,
-    Shots,
+    SupportSampler,
     check_enough,
     class_folds,
     image_folds,
@@ -116,11 +116,11 @@ def test_the_validation_images_are_scored_over_all_seen_classes(world):
         world.texts[:6],
         20.0,
     )
-    np.testing.assert_allclose(found.evidence.memory, expected.memory, rtol=1e-9)
+    np.testing.assert_allclose(found.evidence.gda, expected.gda, rtol=1e-9)
 
 
 def test_the_memory_is_of_all_images(world):
-    memory = world.calibration(held_out=HELD).memory
+    memory = world.calibration(held_out=HELD).gaussians
     every = np.concatenate([world.train.embeddings, world.val.embeddings])
     target = np.concatenate([world.train.target, world.val.target])
     assert memory.counts.tolist() == np.bincount(target).tolist()
@@ -135,7 +135,7 @@ def test_heads_of_the_episodes_are_asked(world):
     for own, episode in zip(logits, calibration.episodes, strict=True):
         np.testing.assert_allclose(episode.evidence.head, log_softmax(own, axis=1), rtol=1e-9)
     plain = world.calibration(held_out=HELD)
-    assert np.array_equal(calibration.episodes[1].evidence.memory, plain.episodes[1].evidence.memory)
+    assert np.array_equal(calibration.episodes[1].evidence.gda, plain.episodes[1].evidence.gda)
 
 
 def test_episodes_are_gathered_side_by_side_by_one_thread_each(monkeypatch, world):
@@ -177,14 +177,14 @@ def test_images_of_held_out_classes_are_in_no_memory_of_their_episode(world, hal
         assert np.array_equal(new.alignment, old.alignment)
         # In the other episodes they are.
         other = (number + 1) % 3
-        same = np.isclose(after.episodes[other].evidence.memory[rest], before.episodes[other].evidence.memory[rest])
+        same = np.isclose(after.episodes[other].evidence.gda[rest], before.episodes[other].evidence.gda[rest])
         assert not same.all()
 
 
 def test_the_seed_deals_the_images(world):
     first, again, other = (world.calibration(held_out=HELD, seed=seed) for seed in (0, 0, 5))
-    assert np.array_equal(first.validation.evidence.memory, again.validation.evidence.memory)
-    assert not np.array_equal(first.validation.evidence.memory, other.validation.evidence.memory)
+    assert np.array_equal(first.validation.evidence.gda, again.validation.evidence.gda)
+    assert not np.array_equal(first.validation.evidence.gda, other.validation.evidence.gda)
 
 
 # Shown classes
@@ -192,7 +192,7 @@ def test_the_seed_deals_the_images(world):
 
 def test_shots_are_nested_training_images_of_the_held_out_classes(make_world):
     world = make_world(train=11)
-    support = Shots(world.train, 3).draw((4, 1), kept=4)
+    support = SupportSampler(world.train, 3).draw((4, 1), seen=4)
     # Two classes by 1, 2, 4, 8 and 16 images, of which there are 11, with a name; then once more without.
     assert SHOTS == (1, 2, 4, 8, 16)
     assert support.counts.tolist() == [1, 1, 2, 2, 4, 4, 8, 8, 11, 11] * 2
@@ -210,13 +210,13 @@ def test_shots_are_nested_training_images_of_the_held_out_classes(make_world):
             ]
             assert taken <= subset
             taken = subset
-    again = Shots(world.train, 3).draw((4, 1), kept=4)
+    again = SupportSampler(world.train, 3).draw((4, 1), seen=4)
     np.testing.assert_array_equal(again.sums, support.sums)
-    assert not np.array_equal(Shots(world.train, 4).draw((4, 1), kept=4).sums, support.sums)
+    assert not np.array_equal(SupportSampler(world.train, 4).draw((4, 1), seen=4).sums, support.sums)
 
 
 def test_which_images_show_a_class_does_not_depend_on_its_episode(world):
-    alone, beside = Shots(world.train, 0).draw((2,), 5), Shots(world.train, 0).draw((0, 2), 4)
+    alone, beside = SupportSampler(world.train, 0).draw((2,), 5), SupportSampler(world.train, 0).draw((0, 2), 4)
     np.testing.assert_array_equal(alone.sums, beside.sums[1::2])
 
 
@@ -257,12 +257,12 @@ def test_every_variant_by_hand(three, named):
         assert evidence.support.classes == 9
         assert [order[place] for place in evidence.support.place] == support
         assert evidence.support.has_name.tolist() == [named] * len(support)
-        assert not evidence.support.joined.any()
+        assert not evidence.support.added.any()
         assert evidence.support.counts.tolist() == [count] * len(support)
         assert [order[t] for t in variant.target] == world.val.target.tolist()
         similarity = 20 * world.val.embeddings @ world.texts[texts].T
         np.testing.assert_allclose(evidence.similarity, similarity, rtol=1e-9)
-        np.testing.assert_array_equal(evidence.novelty, episode.evidence.novelty)
+        np.testing.assert_array_equal(evidence.ood_score, episode.evidence.ood_score)
         assert episode.evidence.support is None
         checked += 1
     assert checked == 3 * 5 * 3

@@ -23,7 +23,7 @@ def world(make_world):
 @pytest.fixture
 def scored(world):
     images = world.test.embeddings
-    return images, Scorer(world.memory, world.texts, SCALE)(images, world.head(images))
+    return images, Scorer(world.gaussians, world.texts, SCALE)(images, world.head(images))
 
 
 def test_the_shapes(scored):
@@ -34,12 +34,12 @@ def test_the_shapes(scored):
     shapes = {item.name: getattr(evidence, item.name).shape for item in fields(evidence) if item.name != "support"}
     assert shapes == {
         "head": (n, 6),
-        "memory": (n, 6),
+        "gda": (n, 6),
         "similarity": (n, 9),
-        "centred": (n, 9),
+        "centered": (n, 9),
         "predicted": (n, 9),
         "alignment": (6,),
-        "novelty": (n,),
+        "ood_score": (n,),
         "baseline": (n,),
         "located": (n, 9),
     }
@@ -49,8 +49,8 @@ def test_head_memory_and_novelty(world, scored):
     images, evidence = scored
     for row, logits in enumerate(world.head(images)):
         np.testing.assert_allclose(evidence.head[row], logits - np.log(np.sum(np.exp(logits))), rtol=1e-9)
-    np.testing.assert_allclose(evidence.memory, world.memory.logits(images) / 10, rtol=1e-9)
-    np.testing.assert_allclose(evidence.novelty, world.memory.novelty(images) / 10, rtol=1e-9)
+    np.testing.assert_allclose(evidence.gda, world.gaussians.logits(images) / 10, rtol=1e-9)
+    np.testing.assert_allclose(evidence.ood_score, world.gaussians.ood_score(images) / 10, rtol=1e-9)
 
 
 def test_similarity_and_alignment(world, scored):
@@ -73,29 +73,29 @@ def plain_whitened_square(within: np.ndarray) -> np.ndarray:
 
 def test_centered_is_a_cosine_in_the_whitened_space(world, scored):
     images, evidence = scored
-    metric = plain_whitened_square(world.memory.within)
-    middle = np.mean(world.memory.means, axis=0)
+    metric = plain_whitened_square(world.gaussians.within)
+    middle = np.mean(world.gaussians.means, axis=0)
     text_middle = np.mean(world.texts[:SEEN], axis=0)
     for row, image in enumerate(images):
         for c, text in enumerate(world.texts):
             direction = text - text_middle
             length = np.sqrt(direction @ metric @ direction)
             expected = 10 * (image - middle) @ metric @ direction / length
-            assert evidence.centred[row, c] == pytest.approx(expected, rel=1e-8, abs=1e-9)
+            assert evidence.centered[row, c] == pytest.approx(expected, rel=1e-8, abs=1e-9)
 
 
 def test_predicted_means_are_a_ridge_regression_of_scikit_learn(world, scored):
     from sklearn.linear_model import Ridge
 
     images, evidence = scored
-    centred = world.texts - world.texts[:SEEN].mean(axis=0)
-    middle = world.memory.means.mean(axis=0)
-    strength = np.mean([np.sum(text**2) for text in centred[:SEEN]])
+    centered = world.texts - world.texts[:SEEN].mean(axis=0)
+    middle = world.gaussians.means.mean(axis=0)
+    strength = np.mean([np.sum(text**2) for text in centered[:SEEN]])
     ridge = Ridge(alpha=strength, fit_intercept=False, solver="cholesky").fit(
-        centred[:SEEN], world.memory.means - middle
+        centered[:SEEN], world.gaussians.means - middle
     )
-    metric = plain_whitened_square(world.memory.within)
-    for c, mean in enumerate(ridge.predict(centred)):
+    metric = plain_whitened_square(world.gaussians.within)
+    for c, mean in enumerate(ridge.predict(centered)):
         for row, image in enumerate(images):
             away, alone = image - middle - mean, image - middle
             expected = -10 * (away @ metric @ away - alone @ metric @ alone)
@@ -104,9 +104,9 @@ def test_predicted_means_are_a_ridge_regression_of_scikit_learn(world, scored):
 
 def test_one_unseen_class_more_changes_no_other_score(world):
     images = world.test.embeddings
-    fewer = Scorer(world.memory, world.texts[:8], SCALE)(images, world.head(images))
-    more = Scorer(world.memory, world.texts, SCALE)(images, world.head(images))
-    for name in ("similarity", "centred", "predicted"):
+    fewer = Scorer(world.gaussians, world.texts[:8], SCALE)(images, world.head(images))
+    more = Scorer(world.gaussians, world.texts, SCALE)(images, world.head(images))
+    for name in ("similarity", "centered", "predicted"):
         np.testing.assert_allclose(getattr(more, name)[:, :8], getattr(fewer, name), rtol=1e-9)
 
 
@@ -117,21 +117,21 @@ def test_a_part_of_the_images(scored):
     for name in PER_IMAGE:
         assert np.array_equal(getattr(part, name), getattr(evidence, name)[rows])
     assert np.array_equal(part.alignment, evidence.alignment)
-    mask = np.arange(len(evidence.novelty)) % 2 == 0
+    mask = np.arange(len(evidence.ood_score)) % 2 == 0
     assert np.array_equal(evidence[mask].head, evidence.head[::2])
 
 
 def test_a_batch_of_one_and_of_none(world, scored):
     images, evidence = scored
-    scorer = Scorer(world.memory, world.texts, SCALE)
+    scorer = Scorer(world.gaussians, world.texts, SCALE)
     single = scorer(images[3:4], world.head(images[3:4]))
-    np.testing.assert_allclose(single.centred, evidence.centred[3:4], rtol=1e-9)
-    assert scorer(images[:0], np.empty((0, 6))).novelty.shape == (0,)
+    np.testing.assert_allclose(single.centered, evidence.centered[3:4], rtol=1e-9)
+    assert scorer(images[:0], np.empty((0, 6))).ood_score.shape == (0,)
 
 
 @pytest.mark.parametrize(("logits", "dim"), [((8, 5), 10), ((7, 6), 10), ((8, 6), 9), ((8,), 10)])
 def test_shapes_that_do_not_fit(world, logits, dim):
-    scorer = Scorer(world.memory, world.texts, SCALE)
+    scorer = Scorer(world.gaussians, world.texts, SCALE)
     with pytest.raises(GateError, match="do not fit the gate") as caught:
         scorer(np.zeros((8, dim)), np.zeros(logits))
     assert str(logits) in caught.value.got
@@ -188,7 +188,7 @@ def test_a_images_own_label_does_not_change_what_is_said_of_it(world, crossed):
     target[7] = (target[7] + 1) % 6
     after = score(target=target)
     same = folds == folds[7]
-    for name in ("memory", "novelty", "centred", "predicted"):
+    for name in ("gda", "ood_score", "centered", "predicted"):
         assert np.array_equal(getattr(after, name)[same], getattr(before, name)[same])
         assert not np.allclose(getattr(after, name)[~same], getattr(before, name)[~same])
 
@@ -200,13 +200,13 @@ def test_a_images_own_embedding_does_not_change_its_memory(world, crossed):
     moved[7] = -moved[7]
     after = score(val=moved)
     others = (folds == folds[7]) & (np.arange(len(folds)) != 7)
-    assert np.array_equal(after.memory[others], before.memory[others])
+    assert np.array_equal(after.gda[others], before.gda[others])
     # The memory that scores it is a linear function of the image: the mean of both is the image at nought.
     kept = folds != folds[7]
     memory = ClassGaussians.fit(
         np.r_[world.train.embeddings, world.val.embeddings[kept]], np.r_[world.train.target, world.val.target[kept]], 6
     )
-    np.testing.assert_allclose((after.memory[7] + before.memory[7]) / 2, memory.logits(np.zeros((1, 10)))[0] / 10)
+    np.testing.assert_allclose((after.gda[7] + before.gda[7]) / 2, memory.logits(np.zeros((1, 10)))[0] / 10)
 
 
 def test_images_of_classes_that_play_the_unseen_join_no_memory(world, crossed):

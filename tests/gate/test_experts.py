@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hybrid.gate.experts import zero_shot_logits
+from hybrid.gate.evidence import zero_shot_logits
 
 
 def test_zero_shot_logits_by_hand():

@@ -16,9 +16,9 @@ from hybrid.gate.fit import Choice, Labeled, fit_choice, fit_gate, fit_logistic
 from hybrid.gate.gate import Gate, GateWeights, SeenWeights, UnseenWeights
 
 TRUE = Gate(
-    seen=SeenWeights(similarity=0.4, alignment=0.3, head=0.7, memory=0.5),
-    unseen=UnseenWeights(similarity=0.5, centred=0.6, predicted=0.3),
-    gate=GateWeights(bias=1.5, unseen_text=0.8, seen_text=-0.6, seen=-0.4, novelty=0.7),
+    seen=SeenWeights(similarity=0.4, alignment=0.3, head=0.7, gda=0.5),
+    unseen=UnseenWeights(similarity=0.5, centered=0.6, predicted=0.3),
+    gate=GateWeights(bias=1.5, unseen_text=0.8, seen_text=-0.6, seen=-0.4, ood_score=0.7),
 )
 
 
@@ -49,9 +49,9 @@ def numbers(gate: Gate) -> np.ndarray:
     s, u, g = gate.seen, gate.unseen, gate.gate
     return np.array(
         [
-            *(s.similarity, s.alignment, s.head, s.memory),
-            *(u.similarity, u.centred, u.predicted),
-            *(g.unseen_text, g.seen_text, g.seen, g.novelty, g.doubt, g.bias),
+            *(s.similarity, s.alignment, s.head, s.gda),
+            *(u.similarity, u.centered, u.predicted),
+            *(g.unseen_text, g.seen_text, g.seen, g.ood_score, g.head_uncertainty, g.bias),
         ]
     )
 
@@ -75,7 +75,7 @@ def test_the_search_ends_at_a_minimum(simulate, searches):
     e, rows = validation.evidence, np.arange(80)
 
     def seen_loss(w: np.ndarray) -> float:
-        logits = w[0] * e.similarity - w[1] * e.alignment + w[2] * e.head + w[3] * e.memory
+        logits = w[0] * e.similarity - w[1] * e.alignment + w[2] * e.head + w[3] * e.gda
         nll = logsumexp(logits, axis=1) - logits[rows, validation.target]
         return nll.sum() + 0.5 * np.sum((w - [0.5, 0.15, 0.5, 0.1]) ** 2)
 
@@ -84,7 +84,7 @@ def test_the_search_ends_at_a_minimum(simulate, searches):
         for episode in episodes:
             for row in np.flatnonzero(episode.target >= 4):
                 e = episode.evidence
-                logits = w[0] * e.similarity[row, 4:] + w[1] * e.centred[row, 4:] + w[2] * e.predicted[row, 4:]
+                logits = w[0] * e.similarity[row, 4:] + w[1] * e.centered[row, 4:] + w[2] * e.predicted[row, 4:]
                 total += logsumexp(logits) - logits[episode.target[row] - 4]
         return total
 
@@ -124,9 +124,9 @@ def test_the_heads_doubt_counts_only_where_heads_were_trained_for_it(simulate):
         for e in episodes
     ]  # fmt: skip
     plain = fit_gate(validation, sharp)
-    assert (plain.gate.doubt, plain.head_temperature) == (0.0, 1.0)
+    assert (plain.gate.head_uncertainty, plain.head_temperature) == (0.0, 1.0)
     prompted = fit_gate(validation, sharp, "fine-tuned")
-    assert prompted.gate.doubt > 1
+    assert prompted.gate.head_uncertainty > 1
     assert prompted.head_temperature != 1.0
 
 
@@ -136,19 +136,19 @@ def test_a_head_without_any_opinion_in_the_episodes_does_no_harm(simulate):
     flat = [replace(e, evidence=replace(e.evidence, head=np.full((100, 4), -np.log(4)))) for e in episodes]
     found = fit_gate(validation, flat, "frozen")
     expected = fit_gate(validation, flat)
-    assert abs(found.gate.doubt) < 0.05
+    assert abs(found.gate.head_uncertainty) < 0.05
     np.testing.assert_allclose(numbers(found)[7:11], numbers(expected)[7:11], atol=0.02)
 
 
 def test_weights_of_scores_are_never_negative(draw_evidence):
     evidence = draw_evidence(0, 200, 5, 0)
     # What the memory likes least is right, and nothing else tells.
-    validation = Labeled(evidence, evidence.memory.argmin(axis=1))
+    validation = Labeled(evidence, evidence.gda.argmin(axis=1))
     episode = draw_evidence(1, 200, 4, 3)
-    target = np.where(np.arange(200) % 2, 4 + episode.centred[:, 4:].argmin(axis=1), 0)
+    target = np.where(np.arange(200) % 2, 4 + episode.centered[:, 4:].argmin(axis=1), 0)
     gate = fit_gate(validation, [Labeled(episode, target)])
-    assert gate.seen.memory == 0
-    assert gate.unseen.centred == 0
+    assert gate.seen.gda == 0
+    assert gate.unseen.centered == 0
     assert (numbers(gate)[:7] >= 0).all()
 
 
@@ -186,7 +186,7 @@ def test_a_search_that_does_not_converge_is_an_error(simulate, monkeypatch, numb
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("name", ["head", "memory", "similarity", "alignment", "centred", "predicted", "novelty"])
+@pytest.mark.parametrize("name", ["head", "gda", "similarity", "alignment", "centered", "predicted", "ood_score"])
 def test_evidence_that_is_not_finite_is_an_error(simulate, name, value):
     validation, episodes = simulate(40)
     broken = []

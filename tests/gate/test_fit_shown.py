@@ -26,7 +26,7 @@ def calibration(support_world):
     return support_world.calibration(held_out=((0, 3, 5), (1, 2)))
 
 
-PLAIN_GATE = Gate(gate=GateWeights(bias=0.4, unseen_text=0.8, seen_text=-0.7, novelty=0.3))
+PLAIN_GATE = Gate(gate=GateWeights(bias=0.4, unseen_text=0.8, seen_text=-0.7, ood_score=0.3))
 
 
 def support_loss(weights: np.ndarray, prior: np.ndarray, episodes: list[Labeled], named: bool) -> float:
@@ -121,9 +121,9 @@ def test_images_of_unseen_classes_help_beyond_their_names(support_world, calibra
 
 
 def test_an_episode_without_shown_classes_cannot_fit_what_images_add(calibration):
-    with pytest.raises(GateError, match="without shown classes"):
+    with pytest.raises(GateError, match="without support images"):
         fit_support(PLAIN_GATE, calibration.episodes, calibration.image_only)
-    with pytest.raises(GateError, match="without shown classes"):
+    with pytest.raises(GateError, match="without support images"):
         fit_support(PLAIN_GATE, calibration.named, calibration.episodes)
 
 
@@ -136,6 +136,6 @@ def test_shots_whose_evidence_is_not_finite_are_an_error(calibration, named):
     evidence = replace(broken.evidence, support=replace(support, likelihood=likelihood))
     parts[0 if named else 1][3] = replace(broken, evidence=evidence)
     with pytest.raises(
-        GateError, match=rf"cannot fit the weights of shown classes with{'' if named else 'out'} a name"
+        GateError, match=rf"cannot fit the weights of support classes with{'' if named else 'out'} a name"
     ):
         fit_support(PLAIN_GATE, *parts)

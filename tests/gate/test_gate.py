@@ -11,19 +11,20 @@ import msgspec
 import numpy as np
 import pytest
 
+from hybrid.gate.calibration import log_mean_exp
 from hybrid.gate.evidence import Evidence
-from hybrid.gate.gate import Gate, GateFit, GateWeights, SeenWeights, UnseenWeights, log_mean_exp
+from hybrid.gate.gate import Gate, GateFit, GateWeights, SeenWeights, UnseenWeights
 from hybrid.labels.prompts import Templates
 from hybrid.run.files import GateInfo, read_json, write_json
 
 GATE = Gate(
-    seen=SeenWeights(similarity=0.7, alignment=0.3, head=0.6, memory=0.2),
-    unseen=UnseenWeights(similarity=0.5, centred=0.4, predicted=0.25),
-    gate=GateWeights(bias=-0.4, unseen_text=0.9, seen_text=-0.5, seen=-0.35, novelty=0.8, doubt=1.3),
+    seen=SeenWeights(similarity=0.7, alignment=0.3, head=0.6, gda=0.2),
+    unseen=UnseenWeights(similarity=0.5, centered=0.4, predicted=0.25),
+    gate=GateWeights(bias=-0.4, unseen_text=0.9, seen_text=-0.5, seen=-0.35, ood_score=0.8, head_uncertainty=1.3),
     head_temperature=1.7,
     fit=GateFit(images=120, classes=4, episodes=5, folds="frozen"),
 )
-PER_CLASS = ("similarity", "centred", "predicted")
+PER_CLASS = ("similarity", "centered", "predicted")
 
 
 def softmax(row: list[float]) -> list[float]:
@@ -37,12 +38,10 @@ def by_hand(gate: Gate, e: Evidence, row: int, log_odds: float = 0.0) -> tuple[f
     s, u, g = gate.seen, gate.unseen, gate.gate
     seen, every = range(e.seen), range(e.classes)
     text = [
-        u.similarity * e.similarity[row, c] + u.centred * e.centred[row, c] + u.predicted * e.predicted[row, c]
+        u.similarity * e.similarity[row, c] + u.centered * e.centered[row, c] + u.predicted * e.predicted[row, c]
         for c in every
     ]
-    plain = [
-        s.similarity * e.similarity[row, c] - s.alignment * e.alignment[c] + s.memory * e.memory[row, c] for c in seen
-    ]
+    plain = [s.similarity * e.similarity[row, c] - s.alignment * e.alignment[c] + s.gda * e.gda[row, c] for c in seen]
     doubt = -max(math.log(p) for p in softmax([e.head[row, c] / gate.head_temperature for c in seen]))
 
     def evidence_for(group: list[float]) -> float:
@@ -53,8 +52,8 @@ def by_hand(gate: Gate, e: Evidence, row: int, log_odds: float = 0.0) -> tuple[f
         + g.unseen_text * evidence_for(text[e.seen :])
         + g.seen_text * evidence_for(text[: e.seen])
         + g.seen * evidence_for(plain)
-        + g.novelty * e.novelty[row]
-        + g.doubt * doubt
+        + g.ood_score * e.ood_score[row]
+        + g.head_uncertainty * doubt
         + log_odds
     )
     p_unseen = 1 / (1 + math.exp(-odds))
@@ -149,7 +148,7 @@ def test_without_unseen_classes_it_is_the_softmax_over_the_seen(draw_evidence):
             0.7 * evidence.similarity[row, c]
             - 0.3 * evidence.alignment[c]
             + 0.6 * evidence.head[row, c]
-            + 0.2 * evidence.memory[row, c]
+            + 0.2 * evidence.gda[row, c]
             for c in range(4)
         ]
         np.testing.assert_allclose(np.exp(fused.log_probabilities[row]), softmax(logits), rtol=1e-10)
@@ -170,12 +169,12 @@ def test_the_prior_by_simple_fractions():
     nothing = np.zeros((1, 2))
     evidence = Evidence(
         head=np.log([[0.8, 0.2]]),
-        memory=nothing,
+        gda=nothing,
         similarity=np.log([[1.0, 3.0, 4.0]]),
-        centred=np.zeros((1, 3)),
+        centered=np.zeros((1, 3)),
         predicted=np.zeros((1, 3)),
         alignment=np.zeros(2),
-        novelty=np.zeros(1),
+        ood_score=np.zeros(1),
         baseline=np.zeros(1),
         located=np.zeros((1, 3)),
     )
@@ -196,7 +195,7 @@ def test_no_images(draw_evidence):
 @pytest.mark.parametrize("unseen", [0, 1, 3])
 def test_extreme_numbers_give_no_nan(draw_evidence, size, unseen):
     evidence = draw_evidence(8, unseen=unseen)
-    large = replace(evidence, **{name: size * getattr(evidence, name) for name in (*PER_CLASS, "memory", "novelty")})
+    large = replace(evidence, **{name: size * getattr(evidence, name) for name in (*PER_CLASS, "gda", "ood_score")})
     for gate in (GATE, Gate()):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -204,12 +203,6 @@ def test_extreme_numbers_give_no_nan(draw_evidence, size, unseen):
         assert np.isfinite(fused.log_probabilities).all()
         np.testing.assert_allclose(np.exp(fused.log_probabilities).sum(axis=1), 1, rtol=1e-9)
         assert ((fused.p_unseen >= 0) & (fused.p_unseen <= 1)).all()
-
-
-def test_features_are_what_the_log_odds_weigh(draw_evidence):
-    evidence = draw_evidence(9)
-    odds = GATE.features(evidence) @ [0.9, -0.5, -0.35, 0.8, 1.3] - 0.4
-    np.testing.assert_allclose(GATE.log_odds(evidence), odds, rtol=1e-10)
 
 
 def test_log_mean_exp():
@@ -241,13 +234,13 @@ def test_describe_has_every_number():
         assert value in text
     assert "120 validation photos of 4 seen classes in 5 class-held-out episodes" in text
     assert "frozen" in text
-    assert "+1.30 x the head's doubt at temperature 1.7" in text
+    assert "+1.30 x head uncertainty at temperature 1.7" in text
 
 
 def test_describe_of_the_prior_says_so():
     text = " ".join(Gate().describe())
     assert "not fitted" in text
     assert "prior" in text
-    assert "doubt" not in text
+    assert "uncertainty" not in text
     fitted = msgspec.structs.replace(Gate(), fit=GateFit(images=40, classes=8, episodes=4))
     assert "not fitted" not in " ".join(fitted.describe())

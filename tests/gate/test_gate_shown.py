@@ -23,9 +23,9 @@ SHOWN = SupportGate(
     boost=2.5,
 )
 GATE = Gate(
-    seen=SeenWeights(similarity=0.7, alignment=0.3, head=0.6, memory=0.2),
-    unseen=UnseenWeights(similarity=0.5, centred=0.4, predicted=0.25),
-    gate=GateWeights(bias=-0.4, unseen_text=0.9, seen_text=-0.5, seen=-0.35, novelty=0.8, doubt=1.3),
+    seen=SeenWeights(similarity=0.7, alignment=0.3, head=0.6, gda=0.2),
+    unseen=UnseenWeights(similarity=0.5, centered=0.4, predicted=0.25),
+    gate=GateWeights(bias=-0.4, unseen_text=0.9, seen_text=-0.5, seen=-0.35, ood_score=0.8, head_uncertainty=1.3),
     head_temperature=1.7,
     support=SHOWN,
 )
@@ -94,7 +94,7 @@ def test_against_plain_numbers(draw_support, layout, log_odds, support_log_odds)
     np.testing.assert_allclose(fused.p_unseen, expected[:, 4:].sum(axis=1), rtol=1e-8)
     prompted = replace(evidence.with_texts(slice(evidence.support.prompted)), support=None)
     without = GATE.fuse(prompted, log_odds)
-    np.testing.assert_allclose(fused.before, without.log_probabilities, atol=1e-9)
+    np.testing.assert_allclose(fused.without_support, without.log_probabilities, atol=1e-9)
     np.testing.assert_array_equal(fused.head, evidence.head)
     np.testing.assert_allclose(fused.zero_shot, log_softmax(evidence.similarity[:, :4], axis=1), rtol=1e-9)
 
@@ -108,7 +108,7 @@ def test_the_documented_prior():
 
 def test_names_alone_where_nothing_speaks_for_any_class(draw_support):
     evidence = draw_support(listed=(), joined=1, bare=0)
-    parts = ("head", "memory", "similarity", "centred", "predicted", "alignment", "novelty", "baseline", "located")
+    parts = ("head", "gda", "similarity", "centered", "predicted", "alignment", "ood_score", "baseline", "located")
     flat = replace(evidence, **{name: np.zeros_like(getattr(evidence, name)) for name in parts})
     flat = replace(flat, head=np.full((20, 4), -np.log(4)))
     own = Gate().by_name(flat, flat.support, Gate().fuse(replace(flat, support=None)).log_probabilities)
@@ -232,7 +232,7 @@ def test_named_classes_whose_images_add_nothing_change_nothing(draw_support):
     evidence = draw_support(3, listed=(6, 4), joined=0, bare=0)
     found = SILENT.fuse(evidence)
     np.testing.assert_allclose(np.exp(found.log_probabilities), by_name(evidence, list(range(7))), rtol=1e-10)
-    np.testing.assert_allclose(found.before, found.log_probabilities, atol=1e-10)
+    np.testing.assert_allclose(found.without_support, found.log_probabilities, atol=1e-10)
 
 
 def test_a_nameless_class_whose_images_add_nothing_is_as_likely_as_all_others(draw_support):
@@ -265,7 +265,7 @@ def test_a_batch_of_one_and_of_none(draw_support, layout):
     none = GATE.fuse(evidence[:0])
     assert none.log_probabilities.shape == (0, evidence.support.classes)
     assert none.p_unseen.shape == (0,)
-    assert none.before.shape == (0, evidence.support.prompted)
+    assert none.without_support.shape == (0, evidence.support.prompted)
 
 
 @EVERY_LAYOUT
@@ -273,7 +273,7 @@ def test_a_batch_of_one_and_of_none(draw_support, layout):
 @pytest.mark.parametrize("seed", range(3))
 def test_extreme_numbers_overflow_nowhere(draw_support, layout, size, seed):
     evidence = draw_support(seed, **layout)
-    names = ("similarity", "centred", "predicted", "memory", "novelty", "baseline", "located")
+    names = ("similarity", "centered", "predicted", "gda", "ood_score", "baseline", "located")
     large = replace(
         evidence,
         **{name: size * getattr(evidence, name) for name in names},
@@ -284,7 +284,7 @@ def test_extreme_numbers_overflow_nowhere(draw_support, layout, size, seed):
             warnings.simplefilter("error")
             fused = gate.fuse(large, 3.0, -3.0)
         assert np.isfinite(fused.log_probabilities).all()
-        assert np.isfinite(fused.before).all()
+        assert np.isfinite(fused.without_support).all()
         np.testing.assert_allclose(np.exp(fused.log_probabilities).sum(axis=1), 1, rtol=1e-9)
         assert ((fused.p_unseen >= 0) & (fused.p_unseen <= 1)).all()
 

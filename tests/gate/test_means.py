@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from hybrid.gate.means import RIDGE, TEXT_WORTH, posterior_means, predict_means
+from hybrid.gate.gaussians import RIDGE, TEXT_WORTH, posterior_means, predict_means
 
 CLASSES = 9
 
@@ -30,10 +30,10 @@ def test_the_constants():
 
 def fit_ridge(texts: np.ndarray, means: np.ndarray, rows: np.ndarray, all_known: np.ndarray, slope: float):
     """Ridge on some classes; center and strength are those of all known ones."""
-    centred = texts - texts[all_known].mean(axis=0)
-    strength = np.mean([text @ text for text in centred[all_known]])
+    centered = texts - texts[all_known].mean(axis=0)
+    strength = np.mean([text @ text for text in centered[all_known]])
     ridge = Ridge(alpha=strength, fit_intercept=False, solver="cholesky")
-    return ridge.fit(centred[rows], means[rows] - slope * centred[rows]).predict(centred) + slope * centred
+    return ridge.fit(centered[rows], means[rows] - slope * centered[rows]).predict(centered) + slope * centered
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.3, -1.0])

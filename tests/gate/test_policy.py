@@ -15,8 +15,8 @@ from hybrid.gate.policy import CalibrationSet, OperatingPoint, Policy, choose_po
 from hybrid.gate.rejection import Rejector
 
 
-def point_of(fitted, scorer: Scorer, policy: Policy, classes: tuple[int, int] = (8, 4)) -> OperatingPoint:
-    return choose_point(policy, fitted.gate, scorer, classes, fitted.rejector, fitted.held_out)
+def point_of(fitted, scorer: Scorer, policy: Policy) -> OperatingPoint:
+    return choose_point(policy, fitted.gate, scorer, fitted.rejector, fitted.calibration_set)
 
 
 # Flags
@@ -25,9 +25,8 @@ def point_of(fitted, scorer: Scorer, policy: Policy, classes: tuple[int, int] = 
 @pytest.mark.parametrize("name", ["prior", "max_seen_loss", "reject", "max_false_accept", "coverage"])
 @pytest.mark.parametrize("value", [0, 0.0, 1, 1.0, -0.1, 1.7, float("nan"), float("inf")])
 def test_shares_lie_between_0_and_1(name, value):
-    with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} takes a share") as caught:
+    with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} must be a fraction in \\(0, 1\\)") as caught:
         Policy(**{name: value})
-    assert caught.value.expected == "between 0 and 1"
     assert caught.value.got == f"{value:g}"
 
 
@@ -78,8 +77,8 @@ def test_the_share_as_log_odds(fitted, large, policy, share):
 
 @pytest.mark.parametrize("policy", [Policy(prior=0.1), Policy(balance="natural"), Policy(max_seen_loss=0.1)], ids=str)
 def test_without_unseen_classes_there_is_nothing_to_shift(fitted, large, policy):
-    scorer = Scorer(large.memory, large.texts[:8], large.scale)
-    assert point_of(fitted, scorer, policy, (8, 0)) == OperatingPoint()
+    scorer = Scorer(large.gaussians, large.texts[:8], large.scale)
+    assert point_of(fitted, scorer, policy) == OperatingPoint()
 
 
 # The loss of seen accuracy
@@ -87,9 +86,9 @@ def test_without_unseen_classes_there_is_nothing_to_shift(fitted, large, policy)
 
 def lost(fitted, scorer: Scorer, shift: float) -> float:
     """Share of the right seen answers that the unseen classes take, by answering every image twice."""
-    evidence = fitted.held_out.evidence(scorer)
+    evidence = fitted.calibration_set.evidence(scorer)
     answer = fitted.gate.fuse(evidence, shift).log_probabilities
-    target = fitted.held_out.target
+    target = fitted.calibration_set.target
     right_without = answer[:, :8].argmax(axis=1) == target
     right = answer.argmax(axis=1) == target
     assert not (right & ~right_without).any()
@@ -112,7 +111,7 @@ def test_a_larger_loss_buys_more_unseen_answers(fitted, large):
 
 
 def test_no_right_answer_to_give_up(fitted, large):
-    wrong = replace(fitted, held_out=replace(fitted.held_out, target=np.full(len(large.val), 99)))
+    wrong = replace(fitted, calibration_set=replace(fitted.calibration_set, target=np.full(len(large.val), 99)))
     with pytest.raises(GateError, match="no validation photo is right"):
         point_of(wrong, large.scorer, Policy(max_seen_loss=0.1))
 
@@ -124,13 +123,13 @@ def test_no_right_answer_to_give_up(fitted, large):
 def test_reject_keeps_the_share_of_seen_images(fitted, large, coverage):
     scorer = large.scorer
     point = point_of(fitted, scorer, Policy(reject=coverage))
-    p_known = fitted.rejector.p_known(fitted.gate, fitted.held_out.evidence(scorer))
+    p_known = fitted.rejector.p_known(fitted.gate, fitted.calibration_set.evidence(scorer))
     assert coverage <= np.mean(p_known >= point.accept_above) <= coverage + 1 / len(p_known) + 1e-9
     assert f"keeps {coverage:.0%}" in point.notes[-1]
 
 
 def test_reject_is_measured_at_the_chosen_point(fitted, large):
-    scorer, evidence = large.scorer, fitted.held_out.evidence(large.scorer)
+    scorer, evidence = large.scorer, fitted.calibration_set.evidence(large.scorer)
     shifted = point_of(fitted, scorer, Policy(prior=0.9, reject=0.8))
     p_known = fitted.rejector.p_known(fitted.gate, evidence, shifted.log_odds)
     assert 0.8 <= np.mean(p_known >= shifted.accept_above) <= 0.8 + 1 / len(p_known) + 1e-9
@@ -149,7 +148,7 @@ def test_max_false_accept_reads_the_rejectors_quantiles(fitted, large):
 def test_sets_hold_the_share_of_the_held_out_images(fitted, large, prior):
     scorer = large.scorer
     point = point_of(fitted, scorer, Policy(prior=prior, coverage=0.9))
-    held = fitted.held_out
+    held = fitted.calibration_set
     answer = np.exp(fitted.gate.fuse(held.evidence(scorer), point.log_odds).log_probabilities)
     inside = 0
     for row, c in enumerate(held.target):
@@ -166,9 +165,9 @@ def test_sets_hold_the_share_of_the_held_out_images(fitted, large, prior):
 @pytest.mark.parametrize("name", ["max_seen_loss", "reject", "max_false_accept", "coverage"])
 def test_without_a_fitted_gate_some_flags_mean_nothing(fitted, large, name):
     with pytest.raises(GateError, match=f"--{name.replace('_', '-')} needs a fitted gate") as caught:
-        choose_point(Policy(**{name: 0.5}), fitted.gate, large.scorer, (8, 4))
+        choose_point(Policy(**{name: 0.5}), fitted.gate, large.scorer)
     assert "train-head" in caught.value.fix
-    assert choose_point(Policy(prior=0.25), fitted.gate, large.scorer, (8, 4)).log_odds == pytest.approx(np.log(1 / 3))
+    assert choose_point(Policy(prior=0.25), fitted.gate, large.scorer).log_odds == pytest.approx(np.log(1 / 3))
 
 
 def test_a_coverage_that_the_images_do_not_carry(fitted, large):
@@ -181,22 +180,22 @@ def test_a_coverage_that_the_images_do_not_carry(fitted, large):
 
 
 def test_held_out_evidence_keeps_what_was_scored_out_of_fold(fitted, large):
-    held, scorer = fitted.held_out, large.scorer
+    held, scorer = fitted.calibration_set, large.scorer
     evidence = held.evidence(scorer)
-    assert np.array_equal(evidence.memory, held.memory)
-    assert np.array_equal(evidence.novelty, held.novelty)
+    assert np.array_equal(evidence.gda, held.gda)
+    assert np.array_equal(evidence.ood_score, held.ood_score)
     plain = scorer(held.embeddings, held.head_logits)
-    assert not np.allclose(plain.memory, held.memory)
-    for name in ("head", "similarity", "centred", "predicted"):
+    assert not np.allclose(plain.gda, held.gda)
+    for name in ("head", "similarity", "centered", "predicted"):
         assert np.array_equal(getattr(evidence, name), getattr(plain, name))
 
 
 def test_held_out_is_read_as_it_was_written(fitted, tmp_path):
     file = tmp_path / "held_out.safetensors"
-    fitted.held_out.save(file)
+    fitted.calibration_set.save(file)
     found = CalibrationSet.load(file)
     for item in fields(CalibrationSet):
-        kept = getattr(fitted.held_out, item.name)
+        kept = getattr(fitted.calibration_set, item.name)
         np.testing.assert_allclose(getattr(found, item.name), kept, rtol=1e-6)
         assert getattr(found, item.name).dtype == (np.int64 if item.name == "target" else np.float32)
 
@@ -205,10 +204,10 @@ def test_held_out_is_read_as_it_was_written(fitted, tmp_path):
 def test_held_out_that_cannot_be_read(fitted, tmp_path, damage):
     file = tmp_path / "held_out.safetensors"
     if damage == "torn":
-        fitted.held_out.save(file)
+        fitted.calibration_set.save(file)
         file.write_bytes(file.read_bytes()[:-5])
     elif damage == "foreign":
-        fitted.memory.save(file)
+        fitted.gaussians.save(file)
     with pytest.raises(ArtifactError, match=r"held_out\.safetensors is missing or damaged") as caught:
         CalibrationSet.load(file)
     assert caught.value.fix == "hybrid fit-gate"
@@ -237,7 +236,7 @@ def space(large):
 
 @pytest.fixture(scope="module")
 def support_scorer(large, space) -> Scorer:
-    return Scorer(large.memory, space.texts, large.scale, space.support)
+    return Scorer(large.gaussians, space.texts, large.scale, space.support)
 
 
 def decided_point(fitted, large, space, **policy) -> OperatingPoint:
@@ -270,14 +269,14 @@ def test_the_share_of_a_space_whose_unseen_classes_all_joined(fitted, large):
 
 
 def support_answer(fitted, scorer: Scorer, shift: float) -> np.ndarray:
-    return fitted.gate.fuse(fitted.held_out.evidence(scorer), shift, shift).log_probabilities
+    return fitted.gate.fuse(fitted.calibration_set.evidence(scorer), shift, shift).log_probabilities
 
 
 @pytest.mark.parametrize("loss", [0.01, 0.05, 0.3])
 def test_max_seen_loss_is_kept_with_shown_classes(fitted, large, space, support_scorer, loss):
     point = decided_point(fitted, large, space, max_seen_loss=loss)
     assert point.log_odds == point.support_log_odds
-    target = fitted.held_out.target
+    target = fitted.calibration_set.target
 
     def lost_at(shift: float) -> float:
         answer = support_answer(fitted, support_scorer, shift)
@@ -292,7 +291,7 @@ def test_max_seen_loss_is_kept_with_shown_classes(fitted, large, space, support_
 @pytest.mark.parametrize("prior", [None, 0.1, 0.9])
 def test_sets_cover_with_shown_classes(fitted, large, space, support_scorer, prior):
     point = decided_point(fitted, large, space, prior=prior, coverage=0.9)
-    held = fitted.held_out
+    held = fitted.calibration_set
     answer = np.exp(fitted.gate.fuse(held.evidence(support_scorer), *odds_of(point)).log_probabilities)
     assert answer.shape[1] == 12
     inside = 0
@@ -310,7 +309,7 @@ def test_reject_keeps_its_share_with_shown_classes(fitted, large, policy):
     """Measured with the odds of shown classes, too."""
     space = large.space(image_only={9: 5, 10: 5, 11: 5})
     point = decided_point(fitted, large, space, reject=0.9, **policy)
-    evidence = fitted.held_out.evidence(Scorer(large.memory, space.texts, large.scale, space.support))
+    evidence = fitted.calibration_set.evidence(Scorer(large.gaussians, space.texts, large.scale, space.support))
     p_known = fitted.rejector.p_known(fitted.gate, evidence, *odds_of(point))
     assert 0.9 <= np.mean(p_known >= point.accept_above) <= 0.9 + 1 / len(p_known) + 1e-9
     assert point.accept_above == np.quantile(p_known, 0.1, method="lower")
@@ -319,7 +318,7 @@ def test_reject_keeps_its_share_with_shown_classes(fitted, large, policy):
 
 
 def test_held_out_images_keep_the_baseline_of_their_fold(fitted, support_scorer):
-    held = fitted.held_out
+    held = fitted.calibration_set
     evidence = held.evidence(support_scorer)
     np.testing.assert_array_equal(evidence.baseline, held.baseline)
     assert not np.allclose(support_scorer(held.embeddings, held.head_logits).baseline, held.baseline)
@@ -328,22 +327,21 @@ def test_held_out_images_keep_the_baseline_of_their_fold(fitted, support_scorer)
 
 def test_held_out_of_an_older_version_takes_the_memorys_own_baseline(fitted, large, tmp_path):
     file = tmp_path / "held_out.safetensors"
-    replace(fitted.held_out, baseline=None).save(file)
+    replace(fitted.calibration_set, baseline=None).save(file)
     old = CalibrationSet.load(file)
     assert old.baseline is None
     scorer = large.scorer
     images, logits = old.embeddings, old.head_logits
     np.testing.assert_array_equal(old.evidence(scorer).baseline, scorer(images, logits).baseline)
-    assert not np.allclose(fitted.held_out.evidence(scorer).baseline, old.evidence(scorer).baseline)
+    assert not np.allclose(fitted.calibration_set.evidence(scorer).baseline, old.evidence(scorer).baseline)
 
 
 def test_classes_without_a_name_cannot_keep_strangers_out_and_that_is_said(fitted, large):
     def notes(**space):
         found = large.space((8,), **space)
-        classes = 8, found.texts.shape[0] - 8 + len(space.get("image_only", {}))
-        scorer = Scorer(large.memory, found.texts, large.scale, found.support)
+        scorer = Scorer(large.gaussians, found.texts, large.scale, found.support)
         policy = Policy(max_false_accept=0.1)
-        return choose_point(policy, fitted.gate, scorer, classes, fitted.rejector, fitted.held_out).notes
+        return choose_point(policy, fitted.gate, scorer, fitted.rejector, fitted.calibration_set).notes
 
     assert not any("WARNING" in note for note in notes())
     assert any("WARNING: 1 of the classes have no name" in note for note in notes(image_only={9: 5}))

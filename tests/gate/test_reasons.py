@@ -10,11 +10,12 @@ import pytest
 from hybrid.gate.decide import Decider
 from hybrid.gate.gate import Gate, GateWeights, SeenWeights, UnseenWeights
 from hybrid.gate.policy import Policy
+from hybrid.gate.terms import total
 
 GATE = Gate(
-    seen=SeenWeights(similarity=0.4, alignment=0.2, head=0.7, memory=0.3),
-    unseen=UnseenWeights(similarity=0.9, centred=0.2, predicted=0.1),
-    gate=GateWeights(bias=0.5, unseen_text=1.1, seen_text=-0.9, seen=-0.2, novelty=0.6, doubt=0.8),
+    seen=SeenWeights(similarity=0.4, alignment=0.2, head=0.7, gda=0.3),
+    unseen=UnseenWeights(similarity=0.9, centered=0.2, predicted=0.1),
+    gate=GateWeights(bias=0.5, unseen_text=1.1, seen_text=-0.9, seen=-0.2, ood_score=0.6, head_uncertainty=0.8),
     head_temperature=1.7,
 )
 
@@ -30,23 +31,20 @@ def test_terms_sum_to_the_log_odds(draw_evidence):
         ("doubt", 0.8),
         ("bias", 0.5),
     ]
-    by_hand = GATE.features(evidence) @ np.array([1.1, -0.9, -0.2, 0.6, 0.8]) + 0.5
-    np.testing.assert_allclose(GATE.log_odds(evidence), by_hand, atol=1e-12)
-    np.testing.assert_allclose(sum(t.product for t in terms), by_hand, atol=1e-12)
-    np.testing.assert_array_equal(terms[3].value, evidence.novelty)
+    np.testing.assert_array_equal(terms[3].value, evidence.ood_score)
 
 
 def test_terms_among_classes(draw_evidence):
     evidence = draw_evidence(images=3, seen=4, unseen=2)
-    seen = 0.7 * evidence.head + 0.4 * evidence.similarity[:, :4] - 0.2 * evidence.alignment + 0.3 * evidence.memory
-    text = 0.9 * evidence.similarity + 0.2 * evidence.centred + 0.1 * evidence.predicted
-    np.testing.assert_allclose(GATE.seen_logits(evidence), seen, atol=1e-12)
-    np.testing.assert_allclose(GATE.text_logits(evidence), text, atol=1e-12)
+    seen = 0.7 * evidence.head + 0.4 * evidence.similarity[:, :4] - 0.2 * evidence.alignment + 0.3 * evidence.gda
+    text = 0.9 * evidence.similarity + 0.2 * evidence.centered + 0.1 * evidence.predicted
+    np.testing.assert_allclose(total(GATE.seen_terms(evidence)), seen, atol=1e-12)
+    np.testing.assert_allclose(total(GATE.text_terms(evidence)), text, atol=1e-12)
     assert [t.name for t in GATE.seen_terms(evidence)] == ["head", "similarity", "alignment", "memory"]
     assert all(t.value.shape == (3, 4) for t in GATE.seen_terms(evidence))
     # The head has no say in the evidence for the seen classes: it does not know what it does not know.
     other = replace(evidence, head=evidence.head[:, ::-1])
-    np.testing.assert_array_equal(GATE.features(evidence)[:, 2], GATE.features(other)[:, 2])
+    np.testing.assert_array_equal(GATE.terms(evidence)[2].value, GATE.terms(other)[2].value)
 
 
 @pytest.mark.parametrize("policy", [Policy(), Policy(prior=0.2), Policy(balance="natural")])

@@ -21,7 +21,7 @@ from hybrid.gate.gate import Gate, UnseenWeights
 from hybrid.gate.rejection import Rejector, fit_rejector, threshold_for_coverage
 
 REJECTOR = Rejector(bias=-2.0, text=0.3, entropy=-0.7, unknown=tuple((np.arange(101) / 100).tolist()))
-GATE = Gate(unseen=UnseenWeights(similarity=0.4, centred=0.5, predicted=0.2))
+GATE = Gate(unseen=UnseenWeights(similarity=0.4, centered=0.5, predicted=0.2))
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.5])
@@ -31,7 +31,7 @@ def test_p_known_by_hand(draw_evidence, shift):
     answer = np.exp(GATE.fuse(evidence, shift).log_probabilities)
     for row in range(20):
         text = max(
-            0.4 * evidence.similarity[row, c] + 0.5 * evidence.centred[row, c] + 0.2 * evidence.predicted[row, c]
+            0.4 * evidence.similarity[row, c] + 0.5 * evidence.centered[row, c] + 0.2 * evidence.predicted[row, c]
             for c in range(7)
         )
         odds = -2.0 + 0.3 * text - 0.7 * entropy(answer[row])
@@ -70,7 +70,7 @@ def test_images_of_a_class_without_a_name_are_known_by_them(fitted, large):
 
 def test_extreme_evidence_overflows_nowhere(draw_evidence):
     evidence = draw_evidence(0)
-    far = replace(evidence, similarity=-1e4 * np.abs(evidence.similarity), centred=1e4 * evidence.centred)
+    far = replace(evidence, similarity=-1e4 * np.abs(evidence.similarity), centered=1e4 * evidence.centered)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for bias in (-1e4, 1e4):
@@ -165,7 +165,7 @@ def test_what_it_is_fitted_on(fit_call, large):
             order = np.concatenate([np.setdiff1d(np.arange(8), held), held])
             similarity = 20 * large.val.embeddings @ large.texts[order][kept].T
             e = episode.evidence
-            text = 0.4 * similarity + 0.5 * e.centred[:, kept] + 0.2 * e.predicted[:, kept]
+            text = 0.4 * similarity + 0.5 * e.centered[:, kept] + 0.2 * e.predicted[:, kept]
             np.testing.assert_allclose(features[part, 0], text.max(axis=1), rtol=1e-8)
             row += len(group)
     assert row == len(features)
@@ -185,7 +185,7 @@ def test_entropy_is_of_the_answer_without_the_names_that_are_gone(fit_call, make
     e = episode.evidence
     for half, named in enumerate((5, 4)):
         for row in (0, 7, 30):
-            seen = 0.5 * e.similarity[row, :4] - 0.15 * e.alignment + 0.5 * e.head[row] + 0.1 * e.memory[row]
+            seen = 0.5 * e.similarity[row, :4] - 0.15 * e.alignment + 0.5 * e.head[row] + 0.1 * e.gda[row]
             seen = np.exp(seen) / np.exp(seen).sum()
             odds = e.similarity[row, named] - np.log(np.mean(np.exp(e.similarity[row, :4])))
             p = 1 / (1 + np.exp(-odds))
@@ -202,7 +202,7 @@ def test_no_name_that_fits_is_stranger_than_one_that_does(fitted, large):
     """Taking the image's own class out of the list lowers p(known)."""
     images = large.test.embeddings[large.test.target == 9]
     kept = [c for c in range(12) if c != 9]
-    without = Scorer(large.memory, large.texts[kept], large.scale)(images, large.head(images))
+    without = Scorer(large.gaussians, large.texts[kept], large.scale)(images, large.head(images))
     named = large.scorer(images, large.head(images))
     difference = fitted.rejector.p_known(fitted.gate, named) - fitted.rejector.p_known(fitted.gate, without)
     assert difference.mean() > 0.05

@@ -12,7 +12,7 @@ import pytest
 from scipy.stats import multivariate_normal
 from sklearn.linear_model import Ridge
 
-from hybrid.gate.gaussians import DIMENSIONS, ROUND
+from hybrid.gate.gaussians import DIMENSIONS, SHRINKAGE
 from hybrid.gate.support import MOST_SHOTS, Likelihood, SupportGate, SupportImages, SupportWeights
 
 SEEN, DIM = 6, 10
@@ -36,17 +36,17 @@ def space(world):
 
 def predicted_means(world) -> np.ndarray:
     """Where texts say that the images of all nine classes lie."""
-    centred = world.texts - world.texts[:SEEN].mean(axis=0)
-    middle = world.memory.means.mean(axis=0)
-    ridge = Ridge(alpha=np.mean((centred[:SEEN] ** 2).sum(axis=1)), fit_intercept=False, solver="cholesky")
-    return middle + ridge.fit(centred[:SEEN], world.memory.means - middle).predict(centred)
+    centered = world.texts - world.texts[:SEEN].mean(axis=0)
+    middle = world.gaussians.means.mean(axis=0)
+    ridge = Ridge(alpha=np.mean((centered[:SEEN] ** 2).sum(axis=1)), fit_intercept=False, solver="cholesky")
+    return middle + ridge.fit(centered[:SEEN], world.gaussians.means - middle).predict(centered)
 
 
 def log_density(world, images: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """Gaussian of the rounded covariance that counts as much as one in 20 dimensions."""
-    within = world.memory.within
+    within = world.gaussians.within
     sphere = np.eye(DIM) * np.mean(np.diag(within))
-    covariance = ((1 - ROUND) * within + ROUND * sphere) * DIM / DIMENSIONS
+    covariance = ((1 - SHRINKAGE) * within + SHRINKAGE * sphere) * DIM / DIMENSIONS
     return multivariate_normal(mean, covariance).logpdf(images)
 
 
@@ -58,17 +58,17 @@ def relative(scores: np.ndarray) -> np.ndarray:
 def test_located_is_a_gaussian_at_the_predicted_mean(world):
     images = world.test.embeddings
     expected = np.column_stack([log_density(world, images, mean) for mean in predicted_means(world)])
-    found = Likelihood(world.memory, world.texts).located(images)
+    found = Likelihood(world.gaussians, world.texts).located(images)
     np.testing.assert_allclose(relative(found), relative(expected), rtol=1e-7, atol=1e-7)
 
 
 def test_all_three_leave_out_the_same_constant(world, space):
     images = world.test.embeddings
-    likelihood = Likelihood(world.memory, space.texts)
+    likelihood = Likelihood(world.gaussians, space.texts)
     means = predicted_means(world)
     located, baseline = likelihood.located(images), likelihood.baseline(images)
     constant = log_density(world, images, means[6]) - located[:, 6]
-    seen = [np.exp(log_density(world, images, mean)) for mean in world.memory.means]
+    seen = [np.exp(log_density(world, images, mean)) for mean in world.gaussians.means]
     np.testing.assert_allclose(baseline + constant, np.log(np.mean(seen, axis=0)), rtol=1e-8)
     evidence = likelihood(images, space.support)
     for column, label in enumerate((7, 8)):
@@ -82,7 +82,7 @@ def test_all_three_leave_out_the_same_constant(world, space):
 def test_without_a_name_the_images_alone_say_where_a_class_lies(world):
     space = world.space((6,), image_only={7: 1, 8: 4})
     images = world.test.embeddings
-    likelihood = Likelihood(world.memory, space.texts)
+    likelihood = Likelihood(world.gaussians, space.texts)
     constant = log_density(world, images, predicted_means(world)[6]) - likelihood.located(images)[:, 6]
     found = likelihood(images, space.support)
     for column, (label, count) in enumerate(((7, 1), (8, 4))):
@@ -105,7 +105,7 @@ def test_nothing_depends_on_other_shown_classes(world, other):
 
     def of_class_7(**parts) -> tuple[np.ndarray, np.ndarray]:
         space = world.space(**parts)
-        likelihood = Likelihood(world.memory, space.texts)
+        likelihood = Likelihood(world.gaussians, space.texts)
         column = space.support.place.tolist().index(space.order.index(7))
         return likelihood(images, space.support).likelihood[:, column], likelihood.baseline(images)
 
@@ -130,7 +130,7 @@ def test_kinds_of_shown_classes(draw_support):
     support = draw_support(listed=(5, 4), prompted=7, joined=2, bare=3).support
     assert support.place.tolist() == [5, 4, 7, 8, 9, 10, 11]
     assert support.has_name.tolist() == [True] * 4 + [False] * 3
-    assert support.joined.tolist() == [False, False, True, True, False, False, False]
+    assert support.added.tolist() == [False, False, True, True, False, False, False]
     assert support.classes == 12
     rows = np.array([3, 0])
     part = support[rows]
@@ -201,7 +201,7 @@ def test_a_class_that_is_certain_by_name_overflows_nowhere(parts, certain):
     before = np.log(np.random.default_rng(4).dirichlet(np.ones(7), size=20))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = GATE.add(before, np.where(support.joined, certain, own), ratios, support)
+        found = GATE.add(before, np.where(support.added, certain, own), ratios, support)
     assert np.isfinite(found).all()
     assert (np.exp(found[:, 7:9]).sum(axis=1) > 0.99).all()
 

@@ -46,8 +46,8 @@ MEMORY = ClassGaussians.fit(RNG.normal(size=(9, 5)), np.arange(9) % 3, 3)
 HELD_OUT = CalibrationSet(
     embeddings=RNG.normal(size=(4, 5)),
     head_logits=RNG.normal(size=(4, 3)),
-    memory=RNG.normal(size=(4, 3)),
-    novelty=RNG.normal(size=4),
+    gda=RNG.normal(size=(4, 3)),
+    ood_score=RNG.normal(size=4),
     baseline=RNG.normal(size=4),
     target=np.array([0, 1, 2, 0]),
     uniform=RNG.random(4),

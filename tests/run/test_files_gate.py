@@ -28,17 +28,17 @@ REJECTOR = Rejector(bias=-1 / 3, text=0.25, entropy=-1.5, unknown=tuple(np.linsp
 
 def fitted(seed: int = 0) -> FittedGate:
     rng = np.random.default_rng(seed)
-    held_out = CalibrationSet(
+    calibration_set = CalibrationSet(
         embeddings=rng.normal(size=(4, 5)),
         head_logits=rng.normal(size=(4, 3)),
-        memory=rng.normal(size=(4, 3)),
-        novelty=rng.normal(size=4),
+        gda=rng.normal(size=(4, 3)),
+        ood_score=rng.normal(size=4),
         baseline=rng.normal(size=4),
         target=np.array([0, 1, 2, 0]),
         uniform=rng.random(4),
     )
     memory = ClassGaussians.fit(rng.normal(size=(9, 5)), np.arange(9) % 3, 3)
-    return FittedGate(GATE, memory, REJECTOR, held_out)
+    return FittedGate(GATE, memory, REJECTOR, calibration_set)
 
 
 def publish(layout: Layout, gate: FittedGate, copy: bool = False) -> None:
@@ -73,9 +73,11 @@ def test_all_of_a_fitted_gate_comes_back(layout):
     assert (found.gate, found.rejector, found.reason) == (GATE, REJECTOR, "")
     assert found.warning is None
     images = np.random.default_rng(1).normal(size=(6, 5))
-    np.testing.assert_allclose(found.memory.logits(images), made.memory.logits(images), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(found.gaussians.logits(images), made.gaussians.logits(images), rtol=1e-3, atol=1e-3)
     for item in fields(CalibrationSet):
-        np.testing.assert_allclose(getattr(found.held_out, item.name), getattr(made.held_out, item.name), rtol=1e-6)
+        np.testing.assert_allclose(
+            getattr(found.calibration_set, item.name), getattr(made.calibration_set, item.name), rtol=1e-6
+        )
     assert info.memory_sha256 == file_sha256(layout.head / HeadFiles.MEMORY)
     assert info.head_sha256 == file_sha256(layout.head / HeadFiles.WEIGHTS)
     assert (info.encoder_identity, info.templates) == ("0123abcd", SIMPLE)
@@ -85,12 +87,12 @@ def test_all_of_a_fitted_gate_comes_back(layout):
 
 
 def test_the_prior_keeps_its_memory_and_its_reason(layout):
-    publish(layout, FittedGate(Gate(), fitted().memory, reason="5 classes; needed: 6"))
+    publish(layout, FittedGate(Gate(), fitted().gaussians, reason="5 classes; needed: 6"))
     assert names(layout) == {HeadFiles.SETTINGS, HeadFiles.WEIGHTS, HeadFiles.GATE, HeadFiles.MEMORY}
     found, _ = load_gate(layout)
     assert found.gate == Gate()
-    assert found.memory is not None
-    assert found.rejector is found.held_out is None
+    assert found.gaussians is not None
+    assert found.rejector is found.calibration_set is None
     assert "5 classes; needed: 6" in found.warning
 
 
@@ -106,9 +108,11 @@ def test_a_gate_that_is_fitted_anew_leaves_nothing_of_the_old_one(layout):
     publish(layout, fitted(0))
     (layout.head / HeadFiles.LOG).write_text("of the training")
     publish(layout, fitted(1), copy=True)
-    np.testing.assert_allclose(load_gate(layout)[0].held_out.novelty, fitted(1).held_out.novelty, rtol=1e-6)
+    np.testing.assert_allclose(
+        load_gate(layout)[0].calibration_set.ood_score, fitted(1).calibration_set.ood_score, rtol=1e-6
+    )
     assert (layout.head / HeadFiles.LOG).read_text() == "of the training"
-    publish(layout, FittedGate(Gate(), fitted().memory, reason="too little"), copy=True)
+    publish(layout, FittedGate(Gate(), fitted().gaussians, reason="too little"), copy=True)
     assert not (layout.head / HeadFiles.HELD_OUT).exists()
     publish(layout, FittedGate(reason="no names"), copy=True)
     assert not (layout.head / HeadFiles.MEMORY).exists()
@@ -129,8 +133,8 @@ def test_a_draft_that_copies_and_is_not_published_changes_nothing(layout):
 
 def test_another_memory(layout):
     publish(layout, fitted(0))
-    fitted(1).memory.save(layout.head / HeadFiles.MEMORY)
-    with pytest.raises(ArtifactError, match="fitted with another memory") as caught:
+    fitted(1).gaussians.save(layout.head / HeadFiles.MEMORY)
+    with pytest.raises(ArtifactError, match="fitted with other Gaussians") as caught:
         load_gate(layout)
     assert HeadFiles.MEMORY in caught.value.got
     assert caught.value.fix == "hybrid train-head"

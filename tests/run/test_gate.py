@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from hybrid.errors import GateError
+from hybrid.gate import fit
 from hybrid.gate.calibration import fit_temperature
 from hybrid.gate.episodes import class_folds
 from hybrid.gate.gate import Gate
@@ -56,14 +57,14 @@ def test_what_a_fit_gives():
     assert fitted.reason == ""
     fit = fitted.gate.fit
     assert (fit.images, fit.classes, fit.episodes, fit.folds) == (42, 7, 3, "memory")
-    assert fitted.gate.gate.doubt == 0
-    assert fitted.memory.counts.tolist() == [11] * 7
-    held = fitted.held_out
+    assert fitted.gate.gate.head_uncertainty == 0
+    assert fitted.gaussians.counts.tolist() == [11] * 7
+    held = fitted.calibration_set
     assert np.array_equal(held.embeddings, data.val.embeddings)
     assert np.array_equal(held.head_logits, logits)
     assert np.array_equal(held.target, data.val.target)
-    assert held.memory.shape == (42, 7)
-    assert held.novelty.shape == (42,)
+    assert held.gda.shape == (42, 7)
+    assert held.ood_score.shape == (42,)
     first = int(data.val.hashes[0][:4], 16) / 0x10000
     assert held.uniform[0] == pytest.approx(first, abs=2e-5)
     assert len(fitted.rejector.unknown) == 101
@@ -86,8 +87,8 @@ def test_held_out_scores_leave_the_image_out():
         return scores[rows] - others.max(axis=1)
 
     # A memory that holds the image flatters its own class.
-    flattered = surplus(fitted.memory.logits(data.val.embeddings) / 10)
-    assert np.mean(surplus(fitted.held_out.memory) < flattered) > 0.8
+    flattered = surplus(fitted.gaussians.logits(data.val.embeddings) / 10)
+    assert np.mean(surplus(fitted.calibration_set.gda) < flattered) > 0.8
 
 
 def test_a_image_that_trained_the_head_is_refused():
@@ -116,8 +117,8 @@ def test_too_little_falls_to_the_documented_prior(classes, val, got):
     fitted = fit_run_gate(data, logits, texts, SCALE, fold_logits=lambda held: pytest.fail("a head was trained"))
     assert fitted.gate == Gate()
     assert fitted.rejector is None
-    assert fitted.held_out is None
-    assert fitted.memory.counts.tolist() == [5 + val] * classes
+    assert fitted.calibration_set is None
+    assert fitted.gaussians.counts.tolist() == [5 + val] * classes
     for text in (fitted.reason, fitted.warning):
         assert got in text
         assert "at least 6 seen classes and 30 validation photos" in text
@@ -193,18 +194,18 @@ def test_a_gate_stays_where_what_images_add_cannot_be_fitted(monkeypatch):
 
     data, logits, texts = make()
     whole = fit_run_gate(data, logits, texts, SCALE)
-    monkeypatch.setattr(gating, "fit_support", refuse)
+    monkeypatch.setattr(fit, "fit_support", refuse)
     fitted = fit_run_gate(data, logits, texts, SCALE)
     assert fitted.gate == msgspec.structs.replace(whole.gate, support=SupportGate())
     assert fitted.rejector == whole.rejector
-    assert fitted.reason == "for photos of shown classes the documented prior serves: the fit did not converge"
+    assert fitted.reason == "for support photos the documented prior serves: the fit did not converge"
 
 
 def test_what_images_of_shown_classes_add_is_fitted_on_every_variant(monkeypatch):
     data, logits, texts = make()
     calls = []
-    original = gating.fit_support
-    monkeypatch.setattr(gating, "fit_support", lambda *arguments: calls.append(arguments) or original(*arguments))
+    original = fit.fit_support
+    monkeypatch.setattr(fit, "fit_support", lambda *arguments: calls.append(arguments) or original(*arguments))
     fitted = fit_run_gate(data, logits, texts, SCALE)
     ((gate, named, image_only),) = calls
     assert gate.fit is not None
@@ -224,6 +225,6 @@ def test_the_prior_keeps_the_documented_weights_of_shown_classes():
 
 def test_held_out_images_keep_their_baseline():
     data, logits, texts = make()
-    held = fit_run_gate(data, logits, texts, SCALE).held_out
+    held = fit_run_gate(data, logits, texts, SCALE).calibration_set
     assert held.baseline.shape == (42,)
     assert np.isfinite(held.baseline).all()

@@ -124,11 +124,11 @@ def test_end_to_end(make_run, layout, settings):
     assert "3 classes and 9 photos" in fitted.reason
     assert "at least 6 seen classes and 30 validation photos" in fitted.reason
     assert f"WARNING: the gate is the documented prior, not fitted: {fitted.reason}" in said
-    assert (fitted.rejector, fitted.held_out) == (None, None)
+    assert (fitted.rejector, fitted.calibration_set) == (None, None)
     every = np.concatenate([data.train.embeddings, data.val.embeddings])
     target = np.concatenate([data.train.target, data.val.target])
     for c in range(3):
-        np.testing.assert_allclose(fitted.memory.means[c], every[target == c].mean(axis=0), atol=1e-6)
+        np.testing.assert_allclose(fitted.gaussians.means[c], every[target == c].mean(axis=0), atol=1e-6)
     assert (kept.encoder_identity, kept.templates) == (encoder.identity, load_templates("simple"))
     assert "3 seen classes, 21 training and 9 validation photos" in said
     more = {HeadFiles.LOG, HeadFiles.CURVES} if settings.kind == "backbone" else set()
@@ -168,7 +168,7 @@ def test_limit_to(make_run, layout):
     encoder = make_run()
     info = train_run(layout, encoder, LINEAR, CPU, limit_to=["EMU", "cat"])
     assert info.classes == ("cat", "emu")
-    assert load_gate(layout)[0].memory.means.shape == (2, 8)
+    assert load_gate(layout)[0].gaussians.means.shape == (2, 8)
     assert info.train_photos + info.val_photos == 22
     assert info.left_out == load_head(layout, CPU)[1].left_out == ("dog",)
 
@@ -246,7 +246,7 @@ def test_a_gate_that_cannot_be_fitted_does_not_cost_the_head(monkeypatch, make_r
     said: list[str] = []
     train_run(layout, make_run(), LINEAR, CPU, say=said.append)
     kept, _ = load_gate(layout)
-    assert kept.gate is kept.memory is None
+    assert kept.gate is kept.gaussians is None
     assert kept.reason == "the fit did not converge: 7 photos"
     assert said[-1] == "WARNING: no gate: the fit did not converge: 7 photos"
     assert load_head(layout, CPU)[1].classes == CLASSES

@@ -103,13 +103,13 @@ def test_the_gate_is_fitted_and_kept(layout, encoder):
     logits = load_head(layout, CPU)[0].logits([], data.val.embeddings)
     expected = fit_run_gate(data, logits, texts, 20.0)
     found, same = fitted.gate, expected.gate
-    assert found.gate.novelty == pytest.approx(same.gate.novelty, abs=1e-3)
+    assert found.gate.ood_score == pytest.approx(same.gate.ood_score, abs=1e-3)
     assert found.seen.head == pytest.approx(same.seen.head, abs=1e-3)
-    assert found.unseen.centred == pytest.approx(same.unseen.centred, abs=1e-3)
+    assert found.unseen.centered == pytest.approx(same.unseen.centered, abs=1e-3)
     assert fitted.gate.fit.images == 34
     assert fitted.warning is None
     assert kept.reason == ""
-    assert np.array_equal(fitted.held_out.target, data.val.target)
+    assert np.array_equal(fitted.calibration_set.target, data.val.target)
     assert not any("WARNING" in line for line in said)
     for line in fitted.gate.describe():
         assert line in said
@@ -149,7 +149,7 @@ def test_memory_folds_ask_no_head(layout, encoder, monkeypatch):
         monkeypatch.setattr(folds, name, lambda *a: pytest.fail("a head was asked"))
     train_run(layout, encoder, BACKBONE, CPU)
     assert load_gate(layout)[0].gate.fit.folds == "memory"
-    assert load_gate(layout)[0].gate.gate.doubt == 0
+    assert load_gate(layout)[0].gate.gate.head_uncertainty == 0
     assert not layout.features.exists()
 
 
@@ -211,7 +211,7 @@ def test_refit_uses_the_images_that_came_later(layout, encoder, encoder_settings
     refit_gate(layout, encoder, CPU, say=said.append)
     assert "55 labeled photos of the index did not train the head" in said
     fitted, kept = load_gate(layout)
-    assert fitted.gate.fit.images == len(fitted.held_out.target) == 55
+    assert fitted.gate.fit.images == len(fitted.calibration_set.target) == 55
     _, info = load_head(layout, CPU)
     assert (info.trained_on, info.train_photos, info.val_photos) == (trained.trained_on, 50, 55)
     assert (layout.head / HeadFiles.WEIGHTS).read_bytes() == weights

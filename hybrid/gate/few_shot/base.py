@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.errors import FewShotError, listing
+from hybrid.gate.gaussians import Floats, Indices, class_sums
 
-Floats = NDArray[np.float64]
-Indices = NDArray[np.intp]
 # Stored in half precision, a unit vector's length is right to about 1e-3.
 LENGTH_TOLERANCE = 1e-2
 
@@ -83,18 +82,17 @@ class Shots:
         return np.asarray(np.arange(len(self.texts)) == self.labels[:, None], np.float64)
 
     @cached_property
-    def means(self) -> Floats:
-        """Mean image of each class, (c, d), not of unit norm; a row of NaN where a class has none."""
-        from scipy.sparse import csr_array
-
-        n = len(self.labels)
-        # `one_hot`, but for its zeros: of a thousand classes they are nearly all that it holds.
-        each = csr_array((np.ones(n), self.labels, np.arange(n + 1)), shape=(n, len(self.texts)))
-        sums = each.T @ self.embeddings
-        return np.where(self.support[:, None], sums / np.maximum(self.counts, 1)[:, None], np.nan)
+    def sums(self) -> Floats:
+        """Sum of each class's images, (c, d)."""
+        return class_sums(self.embeddings, self.labels, len(self.texts))
 
     @cached_property
-    def gap(self) -> Floats:
+    def means(self) -> Floats:
+        """Mean image of each class, (c, d), not of unit norm; a row of NaN where a class has none."""
+        return np.where(self.support[:, None], self.sums / np.maximum(self.counts, 1)[:, None], np.nan)
+
+    @cached_property
+    def modality_gap(self) -> Floats:
         """How far texts lie from images of their class, (d,): mean text minus mean image; 0 if no class has both.
 
         Notes
@@ -109,13 +107,13 @@ class Shots:
 
     @cached_property
     def full_texts(self) -> Floats:
-        """Texts (c, d), unit norm; in place of a missing one the class's mean image, moved by `gap`."""
-        return np.where(self.named[:, None], self.texts, unit(self.means + self.gap))
+        """Texts (c, d), unit norm; in place of a missing one the class's mean image, moved by `modality_gap`."""
+        return np.where(self.named[:, None], self.texts, unit(self.means + self.modality_gap))
 
     @cached_property
     def full_means(self) -> Floats:
-        """Mean images (c, d); in place of a missing one the class's text, moved back by `gap`."""
-        return np.where(self.support[:, None], self.means, self.texts - self.gap)
+        """Mean images (c, d); in place of a missing one the class's text, moved back by `modality_gap`."""
+        return np.where(self.support[:, None], self.means, self.texts - self.modality_gap)
 
 
 class BaseExpert(ABC):
@@ -162,17 +160,17 @@ class BaseExpert(ABC):
 def check_shots(embeddings: NDArray[Any], labels: NDArray[Any], text_embeddings: NDArray[Any]) -> Shots:
     """Check what an expert is given, as `FewShotExpert.fit` describes it; FewShotError names what is wrong."""
     images = _vectors(embeddings, "embeddings", None)
-    texts = _vectors(text_embeddings, "text_embeddings", images.shape[1], gaps=True)
-    found = np.asarray(labels)
-    if found.shape != images.shape[:1] or (found.size and found.dtype.kind not in "iu"):
+    texts = _vectors(text_embeddings, "text_embeddings", images.shape[1], nan_rows=True)
+    given = np.asarray(labels)
+    if given.shape != images.shape[:1] or (given.size and given.dtype.kind not in "iu"):
         expected = f"one integer for each of the {len(images)} photos"
-        raise FewShotError("labels do not fit the embeddings", expected=expected, got=f"{found.dtype} {found.shape}")
+        raise FewShotError("labels do not fit the embeddings", expected=expected, got=f"{given.dtype} {given.shape}")
     if not len(texts):
         raise FewShotError("there is no class", expected="a row of text_embeddings for each, NaN without a text")
-    low, high = found.min(initial=0), found.max(initial=0)
+    low, high = given.min(initial=0), given.max(initial=0)
     if low < 0 or high >= len(texts):
-        raise FewShotError("a label is no class", expected=f"0 to {len(texts) - 1}", got=f"{low} to {high}")
-    shots = Shots(images, found.astype(np.intp), texts)
+        raise FewShotError("a label is not a class", expected=f"0 to {len(texts) - 1}", got=f"{low} to {high}")
+    shots = Shots(images, given.astype(np.intp), texts)
     if lacking := np.flatnonzero(~shots.support & ~shots.named).tolist():
         raise FewShotError(
             "classes with neither photo nor text",
@@ -188,22 +186,21 @@ def unit(vectors: Floats) -> Floats:
     return np.asarray(vectors / np.where(lengths > 0, lengths, 1))
 
 
-def _vectors(vectors: NDArray[Any], name: str, dim: int | None, *, gaps: bool = False) -> Floats:
-    """Check rows of unit norm; with `gaps`, a row may be all NaN."""
-    found = np.asarray(vectors)
-    if found.ndim != 2 or found.dtype.kind != "f" or dim not in (None, found.shape[1]) or not found.shape[1]:
+def _vectors(vectors: NDArray[Any], name: str, dim: int | None, *, nan_rows: bool = False) -> Floats:
+    """Check rows of unit norm; with `nan_rows`, a row may be all NaN."""
+    given = np.asarray(vectors)
+    if given.ndim != 2 or given.dtype.kind != "f" or dim not in (None, given.shape[1]) or not given.shape[1]:
         expected = f"(n, {'d' if dim is None else dim}) floats"
-        raise FewShotError(f"{name} have a wrong shape or kind", expected=expected, got=f"{found.dtype} {found.shape}")
-    exact = found.astype(np.float64)
+        raise FewShotError(f"{name} have a wrong shape or kind", expected=expected, got=f"{given.dtype} {given.shape}")
+    exact = given.astype(np.float64)
     lengths = np.linalg.norm(exact, axis=1)
     good = np.abs(lengths - 1) < LENGTH_TOLERANCE
-    if gaps:
+    if nan_rows:
         good |= np.isnan(exact).all(axis=1)
     if bad := np.flatnonzero(~good).tolist():
-        rows = f"rows {listing([str(row) for row in bad], 5)}, the first of length {lengths[bad[0]]:.4g}"
         raise FewShotError(
-            f"{name} hold rows that are no unit vectors",
-            expected=f"finite rows of length 1{', or all NaN' if gaps else ''}",
-            got=rows,
+            f"{name} hold rows that are not unit vectors",
+            expected=f"finite rows of length 1{', or all NaN' if nan_rows else ''}",
+            got=f"rows {listing([str(row) for row in bad], 5)}, the first of length {lengths[bad[0]]:.4g}",
         )
     return exact

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hybrid.gate.few_shot.base import BaseExpert, Floats, Shots
+from hybrid.gate.few_shot.base import BaseExpert, Shots
+from hybrid.gate.gaussians import Floats
 
 # Images that the usual affinity is measured to.
 MOST_IMAGES = 500

@@ -6,16 +6,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hybrid.gate.few_shot.base import BaseExpert, Floats, Indices, Shots
+from hybrid.gate.few_shot.base import BaseExpert, Shots
 from hybrid.gate.fit import Choice, fit_choice
-from hybrid.gate.gaussians import DIMENSIONS, ledoit_wolf, rounded
-from hybrid.gate.means import TEXT_WORTH, posterior_means, predict_means
+from hybrid.gate.gaussians import (
+    DIMENSIONS,
+    TEXT_WORTH,
+    Discriminant,
+    Floats,
+    Indices,
+    ledoit_wolf,
+    posterior_means,
+    predict_means,
+    shrink_to_identity,
+    whitened_directions,
+    whitening_metric,
+)
 
 # A class's mean image lies this many times as far from the center of all as its text does, in the same direction,
 # before the ridge regression corrects it: what serves where few classes have images.
 SLOPE = 0.3
-# The texts are whitened by so little of the images' covariance: a text says little of where exactly images lie.
-UNWHITENED = 0.9
 # One imaginary image at the usual squared distance from its class mean: identical images would leave no spread.
 USUAL_SPREAD = 0.2
 # Weights of cosine, centered cosine and discriminant where the images cannot say, and how many images that is worth.
@@ -33,9 +42,9 @@ class Posterior(BaseExpert):
     class's mean is the average of its images and of `TEXT_WORTH` imaginary ones at the predicted mean, so that one
     image is no worse than the text and sixteen outweigh it. All classes share one covariance: Ledoit-Wolf (2004) of
     what is left between each image and its class's mean without it. The answer is a weighted sum of zero-shot logits,
-    zero-shot logits after centring and light whitening, and the discriminant. The three weights are fitted by NLL on
+    zero-shot logits after centering and light whitening, and the discriminant. The three weights are fitted by NLL on
     the shots themselves, each scored by a model that holds none of its fold; no other image is needed. With one image
-    a class nothing can be held out, and fixed weights serve.
+    per class nothing can be held out, and fixed weights serve.
 
     The discriminant with a shared precision is after Wang et al. (ICLR 2024); the rest is this project's.
 
@@ -60,13 +69,12 @@ class Posterior(BaseExpert):
 
 @dataclass(frozen=True)
 class _Model:
-    """All that is linear in an image: weights (c, d) and, for the discriminant, a bias (c,)."""
+    """All that is linear in an image: texts and directions (c, d), and the discriminant."""
 
     texts: Floats
     center: Floats
-    centred: Floats
-    discriminant: Floats
-    bias: Floats
+    directions: Floats
+    discriminant: Discriminant
 
     @classmethod
     def fit(cls, shots: Shots) -> _Model:
@@ -74,43 +82,38 @@ class _Model:
         dim = texts.shape[1]
         if not len(shots.labels):
             nothing = np.zeros_like(texts)
-            return cls(texts, np.zeros(dim), nothing, nothing, np.zeros(len(texts)))
+            return cls(texts, np.zeros(dim), nothing, Discriminant(nothing, np.zeros(len(texts))))
         center = shots.means[shots.support].mean(axis=0)
         predicted = center + predict_means(texts, shots.means - center, shots.support, slope=SLOPE, without_own=True)
         # A class without a text has nothing that speaks for its mean but its images.
         worth = np.where(shots.named, TEXT_WORTH, 0.0)
-        means = posterior_means(predicted, worth, np.nan_to_num(shots.means) * shots.counts[:, None], shots.counts)
+        means = posterior_means(predicted, worth, shots.sums, shots.counts)
         within = _within(shots, means, worth)
-        precision = np.linalg.inv(within)
-        directions = texts - texts[shots.support].mean(axis=0)
-        blend = UNWHITENED * np.eye(dim) + (1 - UNWHITENED) * within * dim / np.trace(within)
-        half = np.linalg.cholesky(np.linalg.inv(blend))
-        turned = directions @ half
-        turned /= np.maximum(np.linalg.norm(turned, axis=1, keepdims=True), 1e-12)
-        weight = means @ precision * (DIMENSIONS / dim)
-        return cls(texts, center, turned @ half.T, weight, -0.5 * np.einsum("cd,cd->c", weight, means))
+        directions = whitened_directions(texts - texts[shots.support].mean(axis=0), whitening_metric(within))
+        return cls(texts, center, directions, Discriminant.of(means, np.linalg.inv(within) * (DIMENSIONS / dim)))
 
     def scores(self, embeddings: Floats, logit_scale: float) -> Floats:
         """Cosine, centered cosine and discriminant of images (m, d), shape (3, m, c)."""
         cosine = logit_scale * embeddings @ self.texts.T
-        centred = 0.5 * logit_scale * (embeddings - self.center) @ self.centred.T
-        return np.stack([cosine, centred, embeddings @ self.discriminant.T + self.bias])
+        centered = 0.5 * logit_scale * (embeddings - self.center) @ self.directions.T
+        return np.stack([cosine, centered, self.discriminant(embeddings)])
 
 
 def _within(shots: Shots, means: Floats, worth: Floats) -> Floats:
     """Covariance of images around the mean of their class, (d, d)."""
     total = (worth + shots.counts)[shots.labels]
-    kept = total > 1
-    labels, total = shots.labels[kept], total[kept]
+    several = total > 1
+    labels, total = shots.labels[several], total[several]
     # Each image against its class's mean without it, from which it lies total / (total - 1) as far; such a mean of k
     # images is off by 1 / k of the covariance.
-    left = shots.embeddings[kept]
+    left = shots.embeddings[several]
     left -= means[labels]
     left *= np.sqrt(total / (total - 1))[:, None]
     dim = means.shape[1]
     # One image has a size and no shape; without any, 0 of them are weighed.
-    found = ledoit_wolf(left) if len(left) > 1 else np.sum(left**2) / dim * np.eye(dim)
-    return np.asarray((len(left) * rounded(found) + USUAL_SPREAD / dim * np.eye(dim)) / (len(left) + 1))
+    covariance = ledoit_wolf(left) if len(left) > 1 else np.sum(left**2) / dim * np.eye(dim)
+    blend = len(left) * shrink_to_identity(covariance) + USUAL_SPREAD / dim * np.eye(dim)
+    return np.asarray(blend / (len(left) + 1))
 
 
 def _fit_weights(shots: Shots, logit_scale: float) -> Floats:
@@ -123,9 +126,9 @@ def _fit_weights(shots: Shots, logit_scale: float) -> Floats:
     several = (shots.counts > 1)[shots.labels]
     scores, target = [], []
     for fold in range(folds):
-        held = several & (rank % folds == fold)
-        model = _Model.fit(Shots(shots.embeddings[~held], shots.labels[~held], shots.texts))
-        rows = np.flatnonzero(held)
+        held_out = several & (rank % folds == fold)
+        model = _Model.fit(Shots(shots.embeddings[~held_out], shots.labels[~held_out], shots.texts))
+        rows = np.flatnonzero(held_out)
         # Evenly spaced: images in the order of their classes would leave the last classes out.
         rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), MOST_IMAGES // folds)).astype(np.intp)]
         scores.append(model.scores(shots.embeddings[rows], logit_scale))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hybrid.encoders import load_encoder
 from hybrid.encoders.base import Encoder, FloatArray
 from hybrid.errors import ArtifactError, StoreError, listing
-from hybrid.gate.experts import zero_shot_logits
+from hybrid.gate.evidence import zero_shot_logits
 from hybrid.index.contents import by_content
 from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.index.texts import embed_classes

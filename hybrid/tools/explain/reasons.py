@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hybrid.gate.decide import Reasons
-from hybrid.gate.gate import Term
+from hybrid.gate.terms import Term
 from hybrid.tools.explain.report import GateReasons, Margin, Summand
 
 MEANINGS = {

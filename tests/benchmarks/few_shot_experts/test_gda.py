@@ -8,9 +8,9 @@ DIM = 12
 
 def authors_precision(images, labels):
     """Their code's line, on numpy's covariance."""
-    centred = np.concatenate([images[labels == c] - images[labels == c].mean(axis=0) for c in np.unique(labels)])
-    covariance = np.cov(centred.T)
-    return DIM * np.linalg.pinv((len(centred) - 1) * covariance + np.trace(covariance) * np.eye(DIM))
+    centered = np.concatenate([images[labels == c] - images[labels == c].mean(axis=0) for c in np.unique(labels)])
+    covariance = np.cov(centered.T)
+    return DIM * np.linalg.pinv((len(centered) - 1) * covariance + np.trace(covariance) * np.eye(DIM))
 
 
 class Given:
@@ -42,10 +42,10 @@ def test_alpha_is_1_unless_told():
 
 
 def test_precision(world):
-    centred = world.images.astype(float) - np.stack(
+    centered = world.images.astype(float) - np.stack(
         [world.images[world.labels == c].astype(float).mean(axis=0) for c in world.labels]
     )
-    np.testing.assert_allclose(precision(centred), authors_precision(world.images.astype(float), world.labels))
+    np.testing.assert_allclose(precision(centered), authors_precision(world.images.astype(float), world.labels))
     # By hand: 2 rows, scatter diag(2, 0), covariance diag(2, 0), trace 2; 2 * inv(diag(4, 2)).
     np.testing.assert_allclose(precision(np.array([[1.0, 0], [-1, 0]])), [[0.5, 0], [0, 1]])
 

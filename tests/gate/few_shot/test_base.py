@@ -37,7 +37,7 @@ def test_counts_and_means():
 def test_the_gap_is_of_the_classes_that_have_both():
     """Class 0 has both: text (0, 1), mean image (1, 0). Class 1 has a text, class 2 images."""
     shots = shots_of([[1, 0], [HALF, HALF], [HALF, -HALF]], [0, 2, 2], [[0, 1], [-1, 0], NO_TEXT])
-    np.testing.assert_array_equal(shots.gap, [-1, 1])
+    np.testing.assert_array_equal(shots.modality_gap, [-1, 1])
     np.testing.assert_allclose(shots.full_means, [[1, 0], [0, -1], [HALF, 0]], atol=1e-7)
     moved = np.array([HALF - 1, 1])
     np.testing.assert_allclose(shots.full_texts, [[0, 1], [-1, 0], moved / np.linalg.norm(moved)], atol=1e-7)
@@ -45,12 +45,12 @@ def test_the_gap_is_of_the_classes_that_have_both():
 
 def test_the_gap_is_a_mean_over_classes_not_images():
     shots = shots_of([[1, 0], [1, 0], [1, 0], [0, 1]], [0, 0, 0, 1], [[0, 1], [0, 1]])
-    np.testing.assert_array_equal(shots.gap, [-0.5, 0.5])
+    np.testing.assert_array_equal(shots.modality_gap, [-0.5, 0.5])
 
 
 def test_no_class_with_both_leaves_no_gap():
     shots = shots_of([[1, 0]], [0], [NO_TEXT, [0, 1]])
-    np.testing.assert_array_equal(shots.gap, [0, 0])
+    np.testing.assert_array_equal(shots.modality_gap, [0, 0])
     np.testing.assert_array_equal(shots.full_texts, [[1, 0], [0, 1]])
     np.testing.assert_array_equal(shots.full_means, [[1, 0], [0, 1]])
 
@@ -81,15 +81,15 @@ WRONG = {
     "embeddings have a wrong shape or kind": ({"embeddings": np.eye(2, dtype=int)}, "int64 (2, 2)"),
     "embeddings have a wrong": ({"embeddings": EYE[:, :0]}, "float32 (2, 0)"),
     "text_embeddings have a wrong shape": ({"text_embeddings": np.eye(3, dtype=np.float32)}, "(n, 2) floats"),
-    "embeddings hold rows that are no unit vectors": ({"embeddings": 2 * EYE}, "rows 0, 1, the first of length 2"),
+    "embeddings hold rows that are not unit vectors": ({"embeddings": 2 * EYE}, "rows 0, 1, the first of length 2"),
     "embeddings hold": ({"embeddings": np.float32([[1, 0], [np.inf, 0]])}, "rows 1, the first of length inf"),
     "embeddings hold rows": ({"embeddings": np.float32([[1, 0], [np.nan, np.nan]])}, "rows 1, the first of length nan"),
     "text_embeddings hold rows": ({"text_embeddings": np.float32([[1, np.nan], [0, 1]])}, "or all NaN"),
     "text_embeddings hold": ({"text_embeddings": 0 * EYE}, "rows 0, 1, the first of length 0"),
     "labels do not fit": ({"labels": np.array([0])}, "one integer for each of the 2 photos"),
     "labels do not fit the embeddings": ({"labels": np.array([0.0, 1.0])}, "float64 (2,)"),
-    "a label is no class": ({"labels": np.array([0, 2])}, "0 to 2"),
-    "a label is no": ({"labels": np.array([-1, 1])}, "-1 to 1"),
+    "a label is not a class": ({"labels": np.array([0, 2])}, "0 to 2"),
+    "a label is not": ({"labels": np.array([-1, 1])}, "-1 to 1"),
     "there is no class": ({"labels": np.zeros(2, int), "text_embeddings": EYE[:0]}, "NaN without a text"),
     "classes with neither photo nor text": ({"labels": np.ones(2, int), "text_embeddings": NANS}, "class index 0"),
 }
@@ -121,7 +121,7 @@ def test_fit_and_logits():
     assert (expert.n_classes_, expert.n_features_in_) == (3, 2)
     np.testing.assert_array_equal(expert.logits(EYE), [[3, 0, 0], [0, 3, -3]])
     assert expert.logits(EYE[:0]).shape == (0, 3)
-    with pytest.raises(FewShotError, match="no unit vectors"):
+    with pytest.raises(FewShotError, match="not unit vectors"):
         expert.logits(2 * EYE)
     with pytest.raises(FewShotError, match="wrong shape"):
         expert.logits(np.eye(3, dtype=np.float32))

@@ -12,7 +12,7 @@ from scipy.special import logsumexp
 from sklearn.covariance import ledoit_wolf
 
 from hybrid.gate.few_shot import posterior
-from hybrid.gate.few_shot.posterior import SLOPE, UNWHITENED, USUAL_SPREAD, WEIGHTS, WEIGHTS_IMAGES, Posterior
+from hybrid.gate.few_shot.posterior import SLOPE, USUAL_SPREAD, WEIGHTS, WEIGHTS_IMAGES, Posterior
 from hybrid.gate.fit import Choice, fit_choice
 
 SCALE = 20.0
@@ -23,7 +23,7 @@ def unit(vectors):
 
 
 def test_the_constants():
-    assert (SLOPE, UNWHITENED, USUAL_SPREAD, WEIGHTS, WEIGHTS_IMAGES) == (0.3, 0.9, 0.2, (0.6, 0.5, 1.0), 30.0)
+    assert (SLOPE, USUAL_SPREAD, WEIGHTS, WEIGHTS_IMAGES) == (0.3, 0.2, (0.6, 0.5, 1.0), 30.0)
     assert (posterior.FOLDS, posterior.MOST_IMAGES) == (5, 4000)
 
 
