@@ -118,26 +118,24 @@ def calibrate(
 
     sampler = SupportSampler(train, seed)
     classes = len(texts)
+    if fold_logits is None:
+        fold_logits = [np.zeros((len(validation), classes - len(held))) for held in held_out]
 
-    def scored(number: int | None) -> Labeled:
-        """Of an episode, its held-out classes last, or of all classes as they are."""
-        held = () if number is None else tuple(held_out[number])
-        rest = np.setdiff1d(np.arange(classes), held)
-        order = np.concatenate([rest, np.array(held, np.intp)])
-        if number is None:
-            logits = head_logits
-        else:
-            logits = np.zeros((len(validation), len(rest))) if fold_logits is None else fold_logits[number]
+    def scored(job: tuple[Sequence[int], NDArray[Any]]) -> Labeled:
+        """Of an episode, its held-out classes last; of all classes where none is held out."""
+        held, logits = job
+        seen = classes - len(held)
+        order = [*np.setdiff1d(np.arange(classes), held).tolist(), *held]
         position = np.argsort(order)
         labels, target = position[train.target], position[validation.target]
-        inside = labels < len(rest)
+        inside = labels < seen
         background, images = (train.embeddings[inside], labels[inside]), (validation.embeddings, target)
-        support = sampler.draw(held, len(rest)) if held else None
+        support = sampler.draw(held, seen) if held else None
         return Labeled(out_of_fold(background, images, logits, folds, texts[order], logit_scale, support), target)
 
     # Each is a hundred products and inverses of small matrices. Threads of BLAS would wait for each other at every one
     # and, on a busy machine, take several times as long as one thread alone.
-    jobs = (None, *range(len(held_out)))
+    jobs = [((), head_logits), *zip(held_out, fold_logits, strict=True)]
     with threadpool_limits(1):
         whole, *episodes = ordered_map(scored, jobs, default_workers(), len(jobs))
     embeddings = np.concatenate([train.embeddings, validation.embeddings])

@@ -214,12 +214,10 @@ def out_of_fold(
         rows.append(np.flatnonzero(inside))
     back = np.argsort(np.concatenate(rows))
     joined = {name: np.concatenate([getattr(part, name) for part in parts])[back] for name in PER_IMAGE}
-    evidence = replace(parts[0], **joined, alignment=np.mean([part.alignment for part in parts], axis=0))
-    supports = [part.support for part in parts if part.support is not None]
-    if not supports:
-        return evidence
-    likelihood = np.concatenate([part.likelihood for part in supports])[back]
-    return replace(evidence, support=replace(supports[0], likelihood=likelihood))
+    own = None
+    if supports := [part.support for part in parts if part.support is not None]:
+        own = replace(supports[0], likelihood=np.concatenate([part.likelihood for part in supports])[back])
+    return Evidence(**joined, alignment=np.mean([part.alignment for part in parts], axis=0), support=own)
 
 
 def zero_shot_logits(embeddings: NDArray[Any], classes: NDArray[Any], logit_scale: float) -> NDArray[np.float32]:

@@ -121,7 +121,7 @@ class Likelihood:
     def __init__(self, gaussians: ClassGaussians, texts: NDArray[Any]) -> None:
         self.predicted = gaussians.predicted_means(texts)
         within = gaussians.within
-        self._precision = np.linalg.inv(shrink_to_identity(within)) * (DIMENSIONS / len(within))
+        self._precision = np.asarray(np.linalg.inv(shrink_to_identity(within)) * (DIMENSIONS / len(within)))
         self._seen = Discriminant.of(gaussians.means, self._precision)
         self.located = Discriminant.of(self.predicted, self._precision)
 

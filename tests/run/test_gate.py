@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hybrid.errors import GateError
-from hybrid.gate import fit
+from hybrid.gate import fit as gate_fit
 from hybrid.gate.calibration import fit_temperature
 from hybrid.gate.episodes import class_folds
 from hybrid.gate.gate import Gate
@@ -194,7 +194,7 @@ def test_a_gate_stays_where_what_images_add_cannot_be_fitted(monkeypatch):
 
     data, logits, texts = make()
     whole = fit_run_gate(data, logits, texts, SCALE)
-    monkeypatch.setattr(fit, "fit_support", refuse)
+    monkeypatch.setattr(gate_fit, "fit_support", refuse)
     fitted = fit_run_gate(data, logits, texts, SCALE)
     assert fitted.gate == msgspec.structs.replace(whole.gate, support=SupportGate())
     assert fitted.rejector == whole.rejector
@@ -204,8 +204,8 @@ def test_a_gate_stays_where_what_images_add_cannot_be_fitted(monkeypatch):
 def test_what_images_of_shown_classes_add_is_fitted_on_every_variant(monkeypatch):
     data, logits, texts = make()
     calls = []
-    original = fit.fit_support
-    monkeypatch.setattr(fit, "fit_support", lambda *arguments: calls.append(arguments) or original(*arguments))
+    original = gate_fit.fit_support
+    monkeypatch.setattr(gate_fit, "fit_support", lambda *arguments: calls.append(arguments) or original(*arguments))
     fitted = fit_run_gate(data, logits, texts, SCALE)
     ((gate, named, image_only),) = calls
     assert gate.fit is not None
