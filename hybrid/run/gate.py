@@ -11,11 +11,12 @@ from hybrid.errors import GateError, listing
 from hybrid.gate.calibration import fit_temperature
 from hybrid.gate.decide import FittedGate
 from hybrid.gate.episodes import LabeledEmbeddings, calibrate, check_enough, class_folds
+from hybrid.gate.evidence import Evidence
 from hybrid.gate.gaussians import ClassGaussians
 from hybrid.gate.policy import CalibrationSet, uniform_from_hash
 from hybrid.gate.registry import gate_class
 from hybrid.gate.rejection import fit_rejector
-from hybrid.heads.base import TrainingSet
+from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.heads.training.folds import FoldLogits
 
 
@@ -70,18 +71,9 @@ def fit_run_gate(
         seed,
     )
     gate, reason = gate_class().fitted(calibration, folds)
-    evidence = calibration.validation.evidence
-    calibration_set = CalibrationSet(
-        embeddings=data.val.embeddings,
-        head_logits=head_logits,
-        gda=evidence.gda,
-        ood_score=evidence.ood_score,
-        baseline=evidence.baseline,
-        target=data.val.target,
-        uniform=np.array([uniform_from_hash(sha256) for sha256 in data.val.hashes]),
-    )
     rejector = fit_rejector(gate, calibration.episodes)
-    return FittedGate(gate, calibration.gaussians, rejector, calibration_set, reason)
+    kept = _calibration_set(data.val, head_logits, calibration.validation.evidence)
+    return FittedGate(gate, calibration.gaussians, rejector, kept, reason)
 
 
 def _episode_logits(
@@ -113,3 +105,15 @@ def _refuse_leak(data: TrainingSet) -> None:
 def _gaussians(data: TrainingSet) -> ClassGaussians:
     embeddings = np.concatenate([data.train.embeddings, data.val.embeddings])
     return ClassGaussians.fit(embeddings, np.concatenate([data.train.target, data.val.target]), len(data.classes))
+
+
+def _calibration_set(images: LabeledImages, head_logits: FloatArray, evidence: Evidence) -> CalibrationSet:
+    return CalibrationSet(
+        embeddings=images.embeddings,
+        head_logits=head_logits,
+        gda=evidence.gda,
+        ood_score=evidence.ood_score,
+        baseline=evidence.baseline,
+        target=images.target,
+        uniform=np.array([uniform_from_hash(sha256) for sha256 in images.hashes]),
+    )
