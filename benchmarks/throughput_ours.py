@@ -18,8 +18,8 @@ from throughput_worker import Setup, Work
 if TYPE_CHECKING:
     import torch
 
-    from hybrid.classifier import HybridClassifier
     from hybrid.encoders.clip import ClipEncoder
+    from hybrid.run.fitted import FittedClassifier
 
 HEAD = "convnext_tiny"
 
@@ -121,16 +121,16 @@ def hybrid_predict_head(setup: Setup) -> Work:
     return _predicting(with_head(zero_shot(setup), setup), setup.batch)
 
 
-def zero_shot(setup: Setup) -> HybridClassifier:
+def zero_shot(setup: Setup) -> FittedClassifier:
     """The classifier as `hybrid predict` makes it where there is no run: encoder and prompts."""
     import hybrid.cli.main  # noqa: F401
     from hybrid.classifier import HybridClassifier
 
     none = setup.work / "no-run"
-    return HybridClassifier.from_run(none, prompts=setup.names, encoder=settings(setup), device=setup.device)
+    return HybridClassifier.from_run(none, prompts=setup.names, encoder=settings(setup), device=setup.device).fitted
 
 
-def with_head(classifier: HybridClassifier, setup: Setup) -> HybridClassifier:
+def with_head(classifier: FittedClassifier, setup: Setup) -> FittedClassifier:
     """The same with a head of random weights that has seen all the classes."""
     from hybrid.config import HeadSettings
     from hybrid.device import resolve
@@ -141,16 +141,14 @@ def with_head(classifier: HybridClassifier, setup: Setup) -> HybridClassifier:
     recipe = HeadSettings(backbone=HEAD, pretrained=False)
     model = build_model(recipe, len(setup.names), load_weights=False)
     head = BackboneHead(model, setup.names, recipe, resolve(setup.device))
-    return replace(classifier, head=head, space=join(setup.names, None), source=None)
+    return replace(classifier, head=head, space=join(setup.names, None), state=None)
 
 
-def _predicting(classifier: HybridClassifier, batch: int) -> Work:
+def _predicting(classifier: FittedClassifier, batch: int) -> Work:
     def work(files: Sequence[str], option: object) -> None:
-        answers = 0
-        for found in classifier.classify(list(files), batch_size=batch):
-            answers += len(classifier.predictions(found))
-        if answers != len(files):
-            raise RuntimeError(f"{answers} answers for {len(files)} photos: {classifier.unreadable[:3]}")
+        for answered in classifier.classify(list(files), batch_size=batch):
+            if answered.unreadable or not classifier.predictions(answered):
+                raise RuntimeError(f"photos without an answer: {answered.unreadable[:3]}")
 
     return work
 

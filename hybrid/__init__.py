@@ -1,4 +1,4 @@
-"""Classify images into trained classes and into classes that are only named, in one calibrated answer."""
+"""Classify photos into trained classes and into classes that are only named, in one calibrated answer."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ if TYPE_CHECKING:
     from hybrid.classifier import HybridClassifier
     from hybrid.gate.policy import Policy
     from hybrid.labels.prompts import PromptSet
+    from hybrid.prediction import Prediction
+    from hybrid.run.run import Run
 
 __version__ = "0.1.0"
-__all__ = ["HybridClassifier", "Policy", "PromptSet"]
+__all__ = ["HybridClassifier", "Policy", "Prediction", "PromptSet", "Run"]
 
 _HOMES = {
     "HybridClassifier": "hybrid.classifier",
     "Policy": "hybrid.gate.policy",
+    "Prediction": "hybrid.prediction",
     "PromptSet": "hybrid.labels.prompts",
+    "Run": "hybrid.run.run",
 }
 
 

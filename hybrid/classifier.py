@@ -3,112 +3,99 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from inspect import signature
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.config import EncoderSettings, Regions
-from hybrid.device import CPU_BATCH
-from hybrid.encoders.base import Encoder, FloatArray
-from hybrid.errors import ConfigError, GateError
-from hybrid.gate.calibration import log_softmax
-from hybrid.gate.decide import Decider, FittedGate
-from hybrid.gate.evidence import zero_shot_logits
-from hybrid.gate.few_shot.base import FewShotExpert
-from hybrid.gate.policy import Policy, uniform_from_hash
-from hybrid.gate.support import SupportImages
-from hybrid.heads.base import Head
-from hybrid.images.decode import Scaled
+from hybrid.errors import ConfigError, DataError, GateError, UnreadableImageError
+from hybrid.gate.policy import Policy
 from hybrid.images.inputs import Images, to_records
-from hybrid.images.pipeline import ReadImage, largest_min_side, read_batches
-from hybrid.images.records import ImageRecord
-from hybrid.images.stream import IN_FLIGHT, ordered_map
-from hybrid.labels.prompts import PromptSet
+from hybrid.labels.prompts import PromptSet, class_key
 from hybrid.labels.space import LabelSpace
-from hybrid.prediction import Answers, Prediction, to_predictions
-from hybrid.run.classes.growth import save, with_class, without_class
-from hybrid.run.load import Source, assemble, read_source
+from hybrid.prediction import Prediction
+from hybrid.run.classes.change import join_class, leave_class, no_such_class
+from hybrid.run.fitted import Batch, FittedClassifier
+from hybrid.run.load import RunState, load_run
+from hybrid.run.save import save_run
+
+Unreadable = tuple[tuple[str, str], ...]
+Prompts = PromptSet | Sequence[str] | str | Path
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Images that could be read, their content hashes, answers, and embeddings (n, dim) where the encoder ran."""
-
-    records: tuple[ImageRecord, ...]
-    hashes: tuple[str, ...]
-    answers: Answers
-    embeddings: FloatArray | None = None
-
-
-@dataclass
 class HybridClassifier:
-    """Every class of `space` for every image, from whatever experts there are.
+    """Classify images into trained classes and into classes that are only named, as scikit-learn classifiers do.
+
+    Either load what a run folder holds (`from_run`), or train in place (`fit`).
+
+    Parameters
+    ----------
+    encoder : str
+        As ``hybrid build-index --encoder`` takes it: an open_clip model, a folder, ``tiny``, ``precomputed:FILE``.
+    prompts : PromptSet, names, str or Path, optional
+        Classes that may be named beside those of the labels.
+    pretrained : str, optional
+        open_clip tag or checkpoint file; default: that of the default encoder, where this is it.
+    head : str or None
+        ``"linear"`` on the embeddings, or the name or file of a recipe for a fine-tuned network; None: no head, the
+        labeled images speak for their classes as a few-shot expert.
+    templates : str
+        Prompt templates.
+    policy : Policy, optional
+        Expected share of images of unseen classes, rejection, prediction sets.
+    precision, device : str
+        See `hybrid.device.resolve`.
+    seed : int
+        Of the validation cut and the training.
 
     Attributes
     ----------
-    encoder : Encoder
-    head : Head or None
-    gate : FittedGate or None
-    space : LabelSpace
-    class_vectors : (space.named, dim) float32 or None
-        Text embeddings of the classes that have a text; None where the run has no zero-shot opinion.
-    policy : Policy
-        What is expected of the images and asked of the answers.
-    notes : tuple of str
-        Which device, precision, weights and experts are in use.
-    trained_on : frozenset of str
-        Content hashes of the head's training images, and of those that show a class.
-    always_embed : bool
-        Run the encoder even where no expert needs it, for `Batch.embeddings`.
-    shown : ShownPhotos or None
-        Labeled images of classes that the head does not know, for the gate.
-    few_shot : FewShotExpert or None
-        What joins names and images where there is no head.
-    source : Source or None
-        What `from_run` made it of; `add_class` and `save` need it.
+    classes_ : (c,) str
+    fitted_ : FittedClassifier
+        The encoder, head, gate and label space in use. It is replaced as a whole, never changed.
+
+    Examples
+    --------
+    >>> classifier = HybridClassifier(encoder="tiny", prompts=["zebra"]).fit(images, labels)
+    >>> classifier.predict(["photo.jpg"])
     """
 
-    encoder: Encoder
-    head: Head | None
-    gate: FittedGate | None
-    space: LabelSpace
-    class_vectors: FloatArray | None
-    notes: tuple[str, ...] = ()
-    trained_on: frozenset[str] = frozenset()
-    policy: Policy = field(default_factory=Policy)
-    unreadable: list[tuple[str, str]] = field(default_factory=list)
-    always_embed: bool = False
-    support: SupportImages | None = None
-    few_shot: FewShotExpert | None = None
-    source: Source | None = field(default=None, repr=False)
-    decider: Decider | None = field(init=False, default=None, repr=False)
+    _estimator_type = "classifier"
 
-    def __post_init__(self) -> None:
-        if self.gate is not None and self.class_vectors is not None:
-            self.decider = Decider(self.gate, self.class_vectors, self.encoder.logit_scale, self.policy, self.support)
-        elif self.policy != Policy():
-            raise GateError(
-                "answers of one expert alone cannot be shifted, rejected or turned into sets",
-                expected="a run with a head and a gate",
-                fix="hybrid train-head first, or leave those flags out",
-            )
+    def __init__(
+        self,
+        encoder: str = EncoderSettings().model,
+        prompts: Prompts | None = None,
+        *,
+        pretrained: str | None = None,
+        head: str | None = "linear",
+        templates: str = "simple",
+        policy: Policy | None = None,
+        precision: str = "auto",
+        device: str = "auto",
+        seed: int = 0,
+    ) -> None:
+        self.encoder, self.prompts, self.pretrained, self.head = encoder, prompts, pretrained, head
+        self.templates, self.policy, self.precision, self.device, self.seed = templates, policy, precision, device, seed
 
     @classmethod
     def from_run(
         cls,
         run: str | Path,
         *,
-        prompts: PromptSet | Sequence[str] | str | Path | None = None,
+        prompts: Prompts | None = None,
         templates: str | None = None,
         encoder: EncoderSettings | None = None,
         device: str = "auto",
         policy: Policy | None = None,
         regions: Regions | None = None,
         few_shot: str | None = None,
-    ) -> HybridClassifier:
+    ) -> Self:
         """Load what the run folder holds and join it with the named classes.
 
         Parameters
@@ -124,7 +111,7 @@ class HybridClassifier:
         device : str
             See `hybrid.device.resolve`.
         policy : Policy, optional
-            Expected share of unseen images, rejection, prediction sets.
+            Expected share of images of unseen classes, rejection, prediction sets.
         regions : {"none", "slic", "tiles"}, optional
             How the head cuts each image to vote on its parts; default: as it was trained.
         few_shot : str, optional
@@ -135,12 +122,63 @@ class HybridClassifier:
         HybridError
             If parts are missing or do not fit together.
         """
-        if isinstance(prompts, str | Path):
-            prompts = PromptSet.load(prompts)
-        elif prompts is not None and not isinstance(prompts, PromptSet):
-            prompts = PromptSet.from_names(prompts)
-        source = read_source(Path(run), prompts, templates, encoder, device, regions, few_shot)
-        return cls._of(source, policy or Policy())
+        state = load_run(Path(run), prompt_set(prompts), templates, encoder, device, regions, few_shot)
+        return cls.of(state, policy)
+
+    @classmethod
+    def of(cls, state: RunState, policy: Policy | None = None) -> Self:
+        """Make a classifier of what was read from a run."""
+        settings = state.settings
+        made = cls(
+            settings.model,
+            state.prompts,
+            pretrained=settings.pretrained,
+            templates=state.templates.name,
+            policy=policy,
+            precision=settings.precision,
+        )
+        made.fitted_ = FittedClassifier.of(state, policy or Policy())
+        return made
+
+    def fit(self, images: Images, labels: Sequence[str]) -> Self:
+        """Index the images, train the head and fit the gate.
+
+        Parameters
+        ----------
+        images : as for `predict`
+        labels : sequence of str
+            The class of each image.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        HybridError
+            If images and labels do not fit together, an image cannot be read, or training fails.
+        """
+        from hybrid.run.run import Run
+
+        # The classifier reads from the folder as long as it lives.
+        folder = TemporaryDirectory(prefix="hybrid-")
+        run = Run(
+            Path(folder.name) / "run",
+            encoder=self.encoder,
+            pretrained=self.pretrained,
+            precision=self.precision,
+            device=self.device,
+        )
+        summary = run.index_labeled(images, labels)
+        for path, reason in summary.unreadable:
+            raise UnreadableImageError(f"cannot read {path}", got=reason)
+        if self.head == "linear":
+            run.train(head="linear", templates=self.templates, seed=self.seed)
+        elif self.head is not None:
+            run.train(self.head, templates=self.templates, seed=self.seed)
+        self.fitted_ = run.classifier(self.prompts, templates=self.templates, policy=self.policy).fitted
+        self._folder = folder
+        return self
 
     def add_class(self, name: str, images: Images | None = None, prompts: Sequence[str] | None = None) -> Self:
         """Let a class join at once, without training; the run folder stays as it is until `save`.
@@ -168,14 +206,43 @@ class HybridClassifier:
         Examples
         --------
         >>> classifier.add_class("okapi", images=["one.jpg", "two.jpg"])
-        >>> classifier.add_class("model 4711", images="images/model-4711", prompts=[])
+        >>> classifier.add_class("model 4711", images="photos/model-4711", prompts=[])
         """
+        state = self._state
+        if isinstance(prompts, str):
+            raise DataError("prompts is a list of names", got=repr(prompts), fix=f"prompts=[{prompts!r}]")
+        if state.head is not None and state.gate is None:
+            raise GateError(
+                "this run has no gate, so no class can join the trained ones",
+                fix="hybrid train-head, with classes the encoder can name (--classes FILE)",
+            )
         records = () if images is None else to_records(images)
-        return self._become(with_class(self._source(), name, records, prompts))
+        self._check_not_trained(name, *(prompts or ()))
+        classes, summary = join_class(
+            state.classes,
+            state.encoder,
+            name,
+            records,
+            synonyms=prompts or (),
+            named=None if prompts is None else bool(prompts),
+        )
+        for path, reason in summary.unreadable:
+            raise UnreadableImageError(f"cannot read {path}", got=reason)
+        return self._become(replace(state, classes=classes, notes=(*state.notes, *summary.notes)))
 
     def remove_class(self, name: str) -> Self:
-        """Let a class leave that joined, with its images, or was asked for; DataError for a trained or unknown one."""
-        return self._become(without_class(self._source(), name))
+        """Let a class leave that joined, with its images, or was prompted; DataError for a trained or unknown one."""
+        state = self._state
+        self._check_not_trained(name)
+        prompted = state.prompts.classes if state.prompts else ()
+        rest = tuple(prompt for prompt in prompted if class_key(prompt.name) != class_key(name))
+        classes = state.classes
+        # A class that was prompted alone takes no images along: they may wait for a head, or for a test.
+        if class_key(name) in {class_key(cls.name) for cls in classes.support}:
+            classes, _ = leave_class(classes, name)
+        elif len(rest) == len(prompted):
+            raise no_such_class(name, [*(c.name for c in classes.support), *(prompt.name for prompt in prompted)])
+        return self._become(replace(state, classes=classes, prompts=PromptSet(rest) if rest else None))
 
     def save(self, path: str | Path) -> None:
         """Write a run folder that `from_run` reads back as this classifier, its `policy` and `few_shot` aside.
@@ -185,83 +252,31 @@ class HybridClassifier:
         path : str or Path
             A new or empty folder, or the run that this classifier was loaded from.
         """
-        self.source = save(self._source(), Path(path))
+        self.fitted_ = replace(self.fitted, state=save_run(self._state, Path(path)))
 
-    def _source(self) -> Source:
-        if self.source is None:
-            raise ConfigError("a classifier that was put together by hand cannot change", fix="use from_run")
-        return self.source
+    @property
+    def fitted(self) -> FittedClassifier:
+        """`fitted_`, or ConfigError before `fit`."""
+        if not self.__sklearn_is_fitted__():
+            raise ConfigError(
+                "this classifier is not fitted yet", fix="fit(images, labels), or HybridClassifier.from_run(FOLDER)"
+            )
+        return self.fitted_
 
-    def _become(self, source: Source) -> Self:
-        made = self._of(source, self.policy)
-        for item in ("space", "class_vectors", "support", "few_shot", "decider", "notes", "trained_on", "source"):
-            setattr(self, item, getattr(made, item))
-        return self
+    @property
+    def space(self) -> LabelSpace:
+        """All classes, and how each one is known."""
+        return self.fitted.space
 
-    @classmethod
-    def _of(cls, source: Source, policy: Policy) -> HybridClassifier:
-        joined = assemble(source)
-        made = cls(
-            source.encoder,
-            source.head,
-            source.gate,
-            joined.space,
-            joined.class_vectors,
-            trained_on=source.trained_on.union(*(one.hashes for one in source.newcomers)),
-            policy=policy,
-            support=joined.support,
-            few_shot=joined.few_shot,
-        )
-        made.notes = (*source.notes, *joined.notes, *(made.decider.point.notes if made.decider else ()))
-        made.source = source
-        return made
-
-    def alone(self, system: str) -> HybridClassifier | None:
-        """One of its systems by itself, doing no work for the others: ``supervised`` or ``zero_shot``."""
-        bare: dict[str, Any] = {"gate": None, "policy": Policy(), "support": None, "few_shot": None, "source": None}
-        if system == "supervised":
-            only = None if self.head is None else replace(self, class_vectors=None, **bare)
-        else:
-            only = None if self.class_vectors is None else replace(self, head=None, **bare)
-        return None if only is None else replace(only, unreadable=[], always_embed=False)
-
-    def answer(
-        self,
-        embeddings: FloatArray | None,
-        head_logits: FloatArray | None,
-        uniform: NDArray[np.float64] | None = None,
-    ) -> Answers:
-        """Turn a batch's embeddings (n, dim) and head logits (n, seen) into every system's answer.
-
-        `uniform`, a number in [0, 1) for each image, is needed for prediction sets alone.
-        """
-        classes = len(self.space.names)
-        seen = self.space.seen
-        supervised = zero_shot = mass = None
-        if head_logits is not None:
-            padding = np.zeros((len(head_logits), classes - seen))
-            supervised = np.concatenate([np.exp(log_softmax(head_logits)), padding], axis=1)
-        if embeddings is not None and self.class_vectors is not None:
-            similarity = zero_shot_logits(embeddings, self.class_vectors, self.encoder.logit_scale)
-            image_only = np.zeros((len(embeddings), self.space.image_only))
-            zero_shot = np.concatenate([np.exp(log_softmax(similarity)), image_only], axis=1)
-            mass = zero_shot[:, seen:].sum(axis=1)
-        if self.decider is not None and embeddings is not None and head_logits is not None:
-            decided = self.decider(embeddings, head_logits, uniform)
-            hybrid = np.exp(decided.fused.log_probabilities)
-            return Answers(supervised, zero_shot, hybrid, decided.fused.p_unseen, mass, decided)
-        if self.few_shot is not None and embeddings is not None:
-            joined = np.exp(log_softmax(self.few_shot.logits(embeddings)))
-            return Answers(supervised, zero_shot, joined, None, mass, None)
-        only = supervised if supervised is not None else zero_shot
-        if only is None:
-            raise GateError("neither a head nor named classes to answer with")
-        return Answers(supervised, zero_shot, only, None, mass, None)
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Which device, precision, weights and experts are in use."""
+        return self.fitted.notes
 
     @property
     def classes_(self) -> NDArray[np.str_]:
         """Labels of all classes, (c,): the trained ones first; the columns of `predict_proba`."""
-        return np.array(self.space.names, dtype=np.str_)
+        return np.array(self.fitted.space.names, dtype=np.str_)
 
     def predict(self, images: Images, *, batch_size: int | None = None, workers: int | None = None) -> NDArray[np.str_]:
         """Name the class of each image.
@@ -273,7 +288,7 @@ class HybridClassifier:
         batch_size : int, optional
             Images that go through the networks at once; default: what the device has memory for, 32 on a CPU.
         workers : int, optional
-            Threads that decode; default: one a core, at most 16.
+            Threads that decode; default: one per core, at most 16.
 
         Returns
         -------
@@ -285,7 +300,7 @@ class HybridClassifier:
         UnreadableImageError
             If an image cannot be read; `classify` leaves such images out and goes on.
         HybridError
-            If an input is no image, or the encoder has no vector for it.
+            If an input is not an image, or the encoder has no vector for it.
 
         Examples
         --------
@@ -293,7 +308,7 @@ class HybridClassifier:
         >>> classifier.predict(["cup.jpg", PIL.Image.open("llama.png")])
         array(['cup', 'llama'], dtype='<U5')
         """
-        batches = self._batches(images, batch_size, workers, skip_unreadable=False)
+        batches = self._readable(images, batch_size, workers)
         return np.array([p.label for batch in batches for p in self.predictions(batch, top_k=1)], dtype=np.str_)
 
     def predict_proba(
@@ -315,81 +330,89 @@ class HybridClassifier:
 
         Examples
         --------
-        >>> probabilities = classifier.predict_proba("images/")
+        >>> probabilities = classifier.predict_proba("photos/")
         >>> classifier.classes_[probabilities.argmax(axis=1)]
         array(['cup', 'llama', 'cup'], dtype='<U5')
         """
-        batches = self._batches(images, batch_size, workers, skip_unreadable=False)
+        batches = self._readable(images, batch_size, workers)
         return np.concatenate([np.empty((0, len(self.space.names))), *(batch.answers.hybrid for batch in batches)])
 
+    def score(self, images: Images, labels: Sequence[str]) -> float:
+        """Share of the images whose predicted class is their label."""
+        return float(np.mean(self.predict(images) == np.asarray(labels, dtype=np.str_)))
+
     def classify(self, images: Images, *, batch_size: int | None = None, workers: int | None = None) -> Iterator[Batch]:
-        """Read, decode once, feed both experts, answer; unreadable images go to `unreadable`.
+        """Answer batch by batch; what cannot be read is left out and listed in `Batch.unreadable`.
 
         `images` as for `predict`; a batch's records name its images.
         """
-        yield from self._batches(images, batch_size, workers, skip_unreadable=True)
-
-    def _batches(
-        self, images: Images, batch_size: int | None, workers: int | None, *, skip_unreadable: bool
-    ) -> Iterator[Batch]:
-        if batch_size is not None and batch_size < 1:
-            raise ConfigError("batch_size takes a number of photos", expected="1 or more", got=str(batch_size))
-        records = to_records(images)
-        if self._needs_embeddings:
-            self.encoder.check(records)
-        size = batch_size or (self._batch_size if len(records) > 1 else 1)
-        min_side = largest_min_side(expert.min_side for expert in self._looking)
-        batches = read_batches(records, self._prepare, min_side=min_side, batch_size=size, workers=workers)
-        for batch, answered in ordered_map(self._answer_batch, batches, IN_FLIGHT, IN_FLIGHT):
-            unreadable = [image for image in batch if image.reason]
-            if unreadable and not skip_unreadable:
-                raise unreadable[0].error(fix="leave it out, or use classify, which skips and lists it")
-            self.unreadable += [(image.record.path, image.reason) for image in unreadable]
-            if answered is not None:
-                yield answered
+        yield from self.fitted.classify(images, batch_size=batch_size, workers=workers)
 
     def predictions(self, batch: Batch, top_k: int = 5) -> list[Prediction]:
-        """Turn a batch's answers into one `Prediction` an image."""
-        return to_predictions(
-            [record.path for record in batch.records],
-            batch.answers,
-            self.space,
-            top_k=top_k,
-            only_expert="head" if self.head is not None else "zero-shot" if self.few_shot is None else "few-shot",
-            accept_above=self.decider.point.accept_above if self.decider else None,
-            warning=self.gate.warning if self.gate else None,
-        )
+        """Turn a batch's answers into one `Prediction` for each image."""
+        return self.fitted.predictions(batch, top_k)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Parameters of the constructor, as scikit-learn asks for them."""
+        return {name: getattr(self, name) for name in _DEFAULTS}
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters of the constructor, as scikit-learn does it; they count from the next `fit` on."""
+        for name, value in params.items():
+            if name not in _DEFAULTS:
+                raise ConfigError(f"there is no parameter {name}", expected=", ".join(_DEFAULTS))
+            setattr(self, name, value)
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "fitted_")
+
+    def __sklearn_tags__(self) -> Any:
+        # Not by inheritance: scikit-learn takes a second to import, and most uses do not need it.
+        from sklearn.base import BaseEstimator, ClassifierMixin
+
+        return type("Tags", (ClassifierMixin, BaseEstimator), {})().__sklearn_tags__()
+
+    def __repr__(self) -> str:
+        changed = {name: value for name, value in self.get_params().items() if value != _DEFAULTS[name]}
+        return f"HybridClassifier({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
 
     @property
-    def _looking(self) -> list[Encoder | Head]:
-        """Who looks at images."""
-        return [*([self.encoder] if self._needs_embeddings else []), *([self.head] if self.head else [])]
+    def _state(self) -> RunState:
+        if self.fitted.state is None:
+            raise ConfigError("a classifier that was put together by hand cannot change", fix="use from_run or fit")
+        return self.fitted.state
 
-    @property
-    def _batch_size(self) -> int:
-        return min((expert.batch_size for expert in self._looking), default=CPU_BATCH)
+    def _become(self, state: RunState) -> Self:
+        # One assignment: whoever predicts meanwhile in another thread sees the old one or the new one.
+        self.fitted_ = FittedClassifier.of(state, self.fitted.policy)
+        return self
 
-    def _prepare(self, image: Scaled, record: ImageRecord) -> tuple[Any, Any]:
-        for_encoder = self.encoder.prepare(image, record) if self._needs_embeddings else None
-        return for_encoder, self.head.prepare(image) if self.head else None
+    def _check_not_trained(self, *names: str) -> None:
+        """DataError if the head was trained on a class that is called so, by its label or by the prompts."""
+        for name in names:
+            index = self.space.index_of(name)
+            if index is not None and index < self.space.seen:
+                raise DataError(f"the head was trained on {self.space.names[index]}", got=name)
 
-    @property
-    def _needs_embeddings(self) -> bool:
-        reads_embeddings = self.head is not None and self.head.encoder_identity is not None
-        return self.always_embed or self.class_vectors is not None or self.few_shot is not None or reads_embeddings
+    def _readable(self, images: Images, batch_size: int | None, workers: int | None) -> Iterator[Batch]:
+        for batch in self.classify(images, batch_size=batch_size, workers=workers):
+            for path, reason in batch.unreadable:
+                raise UnreadableImageError(
+                    f"cannot read {path}", got=reason, fix="leave it out, or use classify, which skips and lists it"
+                )
+            yield batch
 
-    def _answer_batch(self, batch: list[ReadImage]) -> tuple[list[ReadImage], Batch | None]:
-        images = [image for image in batch if not image.reason]
-        if not images:
-            return batch, None
-        embeddings = head_logits = None
-        if self._needs_embeddings:
-            embeddings = self.encoder.encode_images([image.prepared[0] for image in images])
-        if self.head is not None:
-            empty = np.empty((len(images), 0), dtype=np.float32)
-            head_logits = self.head.logits(
-                [image.prepared[1] for image in images], empty if embeddings is None else embeddings
-            )
-        hashes = tuple(image.sha256 for image in images)
-        answers = self.answer(embeddings, head_logits, np.array([uniform_from_hash(sha256) for sha256 in hashes]))
-        return batch, Batch(tuple(image.record for image in images), hashes, answers, embeddings)
+
+_DEFAULTS = {
+    name: parameter.default
+    for name, parameter in signature(HybridClassifier.__init__).parameters.items()
+    if name != "self"
+}
+
+
+def prompt_set(prompts: Prompts | None) -> PromptSet | None:
+    """Names in any form as prompts: a list of names, a file or the name of a bundled one."""
+    if prompts is None or isinstance(prompts, PromptSet):
+        return prompts
+    return PromptSet.load(prompts) if isinstance(prompts, str | Path) else PromptSet.from_names(prompts)

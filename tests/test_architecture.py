@@ -40,6 +40,8 @@ NEVER = {
 # Leaves: only a room below may import one.
 LEAVES = {"evaluation": {"cli", "tools"}, "tools": {"cli"}, "demo": {"cli"}, "cli": set()}
 FILES = sorted(PACKAGE.rglob("*.py"))
+# Does what the commands do, and so imports, where it does it, what they import.
+FACADE = PACKAGE / "run" / "run.py"
 
 
 def room_of(file):
@@ -60,7 +62,7 @@ def imported_rooms(file):
 
 
 def test_a_room_imports_no_room_below_it():
-    for file in FILES:
+    for file in set(FILES) - {FACADE}:
         room, rooms = room_of(file), imported_rooms(file)
         never = NEVER.get(room, set())
         if "*" in never:

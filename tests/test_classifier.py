@@ -1,4 +1,4 @@
-"""`HybridClassifier` joins its parts; each answer is held against a plain numpy calculation."""
+"""`FittedClassifier` joins its parts; each answer is held against a plain numpy calculation."""
 
 import hashlib
 from pathlib import Path
@@ -20,6 +20,7 @@ from hybrid.images.preprocess import to_picture
 from hybrid.images.sources import scan
 from hybrid.labels.prompts import PromptSet
 from hybrid.labels.space import join
+from hybrid.run.fitted import FittedClassifier
 
 SEEN = ("red", "green")
 SPACE = join(SEEN, PromptSet.from_names(["green", "blue"]))
@@ -106,7 +107,7 @@ PRIOR = FittedGate(Gate(), FITTED.gaussians, reason="too little to fit a gate on
 
 def make(**changes):
     parts = {"encoder": ColorEncoder(), "head": PixelHead(), "gate": FITTED, "space": SPACE}
-    return HybridClassifier(**{**parts, "class_vectors": CLASS_VECTORS, **changes})
+    return FittedClassifier(**{**parts, "class_vectors": CLASS_VECTORS, **changes})
 
 
 @pytest.fixture
@@ -170,7 +171,7 @@ def test_content_hashes_and_unreadable_files(images):
     hashes = [h for b in batches for h in b.hashes]
     assert len(paths) == 12
     assert hashes[0] == hashlib.sha256(Path(paths[0]).read_bytes()).hexdigest()
-    assert [path.split("/")[-1] for path, _ in classifier.unreadable] == ["bad.jpg"]
+    assert [path.split("/")[-1] for b in batches for path, _ in b.unreadable] == ["bad.jpg"]
 
 
 def test_alone_does_no_work_for_the_other_expert(images):

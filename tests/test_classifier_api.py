@@ -1,7 +1,6 @@
 """`predict` and `predict_proba`: one row for each image of any kind, the same values as `classify`."""
 
 import io
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +61,7 @@ def paths(world):
 
 
 def with_policy(classifier, **policy):
-    return replace(classifier, policy=Policy(**policy), unreadable=[])
+    return HybridClassifier.of(classifier.fitted.state, Policy(**policy))
 
 
 def test_classes_are_the_label_space(classifier):
@@ -204,27 +203,24 @@ def test_classify_names_what_lies_in_memory(classifier, paths):
 def test_what_cannot_be_read_is_named(classifier, paths, tmp_path, method):
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"nothing")
-    own = replace(classifier, unreadable=[])
     with pytest.raises(UnreadableImageError, match=r"cannot read .*/bad\.jpg") as caught:
-        getattr(own, method)([*paths[:3], bad, *paths[3:]], batch_size=2)
+        getattr(classifier, method)([*paths[:3], bad, *paths[3:]], batch_size=2)
     assert "not an image" in caught.value.got
     assert "classify" in caught.value.fix
-    assert own.unreadable == []
     stream = io.BytesIO(Path(paths[0]).read_bytes()[:600])
     with pytest.raises(UnreadableImageError, match="cannot read image 1"):
-        getattr(own, method)([paths[0], Image.open(stream)])
+        getattr(classifier, method)([paths[0], Image.open(stream)])
 
 
 def test_classify_leaves_out_what_cannot_be_read(classifier, paths, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"nothing")
-    own = replace(classifier, unreadable=[])
-    (batch,) = own.classify([paths[0], tmp_path / "bad.jpg", Image.open(paths[1])])
+    (batch,) = classifier.classify([paths[0], tmp_path / "bad.jpg", Image.open(paths[1])])
     assert [record.path for record in batch.records] == [str(paths[0]), "image 2"]
-    assert [path for path, _ in own.unreadable] == [str(tmp_path / "bad.jpg")]
+    assert [path for path, _ in batch.unreadable] == [str(tmp_path / "bad.jpg")]
 
 
 def test_a_wrong_input_is_refused_before_any_work(classifier, paths, monkeypatch):
-    monkeypatch.setattr(type(classifier.encoder), "encode_images", None)
+    monkeypatch.setattr(type(classifier.fitted.encoder), "encode_images", None)
     with pytest.raises(DataError, match="image 1 has values outside the range"):
         classifier.predict([paths[0], np.full((8, 8, 3), 200.0)])
     with pytest.raises(DataError, match="does not exist"):
@@ -251,9 +247,9 @@ def test_a_folder_is_not_decoded_at_once(classifier, paths, decodes):
 
 def test_zero_shot_without_a_run(tmp_path, paths):
     classifier = HybridClassifier.from_run(tmp_path / "none", prompts=NAMES, encoder=TINY, device="cpu")
-    encoder = classifier.encoder
+    encoder = classifier.fitted.encoder
     prepared = [encoder.prepare(Image.open(path).convert("RGB"), None) for path in paths]
-    similarity = encoder.encode_images(prepared).astype(float) @ classifier.class_vectors.astype(float).T
+    similarity = encoder.encode_images(prepared).astype(float) @ classifier.fitted.class_vectors.astype(float).T
     expected = softmax(encoder.logit_scale * similarity, axis=1)
     found = classifier.predict_proba([np.asarray(Image.open(path)) for path in paths])
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)

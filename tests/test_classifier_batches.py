@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hybrid.classifier import HybridClassifier
 from hybrid.config import EncoderSettings
-from hybrid.device import CPU_BATCH
 from hybrid.encoders import load_encoder
 from hybrid.errors import EncoderError
 from hybrid.images.sources import scan
 from hybrid.images.stream import IN_FLIGHT, ahead
 from hybrid.labels.prompts import PromptSet
 from hybrid.labels.space import join
+from hybrid.run.fitted import FittedClassifier
 
 
 def mean_of(image) -> np.ndarray:
@@ -67,14 +66,14 @@ class Head:
         return np.stack(prepared)
 
 
-def zero_shot(encoder: Encoder) -> HybridClassifier:
-    return HybridClassifier(
+def zero_shot(encoder: Encoder) -> FittedClassifier:
+    return FittedClassifier(
         encoder, None, None, join((), PromptSet.from_names(["a", "b", "c"])), np.eye(3, dtype=np.float32)
     )
 
 
-def head_alone(encoder: Encoder, head: Head, **changes) -> HybridClassifier:
-    return HybridClassifier(encoder, head, None, join(head.classes, None), None, **changes)
+def head_alone(encoder: Encoder, head: Head, **changes) -> FittedClassifier:
+    return FittedClassifier(encoder, head, None, join(head.classes, None), None, **changes)
 
 
 @pytest.fixture
@@ -128,16 +127,23 @@ def test_unreadable_images_are_listed_in_order_between_the_others(write, tmp_pat
     classifier = zero_shot(Encoder())
     batches = list(classifier.classify(found))
     assert grays(batches) == [1, 2, 3, 4, 12]
-    assert [path[-8:-4] for path, _ in classifier.unreadable] == ["0000", "0005", "0006", "0007", "0013"]
+    assert [path[-8:-4] for batch in batches for path, _ in batch.unreadable] == [
+        "0000",
+        "0005",
+        "0006",
+        "0007",
+        "0013",
+    ]
 
 
-def test_a_batch_without_a_readable_image_is_left_out(write, tmp_path):
+def test_a_batch_without_a_readable_image_has_no_answers(write, tmp_path):
     records = write(12)
     for number in range(4, 8):
         (tmp_path / f"{number:04d}.png").write_bytes(b"torn")
     classifier = zero_shot(Encoder())
-    assert [len(batch.records) for batch in classifier.classify(records)] == [4, 4]
-    assert len(classifier.unreadable) == 4
+    batches = list(classifier.classify(records))
+    assert [(len(batch.records), len(batch.unreadable)) for batch in batches] == [(4, 0), (0, 4), (4, 0)]
+    assert [len(classifier.predictions(batch)) for batch in batches] == [4, 0, 4]
 
 
 def test_an_error_of_an_expert_comes_after_the_answers_before_it(write):
@@ -177,7 +183,7 @@ def test_few_images_are_decoded_before_the_first_answer(write):
 def test_a_image_is_decoded_once_as_large_as_anybody_needs_it(write, decodes, encoder, head, embed, min_side, height):
     looks, scores = Encoder(encoder), Head(head)
     records = write(5, (320, 240), "jpg")
-    list(head_alone(looks, scores, always_embed=embed).classify(records))
+    list(head_alone(looks, scores).classify(records, embed=embed))
     assert [asked for asked, _ in decodes] == [min_side] * 5
     assert scores.prepared == [(height, height * 4 // 3)] * 5
     assert looks.prepared == (scores.prepared if embed else [])
@@ -196,7 +202,7 @@ def test_nobody_looks_closer_than_needed_where_the_encoder_is_alone(write, decod
 )
 def test_the_smaller_suggestion_of_those_that_look_counts(write, encoder, head, embed, size):
     scores = Head(batch_size=head)
-    batches = list(head_alone(Encoder(batch_size=encoder), scores, always_embed=embed).classify(write(10)))
+    batches = list(head_alone(Encoder(batch_size=encoder), scores).classify(write(10), embed=embed))
     assert len(batches[0].records) == size
     assert max(scores.batches) == size
 
@@ -204,11 +210,6 @@ def test_the_smaller_suggestion_of_those_that_look_counts(write, encoder, head, 
 def test_what_is_asked_for_counts_before_any_suggestion(write):
     batches = list(zero_shot(Encoder(batch_size=2)).classify(write(10), batch_size=7))
     assert [len(batch.records) for batch in batches] == [7, 3]
-
-
-def test_nobody_to_ask():
-    space = join(("red",), None)
-    assert HybridClassifier(Encoder(), None, None, space, None)._batch_size == CPU_BATCH
 
 
 # The real encoder
@@ -223,6 +224,7 @@ def test_values_do_not_depend_on_workers(clip_folder, image, tmp_path):
         encoder = load_encoder(EncoderSettings(model=str(clip_folder), precision="fp32"), "cpu")
         texts = encoder.encode_texts(["a cat", "a dog"])
         space = join((), PromptSet.from_names(["cat", "dog"]))
-        classifier = HybridClassifier(encoder, None, None, space, texts)
-        found.append(classifier.predict_proba([record.path for record in records], batch_size=8, workers=workers))
+        classifier = FittedClassifier(encoder, None, None, space, texts)
+        batches = classifier.classify(records, batch_size=8, workers=workers)
+        found.append(np.concatenate([batch.answers.hybrid for batch in batches]))
     assert np.array_equal(*found)

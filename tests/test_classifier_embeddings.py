@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hybrid.classifier import HybridClassifier
 from hybrid.errors import EncoderError
 from hybrid.images.preprocess import to_picture
 from hybrid.images.sources import scan
 from hybrid.labels.prompts import PromptSet
 from hybrid.labels.space import join
+from hybrid.run.fitted import FittedClassifier
 
 
 class ColorEncoder:
@@ -66,17 +66,17 @@ def records(tmp_path):
 
 def head_alone(**changes):
     space = join(("red", "green"), None)
-    return HybridClassifier(ColorEncoder(), PixelHead(), None, space, None, **changes)
+    return FittedClassifier(ColorEncoder(), PixelHead(), None, space, None, **changes)
 
 
 def zero_shot():
     space = join((), PromptSet.from_names(["a", "b", "c"]))
-    return HybridClassifier(ColorEncoder(), None, None, space, np.eye(3, dtype=np.float32))
+    return FittedClassifier(ColorEncoder(), None, None, space, np.eye(3, dtype=np.float32))
 
 
-@pytest.mark.parametrize("classifier", [zero_shot(), head_alone(always_embed=True)], ids=["zero-shot", "head alone"])
+@pytest.mark.parametrize("classifier", [zero_shot(), head_alone()], ids=["zero-shot", "head alone"])
 def test_a_batch_holds_the_embeddings_of_its_images(classifier, records):
-    batches = list(classifier.classify(records, batch_size=3))
+    batches = list(classifier.classify(records, batch_size=3, embed=True))
     embeddings = np.concatenate([batch.embeddings for batch in batches])
     expected = np.array(COLORS) / np.linalg.norm(COLORS, axis=1, keepdims=True)
     np.testing.assert_allclose(embeddings, expected, atol=1e-6)
@@ -91,21 +91,17 @@ def test_the_encoder_rests_where_nothing_needs_it(records):
 
 
 def test_the_answers_of_a_head_alone_stay_its_own(records):
-    plain, embedded = (next(head_alone(always_embed=e).classify(records)).answers for e in (False, True))
+    plain, embedded = (next(head_alone().classify(records, embed=e)).answers for e in (False, True))
     np.testing.assert_array_equal(plain.hybrid, embedded.hybrid)
     assert embedded.zero_shot is None
 
 
 def test_images_are_checked_where_they_are_embedded(records):
     for always, error in ((False, None), (True, EncoderError)):
-        classifier = head_alone(always_embed=always)
+        classifier = head_alone()
         classifier.encoder.foreign = True
         if error is None:
-            assert len(list(classifier.classify(records))) == 1
+            assert len(list(classifier.classify(records, embed=always))) == 1
         else:
             with pytest.raises(error, match="no vector"):
-                list(classifier.classify(records))
-
-
-def test_an_expert_alone_does_no_work_for_evidence():
-    assert not head_alone(always_embed=True).alone("supervised").always_embed
+                list(classifier.classify(records, embed=always))

@@ -146,7 +146,7 @@ SHOWN = replace(
     SPACE,
     names=(*SPACE.names, "gnu"),
     prompts=(*SPACE.prompts, PromptClass("gnu")),
-    joined=1,
+    added=1,
     shots=(0, 0, 3, 0, 2),
 )
 # Without the images of emu and gnu.

@@ -73,10 +73,10 @@ def _classes(layout: Layout, head: HeadInfo | None, fingerprint: str) -> Iterato
     """How each class is known: counts, then a line for each one that the head does not know."""
     from hybrid.images.naming import plural
     from hybrid.labels.prompts import class_key
-    from hybrid.run.classes import support_classes
+    from hybrid.run.classes import read_run_classes
 
-    seen, left_out = (head.classes, head.left_out) if head else ((), ())
-    classes, notes = support_classes(layout, (fingerprint,), seen, left_out)
+    run_classes, notes = read_run_classes(layout, (fingerprint,), head)
+    classes, seen, left_out = run_classes.support, run_classes.seen, run_classes.left_out
     shown = sum(bool(cls.hashes) for cls in classes)
     known = {class_key(cls.name) for cls in classes}
     left_out = tuple(label for label in left_out or () if class_key(label) not in known)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from hybrid.classifier import HybridClassifier
 from hybrid.errors import ConfigError
 from hybrid.images.sources import scan
-from hybrid.labels.prompts import PromptSet
-from hybrid.run.files import Layout, read_run
+from hybrid.run.fitted import FittedClassifier
+from hybrid.run.run import Run
 
 if TYPE_CHECKING:
     from hybrid.cli.options import EncoderOptions, RegionsChoice, RunOptions
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 def load_classifier(
     run: RunOptions, policy: Policy, encoder: EncoderOptions, device: str, regions: RegionsChoice | None = None
-) -> HybridClassifier:
+) -> FittedClassifier:
     """Load a run, or zero-shot alone where there is no run.
 
     Raises
@@ -27,26 +26,16 @@ def load_classifier(
     ConfigError
         If the flags name another encoder than the run has: its index and gate would not fit.
     """
-    layout = Layout(run.run)
-    settings = encoder.settings(layout)
-    if layout.run.is_file():
-        recorded = read_run(layout).encoder
-        if (settings.model, settings.pretrained) != (recorded.model, recorded.pretrained):
-            raise ConfigError(
-                f"the run {run.run} has another encoder",
-                expected=f"{recorded.model} / {recorded.pretrained}",
-                got=f"{settings.model} / {settings.pretrained}",
-                fix="leave --encoder out, or use another --run",
-            )
-    return HybridClassifier.from_run(
-        run.run,
-        prompts=PromptSet.load(run.prompts) if run.prompts is not None else None,
+    opened = Run(
+        run.run, encoder=encoder.encoder, pretrained=encoder.pretrained, precision=encoder.precision, device=device
+    )
+    classifier = opened.classifier(
+        run.prompts,
         templates=run.templates,
-        encoder=settings,
-        device=device,
         policy=policy,
         regions=cast("Regions | None", regions and regions.value),
     )
+    return classifier.fitted
 
 
 def one_image(argument: str, source: str) -> ImageRecord:

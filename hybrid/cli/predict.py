@@ -11,9 +11,9 @@ import typer
 from hybrid.cli import options
 
 if TYPE_CHECKING:
-    from hybrid.classifier import Batch, HybridClassifier
     from hybrid.images.records import ImageRecord
     from hybrid.prediction import Prediction
+    from hybrid.run.fitted import Batch, FittedClassifier
 
 GRID_IMAGES = 25
 
@@ -47,11 +47,16 @@ def predict(
     show.note(*found.notes, *classifier.notes)
     evidence = _Evidence(run.run, classifier) if explain_neighbors else None
     drawn: list[tuple[ImageRecord, Prediction]] = []
+    unreadable: list[tuple[str, str]] = []
     with (
         writer_of(out, format_) as write,
         show.image_progress("classifying", len(found.records)) as progress,
     ):
-        for answers in classifier.classify(found.records, batch_size=batch.batch_size, workers=batch.workers):
+        embed = evidence is not None and evidence.needs_embeddings
+        for answers in classifier.classify(
+            found.records, batch_size=batch.batch_size, workers=batch.workers, embed=embed
+        ):
+            unreadable += answers.unreadable
             predictions = classifier.predictions(answers, top_k)
             predictions = evidence.add(answers, predictions) if evidence else predictions
             write(predictions)
@@ -60,13 +65,13 @@ def predict(
     _draw(drawn, grid)
     if evidence is not None:
         show.note(*evidence.notes())
-    show.exit_if_unreadable(classifier.unreadable)
+    show.exit_if_unreadable(unreadable)
 
 
 class _Evidence:
     """Finds the nearest labeled images of every batch, and counts what there is to say of them."""
 
-    def __init__(self, run: Path, classifier: HybridClassifier) -> None:
+    def __init__(self, run: Path, classifier: FittedClassifier) -> None:
         from hybrid.cli import show
         from hybrid.run.files import Layout
         from hybrid.run.neighbors import LabeledNeighbors
@@ -75,7 +80,7 @@ class _Evidence:
         show.note(*self._neighbors.notes)
         self._notes: Counter[str] = Counter()
         # The head may answer alone and need no embedding of its own.
-        classifier.always_embed = self._neighbors.missing is None
+        self.needs_embeddings = self._neighbors.missing is None
 
     def add(self, batch: Batch, predictions: list[Prediction]) -> list[Prediction]:
         from hybrid.run.neighbors import with_neighbors

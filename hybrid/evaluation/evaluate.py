@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid.classifier import Batch, HybridClassifier
 from hybrid.device import CPU_BATCH
 from hybrid.errors import DataError, listing
 from hybrid.evaluation.metrics import SystemScores, score_system
 from hybrid.evaluation.rates import RejectionReport, SetReport, report_rejection, report_sets
 from hybrid.evaluation.results import Evaluation, ImageResults
 from hybrid.images.records import ImageRecord
+from hybrid.run.fitted import Batch, FittedClassifier
 
 # Enough for a steady figure, few enough to add little to an evaluation.
 SPEED_BATCHES = 4
@@ -26,7 +25,7 @@ Kept = dict[str, NDArray[Any] | None]
 
 
 def evaluate(
-    classifier: HybridClassifier,
+    classifier: FittedClassifier,
     records: Sequence[ImageRecord],
     *,
     batch_size: int | None = None,
@@ -52,16 +51,9 @@ def evaluate(
             got=listing(foreign) or f"{len(records)} photos without labels",
             fix="give class folders or a manifest, and --prompts with their names",
         )
-    parts: list[Kept] = []
-    scored: list[ImageRecord] = []
-    leaked = 0
-    for batch in classifier.classify(inside, batch_size=batch_size, workers=workers):
-        parts.append({name: getattr(batch.answers, name) for name in KEPT} | _decisions(batch))
-        scored += batch.records
-        leaked += sum(sha256 in classifier.trained_on for sha256 in batch.hashes)
-        progress(len(batch.records))
+    parts, scored, leaked, unreadable = _answer(classifier, inside, batch_size, workers, progress)
     if not parts:
-        raise DataError("no photo could be read", got=listing([p for p, _ in classifier.unreadable], 5))
+        raise DataError("no photo could be read", got=listing([path for path, _ in unreadable], 5))
     target = np.array([class_index[str(record.label)] for record in scored], dtype=np.intp)
     rates = _measure_rates(classifier, inside, batch_size, workers)
     notes = _notes(foreign, len(labeled) - len(inside), len(records) - len(labeled))
@@ -70,6 +62,7 @@ def evaluate(
     sets, p_known = (_join(parts, name) for name in ("sets", "p_known"))
     images, mass = _joined(classifier, scored, target, parts)
     outside = [record for record in labeled if class_index[str(record.label)] is None]
+    rejection = _report_rejection(classifier, images, p_known, outside, unreadable, batch_size, workers)
     return Evaluation(
         images=len(labeled),
         scored=len(target),
@@ -79,11 +72,33 @@ def evaluate(
         systems=_score(images, mass, rates),
         setup=classifier.notes,
         notes=tuple(notes),
-        unreadable=tuple(classifier.unreadable),
+        unreadable=tuple(unreadable),
         per_image=images,
         sets=_report_sets(classifier, images, sets),
-        rejection=_report_rejection(classifier, images, p_known, outside, batch_size, workers),
+        rejection=rejection,
     )
+
+
+def _answer(
+    classifier: FittedClassifier,
+    records: Sequence[ImageRecord],
+    batch_size: int | None,
+    workers: int | None,
+    progress: Callable[[int], None],
+) -> tuple[list[Kept], list[ImageRecord], int, list[tuple[str, str]]]:
+    """Classify images: arrays by batch, records, how many show what was trained on, and those that are unreadable."""
+    parts: list[Kept] = []
+    scored: list[ImageRecord] = []
+    leaked = 0
+    unreadable: list[tuple[str, str]] = []
+    for batch in classifier.classify(records, batch_size=batch_size, workers=workers):
+        unreadable += batch.unreadable
+        if batch.records:
+            parts.append({name: getattr(batch.answers, name) for name in KEPT} | _decisions(batch))
+            scored += batch.records
+            leaked += sum(sha256 in classifier.trained_on for sha256 in batch.hashes)
+            progress(len(batch.records))
+    return parts, scored, leaked, unreadable
 
 
 def _decisions(batch: Batch) -> Kept:
@@ -91,26 +106,30 @@ def _decisions(batch: Batch) -> Kept:
     return {"sets": decided.sets if decided else None, "p_known": decided.p_known if decided else None}
 
 
-def _report_sets(classifier: HybridClassifier, images: ImageResults, sets: NDArray[Any] | None) -> SetReport | None:
+def _report_sets(classifier: FittedClassifier, images: ImageResults, sets: NDArray[Any] | None) -> SetReport | None:
     if sets is None or classifier.policy.coverage is None:
         return None
     return report_sets(sets, images.target, images.seen, classifier.policy.coverage)
 
 
 def _report_rejection(
-    classifier: HybridClassifier,
+    classifier: FittedClassifier,
     images: ImageResults,
     p_known: NDArray[Any] | None,
     outside: list[ImageRecord],
+    unreadable: list[tuple[str, str]],
     batch_size: int | None,
     workers: int | None,
 ) -> RejectionReport | None:
-    """Images of other classes cannot be answered right: here alone they are good for something."""
+    """Score rejection, on images of other classes too, which nothing else can use; adds to `unreadable`."""
     accept_above = classifier.decider.point.accept_above if classifier.decider else None
     if p_known is None or accept_above is None:
         return None
-    batches = classifier.classify(outside, batch_size=batch_size, workers=workers)
-    foreign = _join([_decisions(batch) for batch in batches], "p_known")
+    foreign_parts = []
+    for batch in classifier.classify(outside, batch_size=batch_size, workers=workers):
+        unreadable += batch.unreadable
+        foreign_parts += [_decisions(batch)] if batch.records else []
+    foreign = _join(foreign_parts, "p_known")
     empty = np.empty(0)
     return report_rejection(p_known, images.target, images.seen, empty if foreign is None else foreign, accept_above)
 
@@ -134,7 +153,7 @@ def _notes(foreign: list[str], outside: int, unlabeled: int) -> list[str]:
 
 
 def _joined(
-    classifier: HybridClassifier, records: list[ImageRecord], target: NDArray[np.intp], parts: list[Kept]
+    classifier: FittedClassifier, records: list[ImageRecord], target: NDArray[np.intp], parts: list[Kept]
 ) -> tuple[ImageResults, NDArray[np.float64] | None]:
     """Join the batches' answers; beside them the zero-shot expert's own probability of "unseen"."""
     systems = {name: _join(parts, name) for name in ("supervised", "zero_shot", "hybrid")}
@@ -166,12 +185,12 @@ def _score(
 
 
 def _measure_rates(
-    classifier: HybridClassifier, records: Sequence[ImageRecord], batch_size: int | None, workers: int | None
+    classifier: FittedClassifier, records: Sequence[ImageRecord], batch_size: int | None, workers: int | None
 ) -> dict[str, float | None]:
     """Images per second of each system by itself, from file to answer, over the first few batches."""
     sample = records[: SPEED_BATCHES * (batch_size or CPU_BATCH)]
 
-    def rate(system: HybridClassifier | None) -> float | None:
+    def rate(system: FittedClassifier | None) -> float | None:
         if system is None:
             return None
         start = time.perf_counter()
@@ -182,5 +201,5 @@ def _measure_rates(
     return {
         "supervised": rate(classifier.alone("supervised")),
         "zero_shot": rate(classifier.alone("zero_shot")),
-        "hybrid": rate(replace(classifier, unreadable=[])) if classifier.gate or classifier.few_shot else None,
+        "hybrid": rate(classifier) if classifier.gate or classifier.few_shot else None,
     }

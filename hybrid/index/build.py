@@ -33,6 +33,8 @@ class IndexSummary:
         Paths that joined, that hold other bytes than before, that are gone.
     kept : int
         Images that a person added to a class and that stay with it, whatever sources and `replace` say.
+    vectors : int
+        Vectors of the index afterwards, where somebody opened it.
     unreadable : list of (path, reason)
     """
 
@@ -44,6 +46,7 @@ class IndexSummary:
     changed: int = 0
     removed: int = 0
     kept: int = 0
+    vectors: int = 0
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
 

@@ -1,4 +1,4 @@
-"""`LabelSpace`: all classes an answer may name, and how each one is known: trained, named, shown."""
+"""`LabelSpace`: all classes an answer may name, and how each one is known: trained, named, shown by images."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from hybrid.labels.prompts import PromptClass, PromptSet, class_key
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """Seen classes first, in the head's order, then the unseen ones in the prompt file's order, then what joined.
+    """Seen classes first, in the head's order, then prompted ones in the prompt file's order, then added ones.
 
-    A class that joined was added to the run, or is a label of its index that the head does not know.
+    A class counts as added if it was added to the run, or is a label of its index that the head does not know.
 
     Attributes
     ----------
@@ -27,8 +27,8 @@ class LabelSpace:
         What each class is called in a prompt.
     seen : int
         The first `seen` classes are seen.
-    joined : int
-        How many of the last classes joined with images.
+    added : int
+        How many of the last classes were added with images.
     nameless : int
         How many of those are known by their images alone; they stand last.
     shots : tuple of int
@@ -38,14 +38,14 @@ class LabelSpace:
     names: tuple[str, ...]
     prompts: tuple[PromptClass, ...]
     seen: int
-    joined: int = 0
+    added: int = 0
     image_only: int = 0
     shots: tuple[int, ...] = ()
 
     @property
     def prompted(self) -> int:
-        """Number of classes that are seen or asked for by name."""
-        return len(self.names) - self.joined
+        """Number of classes that are seen or prompted."""
+        return len(self.names) - self.added
 
     @property
     def named(self) -> int:
@@ -109,8 +109,8 @@ def join(seen: Sequence[str], prompts: PromptSet | None) -> LabelSpace:
 
 
 @dataclass(frozen=True)
-class Newcomer:
-    """A class that is to join a label space.
+class UnseenClass:
+    """A class that the head does not know, to join a label space.
 
     Attributes
     ----------
@@ -126,44 +126,43 @@ class Newcomer:
     shots: int
 
 
-def extend(space: LabelSpace, newcomers: Sequence[Newcomer]) -> tuple[LabelSpace, tuple[int | None, ...]]:
+def extend(space: LabelSpace, classes: Sequence[UnseenClass]) -> tuple[LabelSpace, tuple[int | None, ...]]:
     """Let classes join a label space.
 
-    A newcomer that is in the space by name or synonym keeps its place there, and its images count for that class; a
-    newcomer without images is asked for by name, as a prompt would; the others stand last.
+    A class that is in the space by name or synonym keeps its place there, and its images count for that class; a
+    class without images is prompted; the others stand last.
 
     Returns
     -------
     LabelSpace
     places : tuple of int or None
-        Of each newcomer; None for one that is seen, whose images the head has learned or will learn.
+        Index of each class; None for one that is seen, whose images the head has learned or will learn.
 
     Raises
     ------
     DataError
-        If two newcomers are one class.
+        If two classes have one name.
     """
-    found = [_index_of(space, one.prompt) for one in newcomers]
-    fresh = [number for number, index in enumerate(found) if index is None]
+    places = [_index_of(space, cls.prompt) for cls in classes]
+    fresh = [number for number, index in enumerate(places) if index is None]
     # Merely named ones, then those with images and a name, then those that images alone speak for.
-    fresh.sort(key=lambda number: (newcomers[number].shots > 0, not newcomers[number].named))
-    names = (*space.names, *(newcomers[number].prompt.name for number in fresh))
+    fresh.sort(key=lambda number: (classes[number].shots > 0, not classes[number].named))
+    names = (*space.names, *(classes[number].prompt.name for number in fresh))
     if len({class_key(name) for name in names}) < len(names):
-        raise DataError("two classes that joined have one name", got=listing([newcomers[n].prompt.name for n in fresh]))
-    places = list(found)
+        raise DataError("two added classes have one name", got=listing([classes[n].prompt.name for n in fresh]))
     for offset, number in enumerate(fresh):
         places[number] = len(space.names) + offset
     places = [None if place is not None and place < space.seen else place for place in places]
     shots = [0] * len(names)
-    for one, place in zip(newcomers, places, strict=True):
+    for cls, place in zip(classes, places, strict=True):
         if place is not None:
-            shots[place] += one.shots
+            shots[place] += cls.shots
     wider = LabelSpace(
         names,
-        (*space.prompts, *(newcomers[number].prompt for number in fresh)),
+        (*space.prompts, *(classes[number].prompt for number in fresh)),
         seen=space.seen,
-        joined=sum(newcomers[number].shots > 0 for number in fresh),
-        image_only=sum(newcomers[number].shots > 0 and not newcomers[number].named for number in fresh),
+        added=sum(classes[number].shots > 0 for number in fresh),
+        image_only=sum(classes[number].shots > 0 and not classes[number].named for number in fresh),
         shots=tuple(shots) if any(shots) else (),
     )
     return wider, tuple(places)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,40 +12,41 @@ from hybrid.config import EncoderSettings, Regions
 from hybrid.device import resolve
 from hybrid.encoders import load_encoder
 from hybrid.encoders.base import Encoder, FloatArray
-from hybrid.errors import ArtifactError, ConfigError, EncoderError, FewShotError, GateError, listing
+from hybrid.errors import ArtifactError, ConfigError, FewShotError, GateError, listing
 from hybrid.gate.decide import FittedGate
 from hybrid.gate.few_shot.base import FewShotExpert
 from hybrid.gate.few_shot.registry import make_expert
 from hybrid.gate.support import SupportImages
 from hybrid.heads.base import Head
-from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.index.texts import embed_classes
 from hybrid.labels.prompts import PromptClass, PromptSet, Templates, class_key, load_templates
-from hybrid.labels.space import LabelSpace, Newcomer, extend, join
-from hybrid.run.classes import SupportClass, read_classes, support_classes
+from hybrid.labels.space import LabelSpace, UnseenClass, extend, join
+from hybrid.run.classes.change import RunClasses, read_run_classes
 from hybrid.run.classes.names import name_fits
-from hybrid.run.files import HeadInfo, Layout, load_gate, load_head, read_prompts, read_run
+from hybrid.run.classes.support import SupportClass
+from hybrid.run.files import Layout, load_gate, load_head, read_prompts, read_run
 
 # Without a head: the best expert where every class has images; else one that leaves classes without images alone.
 ALL_SUPPORTED, SOME_SUPPORTED = "posterior", "mean-cache"
 
 
 @dataclass(frozen=True)
-class Source:
-    """What a classifier is made of, before classes join it.
+class RunState:
+    """What a classifier is made of; a class that joins or leaves gives a new one.
 
     Attributes
     ----------
     encoder : Encoder
     settings : EncoderSettings
         That it was loaded by.
+    classes : RunClasses
+        Those that the head does not know.
+    prompts : PromptSet or None
+        Classes that the user named.
+    templates : Templates
     head : Head or None
     gate : FittedGate or None
         None where there is no head, or nothing was fitted to it.
-    prompts : PromptSet or None
-    templates : Templates
-    newcomers : tuple of ShownClass
-        Classes that were added, or are labels of the index that the head does not know.
     layout : Layout or None
         Of the run; None where there is none.
     notes : tuple of str
@@ -53,41 +54,29 @@ class Source:
         Content hashes of the head's training images.
     few_shot : str or None
         Expert asked for, where there is no head.
-    added : frozenset of str
-        `class_key` of the newcomers that a person added; the others are merely labels of the index, and stand last.
-    joined : tuple of StoredPhoto
-        Images of newcomers that the run does not hold.
-    gone : frozenset of str
-        `class_key` of labels whose images in the run's index do not count any more.
-    changed : bool
-        Whether a class joined or left since the run was read; nothing is written into the run from then on.
-    vectors : dict of PromptClass to (dim,) float32
-        Text embeddings found so far: a class's vector stays as it is when another one joins.
-    texts : dict of str to (dim,) float32
-        Vectors of single texts that the run does not hold.
     """
 
     encoder: Encoder
     settings: EncoderSettings
-    head: Head | None
-    gate: FittedGate | None
+    classes: RunClasses
     prompts: PromptSet | None
     templates: Templates
-    newcomers: tuple[SupportClass, ...]
-    layout: Layout | None
-    notes: tuple[str, ...]
+    head: Head | None = None
+    gate: FittedGate | None = None
+    layout: Layout | None = None
+    notes: tuple[str, ...] = ()
     trained_on: frozenset[str] = frozenset()
     few_shot: str | None = None
-    added: frozenset[str] = frozenset()
-    joined: tuple[StoredImage, ...] = ()
-    gone: frozenset[str] = frozenset()
-    changed: bool = False
-    vectors: dict[PromptClass, FloatArray] = field(default_factory=dict, repr=False, compare=False)
-    texts: dict[str, FloatArray] = field(default_factory=dict, repr=False, compare=False)
+
+    def embed_texts(self, prompts: Sequence[PromptClass]) -> FloatArray:
+        """Embed classes by their texts, (n_classes, dim); EncoderError where the encoder has no text for one."""
+        if not prompts:
+            return np.empty((0, self.encoder.dim), np.float32)
+        return embed_classes(self.encoder, prompts, self.templates, self.classes.index)
 
 
 @dataclass(frozen=True)
-class Joined:
+class Assembled:
     """A label space and what speaks for its classes.
 
     Attributes
@@ -95,7 +84,7 @@ class Joined:
     space : LabelSpace
     class_vectors : (space.named, dim) float32 or None
         Text embeddings; None where the head answers alone, or no class has a name.
-    shown : ShownPhotos or None
+    support : SupportImages or None
         For the gate.
     few_shot : FewShotExpert or None
         Fitted; where there is no head.
@@ -109,16 +98,17 @@ class Joined:
     notes: tuple[str, ...]
 
 
-def read_source(
+def load_run(
     run: Path,
     prompts: PromptSet | None,
-    templates: str | None,
-    encoder: EncoderSettings | None,
-    device: str,
-    regions: Regions | None,
+    templates: str | None = None,
+    encoder: EncoderSettings | None = None,
+    device: str = "auto",
+    regions: Regions | None = None,
     few_shot: str | None = None,
-) -> Source:
-    """Read a run folder; parameters as for `HybridClassifier.from_run`."""
+    loaded: Encoder | None = None,
+) -> RunState:
+    """Read a run folder; parameters as for `HybridClassifier.from_run`, and the run's encoder if it is loaded."""
     layout = Layout(run)
     info = read_run(layout) if layout.run.is_file() else None
     if info is None and prompts is None:
@@ -126,150 +116,164 @@ def read_source(
             f"there is no run at {run} and no class is named",
             fix="hybrid build-index SOURCE and hybrid train-head first, or give --prompts FILE for zero-shot",
         )
-    kept = read_prompts(layout) if info is not None else None
-    if prompts is None and kept is not None and kept.classes:
-        prompts = PromptSet(kept.classes)
+    saved = read_prompts(layout) if info is not None else None
+    if prompts is None and saved is not None and saved.classes:
+        prompts = PromptSet(saved.classes)
     settings = info.encoder if info else encoder or EncoderSettings()
-    loaded = load_encoder(settings, device)
+    loaded = loaded or load_encoder(settings, device)
     if few_shot is not None:
         make_expert(few_shot, loaded.logit_scale)  # an unknown name is an error even while no class has images
+    chosen = load_templates(templates) if templates else saved.templates if saved else None
     if info is None:
-        simple = load_templates(templates or "simple")
-        return Source(loaded, settings, None, None, prompts, simple, (), None, loaded.notes, few_shot=few_shot)
+        classes, notes = read_run_classes(layout, (loaded.fingerprint,), None)
+        simple = chosen or load_templates("simple")
+        return RunState(loaded, settings, classes, prompts, simple, notes=loaded.notes, few_shot=few_shot)
     _check_identity("the run's index", info.encoder_identity, loaded, "hybrid build-index")
-    found = load_head(layout, resolve(device), regions)
-    if found is not None and few_shot is not None:
+    head_and_info = load_head(layout, resolve(device), regions)
+    if head_and_info is not None and few_shot is not None:
         raise ConfigError("few_shot joins names and photos of a run without a head", got=f"{few_shot}, and a head")
-    if found is None and regions is not None:
+    if head_and_info is None and regions is not None:
         raise ArtifactError("regions are votes of a head", got="a run without one", fix="hybrid train-head first")
-    fingerprints = tuple(dict.fromkeys((info.encoder_fingerprint, loaded.fingerprint)))
-    seen, left_out = (found[1].classes, found[1].left_out) if found else ((), ())
-    newcomers, notes = support_classes(layout, fingerprints, seen, left_out)
-    texts = load_templates(templates) if templates else kept.templates if kept else None
-    if found is None:
-        simple = texts or load_templates("simple")
-        source = Source(loaded, settings, None, None, prompts, simple, newcomers, layout, loaded.notes)
-    else:
-        source = _with_gate(loaded, settings, found, prompts, texts, layout, newcomers)
-        own = found[1].settings.regions
+    head, head_info = head_and_info or (None, None)
+    classes, notes = read_run_classes(layout, (info.encoder_fingerprint, loaded.fingerprint), head_info)
+    simple = chosen or load_templates("simple")
+    state = RunState(loaded, settings, classes, prompts, simple, layout=layout, notes=loaded.notes, few_shot=few_shot)
+    if head is not None and head_info is not None:
+        state = _with_gate(replace(state, head=head, trained_on=frozenset(head_info.trained_on)), chosen)
+        own = head_info.settings.regions
         if regions not in (None, own):
             notes = (*notes, f"WARNING: the gate was fitted with regions={own}; it is not calibrated for {regions}")
-    added = frozenset(class_key(entry.name) for entry in read_classes(layout).added)
-    return replace(source, notes=(*source.notes, *notes), few_shot=few_shot, added=added)
+    return replace(state, notes=(*state.notes, *notes))
 
 
-def _with_gate(
-    encoder: Encoder,
-    settings: EncoderSettings,
-    found: tuple[Head, HeadInfo],
-    prompts: PromptSet | None,
-    templates: Templates | None,
-    layout: Layout,
-    newcomers: tuple[SupportClass, ...],
-) -> Source:
-    head, info = found
-    fitted, gate_info = load_gate(layout)
-    _check_identity("the head's gate", gate_info.encoder_identity, encoder, "hybrid train-head")
-    texts = templates or gate_info.templates
-    notes = (*encoder.notes, *head.notes)
-    gate: FittedGate | None = fitted
-    if fitted.gate is None:
-        notes, gate = (*notes, f"no gate: {fitted.reason}"), None
-        if newcomers:
-            names = listing([one.name for one in newcomers])
-            notes = (*notes, f"left out: {names}; only a gate can weigh shown classes against trained ones")
-            newcomers = ()
-        if join(head.classes, prompts).seen < len(join(head.classes, prompts).names):
-            raise GateError(
-                "this run has no gate, so trained and named classes cannot be weighed against each other",
-                got=fitted.reason,
-                fix="hybrid train-head, with classes the encoder can name (--classes FILE)",
-            )
-    elif fitted.warning:
-        notes = (*notes, f"WARNING: {fitted.warning}")
-    trained_on = frozenset(info.trained_on)
-    return Source(encoder, settings, head, gate, prompts, texts, newcomers, layout, notes, trained_on)
+def _with_gate(state: RunState, chosen: Templates | None) -> RunState:
+    """The state with its head's gate and, where no templates were `chosen`, those of the gate."""
+    if state.head is None or state.layout is None:
+        return state
+    gate, info = load_gate(state.layout)
+    _check_identity("the head's gate", info.encoder_identity, state.encoder, "hybrid train-head")
+    seen = state.head.classes
+    state = replace(state, templates=chosen or info.templates, notes=(*state.notes, *state.head.notes))
+    if gate.gate is not None:
+        warning = (f"WARNING: {gate.warning}",) if gate.warning else ()
+        return replace(state, gate=gate, notes=(*state.notes, *warning))
+    if len(join(seen, state.prompts).names) > len(seen):
+        raise GateError(
+            "this run has no gate, so trained and named classes cannot be weighed against each other",
+            got=gate.reason,
+            fix="hybrid train-head, with classes the encoder can name (--classes FILE)",
+        )
+    notes = (*state.notes, f"no gate: {gate.reason}")
+    if support := state.classes.support:
+        names = listing([cls.name for cls in support])
+        notes = (*notes, f"left out: {names}; only a gate can weigh classes shown by photos against trained ones")
+    return replace(state, notes=notes, classes=replace(state.classes, support=()))
 
 
-def assemble(source: Source) -> Joined:
-    """Join a source's classes into one label space.
+def assemble(state: RunState) -> Assembled:
+    """Join a state's classes into one label space.
 
     Raises
     ------
     HybridError
         If there is no class, the encoder cannot name one that was asked for, or nothing can weigh images against names.
     """
-    seen = source.head.classes if source.head is not None else ()
-    prompted = join(seen, source.prompts) if seen or source.prompts else LabelSpace((), (), 0)
-    with _Texts(source) as texts:
-        newcomers, notes = _name(source.encoder, source.newcomers, texts)
-        newcomers, doubts = _doubt(prompted, newcomers, texts)
-        space, places = extend(
-            prompted, [Newcomer(PromptClass(c.name, c.synonyms), c.named, len(c.hashes)) for c in newcomers]
+    seen = state.head.classes if state.head is not None else ()
+    prompted = join(seen, state.prompts) if seen or state.prompts else LabelSpace((), (), 0)
+    support, notes = _with_usable_names(state, prompted)
+    space, places = extend(prompted, [UnseenClass(c.prompt, c.named, len(c.hashes)) for c in support])
+    if not space.names:
+        raise ArtifactError(
+            "the run has no head and no class is named or shown by photos",
+            fix="hybrid train-head, give --prompts FILE, or hybrid add-class",
         )
-        if not space.names:
-            raise ArtifactError(
-                "the run has no head and no class is named or shown",
-                fix="hybrid train-head, give --prompts FILE, or hybrid add-class",
-            )
-        needed = space.named and (source.head is None or source.gate is not None)
-        vectors = texts.vectors(space.prompts[: space.named]) if needed else None
-    images = _images_by_place(newcomers, places)
-    notes = (*notes, *doubts, *_say_merged(newcomers, places, space), *_support_notes(space))
+    needed = space.named and (state.head is None or state.gate is not None)
+    vectors = state.embed_texts(space.prompts[: space.named]) if needed else None
+    images = _images_by_place(support, places)
+    notes = (*notes, *_merged_notes(support, places, space), *_support_notes(space))
     if not images:
-        alone = ("no head in this run: zero-shot only, its softmax is no calibrated probability",)
-        return Joined(space, vectors, None, None, notes if seen else (*notes, *alone))
+        alone = ("no head in this run: zero-shot only, its softmax is not a calibrated probability",)
+        return Assembled(space, vectors, None, None, notes if seen else (*notes, *alone))
     if seen:
-        support = SupportImages.gather(
-            [own for own, _ in images], [place for _, place in images], space.prompted, space.named
-        )
-        return Joined(space, vectors, support, None, notes)
-    expert, why = _fit_expert(source, space, vectors, images)
-    return Joined(space, vectors, None, expert, (*notes, why))
+        places_of_images = [place for _, place in images]
+        gathered = SupportImages.gather([own for own, _ in images], places_of_images, space.prompted, space.named)
+        return Assembled(space, vectors, gathered, None, notes)
+    expert, why = _fit_expert(state, space, vectors, images)
+    return Assembled(space, vectors, None, expert, (*notes, why))
 
 
-def _say_merged(newcomers: Sequence[SupportClass], places: Sequence[int | None], space: LabelSpace) -> tuple[str, ...]:
-    """Say which newcomers a prompt takes for another class."""
+def _with_usable_names(state: RunState, prompted: LabelSpace) -> tuple[tuple[SupportClass, ...], tuple[str, ...]]:
+    """Let images alone speak for a class that the encoder cannot name, or whose name does not describe its images.
+
+    A class that has neither a usable name nor an image is dropped.
+    """
+    # Other names than those of trained classes do not judge a name: no class changes those that are there already.
+    rivals = prompted.prompts[: prompted.seen]
+    can_encode = state.encoder.can_encode([cls.name for cls in state.classes.support])
+    rival_vectors: FloatArray | None = None
+    kept: list[SupportClass] = []
+    notes: list[str] = []
+    misleading: list[str] = []
+    for cls, can in zip(state.classes.support, can_encode, strict=True):
+        if cls.named and not can:
+            notes.append(f"{cls.name} is known by its photos alone: the encoder has no text vector of this name")
+            cls = replace(cls, named=False)
+        elif cls.named and cls.hashes and rivals and prompted.index_of(cls.name) is None:
+            rival_vectors = state.embed_texts(rivals) if rival_vectors is None else rival_vectors
+            vectors = np.concatenate([state.embed_texts([cls.prompt]), rival_vectors])
+            if not name_fits(cls.embeddings @ vectors.T):
+                misleading.append(
+                    f"WARNING: the name {cls.name} does not describe its photos: they alone speak for the class"
+                )
+                cls = replace(cls, named=False)
+        if cls.named or cls.hashes:
+            kept.append(cls)
+    return tuple(kept), (*notes, *misleading)
+
+
+def _merged_notes(support: Sequence[SupportClass], places: Sequence[int | None], space: LabelSpace) -> tuple[str, ...]:
+    """Say which classes a prompt takes for another one."""
     notes = []
-    for one, place in zip(newcomers, places, strict=True):
+    for cls, place in zip(support, places, strict=True):
         if place is None:
-            notes.append(f"the prompts call {one.name} a trained class: its photos do not count")
-        elif class_key(space.names[place]) != class_key(one.name):
-            notes.append(f"the prompts call {one.name} {space.names[place]}: its photos show that class")
+            notes.append(f"the prompts call {cls.name} a trained class: its photos do not count")
+        elif class_key(space.names[place]) != class_key(cls.name):
+            notes.append(f"the prompts call {cls.name} {space.names[place]}: its photos show that class")
     return tuple(notes)
 
 
-def _images_by_place(newcomers: Sequence[SupportClass], places: Sequence[int | None]) -> list[tuple[FloatArray, int]]:
+def _images_by_place(support: Sequence[SupportClass], places: Sequence[int | None]) -> list[tuple[FloatArray, int]]:
     """Embeddings of the images that show each class, in an order that their paths do not change."""
     rows: dict[int, dict[str, FloatArray]] = {}
-    for one, place in zip(newcomers, places, strict=True):
-        if place is not None and one.hashes:
-            # A prompt may join two newcomers.
-            rows.setdefault(place, {}).update(zip(one.hashes, one.embeddings, strict=True))
+    for cls, place in zip(support, places, strict=True):
+        if place is not None and cls.hashes:
+            # A prompt may join two classes.
+            rows.setdefault(place, {}).update(zip(cls.hashes, cls.embeddings, strict=True))
     return [(np.stack([own[sha256] for sha256 in sorted(own)]), place) for place, own in rows.items()]
 
 
 def _fit_expert(
-    source: Source,
+    state: RunState,
     space: LabelSpace,
     vectors: FloatArray | None,
     images: Sequence[tuple[FloatArray, int]],
 ) -> tuple[FewShotExpert, str]:
-    dim = source.encoder.dim
+    dim = state.encoder.dim
     texts = np.full((len(space.names), dim), np.nan, np.float32)
     if vectors is not None:
         texts[: len(vectors)] = vectors
     every = len({place for _, place in images}) == len(space.names)
-    if space.image_only and not every and space.joined == space.image_only and not _named_with_support(space):
+    both = any(space.images_of(index) for index in range(space.named))
+    if space.image_only and not every and space.added == space.image_only and not both:
         raise FewShotError(
             "nothing tells how photos weigh against names",
             expected="a head, or a class that has both a name and photos",
             got=f"photos alone for {listing(list(space.names[space.named :]))}",
             fix="hybrid train-head, or hybrid add-class a named class with photos",
         )
-    chosen = source.few_shot or (ALL_SUPPORTED if every else SOME_SUPPORTED)
+    chosen = state.few_shot or (ALL_SUPPORTED if every else SOME_SUPPORTED)
     labels = np.concatenate([np.full(len(own), place, np.intp) for own, place in images])
-    expert = make_expert(chosen, source.encoder.logit_scale)
+    expert = make_expert(chosen, state.encoder.logit_scale)
     expert.fit(np.concatenate([own for own, _ in images]), labels, texts)
     return (
         expert,
@@ -277,91 +281,16 @@ def _fit_expert(
     )
 
 
-def _named_with_support(space: LabelSpace) -> bool:
-    return any(space.images_of(index) for index in range(space.named))
-
-
 def _support_notes(space: LabelSpace) -> tuple[str, ...]:
-    found = [
+    shown = [
         f"{name} ({space.images_of(index)}{', photos alone' if index >= space.named else ''})"
         for index, name in enumerate(space.names)
         if space.images_of(index)
     ]
-    if not found:
+    if not shown:
         return ()
-    counted = "1 class" if len(found) == 1 else f"{len(found)} classes"
-    return (f"{counted} shown by labeled photos of the index: {listing(found, 8)}",)
-
-
-class _Texts:
-    """Embeds each class once. New texts are kept in the run while it is only read, and from then on in memory."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._store = EmbeddingStore(source.layout.store) if source.layout is not None else None
-
-    def __enter__(self) -> _Texts:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._store is not None:
-            self._store.close()
-
-    def texts(self, texts: Sequence[str], fingerprint: str) -> dict[str, FloatArray]:
-        """As a `TextCache`."""
-        stored = self._store.texts(texts, fingerprint) if self._store is not None else {}
-        return stored | {text: self._source.texts[text] for text in texts if text in self._source.texts}
-
-    def write_texts(self, vectors: Mapping[str, FloatArray], fingerprint: str) -> None:
-        """As a `TextCache`."""
-        if self._store is not None and not self._source.changed:
-            self._store.write_texts(vectors, fingerprint)
-        else:
-            self._source.texts.update(vectors)
-
-    def vectors(self, prompts: Sequence[PromptClass]) -> FloatArray:
-        """(n_classes, dim), unit norm; EncoderError where the encoder has no text for one."""
-        source, found = self._source, self._source.vectors
-        if missing := [prompt for prompt in dict.fromkeys(prompts) if prompt not in found]:
-            vectors = embed_classes(source.encoder, missing, source.templates, self)
-            found.update(zip(missing, vectors, strict=True))
-        return np.array([found[prompt] for prompt in prompts], np.float32).reshape(-1, source.encoder.dim)
-
-
-def _name(
-    encoder: Encoder, newcomers: Sequence[SupportClass], texts: _Texts
-) -> tuple[tuple[SupportClass, ...], tuple[str, ...]]:
-    """Take a newcomer that the encoder cannot name as known by its images alone; drop one that has none either."""
-    kept, notes = [], []
-    for one in newcomers:
-        if one.named and not encoder.uses_templates:
-            try:
-                texts.vectors([PromptClass(one.name, one.synonyms)])
-            except EncoderError as error:
-                one = replace(one, named=False)
-                notes.append(f"{one.name} is known by its photos alone: {error.what}")
-        if one.named or len(one.hashes):
-            kept.append(one)
-    return tuple(kept), tuple(notes)
-
-
-def _doubt(
-    prompted: LabelSpace, newcomers: tuple[SupportClass, ...], texts: _Texts
-) -> tuple[tuple[SupportClass, ...], tuple[str, ...]]:
-    """Take a newcomer whose name does not describe its images as known by its images alone: the name would mislead."""
-    # Other names than those of trained classes do not judge it: whoever joins changes nothing for those that are there.
-    rivals = prompted.prompts[: prompted.seen]
-    kept: list[SupportClass] = []
-    notes: list[str] = []
-    for one in newcomers:
-        if one.named and one.hashes and rivals and prompted.index_of(one.name) is None:
-            vectors = texts.vectors([PromptClass(one.name, one.synonyms), *rivals])
-            if not name_fits(one.embeddings @ vectors.T):
-                said = f"WARNING: the name {one.name} does not describe its photos: they alone speak for the class"
-                one = replace(one, named=False)
-                notes.append(said)
-        kept.append(one)
-    return tuple(kept), tuple(notes)
+    counted = "1 class" if len(shown) == 1 else f"{len(shown)} classes"
+    return (f"{counted} shown by labeled photos of the index: {listing(shown, 8)}",)
 
 
 def _check_identity(what: str, expected: str, loaded: Encoder, fix: str) -> None:

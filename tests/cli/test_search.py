@@ -13,7 +13,6 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from hybrid.classifier import HybridClassifier
 from hybrid.cli.main import COMMANDS
 from hybrid.cli.predict import predict
 from hybrid.cli.search import COLUMNS, search
@@ -26,6 +25,7 @@ from hybrid.index.build import build_index
 from hybrid.index.store import EmbeddingStore
 from hybrid.labels.space import join
 from hybrid.run.files import Layout, write_run
+from hybrid.run.fitted import FittedClassifier
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +241,7 @@ class PixelHead:
 
 
 def test_a_head_alone_has_neighbors_too(made, encoder, vectors, monkeypatch):
-    alone = HybridClassifier(encoder, PixelHead(), None, join(PixelHead.classes, None), None)
+    alone = FittedClassifier(encoder, PixelHead(), None, join(PixelHead.classes, None), None)
     monkeypatch.setattr("hybrid.cli.load.load_classifier", lambda *arguments: alone)
     done = call(predict, "train/cat/000.jpg", "--explain-neighbors", "--format", "jsonl")
     assert done.exit_code == 0, done.output

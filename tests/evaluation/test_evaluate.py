@@ -33,7 +33,6 @@ class Fake:
     notes: tuple[str, ...] = ("setup",)
     trained_on: frozenset[str] = frozenset()
     systems: tuple[str, ...] = ("supervised", "zero_shot")
-    unreadable: list = field(default_factory=list)
     policy: Policy = field(default_factory=Policy)
 
     @property
@@ -41,16 +40,17 @@ class Fake:
         return SimpleNamespace(point=OperatingPoint(accept_above=0.5)) if self.policy != Policy() else None
 
     def alone(self, system):
-        return replace(self, systems=(system,), gate=None, unreadable=[]) if system in self.systems else None
+        return replace(self, systems=(system,), gate=None) if system in self.systems else None
 
     def classify(self, records, *, batch_size, workers):
         batch_size = batch_size or 32
         for start in range(0, len(records), batch_size):
             batch = records[start : start + batch_size]
-            self.unreadable += [(r.path, "damaged") for r in batch if r.path == UNREADABLE]
+            unreadable = tuple((r.path, "damaged") for r in batch if r.path == UNREADABLE)
             kept = tuple(r for r in batch if r.path != UNREADABLE)
-            if kept:
-                yield SimpleNamespace(records=kept, hashes=tuple(r.path for r in kept), answers=self.answers(kept))
+            answers = self.answers(kept) if kept else None
+            hashes = tuple(r.path for r in kept)
+            yield SimpleNamespace(records=kept, hashes=hashes, answers=answers, unreadable=unreadable)
 
     def answers(self, records):
         drawn = [np.random.default_rng(int(r.path[1:-4])).dirichlet(np.ones(3), 3) for r in records]

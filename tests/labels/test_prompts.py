@@ -128,7 +128,7 @@ def test_a_file_comes_before_the_bundled_name_but_a_folder_does_not(tmp_path, mo
 
 
 def test_inside_a_wheel_the_prompts_lie_within_the_package(tmp_path, monkeypatch):
-    monkeypatch.setattr(prompts, "__file__", str(tmp_path / "hybrid" / "prompts.py"))
+    monkeypatch.setattr(prompts, "__file__", str(tmp_path / "hybrid" / "labels" / "prompts.py"))
     (tmp_path / "prompts").mkdir()
     (tmp_path / "prompts" / "mine.txt").write_text("from the repository")
     assert PromptSet.load("mine").names == ("from the repository",)

@@ -6,7 +6,7 @@ import pytest
 
 from hybrid.errors import DataError
 from hybrid.labels.prompts import PromptClass, PromptSet
-from hybrid.labels.space import LabelSpace, Newcomer, extend, join
+from hybrid.labels.space import LabelSpace, UnseenClass, extend, join
 
 SEEN = ("Sea_Horse", "zebra", "cup")
 
@@ -126,8 +126,8 @@ def test_the_name_of_a_prompt_that_describes_a_seen_class_is_a_name_of_it():
 # Classes that join
 
 
-def newcomer(line: str, shots: int = 0, *, named: bool = True) -> Newcomer:
-    return Newcomer(prompts(line).classes[0], named, shots)
+def unseen(line: str, shots: int = 0, *, named: bool = True) -> UnseenClass:
+    return UnseenClass(prompts(line).classes[0], named, shots)
 
 
 def test_merely_named_then_shown_with_a_name_then_shown_without():
@@ -135,17 +135,17 @@ def test_merely_named_then_shown_with_a_name_then_shown_without():
     wider, places = extend(
         space,
         [
-            newcomer("creature 7", 2, named=False),
-            newcomer("okapi: forest giraffe", 5),
-            newcomer("bat"),
-            newcomer("creature 8", 1, named=False),
-            newcomer("yak", 3),
-            newcomer("emu"),
+            unseen("creature 7", 2, named=False),
+            unseen("okapi: forest giraffe", 5),
+            unseen("bat"),
+            unseen("creature 8", 1, named=False),
+            unseen("yak", 3),
+            unseen("emu"),
         ],
     )
     assert wider.names == (*SEEN, "otter", "bat", "emu", "okapi", "yak", "creature 7", "creature 8")
     assert places == (8, 6, 4, 9, 7, 5)
-    assert (wider.seen, wider.joined, wider.image_only) == (3, 4, 2)
+    assert (wider.seen, wider.added, wider.image_only) == (3, 4, 2)
     assert (wider.prompted, wider.named) == (6, 8)
     assert wider.shots == (0, 0, 0, 0, 0, 0, 5, 3, 2, 1)
     assert [wider.images_of(index) for index in range(10)] == list(wider.shots)
@@ -163,41 +163,41 @@ def test_nobody_joins():
 
 @pytest.mark.parametrize("line", ["Otter", "sea otter", "kalan: lontra, otter", "otter: something else"])
 @pytest.mark.parametrize("named", [True, False])
-def test_a_newcomer_that_a_prompt_names_keeps_its_place(line, named):
+def test_a_class_that_a_prompt_names_keeps_its_place(line, named):
     space = join(SEEN, prompts("bat", "otter: sea otter", "emu"))
-    wider, places = extend(space, [newcomer("yak", 1), newcomer(line, 4, named=named)])
+    wider, places = extend(space, [unseen("yak", 1), unseen(line, 4, named=named)])
     assert wider.names == (*SEEN, "bat", "otter", "emu", "yak")
     assert places == (6, 4)
     assert wider.prompts[4] == PromptClass("otter", ("sea otter",)), "as the prompt says"
-    assert (wider.prompted, wider.joined, wider.image_only) == (6, 1, 0)
+    assert (wider.prompted, wider.added, wider.image_only) == (6, 1, 0)
     assert wider.shots == (0, 0, 0, 0, 4, 0, 1)
 
 
-def test_images_of_two_newcomers_that_a_prompt_joins_count_together():
-    wider, places = extend(join((), prompts("otter: lontra")), [newcomer("Otter", 2), newcomer("lontra", 3)])
+def test_images_of_two_classes_that_a_prompt_joins_count_together():
+    wider, places = extend(join((), prompts("otter: lontra")), [unseen("Otter", 2), unseen("lontra", 3)])
     assert places == (0, 0)
     assert wider.shots == (5,)
 
 
 @pytest.mark.parametrize("line", ["Zebra", "striped horse", "quagga: ZEBRA", "plains zebra"])
-def test_a_newcomer_that_is_seen_has_no_place(line):
+def test_a_class_that_is_seen_has_no_place(line):
     space = join(SEEN, prompts("striped horse: zebra, plains zebra"))
-    wider, places = extend(space, [newcomer(line, 4), newcomer("yak", 1)])
+    wider, places = extend(space, [unseen(line, 4), unseen("yak", 1)])
     assert places == (None, 3)
     assert wider.names == (*SEEN, "yak")
     assert wider.shots == (0, 0, 0, 1)
 
 
 @pytest.mark.parametrize(("first", "second"), [("yak", "YAK"), ("sea-lion", "Sea Lion: otaria")])
-def test_two_newcomers_of_one_name(first, second):
-    with pytest.raises(DataError, match="two classes that joined have one name") as caught:
-        extend(join(SEEN, None), [newcomer(first, 1), newcomer("emu"), newcomer(second)])
+def test_two_classes_of_one_name(first, second):
+    with pytest.raises(DataError, match="two added classes have one name") as caught:
+        extend(join(SEEN, None), [unseen(first, 1), unseen("emu"), unseen(second)])
     assert first in caught.value.got
 
 
 def test_into_an_empty_space():
-    wider, places = extend(LabelSpace((), (), 0), [newcomer("a", 1, named=False), newcomer("b", 2, named=False)])
+    wider, places = extend(LabelSpace((), (), 0), [unseen("a", 1, named=False), unseen("b", 2, named=False)])
     assert places == (0, 1)
     assert (wider.seen, wider.prompted, wider.named, wider.image_only) == (0, 0, 0, 2)
-    wider, _ = extend(LabelSpace((), (), 0), [newcomer("a"), newcomer("b")])
-    assert (wider.prompted, wider.named, wider.joined, wider.shots) == (2, 2, 0, ())
+    wider, _ = extend(LabelSpace((), (), 0), [unseen("a"), unseen("b")])
+    assert (wider.prompted, wider.named, wider.added, wider.shots) == (2, 2, 0, ())

@@ -17,9 +17,10 @@ from hybrid.images.records import ImageRecord
 from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.labels.prompts import PromptClass, PromptSet, Templates
 from hybrid.run import load as loading
-from hybrid.run.classes import AddedClass, ClassesInfo, SupportClass
+from hybrid.run.classes import AddedClass, ClassesInfo, RunClasses, SupportClass
+from hybrid.run.classes.pending import PendingIndex
 from hybrid.run.files import HeadDraft, HeadInfo, Layout, SavedPrompts, write_json, write_run
-from hybrid.run.load import Source, assemble, read_source
+from hybrid.run.load import RunState, assemble, load_run
 
 DIM = 24
 BARE = Templates("bare", ("{}",))
@@ -45,7 +46,7 @@ class WordEncoder:
         self.prompted = []
 
     def can_encode(self, names):
-        return [name not in self.unknown for name in names]
+        return [self.uses_templates or name not in self.unknown for name in names]
 
     def encode_texts(self, texts):
         self.prompted += texts
@@ -78,19 +79,23 @@ def gate_of(classes):
     return FittedGate(Gate(), ClassGaussians.fit(embeddings, np.repeat(np.arange(len(classes)), 4), len(classes)))
 
 
-def source(*newcomers, prompts=None, seen=(), encoder=None, **changes):
-    return Source(
-        encoder=encoder or WordEncoder(),
+def state_of(*support, prompts=None, seen=(), encoder=None, **changes):
+    encoder = encoder or WordEncoder()
+    return RunState(
+        encoder=encoder,
         settings=SETTINGS,
-        head=head_of(seen) if seen else None,
-        gate=gate_of(seen) if seen else None,
+        classes=RunClasses(ClassesInfo(), support, PendingIndex(None, (encoder.fingerprint,)), seen),
         prompts=prompts if prompts is None or isinstance(prompts, PromptSet) else PromptSet.from_names(prompts),
         templates=BARE,
-        newcomers=newcomers,
-        layout=None,
-        notes=(),
+        head=head_of(seen) if seen else None,
+        gate=gate_of(seen) if seen else None,
         **changes,
     )
+
+
+def with_support(state, *support, changed=False):
+    classes = replace(state.classes, support=support, index=replace(state.classes.index, changed=changed))
+    return replace(state, classes=classes)
 
 
 # One label space
@@ -98,7 +103,7 @@ def source(*newcomers, prompts=None, seen=(), encoder=None, **changes):
 
 def test_each_class_has_its_vector_and_its_images():
     okapi, bare = support("okapi", 3), support("creature 7", 2, named=False, like="worm")
-    joined = assemble(source(bare, okapi, support("yak", 0), prompts=["lion", "okra"], seen=SEEN))
+    joined = assemble(state_of(bare, okapi, support("yak", 0), prompts=["lion", "okra"], seen=SEEN))
     assert joined.space.names == (*SEEN, "lion", "okra", "yak", "okapi", "creature 7")
     np.testing.assert_allclose(joined.class_vectors, [direction(name) for name in joined.space.names[:-1]], rtol=1e-6)
     assert joined.class_vectors.dtype == np.float32
@@ -110,13 +115,13 @@ def test_each_class_has_its_vector_and_its_images():
     assert joined.notes == ("2 classes shown by labeled photos of the index: okapi (3), creature 7 (2, photos alone)",)
 
 
-def test_images_of_two_newcomers_that_a_prompt_joins_are_added():
+def test_images_of_two_classes_that_a_prompt_joins_are_added():
     prompts = PromptSet((PromptClass("otter", ("lontra",)),))
     one, other = support("otter", 2), support("lontra", 3, like="otter", seed=1)
     double = replace(
         other, hashes=(*other.hashes, one.hashes[0]), embeddings=np.r_[other.embeddings, one.embeddings[:1]]
     )
-    joined = assemble(source(one, double, prompts=prompts, seen=SEEN))
+    joined = assemble(state_of(one, double, prompts=prompts, seen=SEEN))
     assert joined.space.names == (*SEEN, "otter")
     assert joined.support.place.tolist() == [10]
     assert joined.support.counts.tolist() == [5], "the same content once"
@@ -127,14 +132,14 @@ def test_images_of_two_newcomers_that_a_prompt_joins_are_added():
 
 def test_images_of_a_class_that_the_prompts_call_seen_count_for_nobody():
     prompts = PromptSet((PromptClass("ant", ("formica",)),))
-    joined = assemble(source(support("formica", 2), prompts=prompts, seen=SEEN))
+    joined = assemble(state_of(support("formica", 2), prompts=prompts, seen=SEEN))
     assert joined.space.names == SEEN
     assert joined.support is joined.few_shot is None
 
 
 def test_no_class_at_all():
     with pytest.raises(ArtifactError, match="no class is named or shown") as caught:
-        assemble(source())
+        assemble(state_of())
     assert "add-class" in caught.value.fix
 
 
@@ -143,22 +148,22 @@ def test_no_class_at_all():
 
 def test_a_class_without_a_text_vector_is_known_by_its_images_alone():
     encoder = WordEncoder({"okapi", "yak"}, uses_templates=False)
-    joined = assemble(source(support("okapi", 2), support("lion", 2), support("yak", 0), seen=SEEN, encoder=encoder))
+    joined = assemble(state_of(support("okapi", 2), support("lion", 2), support("yak", 0), seen=SEEN, encoder=encoder))
     assert joined.space.names == (*SEEN, "lion", "okapi"), "of yak nothing is known"
     assert joined.space.image_only == 1
-    assert joined.notes[0] == "okapi is known by its photos alone: no text vector for 1 names"
+    assert joined.notes[0] == "okapi is known by its photos alone: the encoder has no text vector of this name"
 
 
 def test_a_class_that_was_asked_for_by_name_needs_a_vector():
     encoder = WordEncoder({"okapi"}, uses_templates=False)
     with pytest.raises(EncoderError, match="no text vector"):
-        assemble(source(prompts=["okapi"], seen=SEEN, encoder=encoder))
+        assemble(state_of(prompts=["okapi"], seen=SEEN, encoder=encoder))
 
 
 def test_a_name_that_does_not_describe_the_images_is_not_used():
     own = shots_of("cat", 4)[0] @ np.stack([direction(name) for name in ("xyzzy", *SEEN)]).T
     assert np.sum((own > own[:, :1]).sum(axis=1) < 3) < 2, "of 4 photos, or the test says nothing"
-    joined = assemble(source(support("xyzzy", 4, like="cat"), support("okapi", 4), seen=SEEN))
+    joined = assemble(state_of(support("xyzzy", 4, like="cat"), support("okapi", 4), seen=SEEN))
     assert joined.space.names == (*SEEN, "okapi", "xyzzy")
     assert joined.space.image_only == 1
     assert [note for note in joined.notes if "WARNING" in note] == [
@@ -169,11 +174,11 @@ def test_a_name_that_does_not_describe_the_images_is_not_used():
 @pytest.mark.parametrize(
     "made",
     [
-        source(support("xyzzy", 1, like="cat"), seen=SEEN),
-        source(support("xyzzy", 4, like="cat"), seen=SEEN[:8]),
-        source(support("xyzzy", 4, like="cat"), seen=SEEN, prompts=["xyzzy"]),
+        state_of(support("xyzzy", 1, like="cat"), seen=SEEN),
+        state_of(support("xyzzy", 4, like="cat"), seen=SEEN[:8]),
+        state_of(support("xyzzy", 4, like="cat"), seen=SEEN, prompts=["xyzzy"]),
     ],
-    ids=["one photo", "few names", "asked for"],
+    ids=["one photo", "few names", "prompted"],
 )
 def test_too_little_to_doubt_a_name(made):
     joined = assemble(made)
@@ -182,20 +187,20 @@ def test_too_little_to_doubt_a_name(made):
 
 
 def test_whoever_joins_casts_no_doubt_on_those_that_are_there():
-    # The images of "llama" lie nearest to three newcomers' names; only trained classes may judge it.
+    # The images of "llama" lie nearest to three classes' names; only trained classes may judge it.
     words = ("moth", "newt", "orca")
     vectors = unit_norm(direction("llama") * 0.2 + sum(direction(word) for word in words) + np.zeros((3, DIM)))
     llama = SupportClass("llama", (), True, ("x", "y", "z"), vectors)
-    alone = assemble(source(llama, seen=SEEN))
-    among = assemble(source(llama, *(support(word, 2) for word in words), seen=SEEN))
+    alone = assemble(state_of(llama, seen=SEEN))
+    among = assemble(state_of(llama, *(support(word, 2) for word in words), seen=SEEN))
     assert alone.space.image_only == among.space.image_only == 0
-    named = assemble(source(llama, *(support(word, 0) for word in words), seen=SEEN))
+    named = assemble(state_of(llama, *(support(word, 0) for word in words), seen=SEEN))
     assert named.space.image_only == 0
 
 
-def test_a_newcomer_that_the_prompts_call_something_else_is_told():
+def test_a_class_that_the_prompts_call_something_else_is_told():
     names = PromptSet((PromptClass(SEEN[0], ("beast",)), PromptClass("okapi", ("forest giraffe",))))
-    made = source(support("beast", 2), support("forest giraffe", 3), seen=SEEN)
+    made = state_of(support("beast", 2), support("forest giraffe", 3), seen=SEEN)
     joined = assemble(replace(made, prompts=names))
     assert joined.space.names == (*SEEN, "okapi")
     assert joined.space.images_of(len(SEEN)) == 3
@@ -208,23 +213,23 @@ def test_a_newcomer_that_the_prompts_call_something_else_is_told():
 
 
 def test_the_expert_without_a_head():
-    every = source(support("ant", 3), support("bee", 2))
-    some = source(support("ant", 3), prompts=["bee"])
-    none = source(prompts=["ant", "bee"])
+    every = state_of(support("ant", 3), support("bee", 2))
+    some = state_of(support("ant", 3), prompts=["bee"])
+    none = state_of(prompts=["ant", "bee"])
     assert [type(assemble(s).few_shot).__name__ for s in (every, some, none)] == ["Posterior", "MeanCache", "NoneType"]
     assert "names and photos joined by posterior" in assemble(every).notes[-1]
     assert "names and photos joined by mean-cache" in assemble(some).notes[-1]
     assert "zero-shot only" in assemble(none).notes[-1]
-    chosen = assemble(replace(every, few_shot="gda"))
-    assert type(chosen.few_shot).__name__ == "GDA"
-    assert "joined by gda" in chosen.notes[-1]
+    chosen = assemble(replace(every, few_shot="mean-cache"))
+    assert type(chosen.few_shot).__name__ == "MeanCache"
+    assert "joined by mean-cache" in chosen.notes[-1]
 
 
-@pytest.mark.parametrize("name", ["posterior", "tip-adapter", "gda"])
+@pytest.mark.parametrize("name", ["posterior", "mean-cache"])
 def test_the_order_of_the_images_changes_nothing(name):
     classes = [support("ant", 7), support("bee", 5, like="ant", seed=3), support("cat", 2, named=False)]
     images = unit_norm(np.random.default_rng(5).normal(size=(9, DIM)))
-    expected = assemble(source(*classes, few_shot=name)).few_shot.logits(images)
+    expected = assemble(state_of(*classes, few_shot=name)).few_shot.logits(images)
     rng = np.random.default_rng(0)
     for _ in range(3):
         mixed = []
@@ -232,18 +237,18 @@ def test_the_order_of_the_images_changes_nothing(name):
             order = rng.permutation(len(one.hashes))
             hashes = tuple(one.hashes[i] for i in order)
             mixed.append(replace(one, hashes=hashes, embeddings=one.embeddings[order]))
-        np.testing.assert_array_equal(assemble(source(*mixed, few_shot=name)).few_shot.logits(images), expected)
+        np.testing.assert_array_equal(assemble(state_of(*mixed, few_shot=name)).few_shot.logits(images), expected)
 
 
 def test_a_class_without_images_is_left_to_its_name():
-    made = assemble(source(support("ant", 3), prompts=["bee", "cat"]))
+    made = assemble(state_of(support("ant", 3), prompts=["bee", "cat"]))
     images = np.stack([direction("bee"), direction("cat")])
     zero_shot = 10 * images @ made.class_vectors.T
     np.testing.assert_allclose(made.few_shot.logits(images)[:, :2], zero_shot[:, :2], rtol=1e-5)
 
 
 def test_images_alone_of_every_class_need_no_name():
-    made = assemble(source(support("a", 3, named=False), support("b", 3, named=False)))
+    made = assemble(state_of(support("a", 3, named=False), support("b", 3, named=False)))
     assert made.class_vectors is None
     images = np.stack([direction("a"), direction("b")])
     assert made.few_shot.logits(images).argmax(axis=1).tolist() == [0, 1]
@@ -252,26 +257,22 @@ def test_images_alone_of_every_class_need_no_name():
 def test_nothing_tells_how_images_weigh_against_names():
     bare = support("creature 7", 3, named=False)
     with pytest.raises(FewShotError, match="how photos weigh against names") as caught:
-        assemble(source(bare, prompts=["ant", "bee"]))
+        assemble(state_of(bare, prompts=["ant", "bee"]))
     assert caught.value.got == "photos alone for creature 7"
-    assert assemble(source(bare, support("ant", 1), prompts=["ant", "bee"])).space.named == 2
+    assert assemble(state_of(bare, support("ant", 1), prompts=["ant", "bee"])).space.named == 2
 
 
 # Texts are embedded once
 
 
-def test_a_class_that_is_there_is_not_embedded_again(monkeypatch):
+def test_a_class_that_is_there_is_not_embedded_again():
     encoder = WordEncoder()
-    made = source(prompts=["lion", "okra"], seen=SEEN, encoder=encoder)
+    made = state_of(prompts=["lion", "okra"], seen=SEEN, encoder=encoder)
     before = assemble(made)
     assert sorted(encoder.prompted) == sorted([*SEEN, "lion", "okra"])
     encoder.prompted.clear()
-    embedded = []
-    embed = loading.embed_classes
-    monkeypatch.setattr(loading, "embed_classes", lambda e, p, *rest: embedded.extend(p) or embed(e, p, *rest))
-    after = assemble(replace(made, newcomers=(support("okapi", 2),)))
+    after = assemble(with_support(made, support("okapi", 2)))
     assert encoder.prompted == ["okapi"]
-    assert embedded == [PromptClass("okapi")], "not even averaged again"
     np.testing.assert_array_equal(after.class_vectors[:-1], before.class_vectors)
 
 
@@ -299,7 +300,7 @@ def test_vectors_are_kept_in_the_run_only_while_it_is_read(layout):
 
     assemble(made)
     assert cached() == texts
-    assemble(replace(made, newcomers=(*made.newcomers, support("gnu", 1)), changed=True))
+    assemble(with_support(made, *made.classes.support, support("gnu", 1), changed=True))
     assert cached() == texts
     made.encoder.prompted.clear()
     assemble(read(layout, prompts=["lion", "okapi"]))
@@ -311,19 +312,19 @@ def test_vectors_are_kept_in_the_run_only_while_it_is_read(layout):
 
 def read(layout, prompts=None, templates=None, few_shot=None, regions=None):
     prompts = None if prompts is None else PromptSet.from_names(prompts)
-    return read_source(layout.root, prompts, templates, None, "cpu", regions, few_shot)
+    return load_run(layout.root, prompts, templates, None, "cpu", regions, few_shot)
 
 
 def test_an_index_without_a_head(layout):
     made = read(layout)
     assert (made.head, made.gate, made.prompts, made.layout) == (None, None, None, layout)
-    assert [(one.name, len(one.hashes)) for one in made.newcomers] == [("ant", 2), ("okapi", 3)]
+    assert [(c.name, len(c.hashes)) for c in made.classes.support] == [("ant", 2), ("okapi", 3)]
     assert (made.templates.name, made.notes, made.trained_on) == ("simple", ("the encoder's note",), frozenset())
-    assert (made.joined, made.gone, made.added, made.changed) == ((), frozenset(), frozenset(), False)
+    assert (made.classes.index.changed, made.classes.touched) == (False, frozenset())
     write_json(layout.classes, ClassesInfo(added=(AddedClass(name="Okapi", synonyms=("x",)), AddedClass(name="emu"))))
     made = read(layout)
-    assert [one.name for one in made.newcomers] == ["Okapi", "emu", "ant"]
-    assert made.added == {"okapi", "emu"}
+    assert [c.name for c in made.classes.support] == ["Okapi", "emu", "ant"]
+    assert [entry.name for entry in made.classes.info.added] == ["Okapi", "emu"]
 
 
 def test_what_was_saved_is_asked_for_unless_other_names_are(layout, tmp_path):
@@ -341,8 +342,8 @@ def test_no_run(tmp_path, layout):
     with pytest.raises(ArtifactError, match=r"no run at .* and no class is named") as caught:
         read(Layout(tmp_path / "none"))
     assert "--prompts" in caught.value.fix
-    made = read(Layout(tmp_path / "none"), prompts=["emu"], few_shot="gda")
-    assert (made.layout, made.newcomers, made.few_shot) == (None, (), "gda")
+    made = read(Layout(tmp_path / "none"), prompts=["emu"], few_shot="posterior")
+    assert (made.layout, made.classes.support, made.few_shot) == (None, (), "posterior")
     assert not (tmp_path / "none").exists()
 
 
@@ -356,7 +357,7 @@ def test_another_encoder(layout):
 
 def test_vectors_of_another_precision_serve(layout):
     loading.load_encoder(SETTINGS, "cpu").fingerprint = "words bf16"
-    assert [(one.name, len(one.hashes)) for one in read(layout).newcomers] == [("ant", 2), ("okapi", 3)]
+    assert [(c.name, len(c.hashes)) for c in read(layout).classes.support] == [("ant", 2), ("okapi", 3)]
 
 
 def test_regions_need_a_head(layout):
@@ -383,25 +384,25 @@ def give_head(layout, fitted, left_out=()):
 def test_labels_that_the_head_does_not_know_join(layout):
     give_head(layout, replace(gate_of(("ant", "bee")), reason="few photos"))
     made = read(layout, prompts=["emu"])
-    assert [one.name for one in made.newcomers] == ["okapi"]
+    assert [c.name for c in made.classes.support] == ["okapi"]
     assert made.trained_on == {"h1", "h2"}
     assert made.templates == BARE
     assert made.notes[-1] == "WARNING: the gate is the documented prior, not fitted: few photos"
     assert assemble(made).space.names == ("ant", "bee", "emu", "okapi")
     give_head(layout, gate_of(("ant", "bee")), left_out=("okapi",))
-    assert read(layout).newcomers == ()
+    assert read(layout).classes.support == ()
     write_json(layout.classes, ClassesInfo(added=(AddedClass(name="okapi"),)))
-    assert [one.name for one in read(layout).newcomers] == ["okapi"]
+    assert [c.name for c in read(layout).classes.support] == ["okapi"]
 
 
 def test_a_head_without_a_gate_stays_alone(layout):
     give_head(layout, FittedGate(reason="no names"))
     made = read(layout)
-    assert made.newcomers == ()
+    assert made.classes.support == ()
     assert made.gate is None
     assert made.notes[-2:] == (
         "no gate: no names",
-        "left out: okapi; only a gate can weigh shown classes against trained ones",
+        "left out: okapi; only a gate can weigh classes shown by photos against trained ones",
     )
     joined = assemble(made)
     assert joined.space.names == ("ant", "bee")

@@ -1,28 +1,29 @@
-"""Add a class to a run and remove one, in seconds and without training."""
+"""Let a class join a run and leave it, in seconds and without training: in memory, or in the run folder."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hybrid.encoders.base import Encoder
 from hybrid.errors import ArtifactError, DataError, listing
+from hybrid.heads.training.dataset import HELD_BACK
 from hybrid.images.records import ImageRecord
-from hybrid.images.sources import Scan
-from hybrid.index.build import build_index
 from hybrid.index.neighbors import open_index
 from hybrid.index.store import ADDED, EmbeddingStore, StoredImage
-from hybrid.labels.prompts import class_key, load_templates
-from hybrid.run.classes.images import JoiningImages, check_images
-from hybrid.run.classes.names import entry_of, fit_notes, try_name
-from hybrid.run.classes.support import AddedClass, ClassesInfo, gather, read_classes
+from hybrid.labels.prompts import Templates, class_key, load_templates
+from hybrid.run.classes.entries import ClassesInfo, entry_of, read_classes
+from hybrid.run.classes.images import JoiningImages, Unreadable, check_images, embed_images
+from hybrid.run.classes.names import fit_notes, usable
+from hybrid.run.classes.pending import PendingIndex
+from hybrid.run.classes.support import SupportClass, gather, gather_labels
 from hybrid.run.files import HeadInfo, Layout, read_gate, read_head_info, read_run, write_json
 
 
 @dataclass(frozen=True)
 class AddSummary:
-    """What one `add_class` did.
+    """What it meant that a class joined.
 
     Attributes
     ----------
@@ -50,15 +51,88 @@ class AddSummary:
 
 @dataclass(frozen=True)
 class RemoveSummary:
-    """What one `remove_class` did: the class as the run spelled it, how many images the index forgot, and notes."""
+    """What left with a class: its name as the run spelled it, how many images the index forgets, and notes."""
 
     name: str
     images: int
     notes: tuple[str, ...]
 
 
-def add_class(
-    layout: Layout,
+@dataclass(frozen=True)
+class RunClasses:
+    """The classes of a run that its head does not know, with changes that are not written yet.
+
+    Attributes
+    ----------
+    info : ClassesInfo
+        What a person added.
+    support : tuple of SupportClass
+        Those, and labels of the index that the head does not know.
+    index : PendingIndex
+    seen : tuple of str
+        Classes of the head.
+    left_out : tuple of str or None
+        See `HeadInfo`.
+    touched : frozenset of str
+        `class_key` of classes that joined or left since the run was read.
+    """
+
+    info: ClassesInfo
+    support: tuple[SupportClass, ...]
+    index: PendingIndex
+    seen: tuple[str, ...] = ()
+    left_out: tuple[str, ...] | None = ()
+    touched: frozenset[str] = frozenset()
+
+    @property
+    def hashes(self) -> frozenset[str]:
+        """Contents of all images that show one of the classes."""
+        return frozenset(sha256 for c in self.support for sha256 in c.hashes)
+
+    def write_to(self, layout: Layout) -> None:
+        """Write the changes into a run folder; a class that another process added meanwhile stays."""
+        with EmbeddingStore(layout.store) as store:
+            self.index.write_to(store)
+        # Images first when a class joins and when it leaves: killed in between, it is called by its label, or is a
+        # class with names alone, and a second call does the rest.
+        before = info = read_classes(layout)
+        for entry in self.info.added:
+            info = info.with_entry(entry) if class_key(entry.name) in self.touched else info
+        for key in self.touched - {class_key(entry.name) for entry in self.info.added}:
+            info = info.without(key)
+        if info != before:
+            write_json(layout.classes, info)
+
+
+def read_run_classes(
+    layout: Layout, fingerprints: Sequence[str], head: HeadInfo | None
+) -> tuple[RunClasses, tuple[str, ...]]:
+    """Read the classes that a run's head does not know, and notes for people on what was left out.
+
+    Parameters
+    ----------
+    layout : Layout
+        Where there is no run yet, there is no class.
+    fingerprints : sequence of str
+        See `PendingIndex`.
+    head : HeadInfo or None
+
+    Raises
+    ------
+    HybridError
+        If ``classes.json`` or the store cannot be read.
+    """
+    seen, left_out = (head.classes, head.left_out) if head else ((), ())
+    names = tuple(dict.fromkeys(fingerprints))
+    if not layout.run.is_file():
+        return RunClasses(ClassesInfo(), (), PendingIndex(None, names), seen, left_out), ()
+    info, index = read_classes(layout), PendingIndex(layout.store, names)
+    support, notes = gather(info, index, seen, left_out)
+    return RunClasses(info, support, index, seen, left_out), notes
+
+
+def join_class(
+    classes: RunClasses,
     encoder: Encoder,
     name: str,
     records: Sequence[ImageRecord],
@@ -67,16 +141,12 @@ def add_class(
     named: bool | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
-) -> AddSummary:
-    """Add a class to a run by images, by name or by both, or add more images to one that was added before.
-
-    The images join the index with the class as their label, and the next head learns them. Killed on the way, the run
-    holds some of them under the class's label; the same call again goes on.
+) -> tuple[RunClasses, AddSummary]:
+    """Let a class join by images, by name or by both, or give one that joined before more images or other names.
 
     Parameters
     ----------
-    layout : Layout
-        Of a run that has an index.
+    classes : RunClasses
     encoder : Encoder
         The run's.
     name : str
@@ -94,133 +164,133 @@ def add_class(
     ------
     DataError
         If the head was trained on the class; a name is blank or another class's; an image belongs to another class; no
-        image can be read (some are no error); or there is neither a name nor an image. Nothing has changed then.
-    HybridError
-        If there is no run, or the encoder is not the run's or has no vector of an image.
+        image can be read (some are no error); or there is neither a name nor an image.
+    EncoderError
+        If the encoder has no vector of an image.
     """
-    _check_encoder(layout, encoder)
-    head = read_head_info(layout)
     encoder.check(records)
-    with EmbeddingStore(layout.store) as store:
-        labels = tuple(store.labels())
-        entry = entry_of(read_classes(layout), name, synonyms, named, head.classes if head else (), labels)
-        joining = check_images(store, entry.name, records, workers)
-        return _add(layout, encoder, head, store, entry, joining, batch_size, workers)
-
-
-def _add(
-    layout: Layout,
-    encoder: Encoder,
-    head: HeadInfo | None,
-    store: EmbeddingStore,
-    entry: AddedClass,
-    joining: JoiningImages,
-    batch_size: int | None,
-    workers: int | None,
-) -> AddSummary:
-    templates = read_gate(layout).templates if head else load_templates("simple")
-    entry, notes = try_name(entry, encoder, templates, store)
-    # A scan of no source: what was added before stays.
-    scan = Scan(joining.records, (), ())
-    built = build_index(scan, encoder, store, batch_size=batch_size, workers=workers)
-    unreadable = (*joining.unreadable, *built.unreadable)
-    if unreadable and len(built.unreadable) == len(joining.records):
-        raise _none_readable(entry.name, unreadable)
-    seen, left_out = (head.classes, head.left_out) if head else ((), ())
-    after = _with(read_classes(layout), entry)
-    classes, more = gather(after, store, (encoder.fingerprint,), seen, left_out)
-    own = next((c for c in classes if class_key(c.name) == class_key(entry.name)), None)
-    if own is None:
+    entry = entry_of(classes.info, name, synonyms, named, classes.seen, classes.index.labels())
+    joining = check_images(classes.index, entry.name, records, workers)
+    entry, notes = usable(entry, encoder)
+    index, unreadable = _with_images(classes.index, encoder, entry.name, joining, batch_size, workers)
+    labels = [label for label in index.labels() if class_key(label) == class_key(entry.name)]
+    own, more = gather_labels([entry], labels, index)
+    if not own:
         raise DataError(
             f"nothing would be known of {entry.name}",
             expected="a name that the encoder knows, or a photo that is not of split test",
-            got=listing([*notes, *joining.notes]) or "--no-name and no photo",
+            got=listing([*notes, *joining.notes]) or "photos alone (--no-name), and no photo",
         )
-    # After the images: killed before this line, they show a class that is called by its label.
-    write_json(layout.classes, after)
-    if joining.records:
-        open_index(store, encoder.fingerprint, layout.neighbors)
-        if encoder.fingerprint != read_run(layout).encoder_fingerprint:
-            notes.append("these vectors are of another precision than the index: hybrid train-head cannot use them")
-    notes += [*joining.notes, *more, *fit_notes(own, classes, seen, encoder, templates, store)]
-    return AddSummary(own.name, own.synonyms, own.named, len(own.hashes), built.new, unreadable, tuple(notes))
+    info, (cls,) = classes.info.with_entry(entry), own
+    support = (*(c for c in classes.support if class_key(c.name) != class_key(cls.name)), cls)
+    touched = classes.touched | {class_key(cls.name)}
+    after = replace(classes, info=info, support=_in_order(info, support), index=index, touched=touched)
+    there = {image.record.path for image in classes.index.images_at(list(index.images))}
+    new = sum(path not in there for path in index.images)
+    notes = (*notes, *joining.notes, *more)
+    return after, AddSummary(cls.name, cls.synonyms, cls.named, len(cls.hashes), new, unreadable, notes)
 
 
-def remove_class(layout: Layout, name: str) -> RemoveSummary:
-    """Forget a class that the head does not know: its names, and the images in the index that show it.
+def _with_images(
+    index: PendingIndex,
+    encoder: Encoder,
+    name: str,
+    joining: JoiningImages,
+    batch_size: int | None,
+    workers: int | None,
+) -> tuple[PendingIndex, Unreadable]:
+    """The index with images of a class and their vectors, and what could not be read."""
+    known = index.find_vectors([image.sha256 for image in joining.images])
+    fresh = [i for i in joining.images if i.sha256 not in known and i.record.split not in HELD_BACK]
+    vectors, torn = embed_images(encoder, fresh, batch_size, workers)
+    unreadable = (*joining.unreadable, *torn)
+    images = [i for i in joining.images if i.sha256 in known or i.sha256 in vectors]
+    if unreadable and not images:
+        raise DataError(
+            f"none of the photos of {name} can be read",
+            got=listing([f"{path}: {reason}" for path, reason in unreadable], 3),
+            fix="give photos that can be read, or none to add the class by its name alone",
+        )
+    there = {image.record.path: image for image in index.images_at([i.record.path for i in images])}
+    changed = [i for i in images if i != there.get(i.record.path) or i.sha256 in vectors]
+    return index.with_images(changed, vectors), unreadable
+
+
+def leave_class(classes: RunClasses, name: str) -> tuple[RunClasses, RemoveSummary]:
+    """Let a class leave that the head does not know: its names, and the images in the index that show it.
 
     Images of split ``test``, and those of a label that the head left out, stay.
 
     Parameters
     ----------
-    layout : Layout
+    classes : RunClasses
     name : str
         A label of the index or an added class, by `class_key`.
-
-    Returns
-    -------
-    RemoveSummary
 
     Raises
     ------
     DataError
-        If the head was trained on the class, or the run has none of this name.
-    HybridError
-        If there is no run.
+        If the head was trained on the class, or there is none of this name.
     """
-    run, key = read_run(layout), class_key(name)
-    info, head = read_classes(layout), read_head_info(layout)
-    if head and key in {class_key(label) for label in head.classes}:
+    key, labels = class_key(name), classes.index.labels()
+    if key in {class_key(label) for label in classes.seen}:
         raise DataError(
             f"the head was trained on {name}",
             fix="train it again without the class (hybrid train-head --classes FILE), then remove it",
         )
-    with EmbeddingStore(layout.store) as store:
-        known = {class_key(n): n for n in (*store.labels(), *(e.name for e in info.added))}
-        if key not in known:
-            near = [known[k] for k in difflib.get_close_matches(key, known, n=3, cutoff=0.5)]
-            raise DataError(f"the run has no class {name!r}", got=f"near it: {listing(near) or 'nothing'}")
-        labels = [label for label in store.labels() if class_key(label) == key]
-        images = [image for image in store.images_sharing(labels) if image.record.label in labels]
-        images = _that_show(images, head)
-        # Before the names: killed between the two, the class has names alone, and a second call removes these.
-        if images:
-            store.remove([image.record.path for image in images])
-        if any(class_key(e.name) == key for e in info.added):
-            write_json(layout.classes, ClassesInfo(added=_without(info, name)))
-        if images and store.dim(run.encoder_fingerprint) is not None:
-            open_index(store, run.encoder_fingerprint, layout.neighbors)
-    sources = sorted({p.record.source for p in images if not p.record.source.startswith(ADDED)})
-    notes = (f"the next hybrid build-index of {listing(sources, 3)} brings its photos back",) if sources else ()
-    return RemoveSummary(known[key], len(images), notes)
-
-
-def _that_show(images: Sequence[StoredImage], head: HeadInfo | None) -> list[StoredImage]:
-    """Images that make it a class of the run: what was added, and labels of the index that join by themselves.
-
-    Images of split ``test``, and those of a label that the head left out, show nothing by themselves: they stay.
-    """
-    left_out = {class_key(label) for label in (head.left_out or ())} if head else set()
-    return [
+    known = {class_key(n): n for n in (*labels, *(entry.name for entry in classes.info.added))}
+    if key not in known:
+        raise no_such_class(name, list(known.values()))
+    own = [label for label in labels if class_key(label) == key]
+    left_out = {class_key(label) for label in classes.left_out or ()}
+    images = [
         image
-        for image in images
-        if image.record.source.startswith(ADDED)
-        or (image.record.split != "test" and class_key(str(image.record.label)) not in left_out)
+        for image in classes.index.images_sharing(own)
+        if image.record.label in own and _shows(image, left_out=key in left_out)
     ]
+    after = replace(
+        classes,
+        info=classes.info.without(name),
+        support=tuple(c for c in classes.support if class_key(c.name) != key),
+        index=classes.index.without(images),
+        touched=classes.touched | {key},
+    )
+    sources = sorted({i.record.source for i in images if not i.record.source.startswith(ADDED)})
+    notes = (f"the next hybrid build-index of {listing(sources, 3)} brings its photos back",) if sources else ()
+    return after, RemoveSummary(known[key], len(images), notes)
 
 
-def _with(info: ClassesInfo, entry: AddedClass) -> ClassesInfo:
-    """The entry in the place of the one before, else at the end."""
-    keys = [class_key(e.name) for e in info.added]
-    place = keys.index(class_key(entry.name)) if class_key(entry.name) in keys else len(keys)
-    return ClassesInfo(added=(*info.added[:place], entry, *info.added[place + 1 :]))
+def no_such_class(name: str, names: Sequence[str]) -> DataError:
+    """Make the error for a class to remove that is not there."""
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return DataError(f"there is no class {name!r} to remove", got=f"near it: {listing(near)}" if near else None)
 
 
-def _without(info: ClassesInfo, name: str) -> tuple[AddedClass, ...]:
-    return tuple(entry for entry in info.added if class_key(entry.name) != class_key(name))
+def add_class(
+    layout: Layout,
+    encoder: Encoder,
+    name: str,
+    records: Sequence[ImageRecord],
+    *,
+    synonyms: Sequence[str] = (),
+    named: bool | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+) -> AddSummary:
+    """Let a class join a run folder; the next head learns its images. Killed on the way, the same call again goes on.
 
+    Parameters
+    ----------
+    layout : Layout
+        Of a run that has an index.
+    encoder, name, records, synonyms, named, batch_size, workers
+        As for `join_class`; so are the errors. Nothing has changed then.
 
-def _check_encoder(layout: Layout, encoder: Encoder) -> None:
+    Raises
+    ------
+    ArtifactError
+        If there is no run, or the encoder is not the run's.
+    """
     run = read_run(layout)
     if run.encoder_identity != encoder.identity:
         raise ArtifactError(
@@ -229,11 +299,55 @@ def _check_encoder(layout: Layout, encoder: Encoder) -> None:
             got=encoder.name,
             fix="use that one, or make the index again with this one: hybrid build-index",
         )
-
-
-def _none_readable(name: str, unreadable: Sequence[tuple[str, str]]) -> DataError:
-    return DataError(
-        f"none of the photos of {name} can be read",
-        got=listing([f"{path}: {reason}" for path, reason in unreadable], 3),
-        fix="give photos that can be read, or none to add the class by its name alone",
+    classes, _ = read_run_classes(layout, (run.encoder_fingerprint, encoder.fingerprint), read_head_info(layout))
+    after, summary = join_class(
+        classes, encoder, name, records, synonyms=synonyms, named=named, batch_size=batch_size, workers=workers
     )
+    after.write_to(layout)
+    notes = list(summary.notes)
+    if after.index.images:
+        with EmbeddingStore(layout.store) as store:
+            store.name_encoder(encoder.fingerprint, encoder.name)
+            open_index(store, encoder.fingerprint, layout.neighbors)
+        if encoder.fingerprint != run.encoder_fingerprint:
+            notes.append("these vectors are of another precision than the index: hybrid train-head cannot use them")
+    own = next(c for c in after.support if class_key(c.name) == class_key(summary.name))
+    texts = PendingIndex(layout.store, after.index.fingerprints)
+    notes += fit_notes(own, after.support, after.seen, encoder, usual_templates(layout), texts)
+    return replace(summary, notes=tuple(notes))
+
+
+def remove_class(layout: Layout, name: str) -> RemoveSummary:
+    """Let a class leave a run folder; see `leave_class`.
+
+    Raises
+    ------
+    HybridError
+        As `leave_class`, and if there is no run.
+    """
+    run = read_run(layout)
+    classes, _ = read_run_classes(layout, (run.encoder_fingerprint,), read_head_info(layout))
+    after, summary = leave_class(classes, name)
+    after.write_to(layout)
+    if summary.images:
+        with EmbeddingStore(layout.store) as store:
+            if store.dim(run.encoder_fingerprint) is not None:
+                open_index(store, run.encoder_fingerprint, layout.neighbors)
+    return summary
+
+
+def usual_templates(layout: Layout) -> Templates:
+    """Templates that a run is asked with where nobody names others."""
+    return read_gate(layout).templates if layout.head.is_dir() else load_templates("simple")
+
+
+def _shows(image: StoredImage, *, left_out: bool) -> bool:
+    """Whether an image makes its label a class of the run: it was added, or its label joins by itself."""
+    return image.record.source.startswith(ADDED) or (image.record.split not in HELD_BACK and not left_out)
+
+
+def _in_order(info: ClassesInfo, support: Sequence[SupportClass]) -> tuple[SupportClass, ...]:
+    """Those that a person added first, in their order; then mere labels of the index, sorted."""
+    place = {class_key(entry.name): number for number, entry in enumerate(info.added)}
+    keyed = [(place.get(class_key(c.name), len(place)), class_key(c.name), c) for c in support]
+    return tuple(c for _, _, c in sorted(keyed, key=lambda entry: entry[:2]))

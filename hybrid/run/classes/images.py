@@ -1,42 +1,35 @@
-"""Images that are to show a class: read, compared with the index, given their label."""
+"""Images that are to show a class: read, compared with the index, given their label, embedded."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
+from hybrid.encoders.base import Encoder, FloatArray
 from hybrid.errors import DataError, listing
 from hybrid.heads.training.dataset import HELD_BACK
 from hybrid.images.inputs import MemoryRecord
 from hybrid.images.naming import plural
-from hybrid.images.pipeline import ReadImage, read_each
+from hybrid.images.pipeline import ReadImage, read_batches, read_each
 from hybrid.images.records import ImageRecord
 from hybrid.index.store import ADDED, StoredImage
 from hybrid.labels.prompts import class_key
+from hybrid.run.classes.pending import PendingIndex
+
+Unreadable = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
 class JoiningImages:
     """Images as they will join the index, each path once; those that cannot be read; what to tell of them."""
 
-    records: tuple[ImageRecord, ...]
-    unreadable: tuple[tuple[str, str], ...]
+    images: tuple[StoredImage, ...]
+    unreadable: Unreadable
     notes: tuple[str, ...]
 
 
-class Index(Protocol):
-    """Images that are there already; a store is one."""
-
-    def images_at(self, paths: Sequence[str]) -> list[StoredImage]:
-        """Images of these paths."""
-
-    def images_with(self, hashes: Sequence[str]) -> list[StoredImage]:
-        """Images of these contents."""
-
-
-def check_images(index: Index, name: str, records: Sequence[ImageRecord], workers: int | None) -> JoiningImages:
+def check_images(index: PendingIndex, name: str, records: Sequence[ImageRecord], workers: int | None) -> JoiningImages:
     """Give images the label `name`, as they may join `index`.
 
     An image that the index already holds under this label stays as it is there.
@@ -46,14 +39,14 @@ def check_images(index: Index, name: str, records: Sequence[ImageRecord], worker
     DataError
         If the index has another label for an image, by its path or by its bytes.
     """
-    reads = list(read_each(records, None, batch_size=64, workers=workers))
+    reads = list(read_each(records, None, workers=workers))
     unreadable = {read.record.path: read.reason for read in reads if read.reason}
     readable = [(read, _labeled(read, name)) for read in reads if not read.reason]
     by_path = {image.record.path: image for image in index.images_at([joined.path for _, joined in readable])}
     by_content: dict[str, list[StoredImage]] = {}
     for image in index.images_with([read.sha256 for read, _ in readable]):
         by_content.setdefault(image.sha256, []).append(image)
-    joining: dict[str, ImageRecord] = {}
+    joining: dict[str, StoredImage] = {}
     foreign: list[str] = []
     tests: set[str] = set()
     copies: set[str] = set()
@@ -64,7 +57,7 @@ def check_images(index: Index, name: str, records: Sequence[ImageRecord], worker
         if there is not None and there.record.label is not None:
             was = there.record
             joined = dataclasses.replace(joined, source=was.source, label=was.label, split=was.split)
-        joining[joined.path] = joined
+        joining[joined.path] = StoredImage(joined, read.sha256)
         if joined.split in HELD_BACK:
             tests.add(joined.path)
         elif any(twin.record.split in HELD_BACK for twin in twins):
@@ -84,8 +77,31 @@ def check_images(index: Index, name: str, records: Sequence[ImageRecord], worker
     return JoiningImages(tuple(joining.values()), tuple(unreadable.items()), tuple(notes))
 
 
+def embed_images(
+    encoder: Encoder, images: Sequence[StoredImage], batch_size: int | None, workers: int | None
+) -> tuple[dict[str, FloatArray], Unreadable]:
+    """Embed the contents of images, each once.
+
+    Returns
+    -------
+    vectors : dict of content hash to (dim,) float32
+    unreadable : tuple of (path, reason)
+    """
+    records = list({image.sha256: image.record for image in reversed(images)}.values())[::-1]
+    vectors: dict[str, FloatArray] = {}
+    unreadable: list[tuple[str, str]] = []
+    size = batch_size or (encoder.batch_size if len(records) > 1 else 1)
+    for batch in read_batches(records, encoder.prepare, min_side=encoder.min_side, batch_size=size, workers=workers):
+        readable = [image for image in batch if not image.reason]
+        unreadable += [(image.record.path, image.reason) for image in batch if image.reason]
+        if readable:
+            embeddings = encoder.encode_images([image.prepared for image in readable])
+            vectors.update(zip((image.sha256 for image in readable), embeddings, strict=True))
+    return vectors, tuple(unreadable)
+
+
 def _labeled(read: ReadImage, name: str) -> ImageRecord:
-    """The image under its class's label; one in memory gets a name by its content, so that it stands there once."""
+    """The image under its class's label; one in memory gets a name by its content, so that it is there once."""
     source = ADDED + name
     record = dataclasses.replace(read.record, source=source, label=name, split=None)
     if isinstance(record, MemoryRecord):

@@ -7,38 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from msgspec import Struct
 
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import listing
 from hybrid.heads.training.dataset import HELD_BACK, each_content_once
 from hybrid.images.naming import plural
-from hybrid.index.store import ADDED, EmbeddingStore, StoredImage
-from hybrid.labels.prompts import class_key
-from hybrid.run.files import FORMAT, Layout, read_json
-
-
-class AddedClass(Struct, frozen=True, kw_only=True):
-    """One entry of ``classes.json``.
-
-    Attributes
-    ----------
-    name : str
-    synonyms : tuple of str
-    named : bool
-        False: the name says nothing to a text encoder, images alone speak for the class.
-    """
-
-    name: str
-    synonyms: tuple[str, ...] = ()
-    named: bool = True
-
-
-class ClassesInfo(Struct, frozen=True, kw_only=True):
-    """``classes.json``: what a person said of classes; their images lie in the store."""
-
-    format: int = FORMAT
-    added: tuple[AddedClass, ...] = ()
+from hybrid.index.store import ADDED, StoredImage
+from hybrid.labels.prompts import PromptClass, class_key
+from hybrid.run.classes.entries import AddedClass, ClassesInfo
+from hybrid.run.classes.pending import PendingIndex
 
 
 @dataclass(frozen=True)
@@ -54,7 +31,7 @@ class SupportClass:
     hashes : tuple of str
         Contents of its images, each once, by path; empty for a class that has names alone.
     embeddings : (k, dim) float32, unit norm
-        In the order of `hashes`. `dim` is 0 where the index holds no vector at all.
+        In the order of `hashes`. `dim` is 0 where no image of these classes has a vector.
     """
 
     name: str
@@ -63,22 +40,14 @@ class SupportClass:
     hashes: tuple[str, ...]
     embeddings: FloatArray
 
-
-def read_classes(layout: Layout) -> ClassesInfo:
-    """Read ``classes.json``; without the file nothing was added.
-
-    Raises
-    ------
-    ArtifactError
-        If it is torn or of another format.
-    """
-    if not layout.classes.is_file():
-        return ClassesInfo()
-    return read_json(layout.classes, ClassesInfo, f"remove {layout.classes} and run hybrid add-class again")
+    @property
+    def prompt(self) -> PromptClass:
+        """What the class is called in a prompt."""
+        return PromptClass(self.name, self.synonyms)
 
 
-def support_classes(
-    layout: Layout, fingerprints: Sequence[str], seen: Sequence[str], left_out: Sequence[str] | None
+def gather(
+    info: ClassesInfo, index: PendingIndex, seen: Sequence[str], left_out: Sequence[str] | None
 ) -> tuple[tuple[SupportClass, ...], tuple[str, ...]]:
     """Gather the classes of a run that its head does not know.
 
@@ -88,93 +57,75 @@ def support_classes(
 
     Parameters
     ----------
-    layout : Layout
-        Where there is no run yet, there is no class.
-    fingerprints : sequence of str
-        Encoders of one identity, the best precision first: of each image the first vector that there is serves.
+    info : ClassesInfo
+    index : PendingIndex
     seen : sequence of str
         Classes of the head.
     left_out : sequence of str, or None
-        Labels that are no classes of the run unless ``classes.json`` adds them; see `HeadInfo`. None: all of them.
+        Labels that are no classes of the run unless `info` adds them; see `HeadInfo`. None: all of them.
 
     Returns
     -------
-    classes : tuple of ShownClass
-        Those of ``classes.json`` in its order, then the other labels, sorted by `class_key`.
+    classes : tuple of SupportClass
+        Those of `info` in its order, then the other labels, sorted by `class_key`.
     notes : tuple of str
         What was left out, for people.
 
     Raises
     ------
-    HybridError
-        If ``classes.json`` or the store cannot be read.
+    StoreError
+        If the store cannot be read.
     """
-    if not layout.run.is_file():
-        return (), ()
-    with EmbeddingStore(layout.store) as store:
-        return gather(read_classes(layout), store, fingerprints, seen, left_out)
+    labels = index.labels()
+    added = {class_key(entry.name) for entry in info.added}
+    left_out = labels if left_out is None else left_out
+    outside = {class_key(name) for name in seen} | ({class_key(name) for name in left_out} - added)
+    return gather_labels(
+        [entry for entry in info.added if class_key(entry.name) not in outside],
+        [label for label in labels if class_key(label) not in outside],
+        index,
+    )
 
 
-def gather(
-    info: ClassesInfo,
-    store: EmbeddingStore,
-    fingerprints: Sequence[str],
-    seen: Sequence[str],
-    left_out: Sequence[str] | None,
+def gather_labels(
+    entries: Sequence[AddedClass], labels: Sequence[str], index: PendingIndex
 ) -> tuple[tuple[SupportClass, ...], tuple[str, ...]]:
-    """Do the work of `support_classes`, with a ``classes.json`` that need not be written yet."""
-    added = {class_key(entry.name): entry for entry in info.added}
-    if left_out is None:
-        left_out = tuple(store.labels())
-    outside = {class_key(name) for name in seen} | ({class_key(name) for name in left_out} - set(added))
-    entries = {key: entry for key, entry in added.items() if key not in outside}
-    labels = [label for label in store.labels() if class_key(label) not in outside]
-    images, notes = _images_by_class(store, labels)
+    """Do the work of `gather` for some entries of ``classes.json`` and some labels of the index."""
+    images, notes = _images_by_class(index, labels)
+    by_key = {class_key(entry.name): entry for entry in entries}
     spelled = {class_key(label): label for label in sorted(labels, reverse=True)}
     for key in images:
-        entries.setdefault(key, AddedClass(name=spelled[key]))
-    hashes = [image.sha256 for found in images.values() for image in found]
-    vectors = _vectors(store, hashes, fingerprints)
-    dim = max((store.dim(fingerprint) or 0 for fingerprint in fingerprints), default=0)
+        by_key.setdefault(key, AddedClass(name=spelled[key]))
+    vectors = index.find_vectors([image.sha256 for own in images.values() for image in own])
+    dim = len(next(iter(vectors.values()), ()))
     classes = []
-    for key, entry in entries.items():
+    for key, entry in by_key.items():
         lacking = [image for image in images.get(key, []) if image.sha256 not in vectors]
         notes += [_lack_note(entry.name, lacking)] if lacking else []
         own = tuple(image.sha256 for image in images.get(key, []) if image.sha256 in vectors)
-        embeddings = np.array([vectors[name] for name in own], dtype=np.float32).reshape(len(own), dim)
+        embeddings = np.array([vectors[sha256] for sha256 in own], dtype=np.float32).reshape(len(own), dim)
         classes.append(SupportClass(entry.name, entry.synonyms, entry.named, own, embeddings))
-    mute = [c.name for c in classes if not c.named and not c.hashes]
-    notes += [f"left out, for want of a photo that shows them: {listing(mute)}"] if mute else []
+    silent = [c.name for c in classes if not c.named and not c.hashes]
+    notes += [f"left out, for want of a photo that shows them: {listing(silent)}"] if silent else []
     return tuple(c for c in classes if c.named or c.hashes), tuple(notes)
 
 
-def _images_by_class(store: EmbeddingStore, labels: Sequence[str]) -> tuple[dict[str, list[StoredImage]], list[str]]:
+def _images_by_class(index: PendingIndex, labels: Sequence[str]) -> tuple[dict[str, list[StoredImage]], list[str]]:
     """Images of the labels by `class_key`, each content once, and notes on those that carry two labels."""
-    usable = [p for p in store.images_sharing(labels) if p.record.label and p.record.split not in HELD_BACK]
-    # Not of each image anew: there may be a hundred thousand.
-    keys = {label: class_key(label) for label in {*labels, *(str(p.record.label) for p in usable)}}
+    usable = [i for i in index.images_sharing(labels) if i.record.label and i.record.split not in HELD_BACK]
+    # Not for each image anew: there may be a hundred thousand.
+    keys = {label: class_key(label) for label in {*labels, *(str(i.record.label) for i in usable)}}
     # Copies of an image and two spellings of a class are nothing to tell a person; two classes for one image are.
-    copies = {(p.sha256, keys[str(p.record.label)]): p for p in reversed(usable)}
+    copies = {(i.sha256, keys[str(i.record.label)]): i for i in reversed(usable)}
     keyed = [
-        p if p.record.label == key else StoredImage(dataclasses.replace(p.record, label=key), p.sha256)
-        for (_, key), p in copies.items()
+        i if i.record.label == key else StoredImage(dataclasses.replace(i.record, label=key), i.sha256)
+        for (_, key), i in copies.items()
     ]
     once, notes = each_content_once(keyed)
     images: dict[str, list[StoredImage]] = {key: [] for key in sorted({keys[label] for label in labels})}
     for image in once:
-        images[str(image.record.label)].append(image)  # of another class it would carry two labels
-    return {key: found for key, found in images.items() if found}, notes
-
-
-def _vectors(store: EmbeddingStore, hashes: Sequence[str], fingerprints: Sequence[str]) -> dict[str, FloatArray]:
-    """Vectors (dim,) of contents by the first encoder that has one."""
-    vectors: dict[str, FloatArray] = {}
-    for fingerprint in fingerprints:
-        if missing := [name for name in hashes if name not in vectors]:
-            there = store.embedded(fingerprint, missing)
-            new = [name for name in missing if name in there]
-            vectors.update(zip(new, store.embeddings(new, fingerprint), strict=True))
-    return vectors
+        images[str(image.record.label)].append(image)  # one of another class would carry two labels
+    return {key: own for key, own in images.items() if own}, notes
 
 
 def _lack_note(name: str, images: Sequence[StoredImage]) -> str:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from hybrid.classifier import Batch, HybridClassifier
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import ConfigError, EncoderError, UnreadableImageError, listing
 from hybrid.gate.policy import uniform_from_hash
@@ -22,6 +21,7 @@ from hybrid.images.pipeline import largest_min_side, read_and_decode, read_image
 from hybrid.images.records import ImageRecord
 from hybrid.prediction import Answers, Prediction
 from hybrid.run.files import Layout
+from hybrid.run.fitted import Batch, FittedClassifier
 from hybrid.run.neighbors import LabeledNeighbors, Near
 from hybrid.tools.explain.attribution import METHODS, Attribution, attribute
 from hybrid.tools.explain.reasons import gate_reasons
@@ -81,13 +81,13 @@ class _Image:
 
 
 def explain(
-    classifier: HybridClassifier, run: Path, record: ImageRecord, *, method: str = "gradcam", name: str | None = None
+    classifier: FittedClassifier, run: Path, record: ImageRecord, *, method: str = "gradcam", name: str | None = None
 ) -> Explained:
     """Answer for one image and gather what the answer rests on.
 
     Parameters
     ----------
-    classifier : HybridClassifier
+    classifier : FittedClassifier
     run : Path
         Whose index is searched for near images; may be missing.
     record : ImageRecord
@@ -126,7 +126,7 @@ def explain(
     return Explained(explanation, image.image, of_head, of_encoder, thumbnails)
 
 
-def _read(classifier: HybridClassifier, record: ImageRecord) -> tuple[_Image, list[str]]:
+def _read(classifier: FittedClassifier, record: ImageRecord) -> tuple[_Image, list[str]]:
     picture = read_and_decode(record)
     head = classifier.head
     min_side = largest_min_side([classifier.encoder.min_side, head.min_side if head else 1])  # as predict does
@@ -146,7 +146,7 @@ def _read(classifier: HybridClassifier, record: ImageRecord) -> tuple[_Image, li
     return _Image(record, image.sha256, picture, embedding, logits), notes
 
 
-def _class_index(classifier: HybridClassifier, name: str) -> int:
+def _class_index(classifier: FittedClassifier, name: str) -> int:
     found = classifier.space.index_of(name)
     if found is None:
         raise ConfigError(
@@ -164,7 +164,7 @@ class _Overlaid:
     notes: tuple[str, ...]
 
 
-def _head_overlay(classifier: HybridClassifier, image: _Image, method: str) -> _Overlaid | str:
+def _head_overlay(classifier: FittedClassifier, image: _Image, method: str) -> _Overlaid | str:
     """The head's map for its own top class, or why there is none."""
     from hybrid.heads.nets.backbone_head import BackboneHead
     from hybrid.heads.nets.regions import RegionHead
@@ -192,7 +192,7 @@ def _head_overlay(classifier: HybridClassifier, image: _Image, method: str) -> _
     return _Overlaid(Overlay(info, mean.values, seen_pixels(prepare, pixels)), tuple(notes))
 
 
-def _encoder_overlay(classifier: HybridClassifier, image: _Image, wanted: int) -> _Overlaid | str:
+def _encoder_overlay(classifier: FittedClassifier, image: _Image, wanted: int) -> _Overlaid | str:
     """The encoder's map for a class's prompt, or why there is none."""
     from hybrid.encoders.clip import ClipEncoder
     from hybrid.tools.explain.networks import seen_pixels
@@ -234,14 +234,14 @@ def _info(of: str, label: str, found: Attribution, seconds: float, networks: int
     )
 
 
-def _gate(classifier: HybridClassifier, image: _Image, answer: int) -> GateReasons | None:
+def _gate(classifier: FittedClassifier, image: _Image, answer: int) -> GateReasons | None:
     if classifier.decider is None or image.embedding is None or image.head_logits is None:
         return None
     reasons = classifier.decider.reasons(image.embedding, image.head_logits)
     return gate_reasons(reasons, classifier.space.names, answer)
 
 
-def _rejection(classifier: HybridClassifier, prediction: Prediction) -> list[str]:
+def _rejection(classifier: FittedClassifier, prediction: Prediction) -> list[str]:
     """Say what a refused image fell short of."""
     threshold = classifier.decider.point.accept_above if classifier.decider else None
     if prediction.expert != "rejected" or threshold is None:
@@ -257,7 +257,7 @@ def _thumbnail(record: ImageRecord) -> Image.Image | None:
 
 
 def _explanation(
-    image: _Image, prediction: Prediction, answers: Answers, classifier: HybridClassifier, gate: GateReasons | None
+    image: _Image, prediction: Prediction, answers: Answers, classifier: FittedClassifier, gate: GateReasons | None
 ) -> Explanation:
     names = classifier.space.names
     head = None if answers.supervised is None else _top(answers.supervised[0, : classifier.space.seen], names)

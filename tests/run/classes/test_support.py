@@ -1,4 +1,4 @@
-"""`support_classes`: labels of the index that the head does not know, and classes added by name."""
+"""`gather`: labels of the index that the head does not know, and classes added by name."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ import pytest
 
 from hybrid.errors import ArtifactError
 from hybrid.index.store import EmbeddingStore, StoredImage
-from hybrid.run.classes import AddedClass, ClassesInfo, read_classes, support_classes
+from hybrid.run.classes import AddedClass, ClassesInfo, read_classes, read_run_classes
+from hybrid.run.classes.pending import PendingIndex
+from hybrid.run.classes.support import gather
 from hybrid.run.files import FORMAT, Layout, write_json
 
 SEEN = ("red", "green", "blue", "yellow", "cyan", "magenta")
 FP = ("colors fp32",)
+
+
+def support_classes(layout, fingerprints, seen, left_out):
+    return gather(read_classes(layout), PendingIndex(layout.store, tuple(fingerprints)), seen, left_out)
 
 
 def names(layout, seen=SEEN, left_out=(), fingerprints=FP):
@@ -183,13 +189,13 @@ def test_a_class_with_a_name_alone_has_no_rows(run):
     describe(run, AddedClass(name="pink"), AddedClass(name="mauve", named=False))
     (cls,), notes = support_classes(run, FP, SEEN, ())
     assert (cls.name, cls.named, cls.hashes) == ("pink", True, ())
-    assert cls.embeddings.shape == (0, 4)
+    assert cls.embeddings.shape == (0, 0)
     assert cls.embeddings.dtype == np.float32
     assert notes == ("left out, for want of a photo that shows them: mauve",)
 
 
 def test_added_classes_come_in_their_order_then_labels_by_name(run, images, index, tmp_path):
-    images("more", orange=1, brown=1, gray=1)
+    images("more", orange=1, brown=1, grey=1)
     index(tmp_path / "more")
     describe(run, AddedClass(name="pink"), AddedClass(name="grey"), AddedClass(name="navy"))
     assert list(names(run)[0]) == ["pink", "grey", "navy", "brown", "orange"]
@@ -197,7 +203,8 @@ def test_added_classes_come_in_their_order_then_labels_by_name(run, images, inde
 
 def test_without_a_run_there_is_no_class_and_no_folder(tmp_path):
     layout = Layout(tmp_path / "none")
-    assert support_classes(layout, FP, (), ()) == ((), ())
+    classes, notes = read_run_classes(layout, FP, None)
+    assert (classes.support, notes) == ((), ())
     assert not layout.root.exists()
 
 

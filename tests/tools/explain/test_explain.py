@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from hybrid.classifier import HybridClassifier
 from hybrid.config import EncoderSettings, HeadSettings
 from hybrid.device import Compute
 from hybrid.encoders import load_encoder
@@ -30,8 +29,9 @@ from hybrid.images.sources import scan
 from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.index.texts import embed_classes
 from hybrid.labels.prompts import PromptClass, PromptSet, load_templates
-from hybrid.labels.space import Newcomer, extend, join
+from hybrid.labels.space import UnseenClass, extend, join
 from hybrid.run.files import Layout
+from hybrid.run.fitted import FittedClassifier
 from hybrid.tools.explain.attribution import attribute
 from hybrid.tools.explain.explain import explain
 from hybrid.tools.explain.figure import draw_explanation
@@ -83,7 +83,7 @@ def classifier_of(encoder, head, *, unseen=("gnu", LONG), gate=True, policy=None
         images = rng.normal(size=(12, encoder.dim))
         images /= np.linalg.norm(images, axis=1, keepdims=True)
         fitted = FittedGate(Gate(), ClassGaussians.fit(images, np.arange(12) % 2, 2), reason="test")
-    return HybridClassifier(
+    return FittedClassifier(
         encoder, head, fitted, space, vectors if gate or head is None else None, policy=policy or Policy()
     )
 
@@ -148,7 +148,7 @@ def test_a_class_that_images_alone_speak_for(encoder, indexed, tmp_path, image):
     record = record_of(tmp_path, image(99))
     own = encoder.encode_images([encoder.prepare(image(99), record)])
     named = classifier_of(encoder, head_of(("cat", "dog")))
-    space, (place,) = extend(named.space, [Newcomer(PromptClass("creature 7"), named=False, shots=1)])
+    space, (place,) = extend(named.space, [UnseenClass(PromptClass("creature 7"), named=False, shots=1)])
     shown = SupportImages.gather([own], [place], space.prompted, space.named)
     made = explain(replace(named, space=space, support=shown), indexed[0].root, record, name="creature 7")
     said = made.explanation

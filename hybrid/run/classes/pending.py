@@ -1,0 +1,155 @@
+"""`PendingIndex`: a run's index, with changes to it that are not written yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+from hybrid.encoders.base import FloatArray
+from hybrid.index.store import ADDED, EmbeddingStore, StoredImage
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PendingIndex:
+    """Reads like the store, changes nothing in it before `write_to`; every change gives a new one.
+
+    Attributes
+    ----------
+    store : Path or None
+        The run's database; None where there is no run.
+    fingerprints : tuple of str
+        Encoders of one identity, the best precision first: of each content the first vector that there is serves. New
+        vectors are of the last one.
+    images : dict of path to StoredImage
+        Images that are to join, or to take the place of what the store has under their path.
+    vectors : dict of content hash to (dim,) float32
+        Of new contents.
+    removed : dict of path to StoredImage
+        Images of the store that are to go.
+    text_vectors : dict of text to (dim,) float32
+        Text vectors that the store does not hold; a cache, shared by all that come from one index.
+    changed : bool
+        Whether a class joined or left since the run was read: nothing is written into the run from then on.
+    """
+
+    store: Path | None
+    fingerprints: tuple[str, ...]
+    images: Mapping[str, StoredImage] = field(default_factory=dict)
+    vectors: Mapping[str, FloatArray] = field(default_factory=dict)
+    removed: Mapping[str, StoredImage] = field(default_factory=dict)
+    text_vectors: dict[str, FloatArray] = field(default_factory=dict, repr=False, compare=False)
+    changed: bool = False
+
+    def labels(self) -> list[str]:
+        """Labels of all images, sorted."""
+        counts: dict[str, int] = self._read(EmbeddingStore.labels, {})
+        replaced = {image.record.path: image for image in self._stored_at(list(self.images))}
+        for image in {**self.removed, **replaced}.values():
+            if image.record.label is not None:
+                counts[image.record.label] -= 1
+        joined = {image.record.label for image in self.images.values() if image.record.label is not None}
+        return sorted(joined | {label for label, count in counts.items() if count > 0})
+
+    def images_at(self, paths: Sequence[str]) -> list[StoredImage]:
+        """Images of these paths, ordered by path."""
+        wanted = set(paths)
+        return self._merge(self._stored_at(paths), lambda image: image.record.path in wanted)
+
+    def images_with(self, hashes: Sequence[str]) -> list[StoredImage]:
+        """Images of these contents, ordered by path."""
+        wanted = set(hashes)
+        return self._merge(
+            self._read(lambda store: store.images_with(hashes), []), lambda image: image.sha256 in wanted
+        )
+
+    def images_sharing(self, labels: Sequence[str]) -> list[StoredImage]:
+        """Images of these labels, and all other images of the same contents, ordered by path."""
+        wanted = set(labels)
+        found = self._merge(
+            self._read(lambda store: store.images_sharing(labels), []), lambda image: image.record.label in wanted
+        )
+        return self.images_with([image.sha256 for image in found if image.record.label in wanted])
+
+    def find_vectors(self, hashes: Iterable[str]) -> dict[str, FloatArray]:
+        """Vectors (dim,) of contents, for those that have one."""
+        vectors = {sha256: self.vectors[sha256] for sha256 in hashes if sha256 in self.vectors}
+        missing = [sha256 for sha256 in hashes if sha256 not in vectors]
+
+        def from_store(store: EmbeddingStore) -> dict[str, FloatArray]:
+            found: dict[str, FloatArray] = {}
+            for fingerprint in self.fingerprints:
+                there = store.embedded(fingerprint, [name for name in missing if name not in found])
+                names = [name for name in missing if name in there]
+                found.update(zip(names, store.embeddings(names, fingerprint), strict=True))
+            return found
+
+        nothing: dict[str, FloatArray] = {}
+        return vectors | (self._read(from_store, nothing) if missing else nothing)
+
+    def texts(self, texts: Sequence[str], fingerprint: str) -> dict[str, FloatArray]:
+        """As a `TextCache`."""
+        nothing: dict[str, FloatArray] = {}
+        stored = self._read(lambda store: store.texts(texts, fingerprint), nothing)
+        return stored | {text: self.text_vectors[text] for text in texts if text in self.text_vectors}
+
+    def write_texts(self, vectors: Mapping[str, FloatArray], fingerprint: str) -> None:
+        """As a `TextCache`: kept in the run while it is only read, and from then on in memory."""
+        if self.store is None or self.changed:
+            self.text_vectors.update(vectors)
+        else:
+            self._read(lambda store: store.write_texts(vectors, fingerprint), None)
+
+    def with_images(self, images: Sequence[StoredImage], vectors: Mapping[str, FloatArray]) -> PendingIndex:
+        """Let images join, with the vectors of their new contents.
+
+        Where the index has other bytes under a path, because the file was written anew, the new image is called by its
+        content: both stay.
+        """
+        there = {image.record.path: image.sha256 for image in self.images_at([i.record.path for i in images])}
+        joining = {}
+        for image in images:
+            record = image.record
+            if there.get(record.path, image.sha256) != image.sha256:
+                record = replace(record, path=f"{ADDED}{record.label}/{image.sha256[:16]}")
+            joining[record.path] = StoredImage(record, image.sha256)
+        return replace(self, images={**self.images, **joining}, vectors={**self.vectors, **vectors}, changed=True)
+
+    def without(self, images: Sequence[StoredImage]) -> PendingIndex:
+        """Let images go."""
+        paths = {image.record.path for image in images}
+        return replace(
+            self,
+            images={path: image for path, image in self.images.items() if path not in paths},
+            removed={**self.removed, **{i.record.path: i for i in self._stored_at(list(paths))}},
+            changed=True,
+        )
+
+    def write_to(self, store: EmbeddingStore) -> None:
+        """Write the changes."""
+        fingerprint = self.fingerprints[-1]
+        contents = {image.sha256 for image in self.images.values()}
+        vectors = {sha256: vector for sha256, vector in self.vectors.items() if sha256 in contents}
+        # Before others are removed: vectors go with the last image that has their content.
+        store.write_batch(self.images.values(), vectors, fingerprint)
+        if removed := [path for path in self.removed if path not in self.images]:
+            store.remove(removed)
+        if self.text_vectors:
+            store.write_texts(self.text_vectors, fingerprint)
+
+    def _stored_at(self, paths: Sequence[str]) -> list[StoredImage]:
+        """What the store has under these paths, whatever is pending."""
+        return self._read(lambda store: store.images_at(paths), []) if paths else []
+
+    def _merge(self, stored: Iterable[StoredImage], wanted: Callable[[StoredImage], bool]) -> list[StoredImage]:
+        kept = [i for i in stored if i.record.path not in self.removed and i.record.path not in self.images]
+        return sorted([*kept, *filter(wanted, self.images.values())], key=lambda image: image.record.path)
+
+    def _read(self, look: Callable[[EmbeddingStore], T], nothing: T) -> T:
+        if self.store is None:
+            return nothing
+        with EmbeddingStore(self.store) as store:
+            return look(store)

@@ -1,0 +1,246 @@
+"""`FittedClassifier`: encoder, head, gate and label space at work; the arithmetic is theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid.device import CPU_BATCH
+from hybrid.encoders.base import Encoder, FloatArray
+from hybrid.errors import ConfigError, GateError
+from hybrid.gate.calibration import log_softmax
+from hybrid.gate.decide import Decider, FittedGate
+from hybrid.gate.evidence import zero_shot_logits
+from hybrid.gate.few_shot.base import FewShotExpert
+from hybrid.gate.policy import Policy, uniform_from_hash
+from hybrid.gate.support import SupportImages
+from hybrid.heads.base import Head
+from hybrid.images.decode import Scaled
+from hybrid.images.inputs import Images, to_records
+from hybrid.images.pipeline import ReadImage, largest_min_side, read_batches
+from hybrid.images.records import ImageRecord
+from hybrid.images.stream import IN_FLIGHT, ordered_map
+from hybrid.labels.space import LabelSpace
+from hybrid.prediction import Answers, Prediction, to_predictions
+from hybrid.run.load import RunState, assemble
+
+Unreadable = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is said of the images of a batch.
+
+    Attributes
+    ----------
+    records : tuple of ImageRecord
+        Images that could be read; there may be none.
+    hashes : tuple of str
+        Their contents.
+    answers : Answers
+    embeddings : (n, dim) float32 or None
+        Where the encoder ran.
+    unreadable : tuple of (path, reason)
+        Images of the batch that could not be read.
+    """
+
+    records: tuple[ImageRecord, ...]
+    hashes: tuple[str, ...]
+    answers: Answers
+    embeddings: FloatArray | None = None
+    unreadable: Unreadable = ()
+
+
+@dataclass(frozen=True)
+class FittedClassifier:
+    """Every class of `space` for every image, from whatever experts there are. It never changes.
+
+    Attributes
+    ----------
+    encoder : Encoder
+    head : Head or None
+    gate : FittedGate or None
+    space : LabelSpace
+    class_vectors : (space.named, dim) float32 or None
+        Text embeddings of the classes that have a text; None where there is no zero-shot opinion.
+    notes : tuple of str
+        Which device, precision, weights and experts are in use.
+    trained_on : frozenset of str
+        Content hashes of the head's training images, and of those that show a class.
+    policy : Policy
+        What is expected of the images and asked of the answers.
+    support : SupportImages or None
+        Labeled images of classes that the head does not know, for the gate.
+    few_shot : FewShotExpert or None
+        What joins names and images where there is no head.
+    state : RunState or None
+        What it was made of; needed to let classes join and to save.
+    """
+
+    encoder: Encoder
+    head: Head | None
+    gate: FittedGate | None
+    space: LabelSpace
+    class_vectors: FloatArray | None
+    notes: tuple[str, ...] = ()
+    trained_on: frozenset[str] = frozenset()
+    policy: Policy = field(default_factory=Policy)
+    support: SupportImages | None = None
+    few_shot: FewShotExpert | None = None
+    state: RunState | None = field(default=None, repr=False)
+    decider: Decider | None = field(init=False, default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.gate is not None and self.class_vectors is not None:
+            decider = Decider(self.gate, self.class_vectors, self.encoder.logit_scale, self.policy, self.support)
+            object.__setattr__(self, "decider", decider)
+        elif self.policy != Policy():
+            raise GateError(
+                "answers of one expert alone cannot be shifted, rejected or turned into sets",
+                expected="a run with a head and a gate",
+                fix="hybrid train-head first, or leave those flags out",
+            )
+
+    @classmethod
+    def of(cls, state: RunState, policy: Policy) -> FittedClassifier:
+        """Join what a run holds with the classes that are named."""
+        parts = assemble(state)
+        made = cls(
+            state.encoder,
+            state.head,
+            state.gate,
+            parts.space,
+            parts.class_vectors,
+            trained_on=state.trained_on | state.classes.hashes,
+            policy=policy,
+            support=parts.support,
+            few_shot=parts.few_shot,
+            state=state,
+        )
+        return replace(made, notes=(*state.notes, *parts.notes, *(made.decider.point.notes if made.decider else ())))
+
+    def alone(self, system: str) -> FittedClassifier | None:
+        """One of its systems by itself, doing no work for the others: ``supervised`` or ``zero_shot``."""
+        bare = replace(self, gate=None, policy=Policy(), support=None, few_shot=None, state=None)
+        if system == "supervised":
+            return None if self.head is None else replace(bare, class_vectors=None)
+        return None if self.class_vectors is None else replace(bare, head=None)
+
+    def answer(
+        self,
+        embeddings: FloatArray | None,
+        head_logits: FloatArray | None,
+        uniform: NDArray[np.float64] | None = None,
+    ) -> Answers:
+        """Turn a batch's embeddings (n, dim) and head logits (n, seen) into every system's answer.
+
+        `uniform`, a number in [0, 1) for each image, is needed for prediction sets alone.
+        """
+        classes = len(self.space.names)
+        seen = self.space.seen
+        supervised = zero_shot = mass = None
+        if head_logits is not None:
+            padding = np.zeros((len(head_logits), classes - seen))
+            supervised = np.concatenate([np.exp(log_softmax(head_logits)), padding], axis=1)
+        if embeddings is not None and self.class_vectors is not None:
+            similarity = zero_shot_logits(embeddings, self.class_vectors, self.encoder.logit_scale)
+            image_only = np.zeros((len(embeddings), self.space.image_only))
+            zero_shot = np.concatenate([np.exp(log_softmax(similarity)), image_only], axis=1)
+            mass = zero_shot[:, seen:].sum(axis=1)
+        if self.decider is not None and embeddings is not None and head_logits is not None:
+            decided = self.decider(embeddings, head_logits, uniform)
+            hybrid = np.exp(decided.fused.log_probabilities)
+            return Answers(supervised, zero_shot, hybrid, decided.fused.p_unseen, mass, decided)
+        if self.few_shot is not None and embeddings is not None:
+            joined = np.exp(log_softmax(self.few_shot.logits(embeddings)))
+            return Answers(supervised, zero_shot, joined, None, mass, None)
+        only = supervised if supervised is not None else zero_shot
+        if only is None:
+            raise GateError("neither a head nor named classes to answer with")
+        return Answers(supervised, zero_shot, only, None, mass, None)
+
+    def classify(
+        self, images: Images, *, batch_size: int | None = None, workers: int | None = None, embed: bool = False
+    ) -> Iterator[Batch]:
+        """Read, decode once, feed both experts, answer; what cannot be read is listed in each batch.
+
+        Parameters
+        ----------
+        images, batch_size, workers
+            As for `HybridClassifier.predict`.
+        embed : bool
+            Run the encoder even where no expert needs it, for `Batch.embeddings`.
+        """
+        if batch_size is not None and batch_size < 1:
+            raise ConfigError("batch_size takes a number of photos", expected="1 or more", got=str(batch_size))
+        experts = _Experts(self.encoder if embed or self._needs_embeddings else None, self.head)
+        records = to_records(images)
+        if experts.encoder is not None:
+            experts.encoder.check(records)
+        size = batch_size or (experts.batch_size if len(records) > 1 else 1)
+        reads = read_batches(records, experts.prepare, min_side=experts.min_side, batch_size=size, workers=workers)
+        yield from ordered_map(partial(self._answer_batch, experts), reads, IN_FLIGHT, IN_FLIGHT)
+
+    def predictions(self, batch: Batch, top_k: int = 5) -> list[Prediction]:
+        """Turn a batch's answers into one `Prediction` for each image."""
+        return to_predictions(
+            [record.path for record in batch.records],
+            batch.answers,
+            self.space,
+            top_k=top_k,
+            only_expert="head" if self.head is not None else "zero-shot" if self.few_shot is None else "few-shot",
+            accept_above=self.decider.point.accept_above if self.decider else None,
+            warning=self.gate.warning if self.gate else None,
+        )
+
+    @property
+    def _needs_embeddings(self) -> bool:
+        reads_embeddings = self.head is not None and self.head.encoder_identity is not None
+        return self.class_vectors is not None or self.few_shot is not None or reads_embeddings
+
+    def _answer_batch(self, experts: _Experts, batch: list[ReadImage]) -> Batch:
+        unreadable = tuple((image.record.path, image.reason) for image in batch if image.reason)
+        images = [image for image in batch if not image.reason]
+        if not images:
+            nothing = Answers(None, None, np.empty((0, len(self.space.names))), None, None, None)
+            return Batch((), (), nothing, unreadable=unreadable)
+        embeddings = head_logits = None
+        if experts.encoder is not None:
+            embeddings = experts.encoder.encode_images([image.prepared[0] for image in images])
+        if self.head is not None:
+            empty = np.empty((len(images), 0), dtype=np.float32)
+            head_logits = self.head.logits(
+                [image.prepared[1] for image in images], empty if embeddings is None else embeddings
+            )
+        hashes = tuple(image.sha256 for image in images)
+        answers = self.answer(embeddings, head_logits, np.array([uniform_from_hash(sha256) for sha256 in hashes]))
+        return Batch(tuple(image.record for image in images), hashes, answers, embeddings, unreadable)
+
+
+@dataclass(frozen=True)
+class _Experts:
+    """Those that look at images, and what they need of them."""
+
+    encoder: Encoder | None
+    head: Head | None
+
+    @property
+    def _looking(self) -> list[Encoder | Head]:
+        return [expert for expert in (self.encoder, self.head) if expert is not None]
+
+    @property
+    def batch_size(self) -> int:
+        return min((expert.batch_size for expert in self._looking), default=CPU_BATCH)
+
+    @property
+    def min_side(self) -> int | None:
+        return largest_min_side(expert.min_side for expert in self._looking)
+
+    def prepare(self, image: Scaled, record: ImageRecord) -> tuple[Any, Any]:
+        for_encoder = self.encoder.prepare(image, record) if self.encoder else None
+        return for_encoder, self.head.prepare(image) if self.head else None

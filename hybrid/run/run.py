@@ -1,0 +1,390 @@
+"""`Run`: the folder that holds index, head, gate and settings, as an object that does what the commands do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hybrid.config import EncoderSettings, Regions, convert
+from hybrid.encoders import load_encoder
+from hybrid.encoders.base import Encoder, expand_user
+from hybrid.encoders.registry import split_prefix
+from hybrid.errors import ConfigError, DataError
+from hybrid.images.inputs import Images, MemoryRecord, to_records
+from hybrid.images.records import ImageRecord
+from hybrid.images.sources import Scan, scan
+from hybrid.index.store import EmbeddingStore
+from hybrid.run.classes.change import AddSummary, RemoveSummary, add_class, remove_class
+from hybrid.run.files import HeadInfo, Layout, RunInfo, read_head_info, read_run, write_run
+
+if TYPE_CHECKING:
+    from hybrid.classifier import HybridClassifier, Prompts
+    from hybrid.evaluation.results import Evaluation
+    from hybrid.gate.policy import Policy
+    from hybrid.index.build import IndexSummary
+
+Sources = str | Path | Sequence[str | Path]
+
+
+def _silent(line: str) -> None:
+    """Say nothing."""
+
+
+def _no_progress(count: int) -> None:
+    """Show nothing."""
+
+
+class Run:
+    """A run: opened, or created by the first `index`.
+
+    Parameters
+    ----------
+    folder : str or Path
+    encoder : str, optional
+        An open_clip model, model folder, ``hf-hub:REPO``, ``tiny`` (bundled) or ``precomputed:FILE.npz``. Default: the
+        run's own, else ViT-B-32-256.
+    pretrained : str, optional
+        open_clip tag or checkpoint file. Default: that of the default encoder, where this is it.
+    precision : str, optional
+        ``auto``, ``fp32``, ``bf16`` or ``fp16``: how the encoder computes.
+    device : str
+        See `hybrid.device.resolve`.
+    say : callable, optional
+        Called with each note for people, such as what was loaded on which device and why. Default: they are not shown.
+
+    Examples
+    --------
+    >>> run = Run("runs/animals", encoder="tiny")
+    >>> run.index("photos/train")
+    >>> run.train(head="linear")
+    >>> run.classifier(prompts=["okapi", "zebra"]).predict("photos/new")
+    """
+
+    def __init__(
+        self,
+        folder: str | Path = "runs/default",
+        *,
+        encoder: str | None = None,
+        pretrained: str | None = None,
+        precision: str | None = None,
+        device: str = "auto",
+        say: Callable[[str], None] = _silent,
+    ) -> None:
+        self.folder, self.device = Path(folder), device
+        self.layout = Layout(self.folder)
+        self._given = (encoder, pretrained, precision)
+        self._say = say
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    @property
+    def info(self) -> RunInfo:
+        """Which encoder the index was made with; ArtifactError where there is no run yet."""
+        return read_run(self.layout)
+
+    @property
+    def head(self) -> HeadInfo | None:
+        """What the head is and what it was trained on; None where there is none."""
+        return read_head_info(self.layout)
+
+    @property
+    def settings(self) -> EncoderSettings:
+        """The encoder's settings: what was given, before the run's own, before the default.
+
+        Raises
+        ------
+        ConfigError
+            If another model than the default is named without its weights.
+        """
+        model, pretrained, precision = self._given
+        recorded = self.info.encoder if self.layout.run.is_file() else None
+        if self._given == (None, None, None):
+            return recorded or EncoderSettings()
+        base = recorded if recorded is not None and model in (None, recorded.model) else EncoderSettings()
+        name = model if model is not None else base.model
+        weights = pretrained if pretrained is not None else base.pretrained if name == base.model else None
+        values = {
+            "model": _absolute(name),
+            "pretrained": None if weights is None else _absolute(weights),
+            "precision": precision or base.precision,
+        }
+        return convert(values, EncoderSettings)
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The encoder, loaded at the first use."""
+        encoder = load_encoder(self.settings, self.device)
+        for note in encoder.notes:
+            self._say(note)
+        return encoder
+
+    def index(
+        self,
+        sources: Sources,
+        *,
+        labels: bool = True,
+        replace: bool = False,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        progress: Callable[[int], None] = _no_progress,
+    ) -> IndexSummary:
+        """Embed images and cache the vectors; only what is new or changed is computed.
+
+        Parameters
+        ----------
+        sources : str, Path or a sequence of them
+            Class folders, plain folders, manifests (CSV, Parquet), WebDataset shards, images.
+        labels : bool
+            Whether folders and files give class labels.
+        replace : bool
+            Forget images of sources that are not named in this call.
+        batch_size, workers, progress
+            See `hybrid.index.build.build_index`.
+
+        Raises
+        ------
+        HybridError
+            If a source or the encoder cannot be read.
+        """
+        found = scan([sources] if isinstance(sources, str | Path) else list(sources), labeled=labels)
+        for note in found.notes:
+            self._say(note)
+        return self._index(found, replace=replace, batch_size=batch_size, workers=workers, progress=progress)
+
+    def index_labeled(self, images: Images, labels: Sequence[str]) -> IndexSummary:
+        """Index images of any kind with their labels; those in memory are written into the run folder first.
+
+        Raises
+        ------
+        HybridError
+            If there is not one label per image, or the encoder cannot be loaded.
+        """
+        records = to_records(images)
+        if len(records) != len(labels):
+            raise DataError(
+                "images and labels do not fit together",
+                expected="one label per image",
+                got=f"{len(records)} images and {len(labels)} labels",
+            )
+        folder = self.folder.absolute() / "images"
+        source = str(folder)
+        own = [
+            replace(_as_file(record, folder / f"{i:06d}.bmp"), source=source, label=str(label), split=None)
+            for i, (record, label) in enumerate(zip(records, labels, strict=True))
+        ]
+        return self._index(Scan(tuple(own), (), (source,)))
+
+    def _index(self, found: Scan, **options: Any) -> IndexSummary:
+        from hybrid.index.build import build_index
+        from hybrid.index.neighbors import open_index
+
+        self.encoder.check(found.records)
+        write_run(self.layout, self.settings, self.encoder)
+        with EmbeddingStore(self.layout.store) as store:
+            summary = build_index(found, self.encoder, store, **options)
+            neighbors = None if store.is_empty else open_index(store, self.encoder.fingerprint, self.layout.neighbors)
+        for note in neighbors.notes if neighbors is not None else ():
+            self._say(note)
+        summary.vectors = len(neighbors) if neighbors is not None else 0
+        return summary
+
+    def train(
+        self,
+        recipe: str | Path = "convnext-tiny",
+        *,
+        head: str | None = None,
+        classes: Sequence[str] | None = None,
+        templates: str = "simple",
+        fresh: bool = False,
+        assignments: Sequence[str] = (),
+        **settings: Any,
+    ) -> HeadInfo | None:
+        """Train a head on the index's labeled images and fit the gate; the old head stays until all is written.
+
+        Parameters
+        ----------
+        recipe : str or Path
+            A name that ``hybrid recipes`` lists, or a TOML file of settings.
+        head : {"backbone", "linear"}, optional
+            A fine-tuned timm network, or logistic regression on the embeddings. Default: the recipe's.
+        classes : sequence of str, optional
+            The seen classes. Default: every label of the index.
+        templates : str
+            Prompt templates that the gate is fitted with.
+        fresh : bool
+            Do not go on from an unfinished training.
+        assignments : sequence of str
+            Settings as text, ``KEY=VALUE``.
+        **settings
+            Any setting of a recipe, such as ``epochs=5``.
+
+        Returns
+        -------
+        HeadInfo, or None in all processes of a launch but the first
+
+        Raises
+        ------
+        HybridError
+            See `hybrid.run.train.train_run`.
+        """
+        from hybrid.device import resolve
+        from hybrid.heads.recipes import load_recipe
+        from hybrid.run.train import train_run
+
+        chosen = load_recipe(recipe, assignments, {"kind": head, **settings})
+        compute = resolve(self.device)
+        return train_run(
+            self.layout,
+            self.encoder,
+            chosen,
+            compute,
+            limit_to=classes,
+            templates=templates,
+            fresh=fresh,
+            say=self._say,
+        )
+
+    def fit_gate(self, *, gate_folds: str | None = None, templates: str | None = None) -> None:
+        """Fit the gate of the run's head anew: after new images joined the index, or with other templates.
+
+        Raises
+        ------
+        HybridError
+            See `hybrid.run.train.refit_gate`; the old gate stays.
+        """
+        from hybrid.device import resolve
+        from hybrid.run.train import refit_gate
+
+        compute = resolve(self.device)
+        refit_gate(self.layout, self.encoder, compute, gate_folds=gate_folds, templates=templates, say=self._say)
+
+    def add_class(
+        self,
+        name: str,
+        images: Images | None = None,
+        *,
+        synonyms: Sequence[str] = (),
+        named: bool | None = None,
+        batch_size: int | None = None,
+        workers: int | None = None,
+    ) -> AddSummary:
+        """Let a class join by images, by name or by both, without training; again, to give it more images.
+
+        Parameters
+        ----------
+        name : str
+        images : as for `HybridClassifier.predict`, optional
+        synonyms : sequence of str
+            Other names; they take the place of those that were given before.
+        named : bool, optional
+            False: images alone speak for the class. Default: as before, True for a class that is new.
+
+        Raises
+        ------
+        HybridError
+            See `hybrid.run.classes.change.join_class`; nothing has changed then.
+        """
+        read_run(self.layout)  # before the encoder, which takes a while
+        records = () if images is None else to_records(images)
+        return add_class(
+            self.layout,
+            self.encoder,
+            name,
+            records,
+            synonyms=synonyms,
+            named=named,
+            batch_size=batch_size,
+            workers=workers,
+        )
+
+    def remove_class(self, name: str) -> RemoveSummary:
+        """Let a class leave that the head was not trained on: its names, and its images in the index."""
+        return remove_class(self.layout, name)
+
+    def classifier(
+        self,
+        prompts: Prompts | None = None,
+        *,
+        templates: str | None = None,
+        policy: Policy | None = None,
+        regions: Regions | None = None,
+        few_shot: str | None = None,
+    ) -> HybridClassifier:
+        """Load the run and join it with the named classes; zero-shot alone where there is no run.
+
+        Parameters
+        ----------
+        prompts, templates, policy, regions, few_shot
+            See `HybridClassifier.from_run`.
+
+        Raises
+        ------
+        ConfigError
+            If this object names another encoder than the run has: its index and gate would not fit.
+        HybridError
+            If parts are missing or do not fit together.
+        """
+        from hybrid.classifier import HybridClassifier, prompt_set
+        from hybrid.run.load import load_run
+
+        settings, recorded = self.settings, self.info.encoder if self.layout.run.is_file() else None
+        if recorded and (settings.model, settings.pretrained) != (recorded.model, recorded.pretrained):
+            raise ConfigError(
+                f"the run {self.folder} has another encoder",
+                expected=f"{recorded.model} / {recorded.pretrained}",
+                got=f"{settings.model} / {settings.pretrained}",
+                fix="leave --encoder out, or use another --run",
+            )
+        loaded = self.__dict__.get("encoder") if settings == recorded else None
+        state = load_run(self.folder, prompt_set(prompts), templates, settings, self.device, regions, few_shot, loaded)
+        classifier = HybridClassifier.of(state, policy)
+        for note in classifier.notes:
+            self._say(note)
+        return classifier
+
+    def evaluate(
+        self,
+        images: Sources,
+        prompts: Prompts | None = None,
+        *,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        progress: Callable[[int], None] = _no_progress,
+        **options: Any,
+    ) -> Evaluation:
+        """Score head, zero-shot and hybrid side by side on labeled images.
+
+        Parameters
+        ----------
+        images : sources as `index` takes them
+        prompts, **options
+            As for `classifier`.
+        batch_size, workers, progress
+            See `hybrid.evaluation.evaluate.evaluate`.
+        """
+        from hybrid.evaluation.evaluate import evaluate
+
+        found = scan([images] if isinstance(images, str | Path) else list(images))
+        classifier = self.classifier(prompts, **options)
+        return evaluate(classifier.fitted, found.records, batch_size=batch_size, workers=workers, progress=progress)
+
+
+def _as_file(record: ImageRecord, file: Path) -> ImageRecord:
+    """The record of an image on disk; one in memory is written to `file`."""
+    if not isinstance(record, MemoryRecord):
+        return record
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(record.read_bytes())
+    status = file.stat()
+    return ImageRecord(str(file), str(file.parent), None, None, status.st_size, status.st_mtime_ns)
+
+
+def _absolute(name: str) -> str:
+    """Make a local path absolute, so that the run can be used from any folder; names stay as they are."""
+    prefix, place = split_prefix(name)
+    path = expand_user(place)
+    return prefix + str(path.absolute()) if path.exists() and (prefix or path.name != name) else name
