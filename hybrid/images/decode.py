@@ -1,4 +1,4 @@
-"""Encoded bytes to pixels: any image becomes an upright 8-bit RGB image, or an error that says why not."""
+"""Encoded bytes to pixels: any image becomes upright 8-bit RGB, or an error that says why not."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,24 +14,18 @@ from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from hybrid.errors import UnreadableImageError
 
+if TYPE_CHECKING:
+    import torch
+
 Pixels = NDArray[np.uint8]
+# Reads an RGB or gray JPEG, of which Pillow has read the header, at so many eighths of its size, as it is stored.
+# None: it finds fault with the file; Pillow, which is more patient, or says what is wrong, is to read the whole.
+JpegReader = Callable[[bytes, Image.Image, int], Pixels | None]
+
 # Only these parsers see foreign bytes: Pillow knows dozens more, some of which start other programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-_DEEP_MODES = ("I", "F")
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-
-_Turn = Callable[[Pixels], Pixels]
-# The same turns for arrays (h, w, 3).
-_ARRAY_UPRIGHT: dict[int, _Turn] = {
+# By EXIF orientation: how the stored pixels (h, w, 3) become the upright ones.
+_TO_UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
     2: lambda rgb: rgb[:, ::-1],
     3: lambda rgb: rgb[::-1, ::-1],
     4: lambda rgb: rgb[::-1],
@@ -41,8 +36,34 @@ _ARRAY_UPRIGHT: dict[int, _Turn] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """An image's pixels, upright, perhaps at a part of its size.
+
+    Attributes
+    ----------
+    rgb : (h, w, 3) uint8
+        An array; a tensor if it was decoded on a device.
+    extent : (float, float)
+        How much of `rgb`, in its pixels from the top and from the left, the image fills: the last row and column of a
+        JPEG whose sides cannot be divided stand for less than a whole pixel each.
+    """
+
+    rgb: Pixels | torch.Tensor
+    extent: tuple[float, float]
+
+    @classmethod
+    def whole(cls, rgb: Pixels | torch.Tensor) -> Scaled:
+        """Pixels that all stand for themselves."""
+        return cls(rgb, (rgb.shape[0], rgb.shape[1]))
+
+    def to_picture(self) -> Image.Image:
+        """Give the pixels as a PIL image."""
+        return Image.fromarray(self.rgb if isinstance(self.rgb, np.ndarray) else self.rgb.cpu().numpy())
+
+
 def decode(data: bytes) -> Image.Image:
-    """Decode an image.
+    """Decode an image at full size; the reference for every decoder.
 
     The EXIF orientation is applied, transparency is laid over white, gray of more than 8 bits is scaled to 8,
     and of several frames or pages the first is taken.
@@ -60,32 +81,11 @@ def decode(data: bytes) -> Image.Image:
     Raises
     ------
     UnreadableImageError
-        With a short reason, if the bytes are empty, cut off, damaged, no image of these formats, or an image
+        With a short reason, if the bytes are empty, cut off, damaged, not an image of these formats, or an image
         of so many pixels that it looks like an attack (Pillow's limit).
     """
     with _opened(data) as image:
-        return _upright_rgb(image)
-
-
-@dataclass(frozen=True, slots=True)
-class Scaled:
-    """An image's pixels, perhaps at a part of its size.
-
-    Attributes
-    ----------
-    rgb : (h, w, 3) uint8
-    extent : (float, float)
-        How much of `rgb`, in its pixels from the top and from the left, the image fills: the last row and column of a
-        JPEG whose sides cannot be divided stand for less than a whole pixel each.
-    """
-
-    rgb: Pixels
-    extent: tuple[float, float]
-
-
-# Reads an RGB or gray JPEG, of which Pillow has read the header, at so many eighths of its size, as it is stored.
-# None: it finds fault with the file, and Pillow, which is more patient, or says what is wrong, shall read the whole.
-JpegReader = Callable[[bytes, Image.Image, int], Pixels | None]
+        return Image.fromarray(_upright_rgb(image))
 
 
 def decode_scaled(data: bytes, min_side: int | None, read_jpeg: JpegReader, eighths: Sequence[int]) -> Scaled:
@@ -97,50 +97,38 @@ def decode_scaled(data: bytes, min_side: int | None, read_jpeg: JpegReader, eigh
     Parameters
     ----------
     data : bytes
-        As for `decode`.
     min_side : int or None
         The shorter side of the result is at least this long, if the image's own is. None: full size.
-    read_jpeg : callable
+    read_jpeg : JpegReader
     eighths : sequence of int
         Sizes below 8 that it can read, ascending.
 
     Returns
     -------
     Scaled
-        Upright RGB; at full size the same pixels as `decode` gives.
-
-    Raises
-    ------
-    UnreadableImageError
-        As `decode`.
+        At full size the same pixels as `decode` gives; so are the errors.
     """
     with _opened(data) as image:
-        rgb = None
         # MPO: a JPEG with others behind it, as some phones write; the first is the image.
         if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
             width, height = image.size
-            turn = _ARRAY_UPRIGHT.get(_orientation(image))
+            turn = _TO_UPRIGHT.get(_orientation(image))
             fitting = (k for k in eighths if min_side is not None and -(-min(width, height) * k // 8) >= min_side)
             k = next(fitting, 8)
             if turn is not None and (width * k % 8 or height * k % 8):
                 k = 8  # turned, the part of a pixel would stand at the wrong end
             rgb = read_jpeg(data, image, k)
-        if rgb is None:
-            # A copy: Pillow lends its memory for reading only, which torch warns of.
-            return _whole(np.array(_upright_rgb(image)))
-        return Scaled(rgb, (height * k / 8, width * k / 8)) if turn is None else _whole(np.ascontiguousarray(turn(rgb)))
-
-
-def _whole(rgb: Pixels) -> Scaled:
-    return Scaled(rgb, (rgb.shape[0], rgb.shape[1]))
+            if rgb is not None and turn is not None:
+                return Scaled.whole(np.ascontiguousarray(turn(rgb)))
+            if rgb is not None:
+                return Scaled(rgb, (height * k / 8, width * k / 8))
+        return Scaled.whole(_upright_rgb(image))
 
 
 def draft_jpeg(data: bytes, image: Image.Image, eighths: int) -> Pixels:
     """Read a JPEG by Pillow at 1, 2, 4 or 8 eighths of its size; a `JpegReader`."""
-    width, height = image.size
     if eighths < 8:
-        image.draft(None, (width * eighths // 8, height * eighths // 8))
-    image.load()
+        image.draft(None, (image.width * eighths // 8, image.height * eighths // 8))
     return np.array(image.convert("RGB"))
 
 
@@ -152,31 +140,23 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     image : PIL.Image.Image
         Of any mode, loaded or not; it is not changed, but loaded. Of several frames the current one is taken.
 
-    Returns
-    -------
-    PIL.Image.Image
-        A copy as `decode` would give it for the same picture in a file.
-
     Raises
     ------
     UnreadableImageError
         With a short reason, if the picture cannot be loaded or has no pixels.
     """
     with _named_reasons():
-        return _upright_rgb(image)
+        return Image.fromarray(_upright_rgb(image))
 
 
-def _upright_rgb(image: Image.Image) -> Image.Image:
+def _upright_rgb(image: Image.Image) -> Pixels:
     if 0 in image.size:
         raise UnreadableImageError(f"the image has no pixels ({image.width} x {image.height})")
     image.load()
-    upright = _UPRIGHT.get(_orientation(image))
-    rgb = _to_rgb(image)
-    if upright is not None:
-        rgb = rgb.transpose(upright)
-    # Metadata would let a later step turn the image a second time.
-    rgb.info.clear()
-    return rgb
+    turn = _TO_UPRIGHT.get(_orientation(image))
+    # A copy: Pillow lends its memory for reading only, which torch warns of.
+    rgb = np.array(_to_rgb(image))
+    return rgb if turn is None else np.ascontiguousarray(turn(rgb))
 
 
 @contextmanager
@@ -218,9 +198,9 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in _DEEP_MODES or image.mode.startswith("I;16"):
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return Image.fromarray(_deep_gray_to_8_bit(image)).convert("RGB")
-    if image.mode == "La":  # Pillow has no way from here to RGB but this one
+    if image.mode == "La":  # Pillow's only way from here to RGB
         image = image.convert("LA")
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
@@ -229,7 +209,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _deep_gray_to_8_bit(image: Image.Image) -> NDArray[np.uint8]:
+def _deep_gray_to_8_bit(image: Image.Image) -> Pixels:
     """Scale gray of 12, 16 or 32 bits, or floating point, to 0..255 (Pillow's own conversion clips it).
 
     Whole numbers of up to 16 bits are scaled by their white; floating point is taken as 0..1, else as 0..255.

@@ -26,12 +26,11 @@ class Decoder(Protocol):
     name: str
 
     def decode(self, data: bytes, min_side: int | None) -> Scaled:
-        """Decode an image to upright RGB, at no more pixels than are needed.
+        """Decode an image as `hybrid.images.decode.decode` does, at no more pixels than are needed.
 
         Parameters
         ----------
         data : bytes
-            An encoded image, in any format or none.
         min_side : int or None
             The shorter side of the result is at least this long, if the image's own is. None: full size.
 
@@ -44,7 +43,10 @@ class Decoder(Protocol):
 
 @runtime_checkable
 class BatchDecoder(Protocol):
-    """Decodes a batch of encoded images at once, for example on a GPU; called from one thread at a time."""
+    """Decodes a batch of encoded images at once, for example on a GPU; called from one thread at a time.
+
+    Its `Scaled` may hold tensors that lie on the device of the models.
+    """
 
     name: str
 
@@ -61,10 +63,10 @@ class Pillow:
     name = "pillow"
 
     def __init__(self, device: str = "cpu") -> None:
-        pass
+        """Work for every device."""
 
     def decode(self, data: bytes, min_side: int | None = None) -> Scaled:
-        """See `Decoder`; at full size the same pixels as `hybrid.images.decode.decode` gives."""
+        """See `Decoder`."""
         return decode_scaled(data, min_side, draft_jpeg, (1, 2, 4))
 
 
@@ -75,25 +77,24 @@ class LibjpegTurbo:
 
     def __init__(self, device: str = "cpu") -> None:
         try:
-            import simplejpeg
+            from simplejpeg import decode_jpeg
         except ImportError as error:
             raise ConfigError("simplejpeg is not installed", fix="pip install simplejpeg") from error
-        self._decode_jpeg: Callable[..., Pixels] = simplejpeg.decode_jpeg
+        self._decode_jpeg: Callable[..., Pixels] = decode_jpeg
 
     def decode(self, data: bytes, min_side: int | None = None) -> Scaled:
-        """See `Decoder`; at full size the same pixels as `hybrid.images.decode.decode` gives."""
+        """See `Decoder`."""
         return decode_scaled(data, min_side, self._read_jpeg, (1, 2, 3, 4))
 
     def _read_jpeg(self, data: bytes, image: Image.Image, eighths: int) -> Pixels | None:
-        height, width = (-(-side * eighths // 8) for side in (image.height, image.width))
-        sides = {"min_height": height, "min_width": width} if eighths < 8 else {}
+        height, width = (-(-side * eighths // 8) if eighths < 8 else 0 for side in (image.height, image.width))
         try:
-            return np.asarray(self._decode_jpeg(data, "RGB", **sides))
+            return np.asarray(self._decode_jpeg(data, "RGB", min_height=height, min_width=width))
         except ValueError:
             return None
 
 
-# The first that can be loaded for a device is the default.
+# The first that can be loaded is the default.
 DECODERS: Mapping[str, Callable[[str], AnyDecoder]] = MappingProxyType(
     {LibjpegTurbo.name: LibjpegTurbo, Pillow.name: Pillow}
 )
@@ -107,18 +108,18 @@ def choose_decoder(name: str = "auto", device: str = "cpu") -> tuple[AnyDecoder,
     name : str
         A key of `DECODERS`, or ``auto``: the first of them that can be loaded.
     device : str
-        Where images are computed with, such as ``cuda``.
+        Where the models compute, such as ``cuda``; a decoder for another one cannot be loaded.
 
     Returns
     -------
-    AnyDecoder
-    str
-        A note for people: which decoder it is, and why not one before it.
+    decoder : AnyDecoder
+    note : str
+        For people: which decoder it is, and why not one before it.
 
     Raises
     ------
     ConfigError
-        If the name is unknown, or the decoder's package is missing.
+        If the name is unknown, or what the decoder needs is missing.
     """
     if name != "auto" and name not in DECODERS:
         raise ConfigError("unknown decoder", expected=", ".join(["auto", *DECODERS]), got=name)
@@ -131,6 +132,6 @@ def choose_decoder(name: str = "auto", device: str = "cpu") -> tuple[AnyDecoder,
                 raise
             skipped.append(f"not {key}: {error.what}")
         else:
-            why = "asked for" if name != "auto" else "; ".join(skipped)
-            return decoder, f"decoder: {key}" + (f" ({why})" if why else "")
+            why = f" ({'; '.join(skipped)})" if skipped else ""
+            return decoder, f"images are decoded by {key}{why}"
     raise ConfigError("no decoder can be loaded", got="; ".join(skipped))

@@ -151,8 +151,8 @@ def read_image(record: ImageRecord, prepare: Prepare | None = discard, **options
 
 def read_and_decode(record: ImageRecord) -> Image.Image:
     """Read an image, of any record, to look at: RGB, upright, at full size; errors as those of `read_image`."""
-    pixels: Scaled = read_image(record, lambda scaled, record: scaled, min_side=None).prepared
-    return Image.fromarray(pixels.rgb)
+    picture: Image.Image = read_image(record, lambda image, _: image.to_picture(), min_side=None).prepared
+    return picture
 
 
 def largest_min_side(min_sides: Iterable[int | None]) -> int | None:

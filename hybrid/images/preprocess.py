@@ -1,7 +1,8 @@
-"""A model's own preprocessing on pixels of 8 bits: resized, cropped and normalized where the model computes."""
+"""A model's own preprocessing on 8-bit pixels: resized, cropped and normalized where the model computes."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -13,8 +14,9 @@ from torch.nn import functional as F
 
 from hybrid.images.decode import Pixels, Scaled
 
+AnyImage: TypeAlias = Image.Image | Pixels | torch.Tensor | Scaled
 # A JPEG is decoded at this many times the length that the model takes, or more: at less the blocks of its transform,
-# and not the model's own filter, would decide how the image looks (tests/test_real_preprocess.py).
+# and not the model's own filter, would decide how the image looks (tests/images/test_real_preprocess.py).
 OVERSAMPLING = 3
 # Grows when the same file comes to look otherwise to a model, so that vectors of both kinds are told apart.
 PIXELS = 2
@@ -22,6 +24,8 @@ PIXELS = 2
 LONGEST = 16
 # Images that are larger (PNG, TIFF, ...) are made small before they wait for a GPU, so that what waits stays small.
 LARGEST_WAITING = 4 * 2**20
+# Steps of a transform that change how pixels are held, not what they are.
+_SAME_PIXELS = ("ToTensor", "MaybeToTensor", "MaybeConvertMode", "_convert_to_rgb")
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ def read_steps(transform: Any) -> Steps | None:
     normalize, interpolation = None, ""
     for step in getattr(transform, "transforms", ()):
         if type(step) is tv.Resize and resize is None and crop is None and step.max_size is None:
-            resize, interpolation = _lengths(step.size), step.interpolation.value
+            size = (step.size,) if isinstance(step.size, int) else tuple(int(side) for side in step.size)
+            resize, interpolation = size if len(size) == 2 else size[0], step.interpolation.value
         elif type(step) is tv.CenterCrop and crop is None:
             crop = (int(step.size[0]), int(step.size[1]))
         elif type(step) is tv.Normalize and normalize is None:
@@ -78,19 +83,8 @@ def read_steps(transform: Any) -> Steps | None:
     shorter = (resize, resize) if isinstance(resize, int) else resize
     if crop[0] > shorter[0] or crop[1] > shorter[1]:
         return None  # the crop would have to be filled up
-    mean, std = ([float(value) for value in values] for values in (normalize.mean, normalize.std))
-    return Steps(resize, crop, interpolation, tuple(mean), tuple(std))
-
-
-AnyImage: TypeAlias = Image.Image | Pixels | Scaled
-# Steps that change how pixels are held, not what they are.
-_SAME_PIXELS = ("ToTensor", "MaybeToTensor", "MaybeConvertMode", "_convert_to_rgb")
-
-
-def _lengths(size: Any) -> int | tuple[int, int]:
-    if isinstance(size, int):
-        return size
-    return int(size[0]) if len(size) == 1 else (int(size[0]), int(size[1]))
+    mean, std = (tuple(float(value) for value in values) for values in (normalize.mean, normalize.std))
+    return Steps(resize, crop, interpolation, mean, std)
 
 
 class Preprocessor:
@@ -115,7 +109,7 @@ class Preprocessor:
 
     @property
     def min_side(self) -> int | None:
-        """Shorter side that images should be decoded at, for `hybrid.images.decode.decode_scaled`; None: full size."""
+        """Shorter side that images should be decoded at; None: full size."""
         if self._steps is None:
             return None
         resize = self._steps.resize
@@ -128,7 +122,9 @@ class Preprocessor:
         scaled = _not_too_long(to_scaled(image), self._steps)
         if self._device.type == "cuda" and scaled.rgb.nbytes <= LARGEST_WAITING:
             return scaled
-        fitted = _fit(torch.from_numpy(scaled.rgb)[None], scaled.extent, self._steps)[0]
+        fitted = _fit(torch.as_tensor(scaled.rgb)[None], scaled.extent, self._steps)[0]
+        if isinstance(scaled.rgb, torch.Tensor):
+            return fitted.contiguous()
         # By numpy: torch would start threads of its own in every reading thread.
         return np.ascontiguousarray(fitted.numpy())
 
@@ -138,27 +134,39 @@ class Preprocessor:
             return self._to_device(torch.stack(list(prepared))).to(self._dtype)
         height, width = self._steps.crop
         images = torch.empty((len(prepared), height, width, 3), dtype=torch.uint8, device=self._device)
-        for extent, places in _by_extent(prepared).items():
-            same = [prepared[place] for place in places]
-            arrays = np.stack([one.rgb if isinstance(one, Scaled) else one for one in same])
-            pixels = self._to_device(torch.from_numpy(arrays))
+        # Places of the images that can be resized at once; those without an extent need not be.
+        groups = defaultdict[tuple[Any, type], list[int]](list)
+        for place, image in enumerate(prepared):
+            rgb, extent = (image.rgb, image.extent) if isinstance(image, Scaled) else (image, None)
+            groups[extent, type(rgb)].append(place)
+        for (extent, kind), places in groups.items():
+            same = [getattr(prepared[place], "rgb", prepared[place]) for place in places]
+            pixels = self._to_device(torch.from_numpy(np.stack(same)) if kind is np.ndarray else torch.stack(same))
             fitted = pixels if extent is None else _fit(pixels, extent, self._steps)
             images[torch.tensor(places, device=self._device)] = fitted
         return normalize(images, self._steps.mean, self._steps.std).to(self._dtype).permute(0, 3, 1, 2)
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        if self._device.type == "cuda":
+        if self._device.type == "cuda" and tensor.device.type == "cpu":
             tensor = tensor.pin_memory()  # else the copy would wait for everything that the GPU still has to do
         return tensor.to(self._device, non_blocking=True)
 
 
 def to_scaled(image: AnyImage) -> Scaled:
-    """Take an image of any kind as `Scaled`; a picture or array stands for all of itself."""
+    """Take an image of any kind as `Scaled`; a picture, array or tensor stands for all of itself."""
     if isinstance(image, Scaled):
         return image
+    if isinstance(image, torch.Tensor):
+        return Scaled.whole(image.contiguous())
     # A copy of memory that is lent for reading only, as Pillow's is: torch warns of it.
-    rgb = np.array(image) if isinstance(image, Image.Image) else np.require(image, requirements=["C", "W"])
-    return Scaled(rgb, (rgb.shape[0], rgb.shape[1]))
+    return Scaled.whole(
+        np.array(image) if isinstance(image, Image.Image) else np.require(image, requirements=["C", "W"])
+    )
+
+
+def to_picture(image: AnyImage) -> Image.Image:
+    """Take an image of any kind as a PIL image."""
+    return image if isinstance(image, Image.Image) else to_scaled(image).to_picture()
 
 
 def _not_too_long(image: Scaled, steps: Steps) -> Scaled:
@@ -166,25 +174,10 @@ def _not_too_long(image: Scaled, steps: Steps) -> Scaled:
     height, width = image.rgb.shape[:2]
     if not isinstance(steps.resize, int) or max(height, width) <= LONGEST * min(height, width):
         return image
-    kept = LONGEST * min(height, width) // 2
-    start = (max(height, width) - kept) // 2
-    rows, columns = (slice(start, start + kept), slice(None))[:: 1 if height > width else -1]
+    length = LONGEST * min(height, width) // 2
+    start = (max(height, width) - length) // 2
+    rows, columns = (slice(start, start + length), slice(None))[:: 1 if height > width else -1]
     return to_scaled(image.rgb[rows, columns])
-
-
-def to_picture(image: AnyImage) -> Image.Image:
-    """Take an image of any kind as a PIL image."""
-    if isinstance(image, Image.Image):
-        return image
-    return Image.fromarray(image.rgb if isinstance(image, Scaled) else image)
-
-
-def _by_extent(prepared: Sequence[Any]) -> dict[tuple[float, float] | None, list[int]]:
-    """Places of the images that can be resized at once; under None those that need not be."""
-    places: dict[tuple[float, float] | None, list[int]] = {}
-    for place, one in enumerate(prepared):
-        places.setdefault(one.extent if isinstance(one, Scaled) else None, []).append(place)
-    return places
 
 
 def _fit(images: torch.Tensor, extent: tuple[float, float], steps: Steps) -> torch.Tensor:

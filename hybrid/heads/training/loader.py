@@ -79,7 +79,7 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int] | str]):
 
 def _picture(image: Scaled, record: ImageRecord) -> Image.Image | None:
     # Of parts of a pixel, library transforms would take the last row and column for whole pixels, and shift all others.
-    return Image.fromarray(image.rgb) if image.extent == image.rgb.shape[:2] else None
+    return image.to_picture() if image.extent == image.rgb.shape[:2] else None
 
 
 def min_side_of(transform: Transform) -> int | None:
