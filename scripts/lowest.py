@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-FLOOR = re.compile(r"([\w-]+)(?:\[[\w,]+\])?>=([\d.]+)$")
+FLOOR = re.compile(r"([\w-]+)(?:\[[\w,]+\])?>=([\d.]+)(?:;.*)?$")
 
 if __name__ == "__main__":
     for group in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()):

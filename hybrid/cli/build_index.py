@@ -27,6 +27,7 @@ def build_index(
     """Embed photos and cache the vectors. Only what is new or changed is computed."""
     from hybrid.cli import show
     from hybrid.encoders import load_encoder
+    from hybrid.images.decoders import choose_decoder
     from hybrid.images.sources import scan
     from hybrid.index.build import build_index as build
     from hybrid.index.neighbors import open_index
@@ -37,7 +38,7 @@ def build_index(
     settings = encoder.settings(layout)
     found = scan(sources, labeled=labels)
     loaded = load_encoder(settings, device)
-    show.note(*found.notes, *loaded.notes)
+    show.note(*found.notes, *loaded.notes, choose_decoder()[1])
     loaded.check(found.records)
     write_run(layout, settings, loaded)
     with EmbeddingStore(layout.store) as store:

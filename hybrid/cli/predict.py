@@ -39,12 +39,13 @@ def predict(
     from hybrid.cli import show
     from hybrid.cli.load import load_classifier
     from hybrid.cli.write import writer_of
+    from hybrid.images.decoders import choose_decoder
     from hybrid.images.sources import scan
 
     policy = answer.policy()
     found = scan(sources, labeled=False)
     classifier = load_classifier(run, policy, encoder, device, answer.regions)
-    show.note(*found.notes, *classifier.notes)
+    show.note(*found.notes, *classifier.notes, choose_decoder()[1])
     evidence = _Evidence(run.run, classifier) if explain_neighbors else None
     drawn: list[tuple[ImageRecord, Prediction]] = []
     unreadable: list[tuple[str, str]] = []

@@ -1,0 +1,115 @@
+"""The registry of decoders; one that takes batches of bytes and leaves pixels on its device serves every caller."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from hybrid.classifier import HybridClassifier
+from hybrid.config import EncoderSettings
+from hybrid.encoders import load_encoder
+from hybrid.errors import ConfigError, DeviceError, UnreadableImageError
+from hybrid.images import decoders
+from hybrid.images.decode import Scaled
+from hybrid.images.decoders import BatchDecoder, Decoder, LibjpegTurbo, Pillow, choose_decoder
+from hybrid.images.sources import scan
+from hybrid.index.build import build_index
+from hybrid.index.store import EmbeddingStore
+
+
+class OnDevice:
+    """A decoder of batches whose pixels are tensors."""
+
+    name = "on-device"
+    sizes: list[int]
+
+    def __init__(self, device: str) -> None:
+        if device == "mps":
+            raise DeviceError("no decoder for mps")
+        self.sizes = []
+
+    def decode_batch(self, data: Sequence[bytes], min_side: int | None) -> list[Scaled | UnreadableImageError]:
+        self.sizes.append(len(data))
+        return [self._one(encoded, min_side) for encoded in data]
+
+    def _one(self, data: bytes, min_side: int | None) -> Scaled | UnreadableImageError:
+        try:
+            scaled = LibjpegTurbo().decode(data, min_side)
+        except UnreadableImageError as error:
+            return error
+        return Scaled(torch.from_numpy(scaled.rgb), scaled.extent)
+
+
+@pytest.fixture
+def register(monkeypatch):
+    """Put decoders before all others."""
+    return lambda **new: monkeypatch.setattr(decoders, "DECODERS", {**new, **decoders.DECODERS})
+
+
+def test_a_batch_decoder_serves_index_and_classifier(clip_folder, image_folder, tmp_path, register):
+    folder = image_folder({"cat": 9, "dog": 8})
+    (folder / "cat" / "copy.jpg").write_bytes((folder / "cat" / "001.jpg").read_bytes())
+    settings = EncoderSettings(model=str(clip_folder), precision="fp32")
+    encoder = load_encoder(settings, "cpu")
+
+    def outcome(name: str) -> tuple[object, ...]:
+        classifier = HybridClassifier.from_run(tmp_path / "none", prompts=["a", "b"], encoder=settings, device="cpu")
+        probabilities = classifier.predict_proba(folder, batch_size=4).tolist()
+        (folder / "torn.jpg").write_bytes((folder / "cat" / "000.jpg").read_bytes()[:300])
+        with EmbeddingStore(tmp_path / f"{name}.sqlite") as store:
+            summary = build_index(scan([folder]), encoder, store, batch_size=4)
+            images = list(store.images())
+            vectors = store.embeddings([image.sha256 for image in images], encoder.fingerprint).tolist()
+        (folder / "torn.jpg").unlink()
+        return probabilities, summary, images, vectors
+
+    expected = outcome("default")
+    decoder = OnDevice("cpu")
+    register(on_device=lambda device: decoder)
+    assert outcome("batches") == expected
+    assert decoder.sizes == [4, 4, 4, 4, 2, 4, 4, 4, 4, 3]
+
+
+def test_the_first_that_can_be_loaded_is_chosen_and_named(register):
+    decoder, note = choose_decoder()
+    assert (type(decoder), note) == (LibjpegTurbo, "images are decoded by libjpeg-turbo")
+    register(on_device=OnDevice)
+    decoder, note = choose_decoder(device="cuda")
+    assert (type(decoder), note) == (OnDevice, "images are decoded by on_device")
+    decoder, note = choose_decoder(device="mps")
+    assert type(decoder) is LibjpegTurbo
+    assert note == "images are decoded by libjpeg-turbo (not on_device: no decoder for mps)"
+    decoder, note = choose_decoder("pillow", device="cuda")
+    assert (type(decoder), note) == (Pillow, "images are decoded by pillow")
+    with pytest.raises(DeviceError, match="no decoder for mps"):
+        choose_decoder("on_device", "mps")
+    with pytest.raises(ConfigError, match="unknown decoder") as caught:
+        choose_decoder("nvjpeg")
+    assert caught.value.expected == "auto, on_device, libjpeg-turbo, pillow"
+
+
+def test_without_simplejpeg_pillow_decodes_and_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    decoder, note = choose_decoder()
+    assert type(decoder) is Pillow
+    assert note == "images are decoded by pillow (not libjpeg-turbo: simplejpeg is not installed)"
+    with pytest.raises(ConfigError, match="simplejpeg is not installed") as caught:
+        choose_decoder("libjpeg-turbo")
+    assert caught.value.fix == "pip install simplejpeg"
+
+
+def test_none_at_all(monkeypatch):
+    monkeypatch.setattr(decoders, "DECODERS", {"on_device": OnDevice})
+    with pytest.raises(ConfigError, match="no decoder") as caught:
+        choose_decoder(device="mps")
+    assert caught.value.got == "not on_device: no decoder for mps"
+
+
+def test_the_kinds_are_told_apart():
+    assert isinstance(LibjpegTurbo(), Decoder)
+    assert isinstance(OnDevice("cpu"), BatchDecoder)
+    assert not isinstance(OnDevice("cpu"), Decoder)
+    assert not isinstance(Pillow(), BatchDecoder)
