@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @contextmanager
@@ -43,3 +47,11 @@ def file_sha256(file: Path) -> str:
     """Content hash of a file, hex."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_tensors(file: Path, tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str] | None = None) -> None:
+    """Write contiguous arrays as a safetensors file, whole or not at all."""
+    from safetensors.numpy import save_file
+
+    with atomic_write(file) as part:
+        save_file(dict(tensors), part, metadata)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.errors import ArtifactError, GateError
+from hybrid.files import write_tensors
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -175,8 +176,6 @@ class ClassGaussians:
 
     def save(self, file: Path) -> None:
         """Write as safetensors, float32."""
-        from safetensors.numpy import save_file
-
         tensors = {
             "means": self.means,
             "within": self.within,
@@ -184,7 +183,7 @@ class ClassGaussians:
             "background_covariance": self.background.covariance,
         }
         saved = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in tensors.items()}
-        save_file(saved | {"counts": self.counts.astype(np.int64)}, file)
+        write_tensors(file, saved | {"counts": self.counts.astype(np.int64)})
 
     @classmethod
     def load(cls, file: Path) -> ClassGaussians:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.errors import ArtifactError, ConfigError, GateError
+from hybrid.files import write_tensors
 from hybrid.gate.conformal import set_scores, set_threshold
 from hybrid.gate.evidence import Evidence, Scorer
 from hybrid.gate.gaussians import Floats, Indices
@@ -96,12 +97,10 @@ class CalibrationSet:
 
     def save(self, file: Path) -> None:
         """Write as safetensors."""
-        from safetensors.numpy import save_file
-
         given = {TENSORS.get(item.name, item.name): getattr(self, item.name) for item in fields(self)}
         tensors = {name: np.ascontiguousarray(value) for name, value in given.items() if value is not None}
         whole = {"target": tensors.pop("target").astype(np.int64)}
-        save_file({name: value.astype(np.float32) for name, value in tensors.items()} | whole, file)
+        write_tensors(file, {name: value.astype(np.float32) for name, value in tensors.items()} | whole)
 
     @classmethod
     def load(cls, file: Path) -> CalibrationSet:

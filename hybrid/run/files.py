@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from hybrid.config import EncoderSettings, HeadSettings, Regions
 from hybrid.device import Compute
 from hybrid.encoders.base import Encoder
 from hybrid.errors import ArtifactError
+from hybrid.files import atomic_write, file_sha256
 from hybrid.gate.decide import FittedGate
 from hybrid.gate.gaussians import ClassGaussians
 from hybrid.gate.policy import CalibrationSet
@@ -196,9 +196,8 @@ def read_json(file: Path, kind: type[S], fix: str = "make this part of the run a
 
 def write_json(file: Path, value: Struct) -> None:
     """Write a typed JSON file whole or not at all."""
-    part = file.with_name(file.name + ".part")
-    part.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
-    part.replace(file)
+    with atomic_write(file) as part:
+        part.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
 
 
 def read_run(layout: Layout) -> RunInfo:
@@ -362,9 +361,3 @@ def load_gate(layout: Layout) -> tuple[FittedGate, GateInfo]:
     if info.rejector is not None:
         calibration_set = CalibrationSet.load(layout.head / HeadFiles.HELD_OUT)
     return FittedGate(info.gate, gaussians, info.rejector, calibration_set, info.reason), info
-
-
-def file_sha256(file: Path) -> str:
-    """Content hash of a file, hex."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

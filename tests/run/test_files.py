@@ -346,8 +346,3 @@ def test_damaged_weights(layout):
     with pytest.raises(HeadError, match="damaged") as caught:
         load_head(layout, CPU)
     assert "train-head" in caught.value.fix
-
-
-def test_file_sha256(tmp_path):
-    (tmp_path / "abc").write_bytes(b"abc")
-    assert file_sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

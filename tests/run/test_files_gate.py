@@ -11,6 +11,7 @@ import pytest
 
 from hybrid.config import HeadSettings
 from hybrid.errors import ArtifactError
+from hybrid.files import file_sha256
 from hybrid.gate.decide import FittedGate
 from hybrid.gate.gate import Gate, GateFit
 from hybrid.gate.gaussians import ClassGaussians
@@ -18,7 +19,7 @@ from hybrid.gate.policy import CalibrationSet
 from hybrid.gate.rejection import Rejector
 from hybrid.heads.linear import LinearHead
 from hybrid.labels.prompts import Templates
-from hybrid.run.files import GateInfo, HeadDraft, HeadFiles, HeadInfo, Layout, file_sha256, load_gate, read_gate
+from hybrid.run.files import GateInfo, HeadDraft, HeadFiles, HeadInfo, Layout, load_gate, read_gate
 
 ENCODER = SimpleNamespace(name="an encoder", identity="0123abcd", fingerprint="4567cdef")
 SIMPLE = Templates("simple", ("a photo of a {}.",))

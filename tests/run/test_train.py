@@ -18,6 +18,7 @@ from hybrid.config import EncoderSettings, HeadSettings
 from hybrid.device import Compute
 from hybrid.encoders import load_encoder
 from hybrid.errors import ArtifactError, DataError, GateError, HeadError, StoreError
+from hybrid.files import file_sha256
 from hybrid.gate.gate import Gate
 from hybrid.heads.linear import LinearHead
 from hybrid.heads.nets.regions import segment
@@ -31,7 +32,7 @@ from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.labels.prompts import Templates, load_templates
 from hybrid.run import train as training
 from hybrid.run.classes import add_class, support_classes
-from hybrid.run.files import HeadFiles, Layout, file_sha256, load_gate, load_head, write_run
+from hybrid.run.files import HeadFiles, Layout, load_gate, load_head, write_run
 from hybrid.run.train import train_run
 
 CPU = Compute("cpu", "fp32", "test")

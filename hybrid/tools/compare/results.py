@@ -13,8 +13,9 @@ from hybrid import __version__
 from hybrid.config import HeadSettings
 from hybrid.encoders.base import expand_user
 from hybrid.errors import ArtifactError
+from hybrid.files import file_sha256
 from hybrid.heads.base import LabeledImages
-from hybrid.run.files import FORMAT, file_sha256, read_json, write_json
+from hybrid.run.files import FORMAT, read_json, write_json
 
 RESULT = "result.json"
 # What changes no figure here: the recipe's words, how many processes load images, and what only a gate asks.

@@ -13,13 +13,14 @@ from PIL import Image
 from hybrid.config import EncoderSettings, HeadSettings
 from hybrid.encoders.base import unit_norm
 from hybrid.errors import EncoderError
+from hybrid.files import file_sha256
 from hybrid.images.preprocess import AnyImage, to_picture
 from hybrid.images.records import ImageRecord
 from hybrid.images.sources import scan
 from hybrid.index.build import build_index
 from hybrid.index.store import EmbeddingStore
 from hybrid.labels.prompts import load_templates
-from hybrid.run.files import GateInfo, HeadFiles, HeadInfo, Layout, file_sha256, write_json, write_run
+from hybrid.run.files import GateInfo, HeadFiles, HeadInfo, Layout, write_json, write_run
 
 COLORS = {
     "red": (250, 10, 10),
