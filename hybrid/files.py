@@ -20,7 +20,8 @@ def atomic_write(file: Path) -> Iterator[Path]:
 
     Where the block raises, `file` stays as it was and nothing is left beside it. The file gets the permissions that a
     plain `open` would have given it, whoever creates it inside the block: some libraries write through a temporary
-    file that only its owner may read.
+    file that only its owner may read. A link keeps leading where it leads, and a pipe or a device is written to as it
+    is: there is nothing to replace.
 
     Parameters
     ----------
@@ -32,6 +33,10 @@ def atomic_write(file: Path) -> Iterator[Path]:
     >>> with atomic_write(Path("labels.json")) as part:
     ...     part.write_text("{}")
     """
+    file = file.resolve()
+    if file.exists() and not file.is_file():
+        yield file
+        return
     part = file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}.part")
     part.touch()
     mode = (file if file.exists() else part).stat().st_mode

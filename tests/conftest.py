@@ -1,12 +1,19 @@
-"""What many tests share: a tiny CLIP in a folder, small images, and no way to the network."""
+"""What many tests share: a tiny CLIP in a folder, small images, the command line, and no way to the network."""
 
 from __future__ import annotations
 
+import gc
+import io
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -15,6 +22,9 @@ from PIL import Image
 from hybrid.images.records import ImageRecord
 from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.run.files import Layout
+
+if TYPE_CHECKING:
+    from hybrid.demo.animals import Animal
 
 # Before anything imports torch or the hub's client; tests that start processes hand it on.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -157,3 +167,59 @@ def unit_vectors(rows: int, seed: int) -> np.ndarray:
 @pytest.fixture
 def known(tmp_path: Path) -> KnownRun:
     return KnownRun(Layout(tmp_path / "run"), Known(), unit_vectors(40, 0), unit_vectors(7, 1))
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command wrote."""
+
+    out: str
+    err: str
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The lines of stdout as JSON."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+def run_command(*arguments: object, rc: int = 0) -> Done:
+    """Run ``hybrid ARGUMENTS`` as the shell would, up to the exit code `rc`."""
+    from hybrid.cli.main import main
+
+    out, err, code, collected = io.StringIO(), io.StringIO(), 0, gc.get_threshold()
+    with (
+        patch.object(sys, "argv", ["hybrid", *map(str, arguments)]),
+        patch.object(warnings, "formatwarning", warnings.formatwarning),
+        patch.dict(os.environ, COLUMNS="200"),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        finally:
+            gc.set_threshold(*collected)
+    assert code == rc, err.getvalue()
+    return Done(out.getvalue(), err.getvalue())
+
+
+def draw_animals(folder: Path, animals: Iterable[Animal], count: int) -> None:
+    """Draw `count` images of each animal of the demo into class folders."""
+    from hybrid.demo.painting import draw
+
+    for animal in animals:
+        (folder / animal.name).mkdir(parents=True)
+        for i in range(count):
+            rng = np.random.default_rng((len(folder.name), i, *animal.name.encode()))
+            draw(animal, rng).save(folder / animal.name / f"{i}.jpg")
+
+
+@pytest.fixture(scope="session")
+def hybrid() -> Callable[..., Done]:
+    return run_command
+
+
+@pytest.fixture(scope="session")
+def write_animals() -> Callable[[Path, Iterable[Animal], int], None]:
+    return draw_animals

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from hybrid.cli import options
@@ -10,6 +11,7 @@ from hybrid.cli.add_class import known_by
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from hybrid.config import HeadSettings
     from hybrid.run.files import HeadInfo, Layout
 
 MOST_CLASSES = 20
@@ -50,12 +52,9 @@ def info(run: options.Run = options.DEFAULT_RUN) -> None:
     settings = head.settings
     several = f"{settings.folds} x " if settings.folds > 1 else ""
     kind = several + settings.backbone if settings.kind == "backbone" else "linear on CLIP embeddings"
-    if settings.description:
-        line("recipe", settings.description)
-    line(
-        "head",
-        f"{kind}, {len(head.classes)} seen classes, {head.train_photos} photos, {head.val_photos} held out",
-    )
+    if description := _description(settings):
+        line("recipe", description)
+    line("head", f"{kind}, {len(head.classes)} seen classes, {head.train_photos} photos, {head.val_photos} held out")
     gate = read_gate(layout)
     for text in gate.gate.describe() if gate.gate else (f"none: {gate.reason}",):
         line("gate", text)
@@ -67,6 +66,18 @@ def info(run: options.Run = options.DEFAULT_RUN) -> None:
             f"log-odds of any known class: {gate.rejector.bias:+.2f} {gate.rejector.text:+.2f} x best text evidence "
             f"{gate.rejector.entropy:+.2f} x entropy of the answer (predict --reject)",
         )
+
+
+def _description(settings: HeadSettings) -> str:
+    """Describe the recipe, without the study that it follows; empty where ``--head linear`` replaced its network."""
+    from hybrid.heads.recipes import load_recipe, recipe_names
+
+    def describe(recipe: HeadSettings) -> str:
+        return re.sub(r" \(report \d+\)$", "", recipe.description)
+
+    recipes = map(load_recipe, recipe_names() if settings.kind == "linear" else ())
+    replaced = {describe(recipe) for recipe in recipes if recipe.kind != "linear"}
+    return "" if describe(settings) in replaced else describe(settings)
 
 
 def _classes(layout: Layout, head: HeadInfo | None, fingerprint: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The `hybrid` command: the commands, and one table from exception to message and exit code."""
+"""The `hybrid` command: the table of commands, and from exception to message and exit code."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 import warnings
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Annotated
 
@@ -21,16 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # How many collections of the middle generation go before one of all objects; Python's own default is 10.
 COLLECT_ALL_AFTER = 100
 
-app = typer.Typer(
-    name="hybrid",
-    no_args_is_help=True,
-    rich_markup_mode=None,  # what draws boxes takes as long to import as all the rest of --help
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Classify photos into the classes you trained on and into classes that you can only name, "
-    "in one calibrated answer. Start with: hybrid demo",
-)
-# In the order of --help: the module that holds a command, a function of its name with _ for -.
+# In the order of --help: a command, and the module that holds it, as a function of its name with _ for -.
 COMMANDS = {
     "demo": "hybrid.cli.demo",
     "build-index": "hybrid.cli.build_index",
@@ -50,13 +42,21 @@ COMMANDS = {
 }
 
 
-def register(name: str, module: str) -> None:
-    """Make a function of a module a command."""
-    app.command(name)(getattr(import_module(module), name.replace("-", "_")))
-
-
-for entry in COMMANDS.items():
-    register(*entry)
+def build_app(commands: Mapping[str, str]) -> typer.Typer:
+    """Make the command line of a table such as `COMMANDS`."""
+    app = typer.Typer(
+        name="hybrid",
+        no_args_is_help=True,
+        rich_markup_mode=None,  # what draws boxes takes as long to import as all the rest of --help
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        help="Classify photos into the classes you trained on and into classes that you can only name, "
+        "in one calibrated answer. Start with: hybrid demo",
+    )
+    app.callback()(root)
+    for name, module in commands.items():
+        app.command(name)(getattr(import_module(module), name.replace("-", "_")))
+    return app
 
 
 def _show_version(wanted: bool) -> None:
@@ -65,7 +65,6 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
@@ -74,11 +73,7 @@ def root(
     """Classify photos into the classes you trained on and into classes that you can only name."""
 
 
-# From exception to exit code; anything else is a bug and keeps its traceback. Wrong usage (2) and Ctrl-C (130) are
-# typer's own.
-EXITS: dict[type[Exception], int] = {HybridError: 1}
-
-
+app = build_app(COMMANDS)
 _python_format = warnings.formatwarning
 
 
@@ -100,11 +95,11 @@ def main() -> None:
     gc.set_threshold(young, middle, COLLECT_ALL_AFTER)
     try:
         app()
-    except tuple(EXITS) as error:
+    except HybridError as error:  # anything else is a bug and keeps its traceback
         if os.environ.get(DEBUG) == "1":
             raise
         sys.stderr.write(f"error: {error}\n")
-        sys.exit(next(code for kind, code in EXITS.items() if isinstance(error, kind)))
+        sys.exit(1)
 
 
 if __name__ == "__main__":

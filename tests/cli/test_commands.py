@@ -1,4 +1,6 @@
-"""The commands as a user types them, in fresh processes, on the bundled encoder and a small world."""
+"""The commands as a user types them, on the bundled encoder and a few drawn animals."""
+
+from __future__ import annotations
 
 import csv
 import json
@@ -7,217 +9,184 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from hybrid.demo.animals import demo_classes
-from hybrid.demo.painting import draw
+from hybrid.cli.main import COMMANDS, build_app
 
 SYSTEM_KEYS = {
-    "accuracy",
-    "seen",
-    "unseen",
-    "harmonic_mean",
-    "ausuc",
-    "gate_auroc",
-    "ece",
-    "ece_seen",
-    "ece_unseen",
-    "adaptive_ece",
-    "nll",
-    "brier",
-    "aurc",
-    "images_per_second",
+    *("accuracy", "seen", "unseen", "harmonic_mean", "ausuc", "gate_auroc", "ece", "ece_seen", "ece_unseen"),
+    *("adaptive_ece", "nll", "brier", "aurc", "images_per_second"),
 }
 
 
-def hybrid(*arguments, cwd, rc=0):
-    command = [sys.executable, "-m", "hybrid.cli.main", *map(str, arguments)]
-    env = os.environ | {"COLUMNS": "160", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env)
-    assert done.returncode == rc, done.stderr
-    return done
+@pytest.fixture(autouse=True)
+def folder(animals, monkeypatch) -> None:
+    monkeypatch.chdir(animals)
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """Five seen animals with images in train and val, two unseen ones in test only; a run with a linear head."""
-    root = tmp_path_factory.mktemp("world")
-    demo = demo_classes()
-    seen, unseen = demo.seen[:5], demo.unseen[:2]
-    for split, animals, count in (("train", seen, 6), ("val", seen, 3), ("test", (*seen, *unseen), 3)):
-        for animal in animals:
-            folder = root / split / animal.name
-            folder.mkdir(parents=True)
-            for i in range(count):
-                key = (len(split), i, *animal.name.encode())
-                draw(animal, np.random.default_rng(key)).save(folder / f"{i}.jpg")
-    (root / "names.txt").write_text("\n".join(a.name for a in (*seen, *unseen)))
-    hybrid("build-index", "train", "val", "--encoder", "tiny", "--run", "run", cwd=root)
-    hybrid("train-head", "--head", "linear", "--run", "run", cwd=root)
-    return root
+def seen_names(animals) -> list[str]:
+    return (animals / "seen.txt").read_text().splitlines()
 
 
-def test_evaluate_writes_the_promised_json(world):
-    done = hybrid("evaluate", "test", "--prompts", "names.txt", "--json", "e.json", "--run", "run", cwd=world)
-    result = json.loads((world / "e.json").read_text())
-    assert result["images"] == result["scored"] == 21
-    assert result["classes"] == {"seen": 5, "unseen": 2}
+def test_evaluate_writes_the_promised_json(hybrid, tmp_path):
+    done = hybrid("evaluate", "test", "--prompts", "names.txt", "--json", tmp_path / "e.json", "--run", "run")
+    result = json.loads((tmp_path / "e.json").read_text())
+    assert (result["images"], result["scored"], result["outside_label_space"]) == (39, 33, 6)
+    assert result["classes"] == {"seen": 8, "unseen": 3}
     assert set(result["systems"]) == {"supervised", "zero_shot", "hybrid"}
     assert all(set(scores) == SYSTEM_KEYS for scores in result["systems"].values())
     supervised = result["systems"]["supervised"]
     assert supervised["unseen"] == supervised["harmonic_mean"] == 0
     assert supervised["nll"] is None
     assert result["systems"]["hybrid"]["unseen"] > 0.5
-    assert "supervised" in done.stdout
-    assert "hybrid" in done.stdout
+    assert "supervised" in done.out
+    assert "hybrid" in done.out
 
 
-def test_evaluate_says_when_images_trained_the_head(world):
-    done = hybrid("evaluate", "train", "--prompts", "names.txt", "--run", "run", cwd=world)
-    assert "30 of these photos trained the head" in done.stderr
+def test_evaluate_says_when_images_trained_the_head(hybrid):
+    done = hybrid("evaluate", "train", "--prompts", "names.txt", "--run", "run")
+    assert "48 of these photos trained the head" in done.err
 
 
-def test_predict_jsonl(world):
-    done = hybrid("predict", "test", "--prompts", "names.txt", "--format", "jsonl", "--run", "run", cwd=world)
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(rows) == 21
-    names = (world / "names.txt").read_text().splitlines()
-    for row in rows:
+def test_figures_go_through_a_pipe(hybrid, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
+        hybrid("evaluate", "test", "--prompts", "names.txt", "--json", pipe, "--run", "run")
+        assert json.loads(reader.communicate()[0])["scored"] == 33
+    assert [file.name for file in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_predict_jsonl(plain, seen_names):
+    assert len(plain.rows) == 39
+    for row in plain.rows:
         assert row["label"] == row["top"][0]["label"]
         assert row["probability"] == row["top"][0]["probability"] == max(t["probability"] for t in row["top"])
         assert 0 <= row["p_unseen"] <= 1
-        assert row["seen"] == (row["label"] in names[:5])
+        assert row["seen"] == (row["label"] in seen_names)
         assert row["expert"] in {"head", "zero-shot", "both"}
         assert row["seen"] or row["expert"] == "zero-shot"
-        assert row["head"]["label"] in names[:5]
+        assert row["head"]["label"] in seen_names
         assert len(row["top"]) == 5
 
 
-def test_predict_gives_a_distribution(world):
-    arguments = ("predict", "test", "--prompts", "names.txt", "--top-k", "7", "--out", "p.jsonl", "--run", "run")
-    hybrid(*arguments, cwd=world)
-    for line in (world / "p.jsonl").read_text().splitlines():
+def test_predict_gives_a_distribution(predict, seen_names, tmp_path):
+    assert predict("--top-k", "11", "--out", tmp_path / "p.jsonl").out == ""
+    for line in (tmp_path / "p.jsonl").read_text().splitlines():
         row = json.loads(line)
         assert sum(t["probability"] for t in row["top"]) == pytest.approx(1, abs=1e-4)
-        unseen = sum(t["probability"] for t in row["top"][:7] if t["label"] not in seen_names(world))
+        unseen = sum(t["probability"] for t in row["top"] if t["label"] not in seen_names)
         assert unseen == pytest.approx(row["p_unseen"], abs=1e-4)
 
 
-def seen_names(world):
-    return (world / "names.txt").read_text().splitlines()[:5]
-
-
-def test_predict_csv_table_and_picture(world):
+def test_predict_csv_table_and_picture(hybrid, tmp_path):
     arguments = ("predict", "test", "--prompts", "names.txt", "--run", "run")
-    hybrid(*arguments, "--out", "p.csv", "--grid", "grid.png", cwd=world)
-    rows = list(csv.DictReader((world / "p.csv").open()))
-    assert len(rows) == 21
+    hybrid(*arguments, "--out", tmp_path / "p.csv", "--grid", tmp_path / "grid.png")
+    rows = list(csv.DictReader((tmp_path / "p.csv").open()))
+    assert len(rows) == 39
     assert {"path", "label", "probability", "p_unseen", "expert"} <= set(rows[0])
-    picture = np.asarray(Image.open(world / "grid.png"))
+    picture = np.asarray(Image.open(tmp_path / "grid.png"))
     assert picture.shape[0] > 500
     assert picture.std() > 20
-    table = hybrid(*arguments, cwd=world).stdout
+    table = hybrid(*arguments).out
     assert "test/" in table
     assert rows[0]["label"] in table
 
 
-def test_a_label_space_without_prompts_is_the_seen_classes(world):
-    done = hybrid("predict", "test", "--format", "jsonl", "--run", "run", cwd=world)
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert {t["label"] for row in rows for t in row["top"]} == set(seen_names(world))
+def test_a_label_space_without_prompts_is_the_seen_classes(hybrid, seen_names):
+    rows = hybrid("predict", "test", "--format", "jsonl", "--top-k", "8", "--run", "run").rows
+    assert {t["label"] for row in rows for t in row["top"]} == set(seen_names)
     assert {row["p_unseen"] for row in rows} == {0.0}
 
 
-def test_zero_shot_alone_without_a_run(world):
+def test_zero_shot_alone_without_a_run(hybrid):
     arguments = ("--encoder", "tiny", "--prompts", "names.txt", "--run", "none")
-    done = hybrid("predict", "test", "--format", "jsonl", *arguments, cwd=world)
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert {row["expert"] for row in rows} == {"zero-shot"}
-    assert {row["p_unseen"] for row in rows} == {None}
-    assert "zero-shot only" in done.stderr
-    assert not (world / "none").exists()
+    done = hybrid("predict", "test", "--format", "jsonl", *arguments)
+    assert {row["expert"] for row in done.rows} == {"zero-shot"}
+    assert {row["p_unseen"] for row in done.rows} == {None}
+    assert "zero-shot only" in done.err
+    assert not Path("none").exists()
 
 
-def test_info(world):
-    text = hybrid("info", "--run", "run", cwd=world).stdout
+def test_info(hybrid, run):
+    text = hybrid("info", "--run", "small").out
     assert "tiny (bundled" in text
-    assert "train 30, val 15" in text
-    assert "linear on CLIP embeddings, 5 seen classes, 30 photos, 15 held out" in text
-    assert "not fitted: the documented prior" in text
-    assert "5 classes and 15 photos; needed: at least 6 seen classes and 30 validation photos" in text
+    assert "train 48, val 40" in text
+    assert "linear on CLIP embeddings, 5 seen classes, 30 photos, 25 held out" in text
+    assert "recipe" not in text
+    hybrid("train-head", "--recipe", "clip-linear", "--run", run)
+    assert "recipe    Logistic regression on the cached CLIP embeddings" in hybrid("info", "--run", run).out
 
 
-def test_unreadable_images_are_listed_and_exit_3(world, tmp_path):
-    shutil.copytree(world / "test", tmp_path / "photos")
+def test_unreadable_images_are_listed_and_exit_3(hybrid, animals, tmp_path, monkeypatch):
+    shutil.copytree(animals / "test", tmp_path / "photos")
     (tmp_path / "photos" / "broken.jpg").write_bytes(b"no image")
     (tmp_path / "photos" / "empty.png").touch()
-    arguments = ("--prompts", world / "names.txt", "--encoder", "tiny", "--format", "jsonl")
-    done = hybrid("predict", "photos", *arguments, cwd=tmp_path, rc=3)
-    assert len(done.stdout.splitlines()) == 21
-    assert "2 unreadable" in done.stderr
-    assert "broken.jpg: not an image" in done.stderr
-    assert "empty.png: the file is empty" in done.stderr
-    done = hybrid("build-index", "photos", "--encoder", "tiny", cwd=tmp_path, rc=3)
-    assert "21 encoded" in done.stdout
-    assert "2 unreadable" in done.stderr
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--prompts", animals / "names.txt", "--encoder", "tiny", "--format", "jsonl")
+    done = hybrid("predict", "photos", *arguments, rc=3)
+    assert len(done.rows) == 39
+    assert "2 unreadable" in done.err
+    assert "broken.jpg: not an image" in done.err
+    assert "empty.png: the file is empty" in done.err
+    done = hybrid("build-index", "photos", "--encoder", "tiny", rc=3)
+    assert "39 encoded" in done.out
+    assert "2 unreadable" in done.err
 
 
-def test_second_build_encodes_nothing(world):
-    first = sqlite3.connect(world / "run" / "index.sqlite").execute("SELECT count(*) FROM embeddings").fetchone()
-    done = hybrid("build-index", "train", "val", "--run", "run", cwd=world)
-    assert "0 encoded" in done.stdout
-    assert "45 unchanged" in done.stdout
-    assert first == (45,)
+def test_second_build_encodes_nothing(hybrid, run):
+    done = hybrid("build-index", "train", "val", "--run", run)
+    assert "0 encoded" in done.out
+    assert "88 unchanged" in done.out
+    assert sqlite3.connect(run / "index.sqlite").execute("SELECT count(*) FROM embeddings").fetchone() == (88,)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "rc", "message"),
-    [
-        (("build-index", "nowhere", "--encoder", "tiny"), 1, "nowhere"),
-        (("build-index",), 2, "sources"),
-        (("predict", "test", "--run", "none"), 1, "no class is named"),
-        (("predict", "test", "--format", "xml"), 2, "xml"),
-        (("predict", "test", "--run", "run", "--prompts", "missing.txt"), 1, "missing.txt"),
-        (("predict", "test", "--run", "run", "--encoder", "ViT-B-32"), 1, "another encoder"),
-        (("train-head", "--run", "none"), 1, "build-index"),
-        (("train-head", "--run", "run", "--set", "epoch=3"), 1, "epochs"),
-        (("train-head", "--run", "run", "--head", "linear", "--classes", "names.txt"), 1, "no photo of"),
-        (("info", "--run", "none"), 1, "none"),
-        (("unknown",), 2, "unknown"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
+ERRORS = (
+    (("build-index", "nowhere", "--encoder", "tiny"), 1, "nowhere"),
+    (("build-index",), 2, "sources"),
+    (("predict", "test", "--run", "none"), 1, "no class is named"),
+    (("predict", "test", "--format", "xml"), 2, "xml"),
+    (("predict", "test", "--run", "run", "--prompts", "missing.txt"), 1, "missing.txt"),
+    (("predict", "test", "--run", "run", "--encoder", "ViT-B-32"), 1, "another encoder"),
+    (("predict", "test", "--run", "run", "--regions", "tiles"), 1, "reads CLIP embeddings of whole photos"),
+    (("predict", "test", "--run", "run", "--regions", "discs"), 2, "tiles"),
+    (("train-head", "--run", "none"), 1, "build-index"),
+    (("train-head", "--run", "run", "--set", "epoch=3"), 1, "epochs"),
+    (("train-head", "--run", "run", "--head", "linear", "--classes", "names.txt"), 1, "no photo of"),
+    (("info", "--run", "none"), 1, "none"),
+    (("unknown",), 2, "unknown"),
 )
-def test_errors_have_a_message_and_an_exit_code(world, arguments, rc, message):
-    done = hybrid(*arguments, cwd=world, rc=rc)
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
 
 
-def test_debug_shows_the_traceback(world, monkeypatch):
-    monkeypatch.setenv("HYBRID_DEBUG", "1")
-    done = hybrid("info", "--run", "none", cwd=world, rc=1)
+def test_errors_have_a_message_and_an_exit_code(hybrid):
+    for arguments, rc, message in ERRORS:
+        done = hybrid(*arguments, rc=rc)
+        assert message in done.err, arguments
+        assert "Traceback" not in done.err
+
+
+def test_debug_shows_the_traceback():
+    command = [sys.executable, "-m", "hybrid.cli.main", "info", "--run", "none"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"HYBRID_DEBUG": "1"})
+    assert done.returncode == 1
     assert "Traceback" in done.stderr
 
 
-def test_help_shows_defaults_that_are_no_values(world):
+def test_help_shows_defaults_that_are_no_values(hybrid):
     """In brackets, which rich would take for markup."""
-    shown = " ".join(hybrid("train-head", "--help", cwd=world).stdout.replace("│", " ").split())
+    shown = " ".join(hybrid("train-head", "--help").out.split())
     assert "[default: the recipe's]" in shown
     assert "[default: every label]" in shown
 
 
-def test_info_says_which_recipe(world):
-    assert "Logistic regression on the cached CLIP embeddings" not in hybrid("info", "--run", "run", cwd=world).stdout
-    run = shutil.copytree(world / "run", world / "recipe")
-    hybrid("train-head", "--recipe", "clip-linear", "--run", run, cwd=world)
-    assert "Logistic regression on the cached CLIP embeddings" in hybrid("info", "--run", run, cwd=world).stdout
-
-
-def test_regions_need_a_head_that_reads_pixels(world):
-    done = hybrid("predict", "test", "--prompts", "names.txt", "--regions", "tiles", "--run", "run", cwd=world, rc=1)
-    assert "reads CLIP embeddings of whole photos" in done.stderr
-    done = hybrid("predict", "test", "--prompts", "names.txt", "--regions", "discs", "--run", "run", cwd=world, rc=2)
-    assert "tiles" in done.stderr
+def test_a_command_is_one_module_and_one_line(hybrid, tmp_path, monkeypatch):
+    (tmp_path / "greetings.py").write_text('def say_hello(name: str = "you") -> None:\n    print("hello", name)\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("hybrid.cli.main.app", build_app(COMMANDS | {"say-hello": "greetings"}))
+    assert hybrid("say-hello", "--name", "okapi").out == "hello okapi\n"
+    assert "say-hello" in hybrid("--help").out

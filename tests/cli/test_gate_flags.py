@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import os
-import shutil
-import sys
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import pytest
 
-from hybrid.cli.main import main
-from hybrid.demo.animals import demo_classes
-from hybrid.demo.painting import draw
 from hybrid.run.files import HeadFiles, Layout, load_gate, load_head
 
 KEYS = {
@@ -26,66 +16,6 @@ KEYS = {
     *("p_known", "set", "warning", "neighbors"),
 }
 NONE = "none of these"
-
-
-@dataclass(frozen=True)
-class Done:
-    out: str
-    err: str
-
-    @property
-    def rows(self) -> list[dict]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-def hybrid(*arguments, rc: int = 0) -> Done:
-    """The whole command line in this process, up to its exit code."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with (
-        patch.object(sys, "argv", ["hybrid", *map(str, arguments)]),
-        patch.dict(os.environ, COLUMNS="200"),
-        redirect_stdout(out),
-        redirect_stderr(err),
-    ):
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-    assert code == rc, err.getvalue()
-    return Done(out.getvalue(), err.getvalue())
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
-    """Eight seen animals with five validation images each, three that are merely named, two strangers."""
-    root = tmp_path_factory.mktemp("world")
-    demo = demo_classes()
-    seen, unseen, strange = demo.seen[:8], demo.unseen[:3], demo.unseen[3:5]
-    for split, animals, count in (("train", seen, 6), ("val", seen, 5), ("test", (*seen, *unseen, *strange), 3)):
-        for animal in animals:
-            folder = root / split / animal.name
-            folder.mkdir(parents=True)
-            for i in range(count):
-                key = (len(split), i, *animal.name.encode())
-                draw(animal, np.random.default_rng(key)).save(folder / f"{i}.jpg")
-    (root / "names.txt").write_text("\n".join(a.name for a in (*seen, *unseen)))
-    (root / "seen.txt").write_text("\n".join(a.name for a in seen))
-    (root / "five.txt").write_text("\n".join(a.name for a in seen[:5]))
-    hybrid("build-index", root / "train", root / "val", "--encoder", "tiny", "--run", root / "run")
-    shutil.copytree(root / "run", root / "small")
-    hybrid("train-head", "--head", "linear", "--run", root / "run")
-    hybrid("train-head", "--head", "linear", "--classes", root / "five.txt", "--run", root / "small")
-    return root
-
-
-def predict(world: Path, *flags, run: str = "run", form: str = "jsonl", rc: int = 0) -> Done:
-    named = ("--prompts", world / "names.txt", "--run", world / run)
-    return hybrid("predict", world / "test", "--format", form, *named, *flags, rc=rc)
-
-
-@pytest.fixture(scope="module")
-def plain(world) -> Done:
-    return predict(world)
 
 
 def log_odds(rows: list[dict]) -> np.ndarray:
@@ -106,20 +36,20 @@ def test_without_flags(plain):
 @pytest.mark.parametrize(
     ("flags", "share"), [(("--prior", "0.1"), 0.1), (("--balance", "natural"), 3 / 11), (("--balance", "equal"), 0.5)]
 )
-def test_the_share_of_unseen_images(world, plain, flags, share):
-    done = predict(world, *flags)
+def test_the_share_of_unseen_images(predict, plain, flags, share):
+    done = predict(*flags)
     assert f"prior p(unseen) {share:.3g}" in done.err
     for before, after in zip(plain.rows, done.rows, strict=True):
         p = before["p_unseen"]
         assert after["p_unseen"] == pytest.approx(share * p / (share * p + (1 - share) * (1 - p)), abs=2e-5)
 
 
-def test_max_seen_loss_shifts_every_image_alike(world, plain):
+def test_max_seen_loss_shifts_every_image_alike(predict, plain):
     shifts = {}
     sure = np.abs(log_odds(plain.rows)) < 5  # six decimals tell no more of the others
     assert sure.sum() > 3
     for loss in ("0.02", "0.5"):
-        done = predict(world, "--max-seen-loss", loss)
+        done = predict("--max-seen-loss", loss)
         assert f"gives up {float(loss):.1%} of the right seen answers" in done.err
         moved = (log_odds(done.rows) - log_odds(plain.rows))[sure & (np.abs(log_odds(done.rows)) < 5)]
         if len(moved):
@@ -128,8 +58,8 @@ def test_max_seen_loss_shifts_every_image_alike(world, plain):
     assert shifts["0.02"] < shifts["0.5"]
 
 
-def test_reject_answers_none_of_these(world, plain):
-    done = predict(world, "--reject", "0.8")
+def test_reject_answers_none_of_these(animals, predict, plain):
+    done = predict("--reject", "0.8")
     threshold = float(done.err.split("where p(known) is under ")[1].split(":")[0])
     rejected = [row for row in done.rows if row["label"] == NONE]
     assert 0 < len(rejected) < 39
@@ -144,24 +74,24 @@ def test_reject_answers_none_of_these(world, plain):
             assert row["p_known"] >= threshold - 1e-3
             assert row["label"] == before["label"]
         assert row["top"] == before["top"]
-    named = (world / "names.txt").read_text().splitlines()
+    named = (animals / "names.txt").read_text().splitlines()
     strange = [row["p_known"] for row in done.rows if Path(row["path"]).parent.name not in named]
     known = [row["p_known"] for row in done.rows if Path(row["path"]).parent.name in named]
     assert np.median(strange) < np.median(known)
 
 
-def test_max_false_accept(world):
-    strict, loose = (predict(world, "--max-false-accept", rate) for rate in ("0.05", "0.6"))
+def test_max_false_accept(predict):
+    strict, loose = (predict("--max-false-accept", rate) for rate in ("0.05", "0.6"))
     assert "lets about 5% of the photos of unknown classes pass" in strict.err
     rejected = [sum(row["label"] == NONE for row in done.rows) for done in (strict, loose)]
     assert rejected[0] > rejected[1]
 
 
-def test_coverage_gives_sets(world, plain):
-    done = predict(world, "--coverage", "0.9", "--top-k", "11")
+def test_coverage_gives_sets(animals, predict, plain):
+    done = predict("--coverage", "0.9", "--top-k", "11")
     assert "sets hold the class of 90%" in done.err
     assert "nothing is guaranteed for photos of unseen classes" in done.err
-    names = (world / "names.txt").read_text().splitlines()
+    names = (animals / "names.txt").read_text().splitlines()
     covered = []
     for before, row in zip(plain.rows, done.rows, strict=True):
         assert row["label"] == before["label"]
@@ -173,92 +103,91 @@ def test_coverage_gives_sets(world, plain):
             covered.append(folder in row["set"])
     assert len(covered) == 24
     assert np.mean(covered) > 0.6
-    again = predict(world, "--coverage", "0.9", "--top-k", "11")
+    again = predict("--coverage", "0.9", "--top-k", "11")
     assert again.out == done.out, "a photo gets the same set every time"
 
 
-def test_the_other_formats(world):
+def test_the_other_formats(predict):
     flags = ("--reject", "0.8", "--coverage", "0.9")
-    rows = list(csv.DictReader(io.StringIO(predict(world, *flags, form="csv").out)))
-    same = predict(world, *flags).rows
+    rows = list(csv.DictReader(io.StringIO(predict(*flags, form="csv").out)))
+    same = predict(*flags).rows
     assert set(rows[0]) == KEYS
     for found, expected in zip(rows, same, strict=True):
         assert found["label"] == expected["label"]
         assert float(found["p_known"]) == expected["p_known"]
         assert found["set"].split("; ") == expected["set"]
         assert found["warning"] == ""
-    table = predict(world, *flags, form="table").out
+    table = predict(*flags, form="table").out
     assert "set" in table.splitlines()[0].split()
     assert NONE in table
     assert "rejected" in table
 
 
-@pytest.mark.parametrize(
-    ("flags", "rc", "message"),
-    [
-        (("--prior", "1.5"), 1, "--prior must be a fraction in (0, 1)"),
-        (("--prior", "0"), 1, "--prior must be a fraction in (0, 1)"),
-        (("--prior", "many"), 2, "Invalid value for '--prior'"),
-        (("--balance", "both"), 1, "--balance takes natural or equal"),
-        (("--max-seen-loss", "1"), 1, "--max-seen-loss must be a fraction in (0, 1)"),
-        (("--reject", "-0.5"), 1, "--reject must be a fraction in (0, 1)"),
-        (("--max-false-accept", "2"), 1, "--max-false-accept must be a fraction in (0, 1)"),
-        (("--coverage", "nan"), 1, "--coverage must be a fraction in (0, 1)"),
-        (("--prior", "0.2", "--balance", "equal"), 1, "--prior and --balance contradict each other"),
-        (("--prior", "0.2", "--max-seen-loss", "0.1"), 1, "--prior and --max-seen-loss contradict each other"),
-        (("--reject", "0.9", "--max-false-accept", "0.1"), 1, "--reject and --max-false-accept contradict"),
-        (("--coverage", "0.99"), 1, "at least 99"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
+WRONG = (
+    (("--prior", "1.5"), 1, "--prior must be a fraction in (0, 1)"),
+    (("--prior", "0"), 1, "--prior must be a fraction in (0, 1)"),
+    (("--prior", "many"), 2, "Invalid value for '--prior'"),
+    (("--balance", "both"), 1, "--balance takes natural or equal"),
+    (("--max-seen-loss", "1"), 1, "--max-seen-loss must be a fraction in (0, 1)"),
+    (("--reject", "-0.5"), 1, "--reject must be a fraction in (0, 1)"),
+    (("--max-false-accept", "2"), 1, "--max-false-accept must be a fraction in (0, 1)"),
+    (("--coverage", "nan"), 1, "--coverage must be a fraction in (0, 1)"),
+    (("--prior", "0.2", "--balance", "equal"), 1, "--prior and --balance contradict each other"),
+    (("--prior", "0.2", "--max-seen-loss", "0.1"), 1, "--prior and --max-seen-loss contradict each other"),
+    (("--reject", "0.9", "--max-false-accept", "0.1"), 1, "--reject and --max-false-accept contradict"),
+    (("--coverage", "0.99"), 1, "at least 99"),
 )
-def test_wrong_values(world, flags, rc, message):
-    done = predict(world, *flags, rc=rc)
-    assert message in done.err
-    assert "Traceback" not in done.err
-    assert done.out == ""
+
+
+def test_wrong_values(predict):
+    for flags, rc, message in WRONG:
+        done = predict(*flags, rc=rc)
+        assert message in done.err
+        assert "Traceback" not in done.err
+        assert done.out == ""
 
 
 # Too little for a fit
 
 
-def test_the_prior_warns_everywhere(world):
-    done = predict(world, run="small")
+def test_the_prior_warns_everywhere(animals, hybrid, predict):
+    done = predict(run="small")
     warnings = {row["warning"] for row in done.rows}
     assert len(warnings) == 1
     (warning,) = warnings
     assert "documented prior, not fitted" in warning
     assert "5 classes and 25 photos" in warning
     assert f"WARNING: {warning}" in done.err
-    rows = list(csv.DictReader(io.StringIO(predict(world, run="small", form="csv").out)))
+    rows = list(csv.DictReader(io.StringIO(predict(run="small", form="csv").out)))
     assert {row["warning"] for row in rows} == warnings
-    text = hybrid("info", "--run", world / "small").out
+    text = hybrid("info", "--run", animals / "small").out
     assert "not fitted: the documented prior" in text
     assert "why not fitted: too little to fit a gate on: 5 classes and 25 photos; needed: at least 6" in text
     assert "rejects" not in text
 
 
-@pytest.mark.parametrize("flag", ["--max-seen-loss", "--reject", "--max-false-accept", "--coverage"])
-def test_the_prior_promises_nothing(world, flag):
-    done = predict(world, flag, "0.5", run="small", rc=1)
-    assert f"{flag} needs a fitted gate" in done.err
-    assert "train-head" in done.err
-    predict(world, "--prior", "0.2", run="small")
+def test_the_prior_promises_nothing(predict):
+    for flag in ("--max-seen-loss", "--reject", "--max-false-accept", "--coverage"):
+        done = predict(flag, "0.5", run="small", rc=1)
+        assert f"{flag} needs a fitted gate" in done.err
+        assert "train-head" in done.err
+    predict("--prior", "0.2", run="small")
 
 
-@pytest.mark.parametrize("flag", ["--prior", "--reject", "--coverage"])
-def test_one_expert_alone_promises_nothing(world, flag):
-    done = predict(world, "--encoder", "tiny", flag, "0.5", run="nothing", rc=1)
-    assert "one expert alone" in done.err
-    assert "Traceback" not in done.err
+def test_one_expert_alone_promises_nothing(predict):
+    for flag in ("--prior", "--reject", "--coverage"):
+        done = predict("--encoder", "tiny", flag, "0.5", run="nothing", rc=1)
+        assert "one expert alone" in done.err
+        assert "Traceback" not in done.err
 
 
 # info, train-head, fit-gate
 
 
-def test_info_explains_the_gate_in_words(world):
-    text = hybrid("info", "--run", world / "run").out
+def test_info_explains_the_gate_in_words(animals, hybrid):
+    text = hybrid("info", "--run", animals / "run").out
     assert "fitted on 40 validation photos of 8 seen classes in 4 class-held-out episodes" in text
-    fitted, _ = load_gate(Layout(world / "run"))
+    fitted, _ = load_gate(Layout(animals / "run"))
     for line in fitted.gate.describe():
         assert line in text
     assert f"{fitted.rejector.text:+.2f} x best text evidence" in text
@@ -266,37 +195,34 @@ def test_info_explains_the_gate_in_words(world):
     assert "not fitted" not in text
 
 
-def test_train_head_says_what_it_fitted(world, tmp_path):
-    shutil.copytree(world / "run", tmp_path / "run")
-    arguments = ("--head", "linear", "--gate-folds", "frozen", "--set", "l2_c=30", "--run", tmp_path / "run")
+def test_train_head_says_what_it_fitted(hybrid, run):
+    arguments = ("--head", "linear", "--gate-folds", "frozen", "--set", "l2_c=30", "--run", run)
     done = hybrid("train-head", *arguments)
-    layout = Layout(tmp_path / "run")
+    layout = Layout(run)
     fitted, _ = load_gate(layout)
     assert fitted.gate.fit.folds == "frozen"
     assert load_head(layout, None)[1].settings.gate_folds == "frozen"
     for line in fitted.gate.describe():
         assert line in done.err
     assert "head with 8 classes" in done.out
-    done = hybrid("train-head", "--head", "linear", "--gate-folds", "warm", "--run", tmp_path / "run", rc=1)
+    done = hybrid("train-head", "--head", "linear", "--gate-folds", "warm", "--run", run, rc=1)
     assert "gate_folds" in done.err
     assert load_gate(layout)[0].gate == fitted.gate, "the old head stays"
 
 
-def test_train_head_warns_of_too_little(world, tmp_path):
-    shutil.copytree(world / "run", tmp_path / "run")
-    done = hybrid("train-head", "--head", "linear", "--classes", world / "five.txt", "--run", tmp_path / "run")
+def test_train_head_warns_of_too_little(animals, hybrid, run):
+    done = hybrid("train-head", "--head", "linear", "--classes", animals / "five.txt", "--run", run)
     assert "WARNING: the gate is the documented prior, not fitted: too little to fit a gate on" in done.err
 
 
-def test_fit_gate(world, tmp_path):
-    shutil.copytree(world / "run", tmp_path / "run")
-    layout = Layout(tmp_path / "run")
+def test_fit_gate(hybrid, run):
+    layout = Layout(run)
     before, weights = load_gate(layout)[0].gate, (layout.head / HeadFiles.WEIGHTS).read_bytes()
-    done = hybrid("fit-gate", "--run", tmp_path / "run")
+    done = hybrid("fit-gate", "--run", run)
     assert "40 labeled photos of the index did not train the head" in done.err
     assert str(layout.head / HeadFiles.GATE) in done.out
     assert load_gate(layout)[0].gate == before
-    hybrid("fit-gate", "--gate-folds", "frozen", "--run", tmp_path / "run")
+    hybrid("fit-gate", "--gate-folds", "frozen", "--run", run)
     assert load_gate(layout)[0].gate.fit.folds == "frozen"
     assert (layout.head / HeadFiles.WEIGHTS).read_bytes() == weights
-    assert "there is no run" in hybrid("fit-gate", "--run", tmp_path / "none", rc=1).err
+    assert "there is no run" in hybrid("fit-gate", "--run", run / "none", rc=1).err
