@@ -1,4 +1,4 @@
-"""A small world of embeddings: classes are directions, texts lie a gap away from their images."""
+"""A small synthetic space of embeddings: classes are directions, texts lie a modality gap away from their images."""
 
 from __future__ import annotations
 
@@ -67,17 +67,17 @@ class World:
         self,
         prompted: tuple[int, ...] = (),
         more: dict[int, int] | None = None,
-        joined: dict[int, int] | None = None,
+        added: dict[int, int] | None = None,
         image_only: dict[int, int] | None = None,
     ) -> Space:
         """Ask for some unseen classes; each other argument gives the test images that show a class.
 
-        `more` is of classes that are asked for, `joined` of others with a name, `image_only` of those without.
+        `more` is of classes that are asked for, `added` of others with a name, `image_only` of those without.
         """
-        more, joined, image_only = more or {}, joined or {}, image_only or {}
-        order = [*range(self.seen), *prompted, *joined, *image_only]
+        more, added, image_only = more or {}, added or {}, image_only or {}
+        order = [*range(self.seen), *prompted, *added, *image_only]
         named = len(order) - len(image_only)
-        shots = more | joined | image_only
+        shots = more | added | image_only
         images = [self.test.embeddings[self.test.target == label][:count] for label, count in shots.items()]
         support = None
         if shots:
@@ -184,18 +184,18 @@ def draw_evidence() -> Callable[..., Evidence]:
 
 @pytest.fixture(scope="session")
 def draw_support(draw_evidence) -> Callable[..., Evidence]:
-    """Random numbers in the shape of evidence with shown classes: some asked for, some joined, some without a name."""
+    """Random numbers in the shape of evidence with shown classes: some asked for, some added, some without a name."""
 
     def draw(
         seed: int = 0,
         images: int = 20,
         listed: tuple[int, ...] = (5, 4),
         prompted: int = 7,
-        joined: int = 2,
+        added: int = 2,
         bare: int = 2,
     ) -> Evidence:
         rng = np.random.default_rng(1000 + seed)
-        named = prompted + joined
+        named = prompted + added
         place = np.array([*listed, *range(prompted, named + bare)], np.intp)
         support = SupportEvidence(
             likelihood=2 * rng.normal(size=(images, len(place))),

@@ -1,3 +1,5 @@
+"""The gate at an operating point: answers, rejection, sets, and the terms that sum to them."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -8,73 +10,86 @@ import pytest
 from hybrid.errors import GateError
 from hybrid.gate.conformal import prediction_sets
 from hybrid.gate.decide import Decider, FittedGate
-from hybrid.gate.gate import Gate
-from hybrid.gate.policy import Policy
+from hybrid.gate.gate import Gate, GateWeights, SeenWeights, UnseenWeights
+from hybrid.gate.policy import Policy, odds_of
+from hybrid.gate.terms import total
+
+SPACES = {
+    "names alone": {"prompted": (8, 9, 10, 11)},
+    "all kinds": {"prompted": (8, 9), "more": {8: 3}, "added": {10: 4}, "image_only": {11: 5}},
+    "merely named ones stand apart": {"prompted": (9, 8, 10), "more": {8: 3}},
+    "every unseen class": {"prompted": (8, 9), "more": {8: 3, 9: 1}},
+    "no name": {"image_only": {11: 5, 8: 1}},
+    "added": {"added": {11: 5, 8: 1}},
+}
+POLICIES = [{}, {"prior": 0.2}, {"balance": "natural"}, {"max_seen_loss": 0.1}]
 
 
-def decider(fitted: FittedGate, world, **policy) -> Decider:
-    return Decider(fitted, world.texts, world.scale, Policy(**policy))
+def decider(fitted: FittedGate, world, kind: str = "names alone", **policy) -> Decider:
+    space = world.space(**SPACES[kind])
+    return Decider(fitted, space.texts, world.scale, Policy(**policy), space.support)
 
 
-def ask(decide: Decider, world, uniform=None):
-    images = world.test.embeddings
-    return decide(images, world.head(images), uniform)
+def answer(decide: Decider, world, uniform=None, rows=slice(None)):
+    images = world.test.embeddings[rows]
+    return decide(images, world.head(images), uniform if uniform is None else uniform[rows])
 
 
-def test_the_answer_is_the_gates(fitted, large):
-    images = large.test.embeddings
-    decided = ask(decider(fitted, large), large)
-    expected = fitted.gate.fuse(large.scorer(images, large.head(images)))
+@pytest.mark.parametrize("kind", SPACES)
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
+def test_the_answer_is_the_gates(fitted, large, kind, policy):
+    decide = decider(fitted, large, kind, reject=0.9, coverage=0.9, **policy)
+    uniform = np.random.default_rng(3).random(len(large.test))
+    decided = answer(decide, large, uniform)
+    evidence = large.evidence(large.space(**SPACES[kind]))
+    odds = odds_of(decide.point)
+    expected = fitted.gate.fuse(evidence, *odds)
     np.testing.assert_allclose(decided.fused.log_probabilities, expected.log_probabilities, rtol=1e-9)
-    assert decided.p_known is None
-    assert decided.sets is None
+    np.testing.assert_allclose(decided.fused.p_unseen, expected.p_unseen, rtol=1e-9)
+    np.testing.assert_allclose(decided.p_known, fitted.rejector.p_known(fitted.gate, evidence, *odds), rtol=1e-9)
+    probabilities = np.exp(decided.fused.log_probabilities)
+    np.testing.assert_array_equal(decided.sets, prediction_sets(probabilities, uniform, decide.point.set_threshold))
+    for row in (0, 50, 299):
+        single = answer(decide, large, uniform, slice(row, row + 1))
+        np.testing.assert_allclose(
+            single.fused.log_probabilities[0], decided.fused.log_probabilities[row], rtol=1e-8, atol=1e-8
+        )
+        assert single.p_known[0] == pytest.approx(decided.p_known[row])
+        np.testing.assert_array_equal(single.sets[0], decided.sets[row])
+
+
+def test_without_rejection_and_coverage_there_is_neither(fitted, large):
+    plain = answer(decider(fitted, large), large, np.zeros(300))
+    assert plain.p_known is plain.sets is None
+    decided = answer(decider(fitted, large, coverage=0.9), large)
+    assert decided.sets is None, "without a number for each image there are no sets"
 
 
 def test_the_prior_shifts_it_by_bayes_rule(fitted, large):
-    plain = ask(decider(fitted, large), large).fused.p_unseen
-    found = ask(decider(fitted, large, prior=0.2), large).fused.p_unseen
+    plain = answer(decider(fitted, large), large).fused.p_unseen
+    found = answer(decider(fitted, large, prior=0.2), large).fused.p_unseen
     np.testing.assert_allclose(found, 0.2 * plain / (0.2 * plain + 0.8 * (1 - plain)), rtol=1e-8)
 
 
 def test_natural_counts_the_classes_of_the_label_space(fitted, large):
     assert decider(fitted, large, balance="natural").point.log_odds == pytest.approx(np.log(4 / 8))
-    fewer = replace(large, texts=large.texts[:9])
-    assert decider(fitted, fewer, balance="natural").point.log_odds == pytest.approx(np.log(1 / 8))
+    point = decider(fitted, replace(large, texts=large.texts[:9]), "no name", balance="natural").point
+    assert np.exp(point.support_log_odds) * fitted.gate.support.boost == pytest.approx(1)
+    # 4 unseen classes of 12: each one expected as often as a seen one.
+    point = decider(fitted, large, "all kinds", balance="natural").point
+    assert point.log_odds == pytest.approx(np.log(2 / 8))
+    assert point.support_log_odds == pytest.approx(-np.log(fitted.gate.support.boost))
+    assert "0.333 the unseen classes' share" in point.notes[0]
 
 
-def test_p_known_where_rejection_is_asked_for(fitted, large):
-    decide = decider(fitted, large, reject=0.9, prior=0.3)
-    decided = ask(decide, large)
-    images = large.test.embeddings
-    expected = fitted.rejector.p_known(fitted.gate, large.scorer(images, large.head(images)), np.log(3 / 7))
-    np.testing.assert_allclose(decided.p_known, expected, rtol=1e-9)
-    kept = decided.p_known[large.test.target < 8] >= decide.point.accept_above
-    assert kept.mean() == pytest.approx(0.9, abs=0.08)
-
-
-def test_sets_where_a_coverage_is_asked_for(fitted, large):
-    decide = decider(fitted, large, coverage=0.9)
-    uniform = np.random.default_rng(3).random(len(large.test))
-    decided = ask(decide, large, uniform)
-    answer = np.exp(decided.fused.log_probabilities)
-    assert np.array_equal(decided.sets, prediction_sets(answer, uniform, decide.point.set_threshold))
+def test_acceptance_and_coverage_on_new_images(fitted, large):
+    decide = decider(fitted, large, reject=0.9, coverage=0.9)
+    decided = answer(decide, large, np.random.default_rng(3).random(len(large.test)))
     seen = large.test.target < 8
+    assert (decided.p_known[seen] >= decide.point.accept_above).mean() == pytest.approx(0.9, abs=0.08)
     # Two hundred new images, and a threshold from two hundred others.
     covered = decided.sets[np.arange(len(seen)), large.test.target][seen].mean()
     assert covered == pytest.approx(0.9, abs=4 * np.sqrt(0.9 * 0.1 * 2 / 200))
-    assert ask(decide, large).sets is None, "without a number for each photo there are no sets"
-
-
-def test_a_image_at_a_time_says_the_same(fitted, large):
-    decide = decider(fitted, large, coverage=0.9, reject=0.9)
-    uniform = np.random.default_rng(3).random(len(large.test))
-    whole = ask(decide, large, uniform)
-    head = large.head(large.test.embeddings)
-    for row in (0, 50, 299):
-        one = decide(large.test.embeddings[row : row + 1], head[row : row + 1], uniform[row : row + 1])
-        np.testing.assert_allclose(one.fused.log_probabilities[0], whole.fused.log_probabilities[row], rtol=1e-8)
-        assert one.p_known[0] == pytest.approx(whole.p_known[row])
-        assert np.array_equal(one.sets[0], whole.sets[row])
 
 
 def test_without_a_gate_there_is_no_answer(large):
@@ -87,7 +102,7 @@ def test_without_a_gate_there_is_no_answer(large):
 def test_the_prior_answers_and_warns(large):
     fitted = FittedGate(Gate(), large.gaussians, reason="5 classes; needed: 6")
     assert fitted.warning == "the gate is the documented prior, not fitted: 5 classes; needed: 6"
-    decided = ask(decider(fitted, large, prior=0.5), large)
+    decided = answer(decider(fitted, large, prior=0.5), large)
     np.testing.assert_allclose(np.exp(decided.fused.log_probabilities).sum(axis=1), 1)
     with pytest.raises(GateError, match="--coverage needs a fitted gate"):
         decider(fitted, large, coverage=0.9)
@@ -103,57 +118,107 @@ def test_fitting_without_a_image_of_an_unseen_class_beats_the_prior(fitted, larg
     rows = np.arange(len(large.test))
 
     def nll(one: FittedGate) -> float:
-        return -ask(decider(one, large), large).fused.log_probabilities[rows, large.test.target].mean()
+        return -answer(decider(one, large), large).fused.log_probabilities[rows, large.test.target].mean()
 
     assert nll(fitted) < nll(FittedGate(Gate(), large.gaussians))
 
 
-# Shown classes
-
-
-@pytest.fixture(scope="module")
-def space(large):
-    return large.space((8, 9), more={8: 3}, joined={10: 4}, image_only={11: 5})
-
-
-@pytest.mark.parametrize("policy", [{}, {"prior": 0.3}, {"balance": "natural"}, {"max_seen_loss": 0.05}])
-def test_the_answer_with_shown_classes_is_the_gates(fitted, large, space, policy):
-    decide = Decider(fitted, space.texts, large.scale, Policy(**policy, reject=0.9, coverage=0.9), space.support)
-    uniform = np.random.default_rng(3).random(len(large.test))
-    decided = ask(decide, large, uniform)
-    evidence = large.evidence(space)
-    odds = decide.point.log_odds, decide.point.support_log_odds
-    expected = fitted.gate.fuse(evidence, *odds)
-    np.testing.assert_allclose(decided.fused.log_probabilities, expected.log_probabilities, rtol=1e-9)
-    np.testing.assert_allclose(decided.fused.p_unseen, expected.p_unseen, rtol=1e-9)
-    np.testing.assert_allclose(decided.p_known, fitted.rejector.p_known(fitted.gate, evidence, *odds), rtol=1e-9)
-    answer = np.exp(decided.fused.log_probabilities)
-    assert np.array_equal(decided.sets, prediction_sets(answer, uniform, decide.point.set_threshold))
-    assert decided.sets.shape == (300, 12)
-
-
-def test_natural_counts_shown_classes_of_every_kind(fitted, large, space):
-    """4 unseen classes of 12: each one expected as often as a seen one."""
-    decide = Decider(fitted, space.texts, large.scale, Policy(balance="natural"), space.support)
-    assert decide.point.log_odds == pytest.approx(np.log(2 / 8))
-    assert decide.point.support_log_odds == pytest.approx(-np.log(fitted.gate.support.boost))
-    assert "0.333 the unseen classes' share" in decide.point.notes[0]
-
-
-def test_a_image_at_a_time_says_the_same_with_shown_classes(fitted, large, space):
-    decide = Decider(fitted, space.texts, large.scale, Policy(), space.support)
-    whole = ask(decide, large)
-    head = large.head(large.test.embeddings)
-    for row in (0, 299):
-        one = decide(large.test.embeddings[row : row + 1], head[row : row + 1])
-        np.testing.assert_allclose(one.fused.log_probabilities[0], whole.fused.log_probabilities[row], atol=1e-8)
-
-
-def test_the_prior_gate_knows_shown_classes_too(large, space):
+def test_the_prior_gate_knows_support_classes_too(large):
     prior = FittedGate(Gate(), large.gaussians, reason="too little")
-    decided = ask(Decider(prior, space.texts, large.scale, Policy(), space.support), large)
+    decided = answer(decider(prior, large, "all kinds"), large)
     np.testing.assert_allclose(np.exp(decided.fused.log_probabilities).sum(axis=1), 1)
     rows = large.test.target == 11
     found = decided.fused.log_probabilities.argmax(axis=1)
     assert np.mean(found[rows] == 11) > 0.4
     assert np.mean(found[~rows] == 11) < 0.15
+
+
+# Reasons
+
+
+GATE = Gate(
+    seen=SeenWeights(similarity=0.4, alignment=0.2, head=0.7, gda=0.3),
+    unseen=UnseenWeights(similarity=0.9, centered=0.2, predicted=0.1),
+    gate=GateWeights(bias=0.5, unseen_text=1.1, seen_text=-0.9, seen=-0.2, ood_score=0.6, head_uncertainty=0.8),
+    head_temperature=1.7,
+)
+
+
+def test_terms_sum_to_the_log_odds(draw_evidence):
+    evidence = draw_evidence(images=9)
+    terms = GATE.terms(evidence)
+    assert [(t.name, t.weight) for t in terms] == [
+        ("unseen_text", 1.1),
+        ("seen_text", -0.9),
+        ("seen", -0.2),
+        ("novelty", 0.6),
+        ("doubt", 0.8),
+        ("bias", 0.5),
+    ]
+    np.testing.assert_array_equal(terms[3].value, evidence.ood_score)
+
+
+def test_terms_among_classes(draw_evidence):
+    evidence = draw_evidence(images=3, seen=4, unseen=2)
+    seen = 0.7 * evidence.head + 0.4 * evidence.similarity[:, :4] - 0.2 * evidence.alignment + 0.3 * evidence.gda
+    text = 0.9 * evidence.similarity + 0.2 * evidence.centered + 0.1 * evidence.predicted
+    np.testing.assert_allclose(total(GATE.seen_terms(evidence)), seen, atol=1e-12)
+    np.testing.assert_allclose(total(GATE.text_terms(evidence)), text, atol=1e-12)
+    assert [t.name for t in GATE.seen_terms(evidence)] == ["head", "similarity", "alignment", "memory"]
+    assert all(t.value.shape == (3, 4) for t in GATE.seen_terms(evidence))
+    # The head has no say in the evidence for the seen classes: it does not know what it does not know.
+    other = replace(evidence, head=evidence.head[:, ::-1])
+    np.testing.assert_array_equal(GATE.terms(evidence)[2].value, GATE.terms(other)[2].value)
+
+
+@pytest.mark.parametrize("kind", SPACES)
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
+def test_reasons_give_the_answer_back(fitted, large, kind, policy):
+    decide = decider(fitted, large, kind, **policy)
+    images = large.test.embeddings
+    fused = answer(decide, large).fused
+    reasons = decide.reasons(images, large.head(images))
+    np.testing.assert_allclose(1 / (1 + np.exp(-total(reasons.unseen))), fused.p_unseen, atol=1e-9)
+    last = "bias" if kind == "names alone" else "shown"
+    assert [t.name for t in reasons.unseen][-2:] == [last, "prior"]
+    assert all(t.value.shape == (300,) for t in reasons.unseen)
+    np.testing.assert_allclose(reasons.unseen[-1].product, decide.point.log_odds)
+    for terms, part in ((reasons.among_seen, slice(0, 8)), (reasons.among_unseen, slice(8, None))):
+        logits, within = total(terms), fused.log_probabilities[:, part]
+        np.testing.assert_allclose(logits - logits[:, :1], within - within[:, :1], atol=1e-8)
+
+
+def test_reasons_where_every_class_is_seen(fitted, large):
+    decide = Decider(fitted, large.texts[:8], large.scale, Policy())
+    reasons = decide.reasons(large.test.embeddings, large.head(large.test.embeddings))
+    assert reasons.unseen == reasons.among_unseen == ()
+    assert len(reasons.among_seen) == 4
+
+
+def test_support_terms_are_what_the_images_changed(fitted, large):
+    """The gate's own terms stay those of the answer without the images; merely named classes get nothing."""
+    space = large.space((8, 9, 10), more={8: 3})
+    images = large.test.embeddings
+    plain = Decider(fitted, space.texts, large.scale, Policy(prior=0.2)).reasons(images, large.head(images))
+    decide = Decider(fitted, space.texts, large.scale, Policy(prior=0.2), space.support)
+    reasons = decide.reasons(images, large.head(images))
+    assert [t.name for t in reasons.unseen] == [*(t.name for t in plain.unseen[:-1]), "shown", "prior"]
+    for old, new in zip(plain.unseen[:-1], reasons.unseen, strict=False):
+        assert (old.name, old.weight) == (new.name, new.weight)
+        np.testing.assert_allclose(new.value, old.value, rtol=1e-9)
+    assert [t.name for t in reasons.among_unseen] == ["similarity", "centred", "predicted", "shown"]
+    for old, new in zip(plain.among_unseen, reasons.among_unseen, strict=False):
+        np.testing.assert_allclose(new.value, old.value, rtol=1e-9)
+    added = reasons.among_unseen[-1].product
+    np.testing.assert_allclose(added[:, 1:], 0, atol=1e-9)
+    assert np.abs(added[:, 0]).min() > 1e-3
+
+
+def test_a_class_without_a_name_has_no_text_terms(fitted, large):
+    space = large.space((8,), image_only={11: 5})
+    decide = Decider(fitted, space.texts, large.scale, Policy(), space.support)
+    *texts, support = decide.reasons(large.test.embeddings, large.head(large.test.embeddings)).among_unseen
+    for term in texts:
+        assert term.value.shape == (300, 2)
+        assert not term.value[:, 1].any()
+    assert support.value[:, 1].any()

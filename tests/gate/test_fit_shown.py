@@ -112,7 +112,7 @@ def test_images_of_unseen_classes_help_beyond_their_names(support_world, calibra
     by_images = {7: 4, 8: 4, 9: 4}
     spaces = (
         support_world.space((7, 8, 9), more=by_images),
-        support_world.space(joined=by_images),
+        support_world.space(added=by_images),
         support_world.space(image_only=by_images),
     )
     for space in spaces:

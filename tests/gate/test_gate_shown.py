@@ -73,12 +73,12 @@ def by_hand(e: Evidence, log_odds: float, support_log_odds: float) -> np.ndarray
 
 LAYOUTS = {
     "all kinds": {},
-    "asked for": {"listed": (4, 6), "joined": 0, "bare": 0},
-    "every one asked for": {"listed": (6, 4, 5), "joined": 0, "bare": 0},
-    "joined": {"listed": (), "joined": 2, "bare": 0},
-    "image_only": {"listed": (), "joined": 0, "bare": 3},
-    "no unseen name": {"listed": (), "prompted": 4, "joined": 2, "bare": 1},
-    "no name at all": {"listed": (), "prompted": 4, "joined": 0, "bare": 2},
+    "asked for": {"listed": (4, 6), "added": 0, "bare": 0},
+    "every one asked for": {"listed": (6, 4, 5), "added": 0, "bare": 0},
+    "added": {"listed": (), "added": 2, "bare": 0},
+    "image_only": {"listed": (), "added": 0, "bare": 3},
+    "no unseen name": {"listed": (), "prompted": 4, "added": 2, "bare": 1},
+    "no name at all": {"listed": (), "prompted": 4, "added": 0, "bare": 2},
 }
 EVERY_LAYOUT = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 
@@ -107,7 +107,7 @@ def test_the_documented_prior():
 
 
 def test_names_alone_where_nothing_speaks_for_any_class(draw_support):
-    evidence = draw_support(listed=(), joined=1, bare=0)
+    evidence = draw_support(listed=(), added=1, bare=0)
     parts = ("head", "gda", "similarity", "centered", "predicted", "alignment", "ood_score", "baseline", "located")
     flat = replace(evidence, **{name: np.zeros_like(getattr(evidence, name)) for name in parts})
     flat = replace(flat, head=np.full((20, 4), -np.log(4)))
@@ -119,7 +119,7 @@ def test_names_alone_where_nothing_speaks_for_any_class(draw_support):
 @pytest.mark.parametrize("prompted", [4, 5, 30], ids=["no other name", "one", "many"])
 @pytest.mark.parametrize("size", [1.0, 1e3])
 def test_many_joined_classes_are_each_asked_for_alone(draw_support, prompted, size):
-    evidence = draw_support(9, images=5, listed=(), prompted=prompted, joined=40, bare=2)
+    evidence = draw_support(9, images=5, listed=(), prompted=prompted, added=40, bare=2)
     evidence = replace(evidence, similarity=size * evidence.similarity)
     own = GATE.by_name(evidence, evidence.support, np.full((5, prompted), np.nan))
     share = math.log(2.5 / 4 * (prompted - 4 + 1))
@@ -131,19 +131,19 @@ def test_many_joined_classes_are_each_asked_for_alone(draw_support, prompted, si
 
 # The promise: a class more, or images more, change no ratio between two other classes
 
-PLAIN = {"prompted": (6, 7), "more": {6: 1}, "joined": {8: 2}, "image_only": {9: 3}}
+PLAIN = {"prompted": (6, 7), "more": {6: 1}, "added": {8: 2}, "image_only": {9: 3}}
 CHANGES = {
-    "a joined class more": (10, {"joined": {8: 2, 10: 1}}),
-    "before the other": (10, {"joined": {10: 4, 8: 2}}),
+    "a joined class more": (10, {"added": {8: 2, 10: 1}}),
+    "before the other": (10, {"added": {10: 4, 8: 2}}),
     "a nameless class more": (11, {"image_only": {9: 3, 11: 20}}),
     "photos of a named class": (7, {"more": {6: 1, 7: 4}}),
     "more photos of a named class": (6, {"more": {6: 8}}),
-    "more photos of a joined class": (8, {"joined": {8: 8}}),
+    "more photos of a joined class": (8, {"added": {8: 8}}),
     "more photos of a nameless class": (9, {"image_only": {9: 8}}),
     "no photo of a named class": (6, {"more": {}}),
-    "no joined class": (8, {"joined": {}}),
+    "no joined class": (8, {"added": {}}),
     "no nameless class": (9, {"image_only": {}}),
-    "a name for it": (9, {"joined": {8: 2, 9: 3}, "image_only": {}}),
+    "a name for it": (9, {"added": {8: 2, 9: 3}, "image_only": {}}),
 }
 
 
@@ -189,7 +189,7 @@ def test_other_classes_keep_their_ratios(world, decide, changed, change, balance
 @pytest.mark.parametrize("prompted", [(6, 7), ()], ids=["two names", "none"])
 def test_the_first_shown_class_changes_no_ratio_and_its_removal_brings_all_back(world, decide, prompted):
     plain, p_unseen = decide(world.space(prompted))
-    wider = world.space(prompted, joined={8: 4})
+    wider = world.space(prompted, added={8: 4})
     support, _ = decide(wider)
     kept = [*range(6), *prompted]
     np.testing.assert_allclose(ratios(support, wider.order, kept), ratios(plain, list(kept), kept), rtol=1e-9)
@@ -201,15 +201,15 @@ def test_the_first_shown_class_changes_no_ratio_and_its_removal_brings_all_back(
 def test_images_find_their_class(world, decide):
     """What it is for: those of a shown class that were not shown themselves."""
     rows = (world.test.target == 8) & (np.arange(len(world.test)) >= 6 * 20 + 2 * 20 + 4)
-    for space in (world.space((6, 7), joined={8: 4}), world.space((6, 7), image_only={8: 4})):
+    for space in (world.space((6, 7), added={8: 4}), world.space((6, 7), image_only={8: 4})):
         answer = decide(space)[0].argmax(axis=1)
         assert np.mean(answer[rows] == 8) > 0.6
         assert np.mean(answer[world.test.target < 6] == 8) < 0.15
 
 
 def test_the_order_of_shown_classes_does_not_matter(world, decide):
-    one = world.space((6, 7), more={6: 1, 7: 2}, joined={8: 2, 9: 1}, image_only={10: 2, 11: 3})
-    two = world.space((6, 7), more={7: 2, 6: 1}, joined={9: 1, 8: 2}, image_only={11: 3, 10: 2})
+    one = world.space((6, 7), more={6: 1, 7: 2}, added={8: 2, 9: 1}, image_only={10: 2, 11: 3})
+    two = world.space((6, 7), more={7: 2, 6: 1}, added={9: 1, 8: 2}, image_only={11: 3, 10: 2})
     first, second = decide(one)[0], decide(two)[0]
     columns = [two.order.index(c) for c in one.order]
     np.testing.assert_allclose(second[:, columns], first, atol=1e-9)
@@ -219,7 +219,7 @@ def test_the_order_of_shown_classes_does_not_matter(world, decide):
 
 
 def test_a_joined_class_whose_images_add_nothing_keeps_what_its_name_gives_it(draw_support):
-    evidence = draw_support(2, listed=(), joined=1, bare=0)
+    evidence = draw_support(2, listed=(), added=1, bare=0)
     found = np.exp(SILENT.fuse(evidence).log_probabilities)
     # Asked for beside the other names, as likely beforehand as 2.5 of the 4 seen classes.
     expected = by_name(evidence, list(range(8)), math.log(2.5 / 4 * 4))
@@ -229,14 +229,14 @@ def test_a_joined_class_whose_images_add_nothing_keeps_what_its_name_gives_it(dr
 
 
 def test_named_classes_whose_images_add_nothing_change_nothing(draw_support):
-    evidence = draw_support(3, listed=(6, 4), joined=0, bare=0)
+    evidence = draw_support(3, listed=(6, 4), added=0, bare=0)
     found = SILENT.fuse(evidence)
     np.testing.assert_allclose(np.exp(found.log_probabilities), by_name(evidence, list(range(7))), rtol=1e-10)
     np.testing.assert_allclose(found.without_support, found.log_probabilities, atol=1e-10)
 
 
 def test_a_nameless_class_whose_images_add_nothing_is_as_likely_as_all_others(draw_support):
-    found = np.exp(SILENT.fuse(draw_support(4, listed=(), joined=0, bare=1)).log_probabilities)
+    found = np.exp(SILENT.fuse(draw_support(4, listed=(), added=0, bare=1)).log_probabilities)
     np.testing.assert_allclose(found[:, 7], 0.5, rtol=1e-10)
 
 

@@ -31,7 +31,7 @@ def world(make_world):
 @pytest.fixture
 def space(world):
     """Class 6 and 7 asked for, 7 shown by two images; 8 joined with three."""
-    return world.space((6, 7), more={7: 2}, joined={8: 3})
+    return world.space((6, 7), more={7: 2}, added={8: 3})
 
 
 def predicted_means(world) -> np.ndarray:
@@ -95,7 +95,7 @@ def test_without_a_name_the_images_alone_say_where_a_class_lies(world):
     "other",
     [
         {"prompted": (6, 7)},
-        {"prompted": (6, 7), "more": {6: 3}, "joined": {8: 2}},
+        {"prompted": (6, 7), "more": {6: 3}, "added": {8: 2}},
         {"prompted": (7, 6), "more": {6: 1}, "image_only": {8: 5}},
     ],
     ids=["alone", "beside named", "beside nameless"],
@@ -127,7 +127,7 @@ def test_gather_sums_up():
 
 
 def test_kinds_of_shown_classes(draw_support):
-    support = draw_support(listed=(5, 4), prompted=7, joined=2, bare=3).support
+    support = draw_support(listed=(5, 4), prompted=7, added=2, bare=3).support
     assert support.place.tolist() == [5, 4, 7, 8, 9, 10, 11]
     assert support.has_name.tolist() == [True] * 4 + [False] * 3
     assert support.added.tolist() == [False, False, True, True, False, False, False]
