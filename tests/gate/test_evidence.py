@@ -9,7 +9,7 @@ import pytest
 
 from hybrid.errors import GateError
 from hybrid.gate.episodes import image_folds
-from hybrid.gate.evidence import PER_IMAGE, Scorer, out_of_fold
+from hybrid.gate.evidence import PER_IMAGE, Scorer, out_of_fold, zero_shot_logits
 from hybrid.gate.gaussians import ClassGaussians
 
 SEEN, SCALE = 6, 20.0
@@ -137,6 +137,16 @@ def test_shapes_that_do_not_fit(world, logits, dim):
     assert str(logits) in caught.value.got
     assert "(8, 6)" in caught.value.expected
     assert "10 numbers" in caught.value.expected
+
+
+def test_zero_shot_logits_by_hand():
+    images = np.array([[1, 0], [0.6, 0.8]], dtype=np.float32)
+    classes = np.array([[0, 1], [1, 0], [0.8, 0.6]], dtype=np.float32)
+    found = zero_shot_logits(images, classes, 10.0)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, [[0, 10, 8], [8, 6, 9.6]], rtol=1e-6)
+    assert zero_shot_logits(images[:0], classes, 5.0).shape == (0, 3)
+    assert zero_shot_logits(images, classes[:0], 5.0).shape == (2, 0)
 
 
 # Cross-fitting

@@ -1,20 +1,34 @@
-"""The Gaussians against scipy's densities and scikit-learn's estimators."""
+"""The Gaussian model against scipy's densities and scikit-learn's estimators."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import warnings
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 from sklearn.covariance import LedoitWolf
 from sklearn.covariance import ledoit_wolf as ledoit_wolf_of_scikit_learn
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import Ridge
 
 from hybrid.errors import ArtifactError, GateError
-from hybrid.gate.gaussians import ClassGaussians, Gaussian, ledoit_wolf
+from hybrid.gate.gaussians import (
+    RIDGE,
+    TEXT_WORTH,
+    ClassGaussians,
+    Discriminant,
+    Gaussian,
+    class_sums,
+    ledoit_wolf,
+    posterior_means,
+    predict_means,
+    shrink_to_identity,
+    whitened_directions,
+    whitening_metric,
+)
 
 
 @pytest.fixture
@@ -126,6 +140,41 @@ def test_what_is_strange_is_novel(make_world):
     assert np.median(world.gaussians.ood_score(world.strange)) > np.quantile(seen, 0.95)
 
 
+def test_a_discriminant_is_a_log_density_up_to_a_constant():
+    rng = np.random.default_rng(0)
+    means, rows, half = rng.normal(size=(4, 3)), rng.normal(size=(7, 3)), rng.normal(size=(3, 3))
+    covariance = half @ half.T
+    found = Discriminant.of(means, np.linalg.inv(covariance))(rows.astype(np.float32))
+    expected = np.stack([multivariate_normal(mean, covariance).logpdf(rows) for mean in means], axis=1)
+    np.testing.assert_allclose(found - found[:, :1], expected - expected[:, :1], rtol=1e-4, atol=1e-4)
+
+
+def test_shrinkage_to_the_identity_by_hand():
+    found = shrink_to_identity(np.array([[4.0, 1.0], [1.0, 2.0]]), 0.5)
+    np.testing.assert_allclose(found, [[3.5, 0.5], [0.5, 2.5]])
+    np.testing.assert_allclose(shrink_to_identity(np.diag([4.0, 2.0])), np.diag([3.7, 2.3]))
+
+
+def test_whitening_by_a_square_root():
+    """Directions of unit length in the space that a root of the metric spans."""
+    rng = np.random.default_rng(0)
+    half = rng.normal(size=(5, 5))
+    covariance, vectors = half @ half.T, rng.normal(size=(3, 5))
+    blend = 0.1 * covariance / np.mean(np.diag(covariance)) + 0.9 * np.eye(5)
+    metric = whitening_metric(covariance)
+    np.testing.assert_allclose(metric @ blend, np.eye(5), atol=1e-12)
+    root = np.linalg.cholesky(metric)
+    turned = vectors @ root
+    expected = turned / np.linalg.norm(turned, axis=1, keepdims=True) @ root.T
+    np.testing.assert_allclose(whitened_directions(vectors, metric), expected, rtol=1e-10)
+    np.testing.assert_array_equal(whitened_directions(np.zeros((1, 5)), metric), np.zeros((1, 5)))
+
+
+def test_class_sums_by_hand():
+    found = class_sums(np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), np.array([2, 0, 2]), 4)
+    np.testing.assert_array_equal(found, [[3, 4], [0, 0], [6, 8], [0, 0]])
+
+
 def test_squared_distance_by_hand():
     gaussian = Gaussian(np.array([1.0, 2.0]), np.array([[4.0, 0.0], [0.0, 0.25]]))
     found = gaussian.squared_distance(np.array([[3.0, 2.0], [1.0, 3.0], [1.0, 2.0]], dtype=np.float32))
@@ -133,33 +182,15 @@ def test_squared_distance_by_hand():
     assert found.dtype == np.float64
 
 
-FRESH = """
-import sys
-from pathlib import Path
-import numpy as np
-from hybrid.gate.gaussians import ClassGaussians
-gaussians = ClassGaussians.load(Path(sys.argv[1]))
-photos = np.load(sys.argv[2])
-np.savez(sys.argv[3], logits=gaussians.logits(photos), ood_score=gaussians.ood_score(photos), counts=gaussians.counts)
-"""
-
-
-def test_a_fresh_process_says_the_same(make_world, gaussians, tmp_path):
+def test_what_was_saved_says_the_same(make_world, gaussians, tmp_path):
     test = make_world().test.embeddings
     gaussians.save(tmp_path / "memory.safetensors")
-    np.save(tmp_path / "photos.npy", test)
-    command = [
-        sys.executable,
-        "-c",
-        FRESH,
-        *(tmp_path / name for name in ("memory.safetensors", "photos.npy", "o.npz")),
-    ]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = np.load(tmp_path / "o.npz")
-    np.testing.assert_allclose(found["logits"], gaussians.logits(test), rtol=1e-4, atol=1e-3)
-    np.testing.assert_allclose(found["ood_score"], gaussians.ood_score(test), rtol=1e-3, atol=1e-3)
-    assert found["counts"].tolist() == gaussians.counts.tolist()
+    names = {"means", "within", "background_mean", "background_covariance", "counts"}
+    assert set(load_file(tmp_path / "memory.safetensors")) == names
+    found = ClassGaussians.load(tmp_path / "memory.safetensors")
+    np.testing.assert_allclose(found.logits(test), gaussians.logits(test), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(found.ood_score(test), gaussians.ood_score(test), rtol=1e-3, atol=1e-3)
+    assert found.counts.tolist() == gaussians.counts.tolist()
 
 
 def test_half_precision_embeddings_are_scored_in_double(make_world, gaussians):
@@ -203,3 +234,94 @@ def test_files_that_cannot_be_read(gaussians, tmp_path, damage):
     with pytest.raises(ArtifactError, match=r"memory\.safetensors is missing or damaged") as caught:
         ClassGaussians.load(file)
     assert caught.value.fix == "hybrid train-head"
+
+
+# Class means
+
+CLASSES = 9
+
+
+@pytest.fixture(params=[5, 6, 12], ids=["long", "square", "wide"])
+def drawn(request):
+    """Texts, means with NaN where nobody may look, and which six are known: in mixed order."""
+    dim = request.param
+    rng = np.random.default_rng(0)
+    known = np.array([1, 0, 1, 1, 0, 1, 1, 0, 1], bool)
+    texts = rng.normal(size=(CLASSES, dim)) + 3
+    means = np.where(known[:, None], rng.normal(size=(CLASSES, dim)) + 0.3 * texts, np.nan)
+    return texts, means, known
+
+
+def test_the_constants():
+    assert (RIDGE, TEXT_WORTH) == (1.0, 1.0)
+
+
+def fit_ridge(texts: np.ndarray, means: np.ndarray, rows: np.ndarray, all_known: np.ndarray, slope: float):
+    """Ridge on some classes; center and strength are those of all known ones."""
+    centered = texts - texts[all_known].mean(axis=0)
+    strength = np.mean([text @ text for text in centered[all_known]])
+    ridge = Ridge(alpha=strength, fit_intercept=False, solver="cholesky")
+    return ridge.fit(centered[rows], means[rows] - slope * centered[rows]).predict(centered) + slope * centered
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.3, -1.0])
+def test_it_is_scikit_learns_ridge_on_the_residual(drawn, slope):
+    """Leaving each class out is a refit; classes without a mean stay as they are."""
+    texts, means, known = drawn
+    given = [part.copy() for part in drawn]
+    plain = predict_means(texts, means, known, slope=slope)
+    found = predict_means(texts, means, known, slope=slope, without_own=True)
+    np.testing.assert_allclose(plain, fit_ridge(texts, means, known, known, slope), rtol=1e-9, atol=1e-12)
+    for c in range(CLASSES):
+        rows = known & (np.arange(CLASSES) != c)
+        expected = fit_ridge(texts, means, rows, known, slope)[c]
+        np.testing.assert_allclose(found[c], expected, rtol=1e-9, atol=1e-12)
+        assert np.allclose(found[c], plain[c]) == (not known[c])
+    for before, after in zip(given, drawn, strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_a_class_does_not_see_its_own_mean(drawn):
+    texts, means, known = drawn
+    moved = means.copy()
+    moved[3] += 100
+    before, after = (predict_means(texts, m, known, slope=0.3, without_own=True) for m in (means, moved))
+    np.testing.assert_allclose(after[3], before[3], rtol=1e-9)
+    assert np.abs(after[2] - before[2]).max() > 1
+
+
+@pytest.mark.parametrize("without_own", [False, True])
+@pytest.mark.parametrize("slope", [0.0, 0.5])
+def test_one_known_class_teaches_nothing(drawn, slope, without_own):
+    """Its centered text is nought: only the slope is left."""
+    texts, means, _ = drawn
+    known = np.arange(CLASSES) == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = predict_means(texts, means, known, slope=slope, without_own=without_own)
+        alone = predict_means(texts[2:3], means[2:3], known[2:3], slope=slope, without_own=without_own)
+    np.testing.assert_allclose(found, slope * (texts - texts[2]), atol=1e-12)
+    np.testing.assert_allclose(alone, np.zeros_like(texts[:1]), atol=1e-12)
+
+
+@pytest.mark.parametrize("without_own", [False, True])
+def test_known_classes_of_one_text(drawn, without_own):
+    texts, means, known = drawn
+    found = predict_means(np.broadcast_to(texts[0], texts.shape), means, known, without_own=without_own)
+    np.testing.assert_allclose(found, 0, atol=1e-12)
+
+
+def test_another_unknown_class_changes_no_prediction(drawn):
+    texts, means, known = drawn
+    fewer = predict_means(texts[:7], means[:7], known[:7], slope=0.3)
+    rows = np.r_[0:7, 7]
+    more = predict_means(texts[rows], means[rows], known[rows], slope=0.3)
+    np.testing.assert_allclose(more[:7], fewer, rtol=1e-10)
+
+
+def test_posterior_means_by_hand():
+    predicted = np.array([[1.0, 0.0], [4.0, 4.0], [9.0, 9.0], [7.0, -7.0]])
+    sums = np.array([[3.0, 3.0], [0.0, 0.0], [2.0, 6.0], [1.0, 2.0]])
+    # One imaginary image and three; two imaginary ones alone; no imaginary one; half a one and one.
+    found = posterior_means(predicted, np.array([1.0, 2.0, 0.0, 0.5]), sums, np.array([3, 0, 4, 1]))
+    np.testing.assert_allclose(found, [[1.0, 0.75], [4, 4], [0.5, 1.5], [3.0, -1.0]])
