@@ -1,4 +1,4 @@
-"""The weights of shown classes against a search over the NLL of the whole label space."""
+"""The weights of support images against a search over the NLL of the whole label space."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def support_loss(weights: np.ndarray, prior: np.ndarray, episodes: list[Labeled]
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_the_shown_weights_are_at_the_minimum_of_the_whole_nll(calibration, named):
+def test_the_weights_are_at_the_minimum_of_the_whole_nll(calibration, named):
     chosen = [list(part)[::4] for part in (calibration.named, calibration.image_only)]
     found = fit_support(PLAIN_GATE, *chosen).support
     prior = SupportGate()
@@ -76,7 +76,7 @@ def test_the_shown_weights_are_at_the_minimum_of_the_whole_nll(calibration, name
     assert {getattr(getattr(found, kind), name) for name in rest} == {0.0}
 
 
-def test_gradients_of_the_shown_weights(calibration, searches):
+def test_gradients(calibration, searches):
     fit_support(PLAIN_GATE, calibration.named[:6], calibration.image_only[:6])
     assert len(searches) == 2
     for loss, start, bounds, _ in searches:
@@ -120,11 +120,13 @@ def test_images_of_unseen_classes_help_beyond_their_names(support_world, calibra
         assert nll(space, seen) < nll(names, seen)
 
 
-def test_an_episode_without_shown_classes_cannot_fit_what_images_add(calibration):
-    with pytest.raises(GateError, match="without support images"):
-        fit_support(PLAIN_GATE, calibration.episodes, calibration.image_only)
-    with pytest.raises(GateError, match="without support images"):
-        fit_support(PLAIN_GATE, calibration.named, calibration.episodes)
+def test_an_episode_without_support_images_cannot_fit_what_they_add(calibration):
+    for named, image_only in (
+        (calibration.episodes, calibration.image_only),
+        (calibration.named, calibration.episodes),
+    ):
+        with pytest.raises(GateError, match="without support images"):
+            fit_support(PLAIN_GATE, named, image_only)
 
 
 @pytest.mark.parametrize("named", [True, False])

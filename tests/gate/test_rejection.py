@@ -1,4 +1,4 @@
-"""The rejector against plain entropies, sorted lists and strangers that it was not fitted on."""
+"""The rejector against plain entropies, sorted lists and unknown classes that it was not fitted on."""
 
 from __future__ import annotations
 
@@ -24,38 +24,24 @@ REJECTOR = Rejector(bias=-2.0, text=0.3, entropy=-0.7, unknown=tuple((np.arange(
 GATE = Gate(unseen=UnseenWeights(similarity=0.4, centered=0.5, predicted=0.2))
 
 
-@pytest.mark.parametrize("shift", [0.0, 1.5])
-def test_p_known_by_hand(draw_evidence, shift):
-    evidence = draw_evidence(0)
-    found = REJECTOR.p_known(GATE, evidence, shift)
-    answer = np.exp(GATE.fuse(evidence, shift).log_probabilities)
-    for row in range(20):
-        text = max(
-            0.4 * evidence.similarity[row, c] + 0.5 * evidence.centered[row, c] + 0.2 * evidence.predicted[row, c]
-            for c in range(7)
-        )
-        odds = -2.0 + 0.3 * text - 0.7 * entropy(answer[row])
-        assert found[row] == pytest.approx(1 / (1 + math.exp(-odds)), rel=1e-9)
-
-
 @pytest.mark.parametrize("odds", [(0.0, 0.0), (1.5, -0.7)])
-def test_p_known_with_shown_classes_by_hand(draw_support, odds):
-    """Known by the images of a class without a name, or else as without any images, by all names."""
-    evidence = draw_support(0)
-    found = REJECTOR.p_known(GATE, evidence, *odds)
-    by_name = REJECTOR.p_known(GATE, replace(evidence, support=None), odds[0])
-    answer = np.exp(GATE.fuse(evidence, *odds).log_probabilities)
+def test_p_known_by_hand(draw_support, odds):
+    """Known by the text and the entropy of the answer by all names, or else by the images of image-only classes."""
+    whole = draw_support(0)
+    evidence = replace(whole, support=None)
+    by_name, found = REJECTOR.p_known(GATE, evidence, odds[0]), REJECTOR.p_known(GATE, whole, *odds)
+    text = 0.4 * evidence.similarity + 0.5 * evidence.centered + 0.2 * evidence.predicted
+    plain, answer = (np.exp(GATE.fuse(e, *odds).log_probabilities) for e in (evidence, whole))
     for row in range(20):
+        log_odds = -2.0 + 0.3 * max(text[row]) - 0.7 * entropy(plain[row])
+        assert by_name[row] == pytest.approx(1 / (1 + math.exp(-log_odds)), rel=1e-9)
         image_only = sum(answer[row, place] for place in (9, 10))
         assert found[row] == pytest.approx(image_only + (1 - image_only) * by_name[row], rel=1e-9)
     assert (found > by_name).all()
-
-
-def test_images_of_named_classes_make_no_image_better_known(draw_support):
-    """They say which class is the likelier one, not whether it is any: strangers would pass by them."""
-    evidence = draw_support(0, bare=0)
-    by_name = REJECTOR.p_known(GATE, replace(evidence, support=None))
-    np.testing.assert_array_equal(REJECTOR.p_known(GATE, evidence), by_name)
+    # Those of named classes say which class is the likelier one, not whether it is any.
+    named = draw_support(0, bare=0)
+    expected = REJECTOR.p_known(GATE, replace(named, support=None), odds[0])
+    np.testing.assert_array_equal(REJECTOR.p_known(GATE, named, *odds), expected)
 
 
 def test_images_of_a_class_without_a_name_are_known_by_them(fitted, large):
@@ -89,7 +75,7 @@ def test_signs_are_bounded(fitted, large):
     assert found.entropy <= 0
 
 
-def test_it_knows_strangers_it_was_not_fitted_on(fitted, large):
+def test_it_rejects_classes_that_it_was_not_fitted_on(fitted, large):
     images = np.concatenate([large.test.embeddings, large.strange])
     evidence = large.scorer(images, large.head(images))
     known = np.arange(len(images)) < len(large.test)
@@ -198,8 +184,8 @@ def test_episodes_that_hold_out_one_class_leave_none_unnamed(make_world):
         fit_rejector(GATE, episodes)
 
 
-def test_no_name_that_fits_is_stranger_than_one_that_does(fitted, large):
-    """Taking the image's own class out of the list lowers p(known)."""
+def test_a_missing_name_lowers_p_known(fitted, large):
+    """That of the image's own class."""
     images = large.test.embeddings[large.test.target == 9]
     kept = [c for c in range(12) if c != 9]
     without = Scorer(large.gaussians, large.texts[kept], large.scale)(images, large.head(images))

@@ -1,4 +1,4 @@
-"""What images of shown classes say, against scipy's Gaussians; what they add, against plain numbers."""
+"""What support images say, against scipy's Gaussians; what they add, against plain numbers."""
 
 from __future__ import annotations
 
@@ -28,12 +28,6 @@ def world(make_world):
     return make_world()
 
 
-@pytest.fixture
-def space(world):
-    """Class 6 and 7 asked for, 7 shown by two images; 8 joined with three."""
-    return world.space((6, 7), more={7: 2}, added={8: 3})
-
-
 def predicted_means(world) -> np.ndarray:
     """Where texts say that the images of all nine classes lie."""
     centered = world.texts - world.texts[:SEEN].mean(axis=0)
@@ -50,45 +44,27 @@ def log_density(world, images: np.ndarray, mean: np.ndarray) -> np.ndarray:
     return multivariate_normal(mean, covariance).logpdf(images)
 
 
-def relative(scores: np.ndarray) -> np.ndarray:
-    """A constant an image does not count."""
-    return scores - scores[:, :1]
-
-
-def test_located_is_a_gaussian_at_the_predicted_mean(world):
-    images = world.test.embeddings
-    expected = np.column_stack([log_density(world, images, mean) for mean in predicted_means(world)])
-    found = Likelihood(world.gaussians, world.texts).located(images)
-    np.testing.assert_allclose(relative(found), relative(expected), rtol=1e-7, atol=1e-7)
-
-
-def test_all_three_leave_out_the_same_constant(world, space):
-    images = world.test.embeddings
-    likelihood = Likelihood(world.gaussians, space.texts)
-    means = predicted_means(world)
-    located, baseline = likelihood.located(images), likelihood.baseline(images)
-    constant = log_density(world, images, means[6]) - located[:, 6]
-    seen = [np.exp(log_density(world, images, mean)) for mean in world.gaussians.means]
-    np.testing.assert_allclose(baseline + constant, np.log(np.mean(seen, axis=0)), rtol=1e-8)
-    evidence = likelihood(images, space.support)
-    for column, label in enumerate((7, 8)):
-        own = world.test.embeddings[world.test.target == label][: (2, 3)[column]]
-        # One imaginary image where the text says.
-        mean = (means[label] + own.sum(axis=0)) / (1 + len(own))
-        found = evidence.likelihood[:, column] + constant
-        np.testing.assert_allclose(found, log_density(world, images, mean), rtol=1e-8)
-
-
-def test_without_a_name_the_images_alone_say_where_a_class_lies(world):
-    space = world.space((6,), image_only={7: 1, 8: 4})
-    images = world.test.embeddings
-    likelihood = Likelihood(world.gaussians, space.texts)
-    constant = log_density(world, images, predicted_means(world)[6]) - likelihood.located(images)[:, 6]
-    found = likelihood(images, space.support)
-    for column, (label, count) in enumerate(((7, 1), (8, 4))):
-        mean = images[world.test.target == label][:count].mean(axis=0)
-        expected = log_density(world, images, mean)
-        np.testing.assert_allclose(found.likelihood[:, column] + constant, expected, rtol=1e-8)
+def test_all_leave_out_the_same_constant(world):
+    """Class 6 and 7 are prompted, 7 has two support images; 8 is added with three, or image-only."""
+    images, means = world.test.embeddings, predicted_means(world)
+    for space, named in (
+        (world.space((6, 7), more={7: 2}, added={8: 3}), True),
+        (world.space((6, 7), more={7: 2}, image_only={8: 3}), False),
+    ):
+        likelihood = Likelihood(world.gaussians, space.texts)
+        located, baseline = likelihood.located(images), likelihood.baseline(images)
+        expected = np.column_stack([log_density(world, images, mean) for mean in means[: 8 + named]])
+        constant = expected[:, 6] - located[:, 6]
+        np.testing.assert_allclose(located + constant[:, None], expected, rtol=1e-7, atol=1e-7)
+        seen = [np.exp(log_density(world, images, mean)) for mean in world.gaussians.means]
+        np.testing.assert_allclose(baseline + constant, np.log(np.mean(seen, axis=0)), rtol=1e-8)
+        evidence = likelihood(images, space.support)
+        for column, (label, count, by_text) in enumerate(((7, 2, 1), (8, 3, int(named)))):
+            own = images[world.test.target == label][:count]
+            # One imaginary image where the text says.
+            mean = (by_text * means[label] + own.sum(axis=0)) / (by_text + count)
+            found = evidence.likelihood[:, column] + constant
+            np.testing.assert_allclose(found, log_density(world, images, mean), rtol=1e-8)
 
 
 @pytest.mark.parametrize(
@@ -98,9 +74,9 @@ def test_without_a_name_the_images_alone_say_where_a_class_lies(world):
         {"prompted": (6, 7), "more": {6: 3}, "added": {8: 2}},
         {"prompted": (7, 6), "more": {6: 1}, "image_only": {8: 5}},
     ],
-    ids=["alone", "beside named", "beside nameless"],
+    ids=["alone", "beside named", "beside image-only"],
 )
-def test_nothing_depends_on_other_shown_classes(world, other):
+def test_nothing_depends_on_other_support_classes(world, other):
     images = world.test.embeddings
 
     def of_class_7(**parts) -> tuple[np.ndarray, np.ndarray]:
@@ -126,7 +102,7 @@ def test_gather_sums_up():
         np.testing.assert_allclose(total, [math.fsum(column) for column in own.T.astype(float)], rtol=1e-12)
 
 
-def test_kinds_of_shown_classes(draw_support):
+def test_kinds_of_support_classes(draw_support):
     support = draw_support(listed=(5, 4), prompted=7, added=2, bare=3).support
     assert support.place.tolist() == [5, 4, 7, 8, 9, 10, 11]
     assert support.has_name.tolist() == [True] * 4 + [False] * 3
