@@ -52,6 +52,10 @@ class PromptSet:
     def __post_init__(self) -> None:
         _check_distinct([(cls.name, repr(cls.name)) for cls in self.classes], "The classes")
 
+    def __repr__(self) -> str:
+        few = len(self.classes) <= 3
+        return f"PromptSet({', '.join(map(repr, self.names)) if few else f'{len(self.classes)} classes'})"
+
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the classes, in order."""
