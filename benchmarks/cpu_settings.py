@@ -24,13 +24,13 @@ def measure(backbone: str, precision: str, what: str) -> float:
     """Images per second of a training step (last two stages unfrozen) or a forward pass, median of repeats."""
     import torch
 
-    from hybrid.config import HeadSettings
+    from hybrid.config import ModelSettings
     from hybrid.device import Compute
     from hybrid.heads.nets.backbone import build_model
     from hybrid.heads.training.stages import freeze
 
     compute = Compute("cpu", precision, "benchmark")
-    model = build_model(HeadSettings(backbone=backbone, pretrained=False), 50).to(memory_format=torch.channels_last)
+    model = build_model(ModelSettings(backbone=backbone, pretrained=False), 50).to(memory_format=torch.channels_last)
     freeze(model, "2")
     model.train(what == "train")
     images = torch.randn(IMAGES, 3, SIZE, SIZE).to(memory_format=torch.channels_last)

@@ -139,7 +139,7 @@ def with_head(classifier: FittedClassifier, setup: Setup) -> FittedClassifier:
     from hybrid.labels.space import join
 
     recipe = HeadSettings(backbone=HEAD, pretrained=False)
-    model = build_model(recipe, len(setup.names), load_weights=False)
+    model = build_model(recipe.model, len(setup.names), load_weights=False)
     head = BackboneHead(model, setup.names, recipe, resolve(setup.device))
     return replace(classifier, head=head, space=join(setup.names, None), state=None)
 

@@ -5,21 +5,29 @@ from __future__ import annotations
 import difflib
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import msgspec
-import msgspec.structs
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
+from msgspec.structs import fields
 
 from hybrid.errors import ConfigError
 
-Fraction = Annotated[float, Meta(ge=0.0, lt=1.0)]
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+BelowOne = Annotated[float, Meta(ge=0.0, lt=1.0)]
+OpenShare = Annotated[float, Meta(gt=0.0, lt=1.0)]
+PositiveShare = Annotated[float, Meta(gt=0.0, le=1.0)]
 Positive = Annotated[float, Meta(gt=0.0)]
+NotNegative = Annotated[float, Meta(ge=0.0)]
 Count = Annotated[int, Meta(ge=1)]
+Size = Annotated[int, Meta(ge=0)]
 Regions = Literal["none", "slic", "tiles"]
 S = TypeVar("S", bound=Struct)
+
+# Another spelling of a key that recipes and runs keep.
+SYNONYMS = {"color_jitter": "colour_jitter"}
 
 
 class EncoderSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,76 +49,44 @@ class EncoderSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
 
 
-class HeadSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The training recipe of a head. Every field is a key of a recipe TOML and of ``--set KEY=VALUE``.
-
-    Defaults are the recipe of the field report that started the project; rates the report does not give
-    (learning rates, dropout, strength of the augmentations) are ours.
+class GeneralSettings(Struct, frozen=True, kw_only=True):
+    """What a recipe is; these fields are attributes of `HeadSettings` itself.
 
     Attributes
     ----------
     description : str
         What the recipe is, in one line.
-    kind : {"backbone", "linear"}
-        A fine-tuned timm backbone, or logistic regression on the cached CLIP embeddings.
+    kind : str
+        A kind of head that `hybrid.heads.registry` knows: ``backbone`` (a fine-tuned timm network) or ``linear``
+        (logistic regression on the cached CLIP embeddings).
+    folds : int
+        Above 1: k-fold cross-validation over the training images; the head is the ensemble of the k networks.
+    mixed_precision : str
+        ``auto``: fp16 on CUDA, bf16 where native.
+    """
+
+    description: str = ""
+    kind: str = "backbone"
+    folds: Count = 1
+    mixed_precision: Literal["auto", "off", "bf16", "fp16"] = "auto"
+
+
+class ModelSettings(Struct, frozen=True, kw_only=True):
+    """The network and its input: all that is needed to use a trained one.
+
+    Attributes
+    ----------
     backbone, backbone_weights, pretrained, backbone_args
         timm model name; local weights file; whether to load timm's pretrained weights; keyword arguments of
         ``timm.create_model``.
     image_size, mean, std, crop_pct
         Input in pixels and its normalization; None takes what timm knows of the weights.
-    unfreeze : str
-        ``"all"``, ``"none"``, or how many last stages train.
-    unfreeze_every : int
-        Progressive unfreezing: the classifier alone first, then one stage more every so many epochs; 0: all at once.
     freeze_norms : bool
         Keep batch norms of the pretrained backbone in eval mode: small batches would spoil their statistics.
-    lora_rank, lora_alpha, lora_dropout
-        Low-rank adapters on the backbone's linear layers and ungrouped convolutions instead of its own weights;
-        rank 0: none.
     hidden, dropout, activation
         Width of the classifier's hidden layer (0: one linear layer), its two dropout rates, its non-linearity.
-    reconstruction : float
-        Weight of the reconstruction error in the loss, for a backbone that is an autoencoder.
-    optimizer, momentum, learning_rate, backbone_rate, layer_decay, weight_decay, clip_grad
-        Any optimizer of timm's factory; the backbone's rate is ``learning_rate * backbone_rate``, times
-        ``layer_decay`` once for each layer below its last; largest gradient norm, None for any.
-    schedule, warmup_epochs, decay_epochs, decay_rate
-        ``step``: times `decay_rate` every `decay_epochs`; ``plateau``: when the validation loss has not fallen for
-        `decay_epochs`. ``cosine`` and ``step`` warm up.
-    label_smoothing : float
-        Share of the target that is spread over all classes in training; validation is not smoothed.
-    epochs, batch_size, workers
-        At most so many epochs; images in a batch of each process; loader processes (they change no figure).
-    balanced_sampling : bool
-        Draw images so that every class comes as often.
-    crop_scale, flip, rotation, color_jitter
-        Smallest share of the area that a random crop keeps; probability of a mirror image; degrees; strength.
-    mixed_precision, patience, monitor
-        ``auto``: fp16 on CUDA, bf16 where native; epochs without a better one before the training stops; what counts
-        as better, validation loss or mean per-class accuracy.
-    val_fraction, seed
-        Share of the labeled images held out where no split ``val`` is named; of that cut and of the training.
-    mixup, cutmix : float
-        Alpha of the Beta distribution that a pair's share is drawn from; 0: off.
-    random_erasing : float
-        Probability that a patch of a training image is erased.
-    auto_augment : str or None
-        A policy of timm's, such as ``rand-m9-mstd0.5``.
-    ema_decay : float or None
-        Validate and keep an exponential moving average of the weights.
-    folds : int
-        Above 1: k-fold cross-validation over the training images; the head is the ensemble of the k networks.
-    regions, region_count
-        Classify segments (``slic``) or ``tiles`` of each image too, and average the votes.
-    l2_c : float or None
-        Inverse L2 strength of the linear head; None chooses it by validation NLL.
-    gate_folds : {"memory", "frozen", "fine-tuned"}
-        What the gate's fit asks for the head's doubt: nothing (the labeled images' embeddings stand in), heads on
-        frozen features trained without some classes, or the recipe trained again without them.
     """
 
-    description: str = ""
-    kind: Literal["backbone", "linear"] = "backbone"
     backbone: str = "convnext_tiny"
     backbone_weights: str | None = None
     pretrained: bool = True
@@ -118,60 +94,248 @@ class HeadSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     image_size: Annotated[int, Meta(ge=16)] = 224
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
-    crop_pct: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
-    unfreeze: Annotated[str, Meta(pattern=r"^(all|none|\d+)$")] = "2"
-    unfreeze_every: Annotated[int, Meta(ge=0)] = 0
+    crop_pct: PositiveShare | None = None
     freeze_norms: bool = True
-    lora_rank: Annotated[int, Meta(ge=0)] = 0
-    lora_alpha: Positive = 16.0
-    lora_dropout: Fraction = 0.0
-    hidden: Annotated[int, Meta(ge=0)] = 512
-    dropout: tuple[Fraction, Fraction] = (0.3, 0.3)
+    hidden: Size = 512
+    dropout: tuple[BelowOne, BelowOne] = (0.3, 0.3)
     activation: Literal["relu", "leaky_relu", "gelu"] = "relu"
-    reconstruction: Annotated[float, Meta(ge=0.0)] = 0.0
-    label_smoothing: Fraction = 0.2
+
+
+class FinetuneSettings(Struct, frozen=True, kw_only=True):
+    """Which of the backbone's weights train, and from when on.
+
+    Attributes
+    ----------
+    unfreeze : str
+        ``"all"``, ``"none"``, or how many last stages train.
+    unfreeze_every : int
+        Progressive unfreezing: the classifier alone first, then one stage more every so many epochs; 0: all at once.
+    lora_rank, lora_alpha, lora_dropout
+        Low-rank adapters on the backbone's linear layers and ungrouped convolutions instead of its own weights;
+        rank 0: none.
+    """
+
+    unfreeze: Annotated[str, Meta(pattern=r"^(all|none|\d+)$")] = "2"
+    unfreeze_every: Size = 0
+    lora_rank: Size = 0
+    lora_alpha: Positive = 16.0
+    lora_dropout: BelowOne = 0.0
+
+
+class OptimSettings(Struct, frozen=True, kw_only=True):
+    """How the weights are updated.
+
+    Attributes
+    ----------
+    optimizer, momentum, learning_rate, weight_decay
+        Any optimizer of timm's factory.
+    backbone_rate, layer_decay
+        The backbone's rate is ``learning_rate * backbone_rate``, times ``layer_decay`` once for each layer below its
+        last.
+    clip_grad : float or None
+        Largest gradient norm, None for any.
+    ema_decay : float or None
+        Validate and keep an exponential moving average of the weights.
+    """
+
     optimizer: str = "adamw"
-    momentum: Fraction = 0.9
+    momentum: BelowOne = 0.9
     learning_rate: Positive = 1e-3
-    backbone_rate: Annotated[float, Meta(gt=0.0, description="times learning_rate")] = 0.1
-    layer_decay: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
-    weight_decay: Annotated[float, Meta(ge=0.0)] = 1e-3
+    backbone_rate: Positive = 0.1
+    layer_decay: PositiveShare | None = None
+    weight_decay: NotNegative = 1e-3
     clip_grad: Positive | None = None
-    schedule: Literal["cosine", "step", "plateau", "none"] = "cosine"
-    warmup_epochs: Annotated[int, Meta(ge=0)] = 1
+    ema_decay: OpenShare | None = None
+
+
+class ScheduleSettings(Struct, frozen=True, kw_only=True):
+    """How the learning rate changes, and when the training ends.
+
+    Attributes
+    ----------
+    kind, warmup_epochs, decay_epochs, decay_rate
+        Key ``schedule``. ``step``: times `decay_rate` every `decay_epochs`; ``plateau``: when the validation loss has
+        not fallen for `decay_epochs`. ``cosine`` and ``step`` warm up.
+    epochs, patience : int
+        At most so many epochs; epochs without a better one before the training stops.
+    monitor : str
+        What counts as better: validation loss, or mean per-class accuracy.
+    """
+
+    kind: Literal["cosine", "step", "plateau", "none"] = field(default="cosine", name="schedule")
+    warmup_epochs: Size = 1
     decay_epochs: Count = 1
-    decay_rate: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.5
+    decay_rate: OpenShare = 0.5
     epochs: Count = 20
-    batch_size: Annotated[int, Meta(ge=2)] = 32
-    balanced_sampling: bool = True
-    crop_scale: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.7
-    flip: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.5
-    rotation: Annotated[float, Meta(ge=0.0, le=180.0)] = 10.0
-    colour_jitter: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.2
-    auto_augment: str | None = None
-    random_erasing: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
-    mixup: Annotated[float, Meta(ge=0.0)] = 0.0
-    cutmix: Annotated[float, Meta(ge=0.0)] = 0.0
-    ema_decay: Annotated[float, Meta(gt=0.0, lt=1.0)] | None = None
-    folds: Count = 1
-    regions: Regions = "none"
-    region_count: Annotated[int, Meta(ge=2, le=64)] = 9
-    mixed_precision: Literal["auto", "off", "bf16", "fp16"] = "auto"
     patience: Count = 3
     monitor: Literal["loss", "accuracy"] = "loss"
-    val_fraction: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.15
-    l2_c: Positive | None = None
-    gate_folds: Literal["memory", "frozen", "fine-tuned"] = "memory"
+
+
+class LossSettings(Struct, frozen=True, kw_only=True):
+    """What the training minimizes.
+
+    Attributes
+    ----------
+    label_smoothing : float
+        Share of the target that is spread over all classes in training; validation is not smoothed.
+    reconstruction : float
+        Weight of the reconstruction error, for a backbone that is an autoencoder.
+    mixup, cutmix : float
+        Alpha of the Beta distribution that a pair's share is drawn from; 0: off.
+    """
+
+    label_smoothing: BelowOne = 0.2
+    reconstruction: NotNegative = 0.0
+    mixup: NotNegative = 0.0
+    cutmix: NotNegative = 0.0
+
+
+class AugmentSettings(Struct, frozen=True, kw_only=True):
+    """How training images differ from one epoch to the next.
+
+    Attributes
+    ----------
+    crop_scale, flip, rotation, color_jitter
+        Smallest share of the area that a random crop keeps; probability of a mirror image; degrees; strength (key
+        ``colour_jitter``).
+    auto_augment : str or None
+        A policy of timm's, such as ``rand-m9-mstd0.5``.
+    random_erasing : float
+        Probability that a patch of a training image is erased.
+    """
+
+    crop_scale: PositiveShare = 0.7
+    flip: Share = 0.5
+    rotation: Annotated[float, Meta(ge=0.0, le=180.0)] = 10.0
+    color_jitter: Share = field(default=0.2, name="colour_jitter")
+    auto_augment: str | None = None
+    random_erasing: Share = 0.0
+
+
+class DataSettings(Struct, frozen=True, kw_only=True):
+    """Which images come when.
+
+    Attributes
+    ----------
+    batch_size, workers : int
+        Images in a batch of each process; loader processes (they change no figure).
+    balanced_sampling : bool
+        Draw images so that every class comes as often.
+    val_fraction, seed
+        Share of the labeled images held out where no split ``val`` is named; of that cut and of the training.
+    """
+
+    batch_size: Annotated[int, Meta(ge=2)] = 32
+    balanced_sampling: bool = True
+    val_fraction: OpenShare = 0.15
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
-    workers: Annotated[int, Meta(ge=0)] = 2
+    workers: Size = 2
+
+
+class RegionSettings(Struct, frozen=True, kw_only=True):
+    """Keys ``regions`` and ``region_count``: segments (``slic``) or ``tiles`` that are classified too, with a vote."""
+
+    method: Regions = field(default="none", name="regions")
+    count: Annotated[int, Meta(ge=2, le=64)] = field(default=9, name="region_count")
+
+
+class LinearSettings(Struct, frozen=True, kw_only=True):
+    """Of the linear head: its inverse L2 strength; None chooses it by validation NLL."""
+
+    l2_c: Positive | None = None
+
+
+class GateSettings(Struct, frozen=True, kw_only=True):
+    """Key ``gate_folds``: how the gate's fit learns what the head says of classes that it was not trained on.
+
+    ``memory``: not at all, the labeled images' embeddings stand in; ``frozen``: from heads on frozen features trained
+    without some classes; ``fine-tuned``: from the recipe trained again without them.
+    """
+
+    folds: Literal["memory", "frozen", "fine-tuned"] = field(default="memory", name="gate_folds")
+
+
+class HeadSettings:
+    """The training recipe of a head: one group of settings for each part of the training.
+
+    Written and read flat, a group's fields side by side: ``HeadSettings(epochs=5)``, the keys of a recipe TOML, of
+    ``--set KEY=VALUE`` and of a run's ``head.json``.
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown or a value is wrong.
+    """
+
+    description: str
+    kind: str
+    folds: int
+    mixed_precision: Literal["auto", "off", "bf16", "fp16"]
+    model: ModelSettings
+    finetune: FinetuneSettings
+    optim: OptimSettings
+    schedule: ScheduleSettings
+    loss: LossSettings
+    augment: AugmentSettings
+    data: DataSettings
+    regions: RegionSettings
+    linear: LinearSettings
+    gate: GateSettings
+
+    def __init__(self, **flat: Any) -> None:
+        flat = {SYNONYMS.get(key, key): value for key, value in flat.items()}
+        _refuse_unknown(flat, FLAT_TYPES)
+
+        def group(kind: type[S]) -> S:
+            return convert({f.encode_name: flat[f.encode_name] for f in fields(kind) if f.encode_name in flat}, kind)
+
+        general = group(GeneralSettings)
+        own = {f.name: getattr(general, f.name) for f in fields(GeneralSettings)}
+        vars(self).update(own, **{name: group(kind) for name, kind in GROUPS.items()})
+
+    def flat(self) -> dict[str, Any]:
+        """Every setting by its flat key, as a recipe and ``head.json`` hold it."""
+        own = {f.name: getattr(self, f.name) for f in fields(GeneralSettings)}
+        groups = ((getattr(self, name), f) for name, kind in GROUPS.items() for f in fields(kind))
+        return own | {f.encode_name: getattr(group, f.name) for group, f in groups}
+
+    def replace(self, **flat: Any) -> HeadSettings:
+        """Make a recipe with some other settings, named by their flat keys."""
+        return HeadSettings(**{**self.flat(), **{SYNONYMS.get(key, key): value for key, value in flat.items()}})
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"settings are frozen: {name}")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, HeadSettings) and vars(self) == vars(other)
+
+    __hash__ = None  # type: ignore[assignment]  # `backbone_args` is a dict
+
+    def __repr__(self) -> str:
+        defaults = HeadSettings().flat()
+        changed = (f"{key}={value!r}" for key, value in self.flat().items() if value != defaults[key])
+        return f"HeadSettings({', '.join(changed)})"
+
+
+GROUPS: dict[str, type[Struct]] = {
+    "model": ModelSettings,
+    "finetune": FinetuneSettings,
+    "optim": OptimSettings,
+    "schedule": ScheduleSettings,
+    "loss": LossSettings,
+    "augment": AugmentSettings,
+    "data": DataSettings,
+    "regions": RegionSettings,
+    "linear": LinearSettings,
+    "gate": GateSettings,
+}
+_ALL: tuple[type[Struct], ...] = (GeneralSettings, *GROUPS.values())
+FLAT_TYPES: dict[str, Any] = {f.encode_name: f.type for kind in _ALL for f in fields(kind)}
 
 
 def load_settings(
-    kind: type[S],
-    file: Path | None = None,
-    assignments: Sequence[str] = (),
-    flags: Mapping[str, Any] | None = None,
-) -> S:
+    file: Path | None = None, assignments: Sequence[str] = (), flags: Mapping[str, Any] | None = None
+) -> HeadSettings:
     """Merge defaults < TOML file < ``KEY=VALUE`` assignments < flags that are not None, and check all.
 
     Raises
@@ -179,40 +343,64 @@ def load_settings(
     ConfigError
         Naming the setting, what it takes and what it got.
     """
-    types: dict[str, Any] = {field.name: field.type for field in msgspec.structs.fields(kind)}
     values: dict[str, Any] = {}
     if file is not None:
         try:
-            values |= {
-                key: _plain(value, types.get(key, Any))
-                for key, value in tomllib.loads(file.read_text(encoding="utf-8")).items()
-            }
+            read = tomllib.loads(file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"cannot read settings file {file}", got=str(error)) from error
+        for key, value in read.items():
+            key = SYNONYMS.get(key, key)
+            values[key] = _as_word(value, FLAT_TYPES.get(key, Any))
     for assignment in assignments:
-        key, equals, value = assignment.partition("=")
+        key, equals, text = assignment.partition("=")
         if not equals:
             raise ConfigError("--set takes KEY=VALUE", got=assignment, fix="for example --set epochs=5")
-        values[key.strip()] = _parse_value(value.strip(), types.get(key.strip(), Any))
-    values |= {key: value for key, value in (flags or {}).items() if value is not None}
-    return convert(values, kind)
+        key = SYNONYMS.get(key.strip(), key.strip())
+        values[key] = _parse_value(text.strip(), FLAT_TYPES.get(key, Any))
+    return HeadSettings(**values | {key: value for key, value in (flags or {}).items() if value is not None})
 
 
 def convert(values: Mapping[str, Any], kind: type[S]) -> S:
     """Check plain values against a settings type."""
+    _refuse_unknown(values, [f.encode_name for f in fields(kind)])
     try:
         settings = msgspec.convert(dict(values), kind, strict=False)
     except msgspec.ValidationError as error:
-        unknown = [name for name in values if name not in kind.__struct_fields__]
-        near = [n for name in unknown for n in difflib.get_close_matches(name, kind.__struct_fields__, cutoff=0.5)]
-        known = near or kind.__struct_fields__
-        fix = f"known settings: {', '.join(known)}" if unknown else None
-        raise ConfigError(f"wrong setting: {error}", fix=fix) from error
-    for name, value in msgspec.structs.asdict(settings).items():
+        raise ConfigError(f"wrong setting: {error}") from error
+    for f in fields(kind):
+        value = getattr(settings, f.name)
         numbers = value if isinstance(value, tuple) else (value,)
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-            raise ConfigError(f"wrong setting: {name} must be finite", got=str(value))
+            raise ConfigError(f"wrong setting: {f.encode_name} must be finite", got=str(value))
     return settings
+
+
+def encode_settings(value: object) -> dict[str, Any]:
+    """Write `HeadSettings` flat: an ``enc_hook`` of msgspec."""
+    if isinstance(value, HeadSettings):
+        return value.flat()
+    raise NotImplementedError(f"{type(value).__name__} cannot be written")
+
+
+def decode_settings(kind: type, value: Any) -> Any:
+    """Read flat `HeadSettings`: a ``dec_hook`` of msgspec."""
+    if kind is not HeadSettings:
+        raise NotImplementedError(f"{kind.__name__} cannot be read")
+    try:
+        return HeadSettings(**value)
+    except (ConfigError, TypeError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _refuse_unknown(values: Mapping[str, Any], known: Iterable[str]) -> None:
+    unknown = [name for name in values if name not in known]
+    if unknown:
+        near = [n for name in unknown for n in difflib.get_close_matches(name, list(known), cutoff=0.5)]
+        raise ConfigError(
+            f"wrong setting: Object contains unknown field `{unknown[0]}`",
+            fix=f"known settings: {', '.join(near or known)}",
+        )
 
 
 def _parse_value(text: str, kind: Any) -> Any:
@@ -228,7 +416,7 @@ def _parse_value(text: str, kind: Any) -> Any:
     return text if _fits(text, kind) and not _fits(value, kind) else value
 
 
-def _plain(value: Any, kind: Any) -> Any:
+def _as_word(value: Any, kind: Any) -> Any:
     """A word where only words fit: ``unfreeze = 2`` is as good as ``"2"``."""
     return str(value) if isinstance(value, int) and not _fits(value, kind) and _fits(str(value), kind) else value
 

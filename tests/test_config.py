@@ -1,30 +1,80 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from hybrid.config import EncoderSettings, HeadSettings, convert, load_settings
+from hybrid.config import EncoderSettings, HeadSettings, convert, decode_settings, encode_settings, load_settings
 from hybrid.errors import ConfigError
 
 
-def one(assignment: str) -> object:
+def setting(assignment: str) -> object:
     """The value that one --set gives its setting."""
-    return getattr(load_settings(HeadSettings, assignments=[assignment]), assignment.partition("=")[0])
+    return load_settings(assignments=[assignment]).flat()[assignment.partition("=")[0]]
 
 
-def test_defaults_are_the_field_reports_recipe():
-    settings = load_settings(HeadSettings)
-    assert (settings.backbone, settings.image_size, settings.unfreeze) == ("convnext_tiny", 224, "2")
-    assert (settings.hidden, settings.label_smoothing, settings.weight_decay) == (512, 0.2, 1e-3)
-    assert (settings.schedule, settings.balanced_sampling, settings.mixed_precision) == ("cosine", True, "auto")
-    assert (settings.patience, settings.val_fraction, settings.pretrained) == (3, 0.15, True)
-    assert settings.flip > 0
-    assert settings.rotation > 0
-    assert settings.colour_jitter > 0
-    assert all(rate > 0 for rate in settings.dropout)
+def test_the_default_recipe():
+    settings = HeadSettings().flat()
+    expected = {
+        "kind": "backbone",
+        "backbone": "convnext_tiny",
+        "pretrained": True,
+        "image_size": 224,
+        "unfreeze": "2",
+        "hidden": 512,
+        "label_smoothing": 0.2,
+        "weight_decay": 1e-3,
+        "schedule": "cosine",
+        "balanced_sampling": True,
+        "mixed_precision": "auto",
+        "patience": 3,
+        "val_fraction": 0.15,
+    }
+    assert expected.items() <= settings.items()
+    assert len(settings) == 55
+    assert all(settings[name] > 0 for name in ("flip", "rotation", "colour_jitter"))
+    assert all(rate > 0 for rate in settings["dropout"])
+
+
+def test_each_setting_has_its_group_and_its_flat_key():
+    changes = {
+        "schedule": "step",
+        "regions": "tiles",
+        "region_count": 4,
+        "gate_folds": "frozen",
+    }
+    settings = HeadSettings(**changes, epochs=2, folds=3, color_jitter=0.3)
+    assert (settings.schedule.kind, settings.schedule.epochs, settings.folds) == ("step", 2, 3)
+    assert (settings.regions.method, settings.regions.count, settings.gate.folds) == ("tiles", 4, "frozen")
+    assert settings.augment.color_jitter == settings.flat()["colour_jitter"] == 0.3
+    assert (
+        HeadSettings(**settings.flat())
+        == settings
+        != settings.replace(seed=1)
+        == HeadSettings(**changes, color_jitter=0.3, seed=1)
+    )
+    assert settings.replace(color_jitter=0.1).augment.color_jitter == 0.1
+    assert eval(repr(settings)) == settings
+
+
+def test_both_spellings_are_one_key(tmp_path):
+    file = tmp_path / "recipe.toml"
+    file.write_text("colour_jitter = 0.1\n")
+    for change in (["color_jitter=0.4"], ["color_jitter=0.3", "colour_jitter=0.4"]):
+        assert load_settings(file, change).augment.color_jitter == 0.4
+
+
+def test_settings_are_written_and_read_flat():
+    settings = HeadSettings(kind="linear", dropout=(0.1, 0.2), backbone_args={"pad_type": "same"})
+    data = msgspec.json.encode({"settings": settings}, enc_hook=encode_settings)
+    assert msgspec.json.decode(data)["settings"]["dropout"] == [0.1, 0.2]
+    assert msgspec.json.decode(data, type=dict[str, HeadSettings], dec_hook=decode_settings) == {"settings": settings}
+    for wrong in (b'{"settings": {"epochs": 0}}', b'{"settings": {"epoch": 1}}', b'{"settings": 3}'):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.json.decode(wrong, type=dict[str, HeadSettings], dec_hook=decode_settings)
 
 
 def test_the_default_encoder():
-    settings = load_settings(EncoderSettings)
+    settings = EncoderSettings()
     assert (settings.model, settings.pretrained) == ("ViT-B-32-256", "datacomp_s34b_b86k")
     assert settings.precision == "auto"
 
@@ -33,13 +83,18 @@ def test_flags_beat_assignments_beat_the_file_beat_defaults(tmp_path):
     file = tmp_path / "recipe.toml"
     file.write_text('epochs = 7\nhidden = 8\nseed = 9\nbackbone = "resnet18"\nbackbone_args = {drop_rate = 0.5}\n')
     flags = {"seed": 3, "hidden": None}
-    settings = load_settings(HeadSettings, file, ["hidden=4", "seed=5"], flags)
-    assert (settings.epochs, settings.hidden, settings.seed, settings.patience) == (7, 4, 3, 3)
-    assert (settings.backbone, settings.backbone_args) == ("resnet18", {"drop_rate": 0.5})
+    settings = load_settings(file, ["hidden=4", "seed=5"], flags)
+    assert (settings.schedule.epochs, settings.model.hidden, settings.data.seed, settings.schedule.patience) == (
+        7,
+        4,
+        3,
+        3,
+    )
+    assert (settings.model.backbone, settings.model.backbone_args) == ("resnet18", {"drop_rate": 0.5})
 
 
 def test_the_last_of_two_assignments_counts():
-    assert load_settings(HeadSettings, assignments=["epochs=4", "epochs=6"]).epochs == 6
+    assert load_settings(assignments=["epochs=4", "epochs=6"]).schedule.epochs == 6
 
 
 @pytest.mark.parametrize(
@@ -67,7 +122,7 @@ def test_the_last_of_two_assignments_counts():
     ],
 )
 def test_an_assignment_is_read_as_what_its_setting_takes(assignment, value):
-    found = one(assignment)
+    found = setting(assignment)
     assert found == value
     assert type(found) is type(value)
 
@@ -89,14 +144,13 @@ def test_an_assignment_is_read_as_what_its_setting_takes(assignment, value):
         ("learning_rate=inf", "learning_rate"),
         ("mean=[0.5, 0.5, inf]", "mean"),
         ("epoch=3", "epoch"),
-        ("kind=none", "kind"),
         ("seed=-1", "seed"),
         ("seed=4294967296", "seed"),
     ],
 )
 def test_a_wrong_value_or_name_is_an_error_that_names_the_setting(assignment, named):
     with pytest.raises(ConfigError) as caught:
-        one(assignment)
+        setting(assignment)
     assert named in caught.value.what
 
 
@@ -108,7 +162,7 @@ def test_an_error_lists_the_known_settings():
 
 def test_an_assignment_without_equals_is_refused():
     with pytest.raises(ConfigError, match="KEY=VALUE") as caught:
-        load_settings(HeadSettings, assignments=["epochs"])
+        load_settings(assignments=["epochs"])
     assert caught.value.got == "epochs"
 
 
@@ -122,7 +176,7 @@ def test_a_settings_file_that_cannot_be_read_is_named(tmp_path, content):
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
-        load_settings(HeadSettings, file)
+        load_settings(file)
     assert str(file) in caught.value.what
     assert caught.value.got
 
@@ -130,13 +184,13 @@ def test_a_settings_file_that_cannot_be_read_is_named(tmp_path, content):
 def test_settings_are_frozen_and_do_not_share_their_tables():
     first, second = HeadSettings(), HeadSettings()
     with pytest.raises(AttributeError):
-        first.epochs = 3
-    assert first.backbone_args is not second.backbone_args
+        first.schedule = second.schedule
+    assert first.model.backbone_args is not second.model.backbone_args
 
 
 def test_an_unknown_setting_is_told_its_near_ones():
     with pytest.raises(ConfigError) as caught:
-        convert({"learning_rat": 1.0}, HeadSettings)
+        HeadSettings(learning_rat=1.0)
     assert "learning_rat" in str(caught.value)
     assert "learning_rate" in caught.value.fix
     assert "workers" not in caught.value.fix
@@ -144,7 +198,7 @@ def test_an_unknown_setting_is_told_its_near_ones():
 
 def test_a_known_setting_of_a_wrong_kind_lists_no_others():
     with pytest.raises(ConfigError) as caught:
-        convert({"folds": 0}, HeadSettings)
+        HeadSettings(folds=0)
     assert "folds" in str(caught.value)
     assert caught.value.fix is None
 
@@ -152,6 +206,6 @@ def test_a_known_setting_of_a_wrong_kind_lists_no_others():
 def test_a_number_in_a_recipe_stands_for_its_word(tmp_path):
     file = tmp_path / "recipe.toml"
     file.write_text("unfreeze = 2\nepochs = 3\n")
-    settings = load_settings(HeadSettings, file)
-    assert settings.unfreeze == "2"
-    assert settings.epochs == 3
+    settings = load_settings(file)
+    assert settings.finetune.unfreeze == "2"
+    assert settings.schedule.epochs == 3

@@ -51,9 +51,9 @@ def info(run: options.Run = options.DEFAULT_RUN) -> None:
         return
     settings = head.settings
     several = f"{settings.folds} x " if settings.folds > 1 else ""
-    kind = several + settings.backbone if settings.kind == "backbone" else "linear on CLIP embeddings"
-    if description := _description(settings):
+    if description := recipe_description(settings):
         line("recipe", description)
+    kind = head_kind(settings).describe(settings)
     line("head", f"{kind}, {len(head.classes)} seen classes, {head.train_photos} photos, {head.val_photos} held out")
     gate = read_gate(layout)
     for text in gate.gate.describe() if gate.gate else (f"none: {gate.reason}",):

@@ -48,7 +48,9 @@ def tune(
         images = read_images(found, progress)
     limit_to = read_names(classes) if classes else None
     # Images of a split named test stay unread by the search; none are cut off either.
-    data = split_images(images, val_fraction=settings.val_fraction, seed=settings.seed, limit_to=limit_to).data
+    data = split_images(
+        images, val_fraction=settings.data.val_fraction, seed=settings.data.seed, limit_to=limit_to
+    ).data
     show.note(f"{len(data.classes)} classes, {len(data.train)} training and {len(data.val)} validation photos")
     for line in data.notes:
         show.note(line)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hybrid.config import HeadSettings
+from hybrid.config import AugmentSettings, HeadSettings, ModelSettings, RegionSettings
 from hybrid.errors import HeadError, first_line
 from hybrid.heads.nets.backbone import ImageClassifier
 
@@ -23,65 +23,81 @@ def transforms(model: ImageClassifier, settings: HeadSettings) -> tuple[Transfor
     HeadError
         If timm does not know the ``auto_augment`` policy.
     """
-    from timm.data import resolve_data_config
-
-    config = resolve_data_config({}, model=model.backbone)
-    mean, std = tuple(settings.mean or config["mean"]), tuple(settings.std or config["std"])
-    return _augmenting(settings, mean, std), _plain(settings, mean, std, config)
+    augmenting = _augmenting(model, settings.model, settings.augment, settings.regions)
+    return augmenting, plain_transform(model, settings.model)
 
 
-def _plain(settings: HeadSettings, mean: tuple[float, ...], std: tuple[float, ...], config: Any) -> Transform:
+def augments(augment: AugmentSettings, regions: RegionSettings) -> bool:
+    """Whether a training image differs from one epoch to the next."""
+    strengths = (augment.flip, augment.rotation, augment.color_jitter, augment.random_erasing)
+    return augment.crop_scale < 1 or any(strengths) or bool(augment.auto_augment) or regions.method != "none"
+
+
+def plain_transform(model: ImageClassifier, settings: ModelSettings) -> Transform:
+    """Make the preprocessing of validation and use, PIL RGB to float32 (3, image_size, image_size)."""
     from timm.data import create_transform
 
-    made: Transform = create_transform(
+    config = _data_config(model, settings)
+    transform: Transform = create_transform(
         input_size=(3, settings.image_size, settings.image_size),
         interpolation=config["interpolation"],
         crop_pct=settings.crop_pct or config["crop_pct"],
         crop_mode=config["crop_mode"],
-        mean=mean,
-        std=std,
+        mean=config["mean"],
+        std=config["std"],
     )
-    return made
+    return transform
 
 
-def _augmenting(settings: HeadSettings, mean: tuple[float, ...], std: tuple[float, ...]) -> Transform:
+def _data_config(model: ImageClassifier, settings: ModelSettings) -> dict[str, Any]:
+    """What timm knows of the weights, with the recipe's own normalization."""
+    from timm.data import resolve_data_config
+
+    config = dict(resolve_data_config({}, model=model.backbone))
+    return config | {"mean": settings.mean or tuple(config["mean"]), "std": settings.std or tuple(config["std"])}
+
+
+def _augmenting(
+    model: ImageClassifier, settings: ModelSettings, augment: AugmentSettings, regions: RegionSettings
+) -> Transform:
     from timm.data import create_transform
     from torchvision import transforms as tv
 
+    config = _data_config(model, settings)
     try:
         crop, color, tensor = create_transform(
             input_size=(3, settings.image_size, settings.image_size),
             is_training=True,
-            scale=(settings.crop_scale, 1.0),
-            hflip=settings.flip,
-            color_jitter=settings.colour_jitter,
-            auto_augment=settings.auto_augment,
+            scale=(augment.crop_scale, 1.0),
+            hflip=augment.flip,
+            color_jitter=augment.color_jitter,
+            auto_augment=augment.auto_augment,
             interpolation="bilinear",
-            mean=mean,
-            std=std,
-            re_prob=settings.random_erasing,
+            mean=config["mean"],
+            std=config["std"],
+            re_prob=augment.random_erasing,
             re_mode="pixel",
             separate=True,
         )
     except (AssertionError, ValueError, KeyError) as error:
         raise HeadError(
-            f"timm knows no augmentation policy {settings.auto_augment}",
+            f"timm knows no augmentation policy {augment.auto_augment}",
             expected="rand-m9-mstd0.5, augmix-m3-w3, original, v0 or another of timm's",
             got=first_line(error),
         ) from error
     _keep_a_bit(color)
     # timm's factory rotates only as a part of its policies.
-    fill = [int(255 * m) for m in mean]
-    rotation = tv.RandomRotation(settings.rotation, tv.InterpolationMode.BILINEAR, fill=fill)
+    fill = [int(255 * mean) for mean in config["mean"]]
+    rotation = tv.RandomRotation(augment.rotation, tv.InterpolationMode.BILINEAR, fill=fill)
     steps = [crop, rotation, color, tensor]
-    if settings.regions != "none":
+    if regions.method != "none":
         from hybrid.heads.nets.regions import load_slic, random_region
 
-        if settings.regions == "slic":
-            load_slic()  # what is missing shows here, not in a loader process
-        steps.insert(0, partial(random_region, method=settings.regions, count=settings.region_count))
-    made: Transform = tv.Compose(steps)
-    return made
+        if regions.method == "slic":
+            load_slic()  # a missing extra shows here, not in a loader process
+        steps.insert(0, partial(random_region, method=regions.method, count=regions.count))
+    transform: Transform = tv.Compose(steps)
+    return transform
 
 
 def _keep_a_bit(color: Any) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from hybrid import __version__
-from hybrid.config import EncoderSettings, HeadSettings, Regions
+from hybrid.config import EncoderSettings, HeadSettings, Regions, decode_settings, encode_settings
 from hybrid.device import Compute
 from hybrid.encoders.base import Encoder
 from hybrid.errors import ArtifactError
@@ -189,15 +189,17 @@ def read_json(file: Path, kind: type[S], fix: str = "make this part of the run a
                 got=str(found),
                 fix=fix,
             )
-        return msgspec.json.decode(data, type=kind)
+        return msgspec.json.decode(data, type=kind, dec_hook=decode_settings)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:  # ValidationError is a kind of the first
         raise ArtifactError(f"{file} is damaged or of another version", got=str(error), fix=fix) from error
 
 
 def write_json(file: Path, value: Struct) -> None:
     """Write a typed JSON file whole or not at all."""
+    data = msgspec.json.format(msgspec.json.encode(value, enc_hook=encode_settings), indent=2)
     with atomic_write(file) as part:
-        part.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+        part.write_bytes(data + b"
+")
 
 
 def read_run(layout: Layout) -> RunInfo:
@@ -329,8 +331,8 @@ def load_head(layout: Layout, compute: Compute, regions: Regions | None = None) 
         from hybrid.heads.nets.backbone_head import load_backbone_head
 
         head = load_backbone_head(weights, info.classes, info.settings, compute)
-    own = info.settings.regions if info.settings.kind == "backbone" else "none"
-    return with_regions(head, regions or own, info.settings.region_count), info
+    own = info.settings.regions.method if info.settings.kind == "backbone" else "none"
+    return with_regions(head, regions or own, info.settings.regions.count), info
 
 
 def _recover(layout: Layout) -> Path:

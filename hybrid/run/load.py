@@ -140,7 +140,7 @@ def load_run(
     state = RunState(loaded, settings, classes, prompts, simple, layout=layout, notes=loaded.notes, few_shot=few_shot)
     if head is not None and head_info is not None:
         state = _with_gate(replace(state, head=head, trained_on=frozenset(head_info.trained_on)), chosen)
-        own = head_info.settings.regions
+        own = head_info.settings.regions.method
         if regions not in (None, own):
             notes = (*notes, f"WARNING: the gate was fitted with regions={own}; it is not calibrated for {regions}")
     return replace(state, notes=(*state.notes, *notes))

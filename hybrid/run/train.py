@@ -8,10 +8,9 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from msgspec import to_builtins
 from msgspec.structs import replace
 
-from hybrid.config import HeadSettings, convert
+from hybrid.config import HeadSettings
 from hybrid.device import Compute
 from hybrid.encoders.base import Encoder, FloatArray
 from hybrid.errors import ArtifactError, DataError, GateError, HeadError, listing
@@ -122,9 +121,7 @@ def refit_gate(
     if loaded is None:
         raise ArtifactError(f"the run {layout.root} has no head to fit a gate to", fix="hybrid train-head")
     head, info = loaded
-    settings = convert(
-        {**to_builtins(info.settings), "gate_folds": gate_folds or info.settings.gate_folds}, HeadSettings
-    )
+    settings = info.settings.replace(gate_folds=gate_folds or info.settings.gate.folds)
     texts = load_templates(templates) if templates else read_gate(layout).templates
     run = read_run(layout)
     _check_encoder(run, encoder)
@@ -136,7 +133,7 @@ def refit_gate(
         if vectors is None:
             raise GateError("the encoder cannot name the seen classes", got=reason)
         if settings.kind == "backbone":
-            _check_files(data.val.records if settings.gate_folds == "memory" else data.train.records + data.val.records)
+            _check_files(data.val.records if settings.gate.folds == "memory" else data.train.records + data.val.records)
         fold_logits = _fold_logits(data, settings, compute, layout, draft, say)
         logits = head_logits(head, data.val)
         fitted = fit_run_gate(
@@ -145,8 +142,8 @@ def refit_gate(
             vectors,
             encoder.logit_scale,
             fold_logits=fold_logits,
-            folds=settings.gate_folds,
-            seed=settings.seed,
+            folds=settings.gate.folds,
+            seed=settings.data.seed,
         )
         draft.save_settings(replace(info, settings=settings, val_photos=len(data.val)))
         draft.save_gate(fitted, encoder, texts)
@@ -178,7 +175,7 @@ def _voting(head: Head, settings: HeadSettings) -> Head:
         return head  # without torch, which takes seconds to import
     from hybrid.heads.nets.regions import with_regions
 
-    return with_regions(head, settings.regions, settings.region_count)
+    return with_regions(head, settings.regions.method, settings.regions.count)
 
 
 def _report(fitted: FittedGate, say: Say) -> None:
@@ -192,7 +189,7 @@ def _report(fitted: FittedGate, say: Say) -> None:
 
 
 def _check_launch(settings: HeadSettings) -> None:
-    if settings.gate_folds == "fine-tuned" and process_count() > 1:
+    if settings.gate.folds == "fine-tuned" and process_count() > 1:
         raise HeadError(
             "several processes train the head only, not the heads of the gate's folds",
             got="gate_folds=fine-tuned",
@@ -258,7 +255,11 @@ def _labeled_images(
     store: EmbeddingStore, run: RunInfo, limit_to: Sequence[str] | None, settings: HeadSettings
 ) -> TrainingSet:
     return training_set(
-        store, run.encoder_fingerprint, limit_to=limit_to, val_fraction=settings.val_fraction, seed=settings.seed
+        store,
+        run.encoder_fingerprint,
+        limit_to=limit_to,
+        val_fraction=settings.data.val_fraction,
+        seed=settings.data.seed,
     )
 
 
@@ -315,9 +316,9 @@ def _fit_gate(
             head_logits(head, data.val),
             texts,
             logit_scale,
-            folds=settings.gate_folds,
+            folds=settings.gate.folds,
             fold_logits=fold_logits(),
-            seed=settings.seed,
+            seed=settings.data.seed,
         )
     except (GateError, HeadError) as error:  # the second from a head of the episodes
         return FittedGate(reason=f"{error.what}: {error.got}")
@@ -326,10 +327,10 @@ def _fit_gate(
 def _fold_logits(
     data: TrainingSet, settings: HeadSettings, compute: Compute, layout: Layout, draft: HeadDraft, say: Say
 ) -> FoldLogits | None:
-    if settings.gate_folds == "memory":
+    if settings.gate.folds == "memory":
         return None
     from hybrid.heads.training import folds
 
-    if settings.gate_folds == "frozen":
+    if settings.gate.folds == "frozen":
         return folds.frozen_folds(data, settings, compute, layout.features, say)
     return folds.tuned_folds(data, settings, compute, draft.folder, say, checkpoints=layout.training)

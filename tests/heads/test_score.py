@@ -60,7 +60,7 @@ def test_a_networks_logits(colored, recipe):
 
     images = colored((1, 1, 1), (2, 2, 2)).val
     torch.manual_seed(0)
-    model = build_model(recipe(), 3)
+    model = build_model(recipe().model, 3)
     head = BackboneHead(model, ("r", "g", "b"), recipe(), Compute("cpu", "fp32", "test"))
     with torch.inference_mode():
         _, plain = transforms(model, recipe())

@@ -35,13 +35,15 @@ def image(width: int = 90, height: int = 70) -> Image.Image:
 )
 def test_the_plain_transform_is_timms_own(changes):
     chosen = settings(**changes)
-    model = build_model(chosen, classes=3)
+    model = build_model(chosen.model, classes=3)
     plain = transforms(model, chosen)[1]
-    config = resolve_data_config({"input_size": (3, chosen.image_size, chosen.image_size)}, model=model.backbone)
-    config |= {key: getattr(chosen, key) for key in ("mean", "std", "crop_pct") if getattr(chosen, key) is not None}
+    size = chosen.model.image_size
+    config = resolve_data_config({"input_size": (3, size, size)}, model=model.backbone)
+    given = {key: getattr(chosen.model, key) for key in ("mean", "std", "crop_pct")}
+    config |= {key: value for key, value in given.items() if value is not None}
     expected = create_transform(**config, is_training=False)(image())
     found = plain(image())
-    assert found.shape == (3, chosen.image_size, chosen.image_size)
+    assert found.shape == (3, size, size)
     assert found.dtype == torch.float32
     assert torch.equal(found, expected)
     assert torch.equal(found, plain(image())), "nothing random in it"
@@ -49,14 +51,14 @@ def test_the_plain_transform_is_timms_own(changes):
 
 def test_normalization_by_hand():
     chosen = settings(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
-    gray = transforms(build_model(chosen, classes=3), chosen)[1](Image.new("RGB", (80, 80), (51, 102, 204)))
+    gray = transforms(build_model(chosen.model, classes=3), chosen)[1](Image.new("RGB", (80, 80), (51, 102, 204)))
     expected = torch.tensor([(0.2 - 0.1) / 0.4, (0.4 - 0.2) / 0.5, (0.8 - 0.3) / 0.6])
     torch.testing.assert_close(gray, expected[:, None, None].expand(3, 64, 64), rtol=0, atol=1e-6)
 
 
 def test_the_augmenting_transform():
     chosen = settings(rotation=180.0, colour_jitter=0.0, mean=(0.2, 0.4, 0.6), std=(0.5, 0.5, 0.5))
-    augment = transforms(build_model(chosen, classes=3), chosen)[0]
+    augment = transforms(build_model(chosen.model, classes=3), chosen)[0]
     first, second = augment(image()), augment(image())
     assert first.shape == second.shape == (3, 64, 64)
     assert not torch.equal(first, second)
@@ -73,7 +75,7 @@ def test_the_augmenting_transform():
 
 def test_the_strength_of_the_augmentations_is_set():
     still = settings(rotation=0.0, colour_jitter=0.0, flip=0.0, crop_scale=1.0)
-    model = build_model(still, classes=3)
+    model = build_model(still.model, classes=3)
     augment = transforms(model, still)[0]
     assert torch.equal(augment(image(64, 64)), augment(image(64, 64)))
     flipped = transforms(model, settings(rotation=0.0, colour_jitter=0.0, flip=1.0, crop_scale=1.0))[0]
@@ -90,7 +92,7 @@ def still(**changes) -> HeadSettings:
 
 
 def augmenting(chosen: HeadSettings):
-    return transforms(build_model(chosen, classes=3, load_weights=False), chosen)[0]
+    return transforms(build_model(chosen.model, classes=3, load_weights=False), chosen)[0]
 
 
 def as_tensor(image: Image.Image) -> torch.Tensor:
@@ -132,7 +134,7 @@ def test_random_erasing(probability):
 
 def test_validation_erases_nothing():
     chosen = still(random_erasing=1.0, auto_augment="rand-m9")
-    plain = transforms(build_model(chosen, classes=3, load_weights=False), chosen)[1]
+    plain = transforms(build_model(chosen.model, classes=3, load_weights=False), chosen)[1]
     assert torch.equal(plain(image()), plain(image()))
 
 
@@ -170,7 +172,7 @@ def test_gray_images(tmp_path, mode):
     image.save(tmp_path / "grey.png")
     opened = decode((tmp_path / "grey.png").read_bytes())
     chosen = still(auto_augment="rand-m9", random_erasing=0.5)
-    augment, plain = transforms(build_model(chosen, classes=3, load_weights=False), chosen)
+    augment, plain = transforms(build_model(chosen.model, classes=3, load_weights=False), chosen)
     assert augment(opened).shape == (3, 64, 64)
     found = plain(opened)
     assert torch.equal(found[0], found[1])

@@ -72,7 +72,7 @@ class MobileNet:
             mean=(0.5, 0.5, 0.5),
             std=(0.5, 0.5, 0.5),
         )
-        model = build_model(settings, 10)
+        model = build_model(settings.model, 10)
         self.head = BackboneHead(model, tuple("abcdefghij"), settings, CPU)
         self.transform = transforms(model, settings)[1]
         self.min_side = self.head.min_side

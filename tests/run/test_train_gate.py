@@ -88,7 +88,7 @@ def encoder(layout, encoder_settings, images):
 def data_of(layout: Layout, encoder, settings):
     with EmbeddingStore(layout.store) as store:
         return training_set(
-            store, encoder.fingerprint, limit_to=None, val_fraction=settings.val_fraction, seed=settings.seed
+            store, encoder.fingerprint, limit_to=None, val_fraction=settings.data.val_fraction, seed=settings.data.seed
         )
 
 
@@ -227,7 +227,7 @@ def test_refit_with_other_folds_and_templates(layout, encoder, tmp_path):
     fitted, kept = load_gate(layout)
     assert fitted.gate.fit.folds == "frozen"
     assert kept.templates == Templates(str(templates), ("my {}",))
-    assert load_head(layout, CPU)[1].settings.gate_folds == "frozen"
+    assert load_head(layout, CPU)[1].settings.gate.folds == "frozen"
     assert (layout.head / HeadFiles.LOG).is_file(), "the training's log stays"
     refit_gate(layout, encoder, CPU)
     assert load_gate(layout)[0].gate.fit.folds == "frozen"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hybrid.config import HeadSettings
+from hybrid.config import ModelSettings
 from hybrid.encoders.base import expand_user
 from hybrid.encoders.hub import find_cached, require_network
 from hybrid.errors import HeadError, first_line, listing
@@ -72,7 +72,7 @@ def build_classifier(
     )
 
 
-def build_model(settings: HeadSettings, classes: int, *, load_weights: bool = True) -> ImageClassifier:
+def build_model(settings: ModelSettings, classes: int, *, load_weights: bool = True) -> ImageClassifier:
     """Make the network of a recipe.
 
     Parameters
@@ -98,18 +98,13 @@ def build_model(settings: HeadSettings, classes: int, *, load_weights: bool = Tr
         _load_backbone(backbone, expand_user(settings.backbone_weights))
     # Weights trained from nothing need their batch norms to learn.
     freeze_norms = settings.freeze_norms and (settings.pretrained or settings.backbone_weights is not None)
-    if settings.reconstruction and not hasattr(backbone, "reconstruction_loss"):
-        raise HeadError(
-            f"{settings.backbone} is no autoencoder, it cannot reconstruct",
-            fix="--set reconstruction=0, or --backbone hybrid_autoencoder",
-        )
     classifier = build_classifier(
         int(backbone.head_hidden_size), classes, settings.hidden, settings.dropout, settings.activation
     )
     return ImageClassifier(backbone, classifier, freeze_norms)
 
 
-def weights_note(settings: HeadSettings) -> str:
+def weights_note(settings: ModelSettings) -> str:
     """Say where the backbone's first weights came from."""
     if settings.backbone_weights is not None:
         return f"backbone {settings.backbone}, weights from {settings.backbone_weights}"
@@ -118,7 +113,7 @@ def weights_note(settings: HeadSettings) -> str:
     return f"backbone {settings.backbone}, random weights (--no-pretrained)"
 
 
-def _create(settings: HeadSettings, pretrained: bool) -> Any:
+def _create(settings: ModelSettings, pretrained: bool) -> Any:
     import timm
     from timm.models import get_pretrained_cfg
 
@@ -145,7 +140,7 @@ def _ask_hub(backbone: str) -> None:
         require_network()
 
 
-def _backbone_error(settings: HeadSettings, from_timm: bool, error: Exception) -> HeadError:
+def _backbone_error(settings: ModelSettings, from_timm: bool, error: Exception) -> HeadError:
     import timm
 
     name, _, tag = settings.backbone.partition(".")
@@ -168,7 +163,7 @@ def _backbone_error(settings: HeadSettings, from_timm: bool, error: Exception) -
     )
 
 
-def _fault_without_weights(settings: HeadSettings) -> Exception | None:
+def _fault_without_weights(settings: ModelSettings) -> Exception | None:
     """What is wrong beside the weights; a hub model cannot be asked, its configuration comes from the hub too."""
     try:
         if not settings.backbone.startswith(HUB):
@@ -178,7 +173,7 @@ def _fault_without_weights(settings: HeadSettings) -> Exception | None:
     return None
 
 
-def _check_size(backbone: nn.Module, settings: HeadSettings) -> None:
+def _check_size(backbone: nn.Module, settings: ModelSettings) -> None:
     size = settings.image_size
     try:
         with torch.no_grad():

@@ -20,7 +20,7 @@ from hybrid.encoders.no_init import NoInitWeights
 from hybrid.heads.base import TrainingSummary, damaged
 from hybrid.heads.nets.backbone import ImageClassifier, build_model
 from hybrid.heads.nets.ensemble import Ensemble
-from hybrid.heads.transforms import transforms
+from hybrid.heads.transforms import plain_transform
 from hybrid.images.preprocess import AnyImage, Preprocessor
 
 
@@ -51,14 +51,13 @@ class BackboneHead:
     ) -> None:
         self.classes, self.settings, self.compute, self.training = classes, settings, compute, training
         # float32: the networks compute under autocast.
-        self._preprocess = Preprocessor(transforms(_first(model), settings)[1], compute.device, torch.float32)
+        self._preprocess = Preprocessor(plain_transform(_first(model), settings.model), compute.device, torch.float32)
         self._limit = OomBackoff("head", compute)
         self.min_side = self._preprocess.min_side
         # channels_last: what oneDNN and tensor cores compute convolutions in.
         self.model: nn.Module = model.to(compute.device).to(memory_format=torch.channels_last)
         self.model.eval().requires_grad_(False)
-        several = f"{settings.folds} x " if settings.folds > 1 else ""
-        self.notes: tuple[str, ...] = (f"head: {several}{settings.backbone}, {len(classes)} classes, on {compute}",)
+        self.notes: tuple[str, ...] = (f"head: {describe_network(settings)}, {len(classes)} classes, on {compute}",)
 
     def prepare(self, image: AnyImage) -> Any:
         """Make a decoded image as small as may wait for `batch`."""
@@ -95,6 +94,12 @@ class BackboneHead:
         }
 
 
+def describe_network(settings: HeadSettings) -> str:
+    """Say which networks a recipe trains: ``convnext_tiny``, or ``5 x convnext_tiny`` for an ensemble."""
+    several = f"{settings.folds} x " if settings.folds > 1 else ""
+    return several + settings.model.backbone
+
+
 def save_backbone_head(head: BackboneHead, file: Path) -> None:
     """Write the weights as safetensors."""
     save_file(head.tensors(), file)
@@ -109,7 +114,7 @@ def load_backbone_head(file: Path, classes: tuple[str, ...], settings: HeadSetti
         If the file is damaged or holds another network's weights.
     """
     with NoInitWeights():
-        members = [build_model(settings, len(classes), load_weights=False) for _ in range(settings.folds)]
+        members = [build_model(settings.model, len(classes), load_weights=False) for _ in range(settings.folds)]
     model = Ensemble(members) if settings.folds > 1 else members[0]
     try:
         model.load_state_dict(load_file(file))

@@ -27,24 +27,25 @@ def add_adapters(model: ImageClassifier, settings: HeadSettings) -> str:
     except ImportError as error:
         raise MissingExtraError("lora_rank", "peft", "lora") from error
 
-    if settings.layer_decay is not None or settings.unfreeze_every:
+    if settings.optim.layer_decay is not None or settings.finetune.unfreeze_every:
         raise HeadError(
             "adapters leave the backbone's own layers frozen",
-            got=f"lora_rank={settings.lora_rank} with layer_decay or unfreeze_every",
+            got=f"lora_rank={settings.finetune.lora_rank} with layer_decay or unfreeze_every",
             fix="leave layer_decay and unfreeze_every out, or lora_rank",
         )
+    rank = settings.finetune.lora_rank
     targets = [name for name, layer in model.backbone.named_modules() if _takes_adapter(layer)]
     if not targets:
-        raise HeadError(f"{settings.backbone} has no linear layer and no ungrouped convolution to adapt")
+        raise HeadError(f"{settings.model.backbone} has no linear layer and no ungrouped convolution to adapt")
     config = LoraConfig(
-        r=settings.lora_rank,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
+        r=rank,
+        lora_alpha=settings.finetune.lora_alpha,
+        lora_dropout=settings.finetune.lora_dropout,
         # One pattern of whole names: peft takes a list's names as endings too, which may be those of other layers.
         target_modules="|".join(re.escape(name) for name in targets),
     )
     model.backbone = get_peft_model(model.backbone, config)
-    return f"the backbone is frozen, with adapters of rank {settings.lora_rank} on {len(targets)} of its layers"
+    return f"the backbone is frozen, with adapters of rank {rank} on {len(targets)} of its layers"
 
 
 def merge_adapters(model: ImageClassifier) -> ImageClassifier:

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec.structs
-
 from hybrid.config import HeadSettings, load_settings
 from hybrid.encoders.base import expand_user
 from hybrid.errors import ConfigError
@@ -64,7 +62,7 @@ def load_recipe(
     ConfigError
         If there is no such recipe, its file cannot be read, or a setting is wrong.
     """
-    return load_settings(HeadSettings, find_recipe(name_or_file), assignments, flags)
+    return load_settings(find_recipe(name_or_file), assignments, flags)
 
 
 def recipe_label(name_or_file: str | Path) -> str:
@@ -77,8 +75,9 @@ def as_toml(settings: HeadSettings) -> str:
 
     TOML has no null: a setting that is None stands in a comment.
     """
-    values = msgspec.structs.asdict(settings).items()
-    lines = (f"# {key} = none" if value is None else f"{key} = {_toml(value)}" for key, value in values)
+    lines = (
+        f"# {key} = none" if value is None else f"{key} = {_toml(value)}" for key, value in settings.flat().items()
+    )
     return "\n".join(lines) + "\n"
 
 

@@ -11,7 +11,7 @@ import msgspec
 import torch
 
 from hybrid import __version__
-from hybrid.config import HeadSettings
+from hybrid.config import HeadSettings, ModelSettings
 from hybrid.device import Compute
 from hybrid.errors import HeadError
 from hybrid.heads.base import TrainingSet
@@ -27,8 +27,8 @@ FREE = ("workers", "description", "gate_folds", "l2_c")
 
 def training_key(data: TrainingSet, settings: HeadSettings, compute: Compute) -> str:
     """Hash of all that a training depends on: recipe, classes, images, device, precision, processes, local weights."""
-    digest = hashlib.sha256(weights_digest(settings))
-    recipe = {name: value for name, value in msgspec.structs.asdict(settings).items() if name not in FREE}
+    digest = hashlib.sha256(weights_digest(settings.model))
+    recipe = {name: value for name, value in settings.flat().items() if name not in FREE}
     kind = compute.device.partition(":")[0]  # each process of a launch has a GPU of its own
     made = [__version__, STATE, PIXELS, recipe, data.classes, kind, compute.precision, process_count()]
     digest.update(msgspec.json.encode(made))
@@ -37,7 +37,7 @@ def training_key(data: TrainingSet, settings: HeadSettings, compute: Compute) ->
     return digest.hexdigest()
 
 
-def weights_digest(settings: HeadSettings) -> bytes:
+def weights_digest(settings: ModelSettings) -> bytes:
     """sha256 of the local weights' bytes, empty where the recipe names none."""
     if settings.backbone_weights is None:
         return b""

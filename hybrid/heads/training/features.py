@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from hybrid.config import HeadSettings
+from hybrid.config import DataSettings, HeadSettings
 from hybrid.device import Compute
 from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.heads.nets.backbone import ImageClassifier
 from hybrid.heads.training.distributed import process_count
 from hybrid.heads.training.loader import Batch, Draw, batches_on, loader_of, make_loader
-from hybrid.heads.training.stages import stages_joined
+from hybrid.heads.training.stages import is_progressive
 from hybrid.heads.transforms import Transform
 
 # Features of more bytes than this are not kept; 700,000 images of ConvNeXt-Tiny's 768 numbers are as many.
@@ -38,7 +38,7 @@ class FrozenFeatures(Dataset[Batch]):
         model: ImageClassifier,
         images: LabeledImages,
         transform: Transform,
-        settings: HeadSettings,
+        settings: DataSettings,
         compute: Compute,
         say: Callable[[str], None],
     ) -> None:
@@ -87,11 +87,11 @@ def parts_to_keep(
         Whether the training images differ from epoch to epoch.
     """
     # Several processes share out images, and an autoencoder's error needs them.
-    if process_count() > 1 or settings.reconstruction or not is_steady(model, settings, compute):
+    if process_count() > 1 or settings.loss.reconstruction or not is_steady(model, settings, compute):
         return False, False
     size = 4 * int(model.backbone.head_hidden_size)
     val, train = size * len(data.val), size * len(data.train)
-    mixed = settings.mixup or settings.cutmix
+    mixed = settings.loss.mixup or settings.loss.cutmix
     return not augmented and not mixed and train + val <= MOST_BYTES, val <= MOST_BYTES
 
 
@@ -107,10 +107,12 @@ def is_steady(model: ImageClassifier, settings: HeadSettings, compute: Compute) 
     model : PhotoClassifier
         On the device of `compute`; neither its weights and statistics nor the generators are changed.
     """
-    if stages_joined(1, settings) is not None or any(p.requires_grad for p in model.backbone.parameters()):
+    if is_progressive(settings.finetune) or any(p.requires_grad for p in model.backbone.parameters()):
         return False
     device = torch.device(compute.device)
-    noise = torch.rand(2, 3, settings.image_size, settings.image_size, generator=torch.Generator().manual_seed(0))
+    noise = torch.rand(
+        2, 3, settings.model.image_size, settings.model.image_size, generator=torch.Generator().manual_seed(0)
+    )
     images = noise.to(device).to(memory_format=torch.channels_last)
     buffers = {name: buffer.clone() for name, buffer in model.backbone.named_buffers()}
     drawn = _generator_states(device)

@@ -9,19 +9,19 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import torch
-from msgspec.structs import replace
 
 from hybrid.config import HeadSettings
 from hybrid.device import Compute
+from hybrid.errors import HeadError
 from hybrid.heads.base import TrainingSet, TrainingSummary
 from hybrid.heads.nets.backbone import ImageClassifier, build_model, weights_note
 from hybrid.heads.nets.backbone_head import BackboneHead
 from hybrid.heads.nets.ensemble import Ensemble, cross_validation
 from hybrid.heads.nets.lora import add_adapters, merge_adapters
 from hybrid.heads.training import curves
-from hybrid.heads.training.stages import freeze, last_thaw, stages_joined
+from hybrid.heads.training.stages import freeze, fully_unfrozen_epoch, is_progressive
 from hybrid.heads.training.train import EpochLog, train, training_compute
-from hybrid.heads.transforms import transforms
+from hybrid.heads.transforms import augments, transforms
 
 Say = Callable[[str], None]
 Watch = Callable[[EpochLog], None]
@@ -57,12 +57,12 @@ def train_backbone_head(
         model, summary = _train_one(data, settings, compute, log_folder, say, checkpoints, on_epoch)
         return BackboneHead(model, data.classes, settings, compute, summary)
     members, summaries = [], []
-    for number, part in enumerate(cross_validation(data, settings.folds, settings.seed), start=1):
+    for number, part in enumerate(cross_validation(data, settings.folds, settings.data.seed), start=1):
         say(f"fold {number} of {settings.folds}: {len(part.train)} training and {len(part.val)} validation photos")
         name = f"fold_{number}"
         log, kept = log_folder / name, None if checkpoints is None else checkpoints / name
         log.mkdir(parents=True, exist_ok=True)
-        own = replace(settings, seed=settings.seed + number - 1)
+        own = settings.replace(seed=settings.data.seed + number - 1)
         model, summary = _train_one(part, own, compute, log, say, kept, on_epoch)
         members.append(model)
         summaries.append(summary)
@@ -87,60 +87,63 @@ def _train_one(
     checkpoints: Path | None,
     watch: Watch | None,
 ) -> tuple[ImageClassifier, TrainingSummary]:
-    torch.manual_seed(settings.seed)  # the classifier's first weights are random
-    model = build_model(settings, len(data.classes))
-    say(weights_note(settings))
-    frozen = add_adapters(model, settings) if settings.lora_rank else freeze(model, settings.unfreeze)
+    torch.manual_seed(settings.data.seed)  # the classifier's first weights are random
+    model = build_model(settings.model, len(data.classes))
+    if settings.loss.reconstruction and not hasattr(model.backbone, "reconstruction_loss"):
+        raise HeadError(
+            f"{settings.model.backbone} is not an autoencoder, it cannot reconstruct",
+            fix="--set reconstruction=0, or --backbone hybrid_autoencoder",
+        )
+    say(weights_note(settings.model))
+    frozen = add_adapters(model, settings) if settings.finetune.lora_rank else freeze(model, settings.finetune.unfreeze)
     trainable, parameters = _count(model)
     training = training_compute(settings, compute)
     _say_setup(model, settings, frozen, say)
     say(f"{trainable / 1e6:.2f} of {parameters / 1e6:.2f} M parameters train")
-    say(f"training on {training}, {settings.workers} loader processes, optimizer {settings.optimizer}")
+    say(f"training on {training}, {settings.data.workers} loader processes, optimizer {settings.optim.optimizer}")
     rows: list[EpochLog] = []
 
     def note(row: EpochLog, best: bool) -> None:
         rows.append(row)
         _write(log_folder / "log.csv", rows)
         say(
-            f"epoch {row.epoch:3d}/{settings.epochs}  loss {row.train_loss:.3f}  val loss {row.val_loss:.3f}  "
+            f"epoch {row.epoch:3d}/{settings.schedule.epochs}  loss {row.train_loss:.3f}  val loss {row.val_loss:.3f}  "
             f"val accuracy {row.val_accuracy:.3f}  {row.images_per_second:.0f} photos/s{'  *' if best else ''}"
         )
         if watch is not None:
             watch(row)
 
     both = transforms(model, settings)
-    if not _augments(settings):
-        both = both[1], both[1]  # what is trained on is then what is validated and answered
+    if not augments(settings.augment, settings.regions):
+        both = both[1], both[1]  # trained on what is then validated and answered
     model, best_epoch = train(model, data, both, settings, training, note, checkpoints=checkpoints, say=say)
-    if settings.lora_rank:
+    if settings.finetune.lora_rank:
         model = merge_adapters(model)
-    early = " (early stopping)" if len(rows) < settings.epochs else ""
-    say(f"kept epoch {best_epoch} of {len(rows)}{early}, the best by validation {settings.monitor}")
+    early = " (early stopping)" if len(rows) < settings.schedule.epochs else ""
+    say(f"kept epoch {best_epoch} of {len(rows)}{early}, the best by validation {settings.schedule.monitor}")
     curves.draw(rows, best_epoch, log_folder / "curves.png")
     best = rows[best_epoch - 1]
     return model, TrainingSummary(len(rows), best_epoch, best.val_accuracy, _count(model)[1], trainable)
 
 
-def _augments(settings: HeadSettings) -> bool:
-    """Whether a training image differs from one epoch to the next."""
-    strengths = (settings.flip, settings.rotation, settings.colour_jitter, settings.random_erasing)
-    return settings.crop_scale < 1 or any(strengths) or bool(settings.auto_augment) or settings.regions != "none"
-
-
 def _say_setup(model: ImageClassifier, settings: HeadSettings, frozen: str, say: Say) -> None:
     say(frozen)
-    if stages_joined(1, settings) is not None:
-        every, last = settings.unfreeze_every, last_thaw(model, settings)
+    if is_progressive(settings.finetune):
+        every, last = settings.finetune.unfreeze_every, fully_unfrozen_epoch(model, settings.finetune)
         say(f"progressive: the classifier alone at first, one stage more every {every} epochs, all from epoch {last}")
-        if last > settings.epochs:
-            say(f"note: {settings.epochs} epochs end before that")
-    if settings.unfreeze == "none" and not settings.lora_rank and _augments(settings):
+        if last > settings.schedule.epochs:
+            say(f"note: {settings.schedule.epochs} epochs end before that")
+    if (
+        settings.finetune.unfreeze == "none"
+        and not settings.finetune.lora_rank
+        and augments(settings.augment, settings.regions)
+    ):
         say(
             "note: without augmentation (--set crop_scale=1 --set flip=0 --set rotation=0 --set colour_jitter=0) a "
             "frozen backbone would see each photo once, not once an epoch"
         )
-    random = not settings.pretrained and settings.backbone_weights is None
-    if random and (settings.unfreeze != "all" or settings.lora_rank):
+    random = not settings.model.pretrained and settings.model.backbone_weights is None
+    if random and (settings.finetune.unfreeze != "all" or settings.finetune.lora_rank):
         say("note: random weights stay frozen; --set unfreeze=all trains them all")
 
 

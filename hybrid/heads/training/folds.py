@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
-import msgspec.structs
 import numpy as np
 
 from hybrid.config import HeadSettings
@@ -54,7 +53,7 @@ def frozen_folds(data: TrainingSet, settings: HeadSettings, compute: Compute, ca
         )
 
     # The logits are calibrated afterwards, so that a search for the best strength would buy nothing but time.
-    quick = msgspec.structs.replace(settings, l2_c=settings.l2_c or FROZEN_C)
+    quick = settings.replace(l2_c=settings.linear.l2_c or FROZEN_C)
 
     def logits(held: tuple[int, ...]) -> FloatArray:
         head = train_linear_head(without_classes(data, held), quick, "features of the gate's episodes", say)
@@ -96,7 +95,7 @@ def tuned_folds(
         log, kept = folder / name, checkpoints / name if checkpoints is not None else None
         log.mkdir(parents=True, exist_ok=True)
         head = train_backbone_head(part, settings, compute, log, say, checkpoints=kept)
-        return head_logits(with_regions(head, settings.regions, settings.region_count), data.val)
+        return head_logits(with_regions(head, settings.regions.method, settings.regions.count), data.val)
 
     return logits
 
@@ -128,8 +127,8 @@ def _compute_features(data: TrainingSet, settings: HeadSettings, compute: Comput
     from hybrid.heads.nets.backbone import build_model
     from hybrid.heads.nets.backbone_head import BackboneHead
 
-    torch.manual_seed(settings.seed)  # a backbone without weights is random, and the cache's key names the seed
-    model = build_model(settings, len(data.classes))
+    torch.manual_seed(settings.data.seed)  # a backbone without weights is random, and the cache's key names the seed
+    model = build_model(settings.model, len(data.classes))
     model.classifier = torch.nn.Identity()
     columns = tuple(map(str, range(int(model.backbone.head_hidden_size))))
     trunk = BackboneHead(model, columns, settings, compute)  # a head whose answers are the features
@@ -145,6 +144,7 @@ def _key(data: TrainingSet, settings: HeadSettings) -> str:
 
     digest = hashlib.sha256("".join((*data.train.hashes, *data.val.hashes, str(PIXELS))).encode())
     relevant = ("backbone", "pretrained", "backbone_args", "image_size", "mean", "std", "crop_pct", "seed")
-    digest.update(msgspec.json.encode({name: getattr(settings, name) for name in relevant}))
-    digest.update(weights_digest(settings))
+    flat = settings.flat()
+    digest.update(msgspec.json.encode({name: flat[name] for name in relevant}))
+    digest.update(weights_digest(settings.model))
     return digest.hexdigest()

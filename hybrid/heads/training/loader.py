@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from hybrid.config import HeadSettings
+from hybrid.config import DataSettings
 from hybrid.errors import DataError
 from hybrid.heads.base import LabeledImages
 from hybrid.heads.training.distributed import process_count
@@ -136,7 +136,7 @@ class EpochSampler(Sampler[Draw]):
 
 
 def make_loader(
-    images: LabeledImages, transform: Transform, settings: HeadSettings, train: bool, *, pin: bool = False
+    images: LabeledImages, transform: Transform, settings: DataSettings, train: bool, *, pin: bool = False
 ) -> DataLoader[Any]:
     """Batches of (n, 3, h, w) float32 and (n,) int64; a str instead where an image could not be read.
 
@@ -158,7 +158,7 @@ def make_loader(
 
 
 def loader_of(
-    dataset: Dataset[Any], images: LabeledImages, settings: HeadSettings, train: bool, **more: Any
+    dataset: Dataset[Any], images: LabeledImages, settings: DataSettings, train: bool, **more: Any
 ) -> DataLoader[Any]:
     """Batches of what a dataset holds at the images' places, shuffled and balanced by the recipe where they train."""
     sampler = EpochSampler(

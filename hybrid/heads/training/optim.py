@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from hybrid.config import HeadSettings
+from hybrid.config import OptimSettings, ScheduleSettings
 from hybrid.errors import HeadError, first_line
 from hybrid.heads.nets.backbone import ImageClassifier
 from hybrid.heads.training.stages import parameter_groups
@@ -16,7 +16,7 @@ from hybrid.heads.training.stages import parameter_groups
 FUSED = ("adam", "adamw")
 
 
-def make_optimizer(model: ImageClassifier, settings: HeadSettings) -> torch.optim.Optimizer:
+def make_optimizer(model: ImageClassifier, settings: OptimSettings) -> torch.optim.Optimizer:
     """Make the recipe's optimizer over what may train; HeadError if timm does not know it or it cannot be made."""
     from timm.optim import create_optimizer_v2
 
@@ -48,21 +48,21 @@ class Schedule:
     ----------
     optimizer : torch.optim.Optimizer
         Its groups carry ``lr_scale``.
-    settings : HeadSettings
+    settings : ScheduleSettings
     updates : int
         Updates in an epoch.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, settings: HeadSettings, updates: int) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, settings: ScheduleSettings, updates: int) -> None:
         self._by_update: Any = None
         self._plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
         self._updates = updates
-        if settings.schedule in ("cosine", "step"):
+        if settings.kind in ("cosine", "step"):
             self._by_update = _scheduler(optimizer, settings, updates)
             return
         for group in optimizer.param_groups:  # timm's schedulers apply the scale themselves
             group["lr"] *= group["lr_scale"]
-        if settings.schedule == "plateau":
+        if settings.kind == "plateau":
             # torch's own: timm's is deprecated, and does not save its state.
             self._plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
                 optimizer, factor=settings.decay_rate, patience=settings.decay_epochs - 1
@@ -88,18 +88,18 @@ class Schedule:
             self._plateau.load_state_dict(state)
 
 
-def _scheduler(optimizer: torch.optim.Optimizer, settings: HeadSettings, updates: int) -> Any:
+def _scheduler(optimizer: torch.optim.Optimizer, settings: ScheduleSettings, updates: int) -> Any:
     from timm.scheduler import create_scheduler_v2
 
     warmup = min(settings.warmup_epochs, settings.epochs - 1)
     return create_scheduler_v2(
         optimizer,
-        sched=settings.schedule,
+        sched=settings.kind,
         num_epochs=settings.epochs,
         decay_epochs=settings.decay_epochs,
         decay_rate=settings.decay_rate,
         warmup_epochs=warmup,
-        warmup_lr=settings.learning_rate * 0.01,
+        warmup_lr=float(optimizer.defaults["lr"]) * 0.01,
         step_on_epochs=False,
         updates_per_epoch=updates,
     )[0]

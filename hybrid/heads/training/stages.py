@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from hybrid.config import HeadSettings
+from hybrid.config import FinetuneSettings, OptimSettings
 from hybrid.errors import HeadError, first_line
 from hybrid.heads.nets.backbone import ImageClassifier
 
@@ -39,32 +39,28 @@ def freeze(model: ImageClassifier, unfreeze: str) -> str:
     return f"{len(stages) - free} of {len(stages)} backbone stages (the stem counts) frozen"
 
 
-def unfrozen_at(epoch: int, model: ImageClassifier, settings: HeadSettings) -> str:
+def is_progressive(settings: FinetuneSettings) -> bool:
+    """Whether stages start to train one after another."""
+    return settings.unfreeze_every > 0 and settings.unfreeze != "none" and not settings.lora_rank
+
+
+def unfrozen_at(epoch: int, model: ImageClassifier, settings: FinetuneSettings) -> str:
     """How much of the backbone trains in an epoch (from 1), as `freeze` takes it: all of it, or stage after stage."""
-    free = stages_joined(epoch, settings)
-    return settings.unfreeze if free is None or free >= _stages_wanted(model, settings) else str(free)
+    if epoch >= fully_unfrozen_epoch(model, settings):
+        return settings.unfreeze
+    return str((epoch - 1) // settings.unfreeze_every)
 
 
-def last_thaw(model: ImageClassifier, settings: HeadSettings) -> int:
-    """The epoch from which on all that may train does."""
-    if stages_joined(1, settings) is None:
+def fully_unfrozen_epoch(model: ImageClassifier, settings: FinetuneSettings) -> int:
+    """The first epoch in which all weights that may train do."""
+    if not is_progressive(settings):
         return 1
-    return 1 + settings.unfreeze_every * _stages_wanted(model, settings)
-
-
-def stages_joined(epoch: int, settings: HeadSettings) -> int | None:
-    """How many stages have joined the classifier by an epoch; None where unfreezing is not progressive."""
-    if settings.unfreeze_every == 0 or settings.unfreeze == "none" or settings.lora_rank:
-        return None
-    return (epoch - 1) // settings.unfreeze_every
-
-
-def _stages_wanted(model: ImageClassifier, settings: HeadSettings) -> int:
     stages = len(_stages(model.backbone))
-    return stages if settings.unfreeze == "all" else min(int(settings.unfreeze), stages)
+    wanted = stages if settings.unfreeze == "all" else min(int(settings.unfreeze), stages)
+    return 1 + settings.unfreeze_every * wanted
 
 
-def parameter_groups(model: ImageClassifier, settings: HeadSettings) -> list[Group]:
+def parameter_groups(model: ImageClassifier, settings: OptimSettings) -> list[Group]:
     """What the optimizer updates: groups with ``params``, ``weight_decay`` and ``lr_scale`` (times learning_rate).
 
     Norms, biases and position embeddings have no weight decay. With ``layer_decay`` each of timm's layers has its own

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hybrid.config import HeadSettings
+from hybrid.config import HeadSettings, LossSettings, OptimSettings
 from hybrid.device import Compute
 from hybrid.errors import HeadError, first_line
 from hybrid.heads.base import LabeledImages, TrainingSet
@@ -23,7 +23,7 @@ from hybrid.heads.training.distributed import Processes
 from hybrid.heads.training.features import FrozenFeatures, parts_to_keep
 from hybrid.heads.training.loader import batches_on, make_loader, seed_of
 from hybrid.heads.training.optim import Schedule, make_optimizer
-from hybrid.heads.training.stages import freeze, last_thaw, stages_joined, unfrozen_at
+from hybrid.heads.training.stages import freeze, fully_unfrozen_epoch, is_progressive, unfrozen_at
 from hybrid.heads.transforms import Transform
 
 Say = Callable[[str], None]
@@ -103,9 +103,9 @@ def train(
     if rows:
         say(f"going on after epoch {rows[-1].epoch} of the checkpoint in {checkpoints}")
     # Patience counts the epochs in which all that may train did.
-    since = last_thaw(model, settings) - 1
-    for epoch in range(len(rows) + 1, settings.epochs + 1):
-        if rows and epoch - 1 - max(loop.best.epoch, since) >= settings.patience:
+    since = fully_unfrozen_epoch(model, settings.finetune) - 1
+    for epoch in range(len(rows) + 1, settings.schedule.epochs + 1):
+        if rows and epoch - 1 - max(loop.best.epoch, since) >= settings.schedule.patience:
             break
         row = _in_memory(loop, epoch)
         rows.append(row)
@@ -177,7 +177,7 @@ class _Best:
 
     def offer(self, row: EpochLog, model: nn.Module) -> bool:
         """Keep the model's weights if the epoch is the best so far; says whether it is."""
-        score = row.val_loss if self._settings.monitor == "loss" else -row.val_accuracy
+        score = row.val_loss if self._settings.schedule.monitor == "loss" else -row.val_accuracy
         # Weights that overflowed in the last update can still be right by accident.
         if not math.isfinite(row.val_loss) or score >= self.score:
             return False
@@ -190,7 +190,7 @@ class _Best:
         if not self.weights:
             raise HeadError(
                 "the validation loss was not finite in any epoch",
-                got=f"learning rate {self._settings.learning_rate:.2g}",
+                got=f"learning rate {self._settings.optim.learning_rate:.2g}",
                 fix="lower --set learning_rate=..., or --set mixed_precision=off",
             )
         model.load_state_dict(self.weights)
@@ -214,25 +214,25 @@ class _Loop:
     ) -> None:
         self.settings, self.compute, self.best = settings, compute, _Best(settings)
         model = model.to(compute.device).to(memory_format=torch.channels_last)
-        thaws = stages_joined(1, settings) is not None
+        progressive = is_progressive(settings.finetune)
         # An autoencoder's decoder has no part in a loss without reconstruction.
-        idle = hasattr(model.backbone, "reconstruction_loss") and not settings.reconstruction
-        self.processes = Processes(compute, find_unused=thaws or idle)
-        self.optimizer = self.processes.optimizer(make_optimizer(model, settings))
+        idle = hasattr(model.backbone, "reconstruction_loss") and not settings.loss.reconstruction
+        self.processes = Processes(compute, find_unused=progressive or idle)
+        self.optimizer = self.processes.optimizer(make_optimizer(model, settings.optim))
         train_kept, val_kept = parts_to_keep(model, data, settings, compute, augmented=transforms[0] != transforms[1])
         self.network, self.model = model, model.classifier if val_kept else model
-        self.average = _average(self.model, settings)
+        self.average = _average(self.model, settings.optim)
         self.wrapped = self.processes.model(model.classifier if train_kept else model)
 
         def loader(part: LabeledImages, transform: Transform, kept: bool, train: bool) -> Any:
             if kept:
-                return FrozenFeatures(model, part, transform, settings, compute, say).loader(train)
-            return make_loader(part, transform, settings, train, pin=compute.is_cuda)
+                return FrozenFeatures(model, part, transform, settings.data, compute, say).loader(train)
+            return make_loader(part, transform, settings.data, train, pin=compute.is_cuda)
 
         self.train_set = self.processes.loader(loader(data.train, transforms[0], train_kept, train=True))
         self.val_set = self.processes.loader(loader(data.val, transforms[1], val_kept, train=False))
-        self.schedule = Schedule(self.optimizer, settings, len(self.train_set))
-        self.mix, self.loss = _loss(settings, len(data.classes))
+        self.schedule = Schedule(self.optimizer, settings.schedule, len(self.train_set))
+        self.mix, self.loss = _loss(settings.loss, len(data.classes))
 
     def kept(self) -> nn.Module:
         """The network that is validated and kept: the moving average where there is one."""
@@ -266,10 +266,10 @@ class _Loop:
 
     def epoch(self, number: int) -> EpochLog:
         """Train one epoch, validate, and say how it went."""
-        if stages_joined(number, self.settings) is not None:
-            freeze(self.network, unfrozen_at(number, self.network, self.settings))
+        if is_progressive(self.settings.finetune):
+            freeze(self.network, unfrozen_at(number, self.network, self.settings.finetune))
         # Dropout draws from here; seeded by epoch, so that a resumed training draws the same.
-        torch.manual_seed(seed_of(self.settings.seed, number, self.processes.index))
+        torch.manual_seed(seed_of(self.settings.data.seed, number, self.processes.index))
         self.train_set.set_epoch(number)
         start = time.perf_counter()
         train_loss, train_accuracy, images = self.train_epoch(number)
@@ -294,7 +294,7 @@ class _Loop:
             if self.mix is not None:
                 # timm mixes even batches only, and draws from numpy's global generator.
                 images, target = images[: len(images) // 2 * 2], target[: len(target) // 2 * 2]
-                np.random.seed(seed_of(self.settings.seed, epoch, number, self.processes.index))  # noqa: NPY002
+                np.random.seed(seed_of(self.settings.data.seed, epoch, number, self.processes.index))  # noqa: NPY002
                 images, target = self.mix(images, target)
             logits, loss = self.forward(images, target)
             truth = target.argmax(1) if target.ndim > 1 else target
@@ -307,18 +307,18 @@ class _Loop:
 
     def forward(self, images: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits and the loss that is minimized."""
-        if not self.settings.reconstruction:
+        if not self.settings.loss.reconstruction:
             logits = self.wrapped(images).float()
             return logits, self.loss(logits, target)
         logits, rebuilt = self.wrapped(images, reconstruct=True)
-        return logits, self.loss(logits.float(), target) + self.settings.reconstruction * rebuilt.float()
+        return logits, self.loss(logits.float(), target) + self.settings.loss.reconstruction * rebuilt.float()
 
     def update(self, loss: torch.Tensor, epoch: int, number: int) -> None:
         """One step of optimizer, schedule and moving average."""
         self.optimizer.zero_grad(set_to_none=True)
         self.processes.backward(loss)
-        if self.settings.clip_grad is not None:
-            self.processes.clip(self.model, self.settings.clip_grad)
+        if self.settings.optim.clip_grad is not None:
+            self.processes.clip(self.model, self.settings.optim.clip_grad)
         self.optimizer.step()
         self.schedule.after_update(epoch, number)
         if self.average is not None:
@@ -344,7 +344,7 @@ class _Loop:
         return float(torch.cat(losses).cpu().mean()), float(per_class[np.unique(labels)].mean())
 
 
-def _average(model: nn.Module, settings: HeadSettings) -> Any:
+def _average(model: nn.Module, settings: OptimSettings) -> Any:
     if settings.ema_decay is None:
         return None
     from timm.utils import ModelEmaV3
@@ -353,7 +353,7 @@ def _average(model: nn.Module, settings: HeadSettings) -> Any:
     return ModelEmaV3(model, decay=settings.ema_decay, use_warmup=True)
 
 
-def _loss(settings: HeadSettings, classes: int) -> tuple[Any, nn.Module]:
+def _loss(settings: LossSettings, classes: int) -> tuple[Any, nn.Module]:
     """The batch mixer, None without mixing, and the loss over its targets."""
     if not settings.mixup and not settings.cutmix:
         return None, nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)

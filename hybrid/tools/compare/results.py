@@ -96,8 +96,8 @@ def result_key(settings: HeadSettings, classes: Iterable[str], parts: Mapping[st
 
     Local weights of the backbone count by their content where the file can be read.
     """
-    values = {name: value for name, value in msgspec.to_builtins(settings).items() if name not in FREE}
-    weights = expand_user(settings.backbone_weights) if settings.backbone_weights else None
+    values = {name: value for name, value in settings.flat().items() if name not in FREE}
+    weights = expand_user(settings.model.backbone_weights) if settings.model.backbone_weights else None
     if weights is not None and weights.is_file():
         values["backbone_weights"] = file_sha256(weights)
     split = {name: _contents(part) for name, part in parts.items()}

@@ -171,7 +171,7 @@ def _train(
         linear = train_linear_head(data, settings, embedded.encoder.identity, workshop.say)
         return linear, linear
     trained = workshop.train(data, settings, workshop.compute, folder, workshop.say, checkpoints=checkpoints)
-    return trained, with_regions(trained, settings.regions, settings.region_count)
+    return trained, with_regions(trained, settings.regions.method, settings.regions.count)
 
 
 def needed(embedded: Embedded | None, name: str) -> Embedded:

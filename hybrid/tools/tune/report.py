@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import msgspec
-
 from hybrid.config import HeadSettings
 
 if TYPE_CHECKING:
@@ -87,7 +85,7 @@ class Tuning:
     @property
     def score_name(self) -> str:
         """What the score is, for people."""
-        return SCORES[self.settings.monitor]
+        return SCORES[self.settings.schedule.monitor]
 
     @property
     def result(self) -> str:
@@ -106,7 +104,7 @@ def in_words(row: Row, settings: HeadSettings) -> str:
     ended = f"{row.epochs} epochs, {row.seconds:.0f} s"
     if row.score is None:
         return f"{who} failed: {row.failure}; {values}"
-    return f"{who}: {SCORES[settings.monitor]} {row.score:.4f}, {row.state} after {ended}; {values}"
+    return f"{who}: {SCORES[settings.schedule.monitor]} {row.score:.4f}, {row.state} after {ended}; {values}"
 
 
 def as_table(tuning: Tuning) -> Table:
@@ -156,8 +154,8 @@ def write_best(tuning: Tuning, settings: HeadSettings, label: str, file: Path) -
     import tomli_w
 
     description = f"tuned from {label}: {tuning.result}, {len(tuning.rows)} trials"
-    plain, defaults = msgspec.to_builtins(settings), msgspec.to_builtins(HeadSettings())
-    changed = {n: value for n, value in plain.items() if value != defaults[n] and n != "description"}
+    defaults = HeadSettings().flat()
+    changed = {n: value for n, value in settings.flat().items() if value != defaults[n] and n != "description"}
     part = file.with_name(file.name + ".part")
     part.write_text(tomli_w.dumps({"description": description, **changed}), encoding="utf-8")
     part.replace(file)
@@ -185,7 +183,7 @@ def draw_importance(tuning: Tuning, file: Path) -> None:
 
 
 def _shown(tuning: Tuning) -> list[Row]:
-    sign = 1 if tuning.settings.monitor == "loss" else -1
+    sign = 1 if tuning.settings.schedule.monitor == "loss" else -1
     order = {"finished": 0, "pruned": 1, "failed": 2}
     ranked = sorted(tuning.rows, key=lambda row: (order[row.state], sign * (row.score or 0.0), row.number))
     own = [row for row in ranked[SHOWN:] if row.own]

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec.structs
-
 from hybrid.config import HeadSettings
 
 # A learning rate is searched this many times below and above the recipe's: SGD's and Adam's own have little in common.
@@ -29,24 +27,24 @@ def search_space(settings: HeadSettings) -> dict[str, Bounds]:
 
     The two dropout rates are one number where the recipe has them equal, or uses only the first.
     """
-    rate = settings.learning_rate
+    rate = settings.optim.learning_rate
     space = {"learning_rate": Bounds(rate / RATE_FACTOR, rate * RATE_FACTOR, log=True)}
     space |= {name: Bounds(0.0, max(0.7, own)) for name, own in _dropout(settings).items()}
-    decay = settings.weight_decay
+    decay = settings.optim.weight_decay
     space["weight_decay"] = Bounds(min(1e-6, decay or 1e-6), max(0.1, decay), log=True)
-    space["label_smoothing"] = Bounds(0.0, max(0.3, settings.label_smoothing))
-    space["mixup"] = Bounds(0.0, max(1.0, settings.mixup))
+    space["label_smoothing"] = Bounds(0.0, max(0.3, settings.loss.label_smoothing))
+    space["mixup"] = Bounds(0.0, max(1.0, settings.loss.mixup))
     return space
 
 
 def own_values(settings: HeadSettings) -> dict[str, float]:
     """Read a recipe's values of the settings in `search_space`."""
     return {
-        "learning_rate": settings.learning_rate,
+        "learning_rate": settings.optim.learning_rate,
         **_dropout(settings),
-        "weight_decay": settings.weight_decay,
-        "label_smoothing": settings.label_smoothing,
-        "mixup": settings.mixup,
+        "weight_decay": settings.optim.weight_decay,
+        "label_smoothing": settings.loss.label_smoothing,
+        "mixup": settings.loss.mixup,
     }
 
 
@@ -57,15 +55,15 @@ def with_values(settings: HeadSettings, values: Mapping[str, float]) -> HeadSett
     changes: dict[str, Any] = short
     if "dropout" in short:
         both = short["dropout"]
-        changes = {**short, "dropout": (both, both if settings.hidden else settings.dropout[1])}
+        changes = {**short, "dropout": (both, both if settings.model.hidden else settings.model.dropout[1])}
     elif first is not None:
         second = short.pop("dropout_2")
         changes = {**short, "dropout": (first, second)}
-    return msgspec.structs.replace(settings, **changes)
+    return settings.replace(**changes)
 
 
 def _dropout(settings: HeadSettings) -> dict[str, float]:
-    first, second = settings.dropout
-    if first == second or settings.hidden == 0:  # without a hidden layer the second rate has no place
+    first, second = settings.model.dropout
+    if first == second or settings.model.hidden == 0:  # without a hidden layer the second rate has no place
         return {"dropout": first}
     return {"dropout_1": first, "dropout_2": second}

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from msgspec.structs import replace
 
 from hybrid.config import HeadSettings
 from hybrid.device import Compute
@@ -91,7 +90,7 @@ def tune(
         Without Optuna or tomli-w.
     """
     check_recipe(settings)
-    searched = replace(settings, folds=1)
+    searched = settings.replace(folds=1)
     if settings.folds > 1:
         say(f"tuning with one training a trial, not {settings.folds} folds; best.toml keeps folds = {settings.folds}")
     out.mkdir(parents=True, exist_ok=True)
@@ -101,7 +100,7 @@ def tune(
         say(f"study {out / 'study.db'}: {len(finished(study))} of {trials} trials are finished")
         _Search(study, data, searched, compute, out, say, train or _backbone_trainer()).run(trials)
         tuning = _summary(study, searched, out)
-        report.write_best(tuning, replace(tuning.settings, folds=settings.folds), label, out / report.BEST)
+        report.write_best(tuning, tuning.settings.replace(folds=settings.folds), label, out / report.BEST)
     if tuning.importance is not None:
         report.draw_importance(tuning, out / report.IMPORTANCE)
     return tuning
@@ -133,7 +132,7 @@ class _Search:
         done = len(finished(self.study))
         # Drawn anew from the number of finished trials: a study that was killed and goes on draws the same values as
         # one that was not, the killed trial's own included.
-        seed = int(np.random.SeedSequence((self.settings.seed, done)).generate_state(1)[0])
+        seed = int(np.random.SeedSequence((self.settings.data.seed, done)).generate_state(1)[0])
         self.study.sampler = TPESampler(seed=seed)
         self.study.optimize(self._objective, n_trials=1)
         rows = rows_of(self.study, self.settings)
@@ -156,7 +155,7 @@ class _Search:
         def on_epoch(row: EpochLog) -> None:
             if not math.isfinite(row.val_loss):  # such an epoch is never kept
                 return
-            epochs.append(row.val_loss if settings.monitor == "loss" else row.val_accuracy)
+            epochs.append(row.val_loss if settings.schedule.monitor == "loss" else row.val_accuracy)
             # The best so far, which is what the training would keep: one bad epoch must not prune.
             trial.report(_best(epochs, settings), row.epoch)
             if trial.should_prune():
@@ -194,7 +193,7 @@ def rows_of(study: Any, settings: HeadSettings) -> list[Row]:
 
 def best_row(rows: list[Row], settings: HeadSettings) -> Row | None:
     """Find the best finished trial, of equals the first; None where none finished."""
-    sign = 1 if settings.monitor == "loss" else -1
+    sign = 1 if settings.schedule.monitor == "loss" else -1
     done = [row for row in rows if row.state == "finished" and row.score is not None]
     return min(done, key=lambda row: sign * float(row.score or 0.0), default=None)
 
@@ -218,8 +217,8 @@ def check_recipe(settings: HeadSettings) -> None:
             got="kind = linear, which chooses its only hyperparameter (l2_c) by itself",
             fix="hybrid train-head --head linear",
         )
-    if settings.backbone_weights is not None and not expand_user(settings.backbone_weights).is_file():
-        raise ConfigError("the backbone's weights do not exist", got=settings.backbone_weights)
+    if settings.model.backbone_weights is not None and not expand_user(settings.model.backbone_weights).is_file():
+        raise ConfigError("the backbone's weights do not exist", got=settings.model.backbone_weights)
     if process_count() > 1:
         raise ConfigError("tune runs in one process", fix="start it without torchrun or accelerate launch")
 
@@ -231,7 +230,7 @@ def _backbone_trainer() -> Train:
 
 
 def _best(scores: list[float], settings: HeadSettings) -> float:
-    return min(scores) if settings.monitor == "loss" else max(scores)
+    return min(scores) if settings.schedule.monitor == "loss" else max(scores)
 
 
 def _check_hope(study: Any, settings: HeadSettings) -> None:

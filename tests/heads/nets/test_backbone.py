@@ -57,7 +57,7 @@ def test_a_classifier_without_hidden_layer():
     "name", ["test_resnet", "test_convnext", "test_efficientnet", "test_vit", "mobilenetv3_small_050"]
 )
 def test_images_to_logits(name):
-    model = build_model(settings(name), classes=5).eval()
+    model = build_model(settings(name).model, classes=5).eval()
     assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 5)
     assert model.classifier[1].out_features == 16
 
@@ -69,7 +69,7 @@ def test_images_to_logits(name):
 def test_batch_norms_of_loaded_weights_stay_as_they_are(tmp_path, freeze_norms, from_weights):
     save_file(backbone_state(), tmp_path / "w.safetensors")
     weights = str(tmp_path / "w.safetensors") if from_weights else None
-    model = build_model(settings(freeze_norms=freeze_norms, backbone_weights=weights), classes=3)
+    model = build_model(settings(freeze_norms=freeze_norms, backbone_weights=weights).model, classes=3)
     before = {name: buffer.clone() for name, buffer in model.backbone.named_buffers()}
     model.train()
     model(torch.rand(4, 3, 64, 64))
@@ -98,13 +98,13 @@ def test_local_weights(tmp_path, kind):
     else:
         torch.save({"state_dict": state, "epoch": 3} if kind == "state_dict" else state, file)
     chosen = settings(backbone_weights=str(file), pretrained=True)
-    model = build_model(chosen, classes=3)
+    model = build_model(chosen.model, classes=3)
     assert not {"fc.weight", "fc.bias"} & set(model.backbone.state_dict())
     for name, tensor in model.backbone.state_dict().items():
         expected = state[name].half().to(tensor.dtype) if kind == "half" else state[name]
         assert tensor.dtype == state[name].dtype
         assert torch.equal(tensor, expected), name
-    assert str(file) in weights_note(chosen)
+    assert str(file) in weights_note(chosen.model)
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "pt"])
@@ -115,7 +115,7 @@ def test_local_weights_that_do_not_fit(tmp_path, ending):
     file = tmp_path / f"w.{ending}"
     (save_file if ending == "safetensors" else torch.save)(state, file)
     with pytest.raises(HeadError, match="does not fit the backbone") as caught:
-        build_model(settings(backbone_weights=str(file)), classes=3)
+        build_model(settings(backbone_weights=str(file)).model, classes=3)
     missing, unfit = caught.value.got.split(";")
     assert "conv1.0.weight" in missing
     assert "layer3.0.conv1.weight" in missing
@@ -142,7 +142,7 @@ def test_what_is_no_plain_tensors_is_refused_and_not_executed(tmp_path, content,
         things = {"trap": {"w": Trap(mark)}, "module": nn.Linear(2, 2), "list": [1, 2], "tensor": torch.zeros(3)}
         torch.save(things[content], file)
     with pytest.raises(HeadError, match="cannot read") as caught:
-        build_model(settings(backbone_weights=str(file)), classes=3)
+        build_model(settings(backbone_weights=str(file)).model, classes=3)
     assert "plain tensors" in caught.value.expected
     assert not mark.exists()
 
@@ -155,7 +155,7 @@ def test_the_trap_works(tmp_path):
 
 def test_missing_local_weights(tmp_path):
     with pytest.raises(HeadError, match="do not exist") as caught:
-        build_model(settings(backbone_weights=str(tmp_path / "none.pt")), classes=3)
+        build_model(settings(backbone_weights=str(tmp_path / "none.pt")).model, classes=3)
     assert "none.pt" in caught.value.got
 
 
@@ -171,7 +171,7 @@ def test_pretrained_weights_without_network(monkeypatch, tmp_path, offline, back
         timm, "create_model", lambda *args, **more: tried.append(more["pretrained"]) or create(*args, **more)
     )
     with pytest.raises(HeadError, match="not in the cache and cannot be downloaded") as caught:
-        build_model(settings(backbone, pretrained=True), classes=3)
+        build_model(settings(backbone, pretrained=True).model, classes=3)
     assert backbone in caught.value.what
     assert all(way in caught.value.fix for way in ("--backbone-weights", "--no-pretrained", "--head linear"))
     assert len(caught.value.got.splitlines()) == 1
@@ -187,15 +187,15 @@ def test_pretrained_weights_from_the_cache(monkeypatch, tmp_path):
     (folder / "refs" / "main").write_text("0" * 40)
     save_file(state, snapshot / "model.safetensors")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    model = build_model(settings(pretrained=True), classes=3)
+    model = build_model(settings(pretrained=True).model, classes=3)
     assert torch.equal(model.backbone.layer1[0].conv1.weight, state["layer1.0.conv1.weight"])
-    assert "timm's pretrained weights" in weights_note(settings(pretrained=True))
+    assert "timm's pretrained weights" in weights_note(settings(pretrained=True).model)
 
 
 def test_a_saved_head_needs_no_first_weights():
-    build_model(settings(pretrained=True), classes=3, load_weights=False)
-    build_model(settings(backbone_weights="/nowhere.pt"), classes=3, load_weights=False)
-    assert "random weights" in weights_note(settings())
+    build_model(settings(pretrained=True).model, classes=3, load_weights=False)
+    build_model(settings(backbone_weights="/nowhere.pt").model, classes=3, load_weights=False)
+    assert "random weights" in weights_note(settings().model)
 
 
 # Wrong recipes
@@ -212,38 +212,38 @@ def test_a_saved_head_needs_no_first_weights():
 )
 def test_an_unknown_backbone(name, near):
     with pytest.raises(HeadError, match=f"timm knows no model {name}") as caught:
-        build_model(settings(name), classes=3)
+        build_model(settings(name).model, classes=3)
     assert near in caught.value.got
 
 
 @pytest.mark.parametrize("pretrained", [True, False])
 def test_an_unknown_tag(pretrained):
     with pytest.raises(HeadError, match=r"cannot build test_resnet\.none") as caught:
-        build_model(settings("test_resnet.none", pretrained=pretrained), classes=3)
+        build_model(settings("test_resnet.none", pretrained=pretrained).model, classes=3)
     assert "r160_in1k" in caught.value.expected
 
 
 @pytest.mark.parametrize("pretrained", [True, False])
 def test_arguments_the_backbone_does_not_take(pretrained):
     with pytest.raises(HeadError, match="cannot build test_resnet") as caught:
-        build_model(settings(backbone_args={"nonsense": 3}, pretrained=pretrained), classes=3)
+        build_model(settings(backbone_args={"nonsense": 3}, pretrained=pretrained).model, classes=3)
     assert "nonsense" in caught.value.got
 
 
 def test_arguments_reach_the_backbone():
-    model = build_model(settings("test_efficientnet", backbone_args={"pad_type": "same"}), classes=3)
+    model = build_model(settings("test_efficientnet", backbone_args={"pad_type": "same"}).model, classes=3)
     assert type(model.backbone.conv_stem).__name__ == "Conv2dSame"
 
 
 @pytest.mark.parametrize(("name", "size"), [("test_convnext", 16), ("test_vit", 100)])
 def test_a_size_the_backbone_cannot_take(name, size):
     with pytest.raises(HeadError, match=f"{name} cannot take photos of {size} x {size}") as caught:
-        build_model(settings(name, image_size=size), classes=3)
+        build_model(settings(name, image_size=size).model, classes=3)
     assert "--image-size" in caught.value.fix
 
 
 @pytest.mark.parametrize("size", [32, 96, 160])
 def test_a_backbone_of_a_fixed_size_is_built_for_the_recipes(size):
-    model = build_model(settings("test_vit", image_size=size), classes=3).eval()
+    model = build_model(settings("test_vit", image_size=size).model, classes=3).eval()
     assert model.backbone.pos_embed.shape[1] == (size // 16) ** 2 + 1
     assert model(torch.zeros(1, 3, size, size)).shape == (1, 3)

@@ -27,7 +27,7 @@ NO_EMBEDDINGS = np.empty((0, 0), dtype=np.float32)
 def random_head(settings, compute: Compute = CPU) -> BackboneHead:
     """A head whose every tensor is random, batch norm statistics too."""
     torch.manual_seed(0)
-    members = [build_model(settings, len(CLASSES), load_weights=False) for _ in range(settings.folds)]
+    members = [build_model(settings.model, len(CLASSES), load_weights=False) for _ in range(settings.folds)]
     model = Ensemble(members) if settings.folds > 1 else members[0]
     state = {n: torch.rand_like(t) + 0.1 if "running" in n else t for n, t in model.state_dict().items()}
     model.load_state_dict(state)
@@ -60,7 +60,7 @@ np.savez(out, **found)
 def test_a_fresh_process_gives_the_same_logits(colored, recipe, tmp_path):
     data = colored((4, 4, 4), (3, 3, 3))
     first_weights = tmp_path / "first.safetensors"
-    save_file(build_model(recipe(), 3).backbone.state_dict(), first_weights)
+    save_file(build_model(recipe().model, 3).backbone.state_dict(), first_weights)
     expected = []
     for folds in (1, 2):
         settings = recipe(

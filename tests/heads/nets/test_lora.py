@@ -25,7 +25,7 @@ NETS = {
 def adapted(settings, classes: int = 3):
     """A network with adapters that do something: as they are made, they do nothing."""
     torch.manual_seed(0)
-    model = build_model(settings, classes)
+    model = build_model(settings.model, classes)
     said = add_adapters(model, settings)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -37,7 +37,7 @@ def adapted(settings, classes: int = 3):
 def test_the_merged_network_is_the_adapted_one(recipe, name):
     settings = recipe(backbone=name, lora_rank=3, lora_alpha=6.0, **NETS[name])
     torch.manual_seed(0)
-    plain = build_model(settings, 3).eval()
+    plain = build_model(settings.model, 3).eval()
     model, _ = adapted(settings)
     images = torch.rand(4, 3, 32, 32)
     with torch.no_grad():
@@ -53,7 +53,7 @@ def test_the_merged_network_is_the_adapted_one(recipe, name):
 @pytest.mark.parametrize("name", NETS)
 def test_which_layers_have_adapters(recipe, name):
     settings = recipe(backbone=name, lora_rank=2, **NETS[name])
-    original = dict(build_model(settings, 3, load_weights=False).backbone.named_modules())
+    original = dict(build_model(settings.model, 3, load_weights=False).backbone.named_modules())
     model, said = adapted(settings)
     found = {n.removeprefix("base_model.model.") for n, m in model.backbone.named_modules() if hasattr(m, "lora_A")}
     convolutions = {n for n, m in original.items() if isinstance(m, nn.Conv2d)}
@@ -90,8 +90,8 @@ def test_training_changes_the_backbone_by_low_rank_alone(colored, recipe, tmp_pa
     settings = recipe(backbone=name, lora_rank=2, epochs=1, freeze_norms=True, learning_rate=0.01, **NETS[name])
     data, said = colored((4, 4, 4), (2, 2, 2)), []
     head = train_backbone_head(data, settings, CPU, tmp_path, said.append)
-    torch.manual_seed(settings.seed)
-    before = build_model(settings, 3).state_dict()
+    torch.manual_seed(settings.data.seed)
+    before = build_model(settings.model, 3).state_dict()
     after = head.tensors()
     assert after.keys() == before.keys()
     changed = {n for n in before if not torch.equal(before[n], after[n]) and "running" not in n and "num_b" not in n}
@@ -104,7 +104,7 @@ def test_training_changes_the_backbone_by_low_rank_alone(colored, recipe, tmp_pa
             # peft's adapter of a convolution is a convolution of its shape to `rank` channels.
             assert singular[2:].max(initial=0) < 1e-4 * singular[0], n
     assert any("adapters of rank 2" in line for line in said)
-    assert head.training.parameters == sum(p.numel() for p in build_model(settings, 3).parameters())
+    assert head.training.parameters == sum(p.numel() for p in build_model(settings.model, 3).parameters())
     # Used where peft is not installed.
     save_backbone_head(head, tmp_path / "model.safetensors")
     monkeypatch.setitem(sys.modules, "peft", None)
@@ -125,10 +125,10 @@ def test_without_peft(colored, recipe, tmp_path, monkeypatch):
 def test_settings_that_contradict_adapters(recipe, change):
     settings = recipe(lora_rank=2, **change)
     with pytest.raises(HeadError, match="own layers frozen"):
-        add_adapters(build_model(settings, 3), settings)
+        add_adapters(build_model(settings.model, 3), settings)
 
 
 def test_nothing_to_adapt(recipe):
     settings = recipe(backbone="hybrid_pixels", lora_rank=2)
     with pytest.raises(HeadError, match="hybrid_pixels has no linear layer"):
-        add_adapters(build_model(settings, 3), settings)
+        add_adapters(build_model(settings.model, 3), settings)

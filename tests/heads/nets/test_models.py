@@ -61,7 +61,7 @@ def test_timm_knows_the_network_and_its_input(name):
 @pytest.mark.parametrize("size", [16, 32, 50])
 @pytest.mark.parametrize("name", NAMES)
 def test_features_at_any_size(name, size):
-    model = build_model(settings(name, image_size=size), classes=5).eval()
+    model = build_model(settings(name, image_size=size).model, classes=5).eval()
     features = 3 * size * size if name == "hybrid_pixels" else FACTS[name][0]
     images = torch.rand(2, 3, size, size)
     assert model.backbone.head_hidden_size == features
@@ -82,7 +82,7 @@ def test_a_linear_layer_of_its_own_where_classes_are_asked_for(name):
 def test_every_weight_trains(name):
     """What no gradient reaches would be dead."""
     torch.manual_seed(0)
-    model = build_model(settings(name), classes=4)
+    model = build_model(settings(name).model, classes=4)
     images = torch.randn(8, 3, 32, 32)
     features = model.backbone(images)
     loss = model.classifier(features).square().sum()
@@ -97,7 +97,7 @@ def test_every_weight_trains(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_stages_can_be_frozen(name):
-    model = build_model(settings(name), classes=3)
+    model = build_model(settings(name).model, classes=3)
     stages = FACTS[name][1]
     everything = {n for n, _ in model.backbone.named_parameters()}
     said = freeze(model, "99")
@@ -137,7 +137,7 @@ def test_same_seed_same_weights_and_same_answers(name):
     made = []
     for _ in range(2):
         torch.manual_seed(3)
-        made.append(build_model(settings(name), classes=3).eval())
+        made.append(build_model(settings(name).model, classes=3).eval())
     images = torch.rand(2, 3, 32, 32)
     assert torch.equal(made[0](images), made[1](images))
 
@@ -145,14 +145,14 @@ def test_same_seed_same_weights_and_same_answers(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_there_are_no_pretrained_weights(name):
     with pytest.raises(HeadError, match=name) as caught:
-        build_model(settings(name, pretrained=True), classes=3)
+        build_model(settings(name, pretrained=True).model, classes=3)
     assert "No pretrained weights exist" in caught.value.got
     assert "--no-pretrained" in caught.value.fix
 
 
 def test_an_argument_it_does_not_take():
     with pytest.raises(HeadError, match="cannot build hybrid_cnn") as caught:
-        build_model(settings("hybrid_cnn", backbone_args={"depth": 3}), classes=3)
+        build_model(settings("hybrid_cnn", backbone_args={"depth": 3}).model, classes=3)
     assert "depth" in caught.value.got
 
 
@@ -201,7 +201,7 @@ def test_he_initialization_keeps_the_scale_through_relus():
 
 
 def test_pixels_and_a_linear_layer_are_logistic_regression():
-    model = build_model(settings("hybrid_pixels", image_size=16), classes=4).eval()
+    model = build_model(settings("hybrid_pixels", image_size=16).model, classes=4).eval()
     assert count(model.backbone) == 0
     assert count(model) == 3 * 16 * 16 * 4 + 4
     images = torch.randn(5, 3, 16, 16)
@@ -333,7 +333,7 @@ def test_parameters_of_the_autoencoder(size, widths):
 
 
 def test_the_decoder_does_not_run_for_an_answer():
-    model = build_model(settings("hybrid_autoencoder"), classes=3).eval()
+    model = build_model(settings("hybrid_autoencoder").model, classes=3).eval()
     ran = []
     model.backbone.decoder.register_forward_hook(lambda *_: ran.append(1))
     model(torch.zeros(1, 3, 32, 32))

@@ -58,10 +58,10 @@ def photos(part):
 
 
 def run(name, out, stop_after=99):
-    settings = convert(recipes[name], HeadSettings)
-    torch.manual_seed(settings.seed)
-    model = build_model(settings, 3)
-    freeze(model, settings.unfreeze)
+    settings = HeadSettings(**recipes[name])
+    torch.manual_seed(settings.data.seed)
+    model = build_model(settings.model, 3)
+    freeze(model, settings.finetune.unfreeze)
     rows, said = [], []
 
     def on_epoch(row, best):
@@ -130,7 +130,7 @@ def test_two_processes_train_one_network(colored, recipe, run, shared):
     data = colored((8, 8, 8), (3, 4, 6))  # 13 images of validation: no round number of batches for two
     torch.manual_seed(0)
     weights = shared / "w.safetensors"
-    save_file(build_model(recipe(), 3).backbone.state_dict(), weights)
+    save_file(build_model(recipe().model, 3).backbone.state_dict(), weights)
     still = {**STILL, "backbone_weights": str(weights)}
     recipes = {"full": recipe(**FULL), "still": recipe(**still, batch_size=4)}
     # 24 images: one batch and a rest of one image, which is no round for two processes.

@@ -94,7 +94,7 @@ def test_training_on_features_is_training_on_images(
 @pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.8}, {"mixup": 0.4, "cutmix": 1.0}])
 def test_where_images_are_augmented_the_validation_images_pass_once(colored, frozen, run, decoded, never, changes):
     data, settings, said = colored(), frozen(balanced_sampling=False, **changes), []
-    mixed = bool(settings.mixup)
+    mixed = bool(settings.loss.mixup)
     found, _, log = run(data, settings, change=plain_twice if mixed else None, say=said.append)
     counts = {record.path: 3 for record in data.train.records} | {record.path: 1 for record in data.val.records}
     assert decoded == counts
@@ -140,8 +140,8 @@ def test_batches_of_features_are_those_of_the_images(colored, frozen, start, tra
     data, settings = colored((6, 7, 4), (1, 1, 1)), frozen()
     model = start(settings).eval()
     plain = transforms(model, settings)[1]
-    kept = FrozenFeatures(model, data.train, plain, settings, CPU, lambda line: None)
-    found, images = kept.loader(train), loader.make_loader(data.train, plain, settings, train=train)
+    kept = FrozenFeatures(model, data.train, plain, settings.data, CPU, lambda line: None)
+    found, images = kept.loader(train), loader.make_loader(data.train, plain, settings.data, train=train)
     assert len(kept) == 17
     assert len(found) == len(images) == (2 if train else 3), "no batch of one photo is trained on"
     with torch.no_grad():
@@ -165,7 +165,7 @@ def test_features_keep_the_precision_that_the_classifier_would_get(colored, froz
     data, model = colored((2, 2, 2)), start(frozen(backbone="test_resnet"))
     plain = transforms(model, settings)[1]
     for compute, dtype in ((CPU, torch.float32), (BF16, torch.bfloat16)):
-        batch, _ = next(iter(FrozenFeatures(model, data.val, plain, settings, compute, print).loader(False)))
+        batch, _ = next(iter(FrozenFeatures(model, data.val, plain, settings.data, compute, print).loader(False)))
         assert batch.dtype == dtype
 
 
@@ -174,8 +174,8 @@ def test_features_keep_the_precision_that_the_classifier_would_get(colored, froz
 
 def steady(settings, compute=CPU) -> bool:
     torch.manual_seed(0)
-    model = build_model(settings, 3)
-    freeze(model, settings.unfreeze) if not settings.lora_rank else add_adapters(model, settings)
+    model = build_model(settings.model, 3)
+    freeze(model, settings.finetune.unfreeze) if not settings.finetune.lora_rank else add_adapters(model, settings)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     torch.manual_seed(7)
     expected = torch.rand(1)
@@ -247,7 +247,7 @@ def test_batch_norms_that_are_frozen_are_steady(frozen, tmp_path, freeze_norms):
 
     settings = frozen(backbone="test_resnet")
     file = tmp_path / "w.safetensors"
-    save_file(build_model(settings, 3).backbone.state_dict(), file)
+    save_file(build_model(settings.model, 3).backbone.state_dict(), file)
     own = frozen(backbone="test_resnet", backbone_weights=str(file), pretrained=True, freeze_norms=freeze_norms)
     assert steady(own) is freeze_norms
 
@@ -280,7 +280,7 @@ def test_several_processes_share_the_images_out(colored, frozen, start, monkeypa
     assert parts_to_keep(start(frozen()), colored(), frozen(), CPU, augmented=False) == (False, False)
 
 
-@pytest.mark.parametrize(("photos", "expected"), [(36, (True, True)), (35, (False, True)), (11, (False, False))])
+@pytest.mark.parametrize(("images", "expected"), [(36, (True, True)), (35, (False, True)), (11, (False, False))])
 def test_no_more_features_than_fit(colored, frozen, start, monkeypatch, images, expected):
     """24 images train and 12 validate."""
     model = start(frozen())

@@ -82,7 +82,7 @@ def test_log_and_curves(script, colored, recipe, tmp_path, epochs):
 )
 def test_it_says_what_it_does(colored, recipe, tmp_path, unfreeze, pretrained, warned):
     weights = tmp_path / "w.safetensors"
-    save_file(build_model(recipe(), 3).backbone.state_dict(), weights)
+    save_file(build_model(recipe().model, 3).backbone.state_dict(), weights)
     settings = recipe(epochs=1, unfreeze=unfreeze, backbone_weights=str(weights) if pretrained else None)
     (tmp_path / "log").mkdir()
     said = []
@@ -127,7 +127,10 @@ def test_a_watcher_gets_each_row_and_can_end_the_training(colored, recipe, tmp_p
 
 def test_folds_train_an_ensemble(colored, recipe, tmp_path, monkeypatch):
     data, said, seeds = colored((6, 6, 6), (3, 3, 3)), [], []
-    monkeypatch.setattr(fit, "build_model", lambda made, *more: seeds.append(made.seed) or build_model(made, *more))
+    one_training = fit._train_one
+    monkeypatch.setattr(
+        fit, "_train_one", lambda part, own, *more: seeds.append(own.data.seed) or one_training(part, own, *more)
+    )
     head = train_backbone_head(data, recipe(folds=3, epochs=2, seed=5), CPU, tmp_path, said.append)
     assert seeds == [5, 6, 7]
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("fold")) == [

@@ -162,10 +162,7 @@ def test_the_second_time_features_are_read(data, settings, tmp_path, computed):
 def test_what_the_training_changes_needs_no_new_features(data, settings, tmp_path, computed, recipe):
     cache = tmp_path / "features.safetensors"
     frozen_folds(data, settings, CPU, cache, lambda line: None)
-    other = HeadSettings(
-        **{name: getattr(settings, name) for name in settings.__struct_fields__} | {"epochs": 9, "hidden": 3}
-    )
-    frozen_folds(data, other, CPU, cache, lambda line: None)
+    frozen_folds(data, settings.replace(epochs=9, hidden=3), CPU, cache, lambda line: None)
     assert len(computed) == 1
 
 
@@ -176,7 +173,7 @@ def test_anything_else_computes_them_anew(data, settings, weights, tmp_path, com
     if change == "weights":
         write_weights(weights, 1)
     elif change == "size":
-        settings = HeadSettings(**{n: getattr(settings, n) for n in settings.__struct_fields__} | {"image_size": 32})
+        settings = settings.replace(image_size=32)
     elif change == "photos":
         data = replace(data, val=replace(data.val, hashes=("new", *data.val.hashes[1:])))
     elif change == "order":

@@ -15,10 +15,10 @@ def rates_of(optimizer) -> list[float]:
 
 def follow(start, settings, updates: int, losses=None):
     """Rates of all groups before each update, and the groups' relative rates."""
-    optimizer = make_optimizer(start(settings), settings)
+    optimizer = make_optimizer(start(settings), settings.optim)
     scales = [group["lr_scale"] for group in optimizer.param_groups]
-    schedule, rates = Schedule(optimizer, settings, updates), [rates_of(optimizer)]
-    for epoch in range(1, settings.epochs + 1):
+    schedule, rates = Schedule(optimizer, settings.schedule, updates), [rates_of(optimizer)]
+    for epoch in range(1, settings.schedule.epochs + 1):
         for batch in range(1, updates + 1):
             schedule.after_update(epoch, batch)
             rates.append(rates_of(optimizer))
@@ -124,8 +124,8 @@ def test_a_schedule_goes_on_where_it_stopped(recipe, start, schedule):
     found, states = [], None
     for epoch in range(1, 7):
         # A new process after each epoch.
-        optimizer = make_optimizer(start(settings), settings)
-        scheduler = Schedule(optimizer, settings, 2)
+        optimizer = make_optimizer(start(settings), settings.optim)
+        scheduler = Schedule(optimizer, settings.schedule, 2)
         if states is not None:
             optimizer.load_state_dict(states[0])
             scheduler.load_state_dict(states[1])
@@ -144,8 +144,8 @@ def test_a_schedule_goes_on_where_it_stopped(recipe, start, schedule):
 def test_weight_decay_is_for_matrices_only(recipe, start, unfreeze):
     settings = recipe(unfreeze=unfreeze, weight_decay=0.03, learning_rate=0.02, backbone_rate=0.25, schedule="none")
     model = start(settings)
-    optimizer = make_optimizer(model, settings)
-    Schedule(optimizer, settings, 1)
+    optimizer = make_optimizer(model, settings.optim)
+    Schedule(optimizer, settings.schedule, 1)
     found = {
         id(parameter): (group["weight_decay"], group["lr"])
         for group in optimizer.param_groups
@@ -162,7 +162,7 @@ def test_weight_decay_is_for_matrices_only(recipe, start, unfreeze):
 
 @pytest.mark.parametrize(("name", "kind"), [("sgd", "SGD"), ("adam", "Adam"), ("adamw", "AdamW"), ("lamb", "Lamb")])
 def test_optimizers_of_timm(recipe, start, name, kind):
-    optimizer = make_optimizer(start(recipe()), recipe(optimizer=name, momentum=0.7))
+    optimizer = make_optimizer(start(recipe()), recipe(optimizer=name, momentum=0.7).optim)
     assert type(optimizer).__name__ == kind
     if name == "sgd":
         assert {(group["momentum"], group["nesterov"]) for group in optimizer.param_groups} == {(0.7, True)}
@@ -173,10 +173,12 @@ def test_updates_in_one_pass_over_memory_are_the_same_updates(recipe, start, nam
     """What torch has a fused kernel for uses it, on the devices that all versions of torch have it for."""
     settings = recipe(optimizer=name, weight_decay=0.1, learning_rate=0.01, schedule="none")
     model, twin = start(settings), start(settings)
-    optimizer = make_optimizer(model, settings)
+    optimizer = make_optimizer(model, settings.optim)
     fused = name in ("adamw", "Adam")
     assert {group.get("fused", False) or False for group in optimizer.param_groups} == {fused}
-    assert not any(group.get("fused") for group in make_optimizer(start(settings).to("meta"), settings).param_groups)
+    assert not any(
+        group.get("fused") for group in make_optimizer(start(settings).to("meta"), settings.optim).param_groups
+    )
     number = {id(parameter): index for index, parameter in enumerate(model.parameters())}
     own = list(twin.parameters())
     groups = [
@@ -200,8 +202,8 @@ def test_a_step_of_momentum_sgd_by_hand(recipe, start):
         optimizer="momentum", momentum=0.5, learning_rate=0.1, backbone_rate=0.1, weight_decay=0.0, schedule="none"
     )
     model = start(settings)
-    optimizer = make_optimizer(model, settings)
-    Schedule(optimizer, settings, 1)
+    optimizer = make_optimizer(model, settings.optim)
+    Schedule(optimizer, settings.schedule, 1)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     for _ in range(2):
         for parameter in model.parameters():
@@ -215,6 +217,6 @@ def test_a_step_of_momentum_sgd_by_hand(recipe, start):
 
 def test_an_unknown_optimizer(recipe, start):
     with pytest.raises(HeadError, match="cannot make the optimizer nonsense") as caught:
-        make_optimizer(start(recipe()), recipe(optimizer="nonsense"))
+        make_optimizer(start(recipe()), recipe(optimizer="nonsense").optim)
     assert "adamw" in caught.value.expected
     assert "optimizer" in caught.value.fix

@@ -9,7 +9,7 @@ from torch import nn
 from hybrid.config import HeadSettings
 from hybrid.errors import HeadError
 from hybrid.heads.nets.backbone import build_model
-from hybrid.heads.training.stages import freeze, last_thaw, parameter_groups, unfrozen_at
+from hybrid.heads.training.stages import freeze, fully_unfrozen_epoch, parameter_groups, unfrozen_at
 
 
 def settings(backbone: str = "test_resnet", **changes) -> HeadSettings:
@@ -35,7 +35,7 @@ def trained(model) -> set[str]:
 
 @pytest.mark.parametrize("name", LAST_TWO)
 def test_the_last_two_stages_train_and_nothing_else(name):
-    model = build_model(settings(name), classes=3, load_weights=False)
+    model = build_model(settings(name).model, classes=3, load_weights=False)
     said = freeze(model, "2")
     expected = {p for p, _ in model.backbone.named_parameters() if p.startswith(LAST_TWO[name])}
     assert trained(model) == expected
@@ -46,7 +46,7 @@ def test_the_last_two_stages_train_and_nothing_else(name):
 
 @pytest.mark.parametrize("name", ["test_convnext", "test_resnet", "mobilenetv3_small_050", "test_vit"])
 def test_all_none_and_more_stages_than_there_are(name):
-    model = build_model(settings(name), classes=3, load_weights=False)
+    model = build_model(settings(name).model, classes=3, load_weights=False)
     everything = {name for name, _ in model.backbone.named_parameters()}
     assert freeze(model, "all") == "nothing is frozen"
     assert trained(model) == everything
@@ -63,7 +63,7 @@ def test_all_none_and_more_stages_than_there_are(name):
 
 
 def test_a_model_whose_stages_timm_does_not_say():
-    model = build_model(settings("test_resnet"), classes=3, load_weights=False)
+    model = build_model(settings("test_resnet").model, classes=3, load_weights=False)
     model.backbone = nn.Sequential(nn.Linear(3, 3))
     with pytest.raises(HeadError, match="does not say what the stages") as caught:
         freeze(model, "2")
@@ -92,16 +92,16 @@ def test_a_model_whose_stages_timm_does_not_say():
 def test_how_much_trains_in_each_epoch(unfreeze, every, expected, last):
     """The smallest ResNet has five stages: the stem and four more."""
     chosen = settings(unfreeze=unfreeze, unfreeze_every=every)
-    model = build_model(chosen, classes=3, load_weights=False)
-    assert [unfrozen_at(epoch, model, chosen) for epoch in range(1, 8)] == expected
-    assert last_thaw(model, chosen) == last
+    model = build_model(chosen.model, classes=3, load_weights=False)
+    assert [unfrozen_at(epoch, model, chosen.finetune) for epoch in range(1, 8)] == expected
+    assert fully_unfrozen_epoch(model, chosen.finetune) == last
 
 
 def test_adapters_know_no_progressive_unfreezing():
     chosen = settings(unfreeze="2", unfreeze_every=1, lora_rank=2)
-    model = build_model(chosen, classes=3, load_weights=False)
-    assert unfrozen_at(1, model, chosen) == "2"
-    assert last_thaw(model, chosen) == 1
+    model = build_model(chosen.model, classes=3, load_weights=False)
+    assert unfrozen_at(1, model, chosen.finetune) == "2"
+    assert fully_unfrozen_epoch(model, chosen.finetune) == 1
 
 
 # What the optimizer gets
@@ -119,7 +119,7 @@ def found_groups(model, chosen):
     """Parameter name -> (rate relative to learning_rate, weight decay); each name once."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found = {}
-    for group in parameter_groups(model, chosen):
+    for group in parameter_groups(model, chosen.optim):
         assert group["params"]
         for parameter in group["params"]:
             assert names[id(parameter)] not in found, "in two groups"
@@ -134,7 +134,7 @@ def test_rates_of_the_layers_by_hand(backbone, last, layer_decay, unfreeze):
     chosen = settings(
         backbone, unfreeze=unfreeze, layer_decay=layer_decay, backbone_rate=0.1, weight_decay=0.03, hidden=8
     )
-    model = build_model(chosen, classes=3, load_weights=False)
+    model = build_model(chosen.model, classes=3, load_weights=False)
     freeze(model, unfreeze)
     expected = {}
     for name, parameter in model.named_parameters():
@@ -162,5 +162,5 @@ def test_rates_of_the_layers_by_hand(backbone, last, layer_decay, unfreeze):
 
 def test_a_net_without_parameters_trains_its_classifier():
     chosen = settings("hybrid_pixels", image_size=32, layer_decay=0.5)
-    model = build_model(chosen, classes=3, load_weights=False)
+    model = build_model(chosen.model, classes=3, load_weights=False)
     assert set(found_groups(model, chosen)) == {f"classifier.{n}" for n, _ in model.classifier.named_parameters()}

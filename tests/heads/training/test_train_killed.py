@@ -75,7 +75,7 @@ def train(job):
     keep, checkpoint.Checkpoint.save = checkpoint.Checkpoint.save, save
     head = fit.train_backbone_head(
         TrainingSet(tuple(data["classes"]), photos(data["train"]), photos(data["val"]), ()),
-        convert(job["recipe"], HeadSettings),
+        HeadSettings(**job["recipe"]),
         Compute("cpu", "fp32", "test"),
         folder,
         said.append,

@@ -152,7 +152,7 @@ def test_the_average_is_the_recursion_over_the_weights(monkeypatch, colored, rec
     for epoch, (row, _, weights) in enumerate(log, start=1):
         losses = []
         for state in (averages[2 * epoch - 1], {name: tensor.numpy() for name, tensor in weights.items()}):
-            twin = build_model(settings, 3).eval()
+            twin = build_model(settings.model, 3).eval()
             twin.load_state_dict({name: torch.from_numpy(np.asarray(value)) for name, value in state.items()})
             with torch.no_grad():
                 losses.append(nn.functional.cross_entropy(twin(pixels), torch.from_numpy(data.val.target)).item())

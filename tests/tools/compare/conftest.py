@@ -21,7 +21,7 @@ class Fake:
 
     def __call__(self, data, settings, compute, log_folder, say, *, checkpoints):
         self.calls.append((settings, log_folder, checkpoints))
-        if self.fail is not None and settings.epochs == self.fail[0]:
+        if self.fail is not None and settings.schedule.epochs == self.fail[0]:
             raise self.fail[1]
         return FakeHead(data.classes, settings)
 
@@ -34,7 +34,9 @@ class FakeHead:
 
     def __init__(self, classes, settings):
         self.classes = classes
-        self.training = TrainingSummary(settings.epochs, 1, 0.5, 1000 * settings.epochs, 10 * settings.epochs)
+        self.training = TrainingSummary(
+            settings.schedule.epochs, 1, 0.5, 1000 * settings.schedule.epochs, 10 * settings.schedule.epochs
+        )
 
     def prepare(self, image):
         """The mean color."""

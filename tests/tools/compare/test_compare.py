@@ -80,7 +80,7 @@ def test_figures_and_files(run, tmp_path, trainer):
     assert {f.name for f in (tmp_path / "out" / "a").iterdir()} == {"result.json", "confusion.png"}
     assert float(table(tmp_path)["a"]["accuracy"]) == row.accuracy
     ((settings, log, checkpoints),) = trainer.calls
-    assert settings.epochs == 3
+    assert settings.schedule.epochs == 3
     assert (log, checkpoints) == (tmp_path / "out" / "a", tmp_path / "out" / "a" / "checkpoints" / row.key)
     assert "2 classes, 10 photos to train on, 10 to test on" in said
     assert any("multiply-add counts as two" in note for note in found.notes)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from hybrid.config import HeadSettings, load_settings
+from hybrid.config import load_settings
 from hybrid.errors import ConfigError
 from hybrid.tools.compare.vary import candidates
 
@@ -11,7 +11,7 @@ def make(recipes, varied=(), fixed=()):
     return candidates(
         recipes,
         varied,
-        lambda recipe, assignments: load_settings(HeadSettings, None, assignments, {"description": recipe}),
+        lambda recipe, assignments: load_settings(None, assignments, {"description": recipe}),
         lambda recipe: recipe.rpartition("/")[2].removesuffix(".toml"),
         fixed,
     )
@@ -21,18 +21,18 @@ def test_the_product_of_all():
     rows = make(["a", "b"], ["unfreeze=all,1", "dropout=[0,0],[0.5, 0.5]", "schedule = none , step"])
     assert len(rows) == len({row.name for row in rows}) == 16
     assert rows[0].name == "a unfreeze=all dropout=[0,0] schedule=none"
-    assert rows[0].settings.unfreeze == "all"
+    assert rows[0].settings.finetune.unfreeze == "all"
     assert rows[1].name == "a unfreeze=all dropout=[0,0] schedule=step"
     assert rows[-1].name == "b unfreeze=1 dropout=[0.5, 0.5] schedule=step"
-    assert rows[-1].settings.dropout == (0.5, 0.5)
-    assert rows[-1].settings.schedule == "step"
-    assert rows[-1].settings.unfreeze == "1"
+    assert rows[-1].settings.model.dropout == (0.5, 0.5)
+    assert rows[-1].settings.schedule.kind == "step"
+    assert rows[-1].settings.finetune.unfreeze == "1"
     assert [row.settings.description for row in rows] == ["a"] * 8 + ["b"] * 8
 
 
 def test_commas_in_brackets_and_quotes_belong_to_the_value():
     rows = make(["a"], ['backbone_args={a = 1, b = [2, 3]},{a = "x,]y"}'])
-    assert [row.settings.backbone_args for row in rows] == [{"a": 1, "b": [2, 3]}, {"a": "x,]y"}]
+    assert [row.settings.model.backbone_args for row in rows] == [{"a": 1, "b": [2, 3]}, {"a": "x,]y"}]
 
 
 def test_without_variation_a_row_has_the_recipes_name():

@@ -49,7 +49,7 @@ def encoder(clip_folder):
 def head_of(classes, folds=1):
     settings = HeadSettings(backbone="test_resnet", image_size=64, pretrained=False, hidden=0, folds=folds)
     torch.manual_seed(0)
-    members = [build_model(settings, len(classes), load_weights=False) for _ in range(folds)]
+    members = [build_model(settings.model, len(classes), load_weights=False) for _ in range(folds)]
     return BackboneHead(Ensemble(members) if folds > 1 else members[0], classes, settings, FP32)
 
 

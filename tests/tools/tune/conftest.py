@@ -31,7 +31,7 @@ def make_data(name: str = "data") -> TrainingSet:
 
 def loss_of(settings: HeadSettings) -> float:
     """Lowest, 0.1, at a learning rate of 0.01 without smoothing."""
-    return 0.1 + math.log10(settings.learning_rate / 0.01) ** 2 + settings.label_smoothing
+    return 0.1 + math.log10(settings.optim.learning_rate / 0.01) ** 2 + settings.loss.label_smoothing
 
 
 class FakeTrainer:
@@ -46,8 +46,8 @@ class FakeTrainer:
         assert log_folder.is_dir()
         self.before(len(self.asked) - 1, settings)
         say("setup")
-        for epoch in range(1, settings.epochs + 1):
-            loss = self.loss(settings) + (settings.epochs - epoch) * 0.05
+        for epoch in range(1, settings.schedule.epochs + 1):
+            loss = self.loss(settings) + (settings.schedule.epochs - epoch) * 0.05
             self.reported[-1] += 1
             on_epoch(EpochLog(epoch, loss, 0.5, loss, 1 / (1 + loss), 1e-3, 1.0, 10.0))
 

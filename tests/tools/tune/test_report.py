@@ -38,24 +38,20 @@ def test_best_recipe_loads_again_and_is_short(search, tmp_path):
     text = (tmp_path / "out" / "best.toml").read_text(encoding="utf-8")
     loaded = load_recipe(tmp_path / "out" / "best.toml")
     assert loaded.description.startswith('tuned from a "quoted" näme: best validation loss')
-    assert {**vars_of(loaded), "description": ""} == vars_of(found.settings)
-    assert vars_of(trainer.asked[found.best.number]) == vars_of(found.settings)
+    assert {**loaded.flat(), "description": ""} == found.settings.flat()
+    assert trainer.asked[found.best.number].flat() == found.settings.flat()
     keys = {line.partition(" = ")[0] for line in text.splitlines() if " = " in line and line[0].isalpha()}
-    defaults = vars_of(HeadSettings())
+    defaults = HeadSettings().flat()
     assert {key for key in keys if key in defaults} == {
-        key for key, value in vars_of(loaded).items() if value != defaults[key] and key != "backbone_args"
+        key for key, value in loaded.flat().items() if value != defaults[key] and key != "backbone_args"
     }
-
-
-def vars_of(settings):
-    return {name: getattr(settings, name) for name in settings.__struct_fields__}
 
 
 def test_best_recipe_of_the_recipe_itself_is_exact(search, tmp_path):
     settings = HeadSettings(epochs=1, learning_rate=0.00123456789, weight_decay=0.0)
     search(1, settings=settings)
     loaded = load_recipe(tmp_path / "out" / "best.toml")
-    assert (loaded.learning_rate, loaded.weight_decay) == (0.00123456789, 0.0)
+    assert (loaded.optim.learning_rate, loaded.optim.weight_decay) == (0.00123456789, 0.0)
 
 
 def test_csv_holds_every_trial(search, tmp_path):
@@ -146,7 +142,7 @@ def test_importance_finds_what_matters(search, tmp_path):
 
 @pytest.mark.parametrize(
     ("trials", "loss", "words"),
-    [(1, lambda s: s.learning_rate, "1 finished trial is too few"), (3, lambda s: 1.0, "the same score")],
+    [(1, lambda s: s.optim.learning_rate, "1 finished trial is too few"), (3, lambda s: 1.0, "the same score")],
 )
 def test_no_importance_and_no_picture(search, tmp_path, trials, loss, words):
     found, _, _ = search(trials, FakeTrainer(loss))

@@ -57,8 +57,8 @@ def test_own_values_go_back_into_the_recipe():
 
 def test_equal_dropout_rates_are_one_number():
     changed = with_values(HeadSettings(), {"dropout": 0.123456, "learning_rate": 0.00123456})
-    assert changed.dropout == (0.1235, 0.1235)
-    assert changed.learning_rate == 0.001235
+    assert changed.model.dropout == (0.1235, 0.1235)
+    assert changed.optim.learning_rate == 0.001235
 
 
 def test_unequal_dropout_rates_are_two():
@@ -72,4 +72,4 @@ def test_unequal_dropout_rates_are_two():
 def test_without_a_hidden_layer_only_the_first_dropout_counts():
     settings = HeadSettings(hidden=0, dropout=(0.1, 0.5))
     assert "dropout" in search_space(settings)
-    assert with_values(settings, {"dropout": 0.2}).dropout == (0.2, 0.5)
+    assert with_values(settings, {"dropout": 0.2}).model.dropout == (0.2, 0.5)

@@ -51,7 +51,7 @@ def test_only_the_searched_settings_change(search):
     settings = HeadSettings(epochs=3, backbone="resnet18", crop_scale=0.5)
     _, trainer, _ = search(3, settings=settings)
     fixed = [
-        {k: getattr(asked, k) for k in asked.__struct_fields__ if k not in {*own_values(asked), "dropout"}}
+        {k: value for k, value in asked.flat().items() if k not in {*own_values(asked), "dropout"}}
         for asked in trainer.asked
     ]
     assert fixed[1:] == fixed[:-1]
@@ -114,7 +114,7 @@ def test_a_pruned_trial_has_the_score_of_its_best_epoch(search):
 
 def test_what_breaks_down_is_counted_and_avoided(search):
     def too_fast(number, settings):
-        if number and settings.learning_rate > 1e-3:
+        if number and settings.optim.learning_rate > 1e-3:
             diverges(number, settings)
 
     tuning, trainer, said = search(6, FakeTrainer(before=too_fast))
