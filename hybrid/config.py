@@ -344,6 +344,7 @@ def load_settings(
         Naming the setting, what it takes and what it got.
     """
     values: dict[str, Any] = {}
+    kind = HeadSettings().kind
     if file is not None:
         try:
             read = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -352,13 +353,17 @@ def load_settings(
         for key, value in read.items():
             key = SYNONYMS.get(key, key)
             values[key] = _as_word(value, FLAT_TYPES.get(key, Any))
+        kind = values.get("kind", kind)
+    words = values.get("description")
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
             raise ConfigError("--set takes KEY=VALUE", got=assignment, fix="for example --set epochs=5")
         key = SYNONYMS.get(key.strip(), key.strip())
         values[key] = _parse_value(text.strip(), FLAT_TYPES.get(key, Any))
-    return HeadSettings(**values | {key: value for key, value in (flags or {}).items() if value is not None})
+    settings = HeadSettings(**values | {key: value for key, value in (flags or {}).items() if value is not None})
+    # The file's words are about its own kind of head.
+    return settings.replace(description="") if settings.kind != kind and settings.description == words else settings
 
 
 def convert(values: Mapping[str, Any], kind: type[S]) -> S:

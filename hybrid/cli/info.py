@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from hybrid.cli import options
@@ -11,7 +10,6 @@ from hybrid.cli.add_class import known_by
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hybrid.config import HeadSettings
     from hybrid.run.files import HeadInfo, Layout
 
 MOST_CLASSES = 20
@@ -23,6 +21,8 @@ def info(run: options.Run = options.DEFAULT_RUN) -> None:
 
     from hybrid.cli import show
     from hybrid.errors import listing
+    from hybrid.heads.recipes import recipe_description
+    from hybrid.heads.registry import head_kind
     from hybrid.index.store import EmbeddingStore
     from hybrid.run.files import Layout, read_gate, read_head_info, read_run
 
@@ -50,7 +50,6 @@ def info(run: options.Run = options.DEFAULT_RUN) -> None:
         line("head", "none (hybrid train-head)")
         return
     settings = head.settings
-    several = f"{settings.folds} x " if settings.folds > 1 else ""
     if description := recipe_description(settings):
         line("recipe", description)
     kind = head_kind(settings).describe(settings)
@@ -66,18 +65,6 @@ def info(run: options.Run = options.DEFAULT_RUN) -> None:
             f"log-odds of any known class: {gate.rejector.bias:+.2f} {gate.rejector.text:+.2f} x best text evidence "
             f"{gate.rejector.entropy:+.2f} x entropy of the answer (predict --reject)",
         )
-
-
-def _description(settings: HeadSettings) -> str:
-    """Describe the recipe, without the study that it follows; empty where ``--head linear`` replaced its network."""
-    from hybrid.heads.recipes import load_recipe, recipe_names
-
-    def describe(recipe: HeadSettings) -> str:
-        return re.sub(r" \(report \d+\)$", "", recipe.description)
-
-    recipes = map(load_recipe, recipe_names() if settings.kind == "linear" else ())
-    replaced = {describe(recipe) for recipe in recipes if recipe.kind != "linear"}
-    return "" if describe(settings) in replaced else describe(settings)
 
 
 def _classes(layout: Layout, head: HeadInfo | None, fingerprint: str) -> Iterator[str]:

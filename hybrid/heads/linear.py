@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from hybrid.config import HeadSettings
-from hybrid.device import CPU_BATCH
+from hybrid.device import CPU_BATCH, Compute
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import HeadError
-from hybrid.heads.base import TrainingSet, damaged
+from hybrid.files import atomic_write
+from hybrid.heads.base import Head, LabeledImages, TrainingSet, damaged
+from hybrid.heads.registry import TrainingJob
 
 # Embeddings have unit norm, so useful strengths lie far above scikit-learn's default of 1.
 C_GRID = tuple(10 ** (step / 2) for step in range(11))
@@ -91,21 +93,40 @@ def train_linear_head(
     return LinearHead(weight, bias, data.classes, encoder_identity, c)
 
 
-def save_linear_head(head: LinearHead, file: Path) -> None:
-    """Write weight and bias as safetensors."""
-    save_file({"weight": np.ascontiguousarray(head.weight), "bias": np.ascontiguousarray(head.bias)}, file)
+class LinearKind:
+    """Logistic regression on the cached embeddings; see `hybrid.heads.registry.HeadKind`."""
 
+    reads_pixels = False
 
-def load_linear_head(file: Path, classes: tuple[str, ...], encoder_identity: str) -> LinearHead:
-    """Read weight and bias; HeadError if they are damaged or of other classes."""
-    try:
-        tensors = load_file(file)
-        weight, bias = tensors["weight"], tensors["bias"]
-    except (SafetensorError, KeyError) as error:
-        raise damaged(file, repr(error)) from error
-    if len(weight) != len(classes) or bias.shape != (len(classes),):
-        raise damaged(file, f"weight {weight.shape} and bias {bias.shape} for {len(classes)} classes")
-    return LinearHead(weight, bias, classes, encoder_identity)
+    def train(self, data: TrainingSet, settings: HeadSettings, job: TrainingJob) -> LinearHead:
+        """Fit it; see `train_linear_head`."""
+        return train_linear_head(data, settings, job.encoder_identity, job.say)
+
+    def save(self, head: Head, file: Path) -> None:
+        """Write weight and bias as safetensors."""
+        linear = cast(LinearHead, head)
+        with atomic_write(file) as part:
+            save_file({name: np.ascontiguousarray(getattr(linear, name)) for name in ("weight", "bias")}, part)
+
+    def load(
+        self, file: Path, classes: tuple[str, ...], settings: HeadSettings, compute: Compute, encoder: str | None
+    ) -> LinearHead:
+        """Read weight and bias; HeadError if they are damaged or of other classes."""
+        try:
+            tensors = load_file(file)
+            weight, bias = tensors["weight"], tensors["bias"]
+        except (SafetensorError, KeyError) as error:
+            raise damaged(file, repr(error)) from error
+        if len(weight) != len(classes) or bias.shape != (len(classes),):
+            raise damaged(file, f"weight {weight.shape} and bias {bias.shape} for {len(classes)} classes")
+        return LinearHead(weight, bias, classes, str(encoder))
+
+    def describe(self, settings: HeadSettings) -> str:
+        """Say what it reads."""
+        return "linear on CLIP embeddings"
+
+    def frozen_features(self, parts: tuple[LabeledImages, ...], settings: HeadSettings, compute: Compute) -> None:
+        """Nothing: the embeddings are the features."""
 
 
 def _fit(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -22,6 +22,7 @@ from hybrid.gate.policy import CalibrationSet
 from hybrid.gate.registry import AnyGate
 from hybrid.gate.rejection import Rejector
 from hybrid.heads.base import Head
+from hybrid.heads.registry import answering, head_kind
 from hybrid.labels.prompts import PromptClass, Templates
 
 FORMAT = 1
@@ -255,15 +256,7 @@ class HeadDraft:
 
     def save(self, head: Head, info: HeadInfo) -> None:
         """Write weights and settings."""
-        from hybrid.heads.linear import LinearHead, save_linear_head
-
-        file = self.folder / HeadFiles.WEIGHTS
-        if isinstance(head, LinearHead):
-            save_linear_head(head, file)
-        else:
-            from hybrid.heads.nets.backbone_head import BackboneHead, save_backbone_head
-
-            save_backbone_head(cast(BackboneHead, head), file)
+        head_kind(info.settings).save(head, self.folder / HeadFiles.WEIGHTS)
         self.save_settings(info)
 
     def save_settings(self, info: HeadInfo) -> None:
@@ -320,19 +313,8 @@ def load_head(layout: Layout, compute: Compute, regions: Regions | None = None) 
     weights = layout.head / HeadFiles.WEIGHTS
     if not weights.is_file():
         raise ArtifactError("the head has no weights", got=f"no file {weights}", fix="hybrid train-head")
-    from hybrid.heads.nets.regions import with_regions
-
-    head: Head
-    if info.settings.kind == "linear":
-        from hybrid.heads.linear import load_linear_head
-
-        head = load_linear_head(weights, info.classes, str(info.encoder_identity))
-    else:
-        from hybrid.heads.nets.backbone_head import load_backbone_head
-
-        head = load_backbone_head(weights, info.classes, info.settings, compute)
-    own = info.settings.regions.method if info.settings.kind == "backbone" else "none"
-    return with_regions(head, regions or own, info.settings.regions.count), info
+    head = head_kind(info.settings).load(weights, info.classes, info.settings, compute, info.encoder_identity)
+    return answering(head, info.settings, regions), info
 
 
 def _recover(layout: Layout) -> Path:

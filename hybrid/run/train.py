@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from msgspec.structs import replace
+import msgspec.structs
 
 from hybrid.config import HeadSettings
 from hybrid.device import Compute
@@ -16,20 +16,19 @@ from hybrid.encoders.base import Encoder, FloatArray
 from hybrid.errors import ArtifactError, DataError, GateError, HeadError, listing
 from hybrid.gate.decide import FittedGate
 from hybrid.heads.base import Head, TrainingSet
+from hybrid.heads.registry import Say, TrainingJob, answering, head_kind
 from hybrid.heads.score import head_logits
 from hybrid.heads.training.dataset import HELD_BACK, split_by_training, training_set
 from hybrid.heads.training.distributed import is_main_process, process_count
-from hybrid.heads.training.folds import FoldLogits
+from hybrid.heads.training.folds import FoldLogits, frozen_folds, tuned_folds
 from hybrid.images.records import ImageRecord
 from hybrid.index.store import ADDED, EmbeddingStore
 from hybrid.index.texts import embed_classes
 from hybrid.labels.prompts import Templates, class_key, load_templates
 from hybrid.labels.space import join
 from hybrid.run.classes import read_classes
-from hybrid.run.files import HeadDraft, HeadInfo, Layout, RunInfo, load_head, read_gate, read_run
+from hybrid.run.files import HeadDraft, HeadInfo, Layout, load_head, read_gate, read_run
 from hybrid.run.gate import fit_run_gate
-
-Say = Callable[[str], None]
 
 
 def train_run(
@@ -67,29 +66,42 @@ def train_run(
         If index, images, templates or recipe are wrong, or training fails. A gate that cannot be fitted is no error:
         the head is kept without one, and ``gate.json`` says why.
     """
-    run = read_run(layout)
     texts = load_templates(templates)
-    _check_encoder(run, encoder)
-    _check_launch(settings)
+    work = _Work(layout, encoder, settings, compute, say)
+    work.check()
     if not is_main_process():
-        _train_along(layout, run, limit_to, settings, compute)
+        work.train_along(limit_to)
         return None
     if fresh:
         shutil.rmtree(layout.training, ignore_errors=True)
     with EmbeddingStore(layout.store, must_exist=True) as store, HeadDraft(layout) as draft:
-        data = _labeled_images(store, run, limit_to, settings)
+        data = work.images(store, limit_to)
         _announce(data, layout, say)
         # Before the training, which may take hours: what is wrong with the names shows at once.
         vectors, reason = _name_classes(data.classes, encoder, texts, store)
         left_out = _left_out(data.classes, store)
-        head = _train(data, settings, compute, encoder, layout, draft, say)
-        info = _describe(data, head, settings, left_out)
+        head = work.train(data, draft.folder)
+        info = HeadInfo(
+            settings=settings,
+            classes=data.classes,
+            encoder_identity=head.encoder_identity,
+            train_photos=len(data.train),
+            val_photos=len(data.val),
+            trained_on=data.train.hashes,
+            notes=data.notes,
+            left_out=left_out,
+        )
         draft.save(head, info)
-        ask = partial(_fold_logits, data, settings, compute, layout, draft, say)
-        fitted = _fit_gate(data, _voting(head, settings), vectors, reason, encoder.logit_scale, settings, ask)
+        fitted = FittedGate(reason=reason)
+        if vectors is not None:
+            try:
+                fitted = work.fit_gate(data, answering(head, settings), vectors, draft.folder)
+            except (GateError, HeadError) as error:  # a trained head is worth keeping without a gate
+                fitted = FittedGate(reason=f"{error.what}: {error.got}")
         draft.save_gate(fitted, encoder, texts)
         draft.publish()
-    _drop_checkpoints(layout, settings)
+    if head_kind(settings).reads_pixels:  # other kinds leave no checkpoints, and spare those of an unfinished training
+        shutil.rmtree(layout.training, ignore_errors=True)
     _report(fitted, say)
     return info
 
@@ -123,40 +135,96 @@ def refit_gate(
     head, info = loaded
     settings = info.settings.replace(gate_folds=gate_folds or info.settings.gate.folds)
     texts = load_templates(templates) if templates else read_gate(layout).templates
-    run = read_run(layout)
-    _check_encoder(run, encoder)
+    work = _Work(layout, encoder, settings, compute, say)
+    work.check_encoder()
     with EmbeddingStore(layout.store, must_exist=True) as store, HeadDraft(layout, copy=True) as draft:
-        data = _labeled_images(store, run, info.classes, settings)
-        data = split_by_training(data, info.classes, frozenset(info.trained_on))
+        data = split_by_training(work.images(store, info.classes), info.classes, frozenset(info.trained_on))
         say(f"{len(data.val)} labeled photos of the index did not train the head")
         vectors, reason = _name_classes(data.classes, encoder, texts, store)
         if vectors is None:
             raise GateError("the encoder cannot name the seen classes", got=reason)
-        if settings.kind == "backbone":
+        if head_kind(settings).reads_pixels:
             _check_files(data.val.records if settings.gate.folds == "memory" else data.train.records + data.val.records)
-        fold_logits = _fold_logits(data, settings, compute, layout, draft, say)
-        logits = head_logits(head, data.val)
-        fitted = fit_run_gate(
-            data,
-            logits,
-            vectors,
-            encoder.logit_scale,
-            fold_logits=fold_logits,
-            folds=settings.gate.folds,
-            seed=settings.data.seed,
-        )
-        draft.save_settings(replace(info, settings=settings, val_photos=len(data.val)))
+        fitted = work.fit_gate(data, head, vectors, draft.folder)
+        draft.save_settings(msgspec.structs.replace(info, settings=settings, val_photos=len(data.val)))
         draft.save_gate(fitted, encoder, texts)
         draft.publish()
-    for done in layout.training.glob("gate_fold_*"):
-        shutil.rmtree(done)
+    for finished in layout.training.glob("gate_fold_*"):
+        shutil.rmtree(finished)
     _report(fitted, say)
 
 
-def _drop_checkpoints(layout: Layout, settings: HeadSettings) -> None:
-    """Remove what a finished training leaves; a linear head has none, and spares another's."""
-    if settings.kind == "backbone":
-        shutil.rmtree(layout.training, ignore_errors=True)
+@dataclass(frozen=True)
+class _Work:
+    """What the steps of a training or a refit share."""
+
+    layout: Layout
+    encoder: Encoder
+    settings: HeadSettings
+    compute: Compute
+    say: Say
+
+    def check(self) -> None:
+        """Refuse an encoder or a launch that cannot train this head."""
+        self.check_encoder()
+        if self.settings.gate.folds == "fine-tuned" and process_count() > 1:
+            raise HeadError(
+                "several processes train the head only, not the heads of the gate's folds",
+                got="gate_folds=fine-tuned",
+                fix="leave it out, then: hybrid fit-gate --gate-folds fine-tuned (one process)",
+            )
+
+    def check_encoder(self) -> None:
+        """Refuse another encoder than the index was made with."""
+        if read_run(self.layout).encoder_identity != self.encoder.identity:
+            raise ArtifactError("the index was made with another encoder", fix="hybrid build-index")
+
+    def images(self, store: EmbeddingStore, limit_to: Sequence[str] | None) -> TrainingSet:
+        """Choose and divide the index's labeled images."""
+        fingerprint, choice = read_run(self.layout).encoder_fingerprint, self.settings.data
+        return training_set(store, fingerprint, limit_to=limit_to, val_fraction=choice.val_fraction, seed=choice.seed)
+
+    def job(self, folder: Path, checkpoints: Path) -> TrainingJob:
+        """Say where and how a head trains."""
+        return TrainingJob(self.compute, self.encoder.identity, folder, checkpoints, self.say)
+
+    def train(self, data: TrainingSet, folder: Path) -> Head:
+        """Train the head; its log goes to `folder`."""
+        kind = head_kind(self.settings)
+        if kind.reads_pixels:
+            _check_files(data.train.records + data.val.records)
+        return kind.train(data, self.settings, self.job(folder, self.layout.training / "head"))
+
+    def train_along(self, limit_to: Sequence[str] | None) -> None:
+        """Lend this process to the training of the first one, and write nothing that stays."""
+        kind = head_kind(self.settings)
+        if not kind.reads_pixels:
+            return
+        with EmbeddingStore(self.layout.store, must_exist=True) as store:
+            data = self.images(store, limit_to)
+        with TemporaryDirectory() as folder:
+            silent = replace(self, say=lambda line: None)
+            kind.train(data, self.settings, silent.job(Path(folder), self.layout.training / "head"))
+
+    def fit_gate(self, data: TrainingSet, head: Head, texts: FloatArray, folder: Path) -> FittedGate:
+        """Fit the gate on the validation images; trainings of its folds write their logs to `folder`."""
+        return fit_run_gate(
+            data,
+            head_logits(head, data.val),
+            texts,
+            self.encoder.logit_scale,
+            folds=self.settings.gate.folds,
+            fold_logits=self.fold_logits(data, folder),
+            seed=self.settings.data.seed,
+        )
+
+    def fold_logits(self, data: TrainingSet, folder: Path) -> FoldLogits | None:
+        """How the gate's episodes ask a head that was trained without some classes; None: they do not."""
+        if self.settings.gate.folds == "memory":
+            return None
+        if self.settings.gate.folds == "frozen":
+            return frozen_folds(data, self.settings, self.compute, self.layout.features, self.say)
+        return tuned_folds(data, self.settings, self.job(folder, self.layout.training))
 
 
 def _announce(data: TrainingSet, layout: Layout, say: Say) -> None:
@@ -169,15 +237,6 @@ def _announce(data: TrainingSet, layout: Layout, say: Say) -> None:
         say(note)
 
 
-def _voting(head: Head, settings: HeadSettings) -> Head:
-    """The head as it will answer: by regions, where its recipe says so."""
-    if settings.kind == "linear":
-        return head  # without torch, which takes seconds to import
-    from hybrid.heads.nets.regions import with_regions
-
-    return with_regions(head, settings.regions.method, settings.regions.count)
-
-
 def _report(fitted: FittedGate, say: Say) -> None:
     if fitted.gate is None:
         say(f"WARNING: no gate: {fitted.reason}")
@@ -188,84 +247,11 @@ def _report(fitted: FittedGate, say: Say) -> None:
         say(line)
 
 
-def _check_launch(settings: HeadSettings) -> None:
-    if settings.gate.folds == "fine-tuned" and process_count() > 1:
-        raise HeadError(
-            "several processes train the head only, not the heads of the gate's folds",
-            got="gate_folds=fine-tuned",
-            fix="leave it out, then: hybrid fit-gate --gate-folds fine-tuned (one process)",
-        )
-
-
-def _train(
-    data: TrainingSet,
-    settings: HeadSettings,
-    compute: Compute,
-    encoder: Encoder,
-    layout: Layout,
-    draft: HeadDraft,
-    say: Say,
-) -> Head:
-    if settings.kind == "linear":
-        from hybrid.heads.linear import train_linear_head
-
-        return train_linear_head(data, settings, encoder.identity, say)
-    _check_files(data.train.records + data.val.records)
-    from hybrid.heads.training.fit import train_backbone_head
-
-    return train_backbone_head(data, settings, compute, draft.folder, say, checkpoints=layout.training / "head")
-
-
-def _train_along(
-    layout: Layout, run: RunInfo, limit_to: Sequence[str] | None, settings: HeadSettings, compute: Compute
-) -> None:
-    """Lend this process to the training of the first one, and write nothing that stays."""
-    if settings.kind == "linear":
-        return
-    from hybrid.heads.training.fit import train_backbone_head
-
-    with EmbeddingStore(layout.store, must_exist=True) as store:
-        data = _labeled_images(store, run, limit_to, settings)
-    with TemporaryDirectory() as folder:
-        own = layout.training / "head"
-        train_backbone_head(data, settings, compute, Path(folder), lambda line: None, checkpoints=own)
-
-
 def _left_out(classes: Sequence[str], store: EmbeddingStore) -> tuple[str, ...]:
     """Labels that could have been trained on: images of split ``test`` alone are none that were left out."""
     trained = {class_key(name) for name in classes}
     usable = {p.record.label for p in store.images() if p.record.split not in HELD_BACK}
     return tuple(sorted(label for label in usable if label is not None and class_key(label) not in trained))
-
-
-def _describe(data: TrainingSet, head: Head, settings: HeadSettings, left_out: tuple[str, ...]) -> HeadInfo:
-    return HeadInfo(
-        settings=settings,
-        classes=data.classes,
-        encoder_identity=head.encoder_identity,
-        train_photos=len(data.train),
-        val_photos=len(data.val),
-        trained_on=data.train.hashes,
-        notes=data.notes,
-        left_out=left_out,
-    )
-
-
-def _labeled_images(
-    store: EmbeddingStore, run: RunInfo, limit_to: Sequence[str] | None, settings: HeadSettings
-) -> TrainingSet:
-    return training_set(
-        store,
-        run.encoder_fingerprint,
-        limit_to=limit_to,
-        val_fraction=settings.data.val_fraction,
-        seed=settings.data.seed,
-    )
-
-
-def _check_encoder(run: RunInfo, encoder: Encoder) -> None:
-    if run.encoder_identity != encoder.identity:
-        raise ArtifactError("the index was made with another encoder", fix="hybrid build-index")
 
 
 def _check_files(records: Sequence[ImageRecord]) -> None:
@@ -296,41 +282,3 @@ def _name_classes(
         return embed_classes(encoder, prompts, templates, store), ""
     missing = [prompt.name for prompt, known in zip(prompts, named, strict=True) if not known]
     return None, f"{encoder.name} has no text vector for {len(missing)} of {len(names)} names: {listing(missing)}"
-
-
-def _fit_gate(
-    data: TrainingSet,
-    head: Head,
-    texts: FloatArray | None,
-    reason: str,
-    logit_scale: float,
-    settings: HeadSettings,
-    fold_logits: Callable[[], FoldLogits | None],
-) -> FittedGate:
-    """Fit on the validation images, or say why it failed: a trained head is worth keeping without a gate."""
-    if texts is None:
-        return FittedGate(reason=reason)
-    try:
-        return fit_run_gate(
-            data,
-            head_logits(head, data.val),
-            texts,
-            logit_scale,
-            folds=settings.gate.folds,
-            fold_logits=fold_logits(),
-            seed=settings.data.seed,
-        )
-    except (GateError, HeadError) as error:  # the second from a head of the episodes
-        return FittedGate(reason=f"{error.what}: {error.got}")
-
-
-def _fold_logits(
-    data: TrainingSet, settings: HeadSettings, compute: Compute, layout: Layout, draft: HeadDraft, say: Say
-) -> FoldLogits | None:
-    if settings.gate.folds == "memory":
-        return None
-    from hybrid.heads.training import folds
-
-    if settings.gate.folds == "frozen":
-        return folds.frozen_folds(data, settings, compute, layout.features, say)
-    return folds.tuned_folds(data, settings, compute, draft.folder, say, checkpoints=layout.training)

@@ -12,14 +12,17 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from hybrid.config import HeadSettings
+from hybrid.device import Compute
 from hybrid.errors import HeadError
 from hybrid.heads import linear
 from hybrid.heads.base import LabeledImages, TrainingSet
-from hybrid.heads.linear import C_GRID, LinearHead, load_linear_head, save_linear_head, train_linear_head
+from hybrid.heads.linear import C_GRID, LinearHead, LinearKind, train_linear_head
 from hybrid.images.records import ImageRecord
 
 # How far probabilities may be from the exact optimum: it is ever flatter for larger C.
 TOLERANCES = {0.1: 1e-6, 10.0: 1e-6, 1e3: 2e-4, 1e5: 5e-3}
+
+CPU = Compute("cpu", "fp32", "test")
 
 
 def images(rng: np.random.Generator, sizes: list[int], centers: np.ndarray, noise: float) -> LabeledImages:
@@ -135,8 +138,8 @@ def test_logits():
 def test_save_and_load(tmp_path):
     head = fit(world(3), l2_c=1.0)
     file = tmp_path / "model.safetensors"
-    save_linear_head(head, file)
-    found = load_linear_head(file, head.classes, "identity")
+    LinearKind().save(head, file)
+    found = LinearKind().load(file, head.classes, HeadSettings(), CPU, "identity")
     assert np.array_equal(found.weight, head.weight)
     assert np.array_equal(found.bias, head.bias)
     assert (found.classes, found.encoder_identity, found.notes) == (head.classes, "identity", head.notes)
@@ -147,7 +150,7 @@ def test_save_and_load(tmp_path):
 @pytest.mark.parametrize("two", [True, False])
 def test_saved_weights_are_plain_tensors(tmp_path, two):
     head = fit(world(2 if two else 3), l2_c=1.0)
-    save_linear_head(head, tmp_path / "m.safetensors")
+    LinearKind().save(head, tmp_path / "m.safetensors")
     tensors = load_file(tmp_path / "m.safetensors")
     assert {name: (t.dtype.name, t.shape) for name, t in tensors.items()} == {
         "weight": ("float32", head.weight.shape),
@@ -166,7 +169,9 @@ def test_saved_weights_are_plain_tensors(tmp_path, two):
 def test_weights_of_something_else(tmp_path, tensors):
     save_file(tensors, tmp_path / "m.safetensors")
     with pytest.raises(HeadError, match="damaged") as caught:
-        load_linear_head(tmp_path / "m.safetensors", ("a", "b", "c"), "identity")
+        LinearKind().load(
+            tmp_path / "m.safetensors", ("a", "b", "c"), HeadSettings(), Compute("cpu", "fp32", "test"), "identity"
+        )
     assert "train-head" in caught.value.fix
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from msgspec.structs import replace
 from scipy.special import softmax
 
 from hybrid.config import EncoderSettings, HeadSettings
@@ -354,7 +353,7 @@ def test_a_training_that_fails_leaves_the_old_head(monkeypatch, make_run, layout
 def test_regions_vote_wherever_the_head_is_asked(make_run, layout):
     """The saved head votes as its recipe says, or as the caller says instead."""
     encoder = make_run()
-    settings = replace(BACKBONE, regions="tiles", region_count=4)
+    settings = BACKBONE.replace(regions="tiles", region_count=4)
     train_run(layout, encoder, settings, CPU)
     data, empty = data_of(layout, encoder, settings), np.empty((0, 0), dtype=np.float32)
     voting, plain = load_head(layout, CPU)[0], load_head(layout, CPU, "none")[0]
@@ -376,7 +375,7 @@ def test_a_linear_head_cannot_vote_on_regions(make_run, layout):
 
 def test_an_ensemble_of_folds_is_saved_and_loaded(make_run, layout):
     encoder, said = make_run(), []
-    settings = replace(BACKBONE, folds=2)
+    settings = BACKBONE.replace(folds=2)
     train_run(layout, encoder, settings, CPU, say=said.append)
     head, info = load_head(layout, CPU)
     assert info.settings.folds == 2

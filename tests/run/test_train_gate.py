@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from msgspec.structs import replace
 
 from hybrid.classifier import HybridClassifier
 from hybrid.config import EncoderSettings, HeadSettings
@@ -16,12 +15,13 @@ from hybrid.encoders import load_encoder
 from hybrid.errors import ArtifactError, DataError, GateError, HeadError
 from hybrid.gate.gate import Gate
 from hybrid.gate.policy import Policy
-from hybrid.heads.training import folds
+from hybrid.heads.backbone import BackboneKind
 from hybrid.heads.training.dataset import training_set
 from hybrid.images.sources import scan
 from hybrid.index.build import build_index
 from hybrid.index.store import EmbeddingStore
 from hybrid.labels.prompts import PromptSet, Templates
+from hybrid.run import train as training
 from hybrid.run.files import HeadFiles, Layout, load_gate, load_head, write_run
 from hybrid.run.gate import fit_run_gate
 from hybrid.run.train import refit_gate, train_run
@@ -120,13 +120,13 @@ def test_the_gate_is_fitted_and_kept(layout, encoder):
 
 
 def test_frozen_folds_are_computed_once(layout, encoder, monkeypatch):
-    settings = replace(BACKBONE, gate_folds="frozen")
+    settings = BACKBONE.replace(gate_folds="frozen")
     said: list[str] = []
     train_run(layout, encoder, settings, CPU, say=said.append)
     assert load_gate(layout)[0].gate.fit.folds == "frozen"
     assert "gate: frozen features of 84 photos, once" in said
     assert layout.features.is_file()
-    monkeypatch.setattr(folds, "_compute_features", lambda *a: pytest.fail("features were computed again"))
+    monkeypatch.setattr(BackboneKind, "frozen_features", lambda *a: pytest.fail("features were computed again"))
     first = load_gate(layout)[0].gate
     train_run(layout, encoder, settings, CPU, say=said.append)
     assert f"gate: frozen features from {layout.features}" in said
@@ -135,7 +135,7 @@ def test_frozen_folds_are_computed_once(layout, encoder, monkeypatch):
 
 def test_fine_tuned_folds_train_again(layout, encoder):
     said: list[str] = []
-    train_run(layout, encoder, replace(BACKBONE, gate_folds="fine-tuned"), CPU, say=said.append)
+    train_run(layout, encoder, BACKBONE.replace(gate_folds="fine-tuned"), CPU, say=said.append)
     assert load_gate(layout)[0].gate.fit.folds == "fine-tuned"
     trained = [line for line in said if line.startswith("gate: training head")]
     # Seven classes make three folds.
@@ -146,7 +146,7 @@ def test_fine_tuned_folds_train_again(layout, encoder):
 
 def test_memory_folds_ask_no_head(layout, encoder, monkeypatch):
     for name in ("frozen_folds", "tuned_folds"):
-        monkeypatch.setattr(folds, name, lambda *a: pytest.fail("a head was asked"))
+        monkeypatch.setattr(training, name, lambda *a: pytest.fail("a head was asked"))
     train_run(layout, encoder, BACKBONE, CPU)
     assert load_gate(layout)[0].gate.fit.folds == "memory"
     assert load_gate(layout)[0].gate.gate.head_uncertainty == 0
@@ -157,8 +157,8 @@ def test_a_head_of_the_episodes_that_fails_does_not_cost_the_head(layout, encode
     def fail(*arguments):
         raise HeadError("C = 10 did not converge", got="5000 steps")
 
-    train = replace(LINEAR, gate_folds="fine-tuned")
-    monkeypatch.setattr(folds, "train_linear_head", fail)
+    train = LINEAR.replace(gate_folds="fine-tuned")
+    monkeypatch.setattr(training, "tuned_folds", lambda *a: fail)
     train_run(layout, encoder, train, CPU)
     assert load_head(layout, CPU)[1].classes == CLASSES
     assert load_gate(layout)[0].reason == "C = 10 did not converge: 5000 steps"

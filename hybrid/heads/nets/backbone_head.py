@@ -17,6 +17,8 @@ from hybrid.config import HeadSettings
 from hybrid.device import Compute, OomBackoff, suggest_batch
 from hybrid.encoders.base import FloatArray
 from hybrid.encoders.no_init import NoInitWeights
+from hybrid.files import atomic_write
+from hybrid.heads.backbone import BackboneKind
 from hybrid.heads.base import TrainingSummary, damaged
 from hybrid.heads.nets.backbone import ImageClassifier, build_model
 from hybrid.heads.nets.ensemble import Ensemble
@@ -57,7 +59,9 @@ class BackboneHead:
         # channels_last: what oneDNN and tensor cores compute convolutions in.
         self.model: nn.Module = model.to(compute.device).to(memory_format=torch.channels_last)
         self.model.eval().requires_grad_(False)
-        self.notes: tuple[str, ...] = (f"head: {describe_network(settings)}, {len(classes)} classes, on {compute}",)
+        self.notes: tuple[str, ...] = (
+            f"head: {BackboneKind().describe(settings)}, {len(classes)} classes, on {compute}",
+        )
 
     def prepare(self, image: AnyImage) -> Any:
         """Make a decoded image as small as may wait for `batch`."""
@@ -94,15 +98,10 @@ class BackboneHead:
         }
 
 
-def describe_network(settings: HeadSettings) -> str:
-    """Say which networks a recipe trains: ``convnext_tiny``, or ``5 x convnext_tiny`` for an ensemble."""
-    several = f"{settings.folds} x " if settings.folds > 1 else ""
-    return several + settings.model.backbone
-
-
 def save_backbone_head(head: BackboneHead, file: Path) -> None:
     """Write the weights as safetensors."""
-    save_file(head.tensors(), file)
+    with atomic_write(file) as part:
+        save_file(head.tensors(), part)
 
 
 def load_backbone_head(file: Path, classes: tuple[str, ...], settings: HeadSettings, compute: Compute) -> BackboneHead:

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageStat
 
-from hybrid.config import Regions
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import HeadError, MissingExtraError
 from hybrid.heads.base import Head
@@ -151,11 +150,6 @@ class RegionHead:
         batches = (views[start : start + BATCH] for start in range(0, len(views), BATCH))
         scores = np.concatenate([self.head.logits(batch, unused) for batch in batches])
         return soft_vote(scores, [len(image) for image in prepared])
-
-
-def with_regions(head: Head, method: Regions, count: int) -> Head:
-    """Wrap a head in `RegionHead`; ``none`` gives the head itself."""
-    return head if method == "none" else RegionHead(head, method, count)
 
 
 def soft_vote(logits: FloatArray, counts: Sequence[int]) -> FloatArray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from hybrid.config import HeadSettings, load_settings
 from hybrid.encoders.base import expand_user
 from hybrid.errors import ConfigError
+from hybrid.heads.registry import check_kind
 
 FOLDER = Path(__file__).parent
 ENDING = ".toml"
@@ -62,7 +64,19 @@ def load_recipe(
     ConfigError
         If there is no such recipe, its file cannot be read, or a setting is wrong.
     """
-    return load_settings(find_recipe(name_or_file), assignments, flags)
+    settings = load_settings(find_recipe(name_or_file), assignments, flags)
+    check_kind(settings.kind)
+    return settings
+
+
+def recipe_description(settings: HeadSettings) -> str:
+    """Describe a head's recipe; empty where its words are of another kind of head.
+
+    Version 0.1.0 kept a recipe's words with ``--head linear`` too, and numbered the recipes by their reports.
+    """
+    words = re.sub(r" \(report \d\)$", "", settings.description)
+    bundled = map(load_recipe, recipe_names())
+    return "" if any(recipe.description == words and recipe.kind != settings.kind for recipe in bundled) else words
 
 
 def recipe_label(name_or_file: str | Path) -> str:

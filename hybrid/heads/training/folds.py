@@ -1,10 +1,11 @@
-"""Heads of the gate's episodes: trained without some of the seen classes, to show what a head says of strangers."""
+"""Heads of the gate's episodes: trained without some classes, to show what a head says of unseen ones."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import msgspec
@@ -13,8 +14,10 @@ import numpy as np
 from hybrid.config import HeadSettings
 from hybrid.device import Compute
 from hybrid.encoders.base import FloatArray
+from hybrid.files import atomic_write
 from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.heads.linear import train_linear_head
+from hybrid.heads.registry import TrainingJob, answering, head_kind
 from hybrid.heads.score import head_logits
 
 # Inverse L2 strength for features of unit norm.
@@ -43,15 +46,10 @@ def frozen_folds(data: TrainingSet, settings: HeadSettings, compute: Compute, ca
     cache : Path
         File that keeps the features for the next time.
     """
-    if settings.kind == "backbone":
-        features = _frozen_features(data, settings, compute, cache, say)
-        cut = len(data.train)
-        data = replace(
-            data,
-            train=replace(data.train, embeddings=features[:cut]),
-            val=replace(data.val, embeddings=features[cut:]),
-        )
-
+    features = _frozen_features(data, settings, compute, cache, say)
+    if features is not None:
+        train, val = np.split(features, [len(data.train)])
+        data = replace(data, train=replace(data.train, embeddings=train), val=replace(data.val, embeddings=val))
     # The logits are calibrated afterwards, so that a search for the best strength would buy nothing but time.
     quick = settings.replace(l2_c=settings.linear.l2_c or FROZEN_C)
 
@@ -62,79 +60,52 @@ def frozen_folds(data: TrainingSet, settings: HeadSettings, compute: Compute, ca
     return logits
 
 
-def tuned_folds(
-    data: TrainingSet,
-    settings: HeadSettings,
-    compute: Compute,
-    folder: Path,
-    say: Say,
-    *,
-    checkpoints: Path | None = None,
-) -> FoldLogits:
-    """Heads trained by the whole recipe, once an episode: as slow as so many trainings.
+def tuned_folds(data: TrainingSet, settings: HeadSettings, job: TrainingJob) -> FoldLogits:
+    """Heads trained by the whole recipe, once per episode: as slow as so many trainings.
 
     Parameters
     ----------
-    folder : Path
-        Where each training writes its log, ``gate_fold_N/``.
-    checkpoints : Path, optional
-        Where each one keeps its last finished epoch, likewise.
+    job : TrainingJob
+        Each training has its log and checkpoints in ``gate_fold_N/`` of its folders.
     """
-    done: list[int] = []
+    number = count(1)
 
     def logits(held: tuple[int, ...]) -> FloatArray:
-        done.append(1)
-        say(f"gate: training head {len(done)} of its folds, without {len(held)} classes")
-        part = without_classes(data, held)
-        if settings.kind == "linear":
-            return train_linear_head(part, settings, "embeddings", say).logits([], data.val.embeddings)
-        from hybrid.heads.nets.regions import with_regions
-        from hybrid.heads.training.fit import train_backbone_head
-
-        name = f"gate_fold_{len(done)}"
-        log, kept = folder / name, checkpoints / name if checkpoints is not None else None
-        log.mkdir(parents=True, exist_ok=True)
-        head = train_backbone_head(part, settings, compute, log, say, checkpoints=kept)
-        return head_logits(with_regions(head, settings.regions.method, settings.regions.count), data.val)
+        fold = next(number)
+        job.say(f"gate: training head {fold} of its folds, without {len(held)} classes")
+        name = f"gate_fold_{fold}"
+        checkpoints = None if job.checkpoints is None else job.checkpoints / name
+        own = replace(job, folder=job.folder / name, checkpoints=checkpoints)
+        head = head_kind(settings).train(without_classes(data, held), settings, own)
+        return head_logits(answering(head, settings), data.val)
 
     return logits
 
 
-def _frozen_features(data: TrainingSet, settings: HeadSettings, compute: Compute, cache: Path, say: Say) -> FloatArray:
-    """Features of training and validation images, (n, f) unit norm, from the cache where it holds just these."""
+def _frozen_features(
+    data: TrainingSet, settings: HeadSettings, compute: Compute, cache: Path, say: Say
+) -> FloatArray | None:
+    """Features of training and validation images, from the cache where it holds just these; None: the embeddings."""
     from safetensors import SafetensorError, safe_open
     from safetensors.numpy import save_file
 
+    kind = head_kind(settings)
+    if not kind.reads_pixels:
+        return None
     key = _key(data, settings)
     try:
-        with safe_open(cache, framework="np") as found:
-            if (found.metadata() or {}).get("key") == key:
+        with safe_open(cache, framework="np") as file:
+            if (file.metadata() or {}).get("key") == key:
                 say(f"gate: frozen features from {cache}")
-                return np.asarray(found.get_tensor("features"), dtype=np.float32)
+                return np.asarray(file.get_tensor("features"), dtype=np.float32)
     except (OSError, SafetensorError):
-        pass  # no cache yet, or a torn one: made anew
+        pass  # no cache yet, or a damaged one: computed again
     say(f"gate: frozen features of {len(data.train) + len(data.val)} photos, once")
-    features = _compute_features(data, settings, compute)
-    part = cache.with_name(cache.name + ".part")
-    save_file({"features": features}, part, metadata={"key": key})
-    part.replace(cache)
+    features = kind.frozen_features((data.train, data.val), settings, compute)
+    if features is not None:
+        with atomic_write(cache) as part:
+            save_file({"features": features}, part, metadata={"key": key})
     return features
-
-
-def _compute_features(data: TrainingSet, settings: HeadSettings, compute: Compute) -> FloatArray:
-    import torch
-
-    from hybrid.heads.nets.backbone import build_model
-    from hybrid.heads.nets.backbone_head import BackboneHead
-
-    torch.manual_seed(settings.data.seed)  # a backbone without weights is random, and the cache's key names the seed
-    model = build_model(settings.model, len(data.classes))
-    model.classifier = torch.nn.Identity()
-    columns = tuple(map(str, range(int(model.backbone.head_hidden_size))))
-    trunk = BackboneHead(model, columns, settings, compute)  # a head whose answers are the features
-    features = np.concatenate([head_logits(trunk, part) for part in (data.train, data.val)])
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    return np.asarray(features / np.maximum(lengths, 1e-12), dtype=np.float32)
 
 
 def _key(data: TrainingSet, settings: HeadSettings) -> str:

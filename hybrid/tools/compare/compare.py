@@ -12,6 +12,7 @@ from pathlib import Path
 from hybrid.device import Compute
 from hybrid.errors import ConfigError, DataError, HybridError
 from hybrid.heads.base import LabeledImages, TrainingSet
+from hybrid.heads.registry import head_kind
 from hybrid.heads.training.distributed import process_count
 from hybrid.heads.training.selection import SourceImages, split_images
 from hybrid.tools.compare import plots as pictures
@@ -113,7 +114,7 @@ def compare(
 
         train = train_backbone_head
     for candidate in candidates:
-        if candidate.settings.kind == "linear":
+        if not head_kind(candidate.settings).reads_pixels:
             needed(embedded, candidate.name)
     splits = _splits(candidates, images, plan)
     data, test = next(iter(splits.values()))
@@ -203,7 +204,7 @@ def _one(
     candidate: Candidate, own: str, data: TrainingSet, test: LabeledImages, out: Path, workshop: Workshop
 ) -> Result | Failure:
     """Give a finished recipe's result, or train and test it, or say why that failed."""
-    reads = workshop.embedded if candidate.settings.kind == "linear" else None
+    reads = None if head_kind(candidate.settings).reads_pixels else workshop.embedded
     identity = "" if reads is None else reads.encoder.fingerprint
     parts = {"train": data.train, "val": data.val, "test": test}
     key = result_key(candidate.settings, data.classes, parts, identity)

@@ -18,7 +18,7 @@ from hybrid.errors import ConfigError, HeadError
 from hybrid.evaluation.confusion import Counts, confusion_matrix
 from hybrid.heads.base import Head, LabeledImages, TrainingSet, TrainingSummary
 from hybrid.heads.linear import train_linear_head
-from hybrid.heads.nets.regions import with_regions
+from hybrid.heads.registry import answering, head_kind
 from hybrid.heads.score import head_logits
 from hybrid.heads.training.dataset import with_embeddings
 from hybrid.images.pipeline import read_and_decode
@@ -127,7 +127,7 @@ def run_trial(
         If the training or the reading of an image fails.
     """
     settings, embedded = candidate.settings, None
-    if settings.kind == "linear":
+    if not head_kind(settings).reads_pixels:
         embedded = needed(workshop.embedded, candidate.name)
         data = replace(data, train=embedded.images(data.train), val=embedded.images(data.val))
         test = embedded.images(test)
@@ -171,7 +171,7 @@ def _train(
         linear = train_linear_head(data, settings, embedded.encoder.identity, workshop.say)
         return linear, linear
     trained = workshop.train(data, settings, workshop.compute, folder, workshop.say, checkpoints=checkpoints)
-    return trained, with_regions(trained, settings.regions.method, settings.regions.count)
+    return trained, answering(trained, settings)
 
 
 def needed(embedded: Embedded | None, name: str) -> Embedded:

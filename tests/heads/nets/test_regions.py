@@ -7,9 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
+from hybrid.config import HeadSettings
 from hybrid.errors import HeadError, MissingExtraError
 from hybrid.heads.nets import regions
-from hybrid.heads.nets.regions import RegionHead, random_region, segment, soft_vote, with_regions
+from hybrid.heads.nets.regions import RegionHead, random_region, segment, soft_vote
+from hybrid.heads.registry import answering
 
 NOTHING = np.empty((0, 0), dtype=np.float32)
 
@@ -264,26 +266,26 @@ def test_no_images():
 
 def test_region_head_says_what_it_is():
     wrapped = MeanColorHead()
-    head = with_regions(wrapped, "tiles", 9)
+    head = RegionHead(wrapped, "tiles", 9)
     assert head.classes == ("r", "g", "b")
     assert head.encoder_identity is None
     assert head.head is wrapped
     assert head.batch_size == 1  # each image has some ten views
-    assert with_regions(wrapped, "tiles", 2).batch_size == 2
+    assert RegionHead(wrapped, "tiles", 2).batch_size == 2
     assert head.min_side is None  # regions are cut from the whole image
     assert head.notes == (
         "a fake",
         "regions: about 9 tiles and the whole photo; the mean of their probabilities counts",
     )
-    assert "about 12 SLIC segments" in with_regions(wrapped, "slic", 12).notes[1]
-    assert with_regions(wrapped, "none", 9) is wrapped
+    assert "about 12 SLIC segments" in RegionHead(wrapped, "slic", 12).notes[1]
+    assert answering(wrapped, HeadSettings()) is wrapped
 
 
 def test_a_head_on_embeddings_is_refused():
     wrapped = MeanColorHead()
     wrapped.encoder_identity = "tiny"
     with pytest.raises(HeadError, match="whole photos") as caught:
-        with_regions(wrapped, "tiles", 9)
+        RegionHead(wrapped, "tiles", 9)
     assert "backbone" in caught.value.fix
 
 

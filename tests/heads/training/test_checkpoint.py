@@ -101,7 +101,7 @@ def test_a_save_that_dies_leaves_the_one_before(tmp_path, monkeypatch):
 # The key
 
 
-OTHERS = (True, False, 3, 0.25, "sgd", "1", "step", "accuracy", "gelu", "tiles", "frozen", "off", "linear")
+OTHERS = (True, False, 3, 16, 0.25, "sgd", "1", "step", "accuracy", "gelu", "tiles", "frozen", "off", "linear")
 TABLES = ({"other": 1}, (0.25, 0.25), (0.25, 0.25, 0.25))
 
 

@@ -16,8 +16,10 @@ from sklearn.linear_model import LogisticRegression
 
 from hybrid.config import HeadSettings
 from hybrid.device import Compute
+from hybrid.heads.backbone import BackboneKind
 from hybrid.heads.base import TrainingSet
-from hybrid.heads.training import fit, folds
+from hybrid.heads.registry import TrainingJob
+from hybrid.heads.training import fit
 from hybrid.heads.training.folds import frozen_folds, tuned_folds, without_classes
 from hybrid.images import preprocess
 from hybrid.images.pipeline import read_and_decode
@@ -84,10 +86,14 @@ def linear_oracle(features: np.ndarray, target: np.ndarray, every: np.ndarray) -
     return model.decision_function(every)
 
 
-@pytest.mark.parametrize("make", [frozen_folds, tuned_folds])
-def test_linear_heads_are_fitted_without_the_held_out_class(data, tmp_path, make):
+@pytest.mark.parametrize("fine_tuned", [False, True])
+def test_linear_heads_are_fitted_without_the_held_out_class(data, tmp_path, fine_tuned):
     settings = HeadSettings(kind="linear", l2_c=2.0)
-    logits = make(data, settings, CPU, tmp_path / "cache", lambda line: None)((1,))
+    if fine_tuned:
+        ask = tuned_folds(data, settings, TrainingJob(CPU, "", tmp_path, None, print))
+    else:
+        ask = frozen_folds(data, settings, CPU, tmp_path / "cache", print)
+    logits = ask((1,))
     assert logits.shape == (12, 2), "all validation photos, the held-out class's too"
     rows = data.train.target != 1
     expected = linear_oracle(data.train.embeddings[rows], data.train.target[rows] == 2, data.val.embeddings)
@@ -142,8 +148,8 @@ def test_features_are_the_networks_before_fine_tuning(data, settings, weights, t
 def computed(monkeypatch):
     """How often features are computed."""
     calls = []
-    original = folds._compute_features
-    monkeypatch.setattr(folds, "_compute_features", lambda *a: calls.append(1) or original(*a))
+    original = BackboneKind.frozen_features
+    monkeypatch.setattr(BackboneKind, "frozen_features", lambda *a: calls.append(1) or original(*a))
     return calls
 
 
@@ -242,7 +248,7 @@ def test_fine_tuned_heads_never_meet_the_held_out_class(data, recipe, tmp_path, 
 
     monkeypatch.setattr(fit, "train_backbone_head", spy)
     said: list[str] = []
-    ask = tuned_folds(data, recipe(epochs=1), CPU, tmp_path, said.append)
+    ask = tuned_folds(data, recipe(epochs=1), TrainingJob(CPU, "", tmp_path, None, said.append))
     assert parts == []
     for number, held in enumerate(((1,), (0,))):
         logits = ask(held)
@@ -258,6 +264,6 @@ def test_fine_tuned_heads_never_meet_the_held_out_class(data, recipe, tmp_path, 
 
 
 def test_fine_tuned_heads_learn(data, recipe, tmp_path):
-    logits = tuned_folds(data, recipe(epochs=8), CPU, tmp_path, lambda line: None)((1,))
+    logits = tuned_folds(data, recipe(epochs=8), TrainingJob(CPU, "", tmp_path, None, print))((1,))
     kept = data.val.target != 1
     assert np.mean(logits[kept].argmax(axis=1) == (data.val.target[kept] == 2)) > 0.8

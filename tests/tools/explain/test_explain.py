@@ -24,7 +24,7 @@ from hybrid.heads.linear import LinearHead
 from hybrid.heads.nets.backbone import build_model
 from hybrid.heads.nets.backbone_head import BackboneHead
 from hybrid.heads.nets.ensemble import Ensemble
-from hybrid.heads.nets.regions import with_regions
+from hybrid.heads.nets.regions import RegionHead
 from hybrid.images.sources import scan
 from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.index.texts import embed_classes
@@ -201,7 +201,7 @@ def test_every_class_seen(encoder, indexed, tmp_path, image):
 
 
 def test_a_head_that_votes_on_regions(encoder, indexed, tmp_path, image):
-    classifier = classifier_of(encoder, with_regions(head_of(("cat", "dog")), "tiles", 4))
+    classifier = classifier_of(encoder, RegionHead(head_of(("cat", "dog")), "tiles", 4))
     made = explain(classifier, indexed[0].root, record_of(tmp_path, image(7)))
     assert made.head is not None
     assert any("votes on regions" in note for note in made.explanation.notes)
