@@ -81,23 +81,11 @@ def train_run(
         vectors, reason = _name_classes(data.classes, encoder, texts, store)
         left_out = _left_out(data.classes, store)
         head = work.train(data, draft.folder)
-        info = HeadInfo(
-            settings=settings,
-            classes=data.classes,
-            encoder_identity=head.encoder_identity,
-            train_photos=len(data.train),
-            val_photos=len(data.val),
-            trained_on=data.train.hashes,
-            notes=data.notes,
-            left_out=left_out,
-        )
+        info = _describe(data, head, settings, left_out)
         draft.save(head, info)
         fitted = FittedGate(reason=reason)
         if vectors is not None:
-            try:
-                fitted = work.fit_gate(data, answering(head, settings), vectors, draft.folder)
-            except (GateError, HeadError) as error:  # a trained head is worth keeping without a gate
-                fitted = FittedGate(reason=f"{error.what}: {error.got}")
+            fitted = work.try_to_fit_gate(data, answering(head, settings), vectors, draft.folder)
         draft.save_gate(fitted, encoder, texts)
         draft.publish()
     if head_kind(settings).reads_pixels:  # other kinds leave no checkpoints, and spare those of an unfinished training
@@ -218,6 +206,13 @@ class _Work:
             seed=self.settings.data.seed,
         )
 
+    def try_to_fit_gate(self, data: TrainingSet, head: Head, texts: FloatArray, folder: Path) -> FittedGate:
+        """Fit the gate, or say why it cannot be fitted: a trained head is worth keeping without one."""
+        try:
+            return self.fit_gate(data, head, texts, folder)
+        except (GateError, HeadError) as error:
+            return FittedGate(reason=f"{error.what}: {error.got}")
+
     def fold_logits(self, data: TrainingSet, folder: Path) -> FoldLogits | None:
         """How the gate's episodes ask a head that was trained without some classes; None: they do not."""
         if self.settings.gate.folds == "memory":
@@ -225,6 +220,19 @@ class _Work:
         if self.settings.gate.folds == "frozen":
             return frozen_folds(data, self.settings, self.compute, self.layout.features, self.say)
         return tuned_folds(data, self.settings, self.job(folder, self.layout.training))
+
+
+def _describe(data: TrainingSet, head: Head, settings: HeadSettings, left_out: tuple[str, ...]) -> HeadInfo:
+    return HeadInfo(
+        settings=settings,
+        classes=data.classes,
+        encoder_identity=head.encoder_identity,
+        train_photos=len(data.train),
+        val_photos=len(data.val),
+        trained_on=data.train.hashes,
+        notes=data.notes,
+        left_out=left_out,
+    )
 
 
 def _announce(data: TrainingSet, layout: Layout, say: Say) -> None:

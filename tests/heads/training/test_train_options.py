@@ -107,7 +107,7 @@ def test_the_loss_of_mixed_images_by_hand(recipe, loop, mixup, cutmix):
     assert "cutmix" in kinds or not cutmix
 
 
-@pytest.mark.parametrize(("batch_size", "photos"), [(5, 20), (8, 24), (7, 18 + 2)])
+@pytest.mark.parametrize(("batch_size", "images"), [(5, 20), (8, 24), (7, 18 + 2)])
 def test_mixing_leaves_the_odd_image_of_a_batch_out(colored, recipe, run, batch_size, images):
     """24 images: 4 x 5 + 4 give five batches of 4; 3 x 7 + 3 give 6 + 6 + 6 + 2."""
     _, _, log = run(colored(), recipe(mixup=0.4, cutmix=1.0, batch_size=batch_size, epochs=2, patience=9))
