@@ -199,8 +199,7 @@ def write_json(file: Path, value: Struct) -> None:
     """Write a typed JSON file whole or not at all."""
     data = msgspec.json.format(msgspec.json.encode(value, enc_hook=encode_settings), indent=2)
     with atomic_write(file) as part:
-        part.write_bytes(data + b"
-")
+        part.write_bytes(data + b"\n")
 
 
 def read_run(layout: Layout) -> RunInfo:

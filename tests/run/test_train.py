@@ -30,7 +30,7 @@ from hybrid.index.build import build_index
 from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.labels.prompts import Templates, load_templates
 from hybrid.run import train as training
-from hybrid.run.classes import add_class, support_classes
+from hybrid.run.classes import add_class, read_run_classes
 from hybrid.run.files import HeadFiles, Layout, load_gate, load_head, write_run
 from hybrid.run.train import train_run
 
@@ -202,11 +202,11 @@ def test_added_classes_are_learned_and_that_is_said(make_run, layout, images):
     info = train_run(layout, encoder, LINEAR, CPU, say=said.append)
     assert (info.classes, info.left_out) == (CLASSES, ())
     assert "classes that were added to the run, now seen ones: emu" in said
-    assert support_classes(layout, (encoder.fingerprint,), info.classes, ()) == ((), ())
+    assert read_run_classes(layout, (encoder.fingerprint,), info)[0].support == ()
     said.clear()
-    train_run(layout, encoder, LINEAR, CPU, limit_to=["cat", "dog"], say=said.append)
+    info = train_run(layout, encoder, LINEAR, CPU, limit_to=["cat", "dog"], say=said.append)
     assert not any("added" in line for line in said)
-    (emu,), _ = support_classes(layout, (encoder.fingerprint,), ("cat", "dog"), ("emu",))
+    (emu,) = read_run_classes(layout, (encoder.fingerprint,), info)[0].support
     assert (emu.synonyms, len(emu.hashes)) == (("big bird",), 12)
 
 
