@@ -63,8 +63,7 @@ def train_run(
     Raises
     ------
     HybridError
-        If index, images, templates or recipe are wrong, or training fails. A gate that cannot be fitted is no error:
-        the head is kept without one, and ``gate.json`` says why.
+        If index, images, templates or recipe are wrong, or training fails; not for a gate that cannot be fitted.
     """
     texts = load_templates(templates)
     work = _Work(layout, encoder, settings, compute, say)
