@@ -35,7 +35,7 @@ class _Walk:
 
 
 def read_folder(root: str, *, labeled: bool) -> Found:
-    """Read a folder of images, or of shards.
+    """Read a folder of images, or of shards; the records come in no particular order.
 
     Parameters
     ----------
@@ -43,11 +43,6 @@ def read_folder(root: str, *, labeled: bool) -> Found:
         Absolute path of the folder.
     labeled : bool
         Whether first-level subfolders are class names (or split names); False: images without labels.
-
-    Returns
-    -------
-    tuple of list of ImageRecord and list of str
-        The records in no particular order, and the notes.
 
     Raises
     ------
@@ -59,8 +54,8 @@ def read_folder(root: str, *, labeled: bool) -> Found:
     if shards and not walk.images:
         return _read_shards(root, shards, walk, labeled=labeled)
     if walk.others:
-        left_out = f"{plural(len(walk.others), 'file')} with other endings left out"
-        walk.notes.append(f"{root}: {left_out}: {count_endings(walk.others)}")
+        what = f"{plural(len(walk.others), 'file')} with other endings left out"
+        walk.notes.append(f"{root}: {what}: {count_endings(walk.others)}")
     split = split_of(os.path.basename(root))
     if not labeled:
         return [_record(root, file, None, split) for file in walk.images], walk.notes
@@ -78,8 +73,7 @@ def _read_labeled(root: str, walk: _Walk, split: str | None) -> Found:
         return _class_tree(root, "", walk.images, split, walk.notes), walk.notes
     records = _class_tree(root, "", beside, split, walk.notes)
     if beside:
-        note = f"{root}: {plural(len(beside), 'photo')} beside the split folders, taken without label"
-        walk.notes.append(note)
+        walk.notes.append(f"{root}: {plural(len(beside), 'photo')} beside the split folders, taken without label")
     for name, files in by_folder.items():
         records += _class_tree(root, name + os.sep, files, split_of(name), walk.notes)
     return records, walk.notes
@@ -107,16 +101,14 @@ def _record(root: str, file: _File, label: str | None, split: str | None) -> Ima
 
 def _read_shards(root: str, shards: list[str], walk: _Walk, *, labeled: bool) -> Found:
     """Read a folder that holds tar files and no images; its own name gives the split the shards do not."""
-    records = []
+    records, split = [], split_of(os.path.basename(root))
     others = [name for name in walk.others if name not in set(shards)]
     if others:
-        left_out = f"{plural(len(others), 'file')} beside the shards left out"
-        walk.notes.append(f"{root}: {left_out}: {count_endings(others)}")
+        what = f"{plural(len(others), 'file')} beside the shards left out"
+        walk.notes.append(f"{root}: {what}: {count_endings(others)}")
     for name in sorted(shards):
-        found, notes = read_shard(
-            os.path.join(root, name), root, labeled=labeled, split=split_of(os.path.basename(root))
-        )
-        records += found
+        images, notes = read_shard(os.path.join(root, name), root, labeled=labeled, split=split)
+        records += images
         walk.notes += notes
     return records, walk.notes
 
@@ -172,8 +164,7 @@ def _list_folder(path: str, relative: str, walk: _Walk) -> tuple[list[str], list
             else:
                 walk.others.append(name)
     if not_text:
-        what = f"{plural(not_text, 'name')} in it not valid UTF-8, left out; rename to use"
-        walk.notes.append(f"{path}: {what}")
+        walk.notes.append(f"{path}: {plural(not_text, 'name')} in it not valid UTF-8, left out; rename to use")
     return folders, links
 
 

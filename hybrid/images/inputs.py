@@ -81,7 +81,7 @@ def to_records(images: Images) -> list[ImageRecord]:
         * ``str`` or ``Path``: an image; or a folder, manifest or shards, which stand for all their images in the order
           of their paths. Labels are left out.
         * PIL image: any mode; turned upright as its EXIF data say. Of several frames the current one is taken.
-        * numpy array: (h, w), (h, w, c) or (n, h, w, c). Channels stand last, whatever the sizes: (3, 500, 3) is a
+        * numpy array: (h, w), (h, w, c) or (n, h, w, c). Channels stand last, whatever the sizes: (3, 500, 3) is an
           image of 3 rows. uint8, or float in 0..1.
         * torch tensor: (c, h, w) or (n, c, h, w), on any device. Channels stand first. uint8, or float in 0..1.
 
@@ -96,8 +96,8 @@ def to_records(images: Images) -> list[ImageRecord]:
     Raises
     ------
     DataError
-        If a path does not exist or holds no image, an array has another shape, type or range, or something is no
-        image at all.
+        If a path does not exist or holds no image, an array has another shape, type or range, or something is not
+        an image at all.
     """
     records: list[ImageRecord] = []
     for item in _items(images):
@@ -109,9 +109,9 @@ def _items(images: Images) -> Iterable[Any]:
     if isinstance(images, np.ndarray):
         # A vector of paths, as a table's column gives it.
         return images.tolist() if images.ndim == 1 and images.dtype.kind in "OUT" else [images]
-    one = isinstance(images, str | os.PathLike | Image.Image | ImageRecord) or _is_tensor(images)
+    single = isinstance(images, str | os.PathLike | Image.Image | ImageRecord) or _is_tensor(images)
     # Bytes would be taken for a list of numbers; sets and mappings have no order of rows.
-    if one or not isinstance(images, Iterable) or isinstance(images, bytes | bytearray | memoryview | Mapping | Set):
+    if single or not isinstance(images, Iterable) or isinstance(images, bytes | bytearray | memoryview | Mapping | Set):
         return [images]
     return images
 
@@ -121,10 +121,10 @@ def _records_of(item: Any, place: int) -> Iterable[ImageRecord]:
     if isinstance(item, ImageRecord):
         return [item]
     if isinstance(item, str | os.PathLike):
-        found = scan([os.fspath(item)], labeled=False)
-        for note in found.notes:
+        source = scan([os.fspath(item)], labeled=False)
+        for note in source.notes:
             warnings.warn(note, stacklevel=3)
-        return found.records
+        return source.records
     if isinstance(item, Image.Image):
         return [_in_memory(item, place)]
     if isinstance(item, np.ndarray):
@@ -136,7 +136,7 @@ def _records_of(item: Any, place: int) -> Iterable[ImageRecord]:
         images = images if images.ndim == 4 else images[None]
     else:
         raise DataError(
-            f"image {place} is nothing that can be read as a photo",
+            f"image {place} cannot be read as a photo",
             expected=KINDS,
             got=type(item).__name__,
             fix="open encoded bytes with PIL.Image.open(io.BytesIO(data)), turn nested lists into one list or an array",
@@ -167,18 +167,17 @@ def _to_numpy(tensor: torch.Tensor) -> NDArray[Any]:
 def _check_shape(shape: tuple[int, ...], place: int, what: str, *, channels: int) -> None:
     """Raise a DataError unless the axis `channels` (-1 or -3) holds channels and there are pixels."""
     last = channels == -1
+    other = -3 if last else -1
     gray = last and len(shape) == 2
     if not (gray or (len(shape) in (3, 4) and shape[channels] in _CHANNELS)):
-        other = -3 if last else -1
+        kinds = "(h, w), (h, w, c) or (n, h, w, c)" if last else "(c, h, w) or (n, c, h, w)"
         turned = len(shape) in (3, 4) and shape[other] in _CHANNELS
+        move = f"move the channels: {'np' if last else 'torch'}.moveaxis(images, {other}, {channels})"
         raise DataError(
             f"image {place} is {what} of a shape that no photo has",
-            expected=f"{'(h, w), (h, w, c) or (n, h, w, c)' if last else '(c, h, w) or (n, c, h, w)'}, "
-            "c = 1 (gray), 3 (RGB) or 4 (RGBA)",
+            expected=f"{kinds}, c = 1 (gray), 3 (RGB) or 4 (RGBA)",
             got=str(shape),
-            fix=f"move the channels: {'np' if last else 'torch'}.moveaxis(images, {other}, {channels})"
-            if turned
-            else None,
+            fix=move if turned else None,
         )
     if 0 in (shape if gray else shape[-3:]):
         raise DataError(f"image {place} has no pixels", got=f"{what} of shape {shape}")

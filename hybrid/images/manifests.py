@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from hybrid.errors import DataError, MissingExtraError, listing
@@ -19,7 +20,7 @@ _Row = Mapping[str, object]
 
 
 def read_manifest(manifest: str, *, labeled: bool) -> Found:
-    """Read the images that a manifest lists.
+    """Read the images that a manifest lists, in its order, without notes.
 
     Parameters
     ----------
@@ -28,11 +29,6 @@ def read_manifest(manifest: str, *, labeled: bool) -> Found:
         folder, or absolute; the columns ``label`` and ``split`` are optional, empty means none.
     labeled : bool
         Whether the column ``label`` counts.
-
-    Returns
-    -------
-    tuple of list of ImageRecord and list of str
-        The records in the manifest's order, and the notes (none).
 
     Raises
     ------
@@ -54,19 +50,15 @@ def _record(row: _Row, where: str, folder: str, manifest: str, labeled: bool) ->
     named_split = _text(row.get("split"))
     split = split_of(named_split)
     if named_split.strip() and split is None:
-        raise DataError(
-            f"{where}: unknown split",
-            expected="train, val (valid, validation), test, or empty",
-            got=named_split,
-        )
+        expected = "train, val (valid, validation), test, or empty"
+        raise DataError(f"{where}: unknown split", expected=expected, got=named_split)
     path = os.path.abspath(os.path.join(folder, listed))
-    try:
+    # A listed file that is missing stays a record: one hole in a manifest of thousands must not stop the run, and
+    # reading it later fails, which lists it among the unreadable files with the reason.
+    size, mtime_ns = 0, 0
+    with suppress(OSError):
         status = os.stat(path)
         size, mtime_ns = status.st_size, status.st_mtime_ns
-    except OSError:
-        # A listed file that is missing stays a record: one hole in a manifest of thousands must not stop
-        # the run, and reading it later fails, which lists it among the unreadable files with the reason.
-        size, mtime_ns = 0, 0
     label = clean_label(_text(row.get("label"))) if labeled else None
     return ImageRecord(path, manifest, label, split, size, mtime_ns)
 
@@ -77,9 +69,9 @@ def _text(value: object) -> str:
 
 def _pick_columns(names: Iterable[str | None], manifest: str) -> dict[str, str]:
     """Map the columns that are read to their names in the file, which may differ in case and whitespace."""
-    found = [name or "" for name in names]
+    header = [name or "" for name in names]
     picked: dict[str, str] = {}
-    for name in found:
+    for name in header:
         column = name.strip().lower()
         if column in picked:
             raise DataError(f"The manifest {manifest} has two columns {column!r}", fix="remove one of them")
@@ -89,7 +81,7 @@ def _pick_columns(names: Iterable[str | None], manifest: str) -> dict[str, str]:
         raise DataError(
             f"The manifest {manifest} has no column 'path'",
             expected="a header row with path, and optionally label and split, separated by commas",
-            got=f"the columns {listing([repr(name) for name in found])}" if found else "an empty file",
+            got=f"the columns {listing([repr(name) for name in header])}" if header else "an empty file",
             fix="write a first row like: path,label",
         )
     return picked
@@ -117,7 +109,7 @@ def _csv_rows(manifest: str) -> Iterator[tuple[str, _Row]]:
             fix="save it as 'CSV UTF-8', or: iconv -f latin1 -t utf-8 OLD.csv > NEW.csv",
         ) from error
     except csv.Error as error:
-        raise DataError(f"The manifest {manifest} is no valid CSV file: {error}") from error
+        raise DataError(f"The manifest {manifest} is not a valid CSV file: {error}") from error
     except OSError as error:
         raise DataError(f"The manifest {manifest} cannot be read: {error.strerror}") from error
 
@@ -131,11 +123,9 @@ def _parquet_rows(manifest: str) -> Iterator[tuple[str, _Row]]:
     try:
         with pyarrow.parquet.ParquetFile(manifest) as file:
             picked = _pick_columns(file.schema_arrow.names, manifest)
-            number = 0
-            for batch in file.iter_batches(columns=list(picked.values())):
-                columns = {key: batch.column(name).to_pylist() for key, name in picked.items()}
-                for values in zip(*columns.values(), strict=True):
-                    number += 1
-                    yield f"row {number}", dict(zip(columns, values, strict=True))
+            batches = file.iter_batches(columns=list(picked.values()))
+            rows = (row for batch in batches for row in batch.to_pylist())
+            for number, row in enumerate(rows, 1):
+                yield f"row {number}", {key: row[name] for key, name in picked.items()}
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"The manifest {manifest} is no readable Parquet file: {error}") from error
+        raise DataError(f"The manifest {manifest} is not a readable Parquet file: {error}") from error

@@ -1,4 +1,4 @@
-"""What a file's or folder's name says: is it an image, which split, and how a label is spelled."""
+"""What the name of a file or folder says: is it an image, which split, and how a label is spelled."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from hybrid.images.records import ImageRecord
 Found = tuple[list[ImageRecord], list[str]]
 """What one source yields: its records, and notes on what was left out or looks odd."""
 
-IMAGE_ENDINGS = frozenset({"jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff"})
-IMAGE_ENDINGS_TEXT = ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff"
-
+IMAGE_ENDINGS = ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff")
+IMAGE_ENDINGS_TEXT = " ".join(f".{name}" for name in IMAGE_ENDINGS)
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
@@ -40,8 +39,8 @@ def split_in(name: str) -> str | None:
 
     None where no word is a split, or where two different ones are (``train-val-000.tar``).
     """
-    found = {split for word in re.split(r"[^a-z0-9]+", name.lower()) if (split := split_of(word))}
-    return found.pop() if len(found) == 1 else None
+    splits = {split for word in re.split(r"[^a-z0-9]+", name.lower()) if (split := split_of(word))}
+    return splits.pop() if len(splits) == 1 else None
 
 
 def clean_label(text: str | None) -> str | None:

@@ -37,7 +37,7 @@ class _Sample:
 
 
 def read_shard(shard: str, source: str, *, labeled: bool, split: str | None = None) -> Found:
-    """Read the images of one uncompressed tar shard.
+    """Read the images of one uncompressed tar shard, in its order.
 
     Parameters
     ----------
@@ -50,11 +50,6 @@ def read_shard(shard: str, source: str, *, labeled: bool, split: str | None = No
         Whether labels are read.
     split : str or None
         The split where the shard's own file name does not say one.
-
-    Returns
-    -------
-    tuple of list of ImageRecord and list of str
-        The records in the shard's order, and the notes.
 
     Raises
     ------
@@ -95,17 +90,12 @@ def refuse_compressed(path: str) -> None:
 
 
 def expand_shards(pattern: str) -> list[str]:
-    """Give the shards that a pattern stands for.
+    """Give the shards that a pattern stands for, in its order, wildcards sorted.
 
     Parameters
     ----------
     pattern : str
         A path with braces (``train-{000..003}.tar``, ``{a,b}.tar``) or wildcards (``train-*.tar``).
-
-    Returns
-    -------
-    list of str
-        The paths, in the pattern's order, wildcards sorted.
 
     Raises
     ------
@@ -175,10 +165,8 @@ def _read_samples(tar: tarfile.TarFile, shard: str, notes: list[str], *, labeled
                 samples[key].images.append(member)
             else:
                 not_text += 1
-        elif labeled and kind in _LABEL_ENDINGS:
-            text = _read_label(tar, member, kind, shard)
-            if text:
-                samples[key].texts[kind] = text
+        elif labeled and kind in _LABEL_ENDINGS and (text := _read_label(tar, member, kind, shard)):
+            samples[key].texts[kind] = text
     if not_text:
         notes.append(f"{shard}: {plural(not_text, 'name')} in it not valid UTF-8, left out")
     return list(samples.values())
@@ -192,11 +180,11 @@ def _read_label(tar: tarfile.TarFile, member: tarfile.TarInfo, kind: str, shard:
             return clean_label(text)
         content = json.loads(text)
     except ValueError as error:
-        raise DataError(f"The label {shard}/{member.name} is not UTF-8 or no JSON: {error}") from error
+        raise DataError(f"The label {shard}/{member.name} is not UTF-8 or not JSON: {error}") from error
     label = content.get("label") if isinstance(content, dict) else None
     if label is not None and not isinstance(label, str | int):
         raise DataError(
-            f"The label in {shard}/{member.name} is no name",
+            f"The label in {shard}/{member.name} is not a name",
             expected='a text, as in {"label": "zebra"}',
             got=json.dumps(label)[:80],
         )

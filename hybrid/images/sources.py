@@ -72,11 +72,16 @@ def scan(sources: Sequence[str | Path], *, labeled: bool = True) -> Scan:
     notes: list[str] = []
     by_path: dict[str, ImageRecord] = {}
     for place in places:
-        found, found_notes = _read_source(place, labeled=labeled)
-        notes += found_notes
-        if not found:
-            raise _nothing_found(place, found_notes)
-        _add(found, by_path, place, notes)
+        records, notes_of_source = _read_source(place, labeled=labeled)
+        notes += notes_of_source
+        if not records:
+            raise DataError(
+                f"No photo was found in {place}",
+                expected=f"files ending in {IMAGE_ENDINGS_TEXT}",
+                got="; ".join(notes_of_source) or "none",
+                fix="point at the folder that holds the photos; convert other formats to JPEG or PNG",
+            )
+        _add(records, by_path, place, notes)
     return Scan(tuple(by_path.values()), tuple(notes), places)
 
 
@@ -96,7 +101,7 @@ def _read_source(place: str, *, labeled: bool) -> Found:
         status = Path(place).stat()
         return [ImageRecord(place, place, None, None, status.st_size, status.st_mtime_ns)], []
     raise DataError(
-        f"{place!r} is no source of photos" if is_text(place) else f"The name {place!a} is not valid UTF-8",
+        f"{place!r} is not a source of photos" if is_text(place) else f"The name {place!a} is not valid UTF-8",
         expected=_KINDS,
         got=f"a file ending in .{ending(place)}" if ending(place) else "a file without ending",
         fix="point at the photos, their folder or a manifest; rename the file if its ending is wrong",
@@ -104,28 +109,15 @@ def _read_source(place: str, *, labeled: bool) -> Found:
 
 
 def _read_pattern(pattern: str, *, labeled: bool) -> Found:
-    records, notes = [], []
-    for shard in expand_shards(pattern):
-        found, found_notes = read_shard(shard, pattern, labeled=labeled)
-        records += found
-        notes += found_notes
-    return records, notes
+    parts = [read_shard(shard, pattern, labeled=labeled) for shard in expand_shards(pattern)]
+    return [record for records, _ in parts for record in records], [note for _, notes in parts for note in notes]
 
 
-def _nothing_found(place: str, notes: list[str]) -> DataError:
-    return DataError(
-        f"No photo was found in {place}",
-        expected=f"files ending in {IMAGE_ENDINGS_TEXT}",
-        got="; ".join(notes) or "none",
-        fix="point at the folder that holds the photos; convert other formats to JPEG or PNG",
-    )
-
-
-def _add(found: list[ImageRecord], by_path: dict[str, ImageRecord], place: str, notes: list[str]) -> None:
+def _add(records: list[ImageRecord], by_path: dict[str, ImageRecord], place: str, notes: list[str]) -> None:
     """Add a source's records in the order of their paths; an image that is known already stays as it is."""
     repeated: list[ImageRecord] = []
     # The sort is stable: of one image listed twice in a manifest, the first row counts.
-    for record in sorted(found, key=lambda record: record.path):
+    for record in sorted(records, key=lambda record: record.path):
         if by_path.setdefault(record.path, record) is not record:
             repeated.append(record)
     if not repeated:
@@ -133,7 +125,7 @@ def _add(found: list[ImageRecord], by_path: dict[str, ImageRecord], place: str, 
     note = f"{place}: {plural(len(repeated), 'photo')} listed before, the first listing counts"
     differing = [record for record in repeated if record.label != by_path[record.path].label]
     if differing:
-        one = differing[0]
-        labels = f"{by_path[one.path].label!r}, not {one.label!r}"
-        note += f"; {len(differing)} with another label (e.g. {one.path} stays {labels})"
+        path, label = differing[0].path, differing[0].label
+        labels = f"{by_path[path].label!r}, not {label!r}"
+        note += f"; {len(differing)} with another label (e.g. {path} stays {labels})"
     notes.append(note)

@@ -40,16 +40,11 @@ def stratified_split(labels: Sequence[str], fraction: float, seed: int) -> tuple
         If `fraction` is not between 0 and 1.
     """
     if not 0 < fraction < 1:
-        raise ConfigError(
-            "The validation fraction is out of range",
-            expected="a number between 0 and 1, both excluded",
-            got=str(fraction),
-        )
-    classes, counts = np.unique(np.asarray(labels, dtype=object), return_counts=True)
+        expected = "a number between 0 and 1, both excluded"
+        raise ConfigError("The validation fraction is out of range", expected=expected, got=str(fraction))
+    _, codes, counts = np.unique(np.asarray(labels, dtype=object), return_inverse=True, return_counts=True)
     # From two images a side on, scikit-learn's rounding, which is off by less than one, leaves at least one.
     is_small = counts * min(fraction, 1 - fraction) < 2
-    class_of = {name: index for index, name in enumerate(classes)}
-    codes = np.array([class_of[label] for label in labels], dtype=np.intp)
     rng = np.random.default_rng(seed)
     parts: list[Indices] = []
     for code in np.flatnonzero(is_small & (counts > 1)):

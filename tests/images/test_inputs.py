@@ -250,7 +250,7 @@ def test_other_ranges(worst, got):
     "images", [3, None, b"\xff\xd8", {"a": RGB}, {"a", "b"}, [RGB, [RGB]], [None]], ids=lambda i: type(i).__name__
 )
 def test_what_is_no_image(images):
-    with pytest.raises(DataError, match=r"image [01] is nothing that can be read") as caught:
+    with pytest.raises(DataError, match=r"image [01] cannot be read") as caught:
         to_records(images)
     assert "PIL image" in caught.value.expected
     assert caught.value.got == type(images[-1] if isinstance(images, list) else images).__name__

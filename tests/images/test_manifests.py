@@ -55,7 +55,7 @@ def test_csv_manifest(tmp_path, encoding):
         (b"path,split\na.jpg,train\na.jpg,holdout\n", r"line 3: unknown split(.|\n)*holdout"),
         ("path,label\na.jpg,Käfer\n".encode("latin1"), "not UTF-8"),
         ("path,label\na.jpg,x\n".encode("utf-16"), "not UTF-8"),
-        (b'path,label\n"a.jpg"b,cat\n', "no valid CSV"),
+        (b'path,label\n"a.jpg"b,cat\n', "not a valid CSV"),
     ],
 )
 def test_wrong_csv_manifest(tmp_path, content, message):
@@ -87,7 +87,7 @@ def test_parquet_manifest(tmp_path):
     parquet.write_table(table.drop(["path"]), tmp_path / "list.parquet")
     with pytest.raises(DataError, match=r"no column 'path'(.|\n)*'extra', 'label', 'split'"):
         scan([tmp_path / "list.parquet"])
-    with pytest.raises(DataError, match="no readable Parquet"):
+    with pytest.raises(DataError, match="not a readable Parquet"):
         scan([touch(tmp_path / "broken.parquet", b"PAR1 nonsense")])
 
 

@@ -185,9 +185,9 @@ def test_broken_shards(tmp_path):
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("a.json", b"{", "not UTF-8 or no JSON"),
+        ("a.json", b"{", "not UTF-8 or not JSON"),
         ("a.cls", b"\xff", "not UTF-8"),
-        ("a.json", b'{"label": ["x"]}', "is no name"),
+        ("a.json", b'{"label": ["x"]}', "is not a name"),
         ("b.txt", b"no photo", "No photo was found"),
     ],
 )

@@ -220,7 +220,7 @@ def test_relative_sources_become_absolute(tmp_path, monkeypatch):
     [
         ("missing", "does not exist"),
         ("missing.jpg", "does not exist"),
-        ("notes.txt", r"no source of photos(.|\n)*got: .*\.txt"),
+        ("notes.txt", r"not a source of photos(.|\n)*got: .*\.txt"),
         ("noending", "without ending"),
         ("empty", "No photo was found"),
         ("other", r"No photo was found(.|\n)*2 \.heic"),
