@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 # Reads an RGB or gray JPEG, of which Pillow has read the header, at so many eighths of its size, as it is stored.
-# None: it finds fault with the file; Pillow, which is more patient, or says what is wrong, is to read the whole.
+# None: it cannot, as where it finds fault with the file; Pillow, which is more patient, is to read the whole.
 JpegReader = Callable[[bytes, Image.Image, int], Pixels | None]
 
 # Only these parsers see foreign bytes: Pillow knows dozens more, some of which start other programs.
@@ -125,10 +125,13 @@ def decode_scaled(data: bytes, min_side: int | None, read_jpeg: JpegReader, eigh
         return Scaled.whole(_upright_rgb(image))
 
 
-def draft_jpeg(data: bytes, image: Image.Image, eighths: int) -> Pixels:
+def draft_jpeg(data: bytes, image: Image.Image, eighths: int) -> Pixels | None:
     """Read a JPEG by Pillow at 1, 2, 4 or 8 eighths of its size; a `JpegReader`."""
     if eighths < 8:
-        image.draft(None, (image.width * eighths // 8, image.height * eighths // 8))
+        size = image.width * eighths // 8, image.height * eighths // 8
+        if 0 in size:
+            return None  # less than a pixel, which `draft` cannot be asked for
+        image.draft(None, size)
     return np.array(image.convert("RGB"))
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import builtins
-from pathlib import Path
 
 import pytest
 
@@ -10,14 +9,8 @@ from hybrid.images.pipeline import read_and_decode
 from hybrid.images.sources import scan
 
 
-def touch(path: Path, data: bytes = b"x") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    return path
-
-
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_csv_manifest(tmp_path, encoding):
+def test_csv_manifest(tmp_path, encoding, touch):
     a, b, c = (touch(tmp_path / "m" / name) for name in ("a.jpg", "sub/ü, b.jpg", "c"))
     text = (
         "Path, label ,split,,\r\n"
@@ -58,20 +51,20 @@ def test_csv_manifest(tmp_path, encoding):
         (b'path,label\n"a.jpg"b,cat\n', "not a valid CSV"),
     ],
 )
-def test_wrong_csv_manifest(tmp_path, content, message):
+def test_wrong_csv_manifest(tmp_path, content, message, touch):
     touch(tmp_path / "a.jpg")
     with pytest.raises(DataError, match=message):
         scan([touch(tmp_path / "list.csv", content)])
 
 
-def test_a_image_listed_twice_keeps_its_first_row(tmp_path):
+def test_a_image_listed_twice_keeps_its_first_row(tmp_path, touch):
     touch(tmp_path / "a.jpg")
     result = scan([touch(tmp_path / "list.csv", b"path,label\na.jpg,cat\n./a.jpg,dog\n")])
     assert [record.label for record in result.records] == ["cat"]
     assert "1 with another label" in result.notes[0]
 
 
-def test_parquet_manifest(tmp_path):
+def test_parquet_manifest(tmp_path, touch):
     parquet = pytest.importorskip("pyarrow.parquet")
     pyarrow = pytest.importorskip("pyarrow")
     touch(tmp_path / "ä.jpg")
@@ -91,7 +84,7 @@ def test_parquet_manifest(tmp_path):
         scan([touch(tmp_path / "broken.parquet", b"PAR1 nonsense")])
 
 
-def test_parquet_without_pyarrow_names_the_install_command(tmp_path, monkeypatch):
+def test_parquet_without_pyarrow_names_the_install_command(tmp_path, monkeypatch, touch):
     real_import = builtins.__import__
 
     def without_pyarrow(name: str, *rest: object) -> object:

@@ -15,12 +15,6 @@ from hybrid.images.pipeline import read_and_decode
 from hybrid.images.sources import scan
 
 
-def touch(path: Path, data: bytes = b"x") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    return path
-
-
 def png(shade: int) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (2, 2), (shade, shade, shade)).save(buffer, "PNG")
@@ -118,7 +112,7 @@ def test_split_from_a_shards_name(tmp_path, name, split):
     assert [record.split for record in scan([shard]).records] == [split]
 
 
-def test_folder_of_shards(tmp_path):
+def test_folder_of_shards(tmp_path, touch):
     folder = tmp_path / "test"
     one = write_tar(folder / "x-train-0.tar", {"a.png": png(0), "a.txt": b"cat"})
     two = write_tar(folder / "x-1.tar", {"a.png": png(9), "a.txt": b"dog"})
@@ -170,7 +164,7 @@ def test_missing_shards_of_a_pattern_are_named(tmp_path):
         scan([tmp_path / "t-*.tar"])
 
 
-def test_broken_shards(tmp_path):
+def test_broken_shards(tmp_path, touch):
     whole = write_tar(tmp_path / "s.tar", {f"{index}.png": png(index) + bytes(2000) for index in range(4)})
     data = whole.read_bytes()
     damaged = bytearray(data)
@@ -197,7 +191,7 @@ def test_shards_with_wrong_content(tmp_path, name, data, message):
         scan([write_tar(tmp_path / "s.tar", members)])
 
 
-def test_damaged_headers_raise_nothing_else(tmp_path):
+def test_damaged_headers_raise_nothing_else(tmp_path, touch):
     whole = write_tar(tmp_path / "s.tar", {f"{index}.png": png(index) for index in range(3)}).read_bytes()
     rng = np.random.default_rng(0)
     for _ in range(200):

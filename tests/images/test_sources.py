@@ -11,12 +11,6 @@ from hybrid.images.pipeline import read_and_decode
 from hybrid.images.sources import scan
 
 
-def touch(path: Path, data: bytes = b"x") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    return path
-
-
 def found(*sources: str | Path, labeled: bool = True) -> dict[str, tuple[str | None, str | None]]:
     """Label and split of every record by its path relative to the first source's folder."""
     result = scan(sources, labeled=labeled)
@@ -26,7 +20,7 @@ def found(*sources: str | Path, labeled: bool = True) -> dict[str, tuple[str | N
     return {os.path.relpath(record.path, base): (record.label, record.split) for record in result.records}
 
 
-def test_single_image(tmp_path):
+def test_single_image(tmp_path, touch):
     image = touch(tmp_path / "train" / "a.JPG", b"12345")
     result = scan([image])
     (record,) = result.records
@@ -36,7 +30,7 @@ def test_single_image(tmp_path):
     assert result.sources == (str(image),)
 
 
-def test_plain_folder_takes_every_image_ending_in_any_case(tmp_path):
+def test_plain_folder_takes_every_image_ending_in_any_case(tmp_path, touch):
     names = ["a.jpg", "b.JPEG", "c.jpe", "d.jfif", "e.png", "f.WebP", "g.bmp", "h.gif", "i.tif", "j.TIFF"]
     for name in names:
         touch(tmp_path / "photos" / name)
@@ -46,7 +40,7 @@ def test_plain_folder_takes_every_image_ending_in_any_case(tmp_path):
     assert result.notes == ()
 
 
-def test_class_folders_take_the_first_level_as_label(tmp_path):
+def test_class_folders_take_the_first_level_as_label(tmp_path, touch):
     for name in ("cat/a.jpg", "cat/deep/er/b.jpg", "sea horse/c.png", "Sea_Horse/d.png", "empty/readme.txt"):
         touch(tmp_path / "all" / name)
     assert found(tmp_path / "all") == {
@@ -68,13 +62,13 @@ def test_class_folders_take_the_first_level_as_label(tmp_path):
         ("x", None),
     ],
 )
-def test_a_folder_named_like_a_split_gives_it(tmp_path, name, split):
+def test_a_folder_named_like_a_split_gives_it(tmp_path, name, split, touch):
     touch(tmp_path / name / "cat" / "a.jpg")
     assert found(tmp_path / name) == {"cat/a.jpg": ("cat", split)}
     assert found(tmp_path / name, labeled=False) == {"cat/a.jpg": (None, split)}
 
 
-def test_split_folders_are_class_trees_of_their_own(tmp_path):
+def test_split_folders_are_class_trees_of_their_own(tmp_path, touch):
     for name in ("train/cat/a.jpg", "valid/cat/b.jpg", "test/dog/deep/c.jpg", "test/d.jpg", ".git/x.jpg"):
         touch(tmp_path / name)
     touch(tmp_path / "annotations" / "all.json")
@@ -91,27 +85,27 @@ def test_split_folders_are_class_trees_of_their_own(tmp_path):
     assert any(note.startswith(str(tmp_path / "test") + ": 1 photo beside the class") for note in notes)
 
 
-def test_a_class_that_is_called_like_a_split_stays_a_class_among_others(tmp_path):
+def test_a_class_that_is_called_like_a_split_stays_a_class_among_others(tmp_path, touch):
     for name in ("train/a.jpg", "boat/b.jpg"):
         touch(tmp_path / name)
     assert found(tmp_path) == {"boat/b.jpg": ("boat", None), "train/a.jpg": ("train", None)}
 
 
-def test_images_beside_class_folders_have_no_label_and_a_note(tmp_path):
+def test_images_beside_class_folders_have_no_label_and_a_note(tmp_path, touch):
     for name in ("cat/a.jpg", "b.jpg", "c.jpg"):
         touch(tmp_path / name)
     assert found(tmp_path) == {"b.jpg": (None, None), "c.jpg": (None, None), "cat/a.jpg": ("cat", None)}
     assert scan([tmp_path]).notes == (f"{tmp_path}: 2 photos beside the class folders, taken without label",)
 
 
-def test_unlabeled_takes_subfolders_as_mere_places(tmp_path):
+def test_unlabeled_takes_subfolders_as_mere_places(tmp_path, touch):
     for name in ("train/cat/a.jpg", "b.jpg"):
         touch(tmp_path / name)
     assert found(tmp_path, labeled=False) == {"b.jpg": (None, None), "train/cat/a.jpg": (None, None)}
     assert scan([tmp_path], labeled=False).notes == ()
 
 
-def test_hidden_is_skipped_silently_and_other_endings_are_counted(tmp_path):
+def test_hidden_is_skipped_silently_and_other_endings_are_counted(tmp_path, touch):
     for name in (
         ".hidden.jpg",
         ".cache/a.jpg",
@@ -129,7 +123,7 @@ def test_hidden_is_skipped_silently_and_other_endings_are_counted(tmp_path):
     )
 
 
-def test_odd_characters(tmp_path):
+def test_odd_characters(tmp_path, touch):
     decomposed = unicodedata.normalize("NFD", "Käfer")
     for name in (f"{decomposed}/ü b.jpg", " cat /a,b;'c.jpg", "🦓 zebra/%20#.jpg", "a[1]{2,3}/*.jpg"):
         touch(tmp_path / "übung, 1" / name)
@@ -138,7 +132,7 @@ def test_odd_characters(tmp_path):
     assert all(Path(record.path).exists() for record in scan([tmp_path / "übung, 1"]).records)
 
 
-def test_names_that_are_no_unicode_are_left_out_with_a_note(tmp_path):
+def test_names_that_are_no_unicode_are_left_out_with_a_note(tmp_path, touch):
     touch(tmp_path / "a.jpg")
     try:
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg")).write_bytes(b"x")
@@ -149,7 +143,7 @@ def test_names_that_are_no_unicode_are_left_out_with_a_note(tmp_path):
     assert "1 name in it not valid UTF-8" in result.notes[0]
 
 
-def test_loops_of_links_end_and_real_folders_keep_their_label(tmp_path):
+def test_loops_of_links_end_and_real_folders_keep_their_label(tmp_path, touch):
     root = tmp_path / "root"
     touch(root / "zebra" / "a.jpg")
     touch(root / "cat" / "b.jpg")
@@ -166,7 +160,7 @@ def test_loops_of_links_end_and_real_folders_keep_their_label(tmp_path):
     assert sum("read already" in note for note in scan([root]).notes) == 3
 
 
-def test_links_are_not_resolved_and_a_link_to_nowhere_is_unreadable_later(tmp_path):
+def test_links_are_not_resolved_and_a_link_to_nowhere_is_unreadable_later(tmp_path, touch):
     touch(tmp_path / "real" / "a.jpg")
     (tmp_path / "link").symlink_to(tmp_path / "real")
     (tmp_path / "real" / "lost.jpg").symlink_to(tmp_path / "nowhere.jpg")
@@ -178,13 +172,13 @@ def test_links_are_not_resolved_and_a_link_to_nowhere_is_unreadable_later(tmp_pa
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_a_pipe_named_like_a_image_is_not_opened(tmp_path):
+def test_a_pipe_named_like_a_image_is_not_opened(tmp_path, touch):
     touch(tmp_path / "a.jpg")
     os.mkfifo(tmp_path / "b.jpg")
     assert list(found(tmp_path)) == ["a.jpg"]
 
 
-def test_many_files_in_time(tmp_path):
+def test_many_files_in_time(tmp_path, touch):
     for index in range(3000):
         touch(tmp_path / f"class {index % 7}" / f"{index:05}.jpg", b"")
     records = scan([tmp_path]).records
@@ -192,7 +186,7 @@ def test_many_files_in_time(tmp_path):
     assert [record.path for record in records] == sorted(record.path for record in records)
 
 
-def test_order_is_by_source_then_path_and_each_image_counts_once(tmp_path):
+def test_order_is_by_source_then_path_and_each_image_counts_once(tmp_path, touch):
     for name in ("b/cat/1.jpg", "b/cat/0.jpg", "a/dog/2.jpg", "a/dog/1.jpg"):
         touch(tmp_path / name)
     result = scan([tmp_path / "b", f"{tmp_path}/x/../a/", tmp_path / "b" / "cat", tmp_path / "b"])
@@ -209,7 +203,7 @@ def test_order_is_by_source_then_path_and_each_image_counts_once(tmp_path):
     assert "'cat', not None" in note
 
 
-def test_relative_sources_become_absolute(tmp_path, monkeypatch):
+def test_relative_sources_become_absolute(tmp_path, monkeypatch, touch):
     touch(tmp_path / "photos" / "a.jpg")
     monkeypatch.chdir(tmp_path)
     assert scan(["photos"]).records[0].path == str(tmp_path / "photos" / "a.jpg")
@@ -229,7 +223,7 @@ def test_relative_sources_become_absolute(tmp_path, monkeypatch):
     ],
 )
 @pytest.mark.parametrize("labeled", [True, False])
-def test_no_source(tmp_path, name, message, labeled):
+def test_no_source(tmp_path, name, message, labeled, touch):
     (tmp_path / "empty").mkdir()
     for file in ("notes.txt", "noending", "other/a.heic", "other/cat/b.heic", "s.tar.gz", "s.TGZ"):
         touch(tmp_path / file)

@@ -3,11 +3,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 
 import pytest
 
 from hybrid.images import stream
-from hybrid.images.stream import IN_FLIGHT, ahead, batched, default_workers, ordered_map
+from hybrid.images.stream import ahead, batched, default_workers, ordered_map
 
 
 class Source:
@@ -23,11 +24,9 @@ class Source:
             yield number
 
 
-@pytest.mark.parametrize("workers", [1, 4])
-@pytest.mark.parametrize("ahead", [1, 3, 100])
-@pytest.mark.parametrize("count", [0, 1, 50])
-def test_every_result_comes_in_the_order_of_its_item(workers, ahead, count):
-    assert list(ordered_map(lambda n: n * n, range(count), workers, ahead)) == [n * n for n in range(count)]
+def test_every_result_comes_in_the_order_of_its_item():
+    for workers, ahead, count in product((1, 4), (1, 3, 100), (0, 1, 50)):
+        assert list(ordered_map(lambda n: n * n, range(count), workers, ahead)) == [n * n for n in range(count)]
 
 
 def test_order_is_kept_when_later_items_finish_first():
@@ -98,62 +97,29 @@ def test_closing_early_cancels_what_has_not_begun(monkeypatch):
     assert set(started) <= {0, 1}
 
 
-@pytest.mark.parametrize(
-    ("count", "size", "parts"),
-    [(0, 3, []), (2, 3, [[0, 1]]), (6, 3, [[0, 1, 2], [3, 4, 5]]), (7, 3, [[0, 1, 2], [3, 4, 5], [6]])],
-)
-def test_batched(count, size, parts):
-    assert list(batched(range(count), size)) == parts
+def test_batched():
+    for count, parts in {0: [], 2: [[0, 1]], 6: [[0, 1, 2], [3, 4, 5]], 7: [[0, 1, 2], [3, 4, 5], [6]]}.items():
+        assert list(batched(range(count), 3)) == parts
 
 
-@pytest.mark.parametrize(("cores", "workers"), [(None, 1), (1, 1), (4, 4), (64, 16)])
-def test_default_workers_follow_the_cores_up_to_a_limit(monkeypatch, cores, workers):
-    monkeypatch.setattr("os.cpu_count", lambda: cores)
-    assert default_workers() == workers
+def test_default_workers_follow_the_cores_up_to_a_limit(monkeypatch):
+    for cores, workers in {None: 1, 1: 1, 4: 4, 64: 16}.items():
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        assert default_workers() == workers
 
 
-@pytest.mark.parametrize(("batch_size", "workers", "images"), [(1, 1, 3), (32, 2, 36), (256, 16, 288)])
-def test_a_batch_and_two_images_a_worker_are_decoded_ahead(batch_size, workers, images):
-    assert ahead(batch_size, workers) == images
+def test_a_batch_and_two_images_per_worker_are_decoded_ahead():
+    assert [ahead(*given) for given in ((1, 1), (32, 2), (256, 16))] == [3, 36, 288]
 
 
-def test_batches_under_way_hold_a_bounded_number_of_images():
-    """As images are streamed: reading, cut into batches, two batches at work. Counted while the first is written."""
-    source, size, workers = Source(400), 8, 3
-    reads = ordered_map(lambda n: n, source, workers, ahead(size, workers))
-    done = []
-    for batch in ordered_map(lambda batch: batch, batched(reads, size), IN_FLIGHT, IN_FLIGHT):
-        done += batch
-        assert source.taken <= min(400, len(done) + IN_FLIGHT * size + ahead(size, workers))
-    assert done == list(range(400))
-
-
-def until_nine(read: Iterator[int], done: list[int]) -> None:
-    """Batches of four, with an error at the number 9 of either the batches or the reader."""
-
-    def work(batch: list[int]) -> list[int]:
-        if 9 in batch:
-            raise ValueError("nine")
-        return batch
-
-    for batch in ordered_map(work, batched(read, 4), IN_FLIGHT, IN_FLIGHT):
-        done.extend(batch)
-
-
-def test_an_error_among_batches_comes_at_its_turn():
-    done: list[int] = []
-    with pytest.raises(ValueError, match="nine"):
-        until_nine(iter(range(100)), done)
-    assert done == list(range(8))
-
-
-def test_an_error_of_the_reader_is_raised_after_whole_batches():
+def test_an_error_of_the_source_is_raised_after_the_batches_before_it():
     def read(number: int) -> int:
-        if number == 5:
-            raise OSError("five")
+        if number == 9:
+            raise OSError("nine")
         return number
 
     done: list[int] = []
-    with pytest.raises(OSError, match="five"):
-        until_nine(ordered_map(read, range(100), 2, 4), done)
-    assert done in ([], [0, 1, 2, 3])
+    with pytest.raises(OSError, match="nine"):
+        for batch in ordered_map(lambda batch: batch, batched(ordered_map(read, range(100), 2, 4), 4), 2, 2):
+            done += batch
+    assert done in ([], [0, 1, 2, 3], [0, 1, 2, 3, 4, 5, 6, 7])

@@ -1,0 +1,55 @@
+"""Files and pictures that the tests of this room share."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def make_picture(
+    width: int, height: int, mode: str = "RGB", seed: int = 0, block: int = 5, **levels: int
+) -> Image.Image:
+    """Blurred noise: edges in both directions, and no two parts alike."""
+    rng = np.random.default_rng((seed, width, height))
+    sides = (max(2, height // block), max(2, width // block), 3)
+    coarse = rng.integers(levels.get("low", 0), levels.get("high", 256), sides, dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+
+
+def encode_image(image: Image.Image, fmt: str = "JPEG", orientation: int | None = None, **options: object) -> bytes:
+    if orientation is not None:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        options["exif"] = exif
+    if fmt == "WEBP":
+        options.setdefault("lossless", True)
+    buffer = io.BytesIO()
+    image.save(buffer, fmt, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def picture() -> Callable[..., Image.Image]:
+    return make_picture
+
+
+@pytest.fixture(scope="session")
+def encode() -> Callable[..., bytes]:
+    return encode_image
+
+
+@pytest.fixture(scope="session")
+def touch() -> Callable[..., Path]:
+    """Write a file, with its folders."""
+
+    def write(path: Path, data: bytes = b"x") -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return path
+
+    return write
