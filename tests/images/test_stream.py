@@ -25,8 +25,8 @@ class Source:
 
 
 def test_every_result_comes_in_the_order_of_its_item():
-    for workers, ahead, count in product((1, 4), (1, 3, 100), (0, 1, 50)):
-        assert list(ordered_map(lambda n: n * n, range(count), workers, ahead)) == [n * n for n in range(count)]
+    for workers, most, count in product((1, 4), (1, 3, 100), (0, 1, 50)):
+        assert list(ordered_map(lambda n: n * n, range(count), workers, most)) == [n * n for n in range(count)]
 
 
 def test_order_is_kept_when_later_items_finish_first():
@@ -118,8 +118,7 @@ def test_an_error_of_the_source_is_raised_after_the_batches_before_it():
             raise OSError("nine")
         return number
 
-    done: list[int] = []
+    done: list[list[int]] = []
     with pytest.raises(OSError, match="nine"):
-        for batch in ordered_map(lambda batch: batch, batched(ordered_map(read, range(100), 2, 4), 4), 2, 2):
-            done += batch
-    assert done in ([], [0, 1, 2, 3], [0, 1, 2, 3, 4, 5, 6, 7])
+        done.extend(ordered_map(lambda batch: batch, batched(ordered_map(read, range(100), 2, 4), 4), 2, 2))
+    assert done in ([], [[0, 1, 2, 3]], [[0, 1, 2, 3], [4, 5, 6, 7]])
