@@ -42,43 +42,34 @@ def add_class(
 ) -> None:
     """Add a class by photos, name or both, without training. Again to add more photos."""
     from hybrid.cli import show
-    from hybrid.cli.settings import encoder_settings
-    from hybrid.encoders import load_encoder
     from hybrid.images.sources import scan
-    from hybrid.run.classes import add_class as add
-    from hybrid.run.files import Layout, read_run
 
-    layout = Layout(run)
-    read_run(layout)  # before the encoder, which takes a while
+    opened = options.EncoderOptions(precision=precision).open(run, device)
     found = scan(photos, labeled=False) if photos else None
-    encoder = load_encoder(encoder_settings(layout, None, None, precision), device)
-    show.note(*(found.notes if found else ()), *encoder.notes)
-    done = add(
-        layout,
-        encoder,
+    show.note(*(found.notes if found else ()))
+    summary = opened.add_class(
         name,
-        found.records if found else (),
+        found.records if found else None,
         synonyms=tuple(synonym or ()),
         named=named,
         batch_size=batch.batch_size,
         workers=batch.workers,
     )
-    show.note(*done.notes)
-    known = known_by(done.images, done.named, done.synonyms)
-    show.result(f"{done.name}: {known}; {done.new} new in {layout.root}")
-    show.exit_if_unreadable(done.unreadable)
+    show.note(*summary.notes)
+    known = known_by(summary.images, summary.named, summary.synonyms)
+    show.result(f"{summary.name}: {known}; {summary.new} new in {run}")
+    show.exit_if_unreadable(summary.unreadable)
 
 
 def remove_class(name: Name, run: options.Run = options.DEFAULT_RUN) -> None:
     """Forget a class that the head was not trained on. Its names, and its photos in the index."""
     from hybrid.cli import show
     from hybrid.images.naming import plural
-    from hybrid.run.classes import remove_class as remove
-    from hybrid.run.files import Layout
+    from hybrid.run.run import Run
 
-    done = remove(Layout(run), name)
-    show.note(*done.notes)
-    show.result(f"{done.name}: forgotten, with {plural(done.images, 'photo')}")
+    summary = Run(run).remove_class(name)
+    show.note(*summary.notes)
+    show.result(f"{summary.name}: forgotten, with {plural(summary.images, 'photo')}")
 
 
 def known_by(images: int, named: bool, synonyms: Sequence[str]) -> str:

@@ -111,8 +111,6 @@ def _embedded(
 ) -> Iterator[Embedded | None]:
     """Embed all photos into a store of the comparison; nothing where no encoder is named."""
     from hybrid.cli import show
-    from hybrid.cli.settings import encoder_settings
-    from hybrid.encoders import load_encoder
     from hybrid.images.sources import scan
     from hybrid.index.build import build_index
     from hybrid.index.store import EmbeddingStore
@@ -123,9 +121,7 @@ def _embedded(
         yield None
         return
     layout = Layout(out)
-    loaded = load_encoder(encoder_settings(layout, encoder, pretrained, None), device)
-    for line in loaded.notes:
-        show.note(line)
+    loaded = options.EncoderOptions(encoder, pretrained).open(out, device).encoder
     found = scan(sources)
     with EmbeddingStore(layout.store) as store:
         with show.image_progress("embedding", len(found.records)) as progress:

@@ -40,8 +40,8 @@ def evaluate(
 
     policy = answer.policy()
     found = scan(sources)
+    show.note(*found.notes)
     classifier = load_classifier(run, policy, encoder, device, answer.regions)
-    show.note(*found.notes, *classifier.notes)
     with show.image_progress("evaluating", len(found.records)) as progress:
         result = run_evaluation(
             classifier, found.records, batch_size=batch.batch_size, workers=batch.workers, progress=progress

@@ -57,7 +57,6 @@ def explain(
     record = one_image("explain", photo)
     png = _target(out, record)
     classifier = load_classifier(run, policy, encoder, device)
-    show.note(*classifier.notes)
     explained = explain_image(classifier, run.run, record, method=method.value, name=class_)
     png.parent.mkdir(parents=True, exist_ok=True)
     draw_explanation(explained, png)

@@ -20,13 +20,8 @@ def fit_gate(
 ) -> None:
     """Fit the gate of the run's head anew. After new photos joined the index, or with other templates."""
     from hybrid.cli import show
-    from hybrid.device import resolve
-    from hybrid.encoders import load_encoder
-    from hybrid.run.files import HeadFiles, Layout, read_run
-    from hybrid.run.train import refit_gate
+    from hybrid.run.files import HeadFiles
 
-    layout = Layout(run)
-    encoder = load_encoder(read_run(layout).encoder, device)
-    show.note(*encoder.notes)
-    refit_gate(layout, encoder, resolve(device), gate_folds=gate_folds, templates=templates, say=show.note)
-    show.result(f"gate in {layout.head / HeadFiles.GATE}")
+    opened = options.EncoderOptions().open(run, device)
+    opened.fit_gate(gate_folds=gate_folds, templates=templates)
+    show.result(f"gate in {opened.layout.head / HeadFiles.GATE}")

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, cast
 from hybrid.errors import ConfigError
 from hybrid.images.sources import scan
 from hybrid.run.fitted import FittedClassifier
-from hybrid.run.run import Run
 
 if TYPE_CHECKING:
     from hybrid.cli.options import EncoderOptions, RegionsChoice, RunOptions
@@ -19,23 +18,16 @@ if TYPE_CHECKING:
 def load_classifier(
     run: RunOptions, policy: Policy, encoder: EncoderOptions, device: str, regions: RegionsChoice | None = None
 ) -> FittedClassifier:
-    """Load a run, or zero-shot alone where there is no run.
+    """Load a run, or zero-shot alone where there is no run; says its notes.
 
     Raises
     ------
     ConfigError
         If the flags name another encoder than the run has: its index and gate would not fit.
     """
-    opened = Run(
-        run.run, encoder=encoder.encoder, pretrained=encoder.pretrained, precision=encoder.precision, device=device
-    )
-    classifier = opened.classifier(
-        run.prompts,
-        templates=run.templates,
-        policy=policy,
-        regions=cast("Regions | None", regions and regions.value),
-    )
-    return classifier.fitted
+    cut = cast("Regions | None", regions and regions.value)
+    opened = encoder.open(run.run, device)
+    return opened.classifier(run.prompts, templates=run.templates, policy=policy, regions=cut).fitted
 
 
 def one_image(argument: str, source: str) -> ImageRecord:

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
 import typer
 
 if TYPE_CHECKING:
-    from hybrid.config import EncoderSettings
     from hybrid.gate.policy import Balance as BalanceSetting
     from hybrid.gate.policy import Policy
-    from hybrid.run.files import Layout
+    from hybrid.run.run import Run as OpenRun
 
 
 class RegionsChoice(StrEnum):
@@ -158,11 +157,13 @@ class EncoderOptions:
     pretrained: Pretrained = None
     precision: Precision = None
 
-    def settings(self, layout: Layout) -> EncoderSettings:
-        """Join the options with what the run says of its encoder."""
-        from hybrid.cli.settings import encoder_settings
+    def open(self, folder: Path, device: str) -> OpenRun:
+        """Give a run that uses this encoder and says its notes on stderr."""
+        from hybrid.cli import show
+        from hybrid.run.run import Run
 
-        return encoder_settings(layout, self.encoder, self.pretrained, self.precision)
+        chosen = {"encoder": self.encoder, "pretrained": self.pretrained, "precision": self.precision}
+        return Run(folder, **chosen, device=device, say=show.note)
 
 
 @dataclass(frozen=True)

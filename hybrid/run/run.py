@@ -124,7 +124,7 @@ class Run:
 
     def index(
         self,
-        sources: Sources,
+        sources: Sources | Scan,
         *,
         labels: bool = True,
         replace: bool = False,
@@ -136,7 +136,7 @@ class Run:
 
         Parameters
         ----------
-        sources : str, Path or a sequence of them
+        sources : str, Path or a sequence of them, or what was found there
             Class folders, plain folders, manifests (CSV, Parquet), WebDataset shards, images.
         labels : bool
             Whether folders and files give class labels.
@@ -150,7 +150,9 @@ class Run:
         HybridError
             If a source or the encoder cannot be read.
         """
-        found = scan([sources] if isinstance(sources, str | Path) else list(sources), labeled=labels)
+        if not isinstance(sources, Scan):
+            sources = scan([sources] if isinstance(sources, str | Path) else list(sources), labeled=labels)
+        found = sources
         for note in found.notes:
             self._say(note)
         return self._index(found, replace=replace, batch_size=batch_size, workers=workers, progress=progress)
@@ -235,6 +237,7 @@ class Run:
         from hybrid.heads.recipes import load_recipe
         from hybrid.run.train import train_run
 
+        read_run(self.layout)  # before the encoder, which takes a while
         chosen = load_recipe(recipe, assignments, {"kind": head, **settings})
         compute = resolve(self.device)
         return train_run(
@@ -259,6 +262,7 @@ class Run:
         from hybrid.device import resolve
         from hybrid.run.train import refit_gate
 
+        read_run(self.layout)
         compute = resolve(self.device)
         refit_gate(self.layout, self.encoder, compute, gate_folds=gate_folds, templates=templates, say=self._say)
 
