@@ -28,8 +28,8 @@ def test_score_by_hand():
 
 
 def test_measures_an_encoder():
-    rows = explain_pointing.measure(explain_pointing.encoder_maps("tiny"), explain_pointing.images(2))
+    rows = explain_pointing.measure(explain_pointing.encoder_maps("tiny"), explain_pointing.images(1))
     assert list(rows)[:3] == ["uniform", "centre", "gradcam, side >= 1"]
-    assert all(len(scores) == 2 for scores, _ in rows.values())
+    assert all(len(scores) == 1 for scores, _ in rows.values())
     assert np.mean([s.in_box for s in rows["integrated-gradients"][0]]) > 0.6
     assert explain_pointing.table(rows).count("\n") == len(rows) + 1

@@ -67,11 +67,6 @@ def test_a_million_rows_give_the_ratio(monkeypatch, tmp_path, few):
     assert ratios["search_1m_vs_plain_faiss"] > 0
 
 
-def test_the_ratio_alone(few, tmp_path):
-    assert scale.search_ratio(1000, 16, tmp_path) > 0
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_the_store_holds_the_rows_and_cells_are_measured_too(few, tmp_path, monkeypatch):
     monkeypatch.setattr(faiss_build, "EXACT_UP_TO", 900)
     monkeypatch.setattr("hybrid.index.ivf.LARGEST_SHARE", 1)

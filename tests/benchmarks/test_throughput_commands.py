@@ -44,3 +44,4 @@ def test_a_benchmark_larger_than_its_child_does_not_pass_its_own_memory_off():
 
 def test_the_search_ratio_is_that_of_the_other_benchmark(tmp_path):
     assert 0.01 < commands.search_ratio(tmp_path, rows=300, dim=8) < 1000
+    assert list(tmp_path.iterdir()) == []
