@@ -6,14 +6,14 @@ import math
 
 import numpy as np
 
-from hybrid.gate.few_shot.base import BaseExpert, Shots
+from hybrid.gate.few_shot.base import FewShotExpert, Shots
 from hybrid.gate.gaussians import Floats
 
 MOMENTUM = 0.9
 WARM_UP_RATE = 1e-5
 
 
-class CLAP(BaseExpert):
+class CLAP(FewShotExpert):
     """CLass-Adaptive linear Probe (Silva-Rodriguez et al., CVPR 2024); no hyper-parameter is tuned on images.
 
     Logits = logit_scale * cosine to a class's prototype. Prototypes start at the texts and minimize cross-entropy

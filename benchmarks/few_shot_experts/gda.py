@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from hybrid.gate.few_shot.base import BaseExpert, Shots
+from hybrid.gate.few_shot.base import FewShotExpert, Shots
 from hybrid.gate.gaussians import Discriminant, Floats
 
 # Below this total variance the images are copies of their class mean, up to rounding.
 NO_VARIANCE = 1e-12
 
 
-class GDA(BaseExpert):
+class GDA(FewShotExpert):
     """A hard-to-beat baseline for training-free CLIP-based adaptation (Wang et al., ICLR 2024).
 
     Logits = logit_scale * cosine to the text + alpha * (mu' P x - mu' P mu / 2), with class mean mu and precision

@@ -7,13 +7,13 @@ import warnings
 import numpy as np
 
 from hybrid.errors import FewShotError
-from hybrid.gate.few_shot.base import BaseExpert, Shots
+from hybrid.gate.few_shot.base import FewShotExpert, Shots
 from hybrid.gate.gaussians import Floats
 
 MAX_ITERATIONS = 1000
 
 
-class LinearProbe(BaseExpert):
+class LinearProbe(FewShotExpert):
     """L2 logistic regression (scikit-learn), as the linear probe of CLIP (Radford et al., ICML 2021).
 
     Texts are not used: a class without images scores -inf, it has probability 0.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from hybrid.gate.few_shot.base import BaseExpert, Shots, unit
+from hybrid.gate.few_shot.base import FewShotExpert, Shots, unit
 from hybrid.gate.gaussians import Floats
 
 
-class Prototypes(BaseExpert):
+class Prototypes(FewShotExpert):
     """Logits = logit_scale * cosine of image and class mean (Snell et al., Prototypical Networks, NeurIPS 2017).
 
     Without an image, the class's text stands in, moved to where images lie (`Shots.full_means`).

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from hybrid.gate.few_shot.base import BaseExpert, Shots
+from hybrid.gate.few_shot.base import FewShotExpert, Shots
 from hybrid.gate.gaussians import Floats
 
 
-class TipAdapter(BaseExpert):
+class TipAdapter(FewShotExpert):
     """Tip-Adapter, training-free (Zhang et al., ECCV 2022).
 
     Logits = logit_scale * cosine to the text + alpha * sum over a class's images of exp(-beta * (1 - cosine to it)).

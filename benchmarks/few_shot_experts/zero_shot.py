@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from hybrid.errors import FewShotError
-from hybrid.gate.few_shot.base import BaseExpert, Shots
+from hybrid.gate.few_shot.base import FewShotExpert, Shots
 from hybrid.gate.gaussians import Floats
 
 
-class ZeroShot(BaseExpert):
+class ZeroShot(FewShotExpert):
     """Logits = logit_scale * cosine of image and text (Radford et al., CLIP, ICML 2021); images are not used.
 
     A class without a text scores -inf: it cannot be named, so it has probability 0.

@@ -13,7 +13,7 @@ from hybrid.gate.conformal import prediction_sets
 from hybrid.gate.evidence import Evidence, Scorer
 from hybrid.gate.gate import Fused
 from hybrid.gate.gaussians import ClassGaussians, Floats
-from hybrid.gate.policy import CalibrationSet, OperatingPoint, Policy, choose_point, odds_of
+from hybrid.gate.policy import CalibrationSet, OperatingPoint, Policy, choose_point
 from hybrid.gate.registry import AnyGate
 from hybrid.gate.rejection import Rejector
 from hybrid.gate.support import SupportEvidence, SupportImages
@@ -122,10 +122,10 @@ class Decider:
         """
         evidence = self._scorer(embeddings, head_logits)
         point = self.point
-        fused = self._gate.fuse(evidence, *odds_of(point))
+        fused = self._gate.fuse(evidence, *point.odds)
         p_known = sets = None
         if point.accept_above is not None and self._rejector is not None:
-            p_known = self._rejector.p_known(self._gate, evidence, *odds_of(point))
+            p_known = self._rejector.p_known(self._gate, evidence, *point.odds)
         if point.set_threshold is not None and uniform is not None:
             sets = prediction_sets(np.exp(fused.log_probabilities), uniform, point.set_threshold)
         return Decided(fused, p_known, sets)
@@ -150,7 +150,7 @@ class Decider:
 
         plain, prior, seen = evidence.without_support(), self._prior(evidence), evidence.seen
         by_text = self._gate.terms(plain) if plain.classes > seen else ()
-        log_p = self._gate.fuse(evidence, *odds_of(self.point)).log_probabilities
+        log_p = self._gate.fuse(evidence, *self.point.odds).log_probabilities
         log_odds = logsumexp(log_p[:, seen:], axis=1) - logsumexp(log_p[:, :seen], axis=1)
         changed = Term("shown", log_odds - total((*by_text, prior)), 1.0)
         image_only = ((0, 0), (0, support.classes - support.named))

@@ -148,6 +148,11 @@ class OperatingPoint:
     set_threshold: float | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def odds(self) -> tuple[float, float]:
+        """What `Gate.fuse` takes of it."""
+        return self.log_odds, self.support_log_odds
+
 
 def choose_point(
     policy: Policy,
@@ -188,7 +193,7 @@ def choose_point(
         point = OperatingPoint(shift, shift, notes=(note,))
     if policy.coverage is not None:
         point = _with_sets(point, policy.coverage, gate, evidence, calibration)
-    point = _with_rejection(point, policy, rejector.p_known(gate, evidence, *odds_of(point)), rejector)
+    point = _with_rejection(point, policy, rejector.p_known(gate, evidence, *point.odds), rejector)
     image_only = 0 if evidence.support is None else int(np.count_nonzero(~evidence.support.has_name))
     if policy.max_false_accept is not None and image_only:
         warning = (
@@ -197,11 +202,6 @@ def choose_point(
         )
         return replace(point, notes=(*point.notes, warning))
     return point
-
-
-def odds_of(point: OperatingPoint) -> tuple[float, float]:
-    """What `Gate.fuse` takes of a point."""
-    return point.log_odds, point.support_log_odds
 
 
 def _prior_odds(policy: Policy, scorer: Scorer, boost: float) -> OperatingPoint:
@@ -234,7 +234,7 @@ def _prior_odds(policy: Policy, scorer: Scorer, boost: float) -> OperatingPoint:
 def _with_sets(
     point: OperatingPoint, coverage: float, gate: AnyGate, evidence: Evidence, calibration: CalibrationSet
 ) -> OperatingPoint:
-    probabilities = np.exp(gate.fuse(evidence, *odds_of(point)).log_probabilities)
+    probabilities = np.exp(gate.fuse(evidence, *point.odds).log_probabilities)
     scores = set_scores(probabilities, np.asarray(calibration.uniform, np.float64))
     note = (
         f"sets hold the class of {coverage:.0%} of photos like the {len(calibration.target)} validation photos of seen "

@@ -11,7 +11,7 @@ from hybrid.errors import GateError
 from hybrid.gate.conformal import prediction_sets
 from hybrid.gate.decide import Decider, FittedGate
 from hybrid.gate.gate import Gate, GateWeights, SeenWeights, UnseenWeights
-from hybrid.gate.policy import Policy, odds_of
+from hybrid.gate.policy import Policy
 from hybrid.gate.terms import total
 
 SPACES = {
@@ -42,7 +42,7 @@ def test_the_answer_is_the_gates(fitted, large, kind, policy):
     uniform = np.random.default_rng(3).random(len(large.test))
     decided = answer(decide, large, uniform)
     evidence = large.evidence(large.space(**SPACES[kind]))
-    odds = odds_of(decide.point)
+    odds = decide.point.odds
     expected = fitted.gate.fuse(evidence, *odds)
     np.testing.assert_allclose(decided.fused.log_probabilities, expected.log_probabilities, rtol=1e-9)
     np.testing.assert_allclose(decided.fused.p_unseen, expected.p_unseen, rtol=1e-9)

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from hybrid.errors import ArtifactError, ConfigError, GateError
 from hybrid.gate.conformal import set_scores, set_threshold
 from hybrid.gate.evidence import Scorer
-from hybrid.gate.policy import CalibrationSet, OperatingPoint, Policy, choose_point, odds_of, uniform_from_hash
+from hybrid.gate.policy import CalibrationSet, OperatingPoint, Policy, choose_point, uniform_from_hash
 from hybrid.gate.rejection import Rejector
 
 
@@ -34,7 +34,7 @@ def scorer(large, support_scorer, request) -> Scorer:
 
 def answer_of(fitted, scorer: Scorer, point: OperatingPoint) -> np.ndarray:
     """Log-probabilities of the calibration images."""
-    return fitted.gate.fuse(fitted.calibration_set.evidence(scorer), *odds_of(point)).log_probabilities
+    return fitted.gate.fuse(fitted.calibration_set.evidence(scorer), *point.odds).log_probabilities
 
 
 # Flags
@@ -92,7 +92,7 @@ def test_the_share_as_log_odds(fitted, large, support_scorer, policy, share):
     assert point.set_threshold is None
     assert f"{share:.3g}" in point.notes[0]
     point = point_of(fitted, support_scorer, **policy)
-    log_odds, support = odds_of(point)
+    log_odds, support = point.odds
     if policy in ({}, {"balance": "equal"}):
         # Each added class only takes its own share.
         assert (log_odds, support) == (0.0, 0.0)
@@ -106,7 +106,7 @@ def test_the_share_as_log_odds(fitted, large, support_scorer, policy, share):
 
 
 def test_odds_of_a_point():
-    assert odds_of(OperatingPoint(1.5, -0.5)) == (1.5, -0.5)
+    assert OperatingPoint(1.5, -0.5).odds == (1.5, -0.5)
 
 
 def test_the_share_of_a_space_whose_unseen_classes_are_all_added(fitted, large):
@@ -165,7 +165,7 @@ def test_no_right_answer_to_give_up(fitted, large):
 @pytest.mark.parametrize("kept", [0.5, 0.8, 0.95, 0.99])
 def test_reject_keeps_the_share_of_seen_images(fitted, scorer, kept, policy):
     point = point_of(fitted, scorer, reject=kept, **policy)
-    p_known = fitted.rejector.p_known(fitted.gate, fitted.calibration_set.evidence(scorer), *odds_of(point))
+    p_known = fitted.rejector.p_known(fitted.gate, fitted.calibration_set.evidence(scorer), *point.odds)
     assert kept <= np.mean(p_known >= point.accept_above) <= kept + 1 / len(p_known) + 1e-9
     assert point.accept_above == np.quantile(p_known, 1 - kept, method="lower")
     assert f"keeps {kept:.0%}" in point.notes[-1]
@@ -179,7 +179,7 @@ def test_reject_is_measured_at_the_chosen_point(fitted, large):
     scorer = Scorer(large.gaussians, space.texts, large.scale, space.support)
     point = point_of(fitted, scorer, prior=0.95, reject=0.9)
     evidence = fitted.calibration_set.evidence(scorer)
-    for odds, same in ((odds_of(point), True), ((point.log_odds,), False)):
+    for odds, same in ((point.odds, True), ((point.log_odds,), False)):
         p_known = fitted.rejector.p_known(fitted.gate, evidence, *odds)
         assert (point.accept_above == np.quantile(p_known, 0.1, method="lower")) == same
 

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,31 +16,6 @@ from hybrid.gate.gaussians import Floats, Indices, class_sums
 
 # Stored in half precision, a unit vector's length is right to about 1e-3.
 LENGTH_TOLERANCE = 1e-2
-
-
-class FewShotExpert(Protocol):
-    """Learns from a few labeled images and the classes' texts; scores images."""
-
-    def fit(self, embeddings: NDArray[Any], labels: NDArray[Any], text_embeddings: NDArray[Any]) -> Self:
-        """Learn classes 0 to c - 1.
-
-        Parameters
-        ----------
-        embeddings : (n, d) float32
-            Images, unit norm; n may be 0.
-        labels : (n,) int
-            Class index of each image.
-        text_embeddings : (c, d) float32
-            Unit norm; a row of NaN where a class has no text.
-
-        Raises
-        ------
-        FewShotError
-            If the arrays do not fit together, or a class has neither image nor text.
-        """
-
-    def logits(self, embeddings: NDArray[Any]) -> Floats:
-        """Score images (m, d) of unit norm, shape (m, c); FewShotError before `fit` or on another dimension."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +91,8 @@ class Shots:
         return np.where(self.support[:, None], self.means, self.texts - self.modality_gap)
 
 
-class BaseExpert(ABC):
-    """Checks around what an expert does: it fills in `_fit` and `_logits`.
+class FewShotExpert(ABC):
+    """Learns from a few labeled images and the classes' texts; scores images. A method fills in `_fit` and `_logits`.
 
     Parameters
     ----------
@@ -134,7 +109,22 @@ class BaseExpert(ABC):
         self.logit_scale = logit_scale
 
     def fit(self, embeddings: NDArray[Any], labels: NDArray[Any], text_embeddings: NDArray[Any]) -> Self:
-        """Learn from labeled images and texts; see `FewShotExpert`."""
+        """Learn classes 0 to c - 1.
+
+        Parameters
+        ----------
+        embeddings : (n, d) float32
+            Images, unit norm; n may be 0.
+        labels : (n,) int
+            Class index of each image.
+        text_embeddings : (c, d) float32
+            Unit norm; a row of NaN where a class has no text.
+
+        Raises
+        ------
+        FewShotError
+            If the arrays do not fit together, or a class has neither image nor text.
+        """
         if not (math.isfinite(self.logit_scale) and self.logit_scale > 0):
             raise FewShotError("wrong logit_scale", expected="a finite number above 0", got=str(self.logit_scale))
         shots = check_shots(embeddings, labels, text_embeddings)
@@ -143,7 +133,7 @@ class BaseExpert(ABC):
         return self
 
     def logits(self, embeddings: NDArray[Any]) -> Floats:
-        """Score images (m, d) of unit norm, shape (m, c) float64; see `FewShotExpert`."""
+        """Score images (m, d) of unit norm, shape (m, c); FewShotError before `fit` or on another dimension."""
         if not hasattr(self, "n_classes_"):
             raise FewShotError(f"this {type(self).__name__} is not fitted", fix="call fit before logits")
         return self._logits(_vectors(embeddings, "embeddings", self.n_features_in_))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from hybrid.gate.few_shot.base import BaseExpert, Shots
+from hybrid.gate.few_shot.base import FewShotExpert, Shots
 from hybrid.gate.gaussians import Floats
 
 # Images that the usual affinity is measured to.
 MOST_IMAGES = 500
 
 
-class MeanCache(BaseExpert):
+class MeanCache(FewShotExpert):
     """Zero-shot logits, and for each class with images how much nearer an image is to them than to other classes'.
 
     Tip-Adapter's cache (Zhang et al. 2022) with two changes, so that classes without images stay in the game. A class's

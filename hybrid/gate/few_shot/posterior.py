@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hybrid.gate.few_shot.base import BaseExpert, Shots
+from hybrid.gate.few_shot.base import FewShotExpert, Shots
 from hybrid.gate.fit import Choice, fit_choice
 from hybrid.gate.gaussians import (
     DIMENSIONS,
@@ -35,7 +35,7 @@ FOLDS = 5
 MOST_IMAGES = 4000
 
 
-class Posterior(BaseExpert):
+class Posterior(FewShotExpert):
     """Gaussian discriminant analysis whose class means are posterior means given text and images.
 
     Texts predict class means by ridge regression on the classes that have images, each predicted without itself. A

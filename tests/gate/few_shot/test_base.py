@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from hybrid.errors import FewShotError
-from hybrid.gate.few_shot.base import BaseExpert, check_shots, unit
+from hybrid.gate.few_shot.base import FewShotExpert, check_shots, unit
 
 HALF = np.sqrt(0.5)
 NO_TEXT = [np.nan, np.nan]
 
 
-class Nearest(BaseExpert):
+class Nearest(FewShotExpert):
     """The smallest expert there is."""
 
     def _fit(self, shots):
