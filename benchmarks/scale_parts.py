@@ -266,7 +266,7 @@ def measure(run: Run, say: Callable[[str], None]) -> dict[str, Any]:
     found["first_build_s"] = timed(run.open)
     note = read_note(run.index)
     assert note is not None  # noqa: S101
-    found |= {"kind": note.kind, "cells": note.cells, "probed": note.probed, "measured_recall": note.recall}
+    found |= {"kind": note.kind, "cells": note.lists, "probed": note.nprobe, "measured_recall": note.recall}
     say("opening in fresh processes")
     found |= fresh_process(run, cold=True)
     found |= fresh_process(run, cold=False)

@@ -21,9 +21,10 @@ from hybrid.device import Compute, OomBackoff, resolve, suggest_batch
 from hybrid.encoders.base import FloatArray, expand_user, fingerprint, unit_norm
 from hybrid.encoders.fast_path import ImageTower
 from hybrid.encoders.hub import find_cached, require_network
-from hybrid.encoders.no_init import NoInitWeights
+from hybrid.encoders.no_init import no_init_weights
 from hybrid.encoders.registry import known_encoders
 from hybrid.errors import EncoderError, first_line, listing
+from hybrid.files import file_sha256
 from hybrid.images.preprocess import PIXELS, Preprocessor
 from hybrid.images.records import ImageRecord
 
@@ -36,13 +37,11 @@ WEIGHTS_ENDINGS = (".safetensors", ".bin", ".pth", ".pt")
 WEIGHTS_NAMES = ("open_clip_model", "open_clip_pytorch_model", "model", "pytorch_model")
 HUB = "hf-hub:"
 TEXT_BATCH = 256
-THREE_WAYS = (
-    "one of\n"
-    "    (1) a model and tag that are in this machine's cache: --encoder MODEL --pretrained TAG\n"
-    "    (2) a local checkpoint: --encoder MODEL --pretrained FILE.safetensors, or --encoder FOLDER\n"
-    f"        with {CONFIG_FILE} in it\n"
-    "    (3) the bundled model, to try the machinery: --encoder tiny"
-)
+THREE_WAYS = f"""one of
+    (1) a model and tag that are in this machine's cache: --encoder MODEL --pretrained TAG
+    (2) a local checkpoint: --encoder MODEL --pretrained FILE.safetensors, or --encoder FOLDER
+        with {CONFIG_FILE} in it
+    (3) the bundled model, to try the machinery: --encoder tiny"""
 
 
 @dataclass(frozen=True)
@@ -105,34 +104,33 @@ def locate(model: str, pretrained: str | None) -> ClipSource:
     if model.startswith(HUB):
         return ClipSource(model, None, None, model, model)
     if model not in open_clip.list_models():
-        near = difflib.get_close_matches(model, open_clip.list_models(), n=5, cutoff=0.4)
-        raise EncoderError(
-            f"unknown encoder {model}",
-            expected=known_encoders(),
-            got=f"{model}; near it: {listing(near) or 'nothing'}",
-        )
+        near = listing(difflib.get_close_matches(model, open_clip.list_models(), n=5, cutoff=0.4)) or "nothing"
+        raise EncoderError(f"unknown encoder {model}", expected=known_encoders(), got=f"{model}; near it: {near}")
     return _locate_weights(model, pretrained)
 
 
 def _find_weights(folder: Path) -> Path:
     """The checkpoint of a model folder: the one with a usual name, else the only one."""
-    usual = (folder / (name + ending) for name in WEIGHTS_NAMES for ending in WEIGHTS_ENDINGS)
+    usual = [folder / (name + ending) for name in WEIGHTS_NAMES for ending in WEIGHTS_ENDINGS]
     files = sorted(file for file in folder.iterdir() if file.suffix in WEIGHTS_ENDINGS)
     if not (folder / CONFIG_FILE).is_file() or not files:
-        raise EncoderError(f"{folder} is no open_clip model folder", expected=f"{CONFIG_FILE} and a checkpoint in it")
-    found = next((file for file in usual if file.is_file()), files[0])
-    if len(files) > 1 and found.stem not in WEIGHTS_NAMES:
+        raise EncoderError(
+            f"{folder} is not an open_clip model folder", expected=f"{CONFIG_FILE} and a checkpoint in it"
+        )
+    chosen = [file for file in usual if file in files] or files
+    if len(files) > 1 and chosen is files:
         raise EncoderError(
             f"{folder} holds several checkpoints",
             got=listing([file.name for file in files]),
             fix=f"name one: --encoder {files[-1]}",
         )
-    return found
+    return chosen[0]
 
 
 def _from_folder(folder: Path, checkpoint: Path) -> ClipSource:
-    weights = _digest([folder / CONFIG_FILE, checkpoint])
-    return ClipSource(f"local-dir:{folder}", None, checkpoint, weights, str(checkpoint))
+    return ClipSource(
+        f"local-dir:{folder}", None, checkpoint, _digest(folder / CONFIG_FILE, checkpoint), str(checkpoint)
+    )
 
 
 def _locate_weights(model: str, pretrained: str | None) -> ClipSource:
@@ -140,13 +138,11 @@ def _locate_weights(model: str, pretrained: str | None) -> ClipSource:
 
     tags = open_clip.list_pretrained_tags_by_model(model)
     if pretrained is None:
-        raise EncoderError(
-            f"{model} needs weights",
-            fix=f"--pretrained TAG ({listing(tags) or 'no published tag'}) or a file",
-        )
+        fix = f"--pretrained TAG ({listing(tags) or 'no published tag'}) or a file"
+        raise EncoderError(f"{model} needs weights", fix=fix)
     file = expand_user(pretrained)
     if file.is_file():
-        return ClipSource(model, None, file, _digest([file]), f"{model} from {file}")
+        return ClipSource(model, None, file, _digest(file), f"{model} from {file}")
     if pretrained not in tags:
         raise EncoderError(
             f"no weights {pretrained} for {model}",
@@ -175,13 +171,14 @@ class ClipEncoder:
     uses_templates = True
 
     def __init__(self, source: ClipSource, compute: Compute) -> None:
-        tokenizer = source.model
-        source = _fetch(source)
+        tokenizer, source = source.model, _fetch(source)
         self._model, transform, self._tokenizer = _load(source, tokenizer, compute)
         self._compute = compute
         self._preprocess = Preprocessor(transform, compute.device, compute.dtype)
+        # A `batch` (n, 3, height, width) to embeddings (n, dim), not of unit norm.
+        self.tower: torch.nn.Module = self._model.visual
         self._embed = ImageTower(self._model, compute)
-        self.transform: Any = transform  # the model library's own preprocessing, for comparison
+        self.transform: Any = transform  # open_clip's own preprocessing, for comparison
         self._limit = OomBackoff("encoder", compute)
         self.min_side = self._preprocess.min_side
         self.name = source.shown
@@ -202,12 +199,6 @@ class ClipEncoder:
         self.dim = int(self.encode_texts(["a photo"]).shape[1])
         self.notes: tuple[str, ...] = (f"encoder: {source.shown}, {self.dim} numbers a photo, on {compute}",)
 
-    @property
-    def tower(self) -> torch.nn.Module:
-        """The image tower: a `batch` (n, 3, height, width) to embeddings (n, dim), not of unit norm."""
-        tower: torch.nn.Module = self._model.visual
-        return tower
-
     def can_encode(self, names: Sequence[str]) -> list[bool]:
         """Any name can be encoded."""
         return [True] * len(names)
@@ -225,7 +216,7 @@ class ClipEncoder:
 
     @torch.inference_mode()
     def embed(self, batch: torch.Tensor) -> torch.Tensor:
-        """Put a `batch` through the image tower, in the quickest way known: (n, dim), not of unit norm."""
+        """Put a `batch` through the image tower, by the fastest path known: (n, dim), not of unit norm."""
         return self._embed(batch)
 
     @cached_property
@@ -243,7 +234,7 @@ class ClipEncoder:
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> FloatArray:
-        """Tokenise and embed texts, shape (n, dim), float32, unit norm."""
+        """Tokenize and embed texts, shape (n, dim), float32, unit norm."""
         parts = []
         for start in range(0, len(texts), TEXT_BATCH):
             tokens = self._tokenizer(list(texts[start : start + TEXT_BATCH])).to(self._compute.device)
@@ -261,7 +252,7 @@ class ClipEncoder:
 
 
 def _load(source: ClipSource, tokenizer_name: str, compute: Compute) -> tuple[Any, Any, Any]:
-    """Build the model, its preprocessing and its tokenizer, and fill in exactly the weights of the checkpoint."""
+    """Build the model, its preprocessing and its tokenizer, and load exactly the weights of the checkpoint."""
     import open_clip
 
     published = open_clip.get_pretrained_cfg(source.model, source.tag) if source.tag else {}
@@ -269,7 +260,7 @@ def _load(source: ClipSource, tokenizer_name: str, compute: Compute) -> tuple[An
         with _quiet():
             # open_clip picks weights by rules of its own and goes on with random ones where it finds none; so it
             # only builds here, and the checkpoint is ours to choose.
-            with NoInitWeights():
+            with no_init_weights():
                 model, _, transform = open_clip.create_model_and_transforms(
                     source.model,
                     load_weights=False,
@@ -361,9 +352,5 @@ def _from_hub(address: str) -> Path:
     return Path(open_clip.download_pretrained({"hf_hub": address}))
 
 
-def _digest(files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
+def _digest(*files: Path) -> str:
+    return hashlib.sha256(b"".join(bytes.fromhex(file_sha256(file)) for file in files)).hexdigest()

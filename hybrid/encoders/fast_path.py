@@ -1,4 +1,4 @@
-"""The image tower of an open_clip ViT with less work for the same embeddings."""
+"""A fast path through the image tower of an open_clip ViT: less work for the same embeddings."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from hybrid.device import Compute
 from hybrid.errors import HybridWarning, first_line
 
 Apply = Callable[[torch.Tensor], torch.Tensor]
-# From this many images at once on, packing the weights and comparing the first answers pays.
-ENOUGH = 8
-# Rounding in half precision alone moves an embedding by about 5e-5.
-SAME = 0.999
+# From this batch size on, packing the weights and comparing the first answers pays.
+MIN_BATCH = 8
+# Cosine from which on embeddings count as the same: rounding in half precision alone moves one by about 5e-5.
+MIN_COSINE = 0.999
 
 
 class ImageTower:
-    """Images to embeddings by an open_clip model; in the quick way where it is known and there are many images.
+    """Images to embeddings by an open_clip model; by the fast path where there is one and there are many images.
 
     Parameters
     ----------
@@ -32,44 +32,41 @@ class ImageTower:
 
     def __init__(self, model: Any, compute: Compute) -> None:
         self._model, self._compute = model, compute
-        self._quick: FastViT | None = None
-        self._asked = not is_known(model)
+        self._fast: FastViT | None = None
+        self._compared = not has_fast_path(model)
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """(n, 3, height, width) to (n, dim), not of unit norm."""
         # By the batch's own size, not by what came before: a killed run goes on to the same embeddings.
-        quick = self._quickly(images) if len(images) >= ENOUGH else None
-        found: torch.Tensor = self._model.encode_image(images) if quick is None else quick(images)
-        return found
-
-    def _quickly(self, images: torch.Tensor) -> FastViT | None:
-        if not self._asked:
+        if len(images) >= MIN_BATCH and not self._compared:
             # Noise: of images that are all of one color, tokens in the wrong order would give the same.
             noise = torch.randn((2, *images.shape[1:]), generator=torch.Generator().manual_seed(0)).to(images)
-            self._quick, self._asked = self._compared(noise), True
-        return self._quick
+            self._fast, self._compared = self._compare(noise), True
+        fast = self._fast if len(images) >= MIN_BATCH else None
+        embeddings: torch.Tensor = self._model.encode_image(images) if fast is None else fast(images)
+        return embeddings
 
-    def _compared(self, images: torch.Tensor) -> FastViT | None:
-        """Give the quick tower if it computes what the model does: another version of open_clip may do otherwise."""
+    def _compare(self, images: torch.Tensor) -> FastViT | None:
+        """Give the fast path if it computes what the model does: another version of open_clip may do otherwise."""
         try:
-            quick = FastViT(self._model.visual, self._compute)
-            similar = F.cosine_similarity(quick(images).float(), self._model.encode_image(images).float())
-            if bool((similar >= SAME).all()):
-                return quick
-            found = f"gives other embeddings (cosine {float(similar.min()):.4f})"
+            fast = FastViT(self._model.visual, self._compute)
+            cosine = F.cosine_similarity(fast(images).float(), self._model.encode_image(images).float())
+            if bool((cosine >= MIN_COSINE).all()):
+                return fast
+            fault = f"gives other embeddings (cosine {float(cosine.min()):.4f})"
         except torch.cuda.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a changed model raises
-            found = f"fails ({first_line(error)})"
+            fault = f"fails ({first_line(error)})"
         warnings.warn(
-            f"the quick way through this ViT {found}: open_clip's own is used, which takes longer",
+            f"the fast path through this ViT {fault}: open_clip's own is used, which takes longer",
             HybridWarning,
             stacklevel=2,
         )
         return None
 
 
-def is_known(model: Any) -> bool:
+def has_fast_path(model: Any) -> bool:
     """Whether `FastViT` knows the model's image tower: a plain ViT whose class token is the embedding."""
     from open_clip.model import CLIP, CustomTextCLIP
     from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
@@ -96,7 +93,7 @@ class FastViT:
     Parameters
     ----------
     visual : open_clip VisionTransformer
-        For which `is_known` holds. Its weights are shared, but where they are packed.
+        For which `has_fast_path` holds. Its weights are shared, but where they are packed.
     compute : Compute
     """
 
@@ -140,8 +137,8 @@ class _Block:
     def _attend(self, tokens: torch.Tensor) -> torch.Tensor:
         joint = self._split(self._joint(tokens))
         query = joint[0] if self._query is None else self._split(self._query(tokens[:, :1]))[0]
-        found = F.scaled_dot_product_attention(query, joint[-2], joint[-1])
-        return self._out(found.transpose(1, 2).flatten(2))
+        attended = F.scaled_dot_product_attention(query, joint[-2], joint[-1])
+        return self._out(attended.transpose(1, 2).flatten(2))
 
     def _split(self, joint: torch.Tensor) -> torch.Tensor:
         """(n, tokens, parts x width) to (parts, n, heads, tokens, width of a head)."""
@@ -161,8 +158,8 @@ def _packed(weight: torch.Tensor, bias: torch.Tensor, after: nn.Module | None = 
     name = "gelu" if fused else "none"
 
     def apply(tokens: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = torch.ops.mkldnn._linear_pointwise(tokens, packed, bias, name, [], "none")
-        return found if after is None or fused else after(found)
+        projected: torch.Tensor = torch.ops.mkldnn._linear_pointwise(tokens, packed, bias, name, [], "none")
+        return projected if after is None or fused else after(projected)
 
     return apply
 

@@ -1,19 +1,25 @@
-"""Bring a store up to date with its sources: read, hash, decode, encode, commit batch by batch."""
+"""Bring a store up to date with its sources, in three stages: plan and read, embed, commit.
+
+What goes from one stage to the next is plain data. The middle one, `embed`, knows neither sources nor store, so that it
+may run in another process or on another machine.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 from hybrid.encoders.base import Encoder, FloatArray
 from hybrid.images.pipeline import ReadImage, read_each
 from hybrid.images.records import ImageRecord
 from hybrid.images.sources import Scan
 from hybrid.images.stream import IN_FLIGHT, ordered_map
-from hybrid.index.store import ADDED, EmbeddingStore, ImageRow, StoredImage
+from hybrid.index.store import EmbeddingStore, ImageRow, StoredImage, is_added
 
+T = TypeVar("T")
 Progress = Callable[[int], None]
 
 
@@ -50,6 +56,23 @@ class IndexSummary:
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Batch(Generic[T]):
+    """Images that are committed together.
+
+    Attributes
+    ----------
+    images : list of StoredImage
+    contents : dict of content hash to T
+        Those without a vector: what the encoder takes of each; after `embed`, its vector (dim,) float32.
+    unreadable : list of (path, reason)
+    """
+
+    images: list[StoredImage] = field(default_factory=list)
+    contents: dict[str, T] = field(default_factory=dict)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+
+
 Known = Mapping[str, ImageRow]
 
 
@@ -65,8 +88,8 @@ def build_index(
 ) -> IndexSummary:
     """Make the store hold exactly the images of the scanned sources, each with a vector of `encoder`.
 
-    Images of sources that are not part of `scan` stay. So do those that a person added to a class (`store.ADDED`), also
-    where a source holds them under another label or none. Batches are cut from the images in scan order and
+    Images of sources that are not part of `scan` stay. So do those that a person added to a class (`store.is_added`),
+    also where a source holds them under another label or none. Batches are cut from the images in scan order and
     committed whole, so a killed run goes on at the batch where it stopped, with the same batches and vectors if the
     batch size is the same. While a batch is encoded the next one is read, and the one before is committed.
 
@@ -75,7 +98,7 @@ def build_index(
     batch_size : int, optional
         Images to encode at once; default: the encoder's own.
     workers : int, optional
-        Threads that decode; default: one a core, at most 16.
+        Threads that decode; default: one per core, at most 16.
     replace : bool
         Also forget the images of every source that is not part of `scan`.
     progress : callable
@@ -87,106 +110,103 @@ def build_index(
     """
     encoder.check(scan.records)
     store.name_encoder(encoder.fingerprint, encoder.name)
-    summary = IndexSummary(images=len(scan.records))
-    known: dict[str, ImageRow] = {row[0]: row for row in store.image_rows()}
+    known = {row.path: row for row in store.image_rows()}
     embedded = store.embedded(encoder.fingerprint)
-    records = [_with_its_class(record, known) for record in scan.records]
-    waiting = _skip_unchanged(records, known, embedded, store, summary)
+    unread, relabeled = plan(scan.records, known, embedded)
+    store.write_batch(relabeled)
+    summary = IndexSummary(images=len(scan.records), unchanged=len(scan.records) - len(unread))
     progress(summary.unchanged)
     # A GPU's memory is found out by a trial, so only where it matters.
-    size = batch_size or (encoder.batch_size if len(waiting) > 1 else 1)
-    reads = read_each(
-        waiting, encoder.prepare, min_side=encoder.min_side, known=embedded, batch_size=size, workers=workers
+    size = batch_size or (encoder.batch_size if len(unread) > 1 else 1)
+    images = read_each(
+        unread, encoder.prepare, min_side=encoder.min_side, known=embedded, batch_size=size, workers=workers
     )
-
-    def encode(batch: _Batch) -> tuple[list[StoredImage], dict[str, FloatArray]]:
-        vectors = encoder.encode_images(list(batch.prepared.values()))
-        return batch.images, dict(zip(batch.prepared, vectors, strict=True))
-
-    batches = _cut(reads, known, embedded, size, summary, progress)
-    for images, vectors in ordered_map(encode, batches, IN_FLIGHT, IN_FLIGHT):
-        store.write_batch(images, vectors, encoder.fingerprint)
-        summary.encoded += len(vectors)
-        progress(len(images))
+    batches = cut_batches(images, embedded, size)
+    for batch in ordered_map(partial(embed, encoder=encoder), batches, IN_FLIGHT, IN_FLIGHT):
+        store.write_batch(batch.images, batch.contents, encoder.fingerprint)
+        _count(batch, known, summary)
+        progress(len(batch.images) + len(batch.unreadable))
     _forget(scan, store, known, summary, replace=replace)
     return summary
+
+
+def plan(
+    records: Sequence[ImageRecord], known: Known, embedded: Collection[str]
+) -> tuple[list[ImageRecord], list[StoredImage]]:
+    """Tell which images must be read, from what the store has: its rows by path, and which contents have a vector.
+
+    Returns
+    -------
+    unread : list of ImageRecord
+        New ones, those that have changed, and those without a vector.
+    relabeled : list of StoredImage
+        Unchanged ones whose source, label or split is another one now.
+    """
+    unread, relabeled = [], []
+    for record in records:
+        row = known.get(record.path)
+        if row is not None and is_added(row.source):
+            # What a person said of an image holds, whatever its source says.
+            record = dataclasses.replace(record, source=row.source, label=row.label, split=row.split)
+        if row is None or row.sha256 not in embedded or _stamp(row) != _stamp(record):
+            unread.append(record)
+        elif (row.source, row.label, row.split) != (record.source, record.label, record.split):
+            relabeled.append(StoredImage(record, row.sha256))
+    return unread, relabeled
+
+
+def _stamp(image: ImageRow | ImageRecord) -> tuple[int, int, str | None, int]:
+    """Tells a file from what it was before."""
+    return image.size, image.mtime_ns, image.container, image.offset
+
+
+def cut_batches(images: Iterable[ReadImage], embedded: Collection[str], size: int) -> Iterator[Batch[Any]]:
+    """Cut images that were read into batches of `size` new contents, with every image that shows one of them.
+
+    A content is new if it is not in `embedded`, and in no batch before: a copy is encoded once.
+    """
+    batched: set[str] = set()
+    batch: Batch[Any] = Batch()
+    for image in images:
+        if image.reason:
+            batch.unreadable.append((image.record.path, image.reason))
+        else:
+            batch.images.append(StoredImage(image.record, image.sha256))
+            if image.sha256 not in embedded and image.sha256 not in batched:
+                batched.add(image.sha256)
+                batch.contents[image.sha256] = image.prepared
+        # Copies alone must not pile up without limit either. Unreadable images never part contents: the next run reads
+        # them again, and must cut the same batches.
+        if len(batch.contents) == size or len(batch.images or batch.unreadable) >= 16 * size:
+            yield batch
+            batch = Batch()
+    if batch.images or batch.unreadable:
+        yield batch
+
+
+def embed(batch: Batch[Any], encoder: Encoder) -> Batch[FloatArray]:
+    """Encode the new contents of a batch."""
+    vectors = encoder.encode_images(list(batch.contents.values())) if batch.contents else ()
+    return Batch(batch.images, dict(zip(batch.contents, vectors, strict=True)), batch.unreadable)
+
+
+def _count(batch: Batch[FloatArray], known: Known, summary: IndexSummary) -> None:
+    summary.encoded += len(batch.contents)
+    summary.reused += len(batch.images) - len(batch.contents)
+    summary.unreadable += batch.unreadable
+    for image in batch.images:
+        row = known.get(image.record.path)
+        summary.new += row is None
+        summary.changed += row is not None and row.sha256 != image.sha256
 
 
 def _forget(scan: Scan, store: EmbeddingStore, known: Known, summary: IndexSummary, *, replace: bool) -> None:
     """Remove what the sources do not hold any more, but for images that a person added."""
     present = {record.path for record in scan.records} - {path for path, _ in summary.unreadable}
-    named = set(scan.sources)
-    added = {path for path, row in known.items() if row[1].startswith(ADDED)}
-    owned = (path for path, row in known.items() if replace or row[1] in named)
+    sources = set(scan.sources)
+    added = {path for path, row in known.items() if is_added(row.source)}
+    owned = (path for path, row in known.items() if replace or row.source in sources)
     gone = [path for path in owned if path not in present and path not in added]
     summary.kept = sum(replace or path in present for path in added)
-    store.remove(gone)
     summary.removed = len(gone)
-
-
-def _with_its_class(record: ImageRecord, known: Known) -> ImageRecord:
-    """The record as its source has it, but for an image that a person added to a class: it keeps what they said."""
-    before = known.get(record.path)
-    if before is None or not before[1].startswith(ADDED):
-        return record
-    return dataclasses.replace(record, source=before[1], label=before[2], split=before[3])
-
-
-def _skip_unchanged(
-    records: Sequence[ImageRecord], known: Known, embedded: set[str], store: EmbeddingStore, summary: IndexSummary
-) -> list[ImageRecord]:
-    """Records that must be read; a new label or split of an unread image is written at once."""
-    waiting, relabeled = [], []
-    for record in records:
-        row = known.get(record.path)
-        stamp = (record.size, record.mtime_ns, record.container, record.offset)
-        if row is None or row[4:8] != stamp or row[8] not in embedded:
-            waiting.append(record)
-            continue
-        summary.unchanged += 1
-        if row[1:4] != (record.source, record.label, record.split):
-            relabeled.append(StoredImage(record, row[8]))
-    store.write_batch(relabeled)
-    return waiting
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """Images that are committed together, and what the encoder takes of their new contents by hash."""
-
-    images: list[StoredImage]
-    prepared: dict[str, Any]
-
-
-def _cut(
-    reads: Iterator[ReadImage],
-    known: Known,
-    embedded: set[str],
-    batch_size: int,
-    summary: IndexSummary,
-    progress: Progress,
-) -> Iterator[_Batch]:
-    """Cut reads into batches of `batch_size` new contents, with every image that shows one of them."""
-    images: list[StoredImage] = []
-    prepared: dict[str, Any] = {}
-    for image in reads:
-        if image.reason:
-            summary.unreadable.append((image.record.path, image.reason))
-            progress(1)
-            continue
-        before = known.get(image.record.path)
-        summary.new += before is None
-        summary.changed += before is not None and before[8] != image.sha256
-        images.append(StoredImage(image.record, image.sha256))
-        # `embedded` grows here, in the reading order, so that a copy is encoded once even within a run.
-        if image.sha256 in embedded:
-            summary.reused += 1
-        else:
-            embedded.add(image.sha256)
-            prepared[image.sha256] = image.prepared
-        # Copies alone must not pile up without limit either.
-        if len(prepared) == batch_size or len(images) >= 16 * batch_size:
-            yield _Batch(images, prepared)
-            images, prepared = [], {}
-    if images:
-        yield _Batch(images, prepared)
+    store.remove(gone)

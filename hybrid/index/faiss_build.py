@@ -1,4 +1,4 @@
-"""Bring the FAISS file of a run up to date with the store: take it as it is, update it, or build it anew."""
+"""Bring the FAISS file of a run up to date with the store: take it as it is, update it, or rebuild it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 
 from hybrid.errors import StoreError, listing
 from hybrid.index.faiss_file import Note, ids_in, read, read_note, write
-from hybrid.index.ivf import build_cells
+from hybrid.index.ivf import build_ivf
 from hybrid.index.rows import Ids, RowState, VectorRows
 from hybrid.index.store import EmbeddingStore
 
 # Exact search among so many vectors of 512 floats answers a query in less than 0.1 s, and 100 in 1 to 2 s, on two cores
-# (benchmarks/scale.py): no slower than their images are embedded. Cells would be faster, but not always right.
+# (benchmarks/scale.py): no slower than their images are embedded. IVF lists would be faster, but not always right.
 EXACT_UP_TO = 150_000
-# Cells are made anew once so many of the vectors that they were made for, as a share, came or went.
-MOST_CHANGES = 0.5
+# IVF lists are made anew once this share of the vectors that they were made for came or went.
+MAX_CHANGES = 0.5
 
 
 def exact_index(dim: int) -> Any:
@@ -31,9 +31,9 @@ def exact_index(dim: int) -> Any:
 def up_to_date(store: EmbeddingStore, fingerprint: str, file: Path) -> tuple[Any, Note]:
     """Read the file, after an update where its vectors are not those of the store; nothing else makes it stale.
 
-    Rows that came are added and rows that left are removed. It is built anew where it is torn, foreign, of another
-    encoder or database, where more vectors than `EXACT_UP_TO` ask for cells, and where the cells were made for too
-    different a set of vectors (`MOST_CHANGES`).
+    Rows that came are added and rows that left are removed. It is rebuilt where it is torn, foreign, of another
+    encoder or database, where more vectors than `EXACT_UP_TO` ask for IVF lists, and where these were made for too
+    different a set of vectors (`MAX_CHANGES`).
 
     Returns
     -------
@@ -70,28 +70,26 @@ def up_to_date(store: EmbeddingStore, fingerprint: str, file: Path) -> tuple[Any
 
 
 def _outgrown(note: Note, count: int, changes: int) -> bool:
-    """Whether another kind of index, or other cells, would serve better."""
-    if not note.cells:
-        return count > EXACT_UP_TO
-    return changes > MOST_CHANGES * note.planned
+    """Whether another kind of index, or other lists, would serve better."""
+    return changes > MAX_CHANGES * note.planned if note.lists else count > EXACT_UP_TO
 
 
 def _updated(rows: VectorRows, note: Note | None, file: Path) -> tuple[Any, Note] | None:
-    """Add and remove rows; None where the file is better built anew."""
+    """Add and remove rows; None where the file is better rebuilt."""
     # The last row of the file has another content: a version of hybrid that gave ids again has written to the store.
     if note is None or rows.hashes([note.last]).get(note.last, note.sha256) != note.sha256:
         return None
     index = read(file, note, mapped=False)
     if index is None:
         return None
-    wanted, there = rows.ids(), ids_in(index)
-    gone, new = np.setdiff1d(there, wanted), np.setdiff1d(wanted, there)
+    wanted, present = rows.ids(), ids_in(index)
+    gone, new = np.setdiff1d(present, wanted), np.setdiff1d(wanted, present)
     changes = note.changes + len(gone) + len(new)
     if _outgrown(note, len(wanted), changes):
         return None
     if len(gone):
         index.remove_ids(gone)
-    held = [np.setdiff1d(there, gone)]
+    held = [np.setdiff1d(present, gone)]
     for ids, vectors in rows.chunks(new):
         index.add_with_ids(vectors, ids)
         held.append(ids)
@@ -104,10 +102,11 @@ def _updated(rows: VectorRows, note: Note | None, file: Path) -> tuple[Any, Note
 def _built(rows: VectorRows, identity: str, fingerprint: str) -> tuple[Any, Note]:
     """Build an index of the kind that fits the number of vectors."""
     ids = rows.ids()
-    probing = None
+    ivf = None
     if len(ids) > EXACT_UP_TO:
-        index, held, probing = build_cells(rows, ids)
-    if probing is None or not probing.enough:
+        index, held, ivf = build_ivf(rows, ids)
+    approximate = ivf is not None and ivf.meets_recall
+    if not approximate:
         index, held = _exact(rows, ids)
     state = _state(rows, held)
     note = Note(
@@ -116,22 +115,20 @@ def _built(rows: VectorRows, identity: str, fingerprint: str) -> tuple[Any, Note
         count=state.count,
         last=state.last,
         sha256=state.sha256,
-        kind="cells" if probing is not None and probing.enough else "exact",
+        kind="cells" if approximate else "exact",
         planned=state.count,
     )
-    if probing is not None:
-        note = msgspec.structs.replace(
-            note, cells=probing.cells, probed=probing.probed, recall=probing.recall, sample=probing.sample
-        )
+    if ivf is not None:
+        note = msgspec.structs.replace(note, lists=ivf.lists, nprobe=ivf.nprobe, recall=ivf.recall, sample=ivf.sample)
     return index, note
 
 
 def _exact(rows: VectorRows, ids: Ids) -> tuple[Any, Ids]:
     index, held = None, [np.empty(0, dtype=np.int64)]
-    for found, vectors in rows.chunks(ids):
+    for chunk, vectors in rows.chunks(ids):
         index = index or exact_index(vectors.shape[1])
-        index.add_with_ids(vectors, found)
-        held.append(found)
+        index.add_with_ids(vectors, chunk)
+        held.append(chunk)
     return index, np.concatenate(held)
 
 

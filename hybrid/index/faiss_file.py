@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +11,7 @@ import msgspec
 import numpy as np
 
 from hybrid.errors import StoreError
+from hybrid.files import atomic_write
 from hybrid.index.rows import Ids, RowState
 
 FORMAT = 1
@@ -33,15 +33,15 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     revision : int
         Of the store, before they were read.
     kind : str
-        ``exact``: every vector is compared. ``cells``: those of the nearest cells of a k-means clustering.
+        ``exact``: every vector is compared. ``cells``: those of the nearest IVF lists.
     planned : int
-        Number of vectors when the kind was chosen and the cells were made.
+        Number of vectors when the kind was chosen and the lists were made.
     changes : int
         Vectors that came or went since.
-    cells, probed : int
-        Number of cells, and how many of them a search visits. 0 where none were made.
+    lists, nprobe : int
+        IVF lists, and how many of them a search probes; JSON keys ``cells`` and ``probed``. 0 where none were made.
     recall : float or None
-        Share of the true 10 nearest vectors that a search finds, the mean over stored vectors.
+        At 10, the mean over stored vectors; None where there are no lists.
     sample : int
         How many vectors that was measured on.
     """
@@ -56,8 +56,8 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     kind: Literal["exact", "cells"]
     planned: int
     changes: int = 0
-    cells: int = 0
-    probed: int = 0
+    lists: int = msgspec.field(name="cells", default=0)
+    nprobe: int = msgspec.field(name="probed", default=0)
     recall: float | None = None
     sample: int = 0
 
@@ -68,18 +68,18 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """What to tell people of it: nothing of an exact search among few vectors."""
+        """What to tell people about it: nothing about an exact search among few vectors."""
         if self.recall is None:
             return ()
         measured = f"measured on {self.sample} of {self.planned:,} vectors"
         if self.kind == "cells":
             return (
-                f"approximate search: {self.probed} of {self.cells} cells are searched, which finds "
+                f"approximate search: {self.nprobe} of {self.lists} IVF lists are searched, which finds "
                 f"{self.recall:.1%} of the 10 photos nearest to a photo ({measured})",
             )
         return (
-            f"exact search, which is slow among {self.count:,} vectors: {self.probed} of {self.cells} cells hold only "
-            f"{self.recall:.1%} of the 10 nearest photos ({measured})",
+            f"exact search, which is slow among {self.count:,} vectors: {self.nprobe} of {self.lists} IVF lists hold "
+            f"only {self.recall:.1%} of the 10 nearest photos ({measured})",
         )
 
 
@@ -130,17 +130,14 @@ def write(index: Any, note: Note, file: Path) -> None:
     """
     import faiss
 
-    _sweep(file)
-    # Its own name, for another process or thread may write at the same time.
-    part = file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}.part")
+    _remove_stale_parts(file)
     text = msgspec.json.encode(note)
     try:
-        faiss.write_index(index, str(part))
-        with part.open("ab") as stream:
-            stream.write(text + len(text).to_bytes(8, "little") + MAGIC)
-        part.replace(file)
+        with atomic_write(file) as part:
+            faiss.write_index(index, str(part))
+            with part.open("ab") as stream:
+                stream.write(text + len(text).to_bytes(8, "little") + MAGIC)
     except (OSError, RuntimeError) as error:
-        part.unlink(missing_ok=True)
         raise StoreError(f"cannot write {file}", got=str(error), fix="make room, or let it be written") from error
     # An earlier version kept its note there, and would take the new file for the one that it wrote.
     file.with_name(file.name + ".json").unlink(missing_ok=True)
@@ -153,13 +150,13 @@ def ids_in(index: Any) -> Ids:
     if not hasattr(index, "invlists"):
         return np.array(faiss.vector_to_array(index.id_map), dtype=np.int64)
     lists = index.invlists
-    sizes = [(cell, lists.list_size(cell)) for cell in range(index.nlist)]
-    parts = [faiss.rev_swig_ptr(lists.get_ids(cell), size) for cell, size in sizes if size]
+    sizes = [(number, lists.list_size(number)) for number in range(index.nlist)]
+    parts = [faiss.rev_swig_ptr(lists.get_ids(number), size) for number, size in sizes if size]
     return np.concatenate([np.empty(0, dtype=np.int64), *parts])
 
 
-def _sweep(file: Path) -> None:
-    """Remove what processes left that were killed while they wrote."""
+def _remove_stale_parts(file: Path) -> None:
+    """Remove what processes left behind that were killed while they wrote."""
     for part in file.parent.glob(f"{file.name}.*.part"):
         try:
             if time.time() - part.stat().st_mtime > STALE_SECONDS:

@@ -1,4 +1,4 @@
-"""Approximate search among many vectors: cells of a k-means clustering, as many probed as the recall needs."""
+"""Approximate search among many vectors: an inverted file (IVF) whose nprobe is as large as the recall needs."""
 
 from __future__ import annotations
 
@@ -11,30 +11,41 @@ from numpy.typing import NDArray
 from hybrid.encoders.base import FloatArray
 from hybrid.index.rows import Ids, VectorRows
 
-# Of the 10 nearest vectors, this share must be found: so says the lower end of the measurement's 95 % interval.
-RECALL, NEAREST = 0.95, 10
+# Recall at 10 that must be met, by the lower end of the measurement's 95 % confidence interval.
+MIN_RECALL, NEAREST = 0.95, 10
 # Stored vectors that it is measured with.
 QUERIES = 500
-# Beyond a quarter of the cells, an exact search in blocks is no slower.
-LARGEST_SHARE = 4
-POINTS_PER_CELL, ROUNDS, SEED = 64, 10, 1
+# Where a search must probe more than a quarter of the lists, an exact one in blocks is no slower.
+MIN_LISTS_PER_PROBE = 4
+POINTS_PER_LIST, KMEANS_ITERATIONS, SEED = 64, 10, 1
 
 
 @dataclass(frozen=True)
-class Probing:
-    """How a search goes through the cells: how many it visits, what that finds, and whether it is enough."""
+class IvfRecall:
+    """What a search finds.
 
-    cells: int
-    probed: int
+    Attributes
+    ----------
+    lists, nprobe : int
+        Inverted lists, and how many of them a search probes.
+    recall : float
+        At `NEAREST`, the mean over `sample` stored vectors.
+    sample : int
+    meets_recall : bool
+        Whether it is surely at least `MIN_RECALL`.
+    """
+
+    lists: int
+    nprobe: int
     recall: float
     sample: int
-    enough: bool
+    meets_recall: bool
 
 
-def build_cells(rows: VectorRows, ids: Ids) -> tuple[Any, Ids, Probing]:
-    """Cluster vectors into cells (IVF, Sivic and Zisserman 2003) and measure how many a search must visit.
+def build_ivf(rows: VectorRows, ids: Ids) -> tuple[Any, Ids, IvfRecall]:
+    """Sort vectors into the lists of their nearest centroids (IVF, Sivic and Zisserman 2003), and choose nprobe.
 
-    There are sqrt(n) cells. FAISS advises four times as many and more, to which n vectors take four times as long to be
+    There are sqrt(n) lists. FAISS advises four times as many and more, to which n vectors take four times as long to be
     assigned. The same rows give the same index.
 
     Parameters
@@ -48,38 +59,38 @@ def build_cells(rows: VectorRows, ids: Ids) -> tuple[Any, Ids, Probing]:
         With `nprobe` set.
     held : (m,) int64
         Rows that it holds; fewer than `ids` where some were removed meanwhile.
-    probing : Probing
+    recall : IvfRecall
     """
     import faiss
 
-    cells = max(1, round(len(ids) ** 0.5))
-    chosen = np.random.default_rng(SEED).permutation(len(ids))[: POINTS_PER_CELL * cells]
+    lists = max(1, round(len(ids) ** 0.5))
+    chosen = np.random.default_rng(SEED).permutation(len(ids))[: POINTS_PER_LIST * lists]
     _, sample = rows.vectors(np.sort(ids[chosen]))
     own, queries = rows.vectors(np.sort(ids[chosen[:QUERIES]]))
     dim = sample.shape[1]
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, cells, faiss.METRIC_INNER_PRODUCT)
-    index.cp.spherical, index.cp.seed, index.cp.niter = True, SEED, ROUNDS
-    index.cp.max_points_per_centroid = POINTS_PER_CELL
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, lists, faiss.METRIC_INNER_PRODUCT)
+    index.cp.spherical, index.cp.seed, index.cp.niter = True, SEED, KMEANS_ITERATIONS
+    index.cp.max_points_per_centroid = POINTS_PER_LIST
     index.train(sample)
     del sample
     held = [np.empty(0, dtype=np.int64)]
     nearest = _Nearest(queries, own)
-    for found, vectors in rows.chunks(ids):
-        index.add_with_ids(vectors, found)
-        held.append(found)
-        nearest.see(vectors, found)
-    places = _places_of_cells(index, queries, nearest, rows)
-    return index, np.concatenate(held), _probe(index, places)
+    for chunk, vectors in rows.chunks(ids):
+        index.add_with_ids(vectors, chunk)
+        held.append(chunk)
+        nearest.update(vectors, chunk)
+    ranks = _probe_ranks(index, queries, nearest, rows)
+    return index, np.concatenate(held), _choose_nprobe(index, ranks)
 
 
 class _Nearest:
-    """The exact nearest vectors of some queries, kept while all vectors pass by.
+    """The exact nearest vectors of some queries, updated with one chunk of vectors after the other.
 
     Parameters
     ----------
     queries : (n, dim) float32
     own : (n,) int64
-        Id of each query itself, which is no neighbor of its own.
+        Id of each query itself, which is not its own neighbor.
     """
 
     def __init__(self, queries: FloatArray, own: Ids) -> None:
@@ -87,11 +98,11 @@ class _Nearest:
         self._similarity = np.full((len(queries), NEAREST), -np.inf, dtype=np.float32)
         self.ids: Ids = np.full((len(queries), NEAREST), -1, dtype=np.int64)
 
-    def see(self, vectors: FloatArray, ids: Ids) -> None:
+    def update(self, vectors: FloatArray, ids: Ids) -> None:
         import faiss
 
-        asked = min(NEAREST + 1, len(ids))
-        similarity, places = faiss.knn(self._queries, vectors, asked, metric=faiss.METRIC_INNER_PRODUCT)
+        k = min(NEAREST + 1, len(ids))
+        similarity, places = faiss.knn(self._queries, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)
         similarity[ids[places] == self._own[:, None]] = -np.inf
         similarity = np.concatenate([self._similarity, similarity], axis=1)
         best = np.argsort(-similarity, axis=1, kind="stable")[:, :NEAREST]
@@ -99,28 +110,27 @@ class _Nearest:
         self.ids = np.take_along_axis(np.concatenate([self.ids, ids[places]], axis=1), best, axis=1)
 
 
-def _places_of_cells(index: Any, queries: FloatArray, nearest: _Nearest, rows: VectorRows) -> NDArray[np.int64]:
-    """How manieth cell a search visits, from 0, when it meets each of the true neighbors, (n, NEAREST).
+def _probe_ranks(index: Any, queries: FloatArray, nearest: _Nearest, rows: VectorRows) -> NDArray[np.int64]:
+    """How many lists are probed before that of each true neighbor, (n, NEAREST).
 
-    Within the cells that it visits, a search is exact. So these places tell what it finds by any number of cells.
+    Within the lists that it probes, a search is exact. So these ranks tell the recall of any nprobe.
     """
     known, vectors = rows.vectors(np.unique(nearest.ids))
-    _, cells = index.quantizer.search(vectors, 1)
-    _, visited = index.quantizer.search(queries, index.nlist)
-    places = np.argsort(visited, axis=1)  # of each cell in the order of the visits
-    # A neighbor that was removed meanwhile is never met.
-    there = np.isin(nearest.ids, known)
-    cell = cells[np.minimum(np.searchsorted(known, nearest.ids), len(known) - 1), 0]
-    return np.where(there, np.take_along_axis(places, cell, axis=1), index.nlist)
+    _, lists = index.quantizer.search(vectors, 1)
+    _, probed = index.quantizer.search(queries, index.nlist)
+    ranks = np.argsort(probed, axis=1)  # of each list in the order in which they are probed
+    # A neighbor that was removed meanwhile is never found.
+    present = np.isin(nearest.ids, known)
+    own_list = lists[np.minimum(np.searchsorted(known, nearest.ids), len(known) - 1), 0]
+    return np.where(present, np.take_along_axis(ranks, own_list, axis=1), index.nlist)
 
 
-def _probe(index: Any, places: NDArray[np.int64]) -> Probing:
-    """Set the least number of visited cells whose recall is surely enough, or the most that is sensible."""
-    most = max(1, index.nlist // LARGEST_SHARE)
-    for probed in range(1, most + 1):
-        recall = (places < probed).mean(axis=1)
-        sure = recall.mean() - 2 * recall.std() / len(recall) ** 0.5
-        if sure >= RECALL:
+def _choose_nprobe(index: Any, ranks: NDArray[np.int64]) -> IvfRecall:
+    """Set the smallest nprobe that meets the recall, or the largest one that makes sense."""
+    for nprobe in range(1, max(1, index.nlist // MIN_LISTS_PER_PROBE) + 1):
+        recall = (ranks < nprobe).mean(axis=1)
+        lower = recall.mean() - 2 * recall.std() / len(recall) ** 0.5
+        if lower >= MIN_RECALL:
             break
-    index.nprobe = probed
-    return Probing(index.nlist, probed, float(recall.mean()), len(recall), bool(sure >= RECALL))
+    index.nprobe = nprobe
+    return IvfRecall(index.nlist, nprobe, float(recall.mean()), len(recall), bool(lower >= MIN_RECALL))

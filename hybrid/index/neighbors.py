@@ -67,8 +67,11 @@ class NeighborIndex:
 
     def only_ids(self, ids: Ids) -> NeighborIndex:
         """Narrow the search to some rows of the store; those that the index does not hold are passed over."""
-        known = ids_in(self._index) if self._ids is None else self._ids
-        return NeighborIndex(self._index, self._contents, np.intersect1d(ids, known), self.notes)
+        return NeighborIndex(self._index, self._contents, np.intersect1d(ids, self._searched_ids), self.notes)
+
+    @property
+    def _searched_ids(self) -> Ids:
+        return ids_in(self._index) if self._ids is None else self._ids
 
     def search(self, embeddings: FloatArray, k: int) -> tuple[FloatArray, list[list[str]]]:
         """Find the k nearest images of each embedding.
@@ -100,23 +103,23 @@ class NeighborIndex:
         if not k or not len(queries):
             return np.empty((len(queries), k), dtype=np.float32), [[] for _ in queries]
         similarity, ids = self._nearest(queries, k)
-        found = np.unique(ids)
-        names = self._contents.hashes(found)
-        if len(names) < len(found):
+        unique = np.unique(ids)
+        hashes = self._contents.hashes(unique)
+        if len(hashes) < len(unique):
             # Images were removed since the index was opened: they are left out, and others found in their place.
-            gone = [number for number in found.tolist() if number not in names]
-            return self._without(gone).search(queries, k)
-        return similarity, [[names[number] for number in row] for row in ids.tolist()]
+            rest = np.setdiff1d(self._searched_ids, [number for number in unique.tolist() if number not in hashes])
+            return NeighborIndex(self._index, self._contents, rest, self.notes).search(queries, k)
+        return similarity, [[hashes[number] for number in row] for row in ids.tolist()]
 
     def _nearest(self, queries: FloatArray, k: int) -> tuple[FloatArray, Ids]:
         if self._ids is None and len(queries) >= GPU_FROM and k <= GPU_NEIGHBORS and self._on_gpus is not None:
             similarity, ids = self._on_gpus.search(queries, k)
         else:
             similarity, ids = self._index.search(queries, k, params=self._parameters)
-        # The cells that were searched may hold fewer than k images.
+        # The lists that were probed may hold fewer than k images.
         short = np.flatnonzero((ids < 0).any(axis=1))
         if len(short):
-            similarity[short], ids[short] = self._index.search(queries[short], k, params=self._of_all_cells)
+            similarity[short], ids[short] = self._index.search(queries[short], k, params=self._all_lists)
         return similarity, ids
 
     @cached_property
@@ -126,14 +129,14 @@ class NeighborIndex:
             return None
         if not hasattr(self._index, "nprobe"):
             return _parameters(self._ids)
-        # Where few images count, cells that are near may hold none of them.
+        # Where few images count, the nearest lists may hold none of them.
         if len(self) <= faiss_build.EXACT_UP_TO:
-            return self._of_all_cells
-        probed = -(-self._index.nprobe * self._index.ntotal // len(self))
-        return _parameters(self._ids, min(probed, self._index.nlist))
+            return self._all_lists
+        nprobe = -(-self._index.nprobe * self._index.ntotal // len(self))
+        return _parameters(self._ids, min(nprobe, self._index.nlist))
 
     @cached_property
-    def _of_all_cells(self) -> Any:
+    def _all_lists(self) -> Any:
         return _parameters(self._ids, self._index.nlist)
 
     @cached_property
@@ -147,10 +150,6 @@ class NeighborIndex:
             return faiss.index_cpu_to_all_gpus(self._index)
         except RuntimeError:
             return None
-
-    def _without(self, gone: Sequence[int]) -> NeighborIndex:
-        rest = np.setdiff1d(ids_in(self._index) if self._ids is None else self._ids, gone)
-        return NeighborIndex(self._index, self._contents, rest, self.notes)
 
 
 def open_index(store: EmbeddingStore, fingerprint: str, file: Path) -> NeighborIndex:
@@ -217,10 +216,10 @@ class _InStore:
         return store
 
 
-def _parameters(ids: Ids | None, probed: int | None = None) -> Any:
+def _parameters(ids: Ids | None, nprobe: int | None = None) -> Any:
     import faiss
 
     # Fields given by keyword are kept alive, unlike those that are set later; the type stubs do not know of them.
-    kind: Any = faiss.SearchParameters if probed is None else faiss.SearchParametersIVF
+    kind: Any = faiss.SearchParameters if nprobe is None else faiss.SearchParametersIVF
     fields: dict[str, Any] = {} if ids is None else {"sel": faiss.IDSelectorBatch(ids)}
-    return kind(**fields) if probed is None else kind(nprobe=probed, **fields)
+    return kind(**fields) if nprobe is None else kind(nprobe=nprobe, **fields)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +15,6 @@ from hybrid.encoders.base import FloatArray
 
 Ids = NDArray[np.int64]
 
-MAX_VARIABLES = 500  # SQLite's limit on `?` in one statement is 999 in old builds
 # Vectors that are read at once: 4 MiB of 512 floats.
 CHUNK = 2048
 
@@ -74,47 +75,39 @@ class VectorRows:
 
     def chunks(self, ids: Sequence[int] | Ids) -> Iterator[tuple[Ids, FloatArray]]:
         """Read rows that lie in ascending order, `CHUNK` at a time: no more of them are in memory at once."""
-        for part in _parts(ids, CHUNK):
-            query = f"SELECT id, vector FROM embeddings WHERE id IN ({part}) AND fingerprint = ? ORDER BY id"  # noqa: S608
-            rows = self._db.execute(query, (self._fingerprint,)).fetchall()
-            if rows:
-                found = np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))
-                yield found, from_blobs([row[1] for row in rows])
+        query = """SELECT id, vector FROM embeddings
+                   WHERE id IN (SELECT value FROM json_each(?)) AND fingerprint = ? ORDER BY id"""
+        for start in range(0, len(ids), CHUNK):
+            part = json_list(ids[start : start + CHUNK])
+            if rows := self._db.execute(query, (part, self._fingerprint)).fetchall():
+                known = np.fromiter((number for number, _ in rows), dtype=np.int64, count=len(rows))
+                yield known, from_blobs([blob for _, blob in rows])
 
     def hashes(self, ids: Sequence[int] | Ids) -> dict[int, str]:
         """Content hash of each of the rows that there are."""
-        found: dict[int, str] = {}
-        for part in _parts(ids, CHUNK):
-            query = f"SELECT id, sha256 FROM embeddings WHERE id IN ({part}) AND fingerprint = ?"  # noqa: S608
-            found.update(self._db.execute(query, (self._fingerprint,)))
-        return found
+        query = "SELECT id, sha256 FROM embeddings WHERE id IN (SELECT value FROM json_each(?)) AND fingerprint = ?"
+        return dict(self._db.execute(query, (json_list(ids), self._fingerprint)))
 
     def ids_of(self, hashes: Collection[str]) -> Ids:
         """Row ids of the contents that have a vector, ascending."""
-        found: list[int] = []
-        for part, marks in in_parts(list(hashes)):
-            query = f"SELECT id FROM embeddings WHERE fingerprint = ? AND sha256 IN ({marks})"  # noqa: S608
-            found += [row[0] for row in self._db.execute(query, (self._fingerprint, *part))]
-        return np.unique(np.asarray(found, dtype=np.int64))
+        # Sorted here, for SQLite would go by encoder where it has to sort.
+        query = "SELECT id FROM embeddings WHERE fingerprint = ? AND sha256 IN (SELECT value FROM json_each(?))"
+        return np.sort(_ids(self._db.execute(query, (self._fingerprint, json_list(hashes)))))
 
-    def ids_labeled(self, labels: Sequence[str] | None = None) -> Ids:
+    def ids_labeled(self, labels: Collection[str] | None = None) -> Ids:
         """Row ids of the contents that an image of these labels (None: of any) shows, ascending."""
         # The + keeps SQLite from going by encoder, which would read every vector for its hash.
-        head = "SELECT id FROM embeddings WHERE +fingerprint = ? AND sha256 IN (SELECT sha256 FROM photos WHERE label "
-        if labels is None:
-            return _ids(self._db.execute(head + "IS NOT NULL) ORDER BY id", (self._fingerprint,)))
-        found = [
-            _ids(self._db.execute(f"{head}IN ({marks}))", (self._fingerprint, *part)))
-            for part, marks in in_parts(labels)
-        ]
-        return np.unique(np.concatenate([np.empty(0, dtype=np.int64), *found]))
+        query = """SELECT id FROM embeddings WHERE +fingerprint = :encoder AND sha256 IN (
+                       SELECT sha256 FROM photos
+                       WHERE label IN (SELECT value FROM json_each(:labels)) OR (:labels IS NULL AND label IS NOT NULL)
+                   ) ORDER BY id"""
+        values = {"encoder": self._fingerprint, "labels": None if labels is None else json_list(labels)}
+        return _ids(self._db.execute(query, values))
 
 
-def in_parts(values: Sequence[str]) -> Iterator[tuple[Sequence[str], str]]:
-    """Cut values into parts that one statement takes, each with its question marks."""
-    for start in range(0, len(values), MAX_VARIABLES):
-        part = values[start : start + MAX_VARIABLES]
-        yield part, ",".join("?" * len(part))
+def json_list(values: Iterable[Any] | Ids) -> str:
+    """Values as the one parameter of SQL's ``IN (SELECT value FROM json_each(?))``: so many need not fit `?`s."""
+    return json.dumps(values.tolist() if isinstance(values, np.ndarray) else list(values))
 
 
 def to_blob(vector: FloatArray) -> bytes:
@@ -123,17 +116,9 @@ def to_blob(vector: FloatArray) -> bytes:
 
 
 def from_blobs(blobs: Sequence[bytes]) -> FloatArray:
-    """Vectors (n, dim) float32 of the store's bytes."""
-    if not blobs:
-        return np.empty((0, 0), dtype=np.float32)
+    """Vectors (n, dim) float32 of the store's bytes, n at least 1."""
     return np.frombuffer(b"".join(blobs), dtype="<f4").reshape(len(blobs), -1)
 
 
 def _ids(rows: sqlite3.Cursor) -> Ids:
     return np.fromiter((row[0] for row in rows), dtype=np.int64)
-
-
-def _parts(ids: Sequence[int] | Ids, size: int) -> Iterator[str]:
-    """Cut ids into parts, each written as SQL has it: numbers are no danger, and question marks are limited."""
-    for start in range(0, len(ids), size):
-        yield ",".join(str(int(number)) for number in ids[start : start + size])

@@ -1,25 +1,64 @@
-"""`EmbeddingStore`: one SQLite database a run, the truth about images, labels and vectors."""
+"""`EmbeddingStore`: one SQLite database per run, the source of truth for images, labels and vectors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
-from types import TracebackType
+from typing import NamedTuple
 
 import numpy as np
 
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import StoreError
 from hybrid.images.records import ImageRecord
-from hybrid.index.rows import VectorRows, from_blobs, in_parts, to_blob
+from hybrid.index.rows import VectorRows, from_blobs, json_list, to_blob
 from hybrid.index.schema import BY_ENCODER, connect, meta
 
-IMAGE_COLUMNS = "path, source, label, split, size, mtime_ns, container, offset, sha256"
-# An image as the table has it, in the order of PHOTO_COLUMNS.
-ImageRow = tuple[str, str, str | None, str | None, int, int, str | None, int, str]
-# Begins the source of images that a person added to a class; sources of build-index are absolute paths.
-ADDED = "class:"
+# Begins the source of images that a person added to a class, and the path of those that no file holds (any more);
+# sources and paths of build-index are absolute.
+_ADDED = "class:"
+# Vectors that are read at once.
+_CHUNK = 500
+
+
+def added_source(name: str) -> str:
+    """The source of images that a person added to the class of this name."""
+    return _ADDED + name
+
+
+def path_by_content(name: str, sha256: str) -> str:
+    """The path of an image that a person added to the class of this name, and that no file holds."""
+    return f"{_ADDED}{name}/{sha256[:16]}"
+
+
+def is_added(source_or_path: str) -> bool:
+    """Whether a source is that of images added to a class, or a path that of one that no file holds."""
+    return source_or_path.startswith(_ADDED)
+
+
+class ImageRow(NamedTuple):
+    """A row of the table ``photos``: an `ImageRecord` and the sha256, as cheap as the tuple that SQLite gives."""
+
+    path: str
+    source: str
+    label: str | None
+    split: str | None
+    size: int
+    mtime_ns: int
+    container: str | None
+    offset: int
+    sha256: str
+
+    @property
+    def image(self) -> StoredImage:
+        """The same as a `StoredImage`."""
+        return StoredImage(ImageRecord(*self[:-1]), self.sha256)
+
+
+_COLUMNS = ", ".join(ImageRow._fields)
+_record_fields = attrgetter(*ImageRow._fields[:-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +82,7 @@ class EmbeddingStore:
     Raises
     ------
     StoreError
-        If the file is missing, no database, or of another format.
+        If the file is missing, not a database, or of another format.
     """
 
     def __init__(self, path: Path, *, must_exist: bool = False) -> None:
@@ -53,9 +92,7 @@ class EmbeddingStore:
     def __enter__(self) -> EmbeddingStore:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -78,36 +115,28 @@ class EmbeddingStore:
         return self._db.execute("SELECT 1 FROM photos LIMIT 1").fetchone() is None
 
     def image_rows(self) -> Iterator[ImageRow]:
-        """Every image as a plain tuple, ordered by path: the cheapest way through all of them.
+        """Every image as a row, ordered by path: the cheapest way through all of them.
 
         They are read as they are asked for; nothing may be written before the last one.
         """
-        return iter(self._db.execute(f"SELECT {IMAGE_COLUMNS} FROM photos ORDER BY path"))  # noqa: S608
-
-    def iter_images(self) -> Iterator[StoredImage]:
-        """Every image, ordered by path, read as `image_rows` are."""
-        return map(_image, self.image_rows())
+        return self._rows_where("true")
 
     def images(self) -> list[StoredImage]:
         """Every image, ordered by path."""
-        return list(self.iter_images())
+        return [row.image for row in self.image_rows()]
 
-    def images_at(self, paths: Sequence[str]) -> list[StoredImage]:
+    def images_at(self, paths: Collection[str]) -> list[StoredImage]:
         """Images of these paths, as far as there are any, ordered by path."""
-        return self._images_where("path", paths)
+        return [row.image for row in self._rows_where("path IN (SELECT value FROM json_each(?))", paths)]
 
-    def images_with(self, hashes: Sequence[str]) -> list[StoredImage]:
+    def images_with(self, hashes: Collection[str]) -> list[StoredImage]:
         """All images of these contents, ordered by path."""
-        return self._images_where("sha256", hashes)
+        return [row.image for row in self._rows_where("sha256 IN (SELECT value FROM json_each(?))", hashes)]
 
-    def images_sharing(self, labels: Sequence[str]) -> list[StoredImage]:
+    def images_sharing(self, labels: Collection[str]) -> list[StoredImage]:
         """Images of these labels, and all other images of the same contents, ordered by path."""
-        found: dict[str, StoredImage] = {}
-        for part, marks in in_parts(labels):
-            contents = f"SELECT sha256 FROM photos WHERE label IN ({marks})"  # noqa: S608
-            rows = self._db.execute(f"SELECT {IMAGE_COLUMNS} FROM photos WHERE sha256 IN ({contents})", part)  # noqa: S608
-            found.update((row[0], _image(row)) for row in rows)
-        return [found[path] for path in sorted(found)]
+        contents = "SELECT sha256 FROM photos WHERE label IN (SELECT value FROM json_each(?))"
+        return [row.image for row in self._rows_where(f"sha256 IN ({contents})", labels)]
 
     def labels(self) -> dict[str, int]:
         """Every label and its number of images, ordered by label."""
@@ -119,17 +148,14 @@ class EmbeddingStore:
         """Whether no image lacks a label."""
         return self._db.execute("SELECT 1 FROM photos WHERE label IS NULL LIMIT 1").fetchone() is None
 
-    def embedded(self, fingerprint: str, among: Sequence[str] | None = None) -> set[str]:
+    def embedded(self, fingerprint: str, among: Collection[str] | None = None) -> set[str]:
         """Content hashes, of all or of some, that have a vector of this encoder."""
-        if among is None:
-            # The + keeps SQLite from going by encoder, which would read every vector for its hash.
-            rows = self._db.execute("SELECT sha256 FROM embeddings WHERE +fingerprint = ?", (fingerprint,))
-            return {row[0] for row in rows}
-        found: set[str] = set()
-        for part, marks in in_parts(among):
-            query = f"SELECT sha256 FROM embeddings WHERE fingerprint = ? AND sha256 IN ({marks})"  # noqa: S608
-            found.update(row[0] for row in self._db.execute(query, (fingerprint, *part)))
-        return found
+        # The + keeps SQLite from going by encoder, which would read every vector for its hash.
+        query, values = "SELECT sha256 FROM embeddings WHERE +fingerprint = ?", [fingerprint]
+        if among is not None:
+            query += " AND sha256 IN (SELECT value FROM json_each(?))"
+            values.append(json_list(among))
+        return {sha256 for (sha256,) in self._db.execute(query, values)}
 
     def embeddings(self, hashes: Sequence[str], fingerprint: str) -> FloatArray:
         """Vectors of the given content hashes, in their order, shape (n, dim).
@@ -141,16 +167,17 @@ class EmbeddingStore:
         """
         place = {name: number for number, name in enumerate(dict.fromkeys(hashes))}
         vectors = np.empty((len(place), self.dim(fingerprint) or 0), dtype=np.float32)
-        found = 0
-        for part, marks in in_parts(list(place)):
-            query = f"SELECT sha256, vector FROM embeddings WHERE fingerprint = ? AND sha256 IN ({marks})"  # noqa: S608
-            rows = self._db.execute(query, (fingerprint, *part)).fetchall()
-            if rows:
-                vectors[[place[name] for name, _ in rows]] = from_blobs([blob for _, blob in rows])
-            found += len(rows)
-        if found < len(place):
+        query = (
+            "SELECT sha256, vector FROM embeddings WHERE fingerprint = ? AND sha256 IN (SELECT value FROM json_each(?))"
+        )
+        cursor = self._db.execute(query, (fingerprint, json_list(place)))
+        missing = len(place)
+        while rows := cursor.fetchmany(_CHUNK):
+            vectors[[place[name] for name, _ in rows]] = from_blobs([blob for _, blob in rows])
+            missing -= len(rows)
+        if missing:
             raise StoreError(
-                f"{len(place) - found} of {len(place)} photos have no vector of encoder {fingerprint}",
+                f"{missing} of {len(place)} photos have no vector of encoder {fingerprint}",
                 fix="run hybrid build-index again with this encoder (hybrid add-class for photos of an added class)",
             )
         return vectors if len(place) == len(hashes) else vectors[[place[name] for name in hashes]]
@@ -174,16 +201,12 @@ class EmbeddingStore:
 
         Parameters
         ----------
-        images : iterable of StoredPhoto
+        images : iterable of StoredImage
             Replace what the store knew of their paths.
         vectors : mapping of content hash to (dim,) float32
             New embeddings by the encoder `fingerprint`.
         """
-        rows = [
-            (r.path, r.source, r.label, r.split, r.size, r.mtime_ns, r.container, r.offset, image.sha256)
-            for image in images
-            for r in [image.record]
-        ]
+        rows = [ImageRow._make((*_record_fields(image.record), image.sha256)) for image in images]
         vectors = vectors or {}
         if not rows and not vectors:
             return
@@ -191,28 +214,21 @@ class EmbeddingStore:
         with self._db:
             if self._leaves_vectors(rows, vectors):
                 self._set("loose", 1)
-            self._db.executemany(
-                f"INSERT OR REPLACE INTO photos ({IMAGE_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?)",  # noqa: S608
-                rows,
-            )
+            self._db.executemany(f"INSERT OR REPLACE INTO photos ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?)", rows)  # noqa: S608
             if vectors:
-                blobs = ((name, fingerprint, to_blob(vector)) for name, vector in vectors.items())
-                numbered = ((number, *blob) for number, blob in enumerate(blobs, self._last_id() + 1))
-                self._db.executemany(
-                    "INSERT OR IGNORE INTO embeddings (id, sha256, fingerprint, vector) VALUES (?,?,?,?)", numbered
-                )
+                numbered = enumerate(vectors.items(), self._last_id() + 1)
+                values = [(number, name, fingerprint, to_blob(vector)) for number, (name, vector) in numbered]
+                query = "INSERT OR IGNORE INTO embeddings (id, sha256, fingerprint, vector) VALUES (?,?,?,?)"
+                self._db.executemany(query, values)
             self._grow_revision()
 
     def _leaves_vectors(self, rows: Sequence[ImageRow], vectors: Mapping[str, FloatArray]) -> bool:
         """Whether a batch may leave vectors that no image has: of the bytes that a path held before, or its own."""
-        new = {row[0]: row[8] for row in rows}
+        new = {row.path: row.sha256 for row in rows}
         if not vectors.keys() <= set(new.values()):
             return True
-        for part, marks in in_parts(list(new)):
-            known = self._db.execute(f"SELECT path, sha256 FROM photos WHERE path IN ({marks})", part)  # noqa: S608
-            if any(new[path] != sha256 for path, sha256 in known):
-                return True
-        return False
+        known = self._rows_where("path IN (SELECT value FROM json_each(?))", new)
+        return any(new[row.path] != row.sha256 for row in known)
 
     def remove(self, paths: Sequence[str]) -> None:
         """Forget images, and all vectors that no image has (any more: its file may have changed)."""
@@ -224,27 +240,20 @@ class EmbeddingStore:
             contents = {image.sha256 for image in self.images_at(paths)}
             self._db.executemany("DELETE FROM photos WHERE path = ?", [(path,) for path in paths])
             self._set("last_id", self._last_id())
-            if loose:
-                # By id, for SQLite would else read every vector for its hash.
-                orphans = "SELECT id FROM embeddings WHERE sha256 NOT IN (SELECT sha256 FROM photos)"
-                gone = self._db.execute(f"DELETE FROM embeddings WHERE id IN ({orphans})").rowcount  # noqa: S608
-                self._set("loose", 0)
-            else:
-                gone = sum(self._remove_orphans(part, marks) for part, marks in in_parts(list(contents)))
+            # By id, for SQLite would else read every vector for its hash.
+            orphans = "SELECT id FROM embeddings WHERE sha256 NOT IN (SELECT sha256 FROM photos)"
+            if not loose:
+                orphans += " AND sha256 IN (SELECT value FROM json_each(?))"
+            values = () if loose else (json_list(contents),)
+            gone = self._db.execute(f"DELETE FROM embeddings WHERE id IN ({orphans})", values).rowcount  # noqa: S608
+            self._set("loose", 0)
             if paths or gone:
                 self._grow_revision()
 
-    def _remove_orphans(self, hashes: Sequence[str], marks: str) -> int:
-        orphans = (
-            f"DELETE FROM embeddings WHERE sha256 IN ({marks}) "  # noqa: S608
-            "AND NOT EXISTS (SELECT 1 FROM photos WHERE photos.sha256 = embeddings.sha256)"
-        )
-        return self._db.execute(orphans, hashes).rowcount
-
     def _last_id(self) -> int:
         """The largest row id that a vector ever had: SQLite alone would give that of a removed one again."""
-        (there,) = self._db.execute("SELECT coalesce(max(id), 0) FROM embeddings").fetchone()
-        return max(int(there), int(meta(self._db, "last_id") or 0))
+        (last,) = self._db.execute("SELECT coalesce(max(id), 0) FROM embeddings").fetchone()
+        return max(int(last), int(meta(self._db, "last_id") or 0))
 
     def name_encoder(self, fingerprint: str, name: str) -> None:
         """Keep a readable name beside a fingerprint."""
@@ -264,8 +273,8 @@ class EmbeddingStore:
     def texts(self, texts: Sequence[str], fingerprint: str) -> dict[str, FloatArray]:
         """Cached text vectors (dim,) of this encoder, for those of `texts` that have one."""
         query = "SELECT vector FROM texts WHERE text = ? AND fingerprint = ?"
-        found = {text: self._db.execute(query, (text, fingerprint)).fetchone() for text in texts}
-        return {text: np.frombuffer(row[0], dtype="<f4") for text, row in found.items() if row}
+        rows = {text: self._db.execute(query, (text, fingerprint)).fetchone() for text in texts}
+        return {text: np.frombuffer(row[0], dtype="<f4") for text, row in rows.items() if row}
 
     def write_texts(self, vectors: Mapping[str, FloatArray], fingerprint: str) -> None:
         """Cache text vectors (dim,) of this encoder."""
@@ -273,19 +282,13 @@ class EmbeddingStore:
         with self._db:
             self._db.executemany("INSERT OR REPLACE INTO texts VALUES (?, ?, ?)", rows)
 
-    def _images_where(self, column: str, values: Sequence[str]) -> list[StoredImage]:
-        found: dict[str, StoredImage] = {}
-        for part, marks in in_parts(list(dict.fromkeys(values))):
-            rows = self._db.execute(f"SELECT {IMAGE_COLUMNS} FROM photos WHERE {column} IN ({marks})", part)  # noqa: S608
-            found.update((row[0], _image(row)) for row in rows)
-        return [found[path] for path in sorted(found)]
+    def _rows_where(self, condition: str, values: Collection[str] | None = None) -> Iterator[ImageRow]:
+        """Rows that satisfy a condition (SQL of this module), ordered by path; its ``json_each(?)`` are the values."""
+        query = f"SELECT {_COLUMNS} FROM photos WHERE {condition} ORDER BY path"  # noqa: S608
+        return map(ImageRow._make, self._db.execute(query, () if values is None else (json_list(values),)))
 
     def _set(self, key: str, value: int) -> None:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, str(value)))
 
     def _grow_revision(self) -> None:
         self._db.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'revision'")
-
-
-def _image(row: ImageRow) -> StoredImage:
-    return StoredImage(ImageRecord(*row[:8]), row[8])

@@ -22,7 +22,7 @@ from hybrid.heads.training.dataset import HELD_BACK, split_by_training, training
 from hybrid.heads.training.distributed import is_main_process, process_count
 from hybrid.heads.training.folds import FoldLogits, frozen_folds, tuned_folds
 from hybrid.images.records import ImageRecord
-from hybrid.index.store import ADDED, EmbeddingStore
+from hybrid.index.store import EmbeddingStore, is_added
 from hybrid.index.texts import embed_classes
 from hybrid.labels.prompts import Templates, class_key, load_templates
 from hybrid.labels.space import join
@@ -262,7 +262,7 @@ def _left_out(classes: Sequence[str], store: EmbeddingStore) -> tuple[str, ...]:
 
 
 def _check_files(records: Sequence[ImageRecord]) -> None:
-    memory = [r for r in records if r.path.startswith(ADDED)]
+    memory = [r for r in records if is_added(r.path)]
     if memory:
         raise DataError(
             f"{len(memory)} photos were added from memory, not from files, and this head must read them again",

@@ -69,7 +69,7 @@ def test_a_million_rows_give_the_ratio(monkeypatch, tmp_path, few):
 
 def test_the_store_holds_the_rows_and_cells_are_measured_too(few, tmp_path, monkeypatch):
     monkeypatch.setattr(faiss_build, "EXACT_UP_TO", 900)
-    monkeypatch.setattr("hybrid.index.ivf.LARGEST_SHARE", 1)
+    monkeypatch.setattr("hybrid.index.ivf.MIN_LISTS_PER_PROBE", 1)
     run = Run(tmp_path, 1500, 16)
     scale_parts.fill(run)
     with EmbeddingStore(run.store) as store:

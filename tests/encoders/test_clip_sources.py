@@ -114,7 +114,7 @@ def test_a_missing_checkpoint_file_is_named(tmp_path):
 @pytest.mark.parametrize("lacking", [CONFIG_FILE, WEIGHTS])
 def test_a_folder_without_configuration_or_weights_is_refused(folder, lacking):
     (folder / lacking).unlink()
-    with pytest.raises(EncoderError, match="is no open_clip model folder"):
+    with pytest.raises(EncoderError, match="is not an open_clip model folder"):
         locate(str(folder), None)
 
 

@@ -1,4 +1,4 @@
-"""The quick way through a ViT against open_clip's own, on tiny random towers."""
+"""The fast path through a ViT, held against open_clip's own, on tiny random towers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from torch.nn import functional as F
 
 from hybrid.config import EncoderSettings
 from hybrid.device import Compute, cpu_has_native_bf16
-from hybrid.encoders import fast_path as vit
-from hybrid.encoders import load_encoder
-from hybrid.encoders.fast_path import ENOUGH, FastViT, ImageTower, is_known
+from hybrid.encoders import fast_path, load_encoder
+from hybrid.encoders.fast_path import MIN_BATCH, FastViT, ImageTower, has_fast_path
 from hybrid.errors import HybridWarning
 
 FP32, BF16 = Compute("cpu", "fp32", "test"), Compute("cpu", "bf16", "test")
@@ -80,7 +79,7 @@ def no_gradients():
 def test_fp32_is_open_clips_own(name):
     vision, more = KNOWN[name]
     model = build({**VISION, **vision}, **more)
-    assert is_known(model)
+    assert has_fast_path(model)
     found, expected = FastViT(model.visual, FP32)(pixels(9)), model.encode_image(pixels(9))
     assert found.shape == expected.shape == (9, 32)
     assert torch.allclose(found, expected, atol=1e-5)
@@ -109,7 +108,7 @@ def test_the_default_towers_shape():
 
 def test_open_clips_other_container_of_a_text_tower():
     model = build(kind=open_clip.CustomTextCLIP)
-    assert is_known(model)
+    assert has_fast_path(model)
     assert torch.allclose(FastViT(model.visual, FP32)(pixels(3)), model.encode_image(pixels(3)), atol=1e-5)
 
 
@@ -127,8 +126,8 @@ def test_weights_are_packed_only_where_the_processor_computes_bf16(monkeypatch, 
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
     made = []
     for name in ("_packed", "_plain"):
-        make = getattr(vit, name)
-        monkeypatch.setattr(vit, name, lambda *given, name=name, make=make: made.append(name) or make(*given))
+        make = getattr(fast_path, name)
+        monkeypatch.setattr(fast_path, name, lambda *given, name=name, make=make: made.append(name) or make(*given))
     if supported and not cpu_has_native_bf16():
         pytest.skip("this processor computes no bf16")
     half = build().to(torch.bfloat16)
@@ -147,12 +146,12 @@ def test_weights_are_packed_only_where_the_processor_computes_bf16(monkeypatch, 
 @pytest.mark.parametrize("name", REFUSED)
 def test_other_towers_are_open_clips_own(name):
     model = build(REFUSED[name])
-    assert not is_known(model)
+    assert not has_fast_path(model)
     if name in ("no pool", "all tokens", "another attention"):
         return  # open_clip 3.3 gives no single embedding for the first two, and fails in the third
     size = REFUSED[name]["image_size"]
-    found = ImageTower(model, FP32)(pixels(ENOUGH, size))
-    assert torch.equal(found, model.encode_image(pixels(ENOUGH, size)))
+    found = ImageTower(model, FP32)(pixels(MIN_BATCH, size))
+    assert torch.equal(found, model.encode_image(pixels(MIN_BATCH, size)))
 
 
 def test_coca_is_open_clips_own():
@@ -160,8 +159,8 @@ def test_coca_is_open_clips_own():
     pooled = {**VISION, "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True}
     model = open_clip.CoCa(32, several, {**TEXT, "embed_cls": True, "output_tokens": True}, pooled)
     model = model.eval().requires_grad_(False)
-    assert not is_known(model)
-    assert torch.equal(ImageTower(model, FP32)(pixels(ENOUGH)), model.encode_image(pixels(ENOUGH)))
+    assert not has_fast_path(model)
+    assert torch.equal(ImageTower(model, FP32)(pixels(MIN_BATCH)), model.encode_image(pixels(MIN_BATCH)))
 
 
 def test_a_changed_block_class_is_not_known():
@@ -170,27 +169,27 @@ def test_a_changed_block_class_is_not_known():
 
     model = build()
     model.visual.transformer.resblocks[1].__class__ = Block
-    assert not is_known(model)
+    assert not has_fast_path(model)
 
 
-def count_quick(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Note down how many images take the quick way at a time."""
+def count_fast(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Note down how many images take the fast path at a time."""
     counts: list[int] = []
     call = FastViT.__call__
     monkeypatch.setattr(FastViT, "__call__", lambda self, images: counts.append(len(images)) or call(self, images))
     return counts
 
 
-def test_a_few_images_go_open_clips_own_way(monkeypatch):
-    counts, tower = count_quick(monkeypatch), ImageTower(build(), FP32)
+def test_a_few_images_take_open_clips_own_path(monkeypatch):
+    counts, tower = count_fast(monkeypatch), ImageTower(build(), FP32)
     for _ in range(3):
-        tower(pixels(ENOUGH - 1))
+        tower(pixels(MIN_BATCH - 1))
     assert counts == []
-    tower(pixels(ENOUGH))
-    assert counts == [2, ENOUGH]  # compared on two
-    tower(pixels(ENOUGH + 3))
+    tower(pixels(MIN_BATCH))
+    assert counts == [2, MIN_BATCH]  # compared on two
+    tower(pixels(MIN_BATCH + 3))
     tower(pixels(1))
-    assert counts[2:] == [ENOUGH + 3], "by its own size, so that a killed run goes on to the same embeddings"
+    assert counts[2:] == [MIN_BATCH + 3], "by its own size, so that a killed run goes on to the same embeddings"
 
 
 # The comparison
@@ -223,22 +222,22 @@ def not_a_number(block: nn.Module) -> None:
 def test_a_tower_that_computes_otherwise_is_found_out(change: Callable[[nn.Module], None], index):
     model = build()
     change(model.visual.transformer.resblocks[index])
-    assert is_known(model), "nothing but its numbers tells"
-    tower, expected = ImageTower(model, FP32), model.encode_image(pixels(ENOUGH))
-    with pytest.warns(HybridWarning, match=r"quick way through this ViT gives other embeddings \(cosine") as caught:
-        found = tower(pixels(ENOUGH))
+    assert has_fast_path(model), "nothing but its numbers tells"
+    tower, expected = ImageTower(model, FP32), model.encode_image(pixels(MIN_BATCH))
+    with pytest.warns(HybridWarning, match=r"fast path through this ViT gives other embeddings \(cosine") as caught:
+        found = tower(pixels(MIN_BATCH))
     assert len(caught) == 1
     assert torch.equal(found.nan_to_num(), expected.nan_to_num())
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # said once
-        assert torch.equal(tower(pixels(ENOUGH)).nan_to_num(), expected.nan_to_num())
+        assert torch.equal(tower(pixels(MIN_BATCH)).nan_to_num(), expected.nan_to_num())
 
 
 def test_nothing_is_said_where_both_agree():
     tower = ImageTower(build(), FP32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        tower(pixels(ENOUGH))
+        tower(pixels(MIN_BATCH))
 
 
 # In the encoder
@@ -246,7 +245,7 @@ def test_nothing_is_said_where_both_agree():
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_an_encoder_gives_the_same_vectors_for_few_and_for_many(clip_folder, image, monkeypatch, precision):
-    counts = count_quick(monkeypatch)
+    counts = count_fast(monkeypatch)
     encoder = load_encoder(EncoderSettings(model=str(clip_folder), precision=precision), "cpu")
     prepared = [encoder.prepare(image(seed), None) for seed in range(12)]
     few = np.concatenate([encoder.encode_images(prepared[start : start + 3]) for start in range(0, 12, 3)])

@@ -9,7 +9,7 @@ import torch
 
 from hybrid.config import EncoderSettings
 from hybrid.encoders import load_encoder
-from hybrid.encoders.no_init import NoInitWeights
+from hybrid.encoders.no_init import no_init_weights
 
 BUILT = {
     "ViT": lambda: open_clip.create_model("ViT-S-32-alt", load_weights=False),
@@ -22,7 +22,7 @@ BUILT = {
 def test_nothing_is_drawn_and_the_rest_is_the_same(build):
     drawn = build()
     before = torch.get_rng_state()
-    with NoInitWeights():
+    with no_init_weights():
         model = build()
     assert torch.equal(torch.get_rng_state(), before)
     # Of buffers that no checkpoint holds, such as a text tower's mask, all is there.
@@ -37,7 +37,7 @@ def test_nothing_is_drawn_and_the_rest_is_the_same(build):
 
 
 def test_draws_outside_are_as_ever():
-    with NoInitWeights():
+    with no_init_weights():
         pass
     torch.manual_seed(0)
     assert torch.nn.Linear(50, 50).weight.std() > 0.05

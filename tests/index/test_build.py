@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -14,10 +15,11 @@ from hybrid.config import EncoderSettings
 from hybrid.encoders import load_encoder
 from hybrid.encoders.base import unit_norm
 from hybrid.errors import EncoderError
+from hybrid.images.pipeline import read_each
 from hybrid.images.preprocess import AnyImage, to_picture
 from hybrid.images.records import ImageRecord
 from hybrid.images.sources import scan
-from hybrid.index.build import IndexSummary, build_index
+from hybrid.index.build import IndexSummary, build_index, cut_batches, embed, plan
 from hybrid.index.neighbors import open_index
 from hybrid.index.store import EmbeddingStore, StoredImage
 
@@ -109,7 +111,7 @@ def assert_true_vectors(store: EmbeddingStore, encoder: str = "colours") -> None
 @pytest.mark.parametrize(("batch_size", "batches"), [(1, [1] * 7), (2, [2, 2, 2, 1]), (7, [7]), (32, [7])])
 def test_every_image_is_encoded_once_in_batches(build, store, images, batch_size, batches):
     encoder = ColorEncoder()
-    assert tally(build(images, encoder=encoder, batch_size=batch_size)) == {"photos": 7, "encoded": 7, "new": 7}
+    assert tally(build(images, encoder=encoder, batch_size=batch_size)) == {"images": 7, "encoded": 7, "new": 7}
     # Two are under way at once, so the order of their starts is open.
     assert sorted(encoder.batches, reverse=True) == batches
     assert labels(store)["000.jpg"] == "dog"
@@ -122,7 +124,7 @@ def test_the_summary_and_the_encoders_name_are_kept(build, store, images):
     assert store.counts() == {
         "splits": {"none": 7},
         "labels": {"cat": 4, "dog": 3},
-        "embeddings": {"colors, the name": 7},
+        "embeddings": {"colours, the name": 7},
     }
 
 
@@ -139,7 +141,7 @@ def test_the_encoder_may_refuse_the_images_before_anything_is_written(build, sto
 def test_the_same_content_under_two_names_is_encoded_once(build, store, images):
     for copy in ("cat/copy.jpg", "dog/copy.jpg"):
         shutil.copy(images / "cat" / "001.jpg", images / copy)
-    assert tally(build(images)) == {"photos": 9, "encoded": 7, "reused": 2, "new": 9}
+    assert tally(build(images)) == {"images": 9, "encoded": 7, "reused": 2, "new": 9}
     by_path = {
         Path(image.record.path).parent.name: image.sha256 for image in store.images() if "copy" in image.record.path
     }
@@ -157,7 +159,7 @@ def test_copies_alone_do_not_pile_up(build, store, images, monkeypatch):
         EmbeddingStore, "write_batch", lambda self, rows, *rest: sizes.append(len(rows)) or write(self, rows, *rest)
     )
     encoder = ColorEncoder()
-    assert tally(build(images, encoder=encoder)) == {"photos": 87, "encoded": 7, "reused": 80, "new": 87}
+    assert tally(build(images, encoder=encoder)) == {"images": 87, "encoded": 7, "reused": 80, "new": 87}
     assert sum(sizes) == 87
     assert max(sizes) == 16 * 2
     assert_true_vectors(store)
@@ -188,7 +190,7 @@ def test_unreadable_files_are_listed_with_reasons_and_the_rest_is_done(build, st
     assert reasons["text.jpg"].startswith("not an image")
     assert reasons["002.jpg"] == os.strerror(2)
     assert reasons["torn.jpg"].startswith("the image is")
-    assert tally(summary) == {"photos": 10, "encoded": 6, "new": 6, "unreadable": 4}
+    assert tally(summary) == {"images": 10, "encoded": 6, "new": 6, "unreadable": 4}
     assert_true_vectors(store)
 
 
@@ -196,9 +198,9 @@ def test_an_unreadable_file_is_tried_again_and_taken_when_it_is_mended(build, st
     whole = (images / "cat" / "000.jpg").read_bytes()
     (images / "cat" / "000.jpg").write_bytes(b"torn")
     build(images)
-    assert tally(build(images)) == {"photos": 7, "unchanged": 6, "unreadable": 1}
+    assert tally(build(images)) == {"images": 7, "unchanged": 6, "unreadable": 1}
     (images / "cat" / "000.jpg").write_bytes(whole)
-    assert tally(build(images)) == {"photos": 7, "encoded": 1, "unchanged": 6, "new": 1}
+    assert tally(build(images)) == {"images": 7, "encoded": 1, "unchanged": 6, "new": 1}
     assert_true_vectors(store)
 
 
@@ -209,7 +211,7 @@ def test_a_second_run_encodes_and_reads_nothing(build, store, images, monkeypatc
     build(images)
     revision = store.revision
     monkeypatch.setattr(ImageRecord, "read_bytes", lambda self: pytest.fail(f"{self.path} was read"))
-    assert tally(build(images)) == {"photos": 7, "unchanged": 7}
+    assert tally(build(images)) == {"images": 7, "unchanged": 7}
     assert store.revision == revision
 
 
@@ -220,7 +222,7 @@ def rewrite(file: Path, image: Callable[..., Image.Image]) -> None:
 def test_a_changed_file_is_encoded_again_and_its_old_vector_is_gone(build, store, images, image, tmp_path):
     build(images)
     rewrite(images / "cat" / "001.jpg", image)
-    assert tally(build(images)) == {"photos": 7, "encoded": 1, "unchanged": 6, "changed": 1}
+    assert tally(build(images)) == {"images": 7, "encoded": 1, "unchanged": 6, "changed": 1}
     assert_true_vectors(store)
     assert len(open_index(store, "colours", tmp_path / "neighbors.faiss")) == 7
 
@@ -231,24 +233,24 @@ def test_a_change_is_noticed_when_size_or_time_alone_tell_it(build, store, image
     before = file.stat()
     file.write_bytes(file.read_bytes() + b"\0")
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert tally(build(images)) == {"photos": 7, "encoded": 1, "unchanged": 6, "changed": 1}
+    assert tally(build(images)) == {"images": 7, "encoded": 1, "unchanged": 6, "changed": 1}
     file.write_bytes(file.read_bytes()[:-1] + b"\1")
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    assert tally(build(images)) == {"photos": 7, "encoded": 1, "unchanged": 6, "changed": 1}
+    assert tally(build(images)) == {"images": 7, "encoded": 1, "unchanged": 6, "changed": 1}
 
 
 def test_a_touched_file_is_read_but_not_encoded_and_then_unchanged(build, store, images):
     build(images)
     os.utime(images / "cat" / "001.jpg", ns=(1, 1_000_000_001))
-    assert tally(build(images)) == {"photos": 7, "reused": 1, "unchanged": 6}
-    assert tally(build(images)) == {"photos": 7, "unchanged": 7}
+    assert tally(build(images)) == {"images": 7, "reused": 1, "unchanged": 6}
+    assert tally(build(images)) == {"images": 7, "unchanged": 7}
 
 
 def test_new_and_removed_files_are_noticed(build, store, images, image):
     build(images)
     image(500).save(images / "dog" / "new.png")
     (images / "cat" / "000.jpg").unlink()
-    assert tally(build(images)) == {"photos": 7, "encoded": 1, "unchanged": 6, "new": 1, "removed": 1}
+    assert tally(build(images)) == {"images": 7, "encoded": 1, "unchanged": 6, "new": 1, "removed": 1}
     assert "new.png" in labels(store)
     assert_true_vectors(store)
 
@@ -256,7 +258,7 @@ def test_new_and_removed_files_are_noticed(build, store, images, image):
 def test_a_renamed_file_keeps_its_vector(build, store, images):
     build(images)
     (images / "cat" / "000.jpg").rename(images / "dog" / "was a cat.jpg")
-    assert tally(build(images)) == {"photos": 7, "reused": 1, "unchanged": 6, "new": 1, "removed": 1}
+    assert tally(build(images)) == {"images": 7, "reused": 1, "unchanged": 6, "new": 1, "removed": 1}
     assert labels(store)["was a cat.jpg"] == "dog"
     assert_true_vectors(store)
 
@@ -265,14 +267,14 @@ def test_one_of_two_copies_may_go(build, store, images):
     shutil.copy(images / "cat" / "000.jpg", images / "cat" / "copy.jpg")
     build(images)
     (images / "cat" / "000.jpg").unlink()
-    assert tally(build(images)) == {"photos": 7, "unchanged": 7, "removed": 1}
+    assert tally(build(images)) == {"images": 7, "unchanged": 7, "removed": 1}
     assert_true_vectors(store)
 
 
 def test_a_file_that_became_unreadable_is_forgotten(build, store, images):
     build(images)
     (images / "cat" / "000.jpg").write_bytes(b"torn")
-    assert tally(build(images)) == {"photos": 7, "unchanged": 6, "removed": 1, "unreadable": 1}
+    assert tally(build(images)) == {"images": 7, "unchanged": 6, "removed": 1, "unreadable": 1}
     assert_true_vectors(store)
 
 
@@ -280,10 +282,10 @@ def test_new_labels_are_taken_without_encoding(build, store, images, tmp_path):
     manifest = tmp_path / "labels.csv"
     files = sorted(images.rglob("*.jpg"))
     manifest.write_text("path,label\n" + "".join(f"{file},pet\n" for file in files))
-    assert tally(build(manifest)) == {"photos": 7, "encoded": 7, "new": 7}
+    assert tally(build(manifest)) == {"images": 7, "encoded": 7, "new": 7}
     manifest.write_text("path,label,split\n" + "".join(f"{file},{file.parent.name},val\n" for file in files))
     revision = store.revision
-    assert tally(build(manifest)) == {"photos": 7, "unchanged": 7}
+    assert tally(build(manifest)) == {"images": 7, "unchanged": 7}
     assert {image.record.label for image in store.images()} == {"cat", "dog"}
     assert {image.record.split for image in store.images()} == {"val"}
     assert store.revision > revision
@@ -296,10 +298,10 @@ def test_new_labels_are_taken_without_encoding(build, store, images, tmp_path):
 def test_sources_accumulate_and_each_keeps_its_own_images(build, store, images, image_folder):
     more = image_folder({"cow": 2}, "more", seed=1)
     build(images)
-    assert tally(build(more)) == {"photos": 2, "encoded": 2, "new": 2}
+    assert tally(build(more)) == {"images": 2, "encoded": 2, "new": 2}
     (images / "dog" / "000.jpg").unlink()
-    assert tally(build(images)) == {"photos": 6, "unchanged": 6, "removed": 1}
-    assert tally(build(images, more)) == {"photos": 8, "unchanged": 8}
+    assert tally(build(images)) == {"images": 6, "unchanged": 6, "removed": 1}
+    assert tally(build(images, more)) == {"images": 8, "unchanged": 8}
     assert len(store.images()) == 8
     assert_true_vectors(store)
 
@@ -307,7 +309,7 @@ def test_sources_accumulate_and_each_keeps_its_own_images(build, store, images, 
 def test_replace_forgets_the_other_sources(build, store, images, image_folder):
     more = image_folder({"cow": 2}, "more", seed=1)
     build(images)
-    assert tally(build(more, replace=True)) == {"photos": 2, "encoded": 2, "new": 2, "removed": 7}
+    assert tally(build(more, replace=True)) == {"images": 2, "encoded": 2, "new": 2, "removed": 7}
     assert set(labels(store).values()) == {"cow"}
     assert_true_vectors(store)
 
@@ -338,11 +340,11 @@ def test_images_that_a_person_added_to_a_class_stay_with_it(build, store, images
 def test_encoders_coexist_and_never_share_vectors(build, store, images, image):
     build(images)
     other = ColorEncoder("other")
-    assert tally(build(images, encoder=other)) == {"photos": 7, "encoded": 7}
+    assert tally(build(images, encoder=other)) == {"images": 7, "encoded": 7}
     rewrite(images / "cat" / "001.jpg", image)
     for name in ("colours", "other"):
         assert tally(build(images, encoder=ColorEncoder(name)))["encoded"] == 1
-        assert tally(build(images, encoder=ColorEncoder(name))) == {"photos": 7, "unchanged": 7}
+        assert tally(build(images, encoder=ColorEncoder(name))) == {"images": 7, "unchanged": 7}
     assert_true_vectors(store, "colours")
     assert_true_vectors(store, "other")
 
@@ -355,7 +357,7 @@ def test_an_error_of_the_encoder_keeps_the_batches_before_it(build, store, image
     with pytest.raises(EncoderError, match="not finite"):
         build(images, encoder=encoder)
     assert len(store.images()) == 4
-    assert tally(build(images)) == {"photos": 7, "encoded": 3, "unchanged": 4, "new": 3}
+    assert tally(build(images)) == {"images": 7, "encoded": 3, "unchanged": 4, "new": 3}
     assert_true_vectors(store)
 
 
@@ -366,8 +368,29 @@ def test_a_real_clip_encodes_once_and_its_precisions_apart(store, images, clip_f
     }
     for encoder in encoders.values():
         assert tally(build_index(found, encoder, store, batch_size=4))["encoded"] == 7
-        assert tally(build_index(found, encoder, store, batch_size=4)) == {"photos": 7, "unchanged": 7}
+        assert tally(build_index(found, encoder, store, batch_size=4)) == {"images": 7, "unchanged": 7}
     hashes = [image.sha256 for image in store.images()]
     full, half = (store.embeddings(hashes, encoder.fingerprint) for encoder in encoders.values())
     assert not np.array_equal(full, half)
     assert np.einsum("ij,ij->i", full, half).min() > 0.999
+
+
+# The stages
+
+
+def test_the_stages_hand_on_plain_data(store, images):
+    """What goes to and comes from the encoder survives a pickle: it may be in another process."""
+    shutil.copy(images / "cat" / "000.jpg", images / "cat" / "copy.jpg")
+    (images / "dog" / "torn.jpg").write_bytes(b"torn")
+    encoder, records = ColorEncoder(), scan([images]).records
+    unread, relabeled = plan(records, {}, ())
+    assert (unread, relabeled) == (list(records), [])
+    batches = cut_batches(read_each(unread, encoder.prepare, min_side=None), (), 3)
+    for batch in pickle.loads(pickle.dumps(list(batches))):
+        embedded = pickle.loads(pickle.dumps(embed(batch, encoder)))
+        assert embedded.unreadable == batch.unreadable
+        store.write_batch(embedded.images, embedded.contents, encoder.fingerprint)
+    assert encoder.batches == [3, 3, 1]
+    assert [path for path, _ in embedded.unreadable] == [str(images / "dog" / "torn.jpg")]
+    assert len(store.images()) == 8
+    assert_true_vectors(store)

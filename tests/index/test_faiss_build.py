@@ -9,8 +9,7 @@ import pytest
 
 from hybrid.errors import StoreError
 from hybrid.images.records import ImageRecord
-from hybrid.index import faiss_build, faiss_file
-from hybrid.index import ivf as cells
+from hybrid.index import faiss_build, faiss_file, ivf
 from hybrid.index.faiss_file import ids_in, read_note
 from hybrid.index.neighbors import open_index
 from hybrid.index.store import EmbeddingStore, StoredImage
@@ -29,8 +28,8 @@ def filled(empty):
 def few(monkeypatch):
     """Cells from 300 vectors on."""
     monkeypatch.setattr(faiss_build, "EXACT_UP_TO", 300)
-    monkeypatch.setattr(cells, "QUERIES", 40)
-    monkeypatch.setattr(cells, "LARGEST_SHARE", 1)
+    monkeypatch.setattr(ivf, "QUERIES", 40)
+    monkeypatch.setattr(ivf, "MIN_LISTS_PER_PROBE", 1)
 
 
 def stamp(filled):
@@ -361,7 +360,7 @@ def test_a_few_vectors_are_searched_exactly_and_many_by_cells(empty, few, done):
     empty.add(["one more"], 1)
     empty.open()
     note = read_note(empty.file)
-    assert (note.kind, note.count, note.planned, note.cells) == ("cells", 301, 301, 17)
+    assert (note.kind, note.count, note.planned, note.lists) == ("cells", 301, 301, 17)
     assert (note.sample, note.changes) == (40, 0)
     assert note.recall > 0.9
     assert done == ["built", "built"]
@@ -401,14 +400,14 @@ def test_cells_that_shrank_are_kept_until_then_too(empty, few, done):
 
 
 def test_vectors_that_cells_cannot_find_are_searched_exactly_and_that_is_said(empty, few, done, monkeypatch):
-    monkeypatch.setattr(cells, "LARGEST_SHARE", 10**6)
+    monkeypatch.setattr(ivf, "MIN_LISTS_PER_PROBE", 10**6)
     empty.add([f"a-{number}" for number in range(400)], 0)
     empty.check()
     note = read_note(empty.file)
-    assert (note.kind, note.probed, note.cells) == ("exact", 1, 20)
+    assert (note.kind, note.nprobe, note.lists) == ("exact", 1, 20)
     assert note.recall < 0.9
     (line,) = empty.open().notes
-    assert line.startswith("exact search, which is slow among 400 vectors: 1 of 20 cells hold only ")
+    assert line.startswith("exact search, which is slow among 400 vectors: 1 of 20 IVF lists hold only ")
     # It is not tried again for every new image.
     empty.add(["one more"], 1)
     empty.check()
@@ -442,7 +441,7 @@ def test_plain_faiss_reads_the_file_and_searches_as_many_cells(empty, few):
     empty.add([f"a-{number}" for number in range(400)], 0)
     similarity, _ = empty.open().search(empty.queries, 5)
     plain = faiss.read_index(str(empty.file))
-    assert plain.nprobe == read_note(empty.file).probed > 1
+    assert plain.nprobe == read_note(empty.file).nprobe > 1
     found, _ = plain.search(empty.queries, 5)
     assert np.array_equal(found, similarity)
     assert np.array_equal(np.unique(ids_in(plain)), empty.store.rows(empty.encoder).ids())

@@ -92,13 +92,13 @@ def test_parts_of_killed_processes_are_swept_and_those_of_others_are_not(tmp_pat
 def test_what_people_are_told():
     assert NOTE.lines == ()
     many = msgspec.structs.replace(
-        NOTE, kind="cells", count=1_000_100, planned=1_000_000, cells=1000, probed=48, recall=0.9614, sample=500
+        NOTE, kind="cells", count=1_000_100, planned=1_000_000, lists=1000, nprobe=48, recall=0.9614, sample=500
     )
     assert many.lines == (
-        "approximate search: 48 of 1000 cells are searched, which finds 96.1% of the 10 photos nearest to a photo "
+        "approximate search: 48 of 1000 IVF lists are searched, which finds 96.1% of the 10 photos nearest to a photo "
         "(measured on 500 of 1,000,000 vectors)",
     )
-    assert msgspec.structs.replace(many, kind="exact", probed=250, recall=0.9).lines == (
-        "exact search, which is slow among 1,000,100 vectors: 250 of 1000 cells hold only 90.0% of the 10 nearest "
+    assert msgspec.structs.replace(many, kind="exact", nprobe=250, recall=0.9).lines == (
+        "exact search, which is slow among 1,000,100 vectors: 250 of 1000 IVF lists hold only 90.0% of the 10 nearest "
         "photos (measured on 500 of 1,000,000 vectors)",
     )

@@ -32,7 +32,7 @@ def celled(empty, monkeypatch):
     """More vectors than an exact search is for."""
     monkeypatch.setattr(faiss_build, "EXACT_UP_TO", 200)
     monkeypatch.setattr("hybrid.index.ivf.QUERIES", 50)
-    monkeypatch.setattr("hybrid.index.ivf.LARGEST_SHARE", 1)
+    monkeypatch.setattr("hybrid.index.ivf.MIN_LISTS_PER_PROBE", 1)
     empty.add([f"content-{number}" for number in range(900)], 0)
     return empty
 
@@ -199,7 +199,7 @@ def test_an_approximate_search_says_what_it_finds(celled):
     index = celled.open()
     (line,) = index.notes
     assert line.startswith("approximate search: ")
-    assert "of 30 cells are searched" in line
+    assert "of 30 IVF lists are searched" in line
     assert "(measured on 50 of 900 vectors)" in line
     assert index.only(["content-3"]).notes == index.notes
 

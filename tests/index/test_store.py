@@ -147,7 +147,7 @@ def test_a_fresh_process_reads_what_was_written(file):
     code = (
         "import sys; from pathlib import Path; from hybrid.index.store import EmbeddingStore\n"
         "with EmbeddingStore(Path(sys.argv[1]), must_exist=True) as store:\n"
-        "    print(store.revision, [photo.record.path for photo in store.photos()])\n"
+        "    print(store.revision, [image.record.path for image in store.images()])\n"
         "    print(store.embeddings(['y', 'x'], 'encoder-a').tobytes().hex())\n"
         "    print(store.texts(['a cat', 'a dog'], 'encoder-a')['a cat'].tobytes().hex())\n"
     )
@@ -391,13 +391,13 @@ def some(store):
 
 def test_images_one_by_one_as_records_and_as_rows(store):
     assert store.is_empty
-    assert list(store.iter_images()) == list(store.image_rows()) == []
+    assert list(store.image_rows()) == []
     images = some(store)
     assert not store.is_empty
-    assert list(store.iter_images()) == images
+    assert store.images() == [row.image for row in store.image_rows()] == images
     assert list(store.image_rows()) == [(*astuple(image.record), image.sha256) for image in images]
     # Two at once do not disturb each other.
-    assert [one == other for one, other in zip(store.iter_images(), store.iter_images(), strict=True)] == [True] * 4
+    assert [one == other for one, other in zip(store.image_rows(), store.image_rows(), strict=True)] == [True] * 4
 
 
 def test_images_by_path_and_by_content(store):

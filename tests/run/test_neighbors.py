@@ -47,7 +47,7 @@ def test_the_index_is_opened_once_and_no_image_is_read_but_what_is_found(known, 
     opened, looked_up = [], []
     open_index, images_with = module.open_index, EmbeddingStore.images_with
     monkeypatch.setattr(module, "open_index", lambda *arguments: opened.append(1) or open_index(*arguments))
-    for every in ("image_rows", "iter_images", "images", "embedded"):
+    for every in ("image_rows", "images", "embedded"):
         monkeypatch.setattr(EmbeddingStore, every, lambda *arguments: pytest.fail("it reads every photo"))
     monkeypatch.setattr(
         EmbeddingStore, "images_with", lambda store, hashes: looked_up.append(len(hashes)) or images_with(store, hashes)
@@ -69,7 +69,7 @@ def test_a_label_that_was_taken_away_since_shows_nothing(known):
 def test_what_the_index_says_of_its_search_is_passed_on(known, monkeypatch):
     assert LabeledNeighbors(known.add(LABELS).layout, known.encoder).notes == ()
     monkeypatch.setattr("hybrid.index.faiss_build.EXACT_UP_TO", 11)
-    monkeypatch.setattr("hybrid.index.ivf.RECALL", 0.0)
+    monkeypatch.setattr("hybrid.index.ivf.MIN_RECALL", 0.0)
     known.layout.neighbors.unlink()
     (line,) = LabeledNeighbors(known.layout, known.encoder).notes
     assert line.startswith("approximate search: 1 of ")

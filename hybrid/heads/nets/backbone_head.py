@@ -16,7 +16,7 @@ from torch import nn
 from hybrid.config import HeadSettings
 from hybrid.device import Compute, OomBackoff, suggest_batch
 from hybrid.encoders.base import FloatArray
-from hybrid.encoders.no_init import NoInitWeights
+from hybrid.encoders.no_init import no_init_weights
 from hybrid.files import atomic_write
 from hybrid.heads.backbone import BackboneKind
 from hybrid.heads.base import TrainingSummary, damaged
@@ -112,7 +112,7 @@ def load_backbone_head(file: Path, classes: tuple[str, ...], settings: HeadSetti
     HeadError
         If the file is damaged or holds another network's weights.
     """
-    with NoInitWeights():
+    with no_init_weights():
         members = [build_model(settings.model, len(classes), load_weights=False) for _ in range(settings.folds)]
     model = Ensemble(members) if settings.folds > 1 else members[0]
     try:

@@ -11,7 +11,7 @@ from hybrid.errors import ArtifactError, DataError, listing
 from hybrid.heads.training.dataset import HELD_BACK
 from hybrid.images.records import ImageRecord
 from hybrid.index.neighbors import open_index
-from hybrid.index.store import ADDED, EmbeddingStore, StoredImage
+from hybrid.index.store import EmbeddingStore, StoredImage, is_added
 from hybrid.labels.prompts import Templates, class_key, load_templates
 from hybrid.run.classes.entries import ClassesInfo, entry_of, read_classes
 from hybrid.run.classes.images import JoiningImages, Unreadable, check_images, embed_images
@@ -255,7 +255,7 @@ def leave_class(classes: RunClasses, name: str) -> tuple[RunClasses, RemoveSumma
         index=classes.index.without(images),
         touched=classes.touched | {key},
     )
-    sources = sorted({i.record.source for i in images if not i.record.source.startswith(ADDED)})
+    sources = sorted({i.record.source for i in images if not is_added(i.record.source)})
     notes = (f"the next hybrid build-index of {listing(sources, 3)} brings its photos back",) if sources else ()
     return after, RemoveSummary(known[key], len(images), notes)
 
@@ -343,7 +343,7 @@ def usual_templates(layout: Layout) -> Templates:
 
 def _shows(image: StoredImage, *, left_out: bool) -> bool:
     """Whether an image makes its label a class of the run: it was added, or its label joins by itself."""
-    return image.record.source.startswith(ADDED) or (image.record.split not in HELD_BACK and not left_out)
+    return is_added(image.record.source) or (image.record.split not in HELD_BACK and not left_out)
 
 
 def _in_order(info: ClassesInfo, support: Sequence[SupportClass]) -> tuple[SupportClass, ...]:

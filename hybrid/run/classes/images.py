@@ -13,7 +13,7 @@ from hybrid.images.inputs import MemoryRecord
 from hybrid.images.naming import plural
 from hybrid.images.pipeline import ReadImage, read_batches, read_each
 from hybrid.images.records import ImageRecord
-from hybrid.index.store import ADDED, StoredImage
+from hybrid.index.store import StoredImage, added_source, path_by_content
 from hybrid.labels.prompts import class_key
 from hybrid.run.classes.pending import PendingIndex
 
@@ -102,10 +102,9 @@ def embed_images(
 
 def _labeled(read: ReadImage, name: str) -> ImageRecord:
     """The image under its class's label; one in memory gets a name by its content, so that it is there once."""
-    source = ADDED + name
-    record = dataclasses.replace(read.record, source=source, label=name, split=None)
+    record = dataclasses.replace(read.record, source=added_source(name), label=name, split=None)
     if isinstance(record, MemoryRecord):
-        return dataclasses.replace(record, path=f"{source}/{read.sha256[:16]}", size=read.size)
+        return dataclasses.replace(record, path=path_by_content(name, read.sha256), size=read.size)
     return record
 
 

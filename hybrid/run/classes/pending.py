@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hybrid.encoders.base import FloatArray
-from hybrid.index.store import ADDED, EmbeddingStore, StoredImage
+from hybrid.index.store import EmbeddingStore, StoredImage, path_by_content
 
 T = TypeVar("T")
 
@@ -114,7 +114,7 @@ class PendingIndex:
         for image in images:
             record = image.record
             if there.get(record.path, image.sha256) != image.sha256:
-                record = replace(record, path=f"{ADDED}{record.label}/{image.sha256[:16]}")
+                record = replace(record, path=path_by_content(str(record.label), image.sha256))
             joining[record.path] = StoredImage(record, image.sha256)
         return replace(self, images={**self.images, **joining}, vectors={**self.vectors, **vectors}, changed=True)
 

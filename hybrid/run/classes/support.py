@@ -12,7 +12,7 @@ from hybrid.encoders.base import FloatArray
 from hybrid.errors import listing
 from hybrid.heads.training.dataset import HELD_BACK, each_content_once
 from hybrid.images.naming import plural
-from hybrid.index.store import ADDED, StoredImage
+from hybrid.index.store import StoredImage, is_added
 from hybrid.labels.prompts import PromptClass, class_key
 from hybrid.run.classes.entries import AddedClass, ClassesInfo
 from hybrid.run.classes.pending import PendingIndex
@@ -129,7 +129,7 @@ def _images_by_class(index: PendingIndex, labels: Sequence[str]) -> tuple[dict[s
 
 
 def _lack_note(name: str, images: Sequence[StoredImage]) -> str:
-    added = any(image.record.source.startswith(ADDED) for image in images)
+    added = any(is_added(image.record.source) for image in images)
     fix = f"hybrid add-class {name!r} with them again" if added else "hybrid build-index again"
     have = "has" if len(images) == 1 else "have"
     return f"{plural(len(images), 'photo')} of class {name} {have} no vector in this precision: {fix}"

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from PIL import Image
 
 from hybrid.encoders.base import Encoder, FloatArray
-from hybrid.encoders.texts import average_texts
 from hybrid.errors import ConfigError, EncoderError, StoreError, listing
 from hybrid.images.pipeline import read_and_decode, read_image
 from hybrid.images.records import ImageRecord
 from hybrid.index.contents import by_content, joined_label
 from hybrid.index.neighbors import NeighborIndex, open_index
 from hybrid.index.store import EmbeddingStore
+from hybrid.index.texts import average_texts
 from hybrid.labels.prompts import PromptClass, Templates, class_key, class_texts
 from hybrid.run.files import Layout
 

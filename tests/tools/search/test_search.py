@@ -76,7 +76,7 @@ def test_copies_are_one_hit_and_the_image_itself_is_marked(known):
 @pytest.mark.parametrize("label", [None, "cat"])
 def test_no_image_is_read_but_what_is_found(known, monkeypatch, label):
     known.add(["cat", "dog"] * 10)
-    for every in ("image_rows", "iter_images", "images", "embedded"):
+    for every in ("image_rows", "images", "embedded"):
         monkeypatch.setattr(EmbeddingStore, every, lambda *arguments: pytest.fail("it reads every photo"))
     assert len(search(known.layout, known.encoder, known.queries[:1], 4, label=label)) == 4
 
@@ -97,7 +97,7 @@ def test_an_approximate_search_is_said(known, monkeypatch):
     search(known.layout, known.encoder, known.queries[:1], say=said.append)
     assert said == []
     monkeypatch.setattr("hybrid.index.faiss_build.EXACT_UP_TO", 39)
-    monkeypatch.setattr("hybrid.index.ivf.RECALL", 0.0)
+    monkeypatch.setattr("hybrid.index.ivf.MIN_RECALL", 0.0)
     known.layout.neighbors.unlink()
     search(known.layout, known.encoder, known.queries[:1], say=said.append)
     assert [line.partition(":")[0] for line in said] == ["approximate search"]

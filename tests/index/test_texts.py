@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hybrid.encoders.base import fingerprint, unit_norm
-from hybrid.encoders.texts import average_texts
+from hybrid.index.texts import average_texts
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
