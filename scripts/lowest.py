@@ -1,13 +1,23 @@
-"""Print pip constraints that pin each dependency of pyproject.toml to the lowest version it declares."""
+"""Print pip constraints that pin each dependency of the extra `dev` to the lowest version that pyproject.toml declares."""
 
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-FLOOR = re.compile(r"([\w-]+)(?:\[[\w,]+\])?>=([\d.]+)(?:;.*)?$")
+REQUIREMENT = re.compile(r"([\w-]+)(?:\[([\w,]+)\])?(?:>=([\d.]+))?")
+
+
+def floors(requirements: list[str]) -> Iterator[str]:
+    """The floor of each requirement, those of the project's own extras in their place."""
+    for name, extras, version in (REQUIREMENT.match(text).groups() for text in requirements):  # type: ignore[union-attr]
+        if name == PROJECT["name"]:
+            for extra in extras.split(","):
+                yield from floors(PROJECT["optional-dependencies"][extra])
+        else:
+            yield f"{name}=={version}"
+
 
 if __name__ == "__main__":
-    for group in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()):
-        for match in filter(None, map(FLOOR.match, group)):
-            print(f"{match[1]}=={match[2]}")
+    print("\n".join([*floors(PROJECT["dependencies"]), *floors([f"{PROJECT['name']}[dev]"])]))

@@ -9,7 +9,7 @@ from throughput_peers import texts, transformers_pipeline
 from throughput_photos import class_names, draw
 from throughput_worker import Setup
 
-pytest.importorskip("transformers", reason="a peer of the throughput benchmark: pip install '.[bench]'")
+pytest.importorskip("transformers", "5", reason="a peer of the throughput benchmark: pip install '.[bench]'")
 torch = pytest.importorskip("torch")
 CONFIG = {
     "embed_dim": 32,
