@@ -1,4 +1,4 @@
-"""Print pip constraints that pin each dependency of the extra `dev` to the lowest version that pyproject.toml declares."""
+"""Print pip constraints that pin the dependencies of the extra `dev` to the lowest versions of pyproject.toml."""
 
 import re
 import tomllib
