@@ -26,8 +26,8 @@ Kind = Annotated[
 GateFolds = Annotated[
     str | None,
     typer.Option(
-        help="What the gate's fit asks for the head's doubt: memory (nothing), frozen (heads on frozen features) or "
-        "fine-tuned (the recipe again, five times).  [default: memory]"
+        help="What the gate's fit asks for the head's uncertainty: memory (nothing), frozen (heads on frozen features) "
+        "or fine-tuned (the recipe again, five times).  [default: memory]"
     ),
 ]
 Assignments = Annotated[

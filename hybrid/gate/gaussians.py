@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -188,16 +189,25 @@ class ClassGaussians:
     @classmethod
     def load(cls, file: Path) -> ClassGaussians:
         """Read what `save` wrote; ArtifactError if it is missing or damaged."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
+        names = ("means", "within", "background_mean", "background_covariance", "counts")
+        tensors = read_tensors(file, names, "hybrid train-head")
+        means, within, *background = (np.asarray(tensors[name], np.float64) for name in names[:-1])
+        return cls(means, tensors["counts"].astype(np.intp), within, Gaussian(*background))
 
-        try:
-            tensors = load_file(file)
-            exact = {name: np.asarray(value, np.float64) for name, value in tensors.items()}
-            background = Gaussian(exact["background_mean"], exact["background_covariance"])
-            return cls(exact["means"], tensors["counts"].astype(np.intp), exact["within"], background)
-        except (OSError, SafetensorError, KeyError) as error:
-            raise ArtifactError(f"{file} is missing or damaged", got=repr(error), fix="hybrid train-head") from error
+
+def read_tensors(file: Path, names: Iterable[str], fix: str) -> dict[str, NDArray[Any]]:
+    """Read a safetensors file; ArtifactError if it is missing or damaged, or lacks one of the tensors."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        tensors: dict[str, NDArray[Any]] = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"{file} is missing or damaged", got=repr(error), fix=fix) from error
+    if missing := set(names) - set(tensors):
+        lacking = f"no {', '.join(sorted(missing))}"
+        raise ArtifactError(f"{file} is missing or damaged, or of an older version", got=lacking, fix=fix)
+    return tensors
 
 
 def class_sums(embeddings: Floats, labels: Indices, classes: int) -> Floats:

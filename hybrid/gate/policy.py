@@ -9,11 +9,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid.errors import ArtifactError, ConfigError, GateError
+from hybrid.errors import ConfigError, GateError
 from hybrid.files import write_tensors
 from hybrid.gate.conformal import set_scores, set_threshold
 from hybrid.gate.evidence import Evidence, Scorer
-from hybrid.gate.gaussians import Floats, Indices
+from hybrid.gate.gaussians import Floats, Indices, read_tensors
 from hybrid.gate.registry import AnyGate
 from hybrid.gate.rejection import Rejector, threshold_for_coverage
 
@@ -105,18 +105,9 @@ class CalibrationSet:
     @classmethod
     def load(cls, file: Path) -> CalibrationSet:
         """Read what `save` wrote; ArtifactError if it is missing or damaged."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
-        try:
-            tensors = load_file(file)
-            names = {item.name: TENSORS.get(item.name, item.name) for item in fields(cls) if item.name != "baseline"}
-            given = {field: tensors[name] for field, name in names.items()}
-            return cls(**given, baseline=tensors.get("baseline"))
-        except (OSError, SafetensorError, KeyError) as error:
-            raise ArtifactError(
-                f"{file} is missing or damaged, or of an older version", got=repr(error), fix="hybrid fit-gate"
-            ) from error
+        names = {item.name: TENSORS.get(item.name, item.name) for item in fields(cls) if item.name != "baseline"}
+        tensors = read_tensors(file, names.values(), "hybrid fit-gate")
+        return cls(**{field: tensors[name] for field, name in names.items()}, baseline=tensors.get("baseline"))
 
 
 def uniform_from_hash(sha256: str) -> float:

@@ -7,7 +7,7 @@ import numpy as np
 from hybrid.gate.few_shot.base import FewShotExpert, Shots
 from hybrid.gate.gaussians import Floats
 
-# Images that the usual affinity is measured to.
+# Images that the affinity between classes is measured to.
 MOST_IMAGES = 500
 
 
@@ -29,10 +29,10 @@ class MeanCache(FewShotExpert):
 
     Attributes
     ----------
-    texts_, photos_ : (c, d), (n, d) float64
+    texts_, images_ : (c, d), (n, d) float64
     share_ : (n, c) float64
         One over a class's number of images where an image is of it, else 0.
-    usual_ : float
+    between_ : float
         Mean affinity of images of different classes; 0 where only one class has images.
     """
 
@@ -47,7 +47,7 @@ class MeanCache(FewShotExpert):
         # Against a sample, so that many images need no matrix of all pairs.
         sample = np.linspace(0, len(shots.labels) - 1, min(len(shots.labels), MOST_IMAGES)).astype(np.intp)
         other = shots.labels[:, None] != shots.labels[sample]
-        self.usual_ = float(self._affinity(shots.embeddings[sample])[other].mean()) if other.any() else 0.0
+        self.between_ = float(self._affinity(shots.embeddings[sample])[other].mean()) if other.any() else 0.0
 
     def _affinity(self, vectors: Floats) -> Floats:
         """Of images (m, d) to the cached ones, (n, m)."""
@@ -55,5 +55,5 @@ class MeanCache(FewShotExpert):
 
     def _logits(self, embeddings: Floats) -> Floats:
         zero_shot = self.logit_scale * (embeddings @ self.texts_.T)
-        gain = self._affinity(embeddings).T @ self.share_ - self.usual_
+        gain = self._affinity(embeddings).T @ self.share_ - self.between_
         return np.asarray(zero_shot + self.alpha * self.logit_scale * np.where(self._support, gain, 0.0))

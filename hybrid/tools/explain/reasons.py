@@ -13,21 +13,21 @@ from hybrid.tools.explain.report import GateReasons, Margin, Summand
 MEANINGS = {
     "unseen_text": "text evidence for the unseen classes",
     "seen_text": "text evidence for the seen classes",
-    "seen": "evidence for the seen classes with memory",
-    "novelty": "how novel the photo is to the memory",
-    "doubt": "the head's doubt",
+    "seen": "evidence for the seen classes with GDA",
+    "novelty": "the out-of-distribution score",
+    "doubt": "the head's uncertainty",
     "bias": "the gate's bias",
-    "shown": "the labeled photos of shown classes",
-    "prior": "what was expected beforehand",
+    "shown": "the support photos",
+    "prior": "the prior",
 }
 CLASS_MEANINGS = {
     "head": "the head",
     "similarity": "zero-shot similarity to the text",
     "alignment": "how well the text fits its class's photos",
-    "memory": "memory of the labeled photos",
-    "centred": "zero-shot similarity after centring",
+    "memory": "Gaussian discriminant analysis of the labeled photos",
+    "centred": "zero-shot similarity after centering",
     "predicted": "likeness to the class mean predicted from the text",
-    "shown": "the labeled photos that show the class",
+    "shown": "the class's support photos",
 }
 # A term that adds less is not worth a word.
 WORTH_SAYING = 0.05

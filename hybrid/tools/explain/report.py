@@ -79,7 +79,7 @@ class GateReasons(Struct, frozen=True, kw_only=True):
     Attributes
     ----------
     terms : list of Summand
-        Of the log-odds of "unseen", the bias and the prior's log-odds (what was expected beforehand) last. Empty where
+        Of the log-odds of "unseen", the bias and the prior's log-odds last. Empty where
         every class is seen.
     log_odds : float or None
         Sum of the terms' products.

@@ -56,6 +56,6 @@ def test_images_do_not_take_those_of_classes_without(world):
 def test_one_class_alone_has_nothing_to_be_compared_with(world):
     images, target, texts, test, _ = world
     expert = MeanCache(SCALE).fit(images[target == 0], target[target == 0], texts)
-    assert expert.usual_ == 0.0
+    assert expert.between_ == 0.0
     others = expert.logits(test)[:, 1:]
     np.testing.assert_allclose(others, SCALE * test @ texts[1:].T, rtol=1e-9)

@@ -47,7 +47,7 @@ def test_where_there_is_nothing_to_weigh():
     assert found.words.startswith("Every class of the list is seen")
     one = gate_reasons(Reasons(TERMS, SEEN, (term("similarity", [3], 1.0),)), NAMES[:3], 2)
     assert one.among_unseen is None
-    assert one.words.endswith("the seen classes (-20.70), what was expected beforehand (-0.40).")
+    assert one.words.endswith("the seen classes (-20.70), the prior (-0.40).")
 
 
 def test_the_answer_may_be_of_the_less_probable_group():
@@ -64,12 +64,12 @@ def test_images_of_shown_classes_are_said():
     among = (*UNSEEN, term("shown", [0, 0.5, 7.5], 1.0))
     found = gate_reasons(Reasons(terms, SEEN, among), NAMES, 4)
     assert found.log_odds == pytest.approx(1.2 - 3.5)
-    assert "the labeled photos of shown classes (-3.50)" in found.words
-    assert found.terms[3].meaning == "the labeled photos of shown classes"
+    assert "the support photos (-3.50)" in found.words
+    assert found.terms[3].meaning == "the support photos"
     assert (found.among_unseen.label, found.among_unseen.runner_up) == ("gnu", "llama")
     assert found.among_unseen.log_ratio == pytest.approx((4 + 7.5) - (9 + 0.5))
     said = gate_reasons(Reasons((term("bias", 1, 2.0), term("shown", 0.3, 1.0)), SEEN, among), NAMES, 4).words
-    assert "There gnu leads llama by the labeled photos that show the class (+7.00)." in said
+    assert "There gnu leads llama by the class's support photos (+7.00)." in said
 
 
 def test_every_term_that_the_gate_may_give_has_words():
