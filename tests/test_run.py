@@ -36,6 +36,10 @@ def trained(data, tmp_path_factory):
     info = run.train(head="linear", val_fraction=0.5)
     assert info.classes == tuple(sorted(NAMES))
     assert any("tiny" in note for note in notes), "what was loaded is said"
+    (data / "plain").touch()
+    assert {file.stat().st_mode for file in run.folder.rglob("*") if file.is_file()} == {
+        (data / "plain").stat().st_mode
+    }
     return run
 
 
@@ -60,6 +64,20 @@ def test_a_run_that_is_opened_again_knows_its_encoder(trained, data):
     np.testing.assert_array_equal(again.classifier().predict_proba(image), expected)
     with pytest.raises(ConfigError, match="has another encoder"):
         Run(trained.folder, encoder="ViT-B-32", pretrained="openai").classifier()
+
+
+def test_tools_of_a_run(trained, data):
+    image = next((data / "train" / NAMES[0]).iterdir())
+    hits = trained.search(image=image, top_k=3)
+    assert (len(hits), hits[0].record.path, hits[0].itself) == (3, str(image), True)
+    assert {hit.label for hit in trained.search(NAMES[1], top_k=4, label=NAMES[1])} == {NAMES[1]}
+    explained = trained.explain(image, NEW)
+    assert explained.explanation.label in trained.classifier(NEW).classes_
+    assert trained.audit(labels=False).images == 63
+    with pytest.raises(ConfigError, match="a text or one image"):
+        trained.search("zebra", image=image)
+    with pytest.raises(ConfigError, match="explain takes one image"):
+        trained.explain(data / "test")
 
 
 def test_classes_join_and_leave_the_folder(trained, data):

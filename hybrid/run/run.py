@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from hybrid.evaluation.results import Evaluation
     from hybrid.gate.policy import Policy
     from hybrid.index.build import IndexSummary
+    from hybrid.tools.audit.audit import Audit
+    from hybrid.tools.explain.explain import Explained
+    from hybrid.tools.search.search import Hit
 
 Sources = str | Path | Sequence[str | Path]
 
@@ -375,6 +378,109 @@ class Run:
         found = scan([images] if isinstance(images, str | Path) else list(images))
         classifier = self.classifier(prompts, **options)
         return evaluate(classifier.fitted, found.records, batch_size=batch_size, workers=workers, progress=progress)
+
+    def search(
+        self,
+        text: str | None = None,
+        *,
+        image: Images | None = None,
+        top_k: int = 20,
+        label: str | None = None,
+        templates: str = "simple",
+    ) -> list[Hit]:
+        """Find the images of the index that are most like a text or an image.
+
+        Parameters
+        ----------
+        text : str, optional
+            What the images show, such as "a striped horse".
+        image : one image, as `HybridClassifier.predict` takes it, optional
+        top_k : int
+        label : str, optional
+            Only images with this label.
+        templates : str
+            Sentences that the text is put into.
+
+        Raises
+        ------
+        ConfigError
+            If both or neither of text and image are given, or several images.
+        HybridError
+            See `hybrid.tools.search.search.search`.
+        """
+        from hybrid.labels.prompts import load_templates
+        from hybrid.tools.search.search import image_query, search, text_query
+
+        records = [] if image is None else to_records(image)
+        if (text is None) == (image is None) or len(records) > 1:
+            raise ConfigError("a search takes a text or one image", got=f"text={text!r} and {len(records)} images")
+        if text is not None:
+            query, own = text_query(self.encoder, text, load_templates(templates)), None
+        else:
+            found = image_query(self.encoder, records[0])
+            query, own = found.embedding, found.sha256
+        return search(self.layout, self.encoder, query, top_k, label=label, sha256=own, say=self._say)
+
+    def explain(
+        self,
+        image: Images,
+        prompts: Prompts | None = None,
+        *,
+        method: str = "gradcam",
+        class_name: str | None = None,
+        **options: Any,
+    ) -> Explained:
+        """Answer for one image and gather what the answer rests on.
+
+        Parameters
+        ----------
+        image : one image, as `HybridClassifier.predict` takes it
+        prompts, **options
+            As for `classifier`.
+        method : str
+            How the head's map is made.
+        class_name : str, optional
+            The class that the encoder's map is made for. Default: the answer.
+
+        Raises
+        ------
+        HybridError
+            See `hybrid.tools.explain.explain.explain`.
+        """
+        from hybrid.tools.explain.explain import explain
+
+        records = to_records(image)
+        if len(records) != 1:
+            raise ConfigError("explain takes one image", got=f"{len(records)} images")
+        classifier = self.classifier(prompts, **options).fitted
+        return explain(classifier, self.folder, records[0], method=method, name=class_name)
+
+    def audit(
+        self, *, duplicates_above: float | None = None, labels: bool = True, prompts: Prompts | None = None
+    ) -> Audit:
+        """Look for near duplicates among the images of the index, and for labels that are probably wrong.
+
+        Parameters
+        ----------
+        duplicates_above : float, optional
+            Cosine similarity above which images are near duplicates.
+        labels : bool
+            Judge labels too; needs the extra ``audit``.
+        prompts : PromptSet, names, str or Path, optional
+            What the labels are called, for zero-shot.
+
+        Raises
+        ------
+        HybridError
+            See `hybrid.tools.audit.audit.audit_run`.
+        """
+        from hybrid.classifier import prompt_set
+        from hybrid.tools.audit import DUPLICATES_ABOVE
+        from hybrid.tools.audit.audit import LabelCheck, audit_run
+
+        check = LabelCheck(prompt_set(prompts), None, self.device) if labels else None
+        above = DUPLICATES_ABOVE if duplicates_above is None else duplicates_above
+        return audit_run(self.folder, above=above, labels=check)
 
 
 def _as_file(record: ImageRecord, file: Path) -> ImageRecord:
