@@ -1,4 +1,4 @@
-"""Prediction sets against a loop over ranks, and their promise against simulated images."""
+"""Prediction sets against a loop over ranks, and their coverage on simulated images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hybrid.gate.conformal import PENALTY, prediction_sets, set_scores, set_thre
 def draw(seed: int, images: int, classes: int = 6) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     probabilities = rng.dirichlet(np.full(classes, 0.4), size=images)
-    # The classes are drawn from something else than what is claimed: the promise does not need calibration.
+    # The classes are drawn from something else than what is claimed: coverage does not need calibration.
     true = probabilities**0.5 / np.sum(probabilities**0.5, axis=1, keepdims=True)
     target = np.array([rng.choice(classes, p=row) for row in true])
     return probabilities, target, rng.random(images)
@@ -43,12 +43,9 @@ def test_threshold_is_an_order_statistic():
     for coverage, rank in ((0.9, 18), (0.95, 19), (0.5, 10), (0.11, 3), (0.05, 1), (0.55, 11), (0.35, 7)):
         # (19 + 1) coverage, rounded up
         assert set_threshold(scores[:19], target, coverage) == np.sort(scores[:19, 0])[rank - 1]
-
-
-@pytest.mark.parametrize("percent", range(1, 100))
-def test_every_whole_percentage_of_99_images_is_its_own_rank(percent):
-    scores = np.arange(99.0)[:, None]
-    assert set_threshold(scores, np.zeros(99, dtype=np.intp), percent / 100) == percent - 1
+    # Every whole percentage of 99 images is its own rank.
+    for percent in range(1, 100):
+        assert set_threshold(np.arange(99.0)[:, None], np.zeros(99, dtype=np.intp), percent / 100) == percent - 1
 
 
 @pytest.mark.parametrize("coverage", [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99, 0.999])
@@ -68,7 +65,7 @@ def test_too_few_images_says_how_many_are_enough(coverage):
 
 
 @pytest.mark.parametrize("coverage", [0.8, 0.9])
-def test_the_promise_on_exchangeable_images(coverage):
+def test_coverage_on_exchangeable_images(coverage):
     """Mean coverage over 400 fits: c exactly before the likeliest class is forced in, at least c after."""
     exact, held = [], []
     for repeat in range(400):
@@ -96,12 +93,9 @@ def test_sets_hold_the_likeliest_class_and_follow_its_order():
             assert len(outside) == 0 or inside.min() >= outside.max()
     assert (prediction_sets(probabilities, uniform, -1.0).sum(axis=1) == 1).all()
     assert prediction_sets(probabilities, uniform, 3.0).all()
+    assert prediction_sets(probabilities[:0], uniform[:0], 0.5).shape == (0, 6)
     some = prediction_sets(probabilities, uniform, 0.9)
     assert 1 < some.sum(axis=1).mean() < 6
     for row, c in zip(*np.nonzero(some), strict=True):
         likeliest = probabilities[row].argmax() == c
         assert likeliest or score_by_hand(probabilities[row].tolist(), c, uniform[row]) <= 0.9 + 1e-12
-
-
-def test_of_no_images():
-    assert prediction_sets(np.empty((0, 4)), np.empty(0), 0.5).shape == (0, 4)

@@ -9,19 +9,12 @@ from hybrid.gate.few_shot.mean_cache import MeanCache
 SCALE = 40.0
 
 
-def unit(rows):
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
 @pytest.fixture
-def world():
-    rng = np.random.default_rng(3)
-    centers = unit(rng.normal(size=(8, 12)))
-    texts = unit(centers + 0.35 * rng.normal(size=centers.shape))
-    target = np.repeat(np.arange(4), [20, 3, 1, 6])
-    images = unit(centers[target] + 0.25 * rng.normal(size=(len(target), 12)))
-    test = np.repeat(np.arange(8), 30)
-    return images, target, texts, unit(centers[test] + 0.25 * rng.normal(size=(240, 12))), test
+def world(make_world):
+    """20, 3, 1 and 6 images of the first four of eight classes, texts, test images of all."""
+    whole = make_world(seed=3, seen=4, unseen=4, train=20, test=30, dim=12, noise=0.25, vague=0.35)
+    rows = np.flatnonzero(np.tile(np.arange(20), 4) < np.array([20, 3, 1, 6])[whole.train.target])
+    return whole.train.embeddings[rows], whole.train.target[rows], whole.texts, whole.test.embeddings, whole.test.target
 
 
 def test_against_loops(world):
