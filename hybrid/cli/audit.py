@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO, TypeVar
 
 import typer
 
@@ -13,14 +13,15 @@ from hybrid.cli import options
 from hybrid.tools.audit import DUPLICATES_ABOVE
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from hybrid.tools.audit.audit import Audit
     from hybrid.tools.audit.duplicates import DuplicateGroup
     from hybrid.tools.audit.labels import Suspect
 
-
 SHOWN_OF_GROUP = 8
+T = TypeVar("T")
 
 
 def audit(
@@ -58,8 +59,7 @@ def audit(
     check = LabelCheck(PromptSet.load(prompts) if prompts else None, templates, device) if labels else None
     with opened(out, format_) as (stream, chosen):
         found = audit_run(run, above=duplicates_above, labels=check, progress=partial(show.image_progress, "comparing"))
-        for line in found.notes:
-            show.note(line)
+        show.note(*found.notes)
         # The picture first: a reader of stdout may close it before its end.
         if sheet is not None:
             _draw(found, sheet)
@@ -67,19 +67,19 @@ def audit(
 
 
 def _check(labels: bool, prompts: str | None, templates: str | None, sheet: Path | None) -> None:
+    from hybrid.cli.write import check_sheet
     from hybrid.errors import ConfigError
 
     given = [name for name, value in (("prompts", prompts), ("templates", templates), ("sheet", sheet)) if value]
     if given and not labels:
         flags = ", ".join(f"--{name}" for name in given)
         raise ConfigError(f"{flags}: only for the check of labels", got="--no-labels", fix="leave one of them out")
-    if sheet is not None and sheet.suffix.lower() != ".png":
-        raise ConfigError("--sheet is a PNG", expected="a name that ends in .png", got=str(sheet))
+    check_sheet(sheet)
 
 
 def _draw(found: Audit, sheet: Path) -> None:
     from hybrid.cli import show
-    from hybrid.errors import listing
+    from hybrid.cli.write import note_sheet
     from hybrid.tools.audit.sheet import MOST, draw_suspects
 
     if not found.suspects:
@@ -87,41 +87,38 @@ def _draw(found: Audit, sheet: Path) -> None:
         return
     sheet.parent.mkdir(parents=True, exist_ok=True)
     unreadable = draw_suspects(found.suspects, sheet)
-    show.note(f"picture of the {min(len(found.suspects), MOST)} most suspicious labels: {sheet}")
-    if unreadable:
-        show.note(f"WARNING: {len(unreadable)} of them cannot be read any more and are gray: {listing(unreadable, 3)}")
+    note_sheet(f"{min(len(found.suspects), MOST)} most suspicious labels", sheet, unreadable)
 
 
 def _write(found: Audit, stream: TextIO, chosen: str, top: int) -> None:
-    from hybrid.tools.audit.report import write_csv, write_jsonl
+    from hybrid.cli import write
+    from hybrid.tools.audit import rows
 
     if chosen == "jsonl":
-        write_jsonl(found, stream)
+        write.write_jsonl(rows.as_json(found), stream)
     elif chosen == "csv":
-        write_csv(found, stream)
+        write.csv_writer(rows.CSV_COLUMNS, stream).writerows(rows.as_csv(found))
     else:
-        _print_tables(found, stream, top)
+        _print_tables(found, write.console_of(stream), top)
 
 
-def _print_tables(found: Audit, stream: TextIO, top: int) -> None:
+def _print_tables(found: Audit, console: Console, top: int) -> None:
     from rich.text import Text
 
-    from hybrid.cli.write import console_of
-
-    console = console_of(stream)
     console.print(Text(_duplicates_title(found), style="bold"))
-    if found.duplicates:
-        console.print(_duplicates_table(found.duplicates[:top]))
-    if len(found.duplicates) > top:
-        console.print(f"and {len(found.duplicates) - top} more (--top, --out FILE.jsonl)")
+    _print_first(found.duplicates, _duplicates_table, console, top)
     if found.suspects is None:
         return
-    said = f"{len(found.suspects)} of {found.judged} are probably wrong" if found.judged else "none judged"
-    console.print(Text(f"\nlabels: {said}", style="bold"))
-    if found.suspects:
-        console.print(_suspects_table(found.suspects[:top]))
-    if len(found.suspects) > top:
-        console.print(f"and {len(found.suspects) - top} more (--top, --out FILE.jsonl)")
+    judged = f"{len(found.suspects)} of {found.judged} are probably wrong" if found.judged else "none judged"
+    console.print(Text(f"\nlabels: {judged}", style="bold"))
+    _print_first(found.suspects, _suspects_table, console, top)
+
+
+def _print_first(rows: Sequence[T], table: Callable[[Sequence[T]], Table], console: Console, top: int) -> None:
+    if rows:
+        console.print(table(rows[:top]))
+    if len(rows) > top:
+        console.print(f"and {len(rows) - top} more (--top, --out FILE.jsonl)")
 
 
 def _duplicates_title(found: Audit) -> str:
@@ -141,9 +138,10 @@ def _duplicates_title(found: Audit) -> str:
 def _duplicates_table(groups: Sequence[DuplicateGroup]) -> Table:
     from rich.text import Text
 
-    from hybrid.cli.write import short_path
+    from hybrid.cli.write import plain_table, short_path
 
-    table = _table("group", "similarity", "photo", "label", "split", "why it matters")
+    headings = ("group", "similarity", "photo", "label", "split", "why it matters")
+    table = plain_table(*headings, numeric=headings[:2], whole=headings[:3])
     for number, group in enumerate(groups, 1):
         copies = Counter(image.sha256 for image in group.images)
         for image in group.images[:SHOWN_OF_GROUP]:
@@ -164,10 +162,11 @@ def _duplicates_table(groups: Sequence[DuplicateGroup]) -> Table:
 def _suspects_table(suspects: Sequence[Suspect]) -> Table:
     from rich.text import Text
 
-    from hybrid.cli.write import short_path
-    from hybrid.tools.audit.report import nearest_labels
+    from hybrid.cli.write import plain_table, short_path
+    from hybrid.tools.audit.rows import nearest_labels
 
-    table = _table("photo", "label", "suggested", "score", "zero-shot", "nearest labels")
+    headings = ("photo", "label", "suggested", "score", "zero-shot", "nearest labels")
+    table = plain_table(*headings, numeric=("score",), whole=("photo", "score"))
     for suspect in suspects:
         copies = f"  ({len(suspect.copies)} more with the same content)" if suspect.copies else ""
         table.add_row(
@@ -177,17 +176,5 @@ def _suspects_table(suspects: Sequence[Suspect]) -> Table:
             f"{suspect.score:.3f}",
             Text(suspect.zero_shot or "-"),
             Text(nearest_labels(suspect), style="dim"),
-        )
-    return table
-
-
-def _table(*headings: str) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in headings:
-        numeric = heading in ("group", "similarity", "score")
-        table.add_column(
-            heading, justify="right" if numeric else "left", no_wrap=heading == "photo" or numeric, overflow="fold"
         )
     return table

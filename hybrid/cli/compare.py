@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hybrid.cli import options
-from hybrid.cli.train_head import Assignments, Classes, Weights
+from hybrid.cli.training import RecipeOptions, read_sources
 
 if TYPE_CHECKING:
     from hybrid.tools.compare.compare import Comparison
@@ -40,17 +40,15 @@ Vary = Annotated[
 Out = Annotated[Path, typer.Option(file_okay=False, help="Folder of the table, the pictures and the results.")]
 
 
+@options.with_groups
 def compare(
     sources: options.Sources,
+    *,
     recipes: Recipes,
     test: Test = None,
     test_fraction: TestFraction = 0.2,
-    set_: Assignments = None,
     vary: Vary = None,
-    backbone_weights: Weights = None,
-    classes: Classes = None,
-    epochs: Annotated[int | None, typer.Option(help="At most so many.  [default: the recipe's]")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the training and of the test cut.  [default: 0]")] = None,
+    recipe: RecipeOptions,
     out: Out = Path("runs/compare"),
     encoder: Annotated[
         str | None, typer.Option(help="CLIP encoder that linear recipes read, as of build-index.  [default: none]")
@@ -60,33 +58,19 @@ def compare(
 ) -> None:
     """Train recipes on the same photos and test them. Prints one table; a finished recipe is not run again."""
     from hybrid.cli import show
-    from hybrid.cli.settings import absolute, read_names
-    from hybrid.config import HeadSettings
     from hybrid.device import resolve
-    from hybrid.heads.recipes import load_recipe, recipe_label
-    from hybrid.heads.training.selection import read_images
-    from hybrid.images.sources import scan
+    from hybrid.heads.recipes import recipe_label
     from hybrid.tools.compare.compare import TestPlan
     from hybrid.tools.compare.compare import compare as run_comparison
     from hybrid.tools.compare.vary import candidates
 
-    flags = {"backbone_weights": absolute(backbone_weights), "epochs": epochs, "seed": seed}
-    fixed = {key for key, value in flags.items() if value is not None}
-    fixed |= {assignment.partition("=")[0].strip() for assignment in set_ or ()}
-
-    def load(recipe: str, varied: Sequence[str]) -> HeadSettings:
-        return load_recipe(recipe, (*(set_ or ()), *varied), flags)
-
-    rows = candidates([r.strip() for r in recipes.split(",") if r.strip()], vary or (), load, recipe_label, fixed)
+    names = [name.strip() for name in recipes.split(",") if name.strip()]
+    rows = candidates(names, vary or (), recipe.load, recipe_label, recipe.fixed())
     compute = resolve(device)
-    found = [scan(sources), scan(test)] if test else [scan(sources)]
-    read = []
-    for part in found:
-        with show.image_progress("reading", len(part.records)) as progress:
-            read.append(read_images(part, progress))
-    plan = TestPlan(read[1] if test else None, test_fraction, seed or 0, read_names(classes) if classes else None)
+    images, held_out = read_sources(sources), read_sources(test) if test else None
+    plan = TestPlan(held_out, test_fraction, recipe.seed or 0, recipe.limit_to())
     with _embedded(encoder, pretrained, [*sources, *(test or ())], out, device) as embedded:
-        comparison = run_comparison(rows, read[0], plan, out, compute, embedded=embedded, say=show.note)
+        comparison = run_comparison(rows, images, plan, out, compute, embedded=embedded, say=show.note)
     _show(comparison, out)
     if comparison.failures:
         raise typer.Exit(1)
@@ -96,13 +80,10 @@ def _show(comparison: Comparison, out: Path) -> None:
     from hybrid.cli import show
     from hybrid.tools.compare import tables
 
-    console = show.stdout()
-    console.print(tables.as_table(comparison.rows))
-    for line in comparison.notes:
-        console.print(line, markup=False, soft_wrap=True)
-    console.print(f"table, pictures and all figures: {out}", markup=False, soft_wrap=True)
-    for failure in comparison.failures:
-        show.note(f"WARNING: {failure.name} failed: {failure.reason}")
+    show.stdout().print(tables.as_table(comparison.rows))
+    for line in (*comparison.notes, f"table, pictures and all figures: {out}"):
+        show.result(line)
+    show.note(*(f"WARNING: {failure.name} failed: {failure.reason}" for failure in comparison.failures))
 
 
 @contextmanager

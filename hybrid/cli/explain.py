@@ -12,7 +12,7 @@ from hybrid.cli import options
 
 if TYPE_CHECKING:
     from hybrid.images.records import ImageRecord
-    from hybrid.tools.explain.report import Explanation
+    from hybrid.tools.explain.explanation import Explanation
 
 
 class Method(StrEnum):
@@ -78,22 +78,21 @@ def _target(out: Path | None, record: ImageRecord) -> Path:
     return png
 
 
-def _print(said: Explanation) -> None:
-    from rich.table import Table
+def _print(explanation: Explanation) -> None:
     from rich.text import Text
 
     from hybrid.cli import show
+    from hybrid.cli.write import plain_table
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("expert", "first", "second", "third"):
-        table.add_column(heading, overflow="fold")
-    experts = (("head", said.experts.head), ("zero-shot", said.experts.zero_shot), ("answer", said.experts.answer))
-    for name, top in experts:
+    table = plain_table("expert", "first", "second", "third")
+    experts = explanation.experts
+    for name, top in (("head", experts.head), ("zero-shot", experts.zero_shot), ("answer", experts.answer)):
         if top is not None:
-            table.add_row(name, *(Text(f"{one.label} {one.probability:.3f}") for one in top))
-    p_unseen = "" if said.p_unseen is None else f", p(unseen) {said.p_unseen:.3f}"
-    line = f"{said.label} {said.probability:.3f}{p_unseen}, decided by {said.expert}"
-    show.stdout().print(Text(line, style="bold"))
-    show.stdout().print(table)
-    if said.gate is not None:
-        show.stdout().print(Text(said.gate.words))
+            table.add_row(name, *(Text(f"{scored.label} {scored.probability:.3f}") for scored in top))
+    p_unseen = "" if explanation.p_unseen is None else f", p(unseen) {explanation.p_unseen:.3f}"
+    line = f"{explanation.label} {explanation.probability:.3f}{p_unseen}, decided by {explanation.expert}"
+    console = show.stdout()
+    console.print(Text(line, style="bold"))
+    console.print(table)
+    if explanation.gate is not None:
+        console.print(Text(explanation.gate.words))

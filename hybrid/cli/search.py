@@ -12,9 +12,9 @@ from hybrid.cli import options
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from rich.table import Table
 
     from hybrid.encoders.base import Encoder, FloatArray
-    from hybrid.images.records import ImageRecord
     from hybrid.tools.search.search import Hit
 
 COLUMNS = ("rank", "score", "label", "split", "path", "copies", "itself")
@@ -40,6 +40,7 @@ def search(
 ) -> None:
     """Find the photos of the index most like a text or a photo."""
     from hybrid.cli import show
+    from hybrid.cli.load import one_image
     from hybrid.cli.write import opened
     from hybrid.encoders import load_encoder
     from hybrid.run.files import Layout, read_run
@@ -48,10 +49,9 @@ def search(
 
     _check(text, image, templates, sheet)
     layout = Layout(run)
-    record = _one_image(image) if image is not None else None
+    record = one_image("--image", image) if image is not None else None
     encoder = load_encoder(read_run(layout).encoder, device)
-    for line in encoder.notes:
-        show.note(line)
+    show.note(*encoder.notes)
     query = image_query(encoder, record) if record else None
     embedding = query.embedding if query else _text(encoder, str(text), templates)
     own = query.sha256 if query else None
@@ -65,6 +65,7 @@ def search(
 
 
 def _check(text: str | None, image: str | None, templates: str | None, sheet: Path | None) -> None:
+    from hybrid.cli.write import check_sheet
     from hybrid.errors import ConfigError
 
     if (text is None) == (image is None):
@@ -75,18 +76,7 @@ def _check(text: str | None, image: str | None, templates: str | None, sheet: Pa
         )
     if image is not None and templates is not None:
         raise ConfigError("--templates are for --text", got="--image", fix="leave --templates out")
-    if sheet is not None and sheet.suffix.lower() != ".png":
-        raise ConfigError("--sheet is a PNG", expected="a name that ends in .png", got=str(sheet))
-
-
-def _one_image(query: str) -> ImageRecord:
-    from hybrid.errors import ConfigError
-    from hybrid.images.sources import scan
-
-    records = scan([query], labeled=False).records
-    if len(records) != 1:
-        raise ConfigError("--image takes one photo", got=f"{len(records)} in {query}", fix="name one of them")
-    return records[0]
+    check_sheet(sheet)
 
 
 def _text(encoder: Encoder, text: str, templates: str | None) -> FloatArray:
@@ -120,45 +110,37 @@ def as_json(rank: int, hit: Hit) -> dict[str, Any]:
 
 
 def _write(hits: Sequence[Hit], stream: TextIO, chosen: str) -> None:
-    import csv
-    import json
+    from hybrid.cli import write
 
     rows = [as_json(rank, hit) for rank, hit in enumerate(hits, 1)]
     if chosen == "jsonl":
-        stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write.write_jsonl(rows, stream)
     elif chosen == "csv":
-        table = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-        table.writeheader()
+        table = write.csv_writer(COLUMNS, stream)
         table.writerows(row | {"copies": "; ".join(row["copies"])} for row in rows)
     else:
-        _print_table(hits, stream)
+        write.console_of(stream).print(_table(hits))
 
 
-def _print_table(hits: Sequence[Hit], stream: TextIO) -> None:
-    from rich.table import Table
+def _table(hits: Sequence[Hit]) -> Table:
     from rich.text import Text
 
-    from hybrid.cli.write import console_of, short_path
+    from hybrid.cli.write import plain_table, short_path
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("rank", "score", "label", "photo"):
-        table.add_column(heading, justify="right" if heading in ("rank", "score") else "left", overflow="fold")
+    table = plain_table("rank", "score", "label", "photo", numeric=("rank", "score"))
     for rank, hit in enumerate(hits, 1):
         remarks = ["the photo itself"] if hit.itself else []
         remarks += [f"{len(hit.copies)} more with the same content"] if hit.copies else []
         remark = f"  ({', '.join(remarks)})" if remarks else ""
         path = Text.assemble(short_path(hit.record.path), (remark, "dim"))
         table.add_row(str(rank), f"{hit.score:.3f}", Text(hit.label or "-"), path)
-    console_of(stream).print(table)
+    return table
 
 
 def _draw(hits: Sequence[Hit], sheet: Path, title: str, query: Image | None) -> None:
-    from hybrid.cli import show
-    from hybrid.errors import listing
+    from hybrid.cli.write import note_sheet
     from hybrid.tools.search.sheet import MOST, draw_sheet
 
     sheet.parent.mkdir(parents=True, exist_ok=True)
     unreadable = draw_sheet(hits, sheet, title=title, query=query)
-    show.note(f"picture of the first {min(len(hits), MOST)} photos: {sheet}")
-    if unreadable:
-        show.note(f"WARNING: {len(unreadable)} of them cannot be read any more and are gray: {listing(unreadable, 3)}")
+    note_sheet(f"first {min(len(hits), MOST)} photos", sheet, unreadable)

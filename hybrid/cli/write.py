@@ -1,4 +1,4 @@
-"""Write predictions as a table, JSON lines or CSV, to stdout or to a file that appears when it is whole."""
+"""Write results as a table, JSON lines or CSV, to stdout or to a file that appears when it is whole."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from rich.console import Console
 from rich.table import Table
 
 from hybrid.cli import show
-from hybrid.errors import ConfigError
+from hybrid.errors import ConfigError, listing
 from hybrid.files import atomic_write
 from hybrid.prediction import Neighbor, Prediction
 
@@ -59,16 +59,50 @@ def opened(out: Path | None, name: str | None) -> Iterator[tuple[TextIO, str]]:
         yield stream, chosen
 
 
+def console_of(stream: TextIO) -> Console:
+    """A console that prints a table to an output of `opened`."""
+    return show.stdout() if stream is sys.stdout else Console(file=stream, width=160)
+
+
+def plain_table(*headings: str, numeric: Collection[str] = (), whole: Collection[str] = ()) -> Table:
+    """A table without lines: numeric columns stand right, those that are kept whole are never broken."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in headings:
+        justify: Literal["left", "right"] = "right" if heading in numeric else "left"
+        table.add_column(heading, justify=justify, no_wrap=heading in whole, overflow="fold")
+    return table
+
+
+def write_jsonl(rows: Iterable[Mapping[str, Any]], stream: TextIO) -> None:
+    """Write one JSON object per line."""
+    stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def csv_writer(columns: Sequence[str], stream: TextIO) -> csv.DictWriter[str]:
+    """Write the header of a CSV; what comes back writes the rows."""
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
+    writer.writeheader()
+    return writer
+
+
+def check_sheet(sheet: Path | None) -> None:
+    """Refuse a contact sheet that is not a PNG."""
+    if sheet is not None and sheet.suffix.lower() != ".png":
+        raise ConfigError("--sheet is a PNG", expected="a name that ends in .png", got=str(sheet))
+
+
+def note_sheet(what: str, sheet: Path, unreadable: list[str]) -> None:
+    """Say on stderr which contact sheet was drawn, and which of its images could not be read."""
+    show.note(f"picture of the {what}: {sheet}")
+    if unreadable:
+        show.note(f"WARNING: {len(unreadable)} of them cannot be read any more and are gray: {listing(unreadable, 3)}")
+
+
 @contextmanager
 def writer_of(out: Path | None, name: str | None) -> Iterator[Writer]:
     """Open the output and yield a function that writes a batch of predictions."""
     with opened(out, name) as (stream, chosen), _formatted(stream, chosen) as write:
         yield write
-
-
-def console_of(stream: TextIO) -> Console:
-    """A console that prints a table to an output of `opened`."""
-    return show.stdout() if stream is sys.stdout else Console(file=stream, width=160)
 
 
 def as_json(prediction: Prediction) -> dict[str, Any]:
@@ -102,15 +136,14 @@ def _neighbor(neighbor: Neighbor) -> dict[str, Any]:
 def _formatted(stream: TextIO, name: str) -> Iterator[Writer]:
     if name == "jsonl":
 
-        def write_jsonl(predictions: Sequence[Prediction]) -> None:
-            stream.writelines(json.dumps(as_json(p), ensure_ascii=False) + "\n" for p in predictions)
+        def write_lines(predictions: Sequence[Prediction]) -> None:
+            write_jsonl(map(as_json, predictions), stream)
 
-        yield write_jsonl
+        yield write_lines
     elif name == "csv":
-        rows = csv.DictWriter(stream, CSV_COLUMNS, lineterminator="\n")
-        rows.writeheader()
+        rows = csv_writer(CSV_COLUMNS, stream)
 
-        def write_csv(predictions: Sequence[Prediction]) -> None:
+        def write_rows(predictions: Sequence[Prediction]) -> None:
             for prediction in predictions:
                 opinions = {"top": prediction.top, "head": (prediction.head,), "zero_shot": (prediction.zero_shot,)}
                 joined = {
@@ -121,7 +154,7 @@ def _formatted(stream: TextIO, name: str) -> Iterator[Writer]:
                 near = "; ".join(f"{n.label}={n.similarity:.4f} {n.path}" for n in prediction.neighbors or ())
                 rows.writerow(as_json(prediction) | joined | {"set": members, "neighbors": near})
 
-        yield write_csv
+        yield write_rows
     else:
         kept: list[Prediction] = []
         yield kept.extend
@@ -131,12 +164,10 @@ def _formatted(stream: TextIO, name: str) -> Iterator[Writer]:
 def _print_table(predictions: Sequence[Prediction], stream: TextIO) -> None:
     from rich.text import Text
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
     last = "set" if any(p.set is not None for p in predictions) else "then"
     nearest = ("nearest",) if any(p.neighbors is not None for p in predictions) else ()
-    for heading in ("photo", "label", "probability", "p(unseen)", "decided by", last, *nearest):
-        numeric = heading in ("probability", "p(unseen)")
-        table.add_column(heading, justify="right" if numeric else "left", no_wrap=heading == "photo", overflow="fold")
+    headings = ("photo", "label", "probability", "p(unseen)", "decided by", last, *nearest)
+    table = plain_table(*headings, numeric=("probability", "p(unseen)"), whole=("photo",))
     for p in predictions:
         runners_up = ", ".join(f"{label} {q:.2f}" for label, q in p.top[:1] if label != p.label) or ", ".join(
             f"{label} {q:.2f}" for label, q in p.top[1:2]

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import csv
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
+from typer.testing import CliRunner
 
 from hybrid.cli.tune import tune
 from hybrid.errors import ConfigError
@@ -30,15 +28,6 @@ mixed_precision = "off"
 """
 
 
-def in_a_fresh_process(*arguments, cwd):
-    code = "import typer\nfrom hybrid.cli.tune import tune\napp = typer.Typer()\napp.command()(tune)\napp()\n"
-    env = os.environ | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env)
-    assert done.returncode == 0, done.stderr
-    return done
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("tune")
@@ -55,22 +44,36 @@ def rows_in(file):
     return list(csv.DictReader(file.open(encoding="utf-8")))
 
 
-def test_two_trials_then_a_third_in_a_fresh_process(folder, monkeypatch, capsys):
+@pytest.fixture
+def call(folder, monkeypatch):
+    """Run the command in `folder`, on its pictures unless others are named."""
     monkeypatch.chdir(folder)
-    tune(["data"], recipe="small.toml", trials=2, epochs=2, out=Path("out"))
-    said = capsys.readouterr()
-    assert "0 of 2 trials are finished" in said.err
-    assert "optimistic" in said.err
-    assert "the recipe's own" in said.out
-    assert said.out.splitlines()[0].split()[:3] == ["trial", "validation", "loss"]
+    app = typer.Typer()
+    app.command()(tune)
+
+    def run(*arguments, sources=("data",)):
+        done = CliRunner().invoke(app, [*sources, *arguments, "--device", "cpu"])
+        if isinstance(done.exception, Exception):
+            raise done.exception
+        return done
+
+    return run
+
+
+def test_two_trials_then_a_third(call, folder):
+    small = ("--recipe", "small.toml", "--epochs", "2", "--out", "out")
+    first = call(*small, "--trials", "2")
+    assert "0 of 2 trials are finished" in first.stderr
+    assert "optimistic" in first.stderr
+    assert "the recipe's own" in first.stdout
+    assert first.stdout.splitlines()[0].split()[:3] == ["trial", "validation", "loss"]
     rows = rows_in(folder / "out" / "trials.csv")
     assert [row["state"] for row in rows] == ["finished", "finished"]
     log = rows_in(folder / "out" / "trials" / "0" / "log.csv")
     assert float(rows[0]["score"]) == pytest.approx(min(float(row["val_loss"]) for row in log), rel=1e-4)
     assert Image.open(folder / "out" / "importance.png").width > 400
 
-    arguments = ("data", "--recipe", "small.toml", "--epochs", "2", "--out", "out", "--trials", "3")
-    second = in_a_fresh_process(*arguments, cwd=folder)
+    second = call(*small, "--trials", "3")
     assert "2 of 3 trials are finished" in second.stderr
     assert [line.split("]")[0] for line in second.stderr.splitlines() if line.startswith("[")] == ["[3/3"]
     again = rows_in(folder / "out" / "trials.csv")
@@ -78,27 +81,26 @@ def test_two_trials_then_a_third_in_a_fresh_process(folder, monkeypatch, capsys)
 
     # The best recipe trains the same: as a recipe of its own it is trial 0 of another study.
     assert load_recipe("out/best.toml").epochs == 2
-    tune(["data"], recipe="out/best.toml", trials=1, out=Path("again"))
+    call("--recipe", "out/best.toml", "--trials", "1", "--out", "again")
     trained = rows_in(folder / "again" / "trials.csv")[0]
     assert trained["score"] == min((row["score"] for row in again), key=float)
 
     with pytest.raises(ConfigError, match="another recipe") as caught:
-        tune(["data"], recipe="small.toml", trials=3, epochs=2, seed=1, out=Path("out"))
+        call(*small, "--trials", "3", "--seed", "1")
     assert caught.value.got == "another seed"
 
 
-def test_the_test_split_is_not_used(folder, monkeypatch, capsys):
-    monkeypatch.chdir(folder)
+def test_the_test_split_is_not_used(call, folder):
     (folder / "split").mkdir()
     for split in ("train", "test"):
         shutil.copytree(folder / "data", folder / "split" / split)
     for image in (folder / "split" / "test").rglob("*.png"):
         Image.open(image).rotate(90).save(image)
-    tune(["split/train", "split/test"], recipe="small.toml", trials=1, epochs=1, out=Path("split/out"))
-    assert "2 classes, 14 training and 2 validation photos" in capsys.readouterr().err
+    arguments = ("--recipe", "small.toml", "--trials", "1", "--epochs", "1", "--out", "split/out")
+    done = call(*arguments, sources=("split/train", "split/test"))
+    assert "2 classes, 14 training and 2 validation photos" in done.stderr
 
 
-def test_a_linear_recipe_is_refused_before_images_are_read(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_a_linear_recipe_is_refused_before_images_are_read(call):
     with pytest.raises(ConfigError, match="nothing to tune"):
-        tune(["no-such-folder"], recipe="clip-linear")
+        call("--recipe", "clip-linear", sources=("no-such-folder",))

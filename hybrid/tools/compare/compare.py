@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hybrid.device import Compute
-from hybrid.errors import ConfigError, DataError, HybridError
+from hybrid.errors import DataError, HybridError
+from hybrid.files import atomic_write
 from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.heads.registry import head_kind
-from hybrid.heads.training.distributed import process_count
 from hybrid.heads.training.selection import SourceImages, split_images
+from hybrid.run.files import write_json
 from hybrid.tools.compare import plots as pictures
 from hybrid.tools.compare import tables
 from hybrid.tools.compare.results import (
@@ -24,12 +25,11 @@ from hybrid.tools.compare.results import (
     dataset_key,
     read_result,
     result_key,
-    write_result,
 )
-from hybrid.tools.compare.trial import CHECKPOINTS, Embedded, Train, Workshop, needed, run_trial
+from hybrid.tools.compare.trial import CHECKPOINTS, Embedded, Workshop, needed, run_trial
 from hybrid.tools.compare.vary import Candidate
+from hybrid.tools.training import Say, Train, backbone_trainer, check_one_process
 
-Say = Callable[[str], None]
 LONGEST = 80  # characters of a folder's name
 
 
@@ -107,12 +107,7 @@ def compare(
     ConfigError
         If a linear recipe is given without `embedded`, or the process is one of several.
     """
-    if process_count() > 1:
-        raise ConfigError("compare runs in one process", fix="start it without torchrun or accelerate launch")
-    if train is None:
-        from hybrid.heads.training.fit import train_backbone_head
-
-        train = train_backbone_head
+    check_one_process("compare")
     for candidate in candidates:
         if not head_kind(candidate.settings).reads_pixels:
             needed(embedded, candidate.name)
@@ -124,7 +119,7 @@ def compare(
     for note in (*data.notes, *notes):
         say(note)
     rows: list[Result | Failure] = [*earlier]
-    workshop = Workshop(compute, train, say, embedded)
+    workshop = Workshop(compute, train or backbone_trainer(), say, embedded)
     for number, candidate in enumerate(candidates, start=1):
         say(f"[{number}/{len(candidates)}] {candidate.name}")
         rows.append(_one(candidate, own, *splits[_division(candidate)], out, workshop))
@@ -138,9 +133,8 @@ def write_tables(comparison: Comparison, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     texts = {"csv": tables.as_csv, "md": tables.as_markdown, "json": tables.as_json}
     for ending, write in texts.items():
-        part = out / f"results.{ending}.part"
-        part.write_text(write(comparison.rows, comparison.notes), encoding="utf-8", newline="")
-        part.replace(part.with_suffix(""))
+        with atomic_write(out / f"results.{ending}") as part:
+            part.write_text(write(comparison.rows, comparison.notes), encoding="utf-8", newline="")
     pictures.draw_scatter([row for row in comparison.rows if isinstance(row, Result)], out / "scatter.png")
 
 
@@ -226,7 +220,7 @@ def _one(
         workshop.say(f"WARNING: {name} failed: {error}")
         return Failure(name=name, reason=_reason(error))
     pictures.draw_confusion(confusion, data.classes, name, folder / "confusion.png")
-    write_result(file, result)
+    write_json(file, result)
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     workshop.say(f"{name}: accuracy {result.accuracy:.3f} on {len(test)} test photos, {result.seconds:.0f} s")
     return result

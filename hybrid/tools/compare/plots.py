@@ -10,6 +10,7 @@ import numpy as np
 
 from hybrid.evaluation.confusion import Counts
 from hybrid.evaluation.heatmap import lay_out
+from hybrid.plotting import save_png
 from hybrid.tools.compare.results import Result
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def draw_scatter(results: Sequence[Result], file: Path) -> None:
         canvas.draw()
         figure.set_layout_engine("none")  # the labels are placed in pixels: the axes must not move again
         _label(axes, list(zip(x, y, strict=True)), texts, canvas.get_renderer())
-    _save(figure, file)
+    save_png(figure, file, DPI)
 
 
 def draw_confusion(confusion: Counts, names: Sequence[str], title: str, file: Path) -> None:
@@ -93,7 +94,7 @@ def draw_confusion(confusion: Counts, names: Sequence[str], title: str, file: Pa
     under = f"rows: true class, columns: predicted{hidden}"
     axes.text(8, -top + 10, _short(title), va="top", fontsize=10, parse_math=False, weight="bold")
     axes.text(8, -top + 36, under, va="top", fontsize=8, color="0.3")
-    _save(figure, file)
+    save_png(figure, file, DPI)
 
 
 def _label(axes: Axes, points: Sequence[tuple[float, float]], texts: Sequence[str], renderer: Any) -> None:
@@ -144,9 +145,3 @@ def _cost(box: Box, others: Sequence[Box], frame: Any) -> float:
 
 def _short(name: str, limit: int = 48) -> str:
     return name if len(name) <= limit else name[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
-
-
-def _save(figure: Any, file: Path) -> None:
-    part = file.with_name(file.name + ".part")
-    figure.savefig(part, format="png", dpi=DPI)
-    part.replace(file)

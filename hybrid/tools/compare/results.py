@@ -15,7 +15,7 @@ from hybrid.encoders.base import expand_user
 from hybrid.errors import ArtifactError
 from hybrid.files import file_sha256
 from hybrid.heads.base import LabeledImages
-from hybrid.run.files import FORMAT, read_json, write_json
+from hybrid.run.files import FORMAT, read_json
 
 RESULT = "result.json"
 # What changes no figure here: the recipe's words, how many processes load images, and what only a gate asks.
@@ -116,11 +116,6 @@ def read_result(file: Path) -> Result | None:
         return read_json(file, Result)
     except ArtifactError:
         return None
-
-
-def write_result(file: Path, result: Result) -> None:
-    """Write a result whole or not at all."""
-    write_json(file, result)
 
 
 def _contents(part: LabeledImages) -> list[tuple[str, int]]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -32,26 +32,10 @@ from hybrid.tools.compare.measure import (
 )
 from hybrid.tools.compare.results import Result
 from hybrid.tools.compare.vary import Candidate
+from hybrid.tools.training import Say, Train
 
-Say = Callable[[str], None]
 CHECKPOINTS = "checkpoints"
 EMPTY = np.empty((0, 0), dtype=np.float32)
-
-
-class Train(Protocol):
-    """How a backbone is trained: `hybrid.heads.training.fit.train_backbone_head`."""
-
-    def __call__(
-        self,
-        data: TrainingSet,
-        settings: HeadSettings,
-        compute: Compute,
-        log_folder: Path,
-        say: Say,
-        *,
-        checkpoints: Path | None,
-    ) -> Any:
-        """Give a head with the attribute `training`, a `TrainingSummary`."""
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from hybrid.run.files import Layout
 from hybrid.run.fitted import Batch, FittedClassifier
 from hybrid.run.neighbors import LabeledNeighbors, Near
 from hybrid.tools.explain.attribution import METHODS, Attribution, attribute
+from hybrid.tools.explain.explanation import Experts, Explanation, GateReasons, MapInfo, Scored, ShownNeighbor
 from hybrid.tools.explain.reasons import gate_reasons
-from hybrid.tools.explain.report import Experts, Explanation, GateReasons, MapInfo, Scored, ShownNeighbor
 
 TOP = 3
 T = TypeVar("T")

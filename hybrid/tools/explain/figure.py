@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hybrid.plotting import SEEN, UNSEEN, hide_axes, save_png
 from hybrid.tools.explain.explain import Explained, Overlay
-from hybrid.tools.explain.report import Explanation, Scored, Summand
+from hybrid.tools.explain.explanation import Contribution, Explanation, Scored
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -187,7 +187,7 @@ def _draw_terms(area: SubFigure, said: Explanation) -> None:
     panel.set_xlabel("green speaks for a seen class, blue for an unseen one", color=GRAY)
 
 
-def _term_name(term: Summand | None) -> str:
+def _term_name(term: Contribution | None) -> str:
     if term is None:
         return "sum"
     if term.name in ("bias", "prior"):

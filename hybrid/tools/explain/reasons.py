@@ -8,7 +8,7 @@ import numpy as np
 
 from hybrid.gate.decide import Reasons
 from hybrid.gate.terms import Term
-from hybrid.tools.explain.report import GateReasons, Margin, Summand
+from hybrid.tools.explain.explanation import Contribution, GateReasons, Margin
 
 MEANINGS = {
     "unseen_text": "text evidence for the unseen classes",
@@ -43,7 +43,7 @@ def gate_reasons(reasons: Reasons, names: Sequence[str], answer: int) -> GateRea
     answer : int
         Place of the most probable class. It may be of the less probable group, whose mass fewer classes share.
     """
-    terms = [_summand(term, MEANINGS, float(term.value[0])) for term in reasons.unseen]
+    terms = [_contribution(term, MEANINGS, float(term.value[0])) for term in reasons.unseen]
     log_odds = float(sum(term.product for term in terms)) if terms else None
     p_unseen = float(1 / (1 + np.exp(-log_odds))) if log_odds is not None else 0.0
     seen = reasons.among_seen[0].value.shape[1]
@@ -62,9 +62,9 @@ def gate_reasons(reasons: Reasons, names: Sequence[str], answer: int) -> GateRea
     )
 
 
-def _summand(term: Term, meanings: dict[str, str], value: float) -> Summand:
+def _contribution(term: Term, meanings: dict[str, str], value: float) -> Contribution:
     weight = float(term.weight)
-    return Summand(name=term.name, meaning=meanings[term.name], value=value, weight=weight, product=weight * value)
+    return Contribution(name=term.name, meaning=meanings[term.name], value=value, weight=weight, product=weight * value)
 
 
 def _margin(terms: Sequence[Term], names: Sequence[str]) -> Margin | None:
@@ -72,12 +72,12 @@ def _margin(terms: Sequence[Term], names: Sequence[str]) -> Margin | None:
         return None
     total = np.sum([term.product[0] for term in terms], axis=0)
     best, second = (int(c) for c in np.argsort(-total, kind="stable")[:2])
-    parts = [_summand(t, CLASS_MEANINGS, float(t.value[0, best] - t.value[0, second])) for t in terms]
+    parts = [_contribution(t, CLASS_MEANINGS, float(t.value[0, best] - t.value[0, second])) for t in terms]
     log_ratio = float(sum(part.product for part in parts))
     return Margin(label=names[best], runner_up=names[second], terms=parts, log_ratio=log_ratio)
 
 
-def _words(terms: Sequence[Summand], log_odds: float | None, p_unseen: float, margin: Margin | None) -> str:
+def _words(terms: Sequence[Contribution], log_odds: float | None, p_unseen: float, margin: Margin | None) -> str:
     if log_odds is None:
         first = "Every class of the list is seen, so there is nothing to weigh between seen and unseen"
     else:
@@ -96,6 +96,6 @@ def _words(terms: Sequence[Summand], log_odds: float | None, p_unseen: float, ma
     return f"{first}. There {margin.label} leads {margin.runner_up}{lead}."
 
 
-def _listed(terms: Sequence[Summand]) -> str:
+def _listed(terms: Sequence[Contribution]) -> str:
     ordered = sorted(terms, key=lambda term: -abs(term.product))
     return ", ".join(f"{term.meaning} ({term.product:+.2f})" for term in ordered)

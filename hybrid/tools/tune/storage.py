@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from hybrid.device import Compute
 from hybrid.errors import ArtifactError, ConfigError, first_line, listing
 from hybrid.heads.base import TrainingSet
 from hybrid.heads.training.checkpoint import FREE, training_key
+from hybrid.tools.training import Say
 from hybrid.tools.tune.space import own_values, search_space
 
-Say = Callable[[str], None]
 NAME = "hybrid"
 # Attributes of the study: what it is of. Attribute of a trial: that it has the recipe's own values.
 KEY, RECIPE, OWN = "key", "recipe", "own"

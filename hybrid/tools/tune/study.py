@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -16,33 +15,16 @@ from hybrid.device import Compute
 from hybrid.encoders.base import expand_user
 from hybrid.errors import ConfigError, HeadError, MissingExtraError, first_line
 from hybrid.heads.base import TrainingSet
-from hybrid.heads.training.distributed import process_count
 from hybrid.heads.training.train import EpochLog
-from hybrid.tools.tune import report
-from hybrid.tools.tune.report import Row, State, Tuning
+from hybrid.tools.training import Say, Train, backbone_trainer, check_one_process
+from hybrid.tools.tune import results
+from hybrid.tools.tune.results import Row, State, Tuning
 from hybrid.tools.tune.space import own_values, search_space, with_values
 from hybrid.tools.tune.storage import OWN, alone, clean, finished, open_study, quiet
 
-Say = Callable[[str], None]
 FAILURE = "failure"
 # Trials that end before their first epoch, one after another from the start, show that none would do better.
 HOPELESS = 3
-
-
-class Train(Protocol):
-    """How a backbone is trained: `hybrid.heads.training.fit.train_backbone_head`."""
-
-    def __call__(
-        self,
-        data: TrainingSet,
-        settings: HeadSettings,
-        compute: Compute,
-        log_folder: Path,
-        say: Say,
-        *,
-        on_epoch: Callable[[EpochLog], None],
-    ) -> Any:
-        """Train; what `on_epoch` raises passes through."""
 
 
 def tune(
@@ -98,11 +80,11 @@ def tune(
         study = open_study(out / "study.db", searched, data, compute)
         clean(study, searched, say)
         say(f"study {out / 'study.db'}: {len(finished(study))} of {trials} trials are finished")
-        _Search(study, data, searched, compute, out, say, train or _backbone_trainer()).run(trials)
+        _Search(study, data, searched, compute, out, say, train or backbone_trainer()).run(trials)
         tuning = _summary(study, searched, out)
-        report.write_best(tuning, tuning.settings.replace(folds=settings.folds), label, out / report.BEST)
+        results.write_best(tuning, tuning.settings.replace(folds=settings.folds), label, out / results.BEST)
     if tuning.importance is not None:
-        report.draw_importance(tuning, out / report.IMPORTANCE)
+        results.draw_importance(tuning, out / results.IMPORTANCE)
     return tuning
 
 
@@ -123,7 +105,7 @@ class _Search:
         """Run trials until so many are finished."""
         while len(finished(self.study)) < trials:
             self._step(trials)
-            report.write_csv(rows_of(self.study, self.settings), self.out / report.TRIALS)
+            results.write_csv(rows_of(self.study, self.settings), self.out / results.TRIALS)
             _check_hope(self.study, self.settings)
 
     def _step(self, trials: int) -> None:
@@ -138,7 +120,7 @@ class _Search:
         rows = rows_of(self.study, self.settings)
         best = best_row(rows, self.settings)
         last = rows[-1]
-        self.say(f"[{done + 1}/{trials}] {report.in_words(last, self.settings)}{'  *' if last is best else ''}")
+        self.say(f"[{done + 1}/{trials}] {results.in_words(last, self.settings)}{'  *' if last is best else ''}")
 
     def _objective(self, trial: Any) -> float:
         from optuna import TrialPruned
@@ -219,14 +201,7 @@ def check_recipe(settings: HeadSettings) -> None:
         )
     if settings.model.backbone_weights is not None and not expand_user(settings.model.backbone_weights).is_file():
         raise ConfigError("the backbone's weights do not exist", got=settings.model.backbone_weights)
-    if process_count() > 1:
-        raise ConfigError("tune runs in one process", fix="start it without torchrun or accelerate launch")
-
-
-def _backbone_trainer() -> Train:
-    from hybrid.heads.training.fit import train_backbone_head
-
-    return train_backbone_head
+    check_one_process("tune")
 
 
 def _best(scores: list[float], settings: HeadSettings) -> float:
@@ -250,7 +225,7 @@ def _none_finished(rows: list[Row]) -> HeadError:
 
 def _summary(study: Any, settings: HeadSettings, out: Path) -> Tuning:
     rows = rows_of(study, settings)
-    report.write_csv(rows, out / report.TRIALS)
+    results.write_csv(rows, out / results.TRIALS)
     best = best_row(rows, settings)
     if best is None:
         raise _none_finished(rows)

@@ -34,8 +34,8 @@ from hybrid.run.files import Layout
 from hybrid.run.fitted import FittedClassifier
 from hybrid.tools.explain.attribution import attribute
 from hybrid.tools.explain.explain import explain
+from hybrid.tools.explain.explanation import Explanation
 from hybrid.tools.explain.figure import draw_explanation
-from hybrid.tools.explain.report import Explanation
 
 LONG = "a $very$ long _name_ of a class, " * 4
 FP32 = Compute("cpu", "fp32", "test")

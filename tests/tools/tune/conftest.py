@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sqlalchemy import Engine, event
 
 from hybrid.config import HeadSettings
 from hybrid.device import Compute
@@ -52,14 +53,34 @@ class FakeTrainer:
             on_epoch(EpochLog(epoch, loss, 0.5, loss, 1 / (1 + loss), 1e-3, 1.0, 10.0))
 
 
-@pytest.fixture
-def search(tmp_path: Path):
-    """Tune: `search(trials=4)`; gives the tuning, the trainer and what was said."""
+@pytest.fixture(scope="session", autouse=True)
+def no_sync():
+    """A study in a test need not survive a power cut: without waiting for the disk a trial takes a tenth of the time."""
 
-    def run(trials=4, trainer=None, settings=None, data=None, out=tmp_path / "out", label="mine", compute=CPU):
+    def configure(connection, record):
+        connection.execute("PRAGMA synchronous = OFF")
+
+    event.listen(Engine, "connect", configure)
+    yield
+    event.remove(Engine, "connect", configure)
+
+
+@pytest.fixture
+def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Tune: `search(trials=4)`; gives the tuning, the trainer and what was said.
+
+    The importance of the settings, which takes longer than the search, is computed where it is asked for.
+    """
+
+    def run(
+        trials=4, trainer=None, settings=None, data=None, out=tmp_path / "out", compute=CPU, *, label="mine", weigh=False
+    ):
         trainer, said = trainer or FakeTrainer(), []
         settings = settings or HeadSettings(epochs=3)
-        tuning = tune(data or make_data(), settings, label, trials, out, compute, say=said.append, train=trainer)
+        with monkeypatch.context() as patch:
+            if not weigh:
+                patch.setattr("hybrid.tools.tune.study._importance", lambda study, rows: (None, "not computed"))
+            tuning = tune(data or make_data(), settings, label, trials, out, compute, say=said.append, train=trainer)
         return tuning, trainer, said
 
     return run

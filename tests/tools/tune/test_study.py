@@ -4,9 +4,7 @@ import csv
 import os
 import signal
 import sqlite3
-import subprocess
 import sys
-from pathlib import Path
 
 import optuna
 import pytest
@@ -19,8 +17,6 @@ from hybrid.tools.tune.space import own_values
 from hybrid.tools.tune.storage import alone
 
 from .conftest import FakeTrainer, loss_of, make_data
-
-HERE = Path(__file__).parent
 
 
 def values(tuning):
@@ -202,43 +198,28 @@ def test_what_stops_a_trial_is_raised_and_the_trial_run_anew(search, tmp_path, e
     assert tuning.own.number == (1 if at == 0 else 0)
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[3])
-from conftest import CPU, FakeTrainer, make_data
-from hybrid.config import HeadSettings
-from hybrid.tools.tune.study import tune
-
-def die(number, settings):
-    if number == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-tune(make_data(), HeadSettings(epochs=3), "mine", 3, Path(sys.argv[1]), CPU, train=FakeTrainer(before=die), say=print)
-"""
-
-
-def test_killed_in_a_trial_and_continued_by_a_fresh_process(search, tmp_path):
+def test_killed_in_a_trial_and_continued_by_another_process(search, tmp_path):
     at = 1
     whole, _, _ = search(3, out=tmp_path / "whole")
     out = tmp_path / "killed"
 
-    def start(kill_at):
-        command = [sys.executable, "-c", KILLED, str(out), str(kill_at), str(HERE)]
-        return subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    def die(number, settings):
+        if number == at:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    killed = start(at)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    storage = f"sqlite:///{out}/study.db"
-    assert optuna.load_study(study_name="hybrid", storage=storage).trials[-1].state.name == "RUNNING"
-    done = start(-1)
-    assert done.returncode == 0, done.stderr
-    assert f"trial {at} was interrupted" in done.stdout
-    assert f"{at} of 3 trials are finished" in done.stdout
-    states = [trial.state.name for trial in optuna.load_study(study_name="hybrid", storage=storage).trials]
-    assert states == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
-    tuning, trainer, _ = search(3, out=out)
-    assert not trainer.asked
+    if (child := os.fork()) == 0:
+        try:
+            search(3, FakeTrainer(before=die), out=out)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    study = {"study_name": "hybrid", "storage": f"sqlite:///{out}/study.db"}
+    assert optuna.load_study(**study).trials[-1].state.name == "RUNNING"
+    tuning, trainer, said = search(3, out=out)
+    assert any(f"trial {at} was interrupted" in line for line in said)
+    assert any(f"{at} of 3 trials are finished" in line for line in said)
+    assert [trial.state.name for trial in optuna.load_study(**study).trials] == ["COMPLETE", "FAIL"] + ["COMPLETE"] * 2
+    assert len(trainer.asked) == 2
     assert values(tuning) == values(whole)
 
 

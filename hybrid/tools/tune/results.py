@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hybrid.config import HeadSettings
+from hybrid.files import atomic_write
+from hybrid.plotting import save_png
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -135,9 +137,8 @@ def hidden_count(tuning: Tuning) -> int:
 
 def write_csv(rows: Sequence[Row], file: Path) -> None:
     """Write every finished trial."""
-    part = file.with_name(file.name + ".part")
-    with part.open("w", newline="", encoding="utf-8") as stream:
-        names = list(rows[0].values) if rows else []
+    names = list(rows[0].values) if rows else []
+    with atomic_write(file) as part, part.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(("trial", "state", "score", *names, "epochs", "seconds", "recipe", "failure"))
         for row in rows:
@@ -146,7 +147,6 @@ def write_csv(rows: Sequence[Row], file: Path) -> None:
             own = "yes" if row.own else ""
             cells = (row.epochs, f"{row.seconds:.1f}", own, row.failure or "")
             writer.writerow((row.number, row.state, score, *values, *cells))
-    part.replace(file)
 
 
 def write_best(tuning: Tuning, settings: HeadSettings, label: str, file: Path) -> None:
@@ -156,9 +156,8 @@ def write_best(tuning: Tuning, settings: HeadSettings, label: str, file: Path) -
     description = f"tuned from {label}: {tuning.result}, {len(tuning.rows)} trials"
     defaults = HeadSettings().flat()
     changed = {n: value for n, value in settings.flat().items() if value != defaults[n] and n != "description"}
-    part = file.with_name(file.name + ".part")
-    part.write_text(tomli_w.dumps({"description": description, **changed}), encoding="utf-8")
-    part.replace(file)
+    with atomic_write(file) as part:
+        part.write_text(tomli_w.dumps({"description": description, **changed}), encoding="utf-8")
 
 
 def draw_importance(tuning: Tuning, file: Path) -> None:
@@ -177,9 +176,7 @@ def draw_importance(tuning: Tuning, file: Path) -> None:
     axes.set_title(f"What moved the {tuning.score_name}: {count} finished trials", fontsize=10, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(left=False)
-    part = file.with_name(file.name + ".part")
-    figure.savefig(part, format="png", dpi=110)
-    part.replace(file)
+    save_png(figure, file, 110)
 
 
 def _shown(tuning: Tuning) -> list[Row]:

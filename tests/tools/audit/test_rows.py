@@ -1,10 +1,6 @@
-"""An audit as JSON lines and as CSV."""
+"""The rows of an audit."""
 
 from __future__ import annotations
-
-import csv
-import io
-import json
 
 import pytest
 
@@ -12,7 +8,7 @@ from hybrid.prediction import Neighbor
 from hybrid.tools.audit.audit import Audit
 from hybrid.tools.audit.duplicates import Duplicate, DuplicateGroup
 from hybrid.tools.audit.labels import Suspect
-from hybrid.tools.audit.report import nearest_labels, write_csv, write_jsonl
+from hybrid.tools.audit.rows import CSV_COLUMNS, as_csv, as_json, nearest_labels
 
 
 @pytest.fixture
@@ -30,11 +26,8 @@ def found(stored):
     return Audit(9, 8, 7, 0.98, (group,), (suspect,), ())
 
 
-def test_json_lines(found):
-    stream = io.StringIO()
-    write_jsonl(found, stream)
-    group, suspect = (json.loads(line) for line in stream.getvalue().splitlines())
-    assert "tasse à café" in stream.getvalue()
+def test_json(found):
+    group, suspect = as_json(found)
     sha256 = [image.sha256 for image in found.duplicates[0].images]
     assert group == {
         "finding": "duplicates",
@@ -69,21 +62,18 @@ def test_json_lines(found):
 
 
 def test_csv(found):
-    stream = io.StringIO()
-    write_csv(found, stream)
-    first, second, third = csv.DictReader(io.StringIO(stream.getvalue()))
-    assert (first["path"], first["group"], first["faults"]) == ('/d/a, "1".jpg', "1", "two labels")
-    assert (second["path"], second["split"], second["similarity"]) == ("/d/b.jpg", "", "0.987654")
-    assert (third["finding"], third["path"], third["group"]) == ("label", "/d/b.jpg", "")
-    assert (third["suggested"], third["score"], third["nearest"]) == ("tasse à café", "0.012346", "zip 3, pen 2")
+    first, second, third = as_csv(found)
+    assert {*first, *second, *third} <= set(CSV_COLUMNS)
+    assert (first["path"], first["group"], first["faults"]) == ('/d/a, "1".jpg', 1, "two labels")
+    assert (second["path"], second["split"], second["similarity"]) == ("/d/b.jpg", None, 0.987654)
+    assert (third["finding"], third["path"], "group" in third) == ("label", "/d/b.jpg", False)
+    assert (third["suggested"], third["score"], third["nearest"]) == ("tasse à café", 0.012346, "zip 3, pen 2")
 
 
 @pytest.mark.parametrize("suspects", [None, ()])
 def test_nothing_found(suspects):
-    for write, lines in ((write_jsonl, 0), (write_csv, 1)):
-        stream = io.StringIO()
-        write(Audit(9, 8, 7, 0.98, (), suspects, ()), stream)
-        assert len(stream.getvalue().splitlines()) == lines
+    audit = Audit(9, 8, 7, 0.98, (), suspects, ())
+    assert as_json(audit) == list(as_csv(audit)) == []
 
 
 def test_labels_of_the_nearest_the_most_frequent_first(found):

@@ -34,7 +34,7 @@ class Experts(Struct, frozen=True, kw_only=True):
     answer: list[Scored]
 
 
-class Summand(Struct, frozen=True, kw_only=True):
+class Contribution(Struct, frozen=True, kw_only=True):
     """One term of a weighted sum.
 
     Attributes
@@ -61,7 +61,7 @@ class Margin(Struct, frozen=True, kw_only=True):
     ----------
     label, runner_up : str
         The group's two most probable classes.
-    terms : list of Summand
+    terms : list of Contribution
         Each value is the difference between the two.
     log_ratio : float
         Sum of the products: log of p(label) / p(runner_up).
@@ -69,7 +69,7 @@ class Margin(Struct, frozen=True, kw_only=True):
 
     label: str
     runner_up: str
-    terms: list[Summand]
+    terms: list[Contribution]
     log_ratio: float
 
 
@@ -78,7 +78,7 @@ class GateReasons(Struct, frozen=True, kw_only=True):
 
     Attributes
     ----------
-    terms : list of Summand
+    terms : list of Contribution
         Of the log-odds of "unseen", the bias and the prior's log-odds last. Empty where
         every class is seen.
     log_odds : float or None
@@ -91,7 +91,7 @@ class GateReasons(Struct, frozen=True, kw_only=True):
         The same in a sentence.
     """
 
-    terms: list[Summand]
+    terms: list[Contribution]
     log_odds: float | None
     p_unseen: float
     among_seen: Margin | None

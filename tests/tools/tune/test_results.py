@@ -10,8 +10,8 @@ from rich.console import Console
 
 from hybrid.config import HeadSettings
 from hybrid.heads.recipes import load_recipe
-from hybrid.tools.tune import report
-from hybrid.tools.tune.report import Row, Tuning, as_table, hidden_count
+from hybrid.tools.tune import results
+from hybrid.tools.tune.results import Row, Tuning, as_table, hidden_count
 
 from .conftest import FakeTrainer
 
@@ -127,11 +127,12 @@ def test_table_of_accuracy_is_upside_down_and_tells_failures():
 
 
 def test_importance_finds_what_matters(search, tmp_path):
-    found, _, _ = search(9, settings=HeadSettings(epochs=1))
+    found, _, _ = search(9, settings=HeadSettings(epochs=1), weigh=True)
     assert next(iter(found.importance)) == "learning_rate"
     assert found.importance["learning_rate"] > 0.5
     assert sum(found.importance.values()) == pytest.approx(1)
-    picture = np.asarray(Image.open(tmp_path / "out" / report.IMPORTANCE).convert("RGB"))
+    assert search(9, weigh=True, settings=HeadSettings(epochs=1))[0].importance == found.importance
+    picture = np.asarray(Image.open(tmp_path / "out" / results.IMPORTANCE).convert("RGB"))
     assert picture.shape[0] > 200
     # The bars: as wide as their shares.
     blue = (picture == (0x21, 0x66, 0xAC)).all(-1).sum(1)
@@ -145,11 +146,7 @@ def test_importance_finds_what_matters(search, tmp_path):
     [(1, lambda s: s.optim.learning_rate, "1 finished trial is too few"), (3, lambda s: 1.0, "the same score")],
 )
 def test_no_importance_and_no_picture(search, tmp_path, trials, loss, words):
-    found, _, _ = search(trials, FakeTrainer(loss))
+    found, _, _ = search(trials, FakeTrainer(loss), weigh=True)
     assert found.importance is None
     assert words in found.no_importance
-    assert not (tmp_path / "out" / report.IMPORTANCE).exists()
-
-
-def test_importance_is_the_same_twice(search):
-    assert search(3)[0].importance == search(3)[0].importance
+    assert not (tmp_path / "out" / results.IMPORTANCE).exists()

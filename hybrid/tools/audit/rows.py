@@ -1,12 +1,10 @@
-"""An audit as JSON lines and as CSV."""
+"""The findings of an audit as rows for JSON lines and for CSV."""
 
 from __future__ import annotations
 
-import csv
-import json
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any
 
 from hybrid.tools.audit.audit import Audit
 from hybrid.tools.audit.duplicates import DuplicateGroup
@@ -19,17 +17,21 @@ CSV_COLUMNS = (
 DIGITS = 6
 
 
-def write_jsonl(audit: Audit, stream: TextIO) -> None:
-    """One line a group of duplicates, then one line an image with a suspicious label."""
-    found = [*map(group_json, audit.duplicates), *map(suspect_json, audit.suspects or ())]
-    stream.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in found)
+def as_json(audit: Audit) -> list[dict[str, Any]]:
+    """One object per group of duplicates, then one per image with a suspicious label."""
+    return [*map(group_json, audit.duplicates), *map(suspect_json, audit.suspects or ())]
 
 
-def write_csv(audit: Audit, stream: TextIO) -> None:
-    """One line an image; one that is in a group and has a suspicious label has two."""
-    rows = csv.DictWriter(stream, CSV_COLUMNS, lineterminator="\n")
-    rows.writeheader()
-    rows.writerows(_csv_rows(audit))
+def as_csv(audit: Audit) -> Iterator[dict[str, Any]]:
+    """One row per image; one that is in a group and has a suspicious label has two."""
+    for number, group in enumerate(audit.duplicates, 1):
+        values = group_json(group)
+        for image in values["photos"]:
+            row = {key: image[key] for key in ("path", "label", "split", "similarity")}
+            yield row | {"finding": values["finding"], "group": number, "faults": "; ".join(group.faults)}
+    for suspect in audit.suspects or ():
+        row = suspect_json(suspect)
+        yield {key: row[key] for key in CSV_COLUMNS if key in row} | {"nearest": nearest_labels(suspect)}
 
 
 def group_json(group: DuplicateGroup) -> dict[str, Any]:
@@ -77,14 +79,3 @@ def nearest_labels(suspect: Suspect) -> str:
     """Count the labels of the nearest images: ``cup 4, mug 1``."""
     counts = Counter(near.label for near in suspect.nearest)
     return ", ".join(f"{label} {count}" for label, count in counts.most_common())
-
-
-def _csv_rows(audit: Audit) -> Iterator[dict[str, Any]]:
-    for number, group in enumerate(audit.duplicates, 1):
-        said = group_json(group)
-        for image in said["photos"]:
-            row = {key: image[key] for key in ("path", "label", "split", "similarity")}
-            yield row | {"finding": said["finding"], "group": number, "faults": "; ".join(group.faults)}
-    for suspect in audit.suspects or ():
-        row = suspect_json(suspect)
-        yield {key: row[key] for key in CSV_COLUMNS if key in row} | {"nearest": nearest_labels(suspect)}
