@@ -73,7 +73,15 @@ def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """
 
     def run(
-        trials=4, trainer=None, settings=None, data=None, out=tmp_path / "out", compute=CPU, *, label="mine", weigh=False
+        trials=4,
+        trainer=None,
+        settings=None,
+        data=None,
+        out=tmp_path / "out",
+        compute=CPU,
+        *,
+        label="mine",
+        weigh=False,
     ):
         trainer, said = trainer or FakeTrainer(), []
         settings = settings or HeadSettings(epochs=3)
