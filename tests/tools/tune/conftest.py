@@ -55,7 +55,7 @@ class FakeTrainer:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_sync():
-    """A study in a test need not survive a power cut: without waiting for the disk a trial takes a tenth of the time."""
+    """A study in a test need not survive a power cut: do not wait for the disk."""
 
     def configure(connection, record):
         connection.execute("PRAGMA synchronous = OFF")
