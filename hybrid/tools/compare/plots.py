@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hybrid.evaluation.confusion import Counts
 from hybrid.evaluation.heatmap import lay_out
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 RIGHT, WRONG, MARK = "#2166ac", "#b2182b", "#2166ac"
 MOST_NAMES = 16  # more names make a thicket: points are then numbered, and named beside the plot
 DPI = 110
-Box = tuple[float, float, float, float]  # left, bottom, right, top in pixels
+SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 
 
 def draw_scatter(results: Sequence[Result], file: Path) -> None:
@@ -67,6 +68,8 @@ def draw_confusion(confusion: Counts, names: Sequence[str], title: str, file: Pa
     names : sequence of c str
         Of more than `hybrid.evaluation.heatmap.MAX_CLASSES` those with the most mistakes are shown.
     """
+    from matplotlib.collections import PolyCollection
+    from matplotlib.colors import to_rgba
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
@@ -77,13 +80,15 @@ def draw_confusion(confusion: Counts, names: Sequence[str], title: str, file: Pa
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, side), ylim=(side, -top))
     axes.set_axis_off()
-    for cell in heat.cells:
-        color = RIGHT if cell.right else WRONG
-        axes.add_patch(Rectangle((cell.x, cell.y), heat.cell, heat.cell, color=color, alpha=cell.share, linewidth=0))
-        if heat.cell >= 22:
-            middle = cell.x + heat.cell / 2, cell.y + heat.cell / 2
-            ink = "white" if cell.share > 0.5 else "black"
-            axes.text(*middle, str(cell.count), ha="center", va="center", color=ink, fontsize=0.33 * heat.cell * points)
+    # All at once: there may be ten thousand.
+    corners = heat.cell * np.array([(0, 0), (1, 0), (1, 1), (0, 1)])
+    colors = [to_rgba(RIGHT if cell.right else WRONG, cell.share) for cell in heat.cells]
+    squares = [np.add(corners, (cell.x, cell.y)) for cell in heat.cells]
+    axes.add_collection(PolyCollection(squares, facecolors=colors, linewidths=0), autolim=False)
+    for cell in heat.cells if heat.cell >= 22 else ():
+        middle = cell.x + heat.cell / 2, cell.y + heat.cell / 2
+        ink = "white" if cell.share > 0.5 else "black"
+        axes.text(*middle, str(cell.count), ha="center", va="center", color=ink, fontsize=0.33 * heat.cell * points)
     frame = heat.size - heat.margin - 1
     axes.add_patch(Rectangle((heat.margin, heat.margin), frame, frame, fill=False, color="0.6", linewidth=0.8))
     style: dict[str, Any] = {"fontsize": heat.font * points, "parse_math": False}
@@ -99,48 +104,42 @@ def draw_confusion(confusion: Counts, names: Sequence[str], title: str, file: Pa
 
 def _label(axes: Axes, points: Sequence[tuple[float, float]], texts: Sequence[str], renderer: Any) -> None:
     """Write each text near its point: on no other text, no point, and inside the frame."""
-    frame = axes.get_window_extent(renderer)
+    extent = axes.get_window_extent(renderer)
+    frame = np.array([extent.x0, extent.y0, extent.x1, extent.y1])
     pixels = axes.transData.transform(points)
-    marks: list[Box] = [(x - 5, y - 5, x + 5, y + 5) for x, y in pixels]
-    placed: list[Box] = []
+    taken = np.concatenate([pixels - 5, pixels + 5], axis=1)
+    back = axes.transData.inverted()
     for (x, y), text in zip(pixels, texts, strict=True):
         artist = axes.text(0, 0, text, fontsize=8, va="center", ha="center", parse_math=False, zorder=4)
-        extent = artist.get_window_extent(renderer)
-        width, height = extent.width + 3, extent.height + 2
-        boxes = [
-            (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
-            for cx, cy in _places(x, y, width, height)
-        ]
-        costs = [_cost(box, (*placed, *marks), frame) for box in boxes]
+        size = artist.get_window_extent(renderer)
+        half = np.array([size.width + 3, size.height + 2]) / 2
+        centers = np.add((x, y), _offsets(half))
+        boxes = np.concatenate([centers - half, centers + half], axis=1)
         # The first free place is the nearest one; in a crowd that leaves none, the least covered.
-        best = boxes[int(np.argmin(costs))]
-        placed.append(best)
-        back = axes.transData.inverted()
-        center = back.transform(((best[0] + best[2]) / 2, (best[1] + best[3]) / 2)).tolist()
+        best = int(np.argmin(_costs(boxes, taken, frame)))
+        left, bottom, right, top = boxes[best]
+        taken = np.vstack([taken, boxes[best]])
+        center = back.transform(centers[best]).tolist()
         artist.set_position((center[0], center[1]))
-        if boxes.index(best) >= 8:  # not beside its point: a line leads to the label's edge
-            edge = min(max(x, best[0]), best[2]), min(max(y, best[1]), best[3])
+        if best >= len(SIDES):  # not beside its point: a line leads to the label's edge
+            edge = min(max(x, left), right), min(max(y, bottom), top)
             ends = back.transform([(x, y), edge]).T.tolist()
             axes.plot(ends[0], ends[1], color="0.6", linewidth=0.6, zorder=1)
 
 
-def _places(x: float, y: float, width: float, height: float) -> Iterator[tuple[float, float]]:
-    """Centers for a label around a point, nearest first: eight sides, farther and farther."""
-    sides = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
-    for ring in range(24):
-        gap = 6 + 9 * ring
-        for right, up in sides:
-            yield x + right * (width / 2 + gap), y + up * (height / 2 + gap)
+def _offsets(half: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Places for the center of a label around its point, (n, 2), nearest first: eight sides, farther and farther."""
+    gaps = 6 + 9 * np.arange(24)
+    return np.concatenate([np.array(SIDES) * (half + gap) for gap in gaps])
 
 
-def _cost(box: Box, others: Sequence[Box], frame: Any) -> float:
-    """Area that a label shares with others, and how far it leaves the frame."""
-    left, bottom, right, top = box
-    covered = sum(
-        max(0.0, min(right, o[2]) - max(left, o[0])) * max(0.0, min(top, o[3]) - max(bottom, o[1])) for o in others
-    )
-    outside = sum(max(0.0, d) for d in (frame.x0 - left, frame.y0 - bottom, right - frame.x1, top - frame.y1))
-    return float(covered + 1000 * outside)
+def _costs(boxes: NDArray[np.float64], others: NDArray[np.float64], frame: NDArray[np.float64]) -> NDArray[np.float64]:
+    """For each of n boxes (left, bottom, right, top) the area shared with others, and how far it leaves the frame."""
+    low = np.maximum(boxes[:, None, :2], others[:, :2])
+    high = np.minimum(boxes[:, None, 2:], others[:, 2:])
+    covered = np.maximum(high - low, 0).prod(axis=2).sum(axis=1)
+    outside = np.maximum(frame[:2] - boxes[:, :2], 0) + np.maximum(boxes[:, 2:] - frame[2:], 0)
+    return np.asarray(covered + 1000 * outside.sum(axis=1))
 
 
 def _short(name: str, limit: int = 48) -> str:

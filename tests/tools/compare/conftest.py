@@ -62,7 +62,7 @@ def result() -> Callable[..., Result]:
             "dataset_key": "d",
             "encoder": None,
             "device": "cpu fp32 (test)",
-            "photos": {"train": 8, "val": 2, "test": 4},
+            "images": {"train": 8, "val": 2, "test": 4},
             "accuracy": 0.75,
             "macro_precision": 0.7,
             "macro_recall": 0.6,

@@ -8,7 +8,8 @@ from msgspec.structs import replace
 from hybrid.config import HeadSettings
 from hybrid.heads.base import LabeledImages
 from hybrid.images.records import ImageRecord
-from hybrid.tools.compare.results import dataset_key, read_result, result_key, write_result
+from hybrid.run.files import write_json
+from hybrid.tools.compare.results import dataset_key, read_result, result_key
 
 
 def part(*images):
@@ -58,16 +59,16 @@ def test_the_dataset_key_does_not_ask_who_validates():
 
 def test_a_result_is_read_back(result, tmp_path):
     made = result("a b", gflops=None, settings=HeadSettings(dropout=(0.5, 0.1)))
-    write_result(tmp_path / "r.json", made)
+    write_json(tmp_path / "r.json", made)
     assert read_result(tmp_path / "r.json") == made
 
 
 def test_what_cannot_be_read_is_none(result, tmp_path):
     file = tmp_path / "r.json"
     assert read_result(file) is None
-    write_result(file, replace(result(), format=99))
+    write_json(file, replace(result(), format=99))
     assert read_result(file) is None
-    write_result(file, result())
+    write_json(file, result())
     values = json.loads(file.read_text())
     file.write_text(json.dumps(values | {"settings": {"of_another_version": 1}}))
     assert read_result(file) is None
