@@ -15,7 +15,11 @@ def permissions(file):
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     file = tmp_path / "a.txt"
     with atomic_write(file) as part:
-        part.write_text("old")
+        part.write_text("older")
+    with file.open() as reader:
+        with atomic_write(file) as part:
+            part.write_text("old")
+        assert reader.read() == "older", "who reads meanwhile reads the old file whole"
     with pytest.raises(TypeError), atomic_write(file) as part:
         part.write_bytes("half")
     assert file.read_text() == "old"

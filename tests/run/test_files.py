@@ -151,35 +151,6 @@ def test_what_is_written_is_read(tmp_path, value):
     assert text.count("\n") > 3, "for people to read"
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    file = tmp_path / "head.json"
-    write_json(file, INFO)
-    before = file.read_bytes()
-
-    def full_disk(self: Path, data: bytes) -> int:
-        with self.open("wb") as stream:
-            stream.write(data[: len(data) // 2])
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full_disk)
-        with pytest.raises(OSError, match="No space"):
-            write_json(file, GateInfo(gate=GATE, encoder_identity="e", head_sha256="h", templates=SIMPLE))
-    assert file.read_bytes() == before
-    write_json(file, INFO)
-    assert [path.name for path in tmp_path.iterdir()] == ["head.json"]
-
-
-def test_who_reads_while_it_is_written_reads_the_old_file_whole(tmp_path):
-    file = tmp_path / "head.json"
-    write_json(file, INFO)
-    before = file.read_bytes()
-    with file.open("rb") as reader:
-        write_json(file, GateInfo(gate=GATE, encoder_identity="e", head_sha256="h", templates=SIMPLE))
-        assert reader.read() == before
-    assert file.read_bytes() != before
-
-
 @pytest.mark.parametrize("found", [0, FORMAT + 1, "1", None])
 def test_another_format(tmp_path, found):
     file = tmp_path / "head.json"
