@@ -41,7 +41,7 @@ from threadpoolctl import threadpool_limits
 
 from hybrid.errors import DataError, GateError, HeadError, HybridError, listing
 from hybrid.evaluation.metrics import mean_per_class_accuracy
-from hybrid.gate.episodes import LabeledEmbeddings
+from hybrid.gate.gaussians import LabeledEmbeddings
 
 # Name in the table: name of the expert. The product's default expert stands last, as "hybrid".
 DEFAULT = "posterior"

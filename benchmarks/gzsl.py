@@ -40,11 +40,11 @@ from threadpoolctl import threadpool_limits
 from hybrid.config import HeadSettings
 from hybrid.errors import DataError, GateError, HeadError, HybridError, listing
 from hybrid.evaluation.metrics import score_system
-from hybrid.gate.episodes import LabeledEmbeddings, calibrate, check_enough, class_folds
+from hybrid.gate.episodes import calibrate, check_enough, class_folds
 from hybrid.gate.evidence import Scorer, zero_shot_logits
 from hybrid.gate.fit import fit_gate
 from hybrid.gate.gate import Gate
-from hybrid.gate.gaussians import ClassGaussians
+from hybrid.gate.gaussians import ClassGaussians, LabeledEmbeddings
 from hybrid.gate.policy import Policy, choose_point
 from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.heads.linear import C_GRID, LinearHead, train_linear_head

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hybrid.errors import GateError
 from hybrid.gate.evidence import out_of_fold
 from hybrid.gate.fit import Labeled
-from hybrid.gate.gaussians import ClassGaussians, Indices
+from hybrid.gate.gaussians import ClassGaussians, Indices, LabeledEmbeddings
 from hybrid.gate.support import MOST_SHOTS, SupportEvidence, SupportImages
 from hybrid.images.stream import default_workers, ordered_map
 
@@ -22,17 +22,6 @@ MIN_CLASSES = 6
 MIN_IMAGES = 30
 # Support images of each held-out class in an episode.
 SHOTS = tuple(2**power for power in range(MOST_SHOTS.bit_length()))
-
-
-@dataclass(frozen=True)
-class LabeledEmbeddings:
-    """Labeled embeddings: (n, d) unit norm, (n,) class index of a seen class."""
-
-    embeddings: NDArray[Any]
-    target: Indices
-
-    def __len__(self) -> int:
-        return len(self.target)
 
 
 @dataclass(frozen=True)
@@ -127,20 +116,20 @@ def calibrate(
         seen = classes - len(held)
         order = [*np.setdiff1d(np.arange(classes), held).tolist(), *held]
         position = np.argsort(order)
-        labels, target = position[train.target], position[validation.target]
-        inside = labels < seen
-        background, images = (train.embeddings[inside], labels[inside]), (validation.embeddings, target)
+        known, images = (replace(part, target=position[part.target]) for part in (train, validation))
+        known = known[known.target < seen]
         support = sampler.draw(held, seen) if held else None
-        return Labeled(out_of_fold(background, images, logits, folds, texts[order], logit_scale, support), target)
+        evidence = out_of_fold(known, images, logits, folds, texts[order], logit_scale, support)
+        return Labeled(evidence, images.target)
 
     # Each is a hundred products and inverses of small matrices. Threads of BLAS would wait for each other at every one
     # and, on a busy machine, take several times as long as one thread alone.
     jobs = [((), head_logits), *zip(held_out, fold_logits, strict=True)]
     with threadpool_limits(1):
         whole, *episodes = ordered_map(scored, jobs, default_workers(), len(jobs))
-    embeddings = np.concatenate([train.embeddings, validation.embeddings])
+    both = train + validation
     return Calibration(
-        ClassGaussians.fit(embeddings, np.concatenate([train.target, validation.target]), classes),
+        ClassGaussians.fit(both.embeddings, both.target, classes),
         whole,
         tuple(Labeled(replace(e.evidence, support=None), e.target) for e in episodes),
         tuple(variant for e in episodes for variant in _variants(e, named=True)),

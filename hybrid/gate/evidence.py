@@ -15,6 +15,7 @@ from hybrid.gate.gaussians import (
     Discriminant,
     Floats,
     Indices,
+    LabeledEmbeddings,
     whitened_directions,
     whitening_metric,
 )
@@ -179,8 +180,8 @@ class Scorer:
 
 
 def out_of_fold(
-    train: tuple[NDArray[Any], Indices],
-    images: tuple[NDArray[Any], Indices],
+    train: LabeledEmbeddings,
+    images: LabeledEmbeddings,
     head_logits: NDArray[Any],
     folds: Indices,
     texts: NDArray[Any],
@@ -191,26 +192,23 @@ def out_of_fold(
 
     Parameters
     ----------
-    train : (m, d), (m,)
-        Embeddings and class indices of images that are in every fold's Gaussians.
-    images : (n, d), (n,)
-        The images to score. Those of the s seen classes join the Gaussians that score the other folds.
+    train : LabeledEmbeddings
+        Images that are in every fold's Gaussians.
+    images : LabeledEmbeddings
+        The n images to score. Those of the s seen classes join the Gaussians that score the other folds.
     head_logits : (n, s)
     folds : (n,) int
     texts : (c, d)
     support : SupportImages, optional
     """
-    embeddings, labels = images
     seen = head_logits.shape[1]
     parts: list[Evidence] = []
     rows: list[Indices] = []
     for fold in np.unique(folds):
         inside = folds == fold
-        used = ~inside & (labels < seen)
-        gaussians = ClassGaussians.fit(
-            np.concatenate([train[0], embeddings[used]]), np.concatenate([train[1], labels[used]]), seen
-        )
-        parts.append(Scorer(gaussians, texts, logit_scale, support)(embeddings[inside], head_logits[inside]))
+        known = train + images[~inside & (images.target < seen)]
+        scorer = Scorer(ClassGaussians.fit(known.embeddings, known.target, seen), texts, logit_scale, support)
+        parts.append(scorer(images.embeddings[inside], head_logits[inside]))
         rows.append(np.flatnonzero(inside))
     back = np.argsort(np.concatenate(rows))
     joined = {name: np.concatenate([getattr(part, name) for part in parts])[back] for name in PER_IMAGE}

@@ -30,6 +30,26 @@ TEXT_WORTH = 1.0
 
 
 @dataclass(frozen=True)
+class LabeledEmbeddings:
+    """Embeddings (n, d) of unit norm, and the class index (n,) of each."""
+
+    embeddings: NDArray[Any]
+    target: Indices
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def __getitem__(self, rows: NDArray[Any] | slice) -> LabeledEmbeddings:
+        """Take some of the images."""
+        return LabeledEmbeddings(self.embeddings[rows], self.target[rows])
+
+    def __add__(self, other: LabeledEmbeddings) -> LabeledEmbeddings:
+        """Put the images of both together."""
+        embeddings = np.concatenate([self.embeddings, other.embeddings])
+        return LabeledEmbeddings(embeddings, np.concatenate([self.target, other.target]))
+
+
+@dataclass(frozen=True)
 class Gaussian:
     """A mean and a covariance that is shrunk so that it can be inverted.
 

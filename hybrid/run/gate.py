@@ -10,9 +10,9 @@ from hybrid.encoders.base import FloatArray
 from hybrid.errors import GateError, listing
 from hybrid.gate.calibration import fit_temperature
 from hybrid.gate.decide import FittedGate
-from hybrid.gate.episodes import LabeledEmbeddings, calibrate, check_enough, class_folds
+from hybrid.gate.episodes import calibrate, check_enough, class_folds
 from hybrid.gate.evidence import Evidence
-from hybrid.gate.gaussians import ClassGaussians
+from hybrid.gate.gaussians import ClassGaussians, LabeledEmbeddings
 from hybrid.gate.policy import CalibrationSet, uniform_from_hash
 from hybrid.gate.registry import gate_class
 from hybrid.gate.rejection import fit_rejector
@@ -54,15 +54,18 @@ def fit_run_gate(
         If a validation image trained the head, or the fit does not converge.
     """
     _refuse_leak(data)
+    train, val = (LabeledEmbeddings(part.embeddings, part.target) for part in (data.train, data.val))
     try:
         check_enough(len(data.classes), len(data.val))
     except GateError as error:
         reason = f"{error.what}: {error.got}; needed: {error.expected}"
-        return FittedGate(gate_class()(), _gaussians(data), reason=reason)
+        both = train + val
+        gaussians = ClassGaussians.fit(both.embeddings, both.target, len(data.classes))
+        return FittedGate(gate_class()(), gaussians, reason=reason)
     held_out = class_folds(len(data.classes), seed)
     calibration = calibrate(
-        LabeledEmbeddings(data.train.embeddings, data.train.target),
-        LabeledEmbeddings(data.val.embeddings, data.val.target),
+        train,
+        val,
         texts,
         logit_scale,
         head_logits,
@@ -100,11 +103,6 @@ def _refuse_leak(data: TrainingSet) -> None:
             got=listing(paths, 4),
             fix="take them out of one of the two sets",
         )
-
-
-def _gaussians(data: TrainingSet) -> ClassGaussians:
-    embeddings = np.concatenate([data.train.embeddings, data.val.embeddings])
-    return ClassGaussians.fit(embeddings, np.concatenate([data.train.target, data.val.target]), len(data.classes))
 
 
 def _calibration_set(images: LabeledImages, head_logits: FloatArray, evidence: Evidence) -> CalibrationSet:

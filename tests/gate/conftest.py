@@ -10,10 +10,10 @@ import pytest
 import scipy.optimize
 
 from hybrid.gate.decide import FittedGate
-from hybrid.gate.episodes import Calibration, LabeledEmbeddings, calibrate, class_folds
+from hybrid.gate.episodes import Calibration, calibrate, class_folds
 from hybrid.gate.evidence import Evidence, Scorer
 from hybrid.gate.fit import fit_gate, fit_support
-from hybrid.gate.gaussians import ClassGaussians
+from hybrid.gate.gaussians import ClassGaussians, LabeledEmbeddings
 from hybrid.gate.policy import CalibrationSet
 from hybrid.gate.rejection import fit_rejector
 from hybrid.gate.support import SupportEvidence, SupportImages
@@ -53,11 +53,8 @@ class World:
 
     @property
     def gaussians(self) -> ClassGaussians:
-        return ClassGaussians.fit(
-            np.concatenate([self.train.embeddings, self.val.embeddings]),
-            np.concatenate([self.train.target, self.val.target]),
-            self.seen,
-        )
+        both = self.train + self.val
+        return ClassGaussians.fit(both.embeddings, both.target, self.seen)
 
     @property
     def scorer(self) -> Scorer:

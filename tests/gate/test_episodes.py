@@ -15,14 +15,13 @@ from hybrid.errors import GateError
 from hybrid.gate import episodes
 from hybrid.gate.episodes import (
     SHOTS,
-    LabeledEmbeddings,
     SupportSampler,
     check_enough,
     class_folds,
     image_folds,
 )
 from hybrid.gate.evidence import PER_IMAGE, out_of_fold
-from hybrid.gate.gaussians import ClassGaussians
+from hybrid.gate.gaussians import ClassGaussians, LabeledEmbeddings
 from hybrid.gate.support import Likelihood, SupportImages
 
 HELD = ((1, 4), (0, 3), (2, 5))
@@ -100,8 +99,8 @@ def test_the_validation_images_are_scored_over_all_seen_classes(world):
     logits = world.head(world.val.embeddings)
     np.testing.assert_allclose(found.evidence.head, log_softmax(logits, axis=1), rtol=1e-9)
     expected = out_of_fold(
-        (world.train.embeddings, world.train.target),
-        (world.val.embeddings, world.val.target),
+        world.train,
+        world.val,
         logits,
         image_folds(world.val.target),
         world.texts[:6],
@@ -255,7 +254,7 @@ def test_every_variant_by_hand(three, named):
 
 @pytest.mark.parametrize(("named", "seed"), [(True, 0), (False, 0), (True, 5)])
 def test_what_the_shots_say_of_the_validation_images(three, named, seed):
-    """Likelihoods by memories that hold neither the image's fold nor any image of a held-out class."""
+    """Likelihoods by Gaussians that hold neither the image's fold nor any image of a held-out class."""
     world, _ = three
     folds = image_folds(world.val.target, seed)
     for variant, _, held, support, count in list(variants(three, named, seed))[:9:4]:
@@ -267,15 +266,10 @@ def test_what_the_shots_say_of_the_validation_images(three, named, seed):
         shots = SupportImages.gather(images, place, 6, 9)
         for fold in range(5):
             rows = folds == fold
-            used = ~rows & ~np.isin(world.val.target, held)
-            inside = ~np.isin(world.train.target, held)
-            target = np.concatenate([world.train.target[inside], world.val.target[used]])
-            memory = ClassGaussians.fit(
-                np.concatenate([world.train.embeddings[inside], world.val.embeddings[used]]),
-                np.searchsorted(kept, target),
-                6,
-            )
-            expected = Likelihood(memory, texts)(world.val.embeddings[rows], shots).likelihood
+            known = world.train + world.val[~rows]
+            known = known[~np.isin(known.target, held)]
+            gaussians = ClassGaussians.fit(known.embeddings, np.searchsorted(kept, known.target), 6)
+            expected = Likelihood(gaussians, texts)(world.val.embeddings[rows], shots).likelihood
             np.testing.assert_allclose(variant.evidence.support.likelihood[rows], expected, rtol=1e-8, atol=1e-8)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_the_shapes(scored):
     }
 
 
-def test_head_memory_and_novelty(world, scored):
+def test_head_gda_and_ood_score(world, scored):
     images, evidence = scored
     for row, logits in enumerate(world.head(images)):
         np.testing.assert_allclose(evidence.head[row], logits - np.log(np.sum(np.exp(logits))), rtol=1e-9)
@@ -58,10 +58,9 @@ def test_similarity_and_alignment(world, scored):
     for row, image in enumerate(images):
         for c, text in enumerate(world.texts):
             assert evidence.similarity[row, c] == pytest.approx(20 * sum(image * text), rel=1e-9)
-    labeled = np.concatenate([world.train.embeddings, world.val.embeddings])
-    target = np.concatenate([world.train.target, world.val.target])
+    labeled = world.train + world.val
     for c in range(SEEN):
-        own = [20 * np.dot(image, world.texts[c]) for image in labeled[target == c]]
+        own = [20 * np.dot(image, world.texts[c]) for image in labeled.embeddings[labeled.target == c]]
         assert evidence.alignment[c] == pytest.approx(np.mean(own), rel=1e-9)
 
 
@@ -154,36 +153,28 @@ def test_zero_shot_logits_by_hand():
 
 @pytest.fixture
 def crossed(world):
+    """Folds of the validation images, a way to score them with changes, and the scorer without one fold."""
     folds = image_folds(world.val.target)
 
-    def score(val=world.val.embeddings, target=world.val.target):
-        return out_of_fold(
-            (world.train.embeddings, world.train.target),
-            (val, target),
-            world.head(world.val.embeddings),
-            folds,
-            world.texts,
-            SCALE,
-        )
+    def score(**changes):
+        logits = world.head(world.val.embeddings)
+        return out_of_fold(world.train, replace(world.val, **changes), logits, folds, world.texts, SCALE)
 
-    return folds, score
+    def scorer_without(fold):
+        known = world.train + world.val[folds != fold]
+        return Scorer(ClassGaussians.fit(known.embeddings, known.target, 6), world.texts, SCALE)
+
+    return folds, score, scorer_without
 
 
 def test_out_of_fold_equals_a_loop_over_images(world, crossed):
-    folds, score = crossed
-    found = score()
-    logits = world.head(world.val.embeddings)
+    folds, score, scorer_without = crossed
+    found, logits = score(), world.head(world.val.embeddings)
     alignments = []
     for fold in range(5):
-        assert (folds == fold).any()
-        kept = folds != fold
-        memory = ClassGaussians.fit(
-            np.r_[world.train.embeddings, world.val.embeddings[kept]],
-            np.r_[world.train.target, world.val.target[kept]],
-            6,
-        )
-        scorer = Scorer(memory, world.texts, SCALE)
+        scorer = scorer_without(fold)
         alignments.append(scorer.alignment)
+        assert (folds == fold).any()
         for row in np.flatnonzero(folds == fold):
             expected = scorer(world.val.embeddings[row : row + 1], logits[row : row + 1])
             for name in PER_IMAGE:
@@ -191,42 +182,30 @@ def test_out_of_fold_equals_a_loop_over_images(world, crossed):
     np.testing.assert_allclose(found.alignment, np.mean(alignments, axis=0), rtol=1e-9)
 
 
-def test_a_images_own_label_does_not_change_what_is_said_of_it(world, crossed):
-    folds, score = crossed
-    before = score()
-    target = world.val.target.copy()
+def test_an_image_does_not_change_its_own_scores(world, crossed):
+    """Neither by its label nor by its embedding."""
+    folds, score, scorer_without = crossed
+    before, same = score(), folds == folds[7]
+    target, moved = world.val.target.copy(), world.val.embeddings.copy()
     target[7] = (target[7] + 1) % 6
+    moved[7] = -moved[7]
     after = score(target=target)
-    same = folds == folds[7]
     for name in ("gda", "ood_score", "centered", "predicted"):
         assert np.array_equal(getattr(after, name)[same], getattr(before, name)[same])
         assert not np.allclose(getattr(after, name)[~same], getattr(before, name)[~same])
-
-
-def test_a_images_own_embedding_does_not_change_its_memory(world, crossed):
-    folds, score = crossed
-    before = score()
-    moved = world.val.embeddings.copy()
-    moved[7] = -moved[7]
-    after = score(val=moved)
-    others = (folds == folds[7]) & (np.arange(len(folds)) != 7)
+    after = score(embeddings=moved)
+    others = same & (np.arange(len(folds)) != 7)
     assert np.array_equal(after.gda[others], before.gda[others])
-    # The memory that scores it is a linear function of the image: the mean of both is the image at nought.
-    kept = folds != folds[7]
-    memory = ClassGaussians.fit(
-        np.r_[world.train.embeddings, world.val.embeddings[kept]], np.r_[world.train.target, world.val.target[kept]], 6
-    )
-    np.testing.assert_allclose((after.gda[7] + before.gda[7]) / 2, memory.logits(np.zeros((1, 10)))[0] / 10)
+    # The discriminant is linear in the image: the mean of both is the image at nought.
+    nought = scorer_without(folds[7])(np.zeros((1, 10)), np.zeros((1, 6)))
+    np.testing.assert_allclose((after.gda[7] + before.gda[7]) / 2, nought.gda[0])
 
 
-def test_images_of_classes_that_play_the_unseen_join_no_memory(world, crossed):
-    _, score = crossed
-    target = np.where(world.val.target == 2, 7, world.val.target)
+def test_images_of_classes_that_play_the_unseen_are_in_no_gaussian(world, crossed):
+    _, score, _ = crossed
+    own = world.val.target == 2
+    target = np.where(own, 7, world.val.target)
     before = score(target=target)
-    moved = world.val.embeddings.copy()
-    moved[world.val.target == 2] *= -1
-    after = score(val=moved, target=target)
-    rest = world.val.target != 2
-    for name in PER_IMAGE:
-        if name != "head":
-            assert np.array_equal(getattr(after, name)[rest], getattr(before, name)[rest])
+    after = score(embeddings=np.where(own[:, None], -world.val.embeddings, world.val.embeddings), target=target)
+    for name in set(PER_IMAGE) - {"head"}:
+        assert np.array_equal(getattr(after, name)[~own], getattr(before, name)[~own])
