@@ -60,7 +60,7 @@ class Compute:
         return torch.autocast(self.device.split(":")[0], dtype=self.dtype)
 
     def lock(self) -> AbstractContextManager[object]:
-        """Wait for this device to be free: networks that share a CPU's cores would hold each other up."""
+        """The device's lock: networks that share a CPU's cores would slow each other down."""
         return _CPU if self.device == "cpu" else nullcontext()
 
     @property
@@ -134,7 +134,7 @@ def suggest_batch(compute: Compute, run: Callable[[int], object]) -> int:
         return CPU_BATCH
     import torch
 
-    run(PROBE)  # what stays, such as workspaces, is no part of an image's share
+    run(PROBE)  # what stays, such as workspaces, is not part of an image's share
     torch.cuda.reset_peak_memory_stats(compute.device)
     before = torch.cuda.memory_allocated(compute.device)
     run(PROBE)
@@ -144,7 +144,7 @@ def suggest_batch(compute: Compute, run: Callable[[int], object]) -> int:
 
 
 class OomBackoff:
-    """Puts batches through a network; smaller ones from the moment on at which the device's memory did not do.
+    """OOM back-off: puts batches through a network, smaller ones once the device's memory was not enough.
 
     Parameters
     ----------
@@ -195,7 +195,7 @@ class OomBackoff:
         import torch
 
         if self._most is not None and self._most < tried:
-            return  # of two batches under way the other one has found out meanwhile
+            return  # of two batches under way the other was first to find out
         self._most = tried // 2
         torch.cuda.empty_cache()
         warnings.warn(
@@ -208,10 +208,11 @@ class OomBackoff:
 def _is_out_of_memory(error: RuntimeError) -> bool:
     import torch
 
-    # The CPU's allocator has no kind of error of its own.
-    said = str(error)
-    on_cpu = "DefaultCPUAllocator" in said and ("can't allocate memory" in said or "not enough memory" in said)
-    in_library = any(code in said for code in ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"))
+    # The CPU's allocator raises no error type of its own.
+    message = str(error)
+    reasons = ("can't allocate memory", "not enough memory")
+    on_cpu = "DefaultCPUAllocator" in message and any(reason in message for reason in reasons)
+    in_library = any(code in message for code in ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"))
     return isinstance(error, torch.cuda.OutOfMemoryError) or on_cpu or in_library
 
 

@@ -23,69 +23,48 @@ def machine(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("has", "asked", "got"),
+    ("has", "asked", "got", "reason"),
     [
-        ({}, ("auto", "auto"), ("cpu", "fp32")),
-        ({"bf16": True}, ("auto", "auto"), ("cpu", "bf16")),
-        ({"bf16": True}, ("cpu", "fp32"), ("cpu", "fp32")),
-        ({}, ("cpu", "bf16"), ("cpu", "bf16")),
-        ({"cuda": 1, "bf16": True}, ("auto", "auto"), ("cuda", "fp16")),
-        ({"cuda": 1, "bf16": True}, ("cpu", "auto"), ("cpu", "bf16")),
-        ({"cuda": 2}, ("cuda:1", "auto"), ("cuda:1", "fp16")),
-        ({"cuda": 1}, ("cuda", "bf16"), ("cuda", "bf16")),
-        ({"mps": True}, ("auto", "auto"), ("cpu", "fp32")),
-        ({"mps": True, "bf16": True}, ("mps", "auto"), ("mps", "fp32")),
+        ({}, ("auto", "auto"), ("cpu", "fp32"), "no CUDA found, no native bf16 on this processor"),
+        ({"bf16": True}, ("auto", "auto"), ("cpu", "bf16"), "no CUDA found, this processor computes bf16 natively"),
+        ({"bf16": True}, ("cpu", "fp32"), ("cpu", "fp32"), "cpu asked for, precision asked for"),
+        ({}, ("cpu", "bf16"), ("cpu", "bf16"), "cpu asked for, precision asked for"),
+        ({"cuda": 1, "bf16": True}, ("auto", "auto"), ("cuda", "fp16"), "CUDA found, fp16 is the default there"),
+        ({"cuda": 1, "bf16": True}, ("cpu", "auto"), ("cpu", "bf16"), "cpu asked for, this processor computes bf16"),
+        ({"cuda": 2}, ("cuda:1", "auto"), ("cuda:1", "fp16"), "cuda:1 asked for, fp16 is the default there"),
+        ({"cuda": 1}, ("cuda", "bf16"), ("cuda", "bf16"), "cuda asked for, precision asked for"),
+        ({"mps": True}, ("auto", "auto"), ("cpu", "fp32"), "no CUDA found, no native bf16 on this processor"),
+        ({"mps": True, "bf16": True}, ("mps", "auto"), ("mps", "fp32"), "mps asked for"),
     ],
 )
-def test_the_choice_of_device_and_precision(machine, has, asked, got):
+def test_device_and_precision_with_the_reason(machine, has, asked, got, reason):
     machine(**has)
     compute = resolve(*asked)
     assert (compute.device, compute.precision) == got
     assert compute.is_cuda == got[0].startswith("cuda")
+    assert compute.reason.startswith(reason)
+    assert str(compute) == f"{compute.device} {compute.precision} ({compute.reason})"
 
 
-@pytest.mark.parametrize(
-    ("has", "asked", "reason"),
-    [
-        ({}, ("auto", "auto"), "no CUDA found, no native bf16 on this processor"),
-        ({"bf16": True}, ("auto", "auto"), "no CUDA found, this processor computes bf16 natively"),
-        ({"bf16": True}, ("cpu", "fp32"), "cpu asked for, precision asked for"),
-        ({"cuda": 1}, ("auto", "auto"), "CUDA found, fp16 is the default there"),
-    ],
-)
-def test_the_reason_is_kept_and_shown(machine, has, asked, reason):
-    machine(**has)
-    compute = resolve(*asked)
-    assert compute.reason == reason
-    assert str(compute) == f"{compute.device} {compute.precision} ({reason})"
+NUMBERED = [name + number for name in ("cpu", "auto", "mps") for number in (":0", ":x", ":")]
 
 
-@pytest.mark.parametrize("name", ["cpu", "auto", "mps"])
-@pytest.mark.parametrize("number", [":0", ":x", ":"])
-def test_only_cuda_devices_are_numbered(machine, name, number):
+@pytest.mark.parametrize("name", ["gpu", "", "CUDA", "cudax", "tpu:0", *NUMBERED])
+def test_an_unknown_device_lists_the_known_ones(machine, name):
+    """Only CUDA devices are numbered."""
     machine(mps=True)
     with pytest.raises(ConfigError, match="unknown device") as caught:
-        resolve(name + number)
-    assert caught.value.got == name + number
-
-
-@pytest.mark.parametrize("name", ["gpu", "", "CUDA", "cudax", "tpu:0"])
-def test_an_unknown_device_lists_the_known_ones(machine, name):
-    with pytest.raises(ConfigError, match="unknown device") as caught:
         resolve(name)
-    assert caught.value.expected == "auto, cpu, cuda, mps or cuda:N"
+    assert (caught.value.got, caught.value.expected) == (name, "auto, cpu, cuda, mps or cuda:N")
 
 
-def test_an_unknown_precision_lists_the_known_ones(machine):
+def test_precisions_that_are_refused(machine):
     with pytest.raises(ConfigError, match="unknown precision") as caught:
         resolve("cpu", "fp8")
     assert caught.value.expected == "auto, fp32, bf16, fp16"
-
-
-@pytest.mark.parametrize("asked", ["cpu", "auto"])
-def test_fp16_on_a_cpu_is_refused(machine, asked):
-    with pytest.raises(ConfigError, match="fp16 is not computed on a CPU"):
-        resolve(asked, "fp16")
+    for name in ("cpu", "auto"):
+        with pytest.raises(ConfigError, match="fp16 is not computed on a CPU"):
+            resolve(name, "fp16")
 
 
 @pytest.mark.parametrize(
@@ -99,33 +78,26 @@ def test_a_device_that_is_not_there_is_named(machine, count, asked):
     assert caught.value.fix == "use --device cpu"
 
 
-@pytest.mark.parametrize(
-    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.half)]
-)
-def test_dtype(precision, dtype):
-    assert Compute("cuda", precision, "because").dtype is dtype
+def test_dtype():
+    for precision, dtype in {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.half}.items():
+        assert Compute("cuda", precision, "because").dtype is dtype
 
 
-@pytest.mark.parametrize(
-    ("capabilities", "native"),
-    [
+def test_native_bf16_is_read_from_the_processors_capabilities(monkeypatch):
+    for capabilities, native in [
         ({"avx2": True, "avx512_f": True}, False),
         ({"avx512_bf16": False, "amx_bf16": False}, False),
         ({"avx512_bf16": True}, True),
         ({"amx_bf16": True}, True),
         ({"bf16": True}, True),
-    ],
-)
-def test_native_bf16_is_read_from_the_processors_capabilities(monkeypatch, capabilities, native):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert cpu_has_native_bf16() is native
-
-
-@pytest.mark.parametrize("native", [True, False])
-def test_an_older_torch_is_asked_by_its_own_probe(monkeypatch, native):
+    ]:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=capabilities: has, raising=False)
+        assert cpu_has_native_bf16() is native
+    # An older torch is asked by its own probe.
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native, raising=False)
-    assert cpu_has_native_bf16() is native
+    for native in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda native=native: native, raising=False)
+        assert cpu_has_native_bf16() is native
 
 
 def test_each_of_several_processes_has_its_own_gpu(machine, monkeypatch):

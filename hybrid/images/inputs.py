@@ -96,7 +96,7 @@ def to_records(images: Images) -> list[ImageRecord]:
     Raises
     ------
     DataError
-        If a path does not exist or holds no image, an array has another shape, type or range, or something is not
+        If a path does not exist or has no images, an array has another shape, type or range, or something is not
         an image at all.
     """
     records: list[ImageRecord] = []

@@ -30,7 +30,7 @@ def is_image_name(name: str) -> bool:
 
 
 def split_of(name: str) -> str | None:
-    """Give the split that a whole name stands for (``"Valid"`` -> ``"val"``), None where it is no split."""
+    """Give the split that a whole name stands for (``"Valid"`` -> ``"val"``), None where it is not a split."""
     return _SPLITS.get(name.strip().lower())
 
 

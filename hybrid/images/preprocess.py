@@ -18,7 +18,7 @@ AnyImage: TypeAlias = Image.Image | Pixels | torch.Tensor | Scaled
 # A JPEG is decoded at this many times the length that the model takes, or more: at less the blocks of its transform,
 # and not the model's own filter, would decide how the image looks (tests/images/test_real_preprocess.py).
 OVERSAMPLING = 3
-# Grows when the same file comes to look otherwise to a model, so that vectors of both kinds are told apart.
+# Grows when the same file comes to look different to a model, so that vectors of both kinds stay apart.
 PIXELS = 2
 # Beyond this shape, long by short side, only the middle of an image is resized.
 LONGEST = 16

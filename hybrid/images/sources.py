@@ -62,7 +62,7 @@ def scan(sources: Sequence[str | Path], *, labeled: bool = True) -> Scan:
     Raises
     ------
     DataError
-        If there is no source, or a source is missing, of no known kind, broken, or holds no image.
+        If there is no source, or a source is missing, of an unknown kind, broken, or without an image.
     MissingExtraError
         If a Parquet manifest is read without pyarrow.
     """

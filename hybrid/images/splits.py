@@ -17,7 +17,7 @@ def stratified_split(labels: Sequence[str], fraction: float, seed: int) -> tuple
 
     Classes whose share is two images or more on either side are split by scikit-learn's stratified
     `train_test_split`. It may leave smaller classes without an image on one side, or refuse them, so they are
-    split one by one: the share is rounded, but at least one image and at most all but one are validated with.
+    split one by one: the share is rounded, but at least one image and at most all but one validate.
     A class with a single image is trained on.
 
     Parameters
@@ -43,7 +43,7 @@ def stratified_split(labels: Sequence[str], fraction: float, seed: int) -> tuple
         expected = "a number between 0 and 1, both excluded"
         raise ConfigError("The validation fraction is out of range", expected=expected, got=str(fraction))
     _, codes, counts = np.unique(np.asarray(labels, dtype=object), return_inverse=True, return_counts=True)
-    # From two images a side on, scikit-learn's rounding, which is off by less than one, leaves at least one.
+    # With two images or more per side, scikit-learn's rounding, which is off by less than one, leaves at least one.
     is_small = counts * min(fraction, 1 - fraction) < 2
     rng = np.random.default_rng(seed)
     parts: list[Indices] = []

@@ -14,12 +14,12 @@ R = TypeVar("R")
 
 
 def default_workers() -> int:
-    """Threads that decode: one a core, at most 16 (decoding releases the GIL)."""
+    """Threads that decode: one per core, at most 16 (decoding releases the GIL)."""
     return min(16, os.cpu_count() or 1)
 
 
 # Batches under way at once: while one computes, the next is brought to the device and the one before is written. On a
-# CPU they take turns (`Compute.turn`).
+# CPU they take turns (`Compute.lock`).
 IN_FLIGHT = 2
 
 
