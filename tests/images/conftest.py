@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from hybrid.errors import UnreadableImageError
+from hybrid.images.decode import Scaled
+from hybrid.images.decoders import LibjpegTurbo
 
 
 def make_picture(
@@ -53,3 +59,30 @@ def touch() -> Callable[..., Path]:
         return path
 
     return write
+
+
+class BatchDecoder:
+    """A decoder of batches of bytes, whose pixels are tensors, as one on a GPU would be."""
+
+    name = "on-device"
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.threads: set[int] = set()
+
+    def decode_batch(self, data: Sequence[bytes], min_side: int | None) -> list[Scaled | UnreadableImageError]:
+        self.sizes.append(len(data))
+        self.threads.add(threading.get_ident())
+        return [self._one(encoded, min_side) for encoded in data]
+
+    def _one(self, data: bytes, min_side: int | None) -> Scaled | UnreadableImageError:
+        try:
+            scaled = LibjpegTurbo().decode(data, min_side)
+        except UnreadableImageError as error:
+            return error
+        return Scaled(torch.from_numpy(scaled.rgb), scaled.extent)
+
+
+@pytest.fixture
+def batch_decoder() -> BatchDecoder:
+    return BatchDecoder()

@@ -3,44 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
 import pytest
-import torch
 
 from hybrid.classifier import HybridClassifier
 from hybrid.config import EncoderSettings
 from hybrid.encoders import load_encoder
-from hybrid.errors import ConfigError, DeviceError, UnreadableImageError
+from hybrid.errors import ConfigError, DeviceError
 from hybrid.images import decoders
-from hybrid.images.decode import Scaled
 from hybrid.images.decoders import BatchDecoder, Decoder, LibjpegTurbo, Pillow, choose_decoder
 from hybrid.images.sources import scan
 from hybrid.index.build import build_index
 from hybrid.index.store import EmbeddingStore
-
-
-class OnDevice:
-    """A decoder of batches whose pixels are tensors."""
-
-    name = "on-device"
-    sizes: list[int]
-
-    def __init__(self, device: str) -> None:
-        if device == "mps":
-            raise DeviceError("no decoder for mps")
-        self.sizes = []
-
-    def decode_batch(self, data: Sequence[bytes], min_side: int | None) -> list[Scaled | UnreadableImageError]:
-        self.sizes.append(len(data))
-        return [self._one(encoded, min_side) for encoded in data]
-
-    def _one(self, data: bytes, min_side: int | None) -> Scaled | UnreadableImageError:
-        try:
-            scaled = LibjpegTurbo().decode(data, min_side)
-        except UnreadableImageError as error:
-            return error
-        return Scaled(torch.from_numpy(scaled.rgb), scaled.extent)
 
 
 @pytest.fixture
@@ -49,7 +23,7 @@ def register(monkeypatch):
     return lambda **new: monkeypatch.setattr(decoders, "DECODERS", {**new, **decoders.DECODERS})
 
 
-def test_a_batch_decoder_serves_index_and_classifier(clip_folder, image_folder, tmp_path, register):
+def test_a_batch_decoder_serves_index_and_classifier(clip_folder, image_folder, tmp_path, register, batch_decoder):
     folder = image_folder({"cat": 9, "dog": 8})
     (folder / "cat" / "copy.jpg").write_bytes((folder / "cat" / "001.jpg").read_bytes())
     settings = EncoderSettings(model=str(clip_folder), precision="fp32")
@@ -67,18 +41,22 @@ def test_a_batch_decoder_serves_index_and_classifier(clip_folder, image_folder, 
         return probabilities, summary, images, vectors
 
     expected = outcome("default")
-    decoder = OnDevice("cpu")
-    register(on_device=lambda device: decoder)
+    register(on_device=lambda device: batch_decoder)
     assert outcome("batches") == expected
-    assert decoder.sizes == [4, 4, 4, 4, 2, 4, 4, 4, 4, 3]
+    assert batch_decoder.sizes == [4, 4, 4, 4, 2, 4, 4, 4, 4, 3]
 
 
-def test_the_first_that_can_be_loaded_is_chosen_and_named(register):
+def test_the_first_that_can_be_loaded_is_chosen_and_named(register, batch_decoder):
     decoder, note = choose_decoder()
     assert (type(decoder), note) == (LibjpegTurbo, "images are decoded by libjpeg-turbo")
-    register(on_device=OnDevice)
-    decoder, note = choose_decoder(device="cuda")
-    assert (type(decoder), note) == (OnDevice, "images are decoded by on_device")
+
+    def for_cuda(device: str) -> BatchDecoder:
+        if device != "cuda":
+            raise DeviceError(f"no decoder for {device}")
+        return batch_decoder
+
+    register(on_device=for_cuda)
+    assert choose_decoder(device="cuda") == (batch_decoder, "images are decoded by on_device")
     decoder, note = choose_decoder(device="mps")
     assert type(decoder) is LibjpegTurbo
     assert note == "images are decoded by libjpeg-turbo (not on_device: no decoder for mps)"
@@ -99,17 +77,12 @@ def test_without_simplejpeg_pillow_decodes_and_says_so(monkeypatch):
     with pytest.raises(ConfigError, match="simplejpeg is not installed") as caught:
         choose_decoder("libjpeg-turbo")
     assert caught.value.fix == "pip install simplejpeg"
+    monkeypatch.setattr(decoders, "DECODERS", {"libjpeg-turbo": LibjpegTurbo})
+    with pytest.raises(ConfigError, match="no decoder can be loaded") as caught:
+        choose_decoder()
+    assert caught.value.got == "not libjpeg-turbo: simplejpeg is not installed"
 
 
-def test_none_at_all(monkeypatch):
-    monkeypatch.setattr(decoders, "DECODERS", {"on_device": OnDevice})
-    with pytest.raises(ConfigError, match="no decoder") as caught:
-        choose_decoder(device="mps")
-    assert caught.value.got == "not on_device: no decoder for mps"
-
-
-def test_the_kinds_are_told_apart():
-    assert isinstance(LibjpegTurbo(), Decoder)
-    assert isinstance(OnDevice("cpu"), BatchDecoder)
-    assert not isinstance(OnDevice("cpu"), Decoder)
-    assert not isinstance(Pillow(), BatchDecoder)
+def test_the_kinds_are_told_apart(batch_decoder):
+    assert [isinstance(LibjpegTurbo(), kind) for kind in (Decoder, BatchDecoder)] == [True, False]
+    assert [isinstance(batch_decoder, kind) for kind in (Decoder, BatchDecoder)] == [False, True]

@@ -14,7 +14,7 @@ from PIL import Image
 
 from hybrid.errors import UnreadableImageError
 from hybrid.images.decode import Scaled, decode
-from hybrid.images.decoders import AnyDecoder, Pillow
+from hybrid.images.decoders import AnyDecoder, BatchDecoder, Pillow
 from hybrid.images.pipeline import (
     ReadImage,
     largest_min_side,
@@ -28,33 +28,9 @@ from hybrid.images.records import ImageRecord
 from hybrid.images.stream import ahead
 
 
-class Batches:
-    """A decoder of batches, as a GPU has it."""
-
-    name = "batches"
-
-    def __init__(self) -> None:
-        self.sizes: list[int] = []
-        self.threads: set[str] = set()
-
-    def decode_batch(self, data, min_side):
-        self.sizes.append(len(data))
-        self.threads.add(threading.current_thread().name)
-        return [self._one(encoded, min_side) for encoded in data]
-
-    def _one(self, data: bytes, min_side: int | None) -> Scaled | UnreadableImageError:
-        try:
-            return Pillow().decode(data, min_side)
-        except UnreadableImageError as error:
-            return error
-
-
-DECODERS = {"default": lambda: None, "one": Pillow, "batch": Batches}
-
-
-@pytest.fixture(params=DECODERS)
+@pytest.fixture(params=["default", "one", "batch"])
 def decoder(request) -> AnyDecoder | None:
-    return DECODERS[request.param]()
+    return {"default": None, "one": Pillow(), "batch": request.getfixturevalue("batch_decoder")}[request.param]
 
 
 def record_of(file: Path) -> ImageRecord:
@@ -110,17 +86,15 @@ def test_the_bytes_are_read_and_decoded_once(file, decodes, monkeypatch):
     assert (len(reads), len(decodes)) == (1, 1)
 
 
-@pytest.mark.parametrize("options", [{"known": True}, {"prepare": None}], ids=["known", "hash alone"])
-def test_what_is_not_decoded(file, decodes, options):
+def test_what_is_not_decoded(file, decodes, batch_decoder):
     data = file.read_bytes()
-    sha256 = hashlib.sha256(data).hexdigest()
-    if "known" in options:
-        options = {"known": {sha256}, "prepare": lambda image, record: pytest.fail("prepared")}
-    file.write_bytes(data)
-    for decoder in (None, Batches()):
-        (image,) = read_each([record_of(file)], **options, decoder=decoder)
-        assert image == ReadImage(record_of(file), sha256, len(data))
+    expected = ReadImage(record_of(file), hashlib.sha256(data).hexdigest(), len(data))
+    never = lambda *given: pytest.fail("prepared")  # noqa: E731
+    for decoder in (None, batch_decoder):
+        known = read_each([record_of(file)], never, known={expected.sha256}, decoder=decoder)
+        assert list(known) == list(read_each([record_of(file)], None, decoder=decoder)) == [expected]
     assert not decodes
+    assert not batch_decoder.sizes
 
 
 def test_by_default_an_image_is_only_found_to_be_readable(file):
@@ -184,7 +158,7 @@ def test_batches_come_in_order_with_the_unreadable_at_their_places(grays, decode
     unreadable = {0, 7, 8, 9, 10, 11, 20, 39}
     assert [image.prepared for image in images] == [None if n in unreadable else n for n in range(40)]
     assert {n for n, image in enumerate(images) if image.reason} == unreadable
-    if isinstance(decoder, Batches):
+    if isinstance(decoder, BatchDecoder):
         assert decoder.sizes == [*[4] * 5, 3, *[4] * 4], "what has no bytes is not decoded"
         assert len(decoder.threads) == 1
 
@@ -214,7 +188,7 @@ def test_memory_is_bounded(grays, decoder):
     assert taken == 0
     for count, _ in enumerate(images, 1):
         # A decoder of batches has one more batch at work and one that is being taken.
-        assert taken <= count + ahead(4, 2) + (2 * 4 if isinstance(decoder, Batches) else 0)
+        assert taken <= count + ahead(4, 2) + (2 * 4 if isinstance(decoder, BatchDecoder) else 0)
     assert taken == 200
 
 
