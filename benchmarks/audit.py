@@ -5,7 +5,7 @@ Caltech-101, 3,249 images of 100 classes, real CLIP vectors, of which 70 have a 
     python benchmarks/audit.py ../shared/data/caltech101/train ../shared/data/caltech101/val \
         --encoder precomputed:../shared/data/caltech101/embeddings.npz --seeds 0,1,2 --json audit.json
 
-The same with labels changed to one of the three most similar classes: `--kind similar`. The bundled world:
+The same with labels changed to one of the three most similar classes: `--kind similar`. The bundled synthetic dataset:
 
     hybrid demo --dir demo && python benchmarks/audit.py demo/data/train demo/data/val --encoder tiny
 

@@ -156,7 +156,9 @@ def _images(arrays: dict[str, NDArray[Any]], split: str, texts: tuple[int, ...],
         )
     low, high = labels.min(initial=0), labels.max(initial=0)
     if low < 0 or high >= texts[0]:
-        raise DataError(f"{file}: a {split}_label is no class", expected=f"0 to {texts[0] - 1}", got=f"{low} to {high}")
+        raise DataError(
+            f"{file}: a {split}_label is not a class", expected=f"0 to {texts[0] - 1}", got=f"{low} to {high}"
+        )
     return LabeledEmbeddings(unit(embeddings, f"{file}: {split}_embedding"), labels.astype(np.intp))
 
 

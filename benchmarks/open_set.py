@@ -6,7 +6,7 @@ Real CLIP vectors of Caltech-101; the images of its 30 classes without a text ve
         --seeds 0,1,2 --json open_set.json
 
 The format of FILE.npz and the rule of the splits: benchmarks/gzsl.py. Known images are the test images of the seen and
-unseen classes; unknown ones those of classes without a text vector, which no head, prompt or memory ever met. Where
+unseen classes; unknown ones those of classes without a text vector, which no head, prompt or labeled image met. Where
 every class has one, `--unknown-share 0.33` takes it from a third of the classes, another third a seed.
 
 NegLabel needs texts of things that are no class. `--negatives NAMES.npz` gives them (arrays text (m,) and
@@ -14,7 +14,7 @@ text_embedding (m, d); benchmarks/name_vectors.py writes them with any encoder).
 scores once more where `--negative-share` of the named classes lend their texts as negatives: they leave the label
 space, and their images are in no group.
 
-The bundled world:
+The bundled synthetic dataset:
 
     python benchmarks/world_vectors.py --out world.npz
     python benchmarks/name_vectors.py drawable-animals --out animals.npz
@@ -201,14 +201,14 @@ def score(fitted: Fitted, images: NDArray[np.float32], negatives: Names | None) 
 
 def detection(fitted: Fitted, unknown: NDArray[np.float32], negatives: Names | None) -> Figures:
     """AUROC and FPR95 of every score, known images against unknown ones."""
-    known, strange = (score(fitted, x, negatives) for x in (fitted.split.test.embeddings, unknown))
+    known, foreign = (score(fitted, x, negatives) for x in (fitted.split.test.embeddings, unknown))
     is_seen = fitted.split.test.target < len(fitted.split.seen)
     return {
         name: {
-            "auroc": oss.auroc(known[name], strange[name]),
-            "fpr95": oss.fpr95(known[name], strange[name]),
-            "auroc_seen": oss.auroc(known[name][is_seen], strange[name]),
-            "auroc_unseen": oss.auroc(known[name][~is_seen], strange[name]),
+            "auroc": oss.auroc(known[name], foreign[name]),
+            "fpr95": oss.fpr95(known[name], foreign[name]),
+            "auroc_seen": oss.auroc(known[name][is_seen], foreign[name]),
+            "auroc_unseen": oss.auroc(known[name][~is_seen], foreign[name]),
         }
         for name in known
     }
@@ -221,14 +221,14 @@ def promises(fitted: Fitted, unknown: NDArray[np.float32]) -> Figures:
     for name, policy in PROMISES.items():
         decider = fitted.decider(policy)
         accept = decider.point.accept_above
-        known, strange = (fitted.ask(decider, x).p_known for x in (fitted.split.test.embeddings, unknown))
-        if accept is None or known is None or strange is None:
+        known, foreign = (fitted.ask(decider, x).p_known for x in (fitted.split.test.embeddings, unknown))
+        if accept is None or known is None or foreign is None:
             raise AssertionError(f"{policy} gave no threshold")
         passes = known >= accept
         rows[name] = {
             "kept_seen": float(passes[is_seen].mean()),
             "kept_unseen": float(passes[~is_seen].mean()),
-            "unknown_accepted": float((strange >= accept).mean()),
+            "unknown_accepted": float((foreign >= accept).mean()),
             "threshold": accept,
         }
     return rows
@@ -286,11 +286,11 @@ def run_seed(data: Data, options: argparse.Namespace, negatives: Names | None, s
     }
     if others is not None:
         keys = {class_key(name) for name in others.names}
-        strange = [name for i, name in enumerate(data.names) if i not in data.named]
+        unnamed = [name for i, name in enumerate(data.names) if i not in data.named]
         result["negatives"] = {
             "texts": len(others.names),
             "same_name_as_a_class_left_out": len(negatives.names) - len(others.names) if negatives else 0,
-            "unknown_classes_named": sum(class_key(name) in keys for name in strange),
+            "unknown_classes_named": sum(class_key(name) in keys for name in unnamed),
         }
     elif options.negative_share:
         result["held_out_names"] = with_held_out_names(data, options, unknown, seed)
@@ -300,7 +300,7 @@ def run_seed(data: Data, options: argparse.Namespace, negatives: Names | None, s
 def with_held_out_names(
     data: Data, options: argparse.Namespace, unknown: NDArray[np.float32], seed: int
 ) -> dict[str, Any]:
-    """Compare all scores where a share of the named classes is no class but lends its texts as negatives."""
+    """Compare all scores where a share of the named classes is left out and lends its texts as negatives."""
     lent = choose(data.named, options.negative_share, f"negatives {seed}")
     if not lent:
         raise DataError("no class lends its text as a negative", fix="a larger --negative-share, or 0 to go without")

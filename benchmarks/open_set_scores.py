@@ -86,17 +86,17 @@ def neighbor_distance(images: NDArray[Any], bank: NDArray[Any], k: int = NEIGHBO
     return np.asarray(-np.sqrt(np.maximum(2 - 2 * nearest, 0)))
 
 
-def relative_mahalanobis(images: NDArray[Any], memory: ClassGaussians) -> Floats:
+def relative_mahalanobis(images: NDArray[Any], gaussians: ClassGaussians) -> Floats:
     """Minus the least, over classes, of distance to the class minus distance to all images, (n,) (Ren et al. 2021).
 
     Squared Mahalanobis distances, with the product's Ledoit-Wolf covariances: the paper's empirical ones cannot be
     inverted on few images.
     """
     exact = np.asarray(images, np.float64)
-    whiten = np.linalg.cholesky(np.linalg.inv(memory.within))
-    own, means = exact @ whiten, memory.means @ whiten
+    whiten = np.linalg.cholesky(np.linalg.inv(gaussians.within))
+    own, means = exact @ whiten, gaussians.means @ whiten
     squared = (own**2).sum(axis=1)[:, None] - 2 * own @ means.T + (means**2).sum(axis=1)
-    return np.asarray(memory.background.squared_distance(exact) - squared.min(axis=1))
+    return np.asarray(gaussians.background.squared_distance(exact) - squared.min(axis=1))
 
 
 def auroc(known: Floats, unknown: Floats) -> float:

@@ -32,7 +32,7 @@ def load(setup: Setup) -> ClipEncoder:
 
     encoder = load_encoder(settings(setup), setup.device)
     if not isinstance(encoder, ClipEncoder):
-        raise TypeError(f"{setup.model} is no CLIP model")
+        raise TypeError(f"{setup.model} is not a CLIP model")
     return encoder
 
 

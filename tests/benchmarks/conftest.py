@@ -67,6 +67,21 @@ def spoiled():
     return spoiled
 
 
+def assert_mean(mean, parts):
+    """Each number of a nested dict is the mean of those in the same place of the parts."""
+    for key, value in mean.items():
+        inside = [part[key] for part in parts]
+        if isinstance(value, dict):
+            assert_mean(value, inside)
+        else:
+            assert value == pytest.approx(np.mean(inside)), key
+
+
+@pytest.fixture(scope="session")
+def assert_is_mean():
+    return assert_mean
+
+
 @pytest.fixture
 def run(request, tmp_path):
     """Write the file, run the module's benchmark in this process, give its JSON."""

@@ -81,10 +81,7 @@ def test_who_is_shown_by_which_images(data, monkeypatch):
         assert set(train.target[rows[chosen[labels[chosen] == number]]]) == {split.unseen[number]}
 
 
-def test_mean_of_the_seeds(data, table):
+def test_mean_of_the_seeds(assert_is_mean, data, table):
     found = few_shot_three_way.measure(data, SHOTS, (0, 1))
     assert found["per_seed"]["0"] == table
-    for way, row in found["ways"].items():
-        for figure, values in row.items():
-            for count, value in values.items():
-                assert value == pytest.approx(np.mean([found["per_seed"][s][way][figure][count] for s in "01"]))
+    assert_is_mean(found["ways"], found["per_seed"].values())

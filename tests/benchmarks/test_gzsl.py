@@ -74,14 +74,12 @@ def test_json(first):
         assert np.isclose(row["harmonic_mean"], 2 * row["seen"] * row["unseen"] / (row["seen"] + row["unseen"]))
 
 
-def test_mean_over_seeds(run, arrays, first, capsys):
+def test_mean_over_seeds(run, assert_is_mean, arrays, first, capsys):
     found = run(arrays, "--seeds", "1,0")
     assert found["seeds"] == [1, 0]
     assert found["per_seed"]["0"] == first["per_seed"]["0"]
     for group in ("methods", "operating_points"):
-        for name, row in found[group].items():
-            for figure, value in row.items():
-                assert value == pytest.approx(np.mean([found["per_seed"][s][group][name][figure] for s in "01"]))
+        assert_is_mean(found[group], [seed[group] for seed in found["per_seed"].values()])
     printed = capsys.readouterr().out
     assert all(name in printed for name in METHODS)
     best = max(row["ausuc"] for row in found["methods"].values())
@@ -145,7 +143,7 @@ def test_every_wrong_file_is_named(refusal, arrays):
         "train_embedding holds vectors without a direction": {"train_embedding": broken},
         "the val arrays do not fit": {"val_label": arrays["val_label"][:-1]},
         "the test arrays do not fit": {"test_embedding": arrays["test_embedding"][:, :-1]},
-        "a test_label is no class": {"test_label": arrays["test_label"] + 1},
+        "a test_label is not a class": {"test_label": arrays["test_label"] + 1},
         "class_text does not fit": {"class_text": arrays["class_text"][1:]},
         "logit_scale is wrong": {"logit_scale": np.float32(-1)},
         "cannot read": {"class_names": arrays["class_names"].astype(object)},

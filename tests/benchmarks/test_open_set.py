@@ -78,12 +78,10 @@ def test_figures_fit_together(first):
             assert rows[f"{peer}_and_likeliest"]["size"] == pytest.approx(rows[peer]["size"] + rows[peer]["empty"])
 
 
-def test_deterministic_and_the_mean_of_its_seeds(run, arrays, first, capsys):
+def test_deterministic_and_the_mean_of_its_seeds(run, assert_is_mean, arrays, first, capsys):
     found = run(arrays, "--seeds", "1,0")
     assert found["per_seed"]["0"] == first["per_seed"]["0"]
-    for name, row in found["mean"]["detection"].items():
-        for figure, value in row.items():
-            assert value == pytest.approx(np.mean([found["per_seed"][s]["detection"][name][figure] for s in "01"]))
+    assert_is_mean(found["mean"]["detection"], [seed["detection"] for seed in found["per_seed"].values()])
     printed = capsys.readouterr().out
     for text in (*PEERS, *NEGLABEL, "rejector", "20 seen, 6 unseen, 4 unknown", "max_false_accept 0.1"):
         assert text in printed
