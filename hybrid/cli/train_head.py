@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -15,19 +16,15 @@ Weights = Annotated[
     Path | None,
     typer.Option(help="Local weights of the backbone (safetensors, or torch with plain tensors)."),
 ]
-FromTimm = Annotated[
-    bool | None,
-    typer.Option("--pretrained/--no-pretrained", help="timm's pretrained weights.  [default: pretrained]"),
-]
-Classes = Annotated[Path | None, typer.Option(help="File of the seen classes, one a line.  [default: every label]")]
+Classes = Annotated[Path | None, typer.Option(help="File of the seen classes, one per line.  [default: every label]")]
 Kind = Annotated[
     str | None, typer.Option(help="backbone (a fine-tuned timm network) or linear (on the CLIP embeddings).")
 ]
 GateFolds = Annotated[
     str | None,
     typer.Option(
-        help="What the gate's fit asks for the head's uncertainty: memory (nothing), frozen (heads on frozen features) "
-        "or fine-tuned (the recipe again, five times).  [default: memory]"
+        help="How the gate's fit learns what the head says of unseen classes: memory (not at all), frozen (from heads "
+        "on frozen features) or fine-tuned (from the recipe again, five times).  [default: memory]"
     ),
 ]
 Assignments = Annotated[
@@ -38,6 +35,9 @@ Assignments = Annotated[
         help="Any setting of a recipe, repeatable; hybrid recipes NAME --settings lists them all.",
     ),
 ]
+# Settings that had a flag of their own in version 0.1.
+OldPretrained = Annotated[bool | None, typer.Option("--pretrained/--no-pretrained", hidden=True)]
+OldImageSize = Annotated[int | None, typer.Option("--image-size", hidden=True)]
 
 
 def train_head(
@@ -45,11 +45,10 @@ def train_head(
     head: Kind = None,
     backbone: Backbone = None,
     backbone_weights: Weights = None,
-    pretrained: FromTimm = None,
     classes: Classes = None,
     epochs: Annotated[int | None, typer.Option(help="At most so many.  [default: the recipe's]")] = None,
     batch_size: Annotated[int | None, typer.Option(help="[default: the recipe's]")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Pixels.  [default: the recipe's]")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that load photos.  [default: the recipe's]")] = None,
     seed: Annotated[int | None, typer.Option(help="[default: 0]")] = None,
     gate_folds: GateFolds = None,
     recipe: Recipe = "convnext-tiny",
@@ -57,6 +56,8 @@ def train_head(
     templates: Annotated[str, typer.Option(help="Prompt templates: simple, imagenet or a file.")] = "simple",
     fresh: Annotated[bool, typer.Option("--fresh", help="Do not go on from an unfinished training.")] = False,
     device: options.Device = "auto",
+    pretrained: OldPretrained = None,
+    image_size: OldImageSize = None,
 ) -> None:
     """Train a head on the index's photos and fit the gate."""
     from hybrid.cli import show
@@ -72,17 +73,17 @@ def train_head(
         "kind": head,
         "backbone": backbone,
         "backbone_weights": absolute(backbone_weights),
-        "pretrained": pretrained,
         "epochs": epochs,
         "batch_size": batch_size,
-        "image_size": image_size,
+        "workers": workers,
         "seed": seed,
         "gate_folds": gate_folds,
     }
-    settings = load_recipe(recipe, set_ or (), flags)
+    say = show.note if is_main_process() else _silent
+    old = {"pretrained": pretrained, "image_size": image_size}
+    settings = load_recipe(recipe, set_ or (), flags | _warn_of_old(old, say))
     layout = Layout(run)
     encoder = load_encoder(read_run(layout).encoder, device)
-    say = show.note if is_main_process() else _silent
     for line in encoder.notes:
         say(line)
     limit_to = read_names(classes) if classes else None
@@ -93,6 +94,15 @@ def train_head(
     curves = layout.head / HeadFiles.CURVES
     drawn = f"; curves in {curves}" if curves.is_file() else ""
     show.stdout().print(f"head with {len(info.classes)} classes in {layout.head}{drawn}", soft_wrap=True)
+
+
+def _warn_of_old(flags: dict[str, bool | int | None], say: Callable[[str], None]) -> dict[str, bool | int]:
+    """The flags that were given, each with a warning that says what to write instead."""
+    given = {key: value for key, value in flags.items() if value is not None}
+    for key, value in given.items():
+        flag = f"--{key.replace('_', '-')}" if value is not False else f"--no-{key}"
+        say(f"WARNING: {flag} will be removed; write --set {key}={str(value).lower()}")
+    return given
 
 
 def _silent(line: str) -> None:

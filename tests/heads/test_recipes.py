@@ -8,7 +8,15 @@ import pytest
 
 from hybrid.config import HeadSettings
 from hybrid.errors import ConfigError
-from hybrid.heads.recipes import FOLDER, as_toml, find_recipe, load_recipe, recipe_label, recipe_names
+from hybrid.heads.recipes import (
+    FOLDER,
+    as_toml,
+    find_recipe,
+    load_recipe,
+    recipe_description,
+    recipe_label,
+    recipe_names,
+)
 
 NAMES = {
     "convnext-tiny",
@@ -42,7 +50,7 @@ def same_but_description(left: HeadSettings, right: HeadSettings) -> bool:
 # Every recipe
 
 
-def test_the_recipes_of_the_field_reports_are_all_there():
+def test_the_bundled_recipes_are_all_there():
     assert set(recipe_names()) == NAMES
     assert list(recipe_names()) == sorted(NAMES)
 
@@ -52,9 +60,9 @@ def test_a_recipe_can_be_loaded_and_says_what_it_is(name):
     settings = load_recipe(name)
     assert 20 <= len(settings.description) <= 90
     assert settings.description == written(name)["description"]
-    first = (FOLDER / f"{name}.toml").read_text(encoding="utf-8").splitlines()[0]
-    assert re.match(r"# (Field report [1-5]|No field report)", first)
-    assert max(map(len, (FOLDER / f"{name}.toml").read_text(encoding="utf-8").splitlines())) <= 120
+    lines = (FOLDER / f"{name}.toml").read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("# ")
+    assert max(map(len, lines)) <= 120
 
 
 def test_no_two_recipes_are_the_same():
@@ -89,7 +97,7 @@ def test_what_starts_from_nothing_trains_whole(name):
         assert settings.optim.backbone_rate == 1.0
 
 
-# What the reports say, and the issue that repeats them
+# What each recipe is known for
 
 
 def facts(name: str, **expected: object) -> None:
@@ -103,7 +111,7 @@ def test_the_default_recipe_is_the_default():
     assert same_but_description(settings, HeadSettings())
 
 
-def test_report_1_plus():
+def test_convnext_tiny_plus():
     plus = {
         "mixup": 0.2,
         "cutmix": 1.0,
@@ -116,7 +124,7 @@ def test_report_1_plus():
     assert same_but_description(load_recipe("convnext-tiny-plus"), HeadSettings(**plus))
 
 
-def test_report_2():
+def test_the_step_schedules():
     shared = {
         "hidden": 0,
         "optimizer": "adam",
@@ -135,7 +143,7 @@ def test_report_2():
     assert load_recipe("resnet50-frozen").augment.color_jitter > 0
 
 
-def test_report_3():
+def test_the_best_epoch_by_accuracy():
     shared = {"monitor": "accuracy", "optimizer": "adam"}
     for name in ("resnet50-layerwise", "resnet18", "cnn-scratch", "resnet50-lora", "autoencoder", "regions"):
         facts(name, **shared)
@@ -155,7 +163,7 @@ def test_report_3():
 
 
 @pytest.mark.parametrize(("name", "size"), [("efficientnet-b0", 224), ("efficientnet-b2", 256)])
-def test_report_4(name, size):
+def test_efficientnet(name, size):
     facts(
         name,
         backbone=name.replace("-", "_"),
@@ -173,7 +181,7 @@ def test_report_4(name, size):
 
 
 @pytest.mark.parametrize("name", ["efficientnet-b0", "efficientnet-b2"])
-def test_the_variants_that_report_4_names_are_settings_as_the_file_writes_them(name):
+def test_the_variants_of_efficientnet_are_settings_as_its_file_writes_them(name):
     text = (FOLDER / f"{name}.toml").read_text(encoding="utf-8")
     assignments = [quoted or plain for quoted, plain in re.findall(r"--set (?:'([^']+)'|(\S+))", text)]
     got = [load_recipe(name, [assignment]) for assignment in assignments]
@@ -184,7 +192,7 @@ def test_the_variants_that_report_4_names_are_settings_as_the_file_writes_them(n
     assert len(got) == 6
 
 
-def test_report_5():
+def test_32_pixels():
     for name in ("pixels-logistic", "cifar-cnn", "cifar-resnet18"):
         facts(name, image_size=32, hidden=0, label_smoothing=0.0)
     facts("pixels-logistic", backbone="hybrid_pixels", dropout=(0.0, 0.0), crop_scale=1.0, flip=0.0, rotation=0.0)
@@ -194,6 +202,24 @@ def test_report_5():
 
 def test_the_linear_head():
     assert same_but_description(load_recipe("clip-linear"), HeadSettings(kind="linear"))
+
+
+def test_a_recipes_words_are_about_its_own_kind_of_head():
+    network, linear = load_recipe("resnet18"), load_recipe("resnet18", flags={"kind": "linear"})
+    assert network.description == recipe_description(network) != linear.description == ""
+    assert load_recipe("clip-linear", ["kind=linear"]).description == load_recipe("clip-linear").description
+    mine = ["kind=linear", "description=mine"]
+    assert recipe_description(load_recipe("resnet18", mine)) == "mine"
+    # As version 0.1.0 kept them in a run.
+    words = f"{network.description} (report 3)"
+    assert recipe_description(network.replace(description=words)) == network.description
+    assert recipe_description(network.replace(description=words, kind="linear")) == ""
+
+
+def test_an_unknown_kind_of_head():
+    with pytest.raises(ConfigError, match="kind") as caught:
+        load_recipe("resnet18", ["kind=none"])
+    assert caught.value.fix == "known kinds: backbone, linear"
 
 
 # Finding and loading

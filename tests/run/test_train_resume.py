@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,10 +19,11 @@ from hybrid.run.files import HeadFiles, Layout
 
 SETTINGS = {
     "backbone": "test_resnet",
+    "pretrained": "false",
     "unfreeze": "all",
     "image_size": "24",
     "hidden": "8",
-    "epochs": "4",
+    "epochs": "3",
     "patience": "9",
     "batch_size": "8",
     "workers": "0",
@@ -29,60 +32,54 @@ SETTINGS = {
     "mixup": "0.2",
     "ema_decay": "0.9",
 }
-KILL = """
-import os, signal, sys
+# Trains killed heads one after another, each in a fork, because starting Python and torch takes seconds.
+KILLER = """
+import json, os, signal, sys
+import accelerate, timm.loss, timm.optim, timm.scheduler
+from hybrid.cli.main import app
 from hybrid.heads.training import checkpoint
 
-moment, epoch, *arguments = sys.argv[1:]
-save = checkpoint.Checkpoint.save
+save, codes = checkpoint.Checkpoint.save, []
 
-def killing(self, state):
-    reached = len(state["rows"]) == int(epoch)
-    if reached and moment == "before":
-        os.kill(os.getpid(), signal.SIGKILL)
-    save(self, state)
-    if reached and moment == "after":
-        os.kill(os.getpid(), signal.SIGKILL)
+def train(moment, epoch, arguments):
+    def killing(self, state):
+        reached = len(state["rows"]) == epoch
+        if reached and moment == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(self, state)
+        if reached:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-checkpoint.Checkpoint.save = killing
-from hybrid.cli.main import app
-app(arguments, standalone_mode=False)
+    checkpoint.Checkpoint.save = killing
+    app(arguments, standalone_mode=False)
+
+for job in json.loads(sys.argv[1]):
+    child = os.fork()
+    if child == 0:
+        try:
+            train(*job)
+        finally:
+            os._exit(1)
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(json.dumps(codes))
 """
+KILLS = {"first": ("before", 1), "second": ("after", 2), "last": ("after", 3)}
 
 
-def train_head(run: Path, *more: str) -> list[str]:
-    settings = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
-    return ["train-head", "--run", str(run), "--no-pretrained", "--device", "cpu", *settings, *more]
-
-
-def call(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, check=False, env={**os.environ, **environment}
-    )
-
-
-def hybrid(*arguments: str) -> str:
-    done = call(["-m", "hybrid.cli.main", *arguments])
-    assert done.returncode == 0, done.stderr
-    return done.stderr
+def train_head(run: Path, **more: str) -> list[str]:
+    settings = [word for key, value in (SETTINGS | more).items() for word in ("--set", f"{key}={value}")]
+    return ["train-head", "--run", str(run), "--device", "cpu", *settings]
 
 
 @pytest.fixture(scope="module")
-def indexed(tmp_path_factory, make_clip, image) -> Path:
+def indexed(tmp_path_factory, make_clip, image, hybrid) -> Path:
     """A run with an index of three classes, to be copied."""
     folder = tmp_path_factory.mktemp("resume")
     for number, (label, count) in enumerate({"cat": 10, "dog": 8, "emu": 12}.items()):
         (folder / "photos" / label).mkdir(parents=True)
         for index in range(count):
             image(number * 1000 + index).save(folder / "photos" / label / f"{index:03d}.jpg", quality=95)
-    hybrid(
-        "build-index",
-        str(folder / "photos"),
-        "--encoder",
-        str(make_clip(folder / "clip")),
-        "--run",
-        str(folder / "run"),
-    )
+    hybrid("build-index", folder / "photos", "--encoder", make_clip(folder / "clip"), "--run", folder / "run")
     return folder / "run"
 
 
@@ -94,10 +91,7 @@ def results(run: Path) -> dict[str, object]:
     """All that a run's head says: weights, gate, log without clocks."""
     head = Layout(run).head
     with (head / HeadFiles.LOG).open(newline="") as stream:
-        rows = [
-            {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")}
-            for row in csv.DictReader(stream)
-        ]
+        rows = [{k: v for k, v in r.items() if "second" not in k} for r in csv.DictReader(stream)]
     weights = load_file(head / HeadFiles.WEIGHTS)
     return {
         "log": rows,
@@ -107,49 +101,71 @@ def results(run: Path) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(indexed, tmp_path_factory) -> dict[str, object]:
+def uninterrupted(indexed, tmp_path_factory, hybrid) -> dict[str, object]:
     run = copy(indexed, tmp_path_factory.mktemp("whole"))
     hybrid(*train_head(run))
     return results(run)
 
 
-@pytest.mark.parametrize(("moment", "epoch"), [("before", 1), ("after", 2), ("after", 4)])
-def test_a_killed_training_goes_on_with_the_same_figures(indexed, uninterrupted, tmp_path, moment, epoch):
-    run = copy(indexed, tmp_path)
-    killed = call(["-c", KILL, moment, str(epoch), *train_head(run)])
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+@pytest.fixture(scope="module")
+def killed(indexed, tmp_path_factory) -> dict[str, Path]:
+    """Runs whose training was killed at each of `KILLS`."""
+    runs = {name: copy(indexed, tmp_path_factory.mktemp(name)) for name in KILLS}
+    jobs = [(*kill, train_head(runs[name])) for name, kill in KILLS.items()]
+    done = subprocess.run([sys.executable, "-c", KILLER, json.dumps(jobs)], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [-signal.SIGKILL] * len(KILLS), done.stderr
+    return runs
+
+
+@pytest.mark.parametrize("name", KILLS)
+def test_a_killed_training_goes_on_with_the_same_figures(killed, uninterrupted, tmp_path, hybrid, name):
+    run = copy(killed[name], tmp_path)
     assert not Layout(run).head.exists()
-    told = hybrid(*train_head(run))
+    said = hybrid(*train_head(run)).err
+    moment, epoch = KILLS[name]
     finished = epoch - (moment == "before")
-    assert (f"going on after epoch {finished} " in told) == (finished > 0)
+    assert (f"going on after epoch {finished} " in said) == (finished > 0)
     assert results(run) == uninterrupted
     assert not Layout(run).training.exists()
 
 
-def test_another_recipe_or_fresh_starts_anew(indexed, uninterrupted, tmp_path):
-    run = copy(indexed, tmp_path)
-    assert call(["-c", KILL, "after", "2", *train_head(run)]).returncode == -signal.SIGKILL
-    kept = Path(shutil.copytree(Layout(run).training, tmp_path / "kept"))
-    told = hybrid(*train_head(run, "--set", "learning_rate=0.002"))
-    assert "an unfinished training with other settings, photos or device is dropped" in told
-    shutil.copytree(kept, Layout(run).training)
-    told = hybrid(*train_head(run, "--fresh"))
-    assert "going on" not in told
+def test_another_recipe_or_fresh_starts_anew(killed, uninterrupted, tmp_path, hybrid):
+    run = copy(killed["second"], tmp_path)
+    said = hybrid(*train_head(run), "--fresh").err
+    assert "going on" not in said
     assert results(run) == uninterrupted
+    shutil.copytree(Layout(killed["second"]).training, Layout(run).training)
+    said = hybrid(*train_head(run, learning_rate="0.002")).err
+    assert "an unfinished training with other settings, photos or device is dropped" in said
 
 
-def test_two_processes_train_one_head(indexed, tmp_path):
+def test_two_processes_train_one_head(indexed, tmp_path, socket_enabled):
     run = copy(indexed, tmp_path)
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hybrid.cli.main", "--"]
-    done = call([*launch, *train_head(run, "--set", "mixup=0")])
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("epoch   4/4") == 1
-    assert done.stdout.count("head with 3 classes") == 1
-    assert len(results(run)["log"]) == 4
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, "-m", "hybrid.cli.main", *train_head(run, mixup="0")]
+    both = [
+        subprocess.Popen(
+            command,
+            env={**launch, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    (out, err), (other_out, other_err) = (process.communicate(timeout=300) for process in both)
+    assert [process.returncode for process in both] == [0, 0], err + other_err
+    assert err.count("epoch   3/3") == 1
+    assert out.count("head with 3 classes") == 1
+    assert "epoch" not in other_err + other_out
+    assert len(results(run)["log"]) == 3
 
 
-def test_fine_tuned_folds_are_refused_in_two_processes(indexed, tmp_path):
-    run = copy(indexed, tmp_path)
-    done = call(["-m", "hybrid.cli.main", *train_head(run, "--gate-folds", "fine-tuned")], WORLD_SIZE="2", RANK="0")
-    assert done.returncode == 1
-    assert "hybrid fit-gate --gate-folds fine-tuned" in done.stderr
+def test_fine_tuned_folds_are_refused_in_two_processes(indexed, tmp_path, hybrid, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    done = hybrid(*train_head(copy(indexed, tmp_path)), "--gate-folds", "fine-tuned", rc=1)
+    assert "hybrid fit-gate --gate-folds fine-tuned" in done.err

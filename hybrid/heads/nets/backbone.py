@@ -110,7 +110,7 @@ def weights_note(settings: ModelSettings) -> str:
         return f"backbone {settings.backbone}, weights from {settings.backbone_weights}"
     if settings.pretrained:
         return f"backbone {settings.backbone}, timm's pretrained weights"
-    return f"backbone {settings.backbone}, random weights (--no-pretrained)"
+    return f"backbone {settings.backbone}, random weights (pretrained=false)"
 
 
 def _create(settings: ModelSettings, pretrained: bool) -> Any:
@@ -152,7 +152,7 @@ def _backbone_error(settings: ModelSettings, from_timm: bool, error: Exception) 
         return HeadError(
             f"the pretrained weights of {settings.backbone} are not in the cache and cannot be downloaded",
             got=first_line(error),
-            fix="--backbone-weights FILE.safetensors (a local file), --no-pretrained (train from nothing), "
+            fix="--backbone-weights FILE.safetensors (a local file), --set pretrained=false (train from nothing), "
             "or --head linear (logistic regression on the CLIP embeddings)",
         )
     tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{name}.*")] if tag else []
@@ -182,7 +182,7 @@ def _check_size(backbone: nn.Module, settings: ModelSettings) -> None:
         raise HeadError(
             f"{settings.backbone} cannot take photos of {size} x {size} pixels",
             got=first_line(error),
-            fix="another --image-size, such as 224",
+            fix="another size, such as --set image_size=224",
         ) from error
 
 

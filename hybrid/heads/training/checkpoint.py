@@ -14,6 +14,7 @@ from hybrid import __version__
 from hybrid.config import HeadSettings, ModelSettings
 from hybrid.device import Compute
 from hybrid.errors import HeadError
+from hybrid.files import atomic_write
 from hybrid.heads.base import TrainingSet
 from hybrid.heads.training.distributed import process_count
 from hybrid.images.preprocess import PIXELS
@@ -21,7 +22,7 @@ from hybrid.images.preprocess import PIXELS
 FILE = "checkpoint.pt"
 # Grows with the kind of state that is kept, so that none of another kind is taken up.
 STATE = 2
-# What changes no figure: how many processes load images, and the recipe's words.
+# What changes no figure: how many processes load images, the recipe's description, and what other steps read.
 FREE = ("workers", "description", "gate_folds", "l2_c")
 
 
@@ -82,6 +83,5 @@ class Checkpoint:
         if self._file is None:
             return
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        part = self._file.with_suffix(".part")
-        torch.save({"key": self._key, **state}, part)
-        part.replace(self._file)
+        with atomic_write(self._file) as part:
+            torch.save({"key": self._key, **state}, part)

@@ -13,6 +13,7 @@ import torch
 from hybrid.config import HeadSettings
 from hybrid.device import Compute
 from hybrid.errors import HeadError
+from hybrid.files import atomic_write
 from hybrid.heads.base import TrainingSet, TrainingSummary
 from hybrid.heads.nets.backbone import ImageClassifier, build_model, weights_note
 from hybrid.heads.nets.backbone_head import BackboneHead
@@ -155,7 +156,7 @@ def _count(model: ImageClassifier) -> tuple[int, int]:
 
 def _write(file: Path, rows: list[EpochLog]) -> None:
     """Write the log anew: the rows of a checkpoint may stand in no log yet."""
-    with file.open("w", newline="", encoding="utf-8") as stream:
+    with atomic_write(file) as part, part.open("w", newline="", encoding="utf-8") as stream:
         table = [msgspec.to_builtins(row) for row in rows]
         writer = csv.DictWriter(stream, fieldnames=list(table[0]))
         writer.writeheader()

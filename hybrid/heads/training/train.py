@@ -125,7 +125,7 @@ def _in_memory(loop: _Loop, epoch: int) -> EpochLog:
         raise HeadError(
             "the GPU's memory is too small for this recipe",
             got=first_line(error),
-            fix="lower --set batch_size=... or --image-size",
+            fix="lower --batch-size or --set image_size=...",
         ) from error
 
 

@@ -173,7 +173,7 @@ def test_pretrained_weights_without_network(monkeypatch, tmp_path, offline, back
     with pytest.raises(HeadError, match="not in the cache and cannot be downloaded") as caught:
         build_model(settings(backbone, pretrained=True).model, classes=3)
     assert backbone in caught.value.what
-    assert all(way in caught.value.fix for way in ("--backbone-weights", "--no-pretrained", "--head linear"))
+    assert all(way in caught.value.fix for way in ("--backbone-weights", "--set pretrained=false", "--head linear"))
     assert len(caught.value.got.splitlines()) == 1
     assert True not in tried, "the hub's client would try for a minute"
 
@@ -239,7 +239,7 @@ def test_arguments_reach_the_backbone():
 def test_a_size_the_backbone_cannot_take(name, size):
     with pytest.raises(HeadError, match=f"{name} cannot take photos of {size} x {size}") as caught:
         build_model(settings(name, image_size=size).model, classes=3)
-    assert "--image-size" in caught.value.fix
+    assert "--set image_size" in caught.value.fix
 
 
 @pytest.mark.parametrize("size", [32, 96, 160])

@@ -147,7 +147,7 @@ def test_there_are_no_pretrained_weights(name):
     with pytest.raises(HeadError, match=name) as caught:
         build_model(settings(name, pretrained=True).model, classes=3)
     assert "No pretrained weights exist" in caught.value.got
-    assert "--no-pretrained" in caught.value.fix
+    assert "--set pretrained=false" in caught.value.fix
 
 
 def test_an_argument_it_does_not_take():
