@@ -13,6 +13,7 @@ from hybrid.encoders import load_encoder
 from hybrid.encoders.base import Encoder, expand_user
 from hybrid.encoders.registry import split_prefix
 from hybrid.errors import ConfigError, DataError
+from hybrid.images.decoders import choose_decoder
 from hybrid.images.inputs import Images, MemoryRecord, to_records
 from hybrid.images.records import ImageRecord
 from hybrid.images.sources import Scan, scan
@@ -156,7 +157,7 @@ class Run:
         if not isinstance(sources, Scan):
             sources = scan([sources] if isinstance(sources, str | Path) else list(sources), labeled=labels)
         found = sources
-        for note in found.notes:
+        for note in (*found.notes, choose_decoder()[1]):
             self._say(note)
         return self._index(found, replace=replace, batch_size=batch_size, workers=workers, progress=progress)
 

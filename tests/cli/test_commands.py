@@ -131,11 +131,13 @@ def test_unreadable_images_are_listed_and_exit_3(hybrid, animals, tmp_path, monk
     arguments = ("--prompts", animals / "names.txt", "--encoder", "tiny", "--format", "jsonl")
     done = hybrid("predict", "photos", *arguments, rc=3)
     assert len(done.rows) == 39
+    assert "images are decoded by libjpeg-turbo" in done.err
     assert "2 unreadable" in done.err
     assert "broken.jpg: not an image" in done.err
     assert "empty.png: the file is empty" in done.err
     done = hybrid("build-index", "photos", "--encoder", "tiny", rc=3)
     assert "39 encoded" in done.out
+    assert "images are decoded by libjpeg-turbo" in done.err
     assert "2 unreadable" in done.err
 
 
