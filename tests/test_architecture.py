@@ -27,6 +27,8 @@ NEVER = {
     "errors": {"*"},
     "config": {"*", "!errors"},
     "device": {"*", "!errors", "!config"},
+    "files": {"*", "!errors"},
+    "plotting": {"*", "!errors", "!files"},
     "images": {"labels", "encoders", "index", "heads", "gate", "run", "classifier", "prediction"},
     "labels": {"encoders", "index", "heads", "gate", "run", "classifier", "prediction"},
     "encoders": {"index", "heads", "gate", "run", "classifier", "prediction"},
