@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -135,16 +135,12 @@ def test_more_texts_than_a_batch_are_as_one_by_one(fp32):
     assert len(np.unique(together.round(4), axis=0)) == len(texts)
 
 
-def test_it_says_what_it_needs_of_a_image(fp32):
+def test_what_an_encoder_says_of_itself(fp32):
     assert fp32.min_side == 3 * 32
     assert fp32.batch_size == CPU_BATCH
-
-
-def test_nothing_gives_no_vectors(fp32):
     assert fp32.encode_images([]).shape == fp32.encode_texts([]).shape == (0, 32)
-
-
-def test_the_model_is_frozen_and_in_evaluation_mode(fp32):
+    assert fp32.can_encode(["a cat", ""]) == [True, True]
+    assert fp32.check([]) is None
     assert not fp32._model.training
     assert not any(parameter.requires_grad for parameter in fp32._model.parameters())
 
@@ -205,32 +201,11 @@ def test_a_copied_folder_is_the_same_encoder(clip_folder, fp32, tmp_path):
     assert other.name != fp32.name
 
 
-def test_precision_changes_the_fingerprint_not_the_identity(clip_folder, fp32):
-    half = load(clip_folder, "bf16")
-    assert half.identity == fp32.identity
-    assert half.fingerprint != fp32.fingerprint
-
-
-def test_pixels_of_another_kind_change_the_fingerprint_not_the_identity(clip_folder, fp32, monkeypatch):
+@pytest.mark.parametrize("change", ["precision", "pixels"])
+def test_another_precision_or_kind_of_pixels_changes_the_fingerprint_alone(clip_folder, fp32, monkeypatch, change):
     """Vectors of images that were decoded or resized otherwise are not mixed with these; gates and heads stay."""
-    monkeypatch.setattr(clip, "PIXELS", clip.PIXELS + 1)
-    other = load(clip_folder)
+    if change == "pixels":
+        monkeypatch.setattr(clip, "PIXELS", clip.PIXELS + 1)
+    other = load(clip_folder, "bf16" if change == "precision" else "fp32")
     assert other.identity == fp32.identity
     assert other.fingerprint != fp32.fingerprint
-
-
-def test_two_models_with_the_same_shape_differ(fp32, make_clip, tmp_path):
-    other = load(make_clip(tmp_path / "other", seed=1))
-    assert other.dim == fp32.dim
-    assert {other.identity, other.fingerprint}.isdisjoint({fp32.identity, fp32.fingerprint})
-
-
-def test_names_are_the_same_in_every_load(clip_folder, fp32):
-    again = load(clip_folder)
-    assert (again.name, again.identity, again.fingerprint) == (fp32.name, fp32.identity, fp32.fingerprint)
-
-
-def test_any_image_and_any_name_can_be_encoded(fp32):
-    assert fp32.can_encode(["a cat", ""]) == [True, True]
-    check: Callable[..., None] = fp32.check
-    assert check([]) is None

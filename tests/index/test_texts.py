@@ -24,11 +24,8 @@ def test_a_class_is_the_normalized_mean_of_its_texts(counts, dtype):
     assert averaged.dtype == np.float32
     assert averaged.shape == (len(counts), 16)
     assert np.allclose(averaged, expected, atol=1e-7)
-
-
-def test_one_text_a_class_stays_as_it_is():
-    texts = unit(np.random.default_rng(2).normal(size=(5, 8))).astype(np.float32)
-    assert np.allclose(average_texts(texts, [1] * 5), texts, atol=1e-7)
+    if max(counts) == 1:
+        assert np.allclose(averaged, texts, atol=1e-7)
 
 
 def test_every_text_of_a_class_counts_the_same_in_any_order():
@@ -43,10 +40,7 @@ def test_unit_norm_scales_rows_to_length_one(scale, dtype):
     scaled = unit_norm(vectors)
     assert scaled.dtype == np.float32
     assert np.allclose(scaled, unit(vectors.astype(np.float64)), atol=1e-6)
-
-
-def test_unit_norm_leaves_a_vector_of_length_zero():
-    assert np.array_equal(unit_norm(np.zeros((2, 3))), np.zeros((2, 3)))
+    assert np.array_equal(unit_norm(0 * vectors), np.zeros((7, 5)))
 
 
 def test_a_fingerprint_depends_on_the_parts_not_on_their_order():
