@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -290,16 +288,15 @@ def test_a_class_does_not_see_its_own_mean(drawn):
     assert np.abs(after[2] - before[2]).max() > 1
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("without_own", [False, True])
 @pytest.mark.parametrize("slope", [0.0, 0.5])
 def test_one_known_class_teaches_nothing(drawn, slope, without_own):
     """Its centered text is nought: only the slope is left."""
     texts, means, _ = drawn
     known = np.arange(CLASSES) == 2
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found = predict_means(texts, means, known, slope=slope, without_own=without_own)
-        alone = predict_means(texts[2:3], means[2:3], known[2:3], slope=slope, without_own=without_own)
+    found = predict_means(texts, means, known, slope=slope, without_own=without_own)
+    alone = predict_means(texts[2:3], means[2:3], known[2:3], slope=slope, without_own=without_own)
     np.testing.assert_allclose(found, slope * (texts - texts[2]), atol=1e-12)
     np.testing.assert_allclose(alone, np.zeros_like(texts[:1]), atol=1e-12)
 
