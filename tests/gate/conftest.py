@@ -27,7 +27,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Space:
-    """A label space with shown classes: class of the world at each place, texts and images."""
+    """A label space with support classes: class at each place, texts and images."""
 
     order: list[int]
     texts: np.ndarray
@@ -36,14 +36,14 @@ class Space:
 
 @dataclass(frozen=True)
 class World:
-    """Of c classes the first s are seen; `test` holds images of all of them, `strange` of classes without a name."""
+    """Of c classes the first s are seen; `test` holds images of all of them, `unknown` of classes without a name."""
 
     seen: int
     texts: np.ndarray
     train: LabeledEmbeddings
     val: LabeledEmbeddings
     test: LabeledEmbeddings
-    strange: np.ndarray
+    unknown: np.ndarray
     scale: float = SCALE
 
     def head(self, images: np.ndarray, sharpness: float = 12.0) -> np.ndarray:
@@ -67,9 +67,9 @@ class World:
         added: dict[int, int] | None = None,
         image_only: dict[int, int] | None = None,
     ) -> Space:
-        """Ask for some unseen classes; each other argument gives the test images that show a class.
+        """Prompt some unseen classes; each other argument gives the support images of a class.
 
-        `more` is of classes that are asked for, `added` of others with a name, `image_only` of those without.
+        `more` is of prompted classes, `added` of others with a name, `image_only` of those without.
         """
         more, added, image_only = more or {}, added or {}, image_only or {}
         order = [*range(self.seen), *prompted, *added, *image_only]
@@ -124,8 +124,8 @@ def make_world() -> Callable[..., World]:
     ) -> World:
         """Make one; `vague` texts say less of where images of their class lie."""
         rng = np.random.default_rng(seed)
-        strange = 3
-        centers = unit(rng.normal(size=(seen + unseen + strange, dim)))
+        unknown = 3
+        centers = unit(rng.normal(size=(seen + unseen + unknown, dim)))
 
         def draw(count: int, classes: range) -> LabeledEmbeddings:
             target = np.repeat(np.array(classes, dtype=np.intp), count)
@@ -140,7 +140,7 @@ def make_world() -> Callable[..., World]:
             draw(train, range(seen)),
             draw(val, range(seen)),
             draw(test, every),
-            draw(test, range(seen + unseen, seen + unseen + strange)).embeddings,
+            draw(test, range(seen + unseen, seen + unseen + unknown)).embeddings,
         )
 
     return make
@@ -181,7 +181,7 @@ def draw_evidence() -> Callable[..., Evidence]:
 
 @pytest.fixture(scope="session")
 def draw_support(draw_evidence) -> Callable[..., Evidence]:
-    """Random numbers in the shape of evidence with shown classes: some asked for, some added, some without a name."""
+    """Random numbers in the shape of evidence with support classes: some prompted, some added, some image-only."""
 
     def draw(
         seed: int = 0,

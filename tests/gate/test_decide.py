@@ -113,7 +113,7 @@ def test_a_fitted_gate_and_none_at_all_do_not_warn(fitted):
     assert FittedGate(reason="no names").warning is None
 
 
-def test_fitting_without_a_image_of_an_unseen_class_beats_the_prior(fitted, large):
+def test_fitting_without_an_image_of_an_unseen_class_beats_the_prior(fitted, large):
     """What it is all for: NLL over seen and unseen images, on images that nothing was fitted on."""
     rows = np.arange(len(large.test))
 

@@ -111,7 +111,7 @@ def test_the_validation_images_are_scored_over_all_seen_classes(world):
     np.testing.assert_array_equal(calibration.gaussians.counts, world.gaussians.counts)
 
 
-def test_heads_of_the_episodes_are_asked(world):
+def test_heads_of_the_episodes_give_the_logits(world):
     rng = np.random.default_rng(0)
     logits = [rng.normal(size=(len(world.val), 4)) for _ in HELD]
     calibration, plain = world.calibration(held_out=HELD, fold_logits=logits), world.calibration(held_out=HELD)
@@ -214,7 +214,7 @@ CHOSEN = ((0, 1, 2), (0, 2), (1,))
 
 
 def variants(three, named: bool, seed: int = 0):
-    """Every variant with what it should be: held-out classes, those that are shown, shots."""
+    """Every variant with what it should be: held-out classes, those with support, shots."""
     world, held_out = three
     calibration = world.calibration(held_out=held_out, seed=seed)
     found = iter(calibration.named if named else calibration.image_only)
@@ -227,7 +227,7 @@ def variants(three, named: bool, seed: int = 0):
 
 @pytest.mark.parametrize("named", [True, False])
 def test_every_variant_by_hand(three, named):
-    """All held-out classes are shown, then every other one while the rest is merely named."""
+    """All held-out classes have support, then every other one while the rest is merely named."""
     world, _ = three
     checked = 0
     for variant, episode, held, support, count in variants(three, named):

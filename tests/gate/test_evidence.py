@@ -196,9 +196,9 @@ def test_an_image_does_not_change_its_own_scores(world, crossed):
     after = score(embeddings=moved)
     others = same & (np.arange(len(folds)) != 7)
     assert np.array_equal(after.gda[others], before.gda[others])
-    # The discriminant is linear in the image: the mean of both is the image at nought.
-    nought = scorer_without(folds[7])(np.zeros((1, 10)), np.zeros((1, 6)))
-    np.testing.assert_allclose((after.gda[7] + before.gda[7]) / 2, nought.gda[0])
+    # The discriminant is linear in the image: the mean of both is that of the zero vector.
+    zero = scorer_without(folds[7])(np.zeros((1, 10)), np.zeros((1, 6)))
+    np.testing.assert_allclose((after.gda[7] + before.gda[7]) / 2, zero.gda[0])
 
 
 def test_images_of_classes_that_play_the_unseen_are_in_no_gaussian(world, crossed):

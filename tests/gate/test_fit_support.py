@@ -70,7 +70,7 @@ def test_the_weights_are_at_the_minimum_of_the_whole_nll(calibration, named):
     assert other.success
     assert support_loss(np.array(weights), *arguments) <= other.fun + 1e-5
     np.testing.assert_allclose(weights, other.x, atol=5e-3)
-    # The search moved, and weights that do not serve the kind stay nought.
+    # The search moved, and weights that do not serve the kind stay zero.
     assert np.abs(np.array(weights) - start).max() > 0.05
     rest = {"ratio", "bias", "base", "seen_ratio", "ratio_shots", "bias_shots"} - set(fields)
     assert {getattr(getattr(found, kind), name) for name in rest} == {0.0}

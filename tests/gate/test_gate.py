@@ -44,7 +44,7 @@ def by_hand(gate: Gate, e: Evidence, row: int, log_odds: float = 0.0) -> tuple[f
         for c in every
     ]
     plain = [s.similarity * e.similarity[row, c] - s.alignment * e.alignment[c] + s.gda * e.gda[row, c] for c in seen]
-    doubt = -max(math.log(p) for p in softmax([e.head[row, c] / gate.head_temperature for c in seen]))
+    uncertainty = -max(math.log(p) for p in softmax([e.head[row, c] / gate.head_temperature for c in seen]))
 
     def evidence_for(group: list[float]) -> float:
         return math.log(math.fsum(math.exp(value) for value in group) / len(group))
@@ -55,7 +55,7 @@ def by_hand(gate: Gate, e: Evidence, row: int, log_odds: float = 0.0) -> tuple[f
         + g.seen_text * evidence_for(text[: e.seen])
         + g.seen * evidence_for(plain)
         + g.ood_score * e.ood_score[row]
-        + g.head_uncertainty * doubt
+        + g.head_uncertainty * uncertainty
         + log_odds
     )
     p_unseen = 1 / (1 + math.exp(-odds))

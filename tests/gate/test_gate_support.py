@@ -112,13 +112,13 @@ def test_names_alone_where_nothing_speaks_for_any_class(draw_support):
     flat = replace(evidence, **{name: np.zeros_like(getattr(evidence, name)) for name in parts})
     flat = replace(flat, head=np.full((20, 4), -np.log(4)))
     own = Gate().by_name(flat, flat.support, Gate().fuse(replace(flat, support=None)).log_probabilities)
-    # Three names and the joined one, each as likely as four seen classes: as likely as all four together.
+    # Three names and the added one, each as likely as four seen classes: as likely as all four together.
     np.testing.assert_allclose(np.exp(own), 0.2, rtol=1e-12)
 
 
 @pytest.mark.parametrize("prompted", [4, 5, 30], ids=["no other name", "one", "many"])
 @pytest.mark.parametrize("size", [1.0, 1e3])
-def test_many_joined_classes_are_each_asked_for_alone(draw_support, prompted, size):
+def test_many_added_classes_are_each_prompted_alone(draw_support, prompted, size):
     evidence = draw_support(9, images=5, listed=(), prompted=prompted, added=40, bare=2)
     evidence = replace(evidence, similarity=size * evidence.similarity)
     own = GATE.by_name(evidence, evidence.support, np.full((5, prompted), np.nan))
@@ -133,16 +133,16 @@ def test_many_joined_classes_are_each_asked_for_alone(draw_support, prompted, si
 
 PLAIN = {"prompted": (6, 7), "more": {6: 1}, "added": {8: 2}, "image_only": {9: 3}}
 CHANGES = {
-    "a joined class more": (10, {"added": {8: 2, 10: 1}}),
+    "one more added class": (10, {"added": {8: 2, 10: 1}}),
     "before the other": (10, {"added": {10: 4, 8: 2}}),
-    "a nameless class more": (11, {"image_only": {9: 3, 11: 20}}),
+    "one more image-only class": (11, {"image_only": {9: 3, 11: 20}}),
     "photos of a named class": (7, {"more": {6: 1, 7: 4}}),
     "more photos of a named class": (6, {"more": {6: 8}}),
-    "more photos of a joined class": (8, {"added": {8: 8}}),
-    "more photos of a nameless class": (9, {"image_only": {9: 8}}),
+    "more photos of an added class": (8, {"added": {8: 8}}),
+    "more photos of an image-only class": (9, {"image_only": {9: 8}}),
     "no photo of a named class": (6, {"more": {}}),
-    "no joined class": (8, {"added": {}}),
-    "no nameless class": (9, {"image_only": {}}),
+    "no added class": (8, {"added": {}}),
+    "no image-only class": (9, {"image_only": {}}),
     "a name for it": (9, {"added": {8: 2, 9: 3}, "image_only": {}}),
 }
 
@@ -198,7 +198,7 @@ def test_the_first_support_class_changes_no_ratio_and_its_removal_brings_all_bac
 
 
 def test_images_find_their_class(world, decide):
-    """What it is for: those of a shown class that were not shown themselves."""
+    """What it is for: those of a support class that are no support themselves."""
     rows = (world.test.target == 8) & (np.arange(len(world.test)) >= 6 * 20 + 2 * 20 + 4)
     for space in (world.space((6, 7), added={8: 4}), world.space((6, 7), image_only={8: 4})):
         answer = decide(space)[0].argmax(axis=1)
@@ -217,10 +217,10 @@ def test_the_order_of_support_classes_does_not_matter(world, decide):
 # A class whose images say nothing
 
 
-def test_a_joined_class_whose_images_add_nothing_keeps_what_its_name_gives_it(draw_support):
+def test_an_added_class_whose_images_add_nothing_keeps_what_its_name_gives_it(draw_support):
     evidence = draw_support(2, listed=(), added=1, bare=0)
     found = np.exp(SILENT.fuse(evidence).log_probabilities)
-    # Asked for beside the other names, at the prior of 2.5 of the 4 seen classes.
+    # Prompted beside the other names, at the prior of 2.5 of the 4 seen classes.
     expected = by_name(evidence, list(range(8)), math.log(2.5 / 4 * 4))
     np.testing.assert_allclose(found[:, 7], expected[:, 7], rtol=1e-10)
     others = by_name(evidence, list(range(7)))
@@ -234,7 +234,7 @@ def test_named_classes_whose_images_add_nothing_change_nothing(draw_support):
     np.testing.assert_allclose(found.without_support, found.log_probabilities, atol=1e-10)
 
 
-def test_a_nameless_class_whose_images_add_nothing_is_as_likely_as_all_others(draw_support):
+def test_an_image_only_class_whose_images_add_nothing_is_as_likely_as_all_others(draw_support):
     found = np.exp(SILENT.fuse(draw_support(4, listed=(), added=0, bare=1)).log_probabilities)
     np.testing.assert_allclose(found[:, 7], 0.5, rtol=1e-10)
 
@@ -284,7 +284,7 @@ def test_ratios_by_hand(draw_support):
     evidence = draw_support(7)
     against_seen, against_all = evidence.ratios(evidence.support)
     for row in range(20):
-        # Seen classes together stand for four, unseen names for one each; joined names do not count.
+        # Seen classes together stand for four, unseen names for one each; added names do not count.
         every = [*([evidence.baseline[row]] * 4), *evidence.located[row, 4:7]]
         mean = np.log(np.mean(np.exp(every)))
         np.testing.assert_allclose(against_all[row], evidence.support.likelihood[row] - mean, rtol=1e-9, atol=1e-9)

@@ -58,7 +58,7 @@ ROWS = {
     "small": (30, 6, 1e-4),
     "one": (1, 5, 1.0),
     "one number": (9, 1, 1.0),
-    "all nought": (7, 3, 0.0),
+    "all zero": (7, 3, 0.0),
 }
 
 
@@ -76,7 +76,7 @@ def test_ledoit_wolf_is_that_of_scikit_learn(n, dim, size, sphere):
 
 @pytest.mark.filterwarnings("error")
 def test_ledoit_wolf_of_rows_that_are_all_of_one_length_and_at_right_angles():
-    """Their covariance is a sphere: nothing to shrink, and no division by nought."""
+    """Their covariance is a sphere: nothing to shrink, and no division by zero."""
     np.testing.assert_allclose(ledoit_wolf(3.0 * np.eye(4)), 9 / 4 * np.eye(4), rtol=1e-12)
 
 
@@ -99,7 +99,7 @@ def test_means_counts_and_covariances(images, gaussians):
     np.testing.assert_allclose(gaussians.background.covariance, around, rtol=1e-6, atol=1e-8)
 
 
-def test_logits_are_log_densities_up_to_a_constant_a_image(make_world, gaussians):
+def test_logits_are_log_densities_up_to_a_constant(make_world, gaussians):
     test = make_world().test.embeddings
     found = gaussians.logits(test)
     densities = np.stack([multivariate_normal(mean, gaussians.within).logpdf(test) for mean in gaussians.means], axis=1)
@@ -123,7 +123,7 @@ def test_logits_against_scikit_learns_discriminant_analysis(make_world, images, 
 
 def test_novelty_is_a_log_likelihood_ratio(make_world, gaussians):
     world = make_world()
-    test = np.concatenate([world.test.embeddings, world.strange])
+    test = np.concatenate([world.test.embeddings, world.unknown])
     normalized = [multivariate_normal(mean, gaussians.within).logpdf(test) for mean in gaussians.means]
     known = logsumexp(normalized, axis=0) - np.log(6)
     some = multivariate_normal(gaussians.background.mean, gaussians.background.covariance).logpdf(test)
@@ -132,10 +132,10 @@ def test_novelty_is_a_log_likelihood_ratio(make_world, gaussians):
     np.testing.assert_allclose(gaussians.ood_score(test), some - known - constant, rtol=1e-7, atol=1e-7)
 
 
-def test_what_is_strange_is_novel(make_world):
+def test_unknown_classes_have_high_ood_scores(make_world):
     world = make_world(noise=0.15)
     seen = world.gaussians.ood_score(world.test.embeddings[world.test.target < 6])
-    assert np.median(world.gaussians.ood_score(world.strange)) > np.quantile(seen, 0.95)
+    assert np.median(world.gaussians.ood_score(world.unknown)) > np.quantile(seen, 0.95)
 
 
 def test_a_discriminant_is_a_log_density_up_to_a_constant():
@@ -206,7 +206,7 @@ def test_copies_of_one_image_leave_finite_scores():
 
 
 @pytest.mark.parametrize(("labels", "found"), [([0, 0, 2, 2], "2 of 3 classes"), ([0, 1, 2, 3], "3 of 3 classes")])
-def test_classes_without_a_image_and_labels_outside(labels, found):
+def test_classes_without_an_image_and_labels_outside(labels, found):
     with pytest.raises(GateError, match="every class needs a labeled photo") as caught:
         ClassGaussians.fit(np.eye(4), np.array(labels), 3)
     assert caught.value.got == f"{found} in 4 photos"
@@ -292,7 +292,7 @@ def test_a_class_does_not_see_its_own_mean(drawn):
 @pytest.mark.parametrize("without_own", [False, True])
 @pytest.mark.parametrize("slope", [0.0, 0.5])
 def test_one_known_class_teaches_nothing(drawn, slope, without_own):
-    """Its centered text is nought: only the slope is left."""
+    """Its centered text is zero: only the slope is left."""
     texts, means, _ = drawn
     known = np.arange(CLASSES) == 2
     found = predict_means(texts, means, known, slope=slope, without_own=without_own)

@@ -74,7 +74,7 @@ def test_signs_are_bounded(fitted, large):
 
 
 def test_it_rejects_classes_that_it_was_not_fitted_on(fitted, large):
-    images = np.concatenate([large.test.embeddings, large.strange])
+    images = np.concatenate([large.test.embeddings, large.unknown])
     evidence = large.scorer(images, large.head(images))
     known = np.arange(len(images)) < len(large.test)
     p_known = fitted.rejector.p_known(fitted.gate, evidence)

@@ -86,7 +86,7 @@ def test_held_out_scores_leave_the_image_out():
     assert np.mean(surplus(fitted.calibration_set.gda) < flattered) > 0.8
 
 
-def test_a_image_that_trained_the_head_is_refused():
+def test_an_image_that_trained_the_head_is_refused():
     data, logits, texts = make()
     copies = list(data.val.hashes)
     copies[3], copies[5] = data.train.hashes[0], data.train.hashes[7]
@@ -202,7 +202,7 @@ def test_what_support_images_add_is_fitted_on_every_variant(monkeypatch):
     assert not gate.support.fitted
     assert fitted.gate == original(gate, named, image_only)
     assert fitted.gate.support.fitted
-    # Three episodes, five numbers of images; all classes shown, or every other one.
+    # Three episodes, five numbers of images; support for all classes, or for every other one.
     assert len(named) == len(image_only) == 3 * 5 * 3
     assert {count for part in named for count in part.evidence.support.counts.tolist()} == {1, 2, 4, 5}
     sizes = [7 / len(held) - 1 for held in class_folds(7)]
