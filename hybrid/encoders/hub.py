@@ -1,4 +1,4 @@
-"""The model hub's cache, and one quick question whether its network is there."""
+"""The model hub's cache, and a quick check whether the hub can be reached."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def find_cached(repository: str, names: Iterable[str], revision: str | None = No
     """The first of the files that this machine's cache of the repository holds."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = (try_to_load_from_cache(repository, name, revision=revision) for name in names)
-    return next((Path(file) for file in found if isinstance(file, str)), None)
+    files = (try_to_load_from_cache(repository, name, revision=revision) for name in names)
+    return next((Path(file) for file in files if isinstance(file, str)), None)
 
 
 def require_network() -> None:

@@ -1,1 +1,1 @@
-"""The embedding store (SQLite, the truth) and the neighbor index (FAISS, derived from it)."""
+"""The embedding store (SQLite, the source of truth) and the neighbor index (FAISS, derived from it)."""

@@ -71,7 +71,7 @@ class VectorRows:
         parts = list(self.chunks(ids))
         if not parts:
             return np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=np.float32)
-        return np.concatenate([found for found, _ in parts]), np.concatenate([vectors for _, vectors in parts])
+        return np.concatenate([known for known, _ in parts]), np.concatenate([vectors for _, vectors in parts])
 
     def chunks(self, ids: Sequence[int] | Ids) -> Iterator[tuple[Ids, FloatArray]]:
         """Read rows that lie in ascending order, `CHUNK` at a time: no more of them are in memory at once."""

@@ -44,7 +44,7 @@ def connect(path: Path, *, must_exist: bool) -> sqlite3.Connection:
     Raises
     ------
     StoreError
-        If the file is missing, no database, or of another format.
+        If the file is missing, not a database, or of another format.
     """
     if must_exist and not path.is_file():
         raise StoreError(f"there is no index at {path}", fix="build one: hybrid build-index SOURCE --run DIR")
@@ -62,7 +62,7 @@ def connect(path: Path, *, must_exist: bool) -> sqlite3.Connection:
         db.close()
         locked = "locked" in str(error)
         raise StoreError(
-            f"{path} is in use by another process" if locked else f"{path} is no readable store",
+            f"{path} is in use by another process" if locked else f"{path} is not a readable store",
             got=str(error),
             fix="wait until it has ended" if locked else "move it away and build the index again",
         ) from error
@@ -93,12 +93,12 @@ def _is_new(db: sqlite3.Connection, path: Path) -> bool:
         return True
     if not {"meta", "photos", "embeddings"} <= tables:
         raise StoreError(f"{path} is a database of another program", got="tables " + ", ".join(sorted(tables)))
-    found = meta(db, "format")
-    if found != str(FORMAT):
+    version = meta(db, "format")
+    if version != str(FORMAT):
         raise StoreError(
             f"{path} has another format",
             expected=str(FORMAT),
-            got=found or "none",
+            got=version or "none",
             fix="move it away and build the index again, or use the version of hybrid that wrote it",
         )
     return False

@@ -85,6 +85,17 @@ def test_fp32_is_open_clips_own(name):
     assert torch.allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("variant", ["another container of a text tower", "no projection"])
+def test_fp32_is_open_clips_own_in_other_models(variant):
+    model = build(kind=open_clip.CLIP if variant == "no projection" else open_clip.CustomTextCLIP)
+    if variant == "no projection":
+        model.visual.proj = None
+    assert has_fast_path(model)
+    found, expected = FastViT(model.visual, FP32)(pixels(3)), model.encode_image(pixels(3))
+    assert found.shape == expected.shape
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", KNOWN)
 def test_bf16_is_as_near_to_fp32_as_open_clips_own(name):
     """Packed where the processor computes bf16, else plain; measured: 1 - cosine is 4e-5 for both."""
@@ -104,20 +115,6 @@ def test_the_default_towers_shape():
     model = build(config)
     found, expected = FastViT(model.visual, FP32)(pixels(2, 256)), model.encode_image(pixels(2, 256))
     assert torch.allclose(found, expected, atol=1e-5)
-
-
-def test_open_clips_other_container_of_a_text_tower():
-    model = build(kind=open_clip.CustomTextCLIP)
-    assert has_fast_path(model)
-    assert torch.allclose(FastViT(model.visual, FP32)(pixels(3)), model.encode_image(pixels(3)), atol=1e-5)
-
-
-def test_a_tower_without_projection():
-    model = build()
-    model.visual.proj = None
-    found = FastViT(model.visual, FP32)(pixels(3))
-    assert found.shape == (3, 64)
-    assert torch.allclose(found, model.encode_image(pixels(3)), atol=1e-5)
 
 
 @pytest.mark.parametrize("supported", [True, False])
@@ -185,7 +182,9 @@ def test_a_few_images_take_open_clips_own_path(monkeypatch):
     for _ in range(3):
         tower(pixels(MIN_BATCH - 1))
     assert counts == []
-    tower(pixels(MIN_BATCH))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing is said where both agree
+        tower(pixels(MIN_BATCH))
     assert counts == [2, MIN_BATCH]  # compared on two
     tower(pixels(MIN_BATCH + 3))
     tower(pixels(1))
@@ -231,13 +230,6 @@ def test_a_tower_that_computes_otherwise_is_found_out(change: Callable[[nn.Modul
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # said once
         assert torch.equal(tower(pixels(MIN_BATCH)).nan_to_num(), expected.nan_to_num())
-
-
-def test_nothing_is_said_where_both_agree():
-    tower = ImageTower(build(), FP32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        tower(pixels(MIN_BATCH))
 
 
 # In the encoder

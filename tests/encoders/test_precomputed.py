@@ -57,7 +57,7 @@ def lookup(encoder: PrecomputedEncoder, *paths: str) -> np.ndarray:
         ("/data/photos.tar/train/cup/1.jpg", 1),
     ],
 )
-def test_a_image_finds_the_longest_tail_of_its_path(encoder, path, row):
+def test_an_image_finds_the_longest_tail_of_its_path(encoder, path, row):
     encoder.check([record(path)])
     assert np.allclose(lookup(encoder, path), unit(EMBEDDING[[row]]), atol=1e-6)
 

@@ -24,6 +24,8 @@ def test_what_is_written_is_read(tmp_path, index):
     file = tmp_path / "index.faiss"
     write(index, NOTE, file)
     assert read_note(file) == NOTE
+    # The words of the first version, which read and wrote the same files.
+    assert b'"cells":7,"probed":3' in msgspec.json.encode(msgspec.structs.replace(NOTE, lists=7, nprobe=3))
     for mapped in (True, False):
         found = read(file, NOTE, mapped=mapped)
         assert found.search(np.eye(4, dtype=np.float32)[1:2], 1)[1].tolist() == [[2]]

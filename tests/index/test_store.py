@@ -313,10 +313,10 @@ def test_a_store_that_must_exist_is_not_made(file):
 @pytest.mark.parametrize(
     "content", [b"not a database, but long enough " * 200, b"SQLite format 3\x00" + bytes(range(256)) * 40]
 )
-def test_a_file_that_is_no_database_is_refused_and_kept(tmp_path, content):
+def test_a_file_that_is_not_a_database_is_refused_and_kept(tmp_path, content):
     file = tmp_path / "store.sqlite"
     file.write_bytes(content)
-    with pytest.raises(StoreError, match="no readable store"):
+    with pytest.raises(StoreError, match="not a readable store"):
         EmbeddingStore(file)
     assert file.read_bytes() == content
 
@@ -344,10 +344,10 @@ def test_another_format_is_refused_and_kept(file):
     assert file.read_bytes() == before
 
 
-def test_a_place_that_is_no_file_is_named(tmp_path):
+def test_a_place_that_is_not_a_file_is_named(tmp_path):
     (tmp_path / "plain").write_text("x")
     for place in (tmp_path, tmp_path / "plain" / "store.sqlite"):
-        with pytest.raises(StoreError, match=r"cannot open the store|no readable store") as caught:
+        with pytest.raises(StoreError, match=r"cannot open the store|not a readable store") as caught:
             EmbeddingStore(place)
         assert str(place) in caught.value.what
 
@@ -432,7 +432,7 @@ def test_the_bytes_a_changed_file_had_are_kept_until_the_end_of_the_run(store, f
         assert after.embedded(A) == {"x", "newer"}
 
 
-def test_a_vector_that_came_without_a_image_goes(store):
+def test_a_vector_that_came_without_an_image_goes(store):
     some(store)
     store.write_batch([], vectors("x", "nobody's"), B)
     store.remove([])
@@ -450,14 +450,15 @@ def test_vectors_of_removed_images_go_with_the_last_copy(store, count):
     assert store.embedded(A) == store.embedded(B) == set()
 
 
-def test_a_row_id_is_never_given_twice(store):
+def test_a_row_id_is_never_given_twice(store, file):
     given: set[int] = set()
     for number in range(6):
         store.write_batch(
             [stored("a", f"a{number}"), stored("b", f"b{number}")], vectors(f"a{number}", f"b{number}"), A
         )
         store.remove(["/data/a"] if number % 2 else ["/data/a", "/data/b"])
-        store.write_batch([stored("c", f"c{number}")], vectors(f"c{number}"), B)
+        with EmbeddingStore(file) as other:
+            other.write_batch([stored("c", f"c{number}")], vectors(f"c{number}"), B)
         new = {*store.rows(A).ids().tolist(), *store.rows(B).ids().tolist()} - given
         assert not given or not new or min(new) > max(given)
         given |= new
