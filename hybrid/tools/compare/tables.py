@@ -13,6 +13,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from hybrid.config import encode_settings
 from hybrid.evaluation.report import MISSING, marked_figures
 from hybrid.tools.compare.results import Failure, Result
 
@@ -59,11 +60,12 @@ def as_csv(rows: Rows, notes: Sequence[str] = ()) -> str:
 def as_json(rows: Rows, notes: Sequence[str] = ()) -> str:
     """All results with their settings and classes, the failures, and the notes."""
     value = {
-        "results": [msgspec.to_builtins(row) for row in rows if isinstance(row, Result)],
-        "failed": [msgspec.to_builtins(row) for row in rows if isinstance(row, Failure)],
+        "results": [row for row in rows if isinstance(row, Result)],
+        "failed": [row for row in rows if isinstance(row, Failure)],
         "notes": list(notes),
     }
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    plain = msgspec.to_builtins(value, enc_hook=encode_settings)
+    return json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
 
 
 def as_markdown(rows: Rows, notes: Sequence[str] = ()) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +19,18 @@ from hybrid.gate.policy import uniform_from_hash
 from hybrid.heads.base import Head
 from hybrid.images.pipeline import largest_min_side, read_and_decode, read_image
 from hybrid.images.records import ImageRecord
+from hybrid.labels.space import LabelSpace
 from hybrid.prediction import Answers, Prediction
 from hybrid.run.files import Layout
 from hybrid.run.fitted import Batch, FittedClassifier
 from hybrid.run.neighbors import LabeledNeighbors, Near
 from hybrid.tools.explain.attribution import METHODS, Attribution, attribute
 from hybrid.tools.explain.explanation import Experts, Explanation, GateReasons, MapInfo, Scored, ShownNeighbor
+from hybrid.tools.explain.networks import members_of, seen_pixels
 from hybrid.tools.explain.reasons import gate_reasons
+from hybrid.tools.explain.relevance import TextSimilarity, relevance
 
 TOP = 3
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -109,21 +111,36 @@ def explain(
     answers = classifier.answer(needed, image.head_logits, uniform)
     prediction = classifier.predictions(Batch((record,), (image.sha256,), answers), TOP)[0]
     wanted = _class_index(classifier, name if name is not None else prediction.top[0][0])
-    head, encoder = _head_overlay(classifier, image, method), _encoder_overlay(classifier, image, wanted)
+    head, of_head = _head_overlay(classifier, image, method)
+    encoder, of_encoder = _encoder_overlay(classifier, image, wanted)
     near = Near((), (), ())
     if image.embedding is not None:
         near = LabeledNeighbors(Layout(run), classifier.encoder).nearest(image.embedding, [image.sha256])[0]
-    thumbnails = tuple(_thumbnail(found) for found in near.records)
-    overlays = [found for found in (head, encoder) if isinstance(found, _Overlaid)]
+    thumbnails = tuple(_thumbnail(record) for record in near.records)
     gate = _gate(classifier, image, int(answers.hybrid[0].argmax()))
-    notes += [found for found in (head, encoder) if isinstance(found, str)]
-    notes += [note for found in overlays for note in found.notes]
+    notes += [*of_head, *of_encoder]
     notes += [] if gate else ["no terms: nothing is weighed without a gate"]
-    notes += _rejection(classifier, prediction)
-    explanation = _explanation(image, prediction, answers, classifier, gate)
-    explanation = _with_near(explanation, near, thumbnails, [o.overlay.info for o in overlays], notes)
-    of_head, of_encoder = (found.overlay if isinstance(found, _Overlaid) else None for found in (head, encoder))
-    return Explained(explanation, image.image, of_head, of_encoder, thumbnails)
+    notes += [*_rejection(classifier, prediction), *near.notes]
+    explanation = Explanation(
+        image=record.path,
+        sha256=image.sha256,
+        label=prediction.label,
+        probability=prediction.probability,
+        seen=prediction.seen,
+        p_unseen=prediction.p_unseen,
+        p_known=prediction.p_known,
+        expert=prediction.expert,
+        warning=prediction.warning,
+        experts=_experts(answers, classifier.space),
+        gate=gate,
+        neighbors=[
+            ShownNeighbor(**vars(neighbor), readable=thumbnail is not None)
+            for neighbor, thumbnail in zip(near.neighbors, thumbnails, strict=True)
+        ],
+        maps=[overlay.info for overlay in (head, encoder) if overlay],
+        notes=notes,
+    )
+    return Explained(explanation, image.image, head, encoder, thumbnails)
 
 
 def _read(classifier: FittedClassifier, record: ImageRecord) -> tuple[_Image, list[str]]:
@@ -147,91 +164,83 @@ def _read(classifier: FittedClassifier, record: ImageRecord) -> tuple[_Image, li
 
 
 def _class_index(classifier: FittedClassifier, name: str) -> int:
-    found = classifier.space.index_of(name)
-    if found is None:
+    index = classifier.space.index_of(name)
+    if index is None:
         raise ConfigError(
             "--class names a class that is not in the list",
             expected=f"one of {listing(list(classifier.space.names))}",
             got=name,
             fix="add it to --prompts",
         )
-    return found
+    return index
 
 
-@dataclass(frozen=True)
-class _Overlaid:
-    overlay: Overlay
-    notes: tuple[str, ...]
-
-
-def _head_overlay(classifier: FittedClassifier, image: _Image, method: str) -> _Overlaid | str:
-    """The head's map for its own top class, or why there is none."""
+def _head_overlay(classifier: FittedClassifier, image: _Image, method: str) -> tuple[Overlay | None, list[str]]:
+    """The head's map for its own top class, and notes: why there is none, or what to know of it."""
     from hybrid.heads.nets.backbone_head import BackboneHead
     from hybrid.heads.nets.regions import RegionHead
-    from hybrid.tools.explain.networks import members_of, seen_pixels
 
     head: Head | None = classifier.head
     if head is None or image.head_logits is None:
-        return "no map of the head: the run has no head"
-    regions = isinstance(head, RegionHead)
-    notes = ["the head votes on regions too; its map shows the whole photo alone"] if regions else []
+        return None, ["no map of the head: the run has no head"]
     inner = head.head if isinstance(head, RegionHead) else head
     if not isinstance(inner, BackboneHead):
-        return "no map of the head: it is linear on CLIP's embedding and sees no pixels"
+        return None, ["no map of the head: it is linear on CLIP's embedding and sees no pixels"]
+    target, members = int(image.head_logits[0].argmax()), members_of(inner)
 
     def prepare(picture: Image.Image) -> Tensor:
         return inner.batch([inner.prepare(picture)])
 
-    pixels = prepare(image.image)
-    target = int(image.head_logits[0].argmax())
-    members = members_of(inner)
-    found, seconds = _timed(lambda: [attribute(member, pixels, target, method) for member in members])
-    mean = replace(found[0], values=np.mean([one.values for one in found], axis=0))
-    notes += [found[0].note] if found[0].note else []
-    info = _info("head", inner.classes[target], mean, seconds, len(members))
-    return _Overlaid(Overlay(info, mean.values, seen_pixels(prepare, pixels)), tuple(notes))
+    def attribute_mean(pixels: Tensor) -> Attribution:
+        maps = [attribute(member, pixels, target, method) for member in members]
+        return replace(maps[0], values=np.mean([each.values for each in maps], axis=0))
+
+    overlay, notes = _overlay("head", inner.classes[target], image, prepare, attribute_mean, len(members))
+    regions = ["the head votes on regions too; its map shows the whole photo alone"] if inner is not head else []
+    return overlay, regions + notes
 
 
-def _encoder_overlay(classifier: FittedClassifier, image: _Image, wanted: int) -> _Overlaid | str:
-    """The encoder's map for a class's prompt, or why there is none."""
+def _encoder_overlay(classifier: FittedClassifier, image: _Image, wanted: int) -> tuple[Overlay | None, list[str]]:
+    """The encoder's map for a class's prompt, and notes: why there is none, or what to know of it."""
     from hybrid.encoders.clip import ClipEncoder
-    from hybrid.tools.explain.networks import seen_pixels
-    from hybrid.tools.explain.relevance import TextSimilarity, relevance
 
-    encoder = classifier.encoder
+    encoder, name = classifier.encoder, classifier.space.names[wanted]
     if classifier.class_vectors is None:
-        return "no relevance map of the encoder: no text is in use"
+        return None, ["no relevance map of the encoder: no text is in use"]
     if wanted >= len(classifier.class_vectors):
-        return f"no relevance map of the encoder: photos alone speak for {classifier.space.names[wanted]}"
+        return None, [f"no relevance map of the encoder: photos alone speak for {name}"]
     if not isinstance(encoder, ClipEncoder):
-        return "no relevance map of the encoder: its vectors are precomputed, there is no network to ask"
+        return None, ["no relevance map of the encoder: its vectors are precomputed, there is no network to ask"]
+    model = TextSimilarity(encoder.tower, classifier.class_vectors[wanted])
 
     def prepare(picture: Image.Image) -> Tensor:
         return encoder.batch([encoder.prepare(picture, image.record)]).float()
 
+    return _overlay("encoder", name, image, prepare, partial(relevance, model))
+
+
+def _overlay(
+    of: str,
+    label: str,
+    image: _Image,
+    prepare: Callable[[Image.Image], Tensor],
+    make: Callable[[Tensor], Attribution],
+    networks: int = 1,
+) -> tuple[Overlay, list[str]]:
     pixels = prepare(image.image)
-    model = TextSimilarity(encoder.tower, classifier.class_vectors[wanted])
-    found, seconds = _timed(lambda: relevance(model, pixels))
-    info = _info("encoder", classifier.space.names[wanted], found, seconds, 1)
-    notes = (found.note,) if found.note else ()
-    return _Overlaid(Overlay(info, found.values, seen_pixels(prepare, pixels)), notes)
-
-
-def _timed(make: Callable[[], T]) -> tuple[T, float]:
     start = time.perf_counter()
-    return make(), time.perf_counter() - start
-
-
-def _info(of: str, label: str, found: Attribution, seconds: float, networks: int) -> MapInfo:
-    return MapInfo(
+    made = make(pixels)
+    seconds = round(time.perf_counter() - start, 3)
+    info = MapInfo(
         of=of,
         label=label,
-        method=found.method,
-        layer=found.layer,
-        grid=found.grid,
+        method=made.method,
+        layer=made.layer,
+        grid=made.grid,
         networks=networks,
-        seconds=round(seconds, 3),
+        seconds=seconds,
     )
+    return Overlay(info, made.values, seen_pixels(prepare, pixels)), [made.note] if made.note else []
 
 
 def _gate(classifier: FittedClassifier, image: _Image, answer: int) -> GateReasons | None:
@@ -256,44 +265,12 @@ def _thumbnail(record: ImageRecord) -> Image.Image | None:
         return None
 
 
-def _explanation(
-    image: _Image, prediction: Prediction, answers: Answers, classifier: FittedClassifier, gate: GateReasons | None
-) -> Explanation:
-    names = classifier.space.names
-    head = None if answers.supervised is None else _top(answers.supervised[0, : classifier.space.seen], names)
-    zero_shot = None if answers.zero_shot is None else _top(answers.zero_shot[0], names)
-    return Explanation(
-        image=image.record.path,
-        sha256=image.sha256,
-        label=prediction.label,
-        probability=prediction.probability,
-        seen=prediction.seen,
-        p_unseen=prediction.p_unseen,
-        p_known=prediction.p_known,
-        expert=prediction.expert,
-        warning=prediction.warning,
-        experts=Experts(head=head, zero_shot=zero_shot, answer=_top(answers.hybrid[0], names)),
-        gate=gate,
-        neighbors=[],
-        maps=[],
-        notes=[],
+def _experts(answers: Answers, space: LabelSpace) -> Experts:
+    return Experts(
+        head=None if answers.supervised is None else _top(answers.supervised[0, : space.seen], space.names),
+        zero_shot=None if answers.zero_shot is None else _top(answers.zero_shot[0], space.names),
+        answer=_top(answers.hybrid[0], space.names),
     )
-
-
-def _with_near(
-    explanation: Explanation,
-    near: Near,
-    thumbnails: tuple[Image.Image | None, ...],
-    maps: list[MapInfo],
-    notes: list[str],
-) -> Explanation:
-    from msgspec import structs
-
-    neighbors = [
-        ShownNeighbor(found.path, found.label, found.split, found.similarity, readable=image is not None)
-        for found, image in zip(near.neighbors, thumbnails, strict=True)
-    ]
-    return structs.replace(explanation, neighbors=neighbors, maps=maps, notes=[*notes, *near.notes])
 
 
 def _top(probabilities: NDArray[np.float64], names: tuple[str, ...]) -> list[Scored]:

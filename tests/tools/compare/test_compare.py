@@ -97,7 +97,7 @@ def test_a_finished_recipe_is_not_run_again(run, trainer):
 def test_a_changed_setting_is_run_again(run, trainer):
     run({"a": 3, "b": 4})
     found, said = run({"a": 3, "b": 5})
-    assert [call[0].epochs for call in trainer.calls] == [3, 4, 5]
+    assert [call[0].schedule.epochs for call in trainer.calls] == [3, 4, 5]
     assert [row.epochs for row in found.rows] == [3, 5]
     assert "b: run again, because its settings changed" in said
 
@@ -140,7 +140,7 @@ def test_a_failing_recipe_stops_nobody(run, tmp_path, trainer):
     trainer.fail = None
     found, _ = run({"a": 3, "b": 4, "c": 5})
     assert not found.failures
-    assert [call[0].epochs for call in trainer.calls] == [3, 4, 5, 4]
+    assert [call[0].schedule.epochs for call in trainer.calls] == [3, 4, 5, 4]
 
 
 def test_a_recipe_that_fails_after_a_change_loses_its_old_figures(run, tmp_path, trainer):
