@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from msgspec import to_builtins
 from safetensors.torch import load_file, save_file
 
 from hybrid.heads.nets.backbone import build_model
@@ -22,16 +21,15 @@ import json, sys
 from pathlib import Path
 
 import numpy as np, torch
-from msgspec.structs import replace
 from safetensors.torch import save_file
 
-from hybrid.config import HeadSettings, convert
+from hybrid.config import HeadSettings
 from hybrid.images.records import ImageRecord
 from hybrid.device import Compute
 from hybrid.heads.training import checkpoint
 from hybrid.heads.transforms import transforms
 from hybrid.heads.nets.backbone import build_model
-from hybrid.heads.base import LabeledPhotos, TrainingSet
+from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.heads.training.distributed import is_main_process
 from hybrid.heads.training.stages import freeze
 from hybrid.heads.training.train import train
@@ -51,10 +49,10 @@ def save(self, state):
 checkpoint.Checkpoint.save = save
 
 
-def photos(part):
+def images(part):
     records = tuple(ImageRecord(path, "", None, None, 1, 1) for path in part["paths"])
     embeddings = np.zeros((len(records), 4), np.float32)
-    return LabeledPhotos(records, tuple(part["paths"]), np.array(part["target"], dtype=np.intp), embeddings)
+    return LabeledImages(records, tuple(part["paths"]), np.array(part["target"], dtype=np.intp), embeddings)
 
 
 def run(name, out, stop_after=99):
@@ -70,7 +68,7 @@ def run(name, out, stop_after=99):
             raise KeyboardInterrupt
 
     both = transforms(model, settings)
-    task = TrainingSet(tuple(data["classes"]), photos(data["train"]), photos(data["val"]), ())
+    task = TrainingSet(tuple(data["classes"]), images(data["train"]), images(data["val"]), ())
     compute = Compute("cpu", "fp32", "test")
     try:
         model, best = train(model, task, both, settings, compute, on_epoch, checkpoints=folder / out, say=said.append)
@@ -135,7 +133,7 @@ def test_two_processes_train_one_network(colored, recipe, run, shared):
     recipes = {"full": recipe(**FULL), "still": recipe(**still, batch_size=4)}
     # 24 images: one batch and a rest of one image, which is no round for two processes.
     recipes["rest"] = recipe(epochs=1, batch_size=23)
-    (shared / "recipes.json").write_text(json.dumps({name: to_builtins(made) for name, made in recipes.items()}))
+    (shared / "recipes.json").write_text(json.dumps({name: settings.flat() for name, settings in recipes.items()}))
     parts = {
         name: {"paths": [record.path for record in part.records], "target": part.target.tolist()}
         for name, part in (("train", data.train), ("val", data.val))
