@@ -14,7 +14,7 @@ def absolute(file: Path | None) -> str | None:
 
 
 def read_names(file: Path) -> tuple[str, ...]:
-    """Class names of a prompt-style file (one a line, # comments)."""
+    """Class names of a prompt-style file (one per line, # comments)."""
     from hybrid.labels.prompts import PromptSet
 
     if not file.is_file():

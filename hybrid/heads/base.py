@@ -111,6 +111,6 @@ class TrainingSummary:
     trainable: int
 
 
-def damaged(file: Path, found: str) -> HeadError:
-    """Make the error for a head's weights that cannot be read back."""
-    return HeadError(f"the head's weights in {file} are damaged", got=found, fix="hybrid train-head")
+def damaged(file: Path, problem: str) -> HeadError:
+    """Make the error for damaged weights of a head."""
+    return HeadError(f"the head's weights in {file} are damaged", got=problem, fix="hybrid train-head")

@@ -102,7 +102,7 @@ def refit_gate(
     templates: str | None = None,
     say: Say = lambda line: None,
 ) -> None:
-    """Fit the gate of the run's head anew, on every labeled image of the index that did not train the head.
+    """Fit the gate of the run's head again, on every labeled image of the index that did not train the head.
 
     Parameters
     ----------
@@ -183,7 +183,7 @@ class _Work:
         return kind.train(data, self.settings, self.job(folder, self.layout.training / "head"))
 
     def train_along(self, limit_to: Sequence[str] | None) -> None:
-        """Lend this process to the training of the first one, and write nothing that stays."""
+        """Take part in the first process's training, and write nothing that stays."""
         kind = head_kind(self.settings)
         if not kind.reads_pixels:
             return

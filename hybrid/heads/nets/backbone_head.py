@@ -31,7 +31,7 @@ class BackboneHead:
 
     Parameters
     ----------
-    model : PhotoClassifier or Ensemble
+    model : ImageClassifier or Ensemble
     classes : tuple of str
     settings : HeadSettings
         The recipe it was trained by.
@@ -123,8 +123,8 @@ def load_backbone_head(file: Path, classes: tuple[str, ...], settings: HeadSetti
 
 
 def _first(model: nn.Module) -> ImageClassifier:
-    """The network whose preprocessing is everybody's."""
-    found = model.members[0] if isinstance(model, Ensemble) else model
-    if not isinstance(found, ImageClassifier):
-        raise TypeError(f"a head's network is a PhotoClassifier or an Ensemble of them, not {type(found).__name__}")
-    return found
+    """The network whose preprocessing all members share."""
+    network = model.members[0] if isinstance(model, Ensemble) else model
+    if not isinstance(network, ImageClassifier):
+        raise TypeError(f"a head's network is a ImageClassifier or an Ensemble of them, not {type(network).__name__}")
+    return network

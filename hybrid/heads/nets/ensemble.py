@@ -43,7 +43,7 @@ def cross_validation(data: TrainingSet, folds: int, seed: int) -> list[TrainingS
     Raises
     ------
     HeadError
-        If there are too few images for so many folds.
+        If there are too few images for this many folds.
     """
     from sklearn.model_selection import StratifiedKFold
 
@@ -60,10 +60,10 @@ def cross_validation(data: TrainingSet, folds: int, seed: int) -> list[TrainingS
         )
     splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        # A class with fewer images than folds is absent from some validation parts, which is no fault.
+        # A class with fewer images than folds is absent from some validation parts, which does no harm.
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
         parts = list(splitter.split(np.zeros(len(dealt)), target[dealt]))
     return [
-        replace(data, train=data.train.take(np.sort(np.r_[dealt[kept], shared])), val=data.train.take(dealt[held]))
-        for kept, held in parts
+        replace(data, train=data.train.take(np.sort(np.r_[dealt[train], shared])), val=data.train.take(dealt[val]))
+        for train, val in parts
     ]

@@ -226,7 +226,7 @@ class Autoencoder(SmallNet):
     def reconstruct(self, code: torch.Tensor) -> torch.Tensor:
         """Codes (n, head_hidden_size) to images (n, in_chans, *img_size) in normalized pixels."""
         painted = self.decoder(code)
-        # The learned upsampling doubles from 4 x 4; this resizes only where img_size is no such number.
+        # The learned upsampling doubles from 4 x 4; this resizes only where img_size is another size.
         return nn.functional.interpolate(painted, self.img_size, mode="bilinear")
 
     def reconstruction_loss(self, features: torch.Tensor, images: torch.Tensor) -> torch.Tensor:

@@ -198,8 +198,8 @@ def _superpixels(image: Image.Image, count: int) -> NDArray[np.int32]:
     slic = load_slic()
     small = image.copy()
     small.thumbnail((SLIC_SIDE, SLIC_SIDE), Image.Resampling.BOX)
-    found = slic(np.asarray(small), n_segments=count, compactness=COMPACTNESS, sigma=BLUR, start_label=1)
-    labels = found.astype(np.int32)
+    segments = slic(np.asarray(small), n_segments=count, compactness=COMPACTNESS, sigma=BLUR, start_label=1)
+    labels = segments.astype(np.int32)
     # Enlarging by nearest neighbor keeps every label: no side of the copy is longer than the image's.
     return np.asarray(Image.fromarray(labels).resize(image.size, Image.Resampling.NEAREST))
 
@@ -244,5 +244,5 @@ def load_slic() -> Callable[..., NDArray[np.int64]]:
         from skimage.segmentation import slic
     except ImportError as error:
         raise MissingExtraError("regions by SLIC", "scikit-image", "regions") from error
-    found: Callable[..., NDArray[np.int64]] = slic
-    return found
+    function: Callable[..., NDArray[np.int64]] = slic
+    return function

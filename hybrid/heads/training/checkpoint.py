@@ -20,7 +20,7 @@ from hybrid.heads.training.distributed import process_count
 from hybrid.images.preprocess import PIXELS
 
 FILE = "checkpoint.pt"
-# Grows with the kind of state that is kept, so that none of another kind is taken up.
+# Raised when the kept state changes, so that an older checkpoint is not used.
 STATE = 2
 # What changes no figure: how many processes load images, the recipe's description, and what other steps read.
 FREE = ("workers", "description", "gate_folds", "l2_c")
@@ -31,8 +31,8 @@ def training_key(data: TrainingSet, settings: HeadSettings, compute: Compute) ->
     digest = hashlib.sha256(weights_digest(settings.model))
     recipe = {name: value for name, value in settings.flat().items() if name not in FREE}
     kind = compute.device.partition(":")[0]  # each process of a launch has a GPU of its own
-    made = [__version__, STATE, PIXELS, recipe, data.classes, kind, compute.precision, process_count()]
-    digest.update(msgspec.json.encode(made))
+    inputs = [__version__, STATE, PIXELS, recipe, data.classes, kind, compute.precision, process_count()]
+    digest.update(msgspec.json.encode(inputs))
     for part in (data.train, data.val):
         digest.update(msgspec.json.encode([part.hashes, part.target.tolist()]))
     return digest.hexdigest()
@@ -71,10 +71,10 @@ class Checkpoint:
         try:
             state = dict(torch.load(self._file, map_location="cpu", weights_only=True))
         except Exception as error:  # a torn or foreign file fails in many ways
-            say(f"note: the checkpoint {self._file} cannot be read ({type(error).__name__}); training starts anew")
+            say(f"note: the checkpoint {self._file} cannot be read ({type(error).__name__}); training starts over")
             return None
         if state.get("key") != self._key:
-            say("note: an unfinished training with other settings, photos or device is dropped; training starts anew")
+            say("note: an unfinished training with other settings, photos or device is dropped; training starts over")
             return None
         return state
 

@@ -57,7 +57,7 @@ class ChosenImages:
     Attributes
     ----------
     classes : tuple of str
-    images : list of StoredPhoto
+    images : list of StoredImage
         Ordered by path.
     notes : list of str
         What was left out.
@@ -73,7 +73,7 @@ def choose_images(images: Sequence[StoredImage], *, limit_to: Sequence[str] | No
 
     Parameters
     ----------
-    images : sequence of StoredPhoto
+    images : sequence of StoredImage
     limit_to : sequence of str, optional
         The seen classes; None takes every label.
     place : {"index", "sources"}

@@ -27,7 +27,7 @@ class FrozenFeatures(Dataset[Batch]):
 
     Parameters
     ----------
-    model : PhotoClassifier
+    model : ImageClassifier
         On the device of `compute`; its backbone `is_steady`.
     transform : Transform
         The plain one.
@@ -104,7 +104,7 @@ def is_steady(model: ImageClassifier, settings: HeadSettings, compute: Compute) 
 
     Parameters
     ----------
-    model : PhotoClassifier
+    model : ImageClassifier
         On the device of `compute`; neither its weights and statistics nor the generators are changed.
     """
     if is_progressive(settings.finetune) or any(p.requires_grad for p in model.backbone.parameters()):
@@ -118,7 +118,7 @@ def is_steady(model: ImageClassifier, settings: HeadSettings, compute: Compute) 
     drawn = _generator_states(device)
     with torch.no_grad(), compute.autocast():
         expected = model.eval().backbone(images).float()
-        found = model.train().backbone(images).float()
+        trained = model.train().backbone(images).float()
     draws = any(not torch.equal(a, b) for a, b in zip(drawn, _generator_states(device), strict=True))
     gathers = any(not torch.equal(buffer, buffers[name]) for name, buffer in model.backbone.named_buffers())
     torch.set_rng_state(drawn[0])
@@ -126,7 +126,7 @@ def is_steady(model: ImageClassifier, settings: HeadSettings, compute: Compute) 
         torch.cuda.set_rng_state(drawn[1], device)
     for name, buffer in model.backbone.named_buffers():
         buffer.copy_(buffers[name])
-    return not draws and not gathers and torch.allclose(found, expected, rtol=1e-3, atol=1e-5)
+    return not draws and not gathers and torch.allclose(trained, expected, rtol=1e-3, atol=1e-5)
 
 
 def _generator_states(device: torch.device) -> list[torch.Tensor]:

@@ -61,10 +61,10 @@ def train_backbone_head(
     for number, part in enumerate(cross_validation(data, settings.folds, settings.data.seed), start=1):
         say(f"fold {number} of {settings.folds}: {len(part.train)} training and {len(part.val)} validation photos")
         name = f"fold_{number}"
-        log, kept = log_folder / name, None if checkpoints is None else checkpoints / name
+        log, saved = log_folder / name, None if checkpoints is None else checkpoints / name
         log.mkdir(parents=True, exist_ok=True)
         own = settings.replace(seed=settings.data.seed + number - 1)
-        model, summary = _train_one(part, own, compute, log, say, kept, on_epoch)
+        model, summary = _train_one(part, own, compute, log, say, saved, on_epoch)
         members.append(model)
         summaries.append(summary)
     scores = np.array([summary.val_accuracy for summary in summaries])
@@ -155,7 +155,7 @@ def _count(model: ImageClassifier) -> tuple[int, int]:
 
 
 def _write(file: Path, rows: list[EpochLog]) -> None:
-    """Write the log anew: the rows of a checkpoint may stand in no log yet."""
+    """Write the whole log: the rows of a checkpoint may not be in it yet."""
     with atomic_write(file) as part, part.open("w", newline="", encoding="utf-8") as stream:
         table = [msgspec.to_builtins(row) for row in rows]
         writer = csv.DictWriter(stream, fieldnames=list(table[0]))

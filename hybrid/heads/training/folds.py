@@ -27,15 +27,15 @@ FoldLogits = Callable[[tuple[int, ...]], FloatArray]
 
 
 def without_classes(data: TrainingSet, held: tuple[int, ...]) -> TrainingSet:
-    """Leave classes out of both halves; the others keep their order and are numbered anew."""
-    kept = [c for c in range(len(data.classes)) if c not in set(held)]
-    number = {c: i for i, c in enumerate(kept)}
+    """Leave classes out of both halves; the others keep their order and are renumbered."""
+    others = [c for c in range(len(data.classes)) if c not in set(held)]
+    number = {c: i for i, c in enumerate(others)}
 
     def cut(images: LabeledImages) -> LabeledImages:
-        kept = images.take([row for row, c in enumerate(images.target.tolist()) if c in number])
-        return replace(kept, target=np.array([number[c] for c in kept.target.tolist()], dtype=np.intp))
+        part = images.take([row for row, c in enumerate(images.target.tolist()) if c in number])
+        return replace(part, target=np.array([number[c] for c in part.target.tolist()], dtype=np.intp))
 
-    return TrainingSet(tuple(data.classes[c] for c in kept), cut(data.train), cut(data.val), data.notes)
+    return TrainingSet(tuple(data.classes[c] for c in others), cut(data.train), cut(data.val), data.notes)
 
 
 def frozen_folds(data: TrainingSet, settings: HeadSettings, compute: Compute, cache: Path, say: Say) -> FoldLogits:

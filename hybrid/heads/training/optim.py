@@ -12,7 +12,7 @@ from hybrid.heads.nets.backbone import ImageClassifier
 from hybrid.heads.training.stages import parameter_groups
 
 # Torch's own, which update all weights in one pass over memory; the others make several, with copies.
-# Not SGD: it would take momentum that was never written where weights thaw later, or where a scaled step is left out.
+# Not SGD: it would read momentum that was never written where weights are unfrozen later or a scaled step is skipped.
 FUSED = ("adam", "adamw")
 
 

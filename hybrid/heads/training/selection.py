@@ -26,7 +26,7 @@ class Splits:
     ----------
     data : TrainingSet
         With empty embeddings, (n, 0) float32; its notes tell of the test images too.
-    test : LabeledPhotos or None
+    test : LabeledImages or None
         Images of the same classes whose contents neither train nor validate; None where there are none.
     """
 
@@ -129,25 +129,25 @@ def split_images(
             notes.append(
                 f"{len(named)} photos of the split test in the sources are not used: other test photos are given"
             )
-        tested, told = _test_part(test.images, chosen)
+        tested, test_notes = _test_part(test.images, chosen)
         if not tested:
             raise DataError(
                 "none of the test photos can be used",
                 expected=f"labeled photos of {listing(list(chosen.classes))}, which do not train",
-                got="; ".join(told),
+                got="; ".join(test_notes),
                 fix="other test photos",
             )
     elif named:
-        tested, told = _test_part(named, chosen)
-        told.insert(0, "test: the split that the sources name")
+        tested, test_notes = _test_part(named, chosen)
+        test_notes.insert(0, "test: the split that the sources name")
     elif test_fraction:
-        chosen, tested, told = _cut_test(chosen, test_fraction, seed if test_seed is None else test_seed)
+        chosen, tested, test_notes = _cut_test(chosen, test_fraction, seed if test_seed is None else test_seed)
     else:
-        told = []
-    train, val, said = divide(chosen, val_fraction, seed)
-    told = [*notes, *said, *told]
-    data = TrainingSet(chosen.classes, pack(train, chosen.classes), pack(val, chosen.classes), tuple(told))
-    return Splits(data, pack(tested, chosen.classes) if tested else None)
+        test_notes = []
+    train, val, split_notes = divide(chosen, val_fraction, seed)
+    classes, all_notes = chosen.classes, (*notes, *split_notes, *test_notes)
+    data = TrainingSet(classes, pack(train, classes), pack(val, classes), all_notes)
+    return Splits(data, pack(tested, classes) if tested else None)
 
 
 def _test_part(images: Sequence[StoredImage], chosen: ChosenImages) -> tuple[list[StoredImage], list[str]]:

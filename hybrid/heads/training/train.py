@@ -336,8 +336,8 @@ class _Loop:
                 logits = model(images).float()
             loss = nn.functional.cross_entropy(logits, target, reduction="none")
             parts = self.processes.gather([loss, logits.argmax(1) == target, target])
-            for kept, part in zip((losses, right, targets), parts, strict=True):
-                kept.append(part)
+            for gathered, part in zip((losses, right, targets), parts, strict=True):
+                gathered.append(part)
         # Fetched from the device once: each fetch waits for all that was asked of it.
         hits, labels = torch.cat(right).cpu().double().numpy(), torch.cat(targets).cpu().numpy()
         per_class = np.bincount(labels, hits) / np.maximum(np.bincount(labels), 1)

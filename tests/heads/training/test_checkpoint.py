@@ -80,7 +80,7 @@ def test_a_torn_checkpoint_is_dropped_with_a_word(tmp_path, damage):
     found, said = words(tmp_path, "k")
     assert found is None
     assert len(said) == 1
-    assert "starts anew" in said[0]
+    assert "starts over" in said[0]
 
 
 def test_a_save_that_dies_leaves_the_one_before(tmp_path, monkeypatch):

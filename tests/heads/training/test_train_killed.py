@@ -226,7 +226,7 @@ def test_a_checkpoint_that_does_not_fit_is_dropped(colored, recipe, run, tmp_pat
     expected = run(data, settings, compute)[0].state_dict()
     model, *_ = run(data, settings, compute, checkpoints=tmp_path / "kept", say=said.append)
     assert len(said) == 1
-    assert "starts anew" in said[0]
+    assert "starts over" in said[0]
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
     # And the new one's own checkpoint is taken up.
     run(data, settings, compute, checkpoints=tmp_path / "kept", say=said.append)
