@@ -201,7 +201,7 @@ def test_train_head_says_what_it_fitted(hybrid, run):
     layout = Layout(run)
     fitted, _ = load_gate(layout)
     assert fitted.gate.fit.folds == "frozen"
-    assert load_head(layout, None)[1].settings.gate_folds == "frozen"
+    assert load_head(layout, None)[1].settings.gate.folds == "frozen"
     for line in fitted.gate.describe():
         assert line in done.err
     assert "head with 8 classes" in done.out
