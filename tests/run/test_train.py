@@ -19,6 +19,7 @@ from hybrid.encoders import load_encoder
 from hybrid.errors import ArtifactError, DataError, GateError, HeadError, StoreError
 from hybrid.files import file_sha256
 from hybrid.gate.gate import Gate
+from hybrid.heads import registry
 from hybrid.heads.linear import LinearHead
 from hybrid.heads.nets.regions import segment
 from hybrid.heads.training import fit
@@ -385,3 +386,44 @@ def test_an_ensemble_of_folds_is_saved_and_loaded(make_run, layout):
     data = data_of(layout, encoder, settings)
     # No fold trained on the images that calibrate the ensemble.
     assert not set(info.trained_on) & set(data.val.hashes)
+
+
+# Another kind of head: one file, one line
+
+MEANS = '''
+import numpy as np
+from safetensors.numpy import load_file, save_file
+from hybrid.heads import registry
+from hybrid.heads.linear import LinearHead
+
+class MeansKind:
+    """Nearest class mean."""
+
+    reads_pixels = False
+
+    def train(self, data, settings, job):
+        means = [data.train.embeddings[data.train.target == c].mean(0) for c in range(len(data.classes))]
+        return LinearHead(np.stack(means), np.zeros(len(means), np.float32), data.classes, job.encoder_identity)
+
+    def save(self, head, file):
+        save_file({"means": head.weight}, file)
+
+    def load(self, file, classes, settings, compute, encoder):
+        return LinearHead(load_file(file)["means"], np.zeros(len(classes), np.float32), classes, encoder)
+
+    def describe(self, settings):
+        return "nearest mean"
+
+    def frozen_features(self, parts, settings, compute):
+        return None
+'''
+
+
+def test_a_kind_of_head_is_one_file_and_one_line(make_run, layout, tmp_path, monkeypatch, hybrid):
+    (tmp_path / "means_head.py").write_text(MEANS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "KINDS", {**registry.KINDS, "means": "means_head:MeansKind"})
+    train_run(layout, make_run(noise=0.1), HeadSettings(kind="means"), CPU)
+    head, info = load_head(layout, CPU)
+    assert (head.classes, info.settings.kind) == (CLASSES, "means")
+    assert "nearest mean, 3 seen classes" in hybrid("info", "--run", layout.root).out

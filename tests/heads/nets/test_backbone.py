@@ -29,7 +29,7 @@ def backbone_state(name: str = "test_resnet", seed: int = 7) -> dict[str, torch.
 # The classifier
 
 
-def test_the_classifier_of_the_field_report():
+def test_a_classifier_with_a_hidden_layer():
     classifier = build_classifier(features=20, classes=7, hidden=512, dropout=(0.1, 0.4))
     first, linear, norm, _, second, last = classifier
     assert [type(layer) for layer in classifier] == [
