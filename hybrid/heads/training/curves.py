@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hybrid.files import atomic_write
 from hybrid.heads.training.train import EpochLog
+from hybrid.plotting import save_png
 
 
 def draw(rows: Sequence[EpochLog], best_epoch: int, file: Path) -> None:
@@ -29,5 +29,4 @@ def draw(rows: Sequence[EpochLog], best_epoch: int, file: Path) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    with atomic_write(file) as part:
-        figure.savefig(part, dpi=110, format="png")
+    save_png(figure, file, 110)

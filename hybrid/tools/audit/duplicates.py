@@ -86,7 +86,7 @@ def find_duplicates(
 
     Parameters
     ----------
-    images : sequence of StoredPhoto
+    images : sequence of StoredImage
     hashes : sequence of str, length n
         The contents of `images`, each once.
     embeddings : (n, dim) float32, unit norm

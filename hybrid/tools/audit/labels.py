@@ -93,7 +93,7 @@ class Labeled:
 
     @property
     def labels(self) -> list[str]:
-        """One a content; several, joined by " / ", where copies disagree."""
+        """One per content; several, joined by " / ", where copies disagree."""
         return [str(joined_label(records)) for records in self.records]
 
 

@@ -39,7 +39,7 @@ class TestPlan:
 
     Attributes
     ----------
-    images : SourcePhotos or None
+    images : SourceImages or None
         Of the test alone.
     fraction : float
         Share to cut off where neither `images` nor a split ``test`` names the test images.
@@ -93,7 +93,7 @@ def compare(
 
     Parameters
     ----------
-    images : SourcePhotos
+    images : SourceImages
         To train and validate on, and to cut the test from.
     embedded : Embedded, optional
         What linear recipes read; its store must hold all images, those of the test too.

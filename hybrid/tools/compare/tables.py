@@ -44,7 +44,7 @@ CSV_FIELDS = (
 
 
 def as_csv(rows: Rows, notes: Sequence[str] = ()) -> str:
-    """One line a recipe, figures in full; `failed` holds the reason of a recipe without figures."""
+    """One line per recipe, figures in full; `failed` holds the reason of a recipe without figures."""
     del notes
     out = io.StringIO()
     writer = csv.DictWriter(out, CSV_FIELDS, lineterminator="\n")

@@ -50,7 +50,7 @@ def candidates(
     Raises
     ------
     ConfigError
-        If there is no recipe, one is listed twice, a ``--vary`` is no ``KEY=V1,V2``, names a setting or value twice,
+        If there is no recipe, one is listed twice, a ``--vary`` is not ``KEY=V1,V2``, names a setting or value twice,
         or one that is fixed; and what `load` raises.
     """
     if not recipes:

@@ -30,8 +30,8 @@ def draw_explanation(explained: Explained, file: Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    said = explained.explanation
-    # Names of classes and files are no mathematics, whatever they are made of.
+    explanation = explained.explanation
+    # Names of classes and files are not mathematics, whatever they are made of.
     with mpl.rc_context(STYLE | {"text.parse_math": False}):
         figure = Figure(figsize=INCHES, layout="constrained")
         areas: Any = figure
@@ -39,29 +39,31 @@ def draw_explanation(explained: Explained, file: Path) -> None:
         _draw_image_and_maps(top, explained)
         _draw_neighbors(middle, explained)
         left, right = bottom.subfigures(1, 2, width_ratios=[1, 1.15])
-        _draw_experts(left, said)
-        _draw_terms(right, said)
-        _write_words(words, said)
+        _draw_experts(left, explanation)
+        _draw_terms(right, explanation)
+        _write_words(words, explanation)
         save_png(figure, file, DPI)
 
 
 def _draw_image_and_maps(area: SubFigure, explained: Explained) -> None:
-    said = explained.explanation
+    explanation = explained.explanation
     panels: Sequence[Axes] = area.subplots(1, 3)
     for panel in panels:
         hide_axes(panel)
     small = explained.image.copy()
     small.thumbnail((IMAGE_PIXELS, IMAGE_PIXELS))
     panels[0].imshow(small)
-    color = SEEN if said.seen else UNSEEN if said.expert != "rejected" else GRAY
-    area.suptitle(f"{shorten(said.label, 60)}   {said.probability:.1%}", fontsize=17, fontweight="bold", color=color)
-    unseen = "" if said.p_unseen is None else f"p(unseen) {said.p_unseen:.3f},  "
-    panels[0].set_title(f"{unseen}decided by: {said.expert}", fontsize=10)
-    panels[0].set_xlabel(fill(Path(said.image).name, 48), color=GRAY)
+    color = SEEN if explanation.seen else UNSEEN if explanation.expert != "rejected" else GRAY
+    area.suptitle(
+        f"{shorten(explanation.label, 60)}   {explanation.probability:.1%}", fontsize=17, fontweight="bold", color=color
+    )
+    unseen = "" if explanation.p_unseen is None else f"p(unseen) {explanation.p_unseen:.3f},  "
+    panels[0].set_title(f"{unseen}decided by: {explanation.expert}", fontsize=10)
+    panels[0].set_xlabel(fill(Path(explanation.image).name, 48), color=GRAY)
     for panel, overlay, whose in ((panels[1], explained.head, "head"), (panels[2], explained.encoder, "CLIP")):
         if overlay is None:
             start = "no map of the head" if whose == "head" else "no relevance map"
-            reason = next((note for note in said.notes if note.startswith(start)), "")
+            reason = next((note for note in explanation.notes if note.startswith(start)), "")
             _placeholder(panel, reason or f"no map of the {whose}")
         else:
             _draw_overlay(panel, overlay, whose)
@@ -118,12 +120,12 @@ def _draw_neighbors(area: SubFigure, explained: Explained) -> None:
         panel.set_xlabel(f"{fill(shorten(found.label, 44), 24)}\n{found.similarity:.3f}")
 
 
-def _draw_experts(area: SubFigure, said: Explanation) -> None:
+def _draw_experts(area: SubFigure, explanation: Explanation) -> None:
     area.suptitle("each expert's first three", fontsize=10.5, x=0.02, ha="left")
     experts = (
-        ("head alone", said.experts.head, "no head"),
-        ("zero-shot alone", said.experts.zero_shot, "no texts"),
-        ("the answer", said.experts.answer, ""),
+        ("head alone", explanation.experts.head, "no head"),
+        ("zero-shot alone", explanation.experts.zero_shot, "no texts"),
+        ("the answer", explanation.experts.answer, ""),
     )
     panels: Sequence[Axes] = area.subplots(3, 1, sharex=True)
     for panel, (name, top, missing) in zip(panels, experts, strict=True):
@@ -140,17 +142,17 @@ def _draw_experts(area: SubFigure, said: Explanation) -> None:
 def _bars_of_classes(panel: Axes, top: Sequence[Scored]) -> None:
     # Names may be alike once they are shortened: the places, not the names, tell the bars apart.
     places = np.arange(len(top))
-    panel.barh(places, [one.probability for one in top], color="0.6", height=0.68)
-    panel.set_yticks(places, [shorten(one.label, 28, placeholder="…") for one in top])
+    panel.barh(places, [scored.probability for scored in top], color="0.6", height=0.68)
+    panel.set_yticks(places, [shorten(scored.label, 28, placeholder="…") for scored in top])
     panel.set_ylim(2.5, -0.5)
     panel.tick_params(length=0)
-    for place, one in enumerate(top):
-        panel.text(one.probability + 0.015, place, f"{one.probability:.1%}", va="center", color=GRAY)
+    for place, scored in enumerate(top):
+        panel.text(scored.probability + 0.015, place, f"{scored.probability:.1%}", va="center", color=GRAY)
 
 
-def _draw_terms(area: SubFigure, said: Explanation) -> None:
+def _draw_terms(area: SubFigure, explanation: Explanation) -> None:
     panel: Axes = area.subplots()
-    gate = said.gate
+    gate = explanation.gate
     if gate is None or gate.log_odds is None:
         hide_axes(panel)
         reason = "no gate: nothing is weighed" if gate is None else "every class is seen: nothing is weighed"
@@ -195,10 +197,10 @@ def _term_name(term: Contribution | None) -> str:
     return f"{term.meaning}\n{term.value:.2f} x {term.weight:+.2f}"
 
 
-def _write_words(area: SubFigure, said: Explanation) -> None:
-    lines = [fill(said.gate.words, 170)] if said.gate else []
-    lines += [fill(f"note: {note}", 170) for note in said.notes]
-    lines += [fill(f"WARNING: {said.warning}", 170)] if said.warning else []
+def _write_words(area: SubFigure, explanation: Explanation) -> None:
+    lines = [fill(explanation.gate.words, 170)] if explanation.gate else []
+    lines += [fill(f"note: {note}", 170) for note in explanation.notes]
+    lines += [fill(f"WARNING: {explanation.warning}", 170)] if explanation.warning else []
     area.text(0.015, 0.97, "\n".join(lines), va="top", fontsize=9, color="0.15", linespacing=1.4)
 
 
