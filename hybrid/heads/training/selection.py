@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from hybrid.errors import DataError, listing
 from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.heads.training.dataset import HELD_BACK, ChosenImages, choose_images, divide, each_content_once, pack
 from hybrid.images.pipeline import read_each
-from hybrid.images.sources import Scan, scan
+from hybrid.images.sources import Scan
 from hybrid.images.splits import stratified_split
 from hybrid.index.store import StoredImage
 from hybrid.labels.prompts import class_key
@@ -42,45 +41,6 @@ class SourceImages:
     notes: tuple[str, ...]
 
 
-def read_splits(
-    sources: Sequence[str | Path],
-    *,
-    test_sources: Sequence[str | Path] = (),
-    test_fraction: float = 0.0,
-    val_fraction: float,
-    seed: int,
-    limit_to: Sequence[str] | None = None,
-    progress: Progress = lambda count: None,
-) -> Splits:
-    """Read labeled images and divide them, by the rules of `hybrid.heads.training.dataset.training_set`.
-
-    Parameters
-    ----------
-    sources, test_sources : sequences of str or Path
-        As `hybrid.images.sources.scan` takes them.
-    test_fraction : float
-        Share to cut off for the test, stratified, where neither `test_sources` nor a split ``test`` names it; 0: none.
-    val_fraction : float
-        Share of what is left to validate with, where no split ``val`` is named.
-    seed : int
-        Of both cuts.
-    limit_to : sequence of str, optional
-        The classes; None takes every label.
-    progress : callable
-        Called with the number of images read since the last call.
-
-    Raises
-    ------
-    DataError
-        As `scan`, `training_set` and `split_images` raise it.
-    """
-    images = read_images(scan(sources), progress)
-    test = read_images(scan(test_sources), progress) if test_sources else None
-    return split_images(
-        images, test, test_fraction=test_fraction, val_fraction=val_fraction, seed=seed, limit_to=limit_to
-    )
-
-
 def read_images(found: Scan, progress: Progress = lambda count: None) -> SourceImages:
     """Read, hash and decode every image of a scan; those that cannot be read are left out and named in a note."""
     images: list[StoredImage] = []
@@ -106,12 +66,22 @@ def split_images(
     test_seed: int | None = None,
     limit_to: Sequence[str] | None = None,
 ) -> Splits:
-    """Divide images that were read; see `read_splits`.
+    """Divide images that were read, by the rules of `hybrid.heads.training.dataset.training_set`.
 
     Parameters
     ----------
+    images, test : SourceImages
+        `test`, or else a split ``test`` of `images`, names the test images.
+    test_fraction : float
+        Share to cut off for the test, stratified, where nothing names it; 0: none.
+    val_fraction : float
+        Share of what is left to validate with, where no split ``val`` is named.
+    seed : int
+        Of both cuts.
     test_seed : int, optional
         Of the test cut, so that trainings with several seeds are tested on the same images; None: `seed`.
+    limit_to : sequence of str, optional
+        The classes; None takes every label.
 
     Raises
     ------

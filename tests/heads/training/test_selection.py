@@ -11,11 +11,16 @@ from PIL import Image
 
 from hybrid.errors import DataError
 from hybrid.heads.training.dataset import training_set
-from hybrid.heads.training.selection import read_images, read_splits, split_images
+from hybrid.heads.training.selection import read_images, split_images
 from hybrid.images.sources import scan
 from hybrid.index.store import EmbeddingStore
 
 FRACTIONS = {"val_fraction": 0.25, "seed": 0}
+
+
+def read_splits(sources, test_sources=(), progress=lambda count: None, **choice):
+    test = read_images(scan(test_sources), progress) if test_sources else None
+    return split_images(read_images(scan(sources), progress), test, **choice)
 
 
 def counts(classes, images):
