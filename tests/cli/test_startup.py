@@ -6,12 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-import pytest
+from typer.testing import CliRunner
 
 from hybrid.cli.main import COMMANDS, app
 from hybrid.demo.animals import demo_classes
-from hybrid.demo.painting import draw
 
 NETWORKS = {"torch", "torchvision", "open_clip", "timm", "transformers"}
 OTHERS = {"accelerate", "captum", "cleanlab", "faiss", "matplotlib", "optuna", "pandas", "peft", "skimage", "sklearn"}
@@ -33,35 +31,19 @@ def loaded_by(*arguments: str, cwd: Path) -> set[str]:
     return set(python(LISTED, *arguments, cwd=cwd).stderr.splitlines()[-1].split())
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
-    """A run with a linear head and a gate, and one class that is shown by images."""
-    root = tmp_path_factory.mktemp("world")
-    for animal in demo_classes().seen[:6]:
-        (root / "photos" / animal.name).mkdir(parents=True)
-        for i in range(8):
-            image = draw(animal, np.random.default_rng([i, *animal.name.encode()]))
-            image.save(root / "photos" / animal.name / f"{i}.jpg")
-    run = ["--run", str(root / "run")]
-    app(["build-index", str(root / "photos"), "--encoder", "tiny", *run], standalone_mode=False)
-    app(["train-head", "--head", "linear", *run], standalone_mode=False)
-    draw(demo_classes().unseen[0], np.random.default_rng(9)).save(root / "new.jpg")
-    app(["add-class", "shown", str(root / "new.jpg"), *run], standalone_mode=False)
-    return root
-
-
 def test_help_loads_neither_numpy_nor_what_draws_boxes(tmp_path):
     assert not loaded_by("--help", cwd=tmp_path) & {"numpy", "rich", *NETWORKS, *OTHERS}
 
 
-@pytest.mark.parametrize("command", ["info", "recipes"])
-def test_what_only_reads_loads_no_network(world, command):
-    arguments = ["--run", "run"] if command == "info" else []
-    assert not loaded_by(command, *arguments, cwd=world) & {"scipy", *NETWORKS, *OTHERS}
+def test_what_only_reads_loads_no_network(animals):
+    for command in (["info", "--run", "run"], ["recipes"]):
+        assert not loaded_by(*command, cwd=animals) & {"scipy", *NETWORKS, *OTHERS}
 
 
-def test_predict_of_one_image_loads_only_what_answers(world):
-    loaded = loaded_by("predict", "new.jpg", "--prompts", "animals", "--run", "run", cwd=world)
+def test_predict_of_one_image_loads_only_what_answers(hybrid, animals, run):
+    image = next((animals / "test" / demo_classes().unseen[0].name).iterdir())
+    hybrid("add-class", "shown", image, "--run", run)
+    loaded = loaded_by("predict", str(image), "--prompts", "animals", "--run", str(run), cwd=run)
     assert {"torch", "open_clip"} <= loaded
     assert not loaded & OTHERS
 
@@ -76,17 +58,16 @@ def test_few_garbage_collections_of_all_objects(tmp_path):
     assert int(old) > 10
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS])
-def test_help_is_plain_text(command, capsys):
+def test_help_is_plain_text(hybrid):
     """Without markup, a backslash before a bracket would be shown."""
-    app([*([command] if command else []), "--help"], standalone_mode=False)
-    shown = capsys.readouterr().out
-    assert shown.startswith("Usage: ")
-    assert "\\" not in shown
+    for command in ([], *([name] for name in COMMANDS)):
+        shown = hybrid(*command, "--help").out
+        assert shown.startswith("Usage: ")
+        assert "\\" not in shown
 
 
-def test_what_each_command_does_fits_its_line(capsys):
-    app(["--help"], standalone_mode=False)
-    shown = capsys.readouterr().out.partition("Commands:")[2].strip().splitlines()
+def test_what_each_command_does_fits_its_line(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = CliRunner().invoke(app, ["--help"]).stdout.partition("Commands:")[2].strip().splitlines()
     assert [line.split()[0] for line in shown] == list(COMMANDS)
     assert not [line for line in shown if line.endswith("...")]
