@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +80,24 @@ class Prediction:
     set: tuple[str, ...] | None = None
     warning: str | None = None
     neighbors: tuple[Neighbor, ...] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields as plain JSON values: probabilities to six digits, a class as its label and probability."""
+
+        def plain(value: Any) -> Any:
+            return round(value, 6) if isinstance(value, float) else value
+
+        def opinion(pair: tuple[str, float] | None) -> dict[str, Any] | None:
+            return pair and {"label": pair[0], "probability": plain(pair[1])}
+
+        near = [{name: plain(value) for name, value in asdict(n).items()} for n in self.neighbors or ()]
+        return {field.name: plain(getattr(self, field.name)) for field in fields(self)} | {
+            "top": [opinion(pair) for pair in self.top],
+            "head": opinion(self.head),
+            "zero_shot": opinion(self.zero_shot),
+            "set": None if self.set is None else list(self.set),
+            "neighbors": None if self.neighbors is None else near,
+        }
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ def evaluate(
     from hybrid.cli import show
     from hybrid.cli.load import load_classifier
     from hybrid.evaluation.evaluate import evaluate as run_evaluation
-    from hybrid.evaluation.rates import describe
     from hybrid.evaluation.report import scores_table
+    from hybrid.evaluation.results import describe
     from hybrid.files import atomic_write
     from hybrid.images.sources import scan
 

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -21,10 +21,6 @@ from hybrid.files import atomic_write
 from hybrid.prediction import Neighbor, Prediction
 
 Writer = Callable[[Sequence[Prediction]], None]
-CSV_COLUMNS = (
-    *("path", "label", "probability", "seen", "p_unseen", "expert"),
-    *("top", "head", "zero_shot", "p_known", "set", "warning", "neighbors"),
-)
 ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".txt": "table"}
 
 
@@ -42,7 +38,7 @@ def opened(out: Path | None, name: str | None) -> Iterator[tuple[TextIO, str]]:
     Raises
     ------
     ConfigError
-        If the ending says nothing.
+        If the ending does not say which.
     """
     chosen = name or (ENDINGS.get(out.suffix.lower()) if out else "table")
     if chosen is None:
@@ -105,43 +101,16 @@ def writer_of(out: Path | None, name: str | None) -> Iterator[Writer]:
         yield write
 
 
-def as_json(prediction: Prediction) -> dict[str, Any]:
-    """One prediction as plain JSON values."""
-
-    def entry(pair: tuple[str, float] | None) -> dict[str, Any] | None:
-        return None if pair is None else {"label": pair[0], "probability": round(pair[1], 6)}
-
-    return {
-        "path": prediction.path,
-        "label": prediction.label,
-        "probability": round(prediction.probability, 6),
-        "seen": prediction.seen,
-        "p_unseen": None if prediction.p_unseen is None else round(prediction.p_unseen, 6),
-        "expert": prediction.expert,
-        "top": [entry(pair) for pair in prediction.top],
-        "head": entry(prediction.head),
-        "zero_shot": entry(prediction.zero_shot),
-        "p_known": None if prediction.p_known is None else round(prediction.p_known, 6),
-        "set": None if prediction.set is None else list(prediction.set),
-        "warning": prediction.warning,
-        "neighbors": None if prediction.neighbors is None else [_neighbor(n) for n in prediction.neighbors],
-    }
-
-
-def _neighbor(neighbor: Neighbor) -> dict[str, Any]:
-    return asdict(neighbor) | {"similarity": round(neighbor.similarity, 6)}
-
-
 @contextmanager
 def _formatted(stream: TextIO, name: str) -> Iterator[Writer]:
     if name == "jsonl":
 
         def write_lines(predictions: Sequence[Prediction]) -> None:
-            write_jsonl(map(as_json, predictions), stream)
+            write_jsonl((p.to_dict() for p in predictions), stream)
 
         yield write_lines
     elif name == "csv":
-        rows = csv_writer(CSV_COLUMNS, stream)
+        rows = csv_writer([field.name for field in fields(Prediction)], stream)
 
         def write_rows(predictions: Sequence[Prediction]) -> None:
             for prediction in predictions:
@@ -152,13 +121,13 @@ def _formatted(stream: TextIO, name: str) -> Iterator[Writer]:
                 }
                 members = None if prediction.set is None else "; ".join(prediction.set)
                 near = "; ".join(f"{n.label}={n.similarity:.4f} {n.path}" for n in prediction.neighbors or ())
-                rows.writerow(as_json(prediction) | joined | {"set": members, "neighbors": near})
+                rows.writerow(prediction.to_dict() | joined | {"set": members, "neighbors": near})
 
         yield write_rows
     else:
-        kept: list[Prediction] = []
-        yield kept.extend
-        _print_table(kept, stream)
+        predictions: list[Prediction] = []
+        yield predictions.extend
+        _print_table(predictions, stream)
 
 
 def _print_table(predictions: Sequence[Prediction], stream: TextIO) -> None:
@@ -189,8 +158,8 @@ def _print_table(predictions: Sequence[Prediction], stream: TextIO) -> None:
 def _nearest(neighbors: Sequence[Neighbor]) -> str:
     """Each label once, with the similarity of its photos: ``zebra 0.91, 0.90; horse 0.71``."""
     by_label: dict[str, list[str]] = {}
-    for one in neighbors:
-        by_label.setdefault(one.label, []).append(f"{one.similarity:.2f}")
+    for neighbor in neighbors:
+        by_label.setdefault(neighbor.label, []).append(f"{neighbor.similarity:.2f}")
     return "; ".join(f"{label} {', '.join(similarity)}" for label, similarity in by_label.items())
 
 

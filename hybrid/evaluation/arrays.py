@@ -1,4 +1,4 @@
-"""What every metric asks of its arrays, and the sums they share.
+"""What every metric requires of its arrays, and the sums they share.
 
 Shapes: n images, c classes in the joint label space, that is seen and unseen classes together.
 """
@@ -31,14 +31,14 @@ def finite_mean(values: Floats | Bools) -> float | None:
 
 
 def check_target(target: Ints, images: int, classes: int | None = None) -> None:
-    """Refuse a target that is not one class index an image, from 0 to below `classes`."""
+    """Refuse a target that is not one class index per image, from 0 to below `classes`."""
     if target.shape != (images,) or target.dtype.kind not in "iu":
         got = f"{target.dtype}, shape {target.shape}"
         raise MetricError("target does not fit", expected=f"int, shape ({images},)", got=got)
     low, high = target.min(initial=0), target.max(initial=0)
     if low < 0 or (classes is not None and high >= classes):
         expected = "0 or more" if classes is None else f"0 to {classes - 1}"
-        raise MetricError("a target is no class index", expected=expected, got=f"{low} to {high}")
+        raise MetricError("a target is not a class index", expected=expected, got=f"{low} to {high}")
 
 
 def checked_scores(scores: Floats, target: Ints, unseen: Bools | None = None) -> NDArray[np.float64]:
@@ -62,14 +62,14 @@ def check_sums(probabilities: NDArray[np.float64]) -> None:
     off = np.abs(probabilities.sum(axis=1) - 1.0)
     if off.max(initial=0.0) > SUM_TOLERANCE or probabilities.min(initial=0.0) < 0:
         got = f"row {off.argmax()} misses 1 by {off.max():.3g}; smallest value {probabilities.min():.3g}"
-        raise MetricError("no probabilities", expected="values of 0 or more, rows that sum to 1", got=got)
+        raise MetricError("not probabilities", expected="values of 0 or more, rows that sum to 1", got=got)
 
 
-def check_confidence(confidence: Floats, truth: Bools, bins: int = 1) -> None:
+def check_confidence(confidence: Floats, correct: Bools, bins: int = 1) -> None:
     """Refuse anything but n probabilities, n bools and at least one bin."""
-    if confidence.ndim != 1 or confidence.shape != truth.shape or truth.dtype != np.bool_ or bins < 1:
-        got = f"shape {confidence.shape}; {truth.dtype}, shape {truth.shape}; {bins} bins"
+    if confidence.ndim != 1 or confidence.shape != correct.shape or correct.dtype != np.bool_ or bins < 1:
+        got = f"shape {confidence.shape}; {correct.dtype}, shape {correct.shape}; {bins} bins"
         raise MetricError("arrays do not fit", expected="n probabilities, n bools, 1 or more bins", got=got)
     # Written so that NaN fails too; a row may exceed 1 as far as its sum may.
     if not np.all((confidence >= 0) & (confidence <= 1 + SUM_TOLERANCE)):
-        raise MetricError("no probabilities", expected="values from 0 to 1", got="values outside, or NaN")
+        raise MetricError("not probabilities", expected="values from 0 to 1", got="values outside, or NaN")

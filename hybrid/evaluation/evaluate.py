@@ -12,8 +12,14 @@ from numpy.typing import NDArray
 from hybrid.device import CPU_BATCH
 from hybrid.errors import DataError, listing
 from hybrid.evaluation.metrics import SystemScores, score_system
-from hybrid.evaluation.rates import RejectionReport, SetReport, report_rejection, report_sets
-from hybrid.evaluation.results import Evaluation, ImageResults
+from hybrid.evaluation.results import (
+    Evaluation,
+    ImageResults,
+    RejectionReport,
+    SetReport,
+    report_rejection,
+    report_sets,
+)
 from hybrid.images.records import ImageRecord
 from hybrid.run.fitted import Batch, FittedClassifier
 

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid.evaluation.calibration import Reliability
+from hybrid.evaluation.calibration import Reliability, RiskCoverage
 from hybrid.evaluation.metrics import Curve
-from hybrid.evaluation.selective import RiskCoverage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,7 +72,7 @@ def seen_unseen(curves: Mapping[str, Curve | None], points: Mapping[str, tuple[f
         axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="accuracy on seen classes", ylabel="accuracy on unseen classes")
         axes.legend(loc="lower left")
 
-    return _svg(draw, (3.6, 3.3), "Accuracy on unseen against accuracy on seen classes, one curve a system")
+    return _svg(draw, (3.6, 3.3), "Accuracy on unseen against accuracy on seen classes, one curve per system")
 
 
 def reliability(bins: Reliability, system: str, what: str) -> str:
@@ -104,7 +103,7 @@ def reliability(bins: Reliability, system: str, what: str) -> str:
 
 
 def risk_coverage(curves: Mapping[str, RiskCoverage]) -> str:
-    """Draw the share of wrong answers against the share of images answered, one curve a system."""
+    """Draw the share of wrong answers against the share of images answered, one curve per system."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -116,10 +115,10 @@ def risk_coverage(curves: Mapping[str, RiskCoverage]) -> str:
         top = max((float(curve.risk[-1]) for curve in curves.values()), default=0.0)
         # The first few images make a share of 0 or 1: they must not set the scale.
         axes.set(xlim=(0, 1), ylim=(0, max(1.25 * top, 0.02)))
-        axes.set(xlabel="photos answered, surest first", ylabel="wrong answers")
+        axes.set(xlabel="photos answered, most confident first", ylabel="wrong answers")
         axes.legend(loc="upper left")
 
-    return _svg(draw, (3.6, 3.3), "Wrong answers against answered photos, one curve a system")
+    return _svg(draw, (3.6, 3.3), "Wrong answers against answered photos, one curve per system")
 
 
 def gate_histogram(p_unseen: NDArray[np.float64], is_unseen: NDArray[np.bool_]) -> str:

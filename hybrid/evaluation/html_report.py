@@ -16,20 +16,19 @@ from numpy.typing import NDArray
 from hybrid import __version__
 from hybrid.errors import DataError, UnreadableImageError
 from hybrid.evaluation import figures
-from hybrid.evaluation.calibration import equal_width_bins
-from hybrid.evaluation.confusion import Counts, confusion_matrix, per_class_scores, worst_confusions
-from hybrid.evaluation.heatmap import lay_out
+from hybrid.evaluation.calibration import equal_width_bins, risk_coverage
+from hybrid.evaluation.confusion import Counts, confusion_matrix, lay_out, per_class_scores, worst_confusions
 from hybrid.evaluation.metrics import seen_unseen_curve
 from hybrid.evaluation.report import LOWER_IS_BETTER, MISSING, marked_figures
 from hybrid.evaluation.results import Evaluation, ImageResults
-from hybrid.evaluation.selective import risk_coverage
+from hybrid.files import atomic_write
 from hybrid.images.pipeline import read_and_decode
 from hybrid.images.records import ImageRecord
 from hybrid.images.stream import default_workers, ordered_map
 
 FILE_NAME = "report.html"
 TEMPLATE = "report.html.j2"
-PAIRS, IMAGES_A_PAIR = 24, 4
+PAIRS, IMAGES_PER_PAIR = 24, 4
 THUMBNAIL = 128  # pixels, the longer side
 
 # field of SystemScores -> heading and meaning
@@ -44,7 +43,7 @@ METRICS = {
     "ece_seen": ("ECE, seen", "the same, photos of seen classes"),
     "ece_unseen": ("ECE, unseen", "the same, photos of unseen classes"),
     "adaptive_ece": ("adaptive ECE", "ECE over bins of equally many photos"),
-    "nll": ("NLL", "mean of minus the log-probability of the truth; none where that is infinite"),
+    "nll": ("NLL", "mean of minus the log-probability of the true class; none where that is infinite"),
     "brier": ("Brier score", "squared error of all probabilities"),
     "aurc": ("AURC", "area under the risk-coverage curve"),
     "images_per_second": ("photos/s", "from file to answer, on this machine"),
@@ -95,15 +94,11 @@ def write_report(
     """
     page = render(result, run=run, made=made, sources=sources, notes=notes)
     file = folder / FILE_NAME
-    part = folder / (FILE_NAME + ".part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            # A path that is no UTF-8 holds lone surrogates, which no encoder takes.
+        with atomic_write(file) as part:
+            # A path that is not UTF-8 holds lone surrogates, which no encoder takes.
             part.write_bytes(page.encode("utf-8", errors="backslashreplace"))
-            part.replace(file)
-        finally:
-            part.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(
             f"the report cannot be written to {folder}",
@@ -131,7 +126,7 @@ def render(
     main = next(name for name in ("hybrid", "supervised", "zero_shot") if name in answered)
     scores = result.systems[main]
     confusion = confusion_matrix(answered[main].predicted, images.target, len(images.names))
-    said = [*result.setup, *notes, *result.notes]
+    lines = [*result.setup, *notes, *result.notes]
     return environment.get_template(TEMPLATE).render(
         result=result,
         images=images,
@@ -139,8 +134,8 @@ def render(
         made=made.strftime("%d %B %Y, %H:%M"),
         version=__version__,
         sources=sources,
-        warnings=[note for note in said if note.startswith("WARNING")],
-        notes=[note for note in said if not note.startswith("WARNING")],
+        warnings=[note for note in lines if note.startswith("WARNING")],
+        notes=[note for note in lines if not note.startswith("WARNING")],
         main=figures.SYSTEM_NAMES[main],
         tiles=[
             (METRICS[f][0], marked_figures(f, [getattr(scores, f)])[0][0])
@@ -164,7 +159,7 @@ def _answered(probabilities: NDArray[np.float64], target: NDArray[np.intp]) -> A
 
 
 def _metric_rows(result: Evaluation) -> list[dict[str, Any]]:
-    """One row a figure, one cell a system."""
+    """One row per figure, one cell per system."""
     rows = []
     for field, (heading, meaning) in METRICS.items():
         values = [None if scores is None else getattr(scores, field) for scores in result.systems.values()]
@@ -231,11 +226,11 @@ def _class_rows(images: ImageResults, confusion: Counts) -> list[dict[str, Any]]
 
 
 def _pairs(images: ImageResults, answers: Answered, confusion: Counts) -> list[dict[str, Any]]:
-    """The most frequent confusions, each with the images of which the system was surest."""
+    """The most frequent confusions, each with the most confident images."""
     pairs = []
     for true, predicted, count in worst_confusions(confusion, PAIRS):
         rows = np.flatnonzero((images.target == true) & (answers.predicted == predicted))
-        surest = rows[np.argsort(-answers.confidence[rows], kind="stable")][:IMAGES_A_PAIR]
+        surest = rows[np.argsort(-answers.confidence[rows], kind="stable")][:IMAGES_PER_PAIR]
         pairs.append((true, predicted, count, surest))
     wanted = [int(row) for *_, rows in pairs for row in rows]
     pictures = dict(

@@ -24,8 +24,13 @@ from hybrid.evaluation.arrays import (
     finite_mean,
     sum_at,
 )
-from hybrid.evaluation.calibration import adaptive_calibration_error, brier, expected_calibration_error
-from hybrid.evaluation.selective import aurc, risk_coverage
+from hybrid.evaluation.calibration import (
+    adaptive_calibration_error,
+    aurc,
+    brier,
+    expected_calibration_error,
+    risk_coverage,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +164,7 @@ def seen_unseen_curve(log_probabilities: Floats, target: Ints, unseen: Bools) ->
 
     best_seen, seen_score = _best_of(scores, np.flatnonzero(~unseen))
     best_unseen, unseen_score = _best_of(scores, np.flatnonzero(unseen))
-    # Both ends are added so that the curve starts at -inf and the last level is +inf, which is no point of
+    # Both ends are added so that the curve starts at -inf and the last level is +inf, which is not a point of
     # the curve: its images are never switched.
     switch = np.append(seen_score - unseen_score, [-np.inf, np.inf])
     levels, level = np.unique(switch, return_inverse=True)

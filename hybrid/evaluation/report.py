@@ -1,4 +1,4 @@
-"""Show scores to people: how figures are written and marked, and a terminal table with one row a system."""
+"""Show scores to people: how figures are written and marked, and a terminal table with one row per system."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def marked_figures(field: str, values: Sequence[float | None]) -> list[tuple[str
     field : str
         Name of the figure in `SystemScores`.
     values : sequence of float or None
-        One a system.
+        One per system.
 
     Returns
     -------

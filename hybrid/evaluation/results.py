@@ -1,4 +1,4 @@
-"""What an evaluation found: the figures of every system, and each image's answers behind them."""
+"""What an evaluation found: every system's figures, coverage and acceptance rates, and each image's answers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.evaluation.metrics import SystemScores
-from hybrid.evaluation.rates import RejectionReport, SetReport
 from hybrid.images.records import ImageRecord
 
 
 @dataclass(frozen=True, eq=False)
 class ImageResults:
-    """Every scored image: its truth and what each system says of it; n images, c classes.
+    """Every scored image: its true class and what each system says of it; n images, c classes.
 
     Probabilities stay float64: rounded to float32, a small one of a true class would become 0 and the likelihood
     infinite, and large ones would tie at 1.
@@ -47,6 +46,48 @@ class ImageResults:
     def is_unseen(self) -> NDArray[np.bool_]:
         """Which classes are unseen, shape (c,)."""
         return np.arange(len(self.names)) >= self.seen
+
+
+@dataclass(frozen=True)
+class SetReport:
+    """Prediction sets on labeled images; a figure without images is None.
+
+    Attributes
+    ----------
+    asked : float
+        Coverage asked for; it holds for images of seen classes alone.
+    seen, unseen : float or None
+        Share of the images whose class is in their set.
+    mean_size : float
+        Classes per set.
+    """
+
+    asked: float
+    seen: float | None
+    unseen: float | None
+    mean_size: float
+
+
+@dataclass(frozen=True)
+class RejectionReport:
+    """Who is answered, and not told "none of these"; a share of no images is None.
+
+    Attributes
+    ----------
+    accept_above : float
+        Threshold on p(known).
+    seen, unseen : float or None
+        Share of images of seen and of unseen classes that are answered.
+    foreign : float or None
+        Share of images of other classes that are answered, wrongly.
+    foreign_photos : int
+    """
+
+    accept_above: float
+    seen: float | None
+    unseen: float | None
+    foreign: float | None
+    foreign_photos: int
 
 
 @dataclass(frozen=True)
@@ -101,3 +142,51 @@ class Evaluation:
             "setup": list(self.setup),
             "notes": list(self.notes),
         }
+
+
+def report_sets(sets: NDArray[np.bool_], target: NDArray[np.intp], seen: int, asked: float) -> SetReport:
+    """Measure sets (n, c) of images with true classes (n,), the first `seen` of which are seen."""
+    covered = sets[np.arange(len(target)), target]
+    return SetReport(
+        asked, _share(covered[target < seen]), _share(covered[target >= seen]), float(sets.sum(axis=1).mean())
+    )
+
+
+def report_rejection(
+    p_known: NDArray[np.float64],
+    target: NDArray[np.intp],
+    seen: int,
+    foreign: NDArray[np.float64],
+    accept_above: float,
+) -> RejectionReport:
+    """Measure acceptance of images with known classes (n,), and of `foreign` images, given as their p(known)."""
+    accepted = p_known >= accept_above
+    return RejectionReport(
+        accept_above,
+        _share(accepted[target < seen]),
+        _share(accepted[target >= seen]),
+        _share(foreign >= accept_above),
+        len(foreign),
+    )
+
+
+def describe(rates: SetReport | RejectionReport) -> str:
+    """Say it in one line."""
+
+    def share(value: float | None) -> str:
+        return "no photos" if value is None else f"{value:.1%}"
+
+    if isinstance(rates, SetReport):
+        return (
+            f"sets asked to cover {rates.asked:.0%} of seen classes' photos: cover {share(rates.seen)} of these "
+            f"and {share(rates.unseen)} of unseen classes' photos, {rates.mean_size:.2f} classes per set"
+        )
+    return (
+        f"answered where p(known) >= {rates.accept_above:.3f}: {share(rates.seen)} of seen classes' photos, "
+        f"{share(rates.unseen)} of unseen classes', and {share(rates.foreign)} of the {rates.foreign_photos} "
+        "photos of other classes"
+    )
+
+
+def _share(hits: NDArray[np.bool_]) -> float | None:
+    return float(hits.mean()) if len(hits) else None

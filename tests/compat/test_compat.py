@@ -34,9 +34,8 @@ def test_answers_of_the_first_version(case, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     policy = Policy(reject=0.95, coverage=0.9)
     classifier = HybridClassifier.from_run(tmp_path / "run", prompts=data / "prompts.txt", device="cpu", policy=policy)
-    from hybrid.cli.write import as_json
 
-    found = [as_json(p) for batch in classifier.classify(data / "photos") for p in classifier.predictions(batch)]
+    found = [p.to_dict() for batch in classifier.classify(data / "photos") for p in classifier.predictions(batch)]
     expected = [json.loads(line) for line in answers.read_text().splitlines()]
     assert len(found) == len(expected)
     for ours, theirs in zip(found, expected, strict=True):

@@ -80,7 +80,7 @@ def test_impossible_input_is_refused(predicted, target):
 
 @pytest.mark.parametrize("shape", [(2, 3), (4,)])
 def test_only_a_square_matrix_is_taken(shape):
-    with pytest.raises(MetricError, match="no confusion matrix"):
+    with pytest.raises(MetricError, match="not a confusion matrix"):
         per_class_scores(np.zeros(shape, dtype=np.int64))
-    with pytest.raises(MetricError, match="no confusion matrix"):
+    with pytest.raises(MetricError, match="not a confusion matrix"):
         worst_confusions(np.zeros(shape, dtype=np.int64), 3)

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from hybrid.evaluation import figures
-from hybrid.evaluation.calibration import equal_width_bins
+from hybrid.evaluation.calibration import equal_width_bins, risk_coverage
 from hybrid.evaluation.metrics import Curve
-from hybrid.evaluation.selective import risk_coverage
 
 CURVE = Curve(np.array([-np.inf, 0.0]), np.array([0.8, 0.4]), np.array([0.1, 0.9]))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hybrid.evaluation.heatmap import MAX_CLASSES, lay_out
+from hybrid.evaluation.confusion import MAX_CLASSES, lay_out
 
 NAMES = ("ant", "bee", "cat")
 COUNTS = np.array([[3, 1, 0], [0, 0, 2], [0, 0, 4]])

@@ -17,11 +17,10 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from hybrid.errors import DataError
 from hybrid.evaluation import figures
-from hybrid.evaluation.calibration import equal_width_bins
+from hybrid.evaluation.calibration import equal_width_bins, risk_coverage
 from hybrid.evaluation.html_report import METRICS, PAIRS, THUMBNAIL, render, write_report
 from hybrid.evaluation.metrics import SystemScores, seen_unseen_curve
 from hybrid.evaluation.results import Evaluation
-from hybrid.evaluation.selective import risk_coverage
 from hybrid.images.decode import decode
 
 MADE = datetime(2031, 5, 4, 16, 30, tzinfo=UTC)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hybrid.evaluation.rates import describe, report_rejection, report_sets
+from hybrid.evaluation.results import describe, report_rejection, report_sets
 
 TARGET = np.array([0, 1, 2, 2])
 

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import precision_score
 
 from hybrid.errors import MetricError
-from hybrid.evaluation.selective import aurc, risk_coverage
+from hybrid.evaluation.calibration import aurc, risk_coverage
 
 SEEDS = range(5)
 

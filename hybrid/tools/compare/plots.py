@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid.evaluation.confusion import Counts
-from hybrid.evaluation.heatmap import lay_out
+from hybrid.evaluation.confusion import Counts, lay_out
 from hybrid.plotting import save_png
 from hybrid.tools.compare.results import Result
 
@@ -66,7 +65,7 @@ def draw_confusion(confusion: Counts, names: Sequence[str], title: str, file: Pa
     ----------
     confusion : ndarray of int64, shape (c, c)
     names : sequence of c str
-        Of more than `hybrid.evaluation.heatmap.MAX_CLASSES` those with the most mistakes are shown.
+        Of more than `hybrid.evaluation.confusion.MAX_CLASSES` those with the most mistakes are shown.
     """
     from matplotlib.collections import PolyCollection
     from matplotlib.colors import to_rgba
