@@ -1,4 +1,4 @@
-"""`hybrid demo`: the other commands, one after the other, on the bundled world."""
+"""`hybrid demo`: the other commands, one after the other, on the bundled synthetic dataset."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ from typing import Annotated
 
 import typer
 
+QUICK_IMAGES = {"train_per_class": 20, "val_per_class": 4, "test_per_class": 5}
+QUICK_TRAINING = ("--epochs", "8", "--batch-size", "32", "--set", "workers=0")
+
 
 def demo(
     context: typer.Context,
     folder: Annotated[Path, typer.Option("--dir", help="Where photos, run and pictures go.")] = Path("demo"),
+    quick: Annotated[
+        bool, typer.Option("--quick", hidden=True, help="Fewer photos and epochs, to test the demo itself.")
+    ] = False,
 ) -> None:
-    """Run the whole job on the bundled world. No download; about two minutes."""
+    """Run the whole job on the bundled synthetic dataset. No download; about a minute on two cores."""
     from hybrid.cli import show
     from hybrid.demo import RECIPE
     from hybrid.demo.dataset import write_demo
@@ -23,10 +29,10 @@ def demo(
     console = show.stdout()
     console.print(
         "[bold]40 animals with photos to train on, 10 that the head never sees: only their names are known.[/bold]\n"
-        "The photos are drawn, not taken; the bundled CLIP knows only this world. It stands in for a real one.",
+        "The photos are drawn, not taken; the bundled CLIP knows only such drawings. It stands in for a real one.",
         soft_wrap=True,
     )
-    write_demo(data)
+    write_demo(data, **(QUICK_IMAGES if quick else {}))
     prompts = str(data / "prompts.txt")
     common = ["--run", str(run)]
     steps: tuple[tuple[str, list[str]], ...] = (
@@ -36,7 +42,7 @@ def demo(
         ),
         (
             "Train a head on the 40 classes, calibrate it, fit the gate",
-            ["train-head", "--recipe", str(RECIPE), *common],
+            ["train-head", "--recipe", str(RECIPE), *(QUICK_TRAINING if quick else ()), *common],
         ),
         (
             "Test on photos of all 50 classes",
@@ -61,7 +67,7 @@ def demo(
         f"Why one answer (needs captum): hybrid explain {data / 'photos' / 'photo_01.jpg'} --run {run} "
         f"--prompts {prompts}\n\n"
         "Now with your own photos (the default encoder and backbone download their weights once):\n"
-        "  hybrid build-index PHOTOS/train                      one folder a class\n"
+        "  hybrid build-index PHOTOS/train                      one folder per class\n"
         "  hybrid train-head                                    fine-tune, calibrate, fit the gate\n"
         "  hybrid predict PHOTOS/new --prompts animals          trained classes and the ones you name",
         soft_wrap=True,

@@ -29,7 +29,7 @@ def evaluate(
     batch: options.BatchOptions,
     device: options.Device = "auto",
 ) -> None:
-    """Score head, zero-shot and hybrid on labelled photos."""
+    """Score head, zero-shot and hybrid on labeled photos."""
     from hybrid.cli import show
     from hybrid.cli.load import load_classifier
     from hybrid.evaluation.evaluate import evaluate as run_evaluation

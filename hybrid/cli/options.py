@@ -46,14 +46,14 @@ Sources = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Threads that decode photos.  [default: one a core]")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Threads that decode photos.  [default: one per core]")]
 BatchSize = Annotated[
     int | None,
     typer.Option(min=1, help="Photos that go through a model at once.  [default: 32, or what a GPU has memory for]"),
 ]
 Prompts = Annotated[
     str | None,
-    typer.Option(help="Classes that may be named: a file (one class a line) or a bundled name such as animals."),
+    typer.Option(help="Classes that may be named: a file (one class per line) or a bundled name such as animals."),
 ]
 Templates = Annotated[
     str | None,

@@ -43,7 +43,7 @@ _DEMO_SEED = 7
 
 @dataclass(frozen=True, slots=True)
 class Animal:
-    """One class of the bundled world.
+    """One class of the synthetic dataset.
 
     Attributes
     ----------
@@ -92,7 +92,7 @@ def all_animals() -> tuple[Animal, ...]:
 def demo_classes() -> DemoClasses:
     """Choose the demo's classes: the same ones every time.
 
-    They come in ten families of five, one a body kind, and look alike within a family as real species do: a
+    They come in ten families of five, one per body kind, and look alike within a family as real species do: a
     founder, two relatives that differ from it in the color and in the pattern, one that differs in both, and
     one with another part. The unseen one of each family shares three attributes with a seen one.
 
@@ -105,12 +105,12 @@ def demo_classes() -> DemoClasses:
     seen: list[Animal] = []
     unseen: list[Animal] = []
     for number, kind in enumerate(KINDS):
-        parts = [part for part in PARTS if (kind, part) not in _IMPOSSIBLE]
-        one, other = (parts[i] for i in rng.permutation(len(parts))[:2])
+        parts = [name for name in PARTS if (kind, name) not in _IMPOSSIBLE]
+        part, other_part = (parts[i] for i in rng.permutation(len(parts))[:2])
         colors = _LOOKALIKE_COLORS[number]
         patterns = [PATTERNS[i] for i in rng.permutation(len(PATTERNS))[:2]]
-        family = [Animal(color, pattern, kind, one) for color in colors for pattern in patterns]
-        family.append(Animal(colors[0], patterns[0], kind, other))
+        family = [Animal(color, pattern, kind, part) for color in colors for pattern in patterns]
+        family.append(Animal(colors[0], patterns[0], kind, other_part))
         unseen.append(family.pop(_UNSEEN_MEMBER[number]))
         seen.extend(family)
     return DemoClasses(tuple(seen), tuple(unseen))
@@ -118,7 +118,7 @@ def demo_classes() -> DemoClasses:
 
 @cache
 def training_animals() -> tuple[Animal, ...]:
-    """List what the tiny CLIP may be trained on: every animal that is no class of the demo.
+    """List what the tiny CLIP may be trained on: every animal that is not a class of the demo.
 
     The demo's seen classes are left out too, so that the encoder knows both halves of the demo equally little
     and the two may be compared.

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from hybrid.errors import ConfigError, DataError, listing
+from hybrid.files import atomic_write
 from hybrid.demo.animals import Animal, DemoClasses, demo_classes
 from hybrid.demo.painting import draw
 
@@ -39,7 +40,7 @@ def write_demo(
     """Write the demo's data.
 
     The layout is ``train/CLASS/NNN.jpg`` and ``val/CLASS/NNN.jpg`` for the seen classes,
-    ``test/CLASS/NNN.jpg`` for the seen and the unseen ones, ``images/image_NN.jpg`` without labels, and
+    ``test/CLASS/NNN.jpg`` for the seen and the unseen ones, ``photos/photo_NN.jpg`` without labels, and
     ``prompts.txt`` with all names. Running it again writes the same bytes, and leaves a file alone that
     holds them already.
 
@@ -97,8 +98,8 @@ def _loose(folder: Path, demo: DemoClasses, seed: int) -> list[_Image]:
 
 def _refuse_foreign(folder: Path, expected: set[Path]) -> None:
     """Stop before writing among images that the demo would then count as its own."""
-    found = [path for part in ("train", "val", "test", "photos") for path in (folder / part).rglob("*.jpg")]
-    foreign = sorted(str(path.relative_to(folder)) for path in found if path not in expected)
+    images = [path for part in ("train", "val", "test", "photos") for path in (folder / part).rglob("*.jpg")]
+    foreign = sorted(str(path.relative_to(folder)) for path in images if path not in expected)
     if foreign:
         raise DataError(
             f"{folder} holds photos that this demo did not write",
@@ -118,6 +119,5 @@ def _write(path: Path, content: bytes) -> None:
     """Write a file in one step; one that holds the content already keeps its time stamp."""
     if path.is_file() and path.read_bytes() == content:
         return
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
+    with atomic_write(path) as part:
+        part.write_bytes(content)

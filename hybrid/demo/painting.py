@@ -35,7 +35,7 @@ _FIXED_TONES = {
     "cream": (244, 228, 178),
     "ink": (34, 28, 34),
     "white": (250, 250, 252),
-    "grey": (168, 172, 186),
+    "gray": (168, 172, 186),
     "red": (206, 40, 48),
     "rose": (236, 168, 176),
 }
@@ -162,7 +162,7 @@ def _paint(
 ) -> None:
     for shape in shapes:
         # Ink and the white of the eyes are small or dark already: an outline would swallow them.
-        edge = tones[shape.tone] if shape.tone in ("ink", "grey", "red", "rose") else outline
+        edge = tones[shape.tone] if shape.tone in ("ink", "gray", "red", "rose") else outline
         _outlined(brush, pose.place(shape.points), tones[shape.tone], edge, line)
 
 
@@ -182,7 +182,7 @@ class _Marks:
     slant: float
     start: tuple[float, float]
 
-    def min_side(self, x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.bool_]:
+    def contain(self, x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Say for each point of the body whether it lies on a mark."""
         cos, sin = (
             math.cos(math.radians(self.slant)) / self.pitch,
@@ -224,6 +224,6 @@ def _paint_coat(
     inverse = np.linalg.inv(pose.matrix).astype(np.float32)
     dx = np.arange(box[0], box[2], dtype=np.float32)[None, :] - np.float32(pose.offset[0])
     dy = np.arange(box[1], box[3], dtype=np.float32)[:, None] - np.float32(pose.offset[1])
-    on_mark = marks.min_side(inverse[0, 0] * dx + inverse[0, 1] * dy, inverse[1, 0] * dx + inverse[1, 1] * dy)
+    on_mark = marks.contain(inverse[0, 0] * dx + inverse[0, 1] * dy, inverse[1, 0] * dx + inverse[1, 1] * dy)
     shade = _mixed(coat, (255, 250, 235), 0.78) if light_marks else _mixed(coat, (12, 8, 20), 0.68)
     canvas.paste(shade, box, Image.fromarray(np.where(on_mark, np.asarray(mask.crop(box)), np.uint8(0))))

@@ -54,7 +54,7 @@ def _wings(figure: Figure, size: float) -> tuple[Shape, ...]:
         )
         quills = [stroke([(0.15, 0.02), (0.45, -0.04), (0.78, y)], [0.05]) for y in (-0.08, 0.04)]
         shapes.append(Shape(_placed(wing * (1, flip), anchor, size), "white"))
-        shapes.extend(Shape(_placed(quill * (1, flip), anchor, size), "grey") for quill in quills)
+        shapes.extend(Shape(_placed(quill * (1, flip), anchor, size), "gray") for quill in quills)
     return tuple(shapes)
 
 

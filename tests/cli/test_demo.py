@@ -1,9 +1,6 @@
-"""`hybrid demo` keeps its promise, run as a newcomer runs it."""
+"""`hybrid demo` keeps its promise, with fewer photos and epochs."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,19 +8,16 @@ from PIL import Image
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("demo")
-    command = [sys.executable, "-m", "hybrid.cli.main", "demo"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=os.environ | {"COLUMNS": "120"})
-    assert done.returncode == 0, done.stderr
-    return folder / "demo", done.stdout
+def demo(hybrid, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo") / "demo"
+    return folder, hybrid("demo", "--dir", folder, "--quick").out
 
 
 def test_scores_tell_the_story(demo):
     scores = json.loads((demo[0] / "scores.json").read_text())
     assert scores["classes"] == {"seen": 40, "unseen": 10}
     supervised, zero_shot, hybrid = (scores["systems"][s] for s in ("supervised", "zero_shot", "hybrid"))
-    assert supervised["seen"] >= 0.9
+    assert supervised["seen"] >= 0.85
     assert supervised["unseen"] == 0
     # 40 of 50 classes: the head's accuracy falls to four fifths of what it has on its own classes.
     assert supervised["accuracy"] == pytest.approx(0.8 * supervised["seen"], abs=0.02)

@@ -1,4 +1,4 @@
-"""The bundled world: its classes, its drawings, its folders, and that the bundled weights know it."""
+"""The bundled synthetic dataset: its classes, its drawings, its folders, and that the bundled weights know it."""
 
 from __future__ import annotations
 
