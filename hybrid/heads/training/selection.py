@@ -71,9 +71,8 @@ def split_images(
     Parameters
     ----------
     images, test : SourceImages
-        `test`, or else a split ``test`` of `images`, names the test images.
     test_fraction : float
-        Share to cut off for the test, stratified, where nothing names it; 0: none.
+        Share to cut off for the test, stratified, where neither `test` nor a split ``test`` names it; 0: none.
     val_fraction : float
         Share of what is left to validate with, where no split ``val`` is named.
     seed : int
@@ -92,6 +91,7 @@ def split_images(
     chosen = choose_images(images.images, limit_to=limit_to, place="sources")
     named = [p for p in images.images if p.record.split in HELD_BACK]
     tested: list[StoredImage] = []
+    test_notes: list[str] = []
     notes = list(images.notes)
     if test is not None:
         notes += test.notes
@@ -112,8 +112,6 @@ def split_images(
         test_notes.insert(0, "test: the split that the sources name")
     elif test_fraction:
         chosen, tested, test_notes = _cut_test(chosen, test_fraction, seed if test_seed is None else test_seed)
-    else:
-        test_notes = []
     train, val, split_notes = divide(chosen, val_fraction, seed)
     classes, all_notes = chosen.classes, (*notes, *split_notes, *test_notes)
     data = TrainingSet(classes, pack(train, classes), pack(val, classes), all_notes)
