@@ -80,7 +80,7 @@ def test_two_trials_then_a_third(call, folder):
     assert again[:2] == rows
 
     # The best recipe trains the same: as a recipe of its own it is trial 0 of another study.
-    assert load_recipe("out/best.toml").epochs == 2
+    assert load_recipe("out/best.toml").schedule.epochs == 2
     call("--recipe", "out/best.toml", "--trials", "1", "--out", "again")
     trained = rows_in(folder / "again" / "trials.csv")[0]
     assert trained["score"] == min((row["score"] for row in again), key=float)
