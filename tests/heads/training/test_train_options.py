@@ -216,4 +216,4 @@ def test_a_gpu_without_memory_is_a_named_error(colored, recipe, run, monkeypatch
     with pytest.raises(HeadError, match="memory is too small") as caught:
         run(colored(), recipe())
     assert "2 GiB" in caught.value.got
-    assert "batch_size" in caught.value.fix
+    assert "--batch-size" in caught.value.fix
