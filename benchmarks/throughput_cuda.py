@@ -20,6 +20,8 @@ from throughput_peers import ImageFiles
 from throughput_photos import MEDIUM, elsewhere
 from throughput_worker import CONSOLE, Setup, Work
 
+from hybrid.config import HeadSettings
+
 if TYPE_CHECKING:
     from throughput_parts import Scene
 
@@ -135,25 +137,27 @@ def plain_timm(setup: Setup, files: Sequence[str], epochs: int) -> list[float]:
     model = timm.create_model(HEAD, num_classes=len(setup.names))
     model = model.to(setup.device).to(memory_format=torch.channels_last).train()
     transform = timm.data.create_transform(
-        input_size=(3, settings.image_size, settings.image_size),
+        input_size=(3, settings.model.image_size, settings.model.image_size),
         is_training=True,
-        scale=(settings.crop_scale, 1.0),
-        hflip=settings.flip,
-        color_jitter=settings.colour_jitter,
+        scale=(settings.augment.crop_scale, 1.0),
+        hflip=settings.augment.flip,
+        color_jitter=settings.augment.color_jitter,
         interpolation="bilinear",
     )
     images: Any = Labeled(files, transform, len(setup.names))
     loader = DataLoader(
         images,
-        batch_size=settings.batch_size,
+        batch_size=settings.data.batch_size,
         shuffle=True,
-        num_workers=settings.workers,
+        num_workers=settings.data.workers,
         pin_memory=compute.is_cuda,
-        persistent_workers=settings.workers > 0,
+        persistent_workers=settings.data.workers > 0,
     )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings.optim.learning_rate, weight_decay=settings.optim.weight_decay
+    )
     scaler = torch.amp.GradScaler(setup.device, enabled=compute.precision == "fp16")
-    criterion = torch.nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
+    criterion = torch.nn.CrossEntropyLoss(label_smoothing=settings.loss.label_smoothing)
     rates = []
     for _ in range(epochs):
         start, total = time.perf_counter(), torch.zeros((), device=setup.device)
@@ -183,10 +187,8 @@ class Labeled(ImageFiles):
         return super().__getitem__(index), index % self._classes
 
 
-def recipe(setup: Setup, epochs: int) -> Any:
+def recipe(setup: Setup, epochs: int) -> HeadSettings:
     """The recipe of both loops: all of a ConvNeXt-Tiny of random weights, the default augmentation."""
-    from hybrid.config import HeadSettings
-
     return HeadSettings(
         backbone=HEAD,
         pretrained=False,

@@ -82,7 +82,7 @@ def test_deterministic_and_the_mean_of_its_seeds(run, assert_is_mean, arrays, fi
     found = run(arrays, "--seeds", "1,0")
     assert found["per_seed"]["0"] == first["per_seed"]["0"]
     assert_is_mean(found["mean"]["detection"], [seed["detection"] for seed in found["per_seed"].values()])
-    printed = capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
     for text in (*PEERS, *NEGLABEL, "rejector", "20 seen, 6 unseen, 4 unknown", "max_false_accept 0.1"):
         assert text in printed
 
