@@ -1,4 +1,4 @@
-"""Train the tiny CLIP of the bundled world and write it where `hybrid --encoder tiny` finds it.
+"""Train the tiny CLIP of the bundled synthetic dataset and write it where `hybrid --encoder tiny` finds it.
 
     python scripts/train_tiny_clip.py --out hybrid/encoders/tiny_clip --threads 1 --bf16
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes import ColorEncoder, PixelHead
 from PIL import Image
 from scipy.special import log_softmax, softmax
 
@@ -16,7 +17,6 @@ from hybrid.gate.gate import Gate, GateFit, GateWeights, SeenWeights
 from hybrid.gate.gaussians import ClassGaussians
 from hybrid.gate.policy import CalibrationSet, Policy
 from hybrid.gate.rejection import Rejector
-from hybrid.images.preprocess import to_picture
 from hybrid.images.sources import scan
 from hybrid.labels.prompts import PromptSet
 from hybrid.labels.space import join
@@ -25,52 +25,6 @@ from hybrid.run.fitted import FittedClassifier
 SEEN = ("red", "green")
 SPACE = join(SEEN, PromptSet.from_names(["green", "blue"]))
 CLASS_VECTORS = np.eye(3, dtype=np.float32)
-
-
-class ColorEncoder:
-    """Embeds an image as the direction of its mean color."""
-
-    name = identity = fingerprint = "colour"
-    dim, logit_scale, uses_templates, notes = 3, 10.0, True, ()
-    min_side, batch_size = None, 32
-
-    def __init__(self):
-        self.prepared = self.encoded = 0
-
-    def can_encode(self, names):
-        return [True] * len(names)
-
-    def check(self, records):
-        pass
-
-    def prepare(self, image, record):
-        self.prepared += 1
-        mean = np.asarray(to_picture(image), dtype=np.float32).mean((0, 1))
-        return mean / np.linalg.norm(mean)
-
-    def encode_images(self, prepared):
-        self.encoded += len(prepared)
-        return np.stack(prepared)
-
-    def encode_texts(self, texts):
-        return CLASS_VECTORS[: len(texts)]
-
-
-class PixelHead:
-    """Scores an image by how much red and green it has."""
-
-    classes, encoder_identity, notes = SEEN, None, ()
-    min_side, batch_size = None, 32
-
-    def __init__(self):
-        self.prepared = 0
-
-    def prepare(self, image):
-        self.prepared += 1
-        return np.asarray(to_picture(image), dtype=np.float32).mean((0, 1))[:2] / 64
-
-    def logits(self, prepared, embeddings):
-        return np.stack(prepared)
 
 
 def near(center, count, rng):
@@ -106,7 +60,7 @@ PRIOR = FittedGate(Gate(), FITTED.gaussians, reason="too little to fit a gate on
 
 
 def make(**changes):
-    parts = {"encoder": ColorEncoder(), "head": PixelHead(), "gate": FITTED, "space": SPACE}
+    parts = {"encoder": ColorEncoder(), "head": PixelHead(SEEN, 64), "gate": FITTED, "space": SPACE}
     return FittedClassifier(**{**parts, "class_vectors": CLASS_VECTORS, **changes})
 
 

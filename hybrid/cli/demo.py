@@ -8,16 +8,10 @@ from typing import Annotated
 
 import typer
 
-QUICK_IMAGES = {"train_per_class": 20, "val_per_class": 4, "test_per_class": 5}
-QUICK_TRAINING = ("--epochs", "8", "--batch-size", "32", "--set", "workers=0")
-
 
 def demo(
     context: typer.Context,
     folder: Annotated[Path, typer.Option("--dir", help="Where photos, run and pictures go.")] = Path("demo"),
-    quick: Annotated[
-        bool, typer.Option("--quick", hidden=True, help="Fewer photos and epochs, to test the demo itself.")
-    ] = False,
 ) -> None:
     """Run the whole job on the bundled synthetic dataset. No download; about a minute on two cores."""
     from hybrid.cli import show
@@ -32,7 +26,7 @@ def demo(
         "The photos are drawn, not taken; the bundled CLIP knows only such drawings. It stands in for a real one.",
         soft_wrap=True,
     )
-    write_demo(data, **(QUICK_IMAGES if quick else {}))
+    write_demo(data)
     prompts = str(data / "prompts.txt")
     common = ["--run", str(run)]
     steps: tuple[tuple[str, list[str]], ...] = (
@@ -42,7 +36,7 @@ def demo(
         ),
         (
             "Train a head on the 40 classes, calibrate it, fit the gate",
-            ["train-head", "--recipe", str(RECIPE), *(QUICK_TRAINING if quick else ()), *common],
+            ["train-head", "--recipe", str(RECIPE), *common],
         ),
         (
             "Test on photos of all 50 classes",

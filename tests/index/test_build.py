@@ -9,47 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes import ColorEncoder
 from PIL import Image
 
 from hybrid.config import EncoderSettings
 from hybrid.encoders import load_encoder
-from hybrid.encoders.base import unit_norm
 from hybrid.errors import EncoderError
 from hybrid.images.pipeline import read_each
-from hybrid.images.preprocess import AnyImage, to_picture
 from hybrid.images.records import ImageRecord
 from hybrid.images.sources import scan
 from hybrid.index.build import IndexSummary, build_index, cut_batches, embed, plan
 from hybrid.index.store import EmbeddingStore, StoredImage
-
-COLORS = 6
-
-
-class ColorEncoder:
-    """Mean and spread of the colors; counts the batches it encoded."""
-
-    uses_templates = True
-    dim = COLORS
-    logit_scale = 10.0
-    min_side = None
-    batch_size = 32
-    notes = ()
-
-    def __init__(self, fingerprint: str = "colours") -> None:
-        self.fingerprint = self.identity = fingerprint
-        self.name = f"{fingerprint}, the name"
-        self.batches: list[int] = []
-
-    def check(self, records: Sequence[ImageRecord]) -> None:
-        pass
-
-    def prepare(self, image: AnyImage, record: ImageRecord) -> np.ndarray:
-        pixels = np.asarray(to_picture(image), dtype=np.float64).reshape(-1, 3)
-        return np.concatenate([pixels.mean(axis=0), pixels.std(axis=0)])
-
-    def encode_images(self, prepared: Sequence[np.ndarray]) -> np.ndarray:
-        self.batches.append(len(prepared))
-        return unit_norm(np.stack(prepared)) if prepared else np.empty((0, COLORS), dtype=np.float32)
 
 
 @pytest.fixture
@@ -92,7 +62,7 @@ def vector_of(file: Path) -> np.ndarray:
         return encoder.encode_images([encoder.prepare(image.convert("RGB"), None)])[0]
 
 
-def assert_true_vectors(store: EmbeddingStore, encoder: str = "colours") -> None:
+def assert_true_vectors(store: EmbeddingStore, encoder: str = "colors") -> None:
     """Every image has the vector of its file as it is now, and there is no other vector."""
     images = store.images()
     found = store.embeddings([image.sha256 for image in images], encoder)
@@ -112,7 +82,7 @@ def test_every_image_is_encoded_once_in_batches(build, store, images, batch_size
     assert sorted(encoder.batches, reverse=True) == batches
     assert labels(store)["000.jpg"] == "dog"
     assert [Path(image.record.path).parent.name for image in store.images()] == ["cat"] * 4 + ["dog"] * 3
-    assert store.counts()["embeddings"] == {"colours, the name": 7}
+    assert store.counts()["embeddings"] == {"colors, the name": 7}
     assert_true_vectors(store)
 
 
@@ -309,10 +279,10 @@ def test_encoders_coexist_and_never_share_vectors(build, store, images, image):
     other = ColorEncoder("other")
     assert tally(build(images, encoder=other)) == {"images": 7, "encoded": 7}
     rewrite(images / "cat" / "001.jpg", image)
-    for name in ("colours", "other"):
+    for name in ("colors", "other"):
         assert tally(build(images, encoder=ColorEncoder(name)))["encoded"] == 1
         assert tally(build(images, encoder=ColorEncoder(name))) == {"images": 7, "unchanged": 7}
-    assert_true_vectors(store, "colours")
+    assert_true_vectors(store, "colors")
     assert_true_vectors(store, "other")
 
 

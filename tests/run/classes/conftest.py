@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes import ColorEncoder
 from PIL import Image
 
 from hybrid.config import EncoderSettings, HeadSettings
 from hybrid.encoders.base import unit_norm
 from hybrid.errors import EncoderError
 from hybrid.files import file_sha256
-from hybrid.images.preprocess import AnyImage, to_picture
 from hybrid.images.records import ImageRecord
 from hybrid.images.sources import scan
 from hybrid.index.build import build_index
@@ -37,7 +37,6 @@ COLORS = {
     "pink": (250, 160, 190),
 }
 SEEN = ("red", "green", "blue", "yellow", "cyan", "magenta")
-DIM = 4
 
 
 def embed(rgb) -> np.ndarray:
@@ -45,33 +44,16 @@ def embed(rgb) -> np.ndarray:
     return np.append(np.asarray(rgb, dtype=np.float64) - 100, 30.0)
 
 
-class ColorEncoder:
-    """Sees the mean color of an image, and finds the vector of a text by the color in it."""
+class NamedColors(ColorEncoder):
+    """Sees how dark a color is too, and finds the vector of a text by the color in it."""
 
-    uses_templates = True
-    dim = DIM
-    logit_scale = 10.0
-    min_side = None
-    batch_size = 32
-    notes = ()
+    dim = 4
 
-    def __init__(self, identity: str = "colours", fingerprint: str = "colors fp32") -> None:
-        self.identity, self.fingerprint, self.name = identity, fingerprint, f"{identity} ({fingerprint})"
-        self.unknown: set[str] = set()
-        self.encoded = 0
+    def __init__(self, identity: str = "colors", fingerprint: str = "colors fp32") -> None:
+        super().__init__(identity, fingerprint)
 
-    def can_encode(self, names: Sequence[str]) -> list[bool]:
-        return [name not in self.unknown for name in names]
-
-    def check(self, records: Sequence[ImageRecord]) -> None:
-        pass
-
-    def prepare(self, image: AnyImage, record: ImageRecord) -> np.ndarray:
-        return embed(np.asarray(to_picture(image), dtype=np.float64).reshape(-1, 3).mean(axis=0))
-
-    def encode_images(self, prepared: Sequence[np.ndarray]) -> np.ndarray:
-        self.encoded += len(prepared)
-        return unit_norm(np.stack(prepared)) if len(prepared) else np.empty((0, DIM), dtype=np.float32)
+    def embed(self, color: np.ndarray) -> np.ndarray:
+        return embed(color)
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         words = [next((w for w in re.findall(r"\w+", text) if w in COLORS), "") for text in texts]
@@ -89,13 +71,13 @@ def paint(file: Path, color: str, seed: int) -> Path:
 
 
 @pytest.fixture
-def make_encoder() -> type[ColorEncoder]:
-    return ColorEncoder
+def make_encoder() -> type[NamedColors]:
+    return NamedColors
 
 
 @pytest.fixture
-def encoder() -> ColorEncoder:
-    return ColorEncoder()
+def encoder() -> NamedColors:
+    return NamedColors()
 
 
 @pytest.fixture
@@ -122,7 +104,7 @@ def images(tmp_path):
 def index(layout, encoder):
     """What `hybrid build-index` does with folders."""
 
-    def build(*folders: Path, labeled: bool = True, replace: bool = False, by: ColorEncoder = encoder):
+    def build(*folders: Path, labeled: bool = True, replace: bool = False, by: NamedColors = encoder):
         write_run(layout, EncoderSettings(), by)
         with EmbeddingStore(layout.store) as store:
             return build_index(scan(folders, labeled=labeled), by, store, replace=replace)
@@ -155,7 +137,7 @@ def _give_head():
     return give_head
 
 
-def give_head(layout: Layout, encoder: ColorEncoder, classes: Sequence[str], left_out: Sequence[str] = ()) -> None:
+def give_head(layout: Layout, encoder: NamedColors, classes: Sequence[str], left_out: Sequence[str] = ()) -> None:
     """Write what a run says of its head; there is no head to load."""
     layout.head.mkdir(exist_ok=True)
     weights = layout.head / HeadFiles.WEIGHTS

@@ -51,7 +51,7 @@ def support(layout, seen=SEEN, left_out=()):
 
 def test_images_join_the_index_under_the_name(headed, encoder, images, tmp_path):
     given = images("new", orange=5)
-    encoder.encoded = 0
+    encoder.batches.clear()
     done = add_class(headed, encoder, "orange", given, synonyms=["tangerine", "Orange", "tangerine"])
     assert (done.name, done.synonyms, done.named) == ("orange", ("tangerine",), True)
     assert (done.images, done.new, done.unreadable, done.notes) == (5, 5, (), ())
@@ -162,7 +162,7 @@ def test_the_same_label_is_fine_and_the_image_stays_its_sources(headed, encoder,
     done = add_class(headed, encoder, "orange", given)
     assert (done.images, done.new) == (3, 0)
     assert {p.record.source for p in stored(headed, "orange")} == {str(tmp_path / "more")}
-    encoder.encoded = 0
+    encoder.batches.clear()
     (tmp_path / "more/orange/1.png").unlink()
     index(tmp_path / "more")
     assert len(stored(headed, "orange")) == 2
