@@ -33,7 +33,7 @@ class DataError(HybridError):
 
 
 class UnreadableImageError(DataError):
-    """One file is no readable image; batch commands skip it and list it with this reason."""
+    """One file is not a readable image; batch commands skip it and list it with this reason."""
 
 
 class EncoderError(HybridError):

@@ -149,6 +149,14 @@ def read_image(record: ImageRecord, prepare: Prepare | None = discard, **options
     return image
 
 
+def decode_bytes(data: bytes, min_side: int | None) -> Scaled:
+    """Decode an encoded image by the default decoder; parameters and errors as those of `Decoder.decode`."""
+    (decoded,) = _decode(choose_decoder()[0], [data], min_side)
+    if isinstance(decoded, UnreadableImageError):
+        raise decoded
+    return decoded
+
+
 def read_and_decode(record: ImageRecord) -> Image.Image:
     """Read an image, of any record, to look at: RGB, upright, at full size; errors as those of `read_image`."""
     picture: Image.Image = read_image(record, lambda image, _: image.to_picture(), min_side=None).prepared

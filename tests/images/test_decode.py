@@ -7,6 +7,7 @@ import struct
 import tarfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 
 import numpy as np
 import pytest
@@ -66,16 +67,11 @@ def turbo(monkeypatch) -> list[int]:
 # Formats
 
 
-@pytest.mark.parametrize("fmt", LOSSLESS)
-def test_lossless_formats_give_the_exact_pixels(image, encode, fmt):
-    assert np.array_equal(pixels(encode(Image.fromarray(image), fmt)), image)
-    for compression in ("raw", "tiff_lzw", "tiff_adobe_deflate") if fmt == "TIFF" else ():
-        assert np.array_equal(pixels(encode(Image.fromarray(image), fmt, compression=compression)), image)
-
-
-def test_jpegs_give_nearly_the_pixels(image, encode):
+def test_each_format_gives_the_pixels(image, encode):
     picture, options = Image.fromarray(image), {"quality": 95, "subsampling": 0}
     for data, most in (
+        *((encode(picture, fmt), 0) for fmt in LOSSLESS),
+        *((encode(picture, "TIFF", compression=name), 0) for name in ("raw", "tiff_lzw", "tiff_adobe_deflate")),
         (encode(picture, **options), 4),
         (encode(picture, progressive=True, **options), 4),
         (encode(picture, "MPO", save_all=True, append_images=[ImageOps.invert(picture)], **options), 4),
@@ -84,12 +80,12 @@ def test_jpegs_give_nearly_the_pixels(image, encode):
         assert np.abs(pixels(data).astype(int) - image).max() <= most
 
 
-@pytest.mark.parametrize("fmt", ["GIF", "WEBP", "TIFF"])
-def test_first_frame_or_page_is_taken(encode, fmt):
+def test_first_frame_or_page_is_taken(encode):
     first, second = Image.new("RGB", (8, 6), (255, 0, 0)), Image.new("RGB", (8, 6), (0, 0, 255))
-    data = encode(first, fmt, save_all=True, append_images=[second])
-    assert Image.open(io.BytesIO(data)).n_frames == 2
-    assert (pixels(data) == (255, 0, 0)).all()
+    for fmt in ("GIF", "WEBP", "TIFF"):
+        data = encode(first, fmt, save_all=True, append_images=[second])
+        assert Image.open(io.BytesIO(data)).n_frames == 2
+        assert (pixels(data) == (255, 0, 0)).all()
 
 
 # What each EXIF orientation asks for: how the stored array becomes the upright one (EXIF 2.3, tag 0x0112).
@@ -109,65 +105,59 @@ UPRIGHT = {
 
 
 @pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP", "TIFF"])
-@pytest.mark.parametrize("orientation", UPRIGHT)
-def test_exif_orientation(image, encode, fmt, orientation):
+def test_exif_orientation(image, encode, fmt):
     options = {"quality": 95, "subsampling": 0} if fmt == "JPEG" else {}
-    data = encode(Image.fromarray(image), fmt, orientation, **options)
-    assert np.abs(pixels(data).astype(int) - UPRIGHT[orientation](image)).max() <= 4
-    again = ImageOps.exif_transpose(decode(data))
-    assert np.array_equal(again, decode(data)), "a later step must not turn it again"
+    for orientation, upright in UPRIGHT.items():
+        data = encode(Image.fromarray(image), fmt, orientation, **options)
+        assert np.abs(pixels(data).astype(int) - upright(image)).max() <= 4, orientation
+        again = ImageOps.exif_transpose(decode(data))
+        assert np.array_equal(again, decode(data)), "a later step must not turn it again"
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-@pytest.mark.parametrize("exif", [b"Exif\0\0nonsense", b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x07", b""])
-def test_broken_exif_leaves_the_image_as_it_is(picture, encode, decoder, exif):
-    data = encode(picture(48, 32), exif=exif)
-    assert pixels(data).shape == (32, 48, 3)
-    assert decoder.decode(data, 16).rgb.shape == (16, 24, 3)
+def test_broken_exif_leaves_the_image_as_it_is(picture, encode, decoder):
+    for exif in (b"Exif\0\0nonsense", b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x07", b""):
+        data = encode(picture(48, 32), exif=exif)
+        assert pixels(data).shape == (32, 48, 3)
+        assert decoder.decode(data, 16).rgb.shape == (16, 24, 3)
 
 
-CMYK = [
-    ((0, 0, 0, 0), (255, 255, 255)),
-    ((0, 255, 255, 0), (255, 0, 0)),
-    ((255, 0, 255, 0), (0, 255, 0)),
-    ((255, 255, 0, 0), (0, 0, 255)),
-    ((0, 0, 0, 255), (0, 0, 0)),
-    ((0, 0, 0, 128), (127, 127, 127)),
-]
+def test_cmyk(encode):
+    for fmt, most in (("JPEG", 3), ("TIFF", 0)):
+        for ink, rgb in (
+            ((0, 0, 0, 0), (255, 255, 255)),
+            ((0, 255, 255, 0), (255, 0, 0)),
+            ((255, 0, 255, 0), (0, 255, 0)),
+            ((255, 255, 0, 0), (0, 0, 255)),
+            ((0, 0, 0, 255), (0, 0, 0)),
+            ((0, 0, 0, 128), (127, 127, 127)),
+        ):
+            decoded = pixels(encode(Image.new("CMYK", (16, 16), ink), fmt))
+            assert np.abs(decoded.astype(int) - rgb).max() <= most
 
 
-@pytest.mark.parametrize("fmt", ["JPEG", "TIFF"])
-@pytest.mark.parametrize(("ink", "rgb"), CMYK)
-def test_cmyk(encode, fmt, ink, rgb):
-    decoded = pixels(encode(Image.new("CMYK", (16, 16), ink), fmt))
-    assert np.abs(decoded.astype(int) - rgb).max() <= (3 if fmt == "JPEG" else 0)
-
-
-@pytest.mark.parametrize("fmt", ["PNG", "BMP", "GIF", "TIFF"])
-def test_palette_and_one_bit(encode, fmt):
-    image = Image.new("P", (3, 1))
-    image.putpalette([255, 0, 0, 0, 200, 0, 10, 20, 30])
-    image.putdata([2, 0, 1])
-    assert pixels(encode(image, fmt)).tolist() == [[[10, 20, 30], [255, 0, 0], [0, 200, 0]]]
+def test_palette_one_bit_and_gray(encode):
+    palette = Image.new("P", (3, 1))
+    palette.putpalette([255, 0, 0, 0, 200, 0, 10, 20, 30])
+    palette.putdata([2, 0, 1])
     bits = np.array([[True, False, True], [False, False, True]])
-    assert np.array_equal(pixels(encode(Image.fromarray(bits), fmt)), np.repeat(bits[..., None] * 255, 3, axis=2))
-
-
-@pytest.mark.parametrize("fmt", [*LOSSLESS, "GIF"])
-def test_gray(encode, fmt):
     gray = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    assert np.array_equal(pixels(encode(Image.fromarray(gray), fmt)), np.repeat(gray[..., None], 3, axis=2))
+    for fmt in ("PNG", "BMP", "GIF", "TIFF"):
+        assert pixels(encode(palette, fmt)).tolist() == [[[10, 20, 30], [255, 0, 0], [0, 200, 0]]]
+        assert np.array_equal(pixels(encode(Image.fromarray(bits), fmt)), np.repeat(bits[..., None] * 255, 3, axis=2))
+    for fmt in (*LOSSLESS, "GIF"):
+        assert np.array_equal(pixels(encode(Image.fromarray(gray), fmt)), np.repeat(gray[..., None], 3, axis=2))
 
 
-@pytest.mark.parametrize(("mode", "fmt"), [("RGBA", "PNG"), ("RGBA", "WEBP"), ("RGBA", "TIFF"), ("LA", "PNG")])
-def test_alpha_is_laid_over_white(encode, mode, fmt):
+def test_alpha_is_laid_over_white(encode):
     alpha = np.linspace(0, 255, 64).astype(np.uint8).reshape(8, 8, 1)
-    color = np.random.default_rng(1).integers(0, 256, (8, 8, 1 if mode == "LA" else 3), dtype=np.uint8)
-    image = Image.fromarray(np.concatenate([color, alpha], axis=2), mode=None)
-    assert image.mode == mode
-    over_white = color * (alpha / 255) + 255 * (1 - alpha / 255)
-    options = {"exact": True} if fmt == "WEBP" else {}
-    assert np.abs(pixels(encode(image, fmt, **options)) - over_white).max() <= 1
+    for mode, fmt in (("RGBA", "PNG"), ("RGBA", "WEBP"), ("RGBA", "TIFF"), ("LA", "PNG")):
+        color = np.random.default_rng(1).integers(0, 256, (8, 8, 1 if mode == "LA" else 3), dtype=np.uint8)
+        image = Image.fromarray(np.concatenate([color, alpha], axis=2), mode=None)
+        assert image.mode == mode
+        over_white = color * (alpha / 255) + 255 * (1 - alpha / 255)
+        options = {"exact": True} if fmt == "WEBP" else {}
+        assert np.abs(pixels(encode(image, fmt, **options)) - over_white).max() <= 1
 
 
 def test_transparent_palette_entries_and_colors(encode):
@@ -199,7 +189,7 @@ def patch_tag(tiff: bytes, tag: int, value: int) -> bytes:
     raise AssertionError(f"no tag {tag}")
 
 
-def test_16_bit_gray_is_scaled(encode):
+def test_deep_gray_is_scaled(encode):
     big_endian = encode(Image.frombytes("I;16B", (5, 2), RAMP.astype(">u2").tobytes()), "TIFF")
     assert big_endian[:2] == b"MM"
     ramp = Image.fromarray(RAMP)
@@ -208,33 +198,19 @@ def test_16_bit_gray_is_scaled(encode):
         assert pixels(data).tolist() == RAMP_8_BIT
     zero_is_white = patch_tag(encode(ramp, "TIFF"), 262, 0)
     assert np.array_equal(pixels(zero_is_white), 255 - np.array(RAMP_8_BIT))
-
-
-def test_32_bit_gray_beyond_16_bits_is_stretched(encode):
-    wide = np.array([[-1000, 0, 1_000_000, 2_000_000]], dtype=np.int32)
-    assert pixels(encode(Image.fromarray(wide), "TIFF"))[0, :, 0].tolist() == [0, 0, 128, 255]
-
-
-def test_12_bit_gray(encode):
-    # Two samples in three bytes: 0xFFF and 0x800 of 4095.
+    # 12 bits, two samples in three bytes: 0xFFF and 0x800 of 4095.
     tiff = encode(Image.frombytes("L", (3, 1), bytes([0xFF, 0xF8, 0x00])), "TIFF")
     assert pixels(patch_tag(patch_tag(tiff, 256, 2), 258, 12)).tolist() == [[[255] * 3, [128] * 3]]
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([0.0, 0.25, 0.5, 1.0], [0, 64, 128, 255]),
-        ([0.0, 10.0, 200.4, 255.0], [0, 10, 200, 255]),
-        ([-1.0, 0.0, 0.5, 1.0], [0, 128, 191, 255]),
-        ([0.0, 500.0, 750.0, 1000.0], [0, 128, 191, 255]),
-        ([0.0, np.nan, np.inf, 1.0], [0, 0, 0, 255]),
-        ([-3.0, -3.0, -3.0, -3.0], [0, 0, 0, 0]),
-    ],
-)
-def test_float_tiff(encode, values, expected):
-    data = encode(Image.fromarray(np.array([values], dtype=np.float32)), "TIFF")
-    assert pixels(data)[0, :, 0].tolist() == expected
+    for kind, values, expected in (
+        (np.int32, [-1000, 0, 1_000_000, 2_000_000], [0, 0, 128, 255]),  # beyond 16 bits it is stretched
+        (np.float32, [0.0, 0.25, 0.5, 1.0], [0, 64, 128, 255]),
+        (np.float32, [0.0, 10.0, 200.4, 255.0], [0, 10, 200, 255]),
+        (np.float32, [-1.0, 0.0, 0.5, 1.0], [0, 128, 191, 255]),
+        (np.float32, [0.0, 500.0, 750.0, 1000.0], [0, 128, 191, 255]),
+        (np.float32, [0.0, np.nan, np.inf, 1.0], [0, 0, 0, 255]),
+        (np.float32, [-3.0, -3.0, -3.0, -3.0], [0, 0, 0, 0]),
+    ):
+        assert pixels(encode(Image.fromarray(np.array([values], kind)), "TIFF"))[0, :, 0].tolist() == expected
 
 
 def test_lab_and_ycbcr_tiff(encode):
@@ -276,23 +252,17 @@ def test_a_jpeg_at_full_size_is_pillows_bit_for_bit(picture, encode, turbo, mode
     assert len(turbo) == (0 if mode == "CMYK" else 7 * 8)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"subsampling": 0},
-        {"subsampling": 1},
-        {"subsampling": 2},
+def test_ways_to_store_a_jpeg(picture, encode, turbo):
+    for options in (
+        *({"subsampling": n} for n in (0, 1, 2)),
+        *({name: True} for name in ("optimize", "keep_rgb")),
         {"quality": 5},
         {"restart_marker_blocks": 2},
-        {"optimize": True},
-        {"keep_rgb": True},
-    ],
-    ids=str,
-)
-def test_ways_to_store_a_jpeg(picture, encode, turbo, options):
-    data = encode(picture(61, 47), **options)
-    assert np.array_equal(pixels(data), pillows(data))
-    assert turbo == [8]
+    ):
+        data = encode(picture(61, 47), **options)
+        turbo.clear()
+        assert np.array_equal(pixels(data), pillows(data)), options
+        assert turbo == [8], options
 
 
 def test_several_pictures_in_a_jpeg_give_the_first(picture, encode, decoder):
@@ -312,32 +282,25 @@ def test_one_pixel(encode, decoder):
             assert scaled.rgb.tolist() == [[[90, 90, 90]]]
 
 
-@pytest.mark.parametrize(
-    ("size", "min_side", "shape", "extent"),
-    [
+def test_size_and_extent_by_hand(picture, encode):
+    for size, min_side, shape, extent in (
         # 640 x 480: 1/8 is 60 high, 2/8 is 120, 3/8 is 180, 4/8 is 240.
         ((640, 480), 60, (60, 80), (60, 80)),
         ((640, 480), 61, (120, 160), (120, 160)),
         ((640, 480), 121, (180, 240), (180, 240)),
-        ((640, 480), 200, (240, 320), (240, 320)),
         ((640, 480), 240, (240, 320), (240, 320)),
         ((640, 480), 241, (480, 640), (480, 640)),  # 5/8 to 7/8 are slower than the whole
         ((480, 640), 200, (320, 240), (320, 240)),
         # 427 / 2 = 213.5: the last row stands for half a pixel.
-        ((640, 427), 200, (214, 320), (213.5, 320)),
         ((640, 427), 214, (214, 320), (213.5, 320)),
         ((640, 427), 215, (427, 640), (427, 640)),
         ((333, 101), 38, (38, 125), (37.875, 124.875)),  # 3/8
-        ((333, 101), 13, (13, 42), (12.625, 41.625)),  # 1/8
         ((15, 9), 2, (2, 2), (1.125, 1.875)),
         ((40, 30), 64, (30, 40), (30, 40)),  # smaller than asked for
-    ],
-    ids=str,
-)
-def test_size_and_extent_by_hand(picture, encode, size, min_side, shape, extent):
-    scaled = LibjpegTurbo().decode(encode(picture(*size)), min_side)
-    assert scaled.rgb.shape == (*shape, 3)
-    assert scaled.extent == extent
+    ):
+        scaled = LibjpegTurbo().decode(encode(picture(*size)), min_side)
+        assert scaled.rgb.shape == (*shape, 3), (size, min_side)
+        assert scaled.extent == extent, (size, min_side)
 
 
 def test_the_shorter_side_is_long_enough_with_as_little_as_possible(picture, encode, decoder):
@@ -361,10 +324,9 @@ def test_the_shorter_side_is_long_enough_with_as_little_as_possible(picture, enc
         assert eighths == (allowed or [8])[0], case
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_decoders_agree_on_scaled_pixels(picture, encode, mode):
+def test_decoders_agree_on_scaled_pixels(picture, encode):
     """Bit for bit at halves, quarters and eighths of baseline, progressive, turned and odd-sized JPEGs."""
-    for size in ((640, 480), (641, 427), (333, 101), (97, 64), (15, 9)):
+    for size, mode in product(((640, 480), (641, 427), (333, 101), (97, 64), (15, 9)), ("RGB", "L")):
         for min_side in (min(size) // 8, min(size) // 4, min(size) // 2):
             for options in ({}, {"progressive": True}, {"orientation": 6}, {"subsampling": 0}):
                 data = encode(picture(*size, mode), **options)
@@ -375,19 +337,18 @@ def test_decoders_agree_on_scaled_pixels(picture, encode, mode):
                     assert turbo.extent[0] / pillow.extent[0] == 3 / 4
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("size", [(96, 64), (97, 63)], ids=str)
-def test_a_scaled_image_is_turned_as_the_whole_is(picture, encode, decoder, size, orientation):
+def test_a_scaled_image_is_turned_as_the_whole_is(picture, encode, decoder):
     """Against the upright whole, scaled alike."""
-    data = encode(picture(*size), orientation=orientation, quality=95, subsampling=0)
-    rgb = decoder.decode(data, 16).rgb
-    if size == (97, 63) and orientation > 1:
-        assert np.array_equal(rgb, pillows(data))
-        return
-    upright = decoder.decode(encode(Image.fromarray(pillows(data)), quality=95, subsampling=0), 16).rgb
-    assert rgb.shape == upright.shape
-    assert np.abs(rgb.astype(int) - upright).mean() < 1.5
-    assert rgb.flags.c_contiguous
+    for size, orientation in product(((96, 64), (97, 63)), range(1, 9)):
+        data = encode(picture(*size), orientation=orientation, quality=95, subsampling=0)
+        rgb = decoder.decode(data, 16).rgb
+        if size == (97, 63) and orientation > 1:
+            assert np.array_equal(rgb, pillows(data))
+            continue
+        upright = decoder.decode(encode(Image.fromarray(pillows(data)), quality=95, subsampling=0), 16).rgb
+        assert rgb.shape == upright.shape
+        assert np.abs(rgb.astype(int) - upright).mean() < 1.5
+        assert rgb.flags.c_contiguous
 
 
 def test_scaled_pixels_are_means_of_the_whole(picture, encode, decoder):
@@ -421,27 +382,28 @@ def outcome(run: Callable[[bytes], object], data: bytes) -> object:
     return (image.rgb if isinstance(image, Scaled) else np.asarray(image)).tobytes()
 
 
-@pytest.mark.parametrize("data", [b"hello, I am text", b"\xff\xd8\xff", b"<html></html>", b"\0" * 1000, b"BM", b""])
-def test_what_is_not_an_image(decoder, data):
-    reason = r"not an image|damaged|cut off" if data else "the file is empty"
-    for run in (decode, decoder.decode):
-        with pytest.raises(UnreadableImageError, match=reason):
-            run(data)
-
-
-@pytest.mark.parametrize("fmt", ["PPM", "ICO", "TGA", "EPS", "PCX"])
-def test_other_formats_are_refused(image, encode, fmt):
-    with pytest.raises(UnreadableImageError, match="not an image"):
-        decode(encode(Image.fromarray(image), fmt))
+def test_what_is_not_an_image(image, encode, decoder):
+    for data in (b"hello, I am text", b"\xff\xd8\xff", b"<html></html>", b"\0" * 1000, b"BM", b""):
+        reason = r"not an image|damaged|cut off" if data else "the file is empty"
+        for run in (decode, decoder.decode):
+            with pytest.raises(UnreadableImageError, match=reason):
+                run(data)
+    for fmt in ("PPM", "ICO", "TGA", "EPS", "PCX"):
+        with pytest.raises(UnreadableImageError, match="not an image"):
+            decode(encode(Image.fromarray(image), fmt))
+    no_pixels = bytearray(encode(Image.new("RGB", (4, 4)), "BMP"))
+    no_pixels[18:22] = struct.pack("<i", 0)
+    with pytest.raises(UnreadableImageError):
+        decode(bytes(no_pixels))
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
-def test_truncated(encode, fmt, share):
+def test_truncated(encode, fmt):
     noise = np.random.default_rng(2).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     data = encode(Image.fromarray(noise), fmt)
-    with pytest.raises(UnreadableImageError):
-        decode(data[: int(len(data) * share)])
+    for share in (0.1, 0.5, 0.8):
+        with pytest.raises(UnreadableImageError):
+            decode(data[: int(len(data) * share)])
 
 
 def test_a_jpeg_that_is_cut_off_gives_the_same_reason_everywhere(picture, encode, decoder):
@@ -480,13 +442,6 @@ def test_decompression_bomb(monkeypatch, picture, encode, decoder):
         for min_side in (None, 1):
             with pytest.raises(UnreadableImageError, match="too many pixels"):
                 decoder.decode(data, min_side)
-
-
-def test_image_of_no_pixels(encode):
-    bmp = bytearray(encode(Image.new("RGB", (4, 4)), "BMP"))
-    bmp[18:22] = struct.pack("<i", 0)
-    with pytest.raises(UnreadableImageError):
-        decode(bytes(bmp))
 
 
 def test_threads_agree(picture, encode, decoder):

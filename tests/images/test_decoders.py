@@ -44,6 +44,9 @@ def test_a_batch_decoder_serves_index_and_classifier(clip_folder, image_folder, 
     register(on_device=lambda device: batch_decoder)
     assert outcome("batches") == expected
     assert batch_decoder.sizes == [4, 4, 4, 4, 2, 4, 4, 4, 4, 3]
+    # The kinds are told apart.
+    assert [isinstance(LibjpegTurbo(), kind) for kind in (Decoder, BatchDecoder)] == [True, False]
+    assert [isinstance(batch_decoder, kind) for kind in (Decoder, BatchDecoder)] == [False, True]
 
 
 def test_the_first_that_can_be_loaded_is_chosen_and_named(register, batch_decoder):
@@ -81,8 +84,3 @@ def test_without_simplejpeg_pillow_decodes_and_says_so(monkeypatch):
     with pytest.raises(ConfigError, match="no decoder can be loaded") as caught:
         choose_decoder()
     assert caught.value.got == "not libjpeg-turbo: simplejpeg is not installed"
-
-
-def test_the_kinds_are_told_apart(batch_decoder):
-    assert [isinstance(LibjpegTurbo(), kind) for kind in (Decoder, BatchDecoder)] == [True, False]
-    assert [isinstance(batch_decoder, kind) for kind in (Decoder, BatchDecoder)] == [False, True]

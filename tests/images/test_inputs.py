@@ -65,36 +65,27 @@ def test_the_order_and_repetitions_of_a_list_are_kept(files):
     paths = [str(files / name) for name in ("b.png", "a.png", "b.png")]
     for images in (paths, tuple(paths), (p for p in paths), np.array(paths), np.array(paths, dtype=object)):
         assert [r.path for r in to_records(images)] == paths
+    record = ImageRecord(paths[1], "s", "label", "test", 3, 4)
+    assert to_records(record) == to_records([record]) == [record]
+    assert to_records(record)[0].label == "label", "records are taken as they are"
 
 
-def test_paths_are_not_opened(tmp_path):
-    (tmp_path / "broken.jpg").write_bytes(b"nothing")
-    assert len(to_records(tmp_path / "broken.jpg")) == 1
+def test_paths_are_not_opened(files):
+    (files / "broken.jpg").write_bytes(b"nothing")
+    assert len(to_records(files / "broken.jpg")) == 1
     with pytest.raises(DataError, match=r"no\.jpg does not exist"):
-        to_records([str(tmp_path / "no.jpg")])
-
-
-def test_what_a_folder_leaves_out_is_said(files):
+        to_records([str(files / "no.jpg")])
     (files / "notes.txt").write_text("x")
     with pytest.warns(UserWarning, match=r"1 \.txt"):
         to_records(files)
 
 
-def test_records_are_taken_as_they_are(files):
-    record = ImageRecord(str(files / "a.png"), "s", "label", "test", 3, 4)
-    assert to_records(record) == to_records([record]) == [record]
-    assert to_records(record)[0].label == "label"
-
-
 # PIL
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "I", "I;16", "F"])
-def test_any_mode_of_pil_is_read(mode):
-    assert only(Image.new(mode, (7, 5))).shape == (5, 7, 3)
-
-
 def test_pil_pixels():
+    for mode in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "I", "I;16", "F"):
+        assert only(Image.new(mode, (7, 5))).shape == (5, 7, 3)
     assert np.array_equal(only(Image.fromarray(RGB)), RGB)
     assert np.array_equal(only(Image.fromarray(GRAY)), GRAY_AS_RGB)
     assert np.abs(only(Image.fromarray(RGBA)) - OVER_WHITE).max() <= 1
@@ -103,16 +94,13 @@ def test_pil_pixels():
     assert only(Image.fromarray(ramp))[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
-@pytest.mark.parametrize("lazy", [True, False])
-@pytest.mark.parametrize(("orientation", "turned"), [(1, RGB), (6, np.rot90(RGB, -1)), (3, RGB[::-1, ::-1])])
-def test_exif_orientation_of_pil(encode, orientation, turned, lazy):
-    image = Image.open(io.BytesIO(encode(Image.fromarray(RGB), "PNG", orientation)))
-    if not lazy:
-        image = image.copy()
-    for _ in range(2):
-        assert np.array_equal(only(image), turned)
-    assert np.array_equal(np.asarray(image), RGB), "the user's image stays as it is"
-    assert image.getexif()[0x0112] == orientation
+def test_exif_orientation_of_pil(encode):
+    for orientation, turned in ((1, RGB), (6, np.rot90(RGB, -1)), (3, RGB[::-1, ::-1])):
+        lazy = Image.open(io.BytesIO(encode(Image.fromarray(RGB), "PNG", orientation)))
+        for image in (lazy, lazy, lazy.copy()):
+            assert np.array_equal(only(image), turned)
+            assert np.array_equal(np.asarray(image), RGB), "the user's image stays as it is"
+            assert image.getexif()[0x0112] == orientation
 
 
 def test_lazy_pil_images(encode):
@@ -131,22 +119,23 @@ def test_lazy_pil_images(encode):
 # Arrays and tensors
 
 
-@pytest.mark.parametrize("kind", [np.uint8, np.float16, np.float32, np.float64])
-@pytest.mark.parametrize(
-    ("array", "expected"),
-    [(GRAY, GRAY_AS_RGB), (GRAY[..., None], GRAY_AS_RGB), (RGB, RGB), (RGBA, OVER_WHITE)],
-    ids=["gray", "one channel", "rgb", "rgba"],
-)
-def test_array_pixels(array, expected, kind):
-    values = array if kind is np.uint8 else (array / 255).astype(kind)
-    assert np.abs(only(values) - expected).max() <= (1 if array is RGBA else 0)
-    if array.ndim == 3:
-        assert np.array_equal(only(tensor(values)), only(values))
-
-
-def test_bfloat16_and_gradients():
+def test_array_pixels():
+    for array, expected, most in (
+        (GRAY, GRAY_AS_RGB, 0),
+        (GRAY[..., None], GRAY_AS_RGB, 0),
+        (RGB, RGB, 0),
+        (RGBA, OVER_WHITE, 1),
+        (RGB[::-2, ::2], RGB[::-2, ::2], 0),
+    ):
+        for kind in (np.uint8, np.float16, np.float32, np.float64):
+            values = array if kind is np.uint8 else (array / 255).astype(kind)
+            assert np.abs(only(values) - expected).max() <= most
+            if array.ndim == 3:
+                assert np.array_equal(only(tensor(values)), only(values))
     steps = torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.bfloat16).expand(3, 2, 4)
     assert only(steps.clone().requires_grad_())[0, :, 1].tolist() == [0, 64, 128, 255]
+    # Rounding errors of resampling are taken.
+    assert only(np.array([[[-0.0005, 0.5, 1.0005]]])).tolist() == [[[0, 128, 255]]]
 
 
 def test_batches_and_channel_order():
@@ -163,14 +152,8 @@ def test_batches_and_channel_order():
     assert only(torch.zeros(3, 9, 3)).shape == (9, 3, 3)
 
 
-def test_views_and_rounding_errors_of_resampling_are_taken():
-    assert np.array_equal(only(RGB[::-2, ::2]), RGB[::-2, ::2])
-    assert only(np.array([[[-0.0005, 0.5, 1.0005]]])).tolist() == [[[0, 128, 255]]]
-
-
-@pytest.mark.parametrize(
-    ("images", "got", "fix"),
-    [
+def test_other_shapes():
+    for images, got, fix in (
         (np.zeros((3, 5, 7), np.uint8), "(3, 5, 7)", "np.moveaxis(images, -3, -1)"),
         (np.zeros((2, 3, 5, 7), np.uint8), "(2, 3, 5, 7)", "np.moveaxis(images, -3, -1)"),
         (torch.zeros(5, 7, 3), "(5, 7, 3)", "torch.moveaxis(images, -1, -3)"),
@@ -179,18 +162,13 @@ def test_views_and_rounding_errors_of_resampling_are_taken():
         (np.array(1.0), "()", None),
         (np.zeros((5, 7, 2), np.uint8), "(5, 7, 2)", None),
         (np.zeros((1, 1, 5, 7, 3), np.uint8), "(1, 1, 5, 7, 3)", None),
-    ],
-)
-def test_other_shapes(images, got, fix):
-    with pytest.raises(DataError, match=r"image 1 is an? (array|tensor) of a shape that no photo has") as caught:
-        to_records([RGB, images])
-    assert caught.value.got == got
-    assert (caught.value.fix or "").endswith(fix or "")
-    assert bool(caught.value.fix) == bool(fix)
-    assert "c = 1 (gray), 3 (RGB) or 4 (RGBA)" in caught.value.expected
-
-
-def test_no_pixels():
+    ):
+        with pytest.raises(DataError, match=r"image 1 is an? (array|tensor) of a shape that no photo has") as caught:
+            to_records([RGB, images])
+        assert caught.value.got == got
+        assert (caught.value.fix or "").endswith(fix or "")
+        assert bool(caught.value.fix) == bool(fix)
+        assert "c = 1 (gray), 3 (RGB) or 4 (RGBA)" in caught.value.expected
     for images in (np.zeros((0, 7), np.uint8), np.zeros((5, 0, 3), np.uint8), torch.zeros(3, 0, 7)):
         with pytest.raises(DataError, match="image 0 has no pixels"):
             to_records(images)
@@ -198,36 +176,26 @@ def test_no_pixels():
         to_records(Image.new("RGB", (0, 3)))[0].read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["int64", "uint16", "bool", "complex64"])
-def test_other_types(kind):
-    for images in (RGB.astype(kind), torch.from_numpy(np.moveaxis(RGB, 2, 0).astype(kind))):
-        with pytest.raises(DataError, match="of a type that is not read") as caught:
+def test_other_types_and_ranges():
+    for kind in ("int64", "uint16", "bool", "complex64"):
+        for images in (RGB.astype(kind), torch.from_numpy(np.moveaxis(RGB, 2, 0).astype(kind))):
+            with pytest.raises(DataError, match="of a type that is not read") as caught:
+                to_records(images)
+            assert caught.value.got == kind
+            assert "uint8" in caught.value.fix
+    for worst, got in ((255.0, "from 0 to 255"), (-2.1, "from -2.1 to 0"), (np.nan, "from nan to nan")):
+        batch = np.zeros((3, 5, 7, 3), np.float32)
+        batch[2, 1, 1, 1] = worst
+        with pytest.raises(DataError, match="image 3 has values outside the range") as caught:
+            to_records([RGB, batch])
+        assert caught.value.got == f"float32 {got}"
+        assert "0 to 1" in caught.value.expected
+        assert "255" in caught.value.fix
+    for images in (3, None, b"\xff\xd8", {"a": RGB}, {"a", "b"}, [RGB, [RGB]], [None]):
+        with pytest.raises(DataError, match=r"image [01] cannot be read") as caught:
             to_records(images)
-        assert caught.value.got == kind
-        assert "uint8" in caught.value.fix
-
-
-@pytest.mark.parametrize(
-    ("worst", "got"), [(255.0, "from 0 to 255"), (-2.1, "from -2.1 to 0"), (np.nan, "from nan to nan")]
-)
-def test_other_ranges(worst, got):
-    batch = np.zeros((3, 5, 7, 3), np.float32)
-    batch[2, 1, 1, 1] = worst
-    with pytest.raises(DataError, match="image 3 has values outside the range") as caught:
-        to_records([RGB, batch])
-    assert caught.value.got == f"float32 {got}"
-    assert "0 to 1" in caught.value.expected
-    assert "255" in caught.value.fix
-
-
-@pytest.mark.parametrize(
-    "images", [3, None, b"\xff\xd8", {"a": RGB}, {"a", "b"}, [RGB, [RGB]], [None]], ids=lambda i: type(i).__name__
-)
-def test_what_is_no_image(images):
-    with pytest.raises(DataError, match=r"image [01] cannot be read") as caught:
-        to_records(images)
-    assert "PIL image" in caught.value.expected
-    assert caught.value.got == type(images[-1] if isinstance(images, list) else images).__name__
+        assert "PIL image" in caught.value.expected
+        assert caught.value.got == type(images[-1] if isinstance(images, list) else images).__name__
 
 
 # Names and content
@@ -247,21 +215,15 @@ def test_the_same_pixels_have_the_same_content():
     assert digest(RGB) != digest(255 - RGB)
     # The same values in another form are another picture.
     assert digest(np.zeros((2, 6, 3), np.uint8)) != digest(np.zeros((3, 4, 3), np.uint8))
-
-
-def test_records_in_memory_can_be_compared():
-    one, other = to_records(np.stack([RGB, RGB]))
-    assert isinstance(one, MemoryRecord)
-    assert one != other
-    assert len({one, other}) == 2
-    assert "array" not in repr(one)
-
-
-def test_nothing_gives_nothing_and_a_stack_is_not_copied():
+    # Records can be compared, and hold no copy.
+    stack = np.zeros((2, 50, 50, 3), np.uint8)
+    first, second = to_records(stack)
+    assert isinstance(first, MemoryRecord)
+    assert len({first, second}) == 2
+    assert "array" not in repr(first)
+    assert all(np.shares_memory(record.picture, stack) for record in (first, second))
     for images in ([], (), np.zeros((0, 5, 7, 3), np.uint8), np.zeros((0, 5, 7, 3)), torch.zeros(0, 3, 5, 7)):
         assert to_records(images) == []
-    stack = np.zeros((4, 50, 50, 3), np.uint8)
-    assert all(np.shares_memory(record.picture, stack) for record in to_records(stack))
 
 
 def test_torch_is_not_imported_for_arrays():

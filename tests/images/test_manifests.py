@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import builtins
+import sys
 
 import pytest
 
@@ -9,23 +9,24 @@ from hybrid.images.pipeline import read_and_decode
 from hybrid.images.sources import scan
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_csv_manifest(tmp_path, encoding, touch):
+def test_csv_manifest(tmp_path, touch):
     a, b, c = (touch(tmp_path / "m" / name) for name in ("a.jpg", "sub/ü, b.jpg", "c"))
     text = (
         "Path, label ,split,,\r\n"
         'a.jpg, cat ,train,,\r\n"sub/ü, b.jpg","sea, horse",validation,,\r\n\r\n'
-        f"{c},,,,\r\nmissing.jpg,Ka\u0308fer,test\r\n"
+        f"{c},,,,\r\nmissing.jpg,Ka\u0308fer,test\r\na.jpg,dog\r\n"
     )
-    manifest = touch(tmp_path / "m" / "list.csv", text.encode(encoding))
-    result = scan([manifest])
-    by_path = {record.path: record for record in result.records}
-    assert {path: (record.label, record.split) for path, record in by_path.items()} == {
-        str(a): ("cat", "train"),
-        str(b): ("sea, horse", "val"),
-        str(c): (None, None),
-        str(tmp_path / "m" / "missing.jpg"): ("Käfer", "test"),
-    }
+    for encoding in ("utf-8", "utf-8-sig"):
+        manifest = touch(tmp_path / "m" / "list.csv", text.encode(encoding))
+        result = scan([manifest])
+        by_path = {record.path: record for record in result.records}
+        assert {path: (record.label, record.split) for path, record in by_path.items()} == {
+            str(a): ("cat", "train"),
+            str(b): ("sea, horse", "val"),
+            str(c): (None, None),
+            str(tmp_path / "m" / "missing.jpg"): ("Käfer", "test"),
+        }
+        assert "1 with another label" in result.notes[0], "of an image listed twice the first row counts"
     assert {record.source for record in result.records} == {str(manifest)}
     assert (by_path[str(a)].size, by_path[str(a)].mtime_ns) == (1, a.stat().st_mtime_ns)
     missing = by_path[str(tmp_path / "m" / "missing.jpg")]
@@ -35,9 +36,9 @@ def test_csv_manifest(tmp_path, encoding, touch):
     assert {record.label for record in scan([manifest], labeled=False).records} == {None}
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
+def test_wrong_csv_manifest(tmp_path, touch):
+    touch(tmp_path / "a.jpg")
+    for content, message in (
         (b"file,label\na.jpg,cat\n", r"no column 'path'(.|\n)*'file', 'label'"),
         (b"", r"no column 'path'(.|\n)*an empty file"),
         (b"path;label\na.jpg;cat\n", "'path;label'"),
@@ -49,19 +50,9 @@ def test_csv_manifest(tmp_path, encoding, touch):
         ("path,label\na.jpg,Käfer\n".encode("latin1"), "not UTF-8"),
         ("path,label\na.jpg,x\n".encode("utf-16"), "not UTF-8"),
         (b'path,label\n"a.jpg"b,cat\n', "not a valid CSV"),
-    ],
-)
-def test_wrong_csv_manifest(tmp_path, content, message, touch):
-    touch(tmp_path / "a.jpg")
-    with pytest.raises(DataError, match=message):
-        scan([touch(tmp_path / "list.csv", content)])
-
-
-def test_a_image_listed_twice_keeps_its_first_row(tmp_path, touch):
-    touch(tmp_path / "a.jpg")
-    result = scan([touch(tmp_path / "list.csv", b"path,label\na.jpg,cat\n./a.jpg,dog\n")])
-    assert [record.label for record in result.records] == ["cat"]
-    assert "1 with another label" in result.notes[0]
+    ):
+        with pytest.raises(DataError, match=message):
+            scan([touch(tmp_path / "list.csv", content)])
 
 
 def test_parquet_manifest(tmp_path, touch):
@@ -85,13 +76,7 @@ def test_parquet_manifest(tmp_path, touch):
 
 
 def test_parquet_without_pyarrow_names_the_install_command(tmp_path, monkeypatch, touch):
-    real_import = builtins.__import__
-
-    def without_pyarrow(name: str, *rest: object) -> object:
-        if name.split(".")[0] == "pyarrow":
-            raise ImportError(name)
-        return real_import(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without_pyarrow)
+    for name in [*filter(lambda name: name.split(".")[0] == "pyarrow", sys.modules), "pyarrow"]:
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingExtraError, match=r"pip install 'hybrid-classifier\[parquet\]'"):
         scan([touch(tmp_path / "list.parquet")])

@@ -34,8 +34,7 @@ def write_tar(path: Path, members: dict[str, bytes]) -> Path:
 def test_shard_members_are_read_in_place(tmp_path):
     members = {}
     for index in range(5):
-        members[f"{index:03}.png"] = png(index * 50)
-        members[f"{index:03}.txt"] = b" Sea_Horse \n"
+        members |= {f"{index:03}.png": png(index * 50), f"{index:03}.txt": b" Sea_Horse \n"}
     shard = write_tar(tmp_path / "cifar10-train-000.tar", members)
     result = scan([shard])
     assert [record.path for record in result.records] == [f"{shard}/{index:03}.png" for index in range(5)]
@@ -45,15 +44,24 @@ def test_shard_members_are_read_in_place(tmp_path):
         assert record.read_bytes() == png(index * 50)
         assert (np.asarray(read_and_decode(record)) == index * 50).all()
     assert {record.label for record in scan([shard], labeled=False).records} == {None}
+    for name, split in {
+        "val_3.tar": "val",
+        "Validation.tar": "val",
+        "imagenet.test.0.tar": "test",
+        "training-0.tar": None,
+        "train-val-0.tar": None,
+        "contest.tar": None,
+    }.items():
+        shard = write_tar(tmp_path / "test" / name, {"a.png": png(0)})
+        assert [record.split for record in scan([shard]).records] == [split]
 
 
 def as_json(label: object) -> bytes:
     return json.dumps({"label": label, "caption": "x"}).encode()
 
 
-@pytest.mark.parametrize(
-    ("texts", "label"),
-    [
+def test_shard_labels(tmp_path):
+    for texts, label in (
         ({}, None),
         ({"cls": b"zebra", "json": as_json("b"), "txt": b"c"}, "zebra"),
         ({"json": as_json("zebra"), "txt": b"c"}, "zebra"),
@@ -65,14 +73,12 @@ def as_json(label: object) -> bytes:
         ({"cls": b"3"}, "3"),
         ({"cls": b" ", "json": as_json(None), "txt": b"zebra"}, "zebra"),
         ({"json": b"[1]", "txt": b"zebra"}, "zebra"),
-    ],
-)
-def test_shard_labels(tmp_path, texts, label):
-    # The label may stand before or after its image.
-    for order in (1, -1):
-        members = {"a/k.png": png(0), **{f"a/k.{kind}": data for kind, data in texts.items()}}
-        shard = write_tar(tmp_path / "s.tar", dict(list(members.items())[::order]))
-        assert [record.label for record in scan([shard]).records] == [label]
+    ):
+        # The label may stand before or after its image.
+        for order in (1, -1):
+            members = {"a/k.png": png(0), **{f"a/k.{kind}": data for kind, data in texts.items()}}
+            shard = write_tar(tmp_path / "s.tar", dict(list(members.items())[::order]))
+            assert [record.label for record in scan([shard]).records] == [label]
 
 
 def test_shard_keys_end_at_the_first_dot_of_the_base_name(tmp_path):
@@ -95,21 +101,6 @@ def test_shard_keys_end_at_the_first_dot_of_the_base_name(tmp_path):
     ]
 
 
-def test_split_from_a_shards_name(tmp_path):
-    splits = {
-        "cifar10-train-000.tar": "train",
-        "val_3.tar": "val",
-        "Validation.tar": "val",
-        "imagenet.test.0.tar": "test",
-        "training-0.tar": None,
-        "train-val-0.tar": None,
-        "contest.tar": None,
-    }
-    for name, split in splits.items():
-        shard = write_tar(tmp_path / "test" / name, {"a.png": png(0)})
-        assert [record.split for record in scan([shard]).records] == [split]
-
-
 def test_folder_of_shards(tmp_path, touch):
     folder = tmp_path / "test"
     one = write_tar(folder / "x-train-0.tar", {"a.png": png(0), "a.txt": b"cat"})
@@ -126,22 +117,21 @@ def test_folder_of_shards(tmp_path, touch):
     assert len(scan([folder, one]).records) == 2
 
 
-@pytest.mark.parametrize(
-    "pattern", ["s-{000..002}.tar", "s-{000,001,002}.tar", "s-*.tar", "s-00[0-2].tar", "s-{00,01}{0..2}.tar"]
-)
-def test_patterns_of_shards(tmp_path, pattern):
+def test_patterns_of_shards(tmp_path):
     folder = tmp_path / "a [b] {c,d}"
-    numbers = range(13) if "{00,01}" in pattern else range(3)
-    for index in numbers:
+    for index in (0, 1, 2, 10, 11, 12):
         write_tar(folder / f"s-{index:03}.tar", {"k.png": png(index)})
-    result = scan([tmp_path / "a [[]b] *" / pattern if "[0-2]" in pattern or "*" in pattern else folder / pattern])
-    assert result.sources[0].endswith(pattern)
-    got = [int(Path(record.container or "").stem[2:]) for record in result.records]
-    assert got == ([0, 1, 2, 10, 11, 12] if "{00,01}" in pattern else [0, 1, 2])
-    assert {record.source for record in result.records} == set(result.sources)
-
-
-def test_braces_as_in_a_shell():
+    for pattern, numbers in (
+        (f"{folder}/s-{{000..002}}.tar", [0, 1, 2]),
+        (f"{folder}/s-{{000,001,002}}.tar", [0, 1, 2]),
+        (f"{folder}/s-{{00,01}}{{0..2}}.tar", [0, 1, 2, 10, 11, 12]),
+        (f"{tmp_path}/a [[]b] */s-*.tar", [0, 1, 2, 10, 11, 12]),
+        (f"{tmp_path}/a [[]b] */s-00[0-2].tar", [0, 1, 2]),
+    ):
+        result = scan([pattern])
+        assert [int(Path(record.container).stem[2:]) for record in result.records] == numbers
+        assert {record.source for record in result.records} == set(result.sources) == {pattern}
+    # Braces are those of a shell.
     for pattern, paths in {
         "a-{8..11}.tar": ["a-8.tar", "a-9.tar", "a-10.tar", "a-11.tar"],
         "{x,y}-{00..01}.tar": ["x-00.tar", "x-01.tar", "y-00.tar", "y-01.tar"],
@@ -149,14 +139,10 @@ def test_braces_as_in_a_shell():
         "{a}.tar": ["{a}.tar"],
     }.items():
         assert list(shards._expand_braces(pattern)) == paths
-
-
-def test_missing_shards_of_a_pattern_are_named(tmp_path):
-    write_tar(tmp_path / "s-000.tar", {"a.png": png(0)})
-    with pytest.raises(DataError, match=r"do not exist(.|\n)*s-001\.tar, .*s-002\.tar"):
-        scan([tmp_path / "s-{000..002}.tar"])
+    with pytest.raises(DataError, match=r"do not exist(.|\n)*s-003\.tar, .*s-004\.tar"):
+        scan([folder / "s-{002..004}.tar"])
     with pytest.raises(DataError, match="do not exist"):
-        scan([tmp_path / "t-*.tar"])
+        scan([folder / "t-*.tar"])
 
 
 def test_broken_shards(tmp_path, touch):
@@ -169,21 +155,14 @@ def test_broken_shards(tmp_path, touch):
             scan([touch(tmp_path / "broken.tar", broken)])
     # Four members of 512 + 2560 bytes; the end mark may be missing, as some writers leave it out.
     assert len(scan([touch(tmp_path / "t.tar", data[: 4 * 3072])]).records) == 4
-
-
-@pytest.mark.parametrize(
-    ("name", "data", "message"),
-    [
-        ("a.json", b"{", "not UTF-8 or not JSON"),
-        ("a.cls", b"\xff", "not UTF-8"),
-        ("a.json", b'{"label": ["x"]}', "is not a name"),
-        ("b.txt", b"no photo", "No photo was found"),
-    ],
-)
-def test_shards_with_wrong_content(tmp_path, name, data, message):
-    members = {name: data} if name == "b.txt" else {"a.png": png(0), name: data}
-    with pytest.raises(DataError, match=message):
-        scan([write_tar(tmp_path / "s.tar", members)])
+    for members, message in (
+        ({"a.png": png(0), "a.json": b"{"}, "not UTF-8 or not JSON"),
+        ({"a.png": png(0), "a.cls": b"\xff"}, "not UTF-8"),
+        ({"a.png": png(0), "a.json": b'{"label": ["x"]}'}, "is not a name"),
+        ({"b.txt": b"no photo"}, "No photo was found"),
+    ):
+        with pytest.raises(DataError, match=message):
+            scan([write_tar(tmp_path / "s.tar", members)])
 
 
 def test_damaged_headers_raise_nothing_else(tmp_path, touch):

@@ -24,12 +24,9 @@ class Source:
             yield number
 
 
-def test_every_result_comes_in_the_order_of_its_item():
+def test_order_is_kept_when_later_items_finish_first():
     for workers, most, count in product((1, 4), (1, 3, 100), (0, 1, 50)):
         assert list(ordered_map(lambda n: n * n, range(count), workers, most)) == [n * n for n in range(count)]
-
-
-def test_order_is_kept_when_later_items_finish_first():
     finished, second_done = [], threading.Event()
 
     def work(number: int) -> int:
@@ -44,19 +41,14 @@ def test_order_is_kept_when_later_items_finish_first():
     assert finished == [1, 0]
 
 
-def test_workers_run_at_the_same_time():
-    together = threading.Barrier(3, timeout=10)
-    assert sorted(ordered_map(lambda _: together.wait(), range(3), 3, 3)) == [0, 1, 2]
-
-
-@pytest.mark.parametrize("ahead", [1, 2, 7])
-def test_at_most_ahead_items_wait_beyond_those_taken(ahead):
-    source = Source(40)
-    results = ordered_map(lambda n: n, source, 3, ahead)
-    assert source.taken == 0
-    for done, result in enumerate(results, start=1):
-        assert result == done - 1
-        assert source.taken == min(40, done + ahead)
+def test_at_most_ahead_items_wait_beyond_those_taken():
+    for most in (1, 2, 7):
+        source = Source(40)
+        results = ordered_map(lambda n: n, source, 3, most)
+        assert source.taken == 0
+        for done, result in enumerate(results, start=1):
+            assert result == done - 1
+            assert source.taken == min(40, done + most)
 
 
 def test_an_error_is_raised_at_its_items_turn():
@@ -97,19 +89,13 @@ def test_closing_early_cancels_what_has_not_begun(monkeypatch):
     assert set(started) <= {0, 1}
 
 
-def test_batched():
+def test_how_many(monkeypatch):
     for count, parts in {0: [], 2: [[0, 1]], 6: [[0, 1, 2], [3, 4, 5]], 7: [[0, 1, 2], [3, 4, 5], [6]]}.items():
         assert list(batched(range(count), 3)) == parts
-
-
-def test_default_workers_follow_the_cores_up_to_a_limit(monkeypatch):
+    assert [ahead(*given) for given in ((1, 1), (32, 2), (256, 16))] == [3, 36, 288]
     for cores, workers in {None: 1, 1: 1, 4: 4, 64: 16}.items():
         monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
         assert default_workers() == workers
-
-
-def test_a_batch_and_two_images_per_worker_are_decoded_ahead():
-    assert [ahead(*given) for given in ((1, 1), (32, 2), (256, 16))] == [3, 36, 288]
 
 
 def test_an_error_of_the_source_is_raised_after_the_batches_before_it():

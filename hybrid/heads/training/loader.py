@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from hybrid.config import DataSettings
@@ -19,9 +18,8 @@ from hybrid.heads.base import LabeledImages
 from hybrid.heads.training.distributed import process_count
 from hybrid.heads.transforms import Transform
 from hybrid.images.decode import Scaled
-from hybrid.images.pipeline import read
+from hybrid.images.pipeline import decode_bytes, read
 from hybrid.images.preprocess import OVERSAMPLING
-from hybrid.images.records import ImageRecord
 
 # An image's place, and the seed of its augmentation.
 Draw = tuple[int, int]
@@ -68,18 +66,24 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int] | str]):
     def __getitem__(self, draw: Draw) -> tuple[torch.Tensor, int] | str:
         index, seed = draw
         record = self._records[index]
-        image = read(record, _picture, min_side=self._min_side)
-        if image.prepared is None and not image.reason:
-            image = read(record, _picture, min_side=None)
+        image = read(record, lambda scaled, _: scaled.to_picture(), min_side=self._min_side, decoder=_WholePixels())
         if image.reason:
             return f"{record.path}: {image.reason}"
         with _seeded(seed):
             return self._transform(image.prepared), int(self._target[index])
 
 
-def _picture(image: Scaled, record: ImageRecord) -> Image.Image | None:
-    # Of parts of a pixel, library transforms would take the last row and column for whole pixels, and shift all others.
-    return image.to_picture() if image.extent == image.rgb.shape[:2] else None
+class _WholePixels:
+    """The default decoder, at full size where the last row or column would stand for less than a whole pixel.
+
+    Library transforms would take parts of a pixel for whole ones, and shift all others.
+    """
+
+    name = "whole-pixels"
+
+    def decode(self, data: bytes, min_side: int | None) -> Scaled:
+        scaled = decode_bytes(data, min_side)
+        return scaled if scaled.extent == scaled.rgb.shape[:2] else decode_bytes(data, None)
 
 
 def min_side_of(transform: Transform) -> int | None:

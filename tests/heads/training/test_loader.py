@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import Resize
 
 from hybrid.heads.base import LabeledImages
 from hybrid.heads.training.loader import EpochSampler, ImageDataset, batches_on, make_loader, min_side_of, seed_of
@@ -203,6 +204,18 @@ def test_a_large_image_is_decoded_small(tmp_path, recipe, start, decodes):
     assert torch.nn.functional.cosine_similarity(found.flatten(), expected.flatten(), dim=0) > 0.999
     ImageDataset(images, lambda image: image)[0, 5]
     assert decodes[-1][1] == (1200, 1600, 3), "nobody knows what this preprocessing needs"
+
+
+def test_an_image_of_parts_of_a_pixel_is_read_once_and_decoded_whole(tmp_path, decodes, monkeypatch):
+    """Library transforms would take the last row and column for whole pixels, and shift all others."""
+    path, reads, read_bytes = tmp_path / "odd.jpg", [], ImageRecord.read_bytes
+    Image.new("RGB", (1601, 1203), "red").save(path)
+    record = ImageRecord(str(path), str(tmp_path), None, None, path.stat().st_size, 1)
+    monkeypatch.setattr(ImageRecord, "read_bytes", lambda record: reads.append(record) or read_bytes(record))
+    images = LabeledImages((record,), ("h",), np.zeros(1, np.intp), np.zeros((1, 4), np.float32))
+    ImageDataset(images, Resize(64))[0, 5]
+    assert [shape for _, shape in decodes] == [(301, 401, 3), (1203, 1601, 3)]
+    assert len(reads) == 1
 
 
 def test_batches_come_as_the_network_wants_them():
