@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,6 +30,7 @@ from hybrid.run.files import (
     file_sha256,
     load_gate,
     load_head,
+    read_gate,
     read_json,
     read_prompts,
     read_run,
@@ -41,20 +43,9 @@ CLASSES = ("cat", "dog", "emu")
 ENCODER = SimpleNamespace(name="an encoder", identity="0123abcd", fingerprint="4567cdef")
 SIMPLE = Templates("simple", ("a photo of a {}.",))
 GATE = Gate(head_temperature=0.7, fit=GateFit(images=9, classes=3, episodes=2))
-RNG = np.random.default_rng(0)
-MEMORY = ClassGaussians.fit(RNG.normal(size=(9, 5)), np.arange(9) % 3, 3)
-HELD_OUT = CalibrationSet(
-    embeddings=RNG.normal(size=(4, 5)),
-    head_logits=RNG.normal(size=(4, 3)),
-    gda=RNG.normal(size=(4, 3)),
-    ood_score=RNG.normal(size=4),
-    baseline=RNG.normal(size=4),
-    target=np.array([0, 1, 2, 0]),
-    uniform=RNG.random(4),
-)
 REJECTOR = Rejector(bias=-1 / 3, text=0.25, entropy=-1.5, unknown=tuple(np.linspace(0, 1, 101).tolist()))
-FITTED = FittedGate(GATE, MEMORY, REJECTOR, HELD_OUT)
-FILES = {HeadFiles.SETTINGS, HeadFiles.WEIGHTS, HeadFiles.GATE, HeadFiles.MEMORY, HeadFiles.HELD_OUT}
+BARE_FILES = {HeadFiles.SETTINGS, HeadFiles.WEIGHTS, HeadFiles.GATE}
+FILES = BARE_FILES | {HeadFiles.MEMORY, HeadFiles.HELD_OUT}
 INFO = HeadInfo(
     settings=HeadSettings(kind="linear", l2_c=3.5, dropout=(0.1, 0.2), backbone_args={"pad_type": "same", "n": [1, 2]}),
     classes=CLASSES,
@@ -72,15 +63,43 @@ def linear_head(seed: int) -> LinearHead:
     return LinearHead(weight, bias, CLASSES, "0123abcd")
 
 
-def fill(draft: HeadDraft, seed: int) -> None:
+def fitted(seed: int = 0) -> FittedGate:
+    rng = np.random.default_rng(seed)
+    calibration_set = CalibrationSet(
+        embeddings=rng.normal(size=(4, 5)),
+        head_logits=rng.normal(size=(4, 3)),
+        gda=rng.normal(size=(4, 3)),
+        ood_score=rng.normal(size=4),
+        baseline=rng.normal(size=4),
+        target=np.array([0, 1, 2, 0]),
+        uniform=rng.random(4),
+    )
+    return FittedGate(GATE, ClassGaussians.fit(rng.normal(size=(9, 5)), np.arange(9) % 3, 3), REJECTOR, calibration_set)
+
+
+FITTED = fitted()
+
+
+def fill(draft: HeadDraft, seed: int, gate: FittedGate = FITTED) -> None:
     draft.save(linear_head(seed), INFO)
-    draft.save_gate(FITTED, ENCODER, SIMPLE)
+    draft.save_gate(gate, ENCODER, SIMPLE)
 
 
-def publish(layout: Layout, seed: int) -> None:
+def publish(layout: Layout, seed: int, gate: FittedGate = FITTED) -> None:
     with HeadDraft(layout) as draft:
-        fill(draft, seed)
+        fill(draft, seed, gate)
         draft.publish()
+
+
+def publish_gate(layout: Layout, gate: FittedGate) -> None:
+    with HeadDraft(layout, copy=True) as draft:
+        draft.save_gate(gate, ENCODER, SIMPLE)
+        draft.publish()
+
+
+def contents(layout: Layout) -> dict[str, bytes]:
+    assert [path.name for path in layout.root.iterdir()] == ["head"]
+    return {path.name: path.read_bytes() for path in layout.head.iterdir()}
 
 
 def seed_of(layout: Layout) -> int:
@@ -121,68 +140,48 @@ def publish_killed_at_rename(layout: Layout, seed: int, number: int, monkeypatch
 # JSON
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
+def test_what_is_written_is_read(tmp_path):
+    file, gate = tmp_path / "part.json", {"encoder_identity": "e", "head_sha256": "h"}
+    templates = Templates("my.txt", ("a {}.", "my {}!"))
+    for value in (
         INFO,
-        GateInfo(
-            gate=GATE, rejector=REJECTOR, memory_sha256="m", encoder_identity="e", head_sha256="h", templates=SIMPLE
-        ),
-        GateInfo(
-            gate=None,
-            reason="no names",
-            encoder_identity="e",
-            head_sha256="h",
-            templates=Templates("my.txt", ("a {}.", "my {}!")),
-        ),
+        GateInfo(gate=GATE, rejector=REJECTOR, memory_sha256="m", templates=SIMPLE, **gate),
+        GateInfo(gate=None, reason="no names", templates=templates, **gate),
         RunInfo(encoder=EncoderSettings(model="tiny"), encoder_name="n", encoder_identity="i", encoder_fingerprint="f"),
         SavedPrompts(classes=(PromptClass("größer", ("a: 'b'", "c")), PromptClass("d")), templates=SIMPLE),
         SavedPrompts(classes=()),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_what_is_written_is_read(tmp_path, value):
-    file = tmp_path / "part.json"
-    write_json(file, value)
-    assert read_json(file, type(value)) == value
-    assert [path.name for path in tmp_path.iterdir()] == ["part.json"]
-    text = file.read_text(encoding="utf-8")
-    assert json.loads(text)["format"] == FORMAT
-    assert text.count("\n") > 3, "for people to read"
+    ):
+        write_json(file, value)
+        assert read_json(file, type(value)) == value
+        assert [path.name for path in tmp_path.iterdir()] == ["part.json"]
+        text = file.read_text(encoding="utf-8")
+        assert json.loads(text)["format"] == FORMAT
+        assert text.count("\n") > 3, "for people to read"
 
 
-@pytest.mark.parametrize("found", [0, FORMAT + 1, "1", None])
-def test_another_format(tmp_path, found):
+def test_another_format_and_damaged_json(tmp_path):
     file = tmp_path / "head.json"
-    file.write_text(json.dumps({"format": found} if found is not None else {"classes": []}))
-    with pytest.raises(ArtifactError, match="another format") as caught:
-        read_json(file, HeadInfo)
-    assert f"format {FORMAT}" in caught.value.expected
-    assert caught.value.got == str(found)
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda data: b"",
-        lambda data: data[: len(data) // 2],
-        lambda data: b"[1, 2]",
-        lambda data: b"null",
-        lambda data: data.replace(b'"cat"', b"17"),
-        lambda data: data.replace(b'"train_photos": 2,', b""),
-        lambda data: data.replace(b'"cat"', b'"\xff"'),
-        lambda data: data + b"}",
-    ],
-)
-def test_damaged_json(tmp_path, damage):
-    file = tmp_path / "head.json"
+    for number in (0, FORMAT + 1, "1", None):
+        file.write_text(json.dumps({"format": number} if number is not None else {"classes": []}))
+        with pytest.raises(ArtifactError, match="another format") as caught:
+            read_json(file, HeadInfo)
+        assert f"format {FORMAT}" in caught.value.expected
+        assert caught.value.got == str(number)
     write_json(file, INFO)
-    file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(ArtifactError, match="is damaged"):
-        read_json(file, HeadInfo)
-
-
-def test_missing_json(tmp_path):
+    data = file.read_bytes()
+    for damaged in (
+        b"",
+        data[: len(data) // 2],
+        b"[1, 2]",
+        b"null",
+        data.replace(b'"cat"', b"17"),
+        data.replace(b'"train_photos": 2,', b""),
+        data.replace(b'"cat"', b'"\xff"'),
+        data + b"}",
+    ):
+        file.write_bytes(damaged)
+        with pytest.raises(ArtifactError, match="is damaged"):
+            read_json(file, HeadInfo)
     with pytest.raises(ArtifactError, match=r"lacks gate\.json"):
         read_json(tmp_path / "gate.json", GateInfo)
 
@@ -221,73 +220,48 @@ def test_saved_prompts(layout):
 # The head's folder
 
 
-def test_no_head(layout):
+def test_publish_takes_the_old_heads_place_whole(layout):
     assert load_head(layout, CPU) is None
     assert not layout.root.exists()
-
-
-def test_publish_and_load(layout):
     publish(layout, 1)
     assert seed_of(layout) == 1
     head, _ = load_head(layout, CPU)
-    assert head.classes == CLASSES
-    assert head.encoder_identity == "0123abcd"
+    assert (head.classes, head.encoder_identity) == (CLASSES, "0123abcd")
     assert np.array_equal(head.bias, linear_head(1).bias)
-
-
-def test_publish_takes_the_old_heads_place_whole(layout):
-    publish(layout, 1)
     (layout.head / "log.csv").write_text("of the first head")
-    publish(layout, 2)
-    assert seed_of(layout) == 2
-    assert [path.name for path in layout.root.iterdir()] == ["head"]
-    assert {path.name for path in layout.head.iterdir()} == FILES
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_a_training_that_fails_leaves_the_old_head(layout, error):
-    publish(layout, 1)
-    before = {path.name: path.read_bytes() for path in layout.head.iterdir()}
-
-    def train() -> None:
-        with HeadDraft(layout) as draft:
-            draft.save(linear_head(2), INFO)
-            raise error
-
-    with pytest.raises(error):
-        train()
-    assert {path.name: path.read_bytes() for path in layout.head.iterdir()} == before
-    assert [path.name for path in layout.root.iterdir()] == ["head"]
-
-
-def test_a_draft_starts_without_the_rest_of_a_killed_one(layout):
+    # A draft starts without the rest of a killed one.
     killed = HeadDraft(layout).__enter__()
     (killed.folder / "log.csv").write_text("of a killed training")
-    with HeadDraft(layout) as draft:
-        assert list(draft.folder.iterdir()) == []
-        fill(draft, 3)
-        draft.publish()
-    assert seed_of(layout) == 3
-    assert not (layout.head / "log.csv").exists()
+    publish(layout, 2)
+    assert seed_of(layout) == 2
+    assert set(contents(layout)) == FILES
+
+
+def test_a_training_that_fails_leaves_the_old_head(layout):
+    publish(layout, 1)
+    before = contents(layout)
+    for error in (RuntimeError, KeyboardInterrupt):
+        with pytest.raises(error), HeadDraft(layout) as draft:  # noqa: PT012
+            fill(draft, 2)
+            raise error
+        assert contents(layout) == before
+    with HeadDraft(layout, copy=True) as draft:  # not published
+        draft.save_gate(FittedGate(reason="no names"), ENCODER, SIMPLE)
+    assert contents(layout) == before
 
 
 def test_killed_between_the_two_renames_of_publish(layout, monkeypatch):
-    publish(layout, 1)
-    publish_killed_at_rename(layout, 2, 1, monkeypatch)
-    assert not layout.head.exists()
-    assert (layout.root / "head.old").is_dir()
-    assert seed_of(layout) == 1
-    publish(layout, 3)
-    assert seed_of(layout) == 3
-    assert [path.name for path in layout.root.iterdir()] == ["head"]
-
-
-@pytest.mark.parametrize("number", [0, 1, 2])
-def test_killed_twice_the_old_head_is_still_there(layout, monkeypatch, number):
-    publish(layout, 1)
-    publish_killed_at_rename(layout, 2, 1, monkeypatch)
-    publish_killed_at_rename(layout, 3, number, monkeypatch)
-    assert seed_of(layout) == 1
+    for number in (None, 0, 1, 2):
+        publish(layout, 1)
+        publish_killed_at_rename(layout, 2, 1, monkeypatch)
+        assert not layout.head.exists()
+        assert (layout.root / "head.old").is_dir()
+        if number is not None:
+            publish_killed_at_rename(layout, 3, number, monkeypatch)
+        assert seed_of(layout) == 1
+        publish(layout, 3)
+        assert seed_of(layout) == 3
+        assert [path.name for path in layout.root.iterdir()] == ["head"]
 
 
 def test_a_gate_serves_no_other_head(layout):
@@ -302,18 +276,93 @@ def test_a_gate_serves_no_other_head(layout):
     assert "train-head" in caught.value.fix
 
 
-@pytest.mark.parametrize("name", [HeadFiles.SETTINGS, HeadFiles.WEIGHTS])
-def test_a_head_that_lacks_a_file(layout, name):
-    publish(layout, 1)
-    (layout.head / name).unlink()
-    with pytest.raises(ArtifactError, match=r"lacks head\.json|has no weights"):
-        load_head(layout, CPU)
-
-
-def test_damaged_weights(layout):
+def test_a_head_that_lacks_a_file_or_is_damaged(layout):
+    for name, message in ((HeadFiles.SETTINGS, r"lacks head\.json"), (HeadFiles.WEIGHTS, "has no weights")):
+        publish(layout, 1)
+        (layout.head / name).unlink()
+        with pytest.raises(ArtifactError, match=message):
+            load_head(layout, CPU)
     publish(layout, 1)
     weights = layout.head / HeadFiles.WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-8])
     with pytest.raises(HeadError, match="damaged") as caught:
         load_head(layout, CPU)
     assert "train-head" in caught.value.fix
+
+
+# What a gate needs lies beside it, and a foreign part is refused
+
+
+def test_all_of_a_fitted_gate_comes_back(layout):
+    publish(layout, 1)
+    loaded, info = load_gate(layout)
+    assert (loaded.gate, loaded.rejector, loaded.reason, loaded.warning) == (GATE, REJECTOR, "", None)
+    images = np.random.default_rng(1).normal(size=(6, 5))
+    np.testing.assert_allclose(loaded.gaussians.logits(images), FITTED.gaussians.logits(images), rtol=1e-3, atol=1e-3)
+    for item in fields(CalibrationSet):
+        values, expected = (getattr(gate.calibration_set, item.name) for gate in (loaded, FITTED))
+        np.testing.assert_allclose(values, expected, rtol=1e-6)
+    assert info.memory_sha256 == file_sha256(layout.head / HeadFiles.MEMORY)
+    assert info.head_sha256 == file_sha256(layout.head / HeadFiles.WEIGHTS)
+    assert (info.encoder_identity, info.templates) == ("0123abcd", SIMPLE)
+    plain = json.loads((layout.head / HeadFiles.GATE).read_text())
+    assert plain["rejector"]["bias"] == pytest.approx(-1 / 3, abs=1e-15)
+    assert len(plain["rejector"]["unknown"]) == 101
+
+
+def test_a_gate_that_is_fitted_anew_leaves_nothing_of_the_old_one(layout):
+    publish(layout, 1)
+    (layout.head / HeadFiles.LOG).write_text("of the training")
+    publish_gate(layout, fitted(1))
+    ood_score = load_gate(layout)[0].calibration_set.ood_score
+    np.testing.assert_allclose(ood_score, fitted(1).calibration_set.ood_score, rtol=1e-6)
+    assert (layout.head / HeadFiles.LOG).read_text() == "of the training"
+    # The prior keeps its memory and its reason.
+    publish_gate(layout, FittedGate(Gate(), FITTED.gaussians, reason="5 classes; needed: 6"))
+    assert set(contents(layout)) == {*BARE_FILES, HeadFiles.MEMORY, HeadFiles.LOG}
+    loaded, _ = load_gate(layout)
+    assert loaded.gate == Gate()
+    assert loaded.gaussians is not None
+    assert loaded.rejector is loaded.calibration_set is None
+    assert "5 classes; needed: 6" in loaded.warning
+    publish_gate(layout, FittedGate(reason="no names"))
+    assert set(contents(layout)) == {*BARE_FILES, HeadFiles.LOG}
+    loaded, info = load_gate(layout)
+    assert loaded == FittedGate(reason="no names")
+    assert (info.reason, info.rejector, info.memory_sha256) == ("no names", None, "")
+
+
+def test_files_of_the_gate_that_do_not_belong_to_it_or_cannot_be_read(layout):
+    publish(layout, 1)
+    fitted(1).gaussians.save(layout.head / HeadFiles.MEMORY)
+    with pytest.raises(ArtifactError, match="fitted with other Gaussians") as caught:
+        load_gate(layout)
+    assert HeadFiles.MEMORY in caught.value.got
+    assert caught.value.fix == "hybrid train-head"
+    for name, fix in ((HeadFiles.MEMORY, "hybrid train-head"), (HeadFiles.HELD_OUT, "hybrid fit-gate")):
+        for damage in (Path.unlink, lambda file: file.write_bytes(file.read_bytes()[:-7])):
+            publish(layout, 1)
+            damage(layout.head / name)
+            with pytest.raises(ArtifactError, match=f"{name} is missing or damaged") as caught:
+                load_gate(layout)
+            assert caught.value.fix == fix
+
+
+def test_the_gate_of_an_older_version_names_the_fix(layout):
+    """As the first release wrote it: the mass gate, no rejector, no memory."""
+    publish(layout, 1)
+    file = layout.head / HeadFiles.GATE
+    new = json.loads(file.read_text())
+    old = {name: new[name] for name in ("format", "reason", "encoder_identity", "head_sha256", "templates")}
+    gate = {"kind": "mass", "head_temperature": 0.7, "zero_shot_temperature": 1.3, "photos": 9, "classes": 3}
+    file.write_text(json.dumps(old | {"gate": gate}))
+    for read in (load_gate, read_gate):
+        with pytest.raises(ArtifactError, match=r"gate\.json is damaged or of another version") as caught:
+            read(layout)
+        assert "mass" in caught.value.got
+        assert "hybrid fit-gate --templates simple" in caught.value.fix
+        assert "hybrid train-head" in caught.value.fix
+    file.unlink()
+    with pytest.raises(ArtifactError, match=r"lacks gate\.json") as caught:
+        load_gate(layout)
+    assert "hybrid fit-gate" in caught.value.fix

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from unittest.mock import Mock
 
 import msgspec
 import numpy as np
@@ -102,24 +103,19 @@ def test_an_image_that_trained_the_head_is_refused():
         fit_run_gate(leaky, logits, texts, SCALE)
 
 
-@pytest.mark.parametrize(
-    ("classes", "val", "got"), [(5, 20, "5 classes and 100 photos"), (7, 4, "7 classes and 28 photos")]
-)
-def test_too_little_falls_to_the_documented_prior(classes, val, got):
-    data, logits, texts = make(classes, val)
-    fitted = fit_run_gate(data, logits, texts, SCALE, fold_logits=lambda held: pytest.fail("a head was trained"))
-    assert fitted.gate == Gate()
-    assert fitted.rejector is None
-    assert fitted.calibration_set is None
-    assert fitted.gaussians.counts.tolist() == [5 + val] * classes
-    for text in (fitted.reason, fitted.warning):
-        assert got in text
-        assert "at least 6 seen classes and 30 validation photos" in text
-    assert "documented prior" in fitted.warning
-
-
-def test_just_enough():
-    assert fit_run_gate(*make(classes=6, val=5), SCALE).gate.fit is not None
+def test_too_little_falls_to_the_documented_prior():
+    for classes, val, got in ((5, 20, "5 classes and 100 photos"), (7, 4, "7 classes and 28 photos")):
+        data, logits, texts = make(classes, val)
+        fitted = fit_run_gate(data, logits, texts, SCALE, fold_logits=lambda held: pytest.fail("a head was trained"))
+        assert fitted.gate == Gate()
+        assert fitted.rejector is None
+        assert fitted.calibration_set is None
+        assert fitted.gaussians.counts.tolist() == [5 + val] * classes
+        for text in (fitted.reason, fitted.warning):
+            assert got in text
+            assert "at least 6 seen classes and 30 validation photos" in text
+        assert "documented prior" in fitted.warning
+    assert fit_run_gate(*make(classes=6, val=5), SCALE).gate.fit is not None, "just enough"
 
 
 # Heads of the episodes
@@ -178,19 +174,6 @@ def test_a_fit_that_fails_says_so():
 # Support images
 
 
-def test_a_gate_stays_where_what_images_add_cannot_be_fitted(monkeypatch):
-    def refuse(*arguments):
-        raise GateError("the fit did not converge")
-
-    data, logits, texts = make()
-    whole = fit_run_gate(data, logits, texts, SCALE)
-    monkeypatch.setattr(gate_fit, "fit_support", refuse)
-    fitted = fit_run_gate(data, logits, texts, SCALE)
-    assert fitted.gate == msgspec.structs.replace(whole.gate, support=SupportGate())
-    assert fitted.rejector == whole.rejector
-    assert fitted.reason == "for support photos the documented prior serves: the fit did not converge"
-
-
 def test_what_support_images_add_is_fitted_on_every_variant(monkeypatch):
     data, logits, texts = make()
     calls = []
@@ -207,3 +190,9 @@ def test_what_support_images_add_is_fitted_on_every_variant(monkeypatch):
     assert {count for part in named for count in part.evidence.support.counts.tolist()} == {1, 2, 4, 5}
     sizes = [7 / len(held) - 1 for held in class_folds(7)]
     assert fitted.gate.support.boost == pytest.approx(np.mean(sizes))
+    # Where it cannot be fitted the gate stays.
+    monkeypatch.setattr(gate_fit, "fit_support", Mock(side_effect=GateError("the fit did not converge")))
+    without = fit_run_gate(data, logits, texts, SCALE)
+    assert without.gate == msgspec.structs.replace(fitted.gate, support=SupportGate())
+    assert without.rejector == fitted.rejector
+    assert without.reason == "for support photos the documented prior serves: the fit did not converge"

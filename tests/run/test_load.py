@@ -128,16 +128,11 @@ def test_images_of_two_classes_that_a_prompt_joins_are_added():
     np.testing.assert_allclose(
         joined.support.sums[0], one.embeddings.sum(axis=0) + other.embeddings.sum(axis=0), rtol=1e-6
     )
-
-
-def test_images_of_a_class_that_the_prompts_call_seen_count_for_nobody():
+    # Images of a class that the prompts call seen count for nobody.
     prompts = PromptSet((PromptClass("ant", ("formica",)),))
     joined = assemble(state_of(support("formica", 2), prompts=prompts, seen=SEEN))
     assert joined.space.names == SEEN
     assert joined.support is joined.few_shot is None
-
-
-def test_no_class_at_all():
     with pytest.raises(ArtifactError, match="no class is named or shown") as caught:
         assemble(state_of())
     assert "add-class" in caught.value.fix
@@ -152,38 +147,29 @@ def test_a_class_without_a_text_vector_is_known_by_its_images_alone():
     assert joined.space.names == (*SEEN, "lion", "okapi"), "of yak nothing is known"
     assert joined.space.image_only == 1
     assert joined.notes[0] == "okapi is known by its photos alone: the encoder has no text vector of this name"
-
-
-def test_a_class_that_was_asked_for_by_name_needs_a_vector():
-    encoder = WordEncoder({"okapi"}, uses_templates=False)
     with pytest.raises(EncoderError, match="no text vector"):
         assemble(state_of(prompts=["okapi"], seen=SEEN, encoder=encoder))
 
 
 def test_a_name_that_does_not_describe_the_images_is_not_used():
-    own = shots_of("cat", 4)[0] @ np.stack([direction(name) for name in ("xyzzy", *SEEN)]).T
+    xyzzy = support("xyzzy", 4, like="cat")
+    own = xyzzy.embeddings @ np.stack([direction(name) for name in ("xyzzy", *SEEN)]).T
     assert np.sum((own > own[:, :1]).sum(axis=1) < 3) < 2, "of 4 photos, or the test says nothing"
-    joined = assemble(state_of(support("xyzzy", 4, like="cat"), support("okapi", 4), seen=SEEN))
+    joined = assemble(state_of(xyzzy, support("okapi", 4), seen=SEEN))
     assert joined.space.names == (*SEEN, "okapi", "xyzzy")
     assert joined.space.image_only == 1
     assert [note for note in joined.notes if "WARNING" in note] == [
         "WARNING: the name xyzzy does not describe its photos: they alone speak for the class"
     ]
-
-
-@pytest.mark.parametrize(
-    "made",
-    [
+    # One image, or few names, are too little to judge it; one that was asked for is used.
+    for state in (
         state_of(support("xyzzy", 1, like="cat"), seen=SEEN),
-        state_of(support("xyzzy", 4, like="cat"), seen=SEEN[:8]),
-        state_of(support("xyzzy", 4, like="cat"), seen=SEEN, prompts=["xyzzy"]),
-    ],
-    ids=["one photo", "few names", "prompted"],
-)
-def test_too_little_to_doubt_a_name(made):
-    joined = assemble(made)
-    assert joined.space.image_only == 0
-    assert not any("WARNING" in note for note in joined.notes)
+        state_of(xyzzy, seen=SEEN[:8]),
+        state_of(xyzzy, seen=SEEN, prompts=["xyzzy"]),
+    ):
+        joined = assemble(state)
+        assert joined.space.image_only == 0
+        assert not any("WARNING" in note for note in joined.notes)
 
 
 def test_whoever_joins_casts_no_doubt_on_those_that_are_there():
@@ -191,11 +177,8 @@ def test_whoever_joins_casts_no_doubt_on_those_that_are_there():
     words = ("moth", "newt", "orca")
     vectors = unit_norm(direction("llama") * 0.2 + sum(direction(word) for word in words) + np.zeros((3, DIM)))
     llama = SupportClass("llama", (), True, ("x", "y", "z"), vectors)
-    alone = assemble(state_of(llama, seen=SEEN))
-    among = assemble(state_of(llama, *(support(word, 2) for word in words), seen=SEEN))
-    assert alone.space.image_only == among.space.image_only == 0
-    named = assemble(state_of(llama, *(support(word, 0) for word in words), seen=SEEN))
-    assert named.space.image_only == 0
+    for others in ([], [support(word, 2) for word in words], [support(word, 0) for word in words]):
+        assert assemble(state_of(llama, *others, seen=SEEN)).space.image_only == 0
 
 
 def test_a_class_that_the_prompts_call_something_else_is_told():
@@ -225,33 +208,29 @@ def test_the_expert_without_a_head():
     assert "joined by mean-cache" in chosen.notes[-1]
 
 
-@pytest.mark.parametrize("name", ["posterior", "mean-cache"])
-def test_the_order_of_the_images_changes_nothing(name):
+def test_the_order_of_the_images_changes_nothing():
     classes = [support("ant", 7), support("bee", 5, like="ant", seed=3), support("cat", 2, named=False)]
     images = unit_norm(np.random.default_rng(5).normal(size=(9, DIM)))
-    expected = assemble(state_of(*classes, few_shot=name)).few_shot.logits(images)
     rng = np.random.default_rng(0)
-    for _ in range(3):
-        mixed = []
-        for one in classes:
-            order = rng.permutation(len(one.hashes))
-            hashes = tuple(one.hashes[i] for i in order)
-            mixed.append(replace(one, hashes=hashes, embeddings=one.embeddings[order]))
-        np.testing.assert_array_equal(assemble(state_of(*mixed, few_shot=name)).few_shot.logits(images), expected)
+    for name in ("posterior", "mean-cache"):
+        expected = assemble(state_of(*classes, few_shot=name)).few_shot.logits(images)
+        for _ in range(3):
+            mixed = []
+            for cls in classes:
+                order = rng.permutation(len(cls.hashes))
+                hashes = tuple(cls.hashes[i] for i in order)
+                mixed.append(replace(cls, hashes=hashes, embeddings=cls.embeddings[order]))
+            np.testing.assert_array_equal(assemble(state_of(*mixed, few_shot=name)).few_shot.logits(images), expected)
 
 
-def test_a_class_without_images_is_left_to_its_name():
-    made = assemble(state_of(support("ant", 3), prompts=["bee", "cat"]))
+def test_a_class_without_images_is_left_to_its_name_and_one_without_a_name_to_its_images():
+    joined = assemble(state_of(support("ant", 3), prompts=["bee", "cat"]))
     images = np.stack([direction("bee"), direction("cat")])
-    zero_shot = 10 * images @ made.class_vectors.T
-    np.testing.assert_allclose(made.few_shot.logits(images)[:, :2], zero_shot[:, :2], rtol=1e-5)
-
-
-def test_images_alone_of_every_class_need_no_name():
-    made = assemble(state_of(support("a", 3, named=False), support("b", 3, named=False)))
-    assert made.class_vectors is None
-    images = np.stack([direction("a"), direction("b")])
-    assert made.few_shot.logits(images).argmax(axis=1).tolist() == [0, 1]
+    zero_shot = 10 * images @ joined.class_vectors.T
+    np.testing.assert_allclose(joined.few_shot.logits(images)[:, :2], zero_shot[:, :2], rtol=1e-5)
+    joined = assemble(state_of(support("a", 3, named=False), support("b", 3, named=False)))
+    assert joined.class_vectors is None
+    assert joined.few_shot.logits(np.stack([direction("a"), direction("b")])).argmax(axis=1).tolist() == [0, 1]
 
 
 def test_nothing_tells_how_images_weigh_against_names():
@@ -349,20 +328,14 @@ def test_no_run(tmp_path, layout):
 
 def test_another_encoder(layout):
     loaded = loading.load_encoder(SETTINGS, "cpu")
+    loaded.fingerprint = "words bf16"  # vectors of another precision serve
+    assert [(c.name, len(c.hashes)) for c in read(layout).classes.support] == [("ant", 2), ("okapi", 3)]
+    with pytest.raises(ArtifactError, match="regions are votes of a head"):
+        read(layout, regions="tiles")
     loaded.identity = "letters"
     with pytest.raises(ArtifactError, match="the run's index was made with another encoder") as caught:
         read(layout)
     assert (caught.value.expected, caught.value.got) == ("words", "letters (words)")
-
-
-def test_vectors_of_another_precision_serve(layout):
-    loading.load_encoder(SETTINGS, "cpu").fingerprint = "words bf16"
-    assert [(c.name, len(c.hashes)) for c in read(layout).classes.support] == [("ant", 2), ("okapi", 3)]
-
-
-def test_regions_need_a_head(layout):
-    with pytest.raises(ArtifactError, match="regions are votes of a head"):
-        read(layout, regions="tiles")
 
 
 def give_head(layout, fitted, left_out=()):

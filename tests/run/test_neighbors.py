@@ -20,26 +20,31 @@ def found(near):
     return [(image.path, image.label) for image in near.neighbors]
 
 
-@pytest.mark.parametrize("count", [1, 5, 27, 90])
-def test_a_batch_against_numpy(known, count):
-    near = LabeledNeighbors(known.add(LABELS).layout, known.encoder).nearest(known.queries, ["other"] * 7, count)
-    assert len(near) == 7
-    for query, one in zip(known.queries, near, strict=True):
-        expected = known.ranked(query, LABELED)[:count]
-        assert found(one) == [(f"/data/{n}.jpg", LABELS[n]) for n, _ in expected]
-        np.testing.assert_allclose([p.similarity for p in one.neighbors], [cosine for _, cosine in expected], atol=1e-6)
-        assert one.notes == ()
-    assert all(isinstance(p.similarity, float) for one in near for p in one.neighbors)
-
-
-def test_a_image_is_left_out_of_its_own_neighbors_alone(known):
-    near = LabeledNeighbors(known.add(LABELS).layout, known.encoder).nearest(known.vectors[:3], ["c0", "c1", "c2"], 4)
+def test_a_batch_against_numpy(known):
+    finder = LabeledNeighbors(known.add(LABELS).layout, known.encoder)
+    for count in (1, 5, 27, 90):
+        near = finder.nearest(known.queries, ["other"] * 7, count)
+        assert len(near) == 7
+        for query, one in zip(known.queries, near, strict=True):
+            expected = known.ranked(query, LABELED)[:count]
+            assert found(one) == [(f"/data/{n}.jpg", LABELS[n]) for n, _ in expected]
+            similarities = [p.similarity for p in one.neighbors]
+            assert all(isinstance(similarity, float) for similarity in similarities)
+            np.testing.assert_allclose(similarities, [cosine for _, cosine in expected], atol=1e-6)
+            assert one.notes == ()
+    # An image is left out of its own neighbors alone.
+    near = finder.nearest(known.vectors[:3], ["c0", "c1", "c2"], 4)
     for number, one in enumerate(near):
         others = [n for n in LABELED if n != number]
         assert found(one) == [(f"/data/{n}.jpg", LABELS[n]) for n, _ in known.ranked(known.vectors[number], others)[:4]]
     # Image 0 has no label: it stands in nobody's way.
     assert [bool(one.notes) for one in near] == [False, True, True]
     assert near[1].notes == ("the photo itself is in the index and is left out of its nearest",)
+    # An encoder that did not run is said.
+    assert finder.missing is None
+    assert finder.nearest(None, ["a"])[0] == Near((), (), ("no nearest photos: the encoder did not run",))
+    with pytest.raises(StoreError, match="do not fit the index"):
+        finder.nearest(np.zeros((1, 3), np.float32), ["a"])
 
 
 @pytest.mark.parametrize("labels", [LABELS, ["cat"] * 12], ids=["some labeled", "all labeled"])
@@ -76,18 +81,16 @@ def test_what_the_index_says_of_its_search_is_passed_on(known, monkeypatch):
 
 
 def test_labels_of_copies(known):
+    known.add(["zebra", None])
+    near = LabeledNeighbors(known.layout, known.encoder).nearest(known.vectors[:1], ["c0"])[0]
+    assert near.neighbors == ()
+    assert near.notes[-1] == "no nearest photos: the index holds no other labeled photo"
     known.add(["zebra", "horse", None])
     known.copy(0, "/data/0 again.jpg", "ass")
     known.copy(2, "/data/2 again.jpg", "cow / bull")
     near = LabeledNeighbors(known.layout, known.encoder).nearest(known.vectors[[0, 2]], ["", ""], 1)
     assert [one.neighbors[0].label for one in near] == ["ass / zebra", "cow / bull"]
     assert [one.neighbors[0].path for one in near] == ["/data/0 again.jpg", "/data/2 again.jpg"]
-
-
-def test_the_only_labeled_image_has_no_other(known):
-    near = LabeledNeighbors(known.add(["zebra", None]).layout, known.encoder).nearest(known.vectors[:1], ["c0"])[0]
-    assert near.neighbors == ()
-    assert near.notes[-1] == "no nearest photos: the index holds no other labeled photo"
 
 
 @pytest.mark.parametrize(
@@ -109,18 +112,6 @@ def test_why_there_are_none(known, labels, fingerprint, without, words):
     for embeddings in (known.queries, None):
         near = finder.nearest(embeddings, ["a"] * 7)
         assert near == [Near((), (), (finder.missing,))] * 7
-
-
-def test_an_encoder_that_did_not_run_is_said(known):
-    finder = LabeledNeighbors(known.add(LABELS).layout, known.encoder)
-    assert finder.missing is None
-    assert finder.nearest(None, ["a"])[0] == Near((), (), ("no nearest photos: the encoder did not run",))
-
-
-def test_vectors_of_another_length_are_refused(known):
-    finder = LabeledNeighbors(known.add(LABELS).layout, known.encoder)
-    with pytest.raises(StoreError, match="do not fit the index"):
-        finder.nearest(np.zeros((1, 3), np.float32), ["a"])
 
 
 def test_into_predictions(known):

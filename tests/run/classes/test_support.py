@@ -44,6 +44,7 @@ def relabel(layout, path, **changes):
 
 def test_a_label_that_the_head_does_not_know_is_a_class(run, images, index, vector_of, tmp_path):
     assert names(run) == ({}, ())
+    assert names(run, seen=()) == (dict.fromkeys(sorted(SEEN), 3), ()), "without a head every label is shown"
     images("more", orange=3, pink=2)
     index(tmp_path / "more")
     classes, notes = support_classes(run, FP, SEEN, ())
@@ -54,19 +55,9 @@ def test_a_label_that_the_head_does_not_know_is_a_class(run, images, index, vect
         expected = [p.sha256 for p in store.images() if p.record.label == "orange"]  # ordered by path
         np.testing.assert_array_equal(orange.embeddings, store.embeddings(expected, FP[0]))
     assert orange.hashes == tuple(expected)
-    assert orange.embeddings.shape == (3, 4)
-    assert orange.embeddings.dtype == np.float32
+    assert (orange.embeddings.shape, orange.embeddings.dtype) == ((3, 4), np.float32)
     assert (orange.embeddings @ vector_of("orange")).min() > 0.99
-
-
-def test_without_a_head_every_label_is_shown(run):
-    assert names(run, seen=()) == (dict.fromkeys(sorted(SEEN), 3), ())
-
-
-def test_a_head_that_does_not_say_what_it_left_out_lets_no_label_join(run, images, index, tmp_path):
-    """As an older version trained it; ``classes.json`` may still add one."""
-    images("more", orange=3, pink=2)
-    index(tmp_path / "more")
+    # A head that does not say what it left out, as an older version trained it, lets no label join by itself.
     assert names(run, left_out=None) == ({}, ())
     describe(run, AddedClass(name="pink"))
     assert names(run, left_out=None) == ({"pink": 2}, ())
@@ -93,33 +84,35 @@ def test_two_spellings_of_a_label_are_one_class(run, images, index, tmp_path):
     assert names(run) == ({"Light_orange": 3}, ())
 
 
-def test_left_out_labels_stay_outside_until_they_are_added(run):
+def test_left_out_labels_stay_outside_until_they_are_added(run, images, index, tmp_path):
     seen, rest = SEEN[:4], SEEN[4:]
     assert names(run, seen=seen, left_out=rest) == ({}, ())
     describe(run, AddedClass(name="cyan", named=False))
     assert names(run, seen=seen, left_out=rest) == ({"cyan": 3}, ())
-
-
-def test_test_images_show_nothing(run, images, index, tmp_path):
+    # Test images show nothing.
     images("more/test", orange=2, pink=1)
     images("more/val", seed=5, orange=1)
     index(tmp_path / "more")
+    describe(run)
     assert names(run) == ({"orange": 1}, ())
     describe(run, AddedClass(name="pink"))
     assert names(run) == ({"pink": 0, "orange": 1}, ())
 
 
 def test_copies_count_once_and_contents_with_two_labels_not_at_all(run, images, index, tmp_path):
-    images("more", orange=3)
-    first, second, _ = sorted((tmp_path / "more/orange").glob("*.png"))
+    images("more", orange=4)
+    first, second, third, _ = sorted((tmp_path / "more/orange").glob("*.png"))
     shutil.copy(first, first.with_name("copy.png"))
     (tmp_path / "more/pink").mkdir()
     shutil.copy(second, tmp_path / "more/pink/1.png")
+    shutil.copy(tmp_path / "data/train/red/0.png", tmp_path / "more/orange/z.png")
+    (tmp_path / "loose").mkdir()
+    shutil.copy(third, tmp_path / "loose/x.png")
     index(tmp_path / "more")
-    found, notes = names(run)
-    assert found == {"orange": 2}
-    (note,) = notes
-    assert "2 photos whose same bytes carry two labels" in note
+    index(tmp_path / "loose", labeled=False)  # an unlabeled copy does no harm
+    counts, (note,) = names(run)
+    assert counts == {"orange": 3}
+    assert "4 photos whose same bytes carry two labels" in note
     assert "more/orange/1.png" in note
 
 
@@ -132,24 +125,6 @@ def test_contents_come_by_the_path_of_their_first_image(run, images, index, tmp_
     (cls,), _ = support_classes(run, FP, SEEN, ())
     contents = [hashlib.sha256((first.parent / name).read_bytes()).hexdigest() for name in ("-.png", "0.png")]
     assert list(cls.hashes) == contents
-
-
-def test_a_content_that_a_trained_class_has_too_does_not_count(run, images, index, tmp_path):
-    images("more", orange=2)
-    shutil.copy(tmp_path / "data/train/red/0.png", tmp_path / "more/orange/z.png")
-    index(tmp_path / "more")
-    found, notes = names(run)
-    assert found == {"orange": 2}
-    assert "2 photos whose same bytes carry two labels" in notes[0]
-
-
-def test_an_unlabeled_copy_does_no_harm(run, images, index, tmp_path):
-    images("more", orange=2)
-    (tmp_path / "loose").mkdir()
-    shutil.copy(tmp_path / "more/orange/0.png", tmp_path / "loose/x.png")
-    index(tmp_path / "more")
-    index(tmp_path / "loose", labeled=False)
-    assert names(run) == ({"orange": 2}, ())
 
 
 def test_the_first_encoder_that_has_a_vector_serves(run, images, index, tmp_path):
@@ -189,8 +164,7 @@ def test_a_class_with_a_name_alone_has_no_rows(run):
     describe(run, AddedClass(name="pink"), AddedClass(name="mauve", named=False))
     (cls,), notes = support_classes(run, FP, SEEN, ())
     assert (cls.name, cls.named, cls.hashes) == ("pink", True, ())
-    assert cls.embeddings.shape == (0, 0)
-    assert cls.embeddings.dtype == np.float32
+    assert (cls.embeddings.shape, cls.embeddings.dtype) == ((0, 0), np.float32)
     assert notes == ("left out, for want of a photo that shows them: mauve",)
 
 
@@ -199,13 +173,10 @@ def test_added_classes_come_in_their_order_then_labels_by_name(run, images, inde
     index(tmp_path / "more")
     describe(run, AddedClass(name="pink"), AddedClass(name="grey"), AddedClass(name="navy"))
     assert list(names(run)[0]) == ["pink", "grey", "navy", "brown", "orange"]
-
-
-def test_without_a_run_there_is_no_class_and_no_folder(tmp_path):
-    layout = Layout(tmp_path / "none")
-    classes, notes = read_run_classes(layout, FP, None)
+    missing = Layout(tmp_path / "none")
+    classes, notes = read_run_classes(missing, FP, None)
     assert (classes.support, notes) == ((), ())
-    assert not layout.root.exists()
+    assert not missing.root.exists()
 
 
 def test_more_labels_than_one_statement_takes(run):
