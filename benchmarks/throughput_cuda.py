@@ -147,17 +147,17 @@ def plain_timm(setup: Setup, files: Sequence[str], epochs: int) -> list[float]:
     images: Any = Labeled(files, transform, len(setup.names))
     loader = DataLoader(
         images,
-        batch_size=settings.data.batch_size,
+        batch_size=settings.schedule.batch_size,
         shuffle=True,
-        num_workers=settings.data.workers,
+        num_workers=settings.workers,
         pin_memory=compute.is_cuda,
-        persistent_workers=settings.data.workers > 0,
+        persistent_workers=settings.workers > 0,
     )
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.optim.learning_rate, weight_decay=settings.optim.weight_decay
     )
     scaler = torch.amp.GradScaler(setup.device, enabled=compute.precision == "fp16")
-    criterion = torch.nn.CrossEntropyLoss(label_smoothing=settings.loss.label_smoothing)
+    criterion = torch.nn.CrossEntropyLoss(label_smoothing=settings.optim.label_smoothing)
     rates = []
     for _ in range(epochs):
         start, total = time.perf_counter(), torch.zeros((), device=setup.device)

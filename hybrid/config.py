@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 import math
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct, field
-from msgspec.structs import fields
+from msgspec.structs import FieldInfo, fields
 
 from hybrid.errors import ConfigError
 
@@ -49,30 +49,8 @@ class EncoderSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
 
 
-class GeneralSettings(Struct, frozen=True, kw_only=True):
-    """What a recipe is; these fields are attributes of `HeadSettings` itself.
-
-    Attributes
-    ----------
-    description : str
-        What the recipe is, in one line.
-    kind : str
-        A kind of head that `hybrid.heads.registry` knows: ``backbone`` (a fine-tuned timm network) or ``linear``
-        (logistic regression on the cached CLIP embeddings).
-    folds : int
-        Above 1: k-fold cross-validation over the training images; the head is the ensemble of the k networks.
-    mixed_precision : str
-        ``auto``: fp16 on CUDA, bf16 where native.
-    """
-
-    description: str = ""
-    kind: str = "backbone"
-    folds: Count = 1
-    mixed_precision: Literal["auto", "off", "bf16", "fp16"] = "auto"
-
-
 class ModelSettings(Struct, frozen=True, kw_only=True):
-    """The network and its input: all that is needed to use a trained one.
+    """The network, its input, and which of its weights train.
 
     Attributes
     ----------
@@ -81,8 +59,14 @@ class ModelSettings(Struct, frozen=True, kw_only=True):
         ``timm.create_model``.
     image_size, mean, std, crop_pct
         Input in pixels and its normalization; None takes what timm knows of the weights.
+    unfreeze, unfreeze_every
+        ``"all"``, ``"none"``, or how many last stages train; progressive unfreezing: the classifier alone first, then
+        one stage more every so many epochs; 0: all at once.
     freeze_norms : bool
         Keep batch norms of the pretrained backbone in eval mode: small batches would spoil their statistics.
+    lora_rank, lora_alpha, lora_dropout
+        Low-rank adapters on the backbone's linear layers and ungrouped convolutions instead of its own weights;
+        rank 0: none.
     hidden, dropout, activation
         Width of the classifier's hidden layer (0: one linear layer), its two dropout rates, its non-linearity.
     """
@@ -95,49 +79,35 @@ class ModelSettings(Struct, frozen=True, kw_only=True):
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     crop_pct: PositiveShare | None = None
+    unfreeze: Annotated[str, Meta(pattern=r"^(all|none|\d+)$")] = "2"
+    unfreeze_every: Size = 0
     freeze_norms: bool = True
+    lora_rank: Size = 0
+    lora_alpha: Positive = 16.0
+    lora_dropout: BelowOne = 0.0
     hidden: Size = 512
     dropout: tuple[BelowOne, BelowOne] = (0.3, 0.3)
     activation: Literal["relu", "leaky_relu", "gelu"] = "relu"
 
 
-class FinetuneSettings(Struct, frozen=True, kw_only=True):
-    """Which of the backbone's weights train, and from when on.
-
-    Attributes
-    ----------
-    unfreeze : str
-        ``"all"``, ``"none"``, or how many last stages train.
-    unfreeze_every : int
-        Progressive unfreezing: the classifier alone first, then one stage more every so many epochs; 0: all at once.
-    lora_rank, lora_alpha, lora_dropout
-        Low-rank adapters on the backbone's linear layers and ungrouped convolutions instead of its own weights;
-        rank 0: none.
-    """
-
-    unfreeze: Annotated[str, Meta(pattern=r"^(all|none|\d+)$")] = "2"
-    unfreeze_every: Size = 0
-    lora_rank: Size = 0
-    lora_alpha: Positive = 16.0
-    lora_dropout: BelowOne = 0.0
-
-
 class OptimSettings(Struct, frozen=True, kw_only=True):
-    """How the weights are updated.
+    """What the training minimizes, and how the weights are updated: by any optimizer of timm's factory.
 
     Attributes
     ----------
-    optimizer, momentum, learning_rate, weight_decay
-        Any optimizer of timm's factory.
+    reconstruction : float
+        Weight of the reconstruction error, for a backbone that is an autoencoder.
+    label_smoothing : float
+        Share of the target that is spread over all classes in training; validation is not smoothed.
     backbone_rate, layer_decay
         The backbone's rate is ``learning_rate * backbone_rate``, times ``layer_decay`` once for each layer below its
         last.
     clip_grad : float or None
         Largest gradient norm, None for any.
-    ema_decay : float or None
-        Validate and keep an exponential moving average of the weights.
     """
 
+    reconstruction: NotNegative = 0.0
+    label_smoothing: BelowOne = 0.2
     optimizer: str = "adamw"
     momentum: BelowOne = 0.9
     learning_rate: Positive = 1e-3
@@ -145,21 +115,13 @@ class OptimSettings(Struct, frozen=True, kw_only=True):
     layer_decay: PositiveShare | None = None
     weight_decay: NotNegative = 1e-3
     clip_grad: Positive | None = None
-    ema_decay: OpenShare | None = None
 
 
 class ScheduleSettings(Struct, frozen=True, kw_only=True):
-    """How the learning rate changes, and when the training ends.
+    """How the learning rate changes, over at most so many `epochs`, and what a batch of each process is.
 
-    Attributes
-    ----------
-    kind, warmup_epochs, decay_epochs, decay_rate
-        Key ``schedule``. ``step``: times `decay_rate` every `decay_epochs`; ``plateau``: when the validation loss has
-        not fallen for `decay_epochs`. ``cosine`` and ``step`` warm up.
-    epochs, patience : int
-        At most so many epochs; epochs without a better one before the training stops.
-    monitor : str
-        What counts as better: validation loss, or mean per-class accuracy.
+    ``step``: times `decay_rate` every `decay_epochs`; ``plateau``: when the validation loss has not fallen for
+    `decay_epochs`. ``cosine`` and ``step`` warm up. With `balanced_sampling` every class is drawn as often.
     """
 
     kind: Literal["cosine", "step", "plateau", "none"] = field(default="cosine", name="schedule")
@@ -167,27 +129,8 @@ class ScheduleSettings(Struct, frozen=True, kw_only=True):
     decay_epochs: Count = 1
     decay_rate: OpenShare = 0.5
     epochs: Count = 20
-    patience: Count = 3
-    monitor: Literal["loss", "accuracy"] = "loss"
-
-
-class LossSettings(Struct, frozen=True, kw_only=True):
-    """What the training minimizes.
-
-    Attributes
-    ----------
-    label_smoothing : float
-        Share of the target that is spread over all classes in training; validation is not smoothed.
-    reconstruction : float
-        Weight of the reconstruction error, for a backbone that is an autoencoder.
-    mixup, cutmix : float
-        Alpha of the Beta distribution that a pair's share is drawn from; 0: off.
-    """
-
-    label_smoothing: BelowOne = 0.2
-    reconstruction: NotNegative = 0.0
-    mixup: NotNegative = 0.0
-    cutmix: NotNegative = 0.0
+    batch_size: Annotated[int, Meta(ge=2)] = 32
+    balanced_sampling: bool = True
 
 
 class AugmentSettings(Struct, frozen=True, kw_only=True):
@@ -196,57 +139,34 @@ class AugmentSettings(Struct, frozen=True, kw_only=True):
     Attributes
     ----------
     crop_scale, flip, rotation, color_jitter
-        Smallest share of the area that a random crop keeps; probability of a mirror image; degrees; strength (key
-        ``colour_jitter``).
+        Smallest share of the area that a random crop keeps; probability of a mirror image; degrees; strength.
     auto_augment : str or None
         A policy of timm's, such as ``rand-m9-mstd0.5``.
     random_erasing : float
         Probability that a patch of a training image is erased.
+    mixup, cutmix : float
+        Alpha of the Beta distribution that a pair's share is drawn from; 0: off.
     """
 
     crop_scale: PositiveShare = 0.7
     flip: Share = 0.5
     rotation: Annotated[float, Meta(ge=0.0, le=180.0)] = 10.0
-    color_jitter: Share = field(default=0.2, name="colour_jitter")
+    color_jitter: Share = field(default=0.2, name=SYNONYMS["color_jitter"])
     auto_augment: str | None = None
     random_erasing: Share = 0.0
-
-
-class DataSettings(Struct, frozen=True, kw_only=True):
-    """Which images come when.
-
-    Attributes
-    ----------
-    batch_size, workers : int
-        Images in a batch of each process; loader processes (they change no figure).
-    balanced_sampling : bool
-        Draw images so that every class comes as often.
-    val_fraction, seed
-        Share of the labeled images held out where no split ``val`` is named; of that cut and of the training.
-    """
-
-    batch_size: Annotated[int, Meta(ge=2)] = 32
-    balanced_sampling: bool = True
-    val_fraction: OpenShare = 0.15
-    seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
-    workers: Size = 2
+    mixup: NotNegative = 0.0
+    cutmix: NotNegative = 0.0
 
 
 class RegionSettings(Struct, frozen=True, kw_only=True):
-    """Keys ``regions`` and ``region_count``: segments (``slic``) or ``tiles`` that are classified too, with a vote."""
+    """Segments (``slic``) or ``tiles`` of an image that are classified too, with a vote each."""
 
     method: Regions = field(default="none", name="regions")
     count: Annotated[int, Meta(ge=2, le=64)] = field(default=9, name="region_count")
 
 
-class LinearSettings(Struct, frozen=True, kw_only=True):
-    """Of the linear head: its inverse L2 strength; None chooses it by validation NLL."""
-
-    l2_c: Positive | None = None
-
-
 class GateSettings(Struct, frozen=True, kw_only=True):
-    """Key ``gate_folds``: how the gate's fit learns what the head says of classes that it was not trained on.
+    """How the gate's fit learns what the head says of classes that it was not trained on.
 
     ``memory``: not at all, the labeled images' embeddings stand in; ``frozen``: from heads on frozen features trained
     without some classes; ``fine-tuned``: from the recipe trained again without them.
@@ -256,10 +176,33 @@ class GateSettings(Struct, frozen=True, kw_only=True):
 
 
 class HeadSettings:
-    """The training recipe of a head: one group of settings for each part of the training.
+    """The training recipe of a head: groups of settings, and some that belong to none.
 
     Written and read flat, a group's fields side by side: ``HeadSettings(epochs=5)``, the keys of a recipe TOML, of
-    ``--set KEY=VALUE`` and of a run's ``head.json``.
+    ``--set KEY=VALUE`` and of a run's ``head.json``. Their order is part of a checkpoint's key.
+
+    Attributes
+    ----------
+    description : str
+        What the recipe is, in one line.
+    kind : str
+        A kind of head that `hybrid.heads.registry` knows: ``backbone`` (a fine-tuned timm network) or ``linear``
+        (logistic regression on the cached CLIP embeddings).
+    ema_decay : float or None
+        Validate and keep an exponential moving average of the weights.
+    folds : int
+        Above 1: k-fold cross-validation over the training images; the head is the ensemble of the k networks.
+    mixed_precision : str
+        ``auto``: fp16 on CUDA, bf16 where native.
+    patience, monitor
+        Epochs without a better one before the training stops; what counts as better, validation loss or mean
+        per-class accuracy.
+    val_fraction, seed
+        Share of the labeled images held out where no split ``val`` is named; of that cut and of the training.
+    l2_c : float or None
+        Inverse L2 strength of the linear head; None chooses it by validation NLL.
+    workers : int
+        Loader processes; they change no figure.
 
     Raises
     ------
@@ -267,41 +210,39 @@ class HeadSettings:
         If a key is unknown or a value is wrong.
     """
 
-    description: str
-    kind: str
-    folds: int
-    mixed_precision: Literal["auto", "off", "bf16", "fp16"]
+    description: str = ""
+    kind: str = "backbone"
     model: ModelSettings
-    finetune: FinetuneSettings
     optim: OptimSettings
     schedule: ScheduleSettings
-    loss: LossSettings
     augment: AugmentSettings
-    data: DataSettings
+    ema_decay: OpenShare | None = None
+    folds: Count = 1
     regions: RegionSettings
-    linear: LinearSettings
+    mixed_precision: Literal["auto", "off", "bf16", "fp16"] = "auto"
+    patience: Count = 3
+    monitor: Literal["loss", "accuracy"] = "loss"
+    val_fraction: OpenShare = 0.15
+    l2_c: Positive | None = None
     gate: GateSettings
+    seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
+    workers: Size = 2
+    _flat: dict[str, Any]
 
     def __init__(self, **flat: Any) -> None:
-        flat = {SYNONYMS.get(key, key): value for key, value in flat.items()}
-        _refuse_unknown(flat, FLAT_TYPES)
-
-        def group(kind: type[S]) -> S:
-            return convert({f.encode_name: flat[f.encode_name] for f in fields(kind) if f.encode_name in flat}, kind)
-
-        general = group(GeneralSettings)
-        own = {f.name: getattr(general, f.name) for f in fields(GeneralSettings)}
-        vars(self).update(own, **{name: group(kind) for name, kind in GROUPS.items()})
+        checked = convert({SYNONYMS.get(key, key): value for key, value in flat.items()}, FLAT)
+        vars(self)["_flat"] = msgspec.structs.asdict(checked)
+        for name, kind in PARTS.items():
+            group = {f.name: self._flat[f.encode_name] for f in _group_fields(kind)}
+            vars(self)[name] = kind(**group) if group else self._flat[name]
 
     def flat(self) -> dict[str, Any]:
         """Every setting by its flat key, as a recipe and ``head.json`` hold it."""
-        own = {f.name: getattr(self, f.name) for f in fields(GeneralSettings)}
-        groups = ((getattr(self, name), f) for name, kind in GROUPS.items() for f in fields(kind))
-        return own | {f.encode_name: getattr(group, f.name) for group, f in groups}
+        return dict(self._flat)
 
     def replace(self, **flat: Any) -> HeadSettings:
         """Make a recipe with some other settings, named by their flat keys."""
-        return HeadSettings(**{**self.flat(), **{SYNONYMS.get(key, key): value for key, value in flat.items()}})
+        return HeadSettings(**{**self.flat(), **flat})
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"settings are frozen: {name}")
@@ -317,20 +258,22 @@ class HeadSettings:
         return f"HeadSettings({', '.join(changed)})"
 
 
-GROUPS: dict[str, type[Struct]] = {
-    "model": ModelSettings,
-    "finetune": FinetuneSettings,
-    "optim": OptimSettings,
-    "schedule": ScheduleSettings,
-    "loss": LossSettings,
-    "augment": AugmentSettings,
-    "data": DataSettings,
-    "regions": RegionSettings,
-    "linear": LinearSettings,
-    "gate": GateSettings,
-}
-_ALL: tuple[type[Struct], ...] = (GeneralSettings, *GROUPS.values())
-FLAT_TYPES: dict[str, Any] = {f.encode_name: f.type for kind in _ALL for f in fields(kind)}
+def _group_fields(kind: Any) -> tuple[FieldInfo, ...]:
+    """The settings of a group, none for the type of a setting that is not a group."""
+    return fields(kind) if isinstance(kind, type) and issubclass(kind, Struct) else ()
+
+
+def _flat_fields() -> Iterator[tuple[str, Any, Any]]:
+    """Key, type and default of every setting."""
+    for name, kind in PARTS.items():
+        group = _group_fields(kind)
+        yield from ((f.encode_name, f.type, {} if f.default is msgspec.NODEFAULT else f.default) for f in group)
+        if not group:
+            yield name, kind, getattr(HeadSettings, name)
+
+
+PARTS = {name: kind for name, kind in get_type_hints(HeadSettings, include_extras=True).items() if name[0] != "_"}
+FLAT = msgspec.defstruct("FlatSettings", _flat_fields(), frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 def load_settings(
@@ -344,15 +287,15 @@ def load_settings(
         Naming the setting, what it takes and what it got.
     """
     values: dict[str, Any] = {}
-    kind = HeadSettings().kind
+    types = {f.name: f.type for f in fields(FLAT)}
+    kind = HeadSettings.kind
     if file is not None:
         try:
             read = tomllib.loads(file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"cannot read settings file {file}", got=str(error)) from error
-        for key, value in read.items():
-            key = SYNONYMS.get(key, key)
-            values[key] = _as_word(value, FLAT_TYPES.get(key, Any))
+        named = ((SYNONYMS.get(key, key), value) for key, value in read.items())
+        values = {key: _as_word(value, types.get(key, Any)) for key, value in named}
         kind = values.get("kind", kind)
     words = values.get("description")
     for assignment in assignments:
@@ -360,7 +303,7 @@ def load_settings(
         if not equals:
             raise ConfigError("--set takes KEY=VALUE", got=assignment, fix="for example --set epochs=5")
         key = SYNONYMS.get(key.strip(), key.strip())
-        values[key] = _parse_value(text.strip(), FLAT_TYPES.get(key, Any))
+        values[key] = _parse_value(text.strip(), types.get(key, Any))
     settings = HeadSettings(**values | {key: value for key, value in (flags or {}).items() if value is not None})
     # The file's words are about its own kind of head.
     return settings.replace(description="") if settings.kind != kind and settings.description == words else settings
@@ -368,16 +311,18 @@ def load_settings(
 
 def convert(values: Mapping[str, Any], kind: type[S]) -> S:
     """Check plain values against a settings type."""
-    _refuse_unknown(values, [f.encode_name for f in fields(kind)])
     try:
         settings = msgspec.convert(dict(values), kind, strict=False)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"wrong setting: {error}") from error
-    for f in fields(kind):
-        value = getattr(settings, f.name)
+        known = kind.__struct_fields__
+        unknown = [name for name in values if name not in known]
+        near = [n for name in unknown for n in difflib.get_close_matches(name, known, cutoff=0.5)]
+        fix = f"known settings: {', '.join(near or known)}" if unknown else None
+        raise ConfigError(f"wrong setting: {error}", fix=fix) from error
+    for name, value in msgspec.structs.asdict(settings).items():
         numbers = value if isinstance(value, tuple) else (value,)
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-            raise ConfigError(f"wrong setting: {f.encode_name} must be finite", got=str(value))
+            raise ConfigError(f"wrong setting: {name} must be finite", got=str(value))
     return settings
 
 
@@ -396,16 +341,6 @@ def decode_settings(kind: type, value: Any) -> Any:
         return HeadSettings(**value)
     except (ConfigError, TypeError) as error:
         raise ValueError(str(error)) from error
-
-
-def _refuse_unknown(values: Mapping[str, Any], known: Iterable[str]) -> None:
-    unknown = [name for name in values if name not in known]
-    if unknown:
-        near = [n for name in unknown for n in difflib.get_close_matches(name, list(known), cutoff=0.5)]
-        raise ConfigError(
-            f"wrong setting: Object contains unknown field `{unknown[0]}`",
-            fix=f"known settings: {', '.join(near or known)}",
-        )
 
 
 def _parse_value(text: str, kind: Any) -> Any:

@@ -41,9 +41,7 @@ def tune(
     compute = resolve(device)
     images, limit_to = read_sources(sources), changes.limit_to()
     # Images of a split named test stay unread by the search; none are cut off either.
-    data = split_images(
-        images, val_fraction=settings.data.val_fraction, seed=settings.data.seed, limit_to=limit_to
-    ).data
+    data = split_images(images, val_fraction=settings.val_fraction, seed=settings.seed, limit_to=limit_to).data
     show.note(f"{len(data.classes)} classes, {len(data.train)} training and {len(data.val)} validation photos")
     show.note(*data.notes)
     _show(run_search(data, settings, recipe_label(recipe), trials, out, compute, say=show.note), out)

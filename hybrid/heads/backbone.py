@@ -54,7 +54,7 @@ class BackboneKind:
         from hybrid.heads.nets.backbone import build_model
         from hybrid.heads.nets.backbone_head import BackboneHead
 
-        torch.manual_seed(settings.data.seed)  # a backbone without weights is random
+        torch.manual_seed(settings.seed)  # a backbone without weights is random
         model = build_model(settings.model, classes=2)
         model.classifier = torch.nn.Identity()
         columns = tuple(map(str, range(int(model.backbone.head_hidden_size))))

@@ -75,7 +75,7 @@ def train_linear_head(
     HeadError
         If not even the weakest C converges.
     """
-    strengths = (settings.linear.l2_c,) if settings.linear.l2_c is not None else C_GRID
+    strengths = (settings.l2_c,) if settings.l2_c is not None else C_GRID
     fits: list[tuple[float, FloatArray, FloatArray]] = []
     try:
         for fit in _fit(data, sorted(strengths), settings):
@@ -88,7 +88,7 @@ def train_linear_head(
     best = int(np.argmin(losses))
     c, weight, bias = fits[best]
     accuracy = float(np.mean((data.val.embeddings @ weight.T + bias).argmax(1) == data.val.target))
-    chosen = "given" if settings.linear.l2_c is not None else f"best of {len(strengths)} by validation NLL"
+    chosen = "given" if settings.l2_c is not None else f"best of {len(strengths)} by validation NLL"
     say(f"linear head: C = {c:g} ({chosen}), val loss {losses[best]:.3f}, val accuracy {accuracy:.3f}")
     return LinearHead(weight, bias, data.classes, encoder_identity, c)
 
@@ -141,7 +141,7 @@ def _fit(
         max_iter=MAX_ITERATIONS,
         tol=TOLERANCE,
         warm_start=True,
-        class_weight="balanced" if settings.data.balanced_sampling else None,
+        class_weight="balanced" if settings.schedule.balanced_sampling else None,
     )
     for c in strengths:
         # Matrices this small lose a hundredfold to BLAS threads that wait for each other on a busy machine.

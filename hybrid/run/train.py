@@ -168,8 +168,10 @@ class _Work:
 
     def images(self, store: EmbeddingStore, limit_to: Sequence[str] | None) -> TrainingSet:
         """Choose and divide the index's labeled images."""
-        fingerprint, choice = read_run(self.layout).encoder_fingerprint, self.settings.data
-        return training_set(store, fingerprint, limit_to=limit_to, val_fraction=choice.val_fraction, seed=choice.seed)
+        fingerprint, settings = read_run(self.layout).encoder_fingerprint, self.settings
+        return training_set(
+            store, fingerprint, limit_to=limit_to, val_fraction=settings.val_fraction, seed=settings.seed
+        )
 
     def job(self, folder: Path, checkpoints: Path) -> TrainingJob:
         """Say where and how a head trains."""
@@ -202,7 +204,7 @@ class _Work:
             self.encoder.logit_scale,
             folds=self.settings.gate.folds,
             fold_logits=self.fold_logits(data, folder),
-            seed=self.settings.data.seed,
+            seed=self.settings.seed,
         )
 
     def try_to_fit_gate(self, data: TrainingSet, head: Head, texts: FloatArray, folder: Path) -> FittedGate:

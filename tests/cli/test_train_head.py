@@ -18,7 +18,7 @@ def test_flags_that_are_settings_work_and_say_what_to_write_instead(hybrid, run)
     assert "WARNING: --image-size will be removed; write --set image_size=96" in said
     assert "WARNING: --no-pretrained will be removed; write --set pretrained=false" in said
     settings = read_head_info(Layout(run)).settings
-    assert (settings.model.image_size, settings.model.pretrained, settings.data.workers) == (96, False, 3)
+    assert (settings.model.image_size, settings.model.pretrained, settings.workers) == (96, False, 3)
     done = hybrid(*train, "--set", "image_size=96", "--set", "color_jitter=0.4")
     assert "will be removed" not in done.err
     assert read_head_info(Layout(run)).settings.augment.color_jitter == 0.4

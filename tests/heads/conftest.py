@@ -81,9 +81,9 @@ def recipe() -> Callable[..., HeadSettings]:
 
 
 def start_model(settings: HeadSettings, classes: int = 3) -> ImageClassifier:
-    torch.manual_seed(settings.data.seed)
+    torch.manual_seed(settings.seed)
     model = build_model(settings.model, classes)
-    freeze(model, settings.finetune.unfreeze)
+    freeze(model, settings.model.unfreeze)
     return model
 
 

@@ -91,7 +91,7 @@ def test_what_starts_from_nothing_trains_whole(name):
     assert settings.model.pretrained is (name not in SCRATCH)
     assert settings.model.backbone.startswith("hybrid_") is (name in SCRATCH)
     if name in SCRATCH:
-        assert settings.finetune.unfreeze == "all"
+        assert settings.model.unfreeze == "all"
         assert settings.model.image_size <= 64
     if name in SCRATCH - {"pixels-logistic"}:  # it has no weights of its own
         assert settings.optim.backbone_rate == 1.0
@@ -150,15 +150,15 @@ def test_the_best_epoch_by_accuracy():
         settings = load_recipe(name)
         assert settings.optim.weight_decay > 0
         # 80/10/10: the test's tenth is gone before the split.
-        assert settings.data.val_fraction * 0.9 == pytest.approx(0.1, abs=1e-3)
+        assert settings.val_fraction * 0.9 == pytest.approx(0.1, abs=1e-3)
     facts("resnet50-layerwise", backbone="resnet50", unfreeze="all", layer_decay=0.8)
     facts("resnet18", backbone="resnet18", layer_decay=None)
     facts("cnn-scratch", backbone="hybrid_cnn")
     facts("resnet50-lora", backbone="resnet50", unfreeze="none", lora_rank=8, layer_decay=None, unfreeze_every=0)
     facts("autoencoder", backbone="hybrid_autoencoder", reconstruction=1.0)
     facts("regions", regions="slic")
-    assert {name for name in NAMES if load_recipe(name).finetune.lora_rank} == {"resnet50-lora"}
-    assert {name for name in NAMES if load_recipe(name).loss.reconstruction} == {"autoencoder"}
+    assert {name for name in NAMES if load_recipe(name).model.lora_rank} == {"resnet50-lora"}
+    assert {name for name in NAMES if load_recipe(name).optim.reconstruction} == {"autoencoder"}
     assert {name for name in NAMES if load_recipe(name).regions.method != "none"} == {"regions"}
 
 
@@ -185,7 +185,7 @@ def test_the_variants_of_efficientnet_are_settings_as_its_file_writes_them(name)
     text = (FOLDER / f"{name}.toml").read_text(encoding="utf-8")
     assignments = [quoted or plain for quoted, plain in re.findall(r"--set (?:'([^']+)'|(\S+))", text)]
     got = [load_recipe(name, [assignment]) for assignment in assignments]
-    assert [s.finetune.unfreeze for s in got if s.finetune.unfreeze != "all"] == ["1"]
+    assert [s.model.unfreeze for s in got if s.model.unfreeze != "all"] == ["1"]
     assert [s.model.dropout for s in got if s.model.dropout != (0.2, 0.2)] == [(0.0, 0.0), (0.5, 0.5)]
     assert [s.schedule.kind for s in got if s.schedule.kind != "step"] == ["plateau", "none"]
     assert [s.model.activation for s in got if s.model.activation != "relu"] == ["leaky_relu"]
@@ -250,7 +250,7 @@ def test_a_file_of_ones_own(tmp_path, monkeypatch):
 
 def test_file_then_assignments_then_flags():
     settings = load_recipe("resnet18", ["epochs=3", "patience=2"], {"epochs": 4, "seed": None, "kind": None})
-    assert (settings.schedule.epochs, settings.schedule.patience, settings.data.seed) == (4, 2, 0)
+    assert (settings.schedule.epochs, settings.patience, settings.seed) == (4, 2, 0)
     assert settings.model.backbone == "resnet18"
 
 

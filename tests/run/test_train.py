@@ -97,7 +97,7 @@ def make_run(tmp_path, layout, images):
 def data_of(layout: Layout, encoder, settings):
     with EmbeddingStore(layout.store) as store:
         return training_set(
-            store, encoder.fingerprint, limit_to=None, val_fraction=settings.data.val_fraction, seed=settings.data.seed
+            store, encoder.fingerprint, limit_to=None, val_fraction=settings.val_fraction, seed=settings.seed
         )
 
 

@@ -27,20 +27,20 @@ def add_adapters(model: ImageClassifier, settings: HeadSettings) -> str:
     except ImportError as error:
         raise MissingExtraError("lora_rank", "peft", "lora") from error
 
-    if settings.optim.layer_decay is not None or settings.finetune.unfreeze_every:
+    if settings.optim.layer_decay is not None or settings.model.unfreeze_every:
         raise HeadError(
             "adapters leave the backbone's own layers frozen",
-            got=f"lora_rank={settings.finetune.lora_rank} with layer_decay or unfreeze_every",
+            got=f"lora_rank={settings.model.lora_rank} with layer_decay or unfreeze_every",
             fix="leave layer_decay and unfreeze_every out, or lora_rank",
         )
-    rank = settings.finetune.lora_rank
+    rank = settings.model.lora_rank
     targets = [name for name, layer in model.backbone.named_modules() if _takes_adapter(layer)]
     if not targets:
         raise HeadError(f"{settings.model.backbone} has no linear layer and no ungrouped convolution to adapt")
     config = LoraConfig(
         r=rank,
-        lora_alpha=settings.finetune.lora_alpha,
-        lora_dropout=settings.finetune.lora_dropout,
+        lora_alpha=settings.model.lora_alpha,
+        lora_dropout=settings.model.lora_dropout,
         # One pattern of whole names: peft takes a list's names as endings too, which may be those of other layers.
         target_modules="|".join(re.escape(name) for name in targets),
     )

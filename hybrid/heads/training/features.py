@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from hybrid.config import DataSettings, HeadSettings
+from hybrid.config import HeadSettings
 from hybrid.device import Compute
 from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.heads.nets.backbone import ImageClassifier
@@ -38,7 +38,7 @@ class FrozenFeatures(Dataset[Batch]):
         model: ImageClassifier,
         images: LabeledImages,
         transform: Transform,
-        settings: DataSettings,
+        settings: HeadSettings,
         compute: Compute,
         say: Callable[[str], None],
     ) -> None:
@@ -87,11 +87,11 @@ def parts_to_keep(
         Whether the training images differ from epoch to epoch.
     """
     # Several processes share out images, and an autoencoder's error needs them.
-    if process_count() > 1 or settings.loss.reconstruction or not is_steady(model, settings, compute):
+    if process_count() > 1 or settings.optim.reconstruction or not is_steady(model, settings, compute):
         return False, False
     size = 4 * int(model.backbone.head_hidden_size)
     val, train = size * len(data.val), size * len(data.train)
-    mixed = settings.loss.mixup or settings.loss.cutmix
+    mixed = settings.augment.mixup or settings.augment.cutmix
     return not augmented and not mixed and train + val <= MOST_BYTES, val <= MOST_BYTES
 
 
@@ -107,7 +107,7 @@ def is_steady(model: ImageClassifier, settings: HeadSettings, compute: Compute) 
     model : ImageClassifier
         On the device of `compute`; neither its weights and statistics nor the generators are changed.
     """
-    if is_progressive(settings.finetune) or any(p.requires_grad for p in model.backbone.parameters()):
+    if is_progressive(settings.model) or any(p.requires_grad for p in model.backbone.parameters()):
         return False
     device = torch.device(compute.device)
     noise = torch.rand(

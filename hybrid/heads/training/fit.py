@@ -58,12 +58,12 @@ def train_backbone_head(
         model, summary = _train_one(data, settings, compute, log_folder, say, checkpoints, on_epoch)
         return BackboneHead(model, data.classes, settings, compute, summary)
     members, summaries = [], []
-    for number, part in enumerate(cross_validation(data, settings.folds, settings.data.seed), start=1):
+    for number, part in enumerate(cross_validation(data, settings.folds, settings.seed), start=1):
         say(f"fold {number} of {settings.folds}: {len(part.train)} training and {len(part.val)} validation photos")
         name = f"fold_{number}"
         log, saved = log_folder / name, None if checkpoints is None else checkpoints / name
         log.mkdir(parents=True, exist_ok=True)
-        own = settings.replace(seed=settings.data.seed + number - 1)
+        own = settings.replace(seed=settings.seed + number - 1)
         model, summary = _train_one(part, own, compute, log, say, saved, on_epoch)
         members.append(model)
         summaries.append(summary)
@@ -88,20 +88,20 @@ def _train_one(
     checkpoints: Path | None,
     watch: Watch | None,
 ) -> tuple[ImageClassifier, TrainingSummary]:
-    torch.manual_seed(settings.data.seed)  # the classifier's first weights are random
+    torch.manual_seed(settings.seed)  # the classifier's first weights are random
     model = build_model(settings.model, len(data.classes))
-    if settings.loss.reconstruction and not hasattr(model.backbone, "reconstruction_loss"):
+    if settings.optim.reconstruction and not hasattr(model.backbone, "reconstruction_loss"):
         raise HeadError(
             f"{settings.model.backbone} is not an autoencoder, it cannot reconstruct",
             fix="--set reconstruction=0, or --backbone hybrid_autoencoder",
         )
     say(weights_note(settings.model))
-    frozen = add_adapters(model, settings) if settings.finetune.lora_rank else freeze(model, settings.finetune.unfreeze)
+    frozen = add_adapters(model, settings) if settings.model.lora_rank else freeze(model, settings.model.unfreeze)
     trainable, parameters = _count(model)
     training = training_compute(settings, compute)
     _say_setup(model, settings, frozen, say)
     say(f"{trainable / 1e6:.2f} of {parameters / 1e6:.2f} M parameters train")
-    say(f"training on {training}, {settings.data.workers} loader processes, optimizer {settings.optim.optimizer}")
+    say(f"training on {training}, {settings.workers} loader processes, optimizer {settings.optim.optimizer}")
     rows: list[EpochLog] = []
 
     def note(row: EpochLog, best: bool) -> None:
@@ -118,10 +118,10 @@ def _train_one(
     if not augments(settings.augment, settings.regions):
         both = both[1], both[1]  # trained on what is then validated and answered
     model, best_epoch = train(model, data, both, settings, training, note, checkpoints=checkpoints, say=say)
-    if settings.finetune.lora_rank:
+    if settings.model.lora_rank:
         model = merge_adapters(model)
     early = " (early stopping)" if len(rows) < settings.schedule.epochs else ""
-    say(f"kept epoch {best_epoch} of {len(rows)}{early}, the best by validation {settings.schedule.monitor}")
+    say(f"kept epoch {best_epoch} of {len(rows)}{early}, the best by validation {settings.monitor}")
     curves.draw(rows, best_epoch, log_folder / "curves.png")
     best = rows[best_epoch - 1]
     return model, TrainingSummary(len(rows), best_epoch, best.val_accuracy, _count(model)[1], trainable)
@@ -129,14 +129,14 @@ def _train_one(
 
 def _say_setup(model: ImageClassifier, settings: HeadSettings, frozen: str, say: Say) -> None:
     say(frozen)
-    if is_progressive(settings.finetune):
-        every, last = settings.finetune.unfreeze_every, fully_unfrozen_epoch(model, settings.finetune)
+    if is_progressive(settings.model):
+        every, last = settings.model.unfreeze_every, fully_unfrozen_epoch(model, settings.model)
         say(f"progressive: the classifier alone at first, one stage more every {every} epochs, all from epoch {last}")
         if last > settings.schedule.epochs:
             say(f"note: {settings.schedule.epochs} epochs end before that")
     if (
-        settings.finetune.unfreeze == "none"
-        and not settings.finetune.lora_rank
+        settings.model.unfreeze == "none"
+        and not settings.model.lora_rank
         and augments(settings.augment, settings.regions)
     ):
         say(
@@ -144,7 +144,7 @@ def _say_setup(model: ImageClassifier, settings: HeadSettings, frozen: str, say:
             "frozen backbone would see each photo once, not once an epoch"
         )
     random = not settings.model.pretrained and settings.model.backbone_weights is None
-    if random and (settings.finetune.unfreeze != "all" or settings.finetune.lora_rank):
+    if random and (settings.model.unfreeze != "all" or settings.model.lora_rank):
         say("note: random weights stay frozen; --set unfreeze=all trains them all")
 
 

@@ -51,7 +51,7 @@ def frozen_folds(data: TrainingSet, settings: HeadSettings, compute: Compute, ca
         train, val = np.split(features, [len(data.train)])
         data = replace(data, train=replace(data.train, embeddings=train), val=replace(data.val, embeddings=val))
     # The logits are calibrated afterwards, so that a search for the best strength would buy nothing but time.
-    quick = settings.replace(l2_c=settings.linear.l2_c or FROZEN_C)
+    quick = settings.replace(l2_c=settings.l2_c or FROZEN_C)
 
     def logits(held: tuple[int, ...]) -> FloatArray:
         head = train_linear_head(without_classes(data, held), quick, "features of the gate's episodes", say)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from hybrid.config import DataSettings
+from hybrid.config import HeadSettings
 from hybrid.errors import DataError
 from hybrid.heads.base import LabeledImages
 from hybrid.heads.training.distributed import process_count
@@ -140,7 +140,7 @@ class EpochSampler(Sampler[Draw]):
 
 
 def make_loader(
-    images: LabeledImages, transform: Transform, settings: DataSettings, train: bool, *, pin: bool = False
+    images: LabeledImages, transform: Transform, settings: HeadSettings, train: bool, *, pin: bool = False
 ) -> DataLoader[Any]:
     """Batches of (n, 3, h, w) float32 and (n,) int64; a str instead where an image could not be read.
 
@@ -162,18 +162,17 @@ def make_loader(
 
 
 def loader_of(
-    dataset: Dataset[Any], images: LabeledImages, settings: DataSettings, train: bool, **more: Any
+    dataset: Dataset[Any], images: LabeledImages, settings: HeadSettings, train: bool, **more: Any
 ) -> DataLoader[Any]:
     """Batches of what a dataset holds at the images' places, shuffled and balanced by the recipe where they train."""
-    sampler = EpochSampler(
-        images.target, balanced=train and settings.balanced_sampling, shuffle=train, seed=settings.seed
-    )
+    size, balanced = settings.schedule.batch_size, train and settings.schedule.balanced_sampling
+    sampler = EpochSampler(images.target, balanced=balanced, shuffle=train, seed=settings.seed)
     return DataLoader(
         dataset,
-        batch_size=settings.batch_size,
+        batch_size=size,
         sampler=sampler,
         # A last batch of one image would break the classifier's batch norm. Of several processes accelerate fills it.
-        drop_last=train and process_count() == 1 and len(images) > 1 and len(images) % settings.batch_size == 1,
+        drop_last=train and process_count() == 1 and len(images) > 1 and len(images) % size == 1,
         # Its own: the loader's draws would move those of dropout, more or less of them by the number of workers.
         generator=torch.Generator().manual_seed(settings.seed),
         **more,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from hybrid.config import FinetuneSettings, OptimSettings
+from hybrid.config import ModelSettings, OptimSettings
 from hybrid.errors import HeadError, first_line
 from hybrid.heads.nets.backbone import ImageClassifier
 
@@ -39,19 +39,19 @@ def freeze(model: ImageClassifier, unfreeze: str) -> str:
     return f"{len(stages) - free} of {len(stages)} backbone stages (the stem counts) frozen"
 
 
-def is_progressive(settings: FinetuneSettings) -> bool:
+def is_progressive(settings: ModelSettings) -> bool:
     """Whether stages start to train one after another."""
     return settings.unfreeze_every > 0 and settings.unfreeze != "none" and not settings.lora_rank
 
 
-def unfrozen_at(epoch: int, model: ImageClassifier, settings: FinetuneSettings) -> str:
+def unfrozen_at(epoch: int, model: ImageClassifier, settings: ModelSettings) -> str:
     """How much of the backbone trains in an epoch (from 1), as `freeze` takes it: all of it, or stage after stage."""
     if epoch >= fully_unfrozen_epoch(model, settings):
         return settings.unfreeze
     return str((epoch - 1) // settings.unfreeze_every)
 
 
-def fully_unfrozen_epoch(model: ImageClassifier, settings: FinetuneSettings) -> int:
+def fully_unfrozen_epoch(model: ImageClassifier, settings: ModelSettings) -> int:
     """The first epoch in which all weights that may train do."""
     if not is_progressive(settings):
         return 1

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hybrid.config import HeadSettings, LossSettings, OptimSettings
+from hybrid.config import HeadSettings
 from hybrid.device import Compute
 from hybrid.errors import HeadError, first_line
 from hybrid.heads.base import LabeledImages, TrainingSet
@@ -103,9 +103,9 @@ def train(
     if rows:
         say(f"going on after epoch {rows[-1].epoch} of the checkpoint in {checkpoints}")
     # Patience counts the epochs in which all that may train did.
-    since = fully_unfrozen_epoch(model, settings.finetune) - 1
+    since = fully_unfrozen_epoch(model, settings.model) - 1
     for epoch in range(len(rows) + 1, settings.schedule.epochs + 1):
-        if rows and epoch - 1 - max(loop.best.epoch, since) >= settings.schedule.patience:
+        if rows and epoch - 1 - max(loop.best.epoch, since) >= settings.patience:
             break
         row = _in_memory(loop, epoch)
         rows.append(row)
@@ -177,7 +177,7 @@ class _Best:
 
     def offer(self, row: EpochLog, model: nn.Module) -> bool:
         """Keep the model's weights if the epoch is the best so far; says whether it is."""
-        score = row.val_loss if self._settings.schedule.monitor == "loss" else -row.val_accuracy
+        score = row.val_loss if self._settings.monitor == "loss" else -row.val_accuracy
         # Weights that overflowed in the last update can still be right by accident.
         if not math.isfinite(row.val_loss) or score >= self.score:
             return False
@@ -214,25 +214,25 @@ class _Loop:
     ) -> None:
         self.settings, self.compute, self.best = settings, compute, _Best(settings)
         model = model.to(compute.device).to(memory_format=torch.channels_last)
-        progressive = is_progressive(settings.finetune)
+        progressive = is_progressive(settings.model)
         # An autoencoder's decoder has no part in a loss without reconstruction.
-        idle = hasattr(model.backbone, "reconstruction_loss") and not settings.loss.reconstruction
+        idle = hasattr(model.backbone, "reconstruction_loss") and not settings.optim.reconstruction
         self.processes = Processes(compute, find_unused=progressive or idle)
         self.optimizer = self.processes.optimizer(make_optimizer(model, settings.optim))
         train_kept, val_kept = parts_to_keep(model, data, settings, compute, augmented=transforms[0] != transforms[1])
         self.network, self.model = model, model.classifier if val_kept else model
-        self.average = _average(self.model, settings.optim)
+        self.average = _average(self.model, settings.ema_decay)
         self.wrapped = self.processes.model(model.classifier if train_kept else model)
 
         def loader(part: LabeledImages, transform: Transform, kept: bool, train: bool) -> Any:
             if kept:
-                return FrozenFeatures(model, part, transform, settings.data, compute, say).loader(train)
-            return make_loader(part, transform, settings.data, train, pin=compute.is_cuda)
+                return FrozenFeatures(model, part, transform, settings, compute, say).loader(train)
+            return make_loader(part, transform, settings, train, pin=compute.is_cuda)
 
         self.train_set = self.processes.loader(loader(data.train, transforms[0], train_kept, train=True))
         self.val_set = self.processes.loader(loader(data.val, transforms[1], val_kept, train=False))
         self.schedule = Schedule(self.optimizer, settings.schedule, len(self.train_set))
-        self.mix, self.loss = _loss(settings.loss, len(data.classes))
+        self.mix, self.loss = _loss(settings, len(data.classes))
 
     def kept(self) -> nn.Module:
         """The network that is validated and kept: the moving average where there is one."""
@@ -266,10 +266,10 @@ class _Loop:
 
     def epoch(self, number: int) -> EpochLog:
         """Train one epoch, validate, and say how it went."""
-        if is_progressive(self.settings.finetune):
-            freeze(self.network, unfrozen_at(number, self.network, self.settings.finetune))
+        if is_progressive(self.settings.model):
+            freeze(self.network, unfrozen_at(number, self.network, self.settings.model))
         # Dropout draws from here; seeded by epoch, so that a resumed training draws the same.
-        torch.manual_seed(seed_of(self.settings.data.seed, number, self.processes.index))
+        torch.manual_seed(seed_of(self.settings.seed, number, self.processes.index))
         self.train_set.set_epoch(number)
         start = time.perf_counter()
         train_loss, train_accuracy, images = self.train_epoch(number)
@@ -294,7 +294,7 @@ class _Loop:
             if self.mix is not None:
                 # timm mixes even batches only, and draws from numpy's global generator.
                 images, target = images[: len(images) // 2 * 2], target[: len(target) // 2 * 2]
-                np.random.seed(seed_of(self.settings.data.seed, epoch, number, self.processes.index))  # noqa: NPY002
+                np.random.seed(seed_of(self.settings.seed, epoch, number, self.processes.index))  # noqa: NPY002
                 images, target = self.mix(images, target)
             logits, loss = self.forward(images, target)
             truth = target.argmax(1) if target.ndim > 1 else target
@@ -307,11 +307,11 @@ class _Loop:
 
     def forward(self, images: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits and the loss that is minimized."""
-        if not self.settings.loss.reconstruction:
+        if not self.settings.optim.reconstruction:
             logits = self.wrapped(images).float()
             return logits, self.loss(logits, target)
         logits, rebuilt = self.wrapped(images, reconstruct=True)
-        return logits, self.loss(logits.float(), target) + self.settings.loss.reconstruction * rebuilt.float()
+        return logits, self.loss(logits.float(), target) + self.settings.optim.reconstruction * rebuilt.float()
 
     def update(self, loss: torch.Tensor, epoch: int, number: int) -> None:
         """One step of optimizer, schedule and moving average."""
@@ -344,26 +344,26 @@ class _Loop:
         return float(torch.cat(losses).cpu().mean()), float(per_class[np.unique(labels)].mean())
 
 
-def _average(model: nn.Module, settings: OptimSettings) -> Any:
-    if settings.ema_decay is None:
+def _average(model: nn.Module, ema_decay: float | None) -> Any:
+    if ema_decay is None:
         return None
     from timm.utils import ModelEmaV3
 
     # Warm-up: without it the average of a short training would still hold its first weights.
-    return ModelEmaV3(model, decay=settings.ema_decay, use_warmup=True)
+    return ModelEmaV3(model, decay=ema_decay, use_warmup=True)
 
 
-def _loss(settings: LossSettings, classes: int) -> tuple[Any, nn.Module]:
+def _loss(settings: HeadSettings, classes: int) -> tuple[Any, nn.Module]:
     """The batch mixer, None without mixing, and the loss over its targets."""
-    if not settings.mixup and not settings.cutmix:
-        return None, nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
+    if not settings.augment.mixup and not settings.augment.cutmix:
+        return None, nn.CrossEntropyLoss(label_smoothing=settings.optim.label_smoothing)
     from timm.data import Mixup
     from timm.loss import SoftTargetCrossEntropy
 
     mix = Mixup(
-        mixup_alpha=settings.mixup,
-        cutmix_alpha=settings.cutmix,
-        label_smoothing=settings.label_smoothing,
+        mixup_alpha=settings.augment.mixup,
+        cutmix_alpha=settings.augment.cutmix,
+        label_smoothing=settings.optim.label_smoothing,
         num_classes=classes,
     )
     return mix, SoftTargetCrossEntropy()

@@ -191,7 +191,7 @@ def _earlier(out: Path, own: str, names: set[str]) -> tuple[list[Result], list[s
 
 def _division(candidate: Candidate) -> tuple[float, int]:
     """What the cut of the validation images depends on."""
-    return candidate.settings.data.val_fraction, candidate.settings.data.seed
+    return candidate.settings.val_fraction, candidate.settings.seed
 
 
 def _one(

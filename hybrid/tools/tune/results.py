@@ -87,7 +87,7 @@ class Tuning:
     @property
     def score_name(self) -> str:
         """What the score is, for people."""
-        return SCORES[self.settings.schedule.monitor]
+        return SCORES[self.settings.monitor]
 
     @property
     def result(self) -> str:
@@ -106,7 +106,7 @@ def in_words(row: Row, settings: HeadSettings) -> str:
     ended = f"{row.epochs} epochs, {row.seconds:.0f} s"
     if row.score is None:
         return f"{who} failed: {row.failure}; {values}"
-    return f"{who}: {SCORES[settings.schedule.monitor]} {row.score:.4f}, {row.state} after {ended}; {values}"
+    return f"{who}: {SCORES[settings.monitor]} {row.score:.4f}, {row.state} after {ended}; {values}"
 
 
 def as_table(tuning: Tuning) -> Table:
@@ -180,7 +180,7 @@ def draw_importance(tuning: Tuning, file: Path) -> None:
 
 
 def _shown(tuning: Tuning) -> list[Row]:
-    sign = 1 if tuning.settings.schedule.monitor == "loss" else -1
+    sign = 1 if tuning.settings.monitor == "loss" else -1
     order = {"finished": 0, "pruned": 1, "failed": 2}
     ranked = sorted(tuning.rows, key=lambda row: (order[row.state], sign * (row.score or 0.0), row.number))
     own = [row for row in ranked[SHOWN:] if row.own]

@@ -32,8 +32,8 @@ def search_space(settings: HeadSettings) -> dict[str, Bounds]:
     space |= {name: Bounds(0.0, max(0.7, own)) for name, own in _dropout(settings).items()}
     decay = settings.optim.weight_decay
     space["weight_decay"] = Bounds(min(1e-6, decay or 1e-6), max(0.1, decay), log=True)
-    space["label_smoothing"] = Bounds(0.0, max(0.3, settings.loss.label_smoothing))
-    space["mixup"] = Bounds(0.0, max(1.0, settings.loss.mixup))
+    space["label_smoothing"] = Bounds(0.0, max(0.3, settings.optim.label_smoothing))
+    space["mixup"] = Bounds(0.0, max(1.0, settings.augment.mixup))
     return space
 
 
@@ -43,8 +43,8 @@ def own_values(settings: HeadSettings) -> dict[str, float]:
         "learning_rate": settings.optim.learning_rate,
         **_dropout(settings),
         "weight_decay": settings.optim.weight_decay,
-        "label_smoothing": settings.loss.label_smoothing,
-        "mixup": settings.loss.mixup,
+        "label_smoothing": settings.optim.label_smoothing,
+        "mixup": settings.augment.mixup,
     }
 
 

@@ -72,7 +72,7 @@ def open_study(file: Path, settings: HeadSettings, data: TrainingSet, compute: C
     # The learning rate is warmed up and stages may thaw: what the first epochs say of it comes after. Hyperband prunes
     # earlier and saves more, but needs more trials than the tens that an image classifier is given.
     pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=settings.schedule.warmup_epochs + 2)
-    direction = "minimize" if settings.schedule.monitor == "loss" else "maximize"
+    direction = "minimize" if settings.monitor == "loss" else "maximize"
     # As JSON gives it back: lists for tuples.
     key, recipe = training_key(data, settings, compute), msgspec.json.decode(msgspec.json.encode(settings.flat()))
     try:

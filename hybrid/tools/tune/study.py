@@ -114,7 +114,7 @@ class _Search:
         done = len(finished(self.study))
         # Drawn anew from the number of finished trials: a study that was killed and goes on draws the same values as
         # one that was not, the killed trial's own included.
-        seed = int(np.random.SeedSequence((self.settings.data.seed, done)).generate_state(1)[0])
+        seed = int(np.random.SeedSequence((self.settings.seed, done)).generate_state(1)[0])
         self.study.sampler = TPESampler(seed=seed)
         self.study.optimize(self._objective, n_trials=1)
         rows = rows_of(self.study, self.settings)
@@ -137,7 +137,7 @@ class _Search:
         def on_epoch(row: EpochLog) -> None:
             if not math.isfinite(row.val_loss):  # such an epoch is never kept
                 return
-            epochs.append(row.val_loss if settings.schedule.monitor == "loss" else row.val_accuracy)
+            epochs.append(row.val_loss if settings.monitor == "loss" else row.val_accuracy)
             # The best so far, which is what the training would keep: one bad epoch must not prune.
             trial.report(_best(epochs, settings), row.epoch)
             if trial.should_prune():
@@ -175,7 +175,7 @@ def rows_of(study: Any, settings: HeadSettings) -> list[Row]:
 
 def best_row(rows: list[Row], settings: HeadSettings) -> Row | None:
     """Find the best finished trial, of equals the first; None where none finished."""
-    sign = 1 if settings.schedule.monitor == "loss" else -1
+    sign = 1 if settings.monitor == "loss" else -1
     done = [row for row in rows if row.state == "finished" and row.score is not None]
     return min(done, key=lambda row: sign * float(row.score or 0.0), default=None)
 
@@ -205,7 +205,7 @@ def check_recipe(settings: HeadSettings) -> None:
 
 
 def _best(scores: list[float], settings: HeadSettings) -> float:
-    return min(scores) if settings.schedule.monitor == "loss" else max(scores)
+    return min(scores) if settings.monitor == "loss" else max(scores)
 
 
 def _check_hope(study: Any, settings: HeadSettings) -> None:

@@ -90,7 +90,7 @@ def test_training_changes_the_backbone_by_low_rank_alone(colored, recipe, tmp_pa
     settings = recipe(backbone=name, lora_rank=2, epochs=1, freeze_norms=True, learning_rate=0.01, **NETS[name])
     data, said = colored((4, 4, 4), (2, 2, 2)), []
     head = train_backbone_head(data, settings, CPU, tmp_path, said.append)
-    torch.manual_seed(settings.data.seed)
+    torch.manual_seed(settings.seed)
     before = build_model(settings.model, 3).state_dict()
     after = head.tensors()
     assert after.keys() == before.keys()

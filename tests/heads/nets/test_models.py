@@ -9,6 +9,7 @@ import timm
 import torch
 from timm.data import resolve_data_config
 from timm.models import get_pretrained_cfg
+from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from hybrid.config import HeadSettings
@@ -41,41 +42,44 @@ def count(module: nn.Module) -> int:
 # All of them
 
 
-def test_every_network_has_its_facts():
-    assert set(FACTS) == set(NAMES)
-    assert set(timm.list_models("hybrid_*")) == set(NAMES)
+def test_timm_knows_the_networks_and_their_input():
+    assert set(FACTS) == set(NAMES) == set(timm.list_models("hybrid_*"))
+    for name, (features, _) in FACTS.items():
+        model = timm.create_model(name, num_classes=0)
+        config = resolve_data_config({}, model=model)
+        assert config["mean"] == config["std"] == (0.5, 0.5, 0.5)
+        assert config["crop_pct"] == 1.0
+        assert config["input_size"] == (3, *[32 if "cifar" in name or "pixels" in name else 64] * 2)
+        first = get_pretrained_cfg(name).first_conv
+        assert first is None or isinstance(model.get_submodule(first), nn.Conv2d)
+        # A linear layer of its own where classes are asked for.
+        classifier = timm.create_model(name, num_classes=7).eval()
+        assert classifier(torch.zeros(1, *config["input_size"])).shape == (1, 7)
+        assert count(classifier) - count(model) == features * 7 + 7
+        with pytest.raises(HeadError, match=name) as caught:
+            build_model(settings(name, pretrained=True).model, classes=3)
+        assert "No pretrained weights exist" in caught.value.got
+        assert "--set pretrained=false" in caught.value.fix
+    with pytest.raises(HeadError, match="cannot build hybrid_cnn") as caught:
+        build_model(settings("hybrid_cnn", backbone_args={"depth": 3}).model, classes=3)
+    assert "depth" in caught.value.got
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_timm_knows_the_network_and_its_input(name):
-    assert timm.is_model(name)
-    model = timm.create_model(name, num_classes=0)
-    config = resolve_data_config({}, model=model)
-    assert config["mean"] == config["std"] == (0.5, 0.5, 0.5)
-    assert config["crop_pct"] == 1.0
-    assert config["input_size"] == (3, *[32 if "cifar" in name or "pixels" in name else 64] * 2)
-    first = get_pretrained_cfg(name).first_conv
-    assert first is None or isinstance(model.get_submodule(first), nn.Conv2d)
-
-
-@pytest.mark.parametrize("size", [16, 32, 50])
-@pytest.mark.parametrize("name", NAMES)
-def test_features_at_any_size(name, size):
-    model = build_model(settings(name, image_size=size).model, classes=5).eval()
-    features = 3 * size * size if name == "hybrid_pixels" else FACTS[name][0]
-    images = torch.rand(2, 3, size, size)
-    assert model.backbone.head_hidden_size == features
-    assert model.backbone(images).shape == (2, features)
-    assert torch.isfinite(model.backbone(images)).all()
-    assert model(images).shape == (2, 5)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_linear_layer_of_its_own_where_classes_are_asked_for(name):
-    model = timm.create_model(name, num_classes=7).eval()
-    features = FACTS[name][0]
-    assert model(torch.zeros(1, *model.pretrained_cfg["input_size"])).shape == (1, 7)
-    assert count(model) - count(timm.create_model(name, num_classes=0)) == features * 7 + 7
+def test_features_at_any_size_and_the_same_ones_from_the_same_seed(name):
+    for size in (16, 32, 50):
+        features = 3 * size * size if name == "hybrid_pixels" else FACTS[name][0]
+        images = torch.rand(2, 3, size, size)
+        answers = []
+        for _ in range(2):
+            torch.manual_seed(3)
+            model = build_model(settings(name, image_size=size).model, classes=5).eval()
+            answers.append(model(images))
+        assert model.backbone.head_hidden_size == features
+        assert model.backbone(images).shape == (2, features)
+        assert torch.isfinite(model.backbone(images)).all()
+        assert answers[0].shape == (2, 5)
+        assert torch.equal(*answers)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -96,13 +100,12 @@ def test_every_weight_trains(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_stages_can_be_frozen(name):
+def test_stages_can_be_frozen_and_have_an_order_for_layer_decay(name):
     model = build_model(settings(name).model, classes=3)
     stages = FACTS[name][1]
-    everything = {n for n, _ in model.backbone.named_parameters()}
-    said = freeze(model, "99")
-    assert said.startswith(f"0 of {stages} ")
-    assert {n for n, p in model.backbone.named_parameters() if p.requires_grad} == everything
+    everything = [n for n, _ in model.backbone.named_parameters()]
+    assert freeze(model, "99").startswith(f"0 of {stages} ")
+    assert [n for n, p in model.backbone.named_parameters() if p.requires_grad] == everything
     freeze(model, "1")
     last = {
         "hybrid_autoencoder": ("stages.3.", "code.", "decoder."),
@@ -110,62 +113,25 @@ def test_stages_can_be_frozen(name):
         "hybrid_cnn": ("stages.3.",),
         "hybrid_pixels": (),
     }.get(name, ("layer4.",))
-    trained = {n for n, p in model.backbone.named_parameters() if p.requires_grad}
-    assert trained == {n for n in everything if n.startswith(last)}
+    trained = [n for n, p in model.backbone.named_parameters() if p.requires_grad]
+    assert trained == [n for n in everything if n.startswith(last)]
     assert bool(trained) is bool(stages)
     assert freeze(model, "none") == "the whole backbone is frozen"
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_layers_have_an_order_for_layer_decay(name):
-    from timm.optim import param_groups_layer_decay
-
-    model = timm.create_model(name, num_classes=0)
-    if name == "hybrid_pixels":
-        return
-    groups = param_groups_layer_decay(model, weight_decay=0.0, layer_decay=0.5)
-    rates = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
-    of = {n: rates[id(p)] for n, p in model.named_parameters()}
-    names = list(of)
-    assert of[names[0]] == min(of.values()) < of[names[-1]] == max(of.values())
-    stages = [n for n in names if n.startswith(("stages.", "layer"))]
-    assert [of[n] for n in stages] == sorted(of[n] for n in stages)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_same_seed_same_weights_and_same_answers(name):
-    made = []
-    for _ in range(2):
-        torch.manual_seed(3)
-        made.append(build_model(settings(name).model, classes=3).eval())
-    images = torch.rand(2, 3, 32, 32)
-    assert torch.equal(made[0](images), made[1](images))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_there_are_no_pretrained_weights(name):
-    with pytest.raises(HeadError, match=name) as caught:
-        build_model(settings(name, pretrained=True).model, classes=3)
-    assert "No pretrained weights exist" in caught.value.got
-    assert "--set pretrained=false" in caught.value.fix
-
-
-def test_an_argument_it_does_not_take():
-    with pytest.raises(HeadError, match="cannot build hybrid_cnn") as caught:
-        build_model(settings("hybrid_cnn", backbone_args={"depth": 3}).model, classes=3)
-    assert "depth" in caught.value.got
+    if stages:
+        freeze(model, "all")
+        groups = param_groups_layer_decay(model.backbone, weight_decay=0.0, layer_decay=0.5)
+        rates = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+        of = {n: rates[id(p)] for n, p in model.backbone.named_parameters()}
+        assert of[everything[0]] == min(of.values()) < of[everything[-1]] == max(of.values())
+        in_order = [of[n] for n in everything if n.startswith(("stages.", "layer"))]
+        assert in_order == sorted(in_order)
 
 
 # He's initialization
 
 
-def spread(tensor: torch.Tensor) -> float:
-    return float(tensor.detach().double().std())
-
-
-@pytest.mark.parametrize(
-    ("name", "layer", "inputs"),
-    [
+def test_he_initialization_layer_by_layer():
+    for name, layer, inputs in (
         ("hybrid_cnn", "stages.3.0", 128 * 9),
         ("hybrid_cifar_cnn", "stages.2.1.conv", 128 * 9),
         ("hybrid_autoencoder", "stages.3.conv", 128 * 9),
@@ -174,14 +140,13 @@ def spread(tensor: torch.Tensor) -> float:
         ("hybrid_cifar_resnet18", "conv1", 64 * 9),
         ("hybrid_cifar_resnet18", "layer4.1.conv2", 512 * 9),
         ("hybrid_resblock", "layer4.0.conv1", 256 * 9),
-    ],
-)
-def test_he_initialization(name, layer, inputs):
-    torch.manual_seed(0)
-    weight = timm.create_model(name, num_classes=0).get_submodule(layer).weight
-    assert weight.numel() > 1500
-    assert spread(weight) == pytest.approx(math.sqrt(2 / inputs), rel=0.05)
-    assert float(weight.detach().mean()) == pytest.approx(0.0, abs=0.05 * math.sqrt(2 / inputs) + 1e-3)
+    ):
+        torch.manual_seed(0)
+        weight = timm.create_model(name, num_classes=0).get_submodule(layer).weight.detach().double()
+        assert weight.numel() > 1500
+        expected = math.sqrt(2 / inputs)
+        assert float(weight.std()) == pytest.approx(expected, rel=0.05), (name, layer)
+        assert float(weight.mean()) == pytest.approx(0.0, abs=0.05 * expected + 1e-3), (name, layer)
 
 
 def test_he_initialization_keeps_the_scale_through_relus():
@@ -212,25 +177,16 @@ def test_pixels_and_a_linear_layer_are_logistic_regression():
     # channels_last is another order in memory only.
     strided = images.to(memory_format=torch.channels_last)
     np.testing.assert_allclose(model(strided).detach().numpy(), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_pixels_of_an_oblong_image():
     assert timm.create_model("hybrid_pixels", img_size=(2, 5), num_classes=0).head_hidden_size == 30
 
 
-def test_parameters_of_the_plain_cnn():
-    channels = (3, 32, 64, 128, 256)
-    by_hand = sum(a * b * 9 + b for a, b in pairwise(channels))
-    assert by_hand == 388_416
-    assert count(timm.create_model("hybrid_cnn", num_classes=0)) == by_hand
-    small = timm.create_model("hybrid_cnn", num_classes=0, channels=[4, 8], grid=3)
-    assert count(small) == (3 * 4 * 9 + 4) + (4 * 8 * 9 + 8)
-    assert small.head_hidden_size == 8 * 9
-
-
 def test_the_plain_cnn_against_its_layers_one_by_one():
+    by_hand = sum(a * b * 9 + b for a, b in pairwise((3, 32, 64, 128, 256)))
+    assert count(timm.create_model("hybrid_cnn", num_classes=0)) == by_hand == 388_416
     torch.manual_seed(1)
     model = timm.create_model("hybrid_cnn", num_classes=0, channels=[4, 8], grid=2)
+    assert count(model) == (3 * 4 * 9 + 4) + (4 * 8 * 9 + 8)
+    assert timm.create_model("hybrid_cnn", num_classes=0, channels=[4, 8], grid=3).head_hidden_size == 8 * 9
     images = torch.randn(2, 3, 16, 16)
     x = images
     for stage in model.stages:
@@ -276,19 +232,15 @@ def test_the_small_residual_network():
 # The autoencoder
 
 
-@pytest.mark.parametrize("size", [16, 50, 64, (32, 48)])
-def test_what_the_code_paints_has_the_size_of_the_image(size):
-    model = timm.create_model("hybrid_autoencoder", num_classes=0, img_size=size).eval()
-    height, width = size if isinstance(size, tuple) else (size, size)
-    code = model(torch.randn(2, 3, height, width))
-    assert code.shape == (2, 128)
-    assert model.reconstruct(code).shape == (2, 3, height, width)
-
-
-def test_the_learned_upsampling_is_not_resized_where_it_need_not_be():
-    model = timm.create_model("hybrid_autoencoder", num_classes=0, img_size=32).eval()
-    code = torch.randn(2, 128)
-    torch.testing.assert_close(model.reconstruct(code), model.decoder(code), rtol=0, atol=0)
+def test_what_the_code_paints_has_the_size_of_the_image():
+    for height, width in ((16, 16), (32, 32), (50, 50), (64, 64), (32, 48)):
+        model = timm.create_model("hybrid_autoencoder", num_classes=0, img_size=(height, width)).eval()
+        code = model(torch.randn(2, 3, height, width))
+        assert code.shape == (2, 128)
+        images = model.reconstruct(code)
+        assert images.shape == (2, 3, height, width)
+        painted = model.decoder(code)
+        assert images.shape != painted.shape or torch.equal(images, painted), "not resized where it need not be"
 
 
 def test_the_reconstruction_loss_is_the_mean_squared_error():
@@ -321,22 +273,22 @@ def test_training_on_one_batch_paints_it_better():
     assert losses[-1] < float(images.var()), "better than one mean color"
 
 
-@pytest.mark.parametrize(("size", "widths"), [(64, [256, 128, 64, 32, 16]), (224, [256, 128, 64, 32, 16, 16, 16])])
-def test_parameters_of_the_autoencoder(size, widths):
+def test_parameters_of_the_autoencoder():
     encoder = sum(a * b * 9 + 2 * b for a, b in pairwise((3, 32, 64, 128, 256)))
     code = 256 * 16 * 128 + 128
     unfold = 128 * 256 * 16 + 256 * 16
-    upsample = sum(a * b * 16 + 2 * b for a, b in pairwise(widths))
     last = 16 * 3 * 9 + 3
-    model = timm.create_model("hybrid_autoencoder", num_classes=0, img_size=size)
-    assert count(model) == encoder + code + unfold + upsample + last
+    for size, widths in ((64, [256, 128, 64, 32, 16]), (224, [256, 128, 64, 32, 16, 16, 16])):
+        upsample = sum(a * b * 16 + 2 * b for a, b in pairwise(widths))
+        model = timm.create_model("hybrid_autoencoder", num_classes=0, img_size=size)
+        assert count(model) == encoder + code + unfold + upsample + last
 
 
 def test_the_decoder_does_not_run_for_an_answer():
     model = build_model(settings("hybrid_autoencoder").model, classes=3).eval()
-    ran = []
-    model.backbone.decoder.register_forward_hook(lambda *_: ran.append(1))
+    runs = []
+    model.backbone.decoder.register_forward_hook(lambda *_: runs.append(1))
     model(torch.zeros(1, 3, 32, 32))
-    assert ran == []
+    assert runs == []
     model.backbone.reconstruct(torch.zeros(1, 128))
-    assert ran == [1]
+    assert runs == [1]

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from hybrid.config import HeadSettings
 from hybrid.device import Compute
 from hybrid.errors import ConfigError, HeadError
+from hybrid.heads.base import LabeledImages, TrainingSet
+from hybrid.heads.training import checkpoint
 from hybrid.heads.training.checkpoint import FILE, FREE, Checkpoint, training_key, weights_digest
 
 CPU = Compute("cpu", "fp32", "test")
@@ -20,67 +23,50 @@ STATE = {
 }
 
 
-def words(folder, key: str):
-    said = []
-    return Checkpoint(folder, key).load(said.append), said
+def load(folder, key: str):
+    lines = []
+    return Checkpoint(folder, key).load(lines.append), lines
 
 
 def test_what_is_saved_is_loaded(tmp_path):
     folder = tmp_path / "deep" / "folder"
-    assert words(folder, "k") == (None, [])
+    assert load(folder, "k") == (None, [])
     Checkpoint(folder, "k").save(STATE)
     assert [file.name for file in folder.iterdir()] == [FILE]
-    found, said = words(folder, "k")
-    assert said == []
-    assert found["rows"] == STATE["rows"]
-    assert torch.equal(found["model"]["weight"], STATE["model"]["weight"])
-    assert found["average"] is None
+    state, lines = load(folder, "k")
+    assert lines == []
+    assert state["rows"] == STATE["rows"]
+    assert torch.equal(state["model"]["weight"], STATE["model"]["weight"])
+    assert state["average"] is None
     Checkpoint(folder, "k").save({"rows": []})
-    assert words(folder, "k")[0]["rows"] == []
-
-
-def test_no_folder_keeps_nothing():
-    checkpoint = Checkpoint(None, "k")
-    checkpoint.save(STATE)
-    assert checkpoint.load(lambda line: None) is None
-
-
-def test_another_trainings_checkpoint_is_dropped_with_a_word(tmp_path):
-    Checkpoint(tmp_path, "k").save(STATE)
-    found, said = words(tmp_path, "other")
-    assert found is None
-    assert len(said) == 1
-    assert "other settings, photos or device" in said[0]
+    assert load(folder, "k")[0]["rows"] == []
+    Checkpoint(None, "k").save(STATE)
+    assert load(None, "k") == (None, []), "without a folder nothing is kept"
 
 
 def halve(file):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-def cut(file):
-    file.write_bytes(file.read_bytes()[:-1])
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
+def test_a_torn_or_foreign_checkpoint_is_dropped_with_a_note(tmp_path):
+    for damage in (
         halve,
-        cut,
+        lambda file: file.write_bytes(file.read_bytes()[:-1]),
         lambda file: file.write_bytes(b""),
         lambda file: file.write_text("not a checkpoint"),
         lambda file: torch.save([1, 2], file),
         lambda file: torch.save({"key": torch.nn.Linear(2, 2)}, file),
         lambda file: torch.save({}, file),
-    ],
-    ids=["halved", "cut", "empty", "text", "list", "pickle", "no key"],
-)
-def test_a_torn_checkpoint_is_dropped_with_a_word(tmp_path, damage):
+    ):
+        Checkpoint(tmp_path, "k").save(STATE)
+        damage(tmp_path / FILE)
+        state, (line,) = load(tmp_path, "k")
+        assert state is None
+        assert "starts over" in line
     Checkpoint(tmp_path, "k").save(STATE)
-    damage(tmp_path / FILE)
-    found, said = words(tmp_path, "k")
-    assert found is None
-    assert len(said) == 1
-    assert "starts over" in said[0]
+    state, (line,) = load(tmp_path, "other")
+    assert state is None
+    assert "other settings, photos or device" in line
 
 
 def test_a_save_that_dies_leaves_the_one_before(tmp_path, monkeypatch):
@@ -95,10 +81,24 @@ def test_a_save_that_dies_leaves_the_one_before(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "save", die_half_way)
     with pytest.raises(OSError, match="no space"):
         Checkpoint(tmp_path, "k").save({"rows": [1, 2]})
-    assert words(tmp_path, "k")[0]["rows"] == [1]
+    assert load(tmp_path, "k")[0]["rows"] == [1]
 
 
 # The key
+
+
+def test_trainings_of_version_0_1_0_are_taken_up(monkeypatch):
+    monkeypatch.setattr(checkpoint, "__version__", "0.1.0")
+
+    def part(*hashes):
+        return LabeledImages((), hashes, np.arange(len(hashes)), np.empty((len(hashes), 0), np.float32))
+
+    data = TrainingSet(("cat", "dog"), part("a", "b"), part("c"), ())
+    changes = {"backbone": "resnet18", "folds": 2, "colour_jitter": 0.1, "dropout": (0.1, 0.2), "epochs": 7}
+    settings = HeadSettings(**changes, backbone_args={"x": 1})
+    # As 0.1.0 computed them.
+    assert training_key(data, settings, CPU) == "3bd211e1e8b6f4faf5446614daf1ca26c29e92ed80faaa3f4b9f0a27374f8577"
+    assert training_key(data, HeadSettings(), CPU) == "949461c6853c498fbcecd2eaeba86ff7c7f217af5cd336134421f4917189e41e"
 
 
 OTHERS = (True, False, 3, 16, 0.25, "sgd", "1", "step", "accuracy", "gelu", "tiles", "frozen", "off", "linear")
@@ -115,17 +115,13 @@ def changed(settings, name):
     raise AssertionError(f"no other value for {name}")
 
 
-def test_every_setting_but_the_free_ones_is_in_the_key(colored, recipe):
-    data, settings = colored((2, 2, 2)), recipe()
-    key = training_key(data, settings, CPU)
-    assert training_key(data, recipe(), CPU) == key
-    for name in settings.flat().keys() - {"backbone_weights"}:  # read from its file, see below
-        assert (training_key(data, changed(settings, name), CPU) == key) is (name in FREE), name
-
-
-def test_images_classes_device_and_precision_are_in_the_key(colored, recipe):
+def test_what_is_in_the_key(colored, recipe, monkeypatch):
     data, settings = colored((2, 2, 2)), recipe()
     train = data.train
+    key = training_key(data, settings, CPU)
+    assert training_key(data, recipe(), Compute("cpu", "fp32", "another reason")) == key
+    for name in settings.flat().keys() - {"backbone_weights"}:  # read from its file, see below
+        assert (training_key(data, changed(settings, name), CPU) == key) is (name in FREE), name
     others = [
         (replace(data, classes=data.classes[::-1]), CPU),
         (replace(data, train=replace(train, hashes=("new", *train.hashes[1:]))), CPU),
@@ -136,42 +132,25 @@ def test_images_classes_device_and_precision_are_in_the_key(colored, recipe):
         (data, Compute("cuda", "fp32", "test")),
         (data, Compute("cpu", "bf16", "test")),
     ]
-    keys = [training_key(data, settings, CPU), *(training_key(d, settings, compute) for d, compute in others)]
-    assert len(set(keys)) == len(keys)
-    assert training_key(data, settings, Compute("cpu", "fp32", "another reason")) == keys[0]
-
-
-def test_every_process_of_a_launch_has_the_same_key(colored, recipe):
-    """Each has a GPU of its own."""
-    data = colored((2, 2, 2))
-    keys = {training_key(data, recipe(), Compute(name, "fp16", "test")) for name in ("cuda", "cuda:0", "cuda:1")}
-    assert len(keys) == 1
-
-
-def test_weights_that_are_gone(colored, recipe, tmp_path):
-    with pytest.raises(HeadError, match="backbone weights do not exist") as caught:
-        training_key(colored((2, 2, 2)), recipe(backbone_weights=str(tmp_path / "gone.safetensors")), CPU)
-    assert "--backbone-weights" in caught.value.fix
-
-
-def test_another_number_of_processes_is_another_training(colored, recipe, monkeypatch):
-    """Their joint batch is as many times as large."""
-    data, keys = colored((2, 2, 2)), []
-    for count in ("1", "2"):
-        monkeypatch.setenv("WORLD_SIZE", count)
-        keys.append(training_key(data, recipe(), CPU))
-    assert keys[0] != keys[1]
-    monkeypatch.delenv("WORLD_SIZE")
-    assert training_key(data, recipe(), CPU) == keys[0]
+    keys = {key, *(training_key(d, settings, compute) for d, compute in others)}
+    assert len(keys) == 1 + len(others)
+    each = {training_key(data, settings, Compute(name, "fp16", "test")) for name in ("cuda", "cuda:0", "cuda:1")}
+    assert len(each) == 1, "every process of a launch has a GPU of its own"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert training_key(data, settings, CPU) not in keys, "the joint batch of two processes is twice as large"
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert training_key(data, settings, CPU) == key
 
 
 def test_local_weights_count_by_their_bytes(colored, recipe, tmp_path):
     data, file = colored((2, 2, 2)), tmp_path / "w.pt"
     settings = recipe(backbone_weights=str(file))
-    file.write_bytes(b"one")
-    first = training_key(data, settings, CPU)
     assert weights_digest(recipe().model) == b""
-    file.write_bytes(b"two")
-    assert training_key(data, settings, CPU) != first
-    file.write_bytes(b"one")
-    assert training_key(data, settings, CPU) == first
+    with pytest.raises(HeadError, match="backbone weights do not exist") as caught:
+        training_key(data, settings, CPU)
+    assert "--backbone-weights" in caught.value.fix
+    keys = []
+    for content in (b"one", b"two", b"one"):
+        file.write_bytes(content)
+        keys.append(training_key(data, settings, CPU))
+    assert keys[0] == keys[2] != keys[1]

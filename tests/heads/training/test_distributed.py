@@ -57,9 +57,9 @@ def images(part):
 
 def run(name, out, stop_after=99):
     settings = HeadSettings(**recipes[name])
-    torch.manual_seed(settings.data.seed)
+    torch.manual_seed(settings.seed)
     model = build_model(settings.model, 3)
-    freeze(model, settings.finetune.unfreeze)
+    freeze(model, settings.model.unfreeze)
     rows, said = [], []
 
     def on_epoch(row, best):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 
 from hybrid.device import Compute
@@ -55,6 +56,11 @@ def figures(log):
     return [(row.train_loss, row.train_accuracy, row.val_loss, row.val_accuracy, row.learning_rate) for row, *_ in log]
 
 
+def same(model, other) -> bool:
+    first, second = model.state_dict(), other.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
 # The same training
 
 
@@ -71,11 +77,10 @@ def figures(log):
 def test_training_on_features_is_training_on_images(
     colored, frozen, run, decoded, never, start, changes, compute, tolerance
 ):
-    data, settings = colored(), frozen(**changes)
-    said = []
-    found, best, log = run(data, settings, compute, change=plain_twice, say=said.append)
+    data, settings, lines = colored(), frozen(**changes), []
+    trained, best, log = run(data, settings, compute, change=plain_twice, say=lines.append)
     assert decoded == Counter(r.path for part in (data.train, data.val) for r in part.records), "each photo once"
-    assert said == [f"the backbone is frozen: features of {n} photos are computed once" for n in (24, 12)]
+    assert lines == [f"the backbone is frozen: features of {n} photos are computed once" for n in (24, 12)]
     never()
     decoded.clear()
     model, expected_best, expected_log = run(data, settings, compute, change=plain_twice)
@@ -83,26 +88,24 @@ def test_training_on_features_is_training_on_images(
     np.testing.assert_allclose(figures(log), figures(expected_log), rtol=tolerance, atol=tolerance)
     assert best == expected_best
     weights = model.state_dict()
-    assert found.state_dict().keys() == weights.keys()
-    for name, tensor in found.state_dict().items():
-        torch.testing.assert_close(tensor, weights[name], rtol=tolerance, atol=tolerance, msg=name)
+    torch.testing.assert_close(trained.state_dict(), weights, rtol=tolerance, atol=tolerance)
     first = start(settings).state_dict()
     assert any(not torch.allclose(weights[n], first[n], atol=1e-3) for n in weights if n.startswith("classifier."))
-    assert not found.training
+    assert not trained.training
 
 
 @pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.8}, {"mixup": 0.4, "cutmix": 1.0}])
 def test_where_images_are_augmented_the_validation_images_pass_once(colored, frozen, run, decoded, never, changes):
-    data, settings, said = colored(), frozen(balanced_sampling=False, **changes), []
-    mixed = bool(settings.loss.mixup)
-    found, _, log = run(data, settings, change=plain_twice if mixed else None, say=said.append)
+    data, settings, lines = colored(), frozen(balanced_sampling=False, **changes), []
+    change = plain_twice if settings.augment.mixup else None
+    trained, _, log = run(data, settings, change=change, say=lines.append)
     counts = {record.path: 3 for record in data.train.records} | {record.path: 1 for record in data.val.records}
     assert decoded == counts
-    assert said == ["the backbone is frozen: features of 12 photos are computed once"]
+    assert lines == ["the backbone is frozen: features of 12 photos are computed once"]
     never()
-    model, _, expected = run(data, settings, change=plain_twice if mixed else None)
+    model, _, expected = run(data, settings, change=change)
     assert figures(log) == figures(expected), "to the last bit"
-    assert all(torch.equal(a, b) for a, b in zip(found.state_dict().values(), model.state_dict().values(), strict=True))
+    assert same(trained, model)
 
 
 def test_a_training_that_was_broken_off_ends_with_the_same_bits(colored, frozen, run, start, tmp_path):
@@ -117,56 +120,45 @@ def test_a_training_that_was_broken_off_ends_with_the_same_bits(colored, frozen,
     plain = transforms(model, settings)[1]
     with pytest.raises(KeyboardInterrupt):
         training.train(model, data, (plain, plain), settings, CPU, stop, checkpoints=tmp_path)
-    found, again, rows = run(data, settings, change=plain_twice, checkpoints=tmp_path)
+    resumed, again, rows = run(data, settings, change=plain_twice, checkpoints=tmp_path)
     assert again == best
     assert figures(rows) == figures(log)
-    assert all(torch.equal(tensor, whole.state_dict()[name]) for name, tensor in found.state_dict().items())
+    assert same(resumed, whole)
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert state["model"].keys() == model.classifier.state_dict().keys(), "what never changes is not written"
-
-
-def test_a_image_that_became_unreadable(colored, frozen, run):
-    data = colored((3, 3, 3))
+    # An image that became unreadable.
     Image.new("RGB", (9, 9)).save(data.train.records[4].path, "PPM")
     with pytest.raises(DataError, match="no longer be read"):
-        run(data, frozen(), change=plain_twice)
+        run(data, settings, change=plain_twice)
 
 
 # Features
 
 
-@pytest.mark.parametrize("train", [True, False])
-def test_batches_of_features_are_those_of_the_images(colored, frozen, start, train):
+def test_batches_of_features_are_those_of_the_images(colored, frozen, start):
     data, settings = colored((6, 7, 4), (1, 1, 1)), frozen()
     model = start(settings).eval()
     plain = transforms(model, settings)[1]
-    kept = FrozenFeatures(model, data.train, plain, settings.data, CPU, lambda line: None)
-    found, images = kept.loader(train), loader.make_loader(data.train, plain, settings.data, train=train)
-    assert len(kept) == 17
-    assert len(found) == len(images) == (2 if train else 3), "no batch of one photo is trained on"
+    features = FrozenFeatures(model, data.train, plain, settings, CPU, lambda line: None)
+    assert len(features) == 17
     with torch.no_grad():
         rows = model.backbone(torch.stack([plain(read_and_decode(record)) for record in data.train.records]))
-    for epoch in (1, 2):
-        for made in (found, images):
-            made.sampler.set_epoch(epoch)
-        order = [index for index, _ in found.sampler]
-        seen = [index for batch in found.batch_sampler for index, _ in batch]
-        assert seen == order[: len(seen)]
-        for number, ((values, target), (pictures, expected)) in enumerate(zip(found, images, strict=True)):
+    for train, epoch in ((True, 1), (True, 2), (False, 1)):
+        kept, images = features.loader(train), loader.make_loader(data.train, plain, settings, train=train)
+        assert len(kept) == len(images) == (2 if train else 3), "no batch of one photo is trained on"
+        for batches in (kept, images):
+            batches.sampler.set_epoch(epoch)
+        order = [index for index, _ in kept.sampler]
+        for number, ((values, target), (pictures, expected)) in enumerate(zip(kept, images, strict=True)):
             assert values.shape == (len(pictures), model.backbone.head_hidden_size)
             assert torch.equal(target, expected)
             own = order[number * 8 : number * 8 + len(target)]
             torch.testing.assert_close(values, rows[own], rtol=1e-4, atol=1e-5)
             assert not values.requires_grad
-
-
-def test_features_keep_the_precision_that_the_classifier_would_get(colored, frozen, start):
-    settings = frozen(backbone="test_resnet", pretrained=True, backbone_weights="stands for any")
-    data, model = colored((2, 2, 2)), start(frozen(backbone="test_resnet"))
-    plain = transforms(model, settings)[1]
+    convolutions = start(frozen(backbone="test_resnet"))
     for compute, dtype in ((CPU, torch.float32), (BF16, torch.bfloat16)):
-        batch, _ = next(iter(FrozenFeatures(model, data.val, plain, settings.data, compute, print).loader(False)))
-        assert batch.dtype == dtype
+        batch, _ = next(iter(FrozenFeatures(convolutions, data.val, plain, settings, compute, print).loader(False)))
+        assert batch.dtype == dtype, "the precision that the classifier would get"
 
 
 # When they may be kept
@@ -175,20 +167,20 @@ def test_features_keep_the_precision_that_the_classifier_would_get(colored, froz
 def steady(settings, compute=CPU) -> bool:
     torch.manual_seed(0)
     model = build_model(settings.model, 3)
-    freeze(model, settings.finetune.unfreeze) if not settings.finetune.lora_rank else add_adapters(model, settings)
+    freeze(model, settings.model.unfreeze) if not settings.model.lora_rank else add_adapters(model, settings)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     torch.manual_seed(7)
     expected = torch.rand(1)
     torch.manual_seed(7)
-    found = is_steady(model, settings, compute)
+    answer = is_steady(model, settings, compute)
     assert torch.equal(torch.rand(1), expected), "dropout draws on as if nothing were"
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    return found
+    return answer
 
 
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
+def test_steady(frozen, start, tmp_path):
+    vit = {"backbone": "test_vit"}
+    for changes, expected in (
         ({}, True),
         ({"unfreeze": "0"}, True),
         ({"unfreeze": "1"}, False),
@@ -199,19 +191,16 @@ def steady(settings, compute=CPU) -> bool:
         # Batch norms of random weights gather statistics; stochastic depth and dropout draw.
         ({"backbone": "test_resnet"}, False),
         ({"backbone_args": {"drop_path_rate": 0.3}}, False),
-        ({"backbone": "test_vit", "backbone_args": {"proj_drop_rate": 1e-4}}, False),
-        ({"backbone": "test_vit", "backbone_args": {"attn_drop_rate": 1e-4}}, False),
-    ],
-)
-def test_steady(frozen, changes, expected):
-    assert steady(frozen(**changes)) is expected
-    assert steady(frozen(**changes), BF16) is expected
-
-
-def test_what_is_frozen_at_first_only_is_not_steady(frozen, start):
-    model = start(frozen())
-    assert is_steady(model, frozen(), CPU)
-    assert not is_steady(model, frozen(unfreeze="1", unfreeze_every=1), CPU)
+        (vit | {"backbone_args": {"proj_drop_rate": 1e-4}}, False),
+        (vit | {"backbone_args": {"attn_drop_rate": 1e-4}}, False),
+    ):
+        assert steady(frozen(**changes)) is expected, changes
+        assert steady(frozen(**changes), BF16) is expected, changes
+    assert not is_steady(start(frozen()), frozen(unfreeze="1", unfreeze_every=1), CPU), "frozen at first only"
+    weights = {"backbone": "test_resnet", "backbone_weights": str(tmp_path / "w.safetensors"), "pretrained": True}
+    save_file(start(frozen(backbone="test_resnet")).backbone.state_dict(), weights["backbone_weights"])
+    for freeze_norms in (True, False):
+        assert steady(frozen(**weights, freeze_norms=freeze_norms)) is freeze_norms
 
 
 class Odd(nn.Module):
@@ -232,57 +221,31 @@ class Odd(nn.Module):
         return images.mean((2, 3)) * (2 if self.training and self.oddity == "answers otherwise" else 1)
 
 
-@pytest.mark.parametrize(
-    ("oddity", "expected"), [("none", True), ("draws", False), ("counts", False), ("answers otherwise", False)]
-)
-def test_each_way_not_to_be_steady(frozen, oddity, expected):
-    model = ImageClassifier(Odd(oddity), nn.Linear(3, 2), False)
-    assert is_steady(model, frozen(), CPU) is expected
-    assert model.backbone.count == 0
+def test_each_way_not_to_be_steady(frozen):
+    for oddity in ("none", "draws", "counts", "answers otherwise"):
+        model = ImageClassifier(Odd(oddity), nn.Linear(3, 2), False)
+        assert is_steady(model, frozen(), CPU) is (oddity == "none")
+        assert model.backbone.count == 0
 
 
-@pytest.mark.parametrize("freeze_norms", [True, False])
-def test_batch_norms_that_are_frozen_are_steady(frozen, tmp_path, freeze_norms):
-    from safetensors.torch import save_file
+def test_parts_to_keep(colored, frozen, start, monkeypatch):
+    data = colored()  # 24 images train and 12 validate
 
-    settings = frozen(backbone="test_resnet")
-    file = tmp_path / "w.safetensors"
-    save_file(build_model(settings.model, 3).backbone.state_dict(), file)
-    own = frozen(backbone="test_resnet", backbone_weights=str(file), pretrained=True, freeze_norms=freeze_norms)
-    assert steady(own) is freeze_norms
+    def kept(augmented=False, **changes):
+        settings = frozen(**changes)
+        return parts_to_keep(start(settings), data, settings, CPU, augmented=augmented)
 
-
-@pytest.mark.parametrize(
-    ("changes", "augmented", "expected"),
-    [
-        ({}, False, (True, True)),
-        ({}, True, (False, True)),
-        ({"mixup": 0.1}, False, (False, True)),
-        ({"cutmix": 0.1}, False, (False, True)),
-        ({"unfreeze": "1"}, False, (False, False)),
-    ],
-)
-def test_parts_to_keep(colored, frozen, start, changes, augmented, expected):
-    settings = frozen(**changes)
-    assert parts_to_keep(start(settings), colored(), settings, CPU, augmented=augmented) == expected
-
-
-def test_reconstruction_needs_the_images(colored, frozen, start, monkeypatch):
-    data = colored()
-    monkeypatch.setattr(features, "is_steady", lambda *a: True)  # its batch norms are not, without weights
+    assert kept() == (True, True)
+    assert kept(augmented=True) == kept(mixup=0.1) == kept(cutmix=0.1) == (False, True)
+    assert kept(unfreeze="1") == (False, False)
+    size = 4 * start(frozen()).backbone.head_hidden_size
+    for images, expected in ((36, (True, True)), (35, (False, True)), (11, (False, False))):
+        with monkeypatch.context() as patch:
+            patch.setattr(features, "MOST_BYTES", images * size)
+            assert kept() == expected
+    with monkeypatch.context() as patch:
+        patch.setenv("WORLD_SIZE", "2")
+        assert kept() == (False, False), "several processes share the images out"
+    monkeypatch.setattr(features, "is_steady", lambda *a: True)  # the batch norms are not, without weights
     for weight, expected in ((0.0, True), (1.0, False)):
-        settings = frozen(backbone="hybrid_autoencoder", image_size=64, reconstruction=weight)
-        assert parts_to_keep(start(settings), data, settings, CPU, augmented=False) == (expected, expected)
-
-
-def test_several_processes_share_the_images_out(colored, frozen, start, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert parts_to_keep(start(frozen()), colored(), frozen(), CPU, augmented=False) == (False, False)
-
-
-@pytest.mark.parametrize(("images", "expected"), [(36, (True, True)), (35, (False, True)), (11, (False, False))])
-def test_no_more_features_than_fit(colored, frozen, start, monkeypatch, images, expected):
-    """24 images train and 12 validate."""
-    model = start(frozen())
-    monkeypatch.setattr(features, "MOST_BYTES", images * model.backbone.head_hidden_size * 4)
-    assert parts_to_keep(model, colored(), frozen(), CPU, augmented=False) == expected
+        assert kept(backbone="hybrid_autoencoder", image_size=64, reconstruction=weight) == (expected, expected)

@@ -129,7 +129,7 @@ def test_folds_train_an_ensemble(colored, recipe, tmp_path, monkeypatch):
     data, said, seeds = colored((6, 6, 6), (3, 3, 3)), [], []
     one_training = fit._train_one
     monkeypatch.setattr(
-        fit, "_train_one", lambda part, own, *more: seeds.append(own.data.seed) or one_training(part, own, *more)
+        fit, "_train_one", lambda part, own, *more: seeds.append(own.seed) or one_training(part, own, *more)
     )
     head = train_backbone_head(data, recipe(folds=3, epochs=2, seed=5), CPU, tmp_path, said.append)
     assert seeds == [5, 6, 7]

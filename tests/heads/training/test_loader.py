@@ -27,14 +27,14 @@ def drawn(loader) -> list[int]:
 
 def test_class_balanced_sampling(colored, recipe):
     data = colored((60, 12, 3), (1, 1, 1))
-    loader = make_loader(data.train, blank, recipe().data, train=True)
+    loader = make_loader(data.train, blank, recipe(), train=True)
     counts: Counter[int] = Counter()
     for epoch in range(20):
         loader.sampler.set_epoch(epoch)
         counts.update(int(data.train.target[index]) for index in drawn(loader))
     assert counts.total() == 20 * 75
     assert all(0.29 < counts[number] / counts.total() < 0.38 for number in range(3))
-    plain = make_loader(data.train, blank, recipe(balanced_sampling=False).data, train=True)
+    plain = make_loader(data.train, blank, recipe(balanced_sampling=False), train=True)
     once = drawn(plain)
     plain.sampler.set_epoch(1)
     again = drawn(plain)
@@ -45,7 +45,7 @@ def test_class_balanced_sampling(colored, recipe):
 def test_a_hundred_to_one(colored, recipe):
     """The one image of a class comes in every epoch nearly as often as the hundred of another together."""
     data = colored((100, 1, 1), (1, 1, 1))
-    sampler = make_loader(data.train, blank, recipe().data, train=True).sampler
+    sampler = make_loader(data.train, blank, recipe(), train=True).sampler
     for epoch in range(5):
         sampler.set_epoch(epoch)
         counts = Counter(int(data.train.target[index]) for index, _ in sampler)
@@ -54,7 +54,7 @@ def test_a_hundred_to_one(colored, recipe):
 
 def test_validation_sees_every_image_once_in_order(colored, recipe):
     data = colored()
-    loader = make_loader(data.val, blank, recipe().data, train=False)
+    loader = make_loader(data.val, blank, recipe(), train=False)
     assert torch.cat([target for _, target in loader]).tolist() == data.val.target.tolist()
 
 
@@ -64,13 +64,13 @@ def test_validation_sees_every_image_once_in_order(colored, recipe):
 def test_no_batch_of_one_image_is_trained_on(colored, recipe, images, batches):
     third = images // 3
     data = colored((images - 2 * third, third, third), (1, 1, 1))
-    loader = make_loader(data.train, blank, recipe().data, train=True)
+    loader = make_loader(data.train, blank, recipe(), train=True)
     assert [len(target) for _, target in loader] == batches
 
 
 def test_one_image_of_validation_stays(colored, recipe):
     data = colored((1, 1, 1), (7, 1, 1))
-    assert [len(target) for _, target in make_loader(data.val, blank, recipe().data, train=False)] == [8, 1]
+    assert [len(target) for _, target in make_loader(data.val, blank, recipe(), train=False)] == [8, 1]
 
 
 # What is drawn for an image
@@ -124,7 +124,7 @@ def test_batches_do_not_depend_on_the_number_of_loader_processes(colored, recipe
     images, made = colored((4, 4, 3)).train, []
     for workers in (0, 1, 2):
         settings = recipe(auto_augment=policy, random_erasing=0.5, workers=workers)
-        loader = make_loader(images, transforms(start(settings), settings)[0], settings.data, train=True)
+        loader = make_loader(images, transforms(start(settings), settings)[0], settings, train=True)
         batches = []
         for epoch in (1, 2):
             loader.sampler.set_epoch(epoch)
@@ -139,7 +139,7 @@ def test_batches_do_not_depend_on_the_number_of_loader_processes(colored, recipe
 def test_a_batch_with_an_unreadable_image_is_its_words(colored, recipe, workers):
     images = colored((3, 2, 2)).train
     Image.new("RGB", (9, 9)).save(images.records[2].path, "PPM")
-    batches = list(make_loader(images, lambda image: torch.zeros(1), recipe(workers=workers).data, train=False))
+    batches = list(make_loader(images, lambda image: torch.zeros(1), recipe(workers=workers), train=False))
     assert len(batches) == 1
     assert batches[0].startswith(f"{images.records[2].path}: not an image")
 
@@ -149,7 +149,7 @@ def test_the_callers_generators_are_left_as_they_were(colored, recipe, start):
     settings = recipe(workers=0, random_erasing=1.0, auto_augment="augmix-m3-w3")
     torch.manual_seed(5), random.seed(5), np.random.seed(5)
     before = torch.rand(3), random.random(), np.random.rand()
-    loader = make_loader(colored().train, transforms(start(settings), settings)[0], settings.data, train=True)
+    loader = make_loader(colored().train, transforms(start(settings), settings)[0], settings, train=True)
     torch.manual_seed(5), random.seed(5), np.random.seed(5)
     next(iter(loader))
     assert (torch.rand(3) == before[0]).all()

@@ -93,15 +93,15 @@ def test_how_much_trains_in_each_epoch(unfreeze, every, expected, last):
     """The smallest ResNet has five stages: the stem and four more."""
     chosen = settings(unfreeze=unfreeze, unfreeze_every=every)
     model = build_model(chosen.model, classes=3, load_weights=False)
-    assert [unfrozen_at(epoch, model, chosen.finetune) for epoch in range(1, 8)] == expected
-    assert fully_unfrozen_epoch(model, chosen.finetune) == last
+    assert [unfrozen_at(epoch, model, chosen.model) for epoch in range(1, 8)] == expected
+    assert fully_unfrozen_epoch(model, chosen.model) == last
 
 
 def test_adapters_know_no_progressive_unfreezing():
     chosen = settings(unfreeze="2", unfreeze_every=1, lora_rank=2)
     model = build_model(chosen.model, classes=3, load_weights=False)
-    assert unfrozen_at(1, model, chosen.finetune) == "2"
-    assert fully_unfrozen_epoch(model, chosen.finetune) == 1
+    assert unfrozen_at(1, model, chosen.model) == "2"
+    assert fully_unfrozen_epoch(model, chosen.model) == 1
 
 
 # What the optimizer gets

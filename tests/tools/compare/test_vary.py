@@ -21,12 +21,12 @@ def test_the_product_of_all():
     rows = make(["a", "b"], ["unfreeze=all,1", "dropout=[0,0],[0.5, 0.5]", "schedule = none , step"])
     assert len(rows) == len({row.name for row in rows}) == 16
     assert rows[0].name == "a unfreeze=all dropout=[0,0] schedule=none"
-    assert rows[0].settings.finetune.unfreeze == "all"
+    assert rows[0].settings.model.unfreeze == "all"
     assert rows[1].name == "a unfreeze=all dropout=[0,0] schedule=step"
     assert rows[-1].name == "b unfreeze=1 dropout=[0.5, 0.5] schedule=step"
     assert rows[-1].settings.model.dropout == (0.5, 0.5)
     assert rows[-1].settings.schedule.kind == "step"
-    assert rows[-1].settings.finetune.unfreeze == "1"
+    assert rows[-1].settings.model.unfreeze == "1"
     assert [row.settings.description for row in rows] == ["a"] * 8 + ["b"] * 8
 
 
