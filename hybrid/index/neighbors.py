@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -21,25 +21,15 @@ from hybrid.index.store import EmbeddingStore
 GPU_FROM, GPU_NEIGHBORS = 100, 2048
 
 
-class Contents(Protocol):
-    """Which image is behind a row id."""
-
-    def hashes(self, ids: Ids) -> dict[int, str]:
-        """Content hashes of those of the rows that there are (still)."""
-
-    def ids_of(self, hashes: Collection[str]) -> Ids:
-        """Row ids of those of the contents that the index holds, ascending."""
-
-
 class NeighborIndex:
     """Inner-product search over the unit-norm vectors of one encoder.
 
     Parameters
     ----------
     index : faiss index
-        Inner product, its ids being row ids of `contents`.
-    contents : mapping of row id to content hash, or Contents
-        The images that may be found; the index may hold more than a mapping has.
+        Inner product, with ids of its own.
+    hashes : callable
+        Content hash by id of those of the given ids (m,) int64 whose images there are (still).
     ids : (m,) int64, optional
         The only rows that may be found. Default: all.
     notes : tuple of str
@@ -47,27 +37,23 @@ class NeighborIndex:
     """
 
     def __init__(
-        self, index: Any, contents: Mapping[int, str] | Contents, ids: Ids | None = None, notes: tuple[str, ...] = ()
+        self,
+        index: Any,
+        hashes: Callable[[Ids], dict[int, str]],
+        ids: Ids | None = None,
+        notes: tuple[str, ...] = (),
     ) -> None:
-        if isinstance(contents, Mapping):
-            given = _Given(contents)
-            ids = given.ids if ids is None and len(contents) < index.ntotal else ids
-            contents = given
         self._index = index
-        self._contents = contents
+        self._hashes = hashes
         self._ids = ids
         self.notes = notes
 
     def __len__(self) -> int:
         return int(self._index.ntotal) if self._ids is None else len(self._ids)
 
-    def only(self, hashes: Collection[str]) -> NeighborIndex:
-        """Narrow the search to some images; content hashes without a vector are passed over."""
-        return self.only_ids(self._contents.ids_of(hashes))
-
     def only_ids(self, ids: Ids) -> NeighborIndex:
         """Narrow the search to some rows of the store; those that the index does not hold are passed over."""
-        return NeighborIndex(self._index, self._contents, np.intersect1d(ids, self._searched_ids), self.notes)
+        return NeighborIndex(self._index, self._hashes, np.intersect1d(ids, self._searched_ids), self.notes)
 
     @property
     def _searched_ids(self) -> Ids:
@@ -104,11 +90,11 @@ class NeighborIndex:
             return np.empty((len(queries), k), dtype=np.float32), [[] for _ in queries]
         similarity, ids = self._nearest(queries, k)
         unique = np.unique(ids)
-        hashes = self._contents.hashes(unique)
+        hashes = self._hashes(unique)
         if len(hashes) < len(unique):
             # Images were removed since the index was opened: they are left out, and others found in their place.
             rest = np.setdiff1d(self._searched_ids, [number for number in unique.tolist() if number not in hashes])
-            return NeighborIndex(self._index, self._contents, rest, self.notes).search(queries, k)
+            return NeighborIndex(self._index, self._hashes, rest, self.notes).search(queries, k)
         return similarity, [[hashes[number] for number in row] for row in ids.tolist()]
 
     def _nearest(self, queries: FloatArray, k: int) -> tuple[FloatArray, Ids]:
@@ -169,7 +155,7 @@ def open_index(store: EmbeddingStore, fingerprint: str, file: Path) -> NeighborI
         If the store holds no vector of this encoder, or the file cannot be written.
     """
     index, note = up_to_date(store, fingerprint, file)
-    return NeighborIndex(index, _InStore(store.path, note), notes=note.lines)
+    return NeighborIndex(index, partial(_stored_hashes, store.path, note), notes=note.lines)
 
 
 def build(vectors: FloatArray, ids: Sequence[int]) -> Any:
@@ -179,41 +165,12 @@ def build(vectors: FloatArray, ids: Sequence[int]) -> Any:
     return index
 
 
-class _Given:
-    """Images that are known by a mapping of row id to content hash."""
-
-    def __init__(self, hashes: Mapping[int, str]) -> None:
-        self._hashes = hashes
-        self.ids: Ids = np.array(sorted(hashes), dtype=np.int64)
-
-    def hashes(self, ids: Ids) -> dict[int, str]:
-        return {number: self._hashes[number] for number in ids.tolist() if number in self._hashes}
-
-    def ids_of(self, hashes: Collection[str]) -> Ids:
-        wanted = frozenset(hashes)
-        return np.array([number for number in self.ids.tolist() if self._hashes[number] in wanted], dtype=np.int64)
-
-
-class _InStore:
-    """Images that are looked up in the store when they are found, by a connection of the thread that asks."""
-
-    def __init__(self, path: Path, note: Note) -> None:
-        self._path, self._note = path, note
-
-    def hashes(self, ids: Ids) -> dict[int, str]:
-        with self._opened() as store:
-            return store.rows(self._note.fingerprint).hashes(ids)
-
-    def ids_of(self, hashes: Collection[str]) -> Ids:
-        with self._opened() as store:
-            return store.rows(self._note.fingerprint).ids_of(hashes)
-
-    def _opened(self) -> EmbeddingStore:
-        store = EmbeddingStore(self._path, must_exist=True)
-        if store.identity != self._note.store:
-            store.close()
-            raise StoreError(f"{self._path} was built anew while it was searched", fix="search again")
-        return store
+def _stored_hashes(path: Path, note: Note, ids: Ids) -> dict[int, str]:
+    """Look up rows in the store when they are found, by a connection of the thread that asks."""
+    with EmbeddingStore(path, must_exist=True) as store:
+        if store.identity != note.store:
+            raise StoreError(f"{path} was built anew while it was searched", fix="search again")
+        return store.rows(note.fingerprint).hashes(ids)
 
 
 def _parameters(ids: Ids | None, nprobe: int | None = None) -> Any:

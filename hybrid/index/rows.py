@@ -88,12 +88,6 @@ class VectorRows:
         query = "SELECT id, sha256 FROM embeddings WHERE id IN (SELECT value FROM json_each(?)) AND fingerprint = ?"
         return dict(self._db.execute(query, (json_list(ids), self._fingerprint)))
 
-    def ids_of(self, hashes: Collection[str]) -> Ids:
-        """Row ids of the contents that have a vector, ascending."""
-        # Sorted here, for SQLite would go by encoder where it has to sort.
-        query = "SELECT id FROM embeddings WHERE fingerprint = ? AND sha256 IN (SELECT value FROM json_each(?))"
-        return np.sort(_ids(self._db.execute(query, (self._fingerprint, json_list(hashes)))))
-
     def ids_labeled(self, labels: Collection[str] | None = None) -> Ids:
         """Row ids of the contents that an image of these labels (None: of any) shows, ascending."""
         # The + keeps SQLite from going by encoder, which would read every vector for its hash.

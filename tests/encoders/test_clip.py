@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,10 @@ from hybrid.encoders.clip import CONFIG_FILE, TEXT_BATCH, TINY_FOLDER, ClipEncod
 
 WEIGHTS = "open_clip_model.safetensors"
 PREPROCESS = {"std": [0.3, 0.3, 0.2]}  # as tests/conftest.py writes it
+TINY_TEXT = {
+    "embed_dim": 32,
+    "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
 TIMM_TOWER = {"image_size": 224, "timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token", "timm_proj": "linear"}
 
 
@@ -55,53 +59,41 @@ def fp32(clip_folder) -> ClipEncoder:
 
 
 @pytest.fixture(scope="module")
-def full_size_clip(make_clip, tmp_path_factory) -> Iterator[Path]:
-    """The default model's image tower (ViT-B/32 at 256 pixels) with random weights, and a small text tower."""
-    config = open_clip.get_model_config("ViT-B-32-256")
-    config["text_cfg"] = {"context_length": 8, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
-    folder = make_clip(tmp_path_factory.mktemp("clip") / "full", config=config)
-    yield folder
-    shutil.rmtree(folder)
+def deep_clip(make_clip, tmp_path_factory) -> Path:
+    """The default model's image tower (ViT-B/32 at 256 pixels) in its full depth and half its width."""
+    vision = {**open_clip.get_model_config("ViT-B-32-256")["vision_cfg"], "width": 384}
+    return make_clip(tmp_path_factory.mktemp("clip") / "deep", config={**TINY_TEXT, "vision_cfg": vision})
 
 
 @pytest.fixture(scope="module")
 def timm_clip(make_clip, tmp_path_factory) -> Path:
     """A CLIP whose image tower is timm's: open_clip puts it in half precision as a whole."""
-    text = {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
-    config = {"embed_dim": 32, "vision_cfg": TIMM_TOWER, "text_cfg": text}
-    return make_clip(tmp_path_factory.mktemp("clip") / "timm", config=config)
+    return make_clip(tmp_path_factory.mktemp("clip") / "timm", config={**TINY_TEXT, "vision_cfg": TIMM_TOWER})
 
 
 # Vectors
 
 
-@pytest.mark.parametrize("model", ["clip_folder", "timm_clip", "full_size_clip"])
-def test_batched_half_precision_stays_within_open_clips_fp32_path(model, images, request):
+@pytest.mark.parametrize("model", ["clip_folder", "timm_clip", "deep_clip"])
+def test_vectors_are_open_clips_own_and_half_precision_stays_near_them(model, images, request):
     folder = request.getfixturevalue(model)
     expected = open_clips_own(folder, images)
-    half = embed(load(folder, "bf16"), images)
+    full, half = (embed(load(folder, precision), images) for precision in ("fp32", "bf16"))
+    assert np.einsum("ij,ij->i", full, expected).min() > 0.99999
     cosine = half @ expected.T
     assert cosine.diagonal().min() >= 0.999
     # Not because all images look alike to random weights: each vector finds its own image.
     assert np.array_equal(cosine.argmax(axis=1), np.arange(len(images)))
     assert np.sort(cosine, axis=1)[:, 0].min() < 0.99
-    assert not np.array_equal(half, expected)
+    assert not np.array_equal(half, full)
 
 
-@pytest.mark.parametrize("model", ["clip_folder", "timm_clip"])
-def test_fp32_vectors_are_open_clips_own(model, images, request):
-    folder = request.getfixturevalue(model)
-    vectors = embed(load(folder), images)
-    assert np.einsum("ij,ij->i", vectors, open_clips_own(folder, images)).min() > 0.99999
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_vectors_are_float32_of_unit_norm(clip_folder, images, precision):
-    encoder = load(clip_folder, precision)
-    for vectors, count in ((embed(encoder, images), len(images)), (encoder.encode_texts(["a cat", "a dog"]), 2)):
-        assert vectors.dtype == np.float32
-        assert vectors.shape == (count, encoder.dim) == (count, 32)
-        assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+def test_vectors_are_float32_of_unit_norm(clip_folder, images):
+    for encoder in (load(clip_folder), load(clip_folder, "bf16")):
+        for vectors, count in ((embed(encoder, images), len(images)), (encoder.encode_texts(["a cat", "a dog"]), 2)):
+            assert vectors.dtype == np.float32
+            assert vectors.shape == (count, encoder.dim) == (count, 32)
+            assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
 def test_a_batch_of_prepared_images_is_open_clips_own_tensor(clip_folder, fp32, images):
@@ -145,13 +137,13 @@ def test_what_an_encoder_says_of_itself(fp32):
     assert not any(parameter.requires_grad for parameter in fp32._model.parameters())
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_half_precision_does_not_round_the_logit_scale(timm_clip, tmp_path, precision):
+def test_half_precision_does_not_round_the_logit_scale(timm_clip, tmp_path):
     folder = Path(shutil.copytree(timm_clip, tmp_path / "model"))
     state = load_file(folder / WEIGHTS)
     state["logit_scale"] = torch.tensor(math.log(100))
     save_file(state, folder / WEIGHTS)
-    assert load(folder, precision).logit_scale == pytest.approx(100, rel=1e-6)
+    for precision in ("fp32", "bf16"):
+        assert load(folder, precision).logit_scale == pytest.approx(100, rel=1e-6)
 
 
 def test_auto_precision_follows_the_processor_and_the_notes_say_why(clip_folder):
@@ -172,40 +164,26 @@ def test_the_bundled_model_loads_by_its_name(images):
 # Names
 
 
-def change_weights(folder: Path) -> None:
+def test_an_encoder_is_named_by_its_weights_preprocessing_precision_and_pixels(
+    clip_folder, fp32, tmp_path, monkeypatch
+):
+    folder = Path(shutil.copytree(clip_folder, tmp_path / "elsewhere" / "copy"))
+    (folder / "README.md").write_text("not weights")
+    copied = load(folder)
+    assert (copied.identity, copied.fingerprint) == (fp32.identity, fp32.fingerprint)
+    assert copied.name != fp32.name
     state = load_file(folder / WEIGHTS)
     state["visual.proj"][0, 0] += 1e-3
     save_file(state, folder / WEIGHTS)
-
-
-def change_preprocessing(folder: Path) -> None:
+    others = [load(folder)]
     config = json.loads((folder / CONFIG_FILE).read_text())
     config["preprocess_cfg"]["mean"] = [0.1, 0.2, 0.3]
     (folder / CONFIG_FILE).write_text(json.dumps(config))
-
-
-@pytest.mark.parametrize("change", [change_weights, change_preprocessing])
-def test_other_weights_or_preprocessing_are_another_encoder(clip_folder, fp32, tmp_path, change):
-    folder = Path(shutil.copytree(clip_folder, tmp_path / "model"))
-    change(folder)
-    other = load(folder)
-    assert other.identity != fp32.identity
-    assert other.fingerprint != fp32.fingerprint
-
-
-def test_a_copied_folder_is_the_same_encoder(clip_folder, fp32, tmp_path):
-    folder = Path(shutil.copytree(clip_folder, tmp_path / "elsewhere" / "copy"))
-    (folder / "README.md").write_text("not weights")
-    other = load(folder)
-    assert (other.identity, other.fingerprint) == (fp32.identity, fp32.fingerprint)
-    assert other.name != fp32.name
-
-
-@pytest.mark.parametrize("change", ["precision", "pixels"])
-def test_another_precision_or_kind_of_pixels_changes_the_fingerprint_alone(clip_folder, fp32, monkeypatch, change):
-    """Vectors of images that were decoded or resized otherwise are not mixed with these; gates and heads stay."""
-    if change == "pixels":
-        monkeypatch.setattr(clip, "PIXELS", clip.PIXELS + 1)
-    other = load(clip_folder, "bf16" if change == "precision" else "fp32")
-    assert other.identity == fp32.identity
-    assert other.fingerprint != fp32.fingerprint
+    others += [load(folder), fp32]
+    assert len({other.identity for other in others}) == len({other.fingerprint for other in others}) == 3
+    # Vectors of images that were decoded or resized otherwise are not mixed with these; gates and heads stay.
+    half = load(clip_folder, "bf16")
+    monkeypatch.setattr(clip, "PIXELS", clip.PIXELS + 1)
+    others = [fp32, half, load(clip_folder)]
+    assert {other.identity for other in others} == {fp32.identity}
+    assert len({other.fingerprint for other in others}) == 3

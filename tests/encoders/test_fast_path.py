@@ -32,6 +32,9 @@ KNOWN: dict[str, tuple[Mapping[str, object], Mapping[str, object]]] = {
     "patch dropout": ({"patch_dropout": 0.5}, {}),
     "another width within": ({"mlp_ratio": 2.5}, {}),
     "one head": ({"head_width": 64}, {}),
+    "no projection": ({}, {}),
+    "another container of a text tower": ({}, {"kind": open_clip.CustomTextCLIP}),
+    "two blocks of the default": ({**open_clip.get_model_config("ViT-B-32-256")["vision_cfg"], "layers": 2}, {}),
 }
 TIMM = {"timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": "linear", "image_size": 160}
 RESNET = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
@@ -76,45 +79,22 @@ def no_gradients():
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_fp32_is_open_clips_own(name):
-    vision, more = KNOWN[name]
-    model = build({**VISION, **vision}, **more)
-    assert has_fast_path(model)
-    found, expected = FastViT(model.visual, FP32)(pixels(9)), model.encode_image(pixels(9))
-    assert found.shape == expected.shape == (9, 32)
-    assert torch.allclose(found, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("variant", ["another container of a text tower", "no projection"])
-def test_fp32_is_open_clips_own_in_other_models(variant):
-    model = build(kind=open_clip.CLIP if variant == "no projection" else open_clip.CustomTextCLIP)
-    if variant == "no projection":
-        model.visual.proj = None
-    assert has_fast_path(model)
-    found, expected = FastViT(model.visual, FP32)(pixels(3)), model.encode_image(pixels(3))
-    assert found.shape == expected.shape
-    assert torch.allclose(found, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", KNOWN)
-def test_bf16_is_as_near_to_fp32_as_open_clips_own(name):
+def test_fp32_is_open_clips_own_and_bf16_as_near_to_it(name):
     """Packed where the processor computes bf16, else plain; measured: 1 - cosine is 4e-5 for both."""
     vision, more = KNOWN[name]
     model = build({**VISION, **vision}, **more)
-    exact = model.encode_image(pixels(9))
+    if name == "no projection":
+        model.visual.proj = None
+    assert has_fast_path(model)
+    images = pixels(9, model.visual.image_size[0])
+    found, exact = FastViT(model.visual, FP32)(images), model.encode_image(images)
+    assert found.shape == exact.shape
+    assert torch.allclose(found, exact, atol=1e-5)
     half = model.to(torch.bfloat16)
-    found, own = FastViT(half.visual, BF16)(pixels(9).bfloat16()), half.encode_image(pixels(9).bfloat16())
+    found, own = FastViT(half.visual, BF16)(images.bfloat16()), half.encode_image(images.bfloat16())
     assert found.dtype == torch.bfloat16
     assert similar(found, own) > 0.9998
     assert similar(found, exact) > 0.9998
-
-
-def test_the_default_towers_shape():
-    """ViT-B/32 at its own size, with two of its blocks."""
-    config = {**open_clip.get_model_config("ViT-B-32-256")["vision_cfg"], "layers": 2}
-    model = build(config)
-    found, expected = FastViT(model.visual, FP32)(pixels(2, 256)), model.encode_image(pixels(2, 256))
-    assert torch.allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("supported", [True, False])

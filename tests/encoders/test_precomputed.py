@@ -45,9 +45,8 @@ def lookup(encoder: PrecomputedEncoder, *paths: str) -> np.ndarray:
     return encoder.encode_images([encoder.prepare(None, record(path)) for path in paths])
 
 
-@pytest.mark.parametrize(
-    ("path", "row"),
-    [
+def test_an_image_finds_the_longest_tail_of_its_path(encoder):
+    for path, row in (
         ("/data/caltech/test/cup/1.jpg", 0),
         ("/data/caltech/train/cup/1.jpg", 1),
         ("/data/caltech/other/cup/1.jpg", 2),
@@ -55,26 +54,35 @@ def lookup(encoder: PrecomputedEncoder, *paths: str) -> np.ndarray:
         ("/train/sea_horse/2.jpg", 4),
         ("test/cup/1.jpg", 0),
         ("/data/photos.tar/train/cup/1.jpg", 1),
-    ],
-)
-def test_an_image_finds_the_longest_tail_of_its_path(encoder, path, row):
-    encoder.check([record(path)])
-    assert np.allclose(lookup(encoder, path), unit(EMBEDDING[[row]]), atol=1e-6)
+    ):
+        encoder.check([record(path)])
+        assert np.allclose(lookup(encoder, path), unit(EMBEDDING[[row]]), atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int32])
-def test_vectors_are_float32_of_unit_norm_whatever_the_file_holds(tmp_path, dtype):
-    embedding, text = (10 * EMBEDDING).astype(dtype), (10 * TEXT).astype(dtype)
-    encoder = PrecomputedEncoder(write(tmp_path / "vectors.npz", embedding=embedding, text_embedding=text))
-    images, texts = lookup(encoder, *PATHS), encoder.encode_texts(NAMES)
-    assert images.dtype == texts.dtype == np.float32
-    assert np.allclose(images, unit(embedding), atol=1e-6)
-    assert np.allclose(texts, unit(text), atol=1e-6)
-    assert encoder.dim == 8
-    assert encoder.encode_images([]).shape == encoder.encode_texts([]).shape == (0, 8)
+def test_vectors_are_float32_of_unit_norm_whatever_the_file_holds(tmp_path):
+    for dtype in (np.float16, np.float32, np.float64, np.int32):
+        embedding, text = (10 * EMBEDDING).astype(dtype), (10 * TEXT).astype(dtype)
+        scale = np.array([12.5]).astype(np.float16)
+        file = write(tmp_path / "vectors.npz", embedding=embedding, text_embedding=text, logit_scale=scale)
+        encoder = PrecomputedEncoder(file)
+        images, texts = lookup(encoder, *PATHS), encoder.encode_texts(NAMES)
+        assert images.dtype == texts.dtype == np.float32
+        assert np.allclose(images, unit(embedding), atol=1e-6)
+        assert np.allclose(texts, unit(text), atol=1e-6)
+        assert (encoder.dim, encoder.logit_scale) == (8, 12.5)
+        assert encoder.encode_images([]).shape == encoder.encode_texts([]).shape == (0, 8)
 
 
-def test_missing_images_are_counted_and_listed(encoder):
+def test_a_name_is_found_as_a_class_whatever_its_spelling(encoder):
+    spellings = {"sea horse": 0, "sea_horse": 0, "Sea-Horse": 0, "cup": 1, "CUP": 1, "Crème Bru\u0302le\u0301e": 2}
+    for name, row in spellings.items():
+        assert np.allclose(encoder.encode_texts([name]), unit(TEXT[[row]]), atol=1e-6)
+        assert encoder.can_encode([name, "zebra", name]) == [True, False, True]
+        # In the order asked, and again.
+        assert np.allclose(encoder.encode_texts(["cup", name, "cup"]), unit(TEXT[[1, row, 1]]), atol=1e-6)
+
+
+def test_missing_images_and_names_are_counted_and_listed(encoder):
     known = record("/data/test/cup/1.jpg")
     # A tail is of whole names.
     missing = [record(f"/data/new/{number}1.jpg") for number in range(12)]
@@ -82,69 +90,37 @@ def test_missing_images_are_counted_and_listed(encoder):
         encoder.check([known, *missing])
     assert caught.value.got.startswith("/data/new/01.jpg, /data/new/11.jpg")
     assert caught.value.got.endswith("and 2 more")
-
-
-def test_a_missing_image_that_was_not_checked_is_the_same_error(encoder):
     with pytest.raises(EncoderError, match="no vector for 1 of 1 photos") as caught:
         encoder.prepare(None, record("/data/new.png"))
     assert caught.value.got == "/data/new.png"
-
-
-@pytest.mark.parametrize(
-    ("name", "row"),
-    [("sea horse", 0), ("sea_horse", 0), ("Sea-Horse", 0), ("cup", 1), ("CUP", 1), ("Crème Bru\u0302le\u0301e", 2)],
-)
-def test_a_name_is_found_as_a_class_whatever_its_spelling(encoder, name, row):
-    assert np.allclose(encoder.encode_texts([name]), unit(TEXT[[row]]), atol=1e-6)
-    assert encoder.can_encode([name, "zebra", name]) == [True, False, True]
-    # In the order asked, and again.
-    assert np.allclose(encoder.encode_texts(["cup", name, "cup"]), unit(TEXT[[1, row, 1]]), atol=1e-6)
-
-
-def test_missing_names_are_counted_and_listed(encoder):
     with pytest.raises(EncoderError, match="no text vector for 2 of 3 names") as caught:
         encoder.encode_texts(["zebra", "cup", "sea lion"])
     assert caught.value.got == "zebra, sea lion"
 
 
-def test_what_is_told_of_the_file(tmp_path):
+def test_it_is_loaded_by_its_prefix_and_says_what_the_file_is(tmp_path, monkeypatch):
     file = write(tmp_path / "vectors.npz", model="ViT-B-32/openai")
-    encoder = PrecomputedEncoder(file)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    encoder = load_encoder(EncoderSettings(model="precomputed:~/vectors.npz"))
     assert encoder.name == f"precomputed:{file}"
     assert encoder.notes == (f"encoder: vectors from {file}, computed by ViT-B-32/openai; 5 photos, 3 names",)
     assert not encoder.uses_templates
+    # The fingerprint follows the content, not the place.
+    (tmp_path / "copy.npz").write_bytes(file.read_bytes())
+    assert PrecomputedEncoder(tmp_path / "copy.npz").fingerprint == encoder.fingerprint
+    other = write(tmp_path / "other.npz", model="ViT-B-32/openai", logit_scale=51.0)
+    assert PrecomputedEncoder(other).fingerprint != encoder.fingerprint
 
 
-@pytest.mark.parametrize("scale", [12.5, np.float16(12.5), np.array([12.5])])
-def test_the_logit_scale_is_the_files(tmp_path, scale):
-    assert PrecomputedEncoder(write(tmp_path / "vectors.npz", logit_scale=scale)).logit_scale == 12.5
+def test_a_missing_file_is_named():
+    for name in ("nowhere.npz", "~~~/nowhere.npz"):
+        with pytest.raises(EncoderError, match="does not exist") as caught:
+            load_encoder(EncoderSettings(model=f"precomputed:{name}"))
+        assert caught.value.got == name
 
 
-def test_the_fingerprint_follows_the_content_not_the_place(tmp_path):
-    one, copy, other = tmp_path / "one.npz", tmp_path / "copy.npz", tmp_path / "other.npz"
-    write(one)
-    copy.write_bytes(one.read_bytes())
-    write(other, logit_scale=51.0)
-    names = [PrecomputedEncoder(file).fingerprint for file in (one, copy, other)]
-    assert names[0] == names[1] != names[2]
-
-
-def test_it_is_loaded_by_its_prefix(tmp_path, monkeypatch):
-    write(tmp_path / "vectors.npz")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert load_encoder(EncoderSettings(model="precomputed:~/vectors.npz")).dim == 8
-
-
-@pytest.mark.parametrize("name", ["nowhere.npz", "~~~/nowhere.npz"])
-def test_a_missing_file_is_named(name):
-    with pytest.raises(EncoderError, match="does not exist") as caught:
-        load_encoder(EncoderSettings(model=f"precomputed:{name}"))
-    assert caught.value.got == name
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
+def test_arrays_that_do_not_fit_are_shown_with_their_shapes(tmp_path):
+    for name, value in (
         ("path", PATHS[:-1]),
         ("path", "one"),
         ("path", [PATHS]),
@@ -153,33 +129,26 @@ def test_a_missing_file_is_named(name):
         ("text", NAMES * 2),
         ("text_embedding", TEXT[:1]),
         ("logit_scale", [50.0, 60.0]),
-    ],
-)
-def test_arrays_that_do_not_fit_are_shown_with_their_shapes(tmp_path, name, value):
-    with pytest.raises(EncoderError, match="do not fit together") as caught:
-        PrecomputedEncoder(write(tmp_path / "vectors.npz", **{name: value}))
-    assert f"{name} {np.shape(value)}" in caught.value.got
-
-
-FAULTS = {
-    "not finite": (lambda array: array * np.nan, "with values that are not finite"),
-    "infinite": (lambda array: array / 0, "with values that are not finite"),
-    "text": (lambda array: array.astype(str), "that is not of numbers"),
-    "zero": (lambda array: array * 0, "with vectors of length zero"),
-}
+    ):
+        with pytest.raises(EncoderError, match="do not fit together") as caught:
+            PrecomputedEncoder(write(tmp_path / "vectors.npz", **{name: value}))
+        assert f"{name} {np.shape(value)}" in caught.value.got
 
 
 @pytest.mark.filterwarnings("ignore:divide by zero")
-@pytest.mark.parametrize("name", ["embedding", "text_embedding", "logit_scale"])
-@pytest.mark.parametrize(("change", "fault"), FAULTS.values(), ids=FAULTS)
-def test_arrays_with_impossible_values_are_refused(tmp_path, name, change, fault):
-    array = np.array({"embedding": EMBEDDING, "text_embedding": TEXT, "logit_scale": 50.0}[name])
-    broken = change(array)
-    if array.ndim and broken.dtype == array.dtype:
-        broken[:-1] = array[:-1]  # only the last vector
-    if array.ndim or "zero" not in fault:
-        with pytest.raises(EncoderError, match=f"array {name} {fault}"):
-            PrecomputedEncoder(write(tmp_path / "vectors.npz", **{name: broken}))
+def test_arrays_with_impossible_values_are_refused(tmp_path):
+    for name, array in (("embedding", EMBEDDING), ("text_embedding", TEXT), ("logit_scale", np.array(50.0))):
+        for broken, fault in (
+            (array * np.nan, "with values that are not finite"),
+            (array / 0, "with values that are not finite"),
+            (array.astype(str), "that is not of numbers"),
+            (array * 0, "with vectors of length zero"),
+        ):
+            if array.ndim and broken.dtype == array.dtype:
+                broken[:-1] = array[:-1]  # only the last vector
+            if array.ndim or "zero" not in fault:
+                with pytest.raises(EncoderError, match=f"array {name} {fault}"):
+                    PrecomputedEncoder(write(tmp_path / "vectors.npz", **{name: broken}))
 
 
 def test_a_missing_array_is_named(tmp_path):
@@ -219,17 +188,16 @@ def test_pickled_objects_are_refused_and_not_run(tmp_path):
     assert not victim.exists()
 
 
-@pytest.mark.parametrize("compress", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_a_damaged_file_is_refused(tmp_path, compress):
-    file = tmp_path / "vectors.npz"
-    (np.savez if compress == zipfile.ZIP_STORED else np.savez_compressed)(
-        file, path=PATHS, embedding=EMBEDDING, text=NAMES, text_embedding=TEXT, logit_scale=50.0
-    )
-    with zipfile.ZipFile(file) as archive:
-        entry = archive.getinfo("embedding.npy")
-    data = bytearray(file.read_bytes())
-    middle = entry.header_offset + 60 + entry.compress_size // 2
-    data[middle : middle + 8] = bytes(255 - byte for byte in data[middle : middle + 8])
-    file.write_bytes(data)
-    with pytest.raises(EncoderError, match="cannot read"):
-        PrecomputedEncoder(file)
+def test_a_damaged_file_is_refused(tmp_path):
+    arrays = {"path": PATHS, "embedding": EMBEDDING, "text": NAMES, "text_embedding": TEXT, "logit_scale": 50.0}
+    for save in (np.savez, np.savez_compressed):
+        file = tmp_path / "vectors.npz"
+        save(file, **arrays)
+        with zipfile.ZipFile(file) as archive:
+            entry = archive.getinfo("embedding.npy")
+        data = bytearray(file.read_bytes())
+        middle = entry.header_offset + 60 + entry.compress_size // 2
+        data[middle : middle + 8] = bytes(255 - byte for byte in data[middle : middle + 8])
+        file.write_bytes(data)
+        with pytest.raises(EncoderError, match="cannot read"):
+            PrecomputedEncoder(file)

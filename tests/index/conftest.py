@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,6 +47,14 @@ class Filled:
     def open(self) -> NeighborIndex:
         return open_index(self.store, self.encoder, self.file)
 
+    def only(self, index: NeighborIndex, names: Sequence[str]) -> NeighborIndex:
+        ids = [number for number, name in self.hashes().items() if name in names]
+        return index.only_ids(np.array(ids, dtype=np.int64))
+
+    def hashes(self) -> dict[int, str]:
+        rows = self.store.rows(self.encoder)
+        return rows.hashes(rows.ids())
+
     def nearest(self, k: int, among: Sequence[str] | None = None) -> tuple[np.ndarray, list[list[str]]]:
         """Cosines and hashes by numpy, in double precision."""
         names = list(self.known if among is None else among)
@@ -64,31 +72,33 @@ class Filled:
 
 
 @pytest.fixture
-def empty(tmp_path: Path) -> Iterator[Filled]:
-    with EmbeddingStore(tmp_path / "store.sqlite") as store:
-        yield Filled(store, tmp_path / "index.faiss")
+def file(tmp_path: Path) -> Path:
+    """Where the store is, in a folder that it makes."""
+    return tmp_path / "run" / "store.sqlite"
+
+
+@pytest.fixture
+def store(file: Path) -> Iterator[EmbeddingStore]:
+    with EmbeddingStore(file) as opened:
+        yield opened
+
+
+@pytest.fixture
+def empty(store: EmbeddingStore) -> Filled:
+    return Filled(store, store.path.with_name("index.faiss"))
 
 
 @pytest.fixture
 def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was done to bring the FAISS file up to date: "built" or "updated", each time that it was written."""
-    told: list[str] = []
-    built, updated, write = faiss_build._built, faiss_build._updated, faiss_build.write
-    monkeypatch.setattr(faiss_build, "_built", lambda *args: told.append("built") or built(*args))
+    """What was done to bring the FAISS file up to date, each time: "built" or "updated"."""
+    steps: list[str] = []
+    for step in ("built", "updated"):
+        make = getattr(faiss_build, f"_{step}")
 
-    def updating(*args: object) -> object:
-        result = updated(*args)
-        if result is not None:
-            told.append("updated")
-        return result
+        def noted(*arguments: object, step: str = step, make: Callable[..., object] = make) -> object:
+            result = make(*arguments)
+            steps.extend([step] if result is not None else [])
+            return result
 
-    writes: list[Path] = []
-
-    def writing(index: object, note: object, file: Path) -> None:
-        writes.append(file)
-        assert len(writes) == len(told)
-        write(index, note, file)
-
-    monkeypatch.setattr(faiss_build, "_updated", updating)
-    monkeypatch.setattr(faiss_build, "write", writing)
-    return told
+        monkeypatch.setattr(faiss_build, f"_{step}", noted)
+    return steps

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from hybrid.config import EncoderSettings
 from hybrid.encoders import load_encoder
@@ -68,28 +67,27 @@ def run(images: Path, clip: Path, database: Path) -> tuple[IndexSummary, str]:
         return build_index(scan([images]), encoder, store, batch_size=BATCH), encoder.fingerprint
 
 
-@pytest.mark.parametrize("moment", ["encoded", "COMMIT"])
-def test_a_killed_run_goes_on_and_ends_with_the_same_vectors(image_folder, clip_folder, tmp_path, moment):
+def test_a_killed_run_goes_on_and_ends_with_the_same_vectors(image_folder, clip_folder, tmp_path):
     images = image_folder({"cat": IMAGES - COPIES})
     for number in range(COPIES):
         # Copies and a torn file must not shift the batches of the second run.
         shutil.copy(images / "cat" / f"{number:03d}.jpg", images / "cat" / f"{number:03d} copy.jpg")
     (images / "cat" / "002 torn.jpg").write_bytes(b"torn")
-    whole, broken = tmp_path / "whole.sqlite", tmp_path / "broken.sqlite"
-    command = [sys.executable, "-c", KILL_THIRD_BATCH, images, clip_folder, broken, moment]
-    killed = subprocess.run(command, capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-
-    summary, fingerprint = run(images, clip_folder, whole)
+    summary, fingerprint = run(images, clip_folder, tmp_path / "whole.sqlite")
     assert summary.encoded == IMAGES - COPIES
-    with EmbeddingStore(broken) as store:
-        assert len(store.embedded(fingerprint)) == 2 * BATCH
-        assert len(store.images()) == 2 * BATCH + COPIES
-
-    summary, _ = run(images, clip_folder, broken)
-    assert (summary.encoded, summary.unchanged) == (IMAGES - COPIES - 2 * BATCH, 2 * BATCH + COPIES)
-    expected = vectors_of(whole, fingerprint)
+    expected = vectors_of(tmp_path / "whole.sqlite", fingerprint)
     assert len(expected) == IMAGES
     assert len(set(expected.values())) == IMAGES - COPIES
-    assert vectors_of(broken, fingerprint) == expected
     assert np.isfinite(np.frombuffer(b"".join(expected.values()), dtype=np.float32)).all()
+
+    for moment in ("encoded", "COMMIT"):
+        broken = tmp_path / f"{moment}.sqlite"
+        command = [sys.executable, "-c", KILL_THIRD_BATCH, images, clip_folder, broken, moment]
+        killed = subprocess.run(command, capture_output=True, check=False)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+        with EmbeddingStore(broken) as store:
+            assert len(store.embedded(fingerprint)) == 2 * BATCH
+            assert len(store.images()) == 2 * BATCH + COPIES
+        summary, _ = run(images, clip_folder, broken)
+        assert (summary.encoded, summary.unchanged) == (IMAGES - COPIES - 2 * BATCH, 2 * BATCH + COPIES)
+        assert vectors_of(broken, fingerprint) == expected

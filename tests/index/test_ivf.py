@@ -15,34 +15,30 @@ def rows(empty, monkeypatch):
     return empty.store.rows(empty.encoder)
 
 
-def test_the_measured_recall_is_that_of_a_plain_search(rows, monkeypatch):
-    monkeypatch.setattr(ivf, "MIN_LISTS_PER_PROBE", 2)
+@pytest.mark.parametrize("chunk", [7, 4096])
+def test_as_few_cells_are_probed_as_the_recall_of_a_plain_search_needs(rows, monkeypatch, chunk):
+    monkeypatch.setattr(ivf, "MIN_LISTS_PER_PROBE", 1)
     ids = rows.ids()
-    index, held, quality = build_ivf(rows, ids)
-    assert np.array_equal(held, ids)
-    assert (quality.lists, quality.sample) == (22, 60)
-    assert index.nprobe == quality.nprobe
-    # The same by hand: queries are the vectors of the first chosen rows, each left out of its own answer.
+    # By hand: queries are the vectors of the first chosen rows, each left out of its own answer.
     _, vectors = rows.vectors(ids)
     chosen = np.random.default_rng(ivf.SEED).permutation(len(ids))[:60]
     inner = vectors[chosen] @ vectors.T
     inner[np.arange(60), chosen] = -np.inf
     true = ids[np.argsort(-inner, axis=1)[:, :10]]
-    found = index.search(vectors[chosen], 11)[1]
-    share = [len((set(row) - {own}) & set(near)) / 10 for row, own, near in zip(found, ids[chosen], true, strict=True)]
-    assert quality.recall == pytest.approx(np.mean(share))
-    sure = np.mean(share) - 2 * np.std(share) / 60**0.5
-    assert quality.meets_recall == (sure >= ivf.MIN_RECALL)
-
-
-def test_as_few_cells_are_probed_as_the_recall_needs(rows, monkeypatch):
-    monkeypatch.setattr(ivf, "MIN_LISTS_PER_PROBE", 1)
+    monkeypatch.setattr("hybrid.index.rows.CHUNK", chunk)
     probed = []
     for wanted in (0.2, 0.6, 0.95, 1.0):
         monkeypatch.setattr(ivf, "MIN_RECALL", wanted)
-        _, _, quality = build_ivf(rows, rows.ids())
+        index, held, quality = build_ivf(rows, ids)
+        assert np.array_equal(held, ids)
+        assert (quality.lists, quality.sample) == (22, 60)
+        assert index.nprobe == quality.nprobe
+        found = index.search(vectors[chosen], 11)[1]
+        neighbors = zip(found, ids[chosen], true, strict=True)
+        share = [len((set(row) - {own}) & set(near)) / 10 for row, own, near in neighbors]
+        assert quality.recall == pytest.approx(np.mean(share))
         assert quality.meets_recall
-        assert quality.recall >= wanted
+        assert np.mean(share) - 2 * np.std(share) / 60**0.5 >= wanted
         probed.append(quality.nprobe)
     assert probed == sorted(probed)
     assert probed[0] < probed[2] < probed[3] <= 22
@@ -65,36 +61,7 @@ def test_what_a_sensible_share_of_the_cells_does_not_hold_is_not_enough(rows, mo
     assert quality.recall < 0.95
 
 
-def test_ranks_of_the_cells_of_true_neighbors(rows):
-    """Where a search meets each neighbor, by quality one cell more and more."""
-    ids = rows.ids()
-    index, _, _ = build_ivf(rows, ids)
-    own, queries = rows.vectors(ids[5:12])
-    nearest = ivf._Nearest(queries, own)
-    for found, vectors in rows.chunks(ids):
-        nearest.update(vectors, found)
-    ranks = ivf._probe_ranks(index, queries, nearest, rows)
-    for probed in range(1, index.nlist + 1):
-        index.nprobe = probed
-        met = index.search(queries, len(ids))[1]
-        assert ((ranks < probed) == [np.isin(true, row) for true, row in zip(nearest.ids, met, strict=True)]).all()
-
-
-@pytest.mark.parametrize("chunk", [1, 4, 90, 4096])
-def test_the_true_neighbors_however_the_vectors_pass_by(rows, monkeypatch, chunk):
-    monkeypatch.setattr("hybrid.index.rows.CHUNK", chunk)
-    ids, vectors = rows.vectors(rows.ids())
-    own = np.array([0, 7, 200])
-    nearest = ivf._Nearest(vectors[own], ids[own])
-    for found, some in rows.chunks(ids):
-        nearest.update(some, found)
-    inner = vectors[own] @ vectors.T
-    inner[np.arange(3), own] = -np.inf
-    assert np.array_equal(nearest.ids, ids[np.argsort(-inner, axis=1)[:, :10]])
-
-
 def test_rows_that_leave_meanwhile_are_not_held(rows):
     ids = rows.ids()
-    asked = np.append(ids, ids[-1] + 5)
-    _, held, _ = build_ivf(rows, asked)
+    _, held, _ = build_ivf(rows, np.append(ids, ids[-1] + 5))
     assert np.array_equal(held, ids)

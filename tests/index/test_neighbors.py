@@ -11,7 +11,7 @@ import pytest
 
 from hybrid.errors import StoreError
 from hybrid.index import faiss_build
-from hybrid.index.neighbors import NeighborIndex, build
+from hybrid.index.neighbors import build
 from hybrid.index.store import EmbeddingStore
 
 COUNT, DIM = 60, 16
@@ -40,74 +40,55 @@ def celled(empty, monkeypatch):
 # Search
 
 
-@pytest.mark.parametrize("k", [1, 2, 17, COUNT])
-def test_similarities_and_hashes_are_those_of_a_plain_search(filled, k):
-    filled.check(k=k)
-
-
-def test_more_neighbors_than_images_are_cut(filled):
-    similarity, hashes = filled.open().search(filled.queries, COUNT + 40)
-    assert similarity.shape == (len(filled.queries), COUNT)
-    assert all(sorted(row) == sorted(NAMES) for row in hashes)
-
-
-def test_no_neighbors_at_all_cannot_be_asked_for(filled):
-    for k in (0, -1):
-        with pytest.raises(StoreError, match="must ask for photos") as caught:
-            filled.open().search(filled.queries, k)
-        assert caught.value.got == str(k)
-    similarity, hashes = filled.open().search(np.empty((0, DIM), dtype=np.float32), 3)
-    assert (similarity.shape, hashes) == ((0, 3), [])
-
-
-@pytest.mark.parametrize("k", [1, 5, 11, COUNT])
-def test_a_search_among_some_is_a_plain_search_among_them(filled, k):
+def test_similarities_and_hashes_are_those_of_a_plain_search(filled):
     index = filled.open()
-    names = [NAMES[place] for place in (3, 17, 19, 20, 21, 33, 34, 35, 50, 58, 59)]
-    among = index.only({*names, "unknown"})
-    assert len(among) == 11
-    filled.check(among, k, names)
-    # What it was narrowed from finds all, and the narrowed one can be narrowed again.
-    filled.check(index, k)
-    filled.check(among.only(NAMES[:20]), k, names[:3])
+    for k in (1, 2, 17, COUNT):
+        filled.check(index, k)
+    # More than there are images are cut.
+    filled.check(index, COUNT + 40)
+    similarity, hashes = index.search(np.empty((0, DIM), dtype=np.float32), 3)
+    assert (similarity.shape, hashes) == ((0, 3), [])
+    assert index.notes == ()
 
 
-def test_a_search_among_rows_of_the_store(filled):
-    rows = filled.store.rows(filled.encoder)
+def test_a_search_among_rows_of_the_store_is_a_plain_search_among_them(filled):
     index = filled.open()
     filled.add(["later"], 7)
+    names = [NAMES[place] for place in (3, 17, 19, 20, 21, 33, 34, 35, 50, 58, 59)]
     # The row that came after the index was opened is not in it, and must not be waited for.
-    among = index.only_ids(rows.ids_of([*NAMES[4:9], "later"]))
-    assert len(among) == 5
-    filled.check(among, 20, NAMES[4:9])
-    assert len(index.only_ids(rows.ids_of([]))) == 0
-
-
-def test_a_search_among_none_finds_none(filled):
-    among = filled.open().only(["unknown"])
-    similarity, hashes = among.search(filled.queries, 5)
-    assert len(among) == 0
+    among = filled.only(index, [*names, "later"])
+    assert len(among) == 11
+    for k in (1, 5, 11, COUNT):
+        filled.check(among, k, names)
+    # What it was narrowed from finds all, and the narrowed one can be narrowed again.
+    filled.check(index, COUNT, NAMES)
+    filled.check(filled.only(among, NAMES[:20]), COUNT, names[:3])
+    none = filled.only(index, [])
+    similarity, hashes = none.search(filled.queries, 5)
+    assert len(none) == 0
     assert (similarity.shape, similarity.dtype) == ((len(filled.queries), 0), np.float32)
     assert hashes == [[]] * len(filled.queries)
 
 
-@pytest.mark.parametrize("form", [np.float64, "fortran", "strided"])
-def test_queries_may_come_in_any_form(filled, form):
+def test_queries_may_come_in_any_form(filled):
+    index, plain = filled.open(), filled.queries
+    expected_similarity, expected_hashes = index.search(plain, 3)
+    for queries in (plain.astype(np.float64), np.asfortranarray(plain), np.repeat(plain, 2, axis=1)[:, ::2]):
+        similarity, hashes = index.search(queries, 3)
+        assert np.allclose(similarity, expected_similarity, atol=1e-6)
+        assert hashes == expected_hashes
+
+
+def test_queries_that_do_not_fit_are_refused(filled):
     index = filled.open()
-    queries = filled.queries.astype(np.float64) if form is np.float64 else np.asfortranarray(filled.queries)
-    if form == "strided":
-        queries = np.repeat(filled.queries, 2, axis=1)[:, ::2]
-    similarity, hashes = index.search(queries, 3)
-    expected_similarity, expected_hashes = index.search(filled.queries, 3)
-    assert np.allclose(similarity, expected_similarity, atol=1e-6)
-    assert hashes == expected_hashes
-
-
-@pytest.mark.parametrize("shape", [(DIM,), (2, DIM + 1), (1, 2, DIM)])
-def test_queries_that_do_not_fit_are_refused(filled, shape):
-    with pytest.raises(StoreError, match="do not fit the index") as caught:
-        filled.open().search(np.zeros(shape, dtype=np.float32), 1)
-    assert (caught.value.expected, caught.value.got) == (f"(n, {DIM})", str(shape))
+    for shape in ((DIM,), (2, DIM + 1), (1, 2, DIM)):
+        with pytest.raises(StoreError, match="do not fit the index") as caught:
+            index.search(np.zeros(shape, dtype=np.float32), 1)
+        assert (caught.value.expected, caught.value.got) == (f"(n, {DIM})", str(shape))
+    for k in (0, -1):
+        with pytest.raises(StoreError, match="must ask for photos") as caught:
+            index.search(filled.queries, k)
+        assert caught.value.got == str(k)
 
 
 def test_ids_of_the_faiss_index_are_the_ids_that_are_given():
@@ -118,27 +99,12 @@ def test_ids_of_the_faiss_index_are_the_ids_that_are_given():
     assert index.metric_type == faiss.METRIC_INNER_PRODUCT
 
 
-def test_images_may_be_given_by_a_mapping():
-    vectors = np.eye(4, dtype=np.float32)
-    index = NeighborIndex(build(vectors, [5, 6, 7, 8]), {5: "a", 7: "c", 8: "d"})
-    assert len(index) == 3
-    assert index.search(vectors, 1)[1][0] == ["a"]
-    assert "b" not in index.search(vectors, 4)[1][1]
-    assert index.only(["d", "b"]).search(vectors, 4)[1] == [["d"]] * 4
-
-
 # What happens to the store meanwhile
 
 
-def test_the_store_may_be_closed_before_the_search(filled):
-    index = filled.open()
-    filled.store.close()
-    filled.check(index)
-    assert len(index.only(NAMES[:3])) == 3
-
-
-def test_any_thread_may_search(filled):
+def test_the_store_may_be_closed_and_any_thread_may_search(filled):
     index, errors = filled.open(), []
+    filled.store.close()
 
     def search() -> None:
         try:
@@ -157,7 +123,7 @@ def test_any_thread_may_search(filled):
 @pytest.mark.parametrize("narrowed", [False, True])
 def test_images_removed_since_are_left_out_and_others_found_in_their_place(filled, narrowed):
     index = filled.open()
-    index = index.only(NAMES[:40]) if narrowed else index
+    index = filled.only(index, NAMES[:40]) if narrowed else index
     gone = filled.nearest(1)[1][0] + filled.nearest(3)[1][4]
     with EmbeddingStore(filled.store.path) as other:
         other.remove([f"/data/{name}" for name in gone])
@@ -182,20 +148,7 @@ def test_a_store_that_was_built_anew_meanwhile_is_not_searched(filled):
 # Many images: cells
 
 
-def test_an_exact_search_says_nothing_of_itself(filled):
-    assert filled.open().notes == ()
-
-
-def test_an_approximate_search_says_what_it_finds(celled):
-    index = celled.open()
-    (line,) = index.notes
-    assert line.startswith("approximate search: ")
-    assert "of 30 IVF lists are searched" in line
-    assert "(measured on 50 of 900 vectors)" in line
-    assert index.only(["content-3"]).notes == index.notes
-
-
-def test_an_approximate_search_finds_nearly_all(celled):
+def test_an_approximate_search_finds_nearly_all_and_says_so(celled):
     celled.queries = np.stack([celled.known[f"content-{number}"] for number in range(0, 900, 9)])
     index = celled.open()
     similarity, hashes = index.search(celled.queries, 10)
@@ -205,36 +158,39 @@ def test_an_approximate_search_finds_nearly_all(celled):
     for row, cosines, query in zip(hashes, similarity, celled.queries, strict=True):
         assert np.allclose([celled.known[name] @ query for name in row], cosines, atol=1e-6)
         assert (np.diff(cosines) <= 0).all()
+    (line,) = index.notes
+    assert line.startswith("approximate search: ")
+    assert "of 30 IVF lists are searched" in line
+    assert "(measured on 50 of 900 vectors)" in line
+    assert celled.only(index, ["content-3"]).notes == index.notes
 
 
-@pytest.mark.parametrize("count", [1, 3, 40, 200])
-def test_few_images_among_many_are_never_missed(celled, count):
+def test_few_images_among_many_are_never_missed(celled):
     index = celled.open()
     index._index.nprobe = 1
-    names = [f"content-{number}" for number in range(0, 900, 900 // count)][:count]
-    celled.check(index.only(names), 10, names)
+    for count in (1, 3, 40, 200):
+        names = [f"content-{number}" for number in range(0, 900, 900 // count)][:count]
+        celled.check(celled.only(index, names), 10, names)
 
 
 def test_many_images_among_more_are_searched_in_as_many_more_cells(celled):
     index = celled.open()
-    index._index.nprobe = 4
-    assert index.only([f"content-{number}" for number in range(300)])._parameters.nprobe == 12
-    assert index.only([f"content-{number}" for number in range(899)])._parameters.nprobe == 5
-    index._index.nprobe = 20
-    assert index.only([f"content-{number}" for number in range(300)])._parameters.nprobe == 30
+    for nprobe, count, expected in ((4, 300, 12), (4, 899, 5), (20, 300, 30)):
+        index._index.nprobe = nprobe
+        among = celled.only(index, [f"content-{number}" for number in range(count)])
+        assert among._parameters.nprobe == expected
 
 
-@pytest.mark.parametrize("k", [200, 900, 10**6])
-def test_more_neighbors_than_the_cells_hold_are_found_all_the_same(celled, k):
+def test_more_neighbors_than_the_cells_hold_are_found_all_the_same(celled):
     index = celled.open()
     index._index.nprobe = 1
-    celled.check(index, min(k, 900))
+    for k in (200, 900, 10**6):
+        celled.check(index, min(k, 900))
 
 
 def test_removed_images_are_left_out_among_cells_too(celled):
     index = celled.open()
-    gone = celled.nearest(2)[1][0]
-    celled.remove(gone)
+    celled.remove(celled.nearest(2)[1][0])
     index._index.nprobe = index._index.nlist
     celled.check(index, 10)
 
@@ -242,44 +198,37 @@ def test_removed_images_are_left_out_among_cells_too(celled):
 # GPUs: a stand-in, for there is none here
 
 
-@pytest.fixture
-def gpus(monkeypatch):
-    copies: list[object] = []
+def test_many_queries_go_to_a_gpu_and_few_do_not(filled, monkeypatch):
+    searches: list[int] = []
 
     class Copy:
         def __init__(self, index: object) -> None:
-            self.index, self.searches = index, 0
-            copies.append(self)
+            self.index = index
 
         def search(self, queries: np.ndarray, k: int) -> object:
-            self.searches += 1
+            searches.append(len(queries))
             return self.index.search(queries, k)
 
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
     monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", Copy)
-    return copies
-
-
-def test_many_queries_go_to_a_gpu_and_few_do_not(filled, gpus):
     index = filled.open()
     filled.check(index)
-    assert gpus == []
+    assert searches == []
     filled.queries = np.tile(filled.queries, (12, 1))
     filled.check(index)
-    filled.check(index)
-    assert [copy.searches for copy in gpus] == [2]
     # FAISS on a GPU knows no selection of ids.
-    filled.check(index.only(NAMES[:7]), 3, NAMES[:7])
-    assert [copy.searches for copy in gpus] == [2]
+    filled.check(filled.only(index, NAMES[:7]), 3, NAMES[:7])
+    assert searches == [108]
 
 
-def test_vectors_that_do_not_fit_on_the_gpu_are_searched_here(filled, gpus, monkeypatch):
+def test_vectors_that_do_not_fit_on_the_gpu_are_searched_here(filled, monkeypatch):
     tried = []
 
     def too_large(index):
         tried.append(index)
         raise RuntimeError("out of memory")
 
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
     monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", too_large)
     filled.queries = np.tile(filled.queries, (12, 1))
     index = filled.open()
@@ -292,11 +241,9 @@ def test_vectors_that_do_not_fit_on_the_gpu_are_searched_here(filled, gpus, monk
 
 SEARCH = """
 import sys, json, numpy as np; from pathlib import Path
-from hybrid.index import faiss_build; from hybrid.index.neighbors import open_index
+from hybrid.index.neighbors import open_index
 from hybrid.index.store import EmbeddingStore
 folder = Path(sys.argv[1])
-if len(sys.argv) > 2:
-    faiss_build.EXACT_UP_TO = int(sys.argv[2])
 with EmbeddingStore(folder / 'store.sqlite') as store:
     print('ready', flush=True)
     sys.stdin.readline()

@@ -33,22 +33,19 @@ def test_ids_and_hashes_are_of_one_encoder(filled, rows):
     assert rows.ids().tolist() == IDS
     assert rows.ids().dtype == np.int64
     assert rows.hashes([31, 11, 4, 99]) == {4: "c3", 31: "c29"}
-    assert rows.ids_of(["c3", "nothing", "c29", "c0"]).tolist() == [1, 4, 31]
-    assert filled.store.rows("encoder-b").ids_of(NAMES).tolist() == [11]
+    assert filled.store.rows("encoder-b").hashes(range(99)) == {11: "c3"}
     assert filled.store.rows("encoder-c").ids().tolist() == []
-    assert rows.ids_of([]).tolist() == []
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 30, 4096])
-def test_vectors_come_in_chunks_by_id(filled, rows, monkeypatch, chunk):
-    monkeypatch.setattr(module, "CHUNK", chunk)
-    found = list(rows.chunks(rows.ids()))
-    assert max(len(ids) for ids, _ in found) <= chunk
-    assert np.concatenate([ids for ids, _ in found]).tolist() == IDS
-    assert np.array_equal(np.concatenate([vectors for _, vectors in found]), np.stack(list(filled.known.values())))
-
-
-def test_vectors_of_some_rows(filled, rows):
+def test_vectors_come_in_chunks_by_id(filled, rows, monkeypatch):
+    expected = np.stack(list(filled.known.values()))
+    for chunk in (1, 7, 30, 4096):
+        monkeypatch.setattr(module, "CHUNK", chunk)
+        chunks = list(rows.chunks(rows.ids()))
+        assert max(len(ids) for ids, _ in chunks) <= chunk
+        assert np.concatenate([ids for ids, _ in chunks]).tolist() == IDS
+        assert np.array_equal(np.concatenate([vectors for _, vectors in chunks]), expected)
+    # Of some rows, those that there are.
     ids, vectors = rows.vectors([4, 11, 12, 99])
     assert ids.tolist() == [4, 12]
     assert np.array_equal(vectors, [filled.known["c3"], filled.known["c10"]])

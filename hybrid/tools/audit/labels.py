@@ -197,7 +197,10 @@ def _nearest(images: Labeled, evidence: Labeled, count: int = NEIGHBORS) -> list
     if not images.hashes:
         return []
     place = {sha256: row for row, sha256 in enumerate(evidence.hashes)}
-    index = NeighborIndex(build(evidence.embeddings, range(len(place))), dict(enumerate(evidence.hashes)))
+    index = NeighborIndex(
+        build(evidence.embeddings, range(len(place))),
+        lambda rows: {row: evidence.hashes[row] for row in rows.tolist()},
+    )
     # One more, for the image itself is among them.
     similarity, hashes = index.search(images.embeddings, count + 1)
     found = []
