@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-import scipy.optimize
 
 from hybrid.gate.decide import FittedGate
 from hybrid.gate.episodes import Calibration, calibrate, class_folds
@@ -204,18 +203,3 @@ def draw_support(draw_evidence) -> Callable[..., Evidence]:
         return replace(draw_evidence(seed, images, 4, named - 4), support=support)
 
     return draw
-
-
-@pytest.fixture
-def searches(monkeypatch):
-    """Every call of the optimizer: loss, start, bounds and what was found."""
-    calls = []
-    original = scipy.optimize.minimize
-
-    def minimize(loss, start, **options):
-        found = original(loss, start, **options)
-        calls.append((loss, np.asarray(start), options.get("bounds"), found.x))
-        return found
-
-    monkeypatch.setattr(scipy.optimize, "minimize", minimize)
-    return calls

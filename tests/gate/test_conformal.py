@@ -32,11 +32,6 @@ def test_scores_by_a_loop():
             assert found[row, c] == pytest.approx(expected, abs=1e-12)
 
 
-def test_scores_in_simple_numbers():
-    found = set_scores(np.array([[0.2, 0.5, 0.3]]), np.array([0.5]))
-    np.testing.assert_allclose(found, [[0.5 + 0.3 + 0.1 + 2 * 0.05, 0.25, 0.5 + 0.15 + 0.05]])
-
-
 def test_threshold_is_an_order_statistic():
     scores = np.random.default_rng(0).permutation(np.arange(20.0))[:, None] * [1.0, 100.0]
     target = np.zeros(19, dtype=np.intp)

@@ -37,7 +37,7 @@ def answer(decide: Decider, world, uniform=None, rows=slice(None)):
 
 @pytest.mark.parametrize("kind", SPACES)
 @pytest.mark.parametrize("policy", POLICIES, ids=str)
-def test_the_answer_is_the_gates(fitted, large, kind, policy):
+def test_the_answer_is_the_gates_and_reasons_give_it_back(fitted, large, kind, policy):
     decide = decider(fitted, large, kind, reject=0.9, coverage=0.9, **policy)
     uniform = np.random.default_rng(3).random(len(large.test))
     decided = answer(decide, large, uniform)
@@ -56,6 +56,15 @@ def test_the_answer_is_the_gates(fitted, large, kind, policy):
         )
         assert single.p_known[0] == pytest.approx(decided.p_known[row])
         np.testing.assert_array_equal(single.sets[0], decided.sets[row])
+    reasons = decide.reasons(large.test.embeddings, large.head(large.test.embeddings))
+    np.testing.assert_allclose(1 / (1 + np.exp(-total(reasons.unseen))), expected.p_unseen, atol=1e-9)
+    last = "bias" if kind == "names alone" else "shown"
+    assert [t.name for t in reasons.unseen][-2:] == [last, "prior"]
+    assert all(t.value.shape == (300,) for t in reasons.unseen)
+    np.testing.assert_allclose(reasons.unseen[-1].product, decide.point.log_odds)
+    for terms, part in ((reasons.among_seen, slice(0, 8)), (reasons.among_unseen, slice(8, None))):
+        logits, within = total(terms), expected.log_probabilities[:, part]
+        np.testing.assert_allclose(logits - logits[:, :1], within - within[:, :1], atol=1e-8)
 
 
 def test_without_rejection_and_coverage_there_is_neither(fitted, large):
@@ -63,23 +72,6 @@ def test_without_rejection_and_coverage_there_is_neither(fitted, large):
     assert plain.p_known is plain.sets is None
     decided = answer(decider(fitted, large, coverage=0.9), large)
     assert decided.sets is None, "without a number for each image there are no sets"
-
-
-def test_the_prior_shifts_it_by_bayes_rule(fitted, large):
-    plain = answer(decider(fitted, large), large).fused.p_unseen
-    found = answer(decider(fitted, large, prior=0.2), large).fused.p_unseen
-    np.testing.assert_allclose(found, 0.2 * plain / (0.2 * plain + 0.8 * (1 - plain)), rtol=1e-8)
-
-
-def test_natural_counts_the_classes_of_the_label_space(fitted, large):
-    assert decider(fitted, large, balance="natural").point.log_odds == pytest.approx(np.log(4 / 8))
-    point = decider(fitted, replace(large, texts=large.texts[:9]), "no name", balance="natural").point
-    assert np.exp(point.support_log_odds) * fitted.gate.support.boost == pytest.approx(1)
-    # 4 unseen classes of 12: each one expected as often as a seen one.
-    point = decider(fitted, large, "all kinds", balance="natural").point
-    assert point.log_odds == pytest.approx(np.log(2 / 8))
-    assert point.support_log_odds == pytest.approx(-np.log(fitted.gate.support.boost))
-    assert "0.333 the unseen classes' share" in point.notes[0]
 
 
 def test_acceptance_and_coverage_on_new_images(fitted, large):
@@ -92,7 +84,8 @@ def test_acceptance_and_coverage_on_new_images(fitted, large):
     assert covered == pytest.approx(0.9, abs=4 * np.sqrt(0.9 * 0.1 * 2 / 200))
 
 
-def test_without_a_gate_there_is_no_answer(large):
+def test_without_a_gate_there_is_no_answer(fitted, large):
+    assert fitted.warning is FittedGate(reason="no names").warning is None
     with pytest.raises(GateError, match="has no gate") as caught:
         decider(FittedGate(reason="no names"), large)
     assert caught.value.got == "no names"
@@ -100,17 +93,16 @@ def test_without_a_gate_there_is_no_answer(large):
 
 
 def test_the_prior_answers_and_warns(large):
-    fitted = FittedGate(Gate(), large.gaussians, reason="5 classes; needed: 6")
-    assert fitted.warning == "the gate is the documented prior, not fitted: 5 classes; needed: 6"
-    decided = answer(decider(fitted, large, prior=0.5), large)
-    np.testing.assert_allclose(np.exp(decided.fused.log_probabilities).sum(axis=1), 1)
+    """Support classes too."""
+    prior = FittedGate(Gate(), large.gaussians, reason="5 classes; needed: 6")
+    assert prior.warning == "the gate is the documented prior, not fitted: 5 classes; needed: 6"
+    log_p = answer(decider(prior, large, "all kinds", prior=0.5), large).fused.log_probabilities
+    np.testing.assert_allclose(np.exp(log_p).sum(axis=1), 1)
+    rows = large.test.target == 11
+    assert np.mean(log_p.argmax(axis=1)[rows] == 11) > 0.4
+    assert np.mean(log_p.argmax(axis=1)[~rows] == 11) < 0.15
     with pytest.raises(GateError, match="--coverage needs a fitted gate"):
-        decider(fitted, large, coverage=0.9)
-
-
-def test_a_fitted_gate_and_none_at_all_do_not_warn(fitted):
-    assert fitted.warning is None
-    assert FittedGate(reason="no names").warning is None
+        decider(prior, large, coverage=0.9)
 
 
 def test_fitting_without_an_image_of_an_unseen_class_beats_the_prior(fitted, large):
@@ -121,16 +113,6 @@ def test_fitting_without_an_image_of_an_unseen_class_beats_the_prior(fitted, lar
         return -answer(decider(one, large), large).fused.log_probabilities[rows, large.test.target].mean()
 
     assert nll(fitted) < nll(FittedGate(Gate(), large.gaussians))
-
-
-def test_the_prior_gate_knows_support_classes_too(large):
-    prior = FittedGate(Gate(), large.gaussians, reason="too little")
-    decided = answer(decider(prior, large, "all kinds"), large)
-    np.testing.assert_allclose(np.exp(decided.fused.log_probabilities).sum(axis=1), 1)
-    rows = large.test.target == 11
-    found = decided.fused.log_probabilities.argmax(axis=1)
-    assert np.mean(found[rows] == 11) > 0.4
-    assert np.mean(found[~rows] == 11) < 0.15
 
 
 # Reasons
@@ -144,48 +126,20 @@ GATE = Gate(
 )
 
 
-def test_terms_sum_to_the_log_odds(draw_evidence):
-    evidence = draw_evidence(images=9)
-    terms = GATE.terms(evidence)
-    assert [(t.name, t.weight) for t in terms] == [
-        ("unseen_text", 1.1),
-        ("seen_text", -0.9),
-        ("seen", -0.2),
-        ("novelty", 0.6),
-        ("doubt", 0.8),
-        ("bias", 0.5),
-    ]
-    np.testing.assert_array_equal(terms[3].value, evidence.ood_score)
-
-
-def test_terms_among_classes(draw_evidence):
+def test_terms_by_hand(draw_evidence):
     evidence = draw_evidence(images=3, seen=4, unseen=2)
+    terms = GATE.terms(evidence)
+    names = ["unseen_text", "seen_text", "seen", "novelty", "doubt", "bias"]
+    assert [(t.name, t.weight) for t in terms] == list(zip(names, [1.1, -0.9, -0.2, 0.6, 0.8, 0.5], strict=True))
+    np.testing.assert_array_equal(terms[3].value, evidence.ood_score)
     seen = 0.7 * evidence.head + 0.4 * evidence.similarity[:, :4] - 0.2 * evidence.alignment + 0.3 * evidence.gda
     text = 0.9 * evidence.similarity + 0.2 * evidence.centered + 0.1 * evidence.predicted
     np.testing.assert_allclose(total(GATE.seen_terms(evidence)), seen, atol=1e-12)
     np.testing.assert_allclose(total(GATE.text_terms(evidence)), text, atol=1e-12)
     assert [t.name for t in GATE.seen_terms(evidence)] == ["head", "similarity", "alignment", "memory"]
-    assert all(t.value.shape == (3, 4) for t in GATE.seen_terms(evidence))
     # The head has no say in the evidence for the seen classes: it does not know what it does not know.
     other = replace(evidence, head=evidence.head[:, ::-1])
-    np.testing.assert_array_equal(GATE.terms(evidence)[2].value, GATE.terms(other)[2].value)
-
-
-@pytest.mark.parametrize("kind", SPACES)
-@pytest.mark.parametrize("policy", POLICIES, ids=str)
-def test_reasons_give_the_answer_back(fitted, large, kind, policy):
-    decide = decider(fitted, large, kind, **policy)
-    images = large.test.embeddings
-    fused = answer(decide, large).fused
-    reasons = decide.reasons(images, large.head(images))
-    np.testing.assert_allclose(1 / (1 + np.exp(-total(reasons.unseen))), fused.p_unseen, atol=1e-9)
-    last = "bias" if kind == "names alone" else "shown"
-    assert [t.name for t in reasons.unseen][-2:] == [last, "prior"]
-    assert all(t.value.shape == (300,) for t in reasons.unseen)
-    np.testing.assert_allclose(reasons.unseen[-1].product, decide.point.log_odds)
-    for terms, part in ((reasons.among_seen, slice(0, 8)), (reasons.among_unseen, slice(8, None))):
-        logits, within = total(terms), fused.log_probabilities[:, part]
-        np.testing.assert_allclose(logits - logits[:, :1], within - within[:, :1], atol=1e-8)
+    np.testing.assert_array_equal(terms[2].value, GATE.terms(other)[2].value)
 
 
 def test_reasons_where_every_class_is_seen(fitted, large):

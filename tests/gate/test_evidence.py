@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from hybrid.errors import GateError
 from hybrid.gate.episodes import image_folds
 from hybrid.gate.evidence import PER_IMAGE, Scorer, out_of_fold, zero_shot_logits
 from hybrid.gate.gaussians import ClassGaussians
+from hybrid.gate.support import Likelihood
 
 SEEN, SCALE = 6, 20.0
 
@@ -26,31 +27,16 @@ def scored(world):
     return images, Scorer(world.gaussians, world.texts, SCALE)(images, world.head(images))
 
 
-def test_the_shapes(scored):
-    images, evidence = scored
-    n = len(images)
-    assert (evidence.seen, evidence.classes) == (6, 9)
-    assert evidence.support is None
-    shapes = {item.name: getattr(evidence, item.name).shape for item in fields(evidence) if item.name != "support"}
-    assert shapes == {
-        "head": (n, 6),
-        "gda": (n, 6),
-        "similarity": (n, 9),
-        "centered": (n, 9),
-        "predicted": (n, 9),
-        "alignment": (6,),
-        "ood_score": (n,),
-        "baseline": (n,),
-        "located": (n, 9),
-    }
-
-
 def test_head_gda_and_ood_score(world, scored):
     images, evidence = scored
     for row, logits in enumerate(world.head(images)):
         np.testing.assert_allclose(evidence.head[row], logits - np.log(np.sum(np.exp(logits))), rtol=1e-9)
     np.testing.assert_allclose(evidence.gda, world.gaussians.logits(images) / 10, rtol=1e-9)
     np.testing.assert_allclose(evidence.ood_score, world.gaussians.ood_score(images) / 10, rtol=1e-9)
+    likelihood = Likelihood(world.gaussians, world.texts)
+    np.testing.assert_array_equal(evidence.located, likelihood.located(images))
+    np.testing.assert_array_equal(evidence.baseline, likelihood.baseline(images))
+    assert evidence.support is None
 
 
 def test_similarity_and_alignment(world, scored):
@@ -109,33 +95,27 @@ def test_one_unseen_class_more_changes_no_other_score(world):
         np.testing.assert_allclose(getattr(more, name)[:, :8], getattr(fewer, name), rtol=1e-9)
 
 
-def test_a_part_of_the_images(scored):
-    _, evidence = scored
-    rows = np.array([5, 2, 2])
-    part = evidence[rows]
-    for name in PER_IMAGE:
-        assert np.array_equal(getattr(part, name), getattr(evidence, name)[rows])
-    assert np.array_equal(part.alignment, evidence.alignment)
-    mask = np.arange(len(evidence.ood_score)) % 2 == 0
-    assert np.array_equal(evidence[mask].head, evidence.head[::2])
-
-
-def test_a_batch_of_one_and_of_none(world, scored):
+def test_a_part_of_the_images(world, scored):
     images, evidence = scored
+    for rows in (np.array([5, 2, 2]), np.arange(len(images)) % 2 == 0):
+        part = evidence[rows]
+        for name in PER_IMAGE:
+            assert np.array_equal(getattr(part, name), getattr(evidence, name)[rows])
+        assert np.array_equal(part.alignment, evidence.alignment)
     scorer = Scorer(world.gaussians, world.texts, SCALE)
     single = scorer(images[3:4], world.head(images[3:4]))
     np.testing.assert_allclose(single.centered, evidence.centered[3:4], rtol=1e-9)
     assert scorer(images[:0], np.empty((0, 6))).ood_score.shape == (0,)
 
 
-@pytest.mark.parametrize(("logits", "dim"), [((8, 5), 10), ((7, 6), 10), ((8, 6), 9), ((8,), 10)])
-def test_shapes_that_do_not_fit(world, logits, dim):
+def test_shapes_that_do_not_fit(world):
     scorer = Scorer(world.gaussians, world.texts, SCALE)
-    with pytest.raises(GateError, match="do not fit the gate") as caught:
-        scorer(np.zeros((8, dim)), np.zeros(logits))
-    assert str(logits) in caught.value.got
-    assert "(8, 6)" in caught.value.expected
-    assert "10 numbers" in caught.value.expected
+    for logits, dim in (((8, 5), 10), ((7, 6), 10), ((8, 6), 9), ((8,), 10)):
+        with pytest.raises(GateError, match="do not fit the gate") as caught:
+            scorer(np.zeros((8, dim)), np.zeros(logits))
+        assert str(logits) in caught.value.got
+        assert "(8, 6)" in caught.value.expected
+        assert "10 numbers" in caught.value.expected
 
 
 def test_zero_shot_logits_by_hand():

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from hybrid.errors import GateError
 from hybrid.gate.evidence import Evidence
 from hybrid.gate.fit import Choice, Labeled, fit_choice, fit_gate, fit_logistic
-from hybrid.gate.gate import Gate, GateWeights, SeenWeights, UnseenWeights
+from hybrid.gate.gate import Gate, GateFit, GateWeights, SeenWeights, UnseenWeights
 
 TRUE = Gate(
     seen=SeenWeights(similarity=0.4, alignment=0.3, head=0.7, gda=0.5),
@@ -56,23 +56,11 @@ def numbers(gate: Gate) -> np.ndarray:
     )
 
 
-@pytest.mark.parametrize("folds", ["memory", "frozen"])
-def test_gradients_against_finite_differences(simulate, searches, folds):
-    fit = fit_gate(*simulate(60, episodes=3), folds).fit
-    assert (fit.images, fit.classes, fit.episodes, fit.folds) == (60, 5, 3, folds)
-    assert [len(start) for _, start, _, _ in searches] == [4, 3, 5 if folds == "memory" else 6]
-    rng = np.random.default_rng(0)
-    for loss, start, _, _ in searches:
-        for _ in range(3):
-            point = start + rng.normal(size=len(start))
-            wrong = scipy.optimize.check_grad(lambda w, f=loss: f(w)[0], lambda w, f=loss: f(w)[1], point)
-            assert wrong < 1e-5 * max(1, np.abs(loss(point)[1]).max())
-
-
-def test_the_search_ends_at_a_minimum(simulate, searches):
+def test_the_search_ends_at_a_minimum(simulate):
     """Another method, from elsewhere, with the loss written out again, finds nothing lower."""
     validation, episodes = simulate(80)
     gate = fit_gate(validation, episodes)
+    assert gate.fit == GateFit(images=80, classes=5, episodes=2, folds="memory")
     e, rows = validation.evidence, np.arange(80)
 
     def seen_loss(w: np.ndarray) -> float:

@@ -76,16 +76,6 @@ def test_the_weights_are_at_the_minimum_of_the_whole_nll(calibration, named):
     assert {getattr(getattr(found, kind), name) for name in rest} == {0.0}
 
 
-def test_gradients(calibration, searches):
-    fit_support(PLAIN_GATE, calibration.named[:6], calibration.image_only[:6])
-    assert len(searches) == 2
-    for loss, start, bounds, _ in searches:
-        assert bounds == [(None, None)] * 4
-        point = start + np.random.default_rng(0).normal(size=4)
-        wrong = scipy.optimize.check_grad(lambda w, f=loss: f(w)[0], lambda w, f=loss: f(w)[1], point)
-        assert wrong < 1e-5 * max(1, np.abs(loss(point)[1]).max())
-
-
 def test_boost_is_the_episodes_mean(calibration):
     found = fit_support(PLAIN_GATE, calibration.named, calibration.image_only)
     # 15 variants of 4 seen classes to 3, 15 of 5 to 2.

@@ -107,21 +107,6 @@ def test_a_longer_list_of_names_is_no_evidence(draw_evidence, gate):
     )
 
 
-def test_one_more_name_as_likely_as_the_mean_changes_nothing(draw_evidence):
-    evidence = draw_evidence(4)
-    mean = np.log(np.mean(np.exp(evidence.similarity[:, 4:]), axis=1, keepdims=True))
-    wider = with_columns(evidence, [0, 1, 2, 3, 4, 5, 6, 6])
-    more = replace(wider, similarity=np.concatenate([evidence.similarity, mean], axis=1))
-    np.testing.assert_allclose(Gate().fuse(more).p_unseen, Gate().fuse(evidence).p_unseen, rtol=1e-10)
-
-
-def test_the_order_of_the_unseen_names_does_not_matter(draw_evidence):
-    evidence = draw_evidence(5)
-    plain, turned = (GATE.fuse(with_columns(evidence, [0, 1, 2, 3, *order])) for order in ((4, 5, 6), (6, 4, 5)))
-    np.testing.assert_allclose(turned.p_unseen, plain.p_unseen, rtol=1e-12)
-    np.testing.assert_allclose(turned.log_probabilities[:, [5, 6, 4]], plain.log_probabilities[:, 4:], rtol=1e-12)
-
-
 @pytest.mark.filterwarnings("error")
 def test_without_unseen_classes_it_is_the_softmax_over_the_seen(draw_evidence):
     evidence = draw_evidence(6, unseen=0)
@@ -172,9 +157,6 @@ def test_describe_has_every_number():
     assert "120 validation photos of 4 seen classes in 5 class-held-out episodes" in text
     assert "frozen" in text
     assert "+1.30 x head uncertainty at temperature 1.7" in text
-
-
-def test_describe_of_the_prior_says_so():
     text = " ".join(Gate().describe())
     assert "not fitted: the documented prior" in text
     assert "uncertainty" not in text

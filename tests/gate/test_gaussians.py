@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 from sklearn.covariance import LedoitWolf
 from sklearn.covariance import ledoit_wolf as ledoit_wolf_of_scikit_learn
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import Ridge
 
 from hybrid.errors import ArtifactError, GateError
 from hybrid.gate.gaussians import (
-    RIDGE,
-    TEXT_WORTH,
     ClassGaussians,
-    Discriminant,
-    Gaussian,
     class_sums,
     ledoit_wolf,
     posterior_means,
@@ -40,16 +35,6 @@ def images(make_world):
 @pytest.fixture
 def gaussians(images) -> ClassGaussians:
     return ClassGaussians.fit(*images, 6)
-
-
-def ledoit_wolf_of_the_paper(centered: np.ndarray) -> np.ndarray:
-    """Ledoit & Wolf 2004, section 3.3, written as they write it."""
-    n, d = centered.shape
-    sample = sum(np.outer(x, x) for x in centered) / n
-    m = np.trace(sample) / d
-    d2 = np.sum((sample - m * np.eye(d)) ** 2) / d
-    b2 = min(sum(np.sum((np.outer(x, x) - sample) ** 2) for x in centered) / d / n**2, d2)
-    return b2 / d2 * m * np.eye(d) + (1 - b2 / d2) * sample
 
 
 ROWS = {
@@ -93,7 +78,6 @@ def test_means_counts_and_covariances(images, gaussians):
     # As many degrees of freedom are gone as there are means.
     expected = LedoitWolf(assume_centered=True).fit(centered).covariance_ * n / (n - 6)
     np.testing.assert_allclose(gaussians.within, expected, rtol=1e-6, atol=1e-8)
-    np.testing.assert_allclose(gaussians.within, ledoit_wolf_of_the_paper(centered) * n / (n - 6), rtol=1e-6, atol=1e-8)
     np.testing.assert_allclose(gaussians.background.mean, np.mean(embeddings, axis=0), rtol=1e-12)
     around = LedoitWolf().fit(embeddings).covariance_ * n / (n - 1)
     np.testing.assert_allclose(gaussians.background.covariance, around, rtol=1e-6, atol=1e-8)
@@ -104,21 +88,6 @@ def test_logits_are_log_densities_up_to_a_constant(make_world, gaussians):
     found = gaussians.logits(test)
     densities = np.stack([multivariate_normal(mean, gaussians.within).logpdf(test) for mean in gaussians.means], axis=1)
     np.testing.assert_allclose(found - found[:, :1], densities - densities[:, :1], rtol=1e-8, atol=1e-8)
-
-
-def test_logits_against_scikit_learns_discriminant_analysis(make_world, images, gaussians):
-    class Known:
-        """Stands for a covariance estimator; what it says is the same for every class."""
-
-        def fit(self, rows):
-            self.covariance_ = gaussians.within
-            return self
-
-    model = LinearDiscriminantAnalysis(solver="lsqr", priors=np.full(6, 1 / 6), covariance_estimator=Known())
-    model.fit(*images)
-    test = make_world().test.embeddings
-    found = gaussians.logits(test)
-    np.testing.assert_allclose(found - logsumexp(found, axis=1)[:, None], model.predict_log_proba(test), atol=1e-7)
 
 
 def test_novelty_is_a_log_likelihood_ratio(make_world, gaussians):
@@ -136,15 +105,6 @@ def test_unknown_classes_have_high_ood_scores(make_world):
     world = make_world(noise=0.15)
     seen = world.gaussians.ood_score(world.test.embeddings[world.test.target < 6])
     assert np.median(world.gaussians.ood_score(world.unknown)) > np.quantile(seen, 0.95)
-
-
-def test_a_discriminant_is_a_log_density_up_to_a_constant():
-    rng = np.random.default_rng(0)
-    means, rows, half = rng.normal(size=(4, 3)), rng.normal(size=(7, 3)), rng.normal(size=(3, 3))
-    covariance = half @ half.T
-    found = Discriminant.of(means, np.linalg.inv(covariance))(rows.astype(np.float32))
-    expected = np.stack([multivariate_normal(mean, covariance).logpdf(rows) for mean in means], axis=1)
-    np.testing.assert_allclose(found - found[:, :1], expected - expected[:, :1], rtol=1e-4, atol=1e-4)
 
 
 def test_shrinkage_to_the_identity_by_hand():
@@ -173,13 +133,6 @@ def test_class_sums_by_hand():
     np.testing.assert_array_equal(found, [[3, 4], [0, 0], [6, 8], [0, 0]])
 
 
-def test_squared_distance_by_hand():
-    gaussian = Gaussian(np.array([1.0, 2.0]), np.array([[4.0, 0.0], [0.0, 0.25]]))
-    found = gaussian.squared_distance(np.array([[3.0, 2.0], [1.0, 3.0], [1.0, 2.0]], dtype=np.float32))
-    np.testing.assert_allclose(found, [1.0, 4.0, 0.0])
-    assert found.dtype == np.float64
-
-
 def test_what_was_saved_says_the_same(make_world, gaussians, tmp_path):
     test = make_world().test.embeddings
     gaussians.save(tmp_path / "memory.safetensors")
@@ -205,33 +158,27 @@ def test_copies_of_one_image_leave_finite_scores():
     assert gaussians.logits(rows).argmax(axis=1).tolist() == np.repeat(np.arange(3), 4).tolist()
 
 
-@pytest.mark.parametrize(("labels", "found"), [([0, 0, 2, 2], "2 of 3 classes"), ([0, 1, 2, 3], "3 of 3 classes")])
-def test_classes_without_an_image_and_labels_outside(labels, found):
-    with pytest.raises(GateError, match="every class needs a labeled photo") as caught:
-        ClassGaussians.fit(np.eye(4), np.array(labels), 3)
-    assert caught.value.got == f"{found} in 4 photos"
-    assert "labels 0 to 2" in caught.value.expected
-
-
-def test_one_image_a_class_is_not_enough():
+def test_labels_that_do_not_fit_and_too_few_images():
+    for labels, found in (([0, 0, 2, 2], "2 of 3 classes"), ([0, 1, 2, 3], "3 of 3 classes")):
+        with pytest.raises(GateError, match="every class needs a labeled photo") as caught:
+            ClassGaussians.fit(np.eye(4), np.array(labels), 3)
+        assert caught.value.got == f"{found} in 4 photos"
+        assert "labels 0 to 2" in caught.value.expected
     with pytest.raises(GateError, match="two photos") as caught:
         ClassGaussians.fit(np.eye(4)[:3], np.arange(3), 3)
     assert "3 in all" in caught.value.got
 
 
-@pytest.mark.parametrize("damage", ["missing", "torn", "foreign"])
-def test_files_that_cannot_be_read(gaussians, tmp_path, damage):
+def test_files_that_cannot_be_read(gaussians, tmp_path):
     file = tmp_path / "memory.safetensors"
-    if damage == "torn":
-        gaussians.save(file)
-        file.write_bytes(file.read_bytes()[:-9])
-    elif damage == "foreign":
-        from safetensors.numpy import save_file
-
-        save_file({"means": np.eye(3)}, file)
-    with pytest.raises(ArtifactError, match=r"memory\.safetensors is missing or damaged") as caught:
-        ClassGaussians.load(file)
-    assert caught.value.fix == "hybrid train-head"
+    gaussians.save(file)
+    whole = file.read_bytes()
+    save_file({"means": np.eye(3)}, file)
+    for content in (file.read_bytes(), whole[:-9], None):
+        file.write_bytes(content) if content is not None else file.unlink()
+        with pytest.raises(ArtifactError, match=r"memory\.safetensors is missing or damaged") as caught:
+            ClassGaussians.load(file)
+        assert caught.value.fix == "hybrid train-head"
 
 
 # Class means
@@ -248,10 +195,6 @@ def drawn(request):
     texts = rng.normal(size=(CLASSES, dim)) + 3
     means = np.where(known[:, None], rng.normal(size=(CLASSES, dim)) + 0.3 * texts, np.nan)
     return texts, means, known
-
-
-def test_the_constants():
-    assert (RIDGE, TEXT_WORTH) == (1.0, 1.0)
 
 
 def fit_ridge(texts: np.ndarray, means: np.ndarray, rows: np.ndarray, all_known: np.ndarray, slope: float):
@@ -279,41 +222,19 @@ def test_it_is_scikit_learns_ridge_on_the_residual(drawn, slope):
         np.testing.assert_array_equal(before, after)
 
 
-def test_a_class_does_not_see_its_own_mean(drawn):
-    texts, means, known = drawn
-    moved = means.copy()
-    moved[3] += 100
-    before, after = (predict_means(texts, m, known, slope=0.3, without_own=True) for m in (means, moved))
-    np.testing.assert_allclose(after[3], before[3], rtol=1e-9)
-    assert np.abs(after[2] - before[2]).max() > 1
-
-
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("without_own", [False, True])
-@pytest.mark.parametrize("slope", [0.0, 0.5])
-def test_one_known_class_teaches_nothing(drawn, slope, without_own):
-    """Its centered text is zero: only the slope is left."""
-    texts, means, _ = drawn
+def test_one_known_class_or_one_text_teaches_nothing(drawn, without_own):
+    """The centered text is zero: only the slope is left."""
+    texts, means, several = drawn
     known = np.arange(CLASSES) == 2
-    found = predict_means(texts, means, known, slope=slope, without_own=without_own)
-    alone = predict_means(texts[2:3], means[2:3], known[2:3], slope=slope, without_own=without_own)
-    np.testing.assert_allclose(found, slope * (texts - texts[2]), atol=1e-12)
-    np.testing.assert_allclose(alone, np.zeros_like(texts[:1]), atol=1e-12)
-
-
-@pytest.mark.parametrize("without_own", [False, True])
-def test_known_classes_of_one_text(drawn, without_own):
-    texts, means, known = drawn
-    found = predict_means(np.broadcast_to(texts[0], texts.shape), means, known, without_own=without_own)
+    for slope in (0.0, 0.5):
+        found = predict_means(texts, means, known, slope=slope, without_own=without_own)
+        alone = predict_means(texts[2:3], means[2:3], known[2:3], slope=slope, without_own=without_own)
+        np.testing.assert_allclose(found, slope * (texts - texts[2]), atol=1e-12)
+        np.testing.assert_allclose(alone, np.zeros_like(texts[:1]), atol=1e-12)
+    found = predict_means(np.broadcast_to(texts[0], texts.shape), means, several, without_own=without_own)
     np.testing.assert_allclose(found, 0, atol=1e-12)
-
-
-def test_another_unknown_class_changes_no_prediction(drawn):
-    texts, means, known = drawn
-    fewer = predict_means(texts[:7], means[:7], known[:7], slope=0.3)
-    rows = np.r_[0:7, 7]
-    more = predict_means(texts[rows], means[rows], known[rows], slope=0.3)
-    np.testing.assert_allclose(more[:7], fewer, rtol=1e-10)
 
 
 def test_posterior_means_by_hand():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -40,33 +41,27 @@ def answer_of(fitted, scorer: Scorer, point: OperatingPoint) -> np.ndarray:
 # Flags
 
 
-@pytest.mark.parametrize("name", ["prior", "max_seen_loss", "reject", "max_false_accept", "coverage"])
-@pytest.mark.parametrize("value", [0, 0.0, 1, 1.0, -0.1, 1.7, float("nan"), float("inf")])
-def test_shares_lie_between_0_and_1(name, value):
-    with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} must be a fraction in \\(0, 1\\)") as caught:
-        Policy(**{name: value})
-    assert caught.value.got == f"{value:g}"
+def test_shares_lie_between_0_and_1():
+    for name in ("prior", "max_seen_loss", "reject", "max_false_accept", "coverage"):
+        for value in (0, 0.0, 1, 1.0, -0.1, 1.7, float("nan"), float("inf")):
+            message = f"--{name.replace('_', '-')} must be a fraction in \\(0, 1\\)"
+            with pytest.raises(ConfigError, match=message) as caught:
+                Policy(**{name: value})
+            assert caught.value.got == f"{value:g}"
 
 
-@pytest.mark.parametrize(
-    ("given", "flags"),
-    [
-        ({"prior": 0.3, "balance": "equal"}, "--prior and --balance"),
-        ({"prior": 0.3, "max_seen_loss": 0.01}, "--prior and --max-seen-loss"),
-        ({"balance": "natural", "max_seen_loss": 0.01}, "--balance and --max-seen-loss"),
-        (
-            {"prior": 0.3, "balance": "natural", "max_seen_loss": 0.01},
-            "--prior and --balance and --max-seen-loss",
-        ),
-        ({"reject": 0.9, "max_false_accept": 0.1}, "--reject and --max-false-accept"),
-    ],
-)
-def test_flags_that_contradict_each_other(given, flags):
-    with pytest.raises(ConfigError, match=f"^{flags} contradict each other"):
-        Policy(**given)
-
-
-def test_flags_that_go_together():
+def test_flags_that_contradict_each_other():
+    given = {"prior": 0.3, "balance": "natural", "max_seen_loss": 0.01, "reject": 0.9, "max_false_accept": 0.1}
+    for flags in (
+        "--prior and --balance",
+        "--prior and --max-seen-loss",
+        "--balance and --max-seen-loss",
+        "--prior and --balance and --max-seen-loss",
+        "--reject and --max-false-accept",
+    ):
+        names = [flag.removeprefix("--").replace("-", "_") for flag in flags.split(" and ")]
+        with pytest.raises(ConfigError, match=f"^{flags} contradict each other"):
+            Policy(**{name: given[name] for name in names})
     Policy(prior=0.2, reject=0.9, coverage=0.8)
     Policy(balance="natural", max_false_accept=0.1, coverage=0.8)
 
@@ -105,10 +100,6 @@ def test_the_share_as_log_odds(fitted, large, support_scorer, policy, share):
         assert np.exp(support) * fitted.gate.support.boost / 8 == pytest.approx(total / 4)
 
 
-def test_odds_of_a_point():
-    assert OperatingPoint(1.5, -0.5).odds == (1.5, -0.5)
-
-
 def test_the_share_of_a_space_whose_unseen_classes_are_all_added(fitted, large):
     space = large.space(added={10: 4}, image_only={11: 2})
     point = point_of(fitted, Scorer(large.gaussians, space.texts, large.scale, space.support), prior=0.25)
@@ -116,10 +107,10 @@ def test_the_share_of_a_space_whose_unseen_classes_are_all_added(fitted, large):
     assert np.isfinite(point.log_odds)
 
 
-@pytest.mark.parametrize("policy", [{"prior": 0.1}, {"balance": "natural"}, {"max_seen_loss": 0.1}], ids=str)
-def test_without_unseen_classes_there_is_nothing_to_shift(fitted, large, policy):
+def test_without_unseen_classes_there_is_nothing_to_shift(fitted, large):
     scorer = Scorer(large.gaussians, large.texts[:8], large.scale)
-    assert point_of(fitted, scorer, **policy) == OperatingPoint()
+    for policy in ({"prior": 0.1}, {"balance": "natural"}, {"max_seen_loss": 0.1}):
+        assert point_of(fitted, scorer, **policy) == OperatingPoint()
 
 
 # The loss of seen accuracy
@@ -144,12 +135,6 @@ def test_max_seen_loss_is_kept_and_used_up(fitted, scorer, loss):
     assert f"{loss:.1%}" in point.notes[0]
 
 
-def test_a_larger_loss_buys_more_unseen_answers(fitted, scorer):
-    shifts = [point_of(fitted, scorer, max_seen_loss=loss).log_odds for loss in (0.01, 0.1, 0.3, 0.8)]
-    assert shifts == sorted(shifts)
-    assert shifts[0] < shifts[-1]
-
-
 def test_no_right_answer_to_give_up(fitted, large):
     wrong = replace(fitted.calibration_set, target=np.full(len(large.val), 99))
     with pytest.raises(GateError, match="no validation photo is right"):
@@ -169,19 +154,6 @@ def test_reject_keeps_the_share_of_seen_images(fitted, scorer, kept, policy):
     assert kept <= np.mean(p_known >= point.accept_above) <= kept + 1 / len(p_known) + 1e-9
     assert point.accept_above == np.quantile(p_known, 1 - kept, method="lower")
     assert f"keeps {kept:.0%}" in point.notes[-1]
-
-
-def test_reject_is_measured_at_the_chosen_point(fitted, large):
-    """With the odds of the group of named classes, and with those of image-only ones."""
-    shifted = point_of(fitted, large.scorer, prior=0.9, reject=0.8)
-    assert shifted.accept_above != point_of(fitted, large.scorer, reject=0.8).accept_above
-    space = large.space(image_only={9: 5, 10: 5, 11: 5})
-    scorer = Scorer(large.gaussians, space.texts, large.scale, space.support)
-    point = point_of(fitted, scorer, prior=0.95, reject=0.9)
-    evidence = fitted.calibration_set.evidence(scorer)
-    for odds, same in ((point.odds, True), ((point.log_odds,), False)):
-        p_known = fitted.rejector.p_known(fitted.gate, evidence, *odds)
-        assert (point.accept_above == np.quantile(p_known, 0.1, method="lower")) == same
 
 
 def test_max_false_accept_reads_the_rejectors_quantiles(fitted, large):
@@ -216,11 +188,11 @@ def test_sets_hold_the_share_of_the_calibration_images(fitted, scorer, prior):
     assert "200 validation photos" in point.notes[-1]
 
 
-@pytest.mark.parametrize("name", ["max_seen_loss", "reject", "max_false_accept", "coverage"])
-def test_without_a_fitted_gate_some_flags_mean_nothing(fitted, large, name):
-    with pytest.raises(GateError, match=f"--{name.replace('_', '-')} needs a fitted gate") as caught:
-        choose_point(Policy(**{name: 0.5}), fitted.gate, large.scorer)
-    assert "train-head" in caught.value.fix
+def test_without_a_fitted_gate_some_flags_mean_nothing(fitted, large):
+    for name in ("max_seen_loss", "reject", "max_false_accept", "coverage"):
+        with pytest.raises(GateError, match=f"--{name.replace('_', '-')} needs a fitted gate") as caught:
+            choose_point(Policy(**{name: 0.5}), fitted.gate, large.scorer)
+        assert "train-head" in caught.value.fix
     assert choose_point(Policy(prior=0.25), fitted.gate, large.scorer).log_odds == pytest.approx(np.log(1 / 3))
 
 
@@ -266,22 +238,19 @@ def test_one_of_an_older_version_takes_the_baseline_of_all_images(fitted, large,
     assert not np.allclose(fitted.calibration_set.evidence(scorer).baseline, expected)
 
 
-@pytest.mark.parametrize("damage", ["missing", "torn", "foreign"])
-def test_one_that_cannot_be_read(fitted, tmp_path, damage):
+def test_one_that_cannot_be_read(fitted, tmp_path):
     file = tmp_path / "held_out.safetensors"
-    if damage == "torn":
-        fitted.calibration_set.save(file)
-        file.write_bytes(file.read_bytes()[:-5])
-    elif damage == "foreign":
-        fitted.gaussians.save(file)
-    with pytest.raises(ArtifactError, match=r"held_out\.safetensors is missing or damaged") as caught:
-        CalibrationSet.load(file)
-    assert caught.value.fix == "hybrid fit-gate"
+    fitted.calibration_set.save(file)
+    whole = file.read_bytes()
+    fitted.gaussians.save(file)
+    for content in (file.read_bytes(), whole[:-5], None):
+        file.write_bytes(content) if content is not None else file.unlink()
+        with pytest.raises(ArtifactError, match=r"held_out\.safetensors is missing or damaged") as caught:
+            CalibrationSet.load(file)
+        assert caught.value.fix == "hybrid fit-gate"
 
 
 def test_uniform_from_hash():
-    from hashlib import sha256
-
     assert uniform_from_hash("0" * 64) == 0.0
     assert uniform_from_hash("8" + "0" * 63) == 0.5
     assert uniform_from_hash("f" * 64) < 1.0

@@ -17,7 +17,7 @@ from hybrid.gate.episodes import class_folds
 from hybrid.gate.evidence import Scorer
 from hybrid.gate.fit import Labeled
 from hybrid.gate.gate import Gate, UnseenWeights
-from hybrid.gate.rejection import Rejector, fit_rejector, threshold_for_coverage
+from hybrid.gate.rejection import Rejector, fit_rejector
 
 REJECTOR = Rejector(bias=-2.0, text=0.3, entropy=-0.7, unknown=tuple((np.arange(101) / 100).tolist()))
 GATE = Gate(unseen=UnseenWeights(similarity=0.4, centered=0.5, predicted=0.2))
@@ -41,16 +41,6 @@ def test_p_known_by_hand(draw_support, odds):
     named = draw_support(0, bare=0)
     expected = REJECTOR.p_known(GATE, replace(named, support=None), odds[0])
     np.testing.assert_array_equal(REJECTOR.p_known(GATE, named, *odds), expected)
-
-
-def test_images_of_a_class_without_a_name_are_known_by_them(fitted, large):
-    """No name says so."""
-    rows = np.flatnonzero(large.test.target == 9)[5:]
-    known = [
-        fitted.rejector.p_known(fitted.gate, large.evidence(space, large.test.embeddings[rows])).mean()
-        for space in (large.space((8,)), large.space((8,), image_only={9: 5}))
-    ]
-    assert known[1] > known[0] + 0.1
 
 
 @pytest.mark.filterwarnings("error")
@@ -81,21 +71,6 @@ def test_it_rejects_classes_that_it_was_not_fitted_on(fitted, large):
     assert roc_auc_score(known, p_known) > 0.8
     # Of both its numbers, and not by the bias alone.
     assert fitted.rejector.text != 0 or fitted.rejector.entropy != 0
-
-
-def test_threshold_for_coverage():
-    p_known = np.random.default_rng(0).random(137)
-    for coverage in (0.01, 0.5, 0.9, 0.95, 0.999):
-        threshold = threshold_for_coverage(p_known, coverage)
-        assert threshold in p_known
-        kept = np.sum(p_known >= threshold)
-        assert kept / 137 >= coverage
-        above = min(p_known[p_known > threshold], default=1.0)
-        # One step further keeps too few (or the quantile rounds by one image).
-        assert np.sum(p_known >= above) <= coverage * 137 + 1
-    assert threshold_for_coverage(np.array([0.1, 0.2, 0.3, 0.4, 0.5]), 0.5) == np.quantile(
-        [0.1, 0.2, 0.3, 0.4, 0.5], 0.5
-    )
 
 
 def test_threshold_for_false_accepts():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -12,7 +11,7 @@ from scipy.stats import multivariate_normal
 from sklearn.linear_model import Ridge
 
 from hybrid.gate.gaussians import DIMENSIONS, SHRINKAGE
-from hybrid.gate.support import MOST_SHOTS, Likelihood, SupportGate, SupportImages, SupportWeights
+from hybrid.gate.support import Likelihood, SupportGate, SupportImages, SupportWeights
 
 SEEN, DIM = 6, 10
 GATE = SupportGate(
@@ -116,68 +115,17 @@ def test_kinds_of_support_classes(draw_support):
 # What it adds
 
 
-def gain_by_hand(gate: SupportGate, own: float, ratios: tuple[float, float], count: int, named: bool) -> float:
-    """Of one image and one class; ratios to the seen classes and to all."""
-    if named:
-        w = gate.named
-        return w.ratio * ratios[1] + w.bias + w.base * own + w.seen_ratio * ratios[0]
-    w, share = gate.image_only, math.log2(min(count, 16)) / 4
-    return (w.ratio + share * w.ratio_shots) * ratios[1] + w.bias + share * w.bias_shots
-
-
-@pytest.fixture
-def parts(draw_support):
-    """Evidence, log-probabilities by name and ratios."""
-    evidence = draw_support()
-    rng = np.random.default_rng(3)
-    own = np.where(evidence.support.has_name, -rng.exponential(size=evidence.support.likelihood.shape), 0.0)
-    return evidence.support, own, rng.normal(size=(2, *own.shape))
-
-
-@pytest.mark.parametrize("gate", [GATE, SupportGate()], ids=["fitted", "prior"])
-def test_the_gain_by_hand(parts, gate):
-    support, own, ratios = parts
-    found = gate.gain(own, ratios, support)
-    for row in range(20):
-        for column, named in enumerate([True] * 4 + [False] * 2):
-            count = int(support.counts[column])
-            expected = gain_by_hand(gate, own[row, column], tuple(ratios[:, row, column]), count, named)
-            assert found[row, column] == pytest.approx(expected, rel=1e-10)
-
-
-def test_the_number_of_images_counts_without_a_name_up_to_16(parts):
-    support, own, ratios = parts
-    by_count = [GATE.gain(own, ratios, replace(support, counts=np.full(6, count))) for count in (1, 4, 16, 300)]
-    np.testing.assert_array_equal(by_count[0][:, :4], by_count[2][:, :4])
-    np.testing.assert_array_equal(by_count[2], by_count[3])
-    np.testing.assert_allclose(by_count[0][:, 4:], 0.5 * ratios[1][:, 4:] + 1.9)
-    np.testing.assert_allclose(by_count[1][:, 4:], 0.9 * ratios[1][:, 4:] + 0.4)
-    np.testing.assert_allclose(by_count[2][:, 4:], 1.3 * ratios[1][:, 4:] - 1.1)
-    assert MOST_SHOTS == 16
-
-
-def test_the_answer_by_hand(parts):
-    support, own, ratios = parts
-    before = np.log(np.random.default_rng(4).dirichlet(np.ones(7), size=20))
-    found = GATE.add(before, own, ratios, support)
-    gain = GATE.gain(own, ratios, support)
-    for row in range(20):
-        odds = [*np.exp(before[row]), 0, 0, 0, 0]
-        for column, place in enumerate((5, 4, 7, 8, 9, 10)):
-            p = math.exp(own[row, column])
-            plain = odds[place] if place < 7 else p / (1 - p) if place < 9 else 1
-            odds[place] = plain * math.exp(gain[row, column])
-        np.testing.assert_allclose(np.exp(found[row]), np.array(odds) / sum(odds), rtol=1e-9)
-
-
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("certain", [0.0, -1e-17, -1e-13])
-def test_a_class_that_is_certain_by_name_overflows_nowhere(parts, certain):
-    support, own, ratios = parts
-    before = np.log(np.random.default_rng(4).dirichlet(np.ones(7), size=20))
-    found = GATE.add(before, np.where(support.added, certain, own), ratios, support)
-    assert np.isfinite(found).all()
-    assert (np.exp(found[:, 7:9]).sum(axis=1) > 0.99).all()
+def test_a_class_that_is_certain_by_name_overflows_nowhere(draw_support):
+    support = draw_support().support
+    rng = np.random.default_rng(3)
+    own = np.where(support.has_name, -rng.exponential(size=support.likelihood.shape), 0.0)
+    before = np.log(rng.dirichlet(np.ones(7), size=20))
+    for certain in (0.0, -1e-17, -1e-13):
+        sure = np.where(support.added, certain, own)
+        answer = GATE.add(before, sure, rng.normal(size=(2, *own.shape)), support)
+        assert np.isfinite(answer).all()
+        assert (np.exp(answer[:, 7:9]).sum(axis=1) > 0.99).all()
 
 
 def test_weights_are_kept_as_plain_numbers():

@@ -43,35 +43,24 @@ def test_the_gap_is_of_the_classes_that_have_both():
     np.testing.assert_allclose(shots.full_texts, [[0, 1], [-1, 0], moved / np.linalg.norm(moved)], atol=1e-7)
 
 
-def test_the_gap_is_a_mean_over_classes_not_images():
+@pytest.mark.filterwarnings("error")
+def test_what_has_no_gap_or_no_direction():
+    # A mean over classes, not images.
     shots = shots_of([[1, 0], [1, 0], [1, 0], [0, 1]], [0, 0, 0, 1], [[0, 1], [0, 1]])
     np.testing.assert_array_equal(shots.modality_gap, [-0.5, 0.5])
-
-
-def test_no_class_with_both_leaves_no_gap():
+    # No class has both.
     shots = shots_of([[1, 0]], [0], [NO_TEXT, [0, 1]])
     np.testing.assert_array_equal(shots.modality_gap, [0, 0])
     np.testing.assert_array_equal(shots.full_texts, [[1, 0], [0, 1]])
     np.testing.assert_array_equal(shots.full_means, [[1, 0], [0, 1]])
-
-
-@pytest.mark.filterwarnings("error")
-def test_images_that_cancel_out_have_no_direction():
+    # Images that cancel out.
     shots = shots_of([[1, 0], [-1, 0]], [0, 0], [NO_TEXT])
     np.testing.assert_array_equal(shots.full_texts, [[0, 0]])
     np.testing.assert_array_equal(unit(np.array([[3.0, 4], [0, 0]])), [[0.6, 0.8], [0, 0]])
-
-
-def test_no_image_at_all():
+    # No image at all.
     shots = shots_of([], [], [[0, 1]])
     assert shots.counts.tolist() == [0]
     np.testing.assert_array_equal(shots.full_means, [[0, 1]])
-
-
-@pytest.mark.parametrize("kind", [np.int8, np.uint16, np.int64])
-def test_labels_of_any_integer_kind(kind):
-    labels = np.array([1, 0], kind)
-    assert check_shots(np.eye(2, dtype=np.float16), labels, np.eye(2, dtype=np.float64)).labels.tolist() == [1, 0]
 
 
 EYE = np.eye(2, dtype=np.float32)
@@ -95,25 +84,21 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("message", WRONG)
-def test_every_wrong_array_is_named(message):
-    change, detail = WRONG[message]
+def test_every_wrong_array_is_named():
     good = {"embeddings": EYE, "labels": np.array([0, 1]), "text_embeddings": EYE}
-    check_shots(**good)
-    with pytest.raises(FewShotError) as caught:
-        check_shots(**{**good, **change})
-    assert str(caught.value).startswith(message)
-    assert detail in str(caught.value)
-
-
-@pytest.mark.parametrize("scale", [0, -1, np.nan, np.inf])
-def test_a_wrong_scale_is_named_by_fit(scale):
-    expert = Nearest(scale)
-    with pytest.raises(FewShotError, match="wrong logit_scale"):
-        expert.fit(EYE, np.array([0, 1]), EYE)
+    for kind in (np.int8, np.uint16, np.int64):
+        assert check_shots(**{**good, "labels": np.array([1, 0], kind)}).labels.tolist() == [1, 0]
+    for message, (change, detail) in WRONG.items():
+        with pytest.raises(FewShotError) as caught:
+            check_shots(**{**good, **change})
+        assert str(caught.value).startswith(message)
+        assert detail in str(caught.value)
 
 
 def test_fit_and_logits():
+    for scale in (0, -1, np.nan, np.inf):
+        with pytest.raises(FewShotError, match="wrong logit_scale"):
+            Nearest(scale).fit(EYE, np.array([0, 1]), EYE)
     expert = Nearest(3.0)
     with pytest.raises(FewShotError, match="this Nearest is not fitted"):
         expert.logits(EYE)
