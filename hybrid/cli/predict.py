@@ -44,8 +44,9 @@ def predict(
 
     policy = answer.policy()
     found = scan(sources, labeled=False)
+    show.note(*found.notes)
     classifier = load_classifier(run, policy, encoder, device, answer.regions)
-    show.note(*found.notes, *classifier.notes, choose_decoder()[1])
+    show.note(choose_decoder()[1])
     evidence = _Evidence(run.run, classifier) if explain_neighbors else None
     drawn: list[tuple[ImageRecord, Prediction]] = []
     unreadable: list[tuple[str, str]] = []

@@ -29,7 +29,7 @@ class LabelSpace:
         The first `seen` classes are seen.
     added : int
         How many of the last classes were added with images.
-    nameless : int
+    image_only : int
         How many of those are known by their images alone; they stand last.
     shots : tuple of int
         Labeled images that show each class; 0 for a seen class, whatever trained it. Empty where no class is shown.
