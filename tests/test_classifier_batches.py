@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+from fakes import ColorEncoder, PixelHead, mean_color
 from PIL import Image
 
 from hybrid.config import EncoderSettings
@@ -18,52 +19,41 @@ from hybrid.labels.space import join
 from hybrid.run.fitted import FittedClassifier
 
 
-def mean_of(image) -> np.ndarray:
-    return image.rgb.mean((0, 1)).astype(np.float32)
-
-
-class Encoder:
+class Encoder(ColorEncoder):
     """Embeds an image as its mean color; calls `watch` with every batch first."""
 
-    name = identity = fingerprint = "colour"
-    dim, logit_scale, uses_templates, notes = 3, 1.0, True, ()
-
     def __init__(self, min_side=1, batch_size=4, watch=lambda prepared: None):
+        super().__init__()
         self.min_side, self.batch_size, self.watch = min_side, batch_size, watch
-        self.prepared: list[tuple[int, int]] = []
-
-    def can_encode(self, names):
-        return [True] * len(names)
+        self.shapes, self.foreign = [], False
 
     def check(self, records):
-        pass
+        if self.foreign:
+            raise EncoderError("no vector")
 
     def prepare(self, image, record):
-        self.prepared.append(image.rgb.shape[:2])
-        return mean_of(image)
+        self.shapes.append(image.rgb.shape[:2])
+        return mean_color(image).astype(np.float32)
 
     def encode_images(self, prepared):
         self.watch(prepared)
         return np.stack(prepared)
 
 
-class Head:
+class Head(PixelHead):
     """Scores an image by its mean red and green."""
 
-    classes, notes = ("red", "green"), ()
-
-    def __init__(self, min_side=1, batch_size=4, encoder_identity=None):
-        self.min_side, self.batch_size, self.encoder_identity = min_side, batch_size, encoder_identity
-        self.prepared: list[tuple[int, int]] = []
-        self.batches: list[int] = []
+    def __init__(self, min_side=1, batch_size=4):
+        super().__init__()
+        self.min_side, self.batch_size, self.shapes, self.batches = min_side, batch_size, [], []
 
     def prepare(self, image):
-        self.prepared.append(image.rgb.shape[:2])
-        return mean_of(image)[:2]
+        self.shapes.append(image.rgb.shape[:2])
+        return super().prepare(image)
 
     def logits(self, prepared, embeddings):
         self.batches.append(len(prepared))
-        return np.stack(prepared)
+        return super().logits(prepared, embeddings)
 
 
 def zero_shot(encoder: Encoder) -> FittedClassifier:
@@ -118,32 +108,16 @@ def test_answers_keep_the_order_of_the_images(write):
 
 
 def test_unreadable_images_are_listed_in_order_between_the_others(write, tmp_path):
-    write(14)
-    for number in (0, 5, 6, 7, 13):
-        (tmp_path / f"{number:04d}.png").write_bytes(b"torn")
-    for number in range(8, 12):  # a whole batch
-        (tmp_path / f"{number:04d}.png").unlink()
-    found = scan([tmp_path], labeled=False).records
-    classifier = zero_shot(Encoder())
-    batches = list(classifier.classify(found))
-    assert grays(batches) == [1, 2, 3, 4, 12]
-    assert [path[-8:-4] for batch in batches for path, _ in batch.unreadable] == [
-        "0000",
-        "0005",
-        "0006",
-        "0007",
-        "0013",
-    ]
-
-
-def test_a_batch_without_a_readable_image_has_no_answers(write, tmp_path):
-    records = write(12)
-    for number in range(4, 8):
+    records = write(14)
+    for number in (0, 4, 5, 6, 7, 13):  # the second batch whole
         (tmp_path / f"{number:04d}.png").write_bytes(b"torn")
     classifier = zero_shot(Encoder())
     batches = list(classifier.classify(records))
-    assert [(len(batch.records), len(batch.unreadable)) for batch in batches] == [(4, 0), (0, 4), (4, 0)]
-    assert [len(classifier.predictions(batch)) for batch in batches] == [4, 0, 4]
+    assert [(len(batch.records), len(batch.unreadable)) for batch in batches] == [(3, 1), (0, 4), (4, 0), (1, 1)]
+    assert [len(classifier.predictions(batch)) for batch in batches] == [3, 0, 4, 1]
+    assert grays(batch for batch in batches if batch.records) == [1, 2, 3, 8, 9, 10, 11, 12]
+    paths = [path[-8:-4] for batch in batches for path, _ in batch.unreadable]
+    assert paths == ["0000", "0004", "0005", "0006", "0007", "0013"]
 
 
 def test_an_error_of_an_expert_comes_after_the_answers_before_it(write):
@@ -161,16 +135,16 @@ def test_few_images_are_decoded_before_the_first_answer(write):
     encoder = Encoder()
     batches = zero_shot(encoder).classify(write(100), workers=2)
     next(batches)
-    assert len(encoder.prepared) <= (IN_FLIGHT + 1) * 4 + ahead(4, 2)
+    assert len(encoder.shapes) <= (IN_FLIGHT + 1) * 4 + ahead(4, 2)
     batches.close()
 
 
 # One decode
 
 
-@pytest.mark.parametrize(
-    ("encoder", "head", "embed", "min_side", "height"),
-    [
+def test_an_image_is_decoded_once_as_large_as_anybody_needs_it(write, decodes):
+    records = write(5, (320, 240), "jpg")
+    for encoder, head, embed, min_side, height in (
         (30, 60, True, 60, 60),
         (60, 30, True, 60, 60),
         (60, 30, False, 30, 30),  # the encoder does not look
@@ -178,38 +152,59 @@ def test_few_images_are_decoded_before_the_first_answer(write):
         (30, None, True, None, 240),
         (None, 120, False, 120, 120),
         (1, 1, True, 1, 30),
-    ],
-)
-def test_a_image_is_decoded_once_as_large_as_anybody_needs_it(write, decodes, encoder, head, embed, min_side, height):
-    looks, scores = Encoder(encoder), Head(head)
-    records = write(5, (320, 240), "jpg")
-    list(head_alone(looks, scores).classify(records, embed=embed))
-    assert [asked for asked, _ in decodes] == [min_side] * 5
-    assert scores.prepared == [(height, height * 4 // 3)] * 5
-    assert looks.prepared == (scores.prepared if embed else [])
-
-
-def test_nobody_looks_closer_than_needed_where_the_encoder_is_alone(write, decodes):
-    list(zero_shot(Encoder(60)).classify(write(3, (320, 240), "jpg")))
-    assert [asked for asked, _ in decodes] == [60] * 3
+    ):
+        looks, scores = Encoder(encoder), Head(head)
+        decodes.clear()
+        list(head_alone(looks, scores).classify(records, embed=embed))
+        assert [asked for asked, _ in decodes] == [min_side] * 5
+        assert scores.shapes == [(height, height * 4 // 3)] * 5
+        assert looks.shapes == (scores.shapes if embed else [])
+    decodes.clear()
+    list(zero_shot(Encoder(60)).classify(records))
+    assert [asked for asked, _ in decodes] == [60] * 5
 
 
 # How many at once
 
 
-@pytest.mark.parametrize(
-    ("encoder", "head", "embed", "size"), [(4, 6, True, 4), (6, 4, True, 4), (4, 6, False, 6), (100, 100, True, 10)]
-)
-def test_the_smaller_suggestion_of_those_that_look_counts(write, encoder, head, embed, size):
-    scores = Head(batch_size=head)
-    batches = list(head_alone(Encoder(batch_size=encoder), scores).classify(write(10), embed=embed))
-    assert len(batches[0].records) == size
-    assert max(scores.batches) == size
-
-
-def test_what_is_asked_for_counts_before_any_suggestion(write):
-    batches = list(zero_shot(Encoder(batch_size=2)).classify(write(10), batch_size=7))
+def test_the_smaller_suggestion_of_those_that_look_counts(write):
+    records = write(10)
+    for encoder, head, embed, size in ((4, 6, True, 4), (6, 4, True, 4), (4, 6, False, 6), (100, 100, True, 10)):
+        scores = Head(batch_size=head)
+        batches = list(head_alone(Encoder(batch_size=encoder), scores).classify(records, embed=embed))
+        assert len(batches[0].records) == size
+        assert max(scores.batches) == size
+    # What is asked for counts before any suggestion.
+    batches = list(zero_shot(Encoder(batch_size=2)).classify(records, batch_size=7))
     assert [len(batch.records) for batch in batches] == [7, 3]
+
+
+# When the encoder runs
+
+
+def test_a_batch_holds_the_embeddings_of_its_images(write, tmp_path):
+    records = write(5)
+    (tmp_path / "0001.png").write_bytes(b"torn")
+    for classifier in (zero_shot(Encoder()), head_alone(Encoder(), Head())):
+        batches = list(classifier.classify(records, batch_size=3, embed=True))
+        assert [len(batch.embeddings) for batch in batches] == [len(batch.records) for batch in batches]
+        embeddings = np.concatenate([batch.embeddings for batch in batches])
+        assert embeddings.dtype == np.float32
+        np.testing.assert_array_equal(embeddings, np.repeat([[0], [2], [3], [4]], 3, axis=1))
+
+
+def test_the_encoder_rests_where_nothing_needs_it(write):
+    records = write(3)
+    classifier = head_alone(Encoder(), Head())
+    classifier.encoder.foreign = True
+    (plain,) = classifier.classify(records)
+    assert plain.embeddings is None
+    assert classifier.encoder.shapes == []
+    with pytest.raises(EncoderError, match="no vector"):  # images are checked where they are embedded
+        list(classifier.classify(records, embed=True))
+    (embedded,) = head_alone(Encoder(), Head()).classify(records, embed=True)
+    np.testing.assert_array_equal(plain.answers.hybrid, embedded.answers.hybrid)
+    assert embedded.answers.zero_shot is None
 
 
 # The real encoder

@@ -22,9 +22,8 @@ def machine(monkeypatch):
     return pretend
 
 
-@pytest.mark.parametrize(
-    ("has", "asked", "got", "reason"),
-    [
+def test_device_and_precision_with_the_reason(machine):
+    for has, asked, got, reason in (
         ({}, ("auto", "auto"), ("cpu", "fp32"), "no CUDA found, no native bf16 on this processor"),
         ({"bf16": True}, ("auto", "auto"), ("cpu", "bf16"), "no CUDA found, this processor computes bf16 natively"),
         ({"bf16": True}, ("cpu", "fp32"), ("cpu", "fp32"), "cpu asked for, precision asked for"),
@@ -35,47 +34,36 @@ def machine(monkeypatch):
         ({"cuda": 1}, ("cuda", "bf16"), ("cuda", "bf16"), "cuda asked for, precision asked for"),
         ({"mps": True}, ("auto", "auto"), ("cpu", "fp32"), "no CUDA found, no native bf16 on this processor"),
         ({"mps": True, "bf16": True}, ("mps", "auto"), ("mps", "fp32"), "mps asked for"),
-    ],
-)
-def test_device_and_precision_with_the_reason(machine, has, asked, got, reason):
-    machine(**has)
-    compute = resolve(*asked)
-    assert (compute.device, compute.precision) == got
-    assert compute.is_cuda == got[0].startswith("cuda")
-    assert compute.reason.startswith(reason)
-    assert str(compute) == f"{compute.device} {compute.precision} ({compute.reason})"
+    ):
+        machine(**has)
+        compute = resolve(*asked)
+        assert (compute.device, compute.precision) == got
+        assert compute.is_cuda == got[0].startswith("cuda")
+        assert compute.reason.startswith(reason)
+        assert str(compute) == f"{compute.device} {compute.precision} ({compute.reason})"
 
 
-NUMBERED = [name + number for name in ("cpu", "auto", "mps") for number in (":0", ":x", ":")]
-
-
-@pytest.mark.parametrize("name", ["gpu", "", "CUDA", "cudax", "tpu:0", *NUMBERED])
-def test_an_unknown_device_lists_the_known_ones(machine, name):
-    """Only CUDA devices are numbered."""
+def test_what_is_refused(machine):
     machine(mps=True)
-    with pytest.raises(ConfigError, match="unknown device") as caught:
-        resolve(name)
-    assert (caught.value.got, caught.value.expected) == (name, "auto, cpu, cuda, mps or cuda:N")
-
-
-def test_precisions_that_are_refused(machine):
+    numbered = (name + number for name in ("cpu", "auto", "mps") for number in (":0", ":x", ":"))
+    for name in ("gpu", "", "CUDA", "cudax", "tpu:0", *numbered):  # only CUDA devices are numbered
+        with pytest.raises(ConfigError, match="unknown device") as caught:
+            resolve(name)
+        assert (caught.value.got, caught.value.expected) == (name, "auto, cpu, cuda, mps or cuda:N")
     with pytest.raises(ConfigError, match="unknown precision") as caught:
         resolve("cpu", "fp8")
     assert caught.value.expected == "auto, fp32, bf16, fp16"
     for name in ("cpu", "auto"):
         with pytest.raises(ConfigError, match="fp16 is not computed on a CPU"):
             resolve(name, "fp16")
-
-
-@pytest.mark.parametrize(
-    ("count", "asked"),
-    [(0, "cuda"), (0, "cuda:0"), (1, "cuda:1"), (1, "cuda:x"), (1, "cuda:-1"), (1, "cuda:²"), (0, "mps")],
-)
-def test_a_device_that_is_not_there_is_named(machine, count, asked):
-    machine(cuda=count)
-    with pytest.raises(ConfigError, match=f"device {asked} is not available") as caught:
-        resolve(asked)
-    assert caught.value.fix == "use --device cpu"
+    for count, asked in (
+        *((1, f"cuda:{index}") for index in ("1", "x", "-1", "²")),
+        *((0, n) for n in ("cuda", "mps")),
+    ):
+        machine(cuda=count)
+        with pytest.raises(ConfigError, match=f"device {asked} is not available") as caught:
+            resolve(asked)
+        assert caught.value.fix == "use --device cpu"
 
 
 def test_dtype():

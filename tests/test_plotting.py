@@ -71,14 +71,12 @@ def test_texts_are_no_mathematics(sheet):
     assert [axes.spines["top"].get_visible() for axes in figure.axes] == [True, False]
 
 
-@pytest.mark.parametrize(("count", "shape"), [(1, (1, 1)), (3, (1, 3)), (5, (1, 5)), (6, (2, 5))])
-def test_rows_and_columns(sheet, count, shape):
-    figure, _, _ = sheet(*[tile(RED)] * count)
-    assert figure.axes[0].get_subplotspec().get_gridspec().get_geometry() == shape
-    assert [bool(axes.images) for axes in figure.axes] == [True] * count + [False] * (shape[0] * shape[1] - count)
-
-
-def test_an_image_is_shown_whole(sheet):
+def test_rows_and_columns(sheet):
+    for count, shape in ((1, (1, 1)), (3, (1, 3)), (5, (1, 5)), (6, (2, 5))):
+        figure, _, _ = sheet(*[tile(RED)] * count)
+        assert figure.axes[0].get_subplotspec().get_gridspec().get_geometry() == shape
+        assert [bool(axes.images) for axes in figure.axes] == [True] * count + [False] * (shape[0] * shape[1] - count)
+    # An image is shown whole.
     figure, _, _ = sheet(tile(BLUE, size=(10, 40)))
     shown = figure.axes[0].images[0].get_array()
     assert shown.shape == (224, 224, 3)

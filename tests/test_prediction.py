@@ -53,10 +53,6 @@ def test_label_probability_and_top():
     assert predictions[1].top == (("fox", 0.4), ("emu", 0.3), ("dog", 0.2))
     assert [p.p_unseen for p in predictions] == [0.2, 0.7, 0.35]
     assert len(predict(decided(), top_k=9)[0].top) == 4
-
-
-def test_what_each_expert_says_by_itself():
-    predictions = predict(decided())
     assert [p.head for p in predictions] == [("cat", 0.9), ("cat", 0.6), ("cat", 0.7)]
     assert [p.zero_shot for p in predictions] == [("cat", 0.4), ("fox", 0.6), ("dog", 0.6)]
 
@@ -67,31 +63,24 @@ def test_equal_probabilities_go_to_the_first_name():
     assert [label for label, _ in prediction.top] == ["cat", "dog", "emu", "fox"]
 
 
-@pytest.mark.parametrize(
-    ("head", "zero_shot", "expert"),
-    [
+def test_who_decided():
+    """On a seen class, the answer being "cat"; an unseen one was named by zero-shot."""
+    for head, zero_shot, expert in (
         ([0.9, 0.1], [0.6, 0.4], "both"),
         ([0.9, 0.1], [0.2, 0.8], "head"),
         ([0.3, 0.7], [0.6, 0.4], "zero-shot"),
         ([0.45, 0.55], [0.3, 0.7], "head"),  # neither names it; the head is the nearer
-    ],
-)
-def test_who_decided_on_a_seen_class(head, zero_shot, expert):
-    """The answer is "cat"."""
-    made = decided(head=np.array([head] * 3), zero_shot=np.array([zero_shot] * 3))
-    assert predict(made)[0].expert == expert
+    ):
+        predictions = predict(decided(head=np.array([head] * 3), zero_shot=np.array([zero_shot] * 3)))
+        assert [p.expert for p in predictions[:2]] == [expert, "zero-shot"]
 
 
-def test_an_unseen_class_was_named_by_zero_shot():
-    assert predict(decided())[1].expert == "zero-shot"
-
-
-@pytest.mark.parametrize("expert", ["head", "zero-shot"])
-def test_without_a_gate_the_only_expert_decides(expert):
-    predictions = predict(None, only_expert=expert)
-    assert {p.expert for p in predictions} == {expert}
-    assert {p.p_unseen for p in predictions} == {None}
-    assert {p.set for p in predictions} == {p.p_known for p in predictions} == {None}
+def test_without_a_gate_the_only_expert_decides():
+    for expert in ("head", "zero-shot"):
+        predictions = predict(None, only_expert=expert)
+        assert {p.expert for p in predictions} == {expert}
+        assert {p.p_unseen for p in predictions} == {None}
+        assert {p.set for p in predictions} == {p.p_known for p in predictions} == {None}
 
 
 # None of these
@@ -124,14 +113,11 @@ def test_nothing_is_rejected_unless_it_is_asked_for():
 
 def test_sets_list_the_most_probable_first():
     sets = [[1, 0, 0, 0], [0, 1, 1, 1], [1, 1, 1, 1]]
-    found = [p.set for p in predict(decided(sets=sets), top_k=1)]
-    assert found == [("cat",), ("fox", "emu", "dog"), ("dog", "fox", "cat", "emu")]
-
-
-def test_a_rejected_image_keeps_its_set():
-    (first, *_) = predict(decided(p_known=[0.1, 1, 1], sets=[[1, 1, 0, 0]] * 3), accept_above=0.5)
-    assert first.label == NONE
-    assert first.set == ("cat", "dog")
+    expected = [("cat",), ("fox", "emu", "dog"), ("dog", "fox", "cat", "emu")]
+    assert [p.set for p in predict(decided(sets=sets), top_k=1)] == expected
+    rejected = predict(decided(p_known=[0.1, 0, 0], sets=sets), accept_above=0.5)
+    assert {p.label for p in rejected} == {NONE}
+    assert [p.set for p in rejected] == expected, "a rejected image keeps its set"
 
 
 def test_the_warning_is_on_every_prediction():
@@ -165,45 +151,40 @@ def test_few_shot_decides_where_the_answer_would_be_another_one_without_the_imag
     opinion = np.log(np.array([[0.9, 0.1]] * 5))
     fused = Fused(np.log(ANSWER), np.full(5, 0.5), opinion, opinion, np.log(BEFORE))
     answers = Answers(None, None, np.array(ANSWER), np.full(5, 0.5), None, Decided(fused, None, None))
-    found = to_predictions(list("abcde"), answers, SHOWN, top_k=1, only_expert="head")
-    assert [(p.label, p.expert) for p in found] == [
+    predictions = to_predictions(list("abcde"), answers, SHOWN, top_k=1, only_expert="head")
+    assert [(p.label, p.expert) for p in predictions] == [
         ("emu", "few-shot"),  # by name it is a cat
         ("emu", "zero-shot"),  # by name, too
         ("gnu", "few-shot"),  # nobody asked for it by name
         ("fox", "zero-shot"),
         ("cat", "both"),
     ]
-    assert [p.seen for p in found] == [False, False, False, False, True]
+    assert [p.seen for p in predictions] == [False, False, False, False, True]
+    # Below the threshold it is rejected whoever gave it.
+    answers = replace(answers, decided=Decided(fused, np.array([1, 1, 0.2, 1, 1]), None))
+    third = to_predictions(list("abcde"), answers, SHOWN, top_k=1, only_expert="head", accept_above=0.3)[2]
+    assert (third.label, third.expert, third.top) == (NONE, "rejected", (("gnu", 0.6),))
 
 
-def test_an_answer_below_the_threshold_is_rejected_whoever_gave_it():
-    opinion = np.log(np.array([[0.9, 0.1]]))
-    fused = Fused(np.log(ANSWER[2:3]), np.full(1, 0.5), opinion, opinion, np.log(BEFORE[2:3]))
-    answers = Answers(None, None, np.array(ANSWER[2:3]), np.full(1, 0.5), None, Decided(fused, np.array([0.2]), None))
-    (found,) = to_predictions(["c"], answers, SHOWN, top_k=1, only_expert="head", accept_above=0.3)
-    assert (found.label, found.expert, found.top) == (NONE, "rejected", (("gnu", 0.6),))
-
-
-@pytest.mark.parametrize(("shift", "expert"), [(0.0, "few-shot"), (2.0, "zero-shot")])
-def test_who_decides_is_asked_at_the_operating_point(shift, expert):
+def test_who_decides_is_asked_at_the_operating_point():
     """Expecting more unseen images makes it an emu by its name alone, and the images no longer decide."""
-    zeros = np.zeros((1, 2))
-    support = SupportEvidence(np.array([[4.0]]), np.array([2]), np.array([3]), 4, 4)
+    zeros = np.zeros((1, 4))
     evidence = Evidence(
         head=np.log([[0.8, 0.2]]),
-        gda=zeros,
+        gda=zeros[:, :2],
         similarity=np.log([[3.0, 1.0, 3.0, 1.0]]),
-        centered=np.zeros((1, 4)),
-        predicted=np.zeros((1, 4)),
+        centered=zeros,
+        predicted=zeros,
         alignment=np.zeros(2),
         ood_score=np.zeros(1),
         baseline=np.zeros(1),
-        located=np.zeros((1, 4)),
-        support=support,
+        located=zeros,
+        support=SupportEvidence(np.array([[4.0]]), np.array([2]), np.array([3]), 4, 4),
     )
-    fused = Gate().fuse(evidence, shift, 1.0 + shift)
-    joint = np.exp(fused.log_probabilities)
-    answers = Answers(None, None, joint, fused.p_unseen, None, Decided(fused, None, None))
-    space = replace(SPACE, shots=(0, 0, 3, 0))
-    (found,) = to_predictions(["a"], answers, space, top_k=1, only_expert="head")
-    assert (found.label, found.expert) == ("emu", expert)
+    for shift, expert in ((0.0, "few-shot"), (2.0, "zero-shot")):
+        fused = Gate().fuse(evidence, shift, 1.0 + shift)
+        joint = np.exp(fused.log_probabilities)
+        answers = Answers(None, None, joint, fused.p_unseen, None, Decided(fused, None, None))
+        space = replace(SPACE, shots=(0, 0, 3, 0))
+        (prediction,) = to_predictions(["a"], answers, space, top_k=1, only_expert="head")
+        assert (prediction.label, prediction.expert) == ("emu", expert)

@@ -94,6 +94,18 @@ def test_pil_pixels():
     assert only(Image.fromarray(ramp))[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
+def test_a_file_and_the_same_image_in_memory_have_the_same_pixels(tmp_path):
+    rgb = Image.fromarray(RGB)
+    for image in (
+        rgb.convert("L"),
+        Image.fromarray(RGBA),
+        Image.fromarray(GRAY.astype(np.uint16) * 257),
+        rgb.quantize(9),
+    ):
+        image.save(tmp_path / "a.png")
+        assert np.array_equal(only(tmp_path / "a.png"), only(image))
+
+
 def test_exif_orientation_of_pil(encode):
     for orientation, turned in ((1, RGB), (6, np.rot90(RGB, -1)), (3, RGB[::-1, ::-1])):
         lazy = Image.open(io.BytesIO(encode(Image.fromarray(RGB), "PNG", orientation)))
