@@ -182,15 +182,15 @@ class Done:
         return [json.loads(line) for line in self.out.splitlines()]
 
 
-def run_command(*arguments: object, rc: int = 0) -> Done:
-    """Run ``hybrid ARGUMENTS`` as the shell would, up to the exit code `rc`."""
+def run_command(*arguments: object, rc: int = 0, columns: int = 200) -> Done:
+    """Run ``hybrid ARGUMENTS`` as a terminal of so many columns would, up to the exit code `rc`."""
     from hybrid.cli.main import main
 
     out, err, code, collected = io.StringIO(), io.StringIO(), 0, gc.get_threshold()
     with (
         patch.object(sys, "argv", ["hybrid", *map(str, arguments)]),
         patch.object(warnings, "formatwarning", warnings.formatwarning),
-        patch.dict(os.environ, COLUMNS="200"),
+        patch.dict(os.environ, COLUMNS=str(columns)),
         redirect_stdout(out),
         redirect_stderr(err),
     ):

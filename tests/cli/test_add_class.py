@@ -44,11 +44,6 @@ def test_add_more_and_remove(call, tmp_path):
     assert "train brings its photos back" in done.err
 
 
-def test_by_name_alone(call):
-    assert call("add-class", "[red] llama").out == "[red] llama: known by its name alone; 0 new in run\n"
-    assert added(call) == ["[red] llama: known by its name alone"]
-
-
 def test_several_folders_and_manifests_are_taken_without_their_labels(call, tmp_path, image_folder):
     image_folder({"x": 1, "y": 1}, "other", seed=2)
     (tmp_path / "list.csv").write_text("path,label,split\nother/x/000.jpg,x,test\n")
@@ -65,6 +60,8 @@ def test_unreadable_images_are_listed_and_exit_3(call, tmp_path):
     assert "002.jpg: not an image" in done.err
     assert "none of the photos of alpaca can be read" in call("add-class", "alpaca", "new/llama/002.jpg", rc=1).err
     assert len(added(call)) == 1
+    assert call("add-class", "[red] llama").out == "[red] llama: known by its name alone; 0 new in run\n"
+    assert "[red] llama: known by its name alone" in added(call)
 
 
 def test_errors(call, tmp_path):

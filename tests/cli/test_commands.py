@@ -21,6 +21,10 @@ SYSTEM_KEYS = {
     *("accuracy", "seen", "unseen", "harmonic_mean", "ausuc", "gate_auroc", "ece", "ece_seen", "ece_unseen"),
     *("adaptive_ece", "nll", "brier", "aurc", "images_per_second"),
 }
+ROW_KEYS = {
+    *("path", "label", "probability", "seen", "p_unseen", "expert", "top", "head", "zero_shot"),
+    *("p_known", "set", "warning", "neighbors"),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -33,9 +37,13 @@ def seen_names(animals) -> list[str]:
     return (animals / "seen.txt").read_text().splitlines()
 
 
-def test_evaluate_writes_the_promised_json(hybrid, tmp_path):
-    done = hybrid("evaluate", "test", "--prompts", "names.txt", "--json", tmp_path / "e.json", "--run", "run")
-    result = json.loads((tmp_path / "e.json").read_text())
+def test_evaluate_writes_the_promised_json_through_a_pipe_too(hybrid, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
+        done = hybrid("evaluate", "test", "--prompts", "names.txt", "--json", pipe, "--run", "run")
+        result = json.loads(reader.communicate()[0])
+    assert [file.name for file in tmp_path.iterdir()] == ["pipe"]
     assert (result["images"], result["scored"], result["outside_label_space"]) == (39, 33, 6)
     assert result["classes"] == {"seen": 8, "unseen": 3}
     assert set(result["systems"]) == {"supervised", "zero_shot", "hybrid"}
@@ -46,26 +54,15 @@ def test_evaluate_writes_the_promised_json(hybrid, tmp_path):
     assert result["systems"]["hybrid"]["unseen"] > 0.5
     assert "supervised" in done.out
     assert "hybrid" in done.out
-
-
-def test_evaluate_says_when_images_trained_the_head(hybrid):
     done = hybrid("evaluate", "train", "--prompts", "names.txt", "--run", "run")
     assert "48 of these photos trained the head" in done.err
 
 
-def test_figures_go_through_a_pipe(hybrid, tmp_path):
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
-        hybrid("evaluate", "test", "--prompts", "names.txt", "--json", pipe, "--run", "run")
-        assert json.loads(reader.communicate()[0])["scored"] == 33
-    assert [file.name for file in tmp_path.iterdir()] == ["pipe"]
-
-
-def test_predict_jsonl(plain, seen_names):
+def test_predict_jsonl(plain, predict, seen_names, tmp_path):
     assert len(plain.rows) == 39
     for row in plain.rows:
-        assert row["label"] == row["top"][0]["label"]
+        assert set(row) == ROW_KEYS
+        assert row["label"] == row["top"][0]["label"] != "none of these"
         assert row["probability"] == row["top"][0]["probability"] == max(t["probability"] for t in row["top"])
         assert 0 <= row["p_unseen"] <= 1
         assert row["seen"] == (row["label"] in seen_names)
@@ -73,9 +70,9 @@ def test_predict_jsonl(plain, seen_names):
         assert row["seen"] or row["expert"] == "zero-shot"
         assert row["head"]["label"] in seen_names
         assert len(row["top"]) == 5
-
-
-def test_predict_gives_a_distribution(predict, seen_names, tmp_path):
+        assert row["p_known"] is row["set"] is row["warning"] is row["neighbors"] is None
+    assert "prior p(unseen) 0.5" in plain.err
+    assert "WARNING" not in plain.err
     assert predict("--top-k", "11", "--out", tmp_path / "p.jsonl").out == ""
     for line in (tmp_path / "p.jsonl").read_text().splitlines():
         row = json.loads(line)
@@ -84,31 +81,26 @@ def test_predict_gives_a_distribution(predict, seen_names, tmp_path):
         assert unseen == pytest.approx(row["p_unseen"], abs=1e-4)
 
 
-def test_predict_csv_table_and_picture(hybrid, tmp_path):
-    arguments = ("predict", "test", "--prompts", "names.txt", "--run", "run")
-    hybrid(*arguments, "--out", tmp_path / "p.csv", "--grid", tmp_path / "grid.png")
+def test_predict_csv_table_and_picture(predict, tmp_path):
+    predict("--out", tmp_path / "p.csv", "--grid", tmp_path / "grid.png", form="csv")
     rows = list(csv.DictReader((tmp_path / "p.csv").open()))
     assert len(rows) == 39
-    assert {"path", "label", "probability", "p_unseen", "expert"} <= set(rows[0])
+    assert set(rows[0]) == ROW_KEYS
     picture = np.asarray(Image.open(tmp_path / "grid.png"))
     assert picture.shape[0] > 500
     assert picture.std() > 20
-    table = hybrid(*arguments).out
+    table = predict(form="table").out
     assert "test/" in table
     assert rows[0]["label"] in table
 
 
-def test_a_label_space_without_prompts_is_the_seen_classes(hybrid, seen_names):
+def test_predict_without_prompts_and_without_a_run(hybrid, seen_names):
     rows = hybrid("predict", "test", "--format", "jsonl", "--top-k", "8", "--run", "run").rows
     assert {t["label"] for row in rows for t in row["top"]} == set(seen_names)
     assert {row["p_unseen"] for row in rows} == {0.0}
-
-
-def test_zero_shot_alone_without_a_run(hybrid):
-    arguments = ("--encoder", "tiny", "--prompts", "names.txt", "--run", "none")
-    done = hybrid("predict", "test", "--format", "jsonl", *arguments)
-    assert {row["expert"] for row in done.rows} == {"zero-shot"}
-    assert {row["p_unseen"] for row in done.rows} == {None}
+    zero_shot = ("--encoder", "tiny", "--prompts", "names.txt", "--run", "none")
+    done = hybrid("predict", "test", "--format", "jsonl", *zero_shot)
+    assert {(row["expert"], row["p_unseen"]) for row in done.rows} == {("zero-shot", None)}
     assert "zero-shot only" in done.err
     assert not Path("none").exists()
 
@@ -177,13 +169,6 @@ def test_debug_shows_the_traceback():
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"HYBRID_DEBUG": "1"})
     assert done.returncode == 1
     assert "Traceback" in done.stderr
-
-
-def test_help_shows_defaults_that_are_no_values(hybrid):
-    """In brackets, which rich would take for markup."""
-    shown = " ".join(hybrid("train-head", "--help").out.split())
-    assert "[default: the recipe's]" in shown
-    assert "[default: every label]" in shown
 
 
 def test_a_command_is_one_module_and_one_line(hybrid, tmp_path, monkeypatch):

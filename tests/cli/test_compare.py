@@ -6,11 +6,6 @@ import csv
 import json
 
 import pytest
-import typer
-from typer.testing import CliRunner
-
-from hybrid.cli.compare import compare
-from hybrid.errors import ConfigError, DataError
 
 RECIPE = """
 backbone = "test_resnet"
@@ -25,94 +20,74 @@ workers = 0
 
 
 @pytest.fixture
-def hybrid(image_folder, tmp_path, monkeypatch):
-    """Run the command in a folder with `images/`, `held/` and `small.toml`."""
+def compare(hybrid, image_folder, tmp_path, monkeypatch):
+    """Run the command on `photos` in a folder with `held` and `small.toml` beside it."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "120")
     image_folder({"cat": 10, "dog": 10}, seed=1)
     image_folder({"cat": 2, "dog": 3}, "held", seed=2)
     (tmp_path / "small.toml").write_text(RECIPE)
-    app = typer.Typer()
-    app.command()(compare)
-
-    def run(*arguments, rc=0):
-        done = CliRunner().invoke(app, [*arguments, "--device", "cpu"])
-        if isinstance(done.exception, Exception):
-            raise done.exception
-        assert done.exit_code == rc, done.output
-        return done
-
-    return run
+    return lambda *arguments, rc=0: hybrid("compare", "photos", *arguments, "--out", "o", rc=rc)
 
 
 def table(folder):
-    with (folder / "results.csv").open(newline="") as stream:
+    with (folder / "o" / "results.csv").open(newline="") as stream:
         return list(csv.DictReader(stream))
 
 
-def test_the_variations_come_out_of_one_command(hybrid, tmp_path):
-    vary = ["--vary", "unfreeze=all,1", "--vary", "dropout=[0,0],[0.5,0.5]"]
-    done = hybrid("photos", "--recipes", "small.toml", *vary, "--out", "o")
-    rows = table(tmp_path / "o")
+def results(folder):
+    return json.loads((folder / "o" / "results.json").read_text())["results"]
+
+
+def test_the_variations_come_out_of_one_command(compare, tmp_path):
+    flags = ("--recipes", "small.toml", "--vary", "unfreeze=all,1", "--vary", "dropout=[0,0],[0.5,0.5]")
+    done = compare(*flags)
+    rows = table(tmp_path)
     assert len(rows) == 4
     assert rows[1]["name"] == "small unfreeze=all dropout=[0.5,0.5]"
     assert len({row["trainable"] for row in rows}) == 2
     assert len({row["parameters"] for row in rows}) == 1
     for word in ("accuracy", "GFLOPs", "multiply-add", "4 test photos"):
-        assert word in done.stdout
-    assert max(map(len, done.stdout.splitlines())) <= 160
-    again = hybrid("photos", "--recipes", "small.toml", *vary, "--out", "o")
-    assert again.stderr.count("finished before") == 4
-    assert table(tmp_path / "o") == rows
+        assert word in done.out
+    assert max(map(len, done.out.splitlines())) <= 160
+    assert compare(*flags).err.count("finished before") == 4
+    assert table(tmp_path) == rows
 
 
-def test_flags_reach_the_settings(hybrid, tmp_path):
-    done = hybrid(
-        *("photos", "--test", "held", "--recipes", "small.toml,clip-linear", "--encoder", "tiny"),
-        *("--set", "label_smoothing=0.1", "--seed", "3", "--epochs", "2", "--out", "o"),
+def test_flags_reach_the_settings(compare, tmp_path, image_folder):
+    done = compare(
+        *("--test", "held", "--recipes", "small.toml,clip-linear", "--encoder", "tiny"),
+        *("--set", "label_smoothing=0.1", "--seed", "3", "--epochs", "2"),
     )
-    found = json.loads((tmp_path / "o" / "results.json").read_text())["results"]
-    assert [row["name"] for row in found] == ["small", "clip-linear"]
-    for row in found:
+    network, linear = results(tmp_path)
+    assert [network["name"], linear["name"]] == ["small", "clip-linear"]
+    for row in (network, linear):
         assert row["photos"]["test"] == 5
         assert (row["settings"]["label_smoothing"], row["settings"]["seed"]) == (0.1, 3)
-    assert found[0]["epochs"] == 2
-    assert found[1]["parameters"] > 1000 * found[1]["trainable"]
-    assert "5 test photos" in done.stdout
-
-
-def test_a_failing_recipe_is_named_and_gives_exit_code_1(hybrid, tmp_path):
-    done = hybrid("photos", "--recipes", "small.toml", "--vary", "backbone=test_resnet,no_such_net", "--out", "o", rc=1)
-    assert [bool(row["failed"]) for row in table(tmp_path / "o")] == [False, True]
-    assert "failed" in done.stdout
-    assert "small backbone=no_such_net failed: timm knows no model" in done.stderr
-
-
-def test_classes_and_test_fraction(hybrid, tmp_path, image_folder):
+    assert network["epochs"] == 2
+    assert linear["parameters"] > 1000 * linear["trainable"]
+    assert "5 test photos" in done.out
     image_folder({"emu": 6}, seed=3)
     (tmp_path / "classes.txt").write_text("dog\ncat\n")
-    hybrid("photos", "--recipes", "small.toml", "--classes", "classes.txt", "--test-fraction", "0.4", "--out", "o")
-    (found,) = json.loads((tmp_path / "o" / "results.json").read_text())["results"]
-    assert [row["name"] for row in found["classes"]] == ["cat", "dog"]
-    assert found["photos"]["test"] == 8
+    compare("--recipes", "small.toml", "--classes", "classes.txt", "--test-fraction", "0.4")
+    (row,) = [row for row in results(tmp_path) if row["photos"]["test"] == 8]
+    assert [scores["name"] for scores in row["classes"]] == ["cat", "dog"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--recipes", "nonsense"], "nonsense"),
-        (["--recipes", ","], "no recipe to compare"),
-        (["--recipes", "small.toml", "--epochs", "2", "--vary", "epochs=1,2"], "a flag or --set"),
-        (["--recipes", "small.toml", "--set", "hidden=4", "--vary", "hidden=1,2"], "a flag or --set"),
-        (["--recipes", "clip-linear"], "reads CLIP embeddings"),
-    ],
-)
-def test_wrong_usage(hybrid, tmp_path, arguments, said):
-    with pytest.raises(ConfigError, match=said):
-        hybrid("photos", *arguments, "--out", "o")
-    assert not (tmp_path / "o").exists()
+def test_a_failing_recipe_is_named_and_gives_exit_code_1(compare, tmp_path):
+    done = compare("--recipes", "small.toml", "--vary", "backbone=test_resnet,no_such_net", rc=1)
+    assert [bool(row["failed"]) for row in table(tmp_path)] == [False, True]
+    assert "failed" in done.out
+    assert "small backbone=no_such_net failed: timm knows no model" in done.err
 
 
-def test_no_test_images(hybrid):
-    with pytest.raises(DataError, match="no photos to test on"):
-        hybrid("photos", "--recipes", "small.toml", "--test-fraction", "0", "--out", "o")
+def test_wrong_usage(compare, tmp_path):
+    for flags, message in (
+        (("nonsense",), "nonsense"),
+        ((",",), "no recipe to compare"),
+        (("small.toml", "--epochs", "2", "--vary", "epochs=1,2"), "a flag or --set"),
+        (("small.toml", "--set", "hidden=4", "--vary", "hidden=1,2"), "a flag or --set"),
+        (("clip-linear",), "reads CLIP embeddings"),
+        (("small.toml", "--test-fraction", "0"), "no photos to test on"),
+    ):
+        assert message in compare("--recipes", *flags, rc=1).err
+        assert not (tmp_path / "o").exists()

@@ -6,9 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from typer.testing import CliRunner
-
-from hybrid.cli.main import COMMANDS, app
+from hybrid.cli.main import COMMANDS
 from hybrid.demo.animals import demo_classes
 
 NETWORKS = {"torch", "torchvision", "open_clip", "timm", "transformers"}
@@ -36,7 +34,7 @@ def test_help_loads_neither_numpy_nor_what_draws_boxes(tmp_path):
 
 
 def test_what_only_reads_loads_no_network(animals):
-    for command in (["info", "--run", "run"], ["recipes"]):
+    for command in (["info", "--run", "run"], ["recipes"], ["recipes", "resnet18", "--settings"]):
         assert not loaded_by(*command, cwd=animals) & {"scipy", *NETWORKS, *OTHERS}
 
 
@@ -64,10 +62,12 @@ def test_help_is_plain_text(hybrid):
         shown = hybrid(*command, "--help").out
         assert shown.startswith("Usage: ")
         assert "\\" not in shown
+    shown = " ".join(hybrid("train-head", "--help").out.split())
+    assert "[default: the recipe's]" in shown
+    assert "[default: every label]" in shown
 
 
-def test_what_each_command_does_fits_its_line(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    shown = CliRunner().invoke(app, ["--help"]).stdout.partition("Commands:")[2].strip().splitlines()
+def test_what_each_command_does_fits_its_line(hybrid):
+    shown = hybrid("--help", columns=80).out.partition("Commands:")[2].strip().splitlines()
     assert [line.split()[0] for line in shown] == list(COMMANDS)
     assert not [line for line in shown if line.endswith("...")]

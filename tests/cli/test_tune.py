@@ -7,12 +7,8 @@ import shutil
 
 import numpy as np
 import pytest
-import typer
 from PIL import Image
-from typer.testing import CliRunner
 
-from hybrid.cli.tune import tune
-from hybrid.errors import ConfigError
 from hybrid.heads.recipes import load_recipe
 
 RECIPE = """
@@ -45,62 +41,50 @@ def rows_in(file):
 
 
 @pytest.fixture
-def call(folder, monkeypatch):
-    """Run the command in `folder`, on its pictures unless others are named."""
+def tune(hybrid, folder, monkeypatch):
     monkeypatch.chdir(folder)
-    app = typer.Typer()
-    app.command()(tune)
-
-    def run(*arguments, sources=("data",)):
-        done = CliRunner().invoke(app, [*sources, *arguments, "--device", "cpu"])
-        if isinstance(done.exception, Exception):
-            raise done.exception
-        return done
-
-    return run
+    return lambda *arguments, rc=0: hybrid("tune", *arguments, rc=rc)
 
 
-def test_two_trials_then_a_third(call, folder):
-    small = ("--recipe", "small.toml", "--epochs", "2", "--out", "out")
-    first = call(*small, "--trials", "2")
-    assert "0 of 2 trials are finished" in first.stderr
-    assert "optimistic" in first.stderr
-    assert "the recipe's own" in first.stdout
-    assert first.stdout.splitlines()[0].split()[:3] == ["trial", "validation", "loss"]
+def test_two_trials_then_a_third(tune, folder):
+    small = ("data", "--recipe", "small.toml", "--epochs", "2", "--out", "out")
+    first = tune(*small, "--trials", "2")
+    assert "0 of 2 trials are finished" in first.err
+    assert "optimistic" in first.err
+    assert "the recipe's own" in first.out
+    assert first.out.splitlines()[0].split()[:3] == ["trial", "validation", "loss"]
     rows = rows_in(folder / "out" / "trials.csv")
     assert [row["state"] for row in rows] == ["finished", "finished"]
     log = rows_in(folder / "out" / "trials" / "0" / "log.csv")
     assert float(rows[0]["score"]) == pytest.approx(min(float(row["val_loss"]) for row in log), rel=1e-4)
     assert Image.open(folder / "out" / "importance.png").width > 400
 
-    second = call(*small, "--trials", "3")
-    assert "2 of 3 trials are finished" in second.stderr
-    assert [line.split("]")[0] for line in second.stderr.splitlines() if line.startswith("[")] == ["[3/3"]
+    second = tune(*small, "--trials", "3")
+    assert "2 of 3 trials are finished" in second.err
+    assert [line.split("]")[0] for line in second.err.splitlines() if line.startswith("[")] == ["[3/3"]
     again = rows_in(folder / "out" / "trials.csv")
     assert again[:2] == rows
 
     # The best recipe trains the same: as a recipe of its own it is trial 0 of another study.
     assert load_recipe("out/best.toml").schedule.epochs == 2
-    call("--recipe", "out/best.toml", "--trials", "1", "--out", "again")
+    tune("data", "--recipe", "out/best.toml", "--trials", "1", "--out", "again")
     trained = rows_in(folder / "again" / "trials.csv")[0]
     assert trained["score"] == min((row["score"] for row in again), key=float)
 
-    with pytest.raises(ConfigError, match="another recipe") as caught:
-        call(*small, "--trials", "3", "--seed", "1")
-    assert caught.value.got == "another seed"
+    error = tune(*small, "--trials", "3", "--seed", "1", rc=1).err
+    assert "another recipe" in error
+    assert "another seed" in error
 
 
-def test_the_test_split_is_not_used(call, folder):
+def test_the_test_split_is_not_used(tune, folder):
     (folder / "split").mkdir()
     for split in ("train", "test"):
         shutil.copytree(folder / "data", folder / "split" / split)
     for image in (folder / "split" / "test").rglob("*.png"):
         Image.open(image).rotate(90).save(image)
-    arguments = ("--recipe", "small.toml", "--trials", "1", "--epochs", "1", "--out", "split/out")
-    done = call(*arguments, sources=("split/train", "split/test"))
-    assert "2 classes, 14 training and 2 validation photos" in done.stderr
-
-
-def test_a_linear_recipe_is_refused_before_images_are_read(call):
-    with pytest.raises(ConfigError, match="nothing to tune"):
-        call("--recipe", "clip-linear", sources=("no-such-folder",))
+    done = tune(
+        *("split/train", "split/test", "--recipe", "small.toml", "--trials", "1", "--epochs", "1", "--out", "split/out")
+    )
+    assert "2 classes, 14 training and 2 validation photos" in done.err
+    # A linear recipe is refused before images are read.
+    assert "nothing to tune" in tune("no-such-folder", "--recipe", "clip-linear", rc=1).err

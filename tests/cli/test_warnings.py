@@ -6,31 +6,23 @@ import subprocess
 import sys
 import warnings
 
-import pytest
-
 from hybrid.cli import main as module
 from hybrid.errors import HybridWarning
 
 WARNING = "16 photos at once do not fit into memory: the encoder goes on with 8"
 
 
+class Kind(HybridWarning):
+    pass
+
+
 def test_our_own_warnings_are_one_line_without_a_place_in_the_code():
-    assert module._format_warning(WARNING, HybridWarning, "/a/file.py", 7, "code") == f"WARNING: {WARNING}\n"
-    assert module._format_warning(HybridWarning(WARNING), HybridWarning, "/a/file.py", 7) == f"WARNING: {WARNING}\n"
-
-
-def test_a_kind_of_ours_is_ours():
-    class Kind(HybridWarning):
-        pass
-
-    assert module._format_warning(WARNING, Kind, "/a/file.py", 7) == f"WARNING: {WARNING}\n"
-
-
-@pytest.mark.parametrize("kind", [UserWarning, DeprecationWarning, RuntimeWarning])
-def test_others_stay_as_python_shows_them(kind):
-    expected = warnings.formatwarning("something", kind, "/a/file.py", 7, "code")
-    assert module._format_warning("something", kind, "/a/file.py", 7, "code") == expected
-    assert "/a/file.py:7" in expected
+    for message, kind in ((WARNING, HybridWarning), (HybridWarning(WARNING), HybridWarning), (WARNING, Kind)):
+        assert module._format_warning(message, kind, "/a/file.py", 7, "code") == f"WARNING: {WARNING}\n"
+    for kind in (UserWarning, DeprecationWarning, RuntimeWarning):
+        expected = warnings.formatwarning("something", kind, "/a/file.py", 7, "code")
+        assert module._format_warning("something", kind, "/a/file.py", 7, "code") == expected
+        assert "/a/file.py:7" in expected
 
 
 def test_a_real_process_writes_it_to_stderr():

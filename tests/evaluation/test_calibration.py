@@ -1,4 +1,4 @@
-"""Calibration figures against torchmetrics, sklearn, a plain loop or a hand calculation."""
+"""Calibration and risk-coverage figures against torchmetrics, sklearn, a plain loop or a hand calculation."""
 
 from __future__ import annotations
 
@@ -6,37 +6,24 @@ import numpy as np
 import pytest
 import torch
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import brier_score_loss, log_loss
+from sklearn.metrics import precision_score
 from torchmetrics.functional.classification import binary_calibration_error
-from torchmetrics.functional.classification import multiclass_calibration_error as torch_ece
 
 from hybrid.errors import MetricError
 from hybrid.evaluation.calibration import (
     Reliability,
     adaptive_bins,
     adaptive_calibration_error,
+    aurc,
     brier,
     equal_width_bins,
     expected_calibration_error,
     negative_log_likelihood,
+    risk_coverage,
 )
 
 SEEDS = range(5)
-
-
-def draw(seed: int, images: int = 200, classes: int = 9) -> tuple[np.ndarray, np.ndarray]:
-    """Draw fair probabilities and targets."""
-    rng = np.random.default_rng(seed)
-    target = rng.integers(0, classes, images)
-    logits = rng.normal(size=(images, classes)) * 1.5
-    logits[np.arange(images), target] += rng.normal(2.0, 1.5, size=images)
-    probabilities = np.exp(logits)
-    return probabilities / probabilities.sum(axis=1, keepdims=True), target
-
-
-def log(probabilities: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore"):
-        return np.log(probabilities)
+NO_IMAGES = np.array([]), np.array([], dtype=bool)
 
 
 def loop_over_bins(confidence: np.ndarray, correct: np.ndarray, bins: int) -> list[tuple]:
@@ -56,7 +43,7 @@ def rows_of(bins: Reliability) -> np.ndarray:
 
 @pytest.mark.parametrize("bins", [1, 7, 15])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_equal_width_bins_equal_a_loop(seed, bins):
+def test_equal_width_bins_and_their_error(seed, bins):
     rng = np.random.default_rng(seed)
     confidence = rng.random(120) ** 3  # crowded near 0, so that bins near 1 stay empty now and then
     correct = rng.random(120) < confidence
@@ -64,6 +51,15 @@ def test_equal_width_bins_equal_a_loop(seed, bins):
     np.testing.assert_allclose(rows_of(found), loop_over_bins(confidence, correct, bins))
     accuracy, mean_confidence = calibration_curve(correct, confidence, n_bins=bins)
     np.testing.assert_allclose([found.accuracy, found.confidence], [accuracy, mean_confidence])
+    oracle = binary_calibration_error(torch.tensor(confidence), torch.tensor(correct).long(), n_bins=bins)
+    assert expected_calibration_error(confidence, correct, bins) == pytest.approx(float(oracle), abs=1e-6)
+
+
+def test_expected_calibration_error_by_hand_at_the_edges_of_bins():
+    # bins (0, .5] and (.5, 1]: 0 and .5 fall in the first, 1 in the second
+    confidence, correct = np.array([0.0, 0.5, 0.75, 1.0]), np.array([False, True, True, False])
+    expected = (abs(0.5 - 1) + abs(1.75 - 1)) / 4
+    assert expected_calibration_error(confidence, correct, bins=2) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("bins", [1, 4, 15])
@@ -82,41 +78,6 @@ def test_adaptive_bins_equal_sorted_slices(seed, bins):
         np.testing.assert_allclose([low, high, mean_confidence, accuracy], expected)
 
 
-def test_adaptive_bins_share_what_images_of_equal_confidence_have_in_common():
-    confidence = np.array([0.5, 0.5, 0.5, 0.9])
-    for correct in ([True, False, False, True], [False, False, True, True]):
-        found = adaptive_bins(confidence, np.array(correct), 2)
-        np.testing.assert_allclose(rows_of(found), [[0.5, 0.5, 2, 0.5, 1 / 3], [0.5, 0.9, 2, 0.7, (1 / 3 + 1) / 2]])
-
-
-@pytest.mark.parametrize("binned", [equal_width_bins, adaptive_bins])
-def test_bins_without_images_are_none(binned):
-    empty = binned(np.array([]), np.array([], dtype=bool))
-    assert rows_of(empty).shape == (0, 5)
-    assert empty.error is None
-    few = binned(np.array([0.9, 0.8]), np.array([True, False]))
-    np.testing.assert_array_equal(few.count, [1, 1])
-
-
-@pytest.mark.parametrize("bins", [1, 10, 15])
-@pytest.mark.parametrize("seed", SEEDS)
-def test_expected_calibration_error_equals_torchmetrics(seed, bins):
-    probabilities, target = draw(seed)
-    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == target
-    ours = expected_calibration_error(confidence, correct, bins)
-    oracle = torch_ece(torch.tensor(probabilities), torch.tensor(target), num_classes=9, n_bins=bins)
-    assert ours == pytest.approx(float(oracle), abs=1e-6)
-    binary = binary_calibration_error(torch.tensor(confidence), torch.tensor(correct).long(), n_bins=bins)
-    assert ours == pytest.approx(float(binary), abs=1e-6)
-
-
-def test_expected_calibration_error_by_hand_at_the_edges_of_bins():
-    # bins (0, .5] and (.5, 1]: 0 and .5 fall in the first, 1 in the second
-    confidence, correct = np.array([0.0, 0.5, 0.75, 1.0]), np.array([False, True, True, False])
-    expected = (abs(0.5 - 1) + abs(1.75 - 1)) / 4
-    assert expected_calibration_error(confidence, correct, bins=2) == pytest.approx(expected)
-
-
 @pytest.mark.parametrize("seed", SEEDS)
 def test_adaptive_calibration_error_equals_sklearns_quantile_bins(seed):
     rng = np.random.default_rng(seed)
@@ -127,45 +88,46 @@ def test_adaptive_calibration_error_equals_sklearns_quantile_bins(seed):
     assert adaptive_calibration_error(confidence, correct) == pytest.approx(oracle)
 
 
-def test_adaptive_calibration_error_by_hand():
-    # images of equal confidence: their order must not matter
-    equal, correct = np.full(40, 0.75), np.arange(40) < 30
-    for order in (correct, np.random.default_rng(0).permutation(correct)):
-        assert adaptive_calibration_error(equal, order) == pytest.approx(0.0, abs=1e-12)
+def test_adaptive_bins_share_what_images_of_equal_confidence_have_in_common():
+    confidence = np.array([0.5, 0.5, 0.5, 0.9])
+    for correct in ([True, False, False, True], [False, False, True, True]):
+        found = adaptive_bins(confidence, np.array(correct), 2)
+        np.testing.assert_allclose(rows_of(found), [[0.5, 0.5, 2, 0.5, 1 / 3], [0.5, 0.9, 2, 0.7, (1 / 3 + 1) / 2]])
     # fewer images than bins: the mean gap
     few = adaptive_calibration_error(np.array([0.9, 0.6, 0.8]), np.array([True, False, True]))
     assert few == pytest.approx((0.1 + 0.6 + 0.2) / 3)
 
 
-@pytest.mark.parametrize("error", [expected_calibration_error, adaptive_calibration_error])
-def test_calibration_errors_without_images_and_with_wrong_input(error):
-    assert error(np.array([]), np.array([], dtype=bool)) is None
-    one = np.array([True])
-    for confidence in ([0.5, 0.5], [1.5], [-0.1], [np.nan]):
-        with pytest.raises(MetricError):
-            error(np.array(confidence), one)
-    with pytest.raises(MetricError):
-        error(np.array([0.5]), np.array([1]))
+@pytest.mark.parametrize(
+    ("binned", "error"),
+    [(equal_width_bins, expected_calibration_error), (adaptive_bins, adaptive_calibration_error)],
+)
+def test_calibration_errors_without_images_and_with_wrong_input(binned, error):
+    assert rows_of(binned(*NO_IMAGES)).shape == (0, 5)
+    assert binned(*NO_IMAGES).error is error(*NO_IMAGES) is None
+    np.testing.assert_array_equal(binned(np.array([0.9, 0.8]), np.array([True, False])).count, [1, 1])
     with pytest.raises(MetricError, match="0 bins"):
-        error(np.array([0.5]), one, 0)
+        error(np.array([0.5]), np.array([True]), 0)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_likelihood_and_brier_equal_sklearn(seed):
-    probabilities, target = draw(seed)
-    before = probabilities.copy()
-    oracle = log_loss(target, probabilities, labels=np.arange(9))
-    assert negative_log_likelihood(log(probabilities), target) == pytest.approx(oracle)
-    # one class against the rest, for that is all that older versions of sklearn have
-    oracle = sum(brier_score_loss(target == k, probabilities[:, k], pos_label=True) for k in range(9))
-    assert brier(probabilities, target) == pytest.approx(oracle)
-    np.testing.assert_array_equal(probabilities, before)
+@pytest.mark.parametrize("figure", [expected_calibration_error, adaptive_calibration_error, risk_coverage])
+def test_impossible_input_is_refused(figure):
+    for confidence, correct in (
+        ([0.5, 0.5], [True]),
+        ([1.5], [True]),
+        ([-0.1], [True]),
+        ([np.nan], [True]),
+        ([0.5], [1]),
+    ):
+        with pytest.raises(MetricError):
+            figure(np.array(confidence), np.array(correct))
 
 
 def test_negative_log_likelihood_is_none_only_where_a_true_class_has_probability_zero():
-    probabilities = np.array([[0.5, 0.5, 0.0], [0.2, 0.8, 0.0]])
-    assert negative_log_likelihood(log(probabilities), np.array([0, 1])) == pytest.approx(-np.log(0.4) / 2)
-    assert negative_log_likelihood(log(probabilities), np.array([0, 2])) is None
+    with np.errstate(divide="ignore"):
+        logs = np.log([[0.5, 0.5, 0.0], [0.2, 0.8, 0.0]])
+    assert negative_log_likelihood(logs, np.array([0, 1])) == pytest.approx(-np.log(0.4) / 2)
+    assert negative_log_likelihood(logs, np.array([0, 2])) is None
     assert negative_log_likelihood(np.empty((0, 3)), np.array([], dtype=int)) is None
     not_logarithms = np.array([[0.3, 0.1, 0.1]])
     with pytest.raises(MetricError):
@@ -175,3 +137,41 @@ def test_negative_log_likelihood_is_none_only_where_a_true_class_has_probability
 def test_brier_at_its_ends():
     assert (brier(np.eye(2), np.array([0, 1])), brier(np.eye(2), np.array([1, 0]))) == (0.0, 2.0)
     assert brier(np.empty((0, 2)), np.array([], dtype=int)) is None
+
+
+def loop_over_thresholds(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, float]:
+    """Answer the whole set again at every threshold; the area as its definition says it."""
+    points = []
+    for threshold in sorted(set(confidence.tolist()), reverse=True):
+        answered = confidence >= threshold
+        # risk is one minus the precision of "answered" as a prediction of "right"
+        risk = 1 - precision_score(correct, answered)
+        points.append([threshold, answered.mean(), risk])
+    return np.array(points).T, float(np.mean([np.mean(~correct[confidence >= least]) for least in confidence]))
+
+
+@pytest.mark.parametrize("digits", [1, 2, 9])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_risk_coverage_equals_a_loop_over_thresholds_in_any_order(seed, digits):
+    rng = np.random.default_rng(seed)
+    confidence = np.round(rng.random(150), digits)  # one digit: many ties
+    correct = rng.random(150) < confidence
+    points, area = loop_over_thresholds(confidence, correct)
+    for order in (np.arange(150), rng.permutation(150)):
+        curve = risk_coverage(confidence[order], correct[order])
+        np.testing.assert_allclose([curve.threshold, curve.coverage, curve.risk], points, atol=1e-12)
+        assert aurc(curve) == pytest.approx(area)
+    assert aurc(risk_coverage(confidence, np.ones(150, dtype=bool))) == 0.0
+    assert aurc(risk_coverage(confidence, np.zeros(150, dtype=bool))) == pytest.approx(1)
+
+
+def test_risk_coverage_by_hand():
+    curve = risk_coverage(np.array([0.6, 0.9, 0.7, 0.6]), np.array([False, True, False, True]))
+    np.testing.assert_allclose(curve.threshold, [0.9, 0.7, 0.6])
+    np.testing.assert_allclose(curve.coverage, [0.25, 0.5, 1.0])
+    np.testing.assert_allclose(curve.risk, [0.0, 0.5, 0.5])
+    assert aurc(curve) == pytest.approx((0 + 0.5 + 0.5 + 0.5) / 4)
+    # A confidence that says nothing has the error rate as its area.
+    assert aurc(risk_coverage(np.full(40, 0.7, dtype=np.float32), np.arange(40) < 30)) == pytest.approx(0.25)
+    assert risk_coverage(*NO_IMAGES).coverage.shape == (0,)
+    assert aurc(risk_coverage(*NO_IMAGES)) is None

@@ -10,6 +10,7 @@ import pytest
 
 from hybrid.evaluation.evaluate import evaluate
 from hybrid.evaluation.metrics import score_system
+from hybrid.evaluation.results import describe, report_rejection, report_sets
 from hybrid.gate.policy import OperatingPoint, Policy
 from hybrid.images.records import ImageRecord
 from hybrid.labels.prompts import PromptSet
@@ -93,39 +94,30 @@ def test_promises_are_measured_on_images_of_the_label_space_and_on_foreign_ones(
     assert found.to_json()["rejection"]["accept_above"] == 0.5
 
 
-def test_without_such_a_policy_nothing_is_promised():
-    found = evaluate(Fake(), RECORDS).to_json()
-    assert found["sets"] is None
-    assert found["rejection"] is None
-
-
 @pytest.mark.parametrize("batch_size", [1, 3, 50])
 def test_every_scored_image_is_kept_in_order_with_its_answers(batch_size):
-    images = evaluate(Fake(), RECORDS, batch_size=batch_size).per_image
-    expected = Fake().answers(INSIDE)
+    result = evaluate(Fake(), RECORDS, batch_size=batch_size)
+    images, expected = result.per_image, Fake().answers(INSIDE)
     assert images.names == ("ant", "bee", "cat")
     assert images.seen == 2
     assert images.is_unseen.tolist() == [False, False, True]
     assert images.records == tuple(INSIDE)
     assert [images.names[k] for k in images.target] == [r.label for r in INSIDE]
     assert list(images.probabilities) == ["supervised", "zero_shot", "hybrid"]
-    for name, found in images.probabilities.items():
-        np.testing.assert_array_equal(found, getattr(expected, name))
     np.testing.assert_array_equal(images.p_unseen, expected.p_unseen)
-
-
-def test_the_scores_are_those_of_the_kept_answers():
-    result = evaluate(Fake(), RECORDS, batch_size=4)
-    images = result.per_image
-    mass = Fake().answers(INSIDE).zero_shot_mass
-    for name, gate in (("supervised", None), ("zero_shot", mass), ("hybrid", images.p_unseen)):
+    gates = {"supervised": None, "zero_shot": expected.zero_shot_mass, "hybrid": expected.p_unseen}
+    for name, probabilities in images.probabilities.items():
+        np.testing.assert_array_equal(probabilities, getattr(expected, name))
         rate = result.systems[name].images_per_second
         assert rate > 0
         assert result.systems[name] == score_system(
-            images.probabilities[name], images.target, images.is_unseen, p_unseen=gate, images_per_second=rate
+            probabilities, images.target, images.is_unseen, p_unseen=gates[name], images_per_second=rate
         )
     assert (result.images, result.scored, result.outside) == (9, 7, 1)
     assert result.unreadable == ((UNREADABLE, "damaged"),)
+    figures = result.to_json()
+    assert "photos" not in figures
+    assert figures["sets"] is figures["rejection"] is None
 
 
 @pytest.mark.parametrize("only", ["supervised", "zero_shot"])
@@ -136,7 +128,19 @@ def test_an_only_expert_is_not_called_hybrid(only):
     assert result.per_image.p_unseen is None
 
 
-def test_json_has_the_new_figures_and_no_images():
-    found = evaluate(Fake(), RECORDS).to_json()
-    assert "photos" not in found
-    assert {"adaptive_ece", "brier", "aurc"} <= set(found["systems"]["hybrid"])
+def test_sets_and_rejection_by_hand():
+    target = np.array([0, 1, 2, 2])
+    sets = np.array([[1, 0, 0], [1, 0, 1], [0, 1, 1], [1, 1, 1]], dtype=bool)
+    report = report_sets(sets, target, seen=2, asked=0.9)
+    assert (report.asked, report.seen, report.unseen, report.mean_size) == (0.9, 0.5, 1.0, 2.0)
+    assert "cover 50.0% of these and 100.0% of unseen" in describe(report)
+    report = report_rejection(np.array([0.9, 0.5, 0.4, 0.1]), target, 2, np.array([0.6, 0.2, 0.1, 0.0]), 0.5)
+    assert (report.seen, report.unseen, report.foreign, report.foreign_photos) == (1.0, 0.0, 0.25, 4)
+    assert "25.0% of the 4 photos of other classes" in describe(report)
+    # A group without images has no share.
+    report = report_sets(np.ones((2, 2), dtype=bool), np.array([0, 1]), seen=2, asked=0.5)
+    assert report.unseen is None
+    assert "no photos" in describe(report)
+    report = report_rejection(np.ones(2), np.array([0, 1]), 2, np.empty(0), 0.5)
+    assert (report.unseen, report.foreign) == (None, None)
+    assert "no photos of the 0 photos" in describe(report)

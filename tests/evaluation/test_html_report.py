@@ -95,28 +95,18 @@ def shown(value: float | None) -> str:
     return "\N{EN DASH}" if value is None else f"{value:.3f}"
 
 
-def test_every_figure_of_every_system_is_in_the_table(standard):
+def test_every_figure_of_every_system_is_in_the_table_and_the_best_is_marked(standard):
     result, page = standard
+    assert list(METRICS) == [field.name for field in dataclasses.fields(SystemScores)]
     head, *rows = page.tables["systems"][0]
     assert head == ["figure", "supervised", "zero-shot", "hybrid"]
-    assert len(rows) == len(METRICS)
-    for row, field in zip(rows, METRICS, strict=True):
+    marks = np.array([a.get("class") for a in page.all("td", "systems")], dtype=object).reshape(-1, 3)
+    for row, marked, field in zip(rows, marks, METRICS, strict=True):
         values = [getattr(scores, field) for scores in result.systems.values()]
         assert row[0].startswith(METRICS[field][0])
         assert row[1:] == (["100"] * 3 if field == "images_per_second" else [shown(v) for v in values])
-
-
-def test_the_page_knows_every_score_there_is():
-    assert list(METRICS) == [field.name for field in dataclasses.fields(SystemScores)]
-
-
-def test_the_best_of_each_figure_is_marked(standard):
-    result, page = standard
-    marks = [a.get("class") for a in page.all("td", "systems")]
-    rows = dict(zip(METRICS, np.array(marks, dtype=object).reshape(-1, 3), strict=True))
-    for field, best in (("seen", max), ("brier", min), ("aurc", min), ("ece", min)):
-        values = [getattr(s, field) for s in result.systems.values()]
-        assert [m == "best" for m in rows[field]] == [shown(v) == shown(best(values)) for v in values]
+        if best := {"seen": max, "brier": min, "aurc": min, "ece": min}.get(field):
+            assert [m == "best" for m in marked] == [shown(v) == shown(best(values)) for v in values]
 
 
 def test_heading_notes_warnings_and_unreadable_files(make_result):
@@ -258,7 +248,7 @@ def test_worst_confusions_show_the_images_of_which_the_system_was_surest(make_re
         assert np.abs(np.asarray(small, float) - np.asarray(original, float)).mean() < 6
 
 
-def test_thumbnails_stand_upright(make_result, image):
+def test_thumbnails_stand_upright_and_an_image_that_is_gone_is_said_to_be(make_result, image):
     result = make_result()
     upright = image(7, (200, 100))
     turned = io.BytesIO()
@@ -273,10 +263,6 @@ def test_thumbnails_stand_upright(make_result, image):
         assert not small.getexif()
         gap = np.asarray(small, float) - np.asarray(upright.resize(small.size), float)
         assert np.abs(gap).mean() < 6
-
-
-def test_a_image_that_is_gone_is_said_to_be(make_result):
-    result = make_result()
     for record in result.per_image.records:
         Path(record.path).unlink()
     page = page_of(result)
@@ -311,31 +297,28 @@ def test_images_of_seen_classes_only(make_result):
     assert {row[5] for row in rows[4:]} == {"\N{EN DASH}"}
 
 
-def test_without_p_unseen_there_is_no_gate_to_show(make_result, standard):
+def test_what_there_is_not_is_not_shown(make_result, standard):
     assert len(page_of(make_result(gate=False)).all("svg", "curves")) == 2
     assert len(standard[1].all("svg", "curves")) == 3
-
-
-def test_a_perfect_system_has_no_confusions(make_result):
-    result = make_result()
-    result.per_image.probabilities["hybrid"][:] = np.eye(6)[result.per_image.target]
-    page = page_of(result)
+    perfect = make_result()
+    perfect.per_image.probabilities["hybrid"][:] = np.eye(6)[perfect.per_image.target]
+    page = page_of(perfect)
     assert "No photo is answered wrong." in page.says("confusions")
     assert page.all("img") == []
 
 
-def test_the_file_is_written_whole_into_a_new_folder(make_result, tmp_path):
+def test_the_file_is_written_whole_into_a_new_folder_or_not_at_all(make_result, tmp_path, monkeypatch):
     folder = tmp_path / "new" / "report"
-    file = write_report(make_result(), folder, run="a run", made=MADE)
+    result = make_result(unreadable=(("/photos/\udcff.jpg", "damaged"),))  # a path that is not UTF-8
+    file = write_report(result, folder, run="a run", made=MADE)
     assert file == folder / "report.html"
     assert [f.name for f in folder.iterdir()] == ["report.html"]
     text = file.read_text(encoding="utf-8")
     assert "Evaluation of a run" in Page(text).says("")
+    assert "\\udcff.jpg" in text
     assert text.rstrip().endswith("</html>")
-
-
-def test_an_old_report_stays_when_the_new_one_fails(make_result, tmp_path, monkeypatch):
-    (tmp_path / "report.html").write_bytes(b"old")
+    with pytest.raises(DataError, match="cannot be written"):
+        write_report(result, file, run="a run", made=MADE)
 
     def full_disk(path, data):
         with path.open("wb") as stream:
@@ -344,21 +327,9 @@ def test_an_old_report_stays_when_the_new_one_fails(make_result, tmp_path, monke
 
     monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(DataError, match="No space left"):
-        write_report(make_result(), tmp_path, run="new", made=MADE)
-    assert [f.name for f in tmp_path.iterdir()] == ["report.html"]
-    assert (tmp_path / "report.html").read_bytes() == b"old"
-
-
-def test_a_file_in_the_place_of_the_folder(make_result, tmp_path):
-    (tmp_path / "taken").write_text("x")
-    with pytest.raises(DataError, match="cannot be written"):
-        write_report(make_result(), tmp_path / "taken", run="runs/x", made=MADE)
-    assert (tmp_path / "taken").read_text() == "x"
-
-
-def test_a_path_that_is_no_utf8_does_not_stop_the_report(make_result, tmp_path):
-    result = make_result(unreadable=(("/photos/\udcff.jpg", "damaged"),))
-    assert "\\udcff.jpg" in write_report(result, tmp_path, run="r", made=MADE).read_text(encoding="utf-8")
+        write_report(result, folder, run="new", made=MADE)
+    assert [f.name for f in folder.iterdir()] == ["report.html"]
+    assert file.read_text(encoding="utf-8") == text
 
 
 def test_a_report_of_many_images_and_classes_stays_small(make_result):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import mannwhitneyu
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss, recall_score
+from sklearn.metrics import accuracy_score, log_loss
 from torchmetrics.functional.classification import binary_auroc
 from torchmetrics.functional.classification import multiclass_calibration_error as torch_ece
 
@@ -29,7 +29,7 @@ from hybrid.evaluation.metrics import (
 SEEDS = range(5)
 
 
-def world(seed: int, images: int = 200, classes: int = 9) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def draw(seed: int, images: int = 200, classes: int = 9) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw fair probabilities, unbalanced targets (the last class has none) and a mask of unseen classes."""
     rng = np.random.default_rng(seed)
     unseen = np.arange(classes) % 3 == seed % 3
@@ -52,18 +52,6 @@ def group_recall(predicted: np.ndarray, target: np.ndarray, group: np.ndarray) -
 
 def scored(probabilities, target, unseen, p_unseen=None) -> SystemScores:
     return score_system(probabilities, target, unseen, p_unseen=p_unseen, images_per_second=12.5)
-
-
-@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
-@pytest.mark.parametrize("seed", SEEDS)
-def test_mean_per_class_accuracy_equals_sklearn(seed):
-    probabilities, target, unseen = world(seed)
-    predicted = probabilities.argmax(axis=1)
-    oracle = balanced_accuracy_score(target, predicted)
-    assert mean_per_class_accuracy(predicted, target, range(9)) == pytest.approx(oracle)
-    some = np.intersect1d(target, np.flatnonzero(unseen))
-    oracle = recall_score(target, predicted, labels=some, average="macro")
-    assert mean_per_class_accuracy(predicted, target, np.flatnonzero(unseen)) == pytest.approx(oracle)
 
 
 def test_mean_per_class_accuracy_by_hand():
@@ -112,33 +100,23 @@ def check_curve(scores: np.ndarray, target: np.ndarray, unseen: np.ndarray) -> C
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_curve_equals_a_loop_over_biases(seed):
-    probabilities, target, unseen = world(seed)
+    probabilities, target, unseen = draw(seed)
     curve = check_curve(log(probabilities), target, unseen)
     at_zero = np.searchsorted(curve.bias, 0.0, side="right") - 1
     plain = [group_recall(probabilities.argmax(axis=1), target, group) for group in (~unseen, unseen)]
     assert [curve.seen[at_zero], curve.unseen[at_zero]] == pytest.approx(plain)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_curve_with_shared_switch_points_equals_a_loop_over_biases(seed):
+    # zero probabilities; the two ends: who is switched from the start, and who never is
     rng = np.random.default_rng(seed)
-    scores = rng.integers(-4, 1, size=(150, 6)) + np.arange(6) / 8  # eighths: sums are exact, so ties are too
-    target, unseen = rng.integers(0, 6, size=150), np.array([True, False, False, True, False, True])
-    assert len(check_curve(scores, target, unseen).bias) < 80
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_curve_with_zero_probabilities_equals_a_loop_over_biases(seed):
-    rng = np.random.default_rng(seed)
-    probabilities, target, unseen = world(seed)
     probabilities[rng.random(probabilities.shape) < 0.3] = 0.0
     probabilities[np.ix_(rng.random(len(target)) < 0.1, unseen)] = 0.0
     probabilities[np.ix_(rng.random(len(target)) < 0.1, ~unseen)] = 0.0
     probabilities[probabilities.sum(axis=1) == 0, np.flatnonzero(unseen)[0]] = 1.0
     curve = check_curve(log(probabilities), target, unseen)
-    # the two ends: who is switched from the start, and who never is
     assert curve.unseen[0] > 0
     assert curve.seen[-1] > 0
+    # shared switch points; sixteenths: sums are exact, so ties are too
+    scores = rng.integers(-4, 1, size=(200, 9)) + np.arange(9) / 16
+    assert len(check_curve(scores, target, unseen).bias) < 140
 
 
 def test_curve_and_area_of_four_images_by_hand():
@@ -163,7 +141,7 @@ def test_area_of_images_that_switch_together_or_never():
 
 
 def test_area_is_unchanged_by_a_constant_per_image_and_one_for_a_perfect_system():
-    probabilities, target, unseen = world(0)
+    probabilities, target, unseen = draw(0)
     shifted = log(probabilities) + np.random.default_rng(0).normal(size=(len(target), 1))
     plain = ausuc(seen_unseen_curve(log(probabilities), target, unseen))
     assert ausuc(seen_unseen_curve(shifted, target, unseen)) == pytest.approx(plain)
@@ -172,7 +150,7 @@ def test_area_is_unchanged_by_a_constant_per_image_and_one_for_a_perfect_system(
 
 
 def test_curve_needs_both_groups():
-    probabilities, target, unseen = world(0)
+    probabilities, target, unseen = draw(0)
     with pytest.raises(MetricError, match="0 of unseen"):
         seen_unseen_curve(log(probabilities)[~unseen[target]], target[~unseen[target]], unseen)
     with pytest.raises(MetricError, match="0 of seen"):
@@ -180,7 +158,7 @@ def test_curve_needs_both_groups():
 
 
 def test_curve_of_fifty_thousand_images():
-    probabilities, target, unseen = world(0, images=50_000, classes=50)
+    probabilities, target, unseen = draw(0, images=50_000, classes=50)
     scores = log(probabilities)
     curve = seen_unseen_curve(scores, target, unseen)
     assert len(curve.bias) > 49_000
@@ -192,31 +170,30 @@ def test_curve_of_fifty_thousand_images():
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_gate_auroc_equals_mann_whitney_and_torchmetrics(seed):
+def test_gate_auroc_equals_mann_whitney(seed):
     rng = np.random.default_rng(seed)
     is_unseen = rng.random(300) < 0.3
     p_unseen = np.round(np.clip(rng.normal(0.4 + 0.2 * is_unseen, 0.2), 0, 1), 1)  # rounded: many ties
-    ours = gate_auroc(p_unseen, is_unseen)
     pairs = is_unseen.sum() * (~is_unseen).sum()
-    assert ours == pytest.approx(mannwhitneyu(p_unseen[is_unseen], p_unseen[~is_unseen]).statistic / pairs)
-    oracle = binary_auroc(torch.tensor(p_unseen), torch.tensor(is_unseen).long())
-    assert ours == pytest.approx(float(oracle), abs=1e-6)
+    oracle = mannwhitneyu(p_unseen[is_unseen], p_unseen[~is_unseen]).statistic / pairs
+    assert gate_auroc(p_unseen, is_unseen) == pytest.approx(oracle)
 
 
 def test_gate_auroc_needs_both_groups_and_probabilities():
     half = np.array([0.5, 0.6])
     assert gate_auroc(half, half > 0) is gate_auroc(half, half > 1) is None
-    with pytest.raises(MetricError):
-        gate_auroc(np.array([0.5, np.nan]), np.array([True, False]))
-    with pytest.raises(MetricError):
-        gate_auroc(half, np.array([True]))
+    for p_unseen, is_unseen in (([0.5, np.nan], [True, False]), (half, [True])):
+        with pytest.raises(MetricError):
+            gate_auroc(np.array(p_unseen), np.array(is_unseen))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_score_system_joins_the_oracles(seed):
-    probabilities, target, unseen = world(seed)
+    probabilities, target, unseen = draw(seed)
     p_unseen, is_unseen = probabilities[:, unseen].sum(axis=1), unseen[target]
+    before = probabilities.copy()
     scores = scored(probabilities, target, unseen, p_unseen)
+    np.testing.assert_array_equal(probabilities, before)
     predicted = probabilities.argmax(axis=1)
 
     def ece(rows: np.ndarray) -> float:
@@ -245,7 +222,7 @@ def test_score_system_joins_the_oracles(seed):
 
 
 def test_keys_are_those_of_the_design_and_survive_json():
-    probabilities, target, unseen = world(1)
+    probabilities, target, unseen = draw(1)
     p_unseen = probabilities[:, unseen].sum(axis=1)
     figures = dataclasses.asdict(scored(probabilities.astype(np.float32), target, unseen, p_unseen))
     keys = "accuracy seen unseen harmonic_mean ausuc gate_auroc ece ece_seen ece_unseen "
@@ -256,7 +233,7 @@ def test_keys_are_those_of_the_design_and_survive_json():
 
 
 def test_a_supervised_system_has_zero_unseen_and_no_curve():
-    probabilities, target, unseen = world(2)
+    probabilities, target, unseen = draw(2)
     probabilities[:, unseen] = 0
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     scores = scored(probabilities, target, unseen)
@@ -267,7 +244,7 @@ def test_a_supervised_system_has_zero_unseen_and_no_curve():
 
 
 def test_figures_of_an_absent_group_are_none():
-    probabilities, target, unseen = world(3)
+    probabilities, target, unseen = draw(3)
     scores = scored(probabilities, target, np.zeros(9, dtype=bool), np.zeros(len(target)))
     for field in ("unseen", "harmonic_mean", "ausuc", "gate_auroc", "ece_unseen"):
         assert getattr(scores, field) is None
@@ -292,9 +269,9 @@ GOOD = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]])
 TARGET, UNSEEN = np.array([0, 1]), np.array([False, False, True])
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+def test_score_system_refuses_impossible_input():
+    given = {"probabilities": GOOD, "target": TARGET, "unseen": UNSEEN, "p_unseen": np.array([0.1, 0.1])}
+    for change, message in (
         ({"probabilities": GOOD[0]}, "scores do not fit"),
         ({"probabilities": GOOD[:1]}, "target does not fit"),
         ({"probabilities": GOOD * 1.01}, "rows that sum to 1"),
@@ -309,17 +286,14 @@ TARGET, UNSEEN = np.array([0, 1]), np.array([False, False, True])
         ({"unseen": np.array([0, 0, 1])}, "mask of unseen"),
         ({"p_unseen": np.array([0.5])}, "arrays do not fit"),
         ({"p_unseen": np.array([0.5, 1.2])}, "values from 0 to 1"),
-    ],
-)
-def test_score_system_refuses_impossible_input(change, message):
-    given = {"probabilities": GOOD, "target": TARGET, "unseen": UNSEEN, "p_unseen": np.array([0.1, 0.1])}
-    with pytest.raises(MetricError, match=message):
-        scored(**given | change)
+    ):
+        with pytest.raises(MetricError, match=message):
+            scored(**given | change)
     assert issubclass(MetricError, HybridError)
 
 
 def test_rows_may_miss_one_as_far_as_half_precision_does():
     assert scored(GOOD * (1 + 0.9 * SUM_TOLERANCE), TARGET, UNSEEN).accuracy == 1.0
-    probabilities, target, unseen = world(4)
+    probabilities, target, unseen = draw(4)
     half = scored(probabilities.astype(np.float16), target, unseen)
     assert half.nll == pytest.approx(scored(probabilities, target, unseen).nll, abs=1e-3)
