@@ -179,25 +179,12 @@ def add_something(block: nn.Module) -> None:
     block.forward = lambda *given, **named: forward(*given, **named) + torch.linspace(-1, 1, 64)
 
 
-def swap_norms(block: nn.Module) -> None:
-    forward = block.forward
-
-    def swapped(*given: object, **named: object) -> torch.Tensor:
-        block.ln_1, block.ln_2 = block.ln_2, block.ln_1
-        try:
-            return forward(*given, **named)
-        finally:
-            block.ln_1, block.ln_2 = block.ln_2, block.ln_1
-
-    block.forward = swapped
-
-
 def not_a_number(block: nn.Module) -> None:
     block.forward = lambda *given, **named: given[0] * float("nan")
 
 
 @pytest.mark.parametrize("index", [0, -1])
-@pytest.mark.parametrize("change", [add_something, swap_norms, not_a_number])
+@pytest.mark.parametrize("change", [add_something, not_a_number])
 def test_a_tower_that_computes_otherwise_is_found_out(change: Callable[[nn.Module], None], index):
     model = build()
     change(model.visual.transformer.resblocks[index])

@@ -116,19 +116,6 @@ def test_names_alone_where_nothing_speaks_for_any_class(draw_support):
     np.testing.assert_allclose(np.exp(own), 0.2, rtol=1e-12)
 
 
-@pytest.mark.parametrize("prompted", [4, 5, 30], ids=["no other name", "one", "many"])
-@pytest.mark.parametrize("size", [1.0, 1e3])
-def test_many_added_classes_are_each_prompted_alone(draw_support, prompted, size):
-    evidence = draw_support(9, images=5, listed=(), prompted=prompted, added=40, bare=2)
-    evidence = replace(evidence, similarity=size * evidence.similarity)
-    own = GATE.by_name(evidence, evidence.support, np.full((5, prompted), np.nan))
-    share = math.log(2.5 / 4 * (prompted - 4 + 1))
-    for column, place in enumerate(range(prompted, prompted + 40)):
-        beside = replace(evidence.with_texts([*range(prompted), place]), support=None)
-        np.testing.assert_allclose(own[:, column], GATE.fuse(beside, share).log_probabilities[:, -1], rtol=1e-12)
-    np.testing.assert_array_equal(own[:, 40:], 0)
-
-
 # One class more, or more images, change no ratio between two other classes
 
 PLAIN = {"prompted": (6, 7), "more": {6: 1}, "added": {8: 2}, "image_only": {9: 3}}
@@ -190,23 +177,6 @@ def test_the_first_support_class_changes_no_ratio(world, decide):
         kept, wider = [*range(6), *prompted], world.space(prompted, added={8: 4})
         plain, support = decide(world.space(prompted))[0], decide(wider)[0]
         np.testing.assert_allclose(ratios(support, wider.order, kept), ratios(plain, kept, kept), rtol=1e-9)
-
-
-def test_images_find_their_class(world, decide):
-    """What it is for: those of a support class that are no support themselves."""
-    rows = (world.test.target == 8) & (np.arange(len(world.test)) >= 6 * 20 + 2 * 20 + 4)
-    for space in (world.space((6, 7), added={8: 4}), world.space((6, 7), image_only={8: 4})):
-        answer = decide(space)[0].argmax(axis=1)
-        assert np.mean(answer[rows] == 8) > 0.6
-        assert np.mean(answer[world.test.target < 6] == 8) < 0.15
-
-
-def test_the_order_of_support_classes_does_not_matter(world, decide):
-    one = world.space((6, 7), more={6: 1, 7: 2}, added={8: 2, 9: 1}, image_only={10: 2, 11: 3})
-    two = world.space((6, 7), more={7: 2, 6: 1}, added={9: 1, 8: 2}, image_only={11: 3, 10: 2})
-    first, second = decide(one)[0], decide(two)[0]
-    columns = [two.order.index(c) for c in one.order]
-    np.testing.assert_allclose(second[:, columns], first, atol=1e-9)
 
 
 # A class whose images say nothing

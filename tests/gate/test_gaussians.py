@@ -101,12 +101,6 @@ def test_novelty_is_a_log_likelihood_ratio(make_world, gaussians):
     np.testing.assert_allclose(gaussians.ood_score(test), some - known - constant, rtol=1e-7, atol=1e-7)
 
 
-def test_unknown_classes_have_high_ood_scores(make_world):
-    world = make_world(noise=0.15)
-    seen = world.gaussians.ood_score(world.test.embeddings[world.test.target < 6])
-    assert np.median(world.gaussians.ood_score(world.unknown)) > np.quantile(seen, 0.95)
-
-
 def test_shrinkage_to_the_identity_by_hand():
     found = shrink_to_identity(np.array([[4.0, 1.0], [1.0, 2.0]]), 0.5)
     np.testing.assert_allclose(found, [[3.5, 0.5], [0.5, 2.5]])

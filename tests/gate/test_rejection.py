@@ -14,7 +14,6 @@ from sklearn.metrics import roc_auc_score
 from hybrid.errors import GateError
 from hybrid.gate import rejection as reject
 from hybrid.gate.episodes import class_folds
-from hybrid.gate.evidence import Scorer
 from hybrid.gate.fit import Labeled
 from hybrid.gate.gate import Gate, UnseenWeights
 from hybrid.gate.rejection import Rejector, fit_rejector
@@ -155,13 +154,3 @@ def test_episodes_that_hold_out_one_class_leave_none_unnamed(make_world):
     episodes = make_world().calibration(held_out=((0,), (1,))).episodes
     with pytest.raises(GateError, match="no episode holds out two classes"):
         fit_rejector(GATE, episodes)
-
-
-def test_a_missing_name_lowers_p_known(fitted, large):
-    """That of the image's own class."""
-    images = large.test.embeddings[large.test.target == 9]
-    kept = [c for c in range(12) if c != 9]
-    without = Scorer(large.gaussians, large.texts[kept], large.scale)(images, large.head(images))
-    named = large.scorer(images, large.head(images))
-    difference = fitted.rejector.p_known(fitted.gate, named) - fitted.rejector.p_known(fitted.gate, without)
-    assert difference.mean() > 0.05

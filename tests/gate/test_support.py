@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import msgspec
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ from scipy.stats import multivariate_normal
 from sklearn.linear_model import Ridge
 
 from hybrid.gate.gaussians import DIMENSIONS, SHRINKAGE
-from hybrid.gate.support import Likelihood, SupportGate, SupportImages, SupportWeights
+from hybrid.gate.support import Likelihood, SupportGate, SupportWeights
 
 SEEN, DIM = 6, 10
 GATE = SupportGate(
@@ -63,41 +61,6 @@ def test_all_leave_out_the_same_constant(world):
             mean = (by_text * means[label] + own.sum(axis=0)) / (by_text + count)
             found = evidence.likelihood[:, column] + constant
             np.testing.assert_allclose(found, log_density(world, images, mean), rtol=1e-8)
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"prompted": (6, 7)},
-        {"prompted": (6, 7), "more": {6: 3}, "added": {8: 2}},
-        {"prompted": (7, 6), "more": {6: 1}, "image_only": {8: 5}},
-    ],
-    ids=["alone", "beside named", "beside image-only"],
-)
-def test_nothing_depends_on_other_support_classes(world, other):
-    images = world.test.embeddings
-
-    def of_class_7(**parts) -> tuple[np.ndarray, np.ndarray]:
-        space = world.space(**parts)
-        likelihood = Likelihood(world.gaussians, space.texts)
-        column = space.support.place.tolist().index(space.order.index(7))
-        return likelihood(images, space.support).likelihood[:, column], likelihood.baseline(images)
-
-    expected = of_class_7(prompted=(7,), more={7: 2})
-    found = of_class_7(**other | {"more": other.get("more", {}) | {7: 2}})
-    for one, two in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one, two, rtol=1e-12)
-
-
-def test_gather_sums_up():
-    rng = np.random.default_rng(0)
-    images = [rng.normal(size=(count, 4)).astype(np.float32) for count in (1, 5, 2)]
-    support = SupportImages.gather(images, [7, 4, 9], prompted=6, named=8)
-    assert support.counts.tolist() == [1, 5, 2]
-    assert support.place.tolist() == [7, 4, 9]
-    assert (support.prompted, support.named, support.sums.dtype) == (6, 8, np.float64)
-    for own, total in zip(images, support.sums, strict=True):
-        np.testing.assert_allclose(total, [math.fsum(column) for column in own.T.astype(float)], rtol=1e-12)
 
 
 def test_kinds_of_support_classes(draw_support):

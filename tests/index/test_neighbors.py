@@ -198,43 +198,31 @@ def test_removed_images_are_left_out_among_cells_too(celled):
 # GPUs: a stand-in, for there is none here
 
 
-def test_many_queries_go_to_a_gpu_and_few_do_not(filled, monkeypatch):
-    searches: list[int] = []
+@pytest.mark.parametrize("fits", [True, False])
+def test_many_queries_go_to_a_gpu_and_few_do_not(filled, monkeypatch, fits):
+    copies, searches = [], []
 
     class Copy:
         def __init__(self, index: object) -> None:
-            self.index = index
+            copies.append(index)
+            if not fits:
+                raise RuntimeError("out of memory")
 
         def search(self, queries: np.ndarray, k: int) -> object:
             searches.append(len(queries))
-            return self.index.search(queries, k)
+            return copies[0].search(queries, k)
 
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
     monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", Copy)
     index = filled.open()
     filled.check(index)
-    assert searches == []
+    assert copies == []
     filled.queries = np.tile(filled.queries, (12, 1))
+    filled.check(index)
     filled.check(index)
     # FAISS on a GPU knows no selection of ids.
     filled.check(filled.only(index, NAMES[:7]), 3, NAMES[:7])
-    assert searches == [108]
-
-
-def test_vectors_that_do_not_fit_on_the_gpu_are_searched_here(filled, monkeypatch):
-    tried = []
-
-    def too_large(index):
-        tried.append(index)
-        raise RuntimeError("out of memory")
-
-    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
-    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", too_large)
-    filled.queries = np.tile(filled.queries, (12, 1))
-    index = filled.open()
-    filled.check(index)
-    filled.check(index)
-    assert len(tried) == 1
+    assert (len(copies), searches) == (1, [108, 108] if fits else [])
 
 
 # Other processes
@@ -253,22 +241,17 @@ print(json.dumps([similarity.tobytes().hex(), hashes]))
 """
 
 
-def test_a_fresh_process_finds_the_same(filled):
+def test_fresh_processes_find_the_same_and_two_that_open_at_once_the_right_images(filled):
+    np.save(filled.file.parent / "queries.npy", filled.queries)
     similarity, hashes = filled.open().search(filled.queries, 5)
     before = filled.file.stat()
-    np.save(filled.file.parent / "queries.npy", filled.queries)
     command = [sys.executable, "-c", SEARCH, filled.file.parent]
     result = subprocess.run(command, input="\n", capture_output=True, text=True, check=True)
     assert json.loads(result.stdout.splitlines()[1]) == [similarity.tobytes().hex(), hashes]
     assert (filled.file.stat().st_ino, filled.file.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
-
-def test_two_processes_that_open_at_once_both_find_the_right_images(filled):
-    np.save(filled.file.parent / "queries.npy", filled.queries)
-    filled.open()
     filled.add(["new"], 11)
     filled.remove([NAMES[5]])
-    command = [sys.executable, "-c", SEARCH, filled.file.parent]
     started = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) for _ in "ab"
     ]
@@ -279,5 +262,5 @@ def test_two_processes_that_open_at_once_both_find_the_right_images(filled):
     printed = [json.loads(process.communicate()[0].splitlines()[-1]) for process in started]
     assert [process.returncode for process in started] == [0, 0]
     assert [hashes for _, hashes in printed] == [filled.nearest(5)[1]] * 2
-    assert sorted(path.name for path in filled.file.parent.glob("index*")) == ["index.faiss"]
+    assert [path.name for path in filled.file.parent.glob("index*")] == ["index.faiss"]
     filled.check()

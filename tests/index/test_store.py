@@ -14,6 +14,7 @@ import pytest
 
 from hybrid.errors import StoreError
 from hybrid.images.records import ImageRecord
+from hybrid.index.contents import by_content, joined_label
 from hybrid.index.schema import FORMAT
 from hybrid.index.store import EmbeddingStore, StoredImage
 
@@ -234,18 +235,6 @@ def test_the_revision_grows_with_every_change_and_only_then(store):
     assert store.revision == seen[-1]
 
 
-def test_a_store_made_anew_in_the_same_place_is_told_apart(tmp_path):
-    identities = []
-    for _ in range(2):
-        with EmbeddingStore(tmp_path / "store.sqlite") as store:
-            identities.append(store.identity)
-        with EmbeddingStore(tmp_path / "store.sqlite") as store:
-            assert store.identity == identities[-1]
-        (tmp_path / "store.sqlite").unlink()
-    assert identities[0] != identities[1]
-    assert all(len(identity) == 16 for identity in identities)
-
-
 # Texts, counts
 
 
@@ -428,3 +417,20 @@ def test_a_store_of_the_first_version_is_looked_through_once(store):
     store.remove([])
     assert store.embedded(A) == {"z"}
     assert deletions(store) == []
+
+
+# Copies of an image are one
+
+
+def test_copies_are_grouped_in_order_and_their_labels_joined():
+    images = [stored(path, sha256) for path, sha256 in (("b", "2"), ("a", "1"), ("c", "2"))]
+    grouped = by_content(images)
+    assert list(grouped.items()) == [("2", [images[0].record, images[2].record]), ("1", [images[1].record])]
+    assert by_content([]) == {}
+    for labels, expected in (
+        (["zebra", None, "ass", "zebra"], "ass / zebra"),
+        ("ecbdaf", "a / b / c / d / e / f"),
+        (["zebra"], "zebra"),
+        ([None, None], None),
+    ):
+        assert joined_label([stored("x", label=label).record for label in labels]) == expected

@@ -12,8 +12,7 @@ from scipy.special import logsumexp
 from sklearn.covariance import ledoit_wolf
 
 from hybrid.gate.few_shot import posterior
-from hybrid.gate.few_shot.posterior import WEIGHTS, WEIGHTS_IMAGES, Posterior
-from hybrid.gate.fit import Choice, fit_choice
+from hybrid.gate.few_shot.posterior import WEIGHTS, Posterior
 
 SCALE = 20.0
 
@@ -148,24 +147,6 @@ def test_scores_against_loops_and_weights_against_another_search(world, cut, unn
         assert np.abs(expert.weights_ - WEIGHTS).max() > 1e-3
 
 
-def test_no_image_scores_itself(world):
-    """Each image carries a mark of its own; a model that held it would know it by that and trust images alone."""
-    rng = np.random.default_rng(0)
-    labels = np.repeat(np.arange(5), 12)
-    marks = np.eye(len(labels))
-    shared = unit(rng.normal(size=(5, 12)))
-    images = unit(np.column_stack([0.05 * rng.normal(size=(len(labels), 12)), marks]))
-    texts = unit(np.column_stack([shared, np.zeros((5, len(labels)))]))
-    expert = Posterior(SCALE).fit(images, labels, texts)
-    # In its own mirror it is right of every image, and the weights would stay.
-    mirror = expert.model_.scores(images, SCALE)
-    assert np.mean(mirror[2].argmax(axis=1) == labels) == 1
-    leaky = fit_choice([Choice(mirror, labels)], np.array(WEIGHTS), "it", prior_images=WEIGHTS_IMAGES)
-    assert leaky[2] > 0.995
-    # The images tell nothing of each other, so the discriminant deserves less.
-    assert expert.weights_[2] < 0.985
-
-
 def test_every_class_gives_its_share_of_many_images(monkeypatch):
     """More images than the fit takes, in the order of their classes."""
     rng = np.random.default_rng(0)
@@ -250,13 +231,6 @@ def test_one_class(world):
         assert expert.logits(world.test).shape == (40, 1)
         assert np.isfinite(expert.logits(world.test)).all()
         np.testing.assert_allclose(expert.weights_, WEIGHTS, atol=1e-6)
-
-
-def test_the_order_of_classes_does_not_matter(world):
-    turn = np.array([3, 0, 4, 1, 2])
-    plain = Posterior(SCALE).fit(world.images, world.labels, world.texts)
-    turned = Posterior(SCALE).fit(world.images, np.argsort(turn)[world.labels], world.texts[turn])
-    np.testing.assert_allclose(turned.logits(world.test), plain.logits(world.test)[:, turn], rtol=1e-4, atol=1e-4)
 
 
 def test_it_needs_nothing_that_takes_a_second_to_import():
