@@ -20,12 +20,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from hybrid.config import EncoderSettings
-from hybrid.device import Compute
 from hybrid.encoders import load_encoder
 from hybrid.encoders.clip import CONFIG_FILE, ClipEncoder, locate
 from hybrid.errors import EncoderError
 
-FP32 = Compute("cpu", "fp32", "for the test")
 WEIGHTS = "open_clip_model.safetensors"
 REVISION = "0123456789" * 4
 
@@ -91,22 +89,19 @@ def test_what_does_not_exist_is_named_with_what_does():
         assert all(part in str(caught.value) for part in parts)
 
 
-@pytest.mark.parametrize("lacking", [CONFIG_FILE, WEIGHTS])
-def test_a_folder_without_configuration_or_weights_is_refused(folder, lacking):
-    (folder / lacking).unlink()
+def test_a_folder_without_configuration_or_weights_is_refused(folder, tmp_path, monkeypatch):
+    weights = folder / WEIGHTS
+    weights.rename(tmp_path / "openai")
     with pytest.raises(EncoderError, match="is not an open_clip model folder"):
         locate(str(folder), None)
-
-
-def test_a_lone_checkpoint_does_not_say_its_architecture(folder):
+    shutil.copy(tmp_path / "openai", weights)
     (folder / CONFIG_FILE).unlink()
-    with pytest.raises(EncoderError, match="does not say its architecture") as caught:
-        locate(str(folder / WEIGHTS), None)
-    assert f"--pretrained {folder / WEIGHTS}" in caught.value.fix
-
-
-def test_a_file_named_like_a_tag_is_taken_as_the_file(folder, tmp_path, monkeypatch):
-    shutil.copy(folder / WEIGHTS, tmp_path / "openai")
+    with pytest.raises(EncoderError, match="is not an open_clip model folder"):
+        locate(str(folder), None)
+    with pytest.raises(EncoderError, match="a checkpoint alone does not say its architecture") as caught:
+        locate(str(weights), None)
+    assert f"--pretrained {weights}" in caught.value.fix
+    # A file that is named like a tag is taken as the file.
     monkeypatch.chdir(tmp_path)
     assert locate("ViT-B-32", "openai").checkpoint == Path("openai")
 
