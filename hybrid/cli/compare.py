@@ -78,9 +78,9 @@ def compare(
 
 def _show(comparison: Comparison, out: Path) -> None:
     from hybrid.cli import show
-    from hybrid.tools.compare import tables
+    from hybrid.tools.compare.results import as_table
 
-    show.stdout().print(tables.as_table(comparison.rows))
+    show.stdout().print(as_table(comparison.rows))
     for line in (*comparison.notes, f"table, pictures and all figures: {out}"):
         show.result(line)
     show.note(*(f"WARNING: {failure.name} failed: {failure.reason}" for failure in comparison.failures))

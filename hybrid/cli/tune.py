@@ -52,7 +52,7 @@ def _show(tuning: Tuning, out: Path) -> None:
     from hybrid.tools.tune import results
 
     show.stdout().print(results.as_table(tuning))
-    if hidden := results.hidden_count(tuning):
+    if (hidden := len(tuning.rows) - results.SHOWN) > 0:
         show.result(f"and {hidden} more in {out / results.TRIALS}")
     show.result(tuning.result)
     if len(tuning.rows) > 1:

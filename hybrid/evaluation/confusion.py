@@ -15,7 +15,7 @@ from hybrid.evaluation.arrays import Ints, check_target
 Counts = NDArray[np.int64]
 MAX_CLASSES = 120  # more cannot be told apart on a screen
 _WIDTH, _SMALLEST, _LARGEST = 860, 9, 30  # pixels: of all cells together, and of one
-_LABEL_LENGTH = 26  # characters, then cut: the whole name is in the title
+_LABEL_LENGTH = 26  # characters: the whole name is in the title
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ def lay_out(confusion: Counts, names: Sequence[str], seen: int) -> HeatMap:
     shown = _shown(confusion)
     cell = int(np.clip(_WIDTH // max(len(shown), 1), _SMALLEST, _LARGEST))
     font = min(0.9 * cell, 12.0)
-    texts = [_cut(names[k]) for k in shown]
+    texts = [cut(names[k], _LABEL_LENGTH) for k in shown]
     margin = int(max((_width(text) for text in texts), default=0) * 0.6 * font) + 10
     first_unseen = int(np.searchsorted(shown, seen))
     images = confusion.sum(axis=1)
@@ -254,8 +254,9 @@ def _shown(confusion: Counts) -> NDArray[np.intp]:
     return np.sort(np.argsort(-mistakes, kind="stable")[:MAX_CLASSES])
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= _LABEL_LENGTH else text[: _LABEL_LENGTH - 1] + "\N{HORIZONTAL ELLIPSIS}"
+def cut(text: str, length: int) -> str:
+    """Cut a text to so many characters, the last an ellipsis where it is longer."""
+    return text if len(text) <= length else text[: length - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def _width(text: str) -> float:

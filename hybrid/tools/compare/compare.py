@@ -16,16 +16,8 @@ from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.heads.registry import head_kind
 from hybrid.heads.training.selection import SourceImages, split_images
 from hybrid.run.files import write_json
-from hybrid.tools.compare import plots as pictures
-from hybrid.tools.compare import tables
-from hybrid.tools.compare.results import (
-    RESULT,
-    Failure,
-    Result,
-    dataset_key,
-    read_result,
-    result_key,
-)
+from hybrid.tools.compare import plots, results
+from hybrid.tools.compare.results import RESULT, Failure, Result, dataset_key, read_result, result_key
 from hybrid.tools.compare.trial import CHECKPOINTS, Embedded, Workshop, needed, run_trial
 from hybrid.tools.compare.vary import Candidate
 from hybrid.tools.training import Say, Train, backbone_trainer, check_one_process
@@ -122,7 +114,7 @@ def compare(
     workshop = Workshop(compute, train or backbone_trainer(), say, embedded)
     for number, candidate in enumerate(candidates, start=1):
         say(f"[{number}/{len(candidates)}] {candidate.name}")
-        rows.append(_one(candidate, own, *splits[_division(candidate)], out, workshop))
+        rows.append(_result_of(candidate, own, *splits[_division(candidate)], out, workshop))
         comparison = Comparison(tuple(rows), (*_about(test, rows), *notes))
         write_tables(comparison, out)
     return comparison
@@ -131,11 +123,12 @@ def compare(
 def write_tables(comparison: Comparison, out: Path) -> None:
     """Write the table as CSV, Markdown and JSON, and the scatter plot."""
     out.mkdir(parents=True, exist_ok=True)
-    texts = {"csv": tables.as_csv, "md": tables.as_markdown, "json": tables.as_json}
-    for ending, write in texts.items():
+    rows, notes = comparison.rows, comparison.notes
+    texts = {"csv": results.as_csv(rows), "md": results.as_markdown(rows, notes), "json": results.as_json(rows, notes)}
+    for ending, text in texts.items():
         with atomic_write(out / f"results.{ending}") as part:
-            part.write_text(write(comparison.rows, comparison.notes), encoding="utf-8", newline="")
-    pictures.draw_scatter([row for row in comparison.rows if isinstance(row, Result)], out / "scatter.png")
+            part.write_text(text, encoding="utf-8", newline="")
+    plots.draw_scatter([row for row in comparison.rows if isinstance(row, Result)], out / "scatter.png")
 
 
 def folder_of(name: str) -> str:
@@ -148,17 +141,15 @@ def _splits(
     candidates: Iterable[Candidate], images: SourceImages, plan: TestPlan
 ) -> Mapping[tuple[float, int], tuple[TrainingSet, LabeledImages]]:
     """Divide the images as each recipe asks for; all are tested on the same."""
-    found: dict[tuple[float, int], tuple[TrainingSet, LabeledImages]] = {}
-    for both in map(_division, candidates):
-        if both in found:
-            continue
+    divided: dict[tuple[float, int], tuple[TrainingSet, LabeledImages]] = {}
+    for val_fraction, seed in dict.fromkeys(map(_division, candidates)):
         splits = split_images(
             images,
             plan.images,
             test_fraction=plan.fraction,
             test_seed=plan.seed,
-            val_fraction=both[0],
-            seed=both[1],
+            val_fraction=val_fraction,
+            seed=seed,
             limit_to=plan.limit_to,
         )
         if splits.test is None:
@@ -167,8 +158,8 @@ def _splits(
                 got="; ".join(splits.data.notes[-2:]),
                 fix="--test SOURCE, or --test-fraction 0.2",
             )
-        found[both] = splits.data, splits.test
-    return found
+        divided[val_fraction, seed] = splits.data, splits.test
+    return divided
 
 
 def _earlier(out: Path, own: str, names: set[str]) -> tuple[list[Result], list[str]]:
@@ -176,17 +167,15 @@ def _earlier(out: Path, own: str, names: set[str]) -> tuple[list[Result], list[s
     folders = {folder_of(name) for name in names}
     files = [file for file in out.glob(f"*/{RESULT}") if file.parent.name not in folders]
     files.sort(key=lambda file: (file.stat().st_mtime, file))
-    found = [result for file in files if (result := read_result(file)) is not None]
-    kept = [result for result in found if result.dataset_key == own]
-    foreign, unread = len(found) - len(kept), len(files) - len(found)
-    notes = []
-    if kept:
-        notes.append(f"{len(kept)} results of earlier calls on the same photos stay in the table")
-    if foreign:
-        notes.append(f"{foreign} results in {out} are of other photos and not in the table")
-    if unread:
-        notes.append(f"{unread} results in {out} are of another version of hybrid or damaged, and not in the table")
-    return kept, notes
+    readable = [result for file in files if (result := read_result(file)) is not None]
+    same = [result for result in readable if result.dataset_key == own]
+    counts = {
+        "results of earlier calls on the same photos stay in the table": len(same),
+        f"results in {out} are of other photos and not in the table": len(readable) - len(same),
+        f"results in {out} are of another version of hybrid or damaged, and not in the table": len(files)
+        - len(readable),
+    }
+    return same, [f"{count} {what}" for what, count in counts.items() if count]
 
 
 def _division(candidate: Candidate) -> tuple[float, int]:
@@ -194,7 +183,7 @@ def _division(candidate: Candidate) -> tuple[float, int]:
     return candidate.settings.val_fraction, candidate.settings.seed
 
 
-def _one(
+def _result_of(
     candidate: Candidate, own: str, data: TrainingSet, test: LabeledImages, out: Path, workshop: Workshop
 ) -> Result | Failure:
     """Give a finished recipe's result, or train and test it, or say why that failed."""
@@ -204,13 +193,13 @@ def _one(
     key = result_key(candidate.settings, data.classes, parts, identity)
     name, folder = candidate.name, out / folder_of(candidate.name)
     file = folder / RESULT
-    known = read_result(file)
-    if known is not None and known.key == key:
+    earlier = read_result(file)
+    if earlier is not None and earlier.key == key:
         workshop.say(f"{name}: finished before with the same settings and photos, not run again")
-        return known
+        return earlier
     if file.is_file():
-        what = "result cannot be read" if known is None else "settings changed"
-        what = "photos changed" if known is not None and known.dataset_key != own else what
+        what = "settings changed" if earlier is not None and earlier.dataset_key == own else "photos changed"
+        what = "result cannot be read" if earlier is None else what
         workshop.say(f"{name}: run again, because its {what}")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -218,34 +207,31 @@ def _one(
         result, confusion = run_trial(candidate, (key, own), data, test, folder, workshop)
     except HybridError as error:
         workshop.say(f"WARNING: {name} failed: {error}")
-        return Failure(name=name, reason=_reason(error))
-    pictures.draw_confusion(confusion, data.classes, name, folder / "confusion.png")
+        reason = "; ".join(part for part in (error.what, error.got, error.fix and f"fix: {error.fix}") if part)
+        return Failure(name=name, reason=reason)
+    plots.draw_confusion(confusion, data.classes, name, folder / "confusion.png")
     write_json(file, result)
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     workshop.say(f"{name}: accuracy {result.accuracy:.3f} on {len(test)} test photos, {result.seconds:.0f} s")
     return result
 
 
-def _reason(error: HybridError) -> str:
-    return "; ".join(part for part in (error.what, error.got, error.fix and f"fix: {error.fix}") if part)
-
-
 def _about(test: LabeledImages, rows: Sequence[Result | Failure]) -> list[str]:
     """What a reader of the table should know of its rows."""
-    results = [row for row in rows if isinstance(row, Result)]
-    notes = [f"{len(test)} test photos", *tables.LEGEND]
-    devices = sorted({row.device for row in results})
+    tested = [row for row in rows if isinstance(row, Result)]
+    notes = [f"{len(test)} test photos", *results.LEGEND]
+    devices = sorted({row.device for row in tested})
     if len(devices) > 1:
         notes.append(f"seconds and images/s were measured on different devices: {', '.join(devices)}")
     elif devices:
         notes.append(f"measured on {devices[0]}")
-    untested = sorted({c.name for row in results for c in row.classes if not c.support})
+    untested = sorted({c.name for row in tested for c in row.classes if not c.support})
     if untested:
         notes.append(f"{len(untested)} classes have no test photo and are not in the macro figures")
-    resumed = [row.name for row in results if row.resumed]
+    resumed = [row.name for row in tested if row.resumed]
     if resumed:
         notes.append(f"seconds only since the training went on from a checkpoint: {', '.join(resumed)}")
-    encoded = sorted({row.encoder for row in results if row.encoder})
+    encoded = sorted({row.encoder for row in tested if row.encoder})
     if encoded:
         notes.append(
             f"linear heads: parameters, GFLOPs and images/s with the encoder ({', '.join(encoded)}); "

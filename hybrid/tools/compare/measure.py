@@ -78,17 +78,17 @@ def count_parameters(predict: Callable[[], Any]) -> int:
     """
     from torch.nn.modules.module import register_module_forward_pre_hook
 
-    found: dict[int, int] = {}
+    sizes: dict[int, int] = {}
 
     def note(module: Any, _inputs: Any) -> None:
-        found.update((id(p), p.numel()) for p in module.parameters())
+        sizes.update((id(p), p.numel()) for p in module.parameters())
 
     handle = register_module_forward_pre_hook(note)
     try:
         predict()
     finally:
         handle.remove()
-    return sum(found.values())
+    return sum(sizes.values())
 
 
 def images_per_second(predict: Predict, prepared: Sequence[Any], repeats: int = REPEATS) -> float:

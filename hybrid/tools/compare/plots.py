@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid.evaluation.confusion import Counts, lay_out
+from hybrid.evaluation.confusion import Counts, cut, lay_out
 from hybrid.plotting import save_png
 from hybrid.tools.compare.results import Result
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 RIGHT, WRONG, MARK = "#2166ac", "#b2182b", "#2166ac"
 MOST_NAMES = 16  # more names make a thicket: points are then numbered, and named beside the plot
+TITLE_LENGTH = 48
 DPI = 110
 SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 
@@ -29,7 +30,7 @@ def draw_scatter(results: Sequence[Result], file: Path) -> None:
     from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
     many = len(results) > MOST_NAMES
-    names = [_short(r.name, 100 if many else 48) for r in results]
+    names = [cut(result.name, 100 if many else TITLE_LENGTH) for result in results]
     width, height = 8.5, 5.0
     if many:
         width, height = 7.5 + 0.06 * max(map(len, names)), max(height, 1.0 + 0.17 * len(names))
@@ -96,7 +97,7 @@ def draw_confusion(confusion: Counts, names: Sequence[str], title: str, file: Pa
         axes.text(label.middle, heat.margin - 4, label.text, ha="center", va="bottom", rotation=90, **style)
     hidden = f", the {len(heat.labels)} classes with the most mistakes" if heat.hidden else ""
     under = f"rows: true class, columns: predicted{hidden}"
-    axes.text(8, -top + 10, _short(title), va="top", fontsize=10, parse_math=False, weight="bold")
+    axes.text(8, -top + 10, cut(title, TITLE_LENGTH), va="top", fontsize=10, parse_math=False, weight="bold")
     axes.text(8, -top + 36, under, va="top", fontsize=8, color="0.3")
     save_png(figure, file, DPI)
 
@@ -112,7 +113,8 @@ def _label(axes: Axes, points: Sequence[tuple[float, float]], texts: Sequence[st
         artist = axes.text(0, 0, text, fontsize=8, va="center", ha="center", parse_math=False, zorder=4)
         size = artist.get_window_extent(renderer)
         half = np.array([size.width + 3, size.height + 2]) / 2
-        centers = np.add((x, y), _offsets(half))
+        # Places for the center of the label, nearest first: eight sides, farther and farther.
+        centers = np.concatenate([(x, y) + np.array(SIDES) * (half + gap) for gap in 6 + 9 * np.arange(24)])
         boxes = np.concatenate([centers - half, centers + half], axis=1)
         # The first free place is the nearest one; in a crowd that leaves none, the least covered.
         best = int(np.argmin(_costs(boxes, taken, frame)))
@@ -126,12 +128,6 @@ def _label(axes: Axes, points: Sequence[tuple[float, float]], texts: Sequence[st
             axes.plot(ends[0], ends[1], color="0.6", linewidth=0.6, zorder=1)
 
 
-def _offsets(half: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Places for the center of a label around its point, (n, 2), nearest first: eight sides, farther and farther."""
-    gaps = 6 + 9 * np.arange(24)
-    return np.concatenate([np.array(SIDES) * (half + gap) for gap in gaps])
-
-
 def _costs(boxes: NDArray[np.float64], others: NDArray[np.float64], frame: NDArray[np.float64]) -> NDArray[np.float64]:
     """For each of n boxes (left, bottom, right, top) the area shared with others, and how far it leaves the frame."""
     low = np.maximum(boxes[:, None, :2], others[:, :2])
@@ -139,7 +135,3 @@ def _costs(boxes: NDArray[np.float64], others: NDArray[np.float64], frame: NDArr
     covered = np.maximum(high - low, 0).prod(axis=2).sum(axis=1)
     outside = np.maximum(frame[:2] - boxes[:, :2], 0) + np.maximum(boxes[:, 2:] - frame[2:], 0)
     return np.asarray(covered + 1000 * outside.sum(axis=1))
-
-
-def _short(name: str, limit: int = 48) -> str:
-    return name if len(name) <= limit else name[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"

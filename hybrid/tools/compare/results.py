@@ -1,18 +1,26 @@
-"""What is known of one recipe after its test, and the file that keeps it."""
+"""What is known of one recipe after its test: the file that keeps it, and tables of several."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
-from collections.abc import Iterable, Mapping
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
+import numpy as np
 from msgspec import Struct, field
+from rich import box
+from rich.table import Table
+from rich.text import Text
 
 from hybrid import __version__
-from hybrid.config import HeadSettings
+from hybrid.config import HeadSettings, encode_settings
 from hybrid.encoders.base import expand_user
 from hybrid.errors import ArtifactError
+from hybrid.evaluation.report import MISSING, marked_figures
 from hybrid.files import file_sha256
 from hybrid.heads.base import LabeledImages
 from hybrid.run.files import FORMAT, read_json
@@ -20,6 +28,29 @@ from hybrid.run.files import FORMAT, read_json
 RESULT = "result.json"
 # What changes no figure here: the recipe's words, how many processes load images, and what only a gate asks.
 FREE = ("description", "workers", "gate_folds")
+LEGEND = (
+    "macro figures: means over the classes",
+    "GFLOPs: 10^9 operations for one photo, a multiply-add counts as two",
+    "seconds: wall clock of the training, with loading and validation",
+    "images/s: from prepared photos in memory to logits, batches of 32",
+)
+# field of Result -> heading, broken in two where one line would make the table too wide
+HEADINGS = {
+    "accuracy": "accuracy",
+    "macro_precision": "macro\nprecision",
+    "macro_recall": "macro\nrecall",
+    "parameters": "parameters,\ntotal",
+    "trainable": "\ntrainable",
+    "gflops": "GFLOPs",
+    "epochs": "epochs\n(best)",
+    "seconds": "seconds",
+    "images_per_second": "images/s",
+}
+SHARES = ("accuracy", "macro_precision", "macro_recall")
+CSV_FIELDS = (
+    *("name", *SHARES, "val_accuracy", "parameters", "trainable", "gflops", "epochs", "best_epoch", "seconds"),
+    *("resumed", "images_per_second", "device", "failed"),
+)
 
 
 class ClassFigures(Struct, frozen=True, kw_only=True):
@@ -91,6 +122,9 @@ class Failure(Struct, frozen=True, kw_only=True):
     reason: str
 
 
+Rows = Sequence[Result | Failure]
+
+
 def result_key(settings: HeadSettings, classes: Iterable[str], parts: Mapping[str, LabeledImages], encoder: str) -> str:
     """Hash all that a result depends on, the settings but for `FREE`.
 
@@ -118,9 +152,96 @@ def read_result(file: Path) -> Result | None:
         return None
 
 
+def as_csv(rows: Rows) -> str:
+    """One line per recipe, figures in full; `failed` holds the reason of a recipe without figures."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, CSV_FIELDS, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        failed = {"failed": row.reason} if isinstance(row, Failure) else {}
+        writer.writerow({name: getattr(row, name, "") for name in CSV_FIELDS} | failed)
+    return out.getvalue()
+
+
+def as_json(rows: Rows, notes: Sequence[str]) -> str:
+    """All results with their settings and classes, the failures, and the notes."""
+    value = {
+        "results": [row for row in rows if isinstance(row, Result)],
+        "failed": [row for row in rows if isinstance(row, Failure)],
+        "notes": list(notes),
+    }
+    plain = msgspec.to_builtins(value, enc_hook=encode_settings)
+    return json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
+
+
+def as_markdown(rows: Rows, notes: Sequence[str]) -> str:
+    """A Markdown table with the best of each share in bold, failures and notes beneath."""
+    headings = ["recipe", *(" ".join(heading.split()) for heading in HEADINGS.values())]
+    lines = [f"| {' | '.join(headings)} |", "|---|" + "---:|" * len(HEADINGS)]
+    for name, cells in _cells(rows):
+        texts = [_escape(name), *(f"**{text}**" if best else text for text, best in cells)]
+        lines.append(f"| {' | '.join(texts)} |")
+    failed = [f"{row.name} failed: {row.reason}" for row in rows if isinstance(row, Failure)]
+    return "\n".join([*lines, "", *(f"- {_escape(line)}" for line in (*failed, *notes))]) + "\n"
+
+
+def as_table(rows: Rows) -> Table:
+    """A terminal table, at most 120 columns wide: long names are folded."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="", pad_edge=False)
+    table.add_column("recipe", vertical="bottom", overflow="fold")
+    for heading in HEADINGS.values():
+        table.add_column(heading, justify="right", vertical="bottom", no_wrap=True)
+    for name, cells in _cells(rows):
+        table.add_row(Text(name), *(Text(text, style="bold" if best else "") for text, best in cells))
+    return table
+
+
+def large(number: float) -> str:
+    """Write a count of parameters in three digits: ``850``, ``12.3 k``, ``4.01 M``."""
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        # 999,999 must not become 1000 k.
+        if number >= 0.9995 * size:
+            return _three(number / size) + unit
+    return str(int(number))
+
+
+def _cells(rows: Rows) -> Iterator[tuple[str, list[tuple[str, bool]]]]:
+    """Each row's name and, by heading, its figure in words and whether it is the best share of all rows."""
+    columns = [
+        marked_figures(name, [getattr(row, name, None) for row in rows])
+        if name in SHARES
+        else [(_cell(row, name), False) for row in rows]
+        for name in HEADINGS
+    ]
+    for row, *cells in zip(rows, *columns, strict=True):
+        if isinstance(row, Failure):
+            cells[0] = "failed", False
+        yield row.name, cells
+
+
+def _cell(row: Result | Failure, name: str) -> str:
+    value = getattr(row, name, None)
+    if isinstance(row, Failure) or value is None:
+        return MISSING
+    if name == "epochs":
+        return f"{value} ({row.best_epoch})"
+    return large(value) if name in ("parameters", "trainable") else _three(value)
+
+
 def _contents(part: LabeledImages) -> list[tuple[str, int]]:
     return sorted(zip(part.hashes, part.target.tolist(), strict=True))
 
 
 def _digest(value: object) -> str:
     return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()[:16]
+
+
+def _three(value: float) -> str:
+    """Three digits, without an exponent."""
+    if value >= 99.95:
+        return f"{value:.0f}"
+    return f"{value:#.3g}" if value >= 1e-3 else np.format_float_positional(value, 2, fractional=False, trim="-")
+
+
+def _escape(text: str) -> str:
+    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("*", "\\*").split())

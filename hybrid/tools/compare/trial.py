@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from hybrid import __version__
-from hybrid.config import HeadSettings
 from hybrid.device import Compute
 from hybrid.encoders.base import Encoder
 from hybrid.errors import ConfigError, HeadError
@@ -23,13 +22,7 @@ from hybrid.heads.score import head_logits
 from hybrid.heads.training.dataset import with_embeddings
 from hybrid.images.pipeline import read_and_decode
 from hybrid.index.store import EmbeddingStore
-from hybrid.tools.compare.measure import (
-    BATCH,
-    count_operations,
-    count_parameters,
-    images_per_second,
-    score,
-)
+from hybrid.tools.compare.measure import BATCH, count_operations, count_parameters, images_per_second, score
 from hybrid.tools.compare.results import Result
 from hybrid.tools.compare.vary import Candidate
 from hybrid.tools.training import Say, Train
@@ -52,34 +45,12 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Workshop:
-    """What every trial needs.
-
-    Attributes
-    ----------
-    compute : Compute
-    train : Train
-    say : callable
-        Gets one line at a time for the log.
-    embedded : Embedded or None
-        Needed by linear recipes.
-    """
+    """What every trial needs; linear recipes need `embedded` too, and `say` gets the log line by line."""
 
     compute: Compute
     train: Train
     say: Say
     embedded: Embedded | None = None
-
-
-@dataclass(frozen=True)
-class Measured:
-    """How large and how fast a trained head is; fields as those of `Result`."""
-
-    parameters: int | None
-    trainable: int
-    gflops: float | None
-    epochs: int | None
-    best_epoch: int | None
-    images_per_second: float
 
 
 def run_trial(
@@ -118,7 +89,14 @@ def run_trial(
     checkpoints = folder / CHECKPOINTS / keys[0]  # those of other settings or images are not taken up
     resumed = any(checkpoints.rglob("*.pt"))
     start = time.perf_counter()
-    trained, head = _train(data, settings, embedded, folder, checkpoints, workshop)
+    # The head itself, and the head as it answers, which may be by regions.
+    trained: Any
+    head: Head
+    if embedded is not None:
+        head = trained = train_linear_head(data, settings, embedded.encoder.identity, workshop.say)
+    else:
+        trained = workshop.train(data, settings, workshop.compute, folder, workshop.say, checkpoints=checkpoints)
+        head = answering(trained, settings)
     seconds = time.perf_counter() - start
     predicted = head_logits(head, test).argmax(axis=1)
     scores = score(predicted, test.target, data.classes)
@@ -137,25 +115,9 @@ def run_trial(
         resumed=resumed,
         notes=data.notes,
         **vars(scores),
-        **vars(measured),
+        **measured,
     )
     return result, confusion_matrix(predicted, test.target, len(data.classes))
-
-
-def _train(
-    data: TrainingSet,
-    settings: HeadSettings,
-    embedded: Embedded | None,
-    folder: Path,
-    checkpoints: Path,
-    workshop: Workshop,
-) -> tuple[Any, Head]:
-    """Train; the head itself, and the head as it answers, which may be by regions."""
-    if embedded is not None:
-        linear = train_linear_head(data, settings, embedded.encoder.identity, workshop.say)
-        return linear, linear
-    trained = workshop.train(data, settings, workshop.compute, folder, workshop.say, checkpoints=checkpoints)
-    return trained, answering(trained, settings)
 
 
 def needed(embedded: Embedded | None, name: str) -> Embedded:
@@ -169,7 +131,8 @@ def needed(embedded: Embedded | None, name: str) -> Embedded:
     return embedded
 
 
-def _measure(summary: TrainingSummary | None, head: Head, test: LabeledImages) -> Measured:
+def _measure(summary: TrainingSummary | None, head: Head, test: LabeledImages) -> dict[str, Any]:
+    """How large and how fast a trained head is: fields of `Result`."""
     if summary is None:
         raise HeadError("the trained head does not say how it was trained")
     prepared = [head.prepare(read_and_decode(record)) for record in test.records[:BATCH]]
@@ -177,17 +140,14 @@ def _measure(summary: TrainingSummary | None, head: Head, test: LabeledImages) -
     def predict(images: Sequence[Any]) -> Any:
         return head.logits(images, EMPTY)
 
-    return Measured(
-        parameters=summary.parameters,
-        trainable=summary.trainable,
-        gflops=count_operations(lambda: predict(prepared[:1])) / 1e9,
-        epochs=summary.epochs,
-        best_epoch=summary.best_epoch,
-        images_per_second=images_per_second(predict, prepared),
-    )
+    return {
+        **{name: getattr(summary, name) for name in ("parameters", "trainable", "epochs", "best_epoch")},
+        "gflops": count_operations(lambda: predict(prepared[:1])) / 1e9,
+        "images_per_second": images_per_second(predict, prepared),
+    }
 
 
-def _measure_linear(head: Any, embedded: Embedded, test: LabeledImages) -> Measured:
+def _measure_linear(head: Any, embedded: Embedded, test: LabeledImages) -> dict[str, Any]:
     """The encoder of the images and the head on top; the head is numpy, which nobody counts but by hand."""
     encoder = embedded.encoder
     prepared = [encoder.prepare(read_and_decode(record), record) for record in test.records[:BATCH]]
@@ -198,11 +158,11 @@ def _measure_linear(head: Any, embedded: Embedded, test: LabeledImages) -> Measu
     own = head.weight.size + head.bias.size
     # Vectors that come from a file were computed by something that is not here to be counted.
     parameters, operations = count_parameters(encode) or None, count_operations(encode) or None
-    return Measured(
-        parameters=None if parameters is None else parameters + own,
-        trainable=own,
-        gflops=None if operations is None else (operations + 2 * head.weight.size) / 1e9,
-        epochs=None,
-        best_epoch=None,
-        images_per_second=images_per_second(lambda p: head.logits([], encoder.encode_images(p)), prepared),
-    )
+    return {
+        "parameters": None if parameters is None else parameters + own,
+        "trainable": own,
+        "gflops": None if operations is None else (operations + 2 * head.weight.size) / 1e9,
+        "epochs": None,
+        "best_epoch": None,
+        "images_per_second": images_per_second(lambda p: head.logits([], encoder.encode_images(p)), prepared),
+    }

@@ -65,14 +65,14 @@ def candidates(
             other = "another --vary" if keys.count(key) > 1 else "a flag or --set"
             raise ConfigError(f"--vary {key} meets {other} of the same setting", fix="leave one of them out")
     labels = [label(recipe) for recipe in recipes]
-    found = []
+    rows = []
     for recipe, short in zip(recipes, labels, strict=True):
         # Two files of one name in two folders are told apart by the whole of what the user wrote.
         name = short if labels.count(short) == 1 else recipe
         for values in product(*(choices for _, choices in axes)):
             assignments = [f"{key}={value}" for key, value in zip(keys, values, strict=True)]
-            found.append(Candidate(" ".join([name, *assignments]), load(recipe, assignments)))
-    return tuple(found)
+            rows.append(Candidate(" ".join([name, *assignments]), load(recipe, assignments)))
+    return tuple(rows)
 
 
 def _axis(text: str) -> tuple[str, list[str]]:

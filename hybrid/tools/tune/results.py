@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 TRIALS, BEST, IMPORTANCE = "trials.csv", "best.toml", "importance.png"
-SHOWN = 10  # trials in the table that is printed
+SHOWN = 10  # trials in the table that is printed, at most
 HEADINGS = {
     "learning_rate": "learning rate",
     "weight_decay": "weight decay",
@@ -114,13 +114,16 @@ def as_table(tuning: Tuning) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    shown = _shown(tuning)
+    sign = 1 if tuning.settings.monitor == "loss" else -1
+    order = {"finished": 0, "pruned": 1, "failed": 2}
+    ranked = sorted(tuning.rows, key=lambda row: (order[row.state], sign * (row.score or 0.0), row.number))
+    own = [row for row in ranked[SHOWN:] if row.own]
     table = Table(box=None, header_style="bold", pad_edge=False)
     names = list(tuning.best.values)
     for heading in ("trial", tuning.score_name, *(HEADINGS.get(name, name) for name in names), "epochs", "seconds"):
         table.add_column(heading, justify="right")
     table.add_column("")
-    for row in shown:
+    for row in (*ranked[: SHOWN - len(own)], *own):
         score = "-" if row.score is None else f"{row.score:.4f}"
         marks: list[str] = [row.state] if row.state != "finished" else []
         marks += ["the recipe"] if row.own else []
@@ -128,11 +131,6 @@ def as_table(tuning: Tuning) -> Table:
         style = "bold" if row is tuning.best else ""
         table.add_row(*cells, f"{row.seconds:.0f}", Text(", ".join(marks)), style=style)
     return table
-
-
-def hidden_count(tuning: Tuning) -> int:
-    """Count the trials that `as_table` leaves out."""
-    return len(tuning.rows) - len(_shown(tuning))
 
 
 def write_csv(rows: Sequence[Row], file: Path) -> None:
@@ -177,11 +175,3 @@ def draw_importance(tuning: Tuning, file: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(left=False)
     save_png(figure, file, 110)
-
-
-def _shown(tuning: Tuning) -> list[Row]:
-    sign = 1 if tuning.settings.monitor == "loss" else -1
-    order = {"finished": 0, "pruned": 1, "failed": 2}
-    ranked = sorted(tuning.rows, key=lambda row: (order[row.state], sign * (row.score or 0.0), row.number))
-    own = [row for row in ranked[SHOWN:] if row.own]
-    return [*ranked[: SHOWN - len(own)], *own]

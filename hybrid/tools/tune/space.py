@@ -15,8 +15,9 @@ DIGITS = 4
 
 @dataclass(frozen=True)
 class Bounds:
-    """Lowest and highest value of a setting, and whether its logarithm is searched evenly."""
+    """A recipe's own value of a setting, the lowest and the highest, and whether its logarithm is searched evenly."""
 
+    own: float
     low: float
     high: float
     log: bool = False
@@ -27,43 +28,30 @@ def search_space(settings: HeadSettings) -> dict[str, Bounds]:
 
     The two dropout rates are one number where the recipe has them equal, or uses only the first.
     """
-    rate = settings.optim.learning_rate
-    space = {"learning_rate": Bounds(rate / RATE_FACTOR, rate * RATE_FACTOR, log=True)}
-    space |= {name: Bounds(0.0, max(0.7, own)) for name, own in _dropout(settings).items()}
-    decay = settings.optim.weight_decay
-    space["weight_decay"] = Bounds(min(1e-6, decay or 1e-6), max(0.1, decay), log=True)
-    space["label_smoothing"] = Bounds(0.0, max(0.3, settings.optim.label_smoothing))
-    space["mixup"] = Bounds(0.0, max(1.0, settings.augment.mixup))
-    return space
+    rate, decay = settings.optim.learning_rate, settings.optim.weight_decay
+    first, second = settings.model.dropout
+    single = first == second or settings.model.hidden == 0  # without a hidden layer the second rate has no place
+    dropout = {"dropout": first} if single else {"dropout_1": first, "dropout_2": second}
+    smoothing, mixup = settings.optim.label_smoothing, settings.augment.mixup
+    return {
+        "learning_rate": Bounds(rate, rate / RATE_FACTOR, rate * RATE_FACTOR, log=True),
+        **{name: Bounds(own, 0.0, max(0.7, own)) for name, own in dropout.items()},
+        "weight_decay": Bounds(decay, min(1e-6, decay or 1e-6), max(0.1, decay), log=True),
+        "label_smoothing": Bounds(smoothing, 0.0, max(0.3, smoothing)),
+        "mixup": Bounds(mixup, 0.0, max(1.0, mixup)),
+    }
 
 
 def own_values(settings: HeadSettings) -> dict[str, float]:
     """Read a recipe's values of the settings in `search_space`."""
-    return {
-        "learning_rate": settings.optim.learning_rate,
-        **_dropout(settings),
-        "weight_decay": settings.optim.weight_decay,
-        "label_smoothing": settings.optim.label_smoothing,
-        "mixup": settings.augment.mixup,
-    }
+    return {name: bounds.own for name, bounds in search_space(settings).items()}
 
 
 def with_values(settings: HeadSettings, values: Mapping[str, float]) -> HeadSettings:
     """Give a recipe other values, rounded to `DIGITS` significant digits: a file of them is to be read by people."""
-    short = {name: float(f"{value:.{DIGITS}g}") for name, value in values.items()}
-    first = short.pop("dropout_1", None)
-    changes: dict[str, Any] = short
-    if "dropout" in short:
-        both = short["dropout"]
-        changes = {**short, "dropout": (both, both if settings.model.hidden else settings.model.dropout[1])}
-    elif first is not None:
-        second = short.pop("dropout_2")
-        changes = {**short, "dropout": (first, second)}
+    changes: dict[str, Any] = {name: float(f"{value:.{DIGITS}g}") for name, value in values.items()}
+    if (both := changes.get("dropout")) is not None:
+        changes["dropout"] = both, both if settings.model.hidden else settings.model.dropout[1]
+    elif "dropout_1" in changes:
+        changes["dropout"] = changes.pop("dropout_1"), changes.pop("dropout_2")
     return settings.replace(**changes)
-
-
-def _dropout(settings: HeadSettings) -> dict[str, float]:
-    first, second = settings.model.dropout
-    if first == second or settings.model.hidden == 0:  # without a hidden layer the second rate has no place
-        return {"dropout": first}
-    return {"dropout_1": first, "dropout_2": second}

@@ -16,7 +16,7 @@ from hybrid.errors import ArtifactError, ConfigError, first_line, listing
 from hybrid.heads.base import TrainingSet
 from hybrid.heads.training.checkpoint import FREE, training_key
 from hybrid.tools.training import Say
-from hybrid.tools.tune.space import own_values, search_space
+from hybrid.tools.tune.space import search_space
 
 NAME = "hybrid"
 # Attributes of the study: what it is of. Attribute of a trial: that it has the recipe's own values.
@@ -107,10 +107,9 @@ def clean(study: Any, settings: HeadSettings, say: Say) -> None:
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
         say(f"note: trial {trial.number} was interrupted; it does not count and is run anew")
-    known = [*finished(study), *study.get_trials(states=(TrialState.WAITING,))]
-    if not any(trial.user_attrs.get(OWN) for trial in known):
-        space = search_space(settings)
-        inside = {name: max(value, space[name].low) for name, value in own_values(settings).items()}
+    trials = [*finished(study), *study.get_trials(states=(TrialState.WAITING,))]
+    if not any(trial.user_attrs.get(OWN) for trial in trials):
+        inside = {name: max(bounds.own, bounds.low) for name, bounds in search_space(settings).items()}
         study.enqueue_trial(inside, user_attrs={OWN: True})
 
 

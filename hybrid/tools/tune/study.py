@@ -103,24 +103,20 @@ class _Search:
 
     def run(self, trials: int) -> None:
         """Run trials until so many are finished."""
-        while len(finished(self.study)) < trials:
-            self._step(trials)
-            results.write_csv(rows_of(self.study, self.settings), self.out / results.TRIALS)
-            _check_hope(self.study, self.settings)
-
-    def _step(self, trials: int) -> None:
         from optuna.samplers import TPESampler
 
-        done = len(finished(self.study))
-        # Drawn anew from the number of finished trials: a study that was killed and goes on draws the same values as
-        # one that was not, the killed trial's own included.
-        seed = int(np.random.SeedSequence((self.settings.seed, done)).generate_state(1)[0])
-        self.study.sampler = TPESampler(seed=seed)
-        self.study.optimize(self._objective, n_trials=1)
-        rows = rows_of(self.study, self.settings)
-        best = best_row(rows, self.settings)
-        last = rows[-1]
-        self.say(f"[{done + 1}/{trials}] {results.in_words(last, self.settings)}{'  *' if last is best else ''}")
+        while (done := len(finished(self.study))) < trials:
+            # Drawn anew from the number of finished trials: a study that was killed and goes on draws the same values
+            # as one that was not, the killed trial's own included.
+            seed = int(np.random.SeedSequence((self.settings.seed, done)).generate_state(1)[0])
+            self.study.sampler = TPESampler(seed=seed)
+            self.study.optimize(self._objective, n_trials=1)
+            rows = rows_of(self.study, self.settings)
+            mark = "  *" if rows[-1] is best_row(rows, self.settings) else ""
+            self.say(f"[{done + 1}/{trials}] {results.in_words(rows[-1], self.settings)}{mark}")
+            results.write_csv(rows, self.out / results.TRIALS)
+            if len(rows) >= HOPELESS and all(row.failure is not None and row.epochs == 0 for row in rows):
+                raise _none_finished(rows)
 
     def _objective(self, trial: Any) -> float:
         from optuna import TrialPruned
@@ -208,12 +204,6 @@ def _best(scores: list[float], settings: HeadSettings) -> float:
     return min(scores) if settings.monitor == "loss" else max(scores)
 
 
-def _check_hope(study: Any, settings: HeadSettings) -> None:
-    rows = rows_of(study, settings)
-    if len(rows) >= HOPELESS and all(row.failure is not None and row.epochs == 0 for row in rows):
-        raise _none_finished(rows)
-
-
 def _none_finished(rows: list[Row]) -> HeadError:
     reasons = [row.failure for row in rows if row.failure is not None]
     return HeadError(
@@ -245,11 +235,11 @@ def _importance(study: Any, rows: list[Row]) -> tuple[dict[str, float] | None, s
     """Share of each setting in the variance of the scores, largest first; or why it cannot be told."""
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
-    scores = {row.score for row in rows if row.state == "finished"}
-    count = sum(row.state == "finished" for row in rows)
+    scores = [row.score for row in rows if row.state == "finished"]
+    count = len(scores)
     if count < 2:
         return None, f"{count} finished trial is too few to tell which setting matters; importance.png is not drawn"
-    if len(scores) < 2:
+    if len(set(scores)) < 2:
         return None, f"all {count} finished trials have the same score, so no setting matters; no importance.png"
     try:
         shares = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))

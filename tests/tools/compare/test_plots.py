@@ -6,28 +6,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hybrid.tools.compare import plots as pictures
+from hybrid.tools.compare import plots
 
 
 def boxes_of(monkeypatch, results, file):
-    """Draw, and give the boxes of the labels and the frame."""
-    seen = {}
-    label = pictures._label
+    """Draw, and give the boxes of the labels, the frame and the points."""
+    drawn = [([], None, [])]
+    label = plots._label
 
     def spy(axes, points, texts, renderer):
         label(axes, points, texts, renderer)
-        own = [t for t in axes.texts if t.get_text() in texts]
-        seen["labels"] = [t.get_window_extent(renderer) for t in own]
-        seen["frame"] = axes.get_window_extent(renderer)
-        seen["points"] = axes.transData.transform(points)
+        boxes = [text.get_window_extent(renderer) for text in axes.texts if text.get_text() in texts]
+        drawn.append((boxes, axes.get_window_extent(renderer), axes.transData.transform(points)))
 
-    monkeypatch.setattr(pictures, "_label", spy)
-    pictures.draw_scatter(results, file)
-    return seen
+    monkeypatch.setattr(plots, "_label", spy)
+    plots.draw_scatter(results, file)
+    return drawn[-1]
 
 
-@pytest.mark.parametrize("count", [1, 2, 12, 36])
-@pytest.mark.parametrize("crowded", [False, True])
+@pytest.mark.parametrize(("count", "crowded"), [(0, False), (2, True), (12, False), (36, True)])
 def test_labels_are_apart_and_inside(result, monkeypatch, tmp_path, count, crowded):
     rng = np.random.default_rng(count)
     results = [
@@ -38,21 +35,14 @@ def test_labels_are_apart_and_inside(result, monkeypatch, tmp_path, count, crowd
         )
         for number in range(count)
     ]
-    seen = boxes_of(monkeypatch, results, tmp_path / "s.png")
-    labels, frame = seen["labels"], seen["frame"]
+    labels, frame, points = boxes_of(monkeypatch, results, tmp_path / "s.png")
+    assert Image.open(tmp_path / "s.png").size[0] > 300
     assert len(labels) == count
     for place, box in enumerate(labels):
-        assert frame.x0 <= box.x0
-        assert box.x1 <= frame.x1
-        assert frame.y0 <= box.y0
-        assert box.y1 <= frame.y1
+        assert frame.x0 <= box.x0 <= box.x1 <= frame.x1
+        assert frame.y0 <= box.y0 <= box.y1 <= frame.y1
         assert not any(box.overlaps(other) for other in labels[place + 1 :])
-        assert not any(box.contains(*point) for point in seen["points"])
-
-
-def test_no_result_at_all(tmp_path):
-    pictures.draw_scatter([], tmp_path / "s.png")
-    assert Image.open(tmp_path / "s.png").size[0] > 300
+        assert not any(box.contains(*point) for point in points)
 
 
 @pytest.mark.parametrize("classes", [1, 3, 150])
@@ -61,12 +51,12 @@ def test_a_confusion_matrix_is_drawn(tmp_path, classes):
     confusion = np.random.default_rng(0).integers(0, 5, (classes, classes))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        pictures.draw_confusion(confusion, names, "resnet18 $_{$ dropout=[0,0]", tmp_path / "c.png")
+        plots.draw_confusion(confusion, names, "resnet18 $_{$ dropout=[0,0]", tmp_path / "c.png")
     assert min(Image.open(tmp_path / "c.png").size) > 300
 
 
 def test_colors_say_right_and_wrong(tmp_path):
-    pictures.draw_confusion(np.array([[0, 4], [0, 3]]), ["a", "b"], "t", tmp_path / "c.png")
+    plots.draw_confusion(np.array([[0, 4], [0, 3]]), ["a", "b"], "t", tmp_path / "c.png")
     pixels = np.asarray(Image.open(tmp_path / "c.png").convert("RGB")).astype(int)
     red, blue = (np.abs(pixels - color).sum(-1) < 20 for color in ([0xB2, 0x18, 0x2B], [0x21, 0x66, 0xAC]))
     # Row a is all wrong, row b all right, both in column b: red above blue.

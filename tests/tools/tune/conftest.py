@@ -67,28 +67,18 @@ def no_sync():
 
 @pytest.fixture
 def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Tune: `search(trials=4)`; gives the tuning, the trainer and what was said.
+    """Tune: `search(trials=4)`; gives the tuning, the trainer and the log.
 
     The importance of the settings, which takes longer than the search, is computed where it is asked for.
     """
 
-    def run(
-        trials=4,
-        trainer=None,
-        settings=None,
-        data=None,
-        out=tmp_path / "out",
-        compute=CPU,
-        *,
-        label="mine",
-        weigh=False,
-    ):
-        trainer, said = trainer or FakeTrainer(), []
-        settings = settings or HeadSettings(epochs=3)
+    def run(trials=4, trainer=None, settings=None, data=None, out=None, *, compute=CPU, label="mine", weigh=False):
+        trainer, log = trainer or FakeTrainer(), []
+        data, settings, out = data or make_data(), settings or HeadSettings(epochs=3), out or tmp_path / "out"
         with monkeypatch.context() as patch:
             if not weigh:
                 patch.setattr("hybrid.tools.tune.study._importance", lambda study, rows: (None, "not computed"))
-            tuning = tune(data or make_data(), settings, label, trials, out, compute, say=said.append, train=trainer)
-        return tuning, trainer, said
+            tuning = tune(data, settings, label, trials, out, compute, say=log.append, train=trainer)
+        return tuning, trainer, log
 
     return run

@@ -31,8 +31,11 @@ def diverges(number, settings):
 
 
 def test_the_first_trial_is_the_recipe_and_the_best_is_no_worse(search):
-    settings = HeadSettings(epochs=3, learning_rate=0.0123456789)
-    tuning, trainer, _ = search(5, settings=settings)
+    settings = HeadSettings(epochs=3, learning_rate=0.0123456789, backbone="resnet18", crop_scale=0.5)
+    tuning, trainer, log = search(5, settings=settings)
+    assert log.count("setup") == 1
+    assert sum(line.startswith("[") for line in log) == 5
+    assert log[2].startswith("[1/5] trial 0 (the recipe): validation loss 0.3084, finished after 3 epochs")
     assert trainer.asked[0] == settings
     assert tuning.own is tuning.rows[0]
     assert tuning.own.own
@@ -41,17 +44,12 @@ def test_the_first_trial_is_the_recipe_and_the_best_is_no_worse(search):
     assert tuning.best.score == min(row.score for row in tuning.rows if row.state == "finished")
     assert tuning.best.score <= tuning.own.score == pytest.approx(loss_of(settings))
     assert tuning.settings == trainer.asked[tuning.best.number]
-
-
-def test_only_the_searched_settings_change(search):
-    settings = HeadSettings(epochs=3, backbone="resnet18", crop_scale=0.5)
-    _, trainer, _ = search(3, settings=settings)
     fixed = [
         {k: value for k, value in asked.flat().items() if k not in {*own_values(asked), "dropout"}}
         for asked in trainer.asked
     ]
     assert fixed[1:] == fixed[:-1]
-    assert len({tuple(own_values(asked).values()) for asked in trainer.asked}) == 3
+    assert len({tuple(own_values(asked).values()) for asked in trainer.asked}) == 5
 
 
 def test_tpe_beats_chance_once_it_has_learnt(search):
@@ -70,14 +68,8 @@ def test_accuracy_is_maximized(search):
 
 
 def test_the_score_is_the_best_epochs(search):
-    trainer = FakeTrainer()
     losses = iter([0.5, 0.2, float("nan"), 0.9])
-
-    def script(settings):
-        return next(losses)
-
-    trainer.loss = script
-    tuning, _, _ = search(1, trainer, settings=HeadSettings(epochs=4))
+    tuning, _, _ = search(1, FakeTrainer(lambda settings: next(losses)), settings=HeadSettings(epochs=4))
     assert tuning.best.score == pytest.approx(0.2 + 2 * 0.05)
     assert tuning.best.epochs == 3  # the one without a finite loss does not count
 
@@ -91,21 +83,15 @@ def test_a_seed_gives_the_same_search(search, tmp_path):
 
 
 def test_bad_trials_are_pruned_after_the_warmup(search):
-    bad = FakeTrainer(lambda settings: loss_of(settings) if bad.asked.index(settings) < 6 else 9.0)
-    tuning, trainer, said = search(9, bad, settings=HeadSettings(epochs=8, warmup_epochs=1))
+    """Their score is that of their best epoch."""
+    losses = iter([9.0] * 6 + [9.0, 8.0, 8.5])
+    bad = FakeTrainer(lambda settings: loss_of(settings) if bad.asked.index(settings) < 6 else next(losses))
+    tuning, trainer, log = search(9, bad, settings=HeadSettings(epochs=8, warmup_epochs=1))
     assert trainer.reported == [8] * 5 + trainer.reported[5:6] + [3] * 3
     assert [row.state for row in tuning.rows[6:]] == ["pruned"] * 3
     assert [row.epochs for row in tuning.rows[6:]] == [3] * 3
-    assert tuning.rows[8].score == pytest.approx(9.0 + 5 * 0.05)
-    assert "pruned after 3 epochs" in said[-1]
-
-
-def test_a_pruned_trial_has_the_score_of_its_best_epoch(search):
-    losses = iter([9.0, 8.0, 8.5])
-    bad = FakeTrainer(lambda settings: loss_of(settings) if len(bad.asked) < 6 else next(losses))
-    tuning, _, _ = search(6, bad, settings=HeadSettings(epochs=6, warmup_epochs=1))
-    assert tuning.rows[5].state == "pruned"
-    assert tuning.rows[5].score == pytest.approx(8.0 + 4 * 0.05)
+    assert [row.score for row in tuning.rows[7:]] == pytest.approx([9.0 + 5 * 0.05, 8.0 + 6 * 0.05])
+    assert "pruned after 3 epochs" in log[-1]
 
 
 def test_what_breaks_down_is_counted_and_avoided(search):
@@ -113,13 +99,13 @@ def test_what_breaks_down_is_counted_and_avoided(search):
         if number and settings.optim.learning_rate > 1e-3:
             diverges(number, settings)
 
-    tuning, trainer, said = search(6, FakeTrainer(before=too_fast))
+    tuning, trainer, log = search(6, FakeTrainer(before=too_fast))
     failed = [row for row in tuning.rows if row.state == "failed"]
     assert failed
     assert len(tuning.rows) == len(trainer.asked) == 6
     assert all(row.values["learning_rate"] > 1e-3 and row.score is None for row in failed)
     assert failed[0].failure == "the training loss is nan (epoch 1, batch 2)"
-    assert sum("failed: the training loss is nan" in line for line in said) == len(failed)
+    assert sum("failed: the training loss is nan" in line for line in log) == len(failed)
     assert tuning.best.state == "finished"
 
 
@@ -130,32 +116,22 @@ def test_a_recipe_that_breaks_down_can_still_be_tuned(search):
     assert "the recipe's own values failed: the training loss is nan" in tuning.result
 
 
-def test_a_recipe_that_cannot_be_trained_ends_soon(search):
+def test_a_recipe_that_cannot_be_trained_ends_soon(search, tmp_path):
     trainer = FakeTrainer(before=diverges)
     with pytest.raises(HeadError, match="no trial") as caught:
         search(50, trainer)
     assert len(trainer.asked) == 3
     assert "the training loss is nan" in caught.value.got
-
-
-def test_no_finished_trial_is_an_error(search):
     with pytest.raises(HeadError, match="no trial"):
-        search(1, FakeTrainer(before=diverges))
+        search(1, FakeTrainer(before=diverges), out=tmp_path / "one trial")
 
 
 def test_folds_are_left_out_and_come_back(search, tmp_path):
-    tuning, trainer, said = search(2, settings=HeadSettings(epochs=2, folds=5))
+    tuning, trainer, log = search(2, settings=HeadSettings(epochs=2, folds=5))
     assert [asked.folds for asked in trainer.asked] == [1, 1]
-    assert "not 5 folds" in said[0]
+    assert "not 5 folds" in log[0]
     assert load_recipe(tmp_path / "out" / "best.toml").folds == 5
     assert tuning.settings.folds == 1
-
-
-def test_the_setup_is_said_once(search):
-    _, _, said = search(4)
-    assert said.count("setup") == 1
-    assert sum(line.startswith("[") for line in said) == 4
-    assert said[2].startswith("[1/4] trial 0 (the recipe): validation loss 1.3000, finished after 3 epochs")
 
 
 # Resuming
@@ -163,10 +139,10 @@ def test_the_setup_is_said_once(search):
 
 def test_trials_is_the_total(search):
     _, first, _ = search(4)
-    tuning, second, said = search(7)
+    tuning, second, log = search(7)
     assert (len(first.asked), len(second.asked)) == (4, 3)
     assert len(tuning.rows) == 7
-    assert "4 of 7 trials are finished" in said[0]
+    assert "4 of 7 trials are finished" in log[0]
     again, third, _ = search(5)
     assert not third.asked
     assert values(again) == values(tuning)
@@ -215,9 +191,9 @@ def test_killed_in_a_trial_and_continued_by_another_process(search, tmp_path):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     study = {"study_name": "hybrid", "storage": f"sqlite:///{out}/study.db"}
     assert optuna.load_study(**study).trials[-1].state.name == "RUNNING"
-    tuning, trainer, said = search(3, out=out)
-    assert any(f"trial {at} was interrupted" in line for line in said)
-    assert any(f"{at} of 3 trials are finished" in line for line in said)
+    tuning, trainer, log = search(3, out=out)
+    assert any(f"trial {at} was interrupted" in line for line in log)
+    assert any(f"{at} of 3 trials are finished" in line for line in log)
     assert [trial.state.name for trial in optuna.load_study(**study).trials] == ["COMPLETE", "FAIL"] + ["COMPLETE"] * 2
     assert len(trainer.asked) == 2
     assert values(tuning) == values(whole)
@@ -240,57 +216,35 @@ def test_another_recipe_images_or_device_is_refused(search):
     assert len(trainer.asked) == 1
 
 
-def test_a_linear_head_is_refused(search, tmp_path):
+def test_what_cannot_be_tuned_is_refused(search, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="nothing to tune"):
         search(settings=HeadSettings(kind="linear"))
     assert not (tmp_path / "out").exists()
-
-
-def test_missing_weights_are_refused(search):
     with pytest.raises(ConfigError, match="weights do not exist"):
         search(settings=HeadSettings(backbone_weights="nowhere.safetensors"))
-
-
-def test_several_processes_are_refused(search, monkeypatch):
+    for module in ("optuna", "tomli_w"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, module, None)
+            with pytest.raises(MissingExtraError, match=r"\[tune\]"):
+                search()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "study.db").write_text("not a database, but long enough to be looked at" * 100)
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        search()
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="one process"):
         search()
 
 
-@pytest.mark.parametrize("module", ["optuna", "tomli_w"])
-def test_without_the_extra(search, monkeypatch, module):
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingExtraError, match=r"\[tune\]"):
-        search()
-
-
-def test_a_damaged_study(search, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "study.db").write_text("not a database, but long enough to be looked at" * 100)
-    with pytest.raises(ArtifactError, match="cannot be read"):
-        search()
-
-
 def test_two_at_once_are_refused(search, tmp_path):
-    (tmp_path / "out").mkdir()
-    with alone(tmp_path / "out"), pytest.raises(ConfigError, match="another hybrid tune"):
-        search()
-    search(1)
-
-
-def test_an_error_inside_is_not_taken_for_the_lock(tmp_path):
-    def body():
-        with alone(tmp_path):
-            raise sqlite3.OperationalError("database is locked")
-
-    with pytest.raises(sqlite3.OperationalError):
-        body()
-
-
-def test_odd_folder_names(search, tmp_path):
     out = tmp_path / "what? 100%#1 ä"
+    out.mkdir()
+    with alone(out), pytest.raises(ConfigError, match="another hybrid tune"):
+        search(out=out)
+    # An error inside is not taken for the lock.
+    with pytest.raises(sqlite3.OperationalError), alone(out):
+        raise sqlite3.OperationalError("database is locked")
     search(1, out=out)
-    assert (out / "study.db").is_file()
     assert len(list(csv.DictReader((out / "trials.csv").open()))) == 1
 
 
