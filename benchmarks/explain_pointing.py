@@ -114,7 +114,7 @@ def encoder_maps(name: str) -> Maps:
     from hybrid.encoders import load_encoder
     from hybrid.index.texts import embed_classes
     from hybrid.labels.prompts import PromptClass, load_templates
-    from hybrid.tools.explain.relevance import TextSimilarity
+    from hybrid.tools.explain.networks import TextSimilarity
 
     encoder: Any = load_encoder(EncoderSettings(model=name, precision="fp32"), "cpu")
 

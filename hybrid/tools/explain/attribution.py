@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -81,18 +81,18 @@ def attribute(model: nn.Module, image: Tensor, target: int, method: str = "gradc
     """
     makers: dict[str, Callable[[nn.Module, Tensor, int], Attribution]] = {
         "gradcam": grad_cam,
-        "shap": partial(_shap, seed=seed),
-        "lime": partial(_lime, seed=seed),
+        "shap": partial(_by_superpixels, method=method, seed=seed),
+        "lime": partial(_by_superpixels, method=method, seed=seed),
         "occlusion": _occlusion,
         "integrated-gradients": _integrated_gradients,
     }
     if method not in makers:
         raise ConfigError("unknown method of explanation", expected=", ".join(METHODS), got=method)
-    made = makers[method](model, image, target)
-    if not made.values.any() and made.note is None:
-        note = f"{made.method} is zero everywhere: no place speaks for this class by it"
-        return Attribution(made.values, made.method, made.layer, made.grid, note)
-    return made
+    attribution = makers[method](model, image, target)
+    if not attribution.values.any() and attribution.note is None:
+        note = f"{attribution.method} is zero everywhere: no place speaks for this class by it"
+        return replace(attribution, note=note)
+    return attribution
 
 
 def grad_cam(model: nn.Module, image: Tensor, target: int, least_side: int | None = None) -> Attribution:
@@ -136,56 +136,41 @@ def superpixels(image: Tensor, segments: int = SEGMENTS) -> NDArray[np.intp]:
     return np.asarray(rows[:, None] * side + columns, np.intp)
 
 
-def _shap(model: nn.Module, image: Tensor, target: int, seed: int) -> Attribution:
-    explainer = _captum().KernelShap(model)
-    return _by_superpixels(explainer, "Kernel SHAP over superpixels", image, target, seed)
-
-
-def _lime(model: nn.Module, image: Tensor, target: int, seed: int) -> Attribution:
+def _by_superpixels(model: nn.Module, image: Tensor, target: int, method: str, seed: int) -> Attribution:
     attr = _captum()
     from captum._utils.models.linear_model import SkLearnRidge
 
-    # Of Captum's default, a lasso, the penalty would have to fit the scale of each network's logits.
-    explainer = attr.Lime(model, interpretable_model=SkLearnRidge(alpha=1.0))
-    return _by_superpixels(explainer, "LIME over superpixels", image, target, seed)
-
-
-def _by_superpixels(explainer: Any, name: str, image: Tensor, target: int, seed: int) -> Attribution:
+    if method == "shap":
+        name, explainer = "Kernel SHAP", attr.KernelShap(model)
+    else:
+        # Of Captum's default, a lasso, the penalty would have to fit the scale of each network's logits.
+        name, explainer = "LIME", attr.Lime(model, interpretable_model=SkLearnRidge(alpha=1.0))
     pieces = superpixels(image)
     mask = torch.from_numpy(pieces).to(image.device)[None, None]
     with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn's on few samples, Captum's on its own keyword
         torch.manual_seed(seed)
-        found = explainer.attribute(
+        values = explainer.attribute(
             image, target=target, feature_mask=mask, n_samples=SAMPLES, perturbations_per_eval=BATCH
         )
     # Captum repeats a piece's value at each of its places and channels.
-    return Attribution(_array(found[:, :1]), f"{name} ({len(np.unique(pieces))} pieces, {SAMPLES} samples)")
+    words = f"{name} over superpixels ({len(np.unique(pieces))} pieces, {SAMPLES} samples)"
+    return Attribution(_array(values[:, :1]), words)
 
 
 def _occlusion(model: nn.Module, image: Tensor, target: int) -> Attribution:
-    attr = _captum()
-    height, width = image.shape[-2:]
-    window = max(1, height // WINDOW), max(1, width // WINDOW)
-    step = max(1, height // STRIDE), max(1, width // STRIDE)
+    window, step = ([max(1, side // part) for side in image.shape[-2:]] for part in (WINDOW, STRIDE))
+    shapes = {"sliding_window_shapes": (3, *window), "strides": (3, *step)}
     with torch.no_grad():
-        found = attr.Occlusion(model).attribute(
-            image,
-            target=target,
-            sliding_window_shapes=(3, *window),
-            strides=(3, *step),
-            perturbations_per_eval=BATCH,
-        )
-    name = f"occlusion (a gray window of {window[0]} x {window[1]} pixels)"
-    return Attribution(_array(found[:, :1]), name)
+        values = _captum().Occlusion(model).attribute(image, target=target, **shapes, perturbations_per_eval=BATCH)
+    return Attribution(_array(values[:, :1]), f"occlusion (a gray window of {window[0]} x {window[1]} pixels)")
 
 
 def _integrated_gradients(model: nn.Module, image: Tensor, target: int) -> Attribution:
-    attr = _captum()
-    found = attr.IntegratedGradients(model).attribute(
-        image.detach().requires_grad_(True), target=target, n_steps=STEPS, internal_batch_size=BATCH
-    )
-    return Attribution(_smooth(found.sum(dim=1).abs()), f"integrated gradients ({STEPS} steps, magnitude, smoothed)")
+    inputs = image.detach().requires_grad_(True)
+    gradients = _captum().IntegratedGradients(model)
+    values = gradients.attribute(inputs, target=target, n_steps=STEPS, internal_batch_size=BATCH)
+    return Attribution(_smooth(values.sum(dim=1).abs()), f"integrated gradients ({STEPS} steps, magnitude, smoothed)")
 
 
 def _smooth(values: Tensor) -> NDArray[np.float64]:

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from hybrid.plotting import SEEN, UNSEEN, hide_axes, save_png
 from hybrid.tools.explain.explain import Explained, Overlay
-from hybrid.tools.explain.explanation import Contribution, Explanation, Scored
+from hybrid.tools.explain.explanation import Explanation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import SubFigure
+    from PIL.Image import Image
 
 INCHES, DPI = (12.5, 12.0), 100
 IMAGE_PIXELS, THUMBNAIL_PIXELS = 640, 220
@@ -50,13 +51,10 @@ def _draw_image_and_maps(area: SubFigure, explained: Explained) -> None:
     panels: Sequence[Axes] = area.subplots(1, 3)
     for panel in panels:
         hide_axes(panel)
-    small = explained.image.copy()
-    small.thumbnail((IMAGE_PIXELS, IMAGE_PIXELS))
-    panels[0].imshow(small)
+    _draw_image(panels[0], explained.image, IMAGE_PIXELS)
     color = SEEN if explanation.seen else UNSEEN if explanation.expert != "rejected" else GRAY
-    area.suptitle(
-        f"{shorten(explanation.label, 60)}   {explanation.probability:.1%}", fontsize=17, fontweight="bold", color=color
-    )
+    title = f"{shorten(explanation.label, 60)}   {explanation.probability:.1%}"
+    area.suptitle(title, fontsize=17, fontweight="bold", color=color)
     unseen = "" if explanation.p_unseen is None else f"p(unseen) {explanation.p_unseen:.3f},  "
     panels[0].set_title(f"{unseen}decided by: {explanation.expert}", fontsize=10)
     panels[0].set_xlabel(fill(Path(explanation.image).name, 48), color=GRAY)
@@ -109,15 +107,19 @@ def _draw_neighbors(area: SubFigure, explained: Explained) -> None:
     for panel in panels:
         hide_axes(panel)
         panel.set_visible(False)
-    for panel, found, image in zip(panels, near, explained.thumbnails, strict=False):
+    for panel, neighbor, image in zip(panels, near, explained.thumbnails, strict=False):
         panel.set_visible(True)
         if image is None:
             _placeholder(panel, "the photo is gone from the disk")
         else:
-            small = image.copy()
-            small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-            panel.imshow(small)
-        panel.set_xlabel(f"{fill(shorten(found.label, 44), 24)}\n{found.similarity:.3f}")
+            _draw_image(panel, image, THUMBNAIL_PIXELS)
+        panel.set_xlabel(f"{fill(shorten(neighbor.label, 44), 24)}\n{neighbor.similarity:.3f}")
+
+
+def _draw_image(panel: Axes, image: Image, pixels: int) -> None:
+    small = image.copy()
+    small.thumbnail((pixels, pixels))
+    panel.imshow(small)
 
 
 def _draw_experts(area: SubFigure, explanation: Explanation) -> None:
@@ -135,19 +137,15 @@ def _draw_experts(area: SubFigure, explanation: Explanation) -> None:
         if top is None:
             panel.set_yticks([])
             panel.text(0.02, 0.5, missing, transform=panel.transAxes, color=GRAY, va="center")
-        else:
-            _bars_of_classes(panel, top)
-
-
-def _bars_of_classes(panel: Axes, top: Sequence[Scored]) -> None:
-    # Names may be alike once they are shortened: the places, not the names, tell the bars apart.
-    places = np.arange(len(top))
-    panel.barh(places, [scored.probability for scored in top], color="0.6", height=0.68)
-    panel.set_yticks(places, [shorten(scored.label, 28, placeholder="…") for scored in top])
-    panel.set_ylim(2.5, -0.5)
-    panel.tick_params(length=0)
-    for place, scored in enumerate(top):
-        panel.text(scored.probability + 0.015, place, f"{scored.probability:.1%}", va="center", color=GRAY)
+            continue
+        # Names may be alike once they are shortened: the places, not the names, tell the bars apart.
+        places = np.arange(len(top))
+        panel.barh(places, [scored.probability for scored in top], color="0.6", height=0.68)
+        panel.set_yticks(places, [shorten(scored.label, 28, placeholder="…") for scored in top])
+        panel.set_ylim(2.5, -0.5)
+        panel.tick_params(length=0)
+        for place, scored in enumerate(top):
+            panel.text(scored.probability + 0.015, place, f"{scored.probability:.1%}", va="center", color=GRAY)
 
 
 def _draw_terms(area: SubFigure, explanation: Explanation) -> None:
@@ -158,43 +156,28 @@ def _draw_terms(area: SubFigure, explanation: Explanation) -> None:
         reason = "no gate: nothing is weighed" if gate is None else "every class is seen: nothing is weighed"
         _placeholder(panel, reason)
         return
-    area.suptitle(
-        f"the gate: log-odds of unseen {gate.log_odds:+.2f}, p(unseen) {gate.p_unseen:.3f}",
-        fontsize=10.5,
-        x=0.02,
-        ha="left",
-    )
-    rows = [*gate.terms, None]
-    products = np.array([t.product for t in gate.terms] + [gate.log_odds])
+    title = f"the gate: log-odds of unseen {gate.log_odds:+.2f}, p(unseen) {gate.p_unseen:.3f}"
+    area.suptitle(title, fontsize=10.5, x=0.02, ha="left")
+    names = [
+        term.meaning if term.name in ("bias", "prior") else f"{term.meaning}\n{term.value:.2f} x {term.weight:+.2f}"
+        for term in gate.terms
+    ]
+    names.append("sum")
+    products = np.array([term.product for term in gate.terms] + [gate.log_odds])
     colors = [TOWARDS_UNSEEN if p > 0 else TOWARDS_SEEN for p in products]
-    panel.barh(np.arange(len(rows)), products, color=colors, height=0.66)
-    panel.set_yticks(np.arange(len(rows)), [_term_name(term) for term in rows], fontsize=7.5)
-    panel.set_ylim(len(rows) - 0.5, -0.5)
+    panel.barh(np.arange(len(names)), products, color=colors, height=0.66)
+    panel.set_yticks(np.arange(len(names)), names, fontsize=7.5)
+    panel.set_ylim(len(names) - 0.5, -0.5)
     panel.axvline(0, color="0.3", linewidth=0.8)
-    panel.axhline(len(rows) - 1.5, color=FAINT, linewidth=0.8)
+    panel.axhline(len(names) - 1.5, color=FAINT, linewidth=0.8)
     reach = float(np.abs(products).max()) or 1.0
     low, high = min(products.min(), 0.0), max(products.max(), 0.0)
     panel.set_xlim(low - 0.22 * reach, high + 0.22 * reach)
     for place, product in enumerate(products):
-        panel.text(
-            product + np.copysign(0.02 * reach, product),
-            place,
-            f"{product:+.2f}",
-            va="center",
-            ha="left" if product >= 0 else "right",
-            color=GRAY,
-            fontsize=8,
-        )
+        beside, side = product + np.copysign(0.02 * reach, product), "left" if product >= 0 else "right"
+        panel.text(beside, place, f"{product:+.2f}", va="center", ha=side, color=GRAY, fontsize=8)
     panel.tick_params(axis="y", length=0)
     panel.set_xlabel("green speaks for a seen class, blue for an unseen one", color=GRAY)
-
-
-def _term_name(term: Contribution | None) -> str:
-    if term is None:
-        return "sum"
-    if term.name in ("bias", "prior"):
-        return term.meaning
-    return f"{term.meaning}\n{term.value:.2f} x {term.weight:+.2f}"
 
 
 def _write_words(area: SubFigure, explanation: Explanation) -> None:

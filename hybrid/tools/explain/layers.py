@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,47 +94,43 @@ def find_map_layer(model: nn.Module, image: Tensor, target: int, least_side: int
     MapLayer or None
         None where no layer keeps places apart, as in a network of linear layers on pixels.
     """
-    outputs = _outputs(model, image)
-    recorded = dict(outputs.made)
+    recorded, result = _outputs(model, image)
     names = {module: name for name, module in model.named_modules()}
     modules: list[Any] = list(model.modules())
     prefix = next((int(m.num_prefix_tokens) for m in modules if hasattr(m, "num_prefix_tokens")), None)
     height, width = image.shape[-2:]
     layers = []
     for module, output in recorded.items():
-        found = _layout(tuple(output.shape), height / width, prefix)
-        if found is not None and output.requires_grad:
-            layers.append(MapLayer(names[module], module, *found))
+        layout = _layout(tuple(output.shape), height / width, prefix)
+        if layout is not None and output.requires_grad:
+            layers.append(MapLayer(names[module], module, *layout))
     outer = set(_outermost(model, {layer.module for layer in layers}))
     layers = [layer for layer in layers if layer.module in outer]
     if not layers:
         return None
     maps = [recorded[layer.module] for layer in layers]
-    slopes = torch.autograd.grad(outputs.result[0, target], maps, allow_unused=True)
-    felt = [layer for layer, slope in zip(layers, slopes, strict=True) if slope is not None and _wide(layer, slope)]
+    slopes = torch.autograd.grad(result[0, target], maps, allow_unused=True)
+    felt = [
+        layer
+        for layer, slope in zip(layers, slopes, strict=True)
+        if slope is not None and int((layer.to_map(slope).abs().sum(dim=1) > 0).sum()) > 1
+    ]
     large = [layer for layer in felt if min(layer.grid) >= least_side]
     if large:
         return large[-1]
     return max(reversed(felt), key=lambda layer: min(layer.grid), default=None)
 
 
-@dataclass(frozen=True)
-class _Outputs:
+def _outputs(model: nn.Module, image: Tensor) -> tuple[dict[nn.Module, Tensor], Tensor]:
     """What each module gave, in the order of computation, and the network's result."""
-
-    made: list[tuple[nn.Module, Tensor]]
-    result: Tensor
-
-
-def _outputs(model: nn.Module, image: Tensor) -> _Outputs:
-    made: list[tuple[nn.Module, Tensor]] = []
-    calls: dict[nn.Module, int] = {}
+    recorded: list[tuple[nn.Module, Tensor]] = []
+    calls: Counter[nn.Module] = Counter()
 
     def record(module: nn.Module, _inputs: Any, output: Any) -> Any:
-        calls[module] = calls.get(module, 0) + 1
+        calls[module] += 1
         if not isinstance(output, Tensor):
             return output
-        made.append((module, output))
+        recorded.append((module, output))
         # What follows gets a copy: it may work in place.
         return output.clone()
 
@@ -145,7 +142,7 @@ def _outputs(model: nn.Module, image: Tensor) -> _Outputs:
         for handle in handles:
             handle.remove()
     # An activation shared by several blocks has no one output.
-    return _Outputs([(module, output) for module, output in made if calls[module] == 1], result)
+    return {module: output for module, output in recorded if calls[module] == 1}, result
 
 
 def _layout(
@@ -169,20 +166,12 @@ def _layout(
 
 def _outermost(module: nn.Module, maps: set[nn.Module]) -> list[nn.Module]:
     """Modules of `maps` that lie in no other one, containers aside."""
-    found: list[nn.Module] = []
+    outer: list[nn.Module] = []
     others: list[nn.Module] = []
     for child in module.children():
         inside = _outermost(child, maps) if isinstance(child, nn.Sequential | nn.ModuleList) else []
-        if inside:
-            found += inside
-        elif child in maps:
-            found.append(child)
-        else:
+        outer += inside or ([child] if child in maps else [])
+        if not inside and child not in maps:
             others.append(child)
-    # Only then a wrapper, whose own output is no map, is looked into.
-    return found or [inner for child in others for inner in _outermost(child, maps)]
-
-
-def _wide(layer: MapLayer, slope: Tensor) -> bool:
-    """Whether the target depends on the map in more than one place."""
-    return int((layer.to_map(slope).abs().sum(dim=1) > 0).sum()) > 1
+    # Only then a wrapper, whose own output is not a map, is looked into.
+    return outer or [inner for child in others for inner in _outermost(child, maps)]

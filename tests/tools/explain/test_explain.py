@@ -98,28 +98,28 @@ def test_all_parts(folds, encoder, indexed, tmp_path, image):
     layout, _, _ = indexed
     classifier = classifier_of(encoder, head_of(("cat", "dog"), folds), policy=Policy(prior=0.3))
     record = record_of(tmp_path, image(99, (300, 40)))
-    made = explain(classifier, layout.root, record)
-    said = made.explanation
+    explained = explain(classifier, layout.root, record)
+    explanation = explained.explanation
     predicted = next(classifier.predictions(b, 3) for b in classifier.classify([record]))[0]
-    assert (said.label, said.expert) == (predicted.label, predicted.expert)
-    assert said.probability == pytest.approx(predicted.probability, abs=1e-9)
-    assert [s.label for s in said.experts.answer] == [label for label, _ in predicted.top]
-    assert said.experts.head[0].label == predicted.head[0]
-    assert len(said.experts.head) == 2
-    assert said.experts.zero_shot[0].probability == pytest.approx(predicted.zero_shot[1])
-    total = sum(term.value * term.weight for term in said.gate.terms)
-    assert abs(total - said.gate.log_odds) < 1e-9
-    assert abs(1 / (1 + np.exp(-total)) - said.p_unseen) < 1e-9
-    assert said.gate.terms[-1].product == pytest.approx(np.log(3 / 7))
-    assert [m.of for m in said.maps] == ["head", "encoder"]
-    assert said.maps[0].networks == folds
-    assert said.maps[0].label == predicted.head[0]
-    assert said.maps[1].label == predicted.label
-    assert made.head.values.shape == made.head.pixels.shape[:2] == (64, 64)
-    assert len(said.neighbors) == 5
-    draw_explanation(made, tmp_path / "out.png")
+    assert (explanation.label, explanation.expert) == (predicted.label, predicted.expert)
+    assert explanation.probability == pytest.approx(predicted.probability, abs=1e-9)
+    assert [s.label for s in explanation.experts.answer] == [label for label, _ in predicted.top]
+    assert explanation.experts.head[0].label == predicted.head[0]
+    assert len(explanation.experts.head) == 2
+    assert explanation.experts.zero_shot[0].probability == pytest.approx(predicted.zero_shot[1])
+    total = sum(term.value * term.weight for term in explanation.gate.terms)
+    assert abs(total - explanation.gate.log_odds) < 1e-9
+    assert abs(1 / (1 + np.exp(-total)) - explanation.p_unseen) < 1e-9
+    assert explanation.gate.terms[-1].product == pytest.approx(np.log(3 / 7))
+    assert [m.of for m in explanation.maps] == ["head", "encoder"]
+    assert explanation.maps[0].networks == folds
+    assert explanation.maps[0].label == predicted.head[0]
+    assert explanation.maps[1].label == predicted.label
+    assert explained.head.values.shape == explained.head.pixels.shape[:2] == (64, 64)
+    assert len(explanation.neighbors) == 5
+    draw_explanation(explained, tmp_path / "out.png")
     assert Image.open(tmp_path / "out.png").size == (1250, 1200)
-    assert msgspec.json.decode(msgspec.json.encode(said), type=Explanation) == said
+    assert msgspec.json.decode(msgspec.json.encode(explanation), type=Explanation) == explanation
 
 
 def test_an_ensembles_map_is_its_members_mean(encoder, indexed, tmp_path, image):
@@ -129,8 +129,8 @@ def test_an_ensembles_map_is_its_members_mean(encoder, indexed, tmp_path, image)
     prepared = [head.prepare(image(5))]
     pixels = head.batch(prepared)
     target = int(head.logits(prepared, np.empty((1, 0), np.float32)).argmax())
-    one, two = (attribute(member, pixels, target, "occlusion").values for member in head.model.members)
-    np.testing.assert_allclose(whole.head.values, (one + two) / 2, atol=1e-6)
+    first, second = (attribute(member, pixels, target, "occlusion").values for member in head.model.members)
+    np.testing.assert_allclose(whole.head.values, (first + second) / 2, atol=1e-6)
 
 
 def test_the_class_that_is_asked_for(encoder, indexed, tmp_path, image):
@@ -150,75 +150,64 @@ def test_a_class_that_images_alone_speak_for(encoder, indexed, tmp_path, image):
     named = classifier_of(encoder, head_of(("cat", "dog")))
     space, (place,) = extend(named.space, [UnseenClass(PromptClass("creature 7"), named=False, shots=1)])
     shown = SupportImages.gather([own], [place], space.prompted, space.named)
-    made = explain(replace(named, space=space, support=shown), indexed[0].root, record, name="creature 7")
-    said = made.explanation
-    assert [m.of for m in said.maps] == ["head"]
-    assert "no relevance map of the encoder: photos alone speak for creature 7" in said.notes
-    assert [term.name for term in said.gate.terms][-2:] == ["shown", "prior"]
-    assert sum(term.product for term in said.gate.terms) == pytest.approx(said.gate.log_odds)
-    assert said.gate.p_unseen == pytest.approx(said.p_unseen, abs=1e-6)
-    draw_explanation(made, tmp_path / "out.png")
+    explained = explain(replace(named, space=space, support=shown), indexed[0].root, record, name="creature 7")
+    explanation = explained.explanation
+    assert [m.of for m in explanation.maps] == ["head"]
+    assert "no relevance map of the encoder: photos alone speak for creature 7" in explanation.notes
+    assert [term.name for term in explanation.gate.terms][-2:] == ["shown", "prior"]
+    assert sum(term.product for term in explanation.gate.terms) == pytest.approx(explanation.gate.log_odds)
+    assert explanation.gate.p_unseen == pytest.approx(explanation.p_unseen, abs=1e-6)
+    draw_explanation(explained, tmp_path / "out.png")
 
 
 def test_a_linear_head_has_no_map(encoder, indexed, tmp_path, image):
     rng = np.random.default_rng(1)
     weight = rng.normal(size=(2, encoder.dim)).astype(np.float32)
     head = LinearHead(weight, np.zeros(2, np.float32), ("cat", "dog"), encoder.identity)
-    made = explain(classifier_of(encoder, head), indexed[0].root, record_of(tmp_path, image(7).convert("L")))
-    assert made.head is None
-    assert [m.of for m in made.explanation.maps] == ["encoder"]
-    assert any("sees no pixels" in note for note in made.explanation.notes)
-    draw_explanation(made, tmp_path / "out.png")
+    explained = explain(classifier_of(encoder, head), indexed[0].root, record_of(tmp_path, image(7).convert("L")))
+    assert explained.head is None
+    assert [m.of for m in explained.explanation.maps] == ["encoder"]
+    assert any("sees no pixels" in note for note in explained.explanation.notes)
+    draw_explanation(explained, tmp_path / "out.png")
 
 
-def test_zero_shot_alone(encoder, tmp_path, image):
-    made = explain(classifier_of(encoder, None), tmp_path / "none", record_of(tmp_path, image(7)))
-    said = made.explanation
-    assert said.gate is said.experts.head is said.p_unseen is None
-    notes = " | ".join(said.notes)
-    assert "no map of the head: the run has no head" in notes
-    assert "no nearest photos: the run has no index" in notes
-    assert "no terms" in notes
-    draw_explanation(made, tmp_path / "out.png")
-
-
-def test_a_head_alone(encoder, indexed, tmp_path, image):
-    classifier = classifier_of(encoder, head_of(("cat", "dog")), unseen=(), gate=False)
-    made = explain(classifier, indexed[0].root, record_of(tmp_path, image(7)))
-    assert made.encoder is made.explanation.gate is made.explanation.experts.zero_shot is None
-    assert len(made.explanation.neighbors) == 5
-    assert any("no text is in use" in note for note in made.explanation.notes)
-    draw_explanation(made, tmp_path / "out.png")
-
-
-def test_every_class_seen(encoder, indexed, tmp_path, image):
-    made = explain(
-        classifier_of(encoder, head_of(("cat", "dog")), unseen=()), indexed[0].root, record_of(tmp_path, image(7))
-    )
-    assert made.explanation.gate.terms == []
-    assert made.explanation.p_unseen == made.explanation.gate.p_unseen == 0
-    draw_explanation(made, tmp_path / "out.png")
+def test_runs_that_lack_parts(encoder, indexed, tmp_path, image):
+    record, run = record_of(tmp_path, image(7)), indexed[0].root
+    head = head_of(("cat", "dog"))
+    alone = explain(classifier_of(encoder, None), tmp_path / "none", record)
+    explanation = alone.explanation
+    assert explanation.gate is explanation.experts.head is explanation.p_unseen is None
+    notes = " | ".join(explanation.notes)
+    for words in ("map of the head: the run has no head", "nearest photos: the run has no index", "terms"):
+        assert f"no {words}" in notes
+    no_text = explain(classifier_of(encoder, head, unseen=(), gate=False), run, record)
+    explanation = no_text.explanation
+    assert no_text.encoder is explanation.gate is explanation.experts.zero_shot is None
+    assert len(explanation.neighbors) == 5
+    assert any("no text is in use" in note for note in explanation.notes)
+    all_seen = explain(classifier_of(encoder, head, unseen=()), run, record)
+    assert all_seen.explanation.gate.terms == []
+    assert all_seen.explanation.p_unseen == all_seen.explanation.gate.p_unseen == 0
+    for explained in (alone, no_text, all_seen):
+        draw_explanation(explained, tmp_path / "out.png")
 
 
 def test_a_head_that_votes_on_regions(encoder, indexed, tmp_path, image):
     classifier = classifier_of(encoder, RegionHead(head_of(("cat", "dog")), "tiles", 4))
-    made = explain(classifier, indexed[0].root, record_of(tmp_path, image(7)))
-    assert made.head is not None
-    assert any("votes on regions" in note for note in made.explanation.notes)
+    explained = explain(classifier, indexed[0].root, record_of(tmp_path, image(7)))
+    assert explained.head is not None
+    assert any("votes on regions" in note for note in explained.explanation.notes)
 
 
-def test_images_gone_from_disk(encoder, indexed, tmp_path, image):
+def test_images_gone_from_disk_and_damaged(encoder, indexed, tmp_path, image):
     layout, records, _ = indexed
     record = record_of(tmp_path, image(7))
     shutil.rmtree(records[0].source)
-    made = explain(classifier_of(encoder, head_of(("cat", "dog"))), layout.root, record)
-    assert made.thumbnails == (None,) * 5
-    assert not any(found.readable for found in made.explanation.neighbors)
-    draw_explanation(made, tmp_path / "out.png")
-
-
-def test_unreadable(encoder, tmp_path):
-    (tmp_path / "bad.png").write_bytes(b"no photo")
+    explained = explain(classifier_of(encoder, head_of(("cat", "dog"))), layout.root, record)
+    assert explained.thumbnails == (None,) * 5
+    assert not any(neighbor.readable for neighbor in explained.explanation.neighbors)
+    draw_explanation(explained, tmp_path / "out.png")
+    (tmp_path / "bad.png").write_bytes(b"not an image")
     record = scan([tmp_path / "bad.png"], labeled=False).records[0]
     with pytest.raises(UnreadableImageError, match=r"cannot read .*bad\.png"):
         explain(classifier_of(encoder, None), tmp_path, record)

@@ -40,36 +40,27 @@ def image(size: int, width: int | None = None) -> torch.Tensor:
     return torch.randn(1, 3, size, width or size, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize(("name", "size", "layer", "layout", "side", "prefix"), CASES, ids=[c[0] for c in CASES])
-def test_the_last_map(name, size, layer, layout, side, prefix):
-    found = find_map_layer(network(name, size), image(size), 1)
-    assert (found.name, found.layout) == (f"backbone.{layer}", layout)
-    assert (found.grid, found.prefix) == ((side, side), prefix)
-
-
-def test_swin_and_mixer():
+def test_the_last_map():
+    for name, size, last, layout, side, prefix in CASES:
+        layer = find_map_layer(network(name, size), image(size), 1)
+        assert (layer.name, layer.layout) == (f"backbone.{last}", layout)
+        assert (layer.grid, layer.prefix) == ((side, side), prefix)
     swin = network("swin_tiny_patch4_window7_224", 224, embed_dim=12, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1))
-    found = find_map_layer(swin, image(224), 0)
-    assert (found.name, found.layout, found.grid) == ("backbone.norm", "channels-last", (7, 7))
+    layer = find_map_layer(swin, image(224), 0)
+    assert (layer.name, layer.layout, layer.grid) == ("backbone.norm", "channels-last", (7, 7))
     mixer = Classifier(timm.models.MlpMixer(patch_size=32, num_blocks=2, embed_dim=16, num_classes=0), 16).eval()
-    found = find_map_layer(mixer, image(224), 0)
-    assert (found.name, found.layout, found.grid) == ("backbone.norm", "tokens", (7, 7))
+    layer = find_map_layer(mixer, image(224), 0)
+    assert (layer.name, layer.layout, layer.grid) == ("backbone.norm", "tokens", (7, 7))
 
 
-def test_where_no_map_is_large_enough_the_largest():
-    found = find_map_layer(network("test_resnet", 64), image(64), 1, least_side=100)
-    assert found.grid[0] == 32
-
-
-def test_no_map_in_linear_layers():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 8), nn.ReLU(), nn.Linear(8, 2))
-    assert find_map_layer(model, image(8), 0) is None
-
-
-def test_wide_images_have_wide_grids():
-    model = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    found = find_map_layer(model, image(32, 64), 0)
-    assert (found.name, found.grid) == ("1", (8, 16))
+def test_networks_without_large_maps_and_wide_images():
+    layer = find_map_layer(network("test_resnet", 64), image(64), 1, least_side=100)
+    assert layer.grid[0] == 32, "the largest"
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 8), nn.ReLU(), nn.Linear(8, 2))
+    assert find_map_layer(linear, image(8), 0) is None
+    wide = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    layer = find_map_layer(wide, image(32, 64), 0)
+    assert (layer.name, layer.grid) == ("1", (8, 16))
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_mambaout", "test_resnet"])
