@@ -80,14 +80,14 @@ def _check(labels: bool, prompts: str | None, templates: str | None, sheet: Path
 def _draw(found: Audit, sheet: Path) -> None:
     from hybrid.cli import show
     from hybrid.cli.write import note_sheet
-    from hybrid.tools.audit.sheet import MOST, draw_suspects
+    from hybrid.tools.audit.rows import MOST_DRAWN, draw_suspects
 
     if not found.suspects:
         show.note("no picture: no label looks wrong")
         return
     sheet.parent.mkdir(parents=True, exist_ok=True)
     unreadable = draw_suspects(found.suspects, sheet)
-    note_sheet(f"{min(len(found.suspects), MOST)} most suspicious labels", sheet, unreadable)
+    note_sheet(f"{min(len(found.suspects), MOST_DRAWN)} most suspicious labels", sheet, unreadable)
 
 
 def _write(found: Audit, stream: TextIO, chosen: str, top: int) -> None:

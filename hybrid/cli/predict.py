@@ -97,7 +97,7 @@ class _Evidence:
 
 def _draw(drawn: list[tuple[ImageRecord, Prediction]], grid: Path | None) -> None:
     from hybrid.cli import show
-    from hybrid.evaluation.grid import draw_grid
+    from hybrid.evaluation.report import draw_grid
 
     if grid is None or not drawn:
         return

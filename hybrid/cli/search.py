@@ -139,8 +139,8 @@ def _table(hits: Sequence[Hit]) -> Table:
 
 def _draw(hits: Sequence[Hit], sheet: Path, title: str, query: Image | None) -> None:
     from hybrid.cli.write import note_sheet
-    from hybrid.tools.search.sheet import MOST, draw_sheet
+    from hybrid.tools.search.search import MOST_DRAWN, draw_sheet
 
     sheet.parent.mkdir(parents=True, exist_ok=True)
     unreadable = draw_sheet(hits, sheet, title=title, query=query)
-    note_sheet(f"first {min(len(hits), MOST)} photos", sheet, unreadable)
+    note_sheet(f"first {min(len(hits), MOST_DRAWN)} photos", sheet, unreadable)

@@ -1,14 +1,21 @@
-"""Show scores to people: how figures are written and marked, and a terminal table with one row per system."""
+"""Show scores and answers to people: marked figures, a terminal table of systems, a contact sheet of predictions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from textwrap import fill
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from hybrid.evaluation.metrics import SystemScores
+from hybrid.images.pipeline import read_and_decode
+from hybrid.images.records import ImageRecord
+from hybrid.plotting import SEEN, UNSEEN, Tile, draw_contact_sheet
+from hybrid.prediction import Prediction
 
 MISSING = "\N{EN DASH}"
 
@@ -80,3 +87,24 @@ def _figure(field: str, value: float) -> str:
     if field != "images_per_second":
         return f"{value:.3f}"
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"  # never 1.23e+03
+
+
+def draw_grid(answered: Sequence[tuple[ImageRecord, Prediction]], file: Path) -> list[str]:
+    """Draw images in a grid and write a PNG; the paths of those that cannot be read any more come back.
+
+    Green marks a class the head was trained on, blue one that a prompt names or a few images show.
+    """
+    tiles = [
+        Tile(
+            record.path,
+            partial(read_and_decode, record),
+            f"{fill(answer.label, 22)}\n{answer.probability:.0%}, {answer.expert}",
+            fill(f"head alone: {answer.head[0]} {answer.head[1]:.0%}", 30)
+            if answer.head and answer.head[0] != answer.label
+            else "",
+            color=SEEN if answer.seen else UNSEEN,
+            bold=True,
+        )
+        for record, answer in answered
+    ]
+    return draw_contact_sheet(tiles, "green: a trained class     blue: known by its name or a few photos", file)

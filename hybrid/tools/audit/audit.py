@@ -9,7 +9,6 @@ from itertools import compress
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hybrid.encoders import load_encoder
 from hybrid.encoders.base import Encoder, FloatArray
@@ -18,7 +17,7 @@ from hybrid.gate.evidence import zero_shot_logits
 from hybrid.index.contents import by_content
 from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.index.texts import embed_classes
-from hybrid.labels.prompts import PromptClass, PromptSet, Templates, load_templates
+from hybrid.labels.prompts import PromptSet, Templates, load_templates
 from hybrid.labels.space import join
 from hybrid.run.files import GateInfo, HeadFiles, Layout, RunInfo, read_json, read_run
 from hybrid.tools.audit import DUPLICATES_ABOVE
@@ -121,21 +120,16 @@ def audit_run(
     with progress(len(hashes)) as step:
         duplicates = tuple(find_duplicates(images, hashes, embeddings, above, step))
     count = sum(len(records) for records in labeled.records)
-    said = _too_many(duplicates, len(images))
-    if labels is None:
-        return Audit(len(images), count, 0, above, duplicates, None, said)
-    suspects, judged, notes = _judge_labels(labeled, layout, info, labels)
-    return Audit(len(images), count, judged, above, duplicates, tuple(suspects), (*said, *notes))
-
-
-def _too_many(duplicates: Sequence[DuplicateGroup], images: int) -> tuple[str, ...]:
-    share = sum(len(group.images) for group in duplicates if not group.exact) / images
-    if share < MANY:
-        return ()
-    return (
+    share = sum(len(group.images) for group in duplicates if not group.exact) / len(images)
+    too_many = (
         f"WARNING: {share:.0%} of the photos have near duplicates: to this encoder they differ little; "
         "a higher --duplicates-above leaves the nearest",
     )
+    warning = too_many if share >= MANY else ()
+    if labels is None:
+        return Audit(len(images), count, 0, above, duplicates, None, warning)
+    suspects, judged, notes = _judge_labels(labeled, layout, info, labels)
+    return Audit(len(images), count, judged, above, duplicates, tuple(suspects), (*warning, *notes))
 
 
 def _labeled(images: Sequence[StoredImage], hashes: Sequence[str], embeddings: FloatArray) -> Labeled:
@@ -149,8 +143,8 @@ def _judge_labels(
 ) -> tuple[list[Suspect], int, tuple[str, ...]]:
     if not labeled.hashes:
         return [], 0, ("labels: the index holds no labeled photo",)
-    kept, notes = to_judge(labeled)
-    if not kept.hashes:
+    judged, notes = to_judge(labeled)
+    if not judged.hashes:
         return [], 0, notes
     encoder = load_encoder(info.encoder, check.device)
     if encoder.identity != info.encoder_identity:
@@ -160,16 +154,11 @@ def _judge_labels(
             got=f"{encoder.identity} ({encoder.name})",
             fix="hybrid build-index",
         )
-    templates = _templates(layout, check.templates)
-    zero_shot, said = ask_zero_shot(encoder, kept, templates, check.prompts)
-    return find_suspects(kept, labeled, zero_shot), len(kept.hashes), (*notes, *encoder.notes, said)
-
-
-def _templates(layout: Layout, chosen: str | None) -> Templates:
     gate = layout.head / HeadFiles.GATE
-    if chosen is None and gate.is_file():
-        return read_json(gate, GateInfo).templates
-    return load_templates(chosen or "simple")
+    of_gate = check.templates is None and gate.is_file()
+    templates = read_json(gate, GateInfo).templates if of_gate else load_templates(check.templates or "simple")
+    zero_shot, asked = ask_zero_shot(encoder, judged, templates, check.prompts)
+    return find_suspects(judged, labeled, zero_shot), len(judged.hashes), (*notes, *encoder.notes, asked)
 
 
 def ask_zero_shot(
@@ -188,20 +177,12 @@ def ask_zero_shot(
     """
     names = sorted(set(images.labels))
     described = join(names, prompts).prompts[: len(names)]
-    texts, named = _embed_known(encoder, described, templates)
-    lacking = listing([name for name, known in zip(names, named.tolist(), strict=True) if not known], 5)
+    named = np.array(encoder.can_encode([prompt.name for prompt in described]), np.bool_)
+    lacking = listing(list(compress(names, ~named)), 5)
     if named.sum() < 2:
         return None, f"labels: judged by the photos alone, for the encoder cannot name them: {lacking}"
+    # Nothing is cached in the store: an audit changes nothing in the run.
+    texts = embed_classes(encoder, list(compress(described, named)), templates, None)
     logits = zero_shot_logits(images.embeddings, texts, encoder.logit_scale)
     note = f"labels: judged by held-out photos and by zero-shot, which names {named.sum()} of {len(names)} labels"
     return ZeroShot(logits, named), note + (f", not {lacking}" if lacking else "")
-
-
-def _embed_known(
-    encoder: Encoder, classes: Sequence[PromptClass], templates: Templates
-) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """Embed the classes that the encoder can name, (m, dim), and say which these are, (c,) bool."""
-    named = encoder.can_encode([prompt.name for prompt in classes])
-    # Nothing is cached in the store: an audit changes nothing in the run.
-    texts = embed_classes(encoder, list(compress(classes, named)), templates, None)
-    return texts, np.array(named, np.bool_)

@@ -71,8 +71,8 @@ class DuplicateGroup:
     @property
     def faults(self) -> tuple[str, ...]:
         """What is wrong with it beyond being duplicates: ``two labels``, ``crosses splits``."""
-        found = {"two labels": len(self.labels) > 1, "crosses splits": len(self.splits) > 1}
-        return tuple(name for name, holds in found.items() if holds)
+        faults = {"two labels": len(self.labels) > 1, "crosses splits": len(self.splits) > 1}
+        return tuple(name for name, holds in faults.items() if holds)
 
 
 def find_duplicates(
@@ -106,7 +106,7 @@ def find_duplicates(
     members: dict[int, list[StoredImage]] = {}
     for image in images:
         members.setdefault(int(component[place[image.sha256]]), []).append(image)
-    groups = [_group(found, place, nearest) for found in members.values() if len(found) > 1]
+    groups = [_group(linked, place, nearest) for linked in members.values() if len(linked) > 1]
     return sorted(groups, key=lambda g: (-len(g.faults), -g.similarity, g.images[0].record.path))
 
 
@@ -138,11 +138,11 @@ def near_components(
     index = build(embeddings, range(count))
     for start in range(0, count, BLOCK):
         block = np.ascontiguousarray(embeddings[start : start + BLOCK], dtype=np.float32)
-        limits, similarity, found = index.range_search(block, above)
+        limits, similarity, columns = index.range_search(block, above)
         rows = start + np.repeat(np.arange(len(block)), np.diff(limits.astype(np.intp)))
-        others = rows != found
+        others = rows != columns
         np.maximum.at(nearest, rows[others], np.minimum(similarity[others], 1))
-        component = _linked(component, rows[others], found[others])
+        component = _linked(component, rows[others], columns[others])
         progress(len(block))
     return component, nearest
 
@@ -154,18 +154,17 @@ def _linked(component: Indices, rows: Indices, others: Indices) -> Indices:
 
     if not len(rows):
         return component
-    count = len(component)
     ends = component[rows], component[others]
-    graph = coo_array((np.ones(len(rows)), ends), shape=(count, count))
+    graph = coo_array((np.ones(len(rows)), ends), shape=(len(component),) * 2)
     _, joined = connected_components(graph, directed=False)
     return np.asarray(joined[component], dtype=np.intp)
 
 
-def _group(found: Sequence[StoredImage], place: dict[str, int], nearest: FloatArray) -> DuplicateGroup:
-    copies = Counter(image.sha256 for image in found)
+def _group(linked: Sequence[StoredImage], place: dict[str, int], nearest: FloatArray) -> DuplicateGroup:
+    copies = Counter(image.sha256 for image in linked)
     near = {sha256: round(float(nearest[place[sha256]]), 6) for sha256 in copies}
     images = tuple(
         Duplicate(image.record, image.sha256, 1.0 if copies[image.sha256] > 1 else near[image.sha256])
-        for image in sorted(found, key=lambda image: image.record.path)
+        for image in sorted(linked, key=lambda image: image.record.path)
     )
     return DuplicateGroup(images, min(near.values()) if len(near) > 1 else 1.0)

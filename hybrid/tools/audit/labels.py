@@ -123,9 +123,9 @@ def judge(embeddings: FloatArray, target: Indices, zero_shot: ZeroShot | None = 
     probabilities = class_probabilities(held_out_logits(embeddings, target), target, zero_shot)
     quality = np.asarray(get_label_quality_scores(target, probabilities, method="self_confidence"), np.float64)
     # More processes would only copy the arrays: the counting takes milliseconds.
-    found = find_label_issues(target, probabilities, filter_by="low_self_confidence", n_jobs=1)
+    issues = find_label_issues(target, probabilities, filter_by="low_self_confidence", n_jobs=1)
     # Where the given label is the most probable one all the same, there is nothing to suggest.
-    return Judgment(probabilities, quality, np.asarray(found, np.bool_) & (probabilities.argmax(axis=1) != target))
+    return Judgment(probabilities, quality, np.asarray(issues, np.bool_) & (probabilities.argmax(axis=1) != target))
 
 
 def confident_learning() -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -187,9 +187,9 @@ def find_suspects(images: Labeled, evidence: Labeled, zero_shot: ZeroShot | None
             score=float(judged.quality[row]),
             probability=float(judged.probabilities[row, suggested[row]]),
             zero_shot=None if spoken is None else str(spoken[row]),
-            nearest=found,
+            nearest=neighbors,
         )
-        for row, found in zip(rows.tolist(), near, strict=True)
+        for row, neighbors in zip(rows.tolist(), near, strict=True)
     ]
 
 
@@ -203,8 +203,8 @@ def _nearest(images: Labeled, evidence: Labeled, count: int = NEIGHBORS) -> list
     )
     # One more, for the image itself is among them.
     similarity, hashes = index.search(images.embeddings, count + 1)
-    found = []
+    nearest = []
     for itself, names, cosines in zip(images.hashes, hashes, similarity.tolist(), strict=True):
         others = [(place[name], cosine) for name, cosine in zip(names, cosines, strict=True) if name != itself]
-        found.append(tuple(neighbor(evidence.records[row], cosine) for row, cosine in others[:count]))
-    return found
+        nearest.append(tuple(neighbor(evidence.records[row], cosine) for row, cosine in others[:count]))
+    return nearest

@@ -1,11 +1,16 @@
-"""The findings of an audit as rows for JSON lines and for CSV."""
+"""The findings of an audit as rows for JSON lines and for CSV, and as a contact sheet."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from textwrap import fill, shorten
 from typing import Any
 
+from hybrid.images.pipeline import read_and_decode
+from hybrid.plotting import Tile, draw_contact_sheet
 from hybrid.tools.audit.audit import Audit
 from hybrid.tools.audit.duplicates import DuplicateGroup
 from hybrid.tools.audit.labels import Suspect
@@ -15,6 +20,8 @@ CSV_COLUMNS = (
     *("suggested", "score", "probability", "zero_shot", "nearest"),
 )
 DIGITS = 6
+MOST_DRAWN = 25
+GIVEN, SUGGESTED = "#a8321f", "#1b6e3c"
 
 
 def as_json(audit: Audit) -> list[dict[str, Any]]:
@@ -79,3 +86,37 @@ def nearest_labels(suspect: Suspect) -> str:
     """Count the labels of the nearest images: ``cup 4, mug 1``."""
     counts = Counter(near.label for near in suspect.nearest)
     return ", ".join(f"{label} {count}" for label, count in counts.most_common())
+
+
+def draw_suspects(suspects: Sequence[Suspect], file: Path) -> list[str]:
+    """Draw the first `MOST_DRAWN` images as a PNG: the label in red above each, what it probably is in green below.
+
+    Parameters
+    ----------
+    suspects : sequence of Suspect
+        At least one.
+    file : Path
+
+    Returns
+    -------
+    list of str
+        Paths of images that cannot be read any more: their panels are gray.
+    """
+
+    def words(label: str, probability: float) -> str:
+        # A no-break space keeps the number beside the last word.
+        return fill(f"{shorten(label, 44, placeholder='…')}\u00a0{probability:.0%}", 24)
+
+    tiles = [
+        Tile(
+            suspect.record.path,
+            partial(read_and_decode, suspect.record),
+            above=words(suspect.label, suspect.score),
+            below=words(suspect.suggested, suspect.probability),
+            color=GIVEN,
+            below_color=SUGGESTED,
+            below_size=8.5,
+        )
+        for suspect in suspects[:MOST_DRAWN]
+    ]
+    return draw_contact_sheet(tiles, "red: the label\ngreen: what it probably is", file)

@@ -1,10 +1,13 @@
-"""Search a run's index for images that are like a text or an image."""
+"""Search a run's index for images that are like a text or an image, and draw what was found."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from textwrap import fill
 
 from PIL import Image
 
@@ -17,8 +20,11 @@ from hybrid.index.neighbors import NeighborIndex, open_index
 from hybrid.index.store import EmbeddingStore
 from hybrid.index.texts import average_texts
 from hybrid.labels.prompts import PromptClass, Templates, class_key, class_texts
+from hybrid.plotting import COLUMNS, UNSEEN, Tile, draw_contact_sheet
 from hybrid.run.files import Layout
 
+# A sheet is for looking at; far above this, matplotlib cannot draw it at all (65,536 pixels a side).
+MOST_DRAWN = 100
 _ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
 
 
@@ -179,9 +185,14 @@ def search(
             index = _with_label(index, store, encoder.fingerprint, label)
         similarity, hashes = index.search(query, count)
         contents = by_content(store.images_with(hashes[0]))
-    found = zip(hashes[0], similarity[0].tolist(), strict=True)
-    # A build-index that was killed may leave a vector whose image holds other bytes by now.
-    return [_hit(contents[name], score, name == sha256) for name, score in found if name in contents]
+    hits = []
+    for name, score in zip(hashes[0], similarity[0].tolist(), strict=True):
+        # A build-index that was killed may leave a vector whose image holds other bytes by now.
+        if records := contents.get(name):
+            first, *copies = records
+            paths = tuple(record.path for record in copies)
+            hits.append(Hit(first, joined_label(records), score, paths, name == sha256))
+    return hits
 
 
 def _with_label(index: NeighborIndex, store: EmbeddingStore, fingerprint: str, label: str) -> NeighborIndex:
@@ -202,6 +213,36 @@ def _with_label(index: NeighborIndex, store: EmbeddingStore, fingerprint: str, l
     return narrowed
 
 
-def _hit(records: list[ImageRecord], score: float, itself: bool) -> Hit:
-    copies = tuple(record.path for record in records[1:])
-    return Hit(records[0], joined_label(records), score, copies, itself)
+def draw_sheet(hits: Sequence[Hit], file: Path, *, title: str, query: Image.Image | None = None) -> list[str]:
+    """Draw the found images in their order and write a PNG.
+
+    Parameters
+    ----------
+    hits : sequence of Hit
+        At least one; the first `MOST_DRAWN` are drawn.
+    file : Path
+    title : str
+        What was searched for.
+    query : PIL RGB, optional
+        The image that was searched with: drawn first, in a blue frame.
+
+    Returns
+    -------
+    list of str
+        Paths of images that cannot be read any more: their panels are gray.
+    """
+    tiles = [_tile(rank, hit) for rank, hit in enumerate(hits[:MOST_DRAWN], 1)]
+    if query is not None:
+        tiles.insert(0, Tile("query", lambda: query, "searched with\n", color=UNSEEN, bold=True, framed=True))
+    return draw_contact_sheet(tiles, fill(title, 24 * min(len(tiles), COLUMNS)), file)
+
+
+def _tile(rank: int, hit: Hit) -> Tile:
+    label = fill(hit.label or "no label", 22, max_lines=3, placeholder="…")
+    path = Path(hit.record.path)
+    # The end of the path, with its folder where that says more than the label above the image.
+    name = path.name if path.parent.name == hit.label else f"{path.parent.name}/{path.name}"
+    copies = f" (+{len(hit.copies)} copies)" if hit.copies else ""
+    itself = " (the photo itself)" if hit.itself else ""
+    read = partial(read_and_decode, hit.record)
+    return Tile(hit.record.path, read, f"{rank}:  {hit.score:.3f}\n{label}", fill(f"{name}{copies}{itself}", 34))

@@ -43,10 +43,9 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         encoder = PrecomputedEncoder(file)
         layout = Layout(tmp_path / "run")
         write_run(layout, EncoderSettings(model=f"precomputed:{file}", pretrained=None), encoder)
-        found = [store_image(*image) for image in images]
         by_hash = {hashlib.sha256(name.encode()).hexdigest(): vector for name, vector in vectors.items()}
         with EmbeddingStore(layout.store) as store:
-            store.write_batch(found, by_hash, encoder.fingerprint)
+            store.write_batch([store_image(*image) for image in images], by_hash, encoder.fingerprint)
         return layout.root
 
     return make

@@ -9,9 +9,14 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
+from hybrid.config import EncoderSettings
+from hybrid.encoders import load_encoder
 from hybrid.errors import ArtifactError, DataError, MissingExtraError, StoreError
-from hybrid.labels.prompts import PromptSet, load_templates
-from hybrid.run.files import Layout
+from hybrid.index.store import EmbeddingStore
+from hybrid.index.texts import embed_classes
+from hybrid.labels.prompts import PromptClass, PromptSet, Templates, load_templates
+from hybrid.run.files import GateInfo, HeadFiles, Layout, write_json
+from hybrid.tools.audit import audit as module
 from hybrid.tools.audit.audit import LabelCheck, ask_zero_shot, audit_run
 from hybrid.tools.audit.labels import Labeled
 
@@ -37,65 +42,54 @@ def files_of(folder):
 
 
 def test_both_lists(run):
-    before = files_of(run)
-    found = audit_run(run, above=0.995, labels=LabelCheck())
+    before, counts = files_of(run), []
+
+    @contextmanager
+    def progress(total):
+        counts.append(total)
+        yield counts.append
+
+    audit = audit_run(run, above=0.995, labels=LabelCheck(), progress=progress)
     assert files_of(run) == before
-    assert (found.images, found.labeled, found.above) == (32, 31, 0.995)
-    copy, near = found.duplicates
+    assert counts[0] == sum(counts[1:]) == 31
+    assert not any("WARNING" in note for note in audit.notes), "few duplicates"
+    assert (audit.images, audit.labeled, audit.above) == (32, 31, 0.995)
+    copy, near = audit.duplicates
     assert [image.record.path for image in copy.images] == ["/data/20.jpg", "/data/30.jpg"]
     assert copy.exact
     assert copy.faults == ("two labels", "crosses splits")
     assert [image.record.path for image in near.images] == ["/data/05.jpg", "/data/31.jpg"]
-    assert found.judged == 29, "the copies with two labels and the photo without one are not judged"
-    assert [(s.record.path, s.label, s.suggested, s.zero_shot) for s in found.suspects] == [
+    assert audit.judged == 29, "the copies with two labels and the photo without one are not judged"
+    assert [(s.record.path, s.label, s.suggested, s.zero_shot) for s in audit.suspects] == [
         ("/data/03.jpg", "pen", "cup", "cup")
     ]
-    assert found.notes[0] == "labels: 1 photo not judged, whose copies carry several labels"
-    assert found.notes[-1] == "labels: judged by held-out photos and by zero-shot, which names 3 of 3 labels"
+    assert audit.notes[0] == "labels: 1 photo not judged, whose copies carry several labels"
+    assert audit.notes[-1] == "labels: judged by held-out photos and by zero-shot, which names 3 of 3 labels"
 
 
 def test_without_labels_neither_encoder_nor_cleanlab_is_needed(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "cleanlab", None)
     monkeypatch.setitem(sys.modules, "cleanlab.filter", None)
     (run.parent / "vectors.npz").unlink()
-    found = audit_run(run, above=0.995)
-    assert found.suspects is None
-    assert len(found.duplicates) == 2
-    told = []
-    with pytest.raises(MissingExtraError, match="cleanlab"):
-        audit_run(run, labels=LabelCheck(), progress=told.append)
-    assert told == [], "said before the long part"
-
-
-def test_progress_is_told_of_every_content(run):
-    told = []
-
-    @contextmanager
-    def progress(total):
-        told.append(total)
-        yield told.append
-
-    audit_run(run, progress=progress)
-    assert told[0] == sum(told[1:]) == 31
+    audit = audit_run(run, above=0.995)
+    assert audit.suspects is None
+    assert len(audit.duplicates) == 2
+    with pytest.raises(MissingExtraError, match="cleanlab"):  # before the long part
+        audit_run(run, labels=LabelCheck(), progress=lambda total: pytest.fail("too late"))
 
 
 def test_names_that_the_encoder_lacks(make_run, clusters):
     vectors, target, centers = clusters((5, 5, 5), noise=0.2)
     images = [(f"/data/{i:02d}.jpg", NAMES[c], None, f"c{i}") for i, c in enumerate(target)]
     contents = {f"c{i}": vector for i, vector in enumerate(vectors)}
-    found = audit_run(make_run(images, contents, {"Pen": centers[2], "cup": centers[0]}), labels=LabelCheck())
-    assert found.notes[-1].endswith("by zero-shot, which names 2 of 3 labels, not mug")
-    found = audit_run(make_run(images, contents, {"pen": centers[2]}), labels=LabelCheck())
-    assert found.notes[-1] == "labels: judged by the photos alone, for the encoder cannot name them: cup, mug"
+    audit = audit_run(make_run(images, contents, {"Pen": centers[2], "cup": centers[0]}), labels=LabelCheck())
+    assert audit.notes[-1].endswith("by zero-shot, which names 2 of 3 labels, not mug")
+    audit = audit_run(make_run(images, contents, {"pen": centers[2]}), labels=LabelCheck())
+    assert audit.notes[-1] == "labels: judged by the photos alone, for the encoder cannot name them: cup, mug"
 
 
 def test_synonyms_are_what_zero_shot_asks_with(clip_folder, clusters, stored):
     """A text encoder is asked for all labels at once, by the names that a prompt file gives them."""
-    from hybrid.config import EncoderSettings
-    from hybrid.encoders import load_encoder
-    from hybrid.index.texts import embed_classes
-    from hybrid.labels.prompts import PromptClass
-
     encoder = load_encoder(EncoderSettings(model=str(clip_folder), pretrained=None, precision="fp32"), "cpu")
     vectors, target, _ = clusters((4, 4), dim=32)
     rows = [stored(f"/p/{i}.jpg", "n0144" if c else "cup", None, str(i)) for i, c in enumerate(target)]
@@ -109,48 +103,33 @@ def test_synonyms_are_what_zero_shot_asks_with(clip_folder, clusters, stored):
     assert note.endswith("names 2 of 2 labels")
 
 
-def one_vector(content):
-    return {content: np.eye(4, dtype=np.float32)[0]}
-
-
-@pytest.mark.parametrize(
-    ("images", "note"),
-    [
+def test_too_little(make_run):
+    for images, note in (
         ([("/a.jpg", None, None, "a")], "labels: the index holds no labeled photo"),
         ([("/a.jpg", "cup", None, "a")], "labels: none is judged; needed are two with 3 photos or more each"),
         ([(f"/{i}.jpg", "cup", None, "a") for i in range(9)], "labels: none is judged; needed are two"),
-    ],
-)
-def test_too_little(make_run, images, note):
-    found = audit_run(make_run(images, one_vector("a")), labels=LabelCheck())
-    assert found.suspects == ()
-    assert found.judged == 0
-    assert found.notes[-1].startswith(note)
-    assert [len(group.images) for group in found.duplicates] == ([9] if len(images) > 1 else [])
-    assert not any("WARNING" in line for line in found.notes), "copies say nothing about the threshold"
+    ):
+        run = make_run(images, {"a": np.eye(4, dtype=np.float32)[0]})
+        audit = audit_run(run, labels=LabelCheck())
+        assert (audit.suspects, audit.judged) == ((), 0)
+        assert audit.notes[-1].startswith(note)
+        assert [len(group.images) for group in audit.duplicates] == ([9] if len(images) > 1 else [])
+        assert not any("WARNING" in line for line in audit.notes), "copies say nothing about the threshold"
+        Layout(run).store.unlink()
 
 
 def test_identical_vectors_of_two_labels(make_run):
     """Gray images: other bytes, one vector. They are all duplicates, and nothing can be said of their labels."""
     images = [(f"/{i}.jpg", "cup" if i % 2 else "mug", None, f"c{i}") for i in range(12)]
     contents = {f"c{i}": np.eye(4, dtype=np.float32)[0] for i in range(12)}
-    found = audit_run(make_run(images, contents), labels=LabelCheck())
-    (group,) = found.duplicates
+    audit = audit_run(make_run(images, contents), labels=LabelCheck())
+    (group,) = audit.duplicates
     assert (len(group.images), group.similarity, group.exact, group.faults) == (12, 1.0, False, ("two labels",))
-    assert found.notes[0].startswith("WARNING: 100% of the photos have near duplicates")
-    assert len(found.suspects) <= 12
-
-
-def test_few_duplicates_bring_no_warning(run):
-    assert not any("WARNING" in line for line in audit_run(run, above=0.995).notes)
-    assert any("WARNING" in line for line in audit_run(run, above=0.5).notes)
+    assert audit.notes[0].startswith("WARNING: 100% of the photos have near duplicates")
+    assert len(audit.suspects) <= 12
 
 
 def test_templates_are_those_of_the_gate(run, monkeypatch):
-    from hybrid.labels.prompts import Templates
-    from hybrid.run.files import GateInfo, HeadFiles, write_json
-    from hybrid.tools.audit import audit as module
-
     asked = []
     real = module.ask_zero_shot
     monkeypatch.setattr(module, "ask_zero_shot", lambda *given: asked.append(given[2].name) or real(*given))
@@ -174,15 +153,10 @@ def test_errors_are_named(run, tmp_path, make_run):
     np.savez(file, **arrays | {"logit_scale": np.float32(3)})
     with pytest.raises(ArtifactError, match="made with another encoder"):
         audit_run(run, labels=LabelCheck())
-    Layout(run).store.unlink()
-    with pytest.raises(StoreError, match="no index"):
-        audit_run(run)
-
-
-def test_an_empty_index(run):
-    from hybrid.index.store import EmbeddingStore
-
     with EmbeddingStore(Layout(run).store) as store:
         store.remove([image.record.path for image in store.images()])
     with pytest.raises(StoreError, match="the index is empty"):
+        audit_run(run)
+    Layout(run).store.unlink()
+    with pytest.raises(StoreError, match="no index"):
         audit_run(run)

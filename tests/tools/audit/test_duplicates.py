@@ -21,7 +21,7 @@ def chained(count, seed, dim=4):
 
 def walk(cosine, above):
     """Components of the graph as sets, and the highest cosine above the threshold of each point."""
-    left, found = set(range(len(cosine))), []
+    left, groups = set(range(len(cosine))), []
     while left:
         group, waiting = set(), [left.pop()]
         while waiting:
@@ -30,28 +30,27 @@ def walk(cosine, above):
             near = {other for other in left if cosine[at, other] > above}
             left -= near
             waiting += near
-        found.append(frozenset(group))
-    return set(found)
+        groups.append(frozenset(group))
+    return set(groups)
 
 
 def as_sets(component):
     return {frozenset(np.flatnonzero(component == number).tolist()) for number in np.unique(component)}
 
 
-@pytest.mark.parametrize("above", [0.5, 0.9, 0.95, 0.99, 0.999])
-@pytest.mark.parametrize("block", [1, 7, 64, 1000])
+@pytest.mark.parametrize(("above", "block"), [(0.5, 64), (0.9, 1), (0.95, 7), (0.99, 64), (0.999, 1000)])
 def test_components_are_those_of_all_pairs(monkeypatch, above, block):
     monkeypatch.setattr(duplicates, "BLOCK", block)
     vectors = chained(150, seed=3)
     cosine = vectors.astype(np.float64) @ vectors.astype(np.float64).T
     np.fill_diagonal(cosine, -np.inf)
     assert np.abs(cosine - above).min() > 1e-6, "no pair may lie on the threshold, where rounding decides"
-    told = []
-    component, nearest = near_components(vectors, above, told.append)
+    counts = []
+    component, nearest = near_components(vectors, above, counts.append)
     assert as_sets(component) == walk(cosine, above)
     best = cosine.max(axis=1)
     np.testing.assert_allclose(nearest, np.where(best > above, best, -1), atol=1e-6)
-    assert sum(told) == 150
+    assert sum(counts) == 150
 
 
 def test_the_blocks_join_a_chain_that_runs_through_all_of_them(monkeypatch):
@@ -64,22 +63,15 @@ def test_the_blocks_join_a_chain_that_runs_through_all_of_them(monkeypatch):
     assert len(np.unique(near_components(vectors, np.cos(0.04))[0])) == 60
 
 
-@pytest.mark.parametrize("count", [1, 2, 700])
-def test_identical_vectors_are_one_component(count):
-    vectors = np.tile(unit(np.ones((1, 8))), (count, 1))
-    component, nearest = near_components(vectors, 0.98)
-    assert len(np.unique(component)) == 1
-    assert nearest.tolist() == pytest.approx([1.0 if count > 1 else -1.0] * count)
-    assert nearest.max() <= 1
-
-
-def test_rounding_makes_no_cosine_above_one():
+def test_identical_vectors_are_one_component_and_no_cosine_is_above_one():
+    for count in (1, 2, 700):
+        vectors = np.tile(unit(np.ones((1, 8))), (count, 1))
+        component, nearest = near_components(vectors, 0.98)
+        assert len(np.unique(component)) == 1
+        assert nearest.tolist() == pytest.approx([1.0 if count > 1 else -1.0] * count)
     vectors = np.repeat(unit(np.random.default_rng(0).normal(size=(200, 16))), 2, axis=0)
-    assert np.einsum("nd,nd->n", vectors, vectors).max() > 1
+    assert np.einsum("nd,nd->n", vectors, vectors).max() > 1, "by rounding"
     assert near_components(vectors, 0.9999)[1].max() == 1
-
-
-def test_no_vector_at_all():
     component, nearest = near_components(np.empty((0, 8), np.float32), 0.98)
     assert component.shape == nearest.shape == (0,)
 
@@ -115,17 +107,17 @@ def images(stored):
 
 
 def test_groups_in_the_order_of_what_matters(images):
-    found = groups_of(images)
-    assert [[p.record.path for p in group.images] for group in found] == [
+    groups = groups_of(images)
+    assert [[p.record.path for p in group.images] for group in groups] == [
         ["w/b2.jpg", "x/b.jpg"],
         ["u/c copy.jpg", "v/c.jpg"],
         ["y/a2.jpg", "z/a.jpg"],
     ]
-    two, exact, near = found
+    two, exact, near = groups
     assert two.faults == ("two labels", "crosses splits")
     assert (two.labels, two.splits) == (("cup", "mug"), ("train", "val"))
     assert exact.faults == near.faults == ()
-    assert [group.exact for group in found] == [False, True, False]
+    assert [group.exact for group in groups] == [False, True, False]
     assert two.similarity == pytest.approx(np.cos(np.radians(1)), abs=1e-6)
     assert near.similarity == pytest.approx(np.cos(np.radians(2)), abs=1e-6)
     assert exact.similarity == 1
@@ -133,15 +125,16 @@ def test_groups_in_the_order_of_what_matters(images):
     assert {image.similarity for image in exact.images} == {1.0}
 
 
-@pytest.mark.parametrize(
-    ("label", "split", "faults"),
-    [("cup", "val", ("crosses splits",)), ("mug", "train", ("two labels",)), (None, None, ())],
-)
-def test_one_fault_comes_before_none(images, stored, label, split, faults):
-    images[1] = stored("y/a2.jpg", label, split, "a resaved"), "a resaved"
-    found = groups_of(images)
-    assert found[1 if faults else 2].faults == faults
-    assert found[1 if faults else 2].images[0].record.path == "y/a2.jpg"
+def test_one_fault_comes_before_none(images, stored):
+    for label, split, faults in (
+        ("cup", "val", ("crosses splits",)),
+        ("mug", "train", ("two labels",)),
+        (None, None, ()),
+    ):
+        images[1] = stored("y/a2.jpg", label, split, "a resaved"), "a resaved"
+        group = groups_of(images)[1 if faults else 2]
+        assert group.faults == faults
+        assert group.images[0].record.path == "y/a2.jpg"
 
 
 def test_a_group_of_near_and_exact_copies(images, stored):
@@ -155,8 +148,7 @@ def test_a_group_of_near_and_exact_copies(images, stored):
 
 
 def test_a_group_is_as_similar_as_its_loosest_image(stored):
-    rows = [("1.jpg", None, None, "1"), ("2.jpg", None, None, "2"), ("3.jpg", None, None, "3")]
-    images = [stored(*row) for row in rows]
+    images = [stored(f"{name}.jpg", None, None, name) for name in "123"]
     vectors = np.stack([angle(0), angle(4), angle(5)])
     (group,) = find_duplicates(images, [image.sha256 for image in images], vectors, 0.99)
     cosines = np.cos(np.radians([4, 1, 1]))
@@ -164,10 +156,6 @@ def test_a_group_is_as_similar_as_its_loosest_image(stored):
     assert group.similarity == pytest.approx(cosines[0], abs=1e-6)
 
 
-def test_at_one_only_copies_are_found(images):
-    assert [group.exact for group in groups_of(images, above=1)] == [True]
-
-
-def test_nothing_to_find(images):
-    assert groups_of([images[0], images[6]]) == []
-    assert groups_of([images[0]]) == []
+def test_little_or_nothing_to_find(images):
+    assert [group.exact for group in groups_of(images, above=1)] == [True], "only copies"
+    assert groups_of([images[0], images[6]]) == groups_of([images[0]]) == []

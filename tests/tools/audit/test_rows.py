@@ -1,34 +1,34 @@
-"""The rows of an audit."""
+"""The rows of an audit, and its contact sheet: every image with its label and the suggested one."""
 
 from __future__ import annotations
 
 import pytest
 
+from hybrid.images.records import ImageRecord
 from hybrid.prediction import Neighbor
+from hybrid.tools.audit import rows
 from hybrid.tools.audit.audit import Audit
 from hybrid.tools.audit.duplicates import Duplicate, DuplicateGroup
 from hybrid.tools.audit.labels import Suspect
-from hybrid.tools.audit.rows import CSV_COLUMNS, as_csv, as_json, nearest_labels
+from hybrid.tools.audit.rows import CSV_COLUMNS, as_csv, as_json
 
 
 @pytest.fixture
-def found(stored):
+def audit(stored):
     a = stored('/d/a, "1".jpg', "tasse à café", "train", "a")
     b = stored("/d/b.jpg", "mug", None, "b")
     group = DuplicateGroup(
         (Duplicate(a.record, a.sha256, 0.98765432), Duplicate(b.record, b.sha256, 0.98765432)), 0.98765432
     )
-    near = tuple(
-        Neighbor(f"/d/n{i}.jpg", label, None, 0.9 - i / 10)
-        for i, label in enumerate(["pen", "zip", "zip", "pen", "zip"])
-    )
-    suspect = Suspect(b.record, ("/d/c.jpg",), "mug", "tasse à café", 0.0123456789, 0.9, None, near)
-    return Audit(9, 8, 7, 0.98, (group,), (suspect,), ())
+    labels = ["pen", "zip", "zip", "pen", "zip"]
+    near = tuple(Neighbor(f"/d/n{i}.jpg", label, None, 0.9 - i / 10) for i, label in enumerate(labels))
+    wrong = Suspect(b.record, ("/d/c.jpg",), "mug", "tasse à café", 0.0123456789, 0.9, None, near)
+    return Audit(9, 8, 7, 0.98, (group,), (wrong,), ())
 
 
-def test_json(found):
-    group, suspect = as_json(found)
-    sha256 = [image.sha256 for image in found.duplicates[0].images]
+def test_json(audit):
+    group, wrong = as_json(audit)
+    sha256 = [image.sha256 for image in audit.duplicates[0].images]
     assert group == {
         "finding": "duplicates",
         "exact": False,
@@ -47,8 +47,8 @@ def test_json(found):
             {"path": "/d/b.jpg", "label": "mug", "split": None, "sha256": sha256[1], "similarity": 0.987654},
         ],
     }
-    assert suspect.pop("nearest")[1] == {"path": "/d/n1.jpg", "label": "zip", "similarity": 0.8}
-    assert suspect == {
+    assert wrong.pop("nearest")[1] == {"path": "/d/n1.jpg", "label": "zip", "similarity": 0.8}
+    assert wrong == {
         "finding": "label",
         "path": "/d/b.jpg",
         "copies": ["/d/c.jpg"],
@@ -61,8 +61,8 @@ def test_json(found):
     }
 
 
-def test_csv(found):
-    first, second, third = as_csv(found)
+def test_csv(audit):
+    first, second, third = as_csv(audit)
     assert {*first, *second, *third} <= set(CSV_COLUMNS)
     assert (first["path"], first["group"], first["faults"]) == ('/d/a, "1".jpg', 1, "two labels")
     assert (second["path"], second["split"], second["similarity"]) == ("/d/b.jpg", None, 0.987654)
@@ -70,11 +70,26 @@ def test_csv(found):
     assert (third["suggested"], third["score"], third["nearest"]) == ("tasse à café", 0.012346, "zip 3, pen 2")
 
 
-@pytest.mark.parametrize("suspects", [None, ()])
-def test_nothing_found(suspects):
-    audit = Audit(9, 8, 7, 0.98, (), suspects, ())
-    assert as_json(audit) == list(as_csv(audit)) == []
+def test_nothing_found():
+    for suspects in (None, ()):
+        audit = Audit(9, 8, 7, 0.98, (), suspects, ())
+        assert as_json(audit) == list(as_csv(audit)) == []
 
 
-def test_labels_of_the_nearest_the_most_frequent_first(found):
-    assert nearest_labels(found.suspects[0]) == "zip 3, pen 2"
+def suspect(path, label="cup"):
+    record = ImageRecord(path, "/", label, None, 1, 1)
+    return Suspect(record, (), label, "mug of $5$ & $6$", 0.02, 0.955, None, ())
+
+
+def test_the_sheet_shows_the_first_ones_with_both_labels(monkeypatch):
+    sheets = []
+    monkeypatch.setattr(rows, "MOST_DRAWN", 2)
+    monkeypatch.setattr(rows, "draw_contact_sheet", lambda tiles, title, file: sheets.append(tiles) or ["/1.png"])
+    unreadable = rows.draw_suspects([suspect("/0.png"), suspect("/1.png", "x" * 300), suspect("/2.png")], None)
+    assert unreadable == ["/1.png"]
+    first, second = sheets[0]
+    assert [first.name, second.name] == ["/0.png", "/1.png"]
+    texts = [text.replace("\u00a0", " ") for text in (first.above, first.below)]
+    assert texts == ["cup 2%", "mug of $5$ & $6$ 96%"]
+    assert (first.color, first.below_color) == (rows.GIVEN, rows.SUGGESTED)
+    assert len(second.above) < 60

@@ -1,4 +1,4 @@
-"""Queries and hits, held against a plain search in numpy."""
+"""Queries and hits, held against a plain search in numpy; what the contact sheet shows."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from hybrid.config import EncoderSettings
 from hybrid.encoders import load_encoder
 from hybrid.errors import ConfigError, EncoderError, StoreError, UnreadableImageError
+from hybrid.images.records import ImageRecord
 from hybrid.images.sources import scan
 from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.labels.prompts import Templates, load_templates
+from hybrid.tools.search import search as module
 from hybrid.tools.search.search import Hit, image_query, query_texts, search, text_query
 
 LABELS = [None if n % 3 == 0 else f"class_{n % 4}" for n in range(40)]
 SIMPLE = load_templates("simple")
 
 
-@pytest.mark.parametrize("count", [1, 6, 40, 99])
-def test_ranking_against_numpy(known, count):
+def test_ranking_against_numpy(known):
     known.add(LABELS)
-    for query in known.queries[:3]:
+    for query, count in zip(known.queries[:4], (1, 6, 40, 99), strict=True):
         hits = search(known.layout, known.encoder, query[None], count)
         expected = known.ranked(query, range(40))[:count]
         assert [hit.record.path for hit in hits] == [f"/data/{n}.jpg" for n, _ in expected]
@@ -31,26 +33,21 @@ def test_ranking_against_numpy(known, count):
         np.testing.assert_allclose([hit.score for hit in hits], [cosine for _, cosine in expected], atol=1e-6)
 
 
-@pytest.mark.parametrize("label", ["class_2", "Class-2", " CLASS 2 "])
-def test_a_label_narrows_it_and_still_fills_the_list(known, label):
+def test_a_label_narrows_it_and_still_fills_the_list(known):
     known.add(LABELS)
     allowed = [n for n, own in enumerate(LABELS) if own == "class_2"]
-    assert len(allowed) == 7
-    hits = search(known.layout, known.encoder, known.queries[:1], 7, label=label)
-    assert [hit.record.path for hit in hits] == [f"/data/{n}.jpg" for n, _ in known.ranked(known.queries[0], allowed)]
-    assert len(search(known.layout, known.encoder, known.queries[:1], 3, label=label)) == 3
-    assert len(search(known.layout, known.encoder, known.queries[:1], 50, label=label)) == 7
+    expected = [f"/data/{n}.jpg" for n, _ in known.ranked(known.queries[0], allowed)]
+    assert len(expected) == 7
+    for label, count in (("class_2", 7), ("Class-2", 3), (" CLASS 2 ", 50)):
+        hits = search(known.layout, known.encoder, known.queries[:1], count, label=label)
+        assert [hit.record.path for hit in hits] == expected[:count]
 
 
-def test_a_label_that_is_not_there(known):
-    known.add(["zebra", "horse", None])
+def test_a_label_that_is_not_there_or_has_no_vector(known):
+    known.add(["zebra", "horse"], without_vector=[1])
     with pytest.raises(ConfigError, match="no photo of the index has this label") as caught:
         search(known.layout, known.encoder, known.queries[:1], label="gnu")
     assert (caught.value.expected, caught.value.got) == ("one of horse, zebra", "gnu")
-
-
-def test_a_label_without_any_vector(known):
-    known.add(["zebra", "horse"], without_vector=[1])
     with pytest.raises(StoreError, match="no photo labeled horse has a vector"):
         search(known.layout, known.encoder, known.queries[:1], label="horse")
 
@@ -73,15 +70,15 @@ def test_copies_are_one_hit_and_the_image_itself_is_marked(known):
     ]
 
 
-@pytest.mark.parametrize("label", [None, "cat"])
-def test_no_image_is_read_but_what_is_found(known, monkeypatch, label):
+def test_no_record_is_read_but_of_what_is_found(known, monkeypatch):
     known.add(["cat", "dog"] * 10)
     for every in ("image_rows", "images", "embedded"):
         monkeypatch.setattr(EmbeddingStore, every, lambda *arguments: pytest.fail("it reads every photo"))
-    assert len(search(known.layout, known.encoder, known.queries[:1], 4, label=label)) == 4
+    for label in (None, "cat"):
+        assert len(search(known.layout, known.encoder, known.queries[:1], 4, label=label)) == 4
 
 
-def test_a_vector_without_a_image_is_no_hit(known):
+def test_a_vector_without_an_image_is_not_a_hit(known):
     """A build-index that was killed after a file had changed leaves one."""
     known.add(["cat"] * 3)
     with EmbeddingStore(known.layout.store) as store:
@@ -92,20 +89,15 @@ def test_a_vector_without_a_image_is_no_hit(known):
 
 
 def test_an_approximate_search_is_said(known, monkeypatch):
-    said: list[str] = []
+    lines: list[str] = []
     known.add(["cat"] * 40)
-    search(known.layout, known.encoder, known.queries[:1], say=said.append)
-    assert said == []
+    search(known.layout, known.encoder, known.queries[:1], say=lines.append)
+    assert lines == []
     monkeypatch.setattr("hybrid.index.faiss_build.EXACT_UP_TO", 39)
     monkeypatch.setattr("hybrid.index.ivf.MIN_RECALL", 0.0)
     known.layout.neighbors.unlink()
-    search(known.layout, known.encoder, known.queries[:1], say=said.append)
-    assert [line.partition(":")[0] for line in said] == ["approximate search"]
-
-
-def test_one_image(known):
-    known.add(["zebra"])
-    assert [hit.record.path for hit in search(known.layout, known.encoder, known.queries[:1])] == ["/data/0.jpg"]
+    search(known.layout, known.encoder, known.queries[:1], say=lines.append)
+    assert [line.partition(":")[0] for line in lines] == ["approximate search"]
 
 
 def test_no_index_an_empty_one_and_one_of_another_encoder(known):
@@ -117,41 +109,33 @@ def test_no_index_an_empty_one_and_one_of_another_encoder(known):
         search(known.layout, known.encoder, known.queries[:1])
     assert "build-index" in caught.value.fix
     known.add(["zebra"])
+    assert [hit.record.path for hit in search(known.layout, known.encoder, known.queries[:1])] == ["/data/0.jpg"]
+    for count in (0, -1):
+        with pytest.raises(StoreError, match="must ask for photos"):
+            search(known.layout, known.encoder, known.queries[:1], count)
     known.encoder.fingerprint = "another"
     with pytest.raises(StoreError, match="no vectors of this encoder in this precision"):
         search(known.layout, known.encoder, known.queries[:1])
 
 
-@pytest.mark.parametrize("count", [0, -1])
-def test_a_search_for_nothing_is_refused(known, count):
-    known.add(["zebra"])
-    with pytest.raises(StoreError, match="must ask for photos"):
-        search(known.layout, known.encoder, known.queries[:1], count)
-
-
 # Queries
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("zebra", ("zebra", "a photo of a zebra.", "the zebra")),
-        ("a striped horse", ("a striped horse", "a photo of a striped horse.", "the striped horse")),
-        ("An  ape ", ("An ape", "a photo of a ape.", "the ape")),
-        ("the sea", ("the sea", "a photo of a sea.")),
-        ("sea_horse", ("sea_horse", "a photo of a sea horse.", "the sea horse")),
-        ("a", ("a", "a photo of a a.", "the a")),
-        ("anteater {}", ("anteater {}", "a photo of a anteater {}.", "the anteater {}")),
-    ],
-)
-def test_the_texts_of_a_query(text, expected):
-    assert query_texts(text, Templates("mine", (*SIMPLE.texts, "the {}"))) == expected
-
-
-@pytest.mark.parametrize("text", ["", " \t "])
-def test_a_blank_text(text):
-    with pytest.raises(ConfigError, match="blank"):
-        query_texts(text, SIMPLE)
+def test_the_texts_of_a_query():
+    mine = Templates("mine", (*SIMPLE.texts, "the {}"))
+    for text, *expected in (
+        ("zebra", "zebra", "a photo of a zebra.", "the zebra"),
+        ("a striped horse", "a striped horse", "a photo of a striped horse.", "the striped horse"),
+        ("An  ape ", "An ape", "a photo of a ape.", "the ape"),
+        ("the sea", "the sea", "a photo of a sea."),
+        ("sea_horse", "sea_horse", "a photo of a sea horse.", "the sea horse"),
+        ("a", "a", "a photo of a a.", "the a"),
+        ("anteater {}", "anteater {}", "a photo of a anteater {}.", "the anteater {}"),
+    ):
+        assert query_texts(text, mine) == tuple(expected)
+    for text in ("", " \t "):
+        with pytest.raises(ConfigError, match="blank"):
+            query_texts(text, SIMPLE)
 
 
 class Words:
@@ -192,7 +176,7 @@ def precomputed(tmp_path, image):
     return load_encoder(EncoderSettings(model=f"precomputed:{tmp_path / 'vectors.npz'}"))
 
 
-def test_precomputed_vectors_know_their_names_alone(precomputed, tmp_path):
+def test_precomputed_vectors_know_their_names_and_images_alone(precomputed, tmp_path):
     vector = np.load(tmp_path / "vectors.npz", allow_pickle=False)["text_embedding"]
     query = text_query(precomputed, "Sea_Horse", SIMPLE)
     np.testing.assert_allclose(query, vector / np.linalg.norm(vector), atol=1e-6)
@@ -201,15 +185,13 @@ def test_precomputed_vectors_know_their_names_alone(precomputed, tmp_path):
     assert caught.value.got == "a striped horse"
     assert "--image" in caught.value.fix
 
-
-def test_precomputed_vectors_know_their_images_alone(precomputed, tmp_path):
     known, unknown = (scan([tmp_path / name], labeled=False).records[0] for name in ("known.png", "unknown.png"))
     assert image_query(precomputed, known).embedding.shape == (1, 8)
     with pytest.raises(EncoderError, match="has no vector for 1 of 1 photos"):
         image_query(precomputed, unknown)
 
 
-def test_a_image_query(clip_folder, tmp_path, image):
+def test_an_image_query(clip_folder, tmp_path, image):
     encoder = load_encoder(EncoderSettings(model=str(clip_folder), precision="fp32"), "cpu")
     image(3).save(tmp_path / "one.png")
     record = scan([tmp_path / "one.png"], labeled=False).records[0]
@@ -219,21 +201,54 @@ def test_a_image_query(clip_folder, tmp_path, image):
     assert query.image.size == image(3).size
 
 
-def test_a_image_is_checked_before_it_is_encoded(tmp_path, image):
-    class Choosy:
-        def check(self, records):
-            raise EncoderError("not this one")
-
-    image(3).save(tmp_path / "one.png")
-    with pytest.raises(EncoderError, match="not this one"):
-        image_query(Choosy(), scan([tmp_path / "one.png"], labeled=False).records[0])
-
-
 def test_images_that_cannot_be_read(tmp_path):
-    (tmp_path / "bad.png").write_bytes(b"no photo")
+    (tmp_path / "bad.png").write_bytes(b"not an image")
     record = scan([tmp_path / "bad.png"], labeled=False).records[0]
-    with pytest.raises(UnreadableImageError, match=r"cannot read .*bad\.png"):
-        image_query(Words(), record)
-    (tmp_path / "bad.png").unlink()
-    with pytest.raises(UnreadableImageError, match=r"cannot read .*bad\.png"):
-        image_query(Words(), record)
+    for _ in ("damaged", "missing"):
+        with pytest.raises(UnreadableImageError, match=r"cannot read .*bad\.png"):
+            image_query(Words(), record)
+        (tmp_path / "bad.png").unlink(missing_ok=True)
+
+
+# The contact sheet
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The tiles and the title of the last sheet."""
+    sheets = []
+    monkeypatch.setattr(module, "draw_contact_sheet", lambda tiles, title, file: sheets.append((tiles, title)) or [])
+    return lambda *given, **options: module.draw_sheet(*given, None, **options) or sheets[-1]
+
+
+def hit(path="/data/zebra/1.jpg", label="zebra", **fields):
+    return Hit(ImageRecord(path, "/data", label, None, 1, 1), label, 0.5, **fields)
+
+
+def test_hits_in_their_order(drawn):
+    tiles, title = drawn([hit(), hit("/b.png", None)], title="many words " * 9)
+    assert [tile.name for tile in tiles] == ["/data/zebra/1.jpg", "/b.png"]
+    assert [tile.above for tile in tiles] == ["1:  0.500\nzebra", "2:  0.500\nno label"]
+    assert max(map(len, title.splitlines())) <= 48
+    (tile,), _ = drawn([hit(label="a very long label " * 9)], title="t")
+    assert len(tile.above.splitlines()) == 4
+    assert tile.above.endswith("…")
+
+
+def test_the_image_that_was_searched_with_comes_first(drawn):
+    query = Image.new("RGB", (30, 60))
+    (first, second), _ = drawn([hit()], title="t", query=query)
+    assert first.read() is query
+    assert (first.framed, second.framed) == (True, False)
+
+
+def test_names(drawn):
+    elsewhere = hit("/data/x/1.jpg", copies=("copy",), itself=True)
+    tiles, _ = drawn([hit(), elsewhere], title="t")
+    assert [tile.below.replace("\n", " ") for tile in tiles] == ["1.jpg", "x/1.jpg (+1 copies) (the photo itself)"]
+
+
+def test_no_more_than_matplotlib_can_draw(drawn):
+    tiles, _ = drawn([hit()] * (module.MOST_DRAWN + 1), title="t")
+    assert len(tiles) == module.MOST_DRAWN
+    assert (3.15 * (module.MOST_DRAWN + 1) / module.COLUMNS + 0.5) * 100 < 65_536
