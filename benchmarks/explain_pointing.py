@@ -85,8 +85,7 @@ def images(count: int, names: Sequence[str] | None = None) -> list[Drawn]:
 def outline(animal: Animal, seed: tuple[int, ...]) -> NDArray[np.bool_]:
     """Which pixels of `draw(animal, default_rng(seed))` show the animal: its shapes again, in its pose, on nothing."""
     from hybrid.demo import painting
-    from hybrid.demo.figures import figure
-    from hybrid.demo.parts import part_shapes
+    from hybrid.demo.figures import figure, part_shapes
     from hybrid.demo.scene import background
 
     # The same draws in the same order as `draw` makes them.

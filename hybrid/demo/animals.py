@@ -10,34 +10,26 @@ import numpy as np
 
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown")
 PATTERNS = ("plain", "spotted", "striped", "checkered", "ringed")
-KINDS = ("fish", "bird", "snake", "turtle", "spider", "rabbit", "crab", "butterfly", "snail", "horse")
 PARTS = ("none", "horns", "wings", "spikes", "long tail")
 
 # Combinations no person could tell from the same animal without the part.
 _IMPOSSIBLE = {("bird", "wings"), ("butterfly", "wings"), ("snake", "long tail")}
-_PART_WORDS = {
-    "none": "",
-    "horns": " with horns",
-    "wings": " with wings",
-    "spikes": " with spikes",
-    "long tail": " with a long tail",
+# The two colors of each of the demo's families, and the member that stays unseen, never the founder. The tiny CLIP
+# knows none of the fifty, but it tells some patterns worse than others: the worst pairs are left to the head, which is
+# there to be better.
+_FAMILIES = {
+    "fish": ("yellow", "orange", 1),
+    "bird": ("blue", "purple", 3),
+    "snake": ("green", "yellow", 2),
+    "turtle": ("brown", "green", 4),
+    "spider": ("red", "brown", 1),
+    "rabbit": ("pink", "purple", 2),
+    "crab": ("orange", "red", 3),
+    "butterfly": ("purple", "blue", 4),
+    "snail": ("red", "pink", 1),
+    "horse": ("brown", "orange", 2),
 }
-# The two colors of each of the demo's families.
-_LOOKALIKE_COLORS = (
-    ("yellow", "orange"),
-    ("blue", "purple"),
-    ("green", "yellow"),
-    ("brown", "green"),
-    ("red", "brown"),
-    ("pink", "purple"),
-    ("orange", "red"),
-    ("purple", "blue"),
-    ("red", "pink"),
-    ("brown", "orange"),
-)
-# The member of each family that stays unseen, never the founder. The tiny CLIP knows none of the fifty, but it
-# tells some patterns worse than others: the worst pairs are left to the head, which is there to be better.
-_UNSEEN_MEMBER = (1, 3, 2, 4, 1, 2, 3, 4, 1, 2)
+KINDS = tuple(_FAMILIES)
 _DEMO_SEED = 7
 
 
@@ -59,7 +51,8 @@ class Animal:
     @property
     def name(self) -> str:
         """The class name, such as ``"spotted yellow fish with spikes"``."""
-        return f"{self.pattern} {self.color} {self.kind}{_PART_WORDS[self.part]}"
+        part = "a long tail" if self.part == "long tail" else self.part
+        return f"{self.pattern} {self.color} {self.kind}" + ("" if part == "none" else f" with {part}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +97,13 @@ def demo_classes() -> DemoClasses:
     rng = np.random.default_rng(_DEMO_SEED)
     seen: list[Animal] = []
     unseen: list[Animal] = []
-    for number, kind in enumerate(KINDS):
+    for kind, (first, second, unseen_member) in _FAMILIES.items():
         parts = [name for name in PARTS if (kind, name) not in _IMPOSSIBLE]
         part, other_part = (parts[i] for i in rng.permutation(len(parts))[:2])
-        colors = _LOOKALIKE_COLORS[number]
         patterns = [PATTERNS[i] for i in rng.permutation(len(PATTERNS))[:2]]
-        family = [Animal(color, pattern, kind, part) for color in colors for pattern in patterns]
-        family.append(Animal(colors[0], patterns[0], kind, other_part))
-        unseen.append(family.pop(_UNSEEN_MEMBER[number]))
+        family = [Animal(color, pattern, kind, part) for color in (first, second) for pattern in patterns]
+        family.append(Animal(first, patterns[0], kind, other_part))
+        unseen.append(family.pop(unseen_member))
         seen.extend(family)
     return DemoClasses(tuple(seen), tuple(unseen))
 

@@ -62,11 +62,8 @@ def write_demo(
     """
     counts = {"train": train_per_class, "val": val_per_class, "test": test_per_class}
     if min(counts.values()) < 0 or seed < 0:
-        raise ConfigError(
-            "the demo's counts and seed must not be negative",
-            got=f"{counts}, seed {seed}",
-            fix="use 0 or more",
-        )
+        got = f"{counts}, seed {seed}"
+        raise ConfigError("the demo's counts and seed must not be negative", got=got, fix="use 0 or more")
     demo = demo_classes()
     images = [*_labeled(folder, demo, counts, seed), *_loose(folder, demo, seed)]
     _refuse_foreign(folder, {image.path for image in images})

@@ -1,14 +1,13 @@
-"""The ten body kinds as outlines: about two units long, facing right, y pointing down."""
+"""The ten body kinds and what may grow on them as outlines: about two units long, facing right, y pointing down."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
-from hybrid.demo.geometry import Points, ellipse, polygon, smooth, stroke
+from hybrid.demo.geometry import Points, ellipse, polygon, smooth, stroke, turned
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,34 +123,17 @@ def _bird() -> Figure:
 
 
 def _snake() -> Figure:
-    knots = [
-        (-0.95, 0.2),
-        (-0.68, -0.22),
-        (-0.35, 0.12),
-        (-0.02, 0.42),
-        (0.25, 0.05),
-        (0.5, -0.3),
-        (0.78, -0.24),
-    ]
+    knots = [(-0.95, 0.2), (-0.68, -0.22), (-0.35, 0.12), (-0.02, 0.42), (0.25, 0.05), (0.5, -0.3), (0.78, -0.24)]
+    tongue = [stroke([(0.95, -0.2), (1.1, -0.18), (1.2, y)], [0.05, 0.05, 0.02]) for y in (-0.26, -0.1)]
+    back = ((-0.82, -0.2, -120), (-0.6, -0.32, -80), (-0.38, -0.08, -50), (-0.2, 0.12, -65))
+    neck = ((-0.02, 0.24, -90), (0.12, 0.0, -140), (0.24, -0.22, -130), (0.42, -0.42, -110))
     return Figure(
-        behind=(
-            Shape(stroke([(0.95, -0.2), (1.1, -0.18), (1.2, -0.26)], [0.05, 0.05, 0.02]), "red"),
-            Shape(stroke([(0.95, -0.2), (1.1, -0.18), (1.2, -0.1)], [0.05, 0.05, 0.02]), "red"),
-        ),
+        behind=tuple(Shape(fork, "red") for fork in tongue),
         coat=(stroke(knots, [0.05, 0.26, 0.34, 0.34, 0.34, 0.3, 0.26]), ellipse(0.8, -0.22, 0.23, 0.18, 10)),
         front=_eye(0.85, -0.28, 0.08),
         horns=(Anchor(0.8, -0.38, -70), Anchor(0.66, -0.38, -100)),
         wings=(Anchor(0.1, 0.15, -110),),
-        spikes=(
-            Anchor(-0.82, -0.2, -120),
-            Anchor(-0.6, -0.32, -80),
-            Anchor(-0.38, -0.08, -50),
-            Anchor(-0.2, 0.12, -65),
-            Anchor(-0.02, 0.24, -90),
-            Anchor(0.12, 0.0, -140),
-            Anchor(0.24, -0.22, -130),
-            Anchor(0.42, -0.42, -110),
-        ),
+        spikes=tuple(Anchor(*place) for place in back + neck),
         tail=Anchor(-0.95, 0.2, 150),
     )
 
@@ -166,10 +148,7 @@ def _turtle() -> Figure:
             Shape(ellipse(0.86, -0.1, 0.22, 0.19), "tint"),
         ),
         coat=(smooth((-0.7, 0.3), (-0.62, -0.1), (-0.3, -0.45), (0.1, -0.48), (0.48, -0.2), (0.65, 0.3), (0, 0.36)),),
-        front=(
-            Shape(stroke([(-0.74, 0.3), (0, 0.38), (0.7, 0.3)], [0.1]), "shade"),
-            *_eye(0.92, -0.15, 0.08),
-        ),
+        front=(Shape(stroke([(-0.74, 0.3), (0, 0.38), (0.7, 0.3)], [0.1]), "shade"), *_eye(0.92, -0.15, 0.08)),
         horns=(Anchor(0.92, -0.27, -65), Anchor(0.76, -0.25, -100)),
         wings=(Anchor(-0.1, -0.2, -115),),
         spikes=_rim(-0.02, 0.1, 0.64, 0.56, -172, -15, 9),
@@ -243,6 +222,7 @@ def _crab() -> Figure:
 
 
 def _butterfly() -> Figure:
+    edge = ((0.72, 0.84, 45), (0.45, 0.7, 110), (-0.2, 0.68, 75), (-0.5, 0.72, 110), (-0.72, 0.45, 160))
     wings = []
     for side in (-1, 1):
         wings.append(smooth((0, side * 0.05), (0.25, side * 0.45), (0.75, side * 0.9), (0.75, side * 0.35)))
@@ -256,54 +236,19 @@ def _butterfly() -> Figure:
         front=(Shape(ellipse(0.0, 0, 0.52, 0.09), "ink"), Shape(ellipse(0.5, 0, 0.12, 0.11), "ink")),
         horns=(Anchor(0.56, -0.1, -30), Anchor(0.56, 0.1, 30)),
         wings=(Anchor(0.0, -0.2, -125), Anchor(0.0, 0.2, 125)),
-        spikes=tuple(
-            Anchor(x, side * y, side * angle)
-            for side in (-1, 1)
-            for x, y, angle in (
-                (0.72, 0.84, 45),
-                (0.45, 0.7, 110),
-                (-0.2, 0.68, 75),
-                (-0.5, 0.72, 110),
-                (-0.72, 0.45, 160),
-            )
-        ),
+        spikes=tuple(Anchor(x, side * y, side * angle) for side in (-1, 1) for x, y, angle in edge),
         tail=Anchor(-0.5, 0, 180),
     )
 
 
 def _snail() -> Figure:
-    spiral = [
-        (0.02, 0.0),
-        (-0.12, -0.14),
-        (-0.3, 0.0),
-        (-0.15, 0.22),
-        (0.14, 0.16),
-        (0.22, -0.1),
-        (0.05, -0.34),
-    ]
+    spiral = [(0.02, 0.0), (-0.12, -0.14), (-0.3, 0.0), (-0.15, 0.22), (0.14, 0.16), (0.22, -0.1), (0.05, -0.34)]
+    foot = smooth((-0.98, 0.66), (-0.4, 0.4), (0.4, 0.4), (0.62, 0.05), (0.92, 0.1), (0.85, 0.55), (0.5, 0.7))
     stalks = tuple(Shape(stroke([(0.72, 0.1), (x, -0.38)], [0.07, 0.05]), "tint") for x in (0.62, 0.9))
     return Figure(
-        behind=(
-            *stalks,
-            Shape(
-                smooth(
-                    (-0.98, 0.66),
-                    (-0.4, 0.4),
-                    (0.4, 0.4),
-                    (0.62, 0.05),
-                    (0.92, 0.1),
-                    (0.85, 0.55),
-                    (0.5, 0.7),
-                ),
-                "tint",
-            ),
-        ),
+        behind=(*stalks, Shape(foot, "tint")),
         coat=(ellipse(-0.1, -0.04, 0.56, 0.53),),
-        front=(
-            Shape(stroke(spiral, [0.05]), "shade"),
-            *_eye(0.62, -0.4, 0.09),
-            *_eye(0.9, -0.4, 0.09),
-        ),
+        front=(Shape(stroke(spiral, [0.05]), "shade"), *_eye(0.62, -0.4), *_eye(0.9, -0.4)),
         horns=(Anchor(0.52, 0.12, -120), Anchor(0.92, 0.1, -35)),
         wings=(Anchor(-0.15, -0.1, -115),),
         spikes=_rim(-0.1, -0.04, 0.54, 0.51, -190, -10, 9),
@@ -335,15 +280,64 @@ def _horse() -> Figure:
     )
 
 
-_FIGURES: dict[str, Callable[[], Figure]] = {
-    "fish": _fish,
-    "bird": _bird,
-    "snake": _snake,
-    "turtle": _turtle,
-    "spider": _spider,
-    "rabbit": _rabbit,
-    "crab": _crab,
-    "butterfly": _butterfly,
-    "snail": _snail,
-    "horse": _horse,
-}
+_BODIES = (_fish, _bird, _snake, _turtle, _spider, _rabbit, _crab, _butterfly, _snail, _horse)
+_FIGURES = {body.__name__.removeprefix("_"): body for body in _BODIES}
+
+
+def part_shapes(figure: Figure, part: str, size: float) -> tuple[tuple[Shape, ...], tuple[Shape, ...]]:
+    """Return the shapes of a part: those to paint behind the body, and those in front of it.
+
+    Parameters
+    ----------
+    figure : Figure
+        The body that bears the part.
+    part : str
+        One of `hybrid.demo.animals.PARTS`.
+    size : float
+        1 for the usual size.
+    """
+    match part:
+        case "horns":
+            return (), _horns(figure, size)
+        case "wings":
+            return (), _wings(figure, size)
+        case "spikes":
+            spike = polygon((-0.06, -0.11), (0.27, 0), (-0.06, 0.11))
+            return tuple(Shape(_placed(spike, anchor, size), "ink") for anchor in figure.spikes), ()
+        case "long tail":
+            return (_long_tail(figure.tail, size),), ()
+    return (), ()
+
+
+def _horns(figure: Figure, size: float) -> tuple[Shape, ...]:
+    shapes = []
+    for anchor in figure.horns:
+        # Horns curve away from straight up, the left and the right one in opposite directions.
+        bend = 1 if anchor.angle > figure.horns[-1].angle or anchor.angle > -90 else -1
+        horn = stroke([(0, 0), (0.22, -0.02 * bend), (0.42, 0.16 * bend)], [0.19, 0.13, 0.02])
+        shapes.append(Shape(_placed(horn, anchor, size), "cream"))
+    return tuple(shapes)
+
+
+def _wings(figure: Figure, size: float) -> tuple[Shape, ...]:
+    shapes = []
+    for anchor in figure.wings:
+        flip = -1 if anchor.angle < 0 else 1
+        upper = ((0, -0.1), (0.3, -0.22), (0.8, -0.2), (0.95, 0.02))
+        wing = smooth(*upper, (0.78, 0.12), (0.62, 0.22), (0.4, 0.26), (0.1, 0.14))
+        quills = [stroke([(0.15, 0.02), (0.45, -0.04), (0.78, y)], [0.05]) for y in (-0.08, 0.04)]
+        shapes.append(Shape(_placed(wing * (1, flip), anchor, size), "white"))
+        shapes.extend(Shape(_placed(quill * (1, flip), anchor, size), "gray") for quill in quills)
+    return tuple(shapes)
+
+
+def _long_tail(anchor: Anchor, size: float) -> Shape:
+    knots = [(-0.1, 0), (0.25, 0.1), (0.5, -0.1), (0.72, -0.42), (0.55, -0.68), (0.36, -0.52)]
+    tail = stroke(knots, [0.17, 0.15, 0.14, 0.13, 0.12, 0.09])
+    # The curl turns upwards on whichever side the tail starts.
+    side = -1 if abs(anchor.angle) > 90 else 1
+    return Shape(_placed(tail * (1, side), anchor, size), "shade")
+
+
+def _placed(points: Points, anchor: Anchor, size: float) -> Points:
+    return np.array([anchor.x, anchor.y]) + turned(points * size, anchor.angle)

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from hybrid.demo.animals import Animal
-from hybrid.demo.figures import Figure, Shape, figure
+from hybrid.demo.figures import Figure, Shape, figure, part_shapes
 from hybrid.demo.geometry import Points
-from hybrid.demo.parts import part_shapes
 from hybrid.demo.scene import background, photographed
 
 _FINE = 3  # Shapes are painted this many times larger and then shrunk: that is the antialiasing.
@@ -97,17 +96,17 @@ def draw(animal: Animal, rng: Generator, size: int = 64) -> Image.Image:
     body = figure(animal.kind)
     behind, front = part_shapes(body, animal.part, species.part_size * rng.uniform(0.92, 1.08))
     tones = _FIXED_TONES | {
+        "coat": coat,
         "shade": _mixed(coat, (0, 0, 0), 0.35),
         "tint": _mixed(coat, (255, 246, 226), 0.45),
+        "outline": _mixed(coat, (0, 0, 0), 0.62),
     }
-    outline = _mixed(coat, (0, 0, 0), 0.62)
-    brush = ImageDraw.Draw(canvas)
-    line = max(2, round(size * _FINE / 96))
-    _paint(brush, (*behind, *body.behind), pose, tones, outline, line)
-    for area in body.coat:
-        _outlined(brush, pose.place(area), coat, outline, line)
-    _paint_coat(canvas, body, _marks(animal.pattern, species, rng), pose, coat, species.light_marks)
-    _paint(brush, (*body.front, *front), pose, tones, outline, line)
+    _paint(canvas, (*behind, *body.behind, *(Shape(area, "coat") for area in body.coat)), pose, tones)
+    pitch = 0.36 / species.density * rng.uniform(0.94, 1.06)
+    start = (rng.uniform(0, 1), rng.uniform(0, 1))
+    marks = _Marks(animal.pattern, pitch, species.slant + rng.uniform(-6, 6), start)
+    _paint_coat(canvas, body, marks, pose, coat, species.light_marks)
+    _paint(canvas, (*body.front, *front), pose, tones)
     small = np.asarray(canvas.resize((size, size), Image.Resampling.BOX), dtype=np.float32)
     return Image.fromarray(photographed(small, rng).astype(np.uint8))
 
@@ -152,25 +151,15 @@ def _mixed(color: _Color, other: _Color, share: float) -> _Color:
     return red, green, blue
 
 
-def _paint(
-    brush: ImageDraw.ImageDraw,
-    shapes: tuple[Shape, ...],
-    pose: _Pose,
-    tones: dict[str, _Color],
-    outline: _Color,
-    line: int,
-) -> None:
+def _paint(canvas: Image.Image, shapes: tuple[Shape, ...], pose: _Pose, tones: dict[str, _Color]) -> None:
+    brush = ImageDraw.Draw(canvas)
+    line = max(2, round(canvas.width / 96))
     for shape in shapes:
         # Ink and the white of the eyes are small or dark already: an outline would swallow them.
-        edge = tones[shape.tone] if shape.tone in ("ink", "gray", "red", "rose") else outline
-        _outlined(brush, pose.place(shape.points), tones[shape.tone], edge, line)
-
-
-def _outlined(
-    brush: ImageDraw.ImageDraw, corners: list[tuple[float, float]], fill: _Color, edge: _Color, line: int
-) -> None:
-    brush.line([*corners, corners[0]], fill=edge, width=2 * line, joint="curve")
-    brush.polygon(corners, fill=fill)
+        edge = shape.tone if shape.tone in ("ink", "gray", "red", "rose") else "outline"
+        corners = pose.place(shape.points)
+        brush.line([*corners, corners[0]], fill=tones[edge], width=2 * line, joint="curve")
+        brush.polygon(corners, fill=tones[shape.tone])
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,10 +173,8 @@ class _Marks:
 
     def contain(self, x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Say for each point of the body whether it lies on a mark."""
-        cos, sin = (
-            math.cos(math.radians(self.slant)) / self.pitch,
-            math.sin(math.radians(self.slant)) / self.pitch,
-        )
+        turn = math.radians(self.slant)
+        cos, sin = math.cos(turn) / self.pitch, math.sin(turn) / self.pitch
         along = cos * x + sin * y + self.start[0]
         across = cos * y - sin * x + self.start[1]
         if self.pattern == "striped":
@@ -201,12 +188,6 @@ class _Marks:
         if self.pattern == "spotted":
             return distance < 0.31
         return (distance < 0.43) & (distance > 0.2)
-
-
-def _marks(pattern: str, species: _Species, rng: Generator) -> _Marks:
-    pitch = 0.36 / species.density * rng.uniform(0.94, 1.06)
-    start = (rng.uniform(0, 1), rng.uniform(0, 1))
-    return _Marks(pattern, pitch, species.slant + rng.uniform(-6, 6), start)
 
 
 def _paint_coat(

@@ -9,17 +9,9 @@ from PIL import Image
 
 Pixels = NDArray[np.float32]
 
-_GROUNDS = np.array(
-    [
-        (176, 206, 226),
-        (140, 178, 186),
-        (158, 180, 126),
-        (216, 198, 158),
-        (186, 164, 186),
-        (172, 172, 168),
-    ],
-    dtype=np.float64,
-)
+_SKY, _WATER, _GRASS = (176, 206, 226), (140, 178, 186), (158, 180, 126)
+_SAND, _DUSK, _STONE = (216, 198, 158), (186, 164, 186), (172, 172, 168)
+_GROUNDS = np.array([_SKY, _WATER, _GRASS, _SAND, _DUSK, _STONE], dtype=np.float64)
 
 
 def background(rng: Generator, size: int) -> Pixels:
@@ -37,11 +29,11 @@ def background(rng: Generator, size: int) -> Pixels:
     ndarray of shape (size, size, 3)
         Float32 colors between 0 and 255.
     """
-    one, other, third = (_muted(rng) for _ in range(3))
+    first, second, third = (_muted(rng) for _ in range(3))
     y, x = _grid(size)
     turn = rng.uniform(0, 2 * np.pi)
     slope = np.clip(0.5 + 0.5 * (np.cos(turn) * x + np.sin(turn) * y), 0, 1)[..., None]
-    scene = one + slope * (other - one)
+    scene = first + slope * (second - first)
     kind = rng.integers(4)
     if kind == 1:
         scene = scene + 0.8 * _clouds(rng, size, 6) * (third - scene)
@@ -84,7 +76,7 @@ def _grid(size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def _muted(rng: Generator) -> NDArray[np.float64]:
-    """Draw a color of sky, water, grass, sand, dusk or stone: grayer than any coat, which stands out."""
+    """Draw the color of a ground: grayer than any coat, which stands out."""
     ground = _GROUNDS[rng.integers(len(_GROUNDS))] * rng.uniform(0.7, 1.12)
     jittered: NDArray[np.float64] = np.clip(ground + rng.uniform(-14, 14, 3), 0, 255)
     return jittered

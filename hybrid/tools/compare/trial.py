@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from hybrid import __version__
 from hybrid.device import Compute
 from hybrid.encoders.base import Encoder
 from hybrid.errors import ConfigError, HeadError
@@ -89,20 +88,15 @@ def run_trial(
     checkpoints = folder / CHECKPOINTS / keys[0]  # those of other settings or images are not taken up
     resumed = any(checkpoints.rglob("*.pt"))
     start = time.perf_counter()
-    # The head itself, and the head as it answers, which may be by regions.
     trained: Any
-    head: Head
     if embedded is not None:
-        head = trained = train_linear_head(data, settings, embedded.encoder.identity, workshop.say)
+        trained = train_linear_head(data, settings, embedded.encoder.identity, workshop.say)
     else:
         trained = workshop.train(data, settings, workshop.compute, folder, workshop.say, checkpoints=checkpoints)
-        head = answering(trained, settings)
     seconds = time.perf_counter() - start
+    head: Head = trained if embedded is not None else answering(trained, settings)  # which may vote on regions
     predicted = head_logits(head, test).argmax(axis=1)
-    scores = score(predicted, test.target, data.classes)
-    measured = _measure(trained.training, head, test) if embedded is None else _measure_linear(trained, embedded, test)
     result = Result(
-        hybrid_version=__version__,
         name=candidate.name,
         settings=settings,
         key=keys[0],
@@ -114,8 +108,8 @@ def run_trial(
         seconds=seconds,
         resumed=resumed,
         notes=data.notes,
-        **vars(scores),
-        **measured,
+        **vars(score(predicted, test.target, data.classes)),
+        **(_measure(trained.training, head, test) if embedded is None else _measure_linear(trained, embedded, test)),
     )
     return result, confusion_matrix(predicted, test.target, len(data.classes))
 
