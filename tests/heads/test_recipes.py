@@ -5,6 +5,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import timm
+from timm.optim import list_optimizers
 
 from hybrid.config import HeadSettings
 from hybrid.errors import ConfigError
@@ -39,10 +41,6 @@ NAMES = {
 SCRATCH = {"resblock-scratch", "cnn-scratch", "autoencoder", "pixels-logistic", "cifar-cnn", "cifar-resnet18"}
 
 
-def written(name: str) -> dict[str, object]:
-    return tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
-
-
 def same_but_description(left: HeadSettings, right: HeadSettings) -> bool:
     return left.replace(description="") == right.replace(description="")
 
@@ -50,51 +48,46 @@ def same_but_description(left: HeadSettings, right: HeadSettings) -> bool:
 # Every recipe
 
 
-def test_the_bundled_recipes_are_all_there():
-    assert set(recipe_names()) == NAMES
+def test_the_bundled_recipes(tmp_path):
     assert list(recipe_names()) == sorted(NAMES)
+    bundled = {name: load_recipe(name) for name in NAMES}
+    assert len({settings.description for settings in bundled.values()}) == len(NAMES)
+    assert len({as_toml(settings.replace(description="")) for settings in bundled.values()}) == len(NAMES)
+    for name, settings in bundled.items():
+        file = FOLDER / f"{name}.toml"
+        assert find_recipe(name) == find_recipe(Path(name)) == file
+        assert recipe_label(name) == name
+        text = file.read_text(encoding="utf-8")
+        assert 20 <= len(settings.description) <= 90
+        assert settings.description == tomllib.loads(text)["description"]
+        assert text.startswith("# ")
+        assert max(map(len, text.splitlines())) <= 120
+        written = tmp_path / "written.toml"
+        written.write_text(as_toml(settings), encoding="utf-8")
+        assert load_recipe(written) == settings
 
 
-@pytest.mark.parametrize("name", sorted(NAMES))
-def test_a_recipe_can_be_loaded_and_says_what_it_is(name):
-    settings = load_recipe(name)
-    assert 20 <= len(settings.description) <= 90
-    assert settings.description == written(name)["description"]
-    lines = (FOLDER / f"{name}.toml").read_text(encoding="utf-8").splitlines()
-    assert lines[0].startswith("# ")
-    assert max(map(len, lines)) <= 120
-
-
-def test_no_two_recipes_are_the_same():
-    described = [load_recipe(name) for name in recipe_names()]
-    assert len({settings.description for settings in described}) == len(NAMES)
-    assert len({as_toml(settings.replace(description="")) for settings in described}) == len(NAMES)
-
-
-@pytest.mark.parametrize("name", sorted(NAMES))
-def test_timm_knows_what_a_recipe_names(name):
-    import timm
-    from timm.optim import list_optimizers
-
+def test_timm_knows_what_a_recipe_names():
     import hybrid.heads.nets.models  # noqa: F401
 
-    settings = load_recipe(name)
-    assert timm.is_model(settings.model.backbone)
-    assert settings.optim.optimizer in list_optimizers()
-    if settings.model.pretrained and settings.kind == "backbone":
-        assert timm.models.get_pretrained_cfg(settings.model.backbone).has_weights
+    for name in NAMES:
+        settings = load_recipe(name)
+        assert timm.is_model(settings.model.backbone)
+        assert settings.optim.optimizer in list_optimizers()
+        if settings.model.pretrained and settings.kind == "backbone":
+            assert timm.models.get_pretrained_cfg(settings.model.backbone).has_weights
 
 
-@pytest.mark.parametrize("name", sorted(NAMES))
-def test_what_starts_from_nothing_trains_whole(name):
-    settings = load_recipe(name)
-    assert settings.model.pretrained is (name not in SCRATCH)
-    assert settings.model.backbone.startswith("hybrid_") is (name in SCRATCH)
-    if name in SCRATCH:
-        assert settings.model.unfreeze == "all"
-        assert settings.model.image_size <= 64
-    if name in SCRATCH - {"pixels-logistic"}:  # it has no weights of its own
-        assert settings.optim.backbone_rate == 1.0
+def test_what_starts_from_nothing_trains_whole():
+    for name in NAMES:
+        settings = load_recipe(name)
+        assert settings.model.pretrained is (name not in SCRATCH)
+        assert settings.model.backbone.startswith("hybrid_") is (name in SCRATCH)
+        if name in SCRATCH:
+            assert settings.model.unfreeze == "all"
+            assert settings.model.image_size <= 64
+        if name in SCRATCH - {"pixels-logistic"}:  # it has no weights of its own
+            assert settings.optim.backbone_rate == 1.0
 
 
 # What each recipe is known for
@@ -105,23 +98,10 @@ def facts(name: str, **expected: object) -> None:
     assert expected.items() <= settings.flat().items()
 
 
-def test_the_default_recipe_is_the_default():
-    settings = load_recipe("convnext-tiny")
-    assert settings.description
-    assert same_but_description(settings, HeadSettings())
-
-
-def test_convnext_tiny_plus():
-    plus = {
-        "mixup": 0.2,
-        "cutmix": 1.0,
-        "random_erasing": 0.25,
-        "ema_decay": 0.99,
-        "unfreeze_every": 2,
-        "folds": 5,
-    }
-    facts("convnext-tiny-plus", **plus)
-    assert same_but_description(load_recipe("convnext-tiny-plus"), HeadSettings(**plus))
+def test_recipes_that_are_the_default_with_changes():
+    plus = {"mixup": 0.2, "cutmix": 1.0, "random_erasing": 0.25, "ema_decay": 0.99, "unfreeze_every": 2, "folds": 5}
+    for name, changes in (("convnext-tiny", {}), ("convnext-tiny-plus", plus), ("clip-linear", {"kind": "linear"})):
+        assert same_but_description(load_recipe(name), HeadSettings(**changes))
 
 
 def test_the_step_schedules():
@@ -162,34 +142,20 @@ def test_the_best_epoch_by_accuracy():
     assert {name for name in NAMES if load_recipe(name).regions.method != "none"} == {"regions"}
 
 
-@pytest.mark.parametrize(("name", "size"), [("efficientnet-b0", 224), ("efficientnet-b2", 256)])
-def test_efficientnet(name, size):
-    facts(
-        name,
-        backbone=name.replace("-", "_"),
-        image_size=size,
-        unfreeze="all",
-        dropout=(0.2, 0.2),
-        activation="relu",
-        schedule="step",
-        decay_epochs=1,
-        decay_rate=0.9,
-        warmup_epochs=0,
-        patience=3,
-    )
-    assert load_recipe(name).model.hidden > 0, "else there is no activation to vary"
-
-
-@pytest.mark.parametrize("name", ["efficientnet-b0", "efficientnet-b2"])
-def test_the_variants_of_efficientnet_are_settings_as_its_file_writes_them(name):
-    text = (FOLDER / f"{name}.toml").read_text(encoding="utf-8")
-    assignments = [quoted or plain for quoted, plain in re.findall(r"--set (?:'([^']+)'|(\S+))", text)]
-    got = [load_recipe(name, [assignment]) for assignment in assignments]
-    assert [s.model.unfreeze for s in got if s.model.unfreeze != "all"] == ["1"]
-    assert [s.model.dropout for s in got if s.model.dropout != (0.2, 0.2)] == [(0.0, 0.0), (0.5, 0.5)]
-    assert [s.schedule.kind for s in got if s.schedule.kind != "step"] == ["plateau", "none"]
-    assert [s.model.activation for s in got if s.model.activation != "relu"] == ["leaky_relu"]
-    assert len(got) == 6
+def test_efficientnet_and_the_variants_that_its_file_writes():
+    for name, size in (("efficientnet-b0", 224), ("efficientnet-b2", 256)):
+        backbone = {"backbone": name.replace("-", "_"), "image_size": size, "unfreeze": "all", "dropout": (0.2, 0.2)}
+        schedule = {"schedule": "step", "decay_epochs": 1, "decay_rate": 0.9, "warmup_epochs": 0, "patience": 3}
+        facts(name, **backbone, **schedule, activation="relu")
+        assert load_recipe(name).model.hidden > 0, "else there is no activation to vary"
+        text = (FOLDER / f"{name}.toml").read_text(encoding="utf-8")
+        assignments = [quoted or plain for quoted, plain in re.findall(r"--set (?:'([^']+)'|(\S+))", text)]
+        variants = [load_recipe(name, [assignment]) for assignment in assignments]
+        assert [s.model.unfreeze for s in variants if s.model.unfreeze != "all"] == ["1"]
+        assert [s.model.dropout for s in variants if s.model.dropout != (0.2, 0.2)] == [(0.0, 0.0), (0.5, 0.5)]
+        assert [s.schedule.kind for s in variants if s.schedule.kind != "step"] == ["plateau", "none"]
+        assert [s.model.activation for s in variants if s.model.activation != "relu"] == ["leaky_relu"]
+        assert len(variants) == 6
 
 
 def test_32_pixels():
@@ -198,10 +164,6 @@ def test_32_pixels():
     facts("pixels-logistic", backbone="hybrid_pixels", dropout=(0.0, 0.0), crop_scale=1.0, flip=0.0, rotation=0.0)
     facts("cifar-cnn", backbone="hybrid_cifar_cnn")
     facts("cifar-resnet18", backbone="hybrid_cifar_resnet18", optimizer="adamw", batch_size=64)
-
-
-def test_the_linear_head():
-    assert same_but_description(load_recipe("clip-linear"), HeadSettings(kind="linear"))
 
 
 def test_a_recipes_words_are_about_its_own_kind_of_head():
@@ -223,13 +185,6 @@ def test_an_unknown_kind_of_head():
 
 
 # Finding and loading
-
-
-@pytest.mark.parametrize("name", sorted(NAMES))
-def test_names_lead_to_files(name):
-    assert find_recipe(name) == FOLDER / f"{name}.toml"
-    assert find_recipe(Path(name)) == FOLDER / f"{name}.toml"
-    assert recipe_label(name) == name
 
 
 def test_a_file_of_ones_own(tmp_path, monkeypatch):
@@ -254,78 +209,43 @@ def test_file_then_assignments_then_flags():
     assert settings.model.backbone == "resnet18"
 
 
-@pytest.mark.parametrize(
-    ("name", "near"),
-    [
+def test_what_cannot_be_found(tmp_path, monkeypatch):
+    for name, near in (
         ("resnet50-frosen", "resnet50-frozen"),
         ("convnext_tiny", "convnext-tiny"),
         ("clip", "clip-linear"),
         ("qqq", None),
-    ],
-)
-def test_an_unknown_name(name, near):
-    with pytest.raises(ConfigError, match=f"there is no recipe {name}") as caught:
-        load_recipe(name)
-    assert all(known in caught.value.expected for known in NAMES)
-    assert caught.value.got is None if near is None else near in caught.value.got
-    assert "hybrid recipes" in caught.value.fix
-
-
-@pytest.mark.parametrize("name", ["resnet18.toml", "my/resnet18.toml", "./resnet18", "", "."])
-def test_a_file_that_is_not_there(name, tmp_path, monkeypatch):
+    ):
+        with pytest.raises(ConfigError, match=f"there is no recipe {name}") as caught:
+            load_recipe(name)
+        assert all(known in caught.value.expected for known in NAMES)
+        assert caught.value.got is None if near is None else near in caught.value.got
+        assert "hybrid recipes" in caught.value.fix
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="there is no recipe") as caught:
-        find_recipe(name)
-    assert ("recipe file" in caught.value.what) is ("resnet18" in name)
-    assert "resnet18" in caught.value.expected
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("epoch = 3\n", "epoch"),
-        ("epochs = 0\n", "epochs"),
-        ("epochs =\n", "cannot read"),
-        ("dropout = 0.5\n", "dropout"),
-    ],
-)
-def test_a_wrong_file(tmp_path, text, said):
+    for name in ("resnet18.toml", "my/resnet18.toml", "./resnet18", "", "."):
+        with pytest.raises(ConfigError, match="there is no recipe") as caught:
+            find_recipe(name)
+        assert ("recipe file" in caught.value.what) is ("resnet18" in name)
+        assert "resnet18" in caught.value.expected
     file = tmp_path / "mine.toml"
-    file.write_text(text, encoding="utf-8")
-    assert find_recipe(file) == file, "finding does not read"
-    with pytest.raises(ConfigError, match=said):
-        load_recipe(file)
+    for text, problem in (("epoch = 3\n", "epoch"), ("epochs =\n", "cannot read"), ("dropout = 0.5\n", "dropout")):
+        file.write_text(text, encoding="utf-8")
+        assert find_recipe(file) == file, "finding does not read"
+        with pytest.raises(ConfigError, match=problem):
+            load_recipe(file)
 
 
-# Writing
-
-
-@pytest.mark.parametrize("name", sorted(NAMES))
-def test_what_is_written_reads_back(name, tmp_path):
+def test_odd_settings_are_written_and_read_back(tmp_path):
     file = tmp_path / "written.toml"
-    file.write_text(as_toml(load_recipe(name)), encoding="utf-8")
-    assert load_recipe(file) == load_recipe(name)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
+    for changes in (
         {"description": 'Zwölf "Boxkämpfer" \\ [bold] :smile: 😀 = # \n\ttab'},
         {"backbone_args": {"pad_type": "same", "channels": [1, 2], "a b": {"x": True}, "é": 1e-7}},
         {"learning_rate": 1e-05, "mean": (0.1, 0.2, 0.3), "layer_decay": 1.0, "seed": 2**30},
         {"backbone_weights": "/tmp/a'b.safetensors", "auto_augment": "rand-m9-mstd0.5"},
-    ],
-)
-def test_odd_settings_read_back(changes, tmp_path):
-    settings = HeadSettings(**changes)
-    text = as_toml(settings)
-    file = tmp_path / "written.toml"
-    file.write_text(text, encoding="utf-8")
-    assert load_recipe(file) == settings
-    for key in HeadSettings().flat():
-        assert re.search(rf"^(# )?{key} = ", text, re.MULTILINE)
-
-
-def test_none_is_said_in_a_comment():
+    ):
+        settings = HeadSettings(**changes)
+        file.write_text(as_toml(settings), encoding="utf-8")
+        assert load_recipe(file) == settings
+    keys = [line.removeprefix("# ").partition(" = ")[0] for line in as_toml(HeadSettings()).splitlines()]
+    assert keys == list(HeadSettings().flat())
     assert "# layer_decay = none\n" in as_toml(HeadSettings())
-    assert "layer_decay" not in tomllib.loads(as_toml(HeadSettings()))

@@ -87,9 +87,8 @@ def test_tiles_give_every_pixel_once_and_unchanged():
     assert (np.concatenate(rows) == pixels(image)).all()
 
 
-@pytest.mark.parametrize(
-    ("size", "count", "grid"),
-    [
+def test_the_grid_follows_the_image_and_is_near_the_count():
+    for size, count, grid in (
         ((300, 300), 9, (3, 3)),
         ((300, 300), 4, (2, 2)),
         ((400, 200), 8, (4, 2)),
@@ -98,35 +97,30 @@ def test_tiles_give_every_pixel_once_and_unchanged():
         ((1, 500), 9, (1, 9)),
         ((2, 2), 64, (2, 2)),
         ((640, 480), 12, (4, 3)),
-    ],
-)
-def test_the_grid_follows_the_image(size, count, grid):
-    assert regions._grid(*size, count) == grid
-
-
-@pytest.mark.parametrize("count", range(2, 65))
-def test_the_grid_is_near_the_count(count):
-    columns, rows = regions._grid(640, 480, count)
-    assert abs(columns * rows - count) <= max(1, 0.2 * count)
-    assert 0.5 <= (640 / columns) / (480 / rows) <= 2
+    ):
+        assert regions._grid(*size, count) == grid
+    for count in range(2, 65):
+        columns, rows = regions._grid(640, 480, count)
+        assert abs(columns * rows - count) <= max(1, 0.2 * count)
+        assert 0.5 <= (640 / columns) / (480 / rows) <= 2
 
 
 def test_slic_finds_the_shapes_and_fills_with_the_mean_color():
     image = quarters()
     mean = pixels(image).reshape(-1, 3).mean(0)
     assert mean.tolist() == [125, 125, 62.5]
-    found = segment(image, "slic", 4)
-    assert len(found) == 4
+    segments = segment(image, "slic", 4)
+    assert len(segments) == 4
     corners = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0)]
-    shares = np.array([[(pixels(region) == corner).all(-1).sum() / 1024 for corner in corners] for region in found])
+    shares = np.array([[(pixels(region) == corner).all(-1).sum() / 1024 for corner in corners] for region in segments])
     # Each segment is one quarter; the blur before SLIC puts a seam of one pixel to a neighbor.
     assert (np.sort(shares, axis=1) > 0.9).tolist() == [[False, False, False, True]] * 4
     assert sorted(shares.argmax(1)) == [0, 1, 2, 3]
-    for region in found:
+    for region in segments:
         assert {tuple(c) for c in pixels(region).reshape(-1, 3).tolist()} <= {*corners, (125, 125, 62)}
 
 
-def test_what_lies_outside_a_segment_is_hidden(monkeypatch):
+def test_what_lies_outside_a_segment_is_hidden_and_specks_are_dropped(monkeypatch):
     image = noise(40, 30)
     labels = np.ones((30, 40), dtype=np.int64)
     labels[10:20, 5:25] = 2
@@ -137,17 +131,12 @@ def test_what_lies_outside_a_segment_is_hidden(monkeypatch):
     for region, number, box in ((outer, 1, np.s_[0:30, 0:40]), (inner, 2, np.s_[10:20, 5:25])):
         expected = np.where((labels[box] == number)[..., None], pixels(image)[box], mean)
         assert (pixels(region) == expected).all()
-
-
-def test_specks_are_dropped_but_never_all(monkeypatch):
-    image = noise(40, 30)
-    labels = np.ones((30, 40), dtype=np.int64)
+    labels[:] = 1
     labels[:4, :10] = 2  # 40 of 1200 pixels: below a fifth of a quarter
     labels[20:, :10] = 3
-    monkeypatch.setattr(regions, "load_slic", lambda: lambda small, **options: labels)
     assert [region.size for region in segment(image, "slic", 4)] == [(40, 30), (10, 10)]
     labels[:] = np.arange(1, 1201).reshape(30, 40)
-    assert len(segment(image, "slic", 4)) == 1
+    assert len(segment(image, "slic", 4)) == 1, "but never all"
 
 
 def test_slic_sees_a_small_copy(monkeypatch):
@@ -158,35 +147,25 @@ def test_slic_sees_a_small_copy(monkeypatch):
         return np.arange(1, 5).reshape(2, 2).repeat(small.shape[0] // 2, 0).repeat(small.shape[1] // 2, 1)
 
     monkeypatch.setattr(regions, "load_slic", lambda: spy)
-    found = segment(noise(1600, 800), "slic", 4)
+    sizes = [region.size for region in segment(noise(1600, 800), "slic", 4)]
     assert shapes == [(80, 160, 3)]
-    assert [region.size for region in found] == [(800, 400)] * 4
+    assert sizes == [(800, 400)] * 4
 
 
 @pytest.mark.parametrize("method", ["slic", "tiles"])
-@pytest.mark.parametrize("size", [(1, 1), (16, 16), (1, 300), (300, 1), (2, 3), (700, 3)])
-def test_odd_images(method, size):
-    for image in (noise(*size), Image.new("RGB", size, (9, 9, 9)), noise(*size).convert("L").convert("RGB")):
-        found = segment(image, method, 9)
-        assert 1 <= len(found) <= 20
-        assert all(region.mode == "RGB" and 0 not in region.size for region in found)
-        assert sum(region.width * region.height for region in found) >= 0.5 * size[0] * size[1]
-
-
-@pytest.mark.parametrize("method", ["slic", "tiles"])
-def test_one_color_stays_one_color(method):
-    for region in segment(Image.new("RGB", (50, 40), (10, 20, 30)), method, 9):
-        assert {tuple(c) for c in pixels(region).reshape(-1, 3).tolist()} == {(10, 20, 30)}
-
-
-@pytest.mark.parametrize("method", ["slic", "tiles"])
-def test_the_same_image_gives_the_same_regions_and_stays_as_it_was(image, method):
-    picture = image(5, (300, 200))
-    before = pixels(picture).copy()
-    first, second = segment(picture, method, 12), segment(picture, method, 12)
-    assert [r.tobytes() for r in first] == [r.tobytes() for r in second]
-    assert (pixels(picture) == before).all()
-    assert picture.size == (300, 200)
+def test_odd_images(method):
+    for size in ((1, 1), (16, 16), (1, 300), (300, 1), (2, 3), (700, 3), (50, 40)):
+        plain = Image.new("RGB", size, (10, 20, 30))
+        for image in (noise(*size), plain, noise(*size).convert("L").convert("RGB")):
+            before = image.tobytes()
+            parts = segment(image, method, 9)
+            assert 1 <= len(parts) <= 20
+            assert all(region.mode == "RGB" and 0 not in region.size for region in parts)
+            assert sum(region.width * region.height for region in parts) >= 0.5 * size[0] * size[1]
+            assert [r.tobytes() for r in segment(image, method, 9)] == [r.tobytes() for r in parts], "always the same"
+            assert image.tobytes() == before
+        for region in segment(plain, method, 9):
+            assert {tuple(c) for c in pixels(region).reshape(-1, 3).tolist()} == {(10, 20, 30)}
 
 
 # Training
@@ -220,16 +199,13 @@ def test_draws_follow_torchs_generator(image):
 def test_soft_vote_is_the_log_of_the_mean_probability():
     logits = np.random.default_rng(0).normal(0, 3, (7, 4)).astype(np.float32)
     p = softmax(logits.astype(np.float64))
-    found = soft_vote(logits, [1, 4, 2])
+    votes = soft_vote(logits, [1, 4, 2])
     expected = np.log(np.stack([p[0], p[1:5].mean(0), p[5:7].mean(0)]))
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert found.dtype == np.float32
-
-
-def test_soft_vote_of_extreme_scores_stays_finite():
-    found = soft_vote(np.array([[1e4, 0, 0], [0, 0, -1e4]], dtype=np.float32), [2])
-    np.testing.assert_allclose(np.exp(found[0]), [0.75, 0.25, 0], atol=1e-6)
-    assert np.isfinite(found).all()
+    np.testing.assert_allclose(votes, expected, rtol=1e-5)
+    assert votes.dtype == np.float32
+    extreme = soft_vote(np.array([[1e4, 0, 0], [0, 0, -1e4]], dtype=np.float32), [2])
+    np.testing.assert_allclose(np.exp(extreme[0]), [0.75, 0.25, 0], atol=1e-6)
+    assert np.isfinite(extreme).all()
 
 
 @pytest.mark.parametrize("method", ["slic", "tiles"])
@@ -240,11 +216,13 @@ def test_region_head_against_numpy(image, method):
     prepared = [head.prepare(picture) for picture in images]
     views = [[picture, *segment(picture, method, 9)] for picture in images]
     assert [[tuple(view.shape) for view in group] for group in prepared] == [[(3, 8, 8)] * len(v) for v in views]
-    found = head.logits(prepared, np.ones((3, 32), dtype=np.float32))
-    for row, group in zip(found, views, strict=True):
+    logits = head.logits(prepared, np.ones((3, 32), dtype=np.float32))
+    for row, group in zip(logits, views, strict=True):
         scores = np.stack([pixels(view.resize((8, 8))).mean((0, 1)) / 50 for view in group])
         np.testing.assert_allclose(row, np.log(softmax(scores).mean(0)), rtol=1e-4)
-    assert found.shape == (3, 3)
+    assert logits.shape == (3, 3)
+    none = head.logits([], NOTHING)
+    assert (none.shape, none.dtype) == ((0, 3), np.float32)
 
 
 def test_views_go_through_in_bounded_batches(monkeypatch):
@@ -256,12 +234,6 @@ def test_views_go_through_in_bounded_batches(monkeypatch):
     monkeypatch.setattr(regions, "BATCH", 16)
     assert (head.logits(prepared, NOTHING) == whole).all()
     assert wrapped.batches[1:] == [16, 16, 16, 2]
-
-
-def test_no_images():
-    found = RegionHead(MeanColorHead(), "tiles", 4).logits([], NOTHING)
-    assert found.shape == (0, 3)
-    assert found.dtype == np.float32
 
 
 def test_region_head_says_what_it_is():
@@ -281,15 +253,12 @@ def test_region_head_says_what_it_is():
     assert answering(wrapped, HeadSettings()) is wrapped
 
 
-def test_a_head_on_embeddings_is_refused():
+def test_what_is_refused(monkeypatch):
     wrapped = MeanColorHead()
     wrapped.encoder_identity = "tiny"
     with pytest.raises(HeadError, match="whole photos") as caught:
         RegionHead(wrapped, "tiles", 9)
     assert "backbone" in caught.value.fix
-
-
-def test_without_scikit_image(monkeypatch):
     monkeypatch.setitem(sys.modules, "skimage.segmentation", None)
     for ask in (lambda: segment(quarters(), "slic", 4), lambda: RegionHead(MeanColorHead(), "slic", 4)):
         with pytest.raises(MissingExtraError, match=r"scikit-image[\s\S]*\[regions\]"):
