@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,19 +40,18 @@ def score(head: BackboneHead, images) -> np.ndarray:
 FRESH = """
 import sys
 import numpy as np
-from pathlib import Path
 from hybrid.run.files import Layout, load_head
 from hybrid.images.decode import decode
 from hybrid.device import Compute
 
 runs, out, *photos = sys.argv[1:]
-found = {}
+arrays = {}
 for number in (1, 2):
     head, info = load_head(Layout(Path(runs) / f"run {number}"), Compute("cpu", "fp32", "test"))
     pixels = [head.prepare(decode(Path(photo).read_bytes())) for photo in photos]
-    found[f"logits {number}"] = head.logits(pixels, np.empty((0, 0), np.float32))
-    found[f"classes {number}"] = np.array(info.classes)
-np.savez(out, **found)
+    arrays[f"logits {number}"] = head.logits(pixels, np.empty((0, 0), np.float32))
+    arrays[f"classes {number}"] = np.array(info.classes)
+np.savez(out, **arrays)
 """
 
 
@@ -63,16 +61,8 @@ def test_a_fresh_process_gives_the_same_logits(colored, recipe, tmp_path):
     save_file(build_model(recipe().model, 3).backbone.state_dict(), first_weights)
     expected = []
     for folds in (1, 2):
-        settings = recipe(
-            epochs=2,
-            pretrained=True,
-            backbone_weights=str(first_weights),
-            unfreeze="2",
-            backbone_args={"drop_rate": 0.1},
-            mean=(0.4, 0.5, 0.6),
-            crop_pct=0.9,
-            folds=folds,
-        )
+        weights = {"pretrained": True, "backbone_weights": str(first_weights), "backbone_args": {"drop_rate": 0.1}}
+        settings = recipe(**weights, epochs=2, unfreeze="2", mean=(0.4, 0.5, 0.6), crop_pct=0.9, folds=folds)
         with HeadDraft(Layout(tmp_path / f"run {folds}")) as draft:
             head = train_backbone_head(data, settings, CPU, draft.folder, lambda line: None)
             info = HeadInfo(
@@ -87,69 +77,46 @@ def test_a_fresh_process_gives_the_same_logits(colored, recipe, tmp_path):
     command = [sys.executable, "-c", FRESH, tmp_path, tmp_path / "out.npz", *images]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    found = np.load(tmp_path / "out.npz")
+    arrays = np.load(tmp_path / "out.npz")
     for number, logits in enumerate(expected, start=1):
-        np.testing.assert_allclose(found[f"logits {number}"], logits, atol=1e-5)
-        assert found[f"classes {number}"].tolist() == list(CLASSES)
+        np.testing.assert_allclose(arrays[f"logits {number}"], logits, atol=1e-5)
+        assert arrays[f"classes {number}"].tolist() == list(CLASSES)
         assert np.ptp(logits, axis=0).min() > 1e-3, "the logits tell photos apart"
 
 
-@pytest.mark.parametrize(
-    ("name", "folds"),
-    [
-        ("test_resnet", 1),
-        ("test_resnet", 3),
-        ("test_convnext", 1),
-        ("test_efficientnet", 1),
-        ("test_vit", 2),
-        ("coat_tiny", 1),
-    ],
-)
-def test_save_and_load(colored, recipe, tmp_path, name, folds):
+def test_save_and_load(colored, recipe, tmp_path):
     """coat_tiny has tensors that share memory, which safetensors refuses to write."""
-    images = colored((1, 1, 1), (2, 2, 2)).val
-    settings = recipe(backbone=name, image_size=32, folds=folds)
-    head = random_head(settings)
-    file = tmp_path / "model.safetensors"
-    save_backbone_head(head, file)
-    found = load_backbone_head(file, CLASSES, settings, CPU)
-    np.testing.assert_array_equal(score(found, images), score(head, images))
-    assert found.classes == CLASSES
-    assert found.notes == head.notes
-    assert found.encoder_identity is None
-    tensors = load_file(file)
-    assert all(torch.equal(tensor, tensors[key]) for key, tensor in head.tensors().items())
-
-
-def test_saved_weights_are_fp32_whatever_they_are_used_in(recipe, tmp_path):
-    file = tmp_path / "model.safetensors"
+    images, file = colored((1, 1, 1), (2, 2, 2)).val, tmp_path / "model.safetensors"
+    nets = {"test_resnet": 3, "test_convnext": 1, "test_efficientnet": 1, "test_vit": 2, "coat_tiny": 1}
+    for name, folds in nets.items():
+        settings = recipe(backbone=name, image_size=32, folds=folds)
+        head = random_head(settings)
+        save_backbone_head(head, file)
+        loaded = load_backbone_head(file, CLASSES, settings, CPU)
+        np.testing.assert_array_equal(score(loaded, images), score(head, images))
+        assert (loaded.classes, loaded.notes, loaded.encoder_identity) == (CLASSES, head.notes, None)
+        tensors = load_file(file)
+        assert all(torch.equal(tensor, tensors[key]) for key, tensor in head.tensors().items())
     save_backbone_head(random_head(recipe(), Compute("cpu", "bf16", "test")), file)
     with safe_open(file, "pt") as opened:
         kinds = {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
-    assert kinds == {"F32", "I64"}
+    assert kinds == {"F32", "I64"}, "fp32 whatever they are used in"
 
 
-def test_no_images(recipe):
-    found = random_head(recipe()).logits([], NO_EMBEDDINGS)
-    assert found.shape == (0, 3)
-    assert found.dtype == np.float32
-
-
-def test_a_images_logits_do_not_depend_on_its_batch(colored, recipe):
-    images = colored((1, 1, 1), (2, 2, 2)).val
+def test_an_images_logits_depend_neither_on_its_batch_nor_much_on_the_precision(colored, recipe):
+    images = colored((1, 1, 1), (4, 4, 4)).val
     head = random_head(recipe())
     together = score(head, images)
     pixels = [head.prepare(read_and_decode(record)) for record in images.records]
     assert {(p.shape, p.dtype) for p in pixels} == {((24, 24, 3), np.dtype(np.uint8))}
-    alone = np.concatenate([head.logits([one], NO_EMBEDDINGS) for one in pixels])
+    alone = np.concatenate([head.logits([image], NO_EMBEDDINGS) for image in pixels])
     np.testing.assert_allclose(together, alone, atol=1e-5)
-    assert together.dtype == np.float32
-
-
-def test_it_says_what_it_needs_of_a_image(recipe):
-    assert random_head(recipe(crop_pct=1.0)).min_side == 3 * 24
-    assert random_head(recipe(crop_pct=0.75)).min_side == 3 * 32
-    assert random_head(recipe()).batch_size == CPU_BATCH
+    half = score(random_head(recipe(), Compute("cpu", "bf16", "")), images)
+    assert not np.array_equal(together, half)
+    np.testing.assert_allclose(half, together, atol=0.05)
+    none = head.logits([], NO_EMBEDDINGS)
+    assert none.shape == (0, 3)
+    assert together.dtype == half.dtype == none.dtype == np.float32
 
 
 def test_a_batch_that_does_not_fit_is_halved(recipe, image):
@@ -165,60 +132,35 @@ def test_a_batch_that_does_not_fit_is_halved(recipe, image):
 
     head.model.forward = small
     with pytest.warns(HybridWarning, match="6 photos at once do not fit into memory: the head goes on with 3"):
-        found = head.logits(prepared, NO_EMBEDDINGS)
+        logits = head.logits(prepared, NO_EMBEDDINGS)
     assert sizes == [6, 3, 1, 1, 1, 1, 1, 1]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-def test_half_precision_agrees_with_fp32(colored, recipe):
-    images = colored((1, 1, 1), (4, 4, 4)).val
-    exact, half = (score(random_head(recipe(), Compute("cpu", p, "")), images) for p in ("fp32", "bf16"))
-    assert not np.array_equal(exact, half)
-    assert half.dtype == np.float32
-    np.testing.assert_allclose(half, exact, atol=0.05)
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
 def test_a_head_is_ready_for_use(recipe):
     head = random_head(recipe())
-    model = head.model
-    assert not any(module.training for module in model.modules())
-    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert not any(module.training for module in head.model.modules())
+    assert not any(parameter.requires_grad for parameter in head.model.parameters())
+    assert head.batch_size == CPU_BATCH
+    assert [random_head(recipe(crop_pct=share)).min_side for share in (1.0, 0.75)] == [3 * 24, 3 * 32]
     assert head.notes == ("head: test_resnet, 3 classes, on cpu fp32 (test)",)
     assert random_head(recipe(folds=2)).notes == ("head: 2 x test_resnet, 3 classes, on cpu fp32 (test)",)
-
-
-def test_only_networks_of_ours_are_heads(recipe):
     with pytest.raises(TypeError, match="not Linear"):
         BackboneHead(torch.nn.Linear(2, 2), CLASSES, recipe(), CPU)
 
 
-def cut(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-100])
-
-
-def drop_a_tensor(file: Path) -> None:
-    tensors = load_file(file)
+def test_damaged_weights_and_those_of_another_network(recipe, tmp_path):
+    file = tmp_path / HeadFiles.WEIGHTS
+    save_backbone_head(random_head(recipe()), file)
+    changes = ({"backbone": "test_convnext"}, {"folds": 2}, {"hidden": 8})
+    for classes, settings in ((("a", "b"), recipe()), *((CLASSES, recipe(**change)) for change in changes)):
+        with pytest.raises(HeadError, match="damaged"):
+            load_backbone_head(file, classes, settings, CPU)
+    whole, tensors = file.read_bytes(), load_file(file)
     del tensors["classifier.1.weight"]
-    save_file(tensors, file)
-
-
-@pytest.mark.parametrize("damage", [cut, drop_a_tensor])
-def test_damaged_weights(recipe, tmp_path, damage):
-    file = tmp_path / HeadFiles.WEIGHTS
-    save_backbone_head(random_head(recipe()), file)
-    damage(file)
-    with pytest.raises(HeadError, match="damaged") as caught:
-        load_backbone_head(file, CLASSES, recipe(), CPU)
-    assert str(file) in caught.value.what
-    assert "train-head" in caught.value.fix
-
-
-@pytest.mark.parametrize(
-    ("classes", "change"),
-    [(("a", "b"), {}), (CLASSES, {"backbone": "test_convnext"}), (CLASSES, {"folds": 2}), (CLASSES, {"hidden": 8})],
-)
-def test_weights_of_another_network(recipe, tmp_path, classes, change):
-    file = tmp_path / HeadFiles.WEIGHTS
-    save_backbone_head(random_head(recipe()), file)
-    with pytest.raises(HeadError, match="damaged"):
-        load_backbone_head(file, classes, recipe(**change), CPU)
+    for damage in (lambda: file.write_bytes(whole[:-100]), lambda: save_file(tensors, file)):
+        damage()
+        with pytest.raises(HeadError, match="damaged") as caught:
+            load_backbone_head(file, CLASSES, recipe(), CPU)
+        assert str(file) in caught.value.what
+        assert "train-head" in caught.value.fix

@@ -26,19 +26,29 @@ def adapted(settings, classes: int = 3):
     """A network with adapters that do something: as they are made, they do nothing."""
     torch.manual_seed(0)
     model = build_model(settings.model, classes)
-    said = add_adapters(model, settings)
+    note = add_adapters(model, settings)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.05)
-    return model, said
+    return model, note
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_the_merged_network_is_the_adapted_one(recipe, name):
+def test_which_layers_have_adapters_and_the_merged_network_is_the_adapted_one(recipe, name):
     settings = recipe(backbone=name, lora_rank=3, lora_alpha=6.0, **NETS[name])
     torch.manual_seed(0)
     plain = build_model(settings.model, 3).eval()
-    model, _ = adapted(settings)
+    original = dict(plain.backbone.named_modules())
+    model, note = adapted(settings)
+    layers = {n.removeprefix("base_model.model.") for n, m in model.backbone.named_modules() if hasattr(m, "lora_A")}
+    convolutions = {n for n, m in original.items() if isinstance(m, nn.Conv2d)}
+    grouped = {n for n in convolutions if original[n].groups > 1}
+    same_padded = {n for n in convolutions if type(original[n]).__name__ == "Conv2dSame"}
+    assert layers == {n for n, m in original.items() if isinstance(m, nn.Linear)} | convolutions - grouped - same_padded
+    assert bool(grouped) is bool(same_padded) is (name == "mobilenetv2_050")
+    assert f"adapters of rank 3 on {len(layers)} " in note
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert trained == {n for n, _ in model.named_parameters() if "lora_" in n or n.startswith("classifier.")}
     images = torch.rand(4, 3, 32, 32)
     with torch.no_grad():
         before = model.eval()(images)
@@ -48,22 +58,6 @@ def test_the_merged_network_is_the_adapted_one(recipe, name):
     assert (before - without).abs().max() > 1e-3, "the adapters do something"
     torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
     assert merged.state_dict().keys() == plain.state_dict().keys()
-
-
-@pytest.mark.parametrize("name", NETS)
-def test_which_layers_have_adapters(recipe, name):
-    settings = recipe(backbone=name, lora_rank=2, **NETS[name])
-    original = dict(build_model(settings.model, 3, load_weights=False).backbone.named_modules())
-    model, said = adapted(settings)
-    found = {n.removeprefix("base_model.model.") for n, m in model.backbone.named_modules() if hasattr(m, "lora_A")}
-    convolutions = {n for n, m in original.items() if isinstance(m, nn.Conv2d)}
-    grouped = {n for n in convolutions if original[n].groups > 1}
-    same_padded = {n for n in convolutions if type(original[n]).__name__ == "Conv2dSame"}
-    assert found == {n for n, m in original.items() if isinstance(m, nn.Linear)} | convolutions - grouped - same_padded
-    assert bool(grouped) is bool(same_padded) is (name == "mobilenetv2_050")
-    assert f"adapters of rank 2 on {len(found)} " in said
-    trained = {n for n, p in model.named_parameters() if p.requires_grad}
-    assert trained == {n for n, _ in model.named_parameters() if "lora_" in n or n.startswith("classifier.")}
 
 
 class Twin(nn.Module):
@@ -88,8 +82,8 @@ def test_a_name_means_one_layer(recipe):
 @pytest.mark.parametrize("name", NETS)
 def test_training_changes_the_backbone_by_low_rank_alone(colored, recipe, tmp_path, monkeypatch, name):
     settings = recipe(backbone=name, lora_rank=2, epochs=1, freeze_norms=True, learning_rate=0.01, **NETS[name])
-    data, said = colored((4, 4, 4), (2, 2, 2)), []
-    head = train_backbone_head(data, settings, CPU, tmp_path, said.append)
+    data, lines = colored((4, 4, 4), (2, 2, 2)), []
+    head = train_backbone_head(data, settings, CPU, tmp_path, lines.append)
     torch.manual_seed(settings.seed)
     before = build_model(settings.model, 3).state_dict()
     after = head.tensors()
@@ -103,32 +97,28 @@ def test_training_changes_the_backbone_by_low_rank_alone(colored, recipe, tmp_pa
             singular = np.linalg.svd(difference.numpy(), compute_uv=False)
             # peft's adapter of a convolution is a convolution of its shape to `rank` channels.
             assert singular[2:].max(initial=0) < 1e-4 * singular[0], n
-    assert any("adapters of rank 2" in line for line in said)
+    assert any("adapters of rank 2" in line for line in lines)
     assert head.training.parameters == sum(p.numel() for p in build_model(settings.model, 3).parameters())
     # Used where peft is not installed.
     save_backbone_head(head, tmp_path / "model.safetensors")
     monkeypatch.setitem(sys.modules, "peft", None)
-    found = load_backbone_head(tmp_path / "model.safetensors", data.classes, settings, CPU)
+    loaded = load_backbone_head(tmp_path / "model.safetensors", data.classes, settings, CPU)
     images = [rng.integers(0, 256, (32, 32, 3), dtype=np.uint8) for rng in map(np.random.default_rng, range(3))]
     none = np.empty((0, 0), np.float32)
-    np.testing.assert_array_equal(found.logits(images, none), head.logits(images, none))
+    np.testing.assert_array_equal(loaded.logits(images, none), head.logits(images, none))
 
 
-def test_without_peft(colored, recipe, tmp_path, monkeypatch):
+def test_what_cannot_be_adapted(recipe, monkeypatch):
+    def adapt(**changes):
+        settings = recipe(lora_rank=2, **changes)
+        add_adapters(build_model(settings.model, 3), settings)
+
+    for change in ({"layer_decay": 0.5}, {"unfreeze_every": 1}):
+        with pytest.raises(HeadError, match="own layers frozen"):
+            adapt(**change)
+    with pytest.raises(HeadError, match="hybrid_pixels has no linear layer"):
+        adapt(backbone="hybrid_pixels")
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(MissingExtraError, match="peft") as caught:
-        train_backbone_head(colored(), recipe(lora_rank=2), CPU, tmp_path, lambda line: None)
+        adapt()
     assert "lora" in caught.value.fix
-
-
-@pytest.mark.parametrize("change", [{"layer_decay": 0.5}, {"unfreeze_every": 1}])
-def test_settings_that_contradict_adapters(recipe, change):
-    settings = recipe(lora_rank=2, **change)
-    with pytest.raises(HeadError, match="own layers frozen"):
-        add_adapters(build_model(settings.model, 3), settings)
-
-
-def test_nothing_to_adapt(recipe):
-    settings = recipe(backbone="hybrid_pixels", lora_rank=2)
-    with pytest.raises(HeadError, match="hybrid_pixels has no linear layer"):
-        add_adapters(build_model(settings.model, 3), settings)
