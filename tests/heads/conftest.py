@@ -112,6 +112,18 @@ def run(start):
 
 
 @pytest.fixture
+def loop(colored, start):
+    """The inside of a training: `loop(settings)`."""
+    data = colored()
+
+    def make(settings):
+        model = start(settings)
+        return _Loop(model, data, transforms(model, settings), settings, CPU)
+
+    return make
+
+
+@pytest.fixture
 def script(monkeypatch):
     """Let validation find these (loss, accuracy), an epoch after another."""
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,6 +30,11 @@ def same(first, second) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
+def read_log(folder: Path) -> list[dict[str, float]]:
+    with (folder / "log.csv").open(newline="") as stream:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
+
+
 # The seed
 
 
@@ -37,11 +43,9 @@ def test_a_seed_gives_the_same_weights_bit_by_bit(colored, recipe, tmp_path, wor
     data = colored((5, 5, 6), (2, 2, 2))
     weights = []
     for seed in (3, 3, 4):
-        folder = tmp_path / f"log-{len(weights)}"
-        folder.mkdir()
         torch.rand(len(weights))  # the state of the world before must not matter
         settings = recipe(epochs=2, patience=9, seed=seed, workers=workers)
-        weights.append(train_backbone_head(data, settings, CPU, folder, lambda line: None).tensors())
+        weights.append(train_backbone_head(data, settings, CPU, tmp_path, lambda line: None).tensors())
     assert same(weights[0], weights[1])
     assert not same(weights[0], weights[2])
 
@@ -51,56 +55,47 @@ def test_a_seed_gives_the_same_weights_bit_by_bit(colored, recipe, tmp_path, wor
 
 @pytest.mark.parametrize("epochs", [1, 4])
 def test_log_and_curves(script, colored, recipe, tmp_path, epochs):
-    said, folder = [], tmp_path / "log"
+    lines, folder = [], tmp_path / "log"
     folder.mkdir()
     script([(1.0, 0.1), (0.5, 0.7), (0.6, 0.6), (0.7, 0.5)])
     settings = recipe(epochs=epochs, patience=2, warmup_epochs=0, learning_rate=0.01)
-    train_backbone_head(colored((2, 3, 3)), settings, CPU, folder, said.append)
+    train_backbone_head(colored((2, 3, 3)), settings, CPU, folder, lines.append)
     assert {file.name for file in folder.iterdir()} == {"log.csv", "curves.png"}
-    with (folder / "log.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = read_log(folder)
     assert list(rows[0]) == list(EpochLog.__dataclass_fields__)
-    assert [row["epoch"] for row in rows] == [str(number + 1) for number in range(epochs)]
-    assert [float(row["val_loss"]) for row in rows] == [1.0, 0.5, 0.6, 0.7][:epochs]
-    assert [float(row["val_accuracy"]) for row in rows] == [0.1, 0.7, 0.6, 0.5][:epochs]
-    assert float(rows[-1]["learning_rate"]) == pytest.approx(0, abs=1e-9)
+    assert [row["epoch"] for row in rows] == list(range(1, epochs + 1))
+    assert [row["val_loss"] for row in rows] == [1.0, 0.5, 0.6, 0.7][:epochs]
+    assert [row["val_accuracy"] for row in rows] == [0.1, 0.7, 0.6, 0.5][:epochs]
+    assert rows[-1]["learning_rate"] == pytest.approx(0, abs=1e-9)
     with Image.open(folder / "curves.png") as picture:
         assert picture.format == "PNG"
         assert 600 < picture.width < 2000
         assert 250 < picture.height < 1200
         pixels = np.asarray(picture.convert("RGB"))
     assert 0.005 < (pixels < 250).any(axis=2).mean() < 0.5, "lines on white"
-    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
-    epoch_lines = [line for line in said if line.startswith("epoch")]
-    assert len(epoch_lines) == epochs
+    epoch_lines = [line for line in lines if line.startswith("epoch")]
     assert [line.endswith("*") for line in epoch_lines] == [True, True, False, False][:epochs]
-    assert f"kept epoch {min(epochs, 2)} of {epochs}, the best by validation loss" in said
+    assert f"kept epoch {min(epochs, 2)} of {epochs}, the best by validation loss" in lines
 
 
-@pytest.mark.parametrize(
-    ("unfreeze", "pretrained", "warned"), [("2", False, True), ("all", False, False), ("2", True, False)]
-)
-def test_it_says_what_it_does(colored, recipe, tmp_path, unfreeze, pretrained, warned):
-    weights = tmp_path / "w.safetensors"
+def test_it_says_what_it_does(colored, recipe, tmp_path):
+    data, weights = colored((2, 2, 2), (1, 1, 1)), tmp_path / "w.safetensors"
     save_file(build_model(recipe().model, 3).backbone.state_dict(), weights)
-    settings = recipe(epochs=1, unfreeze=unfreeze, backbone_weights=str(weights) if pretrained else None)
-    (tmp_path / "log").mkdir()
-    said = []
-    head = train_backbone_head(colored((2, 2, 2), (1, 1, 1)), settings, CPU, tmp_path / "log", said.append)
-    text = "\n".join(said)
-    assert ("random weights stay frozen" in text) is warned
-    assert (f"weights from {weights}" in text) is pretrained
-    assert ("3 of 5 backbone stages" in text) is (unfreeze == "2")
-    assert "training on cpu fp32 (test), 0 loader processes" in text
-    everything = sum(t.numel() for n, t in head.tensors().items() if "running" not in n and "num_batches" not in n)
-    assert f" of {everything / 1e6:.2f} M parameters train" in text
-
-
-def test_progressive_unfreezing_is_announced(colored, recipe, tmp_path):
-    said = []
+    for unfreeze, pretrained, warned in (("2", False, True), ("all", False, False), ("2", True, False)):
+        settings = recipe(epochs=1, unfreeze=unfreeze, backbone_weights=str(weights) if pretrained else None)
+        lines = []
+        head = train_backbone_head(data, settings, CPU, tmp_path, lines.append)
+        text = "\n".join(lines)
+        assert ("random weights stay frozen" in text) is warned
+        assert (f"weights from {weights}" in text) is pretrained
+        assert ("3 of 5 backbone stages" in text) is (unfreeze == "2")
+        assert "training on cpu fp32 (test), 0 loader processes" in text
+        everything = sum(t.numel() for n, t in head.tensors().items() if "running" not in n and "num_batches" not in n)
+        assert f" of {everything / 1e6:.2f} M parameters train" in text
+    lines = []
     settings = recipe(epochs=2, unfreeze="2", unfreeze_every=1)
-    head = train_backbone_head(colored((2, 2, 2), (1, 1, 1)), settings, CPU, tmp_path, said.append)
-    text = "\n".join(said)
+    head = train_backbone_head(data, settings, CPU, tmp_path, lines.append)
+    text = "\n".join(lines)
     assert "one stage more every 1 epochs, all from epoch 3" in text
     assert "note: 2 epochs end before that" in text
     assert 0 < head.training.trainable < head.training.parameters
@@ -114,40 +109,30 @@ def test_a_watcher_gets_each_row_and_can_end_the_training(colored, recipe, tmp_p
         if row.epoch == 2:
             raise KeyboardInterrupt
 
+    data = colored((2, 2, 2), (1, 1, 1))
     with pytest.raises(KeyboardInterrupt):
-        train_backbone_head(
-            colored((2, 2, 2), (1, 1, 1)), recipe(epochs=4), CPU, tmp_path, lambda line: None, on_epoch=watch
-        )
+        train_backbone_head(data, recipe(epochs=4), CPU, tmp_path, lambda line: None, on_epoch=watch)
     assert [row.epoch for row in rows] == [1, 2]
-    assert len((tmp_path / "log.csv").read_text().splitlines()) == 3, "the row is written before it is watched"
+    assert len(read_log(tmp_path)) == 2, "the row is written before it is watched"
 
 
 # Folds
 
 
 def test_folds_train_an_ensemble(colored, recipe, tmp_path, monkeypatch):
-    data, said, seeds = colored((6, 6, 6), (3, 3, 3)), [], []
-    one_training = fit._train_one
-    monkeypatch.setattr(
-        fit, "_train_one", lambda part, own, *more: seeds.append(own.seed) or one_training(part, own, *more)
-    )
-    head = train_backbone_head(data, recipe(folds=3, epochs=2, seed=5), CPU, tmp_path, said.append)
+    data, lines, seeds = colored((6, 6, 6), (3, 3, 3)), [], []
+    train_one = fit._train_one
+    monkeypatch.setattr(fit, "_train_one", lambda part, own, *a: seeds.append(own.seed) or train_one(part, own, *a))
+    head = train_backbone_head(data, recipe(folds=3, epochs=2, seed=5), CPU, tmp_path, lines.append)
     assert seeds == [5, 6, 7]
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("fold")) == [
-        "fold_1",
-        "fold_2",
-        "fold_3",
-    ]
-    assert all({p.name for p in fold.iterdir()} == {"log.csv", "curves.png"} for fold in tmp_path.glob("fold_*"))
-    assert [line for line in said if line.startswith("fold")] == [
+    folds = [tmp_path / f"fold_{number}" for number in (1, 2, 3)]
+    assert sorted(tmp_path.glob("fold*")) == folds
+    assert all({p.name for p in fold.iterdir()} == {"log.csv", "curves.png"} for fold in folds)
+    assert [line for line in lines if line.startswith("fold")] == [
         f"fold {number} of 3: 12 training and 6 validation photos" for number in (1, 2, 3)
     ]
-    best = []
-    for number in (1, 2, 3):
-        with (tmp_path / f"fold_{number}" / "log.csv").open(newline="") as stream:
-            rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(stream)]
-        best.append(min(rows, key=lambda row: row["val_loss"])["val_accuracy"])
-    assert f"accuracy {np.mean(best):.3f} +- {np.std(best, ddof=1):.3f}" in said[-1]
+    best = [min(read_log(fold), key=lambda row: row["val_loss"])["val_accuracy"] for fold in folds]
+    assert f"accuracy {np.mean(best):.3f} +- {np.std(best, ddof=1):.3f}" in lines[-1]
     assert head.training.val_accuracy == pytest.approx(np.mean(best), abs=1e-5)
     # The head's members are the folds' networks, in order.
     assert {name.split(".")[1] for name in head.tensors()} == {"0", "1", "2"}
@@ -155,10 +140,6 @@ def test_folds_train_an_ensemble(colored, recipe, tmp_path, monkeypatch):
 
 
 # Odd classes
-
-
-def with_labels(data: TrainingSet, classes: tuple[str, ...]) -> TrainingSet:
-    return replace(data, classes=classes)
 
 
 ODD = ('a "quoted" name', "🦓 zebra", "a/b\\c", ".hidden", "=cmd|' /C calc'!A0", "  ", "ß\u0301,\n;")
@@ -196,7 +177,7 @@ STILL = {"rotation": 0.0, "colour_jitter": 0.0, "crop_scale": 1.0, "backbone": "
 
 def test_labels_with_odd_characters(hues, recipe, tmp_path):
     count = len(ODD)
-    data = with_labels(hues((6,) * count, (2,) * count), ODD)
+    data = replace(hues((6,) * count, (2,) * count), classes=ODD)
     settings = recipe(**STILL, epochs=12, learning_rate=0.02, label_smoothing=0.0, patience=12)
     layout = Layout(tmp_path / "run")
     with HeadDraft(layout) as draft:
@@ -206,10 +187,10 @@ def test_labels_with_odd_characters(hues, recipe, tmp_path):
         )
         draft.save(head, info)
         draft.publish()
-    found, info = load_head(layout, CPU)
-    assert found.classes == info.classes == ODD
+    loaded, info = load_head(layout, CPU)
+    assert loaded.classes == info.classes == ODD
     expected = scores(head, data)
-    np.testing.assert_array_equal(scores(found, data), expected)
+    np.testing.assert_array_equal(scores(loaded, data), expected)
     assert expected.argmax(1).tolist() == data.val.target.tolist()
 
 
@@ -229,23 +210,7 @@ def test_few_images_few_classes(hues, recipe, tmp_path, train, val):
 NOTHING = {"rotation": 0.0, "colour_jitter": 0.0, "crop_scale": 1.0, "flip": 0.0}
 
 
-@pytest.mark.parametrize(
-    ("changes", "plain"),
-    [
-        ({}, True),
-        ({"mixup": 0.4}, True),
-        ({"rotation": 1.0}, False),
-        ({"colour_jitter": 0.1}, False),
-        ({"crop_scale": 0.99}, False),
-        ({"flip": 0.5}, False),
-        ({"random_erasing": 0.1}, False),
-        ({"auto_augment": "rand-m9-mstd0.5"}, False),
-        ({"regions": "tiles"}, False),
-    ],
-)
-def test_without_augmentation_images_are_trained_on_as_they_are_answered(
-    monkeypatch, colored, recipe, tmp_path, changes, plain
-):
+def test_without_augmentation_images_are_trained_on_as_they_are_answered(monkeypatch, colored, recipe, tmp_path):
     class Seen(Exception):  # noqa: N818
         pass
 
@@ -253,24 +218,39 @@ def test_without_augmentation_images_are_trained_on_as_they_are_answered(
         raise Seen(*transforms)
 
     monkeypatch.setattr(fit, "train", spy)
-    with pytest.raises(Seen) as caught:
-        train_backbone_head(colored(), recipe(**NOTHING | changes), CPU, tmp_path, lambda line: None)
-    first, second = caught.value.args
-    assert (first is second) is plain
-    assert isinstance(second.transforms[0], Resize), "the plain one, which crops nothing at random"
+    data = colored()
+    for changes in (
+        {},
+        {"mixup": 0.4},
+        {"rotation": 1.0},
+        {"colour_jitter": 0.1},
+        {"crop_scale": 0.99},
+        {"flip": 0.5},
+        {"random_erasing": 0.1},
+        {"auto_augment": "rand-m9-mstd0.5"},
+        {"regions": "tiles"},
+    ):
+        with pytest.raises(Seen) as caught:
+            train_backbone_head(data, recipe(**NOTHING | changes), CPU, tmp_path, lambda line: None)
+        first, second = caught.value.args
+        assert (first is second) is (changes in ({}, {"mixup": 0.4})), changes
+        assert isinstance(second.transforms[0], Resize), "the plain one, which crops nothing at random"
 
 
-@pytest.mark.parametrize(
-    ("changes", "kept", "note"),
-    [(NOTHING, [24, 12], False), ({}, [12], True), ({"unfreeze": "all"}, [], False), ({"lora_rank": 2}, [], False)],
-)
-def test_a_frozen_backbone_sees_each_image_once(colored, recipe, tmp_path, changes, kept, note):
-    settings, said = recipe(**{"backbone": "test_convnext", "image_size": 32, "unfreeze": "none"} | changes), []
-    train_backbone_head(colored(), settings, CPU, tmp_path, said.append)
-    assert [line for line in said if "computed once" in line] == [
-        f"the backbone is frozen: features of {count} photos are computed once" for count in kept
-    ]
-    assert any(line.startswith("note: without augmentation") for line in said) is note
+def test_a_frozen_backbone_sees_each_image_once(colored, recipe, tmp_path):
+    data, frozen = colored(), {"backbone": "test_convnext", "image_size": 32, "unfreeze": "none"}
+    for changes, counts, note in (
+        (NOTHING, [24, 12], False),
+        ({}, [12], True),
+        ({"unfreeze": "all"}, [], False),
+        ({"lora_rank": 2}, [], False),
+    ):
+        lines = []
+        train_backbone_head(data, recipe(**frozen | {"epochs": 2} | changes), CPU, tmp_path, lines.append)
+        assert [line for line in lines if "computed once" in line] == [
+            f"the backbone is frozen: features of {count} photos are computed once" for count in counts
+        ]
+        assert any(line.startswith("note: without augmentation") for line in lines) is note
 
 
 def test_a_recipe_that_cannot_be_trained_writes_no_log(colored, recipe, tmp_path):
