@@ -107,8 +107,8 @@ def files(layout: Layout) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("settings", [LINEAR, BACKBONE], ids=lambda settings: settings.kind)
 def test_end_to_end(make_run, layout, settings):
-    encoder, said = make_run(), []
-    info = train_run(layout, encoder, settings, CPU, say=said.append)
+    encoder, lines = make_run(noise=0.1), []
+    info = train_run(layout, encoder, settings, CPU, say=lines.append)
     data = data_of(layout, encoder, settings)
     assert info.classes == CLASSES
     assert (info.train_photos, info.val_photos) == (len(data.train), len(data.val)) == (21, 9)
@@ -116,22 +116,25 @@ def test_end_to_end(make_run, layout, settings):
     assert not set(info.trained_on) & set(data.val.hashes)
     assert info.settings == settings
     assert info.encoder_identity == (encoder.identity if settings.kind == "linear" else None)
+    assert info.left_out == ()
 
-    _, found = load_head(layout, CPU)
-    assert found == info
+    head, loaded = load_head(layout, CPU)
+    assert loaded == info
+    if settings.kind == "linear":
+        assert (head.logits([], data.val.embeddings).argmax(1) == data.val.target).all()
     # Three classes are too few to fit a gate on: the documented prior, and the run says so.
-    fitted, kept = load_gate(layout)
+    fitted, info_of_gate = load_gate(layout)
     assert fitted.gate == Gate()
     assert "3 classes and 9 photos" in fitted.reason
     assert "at least 6 seen classes and 30 validation photos" in fitted.reason
-    assert f"WARNING: the gate is the documented prior, not fitted: {fitted.reason}" in said
+    assert f"WARNING: the gate is the documented prior, not fitted: {fitted.reason}" in lines
     assert (fitted.rejector, fitted.calibration_set) == (None, None)
     every = np.concatenate([data.train.embeddings, data.val.embeddings])
     target = np.concatenate([data.train.target, data.val.target])
     for c in range(3):
         np.testing.assert_allclose(fitted.gaussians.means[c], every[target == c].mean(axis=0), atol=1e-6)
-    assert (kept.encoder_identity, kept.templates) == (encoder.identity, load_templates("simple"))
-    assert "3 seen classes, 21 training and 9 validation photos" in said
+    assert (info_of_gate.encoder_identity, info_of_gate.templates) == (encoder.identity, load_templates("simple"))
+    assert "3 seen classes, 21 training and 9 validation photos" in lines
     more = {HeadFiles.LOG, HeadFiles.CURVES} if settings.kind == "backbone" else set()
     assert set(files(layout)) == {HeadFiles.SETTINGS, HeadFiles.WEIGHTS, HeadFiles.GATE, HeadFiles.MEMORY} | more
     for path in layout.head.iterdir():
@@ -145,36 +148,18 @@ def test_the_module_alone_imports_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_the_head_is_no_chance(make_run, layout):
-    encoder = make_run(noise=0.1)
-    train_run(layout, encoder, LINEAR, CPU)
-    head, _ = load_head(layout, CPU)
-    data = data_of(layout, encoder, LINEAR)
-    assert (head.logits([], data.val.embeddings).argmax(1) == data.val.target).all()
-
-
 def test_the_seed_makes_the_same_head(make_run, layout):
-    encoder = make_run()
-    train_run(layout, encoder, BACKBONE, CPU)
-    first = files(layout)
-    torch.rand(3)
-    train_run(layout, encoder, BACKBONE, CPU)
-    second = files(layout)
+    encoder, heads = make_run(), []
+    for _ in range(2):
+        train_run(layout, encoder, BACKBONE, CPU)
+        heads.append(files(layout))
+        torch.rand(3)
     # The log has seconds in it.
-    same = {name for name in first if first[name] == second[name]}
+    same = {name for name in heads[0] if heads[0][name] == heads[1][name]}
     assert {HeadFiles.SETTINGS, HeadFiles.WEIGHTS, HeadFiles.GATE, HeadFiles.MEMORY} <= same
 
 
-def test_limit_to(make_run, layout):
-    encoder = make_run()
-    info = train_run(layout, encoder, LINEAR, CPU, limit_to=["EMU", "cat"])
-    assert info.classes == ("cat", "emu")
-    assert load_gate(layout)[0].gaussians.means.shape == (2, 8)
-    assert info.train_photos + info.val_photos == 22
-    assert info.left_out == load_head(layout, CPU)[1].left_out == ("dog",)
-
-
-def test_left_out_are_labels_that_could_have_trained(make_run, layout, images):
+def test_limit_to_and_the_labels_that_are_left_out(make_run, layout):
     encoder = make_run()
     with EmbeddingStore(layout.store) as store:
         others = ("yak", None), ("ant", None), ("gnu", "test"), ("CAT ", "test"), (None, None)
@@ -183,30 +168,29 @@ def test_left_out_are_labels_that_could_have_trained(make_run, layout, images):
             record = dataclasses.replace(image.record, path=f"/x/{i}.jpg", label=label, split=split)
             store.write_batch([StoredImage(record, f"{i:064d}")])
     info = train_run(layout, encoder, LINEAR, CPU, limit_to=["EMU", "cat"])
-    assert info.left_out == ("ant", "dog", "yak")
+    assert info.classes == ("cat", "emu")
+    assert load_gate(layout)[0].gaussians.means.shape == (2, 8)
+    assert info.train_photos + info.val_photos == 22
+    assert info.left_out == ("ant", "dog", "yak"), "what could have trained"
     training.refit_gate(layout, encoder, CPU)
     assert load_head(layout, CPU)[1].left_out == ("ant", "dog", "yak")
-
-
-def test_without_a_limit_nothing_is_left_out(make_run, layout):
-    assert train_run(layout, make_run(), LINEAR, CPU).left_out == ()
 
 
 # Classes that were added without training
 
 
 def test_added_classes_are_learned_and_that_is_said(make_run, layout, images):
-    encoder, said = make_run(), []
+    encoder, lines = make_run(), []
     train_run(layout, encoder, LINEAR, CPU, limit_to=["cat", "dog"])
     new = [r for r in scan([images], labeled=False).records if "/emu/" in r.path]
     add_class(layout, encoder, "Emu", new[:3], synonyms=["big bird"])
-    info = train_run(layout, encoder, LINEAR, CPU, say=said.append)
+    info = train_run(layout, encoder, LINEAR, CPU, say=lines.append)
     assert (info.classes, info.left_out) == (CLASSES, ())
-    assert "classes that were added to the run, now seen ones: emu" in said
+    assert "classes that were added to the run, now seen ones: emu" in lines
     assert read_run_classes(layout, (encoder.fingerprint,), info)[0].support == ()
-    said.clear()
-    info = train_run(layout, encoder, LINEAR, CPU, limit_to=["cat", "dog"], say=said.append)
-    assert not any("added" in line for line in said)
+    lines.clear()
+    info = train_run(layout, encoder, LINEAR, CPU, limit_to=["cat", "dog"], say=lines.append)
+    assert not any("added" in line for line in lines)
     (emu,) = read_run_classes(layout, (encoder.fingerprint,), info)[0].support
     assert (emu.synonyms, len(emu.hashes)) == (("big bird",), 12)
 
@@ -223,19 +207,19 @@ def test_images_from_memory_train_no_backbone(clip_folder, images, layout, image
     assert train_run(layout, encoder, LINEAR, CPU).classes == (*CLASSES, "yak")
 
 
-# The gate; fits of one are in test_training_gate.py
+# The gate; fits of one are in test_train_gate.py
 
 
 @pytest.mark.parametrize("settings", [LINEAR, BACKBONE], ids=lambda settings: settings.kind)
 def test_classes_the_encoder_cannot_name_leave_a_head_without_gate(make_run, layout, settings):
-    encoder, said = make_run(named=("cat",)), []
-    train_run(layout, encoder, settings, CPU, say=said.append)
-    kept, _ = load_gate(layout)
-    assert kept.gate is None
-    assert "no text vector for 2 of 3 names" in kept.reason
-    assert "dog, emu" in kept.reason
+    lines = []
+    train_run(layout, make_run(named=("cat",)), settings, CPU, say=lines.append)
+    fitted, _ = load_gate(layout)
+    assert fitted.gate is None
+    assert "no text vector for 2 of 3 names" in fitted.reason
+    assert "dog, emu" in fitted.reason
     assert load_head(layout, CPU)[1].classes == CLASSES
-    assert said[-1] == f"WARNING: no gate: {kept.reason}"
+    assert lines[-1] == f"WARNING: no gate: {fitted.reason}"
 
 
 @pytest.mark.parametrize("error", [GateError, HeadError])
@@ -244,12 +228,12 @@ def test_a_gate_that_cannot_be_fitted_does_not_cost_the_head(monkeypatch, make_r
         raise error("the fit did not converge", got="7 photos")
 
     monkeypatch.setattr(training, "fit_run_gate", fail)
-    said: list[str] = []
-    train_run(layout, make_run(), LINEAR, CPU, say=said.append)
-    kept, _ = load_gate(layout)
-    assert kept.gate is kept.gaussians is None
-    assert kept.reason == "the fit did not converge: 7 photos"
-    assert said[-1] == "WARNING: no gate: the fit did not converge: 7 photos"
+    lines: list[str] = []
+    train_run(layout, make_run(), LINEAR, CPU, say=lines.append)
+    fitted, _ = load_gate(layout)
+    assert fitted.gate is fitted.gaussians is None
+    assert fitted.reason == "the fit did not converge: 7 photos"
+    assert lines[-1] == "WARNING: no gate: the fit did not converge: 7 photos"
     assert load_head(layout, CPU)[1].classes == CLASSES
 
 
@@ -275,58 +259,34 @@ def test_with_a_tiny_clip(clip_folder, images, layout, tmp_path, monkeypatch):
 # What is wrong shows before the training, and the old head stays
 
 
-@pytest.fixture
-def untrained(monkeypatch):
-    """Fail if a training begins."""
-
+def test_nothing_is_trained_where_something_is_missing(make_run, layout, images, clip_folder, monkeypatch):
     def refuse(*arguments):
         pytest.fail("training began")
 
-    monkeypatch.setattr(fit, "train_backbone_head", refuse)
-    monkeypatch.setattr("hybrid.heads.linear.train_linear_head", refuse)
-
-
-@pytest.mark.usefixtures("untrained")
-def test_images_that_are_gone(make_run, layout, images):
     encoder = make_run()
-    shutil.rmtree(images / "dog")
-    with pytest.raises(DataError, match="8 photos of the index are gone") as caught:
-        train_run(layout, encoder, BACKBONE, CPU)
-    assert str(images / "dog" / "000.jpg") in caught.value.got
-    assert "and 3 more" in caught.value.got
-    assert "build-index" in caught.value.fix
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "train_backbone_head", refuse)
+        patch.setattr("hybrid.heads.linear.train_linear_head", refuse)
+        for settings in (LINEAR, BACKBONE):
+            with pytest.raises(DataError, match=r"template file nothing\.txt does not exist"):
+                train_run(layout, encoder, settings, CPU, templates="nothing.txt")
+        other = load_encoder(EncoderSettings(model=str(clip_folder)), "cpu")
+        with pytest.raises(ArtifactError, match="another encoder"):
+            train_run(layout, other, LINEAR, CPU)
+        with pytest.raises(ArtifactError, match="no run at"):
+            train_run(Layout(layout.root / "elsewhere"), encoder, LINEAR, CPU)
+        shutil.rmtree(images / "dog")
+        with pytest.raises(DataError, match="8 photos of the index are gone") as caught:
+            train_run(layout, encoder, BACKBONE, CPU)
+        assert str(images / "dog" / "000.jpg") in caught.value.got
+        assert "and 3 more" in caught.value.got
+        assert "build-index" in caught.value.fix
     assert {path.name for path in layout.root.iterdir()} >= {"run.json", "index.sqlite"}
     assert not layout.head.exists()
     assert not (layout.root / "head.part").exists()
-
-
-def test_a_linear_head_needs_no_images(make_run, layout, images):
-    encoder = make_run()
     shutil.rmtree(images)
     train_run(layout, encoder, LINEAR, CPU)
-    assert load_gate(layout)[0].gate is not None
-
-
-@pytest.mark.usefixtures("untrained")
-@pytest.mark.parametrize("settings", [LINEAR, BACKBONE], ids=lambda settings: settings.kind)
-def test_templates_that_do_not_exist(make_run, layout, settings):
-    with pytest.raises(DataError, match=r"template file nothing\.txt does not exist"):
-        train_run(layout, make_run(), settings, CPU, templates="nothing.txt")
-
-
-@pytest.mark.usefixtures("untrained")
-def test_another_encoder(make_run, layout, clip_folder):
-    make_run()
-    other = load_encoder(EncoderSettings(model=str(clip_folder)), "cpu")
-    with pytest.raises(ArtifactError, match="another encoder"):
-        train_run(layout, other, LINEAR, CPU)
-
-
-@pytest.mark.usefixtures("untrained")
-def test_no_run_and_no_index(make_run, layout):
-    encoder = make_run()
-    with pytest.raises(ArtifactError, match="no run at"):
-        train_run(Layout(layout.root / "elsewhere"), encoder, LINEAR, CPU)
+    assert load_gate(layout)[0].gate is not None, "a linear head needs no images"
     layout.store.unlink()
     with pytest.raises(StoreError, match="no index at"):
         train_run(layout, encoder, LINEAR, CPU)
@@ -375,14 +335,14 @@ def test_a_linear_head_cannot_vote_on_regions(make_run, layout):
 
 
 def test_an_ensemble_of_folds_is_saved_and_loaded(make_run, layout):
-    encoder, said = make_run(), []
+    encoder, lines = make_run(), []
     settings = BACKBONE.replace(folds=2)
-    train_run(layout, encoder, settings, CPU, say=said.append)
+    train_run(layout, encoder, settings, CPU, say=lines.append)
     head, info = load_head(layout, CPU)
     assert info.settings.folds == 2
     assert len(head.model.members) == 2
     assert {path.name for path in layout.head.iterdir()} >= {"fold_1", "fold_2", HeadFiles.WEIGHTS}
-    assert any(line.startswith("2-fold cross-validation: accuracy") for line in said)
+    assert any(line.startswith("2-fold cross-validation: accuracy") for line in lines)
     data = data_of(layout, encoder, settings)
     # No fold trained on the images that calibrate the ensemble.
     assert not set(info.trained_on) & set(data.val.hashes)

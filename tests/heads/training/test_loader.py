@@ -52,25 +52,23 @@ def test_a_hundred_to_one(colored, recipe):
         assert all(15 < counts[number] < 55 for number in range(3))
 
 
-def test_validation_sees_every_image_once_in_order(colored, recipe):
-    data = colored()
-    loader = make_loader(data.val, blank, recipe(), train=False)
-    assert torch.cat([target for _, target in loader]).tolist() == data.val.target.tolist()
-
-
-@pytest.mark.parametrize(
-    ("images", "batches"), [(15, [8, 7]), (16, [8, 8]), (17, [8, 8]), (18, [8, 8, 2]), (9, [8]), (8, [8]), (2, [2])]
-)
-def test_no_batch_of_one_image_is_trained_on(colored, recipe, images, batches):
-    third = images // 3
-    data = colored((images - 2 * third, third, third), (1, 1, 1))
-    loader = make_loader(data.train, blank, recipe(), train=True)
-    assert [len(target) for _, target in loader] == batches
-
-
-def test_one_image_of_validation_stays(colored, recipe):
-    data = colored((1, 1, 1), (7, 1, 1))
-    assert [len(target) for _, target in make_loader(data.val, blank, recipe(), train=False)] == [8, 1]
+def test_no_batch_of_one_image_is_trained_on_and_validation_sees_all_in_order(colored, recipe):
+    images = colored((6, 6, 6), (7, 1, 1))
+    for count, batches in (
+        (15, [8, 7]),
+        (16, [8, 8]),
+        (17, [8, 8]),
+        (18, [8, 8, 2]),
+        (9, [8]),
+        (8, [8]),
+        (2, [2]),
+    ):
+        part = images.train.take(range(count))
+        loader = make_loader(part, blank, recipe(balanced_sampling=False), train=True)
+        assert [len(target) for _, target in loader] == batches
+    targets = [target for _, target in make_loader(images.val, blank, recipe(), train=False)]
+    assert [len(target) for target in targets] == [8, 1]
+    assert torch.cat(targets).tolist() == images.val.target.tolist()
 
 
 # What is drawn for an image
