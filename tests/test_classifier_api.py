@@ -148,14 +148,6 @@ def test_a_wrong_input_is_refused_before_any_work(classifier, paths, monkeypatch
         assert caught.value.got == str(batch_size)
 
 
-def test_a_folder_is_not_decoded_at_once(classifier, paths, decodes):
-    batches = classifier.classify([*paths, *paths, *paths], batch_size=2, workers=1)
-    next(batches)
-    # One batch is out and two are under way; a batch and two images for the worker wait to be the next one.
-    assert len(decodes) <= 3 * 2 + 2 + 2
-    batches.close()
-
-
 # One expert alone
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
 from hybrid import plotting
@@ -81,12 +79,3 @@ def test_rows_and_columns(sheet):
     shown = figure.axes[0].images[0].get_array()
     assert shown.shape == (224, 224, 3)
     assert (shown == BLUE).all(axis=2).mean() == pytest.approx(0.25)
-
-
-def test_a_figure_that_cannot_be_drawn_leaves_the_old_file(tmp_path):
-    (tmp_path / "f.png").write_text("old")
-    figure = Figure()
-    figure.savefig = partial(Image.open, "nowhere")
-    with pytest.raises(TypeError):
-        plotting.save_png(figure, tmp_path / "f.png")
-    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("f.png", "old")]

@@ -17,36 +17,31 @@ from hybrid.images.decode import Scaled
 from hybrid.images.decoders import LibjpegTurbo
 
 
-def make_picture(
-    width: int, height: int, mode: str = "RGB", seed: int = 0, block: int = 5, **levels: int
-) -> Image.Image:
-    """Blurred noise: edges in both directions, and no two parts alike."""
-    rng = np.random.default_rng((seed, width, height))
-    sides = (max(2, height // block), max(2, width // block), 3)
-    coarse = rng.integers(levels.get("low", 0), levels.get("high", 256), sides, dtype=np.uint8)
-    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
-
-
-def encode_image(image: Image.Image, fmt: str = "JPEG", orientation: int | None = None, **options: object) -> bytes:
-    if orientation is not None:
-        exif = Image.Exif()
-        exif[0x0112] = orientation
-        options["exif"] = exif
-    if fmt == "WEBP":
-        options.setdefault("lossless", True)
-    buffer = io.BytesIO()
-    image.save(buffer, fmt, **options)
-    return buffer.getvalue()
-
-
 @pytest.fixture(scope="session")
 def picture() -> Callable[..., Image.Image]:
-    return make_picture
+    def make(width: int, height: int, mode: str = "RGB", seed: int = 0, block: int = 5, **levels: int) -> Image.Image:
+        """Blurred noise: edges in both directions, and no two parts alike."""
+        rng = np.random.default_rng((seed, width, height))
+        sides = (max(2, height // block), max(2, width // block), 3)
+        coarse = rng.integers(levels.get("low", 0), levels.get("high", 256), sides, dtype=np.uint8)
+        return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+
+    return make
 
 
 @pytest.fixture(scope="session")
 def encode() -> Callable[..., bytes]:
-    return encode_image
+    def make(image: Image.Image, fmt: str = "JPEG", orientation: int | None = None, **options: object) -> bytes:
+        if orientation is not None:
+            options["exif"] = Image.Exif()
+            options["exif"][0x0112] = orientation
+        if fmt == "WEBP":
+            options.setdefault("lossless", True)
+        buffer = io.BytesIO()
+        image.save(buffer, fmt, **options)
+        return buffer.getvalue()
+
+    return make
 
 
 @pytest.fixture(scope="session")

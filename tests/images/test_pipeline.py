@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
@@ -94,15 +95,8 @@ def test_what_is_not_decoded(file, decodes, batch_decoder):
     assert not batch_decoder.sizes
 
 
-def test_by_default_an_image_is_only_found_to_be_readable(file):
-    image = read(record_of(file))
-    assert (image.prepared, image.reason) == (None, "")
-    file.write_bytes(file.read_bytes()[:500])
-    assert read(record_of(file)).reason
-    assert read(record_of(file), None).sha256
-
-
 def test_reasons_instead_of_errors(tmp_path, file, decoder):
+    assert (read(record_of(file)).prepared, read(record_of(file)).reason) == (None, "")
     whole = file.read_bytes()
     cases = {
         "empty.jpg": (b"", "the file is empty"),
@@ -118,34 +112,26 @@ def test_reasons_instead_of_errors(tmp_path, file, decoder):
         image = read(record, lambda image, record: pytest.fail("prepared"), decoder=decoder)
         assert image.reason.startswith(reason)
         assert image == ReadImage(record, reason=image.reason)
+        assert read(record).reason == image.reason, "by default it is only found to be readable"
+        assert bool(read(record, None).reason) == (data is None), "what is only hashed need not be an image"
         with pytest.raises(UnreadableImageError, match=f"cannot read {record.path}") as caught:
             read_image(record, decoder=decoder)
         assert caught.value.got == image.reason
     assert image.error("leave it out").fix == "leave it out"
+    with patch.object(ImageRecord, "read_bytes", side_effect=OSError("the shard is cut off")):
+        assert read(record_of(file)).reason == "the shard is cut off"
 
 
-def test_an_error_without_a_number_has_its_words(file, monkeypatch):
-    def refuse(self: ImageRecord) -> bytes:
-        raise OSError("the shard is cut off")
-
-    monkeypatch.setattr(ImageRecord, "read_bytes", refuse)
-    assert read(record_of(file)).reason == "the shard is cut off"
+def test_errors_of_prepare_are_no_images_fault(file, decoder):
+    """A fault of ours must not look like a damaged image."""
+    for error in (ZeroDivisionError("ours"), UnreadableImageError("ours"), OSError("ours")):
+        with pytest.raises(type(error), match="ours"):
+            list(read_each([record_of(file)], Mock(side_effect=error), decoder=decoder))
 
 
 def test_one_min_side_for_several():
     for min_sides, min_side in (([], 1), ([448, 64, 1], 448), ([None], None), ([448, None], None), ([None, 1], None)):
         assert largest_min_side(min_sides) == largest_min_side(iter(min_sides)) == min_side
-
-
-def test_errors_of_prepare_are_no_images_fault(file, decoder):
-    """A fault of ours must not look like a damaged image."""
-    for error in (ZeroDivisionError, UnreadableImageError("ours"), OSError):
-
-        def fail(image: Scaled, record: ImageRecord, error=error) -> None:
-            raise error
-
-        with pytest.raises(error if isinstance(error, type) else UnreadableImageError):
-            list(read_each([record_of(file)], fail, decoder=decoder))
 
 
 def test_batches_come_in_order_with_the_unreadable_at_their_places(grays, decoder):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -202,15 +201,6 @@ def test_a_batch_is_channels_last_in_the_models_precision(picture):
     assert found.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(rounded, found.bfloat16())
     assert torch.equal(found, torch.cat([exact.batch([one]) for one in prepared]))
-
-
-def test_threads_agree(picture):
-    preprocess = on_cpu(clip_transform("shortest", "bicubic"))
-    images = [picture(90 + seed, 70, seed=seed) for seed in range(24)]
-    expected = [preprocess.prepare(image) for image in images]
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(preprocess.prepare, images))
-    assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 def test_of_a_strip_the_middle_alone_is_resized(monkeypatch):

@@ -96,15 +96,3 @@ def test_how_many(monkeypatch):
     for cores, workers in {None: 1, 1: 1, 4: 4, 64: 16}.items():
         monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
         assert default_workers() == workers
-
-
-def test_an_error_of_the_source_is_raised_after_the_batches_before_it():
-    def read(number: int) -> int:
-        if number == 9:
-            raise OSError("nine")
-        return number
-
-    done: list[list[int]] = []
-    with pytest.raises(OSError, match="nine"):
-        done.extend(ordered_map(lambda batch: batch, batched(ordered_map(read, range(100), 2, 4), 4), 2, 2))
-    assert done in ([], [[0, 1, 2, 3]], [[0, 1, 2, 3], [4, 5, 6, 7]])
