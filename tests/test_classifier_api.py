@@ -11,7 +11,7 @@ from scipy.special import softmax
 from hybrid import HybridClassifier, Run
 from hybrid.config import EncoderSettings
 from hybrid.demo.animals import demo_classes
-from hybrid.errors import ConfigError, DataError, EncoderError, UnreadableImageError
+from hybrid.errors import ConfigError, DataError, UnreadableImageError
 from hybrid.gate.policy import Policy
 from hybrid.images.inputs import to_records
 from hybrid.images.sources import scan
@@ -108,13 +108,10 @@ def test_nothing_gives_no_rows(classifier):
 
 
 def test_rejected_images_have_no_class_but_probabilities(classifier, paths):
-    noise = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
-    images = [*paths, *noise]
+    images = [*paths, *np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)]
     careful = with_policy(classifier, reject=0.5)
     labels, plain = careful.predict(images), classifier.predict(images)
-    batches = list(careful.classify(images))
-    expected = [p.label for batch in batches for p in careful.predictions(batch)]
-    assert labels.tolist() == expected
+    assert labels.tolist() == [p.label for batch in careful.classify(images) for p in careful.predictions(batch)]
     assert 0 < np.sum(labels == NONE) < len(images)
     assert (labels[labels != NONE] == plain[labels != NONE]).all()
     np.testing.assert_allclose(careful.predict_proba(images), classifier.predict_proba(images), rtol=1e-4, atol=1e-7)
@@ -166,22 +163,6 @@ def test_zero_shot_without_a_run(tmp_path, paths):
     classifier = HybridClassifier.from_run(tmp_path / "none", prompts=prompts, encoder=TINY, device="cpu")
     assert classifier.predict_proba(paths[0]).tolist() == [[1.0]]
     assert classifier.predict(paths[0]).tolist() == ["größer als: 'x', \"y\""]
-
-
-def test_precomputed_vectors_know_no_image_in_memory(tmp_path, paths):
-    file = tmp_path / "vectors.npz"
-    names = [path.parent.name + "/" + path.name for path in paths]
-    vectors = np.random.default_rng(0).normal(size=(len(paths), 4))
-    arrays = {"path": names, "embedding": vectors, "text": ["a", "b"], "text_embedding": np.eye(4)[:2]}
-    np.savez(file, **arrays, logit_scale=10.0)
-    settings = EncoderSettings(model=f"precomputed:{file}", pretrained=None)
-    prompts = PromptSet.from_names(["a", "b"])
-    classifier = HybridClassifier.from_run(tmp_path / "none", prompts=prompts, encoder=settings)
-    expected = softmax(10 * vectors[:, :2] / np.linalg.norm(vectors, axis=1, keepdims=True), axis=1)
-    np.testing.assert_allclose(classifier.predict_proba(paths), expected, rtol=1e-5)
-    with pytest.raises(EncoderError, match="has no vector for 1 of 2 photos") as caught:
-        classifier.predict([paths[0], Image.open(paths[0])])
-    assert caught.value.got == "image 1"
 
 
 # What may be asked for

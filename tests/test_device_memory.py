@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -65,14 +66,18 @@ def test_a_batch_is_halved_until_it_fits_and_order_is_kept(emptied):
         ]
 
 
+@pytest.mark.filterwarnings("error")
 def test_what_was_lowered_stays_so_and_is_said_once():
-    """An odd rest is done too."""
+    """An odd rest is done too; where all fit they go at once."""
     limit, network = OomBackoff("head", CPU), Network(5)
-    with pytest.warns(HybridWarning, match="11 photos .* the head goes on with 5") as caught:
+    with pytest.warns(HybridWarning, match="11 photos .* the head goes on with 5"):
         assert squares(limit, network, 11) == [n**2 for n in range(11)]
     assert squares(limit, network, 12) == [n**2 for n in range(12)]
     assert network.tried == [11, 5, 5, 1, 5, 5, 2]
-    assert len(caught) == 1
+    network = Network(1000)
+    assert squares(OomBackoff("head", CPU), network, 300) == [n**2 for n in range(300)]
+    assert OomBackoff("head", CPU).run(network, []) == []
+    assert network.tried == [300]
 
 
 @pytest.mark.filterwarnings("ignore::hybrid.errors.HybridWarning")
@@ -93,14 +98,6 @@ def test_what_was_done_before_is_not_done_again():
     assert [x for part in limit.run(later, list(range(24))) for x in part] == [n**2 for n in range(24)]
     assert network.tried == [8, 8, 4, 4, 4, 4]
     assert [n for part in seen for n in part] == list(range(24))
-
-
-@pytest.mark.filterwarnings("error")
-def test_where_all_fit_they_go_at_once():
-    network = Network(1000)
-    assert squares(OomBackoff("head", CPU), network, 300) == [n**2 for n in range(300)]
-    assert OomBackoff("head", CPU).run(network, []) == []
-    assert network.tried == [300]
 
 
 @pytest.mark.filterwarnings("ignore::hybrid.errors.HybridWarning")
@@ -162,28 +159,20 @@ def test_this_machines_own_error():
 
 
 def test_networks_on_a_cpu_take_turns_and_on_a_gpu_do_not():
-    def together(compute: Compute) -> bool:
-        """Whether two batches are ever computed at once."""
-        both = threading.Barrier(2)
-        met: list[bool] = []
+    for compute, at_once in ((CUDA, True), (CPU, False)):
+        both, met = threading.Barrier(2), []
 
-        def network(part):
+        def network(part, both=both, met=met, patience=10 if at_once else 0.2):
             try:
-                both.wait(0.2 if compute is CPU else 10)
+                both.wait(patience)
                 met.append(True)
             except threading.BrokenBarrierError:
                 met.append(False)
             return part
 
-        threads = [threading.Thread(target=OomBackoff("head", compute).run, args=(network, [1])) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return met == [True, True]
-
-    assert together(CUDA)
-    assert not together(CPU)
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda limit: limit.run(network, [1]), [OomBackoff("head", compute) for _ in range(2)]))
+        assert met == [at_once] * 2
 
 
 # Suggested

@@ -6,6 +6,7 @@ import logging
 import os
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import open_clip
@@ -42,64 +43,57 @@ def caltech(count: int, shortest: int = 0) -> list[Path]:
     return [file for file in files if not shortest or min(Image.open(file).size) >= shortest][:count]
 
 
-class Tiny:
+def tiny() -> SimpleNamespace:
     """The bundled CLIP."""
-
-    def __init__(self) -> None:
-        self.encoder = load_encoder(EncoderSettings(model="tiny", precision="fp32"), "cpu")
-        before = logging.root.manager.disable
-        logging.disable(logging.WARNING)  # that its weights are random; only the transform is used
-        _, _, self.transform = open_clip.create_model_and_transforms(f"local-dir:{TINY_FOLDER}", load_weights=False)
-        logging.disable(before)
-        self.min_side = self.encoder.min_side
-
-    def ours(self, image) -> torch.Tensor:
-        return self.encoder.batch([self.encoder.prepare(image, None)])
-
-    def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.encoder.tower(pixels)
+    encoder = load_encoder(EncoderSettings(model="tiny", precision="fp32"), "cpu")
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # that its weights are random; only the transform is used
+    _, _, transform = open_clip.create_model_and_transforms(f"local-dir:{TINY_FOLDER}", load_weights=False)
+    logging.disable(before)
+    return SimpleNamespace(
+        transform=transform,
+        min_side=encoder.min_side,
+        ours=lambda image: encoder.batch([encoder.prepare(image, None)]),
+        features=encoder.tower,
+    )
 
 
-class MobileNet:
+def mobile_net() -> SimpleNamespace:
     """ImageNet's MobileNetV2 as a head's backbone, at the size it was trained at."""
-
-    def __init__(self) -> None:
-        settings = HeadSettings(
-            backbone="mobilenetv2_100",
-            backbone_weights=str(Path(DATA) / "backbones" / "mobilenetv2_100.safetensors"),
-            backbone_args={"pad_type": "same"},
-            image_size=224,
-            mean=(0.5, 0.5, 0.5),
-            std=(0.5, 0.5, 0.5),
-        )
-        model = build_model(settings.model, 10)
-        self.head = BackboneHead(model, tuple("abcdefghij"), settings, CPU)
-        self.transform = transforms(model, settings)[1]
-        self.min_side = self.head.min_side
-
-    def ours(self, image) -> torch.Tensor:
-        return self.head.batch([self.head.prepare(image)])
-
-    def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.head.model.backbone(pixels)
+    settings = HeadSettings(
+        backbone="mobilenetv2_100",
+        backbone_weights=str(Path(DATA) / "backbones" / "mobilenetv2_100.safetensors"),
+        backbone_args={"pad_type": "same"},
+        image_size=224,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+    )
+    model = build_model(settings.model, 10)
+    head = BackboneHead(model, tuple("abcdefghij"), settings, CPU)
+    return SimpleNamespace(
+        transform=transforms(model, settings)[1],
+        min_side=head.min_side,
+        ours=lambda image: head.batch([head.prepare(image)]),
+        features=head.model.backbone,
+    )
 
 
 @torch.inference_mode()
-def cosines(model: Tiny | MobileNet, files: list[Path]) -> tuple[np.ndarray, np.ndarray]:
+def cosines(model: SimpleNamespace, files: list[Path]) -> tuple[np.ndarray, np.ndarray]:
     """Of the features of each image by both ways, and whether it was decoded at a part of its size."""
-    found, scaled = [], []
+    similarity, scaled = [], []
     for file in files:
         data = file.read_bytes()
         whole, part = decode(data), LibjpegTurbo().decode(data, model.min_side)
-        one, other = model.features(model.ours(part)), model.features(model.transform(whole)[None])
-        found.append(float(F.cosine_similarity(one, other)))
+        ours, library = model.features(model.ours(part)), model.features(model.transform(whole)[None])
+        similarity.append(float(F.cosine_similarity(ours, library)))
         scaled.append(part.rgb.shape[0] < whole.height)
-    return np.array(found), np.array(scaled)
+    return np.array(similarity), np.array(scaled)
 
 
 def test_the_bundled_encoder_on_two_images():
     """Decoded at 4/8."""
-    found, scaled = cosines(Tiny(), SAMPLES)
+    found, scaled = cosines(tiny(), SAMPLES)
     assert scaled.all()
     assert found.min() > 0.9999
 
@@ -109,20 +103,20 @@ class TestCaltech:
 
     def test_the_bundled_encoder(self):
         """Decoded whole, no side being six times as long as the encoder's 64 pixels."""
-        found, scaled = cosines(Tiny(), caltech(150))
+        found, scaled = cosines(tiny(), caltech(150))
         assert not scaled.any()
         assert found.min() > 0.99999
 
     def test_less_than_three_times_the_size_would_not_do(self, monkeypatch):
         """Why `OVERSAMPLING` is 3: images with sides of 256 to 300 pixels, decoded at 4/8, some fall below .999."""
         monkeypatch.setattr("hybrid.images.preprocess.OVERSAMPLING", 2)
-        found, scaled = cosines(Tiny(), caltech(200, shortest=256))
+        found, scaled = cosines(tiny(), caltech(200, shortest=256))
         assert scaled.all()
         assert found.mean() > 0.9997
         assert 0.99 < found.min() < 0.999
 
     def test_mobilenet_at_its_own_size(self):
         """Measured over 200: mean .999996, least .99998."""
-        found, _ = cosines(MobileNet(), [*caltech(40), *SAMPLES])
+        found, _ = cosines(mobile_net(), [*caltech(40), *SAMPLES])
         assert found.min() > 0.999
         assert found.mean() > 0.9999

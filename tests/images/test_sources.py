@@ -8,6 +8,7 @@ import pytest
 
 from hybrid.errors import DataError, UnreadableImageError
 from hybrid.images.pipeline import read_and_decode
+from hybrid.images.records import ImageRecord
 from hybrid.images.sources import scan
 
 
@@ -18,16 +19,6 @@ def found(*sources: str | Path, labeled: bool = True) -> dict[str, tuple[str | N
     return {os.path.relpath(r.path, result.sources[0]): (r.label, r.split) for r in result.records}
 
 
-def test_single_image(tmp_path, touch):
-    image = touch(tmp_path / "train" / "a.JPG", b"12345")
-    result = scan([image])
-    (record,) = result.records
-    assert (record.path, record.source, record.label, record.split) == (str(image), str(image), None, None)
-    assert (record.size, record.mtime_ns) == (5, image.stat().st_mtime_ns)
-    assert (record.container, record.offset) == (None, 0)
-    assert result.sources == (str(image),)
-
-
 def test_plain_folder_takes_every_image_ending_in_any_case(tmp_path, touch):
     names = ["a.jpg", "b.JPEG", "c.jpe", "d.jfif", "e.png", "f.WebP", "g.bmp", "h.gif", "i.tif", "j.TIFF"]
     for name in names:
@@ -36,6 +27,11 @@ def test_plain_folder_takes_every_image_ending_in_any_case(tmp_path, touch):
     assert [Path(record.path).name for record in result.records] == names
     assert {(record.label, record.split) for record in result.records} == {(None, None)}
     assert result.notes == ()
+    # A single image.
+    image = touch(tmp_path / "train" / "a.JPG", b"12345")
+    result = scan([image])
+    assert result.records == (ImageRecord(str(image), str(image), None, None, 5, image.stat().st_mtime_ns),)
+    assert result.sources == (str(image),)
 
 
 def test_class_folders_take_the_first_level_as_label(tmp_path, touch):
@@ -145,24 +141,12 @@ def test_links_are_not_resolved_and_a_link_to_nowhere_is_unreadable_later(tmp_pa
         read_and_decode(lost)
 
 
-def test_many_files_in_time(tmp_path, touch):
-    for index in range(3000):
-        touch(tmp_path / f"class {index % 7}" / f"{index:05}.jpg", b"")
-    records = scan([tmp_path]).records
-    assert len(records) == 3000
-    assert [record.path for record in records] == sorted(record.path for record in records)
-
-
 def test_order_is_by_source_then_path_and_each_image_counts_once(tmp_path, touch, monkeypatch):
     for name in ("b/cat/1.jpg", "b/cat/0.jpg", "a/dog/2.jpg", "a/dog/1.jpg"):
         touch(tmp_path / name)
     result = scan([tmp_path / "b", f"{tmp_path}/x/../a/", tmp_path / "b" / "cat", tmp_path / "b"])
-    assert [os.path.relpath(record.path, tmp_path) for record in result.records] == [
-        "b/cat/0.jpg",
-        "b/cat/1.jpg",
-        "a/dog/1.jpg",
-        "a/dog/2.jpg",
-    ]
+    paths = [os.path.relpath(record.path, tmp_path) for record in result.records]
+    assert paths == ["b/cat/0.jpg", "b/cat/1.jpg", "a/dog/1.jpg", "a/dog/2.jpg"]
     assert result.sources == tuple(str(tmp_path / name) for name in ("b", "a", "b/cat"))
     assert result.records[0].label == "cat"
     (note,) = result.notes
@@ -170,6 +154,11 @@ def test_order_is_by_source_then_path_and_each_image_counts_once(tmp_path, touch
     assert "'cat', not None" in note
     monkeypatch.chdir(tmp_path)
     assert scan(["b"]).records == scan([tmp_path / "b"]).records, "relative sources become absolute"
+    for index in range(3000):
+        touch(tmp_path / "many" / f"class {index % 7}" / f"{index:05}.jpg", b"")
+    paths = [record.path for record in scan([tmp_path / "many"]).records]
+    assert len(paths) == 3000
+    assert paths == sorted(paths)
 
 
 def test_no_source(tmp_path, touch):
