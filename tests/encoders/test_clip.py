@@ -26,7 +26,7 @@ TINY_TEXT = {
     "embed_dim": 32,
     "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
 }
-TIMM_TOWER = {"image_size": 224, "timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token", "timm_proj": "linear"}
+TIMM_TOWER = {"image_size": 160, "timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": "linear"}
 
 
 def load(folder: Path, precision: str = "fp32") -> ClipEncoder:
