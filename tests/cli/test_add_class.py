@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-from hybrid.cli.add_class import known_by
 from hybrid.run.classes import read_classes
 from hybrid.run.files import Layout
 
@@ -71,13 +70,6 @@ def test_errors(call, tmp_path):
     Layout(tmp_path / "run").run.unlink()
     for command in ("add-class", "remove-class"):
         assert "hybrid build-index" in call(command, "llama", rc=1).err
-
-
-def test_how_a_class_is_known_in_words():
-    assert known_by(0, True, ()) == "known by its name alone"
-    assert known_by(0, True, ("a", "b")) == "known by its name (also a, b) alone"
-    assert known_by(1, False, ("a",)) == "shown by 1 photo alone"
-    assert known_by(5, True, ("a",)) == "shown by 5 photos and known by its name (also a)"
 
 
 def test_adding_imports_nothing_that_only_others_need(call, monkeypatch):

@@ -105,16 +105,6 @@ def test_predict_without_prompts_and_without_a_run(hybrid, seen_names):
     assert not Path("none").exists()
 
 
-def test_info(hybrid, run):
-    text = hybrid("info", "--run", "small").out
-    assert "tiny (bundled" in text
-    assert "train 48, val 40" in text
-    assert "linear on CLIP embeddings, 5 seen classes, 30 photos, 25 held out" in text
-    assert "recipe" not in text
-    hybrid("train-head", "--recipe", "clip-linear", "--run", run)
-    assert "recipe    Logistic regression on the cached CLIP embeddings" in hybrid("info", "--run", run).out
-
-
 def test_unreadable_images_are_listed_and_exit_3(hybrid, animals, tmp_path, monkeypatch):
     shutil.copytree(animals / "test", tmp_path / "photos")
     (tmp_path / "photos" / "broken.jpg").write_bytes(b"no image")
@@ -152,6 +142,7 @@ ERRORS = (
     (("train-head", "--run", "none"), 1, "build-index"),
     (("train-head", "--run", "run", "--set", "epoch=3"), 1, "epochs"),
     (("train-head", "--run", "run", "--head", "linear", "--classes", "names.txt"), 1, "no photo of"),
+    (("train-head", "--run", "run", "--head", "forest"), 1, "backbone, linear"),
     (("info", "--run", "none"), 1, "none"),
     (("unknown",), 2, "unknown"),
 )

@@ -62,9 +62,6 @@ def test_reject_answers_none_of_these(animals, predict, plain):
     strange = [row["p_known"] for row in done.rows if Path(row["path"]).parent.name not in named]
     known = [row["p_known"] for row in done.rows if Path(row["path"]).parent.name in named]
     assert np.median(strange) < np.median(known)
-
-
-def test_max_false_accept(predict):
     strict, loose = (predict("--max-false-accept", rate) for rate in ("0.05", "0.6"))
     assert "lets about 5% of the photos of unknown classes pass" in strict.err
     rejected = [sum(row["label"] == NONE for row in done.rows) for done in (strict, loose)]

@@ -65,14 +65,14 @@ def classes(layout, hybrid):
 def test_how_each_class_is_known(layout, classes):
     make(layout, ("cat", "dog"), ("emu", "yak"), cat=3, dog=2, emu=1, yak=4, okapi=3, llama=5)
     added = (
-        AddedClass(name="quokka", synonyms=("[tiny] wallaby",)),
+        AddedClass(name="quokka", synonyms=("[tiny] wallaby", "mup")),
         AddedClass(name="okapi", named=False),
         AddedClass(name="cat", synonyms=("moggy",)),
     )
     write_json(layout.classes, ClassesInfo(added=added))
     assert classes() == [
         "2 trained, 2 shown by photos, 1 only named; 2 labels of the index left out of training",
-        "quokka: known by its name (also [tiny] wallaby) alone",
+        "quokka: known by its name (also [tiny] wallaby, mup) alone",
         "okapi: shown by 3 photos alone",
         "llama: shown by 5 photos and known by its name",
     ]

@@ -22,12 +22,11 @@ def test_flags_that_are_settings_work_and_say_what_to_write_instead(hybrid, run)
     done = hybrid(*train, "--set", "image_size=96", "--set", "color_jitter=0.4")
     assert "will be removed" not in done.err
     assert read_head_info(Layout(run)).settings.augment.color_jitter == 0.4
+    text = hybrid("info", "--run", run).out
+    assert "linear on CLIP embeddings, 8 seen classes, 48 photos, 40 held out" in text
+    assert "tiny (bundled" in text
+    assert "train 48, val 40" in text
     # The words of the default recipe are about a network.
-    assert "ConvNeXt" not in hybrid("info", "--run", run).out
-    assert "linear on CLIP embeddings" in hybrid("info", "--run", run).out
-
-
-def test_an_unknown_kind_of_head(hybrid, run):
-    done = hybrid("train-head", "--head", "forest", "--run", run, rc=1)
-    assert "'forest' - at `$.kind`" in done.err
-    assert "backbone, linear" in done.err
+    assert "recipe" not in text
+    hybrid("train-head", "--recipe", "clip-linear", "--run", run)
+    assert "recipe    Logistic regression on the cached CLIP embeddings" in hybrid("info", "--run", run).out
