@@ -204,17 +204,6 @@ def run_command(*arguments: object, rc: int = 0, columns: int = 200) -> Done:
     return Done(out.getvalue(), err.getvalue())
 
 
-def draw_animals(folder: Path, animals: Iterable[Animal], count: int) -> None:
-    """Draw `count` images of each animal of the demo into class folders."""
-    from hybrid.demo.painting import draw
-
-    for animal in animals:
-        (folder / animal.name).mkdir(parents=True)
-        for i in range(count):
-            rng = np.random.default_rng((len(folder.name), i, *animal.name.encode()))
-            draw(animal, rng).save(folder / animal.name / f"{i}.jpg")
-
-
 @pytest.fixture(scope="session")
 def hybrid() -> Callable[..., Done]:
     return run_command
@@ -222,4 +211,14 @@ def hybrid() -> Callable[..., Done]:
 
 @pytest.fixture(scope="session")
 def write_animals() -> Callable[[Path, Iterable[Animal], int], None]:
-    return draw_animals
+    from hybrid.demo.painting import draw
+
+    def write(folder: Path, animals: Iterable[Animal], count: int) -> None:
+        """Draw `count` images of each animal of the demo into class folders."""
+        for animal in animals:
+            (folder / animal.name).mkdir(parents=True)
+            for i in range(count):
+                rng = np.random.default_rng((len(folder.name), i, *animal.name.encode()))
+                draw(animal, rng).save(folder / animal.name / f"{i}.jpg")
+
+    return write

@@ -159,30 +159,25 @@ def test_the_prior_promises_nothing(predict):
         assert "Traceback" not in done.err
 
 
-# info, train-head, fit-gate
+# train-head, info, fit-gate
 
 
-def test_info_explains_the_gate_in_words(animals, hybrid):
-    text = hybrid("info", "--run", animals / "run").out
-    assert "fitted on 40 validation photos of 8 seen classes in 4 class-held-out episodes" in text
-    fitted, _ = load_gate(Layout(animals / "run"))
-    for line in fitted.gate.describe():
-        assert line in text
-    assert f"{fitted.rejector.text:+.2f} x best text evidence" in text
-    assert f"{fitted.rejector.entropy:+.2f} x entropy" in text
-    assert "not fitted" not in text
-
-
-def test_train_head_says_what_it_fitted(hybrid, animals, run):
+def test_train_head_and_info_say_what_was_fitted(hybrid, animals, run):
     arguments = ("--head", "linear", "--gate-folds", "frozen", "--set", "l2_c=30", "--run", run)
     done = hybrid("train-head", *arguments)
     layout = Layout(run)
     fitted, _ = load_gate(layout)
     assert fitted.gate.fit.folds == "frozen"
     assert load_head(layout, None)[1].settings.gate.folds == "frozen"
+    assert "head with 8 classes" in done.out
+    text = hybrid("info", "--run", run).out
     for line in fitted.gate.describe():
         assert line in done.err
-    assert "head with 8 classes" in done.out
+        assert line in text
+    assert "fitted on 40 validation photos of 8 seen classes in 4 class-held-out episodes" in text
+    assert f"{fitted.rejector.text:+.2f} x best text evidence" in text
+    assert f"{fitted.rejector.entropy:+.2f} x entropy" in text
+    assert "not fitted" not in text
     done = hybrid("train-head", "--head", "linear", "--gate-folds", "warm", "--run", run, rc=1)
     assert "gate_folds" in done.err
     assert load_gate(layout)[0].gate == fitted.gate, "the old head stays"

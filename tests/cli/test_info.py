@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fakes import give_head
 
-from hybrid.config import EncoderSettings, HeadSettings
-from hybrid.files import file_sha256
+from hybrid.config import EncoderSettings
 from hybrid.images.records import ImageRecord
 from hybrid.index.store import EmbeddingStore, StoredImage
-from hybrid.labels.prompts import load_templates
 from hybrid.run.classes import AddedClass, ClassesInfo
-from hybrid.run.files import GateInfo, HeadFiles, HeadInfo, Layout, write_json, write_run
+from hybrid.run.files import Layout, write_json, write_run
 
 
 class Named:
@@ -32,23 +31,8 @@ def make(layout, head=(), left_out=(), **labels):
                 record = ImageRecord(f"/{label}/{i}", "/", label, None, 1, 1)
                 vector = {f"{label}{i}": np.array([1, 0], dtype=np.float32)}
                 store.write_batch([StoredImage(record, f"{label}{i}")], vector, Named.fingerprint)
-    if not head:
-        return
-    layout.head.mkdir()
-    (layout.head / HeadFiles.WEIGHTS).write_bytes(b"weights")
-    info = HeadInfo(
-        settings=HeadSettings(kind="linear"),
-        classes=head,
-        encoder_identity=None,
-        train_photos=1,
-        val_photos=1,
-        trained_on=(),
-        left_out=left_out,
-    )
-    write_json(layout.head / HeadFiles.SETTINGS, info)
-    sha256 = file_sha256(layout.head / HeadFiles.WEIGHTS)
-    gate = GateInfo(gate=None, encoder_identity="identity", head_sha256=sha256, templates=load_templates("simple"))
-    write_json(layout.head / HeadFiles.GATE, gate)
+    if head:
+        give_head(layout, Named, head, left_out)
 
 
 @pytest.fixture

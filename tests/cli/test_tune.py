@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import shutil
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -24,51 +23,41 @@ mixed_precision = "off"
 """
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp("tune")
-    for number, name in enumerate(("red", "grün & blue")):
-        (root / "data" / name).mkdir(parents=True)
-        for index in range(8):
-            pixels = np.random.default_rng((number, index)).normal(60 + 120 * number, 30, (24, 24, 3)).clip(0, 255)
-            Image.fromarray(pixels.astype(np.uint8)).save(root / "data" / name / f"{index}.png")
-    (root / "small.toml").write_text(RECIPE)
-    return root
-
-
 def rows_in(file):
     return list(csv.DictReader(file.open(encoding="utf-8")))
 
 
 @pytest.fixture
-def tune(hybrid, folder, monkeypatch):
-    monkeypatch.chdir(folder)
+def tune(hybrid, image_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    image_folder({"red": 8, "grün & blue": 8}, "data")
+    (tmp_path / "small.toml").write_text(RECIPE)
     return lambda *arguments, rc=0: hybrid("tune", *arguments, rc=rc)
 
 
-def test_two_trials_then_a_third(tune, folder):
+def test_two_trials_then_a_third(tune, tmp_path):
     small = ("data", "--recipe", "small.toml", "--epochs", "2", "--out", "out")
     first = tune(*small, "--trials", "2")
     assert "0 of 2 trials are finished" in first.err
     assert "optimistic" in first.err
     assert "the recipe's own" in first.out
     assert first.out.splitlines()[0].split()[:3] == ["trial", "validation", "loss"]
-    rows = rows_in(folder / "out" / "trials.csv")
+    rows = rows_in(tmp_path / "out" / "trials.csv")
     assert [row["state"] for row in rows] == ["finished", "finished"]
-    log = rows_in(folder / "out" / "trials" / "0" / "log.csv")
+    log = rows_in(tmp_path / "out" / "trials" / "0" / "log.csv")
     assert float(rows[0]["score"]) == pytest.approx(min(float(row["val_loss"]) for row in log), rel=1e-4)
-    assert Image.open(folder / "out" / "importance.png").width > 400
+    assert Image.open(tmp_path / "out" / "importance.png").width > 400
 
     second = tune(*small, "--trials", "3")
     assert "2 of 3 trials are finished" in second.err
     assert [line.split("]")[0] for line in second.err.splitlines() if line.startswith("[")] == ["[3/3"]
-    again = rows_in(folder / "out" / "trials.csv")
+    again = rows_in(tmp_path / "out" / "trials.csv")
     assert again[:2] == rows
 
     # The best recipe trains the same: as a recipe of its own it is trial 0 of another study.
     assert load_recipe("out/best.toml").schedule.epochs == 2
     tune("data", "--recipe", "out/best.toml", "--trials", "1", "--out", "again")
-    trained = rows_in(folder / "again" / "trials.csv")[0]
+    trained = rows_in(tmp_path / "again" / "trials.csv")[0]
     assert trained["score"] == min((row["score"] for row in again), key=float)
 
     error = tune(*small, "--trials", "3", "--seed", "1", rc=1).err
@@ -76,11 +65,11 @@ def test_two_trials_then_a_third(tune, folder):
     assert "another seed" in error
 
 
-def test_the_test_split_is_not_used(tune, folder):
-    (folder / "split").mkdir()
+def test_the_test_split_is_not_used(tune, tmp_path):
+    (tmp_path / "split").mkdir()
     for split in ("train", "test"):
-        shutil.copytree(folder / "data", folder / "split" / split)
-    for image in (folder / "split" / "test").rglob("*.png"):
+        shutil.copytree(tmp_path / "data", tmp_path / "split" / split)
+    for image in (tmp_path / "split" / "test").rglob("*.jpg"):
         Image.open(image).rotate(90).save(image)
     done = tune(
         *("split/train", "split/test", "--recipe", "small.toml", "--trials", "1", "--epochs", "1", "--out", "split/out")

@@ -1,4 +1,4 @@
-"""An encoder and a head whose answers can be written down: both look at the mean color of an image."""
+"""An encoder and a head whose answers can be written down, and what a run says of a head that is not there."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hybrid.config import HeadSettings
 from hybrid.encoders.base import unit_norm
+from hybrid.files import file_sha256
 from hybrid.images.preprocess import AnyImage, to_picture
 from hybrid.images.records import ImageRecord
+from hybrid.labels.prompts import load_templates
+from hybrid.run.files import GateInfo, HeadFiles, HeadInfo, Layout, write_json
 
 
 def mean_color(image: AnyImage) -> np.ndarray:
@@ -65,3 +69,27 @@ class PixelHead:
 
     def logits(self, prepared: Sequence[np.ndarray], embeddings: np.ndarray) -> np.ndarray:
         return np.stack(prepared)
+
+
+def give_head(layout: Layout, encoder: ColorEncoder, classes: Sequence[str], left_out: Sequence[str] = ()) -> None:
+    """Write what a run says of its head; there is no head to load."""
+    layout.head.mkdir(exist_ok=True)
+    weights = layout.head / HeadFiles.WEIGHTS
+    weights.write_bytes(b"weights")
+    info = HeadInfo(
+        settings=HeadSettings(kind="linear"),
+        classes=tuple(classes),
+        encoder_identity=encoder.identity,
+        train_photos=1,
+        val_photos=1,
+        trained_on=(),
+        left_out=tuple(left_out),
+    )
+    write_json(layout.head / HeadFiles.SETTINGS, info)
+    gate = GateInfo(
+        gate=None,
+        encoder_identity=encoder.identity,
+        head_sha256=file_sha256(weights),
+        templates=load_templates("simple"),
+    )
+    write_json(layout.head / HeadFiles.GATE, gate)

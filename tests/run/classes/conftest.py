@@ -8,19 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import ColorEncoder
+from fakes import ColorEncoder, give_head
 from PIL import Image
 
-from hybrid.config import EncoderSettings, HeadSettings
+from hybrid.config import EncoderSettings
 from hybrid.encoders.base import unit_norm
 from hybrid.errors import EncoderError
-from hybrid.files import file_sha256
 from hybrid.images.records import ImageRecord
 from hybrid.images.sources import scan
 from hybrid.index.build import build_index
 from hybrid.index.store import EmbeddingStore
-from hybrid.labels.prompts import load_templates
-from hybrid.run.files import GateInfo, HeadFiles, HeadInfo, Layout, write_json, write_run
+from hybrid.run.files import Layout, write_run
 
 COLORS = {
     "red": (250, 10, 10),
@@ -135,27 +133,3 @@ def headed(run, encoder) -> Layout:
 @pytest.fixture(name="give_head")
 def _give_head():
     return give_head
-
-
-def give_head(layout: Layout, encoder: NamedColors, classes: Sequence[str], left_out: Sequence[str] = ()) -> None:
-    """Write what a run says of its head; there is no head to load."""
-    layout.head.mkdir(exist_ok=True)
-    weights = layout.head / HeadFiles.WEIGHTS
-    weights.write_bytes(b"weights")
-    info = HeadInfo(
-        settings=HeadSettings(kind="linear"),
-        classes=tuple(classes),
-        encoder_identity=encoder.identity,
-        train_photos=1,
-        val_photos=1,
-        trained_on=(),
-        left_out=tuple(left_out),
-    )
-    write_json(layout.head / HeadFiles.SETTINGS, info)
-    gate = GateInfo(
-        gate=None,
-        encoder_identity=encoder.identity,
-        head_sha256=file_sha256(weights),
-        templates=load_templates("simple"),
-    )
-    write_json(layout.head / HeadFiles.GATE, gate)
