@@ -27,7 +27,7 @@ class Head(Protocol):
         Seen labels; column order of the logits.
     encoder_identity : str or None
         The encoder whose embeddings the head reads; None for a head that reads pixels.
-    cover : int or None
+    min_side : int or None
         Shorter side that `prepare` needs of an image; 1 if it looks at no pixel, None: the full size.
     batch_size : int
         Images to score at once, where the user does not say.

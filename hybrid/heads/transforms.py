@@ -23,8 +23,7 @@ def transforms(model: ImageClassifier, settings: HeadSettings) -> tuple[Transfor
     HeadError
         If timm does not know the ``auto_augment`` policy.
     """
-    augmenting = _augmenting(model, settings.model, settings.augment, settings.regions)
-    return augmenting, plain_transform(model, settings.model)
+    return _augmenting(model, settings), plain_transform(model, settings.model)
 
 
 def augments(augment: AugmentSettings, regions: RegionSettings) -> bool:
@@ -57,16 +56,15 @@ def _data_config(model: ImageClassifier, settings: ModelSettings) -> dict[str, A
     return config | {"mean": settings.mean or tuple(config["mean"]), "std": settings.std or tuple(config["std"])}
 
 
-def _augmenting(
-    model: ImageClassifier, settings: ModelSettings, augment: AugmentSettings, regions: RegionSettings
-) -> Transform:
+def _augmenting(model: ImageClassifier, settings: HeadSettings) -> Transform:
     from timm.data import create_transform
     from torchvision import transforms as tv
 
-    config = _data_config(model, settings)
+    augment, regions, size = settings.augment, settings.regions, settings.model.image_size
+    config = _data_config(model, settings.model)
     try:
         crop, color, tensor = create_transform(
-            input_size=(3, settings.image_size, settings.image_size),
+            input_size=(3, size, size),
             is_training=True,
             scale=(augment.crop_scale, 1.0),
             hflip=augment.flip,

@@ -160,19 +160,15 @@ def split_by_training(data: TrainingSet, classes: tuple[str, ...], trained_on: f
     DataError
         If the index no longer holds these classes' training images, or no other image.
     """
-    both = (data.train, data.val)
-    hashes = [sha256 for part in both for sha256 in part.hashes]
-    records = [record for part in both for record in part.records]
     position = np.array([classes.index(name) if name in classes else -1 for name in data.classes], dtype=np.intp)
-    target = position[np.concatenate([part.target for part in both])]
-    embeddings = np.concatenate([part.embeddings for part in both])
-
-    def pick(trained: bool) -> LabeledImages:
-        rows = [row for row, sha256 in enumerate(hashes) if (sha256 in trained_on) == trained]
-        chosen = tuple(records[row] for row in rows), tuple(hashes[row] for row in rows)
-        return LabeledImages(*chosen, target[rows], embeddings[rows])
-
-    train, val = pick(True), pick(False)
+    both = LabeledImages(
+        data.train.records + data.val.records,
+        data.train.hashes + data.val.hashes,
+        position[np.concatenate([data.train.target, data.val.target])],
+        np.concatenate([data.train.embeddings, data.val.embeddings]),
+    )
+    has_trained = np.array([sha256 in trained_on for sha256 in both.hashes], dtype=bool)
+    train, val = both.take(np.flatnonzero(has_trained)), both.take(np.flatnonzero(~has_trained))
     covered = len(np.unique(train.target))
     if sorted(data.classes) != sorted(classes) or covered < len(classes) or not len(val):
         raise DataError(

@@ -69,11 +69,7 @@ class FrozenFeatures(Dataset[Batch]):
 
     def loader(self, train: bool) -> DataLoader[Any]:
         """Batches of features, in the order in which `make_loader` would give the images."""
-        return loader_of(self, self._images, self._settings, train, collate_fn=_as_it_is)
-
-
-def _as_it_is(batch: Batch) -> Batch:
-    return batch
+        return loader_of(self, self._images, self._settings, train, collate_fn=lambda batch: batch)
 
 
 def parts_to_keep(

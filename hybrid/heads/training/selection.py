@@ -41,19 +41,19 @@ class SourceImages:
     notes: tuple[str, ...]
 
 
-def read_images(found: Scan, progress: Progress = lambda count: None) -> SourceImages:
+def read_images(sources: Scan, progress: Progress = lambda count: None) -> SourceImages:
     """Read, hash and decode every image of a scan; those that cannot be read are left out and named in a note."""
     images: list[StoredImage] = []
     unreadable: list[str] = []
     # Decoded too, because one broken image would end a training.
-    for image in read_each(found.records, batch_size=64):
+    for image in read_each(sources.records, batch_size=64):
         if image.reason:
             unreadable.append(f"{image.record.path} ({image.reason})")
         else:
             images.append(StoredImage(image.record, image.sha256))
         progress(1)
     left_out = [f"left out {len(unreadable)} unreadable photos: {listing(unreadable, 4)}"] if unreadable else []
-    return SourceImages(tuple(images), (*found.notes, *left_out))
+    return SourceImages(tuple(images), (*sources.notes, *left_out))
 
 
 def split_images(

@@ -97,40 +97,38 @@ def test_seeds_differ():
     assert seed_of(1, 2) == seed_of(1, 2)
 
 
-POLICIES = [None, "rand-m9-mstd0.5", "augmix-m3-w3"]
-
-
-@pytest.mark.parametrize("policy", POLICIES)
-def test_the_same_draw_gives_the_same_pixels_and_leaves_the_world_alone(colored, recipe, start, policy):
+@pytest.mark.parametrize("policy", [None, "rand-m9-mstd0.5", "augmix-m3-w3"])
+def test_a_draw_depends_neither_on_the_world_nor_on_the_loaders(colored, recipe, start, policy):
     settings = recipe(auto_augment=policy, random_erasing=0.5, rotation=30.0)
-    images = colored((2, 2, 2)).train
-    dataset = ImageDataset(images, transforms(start(settings), settings)[0])
-    torch.manual_seed(0)
-    random.seed(0)
-    expected_next = torch.rand(1), random.random()
-    torch.manual_seed(0)
-    random.seed(0)
+    images = colored((4, 4, 3)).train
+    augment = transforms(start(settings), settings)[0]
+    dataset = ImageDataset(images, augment)
+
+    def generators():
+        return torch.rand(3).tolist(), random.random(), np.random.rand()
+
+    def seed():
+        torch.manual_seed(0), random.seed(0), np.random.seed(0)
+
+    seed()
+    expected = generators()
+    seed()
     first, target = dataset[3, 7]
+    next(iter(make_loader(images, augment, settings, train=True)))
     assert target == images.target[3]
-    assert (torch.rand(1), random.random()) == expected_next, "dropout and others draw on as if nothing were"
+    assert generators() == expected, "dropout and others draw on as if nothing were"
     assert torch.equal(dataset[3, 7][0], first)
     assert not torch.equal(dataset[3, 8][0], first)
-
-
-@pytest.mark.parametrize("policy", POLICIES)
-def test_batches_do_not_depend_on_the_number_of_loader_processes(colored, recipe, start, policy):
-    images, made = colored((4, 4, 3)).train, []
+    runs = []
     for workers in (0, 1, 2):
-        settings = recipe(auto_augment=policy, random_erasing=0.5, workers=workers)
-        loader = make_loader(images, transforms(start(settings), settings)[0], settings, train=True)
-        batches = []
+        loader, batches = make_loader(images, augment, settings.replace(workers=workers), train=True), []
         for epoch in (1, 2):
             loader.sampler.set_epoch(epoch)
             torch.rand(workers)
             batches += [tensor for batch in loader for tensor in batch]
-        made.append(batches)
-    for other in made[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(made[0], other, strict=True))
+        runs.append(batches)
+    for other in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(runs[0], other, strict=True))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -140,18 +138,6 @@ def test_a_batch_with_an_unreadable_image_is_its_words(colored, recipe, workers)
     batches = list(make_loader(images, lambda image: torch.zeros(1), recipe(workers=workers), train=False))
     assert len(batches) == 1
     assert batches[0].startswith(f"{images.records[2].path}: not an image")
-
-
-def test_the_callers_generators_are_left_as_they_were(colored, recipe, start):
-    """Dropout draws from torch's, in the same process where there are no workers."""
-    settings = recipe(workers=0, random_erasing=1.0, auto_augment="augmix-m3-w3")
-    torch.manual_seed(5), random.seed(5), np.random.seed(5)
-    before = torch.rand(3), random.random(), np.random.rand()
-    loader = make_loader(colored().train, transforms(start(settings), settings)[0], settings, train=True)
-    torch.manual_seed(5), random.seed(5), np.random.seed(5)
-    next(iter(loader))
-    assert (torch.rand(3) == before[0]).all()
-    assert (random.random(), np.random.rand()) == before[1:]
 
 
 # Pixels
@@ -169,19 +155,19 @@ def test_what_a_preprocessing_needs_of_a_image(recipe, start):
     assert min_side_of(lambda image: image) is None
 
 
-@pytest.mark.parametrize("scale", [1.0, 0.7, 0.08])
-def test_a_random_crop_has_the_pixels_that_are_wanted(recipe, start, scale):
-    settings = recipe(crop_scale=scale)
-    augment = transforms(start(settings), settings)[0]
-    crop, shorter = augment.transforms[0].transforms[0], min_side_of(augment)
-    random.seed(0)
-    sides = []
-    for longer in (shorter, shorter + 1, shorter * 2, shorter * 5):
-        for size in ((shorter, longer), (longer, shorter)):
-            blank_image = Image.new("RGB", size)
-            sides += [min(crop.get_params(blank_image, crop.scale, crop.ratio)[2:]) for _ in range(300)]
-    assert min(sides) >= 3 * 24
-    assert scale == 1.0 or min(sides) <= 3 * 27, "and the photo has no more than that takes"
+def test_a_random_crop_has_the_pixels_that_are_wanted(recipe, start):
+    for scale in (1.0, 0.7, 0.08):
+        settings = recipe(crop_scale=scale)
+        augment = transforms(start(settings), settings)[0]
+        crop, shorter = augment.transforms[0].transforms[0], min_side_of(augment)
+        random.seed(0)
+        sides = []
+        for longer in (shorter, shorter + 1, shorter * 2, shorter * 5):
+            for size in ((shorter, longer), (longer, shorter)):
+                canvas = Image.new("RGB", size)
+                sides += [min(crop.get_params(canvas, crop.scale, crop.ratio)[2:]) for _ in range(300)]
+        assert min(sides) >= 3 * 24
+        assert scale == 1.0 or min(sides) <= 3 * 27, "and the photo has no more than that takes"
 
 
 def test_a_large_image_is_decoded_small(tmp_path, recipe, start, decodes):
@@ -195,11 +181,11 @@ def test_a_large_image_is_decoded_small(tmp_path, recipe, start, decodes):
     settings = recipe(image_size=64)
     augment, plain = transforms(start(settings), settings)
     for transform in (augment, plain):
-        found, _ = ImageDataset(images, transform)[0, 5]
-        assert found.shape == (3, 64, 64)
+        pixels, _ = ImageDataset(images, transform)[0, 5]
+        assert pixels.shape == (3, 64, 64)
         assert min_side_of(transform) <= min(decodes[-1][1][:2]) < 2 * min_side_of(transform)
     expected = plain(read_and_decode(record))
-    assert torch.nn.functional.cosine_similarity(found.flatten(), expected.flatten(), dim=0) > 0.999
+    assert torch.nn.functional.cosine_similarity(pixels.flatten(), expected.flatten(), dim=0) > 0.999
     ImageDataset(images, lambda image: image)[0, 5]
     assert decodes[-1][1] == (1200, 1600, 3), "nobody knows what this preprocessing needs"
 

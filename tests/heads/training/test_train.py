@@ -77,26 +77,22 @@ def test_training_in_bf16_keeps_fp32_weights(colored, recipe, run, start):
 # The best epoch
 
 
-@pytest.mark.parametrize(
-    ("monitor", "scores", "patience", "stopped", "best"),
-    [
+def test_early_stopping(script, colored, recipe, run):
+    data = colored((2, 3, 3))
+    for monitor, scores, patience, stopped, best in (
         ("loss", [(1.0, 0), (0.9, 0), (0.95, 0), (0.91, 0), (0.9, 0), (0.5, 0)], 3, 5, 2),
         ("loss", [(1.0, 0), (0.9, 0), (0.95, 0), (0.91, 0), (0.8, 0), (0.9, 0)], 3, 6, 5),
         ("loss", [(1.0, 0.5), (1.1, 0.9)], 1, 2, 1),
         ("accuracy", [(1.0, 0.5), (2.0, 0.9), (0.1, 0.9), (0.2, 0.8)], 2, 4, 2),
         ("loss", [(math.nan, 0.9), (1.0, 0), (math.inf, 1), (math.nan, 1)], 2, 4, 2),
         ("accuracy", [(math.nan, 0.9), (1.0, 0.2), (1.0, 0.1), (1.0, 0.1)], 2, 4, 2),
-    ],
-)
-def test_early_stopping(script, colored, recipe, run, monitor, scores, patience, stopped, best):
-    script(scores)
-    settings = recipe(epochs=6, patience=patience, monitor=monitor)
-    model, best_epoch, log = run(colored((2, 3, 3)), settings)
-    assert len(log) == stopped
-    assert best_epoch == best
-    assert same(model.state_dict(), log[best - 1][2])
-    assert not same(model.state_dict(), log[-1][2]) or best == stopped
-    assert max(row.epoch for row, is_best, _ in log if is_best) == best
+    ):
+        script(scores)
+        model, best_epoch, log = run(data, recipe(epochs=6, patience=patience, monitor=monitor))
+        assert (len(log), best_epoch) == (stopped, best)
+        assert same(model.state_dict(), log[best - 1][2])
+        assert not same(model.state_dict(), log[-1][2]) or best == stopped
+        assert max(row.epoch for row, is_best, _ in log if is_best) == best
 
 
 def test_validation_that_is_never_finite(script, colored, recipe, run):
