@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hybrid.errors import GateError
 from hybrid.gate.evidence import out_of_fold
-from hybrid.gate.fit import Labeled
+from hybrid.gate.fit import LabeledEvidence
 from hybrid.gate.gaussians import ClassGaussians, Indices, LabeledEmbeddings
 from hybrid.gate.support import MOST_SHOTS, SupportEvidence, SupportImages
 from hybrid.images.stream import default_workers, ordered_map
@@ -32,19 +32,19 @@ class Calibration:
     ----------
     gaussians : ClassGaussians
         Of the training and the validation images.
-    validation : Labeled
+    validation : LabeledEvidence
         The validation images over the seen classes, each scored by Gaussians that leave its own fold out.
-    episodes : tuple of Labeled
-    named, image_only : tuple of Labeled
+    episodes : tuple of LabeledEvidence
+    named, image_only : tuple of LabeledEvidence
         The episodes once more for every number of `SHOTS`: each held-out class has so many of its training images as
         support, with its name and without.
     """
 
     gaussians: ClassGaussians
-    validation: Labeled
-    episodes: tuple[Labeled, ...]
-    named: tuple[Labeled, ...]
-    image_only: tuple[Labeled, ...]
+    validation: LabeledEvidence
+    episodes: tuple[LabeledEvidence, ...]
+    named: tuple[LabeledEvidence, ...]
+    image_only: tuple[LabeledEvidence, ...]
 
 
 def check_enough(classes: int, images: int) -> None:
@@ -110,7 +110,7 @@ def calibrate(
     if fold_logits is None:
         fold_logits = [np.zeros((len(validation), classes - len(held))) for held in held_out]
 
-    def scored(job: tuple[Sequence[int], NDArray[Any]]) -> Labeled:
+    def scored(job: tuple[Sequence[int], NDArray[Any]]) -> LabeledEvidence:
         """Of an episode, its held-out classes last; of all classes where none is held out."""
         held, logits = job
         seen = classes - len(held)
@@ -120,7 +120,7 @@ def calibrate(
         known = known[known.target < seen]
         support = sampler.draw(held, seen) if held else None
         evidence = out_of_fold(known, images, logits, folds, texts[order], logit_scale, support)
-        return Labeled(evidence, images.target)
+        return LabeledEvidence(evidence, images.target)
 
     # Each is a hundred products and inverses of small matrices. Threads of BLAS would wait for each other at every one
     # and, on a busy machine, take several times as long as one thread alone.
@@ -131,7 +131,7 @@ def calibrate(
     return Calibration(
         ClassGaussians.fit(both.embeddings, both.target, classes),
         whole,
-        tuple(Labeled(replace(e.evidence, support=None), e.target) for e in episodes),
+        tuple(LabeledEvidence(replace(e.evidence, support=None), e.target) for e in episodes),
         tuple(variant for e in episodes for variant in _variants(e, named=True)),
         tuple(variant for e in episodes for variant in _variants(e, named=False)),
     )
@@ -160,7 +160,7 @@ class SupportSampler:
         return SupportImages.gather([images for images, _ in drawn], [place for _, place in drawn], seen, named)
 
 
-def _variants(episode: Labeled, *, named: bool) -> Iterator[Labeled]:
+def _variants(episode: LabeledEvidence, *, named: bool) -> Iterator[LabeledEvidence]:
     """Take what `SupportSampler.draw` put side by side apart.
 
     For each number of images: support for all held-out classes, then for every other one while the rest is merely
@@ -186,4 +186,4 @@ def _variants(episode: Labeled, *, named: bool) -> Iterator[Labeled]:
                 named=len(texts),
             )
             moved = np.concatenate([np.arange(seen), position])
-            yield Labeled(replace(evidence.with_texts(texts), support=part), moved[episode.target])
+            yield LabeledEvidence(replace(evidence.with_texts(texts), support=part), moved[episode.target])

@@ -27,7 +27,7 @@ W = TypeVar("W", bound=Struct)
 
 
 @dataclass(frozen=True)
-class Labeled:
+class LabeledEvidence:
     """Evidence of n images and their class indices, (n,); an index from `evidence.seen` on is an unseen class."""
 
     evidence: Evidence
@@ -39,7 +39,7 @@ class Labeled:
         return np.asarray(self.target >= self.evidence.seen)
 
 
-def fit_gate(validation: Labeled, episodes: Sequence[Labeled], folds: str = "memory") -> Gate:
+def fit_gate(validation: LabeledEvidence, episodes: Sequence[LabeledEvidence], folds: str = "memory") -> Gate:
     """Fit all weights, without any image of an unseen class.
 
     The seen logits are fitted by NLL on the validation images over all seen classes; the text logits by NLL over
@@ -48,9 +48,9 @@ def fit_gate(validation: Labeled, episodes: Sequence[Labeled], folds: str = "mem
 
     Parameters
     ----------
-    validation : Labeled
+    validation : LabeledEvidence
         Images of seen classes that did not train the head, over the seen classes alone.
-    episodes : sequence of Labeled
+    episodes : sequence of LabeledEvidence
         The same images; in each, a part of the seen classes plays the unseen ones.
     folds : str
         Kept in `GateFit`. ``memory`` fits no weight for the head's uncertainty.
@@ -88,14 +88,14 @@ def _as_struct(kind: type[W], terms: Sequence[Term], weights: Floats) -> W:
     return msgspec.convert(dict(zip([term.name for term in terms], weights.tolist(), strict=True)), kind)
 
 
-def fit_support(gate: Gate, named: Sequence[Labeled], image_only: Sequence[Labeled]) -> Gate:
+def fit_support(gate: Gate, named: Sequence[LabeledEvidence], image_only: Sequence[LabeledEvidence]) -> Gate:
     """Fit what support images add, by NLL, images of seen and of unseen classes weighing the same.
 
     Parameters
     ----------
     gate : Gate
         Fitted; gives the answers without those images.
-    named, image_only : sequence of Labeled
+    named, image_only : sequence of LabeledEvidence
         Episodes in which the held-out classes have support images, with their names and without.
 
     Raises
@@ -113,7 +113,7 @@ def fit_support(gate: Gate, named: Sequence[Labeled], image_only: Sequence[Label
     return msgspec.structs.replace(gate, support=support)
 
 
-def _fit_support(gate: Gate, episodes: Sequence[Labeled], *, named: bool) -> SupportWeights:
+def _fit_support(gate: Gate, episodes: Sequence[LabeledEvidence], *, named: bool) -> SupportWeights:
     from scipy.special import logsumexp
 
     prior = SupportGate()
@@ -140,7 +140,7 @@ def _fit_support(gate: Gate, episodes: Sequence[Labeled], *, named: bool) -> Sup
     return _fit_terms(SupportWeights, terms, problems, what, lowest=None)
 
 
-def _support(episode: Labeled) -> SupportEvidence:
+def _support(episode: LabeledEvidence) -> SupportEvidence:
     if episode.evidence.support is None:
         raise GateError("an episode without support images cannot fit what they add")
     return episode.evidence.support

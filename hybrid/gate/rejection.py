@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hybrid.errors import GateError
 from hybrid.gate.evidence import Evidence
-from hybrid.gate.fit import Labeled, fit_logistic
+from hybrid.gate.fit import LabeledEvidence, fit_logistic
 from hybrid.gate.gaussians import Floats
 from hybrid.gate.registry import AnyGate
 from hybrid.gate.terms import total
@@ -65,7 +65,7 @@ def threshold_for_coverage(p_known: Floats, coverage: float) -> float:
     return float(np.quantile(p_known, 1 - coverage, method="lower"))
 
 
-def fit_rejector(gate: AnyGate, episodes: Sequence[Labeled]) -> Rejector:
+def fit_rejector(gate: AnyGate, episodes: Sequence[LabeledEvidence]) -> Rejector:
     """Fit on episodes in which one half of the held-out classes is named and the other half is not.
 
     Images of the unnamed half are the unknown ones; seen, named and unknown images weigh 1 : 1 : 2.
@@ -86,7 +86,7 @@ def fit_rejector(gate: AnyGate, episodes: Sequence[Labeled]) -> Rejector:
     return Rejector(text=text, entropy=entropy, bias=bias, unknown=tuple(quantiles.round(6).tolist()))
 
 
-def _halves(episodes: Sequence[Labeled]) -> Iterator[tuple[Evidence, NDArray[np.intp]]]:
+def _halves(episodes: Sequence[LabeledEvidence]) -> Iterator[tuple[Evidence, NDArray[np.intp]]]:
     """Each episode twice: its evidence without half the held-out classes, and 0 seen, 1 named, 2 unknown per image."""
     for episode in episodes:
         seen, classes = episode.evidence.seen, episode.evidence.classes

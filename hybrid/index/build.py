@@ -57,7 +57,7 @@ class IndexSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch(Generic[T]):
+class IndexBatch(Generic[T]):
     """Images that are committed together.
 
     Attributes
@@ -160,13 +160,13 @@ def _stamp(image: ImageRow | ImageRecord) -> tuple[int, int, str | None, int]:
     return image.size, image.mtime_ns, image.container, image.offset
 
 
-def cut_batches(images: Iterable[ReadImage], embedded: Collection[str], size: int) -> Iterator[Batch[Any]]:
+def cut_batches(images: Iterable[ReadImage], embedded: Collection[str], size: int) -> Iterator[IndexBatch[Any]]:
     """Cut images that were read into batches of `size` new contents, with every image that shows one of them.
 
     A content is new if it is not in `embedded`, and in no batch before: a copy is encoded once.
     """
     batched: set[str] = set()
-    batch: Batch[Any] = Batch()
+    batch: IndexBatch[Any] = IndexBatch()
     for image in images:
         if image.reason:
             batch.unreadable.append((image.record.path, image.reason))
@@ -179,18 +179,18 @@ def cut_batches(images: Iterable[ReadImage], embedded: Collection[str], size: in
         # them again, and must cut the same batches.
         if len(batch.contents) == size or len(batch.images or batch.unreadable) >= 16 * size:
             yield batch
-            batch = Batch()
+            batch = IndexBatch()
     if batch.images or batch.unreadable:
         yield batch
 
 
-def embed(batch: Batch[Any], encoder: Encoder) -> Batch[FloatArray]:
+def embed(batch: IndexBatch[Any], encoder: Encoder) -> IndexBatch[FloatArray]:
     """Encode the new contents of a batch."""
     vectors = encoder.encode_images(list(batch.contents.values())) if batch.contents else ()
-    return Batch(batch.images, dict(zip(batch.contents, vectors, strict=True)), batch.unreadable)
+    return IndexBatch(batch.images, dict(zip(batch.contents, vectors, strict=True)), batch.unreadable)
 
 
-def _count(batch: Batch[FloatArray], known: Known, summary: IndexSummary) -> None:
+def _count(batch: IndexBatch[FloatArray], known: Known, summary: IndexSummary) -> None:
     summary.encoded += len(batch.contents)
     summary.reused += len(batch.images) - len(batch.contents)
     summary.unreadable += batch.unreadable

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from hybrid.errors import GateError
 from hybrid.gate.evidence import Evidence
-from hybrid.gate.fit import Choice, Labeled, fit_choice, fit_gate, fit_logistic
+from hybrid.gate.fit import Choice, LabeledEvidence, fit_choice, fit_gate, fit_logistic
 from hybrid.gate.gate import Gate, GateFit, GateWeights, SeenWeights, UnseenWeights
 
 TRUE = Gate(
@@ -33,13 +33,13 @@ def draw_targets(gate: Gate, evidence: Evidence, seed: int) -> np.ndarray:
 def simulate(draw_evidence):
     """Validation images and episodes whose classes obey a gate."""
 
-    def make(images: int, gate: Gate = TRUE, episodes: int = 2) -> tuple[Labeled, list[Labeled]]:
+    def make(images: int, gate: Gate = TRUE, episodes: int = 2) -> tuple[LabeledEvidence, list[LabeledEvidence]]:
         plain = draw_evidence(0, images, 5, 0)
-        validation = Labeled(plain, draw_targets(gate, plain, 100))
+        validation = LabeledEvidence(plain, draw_targets(gate, plain, 100))
         parts = []
         for number in range(1, episodes + 1):
             evidence = draw_evidence(number, images, 4, 3)
-            parts.append(Labeled(evidence, draw_targets(gate, evidence, 100 + number)))
+            parts.append(LabeledEvidence(evidence, draw_targets(gate, evidence, 100 + number)))
         return validation, parts
 
     return make
@@ -126,10 +126,10 @@ def test_a_head_without_any_opinion_in_the_episodes_does_no_harm(simulate):
 def test_weights_of_scores_are_never_negative(draw_evidence):
     evidence = draw_evidence(0, 200, 5, 0)
     # What the memory likes least is right, and nothing else tells.
-    validation = Labeled(evidence, evidence.gda.argmin(axis=1))
+    validation = LabeledEvidence(evidence, evidence.gda.argmin(axis=1))
     episode = draw_evidence(1, 200, 4, 3)
     target = np.where(np.arange(200) % 2, 4 + episode.centered[:, 4:].argmin(axis=1), 0)
-    gate = fit_gate(validation, [Labeled(episode, target)])
+    gate = fit_gate(validation, [LabeledEvidence(episode, target)])
     assert gate.seen.gda == 0
     assert gate.unseen.centered == 0
     assert (numbers(gate)[:7] >= 0).all()
@@ -141,7 +141,7 @@ def test_twice_the_seen_images_move_the_gate_little(simulate):
     more = []
     for episode in episodes:
         rows = np.concatenate([np.arange(1500), np.flatnonzero(~episode.is_unseen)])
-        more.append(Labeled(episode.evidence[rows], episode.target[rows]))
+        more.append(LabeledEvidence(episode.evidence[rows], episode.target[rows]))
     once, twice = numbers(fit_gate(validation, episodes)), numbers(fit_gate(validation, more))
     np.testing.assert_allclose(twice[:7], once[:7], rtol=1e-9)
     np.testing.assert_allclose(twice[7:], once[7:], atol=0.02)
@@ -179,7 +179,7 @@ def test_evidence_that_is_not_finite_is_an_error(simulate, name):
             # Of an image's wrong class, in every image.
             rows = (np.arange(40), (part.target + 1) % array.shape[1]) if array.ndim == 2 else 1
             array[rows] = value
-            broken.append(Labeled(replace(part.evidence, **{name: array}), part.target))
+            broken.append(LabeledEvidence(replace(part.evidence, **{name: array}), part.target))
         with pytest.raises(GateError, match="cannot fit") as caught:
             fit_gate(broken[0], broken[1:])
         assert caught.value.expected == "finite scores"

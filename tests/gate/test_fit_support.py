@@ -11,7 +11,7 @@ import scipy.optimize
 from scipy.special import logsumexp
 
 from hybrid.errors import GateError
-from hybrid.gate.fit import Labeled, fit_gate, fit_support
+from hybrid.gate.fit import LabeledEvidence, fit_gate, fit_support
 from hybrid.gate.gate import Gate, GateWeights
 from hybrid.gate.support import SupportGate
 
@@ -29,7 +29,7 @@ def calibration(support_world):
 PLAIN_GATE = Gate(gate=GateWeights(bias=0.4, unseen_text=0.8, seen_text=-0.7, ood_score=0.3))
 
 
-def support_loss(weights: np.ndarray, prior: np.ndarray, episodes: list[Labeled], named: bool) -> float:
+def support_loss(weights: np.ndarray, prior: np.ndarray, episodes: list[LabeledEvidence], named: bool) -> float:
     """NLL over the whole label space, written out: every class has its own column."""
     total = 0.5 * np.sum((weights - prior) ** 2)
     for episode in episodes:

@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from hybrid.errors import GateError
 from hybrid.gate import rejection as reject
 from hybrid.gate.episodes import class_folds
-from hybrid.gate.fit import Labeled
+from hybrid.gate.fit import LabeledEvidence
 from hybrid.gate.gate import Gate, UnseenWeights
 from hybrid.gate.rejection import Rejector, fit_rejector
 
@@ -56,7 +56,7 @@ def test_signs_are_bounded(fitted, large):
     assert fitted.rejector.entropy <= 0
     # Episodes in which unknown images have the better text: no more evidence for unknown than none.
     episodes = large.calibration().episodes
-    wrong = [Labeled(replace(e.evidence, similarity=-e.evidence.similarity), e.target) for e in episodes]
+    wrong = [LabeledEvidence(replace(e.evidence, similarity=-e.evidence.similarity), e.target) for e in episodes]
     found = fit_rejector(Gate(), wrong)
     assert found.text >= 0
     assert found.entropy <= 0
@@ -82,7 +82,7 @@ def test_threshold_for_false_accepts():
         assert np.mean(unknown >= threshold) == pytest.approx(rate, abs=5e-3)
 
 
-def halves_by_hand(episode: Labeled):
+def halves_by_hand(episode: LabeledEvidence):
     """(columns that stay, group of each image) of both halves: 0 seen, 1 named, 2 unknown."""
     seen, classes = episode.evidence.seen, episode.evidence.classes
     held = list(range(seen, classes))
