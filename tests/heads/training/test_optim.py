@@ -120,26 +120,6 @@ def test_a_schedule_goes_on_where_it_stopped(recipe, start, schedule):
 # Optimizers
 
 
-@pytest.mark.parametrize("unfreeze", ["all", "2", "none"])
-def test_weight_decay_is_for_matrices_only(recipe, start, unfreeze):
-    settings = recipe(unfreeze=unfreeze, weight_decay=0.03, learning_rate=0.02, backbone_rate=0.25, schedule="none")
-    model = start(settings)
-    optimizer = make_optimizer(model, settings.optim)
-    Schedule(optimizer, settings.schedule, 1)
-    groups = {
-        id(parameter): (group["weight_decay"], group["lr"])
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    }
-    expected = {
-        id(parameter): (0.03 if parameter.ndim > 1 else 0.0, 0.02 if name.startswith("classifier.") else 0.005)
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
-    assert groups == expected
-    assert {decay for decay, _ in groups.values()} == {0.03, 0.0}
-
-
 def test_optimizers_of_timm(recipe, start):
     model = start(recipe())
     for name, kind in (("adam", "Adam"), ("adamw", "AdamW"), ("lamb", "Lamb"), ("sgd", "SGD")):

@@ -9,11 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 from safetensors.torch import load_file
-
-from hybrid.device import Compute
 
 # Trains in processes of their own, one after another; forked, because starting Python and torch takes seconds.
 WORKER = """
@@ -211,23 +208,14 @@ def test_a_killed_training_ends_with_the_same_bits(colored, recipe, tmp_path):
     assert sum("features of 24 photos are computed once" in line for line in features["said"]) == 1
 
 
-@pytest.mark.parametrize("reason", ["recipe", "photos", "precision", "torn"])
-def test_a_checkpoint_that_does_not_fit_is_dropped(colored, recipe, run, tmp_path, reason):
-    data, settings, said = colored((3, 3, 3), (2, 2, 2)), recipe(epochs=1), []
-    run(data, settings, checkpoints=tmp_path / "kept")
-    compute = Compute("cpu", "bf16" if reason == "precision" else "fp32", "test")
-    if reason == "recipe":
-        settings = recipe(epochs=1, learning_rate=0.004)
-    elif reason == "photos":
-        data = colored((3, 3, 4), (2, 2, 2), seed=3)
-    elif reason == "torn":
-        file = tmp_path / "kept" / "checkpoint.pt"
-        file.write_bytes(file.read_bytes()[:-100])
-    expected = run(data, settings, compute)[0].state_dict()
-    model, *_ = run(data, settings, compute, checkpoints=tmp_path / "kept", say=said.append)
-    assert len(said) == 1
-    assert "starts over" in said[0]
+def test_a_checkpoint_that_does_not_fit_is_dropped(colored, recipe, run, tmp_path):
+    data, settings, lines = colored((3, 3, 3), (2, 2, 2)), recipe(epochs=1, learning_rate=0.004), []
+    run(data, recipe(epochs=1), checkpoints=tmp_path)
+    expected = run(data, settings)[0].state_dict()
+    model, *_ = run(data, settings, checkpoints=tmp_path, say=lines.append)
+    assert len(lines) == 1
+    assert "starts over" in lines[0]
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
     # And the new one's own checkpoint is taken up.
-    run(data, settings, compute, checkpoints=tmp_path / "kept", say=said.append)
-    assert "going on after epoch 1 of the checkpoint" in said[1]
+    run(data, settings, checkpoints=tmp_path, say=lines.append)
+    assert "going on after epoch 1 of the checkpoint" in lines[1]
