@@ -34,11 +34,10 @@ def near(center, count, rng):
 RNG = np.random.default_rng(0)
 LABELED = np.concatenate([near(center, 20, RNG) for center in ([0.95, 0.2, 0.1], [0.15, 0.95, 0.2])])
 TARGET = np.repeat([0, 1], 20)
-WEIGHTS = GateWeights(bias=0.3, unseen_text=0.5, seen_text=-0.25)
 # No memory: what is expected can be written down without it.
 GATE = Gate(
     seen=SeenWeights(similarity=0.4, alignment=0.0, head=0.7, gda=0.0),
-    gate=WEIGHTS,
+    gate=GateWeights(bias=0.3, unseen_text=0.5, seen_text=-0.25),
     fit=GateFit(images=40, classes=2, episodes=5),
 )
 FITTED = FittedGate(

@@ -213,11 +213,6 @@ def test_other_types_and_ranges():
 # Names and content
 
 
-def test_names_are_places_in_the_answer(files):
-    names = [r.path for r in to_records([np.stack([RGB, RGB]), files / "a.png", Image.fromarray(RGB), tensor(RGB)])]
-    assert names == ["image 0", "image 1", str(files / "a.png"), "image 3", "image 4"]
-
-
 def test_the_same_pixels_have_the_same_content():
     def digest(image):
         return hashlib.sha256(to_records(image)[0].read_bytes()).hexdigest()

@@ -53,46 +53,26 @@ def test_labels_that_the_head_does_not_know_join(hybrid, predictions, made, run)
     assert "shown" in hybrid("info", "--run", run).out
 
 
-def test_labels_that_the_head_left_out_stay_out_until_they_are_added(hybrid, run, tmp_path):
-    (tmp_path / "six.txt").write_text("\n".join(TRAINED[:6]))
-    hybrid("train-head", "--head", "linear", "--classes", tmp_path / "six.txt", "--run", run, "--device", "cpu")
-    assert load(run).classes_.tolist() == TRAINED[:6]
-    hybrid("add-class", TRAINED[7], "--run", run, "--device", "cpu")
-    classifier = load(run)
-    assert classifier.classes_.tolist() == [*TRAINED[:6], TRAINED[7]]
-    assert classifier.space.shots[-1] == 9
-    in_python = load(run).add_class(TRAINED[6])
-    hybrid("add-class", TRAINED[6], "--run", run, "--device", "cpu")
-    assert load(run).classes_.tolist() == in_python.classes_.tolist() == [*TRAINED[:6], TRAINED[7], TRAINED[6]]
-    hybrid("remove-class", TRAINED[7], "--run", run)
-    assert load(run).classes_.tolist() == in_python.remove_class(TRAINED[7]).classes_.tolist()
-
-
-def test_an_index_alone_answers_by_its_images(predictions, made, tmp_path):
-    rows = predictions(made / "test" / BIRD, made / "test" / FISH, "--run", made / "bare")
+def test_an_index_alone_answers_by_its_images(hybrid, predictions, made, tmp_path):
+    bare = made / "bare"
+    rows = predictions(made / "test" / BIRD, made / "test" / FISH, "--run", bare)
     assert [row["label"] for row in rows] == [BIRD] * 2 + [FISH] * 2
     assert {row["expert"] for row in rows} == {"few-shot"}
     assert {one["label"] for one in rows[0]["top"]} == {BIRD, SNAKE, FISH}
-    assert any("joined by posterior" in note for note in load(made / "bare").notes)
-    (tmp_path / "names.txt").write_text("\n".join(TRAINED[:4]))
-    rows = predictions(made / "test", "--run", made / "bare", "--prompts", tmp_path / "names.txt")
-    assert {one["label"] for one in rows[0]["top"]} == {BIRD, SNAKE, FISH, *TRAINED[:4]}
-    assert {row["label"] for row in rows} <= {BIRD, SNAKE, FISH, *TRAINED[:4]}
-    assert any("joined by mean-cache" in note for note in load(made / "bare", prompts=TRAINED[:4]).notes)
-
-
-def test_an_index_alone_is_evaluated_as_two_systems(hybrid, made, tmp_path):
-    file = tmp_path / "figures.json"
-    hybrid("evaluate", made / "test", "--run", made / "bare", "--json", file, "--device", "cpu")
+    assert any("joined by posterior" in note for note in load(bare).notes)
+    names, file = tmp_path / "names.txt", tmp_path / "figures.json"
+    names.write_text("\n".join(TRAINED))
+    rows = predictions(made / "test", "--run", bare, "--prompts", names)
+    assert {one["label"] for one in rows[0]["top"]} == {BIRD, SNAKE, FISH, *TRAINED}
+    assert any("joined by mean-cache" in note for note in load(bare, prompts=TRAINED).notes)
+    # It is evaluated as two systems.
+    evaluate = ("evaluate", made / "test", "--run", bare, "--json", file, "--device", "cpu")
+    hybrid(*evaluate)
     systems = json.loads(file.read_text())["systems"]
     assert systems["supervised"] is None
     assert systems["hybrid"]["accuracy"] == 1
     assert systems["zero_shot"]["accuracy"] <= systems["hybrid"]["accuracy"]
-    (tmp_path / "names.txt").write_text("\n".join(TRAINED))
-    hybrid(
-        "evaluate", made / "test", "--run", made / "bare", "--json", file, "--prompts", tmp_path / "names.txt",
-        "--report", tmp_path / "report", "--device", "cpu",
-    )  # fmt: skip
+    hybrid(*evaluate, "--prompts", names, "--report", tmp_path / "report")
     figures = json.loads(file.read_text())
     assert figures["systems"]["hybrid"] is not None
     assert figures["classes"] == {"seen": 0, "unseen": 11}

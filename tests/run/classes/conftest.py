@@ -60,14 +60,6 @@ class NamedColors(ColorEncoder):
         return unit_norm(np.stack([embed(COLORS[w]) if w else np.array([1.0, -1.0, 1.0, -9.0]) for w in words]))
 
 
-def paint(file: Path, color: str, seed: int) -> Path:
-    """An image of nearly one color, whose bytes no other seed gives."""
-    noise = np.random.default_rng(seed).integers(-8, 8, (8, 8, 3))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.clip(np.array(COLORS[color]) + noise, 0, 255).astype(np.uint8)).save(file)
-    return file
-
-
 @pytest.fixture
 def make_encoder() -> type[NamedColors]:
     return NamedColors
@@ -86,13 +78,19 @@ def vector_of():
 
 @pytest.fixture
 def images(tmp_path):
-    """Paint class folders: `images("more", orange=3)`; records without labels, and those of `index` with them."""
+    """Paint class folders: `images("more", orange=3)`; records without labels, and those of `index` with them.
+
+    An image is nearly of one color, and its bytes are given by no other seed.
+    """
 
     def make(folder: str, seed: int = 0, **classes: int) -> tuple[ImageRecord, ...]:
         for number, (name, count) in enumerate(classes.items()):
+            color = next(COLORS[word] for word in name.split("_") if word in COLORS)
+            (tmp_path / folder / name).mkdir(parents=True, exist_ok=True)
             for i in range(count):
-                color = next(w for w in name.split("_") if w in COLORS)
-                paint(tmp_path / folder / name / f"{i}.png", color, seed * 10_000 + number * 100 + i)
+                rng = np.random.default_rng(seed * 10_000 + number * 100 + i)
+                pixels = np.clip(color + rng.integers(-8, 8, (8, 8, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(tmp_path / folder / name / f"{i}.png")
         return scan([tmp_path / folder], labeled=False).records
 
     return make
@@ -128,8 +126,3 @@ def headed(run, encoder) -> Layout:
     """The same with a head of all its labels, as far as the classes of a run are concerned."""
     give_head(run, encoder, SEEN)
     return run
-
-
-@pytest.fixture(name="give_head")
-def _give_head():
-    return give_head

@@ -12,6 +12,7 @@ from unittest.mock import patch
 import msgspec
 import numpy as np
 import pytest
+from fakes import give_head
 from PIL import Image
 
 from hybrid.errors import ArtifactError, DataError, EncoderError
@@ -118,7 +119,7 @@ def test_a_class_by_its_name_alone(headed, encoder):
     assert [entry.name for entry in read_classes(headed).added] == ["pink", "grey", "navy"]
 
 
-def test_a_left_out_label_becomes_a_class_with_all_its_images(run, encoder, give_head, images):
+def test_a_left_out_label_becomes_a_class_with_all_its_images(run, encoder, images):
     # Without a head too.
     assert add_class(run, encoder, "orange", images("other", orange=2)).images == 2
     assert next(iter(support(run, seen=()))) == "orange"
