@@ -57,12 +57,6 @@ def test_label_probability_and_top():
     assert [p.zero_shot for p in predictions] == [("cat", 0.4), ("fox", 0.6), ("dog", 0.6)]
 
 
-def test_equal_probabilities_go_to_the_first_name():
-    answers = Answers(None, None, np.full((1, 4), 0.25), None, None, None)
-    (prediction,) = to_predictions(["a"], answers, SPACE, top_k=4, only_expert="zero-shot")
-    assert [label for label, _ in prediction.top] == ["cat", "dog", "emu", "fox"]
-
-
 def test_who_decided():
     """On a seen class, the answer being "cat"; an unseen one was named by zero-shot."""
     for head, zero_shot, expert in (
@@ -81,6 +75,10 @@ def test_without_a_gate_the_only_expert_decides():
         assert {p.expert for p in predictions} == {expert}
         assert {p.p_unseen for p in predictions} == {None}
         assert {p.set for p in predictions} == {p.p_known for p in predictions} == {None}
+    # Equal probabilities go to the first name.
+    answers = Answers(None, None, np.full((1, 4), 0.25), None, None, None)
+    (prediction,) = to_predictions(["a"], answers, SPACE, top_k=4, only_expert="zero-shot")
+    assert [label for label, _ in prediction.top] == ["cat", "dog", "emu", "fox"]
 
 
 # None of these

@@ -332,15 +332,8 @@ def test_another_encoder(layout):
 
 
 def give_head(layout, fitted, left_out=()):
-    info = HeadInfo(
-        settings=HeadSettings(kind="linear"),
-        classes=("ant", "bee"),
-        encoder_identity="words",
-        train_photos=2,
-        val_photos=0,
-        trained_on=("h1", "h2"),
-        left_out=left_out,
-    )
+    parts = {"settings": HeadSettings(kind="linear"), "classes": ("ant", "bee"), "encoder_identity": "words"}
+    info = HeadInfo(train_photos=2, val_photos=0, trained_on=("h1", "h2"), left_out=left_out, **parts)
     with HeadDraft(layout) as draft:
         draft.save(head_of(("ant", "bee")), info)
         draft.save_gate(fitted, WordEncoder(), BARE)

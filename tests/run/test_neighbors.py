@@ -64,13 +64,6 @@ def test_the_index_is_opened_once_and_no_image_is_read_but_what_is_found(known, 
     assert max(looked_up) <= 7 * 2 + 1
 
 
-def test_a_label_that_was_taken_away_since_shows_nothing(known):
-    finder = LabeledNeighbors(known.add(["zebra", "horse"]).layout, known.encoder)
-    known.copy(0, "/data/0.jpg", None)
-    near = finder.nearest(known.queries[:1], [""])[0]
-    assert [image.label for image in near.neighbors] == ["horse"]
-
-
 def test_what_the_index_says_of_its_search_is_passed_on(known, monkeypatch):
     assert LabeledNeighbors(known.add(LABELS).layout, known.encoder).notes == ()
     monkeypatch.setattr("hybrid.index.faiss_build.EXACT_UP_TO", 11)
@@ -85,6 +78,10 @@ def test_labels_of_copies(known):
     near = LabeledNeighbors(known.layout, known.encoder).nearest(known.vectors[:1], ["c0"])[0]
     assert near.neighbors == ()
     assert near.notes[-1] == "no nearest photos: the index holds no other labeled photo"
+    finder = LabeledNeighbors(known.add(["zebra", "horse", None]).layout, known.encoder)
+    known.copy(0, "/data/0.jpg", None)
+    (near,) = finder.nearest(known.queries[:1], [""])
+    assert [image.label for image in near.neighbors] == ["horse"], "a label taken away since shows nothing"
     known.add(["zebra", "horse", None])
     known.copy(0, "/data/0 again.jpg", "ass")
     known.copy(2, "/data/2 again.jpg", "cow / bull")

@@ -137,28 +137,24 @@ def test_a_left_out_label_becomes_a_class_with_all_its_images(run, encoder, imag
     assert list(support(run, seen, left_out)) == ["magenta"]
 
 
-def test_a_label_that_is_in_the_index_is_the_class(headed, encoder, images, index, tmp_path):
-    images("more", Light_orange=2)
-    index(tmp_path / "more")
-    done = add_class(headed, encoder, "light orange", images("new", seed=3, orange=1))
-    assert (done.name, done.images) == ("Light_orange", 3)
-    assert {p.record.label for p in stored(headed, "Light_orange")} == {"Light_orange"}
-    assert read_classes(headed).added[0].name == "Light_orange"
-
-
 # Images
 
 
-def test_the_same_label_is_fine_and_the_image_stays_its_sources(headed, encoder, images, index, tmp_path):
-    images("more", orange=3)
+def test_a_label_that_is_in_the_index_is_the_class_and_the_image_stays_its_sources(
+    headed, encoder, images, index, tmp_path
+):
+    images("more", Light_orange=3)
     index(tmp_path / "more")
-    given = scan([tmp_path / "more/orange/0.png"], labeled=False).records
-    done = add_class(headed, encoder, "orange", given)
-    assert (done.images, done.new) == (3, 0)
-    assert {p.record.source for p in stored(headed, "orange")} == {str(tmp_path / "more")}
-    (tmp_path / "more/orange/1.png").unlink()
+    given = scan([tmp_path / "more/Light_orange/0.png"], labeled=False).records
+    done = add_class(headed, encoder, "light orange", given)
+    assert (done.name, done.images, done.new) == ("Light_orange", 3, 0)
+    assert {p.record.source for p in stored(headed, "Light_orange")} == {str(tmp_path / "more")}
+    assert read_classes(headed).added[0].name == "Light_orange"
+    assert add_class(headed, encoder, "light-orange", images("new", seed=3, orange=1)).images == 4
+    assert len(stored(headed, "Light_orange")) == 4
+    (tmp_path / "more/Light_orange/1.png").unlink()
     index(tmp_path / "more")
-    assert len(stored(headed, "orange")) == 2
+    assert len(stored(headed, "Light_orange")) == 3
 
 
 def test_an_unlabeled_image_of_the_index_gets_the_label_and_keeps_it(headed, encoder, images, index, tmp_path):

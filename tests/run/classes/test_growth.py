@@ -285,16 +285,6 @@ def test_a_class_that_is_merely_named_leaves_those_of_its_kind_alone(load, image
     np.testing.assert_allclose(after, prompted.predict_proba(images), rtol=1e-5, atol=1e-7)
 
 
-def test_shots_find_their_class(load, world, shots):
-    made = load()
-    own = sorted((world / "test" / SNAKE).iterdir())
-    assert "creature 7" not in made.predict(own)
-    made.add_class("creature 7", shots(SNAKE), prompts=[])
-    assert made.predict(own).tolist() == ["creature 7"] * 2
-    (batch,) = made.classify(own)
-    assert {(p.expert, p.seen) for p in made.predictions(batch)} == {("few-shot", False)}
-
-
 def test_more_images_add_up_and_a_copy_counts_once(load, shots, images, tmp_path):
     made = load().add_class(BIRD, shots(BIRD, 1))
     assert made.space.shots[-1] == 1
@@ -421,6 +411,10 @@ def test_policies_count_those_who_joined(load, shots, images, world):
     ]
     again = load(prompts=[FISH]).add_class(BIRD, shots(BIRD)).add_class("creature 7", shots(SNAKE), prompts=[])
     assert HybridClassifier.of(again.fitted.state, policy).predict(images).tolist() == made.predict(images).tolist()
+    # Shots find their class.
+    own = sorted((world / "test" / SNAKE).iterdir())
+    (batch,) = again.classify(own)
+    assert {(p.label, p.expert, p.seen) for p in again.predictions(batch)} == {("creature 7", "few-shot", False)}
     known = {p.path: p.p_known for p in predictions}
     without = load(prompts=[FISH], policy=policy)
     (batch,) = without.classify(images, batch_size=64)
