@@ -20,13 +20,6 @@ def evaluate(hybrid, animals):
     return evaluate
 
 
-def broken(folder, name):
-    """A class folder with a file that is not an image."""
-    (folder / name).mkdir(parents=True)
-    (folder / name / "broken.jpg").write_bytes(b"no image")
-    return folder
-
-
 def test_the_report_is_written_and_named(evaluate, animals, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "report" not in evaluate().out
@@ -45,18 +38,18 @@ def test_the_report_is_written_and_named(evaluate, animals, tmp_path, monkeypatc
     evaluate("--report", file, rc=2)  # not a folder
 
 
-def test_unreadable_images_are_on_the_page_and_exit_3(evaluate, tmp_path):
-    more = broken(tmp_path / "more", demo_classes().seen[0].name)
-    evaluate(more, "--report", tmp_path / "out", rc=3)
+def test_unreadable_images_are_listed_wherever_they_are_read_and_exit_3(evaluate, tmp_path):
+    seen, foreign = demo_classes().seen[0].name, demo_classes().unseen[3].name
+    for name in (seen, foreign):
+        (tmp_path / name / name).mkdir(parents=True)
+        (tmp_path / name / name / "broken.jpg").write_bytes(b"no image")
+    evaluate(tmp_path / seen, "--report", tmp_path / "out", rc=3)
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "1 unreadable file was skipped" in page
     assert "broken.jpg: not an image" in page
-
-
-def test_unreadable_images_of_other_classes_are_listed_where_rejection_reads_them(evaluate, tmp_path):
-    more = broken(tmp_path / "more", demo_classes().unseen[3].name)
-    done = evaluate(more, "--reject", "0.8", run="run", rc=3)
+    # Images of other classes are read for the rejection alone.
+    done = evaluate(tmp_path / foreign, "--reject", "0.8", run="run", rc=3)
     assert "1 unreadable, skipped" in done.err
     assert "broken.jpg: not an image" in done.err
     assert "of the 6 photos of other classes" in done.out
-    assert "unreadable" not in evaluate(more, run="run").err
+    assert "unreadable" not in evaluate(tmp_path / foreign, run="run").err

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from hybrid.evaluation.metrics import score_system
+from hybrid.evaluation.metrics import SystemScores, score_system
 from hybrid.evaluation.results import Evaluation, ImageResults
 from hybrid.images.records import ImageRecord
 
@@ -45,15 +45,10 @@ def make_result(tmp_path_factory: pytest.TempPathFactory, image: Callable) -> Ca
             probabilities[system] = scores / scores.sum(axis=1, keepdims=True)
         p_unseen = probabilities["hybrid"][:, unseen].sum(axis=1) if gate and "hybrid" in systems else None
         kept = ImageResults(names, seen, records, target, probabilities, p_unseen)
-        gates = {"hybrid": p_unseen}
-        scored = {
-            system: score_system(
-                probabilities[system], target, unseen, p_unseen=gates.get(system), images_per_second=100.0
-            )
-            if system in systems
-            else None
-            for system in SYSTEMS
-        }
+        scored: dict[str, SystemScores | None] = dict.fromkeys(SYSTEMS)
+        for system, answers in probabilities.items():
+            gate_scores = p_unseen if system == "hybrid" else None
+            scored[system] = score_system(answers, target, unseen, p_unseen=gate_scores, images_per_second=100.0)
         values = {
             "images": images,
             "scored": images,

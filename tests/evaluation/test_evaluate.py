@@ -128,14 +128,12 @@ def test_an_only_expert_is_not_called_hybrid(only):
     assert result.per_image.p_unseen is None
 
 
-def test_sets_and_rejection_by_hand():
+def test_sets_and_rejection_in_words():
     target = np.array([0, 1, 2, 2])
     sets = np.array([[1, 0, 0], [1, 0, 1], [0, 1, 1], [1, 1, 1]], dtype=bool)
     report = report_sets(sets, target, seen=2, asked=0.9)
-    assert (report.asked, report.seen, report.unseen, report.mean_size) == (0.9, 0.5, 1.0, 2.0)
     assert "cover 50.0% of these and 100.0% of unseen" in describe(report)
     report = report_rejection(np.array([0.9, 0.5, 0.4, 0.1]), target, 2, np.array([0.6, 0.2, 0.1, 0.0]), 0.5)
-    assert (report.seen, report.unseen, report.foreign, report.foreign_photos) == (1.0, 0.0, 0.25, 4)
     assert "25.0% of the 4 photos of other classes" in describe(report)
     # A group without images has no share.
     report = report_sets(np.ones((2, 2), dtype=bool), np.array([0, 1]), seen=2, asked=0.5)
