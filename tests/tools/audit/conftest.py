@@ -61,13 +61,3 @@ def draw_clusters(counts: Sequence[int], dim: int = 12, noise: float = 0.12, see
     centers = unit(rng.normal(size=(len(counts), dim)))
     target = np.repeat(np.arange(len(counts)), counts)
     return unit(centers[target] + noise * rng.normal(size=(len(target), dim))), target, centers
-
-
-@pytest.fixture(scope="session")
-def stored() -> Callable[..., StoredImage]:
-    return store_image
-
-
-@pytest.fixture(scope="session")
-def clusters() -> Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    return draw_clusters

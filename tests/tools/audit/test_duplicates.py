@@ -8,9 +8,7 @@ import pytest
 from hybrid.tools.audit import duplicates
 from hybrid.tools.audit.duplicates import find_duplicates, near_components
 
-
-def unit(vectors):
-    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+from .conftest import store_image, unit
 
 
 def chained(count, seed, dim=4):
@@ -84,16 +82,12 @@ CONTENTS = {"a": 0, "a resaved": 2, "b": 90, "b again": 91, "c": 180, "alone": 2
 
 
 def groups_of(images, above=0.98):
-    contents = list(CONTENTS)
-    by_content = {image.sha256: content for image, content in images}
-    present = [c for c in contents if c in by_content.values()]
-    hashes = [next(sha for sha, content in by_content.items() if content == c) for c in present]
-    vectors = np.stack([angle(CONTENTS[c]) for c in present])
-    return find_duplicates([image for image, _ in images], hashes, vectors, above)
+    vectors = {image.sha256: angle(CONTENTS[content]) for image, content in images}
+    return find_duplicates([image for image, _ in images], list(vectors), np.stack(list(vectors.values())), above)
 
 
 @pytest.fixture
-def images(stored):
+def images():
     rows = [
         ("z/a.jpg", "cup", "train", "a"),
         ("y/a2.jpg", "cup", "train", "a resaved"),
@@ -103,7 +97,7 @@ def images(stored):
         ("u/c copy.jpg", "pen", None, "c"),
         ("t/alone.jpg", None, None, "alone"),
     ]
-    return [(stored(*row), row[3]) for row in rows]
+    return [(store_image(*row), row[3]) for row in rows]
 
 
 def test_groups_in_the_order_of_what_matters(images):
@@ -125,31 +119,24 @@ def test_groups_in_the_order_of_what_matters(images):
     assert {image.similarity for image in exact.images} == {1.0}
 
 
-def test_one_fault_comes_before_none(images, stored):
-    for label, split, faults in (
-        ("cup", "val", ("crosses splits",)),
-        ("mug", "train", ("two labels",)),
-        (None, None, ()),
-    ):
-        images[1] = stored("y/a2.jpg", label, split, "a resaved"), "a resaved"
+def test_one_fault_comes_before_none(images):
+    for label, split, *faults in (("cup", "val", "crosses splits"), ("mug", "train", "two labels"), (None, None)):
+        images[1] = store_image("y/a2.jpg", label, split, "a resaved"), "a resaved"
         group = groups_of(images)[1 if faults else 2]
-        assert group.faults == faults
+        assert group.faults == tuple(faults)
         assert group.images[0].record.path == "y/a2.jpg"
 
 
-def test_a_group_of_near_and_exact_copies(images, stored):
-    images = [*images[:2], (stored("b/copy of a.jpg", "cup", "test", "a"), "a")]
+def test_a_group_of_near_and_exact_copies(images):
+    images = [*images[:2], (store_image("b/copy of a.jpg", "cup", "test", "a"), "a")]
     (group,) = groups_of(images)
     assert not group.exact
     assert [image.record.path for image in group.images] == ["b/copy of a.jpg", "y/a2.jpg", "z/a.jpg"]
     assert [image.similarity for image in group.images] == [1.0, pytest.approx(np.cos(np.radians(2)), abs=1e-6), 1.0]
     assert group.similarity == pytest.approx(np.cos(np.radians(2)), abs=1e-6)
     assert group.faults == ("crosses splits",)
-
-
-def test_a_group_is_as_similar_as_its_loosest_image(stored):
-    images = [stored(f"{name}.jpg", None, None, name) for name in "123"]
-    vectors = np.stack([angle(0), angle(4), angle(5)])
+    # A group is as similar as its loosest image.
+    images, vectors = [store_image(f"{n}.jpg", None, None, n) for n in "123"], np.stack([angle(0), angle(4), angle(5)])
     (group,) = find_duplicates(images, [image.sha256 for image in images], vectors, 0.99)
     cosines = np.cos(np.radians([4, 1, 1]))
     np.testing.assert_allclose([image.similarity for image in group.images], cosines, atol=1e-6)

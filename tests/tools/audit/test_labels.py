@@ -2,44 +2,35 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 from cleanlab.count import num_label_issues
 
-from hybrid.errors import MissingExtraError
 from hybrid.tools.audit import labels as module
 from hybrid.tools.audit.labels import Labeled, find_suspects, judge, to_judge
 from hybrid.tools.audit.probabilities import ZeroShot
+
+from .conftest import draw_clusters, store_image
 
 NAMES = ["cup", "mug, tall", "pen $x$"]
 
 
 @pytest.fixture
-def images(clusters, stored):
+def images():
     """Three labels of ten images, of which the images 0 and 15 carry a wrong one."""
-    vectors, target, centers = clusters((10, 10, 10), noise=0.15, seed=1)
+    vectors, target, centers = draw_clusters((10, 10, 10), noise=0.15, seed=1)
     target[0], target[15] = 2, 0
-    rows = [stored(f"/p/{i:02d}.jpg", NAMES[c], "train", str(i)) for i, c in enumerate(target)]
+    rows = [store_image(f"/p/{i:02d}.jpg", NAMES[c], "train", str(i)) for i, c in enumerate(target)]
     return Labeled([[image.record] for image in rows], [image.sha256 for image in rows], vectors), target, centers
 
 
-def test_judgment_is_confident_learning_on_held_out_probabilities(images):
-    given, target, _ = images
-    judged = judge(given.embeddings, target)
-    assert np.flatnonzero(judged.wrong).tolist() == [0, 15]
-    np.testing.assert_array_equal(judged.quality, judged.probabilities[np.arange(30), target])
-    assert num_label_issues(target, judged.probabilities) == 2
-    assert sorted(np.argsort(judged.quality)[:2].tolist()) == [0, 15]
-
-
-def test_as_many_as_are_counted_of_the_lowest_self_confidence(clusters):
+def test_as_many_as_are_counted_of_the_lowest_self_confidence():
     listed = 0
     for seed in range(5):
-        vectors, target, _ = clusters((8, 9, 10, 11), noise=0.6, seed=seed)
+        vectors, target, _ = draw_clusters((8, 9, 10, 11), noise=0.6, seed=seed)
         target[[1, 12, 20]] = [2, 3, 0]
         judged = judge(vectors, target)
+        np.testing.assert_array_equal(judged.quality, judged.probabilities[np.arange(38), target])
         lowest = np.argsort(judged.quality)[: num_label_issues(target, judged.probabilities)]
         expected = [row for row in sorted(lowest) if judged.probabilities[row].argmax() != target[row]]
         assert np.flatnonzero(judged.wrong).tolist() == expected
@@ -56,13 +47,16 @@ def test_a_label_that_is_the_most_probable_is_never_suspicious(images, monkeypat
 
 
 def test_suspects_and_their_evidence(images):
+    """Copies count once, and are named."""
     given, target, centers = images
+    given.records[0].append(store_image("/q/copy.jpg", "pen $x$", "val", "0").record)
     zero_shot = ZeroShot((20 * given.embeddings @ centers.T).astype(np.float32), np.ones(3, np.bool_))
     suspects = find_suspects(given, given, zero_shot)
     assert {(s.record.path, s.label, s.suggested, s.zero_shot) for s in suspects} == {
         ("/p/00.jpg", "pen $x$", "cup", "cup"),
         ("/p/15.jpg", "cup", "mug, tall", "mug, tall"),
     }
+    assert {s.record.path: s.copies for s in suspects} == {"/p/00.jpg": ("/q/copy.jpg",), "/p/15.jpg": ()}
     judged = judge(given.embeddings, target, zero_shot)
     assert [s.score for s in suspects] == sorted(judged.quality[[0, 15]].tolist())
     for suspect in suspects:
@@ -88,18 +82,18 @@ def test_zero_shot_speaks_of_the_labels_that_it_can_name(images):
     assert find_suspects(right, right) == []
 
 
-def labeled(stored, *contents):
+def labeled(*contents):
     """Contents as lists of labels of their copies."""
     rows = [
-        [stored(f"/p/{content}-{copy}.jpg", label, None, str(content)) for copy, label in enumerate(labels)]
+        [store_image(f"/p/{content}-{copy}.jpg", label, None, str(content)) for copy, label in enumerate(labels)]
         for content, labels in enumerate(contents)
     ]
     vectors = np.eye(len(contents), dtype=np.float32)
     return Labeled([[image.record for image in row] for row in rows], [row[0].sha256 for row in rows], vectors)
 
 
-def test_what_is_left_out_is_noted(stored):
-    given = labeled(stored, ["a"], ["a", "a"], ["a"], ["b"], ["b"], ["b"], ["b", "a"], ["c"], ["c"], ["dgo"])
+def test_what_is_left_out_is_noted():
+    given = labeled(["a"], ["a", "a"], ["a"], ["b"], ["b"], ["b"], ["b", "a"], ["c"], ["c"], ["dgo"])
     judged, notes = to_judge(given)
     assert judged.labels == ["a", "a", "a", "b", "b", "b"]
     assert judged.hashes == given.hashes[:6]
@@ -110,26 +104,8 @@ def test_what_is_left_out_is_noted(stored):
     )
 
 
-def test_too_little_to_judge(stored):
+def test_too_little_to_judge():
     for contents in ([["a"]] * 5, [["a"]] * 5 + [["b"]] * 2, [["a"]], [["a", "b"]] * 9, []):
-        judged, notes = to_judge(labeled(stored, *contents))
+        judged, notes = to_judge(labeled(*contents))
         assert judged.hashes == judged.records == []
         assert notes[-1] == "labels: none is judged; needed are two with 3 photos or more each"
-
-
-def test_copies_count_once_and_are_named(images, stored):
-    given, _, _ = images
-    copy = stored("/q/copy.jpg", "pen $x$", "val", "0").record
-    given.records[0].append(copy)
-    suspects = {s.record.path: s for s in find_suspects(given, given)}
-    assert suspects["/p/00.jpg"].copies == ("/q/copy.jpg",)
-    assert suspects["/p/15.jpg"].copies == ()
-
-
-def test_without_cleanlab(monkeypatch, images):
-    given, target, _ = images
-    monkeypatch.setitem(sys.modules, "cleanlab", None)
-    monkeypatch.setitem(sys.modules, "cleanlab.filter", None)
-    with pytest.raises(MissingExtraError, match="hybrid audit needs the package cleanlab") as caught:
-        judge(given.embeddings, target)
-    assert caught.value.fix == "pip install 'hybrid-classifier[audit]'"

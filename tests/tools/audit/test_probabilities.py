@@ -13,6 +13,8 @@ from sklearn.model_selection import StratifiedKFold
 from hybrid.gate.calibration import fit_temperature
 from hybrid.tools.audit.probabilities import ZeroShot, class_probabilities, held_out_logits
 
+from .conftest import draw_clusters
+
 
 def oracle(vectors, target, folds):
     """log N(image; mean, within) of every held-out image, the long way, up to a constant."""
@@ -30,48 +32,45 @@ def oracle(vectors, target, folds):
 
 @pytest.mark.filterwarnings("ignore:The least populated class")
 @pytest.mark.parametrize(("counts", "folds"), [((4, 3, 4), 4), ((3, 3), 3), ((12, 3, 6), 5)])
-def test_every_image_is_scored_without_itself(clusters, counts, folds):
-    vectors, target, _ = clusters(counts)
+def test_every_image_is_scored_without_itself(counts, folds):
+    vectors, target, _ = draw_clusters(counts)
     logits = held_out_logits(vectors, target)
     assert logits.shape == (sum(counts), len(counts))
     ours, theirs = (log_softmax(values, axis=1) for values in (logits, oracle(vectors, target, folds)))
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_a_wrong_label_does_not_vouch_for_itself_and_small_classes_bring_no_warning(clusters):
-    vectors, target, _ = clusters((10, 10, 10), noise=0.05)
+def test_a_wrong_label_does_not_vouch_for_itself_and_small_classes_bring_no_warning():
+    vectors, target, _ = draw_clusters((10, 10, 10), noise=0.05)
     given = target.copy()
     given[0] = 2
     assert held_out_logits(vectors, given)[0].argmax() == 0
-    vectors, target, _ = clusters((12, 3, 3))
+    vectors, target, _ = draw_clusters((12, 3, 3))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         held_out_logits(vectors, target)
-
-
-def scaled(logits):
-    return logits / np.median(logits.std(axis=1))
 
 
 def calibrated(logits, target):
     return softmax(scaled(logits) / fit_temperature(scaled(logits), target), axis=1)
 
 
-def test_probabilities_of_images_alone_are_calibrated_logits(clusters):
-    vectors, target, _ = clusters((8, 8, 8), noise=0.5)
+def scaled(logits):
+    return logits / np.median(logits.std(axis=1))
+
+
+def test_probabilities_of_images_alone_are_calibrated_logits():
+    vectors, target, _ = draw_clusters((8, 8, 8), noise=0.5)
     logits = held_out_logits(vectors, target)
     probabilities = class_probabilities(logits, target)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
-    spread = np.median(logits.std(axis=1))
-    np.testing.assert_allclose(
-        probabilities, softmax(logits / spread / fit_temperature(logits / spread, target), axis=1)
-    )
+    np.testing.assert_allclose(probabilities, calibrated(logits, target))
     np.testing.assert_allclose(class_probabilities(1000 * logits, target), probabilities, rtol=1e-6)
 
 
 @pytest.mark.parametrize("named", [(True, True, True), (True, False, True)])
-def test_zero_shot_shares_out_what_the_named_classes_have(clusters, named):
-    vectors, target, centers = clusters((8, 8, 8), noise=0.5)
+def test_zero_shot_shares_out_what_the_named_classes_have(named):
+    vectors, target, centers = draw_clusters((8, 8, 8), noise=0.5)
     logits, named = held_out_logits(vectors, target), np.array(named)
     zero_shot = ZeroShot(20 * vectors @ centers[named].T, named)
     probabilities = class_probabilities(logits, target, zero_shot)
@@ -83,14 +82,11 @@ def test_zero_shot_shares_out_what_the_named_classes_have(clusters, named):
     joined = first.copy()
     product = first[:, named] * second
     joined[:, named] = first[:, named].sum(axis=1, keepdims=True) * product / product.sum(axis=1, keepdims=True)
-    last = scaled(np.log(joined))
-    np.testing.assert_allclose(
-        probabilities, softmax(last / fit_temperature(last, target), axis=1), rtol=1e-6, atol=1e-12
-    )
+    np.testing.assert_allclose(probabilities, calibrated(np.log(joined), target), rtol=1e-6, atol=1e-12)
 
 
-def test_zero_shot_helps(clusters):
-    vectors, target, centers = clusters((5, 5, 5, 5), noise=0.45, seed=2)
+def test_zero_shot_helps():
+    vectors, target, centers = draw_clusters((5, 5, 5, 5), noise=0.45, seed=2)
     logits = held_out_logits(vectors, target)
     own = np.arange(len(target)), target
     alone = class_probabilities(logits, target)[own]
@@ -98,27 +94,21 @@ def test_zero_shot_helps(clusters):
     assert np.log(joined).mean() > np.log(alone).mean() + 0.05
 
 
-@pytest.mark.parametrize("named", [(False, False, False), (True, False, False)])
-def test_one_name_says_nothing(clusters, named):
-    vectors, target, centers = clusters((6, 6, 6))
-    logits, named = held_out_logits(vectors, target), np.array(named)
-    zero_shot = ZeroShot(20 * vectors @ centers[named].T, named)
-    np.testing.assert_array_equal(class_probabilities(logits, target, zero_shot), class_probabilities(logits, target))
+def test_one_name_says_nothing():
+    vectors, target, centers = draw_clusters((6, 6, 6))
+    logits = held_out_logits(vectors, target)
+    for named in (np.zeros(3, np.bool_), np.array([True, False, False])):
+        joined = class_probabilities(logits, target, ZeroShot(20 * vectors @ centers[named].T, named))
+        np.testing.assert_array_equal(joined, class_probabilities(logits, target))
 
 
-def test_identical_images_are_as_likely_one_as_the_other():
-    vectors = np.tile(np.eye(6, dtype=np.float32)[:1], (8, 1))
-    target = np.repeat([0, 1], 4)
-    probabilities = class_probabilities(held_out_logits(vectors, target), target)
-    np.testing.assert_allclose(probabilities, 0.5, atol=1e-6)
-
-
-@pytest.mark.parametrize("noise", [1e-7, 1e-5, 1e-3])
-def test_classes_without_spread_are_calibrated_too(clusters, noise):
+def test_classes_without_spread_are_calibrated_too():
     """Images that hardly differ, of which two carry the wrong label: the discriminant's numbers are huge."""
-    vectors, target, _ = clusters((8, 8, 8), noise=noise)
-    target[[0, 9]] = 2, 0
-    probabilities = class_probabilities(held_out_logits(vectors, target), target)
-    assert np.isfinite(probabilities).all()
-    assert probabilities[0].argmax() == 0
-    assert probabilities[9].argmax() == 1
+    for noise in (1e-7, 1e-5, 1e-3):
+        vectors, target, _ = draw_clusters((8, 8, 8), noise=noise)
+        target[[0, 9]] = 2, 0
+        probabilities = class_probabilities(held_out_logits(vectors, target), target)
+        assert np.isfinite(probabilities).all()
+        assert probabilities[[0, 9]].argmax(axis=1).tolist() == [0, 1]
+    same, target = np.tile(np.eye(6, dtype=np.float32)[:1], (8, 1)), np.repeat([0, 1], 4)
+    np.testing.assert_allclose(class_probabilities(held_out_logits(same, target), target), 0.5, atol=1e-6)

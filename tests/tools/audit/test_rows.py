@@ -12,11 +12,13 @@ from hybrid.tools.audit.duplicates import Duplicate, DuplicateGroup
 from hybrid.tools.audit.labels import Suspect
 from hybrid.tools.audit.rows import CSV_COLUMNS, as_csv, as_json
 
+from .conftest import store_image
+
 
 @pytest.fixture
-def audit(stored):
-    a = stored('/d/a, "1".jpg', "tasse à café", "train", "a")
-    b = stored("/d/b.jpg", "mug", None, "b")
+def audit():
+    a = store_image('/d/a, "1".jpg', "tasse à café", "train", "a")
+    b = store_image("/d/b.jpg", "mug", None, "b")
     group = DuplicateGroup(
         (Duplicate(a.record, a.sha256, 0.98765432), Duplicate(b.record, b.sha256, 0.98765432)), 0.98765432
     )
@@ -37,14 +39,11 @@ def test_json(audit):
         "labels": ["mug", "tasse à café"],
         "splits": ["train"],
         "photos": [
-            {
-                "path": '/d/a, "1".jpg',
-                "label": "tasse à café",
-                "split": "train",
-                "sha256": sha256[0],
-                "similarity": 0.987654,
-            },
-            {"path": "/d/b.jpg", "label": "mug", "split": None, "sha256": sha256[1], "similarity": 0.987654},
+            dict(zip(("path", "label", "split", "sha256", "similarity"), values, strict=True))
+            for values in (
+                ('/d/a, "1".jpg', "tasse à café", "train", sha256[0], 0.987654),
+                ("/d/b.jpg", "mug", None, sha256[1], 0.987654),
+            )
         ],
     }
     assert wrong.pop("nearest")[1] == {"path": "/d/n1.jpg", "label": "zip", "similarity": 0.8}

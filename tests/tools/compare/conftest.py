@@ -55,28 +55,13 @@ def trainer() -> Fake:
 @pytest.fixture
 def result() -> Callable[..., Result]:
     def make(name="a", **changes) -> Result:
-        values = {
-            "hybrid_version": "0",
-            "settings": HeadSettings(),
-            "key": "k",
-            "dataset_key": "d",
-            "encoder": None,
-            "device": "cpu fp32 (test)",
-            "images": {"train": 8, "val": 2, "test": 4},
-            "accuracy": 0.75,
-            "macro_precision": 0.7,
-            "macro_recall": 0.6,
-            "val_accuracy": 0.5,
-            "parameters": 4_010_000,
-            "trainable": 12_345,
-            "gflops": 0.789,
-            "epochs": 12,
-            "best_epoch": 9,
-            "seconds": 83.4,
-            "resumed": False,
-            "images_per_second": 456.7,
-            "classes": (ClassFigures(name="c", precision=0.7, recall=0.6, support=4),),
-        }
+        keys = {"hybrid_version": "0", "settings": HeadSettings(), "key": "k", "dataset_key": "d", "encoder": None}
+        images = {"device": "cpu fp32 (test)", "images": {"train": 8, "val": 2, "test": 4}}
+        shares = {"accuracy": 0.75, "macro_precision": 0.7, "macro_recall": 0.6, "val_accuracy": 0.5}
+        sizes = {"parameters": 4_010_000, "trainable": 12_345, "gflops": 0.789}
+        times = {"epochs": 12, "best_epoch": 9, "seconds": 83.4, "resumed": False, "images_per_second": 456.7}
+        classes = (ClassFigures(name="c", precision=0.7, recall=0.6, support=4),)
+        values = {**keys, **images, **shares, **sizes, **times, "classes": classes}
         return Result(name=name, **values | changes)
 
     return make

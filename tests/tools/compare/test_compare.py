@@ -119,10 +119,13 @@ def test_earlier_results_on_the_same_images_stay(run, tmp_path, trainer):
     assert list(table(tmp_path)) == ["a", "b", "c"]
     assert "2 results of earlier calls on the same photos stay in the table" in log
     assert len(trainer.calls) == 3
+    file = tmp_path / "out" / "c" / "result.json"
+    file.write_text(file.read_text().replace("cpu fp32 (test)", "cuda"))
     # Another seed and share of validation are no other images; the test stays.
     comparison, _ = run({"d": 5}, settings={"seed": 3, "val_fraction": 0.4})
     assert [row.name for row in comparison.rows] == ["a", "b", "c", "d"]
     assert comparison.rows[-1].images == {"train": 6, "val": 4, "test": 10}
+    assert any("different devices: cpu fp32 (test), cuda" in note for note in comparison.notes)
 
 
 def test_a_failing_recipe_stops_nobody_and_loses_its_old_figures(run, tmp_path, trainer):
@@ -175,14 +178,6 @@ def test_given_test_images(run, image_folder):
     assert comparison.rows[0].images["test"] == 3
     assert "left out 2 photos of classes that are not trained" in log
     assert any("1 classes have no test photo" in note for note in comparison.notes)
-
-
-def test_different_devices_are_named(run, tmp_path):
-    run({"a": 3})
-    file = tmp_path / "out" / "a" / "result.json"
-    file.write_text(file.read_text().replace("cpu fp32 (test)", "cuda"))
-    comparison, _ = run({"b": 3})
-    assert any("different devices: cpu fp32 (test), cuda" in note for note in comparison.notes)
 
 
 def test_errors_are_named(run, monkeypatch):

@@ -160,19 +160,14 @@ def test_a_class_that_images_alone_speak_for(encoder, indexed, tmp_path, image):
     draw_explanation(explained, tmp_path / "out.png")
 
 
-def test_a_linear_head_has_no_map(encoder, indexed, tmp_path, image):
-    rng = np.random.default_rng(1)
-    weight = rng.normal(size=(2, encoder.dim)).astype(np.float32)
-    head = LinearHead(weight, np.zeros(2, np.float32), ("cat", "dog"), encoder.identity)
-    explained = explain(classifier_of(encoder, head), indexed[0].root, record_of(tmp_path, image(7).convert("L")))
-    assert explained.head is None
-    assert [m.of for m in explained.explanation.maps] == ["encoder"]
-    assert any("sees no pixels" in note for note in explained.explanation.notes)
-    draw_explanation(explained, tmp_path / "out.png")
-
-
-def test_runs_that_lack_parts(encoder, indexed, tmp_path, image):
-    record, run = record_of(tmp_path, image(7)), indexed[0].root
+def test_runs_that_lack_parts_and_other_heads(encoder, indexed, tmp_path, image):
+    record, run = record_of(tmp_path, image(7).convert("L")), indexed[0].root
+    weight = np.random.default_rng(1).normal(size=(2, encoder.dim)).astype(np.float32)
+    linear_head = LinearHead(weight, np.zeros(2, np.float32), ("cat", "dog"), encoder.identity)
+    linear = explain(classifier_of(encoder, linear_head), run, record)
+    assert linear.head is None
+    assert [m.of for m in linear.explanation.maps] == ["encoder"]
+    assert any("sees no pixels" in note for note in linear.explanation.notes)
     head = head_of(("cat", "dog"))
     alone = explain(classifier_of(encoder, None), tmp_path / "none", record)
     explanation = alone.explanation
@@ -188,15 +183,11 @@ def test_runs_that_lack_parts(encoder, indexed, tmp_path, image):
     all_seen = explain(classifier_of(encoder, head, unseen=()), run, record)
     assert all_seen.explanation.gate.terms == []
     assert all_seen.explanation.p_unseen == all_seen.explanation.gate.p_unseen == 0
-    for explained in (alone, no_text, all_seen):
+    regions = explain(classifier_of(encoder, RegionHead(head, "tiles", 4)), run, record)
+    assert regions.head is not None
+    assert any("votes on regions" in note for note in regions.explanation.notes)
+    for explained in (linear, alone, no_text, all_seen):
         draw_explanation(explained, tmp_path / "out.png")
-
-
-def test_a_head_that_votes_on_regions(encoder, indexed, tmp_path, image):
-    classifier = classifier_of(encoder, RegionHead(head_of(("cat", "dog")), "tiles", 4))
-    explained = explain(classifier, indexed[0].root, record_of(tmp_path, image(7)))
-    assert explained.head is not None
-    assert any("votes on regions" in note for note in explained.explanation.notes)
 
 
 def test_images_gone_from_disk_and_damaged(encoder, indexed, tmp_path, image):

@@ -48,10 +48,7 @@ def test_where_there_is_nothing_to_weigh():
     single = gate_reasons(Reasons(TERMS, SEEN, (term("similarity", [3], 1.0),)), NAMES[:3], 2)
     assert single.among_unseen is None
     assert single.words.endswith("the seen classes (-20.70), the prior (-0.40).")
-
-
-def test_the_answer_may_be_of_the_less_probable_group():
-    """The unseen group is likelier as a whole, and shares that among more classes."""
+    # The answer may be of the less probable group: the other is likelier as a whole, shared among more classes.
     words = gate_reasons(Reasons((term("bias", 1, 0.3),), SEEN, UNSEEN), NAMES, 0).words
     assert "for an unseen class (57.4%" in words
     assert "There cat leads dog $x$" in words

@@ -160,24 +160,13 @@ def test_a_text_is_the_mean_of_its_sentences_at_unit_norm():
     np.testing.assert_allclose(query[0], mean / np.linalg.norm(mean), atol=1e-6)
 
 
-@pytest.fixture
-def precomputed(tmp_path, image):
+def test_precomputed_vectors_know_their_names_and_images_alone(tmp_path, image):
     image(0).save(tmp_path / "known.png")
     image(1).save(tmp_path / "unknown.png")
-    rng = np.random.default_rng(0)
-    np.savez(
-        tmp_path / "vectors.npz",
-        path=np.array(["known.png"]),
-        embedding=rng.normal(size=(1, 8)),
-        text=np.array(["sea horse"]),
-        text_embedding=rng.normal(size=(1, 8)),
-        logit_scale=np.array(100.0),
-    )
-    return load_encoder(EncoderSettings(model=f"precomputed:{tmp_path / 'vectors.npz'}"))
-
-
-def test_precomputed_vectors_know_their_names_and_images_alone(precomputed, tmp_path):
-    vector = np.load(tmp_path / "vectors.npz", allow_pickle=False)["text_embedding"]
+    embedding, vector = np.random.default_rng(0).normal(size=(2, 1, 8))
+    names = {"path": np.array(["known.png"]), "text": np.array(["sea horse"])}
+    np.savez(tmp_path / "v.npz", **names, embedding=embedding, text_embedding=vector, logit_scale=np.array(100.0))
+    precomputed = load_encoder(EncoderSettings(model=f"precomputed:{tmp_path / 'v.npz'}"))
     query = text_query(precomputed, "Sea_Horse", SIMPLE)
     np.testing.assert_allclose(query, vector / np.linalg.norm(vector), atol=1e-6)
     with pytest.raises(EncoderError, match="none of this text") as caught:
@@ -199,15 +188,11 @@ def test_an_image_query(clip_folder, tmp_path, image):
     np.testing.assert_array_equal(query.embedding, encoder.encode_images([encoder.prepare(image(3), record)]))
     assert query.sha256 == hashlib.sha256((tmp_path / "one.png").read_bytes()).hexdigest()
     assert query.image.size == image(3).size
-
-
-def test_images_that_cannot_be_read(tmp_path):
-    (tmp_path / "bad.png").write_bytes(b"not an image")
-    record = scan([tmp_path / "bad.png"], labeled=False).records[0]
+    (tmp_path / "one.png").write_bytes(b"not an image")
     for _ in ("damaged", "missing"):
-        with pytest.raises(UnreadableImageError, match=r"cannot read .*bad\.png"):
-            image_query(Words(), record)
-        (tmp_path / "bad.png").unlink(missing_ok=True)
+        with pytest.raises(UnreadableImageError, match=r"cannot read .*one\.png"):
+            image_query(encoder, record)
+        (tmp_path / "one.png").unlink(missing_ok=True)
 
 
 # The contact sheet
@@ -233,16 +218,11 @@ def test_hits_in_their_order(drawn):
     (tile,), _ = drawn([hit(label="a very long label " * 9)], title="t")
     assert len(tile.above.splitlines()) == 4
     assert tile.above.endswith("…")
-
-
-def test_the_image_that_was_searched_with_comes_first(drawn):
+    # The image that was searched with comes first.
     query = Image.new("RGB", (30, 60))
     (first, second), _ = drawn([hit()], title="t", query=query)
     assert first.read() is query
     assert (first.framed, second.framed) == (True, False)
-
-
-def test_names(drawn):
     elsewhere = hit("/data/x/1.jpg", copies=("copy",), itself=True)
     tiles, _ = drawn([hit(), elsewhere], title="t")
     assert [tile.below.replace("\n", " ") for tile in tiles] == ["1.jpg", "x/1.jpg (+1 copies) (the photo itself)"]

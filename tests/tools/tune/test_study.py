@@ -94,7 +94,7 @@ def test_bad_trials_are_pruned_after_the_warmup(search):
     assert "pruned after 3 epochs" in log[-1]
 
 
-def test_what_breaks_down_is_counted_and_avoided(search):
+def test_what_breaks_down_is_counted_and_avoided(search, tmp_path):
     def too_fast(number, settings):
         if number and settings.optim.learning_rate > 1e-3:
             diverges(number, settings)
@@ -107,10 +107,9 @@ def test_what_breaks_down_is_counted_and_avoided(search):
     assert failed[0].failure == "the training loss is nan (epoch 1, batch 2)"
     assert sum("failed: the training loss is nan" in line for line in log) == len(failed)
     assert tuning.best.state == "finished"
-
-
-def test_a_recipe_that_breaks_down_can_still_be_tuned(search):
-    tuning, _, _ = search(5, FakeTrainer(before=lambda number, s: diverges(number, s) if number == 0 else None))
+    # A recipe that breaks down itself can still be tuned.
+    broken = FakeTrainer(before=lambda number, settings: diverges(number, settings) if number == 0 else None)
+    tuning, _, _ = search(5, broken, out=tmp_path / "broken")
     assert tuning.own.state == "failed"
     assert tuning.best.state == "finished"
     assert "the recipe's own values failed: the training loss is nan" in tuning.result
