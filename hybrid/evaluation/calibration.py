@@ -47,7 +47,7 @@ class Reliability:
 
     @property
     def error(self) -> float | None:
-        """Mean gap between confidence and accuracy, weighted by images; None without images."""
+        """Calibration error: mean gap between confidence and accuracy, weighted by images; None without images."""
         if not self.count.size:
             return None
         return float((self.count * np.abs(self.confidence - self.accuracy)).sum() / self.count.sum())
@@ -69,6 +69,10 @@ def equal_width_bins(confidence: Floats, correct: Bools, bins: int = BINS) -> Re
     ------
     MetricError
         If the arrays do not fit together, hold no probabilities, or `bins` is below 1.
+
+    Notes
+    -----
+    Their `error` is the ECE: Guo et al., "On Calibration of Modern Neural Networks" (2017), equation 3.
     """
     check_confidence(confidence, correct, bins)
     edges = np.linspace(0.0, 1.0, bins + 1)
@@ -89,6 +93,11 @@ def adaptive_bins(confidence: Floats, correct: Bools, bins: int = BINS) -> Relia
 
     Parameters and errors are those of `equal_width_bins`. Where images of equal confidence fall into two bins,
     each bin counts their common accuracy, so that the order of the images does not matter.
+
+    Notes
+    -----
+    Nguyen & O'Connor (2015); their `error` is the top-label form of Nixon et al., "Measuring Calibration in Deep
+    Learning" (2019).
     """
     check_confidence(confidence, correct, bins)
     values, group = np.unique(confidence.astype(np.float64), return_inverse=True)
@@ -104,56 +113,10 @@ def adaptive_bins(confidence: Floats, correct: Bools, bins: int = BINS) -> Relia
     )
 
 
-def expected_calibration_error(confidence: Floats, correct: Bools, bins: int = BINS) -> float | None:
-    """Mean gap between confidence and accuracy over equal-width bins, weighted by images per bin.
-
-    Parameters and errors are those of `equal_width_bins`; None without images.
-
-    Notes
-    -----
-    Guo et al., "On Calibration of Modern Neural Networks" (2017), equation 3.
-    """
-    return equal_width_bins(confidence, correct, bins).error
-
-
-def adaptive_calibration_error(confidence: Floats, correct: Bools, bins: int = BINS) -> float | None:
-    """Mean gap between confidence and accuracy over bins that hold equally many images.
-
-    Parameters and errors are those of `equal_width_bins`; None without images.
-
-    Notes
-    -----
-    Nguyen & O'Connor (2015); the top-label form of Nixon et al., "Measuring Calibration in Deep Learning"
-    (2019).
-    """
-    return adaptive_bins(confidence, correct, bins).error
-
-
-def negative_log_likelihood(log_probabilities: Floats, target: Ints) -> float | None:
-    """Mean of minus the log-probability of the true class, in nats.
-
-    Parameters
-    ----------
-    log_probabilities : ndarray of float, shape (n, c)
-        Natural logarithms of the probabilities, -inf allowed.
-    target : ndarray of int, shape (n,)
-        True class indices.
-
-    Returns
-    -------
-    float or None
-        None when it is infinite, that is when some image's true class has probability zero (JSON knows no
-        infinity, and a clipped value would be the clip's figure), or without images.
-    """
-    scores = checked_scores(log_probabilities, target)
-    check_sums(np.exp(scores))
-    return finite_mean(-scores[np.arange(len(scores)), target])
-
-
 def brier(probabilities: Floats, target: Ints) -> float | None:
     """Squared distance between an image's probabilities and its one-hot true class, averaged: 0 best, 2 worst.
 
-    Parameters are shaped as in `negative_log_likelihood`; None without images.
+    Probabilities are (n, c), `target` holds n true class indices; None without images.
 
     Notes
     -----

@@ -24,13 +24,7 @@ from hybrid.evaluation.arrays import (
     finite_mean,
     sum_at,
 )
-from hybrid.evaluation.calibration import (
-    adaptive_calibration_error,
-    aurc,
-    brier,
-    expected_calibration_error,
-    risk_coverage,
-)
+from hybrid.evaluation.calibration import adaptive_bins, aurc, brier, equal_width_bins, risk_coverage
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +61,9 @@ class SystemScores:
     ece, ece_seen, ece_unseen : float or None
         Expected calibration error over all images, over those of seen and over those of unseen classes.
     adaptive_ece, nll, brier, aurc : float or None
-        Over all images; see the functions of `calibration` and `selective`.
+        Over all images; see `calibration`; `nll` is minus the log-probability of the true class in nats, averaged, and
+        None too where some true class has probability zero: JSON knows no infinity, and a clipped value would be the
+        clip's figure.
     images_per_second : float or None
         Images answered per second, as the caller measured it.
     """
@@ -261,10 +257,10 @@ def score_system(
         harmonic_mean=harmonic_mean(seen_accuracy, unseen_accuracy),
         ausuc=ausuc(seen_unseen_curve(log_probabilities, target, unseen)) if has_curve else None,
         gate_auroc=None if p_unseen is None else gate_auroc(p_unseen, is_unseen),
-        ece=expected_calibration_error(confidence, correct),
-        ece_seen=expected_calibration_error(confidence[~is_unseen], correct[~is_unseen]),
-        ece_unseen=expected_calibration_error(confidence[is_unseen], correct[is_unseen]),
-        adaptive_ece=adaptive_calibration_error(confidence, correct),
+        ece=equal_width_bins(confidence, correct).error,
+        ece_seen=equal_width_bins(confidence[~is_unseen], correct[~is_unseen]).error,
+        ece_unseen=equal_width_bins(confidence[is_unseen], correct[is_unseen]).error,
+        adaptive_ece=adaptive_bins(confidence, correct).error,
         nll=finite_mean(-log_probabilities[np.arange(len(target)), target]),
         brier=brier(checked, target),
         aurc=aurc(risk_coverage(confidence, correct)),

@@ -13,12 +13,9 @@ from hybrid.errors import MetricError
 from hybrid.evaluation.calibration import (
     Reliability,
     adaptive_bins,
-    adaptive_calibration_error,
     aurc,
     brier,
     equal_width_bins,
-    expected_calibration_error,
-    negative_log_likelihood,
     risk_coverage,
 )
 
@@ -52,14 +49,14 @@ def test_equal_width_bins_and_their_error(seed, bins):
     accuracy, mean_confidence = calibration_curve(correct, confidence, n_bins=bins)
     np.testing.assert_allclose([found.accuracy, found.confidence], [accuracy, mean_confidence])
     oracle = binary_calibration_error(torch.tensor(confidence), torch.tensor(correct).long(), n_bins=bins)
-    assert expected_calibration_error(confidence, correct, bins) == pytest.approx(float(oracle), abs=1e-6)
+    assert equal_width_bins(confidence, correct, bins).error == pytest.approx(float(oracle), abs=1e-6)
 
 
-def test_expected_calibration_error_by_hand_at_the_edges_of_bins():
+def test_expected_calibration_errors_by_hand_at_the_edges_of_bins():
     # bins (0, .5] and (.5, 1]: 0 and .5 fall in the first, 1 in the second
     confidence, correct = np.array([0.0, 0.5, 0.75, 1.0]), np.array([False, True, True, False])
     expected = (abs(0.5 - 1) + abs(1.75 - 1)) / 4
-    assert expected_calibration_error(confidence, correct, bins=2) == pytest.approx(expected)
+    assert equal_width_bins(confidence, correct, bins=2).error == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("bins", [1, 4, 15])
@@ -78,7 +75,7 @@ def test_adaptive_bins_and_their_error(seed, bins):
         np.testing.assert_allclose([low, high, mean_confidence, accuracy], expected)
     # where bins hold equally many, sklearn's quantile bins are the same
     accuracy, mean_confidence = calibration_curve(correct[:60], confidence[:60], n_bins=bins, strategy="quantile")
-    error = adaptive_calibration_error(confidence[:60], correct[:60], bins)
+    error = adaptive_bins(confidence[:60], correct[:60], bins).error
     assert error == pytest.approx(np.abs(accuracy - mean_confidence).mean())
 
 
@@ -88,23 +85,20 @@ def test_adaptive_bins_share_what_images_of_equal_confidence_have_in_common():
         found = adaptive_bins(confidence, np.array(correct), 2)
         np.testing.assert_allclose(rows_of(found), [[0.5, 0.5, 2, 0.5, 1 / 3], [0.5, 0.9, 2, 0.7, (1 / 3 + 1) / 2]])
     # fewer images than bins: the mean gap
-    few = adaptive_calibration_error(np.array([0.9, 0.6, 0.8]), np.array([True, False, True]))
+    few = adaptive_bins(np.array([0.9, 0.6, 0.8]), np.array([True, False, True])).error
     assert few == pytest.approx((0.1 + 0.6 + 0.2) / 3)
 
 
-@pytest.mark.parametrize(
-    ("binned", "error"),
-    [(equal_width_bins, expected_calibration_error), (adaptive_bins, adaptive_calibration_error)],
-)
-def test_calibration_errors_without_images_and_with_wrong_input(binned, error):
+@pytest.mark.parametrize("binned", [equal_width_bins, adaptive_bins])
+def test_calibration_errors_without_images_and_with_wrong_input(binned):
     assert rows_of(binned(*NO_IMAGES)).shape == (0, 5)
-    assert binned(*NO_IMAGES).error is error(*NO_IMAGES) is None
+    assert binned(*NO_IMAGES).error is None
     np.testing.assert_array_equal(binned(np.array([0.9, 0.8]), np.array([True, False])).count, [1, 1])
     with pytest.raises(MetricError, match="0 bins"):
-        error(np.array([0.5]), np.array([True]), 0)
+        binned(np.array([0.5]), np.array([True]), 0)
 
 
-@pytest.mark.parametrize("figure", [expected_calibration_error, adaptive_calibration_error, risk_coverage])
+@pytest.mark.parametrize("figure", [equal_width_bins, adaptive_bins, risk_coverage])
 def test_impossible_input_is_refused(figure):
     for confidence, correct in (
         ([0.5, 0.5], [True]),
@@ -115,17 +109,6 @@ def test_impossible_input_is_refused(figure):
     ):
         with pytest.raises(MetricError):
             figure(np.array(confidence), np.array(correct))
-
-
-def test_negative_log_likelihood_is_none_only_where_a_true_class_has_probability_zero():
-    with np.errstate(divide="ignore"):
-        logs = np.log([[0.5, 0.5, 0.0], [0.2, 0.8, 0.0]])
-    assert negative_log_likelihood(logs, np.array([0, 1])) == pytest.approx(-np.log(0.4) / 2)
-    assert negative_log_likelihood(logs, np.array([0, 2])) is None
-    assert negative_log_likelihood(np.empty((0, 3)), np.array([], dtype=int)) is None
-    not_logarithms = np.array([[0.3, 0.1, 0.1]])
-    with pytest.raises(MetricError):
-        negative_log_likelihood(not_logarithms, np.array([0]))
 
 
 def test_brier_at_its_ends():
