@@ -67,9 +67,7 @@ def test_csv(audit):
     assert (second["path"], second["split"], second["similarity"]) == ("/d/b.jpg", None, 0.987654)
     assert (third["finding"], third["path"], "group" in third) == ("label", "/d/b.jpg", False)
     assert (third["suggested"], third["score"], third["nearest"]) == ("tasse à café", 0.012346, "zip 3, pen 2")
-
-
-def test_nothing_found():
+    # Nothing found
     for suspects in (None, ()):
         audit = Audit(9, 8, 7, 0.98, (), suspects, ())
         assert as_json(audit) == list(as_csv(audit)) == []

@@ -51,9 +51,7 @@ def test_the_key_changes_with_all_that_matters(tmp_path):
     assert len(set(keys)) == len(keys)
     assert key() == key(HeadSettings(description="new words")) == key(train=part(("b", 1), ("a", 0)))
     assert key() == key(HeadSettings(workers=7))
-
-
-def test_the_dataset_key_does_not_ask_who_validates():
+    # The key of the dataset does not ask who validates.
     first = dataset_key(("x", "y"), TEST, TRAIN, VAL)
     assert first == dataset_key(("x", "y"), TEST, part(("c", 0), ("b", 1)), part(("a", 0)))
     assert first != dataset_key(("x", "y"), VAL, TRAIN, TEST)
@@ -131,8 +129,5 @@ def test_the_terminal_table_fits_120_columns(result):
     assert "[red]b[/red]" in text
     for word in ("images/s", "0.00002", "123456", "1.00 G", "12 (9)", "leaky_relu", "…"):
         assert (word in text) == (word != "…")
-
-
-def test_large_numbers():
     numbers = {0: "0", 850: "850", 999: "999", 1000: "1.00 k", 999_600: "1.00 M", 4_010_000: "4.01 M", 2.5e9: "2.50 G"}
     assert {number: results.large(number) for number in numbers} == numbers

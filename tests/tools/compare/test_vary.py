@@ -31,9 +31,7 @@ def test_the_product_of_all():
     # Commas in brackets and quotes belong to the value.
     rows = make(["a"], ['backbone_args={a = 1, b = [2, 3]},{a = "x,]y"}'])
     assert [row.settings.model.backbone_args for row in rows] == [{"a": 1, "b": [2, 3]}, {"a": "x,]y"}]
-
-
-def test_without_variation_a_row_has_the_recipes_name_and_files_of_one_name_are_told_apart():
+    # Without variation a row has the recipe's name; files of one name are told apart.
     assert [row.name for row in make(["x/small.toml", "b"])] == ["small", "b"]
     assert [row.name for row in make(["x/small.toml", "y/small.toml", "b"])] == ["x/small.toml", "y/small.toml", "b"]
 

@@ -81,7 +81,7 @@ def test_shap_sums_to_the_difference_from_gray():
     assert sum(values) == pytest.approx(float(difference), rel=0.02)
 
 
-def test_gradients_where_no_layer_is_a_map():
+def test_gradients_where_no_layer_is_a_map_and_blank_maps():
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 256, 2))
     with torch.no_grad():
         model[1].weight.zero_()
@@ -90,9 +90,7 @@ def test_gradients_where_no_layer_is_a_map():
     assert attribution.method.startswith("saliency")
     assert "no Grad-CAM" in attribution.note
     assert attribution.values[:4, :4].mean() > 100 * attribution.values[8:, 8:].mean()
-
-
-def test_blank_maps_and_blank_images():
+    # A blank map says so, and a blank image has superpixels too.
     model = small_cnn()
     with torch.no_grad():
         model[-1].weight.copy_(-model[-1].weight.abs())

@@ -75,9 +75,10 @@ def test_the_score_is_the_best_epochs(search):
 
 
 def test_a_seed_gives_the_same_search(search, tmp_path):
-    first = search(3, settings=HeadSettings(epochs=2, seed=5), out=tmp_path / "1")[0]
-    again = search(3, settings=HeadSettings(epochs=2, seed=5), out=tmp_path / "2")[0]
-    other = search(3, settings=HeadSettings(epochs=2, seed=6), out=tmp_path / "3")[0]
+    seeds = {"first": 5, "again": 5, "other": 6}
+    first, again, other = (
+        search(3, settings=HeadSettings(epochs=2, seed=seed), out=tmp_path / name)[0] for name, seed in seeds.items()
+    )
     assert values(first) == values(again)
     assert values(first)[1:] != values(other)[1:]
 
@@ -136,7 +137,7 @@ def test_folds_are_left_out_and_come_back(search, tmp_path):
 # Resuming
 
 
-def test_trials_is_the_total(search):
+def test_trials_is_the_total(search, tmp_path):
     _, first, _ = search(4)
     tuning, second, log = search(7)
     assert (len(first.asked), len(second.asked)) == (4, 3)
@@ -145,9 +146,7 @@ def test_trials_is_the_total(search):
     again, third, _ = search(5)
     assert not third.asked
     assert values(again) == values(tuning)
-
-
-def test_a_resumed_search_is_an_uninterrupted_one(search, tmp_path):
+    # A resumed search is an uninterrupted one.
     whole, _, _ = search(12, out=tmp_path / "whole")  # beyond the tenth, where the search is no more at random
     for trials in (1, 3, 11, 12):
         parts, _, _ = search(trials, out=tmp_path / "parts")
