@@ -67,10 +67,8 @@ def test_csv(audit):
     assert (second["path"], second["split"], second["similarity"]) == ("/d/b.jpg", None, 0.987654)
     assert (third["finding"], third["path"], "group" in third) == ("label", "/d/b.jpg", False)
     assert (third["suggested"], third["score"], third["nearest"]) == ("tasse à café", 0.012346, "zip 3, pen 2")
-    # Nothing found
-    for suspects in (None, ()):
-        audit = Audit(9, 8, 7, 0.98, (), suspects, ())
-        assert as_json(audit) == list(as_csv(audit)) == []
+    for nothing in (Audit(9, 8, 7, 0.98, (), suspects, ()) for suspects in (None, ())):
+        assert as_json(nothing) == list(as_csv(nothing)) == []
 
 
 def suspect(path, label="cup"):
