@@ -40,6 +40,7 @@ def score(head: BackboneHead, images) -> np.ndarray:
 FRESH = """
 import sys
 import numpy as np
+from pathlib import Path
 from hybrid.run.files import Layout, load_head
 from hybrid.images.decode import decode
 from hybrid.device import Compute
