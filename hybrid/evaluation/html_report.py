@@ -148,7 +148,10 @@ def render(
         heatmap=lay_out(confusion, images.names, images.seen),
         pairs=_pairs(images, answered[main], confusion),
         mistakes=int((~answered[main].correct).sum()),
-        classes=_class_rows(images, confusion),
+        classes=[
+            {"name": name, "seen": index < images.seen, "scores": scores}
+            for index, (name, scores) in enumerate(zip(images.names, per_class_scores(confusion), strict=True))
+        ],
         missing=MISSING,
     )
 
@@ -216,13 +219,6 @@ def _diagrams(result: Evaluation, answered: dict[str, Answered], main: str) -> l
                 }
             )
     return diagrams
-
-
-def _class_rows(images: ImageResults, confusion: Counts) -> list[dict[str, Any]]:
-    scores = per_class_scores(confusion)
-    return [
-        {"name": name, "seen": index < images.seen, "scores": scores[index]} for index, name in enumerate(images.names)
-    ]
 
 
 def _pairs(images: ImageResults, answers: Answered, confusion: Counts) -> list[dict[str, Any]]:
