@@ -54,7 +54,7 @@ from hybrid.labels.prompts import load_templates
 from hybrid.run.files import Layout, write_run
 from hybrid.run.neighbors import NEIGHBORS
 from hybrid.tools.audit.audit import LabelCheck, ask_zero_shot, audit_run
-from hybrid.tools.audit.labels import Labeled, confident_learning, judge
+from hybrid.tools.audit.labels import LabeledContents, confident_learning, judge
 from hybrid.tools.audit.probabilities import ZeroShot
 
 METHODS = ("audit", "cleanlab_default", "photos", "neighbours", "zero_shot")
@@ -112,16 +112,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def index(sources: Sequence[str], settings: EncoderSettings, encoder: Encoder, layout: Layout) -> Labeled:
+def index(sources: Sequence[str], settings: EncoderSettings, encoder: Encoder, layout: Layout) -> LabeledContents:
     """Build an index and read it back: its labeled images, each content once."""
     write_run(layout, settings, encoder)
     with EmbeddingStore(layout.store) as store:
         build_index(scan(sources), encoder, store)
         contents = by_content(image for image in store.images() if image.record.label is not None)
-        return Labeled(list(contents.values()), list(contents), store.embeddings(list(contents), encoder.fingerprint))
+        return LabeledContents(
+            list(contents.values()), list(contents), store.embeddings(list(contents), encoder.fingerprint)
+        )
 
 
-def change_labels(images: Labeled, share: float, kind: str, seed: int) -> list[str]:
+def change_labels(images: LabeledContents, share: float, kind: str, seed: int) -> list[str]:
     """The labels (n,) with `share` of them changed, to any other or to one of the most similar classes."""
     rng = random.Random(seed)  # noqa: S311
     labels = images.labels
@@ -134,7 +136,7 @@ def change_labels(images: Labeled, share: float, kind: str, seed: int) -> list[s
     return changed
 
 
-def similar_classes(images: Labeled, names: Sequence[str]) -> dict[str, list[str]]:
+def similar_classes(images: LabeledContents, names: Sequence[str]) -> dict[str, list[str]]:
     """The classes whose mean images are the most similar to each class's."""
     truth = np.array(images.labels)
     means = np.stack([images.embeddings[truth == name].mean(axis=0) for name in names])
@@ -146,7 +148,7 @@ def similar_classes(images: Labeled, names: Sequence[str]) -> dict[str, list[str
 
 
 def run_seed(
-    images: Labeled, changed: Sequence[str], settings: EncoderSettings, encoder: Encoder, folder: Path
+    images: LabeledContents, changed: Sequence[str], settings: EncoderSettings, encoder: Encoder, folder: Path
 ) -> dict[str, Any]:
     """Write the changed labels as a manifest, index it, audit it, and compare."""
     manifest = folder.with_suffix(".csv")
@@ -176,7 +178,7 @@ def run_seed(
     }
 
 
-def ask_all(given: Labeled, encoder: Encoder) -> dict[str, Answer]:
+def ask_all(given: LabeledContents, encoder: Encoder) -> dict[str, Answer]:
     names, target = np.unique(np.array(given.labels), return_inverse=True)
     zero_shot, _ = ask_zero_shot(encoder, given, load_templates("simple"), None)
     joined, images = judge(given.embeddings, target, zero_shot), judge(given.embeddings, target)

@@ -76,7 +76,7 @@ def test_figures(assert_is_mean, world, tmp_path, capsys):
 
 def test_similar_classes_are_those_of_the_nearest_means(world, tmp_path):
     assert run(world, tmp_path, "--kind", "similar")["kind"] == "similar"
-    images = audit.LabeledEvidence([], [], unit(np.array([[1.0, 0], [0.9, 0.1], [0, 1], [0.1, 0.9], [-1, 0]])))
+    images = audit.LabeledContents([], [], unit(np.array([[1.0, 0], [0.9, 0.1], [0, 1], [0.1, 0.9], [-1, 0]])))
     images = _labeled(images.embeddings, ["a", "b", "c", "d", "e"])
     near = audit.similar_classes(images, ["a", "b", "c", "d", "e"])
     assert near["a"] == ["b", "d", "c"]
@@ -87,7 +87,7 @@ def _labeled(embeddings, labels):
     from hybrid.images.records import ImageRecord
 
     records = [[ImageRecord(f"/{i}", "/", label, None, 1, 1)] for i, label in enumerate(labels)]
-    return audit.LabeledEvidence(records, [str(i) for i in range(len(labels))], embeddings)
+    return audit.LabeledContents(records, [str(i) for i in range(len(labels))], embeddings)
 
 
 def test_neighbors_vote():

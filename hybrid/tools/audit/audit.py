@@ -22,7 +22,7 @@ from hybrid.labels.space import join
 from hybrid.run.files import GateInfo, HeadFiles, Layout, RunInfo, read_json, read_run
 from hybrid.tools.audit import DUPLICATES_ABOVE
 from hybrid.tools.audit.duplicates import DuplicateGroup, find_duplicates
-from hybrid.tools.audit.labels import Labeled, Suspect, confident_learning, find_suspects, to_judge
+from hybrid.tools.audit.labels import LabeledContents, Suspect, confident_learning, find_suspects, to_judge
 from hybrid.tools.audit.probabilities import ZeroShot
 
 # Above this share of images with near duplicates, their list is of no use.
@@ -132,14 +132,14 @@ def audit_run(
     return Audit(len(images), count, judged, above, duplicates, tuple(suspects), (*warning, *notes))
 
 
-def _labeled(images: Sequence[StoredImage], hashes: Sequence[str], embeddings: FloatArray) -> Labeled:
+def _labeled(images: Sequence[StoredImage], hashes: Sequence[str], embeddings: FloatArray) -> LabeledContents:
     contents = by_content(image for image in images if image.record.label is not None)
     rows = [row for row, sha256 in enumerate(hashes) if sha256 in contents]
-    return Labeled([contents[hashes[row]] for row in rows], [hashes[row] for row in rows], embeddings[rows])
+    return LabeledContents([contents[hashes[row]] for row in rows], [hashes[row] for row in rows], embeddings[rows])
 
 
 def _judge_labels(
-    labeled: Labeled, layout: Layout, info: RunInfo, check: LabelCheck
+    labeled: LabeledContents, layout: Layout, info: RunInfo, check: LabelCheck
 ) -> tuple[list[Suspect], int, tuple[str, ...]]:
     if not labeled.hashes:
         return [], 0, ("labels: the index holds no labeled photo",)
@@ -162,7 +162,7 @@ def _judge_labels(
 
 
 def ask_zero_shot(
-    encoder: Encoder, images: Labeled, templates: Templates, prompts: PromptSet | None
+    encoder: Encoder, images: LabeledContents, templates: Templates, prompts: PromptSet | None
 ) -> tuple[ZeroShot | None, str]:
     """Score labeled images by the names of their labels.
 

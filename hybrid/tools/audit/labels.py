@@ -71,8 +71,8 @@ class Judgment:
 
 
 @dataclass(frozen=True, eq=False)
-class Labeled:
-    """Labeled images to judge, each content once.
+class LabeledContents:
+    """LabeledContents images to judge, each content once.
 
     Attributes
     ----------
@@ -86,10 +86,10 @@ class Labeled:
     hashes: list[str]
     embeddings: FloatArray
 
-    def take(self, rows: Sequence[int]) -> Labeled:
+    def take(self, rows: Sequence[int]) -> LabeledContents:
         """Some of them."""
         part = np.asarray(rows, dtype=np.intp)
-        return Labeled([self.records[r] for r in part], [self.hashes[r] for r in part], self.embeddings[part])
+        return LabeledContents([self.records[r] for r in part], [self.hashes[r] for r in part], self.embeddings[part])
 
     @property
     def labels(self) -> list[str]:
@@ -138,7 +138,7 @@ def confident_learning() -> tuple[Callable[..., Any], Callable[..., Any]]:
     return find_label_issues, get_label_quality_scores
 
 
-def to_judge(images: Labeled) -> tuple[Labeled, tuple[str, ...]]:
+def to_judge(images: LabeledContents) -> tuple[LabeledContents, tuple[str, ...]]:
     """Leave out what cannot be judged; give the rest, and notes that say what was left out and why.
 
     These are images whose copies carry several labels, which the duplicates tell of, and labels with fewer than
@@ -159,14 +159,16 @@ def to_judge(images: Labeled) -> tuple[Labeled, tuple[str, ...]]:
     return images.take([row for row in rows if images.records[row][0].label not in rare]), tuple(notes)
 
 
-def find_suspects(images: Labeled, evidence: Labeled, zero_shot: ZeroShot | None = None) -> list[Suspect]:
+def find_suspects(
+    images: LabeledContents, evidence: LabeledContents, zero_shot: ZeroShot | None = None
+) -> list[Suspect]:
     """List images whose label is probably wrong, the most suspicious first.
 
     Parameters
     ----------
-    images : Labeled
+    images : LabeledContents
         From `to_judge`.
-    evidence : Labeled
+    evidence : LabeledContents
         All labeled images, to look for the nearest among.
     zero_shot : ZeroShot, optional
         Of `images`, over their labels, sorted.
@@ -193,7 +195,7 @@ def find_suspects(images: Labeled, evidence: Labeled, zero_shot: ZeroShot | None
     ]
 
 
-def _nearest(images: Labeled, evidence: Labeled, count: int = NEIGHBORS) -> list[tuple[Neighbor, ...]]:
+def _nearest(images: LabeledContents, evidence: LabeledContents, count: int = NEIGHBORS) -> list[tuple[Neighbor, ...]]:
     if not images.hashes:
         return []
     place = {sha256: row for row, sha256 in enumerate(evidence.hashes)}

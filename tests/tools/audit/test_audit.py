@@ -18,7 +18,7 @@ from hybrid.labels.prompts import PromptClass, PromptSet, Templates, load_templa
 from hybrid.run.files import GateInfo, HeadFiles, Layout, write_json
 from hybrid.tools.audit import audit as module
 from hybrid.tools.audit.audit import LabelCheck, ask_zero_shot, audit_run
-from hybrid.tools.audit.labels import Labeled
+from hybrid.tools.audit.labels import LabeledContents
 
 from .conftest import draw_clusters, store_image
 
@@ -95,7 +95,7 @@ def test_synonyms_are_what_zero_shot_asks_with(clip_folder):
     encoder = load_encoder(EncoderSettings(model=str(clip_folder), pretrained=None, precision="fp32"), "cpu")
     vectors, target, _ = draw_clusters((4, 4), dim=32)
     rows = [store_image(f"/p/{i}.jpg", "n0144" if c else "cup", None, str(i)) for i, c in enumerate(target)]
-    images = Labeled([[image.record] for image in rows], [image.sha256 for image in rows], vectors)
+    images = LabeledContents([[image.record] for image in rows], [image.sha256 for image in rows], vectors)
     prompts = PromptSet((PromptClass("zebra", ("n0144", "striped horse")), PromptClass("unused")))
     templates = load_templates("simple")
     zero_shot, note = ask_zero_shot(encoder, images, templates, prompts)

@@ -7,7 +7,7 @@ import pytest
 from cleanlab.count import num_label_issues
 
 from hybrid.tools.audit import labels as module
-from hybrid.tools.audit.labels import Labeled, find_suspects, judge, to_judge
+from hybrid.tools.audit.labels import LabeledContents, find_suspects, judge, to_judge
 from hybrid.tools.audit.probabilities import ZeroShot
 
 from .conftest import draw_clusters, store_image
@@ -21,7 +21,11 @@ def images():
     vectors, target, centers = draw_clusters((10, 10, 10), noise=0.15, seed=1)
     target[0], target[15] = 2, 0
     rows = [store_image(f"/p/{i:02d}.jpg", NAMES[c], "train", str(i)) for i, c in enumerate(target)]
-    return Labeled([[image.record] for image in rows], [image.sha256 for image in rows], vectors), target, centers
+    return (
+        LabeledContents([[image.record] for image in rows], [image.sha256 for image in rows], vectors),
+        target,
+        centers,
+    )
 
 
 def test_as_many_as_are_counted_of_the_lowest_self_confidence():
@@ -89,7 +93,7 @@ def labeled(*contents):
         for content, labels in enumerate(contents)
     ]
     vectors = np.eye(len(contents), dtype=np.float32)
-    return Labeled([[image.record for image in row] for row in rows], [row[0].sha256 for row in rows], vectors)
+    return LabeledContents([[image.record for image in row] for row in rows], [row[0].sha256 for row in rows], vectors)
 
 
 def test_what_is_left_out_is_noted():
