@@ -71,7 +71,8 @@ def test_predict_jsonl(plain, predict, seen_names, tmp_path):
         assert row["head"]["label"] in seen_names
         assert len(row["top"]) == 5
         assert row["p_known"] is row["set"] is row["warning"] is row["neighbors"] is None
-    assert "prior p(unseen) 0.5" in plain.err
+    notes = ("encoder: ", "head: ", "prior p(unseen) 0.5", "images are decoded by")
+    assert [plain.err.count(note) for note in notes] == [1] * 4, "each is said, and once"
     assert "WARNING" not in plain.err
     assert predict("--top-k", "11", "--out", tmp_path / "p.jsonl").out == ""
     for line in (tmp_path / "p.jsonl").read_text().splitlines():
