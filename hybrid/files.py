@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+# What a killed process left beside a file is removed by the next one that writes it, unless it is so young that its
+# writer may be alive, on this machine or on another one that shares the folder.
+STALE_SECONDS = 24 * 3600
 
 
 @contextmanager
@@ -37,6 +43,7 @@ def atomic_write(file: Path) -> Iterator[Path]:
     if file.exists() and not file.is_file():
         yield file
         return
+    _remove_stale_parts(file)
     part = file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}.part")
     part.touch()
     mode = (file if file.exists() else part).stat().st_mode
@@ -46,6 +53,15 @@ def atomic_write(file: Path) -> Iterator[Path]:
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _remove_stale_parts(file: Path) -> None:
+    for part in file.parent.glob(f"{glob.escape(file.name)}.*.part"):
+        try:
+            if time.time() - part.stat().st_mtime > STALE_SECONDS:
+                part.unlink()
+        except OSError:  # another process was faster
+            continue
 
 
 def file_sha256(file: Path) -> str:

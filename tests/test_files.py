@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from hybrid.files import atomic_write, file_sha256
+from hybrid.files import STALE_SECONDS, atomic_write, file_sha256
 
 
 def permissions(file):
@@ -45,3 +45,15 @@ def test_permissions_are_those_of_a_plain_open(tmp_path):
 def test_content_hash(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert file_sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_what_killed_processes_left_goes_with_the_next_write(tmp_path):
+    old, young, other = (tmp_path / name for name in ("a[1].json.1-2.part", "a[1].json.3-4.part", "b.json.1-2.part"))
+    for part in (old, young, other):
+        part.write_bytes(b"half")
+    for part in (old, other):
+        ago = part.stat().st_mtime - STALE_SECONDS - 60
+        os.utime(part, (ago, ago))
+    with atomic_write(tmp_path / "a[1].json") as part:
+        part.write_text("{}")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a[1].json", young.name, other.name]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +17,6 @@ FORMAT = 1
 # The file ends with the note, its length in 8 bytes and these; FAISS reads its own part, as of a stream, no further.
 # Index and note are one file: no crash and no other process can leave one of them without the other.
 MAGIC = b"hybrid:1"
-STALE_SECONDS = 24 * 3600
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,7 +128,6 @@ def write(index: Any, note: Note, file: Path) -> None:
     """
     import faiss
 
-    _remove_stale_parts(file)
     text = msgspec.json.encode(note)
     try:
         with atomic_write(file) as part:
@@ -153,13 +150,3 @@ def ids_in(index: Any) -> Ids:
     sizes = [(number, lists.list_size(number)) for number in range(index.nlist)]
     parts = [faiss.rev_swig_ptr(lists.get_ids(number), size) for number, size in sizes if size]
     return np.concatenate([np.empty(0, dtype=np.int64), *parts])
-
-
-def _remove_stale_parts(file: Path) -> None:
-    """Remove what processes left behind that were killed while they wrote."""
-    for part in file.parent.glob(f"{file.name}.*.part"):
-        try:
-            if time.time() - part.stat().st_mtime > STALE_SECONDS:
-                part.unlink()
-        except OSError:  # another process was faster
-            continue

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hybrid.index.faiss_build import exact_index
-from hybrid.index.faiss_file import MAGIC, STALE_SECONDS, Note, ids_in, read, read_note, write
+from hybrid.index.faiss_file import MAGIC, Note, ids_in, read, read_note, write
 
 NOTE = Note(store="id", fingerprint="fp", count=3, last=9, sha256="ß", kind="exact", planned=3)
 
@@ -62,18 +62,6 @@ def test_two_processes_never_write_to_the_same_part(tmp_path, index, monkeypatch
         monkeypatch.setattr(os, "getpid", lambda process=process: process)
         write(index, NOTE, tmp_path / "index.faiss")
     assert len(set(parts)) == 2
-
-
-def test_parts_of_killed_processes_are_swept_and_those_of_others_are_not(tmp_path, index):
-    file = tmp_path / "index.faiss"
-    old, new, foreign = (tmp_path / name for name in ("index.faiss.1.part", "index.faiss.2.part", "other.1.part"))
-    for part in (old, new, foreign):
-        part.write_bytes(b"x")
-    for part in (old, foreign):
-        ago = part.stat().st_mtime - STALE_SECONDS - 60
-        os.utime(part, (ago, ago))
-    write(index, NOTE, file)
-    assert [part.exists() for part in (old, new, foreign)] == [False, True, True]
 
 
 def test_what_people_are_told():
