@@ -133,7 +133,7 @@ def test_second_build_encodes_nothing(hybrid, run):
 
 ERRORS = (
     (("build-index", "nowhere", "--encoder", "tiny"), 1, "nowhere"),
-    (("build-index",), 2, "sources"),
+    (("build-index",), 2, "Missing argument"),
     (("predict", "test", "--run", "none"), 1, "no class is named"),
     (("predict", "test", "--format", "xml"), 2, "xml"),
     (("predict", "test", "--run", "run", "--prompts", "missing.txt"), 1, "missing.txt"),

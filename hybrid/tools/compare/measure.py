@@ -64,7 +64,7 @@ def count_operations(predict: Callable[[], Any]) -> int:
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             predict()
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
