@@ -70,7 +70,8 @@ def vector_of(image) -> Callable[[ClipEncoder], np.ndarray]:
 
 
 def state_of(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / WEIGHTS)
+    # Copies: the file is mapped, and some tests write it anew.
+    return {name: tensor.clone() for name, tensor in load_file(folder / WEIGHTS).items()}
 
 
 # What is found
