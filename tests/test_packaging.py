@@ -48,7 +48,8 @@ def test_installed_wheel_finds_bundled_prompts(wheel, tmp_path):
         "print(len(PromptSet.load('animals').names), len(load_templates('imagenet').texts))\n"
     )
     python = tmp_path / "venv" / "bin" / "python"
-    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    # -E: a PYTHONPATH that names a checkout would go before the wheel.
+    done = subprocess.run([python, "-E", "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     place, counts = done.stdout.split("\n")[:2]
     assert Path(place) == site / "hybrid"
     assert counts == "50 80"
