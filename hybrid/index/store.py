@@ -111,7 +111,7 @@ class EmbeddingStore:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no image."""
+        """Whether the store holds no images."""
         return self._db.execute("SELECT 1 FROM photos LIMIT 1").fetchone() is None
 
     def image_rows(self) -> Iterator[ImageRow]:
