@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class HybridError(Exception):
     """A named error that a user can act on; the command line turns it into exit code 1.
@@ -68,6 +73,10 @@ class MetricError(HybridError):
     """The arrays given to a metric do not fit together or hold impossible values."""
 
 
+class FileError(HybridError):
+    """The system does not let a file or folder be read or written: no permission, a full disk, a folder in its place."""
+
+
 class MissingExtraError(HybridError):
     """An optional dependency is not installed."""
 
@@ -86,6 +95,58 @@ def first_line(error: Exception, limit: int = 300) -> str:
     """Name another library's error in one line: its kind, and the start of what it says."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:limit]}" if lines else type(error).__name__
+
+
+_AGAIN = "then run the same command again: what was there before is still there"
+# Of each cause: what it means, and what to do about it.
+_CAUSES = {
+    errno.EROFS: ("it lies on a read-only disk", "copy it to a disk that can be written to, and use the copy"),
+    errno.EACCES: ("no permission", "ask its owner for it (chmod), or work on a copy of your own"),
+    errno.EPERM: ("no permission", "ask its owner for it (chmod), or work on a copy of your own"),
+    errno.ENOSPC: ("the disk is full", f"free some space there, {_AGAIN}"),
+    errno.EDQUOT: ("your share of the disk is used up", f"free some space there, {_AGAIN}"),
+    errno.EFBIG: ("the file is too large for this disk", "use another disk"),
+    errno.EMFILE: ("too many open files", "raise the limit (ulimit -n 4096), or give fewer --workers"),
+    errno.ENFILE: ("too many open files", "end other programs, or give fewer --workers"),
+    errno.ENOENT: ("it does not exist", "correct the path, or make its folder first"),
+    errno.EEXIST: ("there is something of this name already", "move it away, or name another place"),
+    errno.EISDIR: ("it is a folder, not a file", "move the folder away, or name a file"),
+    errno.ENOTDIR: ("a part of the path is a file, not a folder", "correct the path, or move that file away"),
+    errno.ENOTEMPTY: ("the folder holds something", "move it away, or name another place"),
+    errno.ELOOP: ("a link that leads to itself", "mend or remove the link"),
+    errno.ENAMETOOLONG: ("the name is too long", "give a shorter name"),
+    errno.EIO: ("the disk does not answer", f"check the disk or its connection, {_AGAIN}"),
+    errno.ESTALE: ("the network disk was mounted anew meanwhile", f"check the mount, {_AGAIN}"),
+    errno.ETIMEDOUT: ("the network disk does not answer", f"check the mount, {_AGAIN}"),
+    errno.EBUSY: ("another program uses it", f"end that program, {_AGAIN}"),
+}
+
+
+def file_error(error: OSError, what: str, path: str | os.PathLike[str] | None = None) -> FileError:
+    """Turn what the system says of a file into a named error, with the fix for its cause.
+
+    Parameters
+    ----------
+    error : OSError
+    what : str
+        What cannot be done, such as "cannot write the report".
+    path : path, optional
+        Default: the one that the error names.
+    """
+    place = path if path is not None else error.filename
+    said = error.strerror or str(error)
+    cause, fix = _CAUSES.get(error.errno or 0, (said, f"check the path and the disk, {_AGAIN}"))
+    shown = cause if cause == said else f"{cause} ({said})"
+    return FileError(what, got=shown if place is None else f"{os.fsdecode(place)}: {shown}", fix=fix)
+
+
+@contextmanager
+def named_file_errors(what: str, path: str | os.PathLike[str] | None = None) -> Iterator[None]:
+    """Turn an OSError of the block into a `FileError`; parameters as for `file_error`."""
+    try:
+        yield
+    except OSError as error:
+        raise file_error(error, what, path) from error
 
 
 def listing(items: list[str], limit: int = 10) -> str:

@@ -1,9 +1,21 @@
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 
 from hybrid import errors
-from hybrid.errors import HybridError, MissingExtraError, UnreadableImageError, listing
+from hybrid.errors import (
+    DataError,
+    FileError,
+    HybridError,
+    MissingExtraError,
+    UnreadableImageError,
+    file_error,
+    listing,
+    named_file_errors,
+)
 
 KINDS = [
     kind
@@ -53,3 +65,25 @@ def test_a_missing_extra_names_feature_package_and_command():
 )
 def test_listing_shows_the_first_names_and_counts_the_rest(count, limit, text):
     assert listing([f"n{number}" for number in range(count)], limit) == text
+
+
+def test_what_the_system_says_becomes_a_named_error_with_a_fix(tmp_path):
+    for number, cause, fix in (
+        (errno.EROFS, "read-only", "copy it"),
+        (errno.EACCES, "no permission", "owner"),
+        (errno.ENOSPC, "disk is full", "free some space"),
+        (errno.ENOTBLK, os.strerror(errno.ENOTBLK), "check the path"),
+    ):
+        error = file_error(OSError(number, os.strerror(number), "/a/b"), "cannot write the report")
+        assert error.what == "cannot write the report"
+        assert error.got.startswith("/a/b: ")
+        assert cause in error.got
+        assert fix in error.fix
+        assert error.got.count(os.strerror(number)) == 1
+    with pytest.raises(FileError, match="cannot read it") as caught, named_file_errors("cannot read it"):
+        (tmp_path / "none").read_text()
+    assert str(tmp_path / "none") in caught.value.got
+    for other in (DataError("no"), ValueError("no")):
+        with pytest.raises(type(other)) as caught, named_file_errors("cannot write"):
+            raise other
+        assert caught.value is other
