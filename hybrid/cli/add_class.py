@@ -31,7 +31,7 @@ def add_class(
         bool | None,
         typer.Option(
             "--name/--no-name",
-            help="Whether the name says something to the encoder, or photos alone speak.  [default: as before, else "
+            help="Whether the name describes the photos, or the photos speak alone.  [default: as before, else "
             "--name]",
             show_default=False,
         ),

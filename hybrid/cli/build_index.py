@@ -16,7 +16,7 @@ def build_index(
     run: options.Run = options.DEFAULT_RUN,
     encoder: options.EncoderOptions,
     labels: Annotated[
-        bool, typer.Option("--labels/--no-labels", help="Whether folders and files give class labels.")
+        bool, typer.Option("--labels/--no-labels", help="Whether folders and tables give class labels.")
     ] = True,
     replace: Annotated[
         bool, typer.Option("--replace", help="Forget photos of sources that are not named in this call.")

@@ -21,12 +21,14 @@ Recipes = Annotated[
 ]
 Test = Annotated[
     list[str] | None,
-    typer.Option("--test", metavar="SOURCE", help="Photos to test on, repeatable.  [default: the split test of DATA]"),
+    typer.Option(
+        "--test", metavar="SOURCE", help="Photos to test on, repeatable.  [default: the split test of the sources]"
+    ),
 ]
 TestFraction = Annotated[
     float,
     typer.Option(
-        min=0.0, max=0.9, help="Share of the photos to test on, used only where no --test and no split test names them."
+        min=0.0, max=0.9, help="Share of the photos to test on, where neither --test nor a split test names them."
     ),
 ]
 Vary = Annotated[
@@ -37,7 +39,7 @@ Vary = Annotated[
         "--vary unfreeze=all,1 --vary 'dropout=[0,0],[0.5,0.5]'.",
     ),
 ]
-Out = Annotated[Path, typer.Option(file_okay=False, help="Folder of the table, the pictures and the results.")]
+Out = Annotated[Path, typer.Option(file_okay=False, help="Folder for the table, the pictures and the results.")]
 
 
 @options.with_groups
@@ -51,7 +53,7 @@ def compare(
     recipe: RecipeOptions,
     out: Out = Path("runs/compare"),
     encoder: Annotated[
-        str | None, typer.Option(help="CLIP encoder that linear recipes read, as of build-index.  [default: none]")
+        str | None, typer.Option(help="CLIP encoder for linear recipes, as for build-index.  [default: none]")
     ] = None,
     pretrained: options.Pretrained = None,
     device: options.Device = "auto",

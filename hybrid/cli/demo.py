@@ -13,7 +13,7 @@ def demo(
     context: typer.Context,
     folder: Annotated[Path, typer.Option("--dir", help="Where photos, run and pictures go.")] = Path("demo"),
 ) -> None:
-    """Run the whole job on the bundled synthetic dataset. No download; about a minute on two cores."""
+    """Run the whole job on the bundled synthetic dataset. No download; one to two minutes on two cores."""
     from hybrid.cli import show
     from hybrid.demo import RECIPE
     from hybrid.demo.dataset import write_demo

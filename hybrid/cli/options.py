@@ -42,10 +42,10 @@ DEFAULT_RUN = Path("runs/default")
 Sources = Annotated[
     list[str],
     typer.Argument(
-        help="Class folders, a plain folder, a CSV or Parquet manifest (path, label), WebDataset .tar shards, photos."
+        help="Class folders, a plain folder, a CSV or Parquet manifest (path, label), WebDataset .tar shards or photos."
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:N or mps.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Threads that decode photos.  [default: one per core]")]
 BatchSize = Annotated[
     int | None,
@@ -83,14 +83,15 @@ Balance = Annotated[
 ]
 MaxSeenLoss = Annotated[
     float | None,
-    typer.Option(help="As many unseen classes as can be had for this share of the right seen answers, such as 0.01."),
+    typer.Option(help="Find as many unseen classes as this loss of right answers on seen ones allows, such as 0.01."),
 ]
 Reject = Annotated[
     float | None,
     typer.Option(help='Answer "none of these", but keep this share of photos of seen classes, such as 0.95.'),
 ]
 MaxFalseAccept = Annotated[
-    float | None, typer.Option(help="The same by the share of photos of unknown classes that may pass, such as 0.1.")
+    float | None,
+    typer.Option(help="The same, but let about this share of photos of unknown classes pass, such as 0.1."),
 ]
 Regions = Annotated[
     RegionsChoice | None,
@@ -100,7 +101,7 @@ Regions = Annotated[
 ]
 Coverage = Annotated[
     float | None,
-    typer.Option(help="Give each photo a set that holds the true class of this share of seen photos, such as 0.9."),
+    typer.Option(help="Give each photo a set of classes that holds the right one in this share of cases, such as 0.9."),
 ]
 OutputFormat = Annotated[
     Format | None, typer.Option("--format", help="[default: by the ending of --out, else table]", show_default=False)

@@ -35,7 +35,7 @@ def predict(
     batch: options.BatchOptions,
     device: options.Device = "auto",
 ) -> None:
-    """Classify photos over all classes. Trained, named, and shown by a few photos."""
+    """Classify photos into trained, named and added classes."""
     from hybrid.cli import show
     from hybrid.cli.load import load_classifier
     from hybrid.cli.write import writer_of

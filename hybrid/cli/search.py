@@ -22,14 +22,14 @@ COLUMNS = ("rank", "score", "label", "split", "path", "copies", "itself")
 
 def search(
     text: Annotated[str | None, typer.Option(help='What the photos show, such as "a striped horse".')] = None,
-    image: Annotated[str | None, typer.Option(help="A photo that they are to be like.")] = None,
+    image: Annotated[str | None, typer.Option(help="A photo to find similar ones to.")] = None,
     run: options.Run = options.DEFAULT_RUN,
     top_k: Annotated[int, typer.Option(min=1, help="Photos to list.")] = 20,
     label: Annotated[str | None, typer.Option(help="Only photos of the index with this label.")] = None,
     templates: Annotated[
         str | None,
         typer.Option(
-            help="Sentences that --text is put into, besides as it stands; all are averaged: simple, imagenet or a "
+            help="Sentences that --text is put into, averaged with the text itself: simple, imagenet or a "
             "file.  [default: simple]"
         ),
     ] = None,

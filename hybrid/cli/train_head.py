@@ -18,12 +18,15 @@ Weights = Annotated[
 ]
 Classes = Annotated[Path | None, typer.Option(help="File of the seen classes, one per line.  [default: every label]")]
 Kind = Annotated[
-    str | None, typer.Option(help="backbone (a fine-tuned timm network) or linear (on the CLIP embeddings).")
+    str | None,
+    typer.Option(
+        help="backbone (a fine-tuned timm network) or linear (on the CLIP embeddings).  [default: the recipe's]"
+    ),
 ]
 GateFolds = Annotated[
     str | None,
     typer.Option(
-        help="How the gate's fit learns what the head says of unseen classes: memory (not at all), frozen (from heads "
+        help="How the gate learns what the head says of classes it never saw: memory (not at all), frozen (from heads "
         "on frozen features) or fine-tuned (from the recipe again, five times).  [default: memory]"
     ),
 ]
@@ -46,15 +49,17 @@ def train_head(
     backbone: Backbone = None,
     backbone_weights: Weights = None,
     classes: Classes = None,
-    epochs: Annotated[int | None, typer.Option(help="At most so many.  [default: the recipe's]")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="[default: the recipe's]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Most epochs to train.  [default: the recipe's]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Photos per training step.  [default: the recipe's]")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that load photos.  [default: the recipe's]")] = None,
-    seed: Annotated[int | None, typer.Option(help="[default: 0]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the validation split and the training.  [default: 0]")] = None,
     gate_folds: GateFolds = None,
     recipe: Recipe = "convnext-tiny",
     set_: Assignments = None,
     templates: Annotated[str, typer.Option(help="Prompt templates: simple, imagenet or a file.")] = "simple",
-    fresh: Annotated[bool, typer.Option("--fresh", help="Do not go on from an unfinished training.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start anew, where an unfinished training would go on.")
+    ] = False,
     device: options.Device = "auto",
     pretrained: OldPretrained = None,
     image_size: OldImageSize = None,

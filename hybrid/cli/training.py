@@ -22,9 +22,9 @@ class RecipeOptions:
     set_: Assignments = None
     backbone_weights: Weights = None
     classes: Classes = None
-    epochs: Annotated[int | None, typer.Option(help="At most so many a training.  [default: the recipe's]")] = None
+    epochs: Annotated[int | None, typer.Option(help="Most epochs of each training.  [default: the recipe's]")] = None
     seed: Annotated[
-        int | None, typer.Option(help="Of every training, and of the search or the cut of the test.  [default: 0]")
+        int | None, typer.Option(help="Of each training, and of the search or the choice of test photos.  [default: 0]")
     ] = None
 
     def load(self, recipe: str, varied: Sequence[str] = ()) -> HeadSettings:

@@ -14,7 +14,7 @@ from hybrid.cli.training import RecipeOptions, read_sources
 if TYPE_CHECKING:
     from hybrid.tools.tune.results import Tuning
 
-Out = Annotated[Path, typer.Option(file_okay=False, help="Folder of the study, the best recipe and the picture.")]
+Out = Annotated[Path, typer.Option(file_okay=False, help="Folder for the study, the best recipe and the picture.")]
 Trials = Annotated[int, typer.Option(min=1, help="Finished trials in all; those of earlier calls count.")]
 
 
@@ -28,7 +28,7 @@ def tune(
     out: Out = Path("runs/tune"),
     device: options.Device = "auto",
 ) -> None:
-    """Search the best settings of a recipe. Learning rate, dropout, weight decay and more; a killed search goes on."""
+    """Search for the best settings of a recipe. Learning rate, dropout and more; a killed search goes on."""
     from hybrid.cli import show
     from hybrid.device import resolve
     from hybrid.heads.recipes import recipe_label
