@@ -89,6 +89,8 @@ def _format_warning(
 def main() -> None:
     """Run the command line; exit 0 done, 1 a named error, 2 wrong usage, 3 done but inputs were unreadable."""
     warnings.formatwarning = _format_warning
+    # Pillow's remarks on metadata, with a place in its code: whether an image can be used is said anyway.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     # torch and open_clip are half a million objects that stay. To search all of them for garbage six times while they
     # are imported took a tenth of a short command's time.
     young, middle, _ = gc.get_threshold()

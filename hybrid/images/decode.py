@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-from hybrid.errors import UnreadableImageError
+from hybrid.errors import ConfigError, UnreadableImageError
+from hybrid.images.color import CODE_POINTS, Conversion, conversion_of
+from hybrid.images.gray import deep_gray_to_8_bit, is_deep_gray
+from hybrid.images.limits import LARGE, max_pixels, one_at_a_time, too_many_pixels
+from hybrid.images.magic import kind_of
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +30,21 @@ JpegReader = Callable[[bytes, Image.Image, int], Pixels | None]
 
 # Only these parsers see foreign bytes: Pillow knows dozens more, some of which start other programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+_FORMATS_TEXT = "JPEG, PNG, WebP, BMP, GIF, TIFF, HEIC and AVIF are read"
+# Brands of files made of boxes (ISO 14496-12); the common ones, mif1 and msf1, stand beside one of these or for HEIC.
+_AVIF = frozenset({b"avif", b"avis"})
+_HEIC = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"})
+# What a file that lacks its last bytes is continued with: where two of these give the same pixels, no pixel is missing.
+# The restart markers in them are for JPEGs that have such: libjpeg skips all else where it waits for one.
+_TAILS = tuple(
+    b"".join(hashlib.sha256(seed).digest().replace(b"\xff", b"\x7f") + bytes([0xFF, 0xD0 + mark]) for mark in marks)
+    for seed, marks in ((b"a", (0, 1, 2, 3, 4, 5, 6, 7)), (b"b", (4, 5, 6, 7, 0, 1, 2, 3)))
+)
+_END_OF_JPEG = b"\xff\xd9"
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_CUT_OFF = "the image is cut off"
+_LACKS_ITS_END = "the file lacks its last bytes, and no pixel"
 # By EXIF orientation: how the stored pixels (h, w, 3) become the upright ones.
 _TO_UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
     2: lambda rgb: rgb[:, ::-1],
@@ -47,15 +68,18 @@ class Scaled:
     extent : (float, float)
         How much of `rgb`, in its pixels from the top and from the left, the image fills: the last row and column of a
         JPEG whose sides cannot be divided stand for less than a whole pixel each.
+    note : str
+        For people: what is odd about the file, though its pixels could be read; else empty.
     """
 
     rgb: Pixels | torch.Tensor
     extent: tuple[float, float]
+    note: str = ""
 
     @classmethod
-    def whole(cls, rgb: Pixels | torch.Tensor) -> Scaled:
+    def whole(cls, rgb: Pixels | torch.Tensor, note: str = "") -> Scaled:
         """Pixels that all stand for themselves."""
-        return cls(rgb, (rgb.shape[0], rgb.shape[1]))
+        return cls(rgb, (rgb.shape[0], rgb.shape[1]), note)
 
     def to_picture(self) -> Image.Image:
         """Give the pixels as a PIL image."""
@@ -65,13 +89,13 @@ class Scaled:
 def decode(data: bytes) -> Image.Image:
     """Decode an image at full size; the reference for every decoder.
 
-    The EXIF orientation is applied, transparency is laid over white, gray of more than 8 bits is scaled to 8,
-    and of several frames or pages the first is taken.
+    The EXIF orientation is applied, colors are converted to sRGB by the image's profile, transparency is laid over
+    white, gray of more than 8 bits is scaled to 8, and of several frames or pages the first is taken.
 
     Parameters
     ----------
     data : bytes
-        An encoded JPEG, PNG, WebP, BMP, GIF or TIFF image.
+        An encoded JPEG, PNG, WebP, BMP, GIF, TIFF, HEIC or AVIF image.
 
     Returns
     -------
@@ -82,10 +106,9 @@ def decode(data: bytes) -> Image.Image:
     ------
     UnreadableImageError
         With a short reason, if the bytes are empty, cut off, damaged, not an image of these formats, or an image
-        of so many pixels that it looks like an attack (Pillow's limit).
+        of too many pixels (`hybrid.images.limits`).
     """
-    with _opened(data) as image:
-        return Image.fromarray(_upright_rgb(image))
+    return decode_scaled(data, None, lambda *_: None, ()).to_picture()
 
 
 def decode_scaled(data: bytes, min_side: int | None, read_jpeg: JpegReader, eighths: Sequence[int]) -> Scaled:
@@ -108,21 +131,36 @@ def decode_scaled(data: bytes, min_side: int | None, read_jpeg: JpegReader, eigh
     Scaled
         At full size the same pixels as `decode` gives; so are the errors.
     """
+    try:
+        return _decode_scaled(data, min_side, read_jpeg, eighths)
+    except UnreadableImageError as error:
+        if error.what != _CUT_OFF or (whole := _with_an_end(data)) is None:
+            raise
+        return replace(_decode_scaled(whole, min_side, read_jpeg, eighths), note=_LACKS_ITS_END)
+
+
+def _decode_scaled(data: bytes, min_side: int | None, read_jpeg: JpegReader, eighths: Sequence[int]) -> Scaled:
     with _opened(data) as image:
+        width, height = image.size
         # MPO: a JPEG with others behind it, as some phones write; the first is the image.
-        if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
-            width, height = image.size
-            turn = _TO_UPRIGHT.get(_orientation(image))
-            fitting = (k for k in eighths if min_side is not None and -(-min(width, height) * k // 8) >= min_side)
-            k = next(fitting, 8)
-            if turn is not None and (width * k % 8 or height * k % 8):
-                k = 8  # turned, the part of a pixel would stand at the wrong end
+        if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
+            return _whole(image, min_side, _missing_end(data, image))
+        turn = _TO_UPRIGHT.get(_orientation(image))
+        fitting = (k for k in eighths if min_side is not None and -(-min(width, height) * k // 8) >= min_side)
+        k = next(fitting, 8)
+        if turn is not None and (width * k % 8 or height * k % 8):
+            k = 8  # turned, the part of a pixel would stand at the wrong end
+        # A part of a baseline JPEG takes little memory.
+        with one_at_a_time(width * height if k == 8 or "progressive" in image.info else 0):
             rgb = read_jpeg(data, image, k)
-            if rgb is not None and turn is not None:
-                return Scaled.whole(np.ascontiguousarray(turn(rgb)))
-            if rgb is not None:
-                return Scaled(rgb, (height * k / 8, width * k / 8))
-        return Scaled.whole(_upright_rgb(image))
+        if rgb is None:
+            return _whole(image, min_side)
+        conversion, note = conversion_of(image), ""
+        if conversion is not None:
+            rgb, note = conversion.apply_to_array(rgb), conversion.note
+        if turn is not None:
+            return Scaled.whole(np.ascontiguousarray(turn(rgb)), note)
+        return Scaled(rgb, (height * k / 8, width * k / 8), note)
 
 
 def draft_jpeg(data: bytes, image: Image.Image, eighths: int) -> Pixels | None:
@@ -153,42 +191,162 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def _upright_rgb(image: Image.Image) -> Pixels:
+    rgb = _whole(image, None).rgb
+    return rgb if isinstance(rgb, np.ndarray) else rgb.numpy()
+
+
+def _whole(image: Image.Image, min_side: int | None, note: str = "") -> Scaled:
+    """Decode all pixels; a large image is made smaller at once, by whole numbers, if `min_side` allows it."""
     if 0 in image.size:
         raise UnreadableImageError(f"the image has no pixels ({image.width} x {image.height})")
-    image.load()
-    turn = _TO_UPRIGHT.get(_orientation(image))
-    # A copy: Pillow lends its memory for reading only, which torch warns of.
-    rgb = np.array(_to_rgb(image))
-    return rgb if turn is None else np.ascontiguousarray(turn(rgb))
+    with one_at_a_time(image.width * image.height):
+        image.load()
+        turn, conversion = _TO_UPRIGHT.get(_orientation(image)), conversion_of(image)
+        if image.width * image.height <= LARGE or min_side is None:
+            # A copy: Pillow lends its memory for reading only, which torch warns of.
+            rgb = np.array(_to_rgb(image, conversion))
+        else:
+            rgb = _reduced(image, conversion, max(1, min(image.size) // min_side))
+    note = note or (conversion.note if conversion else "")
+    return Scaled.whole(rgb if turn is None else np.ascontiguousarray(turn(rgb)), note)
+
+
+def _reduced(image: Image.Image, conversion: Conversion | None, factor: int) -> Pixels:
+    """Give means of `factor` x `factor` pixels, computed in strips: whole copies would take gigabytes."""
+    if is_deep_gray(image):
+        gray = Image.fromarray(deep_gray_to_8_bit(image))
+        image, gray.info = gray, image.info
+    rows = factor * max(1, 2**24 // (image.width * factor))
+    strips = (image.crop((0, top, image.width, min(image.height, top + rows))) for top in range(0, image.height, rows))
+    return np.concatenate([np.asarray(_to_rgb(strip, conversion).reduce(factor)) for strip in strips])
 
 
 @contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
     if not data:
         raise UnreadableImageError("the file is empty")
-    with _named_reasons(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+    max_pixels()
+    with _named_reasons(data), _open(data) as image:
         yield image
 
 
+def _open(data: bytes) -> Image.Image:
+    if data[4:8] != b"ftyp":
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        # Pillow does not read this chunk, which stands before the pixels; it counts more than a profile.
+        if image.format == "PNG" and (at := data.find(b"\0\0\0\x04cICP", 33, 65536)) > 0:
+            image.info[CODE_POINTS] = data[at + 8], data[at + 9], True
+        return image
+    brands = {data[8:12], *(data[at : at + 4] for at in range(16, min(int.from_bytes(data[:4]), 256), 4))}
+    if brands & _AVIF:
+        _require_avif()
+        image = Image.open(io.BytesIO(data), formats=("AVIF",))
+    elif brands & _HEIC:
+        _require_heif()
+        image = Image.open(io.BytesIO(data), formats=("HEIF",))
+    else:
+        raise UnidentifiedImageError
+    if (at := data.find(b"colrnclx", 0, 65536)) > 0:
+        primaries, transfer = (int.from_bytes(data[start : start + 2]) for start in (at + 8, at + 10))
+        image.info[CODE_POINTS] = primaries, transfer, False
+    return image
+
+
+def _require_avif() -> None:
+    from PIL import features
+
+    # Older versions do not even know the name.
+    if "avif" not in features.modules or not features.check("avif"):
+        raise UnreadableImageError("a photo in AVIF, which Pillow reads from 11.3 on: pip install -U pillow")
+
+
+def _require_heif() -> None:
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        raise UnreadableImageError(
+            "a photo in HEIC, as phones write it: pip install 'hybrid-classifier[heif]' (or convert it to JPEG)"
+        ) from error
+    register_heif_opener()
+
+
 @contextmanager
-def _named_reasons() -> Iterator[None]:
+def _named_reasons(data: bytes = b"") -> Iterator[None]:
     """Turn whatever Pillow raises into an UnreadableImageError with a reason for people."""
     try:
         yield
-    except UnreadableImageError:
+    except (UnreadableImageError, ConfigError):
         raise
     except UnidentifiedImageError as error:
-        raise UnreadableImageError(
-            "not an image, or damaged at its start (JPEG, PNG, WebP, BMP, GIF and TIFF are read)"
-        ) from error
+        raise UnreadableImageError(_unknown(data)) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UnreadableImageError("the image has too many pixels to be a photo") from error
+        raise UnreadableImageError(too_many_pixels(str(error))) from error
+    except MemoryError as error:
+        raise UnreadableImageError("the memory does not suffice to decode the image") from error
     # Pillow's parsers raise nearly every built-in exception on damaged bytes, and one bad file must not end a
     # run over a million.
     except Exception as error:
         reason = str(error) or type(error).__name__
-        cut_off = "truncated" in reason.lower()
-        raise UnreadableImageError("the image is cut off" if cut_off else f"the image is damaged: {reason}") from error
+        if _is_cut_off(reason, data):
+            raise UnreadableImageError(_CUT_OFF) from error
+        raise UnreadableImageError(f"the image is damaged: {' '.join(reason.split())[:150]}") from error
+
+
+def _unknown(data: bytes) -> str:
+    """Say what bytes are that no parser knows."""
+    if data.startswith(_BEGINNINGS) or (data[4:8] == b"ftyp" and data[8:12] in _AVIF | _HEIC):
+        return "the image is damaged at its start, or cut off before its pixels"
+    kind = kind_of(data)
+    return f"not an image but {kind}" if kind else f"not an image, or damaged at its start ({_FORMATS_TEXT})"
+
+
+def _is_cut_off(reason: str, data: bytes) -> bool:
+    words = reason.lower()
+    if data[:4] == b"RIFF" and 8 + int.from_bytes(data[4:8], "little") > len(data):
+        return True
+    return "truncated" in words or "unexpected end of file" in words
+
+
+def _with_an_end(data: bytes) -> bytes | None:
+    """Complete a file that lacks its last bytes, if all of its pixels are there; else None."""
+    is_jpeg = data.startswith(b"\xff\xd8")
+    if is_jpeg and not _has_all_scans(data):
+        return None
+    # The first half of a marker would make one with the byte that follows.
+    start, end = (data.rstrip(b"\xff"), _END_OF_JPEG) if is_jpeg else (data, b"")
+    tried = [start + tail + end for tail in _TAILS]
+    try:
+        first, second = map(_pixels, tried)
+    except UnreadableImageError:
+        return None
+    return tried[0] if np.array_equal(first, second) else None
+
+
+def _pixels(data: bytes) -> Pixels:
+    with _opened(data) as image:
+        return _upright_rgb(image)
+
+
+def _has_all_scans(data: bytes) -> bool:
+    """Whether the scans that a JPEG begins hold every bit of every coefficient: a progressive one may lack the last."""
+    at, components, finished = 2, 0, set[tuple[int, int]]()
+    while (found := _MARKER.search(data, at)) is not None:
+        marker, body = data[found.start() + 1], found.end() + 2
+        at = found.end() + max(2, int.from_bytes(data[found.end() : body]))
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            components = data[body + 5] if body + 5 < len(data) else 0
+        elif marker == 0xDA and at <= len(data):
+            parts = data[body]
+            first, last, bits = data[body + 1 + 2 * parts : body + 4 + 2 * parts]
+            if bits & 15 == 0:
+                ids = (data[body + 1 + 2 * part] for part in range(parts))
+                finished |= {(component, k) for component in ids for k in range(first, last + 1)}
+    return components > 0 and len(finished) == 64 * components
+
+
+def _missing_end(data: bytes, image: Image.Image) -> str:
+    """Say if a PNG, which Pillow reads without its end, lacks it."""
+    return _LACKS_ITS_END if image.format == "PNG" and data.rfind(b"IEND") < 0 else ""
 
 
 def _orientation(image: Image.Image) -> int:
@@ -200,33 +358,20 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return Image.fromarray(_deep_gray_to_8_bit(image)).convert("RGB")
-    if image.mode == "La":  # Pillow's only way from here to RGB
+def _to_rgb(image: Image.Image, conversion: Conversion | None = None) -> Image.Image:
+    if is_deep_gray(image):
+        image = Image.fromarray(deep_gray_to_8_bit(image))
+    elif image.mode == "La":  # Pillow's only way from here to RGB
         image = image.convert("LA")
+    alpha = None
     if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        white.alpha_composite(image.convert("RGBA"))
-        return white.convert("RGB")
-    return image.convert("RGB")
-
-
-def _deep_gray_to_8_bit(image: Image.Image) -> Pixels:
-    """Scale gray of 12, 16 or 32 bits, or floating point, to 0..255 (Pillow's own conversion clips it).
-
-    Whole numbers of up to 16 bits are scaled by their white; floating point is taken as 0..1, else as 0..255.
-    Where the values leave these ranges no white is known: they are stretched from lowest to highest.
-    """
-    values = np.asarray(image).astype(np.float64)
-    values[~np.isfinite(values)] = 0.0
-    low, high = float(values.min()), float(values.max())
-    bits, inverted = 16, False
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        # Pillow leaves deep gray as it was stored: 12 bits in the range of 16, 0 for white where so marked.
-        bits = 12 if image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE) == (12,) else 16
-        inverted = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
-    whites = (1.0, 255.0) if image.mode == "F" else (2.0**bits - 1,)
-    black, white = next(((0.0, white) for white in whites if low >= 0 and high <= white), (low, high))
-    scaled = np.rint((values - black) * (255.0 / ((white - black) or 1.0)))
-    return (255 - scaled if inverted else scaled).astype(np.uint8)
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+    if conversion is not None:
+        image = conversion.apply(image)
+    if alpha is None:
+        return image.convert("RGB")
+    image.putalpha(alpha)
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image)
+    return white.convert("RGB")

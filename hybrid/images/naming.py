@@ -13,7 +13,7 @@ from hybrid.images.records import ImageRecord
 Found = tuple[list[ImageRecord], list[str]]
 """What one source yields: its records, and notes on what was left out or looks odd."""
 
-IMAGE_ENDINGS = ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff")
+IMAGE_ENDINGS = ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "heic", "heif", "avif")
 IMAGE_ENDINGS_TEXT = " ".join(f".{name}" for name in IMAGE_ENDINGS)
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 

@@ -15,6 +15,7 @@ batch on the device makes no difference here.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,11 +23,15 @@ from typing import Any, TypeAlias
 
 from PIL import Image
 
-from hybrid.errors import UnreadableImageError
+from hybrid.errors import HybridWarning, UnreadableImageError
 from hybrid.images.decode import Scaled
 from hybrid.images.decoders import AnyDecoder, BatchDecoder, choose_decoder
+from hybrid.images.naming import plural
 from hybrid.images.records import ImageRecord
 from hybrid.images.stream import ahead, batched, default_workers, ordered_map
+
+# Images that a warning names.
+_NAMED = 5
 
 Prepare: TypeAlias = Callable[[Scaled, ImageRecord], Any]
 
@@ -50,6 +55,8 @@ class ReadImage:
         What `prepare` made of it; None if its content is known or it cannot be used.
     reason : str
         Why it cannot be used; empty if it can.
+    note : str
+        What is odd about it, though it can be used; empty for nearly all.
     """
 
     record: ImageRecord
@@ -57,6 +64,7 @@ class ReadImage:
     size: int = 0
     prepared: Any = None
     reason: str = ""
+    note: str = ""
 
     def error(self, fix: str | None = None) -> UnreadableImageError:
         """The reason as an error for those who cannot go on without this image."""
@@ -97,7 +105,35 @@ def read_each(
     ------
     ReadImage
         One for each record. Images that cannot be read have a reason instead of raising an error.
+
+    Warns
+    -----
+    HybridWarning
+        At the end, which images have a note.
     """
+    noted: list[str] = []
+    count = 0
+    for image in _read_each(records, prepare, min_side, known, batch_size, workers, decoder):
+        if image.note:
+            count += 1
+            noted += [f"{image.record.path} ({image.note})"] if len(noted) < _NAMED else []
+        yield image
+    if count:
+        more = f" and {count - len(noted)} more" if count > len(noted) else ""
+        warnings.warn(
+            f"{plural(count, 'photo')} read with a note: {'; '.join(noted)}{more}", HybridWarning, stacklevel=2
+        )
+
+
+def _read_each(
+    records: Iterable[ImageRecord],
+    prepare: Prepare | None,
+    min_side: int | None,
+    known: Collection[str],
+    batch_size: int,
+    workers: int | None,
+    decoder: AnyDecoder | None,
+) -> Iterator[ReadImage]:
     decoder = decoder or choose_decoder()[0]
     threads = workers or default_workers()
     fetch = partial(_fetch, known=known if prepare else None)
@@ -180,6 +216,8 @@ def _fetch(record: ImageRecord, known: Collection[str] | None) -> _Fetched:
         return ReadImage(record, reason=error.strerror or str(error)), None
     except UnreadableImageError as error:
         return ReadImage(record, reason=error.what), None
+    except MemoryError:
+        return ReadImage(record, reason="the memory does not suffice to read the file"), None
     sha256 = hashlib.sha256(data).hexdigest()
     return ReadImage(record, sha256, len(data)), None if known is None or sha256 in known else data
 
@@ -193,7 +231,7 @@ def _finish(
     for image, data in fetched:
         decoded = None if data is None else next(pixels)
         if isinstance(decoded, Scaled):
-            image = replace(image, prepared=prepare(decoded, image.record))
+            image = replace(image, prepared=prepare(decoded, image.record), note=decoded.note)
         elif decoded is not None:
             image = ReadImage(image.record, reason=decoded.what)
         images.append(image)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import os
+import stat
 from dataclasses import dataclass
-from pathlib import Path
+
+from hybrid.errors import UnreadableImageError
+from hybrid.images.limits import MAX_PIXELS, max_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +51,32 @@ class ImageRecord:
         ------
         OSError
             If the file or shard cannot be read.
+        UnreadableImageError
+            If it is not a file, such as a pipe or a device, which nobody may wait for, or too large for an image.
         """
-        if self.container is None:
-            return Path(self.path).read_bytes()
-        with Path(self.container).open("rb") as shard:
-            shard.seek(self.offset)
-            return shard.read(self.size)
+        # Without waiting: opening a pipe that nobody writes to would last for ever. Not buffered: it is read at once.
+        with open(self.container or self.path, "rb", buffering=0, opener=_open_at_once) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise UnreadableImageError("not a file but a pipe, a socket or a device")
+            size = status.st_size if self.container is None else min(self.size, status.st_size - self.offset)
+            if size > max_bytes():
+                raise UnreadableImageError(
+                    f"the file is too large for an image: {size / 2**30:.1f} GiB, the limit is "
+                    f"{max_bytes() / 2**30:.1f} GiB ({MAX_PIXELS} raises it)"
+                )
+            if self.container is not None:
+                file.seek(self.offset)
+            return _read(file, max(0, size))
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _read(file: io.FileIO, size: int) -> bytes:
+    """Read so many bytes, or as many as there are."""
+    data = file.read(size)
+    while len(data) < size and (more := file.read(size - len(data))):  # one call reads 2 GiB at most
+        data += more
+    return data

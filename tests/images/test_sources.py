@@ -87,11 +87,11 @@ def test_images_beside_class_folders_have_no_label_and_a_note(tmp_path, touch):
 
 
 def test_hidden_is_skipped_silently_and_other_endings_are_counted(tmp_path, touch):
-    for name in (".hidden.jpg", ".cache/a.jpg", "cat/.b.jpg", "cat/c.jpg", "cat/d.txt", "e.TXT", "f.heic", "README"):
+    for name in (".hidden.jpg", ".cache/a.jpg", "cat/.b.jpg", "cat/c.jpg", "cat/d.txt", "e.TXT", "f.raw", "README"):
         touch(tmp_path / name)
     assert found(tmp_path) == {"cat/c.jpg": ("cat", None)}
     assert scan([tmp_path]).notes == (
-        f"{tmp_path}: 4 files with other endings left out: 2 .txt, 1 without ending, 1 .heic",
+        f"{tmp_path}: 4 files with other endings left out: 2 .txt, 1 without ending, 1 .raw",
     )
 
 
@@ -163,7 +163,7 @@ def test_order_is_by_source_then_path_and_each_image_counts_once(tmp_path, touch
 
 def test_no_source(tmp_path, touch):
     (tmp_path / "empty").mkdir()
-    for file in ("notes.txt", "noending", "other/a.heic", "other/cat/b.heic", "s.tar.gz", "s.TGZ"):
+    for file in ("notes.txt", "noending", "other/a.raw", "other/cat/b.raw", "s.tar.gz", "s.TGZ"):
         touch(tmp_path / file)
     for name, message in (
         ("missing", "does not exist"),
@@ -171,7 +171,7 @@ def test_no_source(tmp_path, touch):
         ("notes.txt", r"not a source of photos(.|\n)*got: .*\.txt"),
         ("noending", "without ending"),
         ("empty", "No photo was found"),
-        ("other", r"No photo was found(.|\n)*2 \.heic"),
+        ("other", r"No photo was found(.|\n)*2 \.raw"),
         ("s.tar.gz", r"compressed(.|\n)*gunzip"),
         ("s.TGZ", r"compressed(.|\n)*gunzip"),
     ):
