@@ -42,7 +42,16 @@ _TAILS = tuple(
 )
 _END_OF_JPEG = b"\xff\xd9"
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
-_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# Of formats that are read: by the first bytes.
+_BEGINNINGS = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG": "PNG",
+    b"GIF8": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+}
 _CUT_OFF = "the image is cut off"
 _LACKS_ITS_END = "the file lacks its last bytes, and no pixel"
 # By EXIF orientation: how the stored pixels (h, w, 3) become the upright ones.
@@ -257,7 +266,7 @@ def _require_avif() -> None:
 
     # Older versions do not even know the name.
     if "avif" not in features.modules or not features.check("avif"):
-        raise UnreadableImageError("a photo in AVIF, which Pillow reads from 11.3 on: pip install -U pillow")
+        raise UnreadableImageError("an AVIF image, which Pillow reads from 11.3 on: pip install -U pillow")
 
 
 def _require_heif() -> None:
@@ -265,7 +274,7 @@ def _require_heif() -> None:
         from pillow_heif import register_heif_opener
     except ImportError as error:
         raise UnreadableImageError(
-            "a photo in HEIC, as phones write it: pip install 'hybrid-classifier[heif]' (or convert it to JPEG)"
+            "a HEIC image, as phones write it: pip install 'hybrid-classifier[heif]' (or convert it to JPEG)"
         ) from error
     register_heif_opener()
 
@@ -294,8 +303,13 @@ def _named_reasons(data: bytes = b"") -> Iterator[None]:
 
 def _unknown(data: bytes) -> str:
     """Say what bytes are that no parser knows."""
-    if data.startswith(_BEGINNINGS) or (data[4:8] == b"ftyp" and data[8:12] in _AVIF | _HEIC):
-        return "the image is damaged at its start, or cut off before its pixels"
+    known = next((name for start, name in _BEGINNINGS.items() if data.startswith(start)), None)
+    if data[4:8] == b"ftyp" and data[8:12] in _AVIF | _HEIC:
+        known = "AVIF" if data[8:12] in _AVIF else "HEIC"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        known = "WebP"
+    if known is not None:
+        return f"a {known} image that is damaged at its start, or cut off before its pixels"
     kind = kind_of(data)
     return f"not an image but {kind}" if kind else f"not an image, or damaged at its start ({_FORMATS_TEXT})"
 
