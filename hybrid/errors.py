@@ -74,7 +74,7 @@ class MetricError(HybridError):
 
 
 class FileError(HybridError):
-    """The system does not let a file or folder be read or written: no permission, a full disk, a folder in its place."""
+    """The system lets no one read or write a file or folder: no permission, a full disk, a folder in its place."""
 
 
 class MissingExtraError(HybridError):
