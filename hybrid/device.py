@@ -20,7 +20,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-# More at once is no faster on two cores (benchmarks/RESULTS.md), and waits longer for its first answer.
+# More at once is no faster on two cores (docs/results/speed.md), and waits longer for its first answer.
 CPU_BATCH = 32
 LARGEST_BATCH = 256
 PROBE = 8

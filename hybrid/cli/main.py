@@ -17,7 +17,7 @@ from hybrid.errors import HybridError, HybridWarning
 
 DEBUG = "HYBRID_DEBUG"
 # Must be set before torch loads OpenMP. Threads that spin while they wait take the cores from the threads that decode
-# images, and from anything else that runs on a laptop (figures in benchmarks/RESULTS.md).
+# images, and from anything else that runs on a laptop (figures in docs/results/speed.md).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # How many collections of the middle generation go before one of all objects; Python's own default is 10.
 COLLECT_ALL_AFTER = 100

@@ -15,7 +15,7 @@ from hybrid.index.rows import Ids, RowState, VectorRows
 from hybrid.index.store import EmbeddingStore
 
 # Exact search among so many vectors of 512 floats answers a query in less than 0.1 s, and 100 in 1 to 2 s, on two cores
-# (benchmarks/scale.py): no slower than their images are embedded. IVF lists would be faster, but not always right.
+# (benchmarks.scale): no slower than their images are embedded. IVF lists would be faster, but not always right.
 EXACT_UP_TO = 150_000
 # IVF lists are made anew once this share of the vectors that they were made for came or went.
 MAX_CHANGES = 0.5

@@ -5,12 +5,15 @@ default as DEFAULTS, and has a fixture `arrays`.
 """
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 def unit(vectors):
@@ -111,14 +114,14 @@ def command(request, arrays, tmp_path_factory):
     """The benchmark in a process of its own: its JSON, what it printed, the modules that it loaded."""
     folder = tmp_path_factory.mktemp("command")
     np.savez(folder / "vectors.npz", **arrays)
-    script = Path(request.module.BENCHMARK.__file__)
-    words = [script.name, "--embeddings", "vectors.npz", "--json", "out.json", *request.module.DEFAULTS]
+    package = request.module.BENCHMARK.__package__
+    words = [package, "--embeddings", "vectors.npz", "--json", "out.json", *request.module.DEFAULTS]
     code = (
-        f"import runpy, sys; sys.path.insert(0, {str(script.parent)!r}); sys.argv = {words!r}\n"
-        f"runpy.run_path({str(script)!r}, run_name='__main__')\n"
+        f"import runpy, sys; sys.argv = {words!r}\n"
+        f"runpy.run_module({package!r}, run_name='__main__', alter_sys=True)\n"
         "print('loaded:', *sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     printed, _, loaded = done.stdout.rpartition("loaded:")
     return json.loads((folder / "out.json").read_text(encoding="utf-8")), printed, set(loaded.split())

@@ -1,4 +1,4 @@
-"""benchmarks/audit.py on a small world of vectors: its lists, its figures against a hand count, what it refuses."""
+"""benchmarks.audit on a small world of vectors: its lists, its figures against a hand count, what it refuses."""
 
 import json
 from pathlib import Path
@@ -8,11 +8,8 @@ import pytest
 from PIL import Image
 from sklearn.metrics import average_precision_score
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-import audit  # noqa: E402
-
-from hybrid.tools.audit.probabilities import ZeroShot  # noqa: E402
+from benchmarks.audit import __main__ as audit
+from hybrid.tools.audit.probabilities import ZeroShot
 
 CLASSES, SHOTS, DIM = 6, 10, 16
 

@@ -2,14 +2,16 @@
 
 import json
 
-import few_shot_figure
-import gzsl_figure
 import pytest
-import throughput_figure
-import throughput_table as names
-from gzsl_figure import OWN, PEER
 from matplotlib.colors import to_hex
 from PIL import Image
+
+from benchmarks import figures
+from benchmarks.few_shot import figure as few_shot_figure
+from benchmarks.gzsl import figure as gzsl_figure
+from benchmarks.kit.figure import OWN, PEER
+from benchmarks.throughput import figure as throughput_figure
+from benchmarks.throughput import table as names
 
 RATES = {names.BUILD: 36.0, names.DATALOADER: 15.0, names.CEILING: 38.0, names.PREDICT: 35.0, "decode 12 MP: x": 70.0}
 WHITE = (255, 255, 255)
@@ -43,31 +45,43 @@ FEW_SHOT = {
 }
 
 
+COMPARE = {"results": [{"name": "whole", "trainable": 2_930_000, "accuracy": 0.885}]}
+OF = {"gate": GZSL, "few_shot": FEW_SHOT, "speed": {"rates": RATES, "device": "cpu"}, "compare": COMPARE}
+
+
 @pytest.fixture
 def picture(tmp_path):
-    """Write the JSON, run the module on it, open the picture."""
+    """Write the JSON, draw a figure of it, open the picture."""
 
-    def picture(module, found, *options, files=1):
-        file, out = tmp_path / "found.json", tmp_path / "picture.png"
+    def picture(figure, found):
+        file = tmp_path / "found.json"
         file.write_text(found if isinstance(found, str) else json.dumps(found))
-        module.main([*[str(file)] * files, "--out", str(out), *options])
-        with Image.open(out) as image:
+        figures.main([figure, "--json", str(file), "--name", "Gaussians", "--out", str(tmp_path)])
+        with Image.open(tmp_path / f"{figure}.png") as image:
             return image.convert("RGB")
 
     return picture
 
 
-def test_gzsl_picture(picture):
-    single = picture(gzsl_figure, GZSL, "--names", "Gaussians")
-    assert single.width == 1600
-    assert single.getpixel((2, 2)) == WHITE
-    assert OWN in {to_hex([part / 255 for part in color]) for _, color in single.getcolors(maxcolors=1 << 20)}
-    double = picture(gzsl_figure, GZSL, "--names", "one", "other", files=2)
-    assert double.height == pytest.approx(2 * single.height, abs=2)
+@pytest.mark.parametrize("figure", figures.PICTURES)
+def test_pictures(picture, figure):
+    image = picture(figure, OF[figure])
+    assert image.getpixel((2, 2)) == WHITE
+    assert figure == "compare" or OWN in {
+        to_hex([part / 255 for part in color]) for _, color in image.getcolors(maxcolors=1 << 20)
+    }
+
+
+def test_the_published_figures_can_be_drawn(tmp_path):
+    """Each from the data in the docs; the pictures there are these."""
+    figures.main(["--out", str(tmp_path)])
+    for figure in figures.PICTURES:
+        with Image.open(tmp_path / f"{figure}.png") as drawn, Image.open(figures.DOCS / f"{figure}.png") as published:
+            assert drawn.size == published.size
 
 
 def test_gzsl_rows_stand_by_harmonic_mean():
-    left, right = gzsl_figure.draw({"Gaussians": GZSL}).axes
+    left, right = gzsl_figure.draw("Gaussians", GZSL).axes
     assert [label.get_text() for label in left.get_yticklabels()] == ["CLIP alone", "zero-shot mass gate", "hybrid"]
     assert [text.get_text() for text in left.texts] == [".800", ".850", ".900"]
     assert [text.get_text() for text in right.texts] == [".100", ".010", ".020"]
@@ -91,35 +105,38 @@ def test_labels_do_not_overlap():
     assert placed == pytest.approx([0.3, 0.25, 0.2, 0.9])
 
 
-def test_without_three_ways_one_panel(picture):
-    image = picture(few_shot_figure, FEW_SHOT | {"three_way": None})
-    assert image.width == few_shot_figure.WIDTH / 2 * few_shot_figure.DPI
-    assert image.getpixel((2, 2)) == WHITE
+def test_without_three_ways_one_panel():
+    assert len(few_shot_figure.draw("Gaussians", FEW_SHOT | {"three_way": None}).axes) == 1
 
 
-def test_throughput_bars(picture):
-    build, predict = throughput_figure.draw(RATES, "a machine").axes
+def test_throughput_bars():
+    build, predict = throughput_figure.draw("photos", {"rates": RATES, "device": "a machine"}).axes
     assert [bar.get_width() for bar in build.patches] == [15.0, 36.0, 38.0]
     assert [to_hex(bar.get_facecolor()) for bar in build.patches] == [to_hex(color) for color in (PEER, OWN, PEER)]
     assert [bar.get_width() for bar in predict.patches] == [35.0]
-    assert picture(throughput_figure, {"rates": RATES, "device": "cpu"}).getpixel((2, 2)) == WHITE
 
 
 LACKING = GZSL | {"methods": GZSL["methods"] | {"mass": {"harmonic_mean": 0.8, "ece": None}}}
 
 
 @pytest.mark.parametrize(
-    ("module", "content", "message"),
+    ("figure", "content", "message"),
     [
-        (gzsl_figure, LACKING, "lacks figures of mass"),
-        (gzsl_figure, "[]", "is not what"),
-        (throughput_figure, "{}", "is not what benchmarks"),
-        *[
-            (few_shot_figure, content, r"is not what benchmarks/few_shot\.py writes")
-            for content in ("{}", "[]", "no json", '{"methods": {"hybrid": {}}, "shots": [1]}')
-        ],
+        ("gate", LACKING, "no figures of mass"),
+        ("gate", "[]", "holds no figures"),
+        ("speed", "{}", r"is not what benchmarks\.throughput writes"),
+        ("compare", '{"results": [{}]}', "is not what hybrid compare writes"),
+        ("few_shot", "no json", "cannot read"),
+        ("few_shot", '{"methods": {"hybrid": {}}, "shots": [1]}', r"is not what benchmarks\.few_shot writes"),
     ],
 )
-def test_another_file(picture, module, content, message):
+def test_another_file(picture, figure, content, message):
     with pytest.raises(SystemExit, match=message):
-        picture(module, content)
+        picture(figure, content)
+
+
+@pytest.mark.parametrize("words", [["gait"], ["--json", "x.json"], ["gate", "speed", "--name", "x"]])
+def test_wrong_options(words):
+    with pytest.raises(SystemExit) as caught:
+        figures.main(words)
+    assert caught.value.code == 2

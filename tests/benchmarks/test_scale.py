@@ -1,4 +1,4 @@
-"""benchmarks/scale.py: what is drawn, what is measured, and when it refuses."""
+"""benchmarks.scale: what is drawn, what is measured, and when it refuses."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections import namedtuple
 
 import numpy as np
 import pytest
-import scale
-import scale_parts
-from scale_parts import Run, draw
 
+from benchmarks.scale import __main__ as scale
+from benchmarks.scale import measure
+from benchmarks.scale.measure import Run, draw
 from hybrid.index import faiss_build
 from hybrid.index.store import EmbeddingStore
 
@@ -18,9 +18,9 @@ from hybrid.index.store import EmbeddingStore
 @pytest.fixture
 def few(monkeypatch):
     """A run in a second."""
-    monkeypatch.setattr(scale_parts, "SMALL_ROWS", 64)
-    monkeypatch.setattr(scale_parts, "REPEATS", 1)
-    monkeypatch.setattr(scale_parts, "ROUNDS", 1)
+    monkeypatch.setattr(measure, "SMALL_ROWS", 64)
+    monkeypatch.setattr(measure, "REPEATS", 1)
+    monkeypatch.setattr(measure, "ROUNDS", 1)
 
 
 def all_of(*arguments, **options):
@@ -71,20 +71,20 @@ def test_the_store_holds_the_rows_and_cells_are_measured_too(few, tmp_path, monk
     monkeypatch.setattr(faiss_build, "EXACT_UP_TO", 900)
     monkeypatch.setattr("hybrid.index.ivf.MIN_LISTS_PER_PROBE", 1)
     run = Run(tmp_path, 1500, 16)
-    scale_parts.fill(run)
+    measure.fill(run)
     with EmbeddingStore(run.store) as store:
-        assert len(store.rows(scale_parts.ENCODER).ids()) == len(store.images()) == 1500
-    found = scale_parts.searches(run)
-    assert scale_parts.read_note(run.index).kind == "cells"
+        assert len(store.rows(measure.ENCODER).ids()) == len(store.images()) == 1500
+    found = measure.searches(run)
+    assert measure.read_note(run.index).kind == "cells"
     assert 0.9 < found["recall_at_10"] < 1
-    scale_parts.changes(run)
+    measure.changes(run)
     with EmbeddingStore(run.store) as store:
-        assert len(store.rows(scale_parts.ENCODER).ids()) == 1500
+        assert len(store.rows(measure.ENCODER).ids()) == 1500
 
 
 def test_no_room_is_said_before_anything_is_made(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(scale.shutil, "disk_usage", lambda place: usage(10**10, 0, 10**6))
+    monkeypatch.setattr(measure.shutil, "disk_usage", lambda place: usage(10**10, 0, 10**6))
     with pytest.raises(SystemExit, match=r"100,000 rows need 0\.7 GB in .*, and 0\.0 GB are free"):
         scale.main(["--rows", "100000", "--folder", str(tmp_path)])
     assert list(tmp_path.iterdir()) == []

@@ -1,9 +1,9 @@
-"""benchmarks/world_vectors.py: the same vectors each time, and which classes they show."""
+"""benchmarks.kit.world_vectors: the same vectors each time, and which classes they show."""
 
 import numpy as np
 import pytest
-import world_vectors
 
+from benchmarks.kit import world_vectors
 from hybrid.demo.animals import demo_classes, training_animals
 
 

@@ -102,7 +102,7 @@ def judge(embeddings: FloatArray, target: Indices, zero_shot: ZeroShot | None = 
 
     Confident learning counts how many labels are wrong: images that another class claims more surely than it claims
     its own images on average. So many, of the lowest self-confidence, are held to be wrong. (Better on changed
-    labels of Caltech-101 than cleanlab's default way to choose: benchmarks/audit.py.)
+    labels of Caltech-101 than cleanlab's default way to choose: benchmarks.audit.)
 
     Parameters
     ----------

@@ -212,7 +212,7 @@ def _encoder_overlay(classifier: FittedClassifier, image: _Image, wanted: int) -
         return encoder.batch([encoder.prepare(picture, image.record)]).float()
 
     # Integrated gradients serve every tower, and on drawn animals they point best of all methods offered here
-    # (benchmarks/explain_pointing.py).
+    # (benchmarks.explain).
     return _overlay("encoder", name, image, prepare, partial(attribute, model, target=0, method="integrated-gradients"))
 
 

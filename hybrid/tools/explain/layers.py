@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 # Smallest side of a map that Grad-CAM reads, where the network has one that large: 7 is what most networks end in at
-# 224 pixels. At 64 pixels they end in 2 x 2, which points nowhere (figures in benchmarks/explain_pointing.py).
+# 224 pixels. At 64 pixels they end in 2 x 2, which points nowhere (figures in docs/results/explain.md).
 LEAST_SIDE = 7
 MOST_PREFIX_TOKENS = 16
 
