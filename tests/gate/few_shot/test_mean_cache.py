@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from few_shot_experts.tip_adapter import TipAdapter
+from benchmarks.few_shot.peers import TipAdapter
 
 from hybrid.gate.few_shot.mean_cache import MeanCache
 

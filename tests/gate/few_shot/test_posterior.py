@@ -6,8 +6,7 @@ import sys
 import numpy as np
 import pytest
 import scipy.optimize
-from few_shot_experts.gda import GDA
-from few_shot_experts.zero_shot import ZeroShot
+from benchmarks.few_shot.peers import GDA, ZeroShot
 from scipy.special import logsumexp
 from sklearn.covariance import ledoit_wolf
 
