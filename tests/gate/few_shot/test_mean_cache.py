@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from benchmarks.few_shot.peers import TipAdapter
 
+from benchmarks.few_shot.peers import TipAdapter
 from hybrid.gate.few_shot.mean_cache import MeanCache
 
 SCALE = 40.0

@@ -6,10 +6,10 @@ import sys
 import numpy as np
 import pytest
 import scipy.optimize
-from benchmarks.few_shot.peers import GDA, ZeroShot
 from scipy.special import logsumexp
 from sklearn.covariance import ledoit_wolf
 
+from benchmarks.few_shot.peers import GDA, ZeroShot
 from hybrid.gate.few_shot import posterior
 from hybrid.gate.few_shot.posterior import WEIGHTS, Posterior
 
