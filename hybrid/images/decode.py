@@ -53,7 +53,7 @@ _BEGINNINGS = {
     b"MM\0+": "TIFF",
 }
 _CUT_OFF = "the image is cut off"
-_LACKS_ITS_END = "the file lacks its last bytes, and no pixel"
+_LACKS_ITS_END = "its last bytes are missing, all pixels are there"
 # By EXIF orientation: how the stored pixels (h, w, 3) become the upright ones.
 _TO_UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
     2: lambda rgb: rgb[:, ::-1],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 from collections.abc import Callable
 from itertools import product
 from unittest.mock import Mock
@@ -11,9 +12,11 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
-from hybrid.errors import UnreadableImageError
+from hybrid.errors import ConfigError, UnreadableImageError
+from hybrid.images import decode as decode_module
+from hybrid.images import limits
 from hybrid.images.decode import Scaled, decode
 from hybrid.images.decoders import Decoder, LibjpegTurbo, Pillow
 
@@ -198,6 +201,13 @@ def test_deep_gray_is_scaled(encode):
     # 12 bits, two samples in three bytes: 0xFFF and 0x800 of 4095.
     tiff = encode(Image.frombytes("L", (3, 1), bytes([0xFF, 0xF8, 0x00])), "TIFF")
     assert pixels(patch_tag(patch_tag(tiff, 256, 2), 258, 12)).tolist() == [[[255] * 3, [128] * 3]]
+    # The white of 10, 12 and 14 bits, where the file says it (TIFF), and where the values do.
+    for white in (1023, 4095, 16383):
+        values = np.array([[0, white // 4, white // 2, white]], np.uint16)
+        for fmt in ("PNG", "TIFF"):
+            assert pixels(encode(Image.fromarray(values), fmt))[0, :, 0].tolist() == [0, 64, 127, 255]
+    dark = encode(Image.fromarray(np.array([[0, 100, 511]], np.uint16)), "TIFF", tiffinfo={281: 1023})
+    assert pixels(dark)[0, :, 0].tolist() == [0, 25, 127]
     for kind, values, expected in (
         (np.int32, [-1000, 0, 1_000_000, 2_000_000], [0, 0, 128, 255]),  # beyond 16 bits it is stretched
         (np.float32, [0.0, 0.25, 0.5, 1.0], [0, 64, 128, 255]),
@@ -394,6 +404,43 @@ def test_truncated(encode, fmt):
             decode(data[: int(len(data) * share)])
 
 
+def test_a_file_is_read_without_its_end_while_all_pixels_are_there(picture, encode, decoder):
+    """Whatever is read of a cut file has the pixels of the whole, and says that its end is missing."""
+    for fmt, options in (
+        ("JPEG", {"quality": 90}),
+        ("JPEG", {"quality": 90, "progressive": True}),
+        ("JPEG", {"quality": 90, "restart_marker_blocks": 2}),
+        ("PNG", {}),
+        ("GIF", {}),
+        ("WEBP", {}),
+        ("BMP", {}),
+    ):
+        whole, read = encode(picture(37, 21), fmt, **options), []
+        for missing in (*range(1, 70), len(whole) // 3):
+            found = outcome(decoder.decode, whole[:-missing])
+            if isinstance(found, bytes):
+                assert found == decode(whole).tobytes(), (fmt, options, missing)
+                read.append(missing)
+            else:
+                assert found == "the image is cut off", (fmt, options, missing)
+        assert 1 in read, (fmt, options)
+        assert read == [1, 2] if fmt == "JPEG" else len(read) <= 22, (fmt, options)
+        note = "its last bytes are missing, all pixels are there"
+        assert fmt in ("GIF", "BMP") or decoder.decode(whole[: -max(read)]).note == note
+    half = decoder.decode(encode(picture(64, 48))[:-2], 24)
+    assert (half.extent, half.note) == ((24, 32), "its last bytes are missing, all pixels are there")
+    assert decoder.decode(encode(picture(64, 48)), 24).note == ""
+
+
+def test_a_progressive_jpeg_without_its_last_scans_is_cut_off(picture, encode, decoder):
+    """Cut where a scan ends it is a whole file, of fewer details."""
+    whole = encode(picture(61, 47), progressive=True)
+    scans = [at for at in range(len(whole)) if whole[at : at + 2] == b"\xff\xda"]
+    assert len(scans) > 5
+    for end in scans[2:]:
+        assert outcome(lambda data: decoder.decode(data, 8), whole[:end]) == "the image is cut off"
+
+
 def test_a_jpeg_that_is_cut_off_gives_the_same_reason_everywhere(picture, encode, decoder):
     whole = encode(picture(61, 47), quality=90)
     for end in range(1, len(whole) - 2, 9):
@@ -423,10 +470,60 @@ def test_damaged_bytes_are_judged_alike_and_raise_nothing_else(picture, encode, 
     assert fmt != "JPEG" or reasons < 130
 
 
+def test_the_reason_says_what_a_file_is(monkeypatch):
+    boxes = b"\0\0\0\x18ftyp%s\0\0\0\0mif1%s"
+    for data, reason in (
+        (b"<!DOCTYPE html><html><body>404", "an HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1", "git lfs pull"),
+        (b'{"error": "not found"}', "not an image but JSON"),
+        (b"%PDF-1.7", "a PDF document"),
+        (b"PK\x03\x04" + b"\0" * 40, "a ZIP archive"),
+        (boxes % (b"isom", b"mp41"), "a video"),
+        (b"P5 2 2 255 \0\0\0\0", "a PBM, PGM or PPM image"),
+        (b"\0" * 4096, "zeros alone"),
+        (b"\x89PNG\r\n\x1a\n", "a PNG image that is damaged"),
+        (bytes(range(200, 256)), "not an image, or damaged at its start"),
+    ):
+        assert reason in str(outcome(decode, data)), data
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    for major, other in ((b"heic", b"heic"), (b"mif1", b"heic")):
+        reason = outcome(decode, boxes % (major, other) + b"\0" * 200)
+        assert reason.startswith("a HEIC image, as phones write it: pip install 'hybrid-classifier[heif]'")
+    monkeypatch.setattr(features, "check", lambda name: False)
+    assert "an AVIF image, which Pillow reads from 11.3 on" in outcome(decode, boxes % (b"mif1", b"avif"))
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_decompression_bomb(monkeypatch, picture, encode, decoder):
-    files = [encode(picture(64, 48), fmt) for fmt in ("PNG", "JPEG")]
+    files = [encode(picture(64, 48), fmt) for fmt in (*FORMATS, "AVIF") if fmt != "AVIF" or features.check("avif")]
+    limits.max_pixels.cache_clear()
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    for data in files:
-        for min_side in (None, 1):
-            with pytest.raises(UnreadableImageError, match="too many pixels"):
-                decoder.decode(data, min_side)
+    for data, min_side in product(files, (None, 1)):
+        with pytest.raises(UnreadableImageError, match=r"too many pixels.*HYBRID_MAX_PIXELS=3072") as caught:
+            decoder.decode(data, min_side)
+        assert caught.value.expected is None
+    monkeypatch.setenv(limits.MAX_PIXELS, "3072")
+    limits.max_pixels.cache_clear()
+    assert decoder.decode(files[0], None).rgb.shape == (48, 64, 3)
+    monkeypatch.setenv(limits.MAX_PIXELS, "many")
+    limits.max_pixels.cache_clear()
+    with pytest.raises(ConfigError, match="HYBRID_MAX_PIXELS is not a number of pixels"):
+        decoder.decode(files[0], None)
+    monkeypatch.undo()
+    limits.max_pixels.cache_clear()
+
+
+def test_a_large_image_is_made_small_at_once(monkeypatch, picture, encode, decoder):
+    """By means of whole blocks, and only as far as is allowed."""
+    image = picture(120, 80)
+    means = np.asarray(image, float).reshape(20, 4, 30, 4, 3).mean((1, 3))
+    deep = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    monkeypatch.setattr(decode_module, "LARGE", 1000)
+    for data in (encode(image, "PNG"), encode(image.convert("RGBA"), "TIFF")):
+        assert decoder.decode(data, None).rgb.shape == (80, 120, 3)
+        scaled = decoder.decode(data, 20)
+        assert scaled.extent == (20, 30)
+        assert np.abs(scaled.rgb - means).max() <= 0.51
+    assert decoder.decode(encode(deep, "PNG"), 30).rgb.shape == (40, 60, 3)
+    turned = decoder.decode(encode(image, "PNG", orientation=6), 20).rgb
+    assert np.array_equal(turned, np.rot90(decoder.decode(encode(image, "PNG"), 20).rgb, -1))

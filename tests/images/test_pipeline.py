@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hybrid.errors import UnreadableImageError
+from hybrid.errors import HybridWarning, UnreadableImageError
 from hybrid.images.decode import Scaled, decode
 from hybrid.images.decoders import AnyDecoder, BatchDecoder, Pillow
 from hybrid.images.pipeline import (
@@ -191,3 +191,35 @@ def test_reading_goes_on_while_the_caller_computes(grays, decoder):
     next(batches)
     for _ in range(8):
         assert prepared.acquire(timeout=10)
+
+
+def test_what_is_not_a_file_or_too_large_is_refused_before_it_is_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with (tmp_path / "sparse.jpg").open("wb") as file:
+        file.truncate(2**33)
+    (tmp_path / "device.jpg").symlink_to("/dev/zero")
+    (tmp_path / "kernel.jpg").symlink_to("/proc/kmsg")
+    for name, reason in (
+        ("pipe.jpg", "not a file but a pipe, a socket or a device"),
+        ("device.jpg", "not a file but a pipe, a socket or a device"),
+        ("sparse.jpg", "the file is too large for an image: 8.0 GiB, the limit is 1.3 GiB"),
+        ("kernel.jpg", ("the file is empty", os.strerror(1), os.strerror(2), os.strerror(13))),
+    ):
+        assert read(record_of(tmp_path / name)).reason.startswith(reason), name
+    # A member that claims more than its shard holds.
+    record = ImageRecord("s.tar/a.jpg", "s", None, None, 2**40, 0, str(tmp_path / "s.tar"), 4)
+    (tmp_path / "s.tar").write_bytes(b"headJPEG")
+    assert record.read_bytes() == b"JPEG"
+    assert read(record).reason.startswith("not an image")
+
+
+def test_notes_are_warned_of_once_at_the_end(tmp_path, file):
+    for number in range(7):
+        (tmp_path / f"{number}.jpg").write_bytes(file.read_bytes()[:-2])
+    records = [record_of(tmp_path / f"{number}.jpg") for number in range(7)]
+    with pytest.warns(
+        HybridWarning, match=r"7 photos read with a note: .*0\.jpg \(its last bytes.* and 2 more"
+    ) as caught:
+        images = list(read_each(records, batch_size=2))
+    assert len(caught) == 1
+    assert all(image.note and not image.reason for image in images)
