@@ -333,7 +333,9 @@ def _with_an_end(data: bytes) -> bytes | None:
         first, second = map(_pixels, tried)
     except UnreadableImageError:
         return None
-    return tried[0] if np.array_equal(first, second) else None
+    if not np.array_equal(first, second):
+        return None
+    return start + end if is_jpeg else tried[0]
 
 
 def _pixels(data: bytes) -> Pixels:
