@@ -13,13 +13,12 @@ Figures it gave: docs/results/recipes.md.
 
 from __future__ import annotations
 
-import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.kit import arguments as shared
+from benchmarks.kit.commands import hybrid
 
 FOLDER = Path(__file__).parent
 # From the least that trains to the most.
@@ -41,11 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = options.parse_args(own)
     given.out.mkdir(parents=True, exist_ok=True)
     words = every(given.out) if given.comparison == "every" else on_photos(given.comparison)
-    command = ["compare", *words, "--out", str(given.out), *rest]
-    print(f"$ hybrid {shlex.join(command)}", file=sys.stderr, flush=True)
-    done = subprocess.run([sys.executable, "-m", "hybrid.cli.main", *command], check=False)  # noqa: S603
-    if done.returncode:
-        sys.exit(done.returncode)
+    hybrid("compare", *words, "--out", str(given.out), *rest)
 
 
 def every(out: Path) -> list[str]:

@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.kit import arguments as shared
+from benchmarks.kit.commands import hybrid
 from benchmarks.kit.output import mean, write_json
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "mobilenetv2.toml"
@@ -85,12 +84,6 @@ def with_caltech_defaults(options: argparse.Namespace) -> argparse.Namespace:
     options.encoder = f"precomputed:{caltech / 'embeddings.npz'}"
     options.train_head = ["--recipe", str(RECIPE), "--backbone-weights", str(weights), *options.train_head]
     return options
-
-
-def hybrid(*arguments: str) -> None:
-    command = [sys.executable, "-m", "hybrid.cli.main", *arguments]
-    print(f"$ hybrid {shlex.join(arguments)}", file=sys.stderr, flush=True)
-    subprocess.run(command, check=True)  # noqa: S603
 
 
 def means(results: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
