@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import time
@@ -42,11 +41,6 @@ def seconds_in_turn(commands: Mapping[str, Sequence[str]], repeats: int) -> dict
             if number:
                 found[name].append(time.perf_counter() - start)
     return found
-
-
-def median_difference(above: Sequence[float], below: Sequence[float]) -> float:
-    """Median of one minus the median of the other."""
-    return statistics.median(above) - statistics.median(below)
 
 
 def peak_memory(command: Sequence[str]) -> int:
