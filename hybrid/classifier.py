@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
@@ -16,7 +16,8 @@ from hybrid.config import EncoderSettings, Regions
 from hybrid.errors import ConfigError, DataError, GateError, UnreadableImageError
 from hybrid.gate.policy import Policy
 from hybrid.images.inputs import Images, to_records
-from hybrid.labels.prompts import PromptSet, class_key
+from hybrid.labels.names import NameTable
+from hybrid.labels.prompts import PromptSet, prompt_set
 from hybrid.labels.space import LabelSpace
 from hybrid.prediction import Prediction
 from hybrid.run.classes.change import join_class, leave_class, no_such_class
@@ -25,7 +26,7 @@ from hybrid.run.load import RunState, load_run
 from hybrid.run.save import save_run
 
 Unreadable = tuple[tuple[str, str], ...]
-Prompts = PromptSet | Sequence[str] | str | Path
+Prompts = PromptSet | Mapping[str, Sequence[str] | str | None] | Iterable[str] | str | Path
 
 
 class HybridClassifier:
@@ -95,6 +96,7 @@ class HybridClassifier:
         policy: Policy | None = None,
         regions: Regions | None = None,
         few_shot: str | None = None,
+        strict_names: bool = False,
     ) -> Self:
         """Load what the run folder holds and join it with the named classes.
 
@@ -102,8 +104,9 @@ class HybridClassifier:
         ----------
         run : str or Path
         prompts : PromptSet, names, str or Path, optional
-            Classes that may be named: a list of names, a prompt file, or the name of a bundled one such as
-            ``"animals"``. Seen classes and those that joined the run are there without it.
+            Classes that may be named: a list of names, a dict of names and their other names, a prompt file, or the
+            name of a bundled one such as ``"animals"``. Seen classes and those that joined the run are there without
+            it.
         templates : str, optional
             Name or file; default: those the run was saved with, those the gate was fitted with, or ``simple``.
         encoder : EncoderSettings, optional
@@ -116,13 +119,18 @@ class HybridClassifier:
             How the head cuts each image to vote on its parts; default: as it was trained.
         few_shot : str, optional
             Without a head: which of `hybrid.gate.few_shot.registry.EXPERTS` joins names and images; `notes` say which.
+        strict_names : bool
+            Prompts that are a class in another spelling, or nearly one, are an error instead of a note.
 
         Raises
         ------
         HybridError
             If parts are missing or do not fit together.
         """
-        state = load_run(Path(run), prompt_set(prompts), templates, encoder, device, regions, few_shot)
+        named = prompt_set(prompts)
+        state = load_run(
+            Path(run), named, templates, encoder, device, regions, few_shot, strict_names=strict_names
+        )
         return cls.of(state, policy)
 
     @classmethod
@@ -235,14 +243,15 @@ class HybridClassifier:
         state = self._state
         self._check_not_trained(name)
         prompted = state.prompts.classes if state.prompts else ()
-        rest = tuple(prompt for prompt in prompted if class_key(prompt.name) != class_key(name))
+        place = NameTable(prompt.name for prompt in prompted).find(name)
+        rest = tuple(prompt for number, prompt in enumerate(prompted) if number != place)
         classes = state.classes
         # A class that was prompted alone takes no images along: they may wait for a head, or for a test.
-        if class_key(name) in {class_key(cls.name) for cls in classes.support}:
+        if NameTable(cls.name for cls in classes.support).find(name) is not None:
             classes, _ = leave_class(classes, name)
-        elif len(rest) == len(prompted):
+        elif place is None:
             raise no_such_class(name, [*(c.name for c in classes.support), *(prompt.name for prompt in prompted)])
-        return self._become(replace(state, classes=classes, prompts=PromptSet(rest) if rest else None))
+        return self._become(replace(state, classes=classes, prompts=PromptSet(rest, check=False) if rest else None))
 
     def save(self, path: str | Path) -> None:
         """Write a run folder that `from_run` reads back as this classifier, its `policy` and `few_shot` aside.
@@ -409,10 +418,3 @@ _DEFAULTS = {
     for name, parameter in signature(HybridClassifier.__init__).parameters.items()
     if name != "self"
 }
-
-
-def prompt_set(prompts: Prompts | None) -> PromptSet | None:
-    """Names in any form as prompts: a list of names, a file or the name of a bundled one."""
-    if prompts is None or isinstance(prompts, PromptSet):
-        return prompts
-    return PromptSet.load(prompts) if isinstance(prompts, str | Path) else PromptSet.from_names(prompts)

@@ -70,14 +70,14 @@ def info(run: options.Run = options.DEFAULT_RUN) -> None:
 def _classes(layout: Layout, head: HeadInfo | None, fingerprint: str) -> Iterator[str]:
     """How each class is known: counts, then a line for each one that the head does not know."""
     from hybrid.images.naming import plural
-    from hybrid.labels.prompts import class_key
+    from hybrid.labels.names import NameTable
     from hybrid.run.classes import read_run_classes
 
     run_classes, notes = read_run_classes(layout, (fingerprint,), head)
     classes, seen, left_out = run_classes.support, run_classes.seen, run_classes.left_out
     shown = sum(bool(cls.hashes) for cls in classes)
-    known = {class_key(cls.name) for cls in classes}
-    left_out = tuple(label for label in left_out or () if class_key(label) not in known)
+    known = NameTable(cls.name for cls in classes)
+    left_out = tuple(label for label in left_out or () if known.find(label) is None)
     outside = f"; {plural(len(left_out), 'label')} of the index left out of training" if left_out else ""
     yield f"{len(seen)} trained, {shown} shown by photos, {len(classes) - shown} only named{outside}"
     for cls in classes[:MOST_CLASSES]:

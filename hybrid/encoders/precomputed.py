@@ -17,7 +17,7 @@ from hybrid.device import CPU_BATCH
 from hybrid.encoders.base import FloatArray, expand_user, fingerprint, unit_norm
 from hybrid.errors import EncoderError, listing
 from hybrid.images.records import ImageRecord
-from hybrid.labels.prompts import class_key
+from hybrid.labels.names import NameTable
 
 if TYPE_CHECKING:
     from hybrid.images.preprocess import AnyImage
@@ -60,19 +60,19 @@ class PrecomputedEncoder:
         self._embedding = unit_norm(arrays["embedding"])
         self._row = {str(path): row for row, path in enumerate(arrays["path"].tolist())}
         self._text_embedding = unit_norm(arrays["text_embedding"])
-        self._text_row = {class_key(str(text)): row for row, text in enumerate(arrays["text"].tolist())}
+        self._texts = NameTable(str(text) for text in arrays["text"].tolist())
         self.dim = int(self._embedding.shape[1])
         self.logit_scale = float(arrays["logit_scale"].item())
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         self.identity = self.fingerprint = fingerprint({"kind": "precomputed", "file": digest})
         source = f", computed by {arrays['model']}" if "model" in arrays else ""
         self.notes: tuple[str, ...] = (
-            f"encoder: vectors from {file}{source}; {len(self._row)} photos, {len(self._text_row)} names",
+            f"encoder: vectors from {file}{source}; {len(self._row)} photos, {len(arrays['text'])} names",
         )
 
     def can_encode(self, names: Sequence[str]) -> list[bool]:
         """Tell of each class name whether the file has a vector for it."""
-        return [class_key(name) in self._text_row for name in names]
+        return [self._texts.find(name) is not None for name in names]
 
     def check(self, records: Sequence[ImageRecord]) -> None:
         """Raise EncoderError that lists every image without a vector."""
@@ -105,7 +105,7 @@ class PrecomputedEncoder:
                 got=listing(missing),
                 fix="leave these classes out (--classes, --prompts), or use an encoder that computes",
             )
-        return self._text_embedding[[self._text_row[class_key(text)] for text in texts]]
+        return self._text_embedding[np.array([self._texts.find(text) for text in texts], dtype=np.intp)]
 
     def _find(self, path: str) -> int | None:
         return next((self._row[tail] for tail in _tails(path) if tail in self._row), None)

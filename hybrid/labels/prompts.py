@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hybrid.errors import DataError, listing
+from hybrid.labels.names import check_name, check_not_reserved, class_key
+from hybrid.labels.prompt_json import parse_json
+from hybrid.labels.prompt_lines import COMMENT, Parsed, parse_lines
+from hybrid.labels.text_files import find_file, is_file, read_text, similar_files
 
-# A `#` within a word belongs to the name: only after whitespace does it begin a comment.
-_COMMENT = re.compile(r"(?:^|\s)#.*")
-
-
-def class_key(name: str) -> str:
-    """Give the identity of a class across folder names and prompt files.
-
-    ``Sea_Horse``, ``sea-horse`` and ``sea horse`` are one class: case, ``_``, ``-``, the kind and amount of
-    whitespace, and the way accents are encoded make no difference.
-    """
-    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
-    return " ".join(re.sub("[_-]", " ", folded).split())
+# A name on the command line that ends so, or holds a slash, is a file that is not there.
+_ENDINGS = (
+    ".txt",
+    ".text",
+    ".csv",
+    ".tsv",
+    ".json",
+    ".jsonl",
+    ".yaml",
+    ".yml",
+    ".toml",
+    ".md",
+    ".lst",
+    ".list",
+    ".names",
+)
 
 
 @dataclass(frozen=True)
@@ -40,17 +48,23 @@ class PromptSet:
     ----------
     classes : tuple of PromptClass
         In the order of the file; no two of them share a `class_key`.
+    notes : tuple of str
+        How a file was read, where that may surprise.
 
     Raises
     ------
     DataError
-        If a name is blank, or two classes are the same by `class_key`.
+        If a name is blank or the reserved answer, or two classes are the same by `class_key`. Not where `check` is
+        False, for classes that were checked when they were saved.
     """
 
     classes: tuple[PromptClass, ...]
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    check: InitVar[bool] = True
 
-    def __post_init__(self) -> None:
-        _check_distinct([(cls.name, repr(cls.name)) for cls in self.classes], "The classes")
+    def __post_init__(self, check: bool) -> None:
+        if check:
+            _check_distinct([(cls, repr(cls.name)) for cls in self.classes], "The classes")
 
     def __repr__(self) -> str:
         few = len(self.classes) <= 3
@@ -62,27 +76,30 @@ class PromptSet:
         return tuple(cls.name for cls in self.classes)
 
     @classmethod
-    def from_names(cls, names: Iterable[str]) -> PromptSet:
-        """Make classes without synonyms from their names.
+    def from_names(cls, names: Iterable[str | PromptClass]) -> PromptSet:
+        """Make classes of their names, those without synonyms as plain texts.
 
         Raises
         ------
         DataError
-            If a name is blank or given twice.
+            If a name is blank, given twice, or no text.
         """
-        return cls(tuple(PromptClass(name) for name in names))
+        made = [_as_class(name, (), f"name {number}") for number, name in enumerate(names, 1)]
+        return cls(tuple(made))
 
     @classmethod
-    def load(cls, file_or_bundled_name: str | Path) -> PromptSet:
-        """Read a prompt file.
+    def load(cls, prompts: str | Path) -> PromptSet:
+        """Read a prompt file, a bundled one, or names as they are typed on the command line.
 
-        UTF-8 text, one class a line: ``zebra``, or ``zebra: striped horse, plains zebra`` with other names.
-        ``#`` begins a comment at the start of a line or after whitespace.
+        A file is UTF-8 or UTF-16 text with one class a line: ``zebra``, or ``zebra: striped horse, plains zebra`` with
+        other names. ``#`` begins a comment at the start of a line or after whitespace. Bullets, numbers and quotes
+        around names are left out; JSON, one line of names between commas, and a table with a header (``name``,
+        ``class`` or ``label``; ``synonyms`` or ``prompt``) are read too. What is not clear is an error.
 
         Parameters
         ----------
-        file_or_bundled_name : str or Path
-            A file, or the name of a bundled one (``"animals"``).
+        prompts : str or Path
+            A file, else the name of a bundled one (``"animals"``), else names: ``"llama,zebra"``.
 
         Returns
         -------
@@ -92,16 +109,43 @@ class PromptSet:
         Raises
         ------
         DataError
-            If the file is missing, empty or not UTF-8, or a class is listed twice or has no name.
+            If the file is missing, empty or not text, a line is not clear, or a class is listed twice or has no name.
         """
-        path = _find(file_or_bundled_name, _bundled_folder(), "prompt file")
-        lines = _read_lines(path)
-        if not lines:
-            raise DataError(f"The prompt file {path} names no class", expected="one class name a line")
-        classes = [_parse_class(line) for _, line in lines]
-        where = [(entry.name, f"line {number}") for entry, (number, _) in zip(classes, lines, strict=True)]
-        _check_distinct(where, f"The prompt file {path}")
-        return cls(tuple(classes))
+        typed = _typed(prompts)
+        if typed is not None:
+            return _from_text(typed, "--prompts" if "\n" not in typed else "the prompts")
+        path = find_file(prompts, _bundled_folder(), "prompt file")
+        return _from_text(read_text(path), f"The prompt file {path}")
+
+
+def prompt_set(prompts: PromptSet | Mapping[str, Any] | Iterable[str] | str | Path | None) -> PromptSet | None:
+    """Give prompts in any form as a `PromptSet`: names, names with their synonyms, a file or a bundled name.
+
+    Raises
+    ------
+    DataError
+        If they are none of these, or see `PromptSet`.
+    """
+    if prompts is None or isinstance(prompts, PromptSet):
+        return prompts
+    if isinstance(prompts, str | Path):
+        return PromptSet.load(prompts)
+    if isinstance(prompts, Mapping):
+        return PromptSet(tuple(_as_class(name, others, f"{name!r}") for name, others in prompts.items()))
+    if isinstance(prompts, bytes) or not isinstance(prompts, Iterable):
+        raise DataError(
+            "prompts are class names",
+            expected='a list of names, a dict {name: [other names]}, a file, or a bundled name such as "animals"',
+            got=f"{type(prompts).__name__} {prompts!r:.60}",
+        )
+    # The order of a set of texts is another one in each process.
+    return PromptSet.from_names(sorted(prompts) if isinstance(prompts, set | frozenset) else prompts)
+
+
+def is_common_noun(name: str) -> bool:
+    """Tell whether a name is one of the bundled lists', and so no typing error of another one."""
+    files = _bundled_folder().glob("*.txt")
+    return any(re.search(rf"(?m)^{re.escape(name.casefold())}$", file.read_text(encoding="utf-8")) for file in files)
 
 
 @dataclass(frozen=True)
@@ -137,10 +181,10 @@ def load_templates(name_or_file: str | Path) -> Templates:
     Raises
     ------
     DataError
-        If the file is missing, empty or not UTF-8, or a line does not hold exactly one ``{}``.
+        If the file is missing, empty or not text, or a line does not hold exactly one ``{}``.
     """
-    path = _find(name_or_file, _bundled_folder() / "templates", "template file")
-    lines = _read_lines(path)
+    path = find_file(name_or_file, _bundled_folder() / "templates", "template file")
+    lines = _lines_of(read_text(path))
     if not lines:
         raise DataError(f"The template file {path} holds no template", expected="lines like: a photo of a {}.")
     for number, text in lines:
@@ -180,58 +224,70 @@ def _bundled_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "prompts"
 
 
-def _find(file_or_name: str | Path, bundled: Path, kind: str) -> Path:
-    """Give the file meant: an existing file first, else the bundled one of that name."""
-    path = Path(file_or_name)
-    if path.is_file():
-        return path
-    files = {file.stem: file for file in sorted(bundled.glob("*.txt"))}
-    if str(file_or_name) in files:
-        return files[str(file_or_name)]
-    raise DataError(
-        f"The {kind} {file_or_name} does not exist",
-        expected=f"a file, or one of the bundled names {', '.join(files)}",
-        got="a folder" if path.is_dir() else "nothing there",
-        fix="check the path",
-    )
+def _lines_of(text: str) -> list[tuple[int, str]]:
+    """The lines of a template file that say something, each with its number, without comments."""
+    numbered = enumerate(re.split(r"\r\n|\r|\n", text), start=1)
+    return [(number, rest) for number, line in numbered if (rest := COMMENT.sub("", line).strip())]
 
 
-def _read_lines(path: Path) -> list[tuple[int, str]]:
-    """Read the lines that say something, each with its number, without comments, in Unicode NFC."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8",
-            expected="a text file in UTF-8",
-            got=f"the byte 0x{error.object[error.start]:02x} at position {error.start}",
-            fix="save it as UTF-8, or: iconv -f latin1 -t utf-8 OLD.txt > NEW.txt",
-        ) from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    numbered = enumerate(re.split(r"\r\n|\r|\n", unicodedata.normalize("NFC", text)), start=1)
-    return [(number, rest) for number, line in numbered if (rest := _COMMENT.sub("", line).strip())]
+def _typed(prompts: str | Path) -> str | None:
+    """Give names that stand in the text itself; None where it is the name of a file, there or not.
+
+    A single word is a class only where it cannot be meant for a file: nothing is called like it.
+    """
+    bundled = [file.stem for file in _bundled_folder().glob("*.txt")]
+    if isinstance(prompts, Path) or is_file(prompts) or prompts in bundled:
+        return None
+    text = prompts.strip()
+    if not text or text[0] in "[{" or "\n" in text:
+        return text or None
+    parts = [part.strip() for part in re.split("[,;]", text)]
+    if any(part.lower().endswith(_ENDINGS) or re.match(r"[/~.\\]|\w:[\\/]", part) for part in parts):
+        return None
+    if len(parts) > 1 or ":" in text:
+        return text
+    alone = "/" not in text and not Path(text).is_dir() and not similar_files(text, bundled)
+    return text if alone else None
 
 
-def _parse_class(line: str) -> PromptClass:
-    name, _, others = line.partition(":")
-    synonyms = (synonym.strip() for synonym in others.split(","))
-    return PromptClass(name.strip(), tuple(synonym for synonym in synonyms if synonym))
+def _from_text(text: str, where: str) -> PromptSet:
+    parsed = parse_json(text.strip(), where) if text.lstrip()[:1] in ("[", "{") else parse_lines(text, where)
+    if not parsed.entries:
+        raise DataError(f"{where} names no class", expected="one class name a line")
+    return PromptSet(*_checked(parsed, where), check=False)
 
 
-def _check_distinct(named: list[tuple[str, str]], what: str) -> None:
-    """Raise a DataError where a name is blank or two are the same class; `named` pairs name and place."""
+def _checked(parsed: Parsed, where: str) -> tuple[tuple[PromptClass, ...], tuple[str, ...]]:
+    classes = [
+        (_as_class(entry.name, entry.synonyms, f"{where}: {entry.place}"), entry.place) for entry in parsed.entries
+    ]
+    _check_distinct(classes, where)
+    return tuple(cls for cls, _ in classes), parsed.notes
+
+
+def _as_class(name: Any, others: Any, where: str) -> PromptClass:
+    """Make a class of its name and other names; DataError where one of them is no name."""
+    if isinstance(name, PromptClass):
+        return name
+    if others is None or isinstance(others, str):
+        others = [others] if others else []
+    if not isinstance(others, Sequence):
+        raise DataError(f"{where}: other names are a list of texts", got=f"{others!r:.60}")
+    return PromptClass(check_name(name, where), tuple(check_name(other, where) for other in others))
+
+
+def _check_distinct(placed: Sequence[tuple[PromptClass, str]], what: str) -> None:
+    """Raise a DataError where a name is none, or two are the same class; `placed` pairs class and place."""
     places: dict[str, tuple[str, str]] = {}
-    for name, place in named:
-        key = class_key(name)
-        if not key:
-            raise DataError(f"{what}: {place} has no class name", expected="a name such as: zebra")
+    for cls, place in placed:
+        key = class_key(check_name(cls.name, f"{what}: {place}"))
+        check_not_reserved(cls.synonyms, f"{what}: {place}")
         if key in places:
             first_name, first_place = places[key]
             raise DataError(
-                f"{what}: the class {name!r} is listed twice: {first_place} and {place}",
-                expected="each class once; case, '_', '-' and spaces make no difference",
-                got=listing([repr(first_name), repr(name)]),
+                f"{what}: the class {cls.name!r} is listed twice: {first_place} and {place}",
+                expected="each class once; case, '_', '-', spaces and a final dot make no difference",
+                got=listing([repr(first_name), repr(cls.name)]),
                 fix="remove one of them",
             )
-        places[key] = (name, place)
+        places[key] = (cls.name, place)

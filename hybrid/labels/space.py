@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.errors import DataError, listing
-from hybrid.labels.prompts import PromptClass, PromptSet, class_key
+from hybrid.labels.names import NameTable
+from hybrid.labels.prompts import PromptClass, PromptSet
 
 
 @dataclass(frozen=True)
@@ -62,36 +63,39 @@ class LabelSpace:
         return np.arange(len(self.names)) >= self.seen
 
     def index_of(self, label: str) -> int | None:
-        """Class index of a label by `class_key` of a name, its prompt or a synonym, None if it is outside."""
-        return self._by_key.get(class_key(label))
+        """Class index of a label: by a name, its prompt or a synonym, in any spelling; None if it is outside."""
+        names, synonyms = self._tables
+        index = names.find(label)
+        return synonyms.find(label) if index is None else index
 
     @cached_property
-    def _by_key(self) -> dict[str, int]:
-        keys: dict[str, int] = {}
+    def _tables(self) -> tuple[NameTable, NameTable]:
+        # Two, so that a name always wins over another class's synonym.
+        synonyms = NameTable(())
         for index, prompt in enumerate(self.prompts):
             for name in (prompt.name, *prompt.synonyms):
-                keys.setdefault(class_key(name), index)
-        # Names come last, so that a name always wins over another class's synonym.
-        return keys | {class_key(name): index for index, name in enumerate(self.names)}
+                synonyms.add(name, index)
+        return NameTable(self.names), synonyms
 
 
 def join(seen: Sequence[str], prompts: PromptSet | None) -> LabelSpace:
     """Join the head's classes with a prompt set.
 
-    A prompt whose name or synonym is a seen label (by `class_key`) describes that seen class; the other prompts
-    are the unseen classes. A seen class without a prompt is called by its label.
+    A prompt whose name or synonym is a seen label describes that seen class; the other prompts are the unseen classes.
+    A seen class without a prompt is called by its label. What `hybrid.labels.check` refuses of new prompts, a saved
+    classifier may have: the first of its names that is a seen label counts.
 
     Raises
     ------
     DataError
         If there is no class at all, or two prompts describe one seen class.
     """
-    by_key = {class_key(label): index for index, label in enumerate(seen)}
+    table = NameTable(seen)
     described: dict[int, PromptClass] = {}
     unseen: list[PromptClass] = []
     for prompt in prompts.classes if prompts else ():
-        names = (prompt.name, *prompt.synonyms)
-        index = next((by_key[class_key(name)] for name in names if class_key(name) in by_key), None)
+        places = (table.find(name) for name in (prompt.name, *prompt.synonyms))
+        index = next((place for place in places if place is not None), None)
         if index is None:
             unseen.append(prompt)
         elif index in described:
@@ -148,7 +152,7 @@ def extend(space: LabelSpace, classes: Sequence[UnseenClass]) -> tuple[LabelSpac
     # Merely named ones, then those with images and a name, then those that images alone speak for.
     fresh.sort(key=lambda number: (classes[number].shots > 0, not classes[number].named))
     names = (*space.names, *(classes[number].prompt.name for number in fresh))
-    if len({class_key(name) for name in names}) < len(names):
+    if len(set(names)) < len(names):
         raise DataError("two added classes have one name", got=listing([classes[n].prompt.name for n in fresh]))
     for offset, number in enumerate(fresh):
         places[number] = len(space.names) + offset

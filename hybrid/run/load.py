@@ -19,7 +19,9 @@ from hybrid.gate.few_shot.registry import make_expert
 from hybrid.gate.support import SupportImages
 from hybrid.heads.base import Head
 from hybrid.index.texts import embed_classes
-from hybrid.labels.prompts import PromptClass, PromptSet, Templates, class_key, load_templates
+from hybrid.labels.names import NameTable
+from hybrid.labels.check import check_prompts
+from hybrid.labels.prompts import PromptClass, PromptSet, Templates, load_templates
 from hybrid.labels.space import LabelSpace, UnseenClass, extend, join
 from hybrid.run.classes.change import RunClasses, read_run_classes
 from hybrid.run.classes.names import name_fits
@@ -107,6 +109,8 @@ def load_run(
     regions: Regions | None = None,
     few_shot: str | None = None,
     loaded: Encoder | None = None,
+    *,
+    strict_names: bool = False,
 ) -> RunState:
     """Read a run folder; parameters as for `HybridClassifier.from_run`, and the run's encoder if it is loaded."""
     layout = Layout(run)
@@ -116,9 +120,9 @@ def load_run(
             f"there is no run at {run} and no class is named",
             fix="hybrid build-index SOURCE and hybrid train-head first, or give --prompts FILE for zero-shot",
         )
-    saved = read_prompts(layout) if info is not None else None
+    saved, given = read_prompts(layout) if info is not None else None, prompts
     if prompts is None and saved is not None and saved.classes:
-        prompts = PromptSet(saved.classes)
+        prompts = PromptSet(saved.classes, check=False)
     settings = info.encoder if info else encoder or EncoderSettings()
     loaded = loaded or load_encoder(settings, device)
     if few_shot is not None:
@@ -127,7 +131,8 @@ def load_run(
     if info is None:
         classes, notes = read_run_classes(layout, (loaded.fingerprint,), None)
         simple = chosen or load_templates("simple")
-        return RunState(loaded, settings, classes, prompts, simple, notes=loaded.notes, few_shot=few_shot)
+        notes = (*loaded.notes, *check_prompts(prompts, (), strict=strict_names)) if prompts else loaded.notes
+        return RunState(loaded, settings, classes, prompts, simple, notes=notes, few_shot=few_shot)
     _check_identity("the run's index", info.encoder_identity, loaded, "hybrid build-index")
     head_and_info = load_head(layout, resolve(device), regions)
     if head_and_info is not None and few_shot is not None:
@@ -136,6 +141,9 @@ def load_run(
         raise ArtifactError("regions are votes of a head", got="a run without one", fix="hybrid train-head first")
     head, head_info = head_and_info or (None, None)
     classes, notes = read_run_classes(layout, (info.encoder_fingerprint, loaded.fingerprint), head_info)
+    if given is not None or (prompts is not None and strict_names):
+        seen, shown = head_info.classes if head_info else (), [cls.name for cls in classes.support]
+        notes = (*notes, *check_prompts(prompts or given, seen, shown, strict=strict_names))
     simple = chosen or load_templates("simple")
     state = RunState(loaded, settings, classes, prompts, simple, layout=layout, notes=loaded.notes, few_shot=few_shot)
     if head is not None and head_info is not None:
@@ -237,7 +245,7 @@ def _merged_notes(support: Sequence[SupportClass], places: Sequence[int | None],
     for cls, place in zip(support, places, strict=True):
         if place is None:
             notes.append(f"the prompts call {cls.name} a trained class: its photos do not count")
-        elif class_key(space.names[place]) != class_key(cls.name):
+        elif NameTable([space.names[place]]).find(cls.name) is None:
             notes.append(f"the prompts call {cls.name} {space.names[place]}: its photos show that class")
     return tuple(notes)
 

@@ -321,12 +321,13 @@ class Run:
         policy: Policy | None = None,
         regions: Regions | None = None,
         few_shot: str | None = None,
+        strict_names: bool = False,
     ) -> HybridClassifier:
         """Load the run and join it with the named classes; zero-shot alone where there is no run.
 
         Parameters
         ----------
-        prompts, templates, policy, regions, few_shot
+        prompts, templates, policy, regions, few_shot, strict_names
             See `HybridClassifier.from_run`.
 
         Raises
@@ -336,7 +337,8 @@ class Run:
         HybridError
             If parts are missing or do not fit together.
         """
-        from hybrid.classifier import HybridClassifier, prompt_set
+        from hybrid.classifier import HybridClassifier
+        from hybrid.labels.prompts import prompt_set
         from hybrid.run.load import load_run
 
         settings, recorded = self.settings, self.info.encoder if self.layout.run.is_file() else None
@@ -348,7 +350,18 @@ class Run:
                 fix="leave --encoder out, or use another --run",
             )
         loaded = self.__dict__.get("encoder") if settings == recorded else None
-        state = load_run(self.folder, prompt_set(prompts), templates, settings, self.device, regions, few_shot, loaded)
+        named = prompt_set(prompts)
+        state = load_run(
+            self.folder,
+            named,
+            templates,
+            settings,
+            self.device,
+            regions,
+            few_shot,
+            loaded,
+            strict_names=strict_names,
+        )
         classifier = HybridClassifier.of(state, policy)
         for note in classifier.notes:
             self._say(note)
@@ -475,7 +488,7 @@ class Run:
         HybridError
             See `hybrid.tools.audit.audit.audit_run`.
         """
-        from hybrid.classifier import prompt_set
+        from hybrid.labels.prompts import prompt_set
         from hybrid.tools.audit import DUPLICATES_ABOVE
         from hybrid.tools.audit.audit import LabelCheck, audit_run
 

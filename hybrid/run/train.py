@@ -24,7 +24,8 @@ from hybrid.heads.training.folds import FoldLogits, frozen_folds, tuned_folds
 from hybrid.images.records import ImageRecord
 from hybrid.index.store import EmbeddingStore, is_added
 from hybrid.index.texts import embed_classes
-from hybrid.labels.prompts import Templates, class_key, load_templates
+from hybrid.labels.names import NameTable
+from hybrid.labels.prompts import Templates, load_templates
 from hybrid.labels.space import join
 from hybrid.run.classes import read_classes
 from hybrid.run.files import HeadDraft, HeadInfo, Layout, load_head, read_gate, read_run
@@ -238,8 +239,8 @@ def _describe(data: TrainingSet, head: Head, settings: HeadSettings, left_out: t
 
 def _announce(data: TrainingSet, layout: Layout, say: Say) -> None:
     say(f"{len(data.classes)} seen classes, {len(data.train)} training and {len(data.val)} validation photos")
-    added = {class_key(entry.name) for entry in read_classes(layout).added}
-    learned = [name for name in data.classes if class_key(name) in added]
+    added = NameTable(entry.name for entry in read_classes(layout).added)
+    learned = [name for name in data.classes if added.find(name) is not None]
     if learned:
         say(f"classes that were added to the run, now seen ones: {listing(learned)}")
     for note in data.notes:
@@ -258,9 +259,9 @@ def _report(fitted: FittedGate, say: Say) -> None:
 
 def _left_out(classes: Sequence[str], store: EmbeddingStore) -> tuple[str, ...]:
     """Labels that could have been trained on: images of split ``test`` alone are none that were left out."""
-    trained = {class_key(name) for name in classes}
+    trained = NameTable(classes)
     usable = {p.record.label for p in store.images() if p.record.split not in HELD_BACK}
-    return tuple(sorted(label for label in usable if label is not None and class_key(label) not in trained))
+    return tuple(sorted(label for label in usable if label is not None and trained.find(label) is None))
 
 
 def _check_files(records: Sequence[ImageRecord]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +12,8 @@ from hybrid.errors import DataError, listing
 from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.images.splits import stratified_split
 from hybrid.index.store import EmbeddingStore, StoredImage
-from hybrid.labels.prompts import class_key
+from hybrid.labels.names import NameTable, check_not_reserved, class_of, joined_notes
+from hybrid.labels.near import did_you_mean
 
 HELD_BACK = ("test",)
 
@@ -93,10 +94,13 @@ def choose_images(images: Sequence[StoredImage], *, limit_to: Sequence[str] | No
             if place == "index"
             else "give a folder of class folders",
         )
-    classes = _classes(labeled, limit_to, place)
-    wanted = set(classes)
-    once, notes = each_content_once([p for p in labeled if p.record.label in wanted])
-    return ChosenImages(classes, once, notes)
+    counts = Counter(str(p.record.label) for p in labeled)
+    class_names = class_of(counts, _exact(counts, limit_to))
+    classes = _classes(class_names, limit_to, place)
+    check_not_reserved(classes, f"the labels of the {place}")
+    wanted = {label: name for label, name in class_names.items() if name in classes}
+    once, notes = each_content_once([relabeled(p, wanted) for p in labeled if p.record.label in wanted])
+    return ChosenImages(classes, once, [*joined_notes(wanted, counts), *notes])
 
 
 def divide(
@@ -131,10 +135,11 @@ def divide(
 def pack(images: Sequence[StoredImage], classes: tuple[str, ...]) -> LabeledImages:
     """Number the classes of images, without embeddings: those are (n, 0) float32.
 
-    Labels find their class by `class_key`; each must be one of `classes`.
+    Labels find their class in any spelling; each must be one of `classes`.
     """
-    index_of = {class_key(name): i for i, name in enumerate(classes)}
-    target = np.array([index_of[class_key(str(p.record.label))] for p in images], dtype=np.intp)
+    table = NameTable(classes)
+    index_of = {label: table.find(label) for label in {str(p.record.label) for p in images}}
+    target = np.array([index_of[str(p.record.label)] for p in images], dtype=np.intp)
     empty = np.empty((len(images), 0), dtype=np.float32)
     return LabeledImages(tuple(p.record for p in images), tuple(p.sha256 for p in images), target, empty)
 
@@ -180,23 +185,35 @@ def split_by_training(data: TrainingSet, classes: tuple[str, ...], trained_on: f
     return TrainingSet(classes, train, val, data.notes)
 
 
-def _classes(labeled: list[StoredImage], limit_to: Sequence[str] | None, place: str) -> tuple[str, ...]:
-    """Seen classes, sorted; names of `limit_to` find labels by `class_key`."""
-    labels = sorted({str(p.record.label) for p in labeled})
-    by_key = {class_key(label): label for label in labels}
-    if len(by_key) < len(labels):
-        twins = [f"{label} = {by_key[class_key(label)]}" for label in labels if by_key[class_key(label)] != label]
-        raise DataError("labels that differ only in case, spaces, _ or -", got=listing(twins), fix="give them one name")
+def relabeled(image: StoredImage, names: Mapping[str, str]) -> StoredImage:
+    """The image under the name of its class, from `class_of`."""
+    label = str(image.record.label)
+    if names[label] == label:
+        return image
+    return StoredImage(replace(image.record, label=names[label]), image.sha256)
+
+
+def _exact(labels: Iterable[str], limit_to: Sequence[str] | None) -> list[str]:
+    """Labels that a person asks for by their very spelling: these are the names of their classes."""
+    there = set(labels)
+    return [name for name in limit_to or () if name in there]
+
+
+def _classes(class_names: Mapping[str, str], limit_to: Sequence[str] | None, place: str) -> tuple[str, ...]:
+    """Seen classes, sorted; names of `limit_to` find labels in any spelling."""
+    labels = sorted(set(class_names.values()))
     if limit_to is not None:
-        missing = [name for name in limit_to if class_key(name) not in by_key]
+        table = NameTable(labels)
+        missing = [name for name in limit_to if table.find(name) is None]
         if missing:
             raise DataError(
                 f"classes to train on that the {place} {'has' if place == 'index' else 'have'} no photo of",
                 expected=f"names among the {len(labels)} labels: {listing(labels)}",
                 got=listing(missing),
-                fix="correct --classes, or add photos" + (" with hybrid build-index" if place == "index" else ""),
+                fix=did_you_mean(missing, labels)
+                or "correct --classes, or add photos" + (" with hybrid build-index" if place == "index" else ""),
             )
-        labels = sorted({by_key[class_key(name)] for name in limit_to})
+        labels = sorted({labels[index] for name in limit_to if (index := table.find(name)) is not None})
     if len(labels) < 2:
         raise DataError(
             "a head needs at least two classes",

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 from hybrid.errors import DataError, listing
 from hybrid.heads.base import LabeledImages, TrainingSet
-from hybrid.heads.training.dataset import HELD_BACK, ChosenImages, choose_images, divide, each_content_once, pack
+from hybrid.heads.training.dataset import HELD_BACK, ChosenImages, choose_images, divide, each_content_once, pack, relabeled
 from hybrid.images.pipeline import read_each
 from hybrid.images.sources import Scan
 from hybrid.images.splits import stratified_split
 from hybrid.index.store import StoredImage
-from hybrid.labels.prompts import class_key
+from hybrid.labels.names import NameTable
 
 Progress = Callable[[int], None]
 
@@ -120,9 +120,11 @@ def split_images(
 
 def _test_part(images: Sequence[StoredImage], chosen: ChosenImages) -> tuple[list[StoredImage], list[str]]:
     """Pick the images of the chosen classes whose contents do not train, each content once."""
-    keys = {class_key(name) for name in chosen.classes}
+    table = NameTable(chosen.classes)
     labeled = [p for p in images if p.record.label is not None]
-    inside = [p for p in labeled if class_key(str(p.record.label)) in keys]
+    places = {label: table.find(label) for label in {str(p.record.label) for p in labeled}}
+    names = {label: chosen.classes[place] for label, place in places.items() if place is not None}
+    inside = [relabeled(p, names) for p in labeled if p.record.label in names]
     once, notes = each_content_once(inside)
     trained = {p.sha256 for p in chosen.images}
     tested = [p for p in once if p.sha256 not in trained]

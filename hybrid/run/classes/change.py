@@ -12,7 +12,9 @@ from hybrid.heads.training.dataset import HELD_BACK
 from hybrid.images.records import ImageRecord
 from hybrid.index.neighbors import open_index
 from hybrid.index.store import EmbeddingStore, StoredImage, is_added
-from hybrid.labels.prompts import Templates, class_key, load_templates
+from hybrid.labels.names import NameTable, class_key, class_of, joined_notes
+from hybrid.labels.near import NearNames
+from hybrid.labels.prompts import Templates, load_templates
 from hybrid.run.classes.entries import ClassesInfo, entry_of, read_classes
 from hybrid.run.classes.images import JoiningImages, Unreadable, check_images, embed_images
 from hybrid.run.classes.names import fit_notes, usable
@@ -150,7 +152,7 @@ def join_class(
     encoder : Encoder
         The run's.
     name : str
-        A label of the index or an added class of the same `class_key` is this class, and keeps its spelling.
+        A label of the index or an added class that is called so, in any spelling, is this class and keeps its spelling.
     records : sequence of ImageRecord
         Labels and splits of theirs do not count. None: the class gets its name alone.
     synonyms : sequence of str
@@ -225,7 +227,7 @@ def leave_class(classes: RunClasses, name: str) -> tuple[RunClasses, RemoveSumma
     ----------
     classes : RunClasses
     name : str
-        A label of the index or an added class, by `class_key`.
+        A label of the index or an added class, in any spelling.
 
     Raises
     ------
@@ -233,15 +235,17 @@ def leave_class(classes: RunClasses, name: str) -> tuple[RunClasses, RemoveSumma
         If the head was trained on the class, or there is none of this name.
     """
     key, labels = class_key(name), classes.index.labels()
-    if key in {class_key(label) for label in classes.seen}:
+    if NameTable(classes.seen).find(name) is not None:
         raise DataError(
             f"the head was trained on {name}",
             fix="train it again without the class (hybrid train-head --classes FILE), then remove it",
         )
-    known = {class_key(n): n for n in (*labels, *(entry.name for entry in classes.info.added))}
-    if key not in known:
-        raise no_such_class(name, list(known.values()))
-    own = [label for label in labels if class_key(label) == key]
+    names = class_of(labels, [entry.name for entry in classes.info.added])
+    known = list(dict.fromkeys((*(entry.name for entry in classes.info.added), *names.values())))
+    index = NameTable(known).find(name)
+    if index is None:
+        raise no_such_class(name, [*known, *labels])
+    own = [label for label in labels if names[label] == known[index]]
     left_out = {class_key(label) for label in classes.left_out or ()}
     images = [
         image
@@ -256,13 +260,14 @@ def leave_class(classes: RunClasses, name: str) -> tuple[RunClasses, RemoveSumma
         touched=classes.touched | {key},
     )
     sources = sorted({i.record.source for i in images if not is_added(i.record.source)})
-    notes = (f"the next hybrid build-index of {listing(sources, 3)} brings its photos back",) if sources else ()
-    return after, RemoveSummary(known[key], len(images), notes)
+    notes = joined_notes({label: known[index] for label in own})
+    notes += (f"the next hybrid build-index of {listing(sources, 3)} brings its photos back",) if sources else ()
+    return after, RemoveSummary(own[0] if own else known[index], len(images), notes)
 
 
 def no_such_class(name: str, names: Sequence[str]) -> DataError:
     """Make the error for a class to remove that is not there."""
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, list(dict.fromkeys(names)), n=3, cutoff=0.5)
     return DataError(f"there is no class {name!r} to remove", got=f"near it: {listing(near)}" if near else None)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 
 from msgspec import Struct
 
 from hybrid.errors import DataError, listing
-from hybrid.images.naming import clean_label
-from hybrid.labels.prompts import PromptClass, class_key
+from hybrid.labels.names import NameTable, check_name, class_key
+from hybrid.labels.prompts import PromptClass
 from hybrid.run.files import FORMAT, Layout, read_json
 
 
@@ -41,19 +40,24 @@ class ClassesInfo(Struct, frozen=True, kw_only=True):
     added: tuple[AddedClass, ...] = ()
 
     def find(self, name: str) -> AddedClass | None:
-        """The entry of this `class_key`."""
-        return next((entry for entry in self.added if class_key(entry.name) == class_key(name)), None)
+        """The entry of the class that is called so, in any spelling."""
+        index = self._place(name)
+        return None if index is None else self.added[index]
 
     def with_entry(self, entry: AddedClass) -> ClassesInfo:
         """The entry in the place of the one before, else at the end."""
-        if self.find(entry.name) is None:
+        index = self._place(entry.name)
+        if index is None:
             return ClassesInfo(added=(*self.added, entry))
-        key = class_key(entry.name)
-        return ClassesInfo(added=tuple(entry if class_key(e.name) == key else e for e in self.added))
+        return ClassesInfo(added=(*self.added[:index], entry, *self.added[index + 1 :]))
 
     def without(self, name: str) -> ClassesInfo:
-        """All entries but that of this `class_key`."""
-        return ClassesInfo(added=tuple(e for e in self.added if class_key(e.name) != class_key(name)))
+        """All entries but that of this class."""
+        index = self._place(name)
+        return self if index is None else ClassesInfo(added=(*self.added[:index], *self.added[index + 1 :]))
+
+    def _place(self, name: str) -> int | None:
+        return NameTable(entry.name for entry in self.added).find(name)
 
 
 def read_classes(layout: Layout) -> ClassesInfo:
@@ -87,15 +91,16 @@ def entry_of(
     seen : sequence of str
         Classes of the head.
     labels : sequence of str
-        Of the index; one of the same `class_key` says how the class is spelled.
+        Of the index; one that names this class says how it is spelled.
 
     Raises
     ------
     DataError
-        If the head knows the class, or a name is blank, unprintable or another class's.
+        If the head knows the class, or a name is blank, reserved, unprintable or another class's.
     """
-    name, key = _clean(name), class_key(name)
-    if key in {class_key(label) for label in seen}:
+    name = check_name(name, "the class")
+    key = class_key(name)
+    if NameTable(seen).find(name) is not None:
         raise DataError(
             f"the head was trained on {name}; more photos of it count only when it is trained again",
             fix=f"hybrid build-index with a class folder {name!r} of them, then hybrid train-head",
@@ -103,7 +108,8 @@ def entry_of(
     before = info.find(name) or AddedClass(name=name)
     spelled = next((label for label in sorted(labels) if class_key(label) == key), before.name)
     # By key, so that no synonym is there twice or repeats the name.
-    others = {class_key(s): s for s in map(_clean, synonyms)} or {class_key(s): s for s in before.synonyms}
+    given = [check_name(synonym, f"a synonym of {name}") for synonym in synonyms]
+    others = {class_key(s): s for s in given or before.synonyms}
     others.pop(key, None)
     owners = {class_key(label): label for label in (*seen, *labels)}
     for entry in info.added:
@@ -117,12 +123,3 @@ def entry_of(
         )
     return AddedClass(name=spelled, synonyms=tuple(others.values()), named=before.named if named is None else named)
 
-
-def _clean(name: str) -> str:
-    """A name as it is kept; DataError where it is blank or not one line of text."""
-    clean = clean_label(name) or ""
-    if not class_key(clean):
-        raise DataError("the class has no name", expected="a name such as: zebra", got=repr(name))
-    if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in clean):
-        raise DataError("a class name is one line of text", got=f"{clean!a}, with control characters")
-    return clean

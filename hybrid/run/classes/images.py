@@ -14,7 +14,7 @@ from hybrid.images.naming import plural
 from hybrid.images.pipeline import ReadImage, read_batches, read_each
 from hybrid.images.records import ImageRecord
 from hybrid.index.store import StoredImage, added_source, path_by_content
-from hybrid.labels.prompts import class_key
+from hybrid.labels.names import class_key
 from hybrid.run.classes.pending import PendingIndex
 
 Unreadable = tuple[tuple[str, str], ...]

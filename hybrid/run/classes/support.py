@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import listing
-from hybrid.heads.training.dataset import HELD_BACK, each_content_once
+from hybrid.heads.training.dataset import HELD_BACK, each_content_once, relabeled
 from hybrid.images.naming import plural
 from hybrid.index.store import StoredImage, is_added
-from hybrid.labels.prompts import PromptClass, class_key
+from hybrid.labels.names import NameTable, class_of, joined_notes, spoken_form
+from hybrid.labels.prompts import PromptClass
 from hybrid.run.classes.entries import AddedClass, ClassesInfo
 from hybrid.run.classes.pending import PendingIndex
 
@@ -52,7 +53,7 @@ def gather(
     """Gather the classes of a run that its head does not know.
 
     These are the labels of the index that are not `seen`, with their images that are not of split ``test``, and the
-    classes that were added by name alone. Names are compared by `class_key`. Each content counts once; contents that
+    classes that were added by name alone. Names are compared as `hybrid.labels.names` has it. Each content counts once; contents that
     carry two labels do not count.
 
     Parameters
@@ -67,7 +68,7 @@ def gather(
     Returns
     -------
     classes : tuple of SupportClass
-        Those of `info` in its order, then the other labels, sorted by `class_key`.
+        Those of `info` in its order, then the other labels, sorted.
     notes : tuple of str
         What was left out, for people.
 
@@ -77,12 +78,12 @@ def gather(
         If the store cannot be read.
     """
     labels = index.labels()
-    added = {class_key(entry.name) for entry in info.added}
+    added = NameTable(entry.name for entry in info.added)
     left_out = labels if left_out is None else left_out
-    outside = {class_key(name) for name in seen} | ({class_key(name) for name in left_out} - added)
+    outside = NameTable((*seen, *(name for name in left_out if added.find(name) is None)))
     return gather_labels(
-        [entry for entry in info.added if class_key(entry.name) not in outside],
-        [label for label in labels if class_key(label) not in outside],
+        [entry for entry in info.added if outside.find(entry.name) is None],
+        [label for label in labels if outside.find(label) is None],
         index,
     )
 
@@ -91,18 +92,18 @@ def gather_labels(
     entries: Sequence[AddedClass], labels: Sequence[str], index: PendingIndex
 ) -> tuple[tuple[SupportClass, ...], tuple[str, ...]]:
     """Do the work of `gather` for some entries of ``classes.json`` and some labels of the index."""
-    images, notes = _images_by_class(index, labels)
-    by_key = {class_key(entry.name): entry for entry in entries}
-    spelled = {class_key(label): label for label in sorted(labels, reverse=True)}
-    for key in images:
-        by_key.setdefault(key, AddedClass(name=spelled[key]))
+    names = class_of(labels, [entry.name for entry in entries])
+    images, notes = _images_by_class(index, names)
+    by_name = {entry.name: entry for entry in entries}
+    for name in images:
+        by_name.setdefault(name, AddedClass(name=name))
     vectors = index.find_vectors([image.sha256 for own in images.values() for image in own])
     dim = len(next(iter(vectors.values()), ()))
     classes = []
-    for key, entry in by_key.items():
-        lacking = [image for image in images.get(key, []) if image.sha256 not in vectors]
+    for name, entry in by_name.items():
+        lacking = [image for image in images.get(name, []) if image.sha256 not in vectors]
         notes += [_lack_note(entry.name, lacking)] if lacking else []
-        own = tuple(image.sha256 for image in images.get(key, []) if image.sha256 in vectors)
+        own = tuple(image.sha256 for image in images.get(name, []) if image.sha256 in vectors)
         embeddings = np.array([vectors[sha256] for sha256 in own], dtype=np.float32).reshape(len(own), dim)
         classes.append(SupportClass(entry.name, entry.synonyms, entry.named, own, embeddings))
     silent = [c.name for c in classes if not c.named and not c.hashes]
@@ -110,22 +111,20 @@ def gather_labels(
     return tuple(c for c in classes if c.named or c.hashes), tuple(notes)
 
 
-def _images_by_class(index: PendingIndex, labels: Sequence[str]) -> tuple[dict[str, list[StoredImage]], list[str]]:
-    """Images of the labels by `class_key`, each content once, and notes on those that carry two labels."""
-    usable = [i for i in index.images_sharing(labels) if i.record.label and i.record.split not in HELD_BACK]
-    # Not for each image anew: there may be a hundred thousand.
-    keys = {label: class_key(label) for label in {*labels, *(str(i.record.label) for i in usable)}}
-    # Copies of an image and two spellings of a class are nothing to tell a person; two classes for one image are.
-    copies = {(i.sha256, keys[str(i.record.label)]): i for i in reversed(usable)}
-    keyed = [
-        i if i.record.label == key else StoredImage(dataclasses.replace(i.record, label=key), i.sha256)
-        for (_, key), i in copies.items()
-    ]
-    once, notes = each_content_once(keyed)
-    images: dict[str, list[StoredImage]] = {key: [] for key in sorted({keys[label] for label in labels})}
+def _images_by_class(index: PendingIndex, names: Mapping[str, str]) -> tuple[dict[str, list[StoredImage]], list[str]]:
+    """Images of labels by the class they name, each content once, and notes on what a person should hear of them."""
+    usable = [i for i in index.images_sharing(list(names)) if i.record.label and i.record.split not in HELD_BACK]
+    counts = Counter(str(i.record.label) for i in usable)
+    # An image that carries another label too shows none of these classes, whatever that label is called.
+    names = {label: names.get(label, label) for label in counts}
+    # Copies of an image and two spellings of its class are nothing to tell of it; two classes for one image are.
+    copies = {(i.sha256, names[str(i.record.label)]): i for i in reversed(usable)}
+    once, notes = each_content_once([relabeled(i, names) for i in copies.values()])
+    images: dict[str, list[StoredImage]] = {}
     for image in once:
-        images[str(image.record.label)].append(image)  # one of another class would carry two labels
-    return {key: own for key, own in images.items() if own}, notes
+        images.setdefault(str(image.record.label), []).append(image)
+    in_order = sorted(images, key=lambda name: (spoken_form(name), name))
+    return {name: images[name] for name in in_order}, [*joined_notes(names, counts), *notes]
 
 
 def _lack_note(name: str, images: Sequence[StoredImage]) -> str:

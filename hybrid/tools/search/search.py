@@ -19,7 +19,8 @@ from hybrid.index.contents import by_content, joined_label
 from hybrid.index.neighbors import NeighborIndex, open_index
 from hybrid.index.store import EmbeddingStore
 from hybrid.index.texts import average_texts
-from hybrid.labels.prompts import PromptClass, Templates, class_key, class_texts
+from hybrid.labels.names import class_key
+from hybrid.labels.prompts import PromptClass, Templates, class_texts
 from hybrid.plotting import COLUMNS, UNSEEN, Tile, draw_contact_sheet
 from hybrid.run.files import Layout
 

@@ -1,0 +1,224 @@
+"""Classes from the lines of a prompt file: what is clear is read, what is not is refused by its line."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hybrid.errors import DataError, listing
+
+EXPECTED = "one class per line: zebra, or with other names: zebra: striped horse, plains zebra"
+QUOTE = 'put a name that holds , : # or brackets into quotes: "Washington, D.C."'
+
+# A `#` within a word belongs to the name: only after whitespace does it begin a comment.
+COMMENT = re.compile(r"(?:^|\s)#.*")
+_BULLET = re.compile("^[-*\u2022\u2023\u25e6\u00b7\u2013\u2014]\\s+(?:\\[[ xX]?\\]\\s+)?(?=\\S)")
+_NUMBER = re.compile(r"^(?:\(?\d{1,5}[.)]\s+|\d{1,5}\t\s*)(?=\S)")
+_QUOTED = re.compile(r"^(?:\"([^\"]*)\"|“([^”]*)”|„([^“”]*)[“”]|«([^»]*)»|`([^`]*)`|'([^']*)')\s*([:,;]?)\s*(.*)$")
+_OPEN_QUOTES = '"“„«`'
+_CODE = re.compile(r"^[\[\]{}]|[\"'][\]}]$|=\s*[\"'\[{]|^</?\w[^>]*>$|^([-*=_~])\1{2,}$|\w://")
+_HEADER = re.compile(r"^(names|classes|labels|categories|class_names)\s*:$", re.IGNORECASE)
+NAME_COLUMNS = ("name", "class_name", "classname", "class", "label", "category")
+OTHER_COLUMNS = ("synonyms", "synonym", "prompts", "prompt", "aliases", "alias", "other_names")
+_PATH_COLUMNS = ("path", "file", "filename", "image", "filepath")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A class as a file lists it: its name, other names, and where it stands, for messages."""
+
+    name: Any
+    synonyms: tuple[Any, ...]
+    place: str
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What a prompt file holds.
+
+    Attributes
+    ----------
+    entries : tuple of Entry
+    notes : tuple of str
+        How it was read, where that is not what everybody expects.
+    """
+
+    entries: tuple[Entry, ...]
+    notes: tuple[str, ...] = ()
+
+
+def parse_lines(text: str, where: str) -> Parsed:
+    """Read the classes of a text.
+
+    Parameters
+    ----------
+    text : str
+        One class per line, a table with a header, or all names in one line.
+    where : str
+        The file, for messages.
+
+    Raises
+    ------
+    DataError
+        If a line is not clear.
+    """
+    numbered = enumerate(re.split(r"\r\n|\r|\n", text), start=1)
+    lines = [(number, line.strip()) for number, line in numbered if line.strip()]
+    content = [(number, line) for number, line in lines if not line.startswith("#")]
+    tags = [line.split()[0] for _, line in lines if re.match(r"#[^\W\d]\w*$", line)]
+    notes = [f"{where}: lines that begin with # are comments: {listing(tags, 3)}; {QUOTE}"] if tags else []
+    table = _table(content)
+    if table is not None:
+        parsed = _parse_table(table, content, where)
+    elif len(content) == 1 and _is_one_line_list(content[0][1]):
+        parsed = _parse_one_line(content[0], where)
+    else:
+        parsed = _parse_lines(content, where)
+    return Parsed(parsed.entries, (*notes, *parsed.notes))
+
+
+def unclear(where: str, what: str, got: str, fix: str = QUOTE) -> DataError:
+    """Make the error for what may be a class, or part of something else."""
+    return DataError(f"{where}: {what}", expected=EXPECTED, got=f"{got:.120}", fix=fix)
+
+
+# Lines
+
+
+def _parse_lines(lines: Sequence[tuple[int, str]], where: str) -> Parsed:
+    entries, notes, marked = [], [], 0
+    if lines and _HEADER.match(lines[0][1]) and len(lines) > 1:
+        if not all(_BULLET.match(line) for _, line in lines[1:]):
+            raise unclear(
+                where, f"line {lines[0][0]} looks like YAML, which is not read", lines[0][1], "one class per line"
+            )
+        lines = lines[1:]
+    for number, line in lines:
+        bare = _NUMBER.sub("", _BULLET.sub("", line))
+        marked += bare != line
+        entry, line_notes = _parse_line(bare, f"line {number}", where)
+        entries += [entry] if entry else []
+        notes += [f"{where}, line {number}: {note}" for note in line_notes]
+    if marked:
+        notes.insert(0, f"{where}: bullets and numbers before {marked} of {len(lines)} names are left out; {QUOTE}")
+    return Parsed(tuple(entries), tuple(notes[:5]))
+
+
+def _parse_line(line: str, place: str, where: str) -> tuple[Entry | None, list[str]]:
+    """Read one line without its bullet, and say what may surprise; None where only a comment is left."""
+    quoted = _QUOTED.match(line)
+    if quoted is not None:
+        name = next(group for group in quoted.groups()[:6] if group is not None)
+        mark, rest = quoted[7], COMMENT.sub("", quoted[8]).strip()
+        if mark == ":" or not rest:
+            return Entry(name.strip(), _split_synonyms(rest), place), []
+    if line[0] in _OPEN_QUOTES:
+        raise unclear(f"{where}, {place}", "what stands in quotes is not all of the name", line, "leave the quotes out")
+    bare = COMMENT.sub("", line).strip()
+    if not bare:
+        return None, []
+    notes = [_comment_note(line, bare)] if re.search(r"\s#\d", line) else []
+    bare = bare.rstrip(",;").rstrip()
+    name, colon, others = bare.partition(":")
+    _check_line(name.strip(), bare, place, where)
+    if colon and (name.strip().isdigit() or re.search(r"\d:\d", bare)):
+        notes.append(f"{bare!r} is read as the class {name.strip()!r} with the other name {others.strip()!r}; {QUOTE}")
+    return Entry(name.strip(), _split_synonyms(others), place), notes
+
+
+def _check_line(name: str, line: str, place: str, where: str) -> None:
+    """Refuse a line that is part of something else than a list of names."""
+    if "\t" in line:
+        raise unclear(f"{where}, {place}", "a tab within a line, and no header that says what the columns are", line)
+    if "," in name or ";" in name:
+        raise unclear(
+            f"{where}, {place}",
+            "several names, or one that holds a comma",
+            line,
+            f"one class per line, its other names after a colon; {QUOTE}",
+        )
+    if _CODE.search(line):
+        raise unclear(f"{where}, {place}", "not a class name", line)
+
+
+def _comment_note(line: str, bare: str) -> str:
+    return f"only {bare!r} is read: a # after a space begins a comment; {QUOTE}" if bare != line else ""
+
+
+def _split_synonyms(text: str) -> tuple[str, ...]:
+    names = (re.sub(r"^([\"'])(.*)\1$", r"\2", part.strip()).strip() for part in re.split("[,;]", text))
+    return tuple(name for name in names if name)
+
+
+def _is_one_line_list(line: str) -> bool:
+    return bool(re.search("[,;\t]", line.rstrip(",;"))) and ":" not in re.sub(r'"[^"]*"', "", line)
+
+
+def _parse_one_line(line: tuple[int, str], where: str) -> Parsed:
+    """Names in one line, between commas; in quotes where they hold one."""
+    bare = COMMENT.sub("", line[1]).strip()
+    delimiter = next(mark for mark in "\t;," if mark in bare)
+    if delimiter == ";" and "," in re.sub(r'"[^"]*"', "", bare):
+        raise unclear(f"{where}, line {line[0]}", "both commas and semicolons between names", line[1])
+    names = [re.sub(r"^'(.*)'$", r"\1", cell.strip()) for cell in _cells(bare, delimiter) if cell.strip()]
+    entries = tuple(Entry(name, (), f"name {number}") for number, name in enumerate(names, 1))
+    for entry in entries:
+        if _CODE.search(entry.name):
+            raise unclear(f"{where}, {entry.place}", "not a class name", entry.name)
+    return Parsed(entries, (f"{where}: {len(entries)} names in one line: {listing(names, 4)}",))
+
+
+# Tables
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    return next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
+
+
+def column_name(cell: str) -> str:
+    """Give the name of a column or key as it is compared."""
+    return re.sub(r"[\s-]+", "_", cell.strip().casefold())
+
+
+def _table(lines: Sequence[tuple[int, str]]) -> tuple[str, list[str]] | None:
+    """Delimiter and columns, where the first line is the header of a table; None where it is not."""
+    if len(lines) < 2:
+        return None
+    for delimiter in ",;\t":
+        columns = [column_name(cell) for cell in _cells(lines[0][1], delimiter)]
+        if len(columns) > 1 and set(columns) & set(NAME_COLUMNS):
+            return delimiter, columns
+    single = column_name(lines[0][1].strip("\"'"))
+    return (",", [single]) if single in NAME_COLUMNS[:5] else None
+
+
+def _parse_table(table: tuple[str, list[str]], lines: Sequence[tuple[int, str]], where: str) -> Parsed:
+    delimiter, columns = table
+    rows = []
+    for number, line in lines[1:]:
+        cells = [cell.strip() for cell in _cells(line, delimiter)]
+        if len(cells) > len(columns):
+            raise unclear(f"{where}, line {number}", f"{len(cells)} cells under {len(columns)} columns", line)
+        rows.append((number, dict(zip(columns, cells, strict=False))))
+    named = [column for column in NAME_COLUMNS if column in columns]
+    # Beside names there may be numbers under "label" or "class".
+    words = [column for column in named if not all(row.get(column, "").isdigit() for _, row in rows)]
+    chosen = (words or named)[0]
+    others = [column for column in columns if column in OTHER_COLUMNS]
+    entries = [_entry_of_row(row, chosen, others, f"line {number}") for number, row in rows]
+    if set(columns) & set(_PATH_COLUMNS):  # a manifest lists a class once for each of its images
+        entries = list({entry.name: entry for entry in reversed(entries)}.values())[::-1]
+    unused = [column for column in columns if column not in (chosen, *others) and column]
+    left_out = f", not used: {listing(unused, 4)}" if unused else ""
+    other = f", other names in {listing(others)}" if others else ""
+    return Parsed(
+        tuple(entries), (f"{where}: a table, names in its column {chosen}{other}{left_out}; {len(entries)} classes",)
+    )
+
+
+def _entry_of_row(row: Mapping[str, str], chosen: str, others: Sequence[str], place: str) -> Entry:
+    names = (name.strip() for column in others for name in re.split("[,;|]", row.get(column, "")))
+    return Entry(row.get(chosen, ""), tuple(name for name in names if name), place)

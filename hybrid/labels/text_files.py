@@ -1,0 +1,136 @@
+"""Text files that people write: their encodings, and by name what is not one."""
+
+from __future__ import annotations
+
+import codecs
+import difflib
+import stat
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+from hybrid.errors import DataError, listing
+
+MOST_BYTES = 16 * 2**20
+# Longest first: the mark of UTF-32 begins like that of UTF-16.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_FOREIGN = {
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"GIF8": "a GIF image",
+    b"RIFF": "a WebP image or a sound",
+    b"BM": "a BMP image",
+    b"II*\x00": "a TIFF image",
+    b"MM\x00*": "a TIFF image",
+    b"PK\x03\x04": "a zip archive, such as .xlsx or .docx",
+    b"%PDF": "a PDF",
+    b"SQLite format 3": "a database",
+    b"PAR1": "a Parquet table",
+    b"\x1f\x8b": "a gzip archive",
+}
+
+
+def is_file(name: str | Path) -> bool:
+    """Tell whether there is something under this name that is not a folder; a name that cannot be one is not."""
+    try:
+        path = Path(name)
+        return path.exists() and not path.is_dir()
+    except (OSError, ValueError):  # longer than a name may be, or with a null character
+        return False
+
+
+def find_file(name: str | Path, bundled: Path, kind: str) -> Path:
+    """Give the file meant: an existing file first, else the bundled one of that name.
+
+    Raises
+    ------
+    DataError
+        If there is neither; it names what is like it.
+    """
+    if is_file(name):
+        return Path(name)
+    files = {file.stem: file for file in sorted(bundled.glob("*.txt"))}
+    if str(name) in files:
+        return files[str(name)]
+    near = similar_files(name, list(files))
+    raise DataError(
+        f"The {kind} {str(name)[:200]} does not exist",
+        expected=f"a file, or one of the bundled names {', '.join(files)}",
+        got="a folder" if _is_folder(name) else "nothing there",
+        fix=f"did you mean {listing(near)}?" if near else "check the path",
+    )
+
+
+def similar_files(name: str | Path, bundled: Sequence[str]) -> list[str]:
+    """Bundled names, and files in the folder that is meant, whose names are like this one."""
+    try:
+        folder = Path(name).parent
+        there = {file.name: str(file) for file in folder.iterdir() if file.is_file()} if folder.is_dir() else {}
+    except (OSError, ValueError):
+        there = {}
+    wanted = Path(name).name
+    by_name = difflib.get_close_matches(wanted, [*there, *bundled], n=3, cutoff=0.75)
+    same_stem = [file for file in there if Path(file).stem == wanted]
+    return list(dict.fromkeys(there.get(match, match) for match in (*same_stem, *by_name)))[:3]
+
+
+def read_text(path: Path) -> str:
+    """Read a text file: UTF-8, or UTF-16 as Windows writes it; in Unicode NFC.
+
+    Raises
+    ------
+    DataError
+        If it is a pipe, a device, too large, not text, or in an encoding that cannot be told.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"{path} is not a file", expected="a text file", got="a pipe, a socket or a device")
+        if status.st_size > MOST_BYTES:
+            raise DataError(
+                f"{path} is too large for a text file of names",
+                expected=f"at most {MOST_BYTES >> 20} MiB",
+                got=f"{status.st_size / 2**20:,.0f} MiB",
+                fix="check the path",
+            )
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    return unicodedata.normalize("NFC", _decode(path, data))
+
+
+def _decode(path: Path, data: bytes) -> str:
+    foreign = next((what for start, what in _FOREIGN.items() if data.startswith(start)), None)
+    # Two letters may begin a name as well.
+    if foreign is not None and (b"\x00" in data[:4096] or not data[:4096].isascii() or data.startswith(b"%PDF-")):
+        raise DataError(f"{path} is not a text file", expected="a text file in UTF-8", got=foreign)
+    encoding = next((encoding for mark, encoding in _MARKS.items() if data.startswith(mark)), None)
+    if encoding is None:
+        # Plain letters in UTF-16 without its mark are every other byte zero.
+        first, second = data[:200:2], data[1:200:2]
+        encoding = {(0, 1): "utf-16-le", (1, 0): "utf-16-be"}.get((not all(first), not all(second)))
+    try:
+        text = data.decode(encoding or "utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not {'UTF-8' if encoding is None else encoding.upper()}",
+            expected="a text file in UTF-8",
+            got=f"the byte 0x{error.object[error.start]:02x} at position {error.start}",
+            fix="save it as UTF-8, or: iconv -f latin1 -t utf-8 OLD.txt > NEW.txt",
+        ) from error
+    if "\x00" in text:
+        raise DataError(f"{path} is not a text file", expected="a text file in UTF-8", got="null characters")
+    return text
+
+
+def _is_folder(name: str | Path) -> bool:
+    try:
+        return Path(name).is_dir()
+    except (OSError, ValueError):
+        return False
