@@ -128,9 +128,7 @@ class HybridClassifier:
             If parts are missing or do not fit together.
         """
         named = prompt_set(prompts)
-        state = load_run(
-            Path(run), named, templates, encoder, device, regions, few_shot, strict_names=strict_names
-        )
+        state = load_run(Path(run), named, templates, encoder, device, regions, few_shot, strict_names=strict_names)
         return cls.of(state, policy)
 
     @classmethod

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid.labels.names import NONE
+
 if TYPE_CHECKING:
     from hybrid.gate.decide import Decided
     from hybrid.labels.space import LabelSpace
 
 Probabilities = NDArray[np.float64]
-NONE = "none of these"
 
 
 @dataclass(frozen=True)

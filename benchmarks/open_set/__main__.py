@@ -45,7 +45,7 @@ from benchmarks.kit.vectors import Data, cut, read
 from benchmarks.open_set.measure import Figures, Fitted, detection, fit, prediction_sets, promises
 from benchmarks.open_set.name_vectors import Names, read_names
 from hybrid.errors import DataError, HybridError
-from hybrid.labels.prompts import class_key
+from hybrid.labels.names import class_key
 
 NOTES = (
     "Sets are guaranteed for photos exchangeable with the validation photos of seen classes; nothing is guaranteed for "

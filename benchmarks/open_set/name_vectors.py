@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from benchmarks.kit.arguments import output, parser
 from benchmarks.kit.vectors import unit
 from hybrid.errors import DataError, HybridError
-from hybrid.labels.prompts import PromptClass, PromptSet, class_key, load_templates
+from hybrid.labels.names import class_key
+from hybrid.labels.prompts import PromptClass, PromptSet, load_templates
 
 
 @dataclass(frozen=True)

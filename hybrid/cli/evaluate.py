@@ -44,7 +44,12 @@ def evaluate(
     classifier = load_classifier(run, policy, encoder, device, answer.regions)
     with show.image_progress("evaluating", len(found.records)) as progress:
         result = run_evaluation(
-            classifier, found.records, batch_size=batch.batch_size, workers=batch.workers, progress=progress
+            classifier,
+            found.records,
+            batch_size=batch.batch_size,
+            workers=batch.workers,
+            progress=progress,
+            strict_names=run.strict_names,
         )
     show.note(*result.notes)
     if json_file is not None:

@@ -27,7 +27,9 @@ def load_classifier(
     """
     cut = cast("Regions | None", regions and regions.value)
     opened = encoder.open(run.run, device)
-    return opened.classifier(run.prompts, templates=run.templates, policy=policy, regions=cut).fitted
+    return opened.classifier(
+        run.prompts, templates=run.templates, policy=policy, regions=cut, strict_names=run.strict_names
+    ).fitted
 
 
 def one_image(argument: str, source: str) -> ImageRecord:

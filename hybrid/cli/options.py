@@ -53,7 +53,17 @@ BatchSize = Annotated[
 ]
 Prompts = Annotated[
     str | None,
-    typer.Option(help="Classes that may be named: a file (one class per line) or a bundled name such as animals."),
+    typer.Option(
+        help="Classes that may be named: a file (one class per line), a bundled name such as animals, or the names "
+        "themselves: llama,zebra."
+    ),
+]
+StrictNames = Annotated[
+    bool,
+    typer.Option(
+        "--strict-names",
+        help="Names that are nearly those of a class, or spelled another way, are an error, not a note.",
+    ),
 ]
 Templates = Annotated[
     str | None,
@@ -115,6 +125,7 @@ class RunOptions:
     run: Run = DEFAULT_RUN
     prompts: Prompts = None
     templates: Templates = None
+    strict_names: StrictNames = False
 
 
 @dataclass(frozen=True)

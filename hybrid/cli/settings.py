@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from hybrid.encoders.base import expand_user
-from hybrid.errors import ConfigError
 
 
 def absolute(file: Path | None) -> str | None:
@@ -14,9 +13,7 @@ def absolute(file: Path | None) -> str | None:
 
 
 def read_names(file: Path) -> tuple[str, ...]:
-    """Class names of a prompt-style file (one per line, # comments)."""
+    """Class names of a prompt file (one per line, # comments), or as they are typed."""
     from hybrid.labels.prompts import PromptSet
 
-    if not file.is_file():
-        raise ConfigError("the class file does not exist", got=str(file))
-    return PromptSet.load(file).names
+    return PromptSet.load(str(file)).names

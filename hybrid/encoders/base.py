@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +71,14 @@ class Encoder(Protocol):
 
     def encode_texts(self, texts: Sequence[str]) -> FloatArray:
         """Embed texts, shape (n, dim)."""
+
+
+@runtime_checkable
+class ReadsSoMuch(Protocol):
+    """What an encoder offers besides, if it reads of a text no more than its beginning."""
+
+    def truncated(self, texts: Sequence[str]) -> list[bool]:
+        """Tell of each text whether some of it is not read."""
 
 
 def fingerprint(parts: Mapping[str, Any]) -> str:

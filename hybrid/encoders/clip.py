@@ -241,6 +241,20 @@ class ClipEncoder:
             parts.append(self._to_numpy(self._model.encode_text(tokens), "texts"))
         return np.concatenate(parts) if parts else np.empty((0, self.dim), dtype=np.float32)
 
+    def truncated(self, texts: Sequence[str]) -> list[bool]:
+        """Tell of each text whether it is longer than the tokenizer's context: then its end changes nothing."""
+        length = getattr(self._tokenizer, "context_length", None)
+        if not length or not texts:
+            return [False] * len(texts)
+
+        def cut(part: Sequence[str]) -> list[bool]:
+            # With room for one token more, a text that was cut goes on where it ended before.
+            short, longer = (self._tokenizer(list(part), context_length=size) for size in (length, length + 1))
+            return [bool(torch.any(a != b)) for a, b in zip(short, longer[:, :length], strict=True)]
+
+        # Not all tokenizers can be asked so: some put a token of their own at the very end.
+        return cut(texts) if not cut(["a"])[0] else [False] * len(texts)
+
     def _to_numpy(self, features: torch.Tensor, what: str) -> FloatArray:
         vectors = features.float().cpu().numpy()
         if not np.isfinite(vectors).all():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,10 @@ from hybrid.evaluation.results import (
     report_sets,
 )
 from hybrid.images.records import ImageRecord
+from hybrid.labels.check import name_notes, strict_error
+from hybrid.labels.names import differs_to_the_eye
+from hybrid.labels.near import did_you_mean
+from hybrid.labels.space import LabelSpace
 from hybrid.run.fitted import Batch, FittedClassifier
 
 # Enough for a steady figure, few enough to add little to an evaluation.
@@ -37,8 +41,14 @@ def evaluate(
     batch_size: int | None = None,
     workers: int | None = None,
     progress: Callable[[int], None] = lambda count: None,
+    strict_names: bool = False,
 ) -> Evaluation:
     """Score supervised, zero-shot and hybrid side by side, in the joint label space.
+
+    Parameters
+    ----------
+    strict_names : bool
+        Labels that are a class in another spelling, or nearly one, are an error instead of a note.
 
     Raises
     ------
@@ -51,18 +61,16 @@ def evaluate(
     inside = [record for record in labeled if class_index[str(record.label)] is not None]
     foreign = sorted(label for label, index in class_index.items() if index is None)
     if not inside:
-        raise DataError(
-            "no photo has a label that the classifier knows",
-            expected=f"labels among {listing(list(space.names))}",
-            got=listing(foreign) or f"{len(records)} photos without labels",
-            fix="give class folders or a manifest, and --prompts with their names",
-        )
+        raise _no_known_label(space, foreign, len(records))
+    spelling = _spelling_notes(space, class_index)
+    if strict_names and spelling:
+        raise strict_error(spelling)
     parts, scored, leaked, unreadable = _answer(classifier, inside, batch_size, workers, progress)
     if not parts:
         raise DataError("no photo could be read", got=listing([path for path, _ in unreadable], 5))
     target = np.array([class_index[str(record.label)] for record in scored], dtype=np.intp)
     rates = _measure_rates(classifier, inside, batch_size, workers)
-    notes = _notes(foreign, len(labeled) - len(inside), len(records) - len(labeled))
+    notes = [*_notes(foreign, len(labeled) - len(inside), len(records) - len(labeled)), *spelling]
     if leaked:
         notes.append(f"WARNING: {leaked} of these photos trained the head or show a class; the figures are too good")
     sets, p_known = (_join(parts, name) for name in ("sets", "p_known"))
@@ -144,6 +152,29 @@ def _join(parts: list[Kept], name: str) -> NDArray[Any] | None:
     """Take an array out of every part and join them."""
     arrays = [array for part in parts if (array := part.pop(name)) is not None]
     return np.concatenate(arrays) if arrays else None
+
+
+def _no_known_label(space: LabelSpace, foreign: Sequence[str], count: int) -> DataError:
+    return DataError(
+        "no photo has a label that the classifier knows",
+        expected=f"labels among {listing(list(space.names))}",
+        got=listing(list(foreign)) or f"{count} photos without labels",
+        fix=did_you_mean(foreign, space.names) or "give class folders or a manifest, and --prompts with their names",
+    )
+
+
+def _spelling_notes(space: LabelSpace, class_index: Mapping[str, int | None]) -> list[str]:
+    """Say which labels are a class in another spelling, and which of those that are not scored are nearly one."""
+    joined = []
+    for label, index in class_index.items():
+        if index is not None:
+            prompt = space.prompts[index]
+            names = (space.names[index], prompt.name, *prompt.synonyms)
+            if all(differs_to_the_eye(label, name) for name in names):
+                joined.append(f"{label!r} is {space.names[index]!r}")
+    foreign = [label for label, index in class_index.items() if index is None]
+    notes = [f"labels that are a class in another spelling: {listing(sorted(joined), 6)}"] if joined else []
+    return [*notes, *name_notes(sorted(foreign), space.names, "labels")]
 
 
 def _notes(foreign: list[str], outside: int, unlabeled: int) -> list[str]:

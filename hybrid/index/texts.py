@@ -8,8 +8,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid.encoders.base import Encoder, FloatArray
+from hybrid.encoders.base import Encoder, FloatArray, ReadsSoMuch
+from hybrid.errors import listing
 from hybrid.labels.prompts import PromptClass, Templates, class_texts
+
+# Letters of a name that a message shows.
+MOST_SHOWN = 48
 
 
 class TextCache(Protocol):
@@ -66,3 +70,56 @@ def average_texts(text_embeddings: NDArray[Any], counts: Sequence[int]) -> Float
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.intp)
     means = np.add.reduceat(np.asarray(text_embeddings, dtype=np.float64), starts, axis=0)
     return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), dtype=np.float32)
+
+
+def text_notes(
+    encoder: Encoder, prompts: Sequence[PromptClass], templates: Templates, vectors: FloatArray
+) -> tuple[str, ...]:
+    """Say which names are longer than the encoder reads, and which classes it cannot tell apart by their names.
+
+    Parameters
+    ----------
+    prompts : sequence of PromptClass
+    vectors : (n_classes, dim) float32, unit norm
+        Of `embed_classes`.
+    """
+    notes = []
+    if encoder.uses_templates and isinstance(encoder, ReadsSoMuch):
+        # The longest text of a class alone: to look at all of eighty templates would take longer than to embed them.
+        longest = [max(class_texts(prompt, templates), key=lambda text: len(text.encode())) for prompt in prompts]
+        cut = [prompt.name for prompt, is_cut in zip(prompts, encoder.truncated(longest), strict=True) if is_cut]
+        if cut:
+            notes.append(
+                f"WARNING: prompts longer than the encoder reads, of which the end counts for nothing: {_listed(cut)}"
+            )
+    notes += [
+        f"WARNING: the encoder cannot tell these classes apart by name, their text vectors are equal: {_listed(group)}"
+        for group in ([prompts[row].name for row in rows] for rows in equal_rows(vectors))
+    ]
+    return tuple(notes)
+
+
+def equal_rows(vectors: NDArray[Any], tolerance: float = 1e-4) -> list[list[int]]:
+    """Find rows of (n, dim) that are equal but for rounding: groups of two and more row numbers, in order."""
+    # On one line by a fixed direction equal rows are neighbors, and hardly any others are.
+    direction = np.cos(np.arange(vectors.shape[1])) / np.sqrt(max(vectors.shape[1], 1))
+    place = vectors @ direction
+    order = np.argsort(place, kind="stable")
+    groups: dict[int, list[int]] = {}
+    for position, row in enumerate(order):
+        for earlier in order[:position][::-1]:
+            if place[row] - place[earlier] > tolerance:
+                break
+            if np.linalg.norm(vectors[row] - vectors[earlier]) <= tolerance:
+                group = groups.setdefault(int(earlier), [int(earlier)])
+                group.append(int(row))
+                groups[int(row)] = group
+                break
+    distinct = {id(group): sorted(group) for group in groups.values()}
+    return sorted(distinct.values())
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names for a message, long ones without their middle."""
+    half = MOST_SHOWN // 2
+    return listing([name if len(name) <= MOST_SHOWN else f"{name[:half]}...{name[-half:]}" for name in names], 6)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hybrid.errors import DataError, listing
 from hybrid.labels.names import NameTable, differs_to_the_eye
@@ -84,30 +84,37 @@ def _check_synonyms(classes: Sequence[PromptClass], trained: Sequence[str]) -> N
     heads, names = NameTable(trained), NameTable(prompt.name for prompt in classes)
     for index, prompt in enumerate(classes):
         own = heads.find(prompt.name)
-        called = {place: name for name in prompt.synonyms if (place := heads.find(name)) not in (None, own)}
-        others = [f"{trained[place]}" for place in called if place is not None]
-        if own is None and len(others) > 1:
-            raise DataError(
-                f"the prompt {prompt.name!r} names two trained classes: {listing(others)}",
-                expected="a name for one class",
-                fix="give each of them a line of its own",
-            )
-        if others:
-            kind = "of a class that is not trained" if own is None else f"of the trained class {trained[own]!r}"
-            raise DataError(
-                f"a synonym of {prompt.name!r} is the trained class {others[0]!r}",
-                expected="synonyms that are no class of their own",
-                got=f"{called[heads.find(others[0])]!r} among the names {kind}",
-                fix=f"leave it out, or, if both are one class, write it under its trained name: {others[0]}: {prompt.name}",
-            )
+        places = {place: name for name in prompt.synonyms if (place := heads.find(name)) is not None and place != own}
+        if places:
+            raise _names_trained_class(prompt, None if own is None else trained[own], places, trained)
         for synonym in prompt.synonyms:
             other = names.find(synonym)
-            if other not in (None, index):
+            if other is not None and other != index:
                 raise DataError(
-                    f"a synonym of {prompt.name!r} is the class {classes[other or 0].name!r} of the same prompts",
-                    got=repr(synonym),
+                    f"a synonym of {prompt.name!r} is {classes[other].name!r}, another class of the same prompts",
+                    got=synonym,
                     fix="leave it out in one of the two places",
                 )
+
+
+def _names_trained_class(
+    prompt: PromptClass, own: str | None, places: Mapping[int, str], trained: Sequence[str]
+) -> DataError:
+    """Make the error for a prompt with synonyms that are trained classes: place of a class in `trained` to synonym."""
+    others = [trained[place] for place in places]
+    if own is None and len(others) > 1:
+        return DataError(
+            f"the prompt {prompt.name!r} names {len(others)} trained classes: {listing([repr(o) for o in others])}",
+            expected="a name for one class",
+            fix="give each of them a line of its own",
+        )
+    what = "a class that is not trained" if own is None else f"the trained class {own!r}"
+    return DataError(
+        f"a synonym of {prompt.name!r} is the trained class {others[0]!r}",
+        expected="synonyms that are no class of their own",
+        got=f"{next(iter(places.values()))!r} as another name of {what}",
+        fix=f"leave it out; or, if both are one class, write it under its trained name: {others[0]}: {prompt.name}",
+    )
 
 
 def _shared(classes: Sequence[PromptClass]) -> list[str]:
@@ -116,7 +123,7 @@ def _shared(classes: Sequence[PromptClass]) -> list[str]:
     for index, prompt in enumerate(classes):
         for synonym in prompt.synonyms:
             first = owners.find(synonym)
-            if first not in (None, index):
-                shared.append(f"{synonym!r} ({classes[first or 0].name}, {prompt.name})")
+            if first is not None and first != index:
+                shared.append(f"{synonym!r} ({classes[first].name}, {prompt.name})")
             owners.add(synonym, index)
     return [f"WARNING: synonyms of two classes, which count for the first: {listing(shared, 4)}"] if shared else []

@@ -150,7 +150,7 @@ def joined_notes(classes: Mapping[str, str], counts: Mapping[str, int] | None = 
         Images of each label.
     """
     spellings: dict[str, list[str]] = {}
-    for label, name in classes.items():
+    for label, name in sorted(classes.items()):
         spellings.setdefault(name, []).append(label)
     joined = {name: labels for name, labels in spellings.items() if len(labels) > 1}
     if not joined:

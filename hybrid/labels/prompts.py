@@ -12,9 +12,10 @@ from hybrid.errors import DataError, listing
 from hybrid.labels.names import check_name, check_not_reserved, class_key
 from hybrid.labels.prompt_json import parse_json
 from hybrid.labels.prompt_lines import COMMENT, Parsed, parse_lines
-from hybrid.labels.text_files import find_file, is_file, read_text, similar_files
+from hybrid.labels.text_files import find_file, is_file, read_text
 
-# A name on the command line that ends so, or holds a slash, is a file that is not there.
+# A name on the command line that begins or ends so is a file that is not there.
+_PATH_START = re.compile(r"[/~\\]|\.\.?[/\\]|\w:[\\/]")
 _ENDINGS = (
     ".txt",
     ".text",
@@ -114,7 +115,7 @@ class PromptSet:
         typed = _typed(prompts)
         if typed is not None:
             return _from_text(typed, "--prompts" if "\n" not in typed else "the prompts")
-        path = find_file(prompts, _bundled_folder(), "prompt file")
+        path = find_file(prompts, _bundled_folder(), "prompt file", f'to name a class itself: "{prompts},"')
         return _from_text(read_text(path), f"The prompt file {path}")
 
 
@@ -233,21 +234,16 @@ def _lines_of(text: str) -> list[tuple[int, str]]:
 def _typed(prompts: str | Path) -> str | None:
     """Give names that stand in the text itself; None where it is the name of a file, there or not.
 
-    A single word is a class only where it cannot be meant for a file: nothing is called like it.
+    A single word is no class: it may as well be a file that is not there.
     """
-    bundled = [file.stem for file in _bundled_folder().glob("*.txt")]
-    if isinstance(prompts, Path) or is_file(prompts) or prompts in bundled:
+    if isinstance(prompts, Path) or is_file(prompts):
         return None
     text = prompts.strip()
-    if not text or text[0] in "[{" or "\n" in text:
-        return text or None
-    parts = [part.strip() for part in re.split("[,;]", text)]
-    if any(part.lower().endswith(_ENDINGS) or re.match(r"[/~.\\]|\w:[\\/]", part) for part in parts):
-        return None
-    if len(parts) > 1 or ":" in text:
+    if text[:1] in ("[", "{") or "\n" in text:
         return text
-    alone = "/" not in text and not Path(text).is_dir() and not similar_files(text, bundled)
-    return text if alone else None
+    parts = [part.strip() for part in re.split("[,;]", text)]
+    is_path = any(part.lower().endswith(_ENDINGS) or _PATH_START.match(part) for part in parts)
+    return text if not is_path and (len(parts) > 1 or ":" in text) else None
 
 
 def _from_text(text: str, where: str) -> PromptSet:

@@ -45,8 +45,8 @@ def is_file(name: str | Path) -> bool:
         return False
 
 
-def find_file(name: str | Path, bundled: Path, kind: str) -> Path:
-    """Give the file meant: an existing file first, else the bundled one of that name.
+def find_file(name: str | Path, bundled: Path, kind: str, other: str = "") -> Path:
+    """Give the file meant: an existing file first, else the bundled one of that name; `other` is one more advice.
 
     Raises
     ------
@@ -58,16 +58,16 @@ def find_file(name: str | Path, bundled: Path, kind: str) -> Path:
     files = {file.stem: file for file in sorted(bundled.glob("*.txt"))}
     if str(name) in files:
         return files[str(name)]
-    near = similar_files(name, list(files))
+    near = _similar_files(name, list(files))
     raise DataError(
         f"The {kind} {str(name)[:200]} does not exist",
         expected=f"a file, or one of the bundled names {', '.join(files)}",
         got="a folder" if _is_folder(name) else "nothing there",
-        fix=f"did you mean {listing(near)}?" if near else "check the path",
+        fix=(f"did you mean {listing(near)}?" if near else "check the path") + (f"; {other}" if other else ""),
     )
 
 
-def similar_files(name: str | Path, bundled: Sequence[str]) -> list[str]:
+def _similar_files(name: str | Path, bundled: Sequence[str]) -> list[str]:
     """Bundled names, and files in the folder that is meant, whose names are like this one."""
     try:
         folder = Path(name).parent

@@ -18,9 +18,9 @@ from hybrid.gate.few_shot.base import FewShotExpert
 from hybrid.gate.few_shot.registry import make_expert
 from hybrid.gate.support import SupportImages
 from hybrid.heads.base import Head
-from hybrid.index.texts import embed_classes
-from hybrid.labels.names import NameTable
+from hybrid.index.texts import embed_classes, text_notes
 from hybrid.labels.check import check_prompts
+from hybrid.labels.names import NameTable
 from hybrid.labels.prompts import PromptClass, PromptSet, Templates, load_templates
 from hybrid.labels.space import LabelSpace, UnseenClass, extend, join
 from hybrid.run.classes.change import RunClasses, read_run_classes
@@ -141,9 +141,9 @@ def load_run(
         raise ArtifactError("regions are votes of a head", got="a run without one", fix="hybrid train-head first")
     head, head_info = head_and_info or (None, None)
     classes, notes = read_run_classes(layout, (info.encoder_fingerprint, loaded.fingerprint), head_info)
-    if given is not None or (prompts is not None and strict_names):
+    if prompts is not None and (given is not None or strict_names):
         seen, shown = head_info.classes if head_info else (), [cls.name for cls in classes.support]
-        notes = (*notes, *check_prompts(prompts or given, seen, shown, strict=strict_names))
+        notes = (*notes, *check_prompts(prompts, seen, shown, strict=strict_names))
     simple = chosen or load_templates("simple")
     state = RunState(loaded, settings, classes, prompts, simple, layout=layout, notes=loaded.notes, few_shot=few_shot)
     if head is not None and head_info is not None:
@@ -198,6 +198,8 @@ def assemble(state: RunState) -> Assembled:
     needed = space.named and (state.head is None or state.gate is not None)
     vectors = state.embed_texts(space.prompts[: space.named]) if needed else None
     images = _images_by_place(support, places)
+    if vectors is not None:
+        notes = (*notes, *text_notes(state.encoder, space.prompts[: space.named], state.templates, vectors))
     notes = (*notes, *_merged_notes(support, places, space), *_support_notes(space))
     if not images:
         alone = ("no head in this run: zero-shot only, its softmax is not a calibrated probability",)

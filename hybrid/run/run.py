@@ -18,6 +18,7 @@ from hybrid.images.inputs import Images, MemoryRecord, to_records
 from hybrid.images.records import ImageRecord
 from hybrid.images.sources import Scan, scan
 from hybrid.index.store import EmbeddingStore
+from hybrid.labels.names import check_not_reserved
 from hybrid.run.classes.change import AddSummary, RemoveSummary, add_class, remove_class
 from hybrid.run.files import HeadInfo, Layout, RunInfo, read_head_info, read_run, write_run
 
@@ -188,6 +189,7 @@ class Run:
         from hybrid.index.build import build_index
         from hybrid.index.neighbors import open_index
 
+        check_not_reserved({record.label for record in found.records}, "the labels of the sources")
         self.encoder.check(found.records)
         write_run(self.layout, self.settings, self.encoder)
         with EmbeddingStore(self.layout.store) as store:
@@ -375,6 +377,7 @@ class Run:
         batch_size: int | None = None,
         workers: int | None = None,
         progress: Callable[[int], None] = _no_progress,
+        strict_names: bool = False,
         **options: Any,
     ) -> Evaluation:
         """Score head, zero-shot and hybrid side by side on labeled images.
@@ -384,14 +387,21 @@ class Run:
         images : sources as `index` takes them
         prompts, **options
             As for `classifier`.
-        batch_size, workers, progress
+        batch_size, workers, progress, strict_names
             See `hybrid.evaluation.evaluate.evaluate`.
         """
         from hybrid.evaluation.evaluate import evaluate
 
         found = scan([images] if isinstance(images, str | Path) else list(images))
-        classifier = self.classifier(prompts, **options)
-        return evaluate(classifier.fitted, found.records, batch_size=batch_size, workers=workers, progress=progress)
+        classifier = self.classifier(prompts, strict_names=strict_names, **options)
+        return evaluate(
+            classifier.fitted,
+            found.records,
+            batch_size=batch_size,
+            workers=workers,
+            progress=progress,
+            strict_names=strict_names,
+        )
 
     def search(
         self,

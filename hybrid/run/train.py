@@ -23,7 +23,7 @@ from hybrid.heads.training.distributed import is_main_process, process_count
 from hybrid.heads.training.folds import FoldLogits, frozen_folds, tuned_folds
 from hybrid.images.records import ImageRecord
 from hybrid.index.store import EmbeddingStore, is_added
-from hybrid.index.texts import embed_classes
+from hybrid.index.texts import embed_classes, text_notes
 from hybrid.labels.names import NameTable
 from hybrid.labels.prompts import Templates, load_templates
 from hybrid.labels.space import join
@@ -78,7 +78,7 @@ def train_run(
         data = work.images(store, limit_to)
         _announce(data, layout, say)
         # Before the training, which may take hours: what is wrong with the names shows at once.
-        vectors, reason = _name_classes(data.classes, encoder, texts, store)
+        vectors, reason = _name_classes(data.classes, encoder, texts, store, say)
         left_out = _left_out(data.classes, store)
         head = work.train(data, draft.folder)
         info = _describe(data, head, settings, left_out)
@@ -128,7 +128,7 @@ def refit_gate(
     with EmbeddingStore(layout.store, must_exist=True) as store, HeadDraft(layout, copy=True) as draft:
         data = split_by_training(work.images(store, info.classes), info.classes, frozenset(info.trained_on))
         say(f"{len(data.val)} labeled photos of the index did not train the head")
-        vectors, reason = _name_classes(data.classes, encoder, texts, store)
+        vectors, reason = _name_classes(data.classes, encoder, texts, store, say)
         if vectors is None:
             raise GateError("the encoder cannot name the seen classes", got=reason)
         if head_kind(settings).reads_pixels:
@@ -283,12 +283,15 @@ def _check_files(records: Sequence[ImageRecord]) -> None:
 
 
 def _name_classes(
-    names: Sequence[str], encoder: Encoder, templates: Templates, store: EmbeddingStore
+    names: Sequence[str], encoder: Encoder, templates: Templates, store: EmbeddingStore, say: Say
 ) -> tuple[FloatArray | None, str]:
-    """Embed the seen classes' names, (n_classes, dim); or say why the encoder cannot name them."""
+    """Embed the seen classes' names, (n_classes, dim); or give the reason why the encoder cannot name them."""
     prompts = join(names, None).prompts
     named = encoder.can_encode([prompt.name for prompt in prompts])
     if all(named):
-        return embed_classes(encoder, prompts, templates, store), ""
+        vectors = embed_classes(encoder, prompts, templates, store)
+        for note in text_notes(encoder, prompts, templates, vectors):
+            say(note)
+        return vectors, ""
     missing = [prompt.name for prompt, known in zip(prompts, named, strict=True) if not known]
     return None, f"{encoder.name} has no text vector for {len(missing)} of {len(names)} names: {listing(missing)}"

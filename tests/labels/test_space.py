@@ -60,8 +60,8 @@ def test_index_of():
     labels = ("Sea_Horse", "sea  horse", "hippocampus", "ZEBRA", "cup", "water-monster", "axolotl", "chair", "")
     assert [space.index_of(label) for label in labels] == [0, 0, 0, 1, 2, 3, 3, None, None]
     # A name wins over another class's synonym wherever it stands, a prompt's own too.
-    space = join(("cat",), prompts("lynx: bobcat, wild cat", "bobcat: lynx", "wildcat: cat of the wild"))
-    assert [space.index_of(name) for name in ("cat", "lynx", "bobcat", "wild cat", "wildcat")] == [0, 1, 2, 1, 3]
+    space = join(("cat",), prompts("lynx: bobcat, wild cat", "bobcat: lynx", "wild dog: cat of the wild"))
+    assert [space.index_of(name) for name in ("cat", "lynx", "bobcat", "wild cat", "wilddog")] == [0, 1, 2, 1, 3]
     space = join(("puma", "cougar"), prompts("cougar: puma"))
     assert space.prompts == (PromptClass("puma"), PromptClass("cougar", ("puma",)))
     assert [space.index_of(name) for name in ("puma", "cougar")] == [0, 1]
@@ -87,6 +87,14 @@ def test_without_prompts_or_without_a_head():
     with pytest.raises(DataError, match="no class") as caught:
         join((), None)
     assert "--prompts" in caught.value.fix
+
+
+def test_classes_of_an_old_run_that_are_one_by_now_stay_two():
+    seen = ("black bird", "blackbird", "zebra", "zebra.")
+    space = join(seen, PromptSet((PromptClass("blackbird", ("merle",)), PromptClass("Black_Bird")), check=False))
+    assert space.names == seen
+    assert [space.index_of(name) for name in (*seen, "merle", "Blackbird")] == [0, 1, 2, 3, 1, 0]
+    assert [prompt.name for prompt in space.prompts] == ["Black_Bird", "blackbird", "zebra", "zebra."]
 
 
 # Classes that join
@@ -142,10 +150,9 @@ def test_a_class_that_is_seen_has_no_place():
         assert places == (None, 3)
         assert wider.names == (*SEEN, "yak")
         assert wider.shots == (0, 0, 0, 1)
-    for first, second in (("yak", "YAK"), ("sea-lion", "Sea Lion: otaria")):
-        with pytest.raises(DataError, match="two added classes have one name") as caught:
-            extend(join(SEEN, None), [unseen(first, 1), unseen("emu"), unseen(second)])
-        assert first in caught.value.got
+    with pytest.raises(DataError, match="two added classes have one name") as caught:
+        extend(join(SEEN, None), [unseen("yak", 1), unseen("emu"), unseen("yak: otaria")])
+    assert "yak" in caught.value.got
 
 
 def test_nobody_joins_and_into_an_empty_space():

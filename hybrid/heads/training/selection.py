@@ -7,7 +7,15 @@ from dataclasses import dataclass, replace
 
 from hybrid.errors import DataError, listing
 from hybrid.heads.base import LabeledImages, TrainingSet
-from hybrid.heads.training.dataset import HELD_BACK, ChosenImages, choose_images, divide, each_content_once, pack, relabeled
+from hybrid.heads.training.dataset import (
+    HELD_BACK,
+    ChosenImages,
+    choose_images,
+    divide,
+    each_content_once,
+    pack,
+    relabeled,
+)
 from hybrid.images.pipeline import read_each
 from hybrid.images.sources import Scan
 from hybrid.images.splits import stratified_split

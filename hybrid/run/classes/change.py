@@ -12,8 +12,8 @@ from hybrid.heads.training.dataset import HELD_BACK
 from hybrid.images.records import ImageRecord
 from hybrid.index.neighbors import open_index
 from hybrid.index.store import EmbeddingStore, StoredImage, is_added
+from hybrid.labels.check import name_notes
 from hybrid.labels.names import NameTable, class_key, class_of, joined_notes
-from hybrid.labels.near import NearNames
 from hybrid.labels.prompts import Templates, load_templates
 from hybrid.run.classes.entries import ClassesInfo, entry_of, read_classes
 from hybrid.run.classes.images import JoiningImages, Unreadable, check_images, embed_images
@@ -189,7 +189,9 @@ def join_class(
     after = replace(classes, info=info, support=_in_order(info, support), index=index, touched=touched)
     there = {image.record.path for image in classes.index.images_at(list(index.images))}
     new = sum(path not in there for path in index.images)
-    notes = (*notes, *joining.notes, *more)
+    others = [*classes.seen, *(c.name for c in classes.support if c.name != cls.name)]
+    spelling = name_notes([name], [cls.name], "names") + name_notes([cls.name], others, "names")
+    notes = (*notes, *joining.notes, *more, *spelling)
     return after, AddSummary(cls.name, cls.synonyms, cls.named, len(cls.hashes), new, unreadable, notes)
 
 
@@ -260,7 +262,7 @@ def leave_class(classes: RunClasses, name: str) -> tuple[RunClasses, RemoveSumma
         touched=classes.touched | {key},
     )
     sources = sorted({i.record.source for i in images if not is_added(i.record.source)})
-    notes = joined_notes({label: known[index] for label in own})
+    notes = joined_notes(dict.fromkeys(own, known[index]))
     notes += (f"the next hybrid build-index of {listing(sources, 3)} brings its photos back",) if sources else ()
     return after, RemoveSummary(own[0] if own else known[index], len(images), notes)
 

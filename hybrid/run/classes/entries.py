@@ -122,4 +122,3 @@ def entry_of(
             fix="leave that name out, or first: hybrid remove-class OTHER",
         )
     return AddedClass(name=spelled, synonyms=tuple(others.values()), named=before.named if named is None else named)
-

@@ -53,8 +53,8 @@ def gather(
     """Gather the classes of a run that its head does not know.
 
     These are the labels of the index that are not `seen`, with their images that are not of split ``test``, and the
-    classes that were added by name alone. Names are compared as `hybrid.labels.names` has it. Each content counts once; contents that
-    carry two labels do not count.
+    classes that were added by name alone. Names are compared as `hybrid.labels.names` has it. Each content counts
+    once; contents that carry two labels do not count.
 
     Parameters
     ----------

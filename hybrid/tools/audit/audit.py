@@ -17,6 +17,7 @@ from hybrid.gate.evidence import zero_shot_logits
 from hybrid.index.contents import by_content
 from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.index.texts import embed_classes
+from hybrid.labels.check import check_prompts
 from hybrid.labels.prompts import PromptSet, Templates, load_templates
 from hybrid.labels.space import join
 from hybrid.run.files import GateInfo, HeadFiles, Layout, RunInfo, read_json, read_run
@@ -157,8 +158,9 @@ def _judge_labels(
     gate = layout.head / HeadFiles.GATE
     of_gate = check.templates is None and gate.is_file()
     templates = read_json(gate, GateInfo).templates if of_gate else load_templates(check.templates or "simple")
+    spelling = check_prompts(check.prompts, sorted(set(judged.labels))) if check.prompts else ()
     zero_shot, asked = ask_zero_shot(encoder, judged, templates, check.prompts)
-    return find_suspects(judged, labeled, zero_shot), len(judged.hashes), (*notes, *encoder.notes, asked)
+    return find_suspects(judged, labeled, zero_shot), len(judged.hashes), (*notes, *encoder.notes, *spelling, asked)
 
 
 def ask_zero_shot(

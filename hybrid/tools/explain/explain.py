@@ -19,6 +19,7 @@ from hybrid.gate.policy import uniform_from_hash
 from hybrid.heads.base import Head
 from hybrid.images.pipeline import largest_min_side, read_and_decode, read_image
 from hybrid.images.records import ImageRecord
+from hybrid.labels.near import did_you_mean
 from hybrid.labels.space import LabelSpace
 from hybrid.prediction import Answers, Prediction
 from hybrid.run.files import Layout
@@ -165,7 +166,7 @@ def _class_index(classifier: FittedClassifier, name: str) -> int:
             "--class names a class that is not in the list",
             expected=f"one of {listing(list(classifier.space.names))}",
             got=name,
-            fix="add it to --prompts",
+            fix=did_you_mean([name], classifier.space.names) or "add it to --prompts",
         )
     return index
 

@@ -19,7 +19,8 @@ from hybrid.index.contents import by_content, joined_label
 from hybrid.index.neighbors import NeighborIndex, open_index
 from hybrid.index.store import EmbeddingStore
 from hybrid.index.texts import average_texts
-from hybrid.labels.names import class_key
+from hybrid.labels.names import NameTable, class_of
+from hybrid.labels.near import did_you_mean
 from hybrid.labels.prompts import PromptClass, Templates, class_texts
 from hybrid.plotting import COLUMNS, UNSEEN, Tile, draw_contact_sheet
 from hybrid.run.files import Layout
@@ -160,7 +161,7 @@ def search(
     count : int
         At least 1; fewer are found where the index holds fewer.
     label : str, optional
-        Only images that carry this label; case, ``_``, ``-`` and spaces make no difference.
+        Only images that carry this label, in any spelling.
     sha256 : str, optional
         Of the image that was searched with, to mark it.
     say : callable
@@ -197,15 +198,18 @@ def search(
 
 
 def _with_label(index: NeighborIndex, store: EmbeddingStore, fingerprint: str, label: str) -> NeighborIndex:
-    wanted = class_key(label)
     labels = list(store.labels())
-    same = [name for name in labels if class_key(name) == wanted]
-    if not same:
+    classes = class_of(labels)
+    names = list(dict.fromkeys(classes.values()))
+    wanted = NameTable(names).find(label)
+    if wanted is None:
         raise ConfigError(
             "no photo of the index has this label",
             expected=f"one of {listing(labels)}" if labels else "an index with labels",
             got=label,
+            fix=did_you_mean([label], labels),
         )
+    same = [name for name in labels if classes[name] == names[wanted]]
     narrowed = index.only_ids(store.rows(fingerprint).ids_labeled(same))
     if not len(narrowed):
         raise StoreError(

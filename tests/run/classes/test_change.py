@@ -270,10 +270,10 @@ def test_images_from_memory(headed, encoder, images, tmp_path):
 
 def test_names_that_cannot_be(headed, encoder, images):
     before = state(headed)
-    for name in ("", "  ", "_ -", "a\nb", "a\tb", "\x1b[31m", "a\u2028b", "\ud800"):
-        with pytest.raises(DataError, match=r"class name|no name"):
+    for name in ("", "  ", "_", "a\nb", "a\tb", "\x1b[31m", "a\u2028b", "\ud800"):
+        with pytest.raises(DataError, match="class name"):
             add_class(headed, encoder, name, [])
-        with pytest.raises(DataError, match=r"class name|no name"):
+        with pytest.raises(DataError, match="class name"):
             add_class(headed, encoder, "pink", [], synonyms=[name])
     with pytest.raises(DataError, match="head was trained on Red") as caught:
         add_class(headed, encoder, "Red", images("new", red=2))
@@ -493,7 +493,7 @@ def test_removing_what_cannot_be_removed(headed, encoder):
     with pytest.raises(DataError, match="head was trained on RED") as caught:
         remove_class(headed, "RED")
     assert "--classes" in caught.value.fix
-    for name, near in (("lightpink", "near it: light_pink"), ("zzzzzz", None)):
+    for name, near in (("lightpnk", "near it: light_pink"), ("zzzzzz", None)):
         with pytest.raises(DataError, match=f"no class '{name}'") as caught:
             remove_class(headed, name)
         assert caught.value.got == near

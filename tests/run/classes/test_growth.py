@@ -101,7 +101,7 @@ def cases(load, shots, place):
     yield "removed and added anew", clf.add_class(LAST, shots(LAST, 1)), ["other snake", LAST], [2, 1]
     clf = load("labels").add_class(BIRD, birds).add_class(LAST, prompts=["the last one"])
     yield "labels and added", clf, [BIRD, LAST, SNAKE], [3, 3, 3]
-    beast, golden = PromptClass("beast", (TRAINED[2], "old beast")), PromptClass(FISH, ("golden fish",))
+    beast, golden = PromptClass(TRAINED[2], ("beast", "old beast")), PromptClass(FISH, ("golden fish",))
     clf = load(prompts=PromptSet((beast, golden, PromptClass(BIRD)))).add_class(SNAKE, snakes)
     yield "prompts with synonyms", clf, [FISH, BIRD, SNAKE], [3]
     (place / "my templates.txt").write_text("a drawing of a {}.\n{}\n")
@@ -167,7 +167,7 @@ def test_another_process_reads_the_same_classifier(saved, images):
 
 def test_prompts_and_own_templates_are_kept(saved, images):
     prompts = read_prompts(Layout(saved["prompts with synonyms"][2]))
-    assert prompts.classes[0] == PromptClass("beast", (TRAINED[2], "old beast"))
+    assert prompts.classes[0] == PromptClass(TRAINED[2], ("beast", "old beast"))
     assert prompts.templates is None, "a gate that is fitted anew brings its own"
     clf, _, folder = saved["own templates"]
     prompts = read_prompts(Layout(folder))
@@ -325,7 +325,7 @@ def test_prompts_are_other_names_and_none_of_them_means_images_alone(load, shots
 
 def test_a_class_that_cannot_join_or_leave_changes_nothing(load, world, shots, images, tmp_path):
     """What is wrong in a folder too is tried in test_change.py."""
-    prompts = PromptSet((PromptClass("beast", (TRAINED[2], "old beast")), PromptClass(FISH)))
+    prompts = PromptSet((PromptClass(TRAINED[2], ("beast", "old beast")), PromptClass(FISH)))
     clf = load(prompts=prompts).add_class("creature 6", shots(SNAKE), prompts=[])
     torn = tmp_path / "torn.png"
     torn.write_bytes(b"nothing")
