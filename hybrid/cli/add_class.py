@@ -31,8 +31,7 @@ def add_class(
         bool | None,
         typer.Option(
             "--name/--no-name",
-            help="Whether the name describes the photos, or the photos speak alone.  [default: as before, else "
-            "--name]",
+            help="Whether the name describes the photos, or the photos speak alone.  [default: as before, else --name]",
             show_default=False,
         ),
     ] = None,
