@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+# What a terminal obeys instead of showing it, what turns the direction of writing, and what nobody can see: control
+# characters, bidirectional marks, zero-width space, line separators, and halves of characters (names that are not
+# UTF-8). Joiners stay: emoji and some scripts need them.
+UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
+)
 
 
 class HybridError(Exception):
@@ -147,6 +155,11 @@ def named_file_errors(what: str, path: str | os.PathLike[str] | None = None) -> 
         yield
     except OSError as error:
         raise file_error(error, what, path) from error
+
+
+def visible(text: str) -> str:
+    r"""Write what a terminal would obey or hide as an escape, such as ``\x1b``; line breaks and tabs stay."""
+    return UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def listing(items: list[str], limit: int = 10) -> str:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import os
+import stat
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from hybrid.errors import named_file_errors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,6 +23,9 @@ if TYPE_CHECKING:
 # What a killed process left beside a file is removed by the next one that writes it, unless it is so young that its
 # writer may be alive, on this machine or on another one that shares the folder.
 STALE_SECONDS = 24 * 3600
+LONGEST_STEM = 200  # bytes; file systems take 255 for a name
+# With what a formula begins in a spreadsheet; the last four are the wide forms that East Asian keyboards give.
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 @contextmanager
@@ -39,12 +47,12 @@ def atomic_write(file: Path) -> Iterator[Path]:
     >>> with atomic_write(Path("labels.json")) as part:
     ...     part.write_text("{}")
     """
-    file = file.resolve()
     if file.exists() and not file.is_file():
-        yield file
+        yield file  # as it was named: what a link such as /dev/fd/63 leads to may have no name that can be opened
         return
+    file = Path(os.path.realpath(file))
     _remove_stale_parts(file)
-    part = file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}.part")
+    part = _part_of(file)
     part.touch()
     mode = (file if file.exists() else part).stat().st_mode
     try:
@@ -55,13 +63,107 @@ def atomic_write(file: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def _part_of(file: Path) -> Path:
+    return file.with_name(f"{_part_stem(file)}.{os.getpid()}-{threading.get_ident()}.part")
+
+
+def _part_stem(file: Path) -> str:
+    """The file's own name, or the start and a hash of one so long that nothing could be added to it."""
+    name = os.fsencode(file.name)
+    if len(name) <= LONGEST_STEM:
+        return file.name
+    return f"{file.name[: LONGEST_STEM // 8]}-{hashlib.sha256(name).hexdigest()[:16]}"
+
+
 def _remove_stale_parts(file: Path) -> None:
-    for part in file.parent.glob(f"{glob.escape(file.name)}.*.part"):
+    for part in file.parent.glob(f"{glob.escape(_part_stem(file))}.*.part"):
         try:
             if time.time() - part.stat().st_mtime > STALE_SECONDS:
                 part.unlink()
         except OSError:  # another process was faster
             continue
+
+
+def check_writable(file: Path, what: str) -> None:
+    """See that a file can be written by `atomic_write`, before the work whose result it is to hold.
+
+    Parameters
+    ----------
+    file : Path
+        May exist, be a link, a pipe or a device.
+    what : str
+        Its name in errors, such as a flag.
+
+    Raises
+    ------
+    FileError
+        If it is a folder, or it or its folder, which may have to be made, cannot be written; a full disk too.
+    """
+    with named_file_errors(f"{what} cannot be written", file):
+        try:
+            mode = file.stat().st_mode
+        except FileNotFoundError:
+            mode = 0
+        wrong = 0
+        if stat.S_ISDIR(mode):
+            wrong = errno.EISDIR
+        elif mode and not (stat.S_ISREG(mode) or stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)):
+            wrong = errno.EINVAL
+        elif mode and not os.access(file, os.W_OK):
+            wrong = errno.EACCES
+        if wrong:
+            raise OSError(wrong, os.strerror(wrong))
+        if mode and not stat.S_ISREG(mode):
+            return
+        place = Path(os.path.realpath(file))
+        _try_to_write(place.parent, place.name)
+
+
+def check_folder(folder: Path, what: str) -> None:
+    """See that a folder, which may have to be made, can be written to; FileError where it cannot."""
+    with named_file_errors(f"{what} cannot be written", folder):
+        _try_to_write(Path(os.path.realpath(folder)), "hybrid")
+
+
+def _try_to_write(folder: Path, name: str) -> None:
+    """Write a file in a folder, or in the nearest one above it that there is, and remove it again."""
+    while not folder.exists():
+        folder = folder.parent
+    part = _part_of(folder / name)
+    try:
+        part.write_bytes(bytes(4096))
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def is_stdout(file: Path) -> bool:
+    """Whether a file is where stdout goes already: ``-``, ``/dev/stdout``, or the same pipe, terminal or file."""
+    if str(file) == "-":
+        return True
+    try:
+        return os.path.samestat(file.stat(), os.fstat(sys.stdout.fileno()))
+    except (OSError, AttributeError, ValueError):  # no such file; stdout is closed, or a text in memory
+        return False
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two paths lead to the same file, by links of any kind, or to the same place where nothing is yet."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return os.path.realpath(one) == os.path.realpath(other)
+
+
+def start_of(file: Path, count: int) -> bytes:
+    """Read the first bytes of a file."""
+    with named_file_errors("a file cannot be read", file), file.open("rb") as stream:
+        return stream.read(count)
+
+
+def safe_cell(text: str) -> str:
+    """Put an apostrophe before a text of a CSV that a spreadsheet would take for a formula, as OWASP advises."""
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def file_sha256(file: Path) -> str:

@@ -6,6 +6,7 @@ system or backend is asked for.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,9 +89,11 @@ def draw_contact_sheet(tiles: Sequence[Tile], title: str, file: Path) -> list[st
 
 
 def save_png(figure: Figure, file: Path, dpi: int = 100) -> None:
-    """Write a figure as a PNG, whole or not at all, whatever the ending of its name."""
+    """Write a figure as a PNG that says who drew it, whole or not at all, whatever the ending of its name."""
+    drawn = io.BytesIO()  # a pipe cannot be written to by a library that goes back in its file
+    figure.savefig(drawn, format="png", dpi=dpi, metadata={"Software": "hybrid"})
     with atomic_write(file) as part:
-        figure.savefig(part, format="png", dpi=dpi)
+        part.write_bytes(drawn.getvalue())
 
 
 def hide_axes(panel: Axes) -> None:

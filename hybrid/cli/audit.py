@@ -14,8 +14,8 @@ from hybrid.tools.audit import DUPLICATES_ABOVE
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
+    from hybrid.terminal import FittedTable
     from hybrid.tools.audit.audit import Audit
     from hybrid.tools.audit.duplicates import DuplicateGroup
     from hybrid.tools.audit.labels import Suspect
@@ -24,7 +24,9 @@ SHOWN_OF_GROUP = 8
 T = TypeVar("T")
 
 
+@options.with_groups
 def audit(
+    *,
     run: options.Run = options.DEFAULT_RUN,
     duplicates_above: Annotated[
         float,
@@ -42,39 +44,44 @@ def audit(
     ] = None,
     templates: options.Templates = None,
     top: Annotated[int, typer.Option(min=1, help="Groups and labels that the table lists; a file holds all.")] = 30,
-    sheet: Annotated[Path | None, typer.Option(help="Draw the 25 most suspicious labels to this PNG.")] = None,
-    out: Annotated[Path | None, typer.Option(help="File for the findings.  [default: stdout]")] = None,
-    format_: options.OutputFormat = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(help="Draw the 25 most suspicious labels to this PNG, new or written by hybrid before."),
+    ] = None,
+    output: options.OutputOptions,
     device: options.Device = "auto",
 ) -> None:
     """List near duplicates and labels that are probably wrong. Nothing in the run changes."""
     from functools import partial
 
     from hybrid.cli import show
-    from hybrid.cli.write import opened
+    from hybrid.cli.outputs import FINDINGS, PICTURE, Outputs
+    from hybrid.cli.write import format_of, opened
     from hybrid.labels.prompts import PromptSet
     from hybrid.tools.audit.audit import LabelCheck, audit_run
 
     _check(labels, prompts, templates, sheet)
+    outputs = Outputs({"--prompts": prompts, "--templates": templates}, run)
+    format_of(output)
+    outputs.file("--out", output.out, FINDINGS)
+    outputs.file("--sheet", sheet, PICTURE)
     check = LabelCheck(PromptSet.load(prompts) if prompts else None, templates, device) if labels else None
-    with opened(out, format_) as (stream, chosen):
+    with opened(output) as (stream, chosen):
         found = audit_run(run, above=duplicates_above, labels=check, progress=partial(show.image_progress, "comparing"))
         show.note(*found.notes)
         # The picture first: a reader of stdout may close it before its end.
         if sheet is not None:
             _draw(found, sheet)
-        _write(found, stream, chosen, top)
+        _write(found, stream, chosen, top, output.safe_csv)
 
 
 def _check(labels: bool, prompts: str | None, templates: str | None, sheet: Path | None) -> None:
-    from hybrid.cli.write import check_sheet
     from hybrid.errors import ConfigError
 
     given = [name for name, value in (("prompts", prompts), ("templates", templates), ("sheet", sheet)) if value]
     if given and not labels:
         flags = ", ".join(f"--{name}" for name in given)
         raise ConfigError(f"{flags}: only for the check of labels", got="--no-labels", fix="leave one of them out")
-    check_sheet(sheet)
 
 
 def _draw(found: Audit, sheet: Path) -> None:
@@ -90,14 +97,14 @@ def _draw(found: Audit, sheet: Path) -> None:
     note_sheet(f"{min(len(found.suspects), MOST_DRAWN)} most suspicious labels", sheet, unreadable)
 
 
-def _write(found: Audit, stream: TextIO, chosen: str, top: int) -> None:
+def _write(found: Audit, stream: TextIO, chosen: str, top: int, safe: bool) -> None:
     from hybrid.cli import write
     from hybrid.tools.audit import rows
 
     if chosen == "jsonl":
         write.write_jsonl(rows.as_json(found), stream)
     elif chosen == "csv":
-        write.csv_writer(rows.CSV_COLUMNS, stream).writerows(rows.as_csv(found))
+        write.CsvWriter(rows.CSV_COLUMNS, stream, safe=safe).writerows(rows.as_csv(found))
     else:
         _print_tables(found, write.console_of(stream), top)
 
@@ -114,7 +121,7 @@ def _print_tables(found: Audit, console: Console, top: int) -> None:
     _print_first(found.suspects, _suspects_table, console, top)
 
 
-def _print_first(rows: Sequence[T], table: Callable[[Sequence[T]], Table], console: Console, top: int) -> None:
+def _print_first(rows: Sequence[T], table: Callable[[Sequence[T]], FittedTable], console: Console, top: int) -> None:
     if rows:
         console.print(table(rows[:top]))
     if len(rows) > top:
@@ -135,13 +142,14 @@ def _duplicates_title(found: Audit) -> str:
     )
 
 
-def _duplicates_table(groups: Sequence[DuplicateGroup]) -> Table:
+def _duplicates_table(groups: Sequence[DuplicateGroup]) -> FittedTable:
     from rich.text import Text
 
-    from hybrid.cli.write import plain_table, short_path
+    from hybrid.cli.write import short_path
+    from hybrid.terminal import Column, FittedTable
 
-    headings = ("group", "similarity", "photo", "label", "split", "why it matters")
-    table = plain_table(*headings, numeric=headings[:2], whole=headings[:3])
+    columns = [Column("group", "number", rank=1), Column("similarity", "number", rank=3), Column("photo", "path")]
+    table = FittedTable([*columns, Column("label"), Column("split", rank=4), Column("why it matters", rank=2)])
     for number, group in enumerate(groups, 1):
         copies = Counter(image.sha256 for image in group.images)
         for image in group.images[:SHOWN_OF_GROUP]:
@@ -149,32 +157,36 @@ def _duplicates_table(groups: Sequence[DuplicateGroup]) -> Table:
             table.add_row(
                 str(number) if first else "",
                 "copy" if copies[image.sha256] > 1 else f"{image.similarity:.3f}",
-                Text(short_path(image.record.path)),
-                Text(image.record.label or "-"),
+                short_path(image.record.path),
+                image.record.label or "-",
                 image.record.split or "-",
                 Text(", ".join(group.faults) if first else "", style="red"),
             )
         if len(group.images) > SHOWN_OF_GROUP:
-            table.add_row("", "", Text(f"and {len(group.images) - SHOWN_OF_GROUP} more", style="dim"))
+            table.add_row("", "", Text(f"and {len(group.images) - SHOWN_OF_GROUP} more", style="dim"), "", "", "")
     return table
 
 
-def _suspects_table(suspects: Sequence[Suspect]) -> Table:
+def _suspects_table(suspects: Sequence[Suspect]) -> FittedTable:
     from rich.text import Text
 
-    from hybrid.cli.write import plain_table, short_path
+    from hybrid.cli.write import short_path
+    from hybrid.terminal import Column, FittedTable
     from hybrid.tools.audit.rows import nearest_labels
 
-    headings = ("photo", "label", "suggested", "score", "zero-shot", "nearest labels")
-    table = plain_table(*headings, numeric=("score",), whole=("photo", "score"))
+    columns = [Column("photo", "path"), Column("label"), Column("suggested"), Column("score", "number", rank=1)]
+    columns += [Column("zero-shot", rank=2), Column("nearest labels", rank=3)]
+    copies = any(suspect.copies for suspect in suspects)
+    table = FittedTable([*columns, Column("", rank=4)] if copies else columns)
     for suspect in suspects:
-        copies = f"  ({len(suspect.copies)} more with the same content)" if suspect.copies else ""
+        more = f"{len(suspect.copies)} more with the same content" if suspect.copies else ""
         table.add_row(
-            Text.assemble(short_path(suspect.record.path), (copies, "dim")),
+            short_path(suspect.record.path),
             Text(suspect.label, style="red"),
             Text(suspect.suggested, style="bold"),
             f"{suspect.score:.3f}",
-            Text(suspect.zero_shot or "-"),
+            suspect.zero_shot or "-",
             Text(nearest_labels(suspect), style="dim"),
+            *([Text(more, style="dim")] if copies else []),
         )
     return table

@@ -60,6 +60,7 @@ def compare(
 ) -> None:
     """Train recipes on the same photos and test them. Prints one table; a finished recipe is not run again."""
     from hybrid.cli import show
+    from hybrid.cli.outputs import FIGURE, MARKDOWN, RESULTS, TABLE, Outputs
     from hybrid.device import resolve
     from hybrid.heads.recipes import recipe_label
     from hybrid.tools.compare.compare import TestPlan
@@ -69,6 +70,8 @@ def compare(
     names = [name.strip() for name in recipes.split(",") if name.strip()]
     rows = candidates(names, vary or (), recipe.load, recipe_label, recipe.fixed())
     compute = resolve(device)
+    files = {"results.csv": TABLE, "results.md": MARKDOWN, "results.json": RESULTS, "scatter.png": FIGURE}
+    Outputs({"a source": [*sources, *(test or ())]}).results("--out", out, files)
     images, held_out = read_sources(sources), read_sources(test) if test else None
     plan = TestPlan(held_out, test_fraction, recipe.seed or 0, recipe.limit_to())
     with _embedded(encoder, pretrained, [*sources, *(test or ())], out, device) as embedded:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,7 +18,9 @@ def evaluate(
     sources: options.Sources,
     *,
     run: options.RunOptions,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write all figures to this file, new or written by hybrid before.")
+    ] = None,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -31,31 +34,34 @@ def evaluate(
 ) -> None:
     """Score head, zero-shot and hybrid on labeled photos."""
     from hybrid.cli import show
-    from hybrid.cli.load import load_classifier
+    from hybrid.cli.load import load_classifier, read_by
+    from hybrid.cli.outputs import EVALUATION, REPORT, Outputs
     from hybrid.evaluation.evaluate import evaluate as run_evaluation
+    from hybrid.evaluation.html_report import FILE_NAME
     from hybrid.evaluation.report import scores_table
     from hybrid.evaluation.results import describe
-    from hybrid.files import atomic_write
     from hybrid.images.sources import scan
 
     policy = answer.policy()
     found = scan(sources)
+    outputs = Outputs({"a source": found.sources, **read_by(run, encoder)}, run.run, found.records)
+    outputs.file("--json", json_file, EVALUATION)
+    if report is not None:
+        outputs.folder("--report", report, {FILE_NAME: REPORT})
     show.note(*found.notes)
     classifier = load_classifier(run, policy, encoder, device, answer.regions)
     with show.image_progress("evaluating", len(found.records)) as progress:
         result = run_evaluation(
             classifier,
             found.records,
-            batch_size=batch.batch_size,
-            workers=batch.workers,
+            **vars(batch),
             progress=progress,
             strict_names=run.strict_names,
+            skip=progress.skip,
         )
-    show.note(*result.notes)
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(json_file) as part:
-            part.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
+        _write_json(json_file, result.to_json())
+    show.note(*result.notes)
     show.result(f"{result.scored} photos, {result.seen} seen and {result.unseen} unseen classes")
     show.stdout().print(scores_table(result.systems))
     for rates in (result.sets, result.rejection):
@@ -68,3 +74,15 @@ def evaluate(
         file = write_report(result, report, run=str(run.run), made=made, sources=sources, notes=found.notes)
         show.result(f"report: {file}")
     show.exit_if_unreadable(result.unreadable)
+
+
+def _write_json(file: Path, values: dict[str, Any]) -> None:
+    from hybrid.files import atomic_write, is_stdout
+
+    text = json.dumps(values, indent=2) + "\n"
+    if is_stdout(file):
+        sys.stdout.write(text)
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(file) as part:
+        part.write_text(text, encoding="utf-8")

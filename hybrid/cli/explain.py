@@ -11,7 +11,6 @@ import typer
 from hybrid.cli import options
 
 if TYPE_CHECKING:
-    from hybrid.images.records import ImageRecord
     from hybrid.tools.explain.explanation import Explanation
 
 
@@ -33,7 +32,8 @@ def explain(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="PNG to draw; the numbers go beside it as JSON.  [default: PHOTO.explanation.png, here]",
+            help="PNG to draw; the numbers go beside it as JSON. Files that exist are replaced only if hybrid wrote "
+            "them.  [default: PHOTO.explanation.png, here]",
             show_default=False,
         ),
     ] = None,
@@ -48,14 +48,18 @@ def explain(
 ) -> None:
     """Show what the answer for one photo rests on. Maps, nearest photos, the gate's terms."""
     from hybrid.cli import show
-    from hybrid.cli.load import load_classifier, one_image
+    from hybrid.cli.load import load_classifier, one_image, read_by
+    from hybrid.cli.outputs import EXPLANATION, PICTURE, Outputs
     from hybrid.run.files import write_json
     from hybrid.tools.explain.explain import explain as explain_image
     from hybrid.tools.explain.figure import draw_explanation
 
     policy = answer.policy()
     record = one_image("explain", photo)
-    png = _target(out, record)
+    png = out or Path(f"{Path(record.path).stem}.explanation.png")
+    outputs = Outputs({"the photo": photo, **read_by(run, encoder)}, run.run, (record,))
+    outputs.file("--out", png, PICTURE)
+    outputs.file("the JSON beside --out", png.with_suffix(".json"), EXPLANATION)
     classifier = load_classifier(run, policy, encoder, device)
     explained = explain_image(classifier, run.run, record, method=method.value, name=class_)
     png.parent.mkdir(parents=True, exist_ok=True)
@@ -66,29 +70,18 @@ def explain(
     show.result(f"{png}\n{png.with_suffix('.json')}")
 
 
-def _target(out: Path | None, record: ImageRecord) -> Path:
-    """Where the PNG goes; ConfigError where it or its JSON would take the photo's place."""
-    from hybrid.errors import ConfigError
-
-    png = out or Path(f"{Path(record.path).stem}.explanation.png")
-    if png.suffix.lower() != ".png":
-        raise ConfigError("--out is the PNG of the explanation", expected="a name that ends in .png", got=str(png))
-    if png.resolve() == Path(record.path).resolve():
-        raise ConfigError("--out is the photo itself", got=str(png), fix="give it another name")
-    return png
-
-
 def _print(explanation: Explanation) -> None:
     from rich.text import Text
 
     from hybrid.cli import show
-    from hybrid.cli.write import plain_table
+    from hybrid.terminal import Column, FittedTable
 
-    table = plain_table("expert", "first", "second", "third")
+    table = FittedTable([Column("expert"), Column("first"), Column("second", rank=1), Column("third", rank=2)])
     experts = explanation.experts
     for name, top in (("head", experts.head), ("zero-shot", experts.zero_shot), ("answer", experts.answer)):
         if top is not None:
-            table.add_row(name, *(Text(f"{scored.label} {scored.probability:.3f}") for scored in top))
+            cells = [f"{scored.label} {scored.probability:.3f}" for scored in top]
+            table.add_row(name, *cells, *[""] * (3 - len(cells)))
     p_unseen = "" if explanation.p_unseen is None else f", p(unseen) {explanation.p_unseen:.3f}"
     line = f"{explanation.label} {explanation.probability:.3f}{p_unseen}, decided by {explanation.expert}"
     console = show.stdout()

@@ -32,6 +32,16 @@ def load_classifier(
     ).fitted
 
 
+def read_by(run: RunOptions, encoder: EncoderOptions) -> dict[str, str | None]:
+    """Name the files that these options let a command read, by their flags."""
+    return {
+        "--prompts": run.prompts,
+        "--templates": run.templates,
+        "--encoder": (encoder.encoder or "").removeprefix("precomputed:") or None,
+        "--pretrained": encoder.pretrained,
+    }
+
+
 def one_image(argument: str, source: str) -> ImageRecord:
     """Find the one image that a source holds; ConfigError, naming the `argument`, where it holds another number."""
     records = scan([source], labeled=False).records

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import sys
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from hybrid import __version__
-from hybrid.errors import HybridError, HybridWarning
+from hybrid.cli.failures import DEBUG, Stopped, stoppable, tell
+from hybrid.errors import HybridWarning, visible
 
-DEBUG = "HYBRID_DEBUG"
 # Must be set before torch loads OpenMP. Threads that spin while they wait take the cores from the threads that decode
 # images, and from anything else that runs on a laptop (figures in docs/results/speed.md).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -82,12 +84,15 @@ def _format_warning(
 ) -> str:
     """Show our own warnings to people without a place in the code."""
     if issubclass(category, HybridWarning):
-        return f"WARNING: {message}\n"
+        return visible(f"WARNING: {message}\n")
     return _python_format(message, category, filename, lineno, line)
 
 
 def main() -> None:
-    """Run the command line; exit 0 done, 1 a named error, 2 wrong usage, 3 done but inputs were unreadable."""
+    """Run the command line; exit 0 done, 1 a named error, 2 wrong usage, 3 done but inputs were unreadable.
+
+    Signals end it with 128 and their number, such as 130 for Ctrl-C, and so does a pipe that nobody reads (141).
+    """
     warnings.formatwarning = _format_warning
     # Pillow's remarks on metadata, with a place in its code: whether an image can be used is said anyway.
     warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -95,13 +100,47 @@ def main() -> None:
     # are imported took a tenth of a short command's time.
     young, middle, _ = gc.get_threshold()
     gc.set_threshold(young, middle, COLLECT_ALL_AFTER)
+    _never_stop_at_a_character()
+    sys.exit(_run())
+
+
+def _run() -> int:
+    """Run the command and give its exit code."""
+    code: object = 0
     try:
-        app()
-    except HybridError as error:  # anything else is a bug and keeps its traceback
-        if os.environ.get(DEBUG) == "1":
+        with stoppable():
+            try:
+                app()
+            except SystemExit as end:  # click ends every command so
+                code = end.code
+            if sys.stdout is not None:
+                sys.stdout.flush()  # where the disk is full, now and not when nobody can be told any more
+    except (Exception, Stopped) as error:  # the one place where every error ends
+        if os.environ.get(DEBUG) == "1" and isinstance(error, Exception):
             raise
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(1)
+        _close_stdout()
+        return tell(error)
+    return code if isinstance(code, int) else 0
+
+
+def _never_stop_at_a_character() -> None:
+    """Write what the terminal's or the pipe's encoding lacks as an escape, instead of ending with an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _close_stdout() -> None:
+    """Forget what could not be written, which Python would try again at its end."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            return
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        with suppress(OSError, ValueError):
+            os.dup2(nowhere, sys.stdout.fileno())
+            sys.stdout.flush()
+        os.close(nowhere)
 
 
 if __name__ == "__main__":

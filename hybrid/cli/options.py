@@ -179,6 +179,26 @@ class EncoderOptions:
 
 
 @dataclass(frozen=True)
+class OutputOptions:
+    """Where the results go, and as what."""
+
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File for the results; one that exists is replaced only if hybrid wrote it.  [default: stdout]"
+        ),
+    ] = None
+    format_: OutputFormat = None
+    safe_csv: Annotated[
+        bool,
+        typer.Option(
+            "--safe-csv/--raw-csv",
+            help="Put an apostrophe before CSV texts that begin with = + - @, which a spreadsheet would run.",
+        ),
+    ] = True
+
+
+@dataclass(frozen=True)
 class BatchOptions:
     """How photos are read and put together."""
 

@@ -24,9 +24,11 @@ def predict(
     *,
     run: options.RunOptions,
     top_k: Annotated[int, typer.Option(min=1, help="Classes to list for each photo.")] = 5,
-    out: Annotated[Path | None, typer.Option(help="File for the predictions.  [default: stdout]")] = None,
-    format_: options.OutputFormat = None,
-    grid: Annotated[Path | None, typer.Option(help="Draw the first 25 photos with their answers to this PNG.")] = None,
+    output: options.OutputOptions,
+    grid: Annotated[
+        Path | None,
+        typer.Option(help="Draw the first 25 photos with their answers to this PNG, new or written by hybrid before."),
+    ] = None,
     answer: options.AnswerOptions,
     explain_neighbors: Annotated[
         bool, typer.Option("--explain-neighbors", help="List the 5 nearest labeled photos of the index as evidence.")
@@ -37,13 +39,18 @@ def predict(
 ) -> None:
     """Classify photos into trained, named and added classes."""
     from hybrid.cli import show
-    from hybrid.cli.load import load_classifier
-    from hybrid.cli.write import writer_of
+    from hybrid.cli.load import load_classifier, read_by
+    from hybrid.cli.outputs import PICTURE, PREDICTIONS, Outputs
+    from hybrid.cli.write import format_of, writer_of
     from hybrid.images.decoders import choose_decoder
     from hybrid.images.sources import scan
 
     policy = answer.policy()
     found = scan(sources, labeled=False)
+    outputs = Outputs({"a source": found.sources, **read_by(run, encoder)}, run.run, found.records)
+    format_of(output)
+    outputs.file("--out", output.out, PREDICTIONS)
+    outputs.file("--grid", grid, PICTURE)
     show.note(*found.notes)
     classifier = load_classifier(run, policy, encoder, device, answer.regions)
     show.note(choose_decoder()[1])
@@ -51,7 +58,7 @@ def predict(
     drawn: list[tuple[ImageRecord, Prediction]] = []
     unreadable: list[tuple[str, str]] = []
     with (
-        writer_of(out, format_) as write,
+        writer_of(output) as write,
         show.image_progress("classifying", len(found.records)) as progress,
     ):
         embed = evidence is not None and evidence.needs_embeddings
@@ -63,7 +70,7 @@ def predict(
             predictions = evidence.add(answers, predictions) if evidence else predictions
             write(predictions)
             drawn += list(zip(answers.records, predictions, strict=True))[: GRID_IMAGES - len(drawn)] if grid else []
-            progress(len(answers.records))
+            progress(len(answers.records) + len(answers.unreadable))
     _draw(drawn, grid)
     if evidence is not None:
         show.note(*evidence.notes())

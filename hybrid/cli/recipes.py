@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from hybrid.terminal import FittedTable
 
 Name = Annotated[
     str | None,
@@ -36,15 +36,11 @@ def recipes(name: Name = None, settings: Every = False) -> None:
     console.out(text.rstrip("\n"), highlight=False)
 
 
-def _table() -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
+def _table() -> FittedTable:
     from hybrid.heads.recipes import load_recipe, recipe_names
+    from hybrid.terminal import Column, FittedTable
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("recipe", no_wrap=True)
-    table.add_column("description")
+    table = FittedTable([Column("recipe"), Column("description")])
     for name in recipe_names():
-        table.add_row(name, Text(load_recipe(name).description))
+        table.add_row(name, load_recipe(name).description)
     return table

@@ -12,17 +12,19 @@ from hybrid.cli import options
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from rich.table import Table
 
     from hybrid.encoders.base import Encoder, FloatArray
+    from hybrid.terminal import FittedTable
     from hybrid.tools.search.search import Hit
 
 COLUMNS = ("rank", "score", "label", "split", "path", "copies", "itself")
 
 
+@options.with_groups
 def search(
     text: Annotated[str | None, typer.Option(help='What the photos show, such as "a striped horse".')] = None,
     image: Annotated[str | None, typer.Option(help="A photo to find similar ones to.")] = None,
+    *,
     run: options.Run = options.DEFAULT_RUN,
     top_k: Annotated[int, typer.Option(min=1, help="Photos to list.")] = 20,
     label: Annotated[str | None, typer.Option(help="Only photos of the index with this label.")] = None,
@@ -33,23 +35,30 @@ def search(
             "file.  [default: simple]"
         ),
     ] = None,
-    sheet: Annotated[Path | None, typer.Option(help="Draw the photos (at most 100) to this PNG.")] = None,
-    out: Annotated[Path | None, typer.Option(help="File for the list.  [default: stdout]")] = None,
-    format_: options.OutputFormat = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(help="Draw the photos (at most 100) to this PNG, new or written by hybrid before."),
+    ] = None,
+    output: options.OutputOptions,
     device: options.Device = "auto",
 ) -> None:
     """Find the photos of the index most like a text or a photo."""
     from hybrid.cli import show
     from hybrid.cli.load import one_image
-    from hybrid.cli.write import opened
+    from hybrid.cli.outputs import HITS, PICTURE, Outputs
+    from hybrid.cli.write import format_of, opened
     from hybrid.encoders import load_encoder
     from hybrid.run.files import Layout, read_run
     from hybrid.tools.search.search import image_query
     from hybrid.tools.search.search import search as search_index
 
-    _check(text, image, templates, sheet)
+    _check(text, image, templates)
     layout = Layout(run)
     record = one_image("--image", image) if image is not None else None
+    outputs = Outputs({"--image": image, "--templates": templates}, run, (record,) if record else ())
+    format_of(output)
+    outputs.file("--out", output.out, HITS)
+    outputs.file("--sheet", sheet, PICTURE)
     encoder = load_encoder(read_run(layout).encoder, device)
     show.note(*encoder.notes)
     query = image_query(encoder, record) if record else None
@@ -60,12 +69,11 @@ def search(
     if sheet is not None:
         title = f"photos like {Path(record.path).name}" if record else f"“{text}”"
         _draw(hits, sheet, title, query.image if query else None)
-    with opened(out, format_) as (stream, chosen):
-        _write(hits, stream, chosen)
+    with opened(output) as (stream, chosen):
+        _write(hits, stream, chosen, output.safe_csv)
 
 
-def _check(text: str | None, image: str | None, templates: str | None, sheet: Path | None) -> None:
-    from hybrid.cli.write import check_sheet
+def _check(text: str | None, image: str | None, templates: str | None) -> None:
     from hybrid.errors import ConfigError
 
     if (text is None) == (image is None):
@@ -76,7 +84,6 @@ def _check(text: str | None, image: str | None, templates: str | None, sheet: Pa
         )
     if image is not None and templates is not None:
         raise ConfigError("--templates are for --text", got="--image", fix="leave --templates out")
-    check_sheet(sheet)
 
 
 def _text(encoder: Encoder, text: str, templates: str | None) -> FloatArray:
@@ -109,31 +116,33 @@ def as_json(rank: int, hit: Hit) -> dict[str, Any]:
     }
 
 
-def _write(hits: Sequence[Hit], stream: TextIO, chosen: str) -> None:
+def _write(hits: Sequence[Hit], stream: TextIO, chosen: str, safe: bool) -> None:
     from hybrid.cli import write
 
     rows = [as_json(rank, hit) for rank, hit in enumerate(hits, 1)]
     if chosen == "jsonl":
         write.write_jsonl(rows, stream)
     elif chosen == "csv":
-        table = write.csv_writer(COLUMNS, stream)
+        table = write.CsvWriter(COLUMNS, stream, safe=safe)
         table.writerows(row | {"copies": "; ".join(row["copies"])} for row in rows)
     else:
         write.console_of(stream).print(_table(hits))
 
 
-def _table(hits: Sequence[Hit]) -> Table:
+def _table(hits: Sequence[Hit]) -> FittedTable:
     from rich.text import Text
 
-    from hybrid.cli.write import plain_table, short_path
+    from hybrid.cli.write import short_path
+    from hybrid.terminal import Column, FittedTable
 
-    table = plain_table("rank", "score", "label", "photo", numeric=("rank", "score"))
+    columns = [Column("rank", "number", rank=2), Column("score", "number"), Column("label"), Column("photo", "path")]
+    remarks = any(hit.itself or hit.copies for hit in hits)
+    table = FittedTable([*columns, Column("", rank=1)] if remarks else columns)
     for rank, hit in enumerate(hits, 1):
-        remarks = ["the photo itself"] if hit.itself else []
-        remarks += [f"{len(hit.copies)} more with the same content"] if hit.copies else []
-        remark = f"  ({', '.join(remarks)})" if remarks else ""
-        path = Text.assemble(short_path(hit.record.path), (remark, "dim"))
-        table.add_row(str(rank), f"{hit.score:.3f}", Text(hit.label or "-"), path)
+        remark = ["the photo itself"] if hit.itself else []
+        remark += [f"{len(hit.copies)} more with the same content"] if hit.copies else []
+        last = [Text(", ".join(remark), style="dim")] if remarks else []
+        table.add_row(str(rank), f"{hit.score:.3f}", hit.label or "-", short_path(hit.record.path), *last)
     return table
 
 

@@ -30,6 +30,7 @@ def tune(
 ) -> None:
     """Search for the best settings of a recipe. Learning rate, dropout and more; a killed search goes on."""
     from hybrid.cli import show
+    from hybrid.cli.outputs import FIGURE, STUDY, TRIALS, TUNED, Outputs
     from hybrid.device import resolve
     from hybrid.heads.recipes import recipe_label
     from hybrid.heads.training.selection import split_images
@@ -38,6 +39,8 @@ def tune(
 
     settings = changes.load(recipe)
     check_recipe(settings)  # before the images are read, which may take minutes
+    files = {"study.db": STUDY, "trials.csv": TRIALS, "best.toml": TUNED, "importance.png": FIGURE}
+    Outputs({"a source": sources}).results("--out", out, files)
     compute = resolve(device)
     images, limit_to = read_sources(sources), changes.limit_to()
     # Images of a split named test stay unread by the search; none are cut off either.

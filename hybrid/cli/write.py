@@ -6,85 +6,109 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, TextIO
-
-from rich.console import Console
-from rich.table import Table
+from typing import Any, TextIO
 
 from hybrid.cli import show
-from hybrid.errors import ConfigError, listing
-from hybrid.files import atomic_write
+from hybrid.cli.failures import BROKEN_PIPE, Stopped
+from hybrid.cli.options import OutputOptions
+from hybrid.errors import UNSAFE, ConfigError, listing, visible
+from hybrid.files import atomic_write, is_stdout, safe_cell
 from hybrid.prediction import Neighbor, Prediction
+from hybrid.terminal import Column, FittedTable, SafeConsole
 
 Writer = Callable[[Sequence[Prediction]], None]
 ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".txt": "table"}
 
 
 @contextmanager
-def opened(out: Path | None, name: str | None) -> Iterator[tuple[TextIO, str]]:
+def opened(output: OutputOptions) -> Iterator[tuple[TextIO, str]]:
     """Open the output and yield it with its format: ``table``, ``jsonl`` or ``csv``.
 
-    Parameters
-    ----------
-    out : Path, optional
-        Appears when it is whole; default: stdout.
-    name : str, optional
-        The format; default: by the ending of `out`, ``table`` for stdout.
+    A file appears when it is whole. ``-``, ``/dev/stdout`` and the like are stdout.
+
+    Raises
+    ------
+    ConfigError
+        If its ending does not say which format.
+    """
+    chosen, out = format_of(output), output.out
+    if out is None or is_stdout(out):
+        try:
+            yield sys.stdout, chosen
+        except BrokenPipeError as error:  # its reader has had enough
+            raise Stopped("", BROKEN_PIPE) from error
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # A path that is not UTF-8 holds halves of characters, which no encoding takes.
+    with atomic_write(out) as part, part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
+        yield stream, chosen
+
+
+def format_of(output: OutputOptions) -> str:
+    """The format that was asked for, else the one of the file's ending, else ``table`` for stdout.
 
     Raises
     ------
     ConfigError
         If the ending does not say which.
     """
-    chosen = name or (ENDINGS.get(out.suffix.lower()) if out else "table")
+    out = output.out
+    if output.format_ is not None:
+        return output.format_.value
+    if out is None or ((chosen := ENDINGS.get(out.suffix.lower())) is None and is_stdout(out)):
+        return "table"
     if chosen is None:
         raise ConfigError(
-            "the format of --out is not clear from its ending",
-            got=str(out),
-            fix="add --format table|jsonl|csv",
+            "the format of --out is not clear from its ending", got=str(out), fix="add --format table|jsonl|csv"
         )
-    if out is None:
-        yield sys.stdout, chosen
-        return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(out) as part, part.open("w", newline="", encoding="utf-8") as stream:
-        yield stream, chosen
+    return chosen
 
 
-def console_of(stream: TextIO) -> Console:
+def console_of(stream: TextIO) -> SafeConsole:
     """A console that prints a table to an output of `opened`."""
-    return show.stdout() if stream is sys.stdout else Console(file=stream, width=160)
-
-
-def plain_table(*headings: str, numeric: Collection[str] = (), whole: Collection[str] = ()) -> Table:
-    """A table without lines: numeric columns stand right, those that are kept whole are never broken."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in headings:
-        justify: Literal["left", "right"] = "right" if heading in numeric else "left"
-        table.add_column(heading, justify=justify, no_wrap=heading in whole, overflow="fold")
-    return table
+    return show.stdout() if stream is sys.stdout else SafeConsole(file=stream, width=show.ANY_WIDTH)
 
 
 def write_jsonl(rows: Iterable[Mapping[str, Any]], stream: TextIO) -> None:
-    """Write one JSON object per line."""
-    stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    """Write one JSON object per line; what a terminal would obey or the stream cannot hold is escaped, as JSON may."""
+    unicode = (stream.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    for row in rows:
+        line = json.dumps(row, ensure_ascii=not unicode)
+        stream.write(UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1], line) + "\n")
 
 
-def csv_writer(columns: Sequence[str], stream: TextIO) -> csv.DictWriter[str]:
-    """Write the header of a CSV; what comes back writes the rows."""
-    writer = csv.DictWriter(stream, columns, lineterminator="\n")
-    writer.writeheader()
-    return writer
+class CsvWriter:
+    """Writes rows of a CSV, and its header at once.
 
+    Parameters
+    ----------
+    safe : bool
+        Put an apostrophe before texts that a spreadsheet would take for a formula (`safe_cell`).
+    """
 
-def check_sheet(sheet: Path | None) -> None:
-    """Refuse a contact sheet that is not a PNG."""
-    if sheet is not None and sheet.suffix.lower() != ".png":
-        raise ConfigError("--sheet is a PNG", expected="a name that ends in .png", got=str(sheet))
+    def __init__(self, columns: Sequence[str], stream: TextIO, *, safe: bool = True) -> None:
+        self._writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        self._safe, self._terminal = safe, stream.isatty()
+        self._writer.writeheader()
+
+    def writerow(self, row: Mapping[str, Any]) -> None:
+        """Write a row; cells that are missing or None stay empty."""
+        self._writer.writerow({name: self._cell(value) for name, value in row.items()})
+
+    def writerows(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write several rows."""
+        for row in rows:
+            self.writerow(row)
+
+    def _cell(self, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        text = safe_cell(value) if self._safe else value
+        return visible(text) if self._terminal else text
 
 
 def note_sheet(what: str, sheet: Path, unreadable: list[str]) -> None:
@@ -95,14 +119,14 @@ def note_sheet(what: str, sheet: Path, unreadable: list[str]) -> None:
 
 
 @contextmanager
-def writer_of(out: Path | None, name: str | None) -> Iterator[Writer]:
+def writer_of(output: OutputOptions) -> Iterator[Writer]:
     """Open the output and yield a function that writes a batch of predictions."""
-    with opened(out, name) as (stream, chosen), _formatted(stream, chosen) as write:
+    with opened(output) as (stream, chosen), _formatted(stream, chosen, output.safe_csv) as write:
         yield write
 
 
 @contextmanager
-def _formatted(stream: TextIO, name: str) -> Iterator[Writer]:
+def _formatted(stream: TextIO, name: str, safe: bool) -> Iterator[Writer]:
     if name == "jsonl":
 
         def write_lines(predictions: Sequence[Prediction]) -> None:
@@ -110,7 +134,7 @@ def _formatted(stream: TextIO, name: str) -> Iterator[Writer]:
 
         yield write_lines
     elif name == "csv":
-        rows = csv_writer([field.name for field in fields(Prediction)], stream)
+        rows = CsvWriter([field.name for field in fields(Prediction)], stream, safe=safe)
 
         def write_rows(predictions: Sequence[Prediction]) -> None:
             for prediction in predictions:
@@ -133,10 +157,13 @@ def _formatted(stream: TextIO, name: str) -> Iterator[Writer]:
 def _print_table(predictions: Sequence[Prediction], stream: TextIO) -> None:
     from rich.text import Text
 
-    last = "set" if any(p.set is not None for p in predictions) else "then"
-    nearest = ("nearest",) if any(p.neighbors is not None for p in predictions) else ()
-    headings = ("photo", "label", "probability", "p(unseen)", "decided by", last, *nearest)
-    table = plain_table(*headings, numeric=("probability", "p(unseen)"), whole=("photo",))
+    sets = any(p.set is not None for p in predictions)
+    nearest = [Column("nearest", rank=2)] if any(p.neighbors is not None for p in predictions) else []
+    columns = [Column("photo", "path"), Column("label"), Column("probability", "number")]
+    columns += [Column("p(unseen)", "number", rank=4), Column("decided by", rank=3)]
+    # What was asked for by a flag stays the longest.
+    columns += [Column("set", rank=1) if sets else Column("then", rank=5), *nearest]
+    table = FittedTable(columns)
     for p in predictions:
         runners_up = ", ".join(f"{label} {q:.2f}" for label, q in p.top[:1] if label != p.label) or ", ".join(
             f"{label} {q:.2f}" for label, q in p.top[1:2]
@@ -144,13 +171,13 @@ def _print_table(predictions: Sequence[Prediction], stream: TextIO) -> None:
         p_unseen = "-" if p.p_unseen is None else f"{p.p_unseen:.2f}"
         label = Text(p.label, style="bold" if p.seen else "bold cyan")
         table.add_row(
-            Text(short_path(p.path)),
+            short_path(p.path),
             label,
             f"{p.probability:.2f}",
             p_unseen,
             p.expert,
             Text(runners_up if p.set is None else ", ".join(p.set), style="dim"),
-            *(Text(_nearest(p.neighbors or ())) for _ in nearest),
+            *(_nearest(p.neighbors or ()) for _ in nearest),
         )
     console_of(stream).print(table)
 

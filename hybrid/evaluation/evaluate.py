@@ -42,11 +42,14 @@ def evaluate(
     workers: int | None = None,
     progress: Callable[[int], None] = lambda count: None,
     strict_names: bool = False,
+    skip: Callable[[int], None] = lambda count: None,
 ) -> Evaluation:
     """Score supervised, zero-shot and hybrid side by side, in the joint label space.
 
     Parameters
     ----------
+    progress, skip : callable
+        Called with the number of images just finished; before them, with the number of those that will not be read.
     strict_names : bool
         Labels that are a class in another spelling, or nearly one, are an error instead of a note.
 
@@ -65,25 +68,25 @@ def evaluate(
     spelling = _spelling_notes(space, class_index)
     if strict_names and spelling:
         raise strict_error(spelling)
+    outside = [record for record in labeled if class_index[str(record.label)] is None and _may_reject(classifier)]
+    skip(len(records) - len(inside) - len(outside))
     parts, scored, leaked, unreadable = _answer(classifier, inside, batch_size, workers, progress)
     if not parts:
         raise DataError("no photo could be read", got=listing([path for path, _ in unreadable], 5))
     target = np.array([class_index[str(record.label)] for record in scored], dtype=np.intp)
-    rates = _measure_rates(classifier, inside, batch_size, workers)
     notes = [*_notes(foreign, len(labeled) - len(inside), len(records) - len(labeled)), *spelling]
     if leaked:
         notes.append(f"WARNING: {leaked} of these photos trained the head or show a class; the figures are too good")
-    sets, p_known = (_join(parts, name) for name in ("sets", "p_known"))
+    sets, p_known = _join(parts, "sets"), _join(parts, "p_known")
     images, mass = _joined(classifier, scored, target, parts)
-    outside = [record for record in labeled if class_index[str(record.label)] is None]
-    rejection = _report_rejection(classifier, images, p_known, outside, unreadable, batch_size, workers)
+    rejection = _report_rejection(classifier, images, p_known, outside, unreadable, (batch_size, workers, progress))
     return Evaluation(
         images=len(labeled),
         scored=len(target),
         outside=len(labeled) - len(inside),
         seen=space.seen,
         unseen=len(space.names) - space.seen,
-        systems=_score(images, mass, rates),
+        systems=_score(images, mass, _measure_rates(classifier, inside, batch_size, workers)),
         setup=classifier.notes,
         notes=tuple(notes),
         unreadable=tuple(unreadable),
@@ -107,11 +110,11 @@ def _answer(
     unreadable: list[tuple[str, str]] = []
     for batch in classifier.classify(records, batch_size=batch_size, workers=workers):
         unreadable += batch.unreadable
+        progress(len(batch.records) + len(batch.unreadable))
         if batch.records:
             parts.append({name: getattr(batch.answers, name) for name in KEPT} | _decisions(batch))
             scored += batch.records
             leaked += sum(sha256 in classifier.trained_on for sha256 in batch.hashes)
-            progress(len(batch.records))
     return parts, scored, leaked, unreadable
 
 
@@ -132,20 +135,25 @@ def _report_rejection(
     p_known: NDArray[Any] | None,
     outside: list[ImageRecord],
     unreadable: list[tuple[str, str]],
-    batch_size: int | None,
-    workers: int | None,
+    how: tuple[int | None, int | None, Callable[[int], None]],
 ) -> RejectionReport | None:
     """Score rejection, on images of other classes too, which nothing else can use; adds to `unreadable`."""
     accept_above = classifier.decider.point.accept_above if classifier.decider else None
     if p_known is None or accept_above is None:
         return None
+    batch_size, workers, progress = how
     foreign_parts = []
     for batch in classifier.classify(outside, batch_size=batch_size, workers=workers):
         unreadable += batch.unreadable
+        progress(len(batch.records) + len(batch.unreadable))
         foreign_parts += [_decisions(batch)] if batch.records else []
     foreign = _join(foreign_parts, "p_known")
     empty = np.empty(0)
     return report_rejection(p_known, images.target, images.seen, empty if foreign is None else foreign, accept_above)
+
+
+def _may_reject(classifier: FittedClassifier) -> bool:
+    return classifier.decider is not None and classifier.decider.point.accept_above is not None
 
 
 def _join(parts: list[Kept], name: str) -> NDArray[Any] | None:

@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from textwrap import fill
 
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from hybrid.evaluation.metrics import SystemScores
@@ -16,6 +14,7 @@ from hybrid.images.pipeline import read_and_decode
 from hybrid.images.records import ImageRecord
 from hybrid.plotting import SEEN, UNSEEN, Tile, draw_contact_sheet
 from hybrid.prediction import Prediction
+from hybrid.terminal import Column, FittedTable
 
 MISSING = "\N{EN DASH}"
 
@@ -34,7 +33,7 @@ HEADINGS = {
 LOWER_IS_BETTER = {"ece", "ece_seen", "ece_unseen", "adaptive_ece", "nll", "brier", "aurc"}
 
 
-def scores_table(systems: Mapping[str, SystemScores | None]) -> Table:
+def scores_table(systems: Mapping[str, SystemScores | None]) -> FittedTable:
     """Lay out the main figures of each system, the best of each column in bold.
 
     Parameters
@@ -44,19 +43,18 @@ def scores_table(systems: Mapping[str, SystemScores | None]) -> Table:
 
     Returns
     -------
-    rich.table.Table
-        At most 80 columns wide. Figures that look alike at three digits are equally bold; a column with a
-        single figure has no best one.
+    FittedTable
+        At most 80 columns wide; on a narrower console the last figures stand in a table beneath. Figures that look
+        alike at three digits are equally bold; a column with a single figure has no best one.
     """
-    table = Table(box=box.SIMPLE_HEAD, padding=0, header_style="")
-    table.add_column("system", no_wrap=True)
+    headings = [Column(heading, "number") for heading in HEADINGS.values()]
+    table = FittedTable([Column("system"), *headings], ruled=True, below=True)
     columns = []
-    for field, heading in HEADINGS.items():
-        table.add_column(heading, justify="right", vertical="bottom", no_wrap=True)
+    for field in HEADINGS:
         values = [None if scores is None else getattr(scores, field) for scores in systems.values()]
         columns.append([Text(text, style="bold" if best else "") for text, best in marked_figures(field, values)])
     for name, *cells in zip(systems, *columns, strict=True):
-        table.add_row(Text(name.replace("_", "-")), *cells)
+        table.add_row(name.replace("_", "-"), *cells)
     return table
 
 

@@ -40,8 +40,8 @@ def test_errors(explain, image, tmp_path):
     for name in ("photo.png", "several/a.png", "several/b.png"):
         image(4).save(tmp_path / name)
     for arguments, message in (
-        (("cat_1.jpg", "--out", "x.pdf"), "PNG of the explanation"),
-        (("photo.png", "--out", "photo.png"), "the photo itself"),
+        (("cat_1.jpg", "--out", "x.pdf"), "--out is a PNG"),
+        (("photo.png", "--out", "photo.png"), "--out is an input: the photo"),
         (("several",), "one photo"),
         (("cat_1.jpg", "--class", "zebra"), "not in the list"),
     ):

@@ -100,7 +100,7 @@ def test_table_csv_and_sheet(search, tmp_path):
     lines = done.out.splitlines()
     assert lines[0].split() == ["rank", "score", "label", "photo"]
     assert lines[1].split()[:4] == ["1", "1.000", "cat", "loose/copy.jpg"]
-    assert "(the photo itself, 1 more with the same content)" in lines[1]
+    assert "the photo itself, 1 more with the same content" in lines[1]
     assert len(lines) == 9
     assert any(line.split()[2] == "-" for line in lines[1:])
     assert "picture of the first 8 photos: new/sheet.png" in done.err

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 
 from rich.console import Console
-from rich.table import Table
 
 from hybrid.evaluation.metrics import SystemScores
 from hybrid.evaluation.report import marked_figures, scores_table
+from hybrid.terminal import FittedTable
 
 SUPERVISED = SystemScores(0.7012, 0.94, 0.0, 0.0, None, None, 0.21, 0.03, 0.9, 0.2, None, 0.5, 0.1, 1234.5)
 ZERO_SHOT = SystemScores(0.88, 0.8711, 0.93, 0.9, 0.881, 0.941, 0.044, 0.1, 0.1, 0.05, 12.3, 0.2, 0.03, 52.34)
@@ -16,16 +16,15 @@ HYBRID = SystemScores(0.936, 0.9401, 0.932, 0.936, 0.929, 0.9712, 0.013, 0.01, 0
 SYSTEMS = {"supervised": SUPERVISED, "zero_shot": ZERO_SHOT, "hybrid": HYBRID}
 
 
-def render(table: Table, width: int, *, color: bool = False) -> str:
+def render(table: FittedTable, width: int, *, color: bool = False) -> str:
     out = io.StringIO()
     Console(file=out, width=width, force_terminal=color, color_system="standard" if color else None).print(table)
     return out.getvalue()
 
 
-def bold(table: Table) -> list[list[str]]:
+def bold(table: FittedTable) -> list[list[str]]:
     """Name the bold cells of each row."""
-    columns = [list(column.cells) for column in table.columns[1:]]
-    return [[cell.plain for cell in row if cell.style == "bold"] for row in zip(*columns, strict=True)]
+    return [[cell.plain for cell in row[1:] if cell.style == "bold"] for row in table.rows]
 
 
 def test_table_shows_every_system_whole():
@@ -54,8 +53,8 @@ def test_best_of_each_column_is_bold_and_lower_is_better_for_errors():
 
 def test_absent_systems_are_dashes_and_a_lone_figure_is_not_the_best_of_anything():
     table = scores_table({"supervised": None, "zero_shot": ZERO_SHOT, "hybrid": None})
-    assert [cell.plain for cell in table.columns[0].cells] == ["supervised", "zero-shot", "hybrid"]
-    assert [next(iter(column.cells)).plain for column in table.columns[1:]] == ["\N{EN DASH}"] * 9
+    assert [row[0].plain for row in table.rows] == ["supervised", "zero-shot", "hybrid"]
+    assert [cell.plain for cell in table.rows[0][1:]] == ["\N{EN DASH}"] * 9
     assert bold(table) == [[], [], []]
     assert "[red]x" in render(scores_table({"[red]x": HYBRID}), 80), "names are text, not markup"
 

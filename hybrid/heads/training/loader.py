@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -156,9 +157,16 @@ def make_loader(
         train,
         collate_fn=_collate,
         num_workers=settings.workers,
+        worker_init_fn=_leave_signals_to_the_main_process,
         persistent_workers=settings.workers > 0,
         pin_memory=pin,
     )
+
+
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    """Ctrl-C goes to all processes of a terminal; the main one ends the others, which have nothing to say."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def loader_of(

@@ -12,8 +12,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from msgspec import Struct, field
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from hybrid import __version__
@@ -24,6 +22,7 @@ from hybrid.evaluation.report import MISSING, marked_figures
 from hybrid.files import file_sha256
 from hybrid.heads.base import LabeledImages
 from hybrid.run.files import FORMAT, read_json
+from hybrid.terminal import Column, FittedTable
 
 RESULT = "result.json"
 # What changes no figure here: the recipe's words, how many processes load images, and what only a gate asks.
@@ -185,14 +184,12 @@ def as_markdown(rows: Rows, notes: Sequence[str]) -> str:
     return "\n".join([*lines, "", *(f"- {_escape(line)}" for line in (*failed, *notes))]) + "\n"
 
 
-def as_table(rows: Rows) -> Table:
-    """A terminal table, at most 120 columns wide: long names are folded."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="", pad_edge=False)
-    table.add_column("recipe", vertical="bottom", overflow="fold")
-    for heading in HEADINGS.values():
-        table.add_column(heading, justify="right", vertical="bottom", no_wrap=True)
+def as_table(rows: Rows) -> FittedTable:
+    """A terminal table: where it is too narrow, names are folded, then the last figures stand beneath."""
+    headings = [Column(heading, "number") for heading in HEADINGS.values()]
+    table = FittedTable([Column("recipe"), *headings], ruled=True, below=True)
     for name, cells in _cells(rows):
-        table.add_row(Text(name), *(Text(text, style="bold" if best else "") for text, best in cells))
+        table.add_row(name, *(Text(text, style="bold" if best else "") for text, best in cells))
     return table
 
 

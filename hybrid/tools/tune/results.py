@@ -13,7 +13,7 @@ from hybrid.files import atomic_write
 from hybrid.plotting import save_png
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from hybrid.terminal import FittedTable
 
 TRIALS, BEST, IMPORTANCE = "trials.csv", "best.toml", "importance.png"
 SHOWN = 10  # trials in the table that is printed, at most
@@ -109,27 +109,24 @@ def in_words(row: Row, settings: HeadSettings) -> str:
     return f"{who}: {SCORES[settings.monitor]} {row.score:.4f}, {row.state} after {ended}; {values}"
 
 
-def as_table(tuning: Tuning) -> Table:
+def as_table(tuning: Tuning) -> FittedTable:
     """Lay out the best trials, the recipe's own always among them, as a rich table."""
-    from rich.table import Table
-    from rich.text import Text
+    from hybrid.terminal import Column, FittedTable
 
     sign = 1 if tuning.settings.monitor == "loss" else -1
     order = {"finished": 0, "pruned": 1, "failed": 2}
     ranked = sorted(tuning.rows, key=lambda row: (order[row.state], sign * (row.score or 0.0), row.number))
     own = [row for row in ranked[SHOWN:] if row.own]
-    table = Table(box=None, header_style="bold", pad_edge=False)
     names = list(tuning.best.values)
-    for heading in ("trial", tuning.score_name, *(HEADINGS.get(name, name) for name in names), "epochs", "seconds"):
-        table.add_column(heading, justify="right")
-    table.add_column("")
+    headings = ("trial", tuning.score_name, *(HEADINGS.get(name, name) for name in names), "epochs", "seconds")
+    table = FittedTable([*(Column(heading, "number") for heading in headings), Column("")], below=True)
     for row in (*ranked[: SHOWN - len(own)], *own):
         score = "-" if row.score is None else f"{row.score:.4f}"
         marks: list[str] = [row.state] if row.state != "finished" else []
         marks += ["the recipe"] if row.own else []
         cells = [str(row.number), score, *(f"{row.values[name]:.3g}" for name in names), str(row.epochs)]
         style = "bold" if row is tuning.best else ""
-        table.add_row(*cells, f"{row.seconds:.0f}", Text(", ".join(marks)), style=style)
+        table.add_row(*cells, f"{row.seconds:.0f}", ", ".join(marks), style=style)
     return table
 
 
