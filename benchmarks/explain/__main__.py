@@ -145,9 +145,9 @@ def head_maps(run: Path) -> Maps:
     head: Any = found[0]
 
     def maps(image: Drawn) -> Iterator[tuple[str, Callable[[], Values]]]:
-        pixels = head.batch([head.prepare(image.image)])
-        target = int(head.logits([pixels[0]], None).argmax())
-        return candidates(members_of(head)[0], pixels, target)
+        prepared = [head.prepare(image.image)]
+        target = int(head.logits(prepared, np.empty((1, 0), np.float32)).argmax())
+        return candidates(members_of(head)[0], head.batch(prepared), target)
 
     return maps
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.explain import __main__ as explain
+from hybrid.errors import HeadError
 
 
 def test_the_outline_is_the_animals():
@@ -34,3 +35,22 @@ def test_measures_an_encoder():
     assert all(len(scores) == 1 for scores, _ in rows.values())
     assert np.mean([s.in_box for s in rows["integrated-gradients"][0]]) > 0.6
     assert explain.table(rows).count("\n") == len(rows) + 1
+
+
+def test_measures_the_head_of_a_run(monkeypatch, tmp_path):
+    from hybrid.config import HeadSettings
+    from hybrid.device import resolve
+    from hybrid.heads.nets.backbone import build_model
+    from hybrid.heads.nets.backbone_head import BackboneHead
+
+    recipe = HeadSettings(backbone="resnet10t", pretrained=False, image_size=64)
+    model = build_model(recipe.model, 3, load_weights=False)
+    head = BackboneHead(model, ("a", "b", "c"), recipe, resolve("cpu", "fp32"))
+    monkeypatch.setattr("hybrid.run.files.load_head", lambda layout, compute: (head, None))
+    (drawn,) = explain.images(1)
+    name, make = next(explain.head_maps(tmp_path)(drawn))
+    assert name == "gradcam, side >= 1"
+    assert make().ndim == 2
+    monkeypatch.setattr("hybrid.run.files.load_head", lambda layout, compute: None)
+    with pytest.raises(HeadError, match="has no head"):
+        explain.head_maps(tmp_path)
