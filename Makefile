@@ -1,5 +1,6 @@
 # make demo: the whole job on the bundled synthetic dataset.   make test: lint, types, tests.
 # make test-lowest: the tests with the lowest versions that pyproject.toml declares, in .venv-lowest.
+# make docs: the documentation as a site, in build/site.
 # Each makes its environment and installs into it once; a second call installs nothing.
 PYTHON ?= python3
 VENV := .venv
@@ -10,10 +11,13 @@ LOWEST := .venv-lowest
 # One process per logical core (`auto` would count physical ones); a file's tests share its fixtures, so stay together.
 PYTEST := pytest -n logical --maxprocesses 8 --dist loadfile
 
-.PHONY: demo test lint types unit test-lowest check-python clean
+.PHONY: demo docs test lint types unit test-lowest check-python clean
 
 demo: $(STAMP)
 	$(BIN)/hybrid demo
+
+docs: $(STAMP)
+	$(BIN)/mkdocs build
 
 test: lint
 	@$(MAKE) --no-print-directory -j2 types unit
