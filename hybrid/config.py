@@ -26,6 +26,8 @@ Size = Annotated[int, Meta(ge=0)]
 Regions = Literal["none", "slic", "tiles"]
 S = TypeVar("S", bound=Struct)
 
+# Bytes of a file of settings; a larger one is something else.
+LARGEST_SETTINGS = 2**20
 # Another spelling of a key that recipes and runs keep.
 SYNONYMS = {"color_jitter": "colour_jitter"}
 
@@ -290,10 +292,7 @@ def load_settings(
     types = {f.name: f.type for f in fields(FLAT)}
     kind = HeadSettings.kind
     if file is not None:
-        try:
-            read = tomllib.loads(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"cannot read settings file {file}", got=str(error)) from error
+        read = read_toml(file)
         named = ((SYNONYMS.get(key, key), value) for key, value in read.items())
         values = {key: _as_word(value, types.get(key, Any)) for key, value in named}
         kind = values.get("kind", kind)
@@ -307,6 +306,23 @@ def load_settings(
     settings = HeadSettings(**values | {key: value for key, value in (flags or {}).items() if value is not None})
     # The file's words are about its own kind of head.
     return settings.replace(description="") if settings.kind != kind and settings.description == words else settings
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """Read a file of settings; ConfigError if it is not TOML."""
+    fix = "write KEY = VALUE, one per line, in UTF-8; hybrid recipes NAME shows an example"
+    try:
+        if not file.is_file():
+            got = "a folder" if file.is_dir() else "not a file" if file.exists() else "nothing there"
+            raise ConfigError(f"cannot read settings file {file}", got=got, fix="correct the path")
+        if (size := file.stat().st_size) > LARGEST_SETTINGS:
+            got = f"{size:,} bytes, which is more than settings have"
+            raise ConfigError(f"cannot read settings file {file}", got=got, fix=fix)
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"cannot read settings file {file}", got=str(error), fix=fix) from error
+    except RecursionError as error:
+        raise ConfigError(f"cannot read settings file {file}", got="brackets nested too deep", fix=fix) from error
 
 
 def convert(values: Mapping[str, Any], kind: type[S]) -> S:
@@ -351,7 +367,7 @@ def _parse_value(text: str, kind: Any) -> Any:
     """
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         value = None if text.lower() == "none" else text
     return text if _fits(text, kind) and not _fits(value, kind) else value
 

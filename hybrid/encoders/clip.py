@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cached_property
@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hybrid.config import EncoderSettings
+from hybrid.config import LARGEST_SETTINGS, EncoderSettings
 from hybrid.device import Compute, OomBackoff, resolve, suggest_batch
 from hybrid.encoders.base import FloatArray, expand_user, fingerprint, unit_norm
 from hybrid.encoders.fast_path import ImageTower
 from hybrid.encoders.hub import find_cached, require_network
 from hybrid.encoders.no_init import no_init_weights
 from hybrid.encoders.registry import known_encoders
-from hybrid.errors import EncoderError, first_line, listing
+from hybrid.encoders.weights import is_safetensors, refuse_code
+from hybrid.errors import EncoderError, first_line, listing, named_file_errors
 from hybrid.files import file_sha256
 from hybrid.images.preprocess import PIXELS, Preprocessor
 from hybrid.images.records import ImageRecord
@@ -112,7 +113,8 @@ def locate(model: str, pretrained: str | None) -> ClipSource:
 def _find_weights(folder: Path) -> Path:
     """The checkpoint of a model folder: the one with a usual name, else the only one."""
     usual = [folder / (name + ending) for name in WEIGHTS_NAMES for ending in WEIGHTS_ENDINGS]
-    files = sorted(file for file in folder.iterdir() if file.suffix in WEIGHTS_ENDINGS)
+    with named_file_errors("cannot list the model folder", folder):
+        files = sorted(file for file in folder.iterdir() if file.suffix in WEIGHTS_ENDINGS)
     if not (folder / CONFIG_FILE).is_file() or not files:
         raise EncoderError(
             f"{folder} is not an open_clip model folder", expected=f"{CONFIG_FILE} and a checkpoint in it"
@@ -270,6 +272,8 @@ def _load(source: ClipSource, tokenizer_name: str, compute: Compute) -> tuple[An
     import open_clip
 
     published = open_clip.get_pretrained_cfg(source.model, source.tag) if source.tag else {}
+    if source.checkpoint is not None and source.checkpoint.suffix not in (".npz", ".npy"):
+        _check_checkpoint(source.checkpoint, source.shown)
     try:
         with _quiet():
             # open_clip picks weights by rules of its own and goes on with random ones where it finds none; so it
@@ -287,7 +291,6 @@ def _load(source: ClipSource, tokenizer_name: str, compute: Compute) -> tuple[An
                 )
             # Half precision would round the scale, by 1% in bf16.
             model.logit_scale.data = model.logit_scale.data.float()
-            _refuse_code(source.checkpoint)
             open_clip.load_checkpoint(model, str(source.checkpoint), weights_only=True)
             tokenizer = open_clip.get_tokenizer(tokenizer_name)
     except ImportError as error:
@@ -302,14 +305,20 @@ def _load(source: ClipSource, tokenizer_name: str, compute: Compute) -> tuple[An
     return model, transform, tokenizer
 
 
-def _refuse_code(checkpoint: Path | None) -> None:
-    """Raise if a pickled checkpoint holds more than plain tensors, without running any of it.
-
-    open_clip asks torch for the same, but where torch raises TypeError it asks again without, and torch before
-    2.6 then runs what the pickle says.
-    """
-    if checkpoint is not None and checkpoint.suffix not in (".safetensors", ".npz", ".npy"):
-        torch.load(checkpoint, map_location="meta", weights_only=True)
+def _check_checkpoint(file: Path, shown: str) -> None:
+    """Raise if a file does not hold plain weights, or another kind than its ending says: open_clip goes by that."""
+    what = f"cannot load {shown}"
+    refuse_code(file, what, EncoderError)
+    by_content, by_name = is_safetensors(file, what, EncoderError), file.suffix == ".safetensors"
+    if by_content != by_name:
+        kind = "safetensors" if by_content else "torch's format"
+        ending = ".safetensors" if by_content else ".pt"
+        raise EncoderError(
+            what,
+            expected="the ending that the content has",
+            got=f"{file}: {kind}",
+            fix=f"rename it to {file.stem}{ending}",
+        )
 
 
 @contextmanager
@@ -367,4 +376,16 @@ def _from_hub(address: str) -> Path:
 
 
 def _digest(*files: Path) -> str:
+    for file in files:
+        if not file.is_file():
+            raise EncoderError(
+                f"cannot read {file}", expected="a file", got="a folder, a pipe or a device", fix="remove it"
+            )
+        if file.name == CONFIG_FILE and (size := file.stat().st_size) > LARGEST_SETTINGS:
+            raise EncoderError(f"{file} is not a model's configuration", got=f"{size:,} bytes", fix="copy it again")
+    with named_file_errors("cannot read the weights"):
+        return _sha256(files)
+
+
+def _sha256(files: Iterable[Path]) -> str:
     return hashlib.sha256(b"".join(bytes.fromhex(file_sha256(file)) for file in files)).hexdigest()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+import math
+import os
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from hybrid.config import EncoderSettings
 from hybrid.device import CPU_BATCH
 from hybrid.encoders.base import FloatArray, expand_user, fingerprint, unit_norm
-from hybrid.errors import EncoderError, listing
+from hybrid.errors import EncoderError, HybridError, first_line, listing
+from hybrid.files import file_sha256
+from hybrid.images.magic import kind_of
 from hybrid.images.records import ImageRecord
 from hybrid.labels.names import NameTable
 
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from hybrid.images.preprocess import AnyImage
 
 ARRAYS = ("path", "embedding", "text", "text_embedding", "logit_scale")
+_WRITE_AGAIN = (
+    "write it again: numpy.savez(FILE, path=..., embedding=..., text=..., text_embedding=..., logit_scale=...)"
+)
 SHAPES = "path (n,), embedding (n, dim), text (m,), text_embedding (m, dim) and one logit_scale"
 
 
@@ -63,7 +68,7 @@ class PrecomputedEncoder:
         self._texts = NameTable(str(text) for text in arrays["text"].tolist())
         self.dim = int(self._embedding.shape[1])
         self.logit_scale = float(arrays["logit_scale"].item())
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        digest = file_sha256(file)
         self.identity = self.fingerprint = fingerprint({"kind": "precomputed", "file": digest})
         source = f", computed by {arrays['model']}" if "model" in arrays else ""
         self.notes: tuple[str, ...] = (
@@ -120,16 +125,31 @@ def _tails(path: str) -> Iterator[str]:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    what, expected = f"cannot read {file}", "an .npz of plain arrays"
     if not file.is_file():
-        raise EncoderError("the file of precomputed vectors does not exist", got=str(file))
+        got = f"{file}, which is {'a folder' if file.is_dir() else 'not a file'}" if file.exists() else str(file)
+        what = "the file of precomputed vectors does not exist"
+        raise EncoderError(what, got=got, fix="correct the path behind precomputed:")
     try:
-        archive = np.load(file, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("one array, not an archive of named arrays")
-        with archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise EncoderError(f"cannot read {file}", expected="an .npz of plain arrays", got=str(error)) from error
+        with file.open("rb") as stream:
+            start = stream.read(512)
+        if not start.startswith(b"PK"):
+            kind = (kind_of(start) or "something else") if start else "an empty file"
+            raise EncoderError(what, expected=expected, got=kind, fix=_WRITE_AGAIN)
+        with zipfile.ZipFile(file) as archive:
+            needed = sum(_array_size(archive, f"{name}.npy") for name in (*ARRAYS, "model"))
+            if needed > (memory := _memory()):
+                got = (
+                    f"arrays that take {needed / 2**30:,.0f} GiB; this machine has {memory / 2**30:,.0f} GiB of memory"
+                )
+                raise EncoderError(f"{what}: it claims more than the memory holds", got=got, fix=_WRITE_AGAIN)
+        with np.load(file, allow_pickle=False) as arrays:
+            arrays = {name: arrays[name] for name in (*ARRAYS, "model") if name in arrays.files}
+    except HybridError:
+        raise
+    except Exception as error:  # zipfile, zlib and numpy's reader of headers raise a dozen kinds for damaged bytes
+        got = f"damaged, {first_line(error)}"
+        raise EncoderError(what, expected=expected, got=got, fix=_WRITE_AGAIN) from error
     missing = [name for name in ARRAYS if name not in arrays]
     if missing:
         raise EncoderError(f"{file} lacks arrays", expected=", ".join(ARRAYS), got="without " + ", ".join(missing))
@@ -140,13 +160,46 @@ def _read(file: Path) -> dict[str, Any]:
         raise EncoderError(f"the arrays of {file} do not fit together", expected=SHAPES, got=shapes)
     for name in ("embedding", "text_embedding", "logit_scale"):
         _check_numbers(file, name, arrays[name])
+    for name in ("path", "text"):
+        if arrays[name].dtype.kind != "U":
+            raise EncoderError(
+                f"{file} holds an array {name} that is not of text", got=str(arrays[name].dtype), fix=_WRITE_AGAIN
+            )
+    if (scale := arrays["logit_scale"].item()) <= 0:
+        raise EncoderError(f"{file} holds a logit_scale that is not positive", got=f"{scale:g}", fix=_WRITE_AGAIN)
     return arrays
+
+
+def _array_size(archive: zipfile.ZipFile, name: str) -> int:
+    """Bytes of one array by its header, before memory is asked for; ValueError if the file does not hold so many."""
+    if name not in archive.namelist():
+        return 0
+    with archive.open(name) as stream:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(stream)
+        size, held = math.prod(shape) * dtype.itemsize, archive.getinfo(name).file_size - stream.tell()
+    if size != held and not dtype.hasobject:
+        raise ValueError(f"the array {name} of {size:,} bytes has {held:,}")
+    return size
+
+
+def _memory() -> int:
+    """Bytes of this machine's memory; where the system does not say, more than any has."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 2**60
 
 
 def _check_numbers(file: Path, name: str, array: NDArray[Any]) -> None:
     if array.dtype.kind not in "fiu":
-        raise EncoderError(f"{file} holds an array {name} that is not of numbers", got=str(array.dtype))
+        raise EncoderError(
+            f"{file} holds an array {name} that is not of numbers", got=str(array.dtype), fix=_WRITE_AGAIN
+        )
     if not np.isfinite(array).all():
-        raise EncoderError(f"{file} holds an array {name} with values that are not finite")
+        raise EncoderError(f"{file} holds an array {name} with values that are not finite", fix=_WRITE_AGAIN)
     if array.ndim == 2 and not array.any(axis=1).all():
-        raise EncoderError(f"{file} holds an array {name} with vectors of length zero, which have no direction")
+        raise EncoderError(
+            f"{file} holds an array {name} with vectors of length zero, which have no direction", fix=_WRITE_AGAIN
+        )

@@ -115,10 +115,12 @@ class LinearKind:
         try:
             tensors = load_file(file)
             weight, bias = tensors["weight"], tensors["bias"]
-        except (SafetensorError, KeyError) as error:
+        except (OSError, SafetensorError, KeyError) as error:
             raise damaged(file, repr(error)) from error
-        if len(weight) != len(classes) or bias.shape != (len(classes),):
+        if weight.ndim != 2 or len(weight) != len(classes) or bias.shape != (len(classes),):
             raise damaged(file, f"weight {weight.shape} and bias {bias.shape} for {len(classes)} classes")
+        if weight.dtype.kind != "f" or not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+            raise damaged(file, "values that are not finite numbers")
         return LinearHead(weight, bias, classes, str(encoder))
 
     def describe(self, settings: HeadSettings) -> str:

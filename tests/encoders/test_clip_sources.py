@@ -223,8 +223,27 @@ def test_a_broken_checkpoint_is_named(named, tmp_path):
             assert str(file) in caught.value.what
             assert caught.value.got
     torch.save(torch.nn.Linear(2, 2), file)
-    with pytest.raises(EncoderError, match="cannot load"):
+    with pytest.raises(EncoderError, match="cannot load") as caught:
         load(named, file)
+    assert "weights_only" not in str(caught.value), "torch's advice would run the code"
+    assert "save_file" in caught.value.fix
+    save_file({"w": torch.zeros(1)}, file)
+    with pytest.raises(EncoderError, match="cannot load") as caught:
+        load(named, file)
+    assert caught.value.fix == "rename it to weights.safetensors"
+
+
+def test_a_folder_or_a_giant_in_place_of_a_file_of_the_model(folder):
+    (folder / WEIGHTS).rename(folder / "kept")
+    (folder / WEIGHTS).mkdir()
+    with pytest.raises(EncoderError, match="cannot read"):
+        load(folder)
+    (folder / WEIGHTS).rmdir()
+    (folder / "kept").rename(folder / WEIGHTS)
+    with (folder / CONFIG_FILE).open("ab") as file:
+        file.truncate(2**33)
+    with pytest.raises(EncoderError, match="is not a model's configuration"):
+        load(folder)
 
 
 def test_weights_or_a_configuration_that_do_not_fit_the_model_are_refused(folder):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -201,3 +202,37 @@ def test_a_damaged_file_is_refused(tmp_path):
         file.write_bytes(data)
         with pytest.raises(EncoderError, match="cannot read"):
             PrecomputedEncoder(file)
+
+
+def test_what_claims_more_than_it_holds_is_refused_before_memory_is_asked_for(tmp_path, monkeypatch):
+    """A header of 2 TB in a small file, and arrays that are as large as they say, but not for this machine."""
+    file = write(tmp_path / "vectors.npz")
+    with zipfile.ZipFile(file) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (2**30, 512)})
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in (members | {"embedding.npy": header.getvalue() + b"\0" * 4096}).items():
+            archive.writestr(name, content)
+    with pytest.raises(EncoderError, match="cannot read") as caught:
+        PrecomputedEncoder(tmp_path / "bomb.npz")
+    assert "embedding.npy of 2,199,023,255,552 bytes has 4,096" in caught.value.got
+    monkeypatch.setattr(os, "sysconf", lambda name: 1)
+    with pytest.raises(EncoderError, match="it claims more than the memory holds"):
+        PrecomputedEncoder(file)
+
+
+def test_what_is_not_an_archive_or_not_of_its_types_is_named(tmp_path):
+    file = tmp_path / "vectors.npz"
+    for content, got in ((b"", "an empty file"), (b"<html>no", "an HTML page"), (b"\0" * 99, "zeros alone")):
+        file.write_bytes(content)
+        with pytest.raises(EncoderError, match="cannot read") as caught:
+            PrecomputedEncoder(file)
+        assert caught.value.got.startswith(got)
+        assert "numpy.savez" in caught.value.fix
+    for name, array, message in (
+        ("path", np.arange(len(PATHS)), "array path that is not of text"),
+        ("logit_scale", np.float32(-1), "logit_scale that is not positive"),
+    ):
+        with pytest.raises(EncoderError, match=message):
+            PrecomputedEncoder(write(file, **{name: array}))

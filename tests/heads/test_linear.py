@@ -146,6 +146,14 @@ def test_weights_of_something_else(tmp_path):
         with pytest.raises(HeadError, match="damaged") as caught:
             LinearKind().load(file, ("a", "b", "c"), HeadSettings(), CPU, "identity")
         assert "train-head" in caught.value.fix
+    bias = np.zeros(3, np.float32)
+    for weight in (np.full((3, 4), np.nan, np.float32), np.zeros((3, 4), np.int32), np.zeros((3, 4, 2), np.float32)):
+        save_file({"weight": weight, "bias": bias}, file)
+        with pytest.raises(HeadError, match="damaged"):
+            LinearKind().load(file, ("a", "b", "c"), HeadSettings(), CPU, "identity")
+    file.unlink()
+    with pytest.raises(HeadError, match="damaged"):
+        LinearKind().load(file, ("a", "b", "c"), HeadSettings(), CPU, "identity")
 
 
 def test_no_convergence_is_an_error(monkeypatch):

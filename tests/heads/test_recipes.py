@@ -233,6 +233,16 @@ def test_what_cannot_be_found(tmp_path, monkeypatch):
         assert find_recipe(file) == file, "finding does not read"
         with pytest.raises(ConfigError, match=problem):
             load_recipe(file)
+    for content, got in (
+        (b"a = " + b"[" * 200_000, "nested too deep"),
+        (b"description = '\xff'", "utf-8"),
+        (b"\0" * (2**20 + 1), "1,048,577 bytes"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(ConfigError, match="cannot read settings file") as caught:
+            load_recipe(file)
+        assert got in caught.value.got
+        assert "KEY = VALUE" in caught.value.fix
 
 
 def test_odd_settings_are_written_and_read_back(tmp_path):

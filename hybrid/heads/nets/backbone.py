@@ -13,6 +13,7 @@ from torch import nn
 from hybrid.config import ModelSettings
 from hybrid.encoders.base import expand_user
 from hybrid.encoders.hub import find_cached, require_network
+from hybrid.encoders.weights import read_weights
 from hybrid.errors import HeadError, first_line, listing
 
 HUB = "hf-hub:"
@@ -188,21 +189,9 @@ def _check_size(backbone: nn.Module, settings: ModelSettings) -> None:
 
 def _load_backbone(backbone: nn.Module, file: Path) -> None:
     """Load local weights: every parameter of the backbone must be found; a classifier in the file is left."""
-    if not file.is_file():
-        raise HeadError("the backbone weights do not exist", got=str(file))
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(file)
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-        state = state.get("state_dict", state)
-        state = {str(name): tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
-    except Exception as error:  # safetensors, zipfile and torch's unpickler each have their own kinds
-        raise HeadError(
-            f"cannot read {file}", expected="safetensors, or torch with plain tensors", got=first_line(error)
-        ) from error
+    if not file.exists():
+        raise HeadError("the backbone weights do not exist", got=str(file), fix="correct --backbone-weights")
+    state = read_weights(file, f"cannot read {file}", HeadError)
     own = backbone.state_dict()
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     unfit = [name for name in own if name in state and state[name].shape != own[name].shape]
@@ -213,4 +202,6 @@ def _load_backbone(backbone: nn.Module, file: Path) -> None:
             got=f"missing: {listing(missing, 4) or 'none'}; other shape: {listing(unfit, 4) or 'none'}",
             fix="check --backbone, and --set 'backbone_args={pad_type=\"same\"}' or what the weights need",
         )
+    if bad := [name for name in own if name in state and not state[name].isfinite().all()]:
+        raise HeadError(f"{file} holds values that are not finite", got=listing(bad, 4), fix="use other weights")
     backbone.load_state_dict({name: state[name].float() for name in own if name in state}, strict=False)

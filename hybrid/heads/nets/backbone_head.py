@@ -117,7 +117,7 @@ def load_backbone_head(file: Path, classes: tuple[str, ...], settings: HeadSetti
     model = Ensemble(members) if settings.folds > 1 else members[0]
     try:
         model.load_state_dict(load_file(file))
-    except (SafetensorError, RuntimeError) as error:
+    except (OSError, SafetensorError, RuntimeError) as error:
         raise damaged(file, " ".join(str(error).split())[:200]) from error
     return BackboneHead(model, classes, settings, compute)
 

@@ -137,6 +137,42 @@ def test_what_is_not_plain_tensors_is_refused_and_not_executed(tmp_path):
     assert mark.exists(), "the trap works, else this would show nothing"
 
 
+def test_local_weights_are_known_by_their_content_and_damage_is_named(tmp_path):
+    """Whatever the ending says."""
+    state, file = backbone_state(), tmp_path / "w.pt"
+    chosen = settings(backbone_weights=str(file), pretrained=True).model
+    save_file(state, file)
+    loaded = build_model(chosen, classes=3).backbone.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.items())
+    whole = {"safetensors": file.read_bytes()}
+    torch.save(state, file)
+    whole["torch"] = file.read_bytes()
+    for content, got in (
+        (whole["safetensors"][:100], "cut off or damaged, 100 bytes are fewer than its header says"),
+        (whole["safetensors"][:-9], "SafetensorError"),
+        ((2**60).to_bytes(8, "little") + b"{}", "cut off or damaged"),
+        (whole["torch"][: len(whole["torch"]) // 2], "a torch checkpoint without its end"),
+        (b"version https://git-lfs.github.com/spec/v1", "a Git LFS pointer"),
+        (b"<!doctype html>", "an HTML page"),
+        (b"", "the file is empty"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(HeadError, match="cannot read") as caught:
+            build_model(chosen, classes=3)
+        assert got in caught.value.got
+        assert "again" in caught.value.fix
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(HeadError, match="cannot read") as caught:
+        build_model(chosen, classes=3)
+    assert caught.value.got == f"{file}: not a file"
+    file.rmdir()
+    state["conv1.0.weight"][0, 0, 0, 0] = torch.nan
+    save_file(state, file)
+    with pytest.raises(HeadError, match="values that are not finite"):
+        build_model(chosen, classes=3)
+
+
 @pytest.mark.filterwarnings("ignore:A test tried to use socket")
 @pytest.mark.parametrize("offline", [True, False])
 @pytest.mark.parametrize("backbone", ["test_resnet", "convnext_tiny", "hf-hub:timm/nothing"])
