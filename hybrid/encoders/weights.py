@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 EXPECTED = "whole weights: safetensors, or torch with plain tensors"
+_PICKLE = b"\x80"  # the first byte of one of protocol 2 or later, as torch wrote them before its ZIP archives
 _FETCH_AGAIN = "download or copy the file again"
 _SAVE_AGAIN = "save its tensors again: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
 
@@ -50,7 +50,7 @@ def is_safetensors(file: Path, what: str, error: type[HybridError]) -> bool:
         if 8 + int.from_bytes(start[:8], "little") > size:
             raise fault(f"cut off or damaged, {size:,} bytes are fewer than its header says")
         return True
-    if whole_archive or start[:1] == pickle.PROTO:
+    if whole_archive or start.startswith(_PICKLE):
         return False
     if start.startswith(b"PK\x03\x04"):
         raise fault("a torch checkpoint without its end")
@@ -97,9 +97,8 @@ def _load_torch(file: Path, what: str, error: type[HybridError], device: str) ->
 
     try:
         return torch.load(file, map_location=device, weights_only=True)
-    except pickle.UnpicklingError as caught:
-        # torch's own words advise to run the code.
-        got = f"{file}: Python objects beside the tensors, which could run code, or damaged bytes"
-        raise error(what, expected=EXPECTED, got=got, fix=_SAVE_AGAIN) from caught
     except Exception as caught:  # zipfile and torch's unpickler each have their own kinds
-        raise error(what, expected=EXPECTED, got=f"{file}: {first_line(caught)}", fix=_FETCH_AGAIN) from caught
+        got, fix = first_line(caught), _FETCH_AGAIN
+        if type(caught).__name__ == "UnpicklingError":  # whose words advise to run the code
+            got, fix = "Python objects beside the tensors, which could run code, or damaged bytes", _SAVE_AGAIN
+        raise error(what, expected=EXPECTED, got=f"{file}: {got}", fix=fix) from caught
