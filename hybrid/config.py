@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -30,6 +31,33 @@ S = TypeVar("S", bound=Struct)
 LARGEST_SETTINGS = 2**20
 # Another spelling of a key that recipes and runs keep.
 SYNONYMS = {"color_jitter": "colour_jitter"}
+# What other tools call a setting: not taken, but known enough to say what is meant.
+_ELSEWHERE = {
+    "lr": "learning_rate",
+    "wd": "weight_decay",
+    "bs": "batch_size",
+    "num_epochs": "epochs",
+    "num_workers": "workers",
+    "img_size": "image_size",
+    "input_size": "image_size",
+    "opt": "optimizer",
+    "sched": "schedule",
+    "model": "backbone",
+    "arch": "backbone",
+    "smoothing": "label_smoothing",
+    "aa": "auto_augment",
+    "drop": "dropout",
+    "c": "l2_c",
+}
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table such as {a = 1}",
+    "null": "none",
+}
 
 
 class EncoderSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -299,7 +327,7 @@ def load_settings(
     words = values.get("description")
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
-        if not equals:
+        if not equals or not key.strip():
             raise ConfigError("--set takes KEY=VALUE", got=assignment, fix="for example --set epochs=5")
         key = SYNONYMS.get(key.strip(), key.strip())
         values[key] = _parse_value(text.strip(), types.get(key, Any))
@@ -326,20 +354,67 @@ def read_toml(file: Path) -> dict[str, Any]:
 
 
 def convert(values: Mapping[str, Any], kind: type[S]) -> S:
-    """Check plain values against a settings type."""
+    """Check plain values against a settings type.
+
+    Raises
+    ------
+    ConfigError
+        Naming the setting, what it takes and what it got.
+    """
     try:
         settings = msgspec.convert(dict(values), kind, strict=False)
     except msgspec.ValidationError as error:
-        known = kind.__struct_fields__
-        unknown = [name for name in values if name not in known]
-        near = [n for name in unknown for n in difflib.get_close_matches(name, known, cutoff=0.5)]
-        fix = f"known settings: {', '.join(near or known)}" if unknown else None
-        raise ConfigError(f"wrong setting: {error}", fix=fix) from error
+        raise _wrong_setting(values, kind, str(error)) from error
     for name, value in msgspec.structs.asdict(settings).items():
         numbers = value if isinstance(value, tuple) else (value,)
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
             raise ConfigError(f"wrong setting: {name} must be finite", got=str(value))
     return settings
+
+
+def _wrong_setting(values: Mapping[str, Any], kind: type[Struct], problem: str) -> ConfigError:
+    """Make the error for what msgspec found: ``Expected `int` >= 1 - at `$.epochs` ``."""
+    known = list(kind.__struct_encode_fields__)
+    unknown = [name for name in values if name not in known]
+    if unknown:
+        near = dict.fromkeys(match for name in unknown for match in _near_settings(name, known))
+        return ConfigError(
+            f"wrong setting: there is no setting {', '.join(f'`{name}`' for name in unknown)}",
+            got=f"{unknown[0]}={values[unknown[0]]}",
+            fix=f"known settings: {', '.join(near or known)}",
+        )
+    words, _, place = problem.partition(" - at `$.")
+    key = re.split(r"[\[.`]", place)[0]
+    other = next((f"{name} or " for name, kept in SYNONYMS.items() if kept == key), "")
+    return ConfigError(
+        f"wrong setting: {other}{place.rstrip('`')}",
+        expected=_expected(words, kind, key),
+        got=f"{values.get(key)!r:.80}",
+    )
+
+
+def _near_settings(name: str, known: Sequence[str]) -> list[str]:
+    """Settings that an unknown name probably means."""
+    plain = name.strip().lower().replace("-", "_")
+    same = [key for key in known if key in (plain, _ELSEWHERE.get(plain))]
+    return same or difflib.get_close_matches(plain, known, cutoff=0.5)
+
+
+def _expected(words: str, kind: type[Struct], key: str) -> str:
+    """What a setting takes, in the words of people."""
+    choices = _choices(next((f.type for f in fields(kind) if f.encode_name == key), None))
+    if choices:
+        return f"one of {', '.join(choices)}"
+    if key == "unfreeze":
+        return "all, none or a number of stages"
+    kinds, _, bounds = words.removeprefix("Expected `").partition("`")
+    plain = " or ".join(_KINDS.get(name, name) for name in kinds.split(" | "))
+    return plain + bounds.partition(", got")[0]
+
+
+def _choices(kind: Any) -> list[str]:
+    """The words that a setting takes, none where it takes others too."""
+    return [str(word) for word in get_args(kind)] if get_origin(kind) is Literal else []
 
 
 def encode_settings(value: object) -> dict[str, Any]:

@@ -127,6 +127,26 @@ def test_a_wrong_value_or_name_is_an_error_that_names_the_setting():
         assert (caught.value.fix is None) is (assignment != "epoch=3"), "a known setting lists no others"
 
 
+def test_a_wrong_setting_is_told_in_the_words_of_people():
+    for assignment, what, expected, got in (
+        ("epochs=0", "epochs", "a whole number >= 1", "0"),
+        ("learning_rate=abc", "learning_rate", "a number", "'abc'"),
+        ("color_jitter=abc", "color_jitter or colour_jitter", "a number", "'abc'"),
+        ("schedule=cosin", "schedule", "one of cosine, step, plateau, none", "'cosin'"),
+        ("pretrained=yes", "pretrained", "true or false", "'yes'"),
+        ("unfreeze=-1", "unfreeze", "all, none or a number of stages", "-1"),
+        ("dropout=[0.5, 2]", "dropout[1]", "a number < 1.0", "[0.5, 2]"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            setting(assignment)
+        assert caught.value.what == f"wrong setting: {what}"
+        assert (caught.value.expected, caught.value.got) == (expected, got)
+    for assignment, name in (("lr=abc", "learning_rate"), ("wd=0", "weight_decay"), ("Weight-Decay=0", "weight_decay")):
+        with pytest.raises(ConfigError, match=f"no setting `{assignment.partition('=')[0]}`") as caught:
+            setting(assignment)
+        assert (caught.value.got, caught.value.fix) == (assignment, f"known settings: {name}")
+
+
 def test_an_unknown_setting_is_told_the_known_or_the_near_ones():
     with pytest.raises(ConfigError) as caught:
         convert({"colour": "tiny"}, EncoderSettings)

@@ -11,11 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.encoders.base import FloatArray
-from hybrid.errors import HeadError
+from hybrid.errors import HeadError, StoreError, listing
 from hybrid.images.records import ImageRecord
 
 if TYPE_CHECKING:
     from hybrid.images.preprocess import AnyImage
+
+# An encoder's vectors have length 1; far outside of these bounds no solver gets anywhere.
+SHORTEST, LONGEST = 1e-6, 1e6
 
 
 class Head(Protocol):
@@ -114,3 +117,21 @@ class TrainingSummary:
 def damaged(file: Path, problem: str) -> HeadError:
     """Make the error for damaged weights of a head."""
     return HeadError(f"the head's weights in {file} are damaged", got=problem, fix="hybrid train-head")
+
+
+def check_vectors(images: LabeledImages) -> None:
+    """Raise StoreError that names the images whose embedding is damaged: not finite, of length zero, or huge.
+
+    Nothing is fitted to such vectors: a solver would only say that it did not converge.
+    """
+    lengths = np.linalg.norm(images.embeddings.astype(np.float64), axis=1)
+    damaged_rows = np.flatnonzero(~((lengths > SHORTEST) & (lengths < LONGEST)))
+    if not len(damaged_rows) or not images.embeddings.shape[1]:
+        return
+    shown = [f"{images.records[row].path} (length {lengths[row]:.3g})" for row in damaged_rows.tolist()]
+    raise StoreError(
+        f"the vectors of {len(damaged_rows)} of {len(images)} photos are damaged",
+        expected="finite numbers, of length 1",
+        got=listing(shown, 5),
+        fix="take these photos out of the index and in again (hybrid build-index without and with them)",
+    )

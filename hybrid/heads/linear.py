@@ -17,7 +17,7 @@ from hybrid.device import CPU_BATCH, Compute
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import HeadError
 from hybrid.files import atomic_write
-from hybrid.heads.base import Head, LabeledImages, TrainingSet, damaged
+from hybrid.heads.base import Head, LabeledImages, TrainingSet, check_vectors, damaged
 from hybrid.heads.registry import TrainingJob
 
 # Embeddings have unit norm, so useful strengths lie far above scikit-learn's default of 1.
@@ -74,7 +74,11 @@ def train_linear_head(
     ------
     HeadError
         If not even the weakest C converges.
+    StoreError
+        If a vector is damaged.
     """
+    for part in (data.train, data.val):
+        check_vectors(part)
     strengths = (settings.l2_c,) if settings.l2_c is not None else C_GRID
     fits: list[tuple[float, FloatArray, FloatArray]] = []
     try:

@@ -84,9 +84,7 @@ class HeadKind(Protocol):
 def check_kind(name: str) -> None:
     """Raise ConfigError for a kind of head that is not registered."""
     if name not in KINDS:
-        raise ConfigError(
-            f"wrong setting: Invalid enum value '{name}' - at `$.kind`", fix=f"known kinds: {', '.join(KINDS)}"
-        )
+        raise ConfigError("wrong setting: kind", got=repr(name), fix=f"known kinds: {', '.join(KINDS)}")
 
 
 def head_kind(settings: HeadSettings) -> HeadKind:

@@ -83,7 +83,7 @@ def check_name(name: object, where: str) -> str:
     if not class_key(clean):
         raise DataError(f"{where} has no class name", expected="a name such as: zebra", got=repr(name))
     if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in clean):
-        raise DataError("a class name is one line of text", got=f"{clean!a:.80}, with control characters")
+        raise DataError(f"{where}: a class name is one line of text", got=f"{clean!a:.80}, with control characters")
     check_not_reserved([clean], where)
     return clean
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hybrid.errors import DataError, listing
+from hybrid.images.naming import plural
 from hybrid.labels.prompt_lines import NAME_COLUMNS, OTHER_COLUMNS, Entry, Parsed, column_name, unclear
 
 # Under which the list of names stands beside other things.
@@ -28,7 +29,7 @@ def parse_json(text: str, where: str) -> Parsed:
         alone = len(value) == 1 or not all(isinstance(other, str | list | None) for other in value.values())
         value = wrapped[0] if len(wrapped) == 1 and alone else value
     entries = _of_dict(value, where) if isinstance(value, dict) else _of_list(value, where)
-    return Parsed(tuple(entries), (f"{where}: {len(entries)} classes in JSON",))
+    return Parsed(tuple(entries), (f"{where}: {plural(len(entries), 'name')} in JSON",))
 
 
 def _load(text: str, where: str) -> Any:
@@ -58,7 +59,7 @@ def _no_repeated_key(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = [key for key, _ in pairs]
     repeated = sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else []
     if repeated:
-        raise DataError("JSON names a class twice", got=listing(repeated), fix="remove one of them")
+        raise DataError("a class is listed twice in the JSON", got=listing(repeated), fix="remove one of them")
     return dict(pairs)
 
 
@@ -87,6 +88,8 @@ def _of_dict(value: Mapping[Any, Any], where: str) -> list[Entry]:
     numbers = [str(key) for key in value]
     if value and all(key.isdigit() for key in numbers) and all(isinstance(name, str) for name in value.values()):
         return [Entry(name, (), f"entry {key}") for key, name in value.items()]
+    if value and all(key.isdigit() for key in numbers):
+        raise unclear(where, "numbers with several names each", repr(dict(value)), 'one name each: {"0": "llama"}')
     if value and all(isinstance(number, int) and not isinstance(number, bool) for number in value.values()):
         return [Entry(name, (), f"entry {number}") for name, number in value.items()]
     return [

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from hybrid.errors import DataError, listing
+from hybrid.images.naming import plural
 
 EXPECTED = "one class per line: zebra, or with other names: zebra: striped horse, plains zebra"
+KEEP = 'a name that begins so stands in quotes: "1. FC Union"'
 QUOTE = 'put a name that holds , : # or brackets into quotes: "Washington, D.C."'
 
 # A `#` within a word belongs to the name: only after whitespace does it begin a comment.
 COMMENT = re.compile(r"(?:^|\s)#.*")
-_BULLET = re.compile("^[-*\u2022\u2023\u25e6\u00b7\u2013\u2014]\\s+(?:\\[[ xX]?\\]\\s+)?(?=\\S)")
+_BULLET = re.compile("^[-+*\u2022\u2023\u25e6\u00b7\u2013\u2014]\\s+(?:\\[[ xX]?\\]\\s+)?(?=\\S)")
 _NUMBER = re.compile(r"^(?:\(?\d{1,5}[.)]\s+|\d{1,5}\t\s*)(?=\S)")
 _QUOTED = re.compile(r"^(?:\"([^\"]*)\"|“([^”]*)”|„([^“”]*)[“”]|«([^»]*)»|`([^`]*)`|'([^']*)')\s*([:,;]?)\s*(.*)$")
 _OPEN_QUOTES = '"“„«`'
@@ -103,7 +105,7 @@ def _parse_lines(lines: Sequence[tuple[int, str]], where: str) -> Parsed:
         entries += [entry] if entry else []
         notes += [f"{where}, line {number}: {note}" for note in line_notes]
     if marked:
-        notes.insert(0, f"{where}: bullets and numbers before {marked} of {len(lines)} names are left out; {QUOTE}")
+        notes.insert(0, f"{where}: bullets and numbers before {marked} of {len(lines)} names are left out; {KEEP}")
     return Parsed(tuple(entries), tuple(notes[:5]))
 
 
@@ -138,7 +140,7 @@ def _check_line(name: str, line: str, place: str, where: str) -> None:
             f"{where}, {place}",
             "several names, or one that holds a comma",
             line,
-            f"one class per line, its other names after a colon; {QUOTE}",
+            f"one class per line, its other names after a colon, or a table with a header (name, synonyms); {QUOTE}",
         )
     if _CODE.search(line):
         raise unclear(f"{where}, {place}", "not a class name", line)
@@ -168,7 +170,7 @@ def _parse_one_line(line: tuple[int, str], where: str) -> Parsed:
     for entry in entries:
         if _CODE.search(entry.name):
             raise unclear(f"{where}, {entry.place}", "not a class name", entry.name)
-    return Parsed(entries, (f"{where}: {len(entries)} names in one line: {listing(names, 4)}",))
+    return Parsed(entries, (f"{where}: {plural(len(entries), 'name')} in one line: {listing(names, 4)}",))
 
 
 # Tables
@@ -214,9 +216,8 @@ def _parse_table(table: tuple[str, list[str]], lines: Sequence[tuple[int, str]],
     unused = [column for column in columns if column not in (chosen, *others) and column]
     left_out = f", not used: {listing(unused, 4)}" if unused else ""
     other = f", other names in {listing(others)}" if others else ""
-    return Parsed(
-        tuple(entries), (f"{where}: a table, names in its column {chosen}{other}{left_out}; {len(entries)} classes",)
-    )
+    classes = plural(len(entries), "name")
+    return Parsed(tuple(entries), (f"{where}: a table, names in its column {chosen}{other}{left_out}; {classes}",))
 
 
 def _entry_of_row(row: Mapping[str, str], chosen: str, others: Sequence[str], place: str) -> Entry:

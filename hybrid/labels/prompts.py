@@ -115,7 +115,11 @@ class PromptSet:
         typed = _typed(prompts)
         if typed is not None:
             return _from_text(typed, "--prompts" if "\n" not in typed else "the prompts")
-        path = find_file(prompts, _bundled_folder(), "prompt file", f'to name a class itself: "{prompts},"')
+        if not str(prompts).strip():
+            raise DataError("the prompts are blank", expected="a file, a bundled name, or names: llama,zebra")
+        typed_out = re.fullmatch(r"[^\W\d_][\w -]*", str(prompts))
+        one = f'to name a class itself: "{prompts},"' if typed_out else ""
+        path = find_file(prompts, _bundled_folder(), "prompt file", one)
         return _from_text(read_text(path), f"The prompt file {path}")
 
 
@@ -242,11 +246,20 @@ def _typed(prompts: str | Path) -> str | None:
     if text[:1] in ("[", "{") or "\n" in text:
         return text
     parts = [part.strip() for part in re.split("[,;]", text)]
+    bundled = {file.stem for file in _bundled_folder().glob("*.txt")}
+    if len(parts) > 1 and bundled.issuperset(parts):
+        raise DataError(
+            "--prompts takes one file or bundled list",
+            got=text,
+            fix="join them in a file of your own, one class per line",
+        )
     is_path = any(part.lower().endswith(_ENDINGS) or _PATH_START.match(part) for part in parts)
     return text if not is_path and (len(parts) > 1 or ":" in text) else None
 
 
 def _from_text(text: str, where: str) -> PromptSet:
+    if not text.strip(" ,;\t\r\n"):
+        raise DataError(f"{where} names no class", expected="one class name a line")
     parsed = parse_json(text.strip(), where) if text.lstrip()[:1] in ("[", "{") else parse_lines(text, where)
     if not parsed.entries:
         raise DataError(f"{where} names no class", expected="one class name a line")

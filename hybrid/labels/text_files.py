@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import difflib
+import os
 import stat
 import unicodedata
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ _FOREIGN = {
 def is_file(name: str | Path) -> bool:
     """Tell whether there is something under this name that is not a folder; a name that cannot be one is not."""
     try:
-        path = Path(name)
+        path = _path(name)
         return path.exists() and not path.is_dir()
     except (OSError, ValueError):  # longer than a name may be, or with a null character
         return False
@@ -54,7 +55,7 @@ def find_file(name: str | Path, bundled: Path, kind: str, other: str = "") -> Pa
         If there is neither; it names what is like it.
     """
     if is_file(name):
-        return Path(name)
+        return _path(name)
     files = {file.stem: file for file in sorted(bundled.glob("*.txt"))}
     if str(name) in files:
         return files[str(name)]
@@ -112,9 +113,11 @@ def _decode(path: Path, data: bytes) -> str:
         raise DataError(f"{path} is not a text file", expected="a text file in UTF-8", got=foreign)
     encoding = next((encoding for mark, encoding in _MARKS.items() if data.startswith(mark)), None)
     if encoding is None:
-        # Plain letters in UTF-16 without its mark are every other byte zero.
-        first, second = data[:200:2], data[1:200:2]
-        encoding = {(0, 1): "utf-16-le", (1, 0): "utf-16-be"}.get((not all(first), not all(second)))
+        # Plain letters in UTF-16 without its mark are, most of them, every other byte zero.
+        first, second = (2 * data[start:400:2].count(0) > len(data[start:400:2]) for start in (0, 1))
+        encoding = {(False, True): "utf-16-le", (True, False): "utf-16-be"}.get((first, second))
+    if encoding is None and b"\x00" in data:
+        raise DataError(f"{path} is not a text file", expected="a text file in UTF-8", got="null characters")
     try:
         text = data.decode(encoding or "utf-8")
     except UnicodeDecodeError as error:
@@ -131,6 +134,11 @@ def _decode(path: Path, data: bytes) -> str:
 
 def _is_folder(name: str | Path) -> bool:
     try:
-        return Path(name).is_dir()
+        return _path(name).is_dir()
     except (OSError, ValueError):
         return False
+
+
+def _path(name: str | Path) -> Path:
+    """The path of a name, with a leading ``~`` as the home folder; one that names none stays."""
+    return Path(os.path.expanduser(name))  # noqa: PTH111

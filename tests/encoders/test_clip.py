@@ -127,6 +127,15 @@ def test_more_texts_than_a_batch_are_as_one_by_one(fp32):
     assert len(np.unique(together.round(4), axis=0)) == len(texts)
 
 
+def test_texts_that_are_longer_than_the_context(fp32):
+    room = fp32._tokenizer.context_length - 2  # the start and the end take one each
+    texts = ["ox", "ox " * room, "ox " * (room + 1), "red " * 200 + "ox", "ox " * (room - 1) + "."]
+    assert fp32.truncated(texts) == [False, False, True, True, False]
+    assert fp32.truncated([]) == []
+    one, other = fp32.encode_texts(["red " * 200 + "ox", "red " * 200 + "yak"])
+    np.testing.assert_allclose(one, other, atol=1e-6)
+
+
 def test_what_an_encoder_says_of_itself(fp32):
     assert fp32.min_side == 3 * 32
     assert fp32.batch_size == CPU_BATCH

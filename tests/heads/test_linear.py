@@ -13,7 +13,7 @@ from sklearn.metrics import log_loss
 
 from hybrid.config import HeadSettings
 from hybrid.device import Compute
-from hybrid.errors import HeadError
+from hybrid.errors import HeadError, StoreError
 from hybrid.heads import linear
 from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.heads.linear import C_GRID, LinearHead, LinearKind, train_linear_head
@@ -154,6 +154,17 @@ def test_weights_of_something_else(tmp_path):
     file.unlink()
     with pytest.raises(HeadError, match="damaged"):
         LinearKind().load(file, ("a", "b", "c"), HeadSettings(), CPU, "identity")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, 1e30])
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_a_damaged_vector_is_named(part, value):
+    data = world(3)
+    images = getattr(data, part)
+    images.embeddings[3] = value
+    with pytest.raises(StoreError, match=f"1 of {len(images)} photos are damaged") as caught:
+        fit(data)
+    assert "/3.jpg" in caught.value.got
 
 
 def test_no_convergence_is_an_error(monkeypatch):

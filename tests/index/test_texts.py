@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from hybrid.encoders.base import fingerprint, unit_norm
-from hybrid.index.texts import average_texts
+from hybrid.index.texts import average_texts, equal_rows, text_notes
+from hybrid.labels.prompts import PromptClass, Templates
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -38,3 +39,37 @@ def test_a_fingerprint_depends_on_the_parts_not_on_their_order():
     assert one != fingerprint({"a": 1, "b": {"c": "x", "d": 0}})
     assert len(one) == 16
     assert int(one, 16) >= 0
+
+
+class Reader:
+    """An encoder that reads four words."""
+
+    uses_templates = True
+
+    def truncated(self, texts):
+        return [len(text.split()) > 4 for text in texts]
+
+
+def test_equal_rows_are_found_among_many():
+    rng = np.random.default_rng(5)
+    vectors = unit(rng.normal(size=(400, 32))).astype(np.float32)
+    vectors[7] = vectors[300] + 1e-7
+    vectors[[11, 12, 399]] = vectors[2]
+    assert equal_rows(vectors) == [[2, 11, 12, 399], [7, 300]]
+    assert equal_rows(unit(rng.normal(size=(50, 8)))) == []
+    assert equal_rows(np.empty((0, 8))) == []
+
+
+def test_notes_on_prompts_that_are_cut_or_equal():
+    prompts = [PromptClass(name) for name in ("ox", "a very very large ox", "Ox", "yak")]
+    vectors = unit(np.random.default_rng(6).normal(size=(4, 16)))
+    vectors[2] = vectors[0]
+    templates = Templates("mine", ("{}", "a {}"))
+    cut, equal = text_notes(Reader(), prompts, templates, vectors)
+    assert cut.startswith("WARNING")
+    assert cut.endswith("counts for nothing: a very very large ox")
+    assert equal.endswith("equal: ox, Ox")
+    assert text_notes(Reader(), prompts[:1], templates, vectors[:1]) == ()
+    (long,) = text_notes(Reader(), [PromptClass("red " * 90 + "ox")], templates, vectors[:1])
+    assert len(long) < 200
+    assert long.endswith("red ox")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hybrid.errors import DataError, listing
-from hybrid.heads.base import LabeledImages, TrainingSet
+from hybrid.heads.base import LabeledImages, TrainingSet, check_vectors
 from hybrid.images.splits import stratified_split
 from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.labels.names import NameTable, check_not_reserved, class_of, joined_notes
@@ -99,7 +99,9 @@ def choose_images(images: Sequence[StoredImage], *, limit_to: Sequence[str] | No
     classes = _classes(class_names, limit_to, place)
     check_not_reserved(classes, f"the labels of the {place}")
     wanted = {label: name for label, name in class_names.items() if name in classes}
-    once, notes = each_content_once([relabeled(p, wanted) for p in labeled if p.record.label in wanted])
+    named = [relabeled(p, wanted) for p in labeled if p.record.label in wanted]
+    once, notes = each_content_once(named)
+    _check_own_images(classes, named, once)
     return ChosenImages(classes, once, [*joined_notes(wanted, counts), *notes])
 
 
@@ -145,8 +147,10 @@ def pack(images: Sequence[StoredImage], classes: tuple[str, ...]) -> LabeledImag
 
 
 def with_embeddings(images: LabeledImages, store: EmbeddingStore, fingerprint: str) -> LabeledImages:
-    """Give images the store's embeddings; StoreError if one has none."""
-    return replace(images, embeddings=store.embeddings(images.hashes, fingerprint))
+    """Give images the store's embeddings; StoreError if one has none, or a damaged one."""
+    embedded = replace(images, embeddings=store.embeddings(images.hashes, fingerprint))
+    check_vectors(embedded)
+    return embedded
 
 
 def split_by_training(data: TrainingSet, classes: tuple[str, ...], trained_on: frozenset[str]) -> TrainingSet:
@@ -183,6 +187,23 @@ def split_by_training(data: TrainingSet, classes: tuple[str, ...], trained_on: f
             fix="hybrid build-index with the head's photos, or hybrid train-head",
         )
     return TrainingSet(classes, train, val, data.notes)
+
+
+def _check_own_images(classes: Sequence[str], named: list[StoredImage], once: list[StoredImage]) -> None:
+    """DataError where every photo of a class carries another label too: a folder that was renamed or copied."""
+    own = {p.record.label for p in once}
+    lost = [name for name in classes if name not in own]
+    if not lost:
+        return
+    example = next(p for p in named if p.record.label == lost[0])
+    twin = next(p for p in named if p.sha256 == example.sha256 and p.record.label != lost[0])
+    raise DataError(
+        f"every photo of {listing(lost)} carries another label too, so none can be trained on",
+        expected="one label for the same bytes",
+        got=f"{example.record.path} is {example.record.label}, {twin.record.path} is {twin.record.label}",
+        fix="remove the copies, or, where a folder was moved or renamed, build the index with the new one alone: "
+        "hybrid build-index FOLDER --replace",
+    )
 
 
 def relabeled(image: StoredImage, names: Mapping[str, str]) -> StoredImage:

@@ -175,6 +175,16 @@ def test_no_class_has_the_name_of_the_answer_for_none(store):
 # Contents
 
 
+def test_a_class_whose_photos_all_carry_another_label_is_named(store):
+    content = [f"content {i}" for i in range(4)]
+    add(store, *((f"photos/cat/{i}.jpg", "cat", None, content[i]) for i in range(4)))
+    add(store, *((f"moved/tiger/{i}.jpg", "tiger", None, content[i]) for i in range(4)), *named("dog", 4))
+    with pytest.raises(DataError, match="every photo of cat, tiger carries another label too") as caught:
+        choose(store)
+    assert all(name in caught.value.got for name in ("photos/cat/0.jpg is cat", "moved/tiger/0.jpg is tiger"))
+    assert "--replace" in caught.value.fix
+
+
 def test_copies_count_once_and_the_same_bytes_under_two_labels_are_left_out(store):
     copies = [(f"train/cat/copy{i}.jpg", "cat", "train", "content of train/cat/000.jpg") for i in (1, 2)]
     add(store, *named("cat", 4, "train"), *named("dog", 4, "train"), *named("cat", 2, "val"), *copies)
