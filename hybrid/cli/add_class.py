@@ -20,6 +20,7 @@ def add_class(
     photos: Annotated[
         list[str] | None,
         typer.Argument(
+            callback=options.with_stdin,
             help="Photos of the class: files, folders, manifests, shards; none to add it by its name alone.",
             show_default=False,
         ),
@@ -57,7 +58,7 @@ def add_class(
     show.note(*summary.notes)
     known = known_by(summary.images, summary.named, summary.synonyms)
     show.result(f"{summary.name}: {known}; {summary.new} new in {run}")
-    show.exit_if_unreadable(summary.unreadable)
+    show.exit_if_unreadable([*(found.unread if found else ()), *summary.unreadable])
 
 
 def remove_class(name: Name, run: options.Run = options.DEFAULT_RUN) -> None:

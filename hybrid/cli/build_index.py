@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hybrid.cli import options
+
+if TYPE_CHECKING:
+    from hybrid.terminal import FittedTable
+
+# Classes that the table shows, when there are more.
+_SHOWN = 20
+_SPLITS = ("train", "val", "test", None)
 
 
 @options.with_groups
@@ -21,6 +30,14 @@ def build_index(
     replace: Annotated[
         bool, typer.Option("--replace", help="Forget photos of sources that are not named in this call.")
     ] = False,
+    prune: Annotated[
+        bool,
+        typer.Option(
+            "--prune",
+            help="Forget photos of sources and folders that are empty now, lost most of their photos, or do not exist "
+            "any more. Without it they stay, or an error asks.",
+        ),
+    ] = False,
     batch: options.BatchOptions,
     device: options.Device = "auto",
 ) -> None:
@@ -29,11 +46,18 @@ def build_index(
     from hybrid.images.sources import scan
 
     opened = encoder.open(run, device)
-    found = scan(sources, labeled=labels)
+    found = scan(sources, labeled=labels, keep_empty=True)
+    if labels and found.records:
+        show.stderr.print(_class_table(Counter((record.label, record.split) for record in found.records)))
     opened.encoder.check(found.records)  # loaded before the progress begins
     with show.image_progress("embedding", len(found.records)) as progress:
         summary = opened.index(
-            found, replace=replace, batch_size=batch.batch_size, workers=batch.workers, progress=progress
+            found,
+            replace=replace,
+            prune=prune,
+            batch_size=batch.batch_size,
+            workers=batch.workers,
+            progress=progress,
         )
     if summary.kept:
         show.note(f"{summary.kept} photos that add-class gave a class stay with it (hybrid remove-class forgets them)")
@@ -43,3 +67,32 @@ def build_index(
         f"{summary.vectors} vectors in {run}"
     )
     show.exit_if_unreadable(summary.unreadable)
+
+
+def _class_table(counts: Mapping[tuple[str | None, str | None], int]) -> FittedTable | str:
+    """Count photos by class and split, so that folders that were read wrongly show at once."""
+    from hybrid.images.naming import plural
+    from hybrid.terminal import Column, FittedTable
+
+    total = sum(counts.values())
+    classes = sorted({label for label, _ in counts if label is not None})
+    if not classes:
+        return f"{plural(total, 'photo')}, none of them with a label (class folders, or a manifest, give labels)"
+    splits = [split for split in _SPLITS if any(own == split for _, own in counts)]
+    headings = [split or ("no split" if len(splits) > 1 else "photos") for split in splits]
+    table = FittedTable([Column("class"), *(Column(heading, kind="number") for heading in headings)])
+
+    def add(name: str, labels: set[str | None]) -> None:
+        figures = [sum(n for (label, own), n in counts.items() if own == split and label in labels) for split in splits]
+        table.add_row(name, *(str(figure) if figure else "-" for figure in figures))
+
+    shown = classes if len(classes) <= _SHOWN + 1 else classes[:_SHOWN]
+    for name in shown:
+        add(name, {name})
+    if rest := classes[len(shown) :]:
+        add(f"and {len(rest)} more classes", set(rest))
+    if any(label is None for label, _ in counts):
+        add("(no label)", {None})
+    if len(classes) > 1:
+        add(f"all {len(classes)} classes", {label for label, _ in counts})
+    return table

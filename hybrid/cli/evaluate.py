@@ -73,7 +73,7 @@ def evaluate(
         made = datetime.now().astimezone()
         file = write_report(result, report, run=str(run.run), made=made, sources=sources, notes=found.notes)
         show.result(f"report: {file}")
-    show.exit_if_unreadable(result.unreadable)
+    show.exit_if_unreadable([*found.unread, *result.unreadable])
 
 
 def _write_json(file: Path, values: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from hybrid.cli.options import with_stdin
 from hybrid.errors import ConfigError
 from hybrid.images.sources import scan
 from hybrid.run.fitted import FittedClassifier
@@ -44,7 +45,7 @@ def read_by(run: RunOptions, encoder: EncoderOptions) -> dict[str, str | None]:
 
 def one_image(argument: str, source: str) -> ImageRecord:
     """Find the one image that a source holds; ConfigError, naming the `argument`, where it holds another number."""
-    records = scan([source], labeled=False).records
+    records = scan(with_stdin([source]) or [], labeled=False, each_row=True).records
     if len(records) != 1:
         raise ConfigError(f"{argument} takes one photo", got=f"{len(records)} in {source}", fix="name one of them")
     return records[0]

@@ -7,6 +7,7 @@ of the command, in the place where the group stands, and the command gets them a
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import StrEnum
@@ -39,10 +40,25 @@ class Format(StrEnum):
 
 Run = Annotated[Path, typer.Option(help="Folder that holds index, head, gate and settings.", show_default=True)]
 DEFAULT_RUN = Path("runs/default")
+
+
+def with_stdin(sources: list[str] | None) -> list[str] | None:
+    """Put the paths that come on standard input in the place of ``-``."""
+    if not sources or "-" not in sources:
+        return sources
+    from hybrid.cli.stdin import read_paths
+
+    paths = read_paths(sys.stdin)
+    place = sources.index("-")
+    return [*sources[:place], *paths, *(source for source in sources[place:] if source != "-")]
+
+
 Sources = Annotated[
     list[str],
     typer.Argument(
-        help="Class folders, a plain folder, a CSV or Parquet manifest (path, label), WebDataset .tar shards or photos."
+        callback=with_stdin,
+        help="Class folders, a plain folder, a CSV or Parquet manifest (path, label), WebDataset .tar shards, photos; "
+        "- reads paths from standard input, one per line.",
     ),
 ]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:N or mps.")]

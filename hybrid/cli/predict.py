@@ -46,7 +46,7 @@ def predict(
     from hybrid.images.sources import scan
 
     policy = answer.policy()
-    found = scan(sources, labeled=False)
+    found = scan(sources, labeled=False, each_row=True)
     outputs = Outputs({"a source": found.sources, **read_by(run, encoder)}, run.run, found.records)
     format_of(output)
     outputs.file("--out", output.out, PREDICTIONS)
@@ -56,7 +56,7 @@ def predict(
     show.note(choose_decoder()[1])
     evidence = _Evidence(run.run, classifier) if explain_neighbors else None
     drawn: list[tuple[ImageRecord, Prediction]] = []
-    unreadable: list[tuple[str, str]] = []
+    unreadable = list(found.unread)
     with (
         writer_of(output) as write,
         show.image_progress("classifying", len(found.records)) as progress,

@@ -1,37 +1,54 @@
 """Folders as sources: class folders, a plain folder, split folders, and a folder of shards."""
 
 # Paths stay str from scandir to record: a Path for each of a million images is slow.
-# ruff: noqa: PTH116, PTH118, PTH119
+# ruff: noqa: PTH116, PTH118, PTH119, PTH120
 
 from __future__ import annotations
 
 import os
-from collections import defaultdict
-from collections.abc import Iterable
+import stat
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from hybrid.errors import DataError
-from hybrid.images.naming import Found, clean_label, count_endings, is_image_name, is_text, plural, split_of
-from hybrid.images.records import ImageRecord
-from hybrid.images.shards import read_shard
+from hybrid.errors import DataError, listing
+from hybrid.images.class_folders import Place, read_places
+from hybrid.images.naming import Found, count_endings, is_image_name, is_junk, is_text, plural, split_of_folder
+from hybrid.images.records import ImageRecord, not_a_file
+from hybrid.images.shards import read_shards
 
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """One image file below a folder: its path relative to that folder, its size and time."""
+    """One image file of a folder: its name there, its size and time."""
 
-    relative: str
+    name: str
     size: int
     mtime_ns: int
 
 
 @dataclass
 class _Walk:
-    """What lies below a folder."""
+    """What lies below a folder; all paths are relative to it, but for `unread`.
 
-    images: list[_File] = field(default_factory=list)
+    Attributes
+    ----------
+    images : dict of str to list of _File
+        By folder; also of folders that hold none.
+    others : list of str
+        Files that are not images.
+    junk : list of str
+        Names of hidden folders and of those that a system keeps for itself.
+    hidden : int
+        Hidden images.
+    """
+
+    images: dict[str, list[_File]] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
+    junk: list[str] = field(default_factory=list)
+    hidden: int = 0
     notes: list[str] = field(default_factory=list)
+    unread: list[tuple[str, str]] = field(default_factory=list)
 
 
 def read_folder(root: str, *, labeled: bool) -> Found:
@@ -47,70 +64,69 @@ def read_folder(root: str, *, labeled: bool) -> Found:
     Raises
     ------
     DataError
-        If the folder cannot be read, or a shard in it is broken.
+        If the folder cannot be listed.
     """
     walk = _walk(root)
-    shards = [name for name in walk.others if os.sep not in name and name.endswith(".tar")]
-    if shards and not walk.images:
+    if walk.junk or walk.hidden:
+        walk.notes.append(f"{root}: left out, hidden or kept by the system: {_name_junk(walk)}")
+    counts = {folder: len(files) for folder, files in walk.images.items() if files}
+    shards = [name for name in walk.others if name.endswith(".tar")]
+    if shards and not counts:
         return _read_shards(root, shards, walk, labeled=labeled)
     if walk.others:
         what = f"{plural(len(walk.others), 'file')} with other endings left out"
         walk.notes.append(f"{root}: {what}: {count_endings(walk.others)}")
-    split = split_of(os.path.basename(root))
-    if not labeled:
-        return [_record(root, file, None, split) for file in walk.images], walk.notes
-    return _read_labeled(root, walk, split)
+    split = split_of_folder(os.path.basename(root))
+    places: dict[str, Place] = {}
+    # Of what could not be read nobody knows whether it holds images.
+    hollow = _hollow(walk.images, [*counts, *(os.path.relpath(path, root) for path, _ in walk.unread)])
+    if labeled and counts:
+        reading = read_places(root, counts, split)
+        places = reading.places
+        walk.notes += reading.notes
+        if empty := _without_image(hollow, counts):
+            walk.notes.append(f"WARNING: {root}: no photo in the folder{'s' * (len(empty) > 1)} {listing(empty, 10)}")
+    records = [
+        ImageRecord(path + file.name, root, label, own_split, file.size, file.mtime_ns)
+        for folder, files in walk.images.items()
+        for path, (label, own_split) in [(os.path.join(root, folder, ""), places.get(folder, (None, split)))]
+        for file in files
+    ]
+    return Found(records, walk.notes, walk.unread, [os.path.join(root, folder) for folder in hollow])
 
 
-def _read_labeled(root: str, walk: _Walk, split: str | None) -> Found:
-    """Read labels, and splits where every subfolder is named like one, from the first-level subfolders."""
-    by_folder: defaultdict[str, list[_File]] = defaultdict(list)
-    for file in walk.images:
-        first, separator, _ = file.relative.partition(os.sep)
-        by_folder[first if separator else ""].append(file)
-    beside = by_folder.pop("", [])
-    if not (by_folder and all(split_of(name) for name in by_folder)):
-        return _class_tree(root, "", walk.images, split, walk.notes), walk.notes
-    records = _class_tree(root, "", beside, split, walk.notes)
-    if beside:
-        walk.notes.append(f"{root}: {plural(len(beside), 'photo')} beside the split folders, taken without label")
-    for name, files in by_folder.items():
-        records += _class_tree(root, name + os.sep, files, split_of(name), walk.notes)
-    return records, walk.notes
+def _hollow(folders: Collection[str], counts: Collection[str]) -> list[str]:
+    """Folders without an image in them or below them, but for those that lie in one of these."""
+    filled = {""}
+    for folder in counts:
+        while folder not in filled:
+            filled.add(folder)
+            folder = os.path.dirname(folder)
+    return sorted(folder for folder in folders if folder not in filled and os.path.dirname(folder) in filled)
 
 
-def _class_tree(
-    root: str, prefix: str, files: Iterable[_File], split: str | None, notes: list[str]
-) -> list[ImageRecord]:
-    """Make records of the files below ``root/prefix``: the subfolder there is the label."""
-    records, unlabeled = [], 0
-    for file in files:
-        first, separator, _ = file.relative[len(prefix) :].partition(os.sep)
-        label = clean_label(first) if separator else None
-        unlabeled += not separator
-        records.append(_record(root, file, label, split))
-    if 0 < unlabeled < len(records):
-        where = os.path.join(root, prefix).rstrip(os.sep)
-        notes.append(f"{where}: {plural(unlabeled, 'photo')} beside the class folders, taken without label")
-    return records
+def _without_image(hollow: Collection[str], counts: Collection[str]) -> list[str]:
+    """Those that stand where others are class folders (or split folders), so that an empty class is seen at once."""
+    depths = {folder.count(os.sep) for folder in counts if folder}
+    return [folder for folder in hollow if folder.count(os.sep) <= min(depths, default=0)]
 
 
-def _record(root: str, file: _File, label: str | None, split: str | None) -> ImageRecord:
-    return ImageRecord(os.path.join(root, file.relative), root, label, split, file.size, file.mtime_ns)
+def _name_junk(walk: _Walk) -> str:
+    names = [name if count == 1 else f"{name} ({count} times)" for name, count in sorted(Counter(walk.junk).items())]
+    return listing([*names, *([plural(walk.hidden, "hidden photo")] if walk.hidden else [])], 8)
 
 
 def _read_shards(root: str, shards: list[str], walk: _Walk, *, labeled: bool) -> Found:
-    """Read a folder that holds tar files and no images; its own name gives the split the shards do not."""
-    records, split = [], split_of(os.path.basename(root))
+    """Read a folder that holds tar files and no images; folders' names give the splits that the shards' do not."""
+    found = Found(notes=walk.notes, unread=walk.unread)
     others = [name for name in walk.others if name not in set(shards)]
     if others:
         what = f"{plural(len(others), 'file')} beside the shards left out"
-        walk.notes.append(f"{root}: {what}: {count_endings(others)}")
-    for name in sorted(shards):
-        images, notes = read_shard(os.path.join(root, name), root, labeled=labeled, split=split)
-        records += images
-        walk.notes += notes
-    return records, walk.notes
+        found.notes.append(f"{root}: {what}: {count_endings(others)}")
+    own = split_of_folder(os.path.basename(root))
+    by_path = {os.path.join(root, name): split_of_folder(os.path.dirname(name)) or own for name in sorted(shards)}
+    found.add(read_shards(by_path, root, labeled=labeled))
+    return found
 
 
 def _walk(root: str) -> _Walk:
@@ -137,7 +153,7 @@ def _walk(root: str) -> _Walk:
                 raise DataError(
                     f"The folder {root} cannot be read: {error.strerror}", fix="check its permissions"
                 ) from error
-            walk.notes.append(f"{path}: this folder cannot be read and is left out: {error.strerror}")
+            walk.unread.append((path, f"this folder cannot be read: {error.strerror}"))
             continue
         # Reversed, because the last one pending is read first: folders are read in the order of their names.
         pending += sorted(folders, reverse=True)
@@ -149,32 +165,48 @@ def _list_folder(path: str, relative: str, walk: _Walk) -> tuple[list[str], list
     """Add one folder's files to `walk`; give its subfolders and its links to folders."""
     folders: list[str] = []
     links: list[str] = []
+    images: list[_File] = []
     not_text = 0
     with os.scandir(path) as entries:
+        walk.images[relative] = images
         for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            name = os.path.join(relative, entry.name)
-            if not is_text(entry.name):
-                not_text += 1
-            elif entry.is_dir():
-                (links if entry.is_symlink() else folders).append(name)
-            elif is_image_name(entry.name):
-                _add_image(entry, name, walk)
-            else:
-                walk.others.append(name)
+            name = entry.name
+            try:
+                if not is_text(name):
+                    not_text += 1
+                elif is_junk(name):
+                    _add_junk(entry, walk)
+                elif entry.is_dir():
+                    (links if entry.is_symlink() else folders).append(os.path.join(relative, name))
+                elif is_image_name(name):
+                    _add_image(entry, images, walk)
+                else:
+                    _add_other(entry, os.path.join(relative, name), walk)
+            except OSError as error:  # a loop of links, or a disk that fails: the entries beside it are as they are
+                lost = isinstance(error, FileNotFoundError) and entry.is_symlink()
+                walk.unread.append((entry.path, "a link to nothing" if lost else error.strerror or str(error)))
     if not_text:
         walk.notes.append(f"{path}: {plural(not_text, 'name')} in it not valid UTF-8, left out; rename to use")
     return folders, links
 
 
-def _add_image(entry: os.DirEntry[str], name: str, walk: _Walk) -> None:
-    try:
-        status = entry.stat()
-    except OSError:
-        # A link to nowhere, or a file just removed: kept, so that it is later reported as unreadable.
-        walk.images.append(_File(name, 0, 0))
-        return
+def _add_junk(entry: os.DirEntry[str], walk: _Walk) -> None:
+    if entry.is_dir(follow_symlinks=False):
+        walk.junk.append(entry.name)
+    else:
+        walk.hidden += is_image_name(entry.name)
+
+
+def _add_image(entry: os.DirEntry[str], images: list[_File], walk: _Walk) -> None:
+    status = entry.stat()
     # A pipe or a device named like an image would block the reader for ever.
-    if entry.is_file():
-        walk.images.append(_File(name, status.st_size, status.st_mtime_ns))
+    if stat.S_ISREG(status.st_mode):
+        images.append(_File(entry.name, status.st_size, status.st_mtime_ns))
+    else:
+        walk.unread.append((entry.path, not_a_file(status.st_mode)))
+
+
+def _add_other(entry: os.DirEntry[str], name: str, walk: _Walk) -> None:
+    if entry.is_symlink():
+        entry.stat()  # of a link to nowhere nobody knows whether it led to a folder of images: an error
+    walk.others.append(name)

@@ -121,8 +121,8 @@ def _records_of(item: Any, place: int) -> Iterable[ImageRecord]:
     if isinstance(item, ImageRecord):
         return [item]
     if isinstance(item, str | os.PathLike):
-        source = scan([os.fspath(item)], labeled=False)
-        for note in source.notes:
+        source = scan([os.fspath(item)], labeled=False, each_row=True)
+        for note in (*source.notes, *(f"not read: {path}: {reason}" for path, reason in source.unread)):
             warnings.warn(note, stacklevel=3)
         return source.records
     if isinstance(item, Image.Image):

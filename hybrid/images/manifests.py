@@ -1,131 +1,340 @@
-"""Manifests as sources: a CSV or Parquet table with the columns path, label and split."""
+"""Manifests as sources: a CSV or Parquet table of paths, with labels and splits."""
 
 # Paths stay str from scandir to record: a Path for each of a million images is slow.
-# ruff: noqa: PTH100, PTH116, PTH118, PTH120
+# ruff: noqa: PTH100, PTH109, PTH110, PTH111, PTH116, PTH117, PTH118, PTH120
 
 from __future__ import annotations
 
 import csv
+import itertools
+import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
 
 from hybrid.errors import DataError, MissingExtraError, listing
-from hybrid.images.naming import Found, clean_label, is_text, split_of
+from hybrid.images.naming import LABEL_NAMES, Found, as_label, ending, is_image_name, is_text, split_of
 from hybrid.images.records import ImageRecord
 
-_COLUMNS = ("path", "label", "split")
-_Row = Mapping[str, object]
+MANIFEST_ENDINGS = ("csv", "tsv", "parquet")
+_PATH_NAMES = (
+    "path",
+    "filepath",
+    "file_path",
+    "image_path",
+    "img_path",
+    "filename",
+    "file_name",
+    "file",
+    "image",
+    "img",
+    "photo",
+)
+_NAMES = {"path": _PATH_NAMES, "label": LABEL_NAMES, "split": ("split",)}
+# What pandas writes, and reads, for a value that is not there.
+_NO_VALUE = {
+    "#N/A",
+    "#N/A N/A",
+    "#NA",
+    "-NaN",
+    "-nan",
+    "<NA>",
+    "N/A",
+    "NA",
+    "NULL",
+    "NaN",
+    "None",
+    "n/a",
+    "nan",
+    "null",
+}
+_DELIMITERS = ",;\t|"
+_BYTE_ORDER_MARKS = {
+    b"\xff\xfe\x00\x00": "utf-32",
+    b"\x00\x00\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
+# Rows of which it is tried whether they lie elsewhere, where none of all lies at its path.
+_TRIED = 1000
+
+
+class _Row(NamedTuple):
+    """A row as the file has it, and its number there."""
+
+    number: int
+    path: object
+    label: object
+    split: object
+
+
+@dataclass
+class _Table:
+    """Rows of a manifest, and its columns by what they are read as."""
+
+    columns: dict[str, str] = field(default_factory=dict)
+    header: list[str] = field(default_factory=list)
+    rows: list[_Row] = field(default_factory=list)
 
 
 def read_manifest(manifest: str, *, labeled: bool) -> Found:
-    """Read the images that a manifest lists, in its order, without notes.
+    """Read the images that a manifest lists, in its order.
 
     Parameters
     ----------
     manifest : str
-        Absolute path of a ``.csv`` or ``.parquet`` file. Its column ``path`` is relative to the manifest's
-        folder, or absolute; the columns ``label`` and ``split`` are optional, empty means none.
+        Absolute path of a ``.csv``, ``.tsv`` or ``.parquet`` file. Its column ``path`` (or ``file_name``, ``image`` and
+        the like) is relative to the manifest's folder or, where nothing lies there, to the working directory, or
+        absolute; the columns ``label`` (or ``class``, ``species`` and the like) and ``split`` are optional, empty or
+        NaN means none. A CSV file is UTF-8 or UTF-16, with commas, semicolons, tabs or bars.
     labeled : bool
-        Whether the column ``label`` counts.
+        Whether the column of labels counts.
 
     Raises
     ------
     DataError
-        If the file is not what its ending says, lacks the column ``path``, or a row is wrong.
+        If the file is not what its ending says, has no column of paths, or a row is wrong.
     MissingExtraError
         If a Parquet manifest is read without pyarrow.
     """
-    is_csv = manifest.lower().endswith(".csv")
-    numbered = _csv_rows(manifest) if is_csv else _parquet_rows(manifest)
-    folder = os.path.dirname(manifest)
-    return [_record(row, f"{manifest}, {where}", folder, manifest, labeled) for where, row in numbered], []
+    table = _read_parquet(manifest) if ending(manifest) == "parquet" else _read_csv(manifest)
+    notes = _note_columns(table, manifest, labeled=labeled)
+    place = f"{manifest}, {'row' if ending(manifest) == 'parquet' else 'line'}"
+    listed = [_listed_path(row, place) for row in table.rows]
+    splits = [_split(row, place) for row in table.rows]
+    labels: Sequence[str | None] = [None] * len(listed)
+    if labeled and "label" in table.columns:
+        labels, missing = _labels(table.rows, place)
+        notes += [f"{manifest}: {missing}"] if missing else []
+    paths, moved = _resolve(listed, os.path.dirname(manifest))
+    notes += [f"{manifest}: {moved}"] if moved else []
+    rows = zip(paths, labels, splits, strict=True)
+    return Found([_record(path, manifest, label, split) for path, label, split in rows], notes)
 
 
-def _record(row: _Row, where: str, folder: str, manifest: str, labeled: bool) -> ImageRecord:
-    listed = _text(row.get("path"))
-    if not listed.strip() or not is_text(listed) or "\0" in listed:
-        raise DataError(f"{where}: this row has no usable path", expected="a path in every row", got=repr(listed))
-    named_split = _text(row.get("split"))
-    split = split_of(named_split)
-    if named_split.strip() and split is None:
-        expected = "train, val (valid, validation), test, or empty"
-        raise DataError(f"{where}: unknown split", expected=expected, got=named_split)
-    path = os.path.abspath(os.path.join(folder, listed))
+def _record(path: str, manifest: str, label: str | None, split: str | None) -> ImageRecord:
     # A listed file that is missing stays a record: one hole in a manifest of thousands must not stop the run, and
     # reading it later fails, which lists it among the unreadable files with the reason.
     size, mtime_ns = 0, 0
     with suppress(OSError):
         status = os.stat(path)
         size, mtime_ns = status.st_size, status.st_mtime_ns
-    label = clean_label(_text(row.get("label"))) if labeled else None
     return ImageRecord(path, manifest, label, split, size, mtime_ns)
 
 
-def _text(value: object) -> str:
-    return "" if value is None else str(value)
-
-
-def _pick_columns(names: Iterable[str | None], manifest: str) -> dict[str, str]:
-    """Map the columns that are read to their names in the file, which may differ in case and whitespace."""
-    header = [name or "" for name in names]
-    picked: dict[str, str] = {}
-    for name in header:
-        column = name.strip().lower()
-        if column in picked:
-            raise DataError(f"The manifest {manifest} has two columns {column!r}", fix="remove one of them")
-        if column in _COLUMNS:
-            picked[column] = name
-    if "path" not in picked:
+def _listed_path(row: _Row, place: str) -> str:
+    """Give the path of a row as it stands there, absolute if it is one."""
+    text = row.path if isinstance(row.path, str) else "" if row.path is None else repr(row.path)
+    if not text.strip() or not is_text(text) or "\0" in text or not isinstance(row.path, str):
         raise DataError(
-            f"The manifest {manifest} has no column 'path'",
+            f"{place} {row.number}: this row has no usable path", expected="a path in every row", got=repr(text)[:80]
+        )
+    if "://" in text:
+        url = urlsplit(text.strip())
+        if url.scheme.lower() != "file":
+            raise DataError(
+                f"{place} {row.number}: this path is a URL; URLs are not read yet",
+                got=text,
+                fix="download the photos first (img2dataset does it for a table of URLs), and list the files",
+            )
+        return unquote(url.path)
+    return os.path.expanduser(text) if text.startswith("~") else text
+
+
+def _split(row: _Row, place: str) -> str | None:
+    named = "" if row.split is None or row.split in _NO_VALUE else str(row.split)
+    split = split_of(named)
+    if named.strip() and split is None and not _is_nan(row.split):
+        expected = "train, val (valid, validation, dev), test, or empty"
+        raise DataError(f"{place} {row.number}: unknown split", expected=expected, got=named)
+    return split
+
+
+def _labels(rows: Iterable[_Row], place: str) -> tuple[list[str | None], str]:
+    """Give the labels of all rows, and say where some have none."""
+    labels: list[str | None] = []
+    spelled: Counter[str] = Counter()
+    for row in rows:
+        value = row.label
+        if _is_nan(value) or (isinstance(value, str) and value.strip() in _NO_VALUE):
+            spelled[str(value).strip()] += 1
+            value = None
+        labels.append(as_label(value, f"{place} {row.number}"))
+    given = [label for label in labels if label is not None]
+    # pandas writes whole numbers with a gap among them as floating point.
+    if given and all(re.fullmatch(r"-?\d+\.0", label) for label in given):
+        labels = [label and label[:-2] for label in labels]
+    missing = len(labels) - len(given)
+    how = f" ({', '.join(f'{count} times {text}' for text, count in spelled.items())})" if spelled else ""
+    return labels, f"{missing} of {len(labels)} rows without a label{how}" if missing else ""
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _resolve(listed: Sequence[str], folder: str) -> tuple[list[str], str]:
+    """Make paths absolute, and say how, where it is not from the manifest's folder.
+
+    All of them in one way: of a manifest some of whose files are gone, none must be taken from elsewhere.
+    """
+    relative = [path for path in listed if not os.path.isabs(path)]
+    way: tuple[str, Callable[[str], str], str] = (folder, _as_it_is, "")
+    if relative and not any(os.path.exists(os.path.join(folder, path)) for path in relative):
+        here = os.getcwd()
+        ways: tuple[tuple[str, Callable[[str], str], str], ...] = (
+            (here, _as_it_is, f"paths are relative to the working directory, {here}"),
+            (folder, str.strip, "paths read without the spaces around them"),
+            (folder, _from_windows, "paths read with / for \\"),
+            (here, _from_windows, f"paths read with / for \\, relative to the working directory, {here}"),
+        )
+        fitting = (w for w in ways if any(os.path.exists(os.path.join(w[0], w[1](p))) for p in relative[:_TRIED]))
+        way = next(fitting, way)
+    base, change, how = way
+    return [os.path.abspath(os.path.join(base, change(path))) for path in listed], how
+
+
+def _as_it_is(path: str) -> str:
+    return path
+
+
+def _from_windows(path: str) -> str:
+    return path.replace("\\", "/")
+
+
+def _pick_columns(names: Iterable[str | None], manifest: str) -> tuple[dict[str, str], list[str]]:
+    """Find the columns that are read, whose names may differ in case and whitespace; give all names too."""
+    header = [name or "" for name in names]
+    plain = [name.strip().lower() for name in header]
+    picked: dict[str, str] = {}
+    for role, known in _NAMES.items():
+        name = next((name for name in known if name in plain), None)
+        if name is None:
+            continue
+        if plain.count(name) > 1:
+            raise DataError(f"The manifest {manifest} has two columns {name!r}", fix="remove one of them")
+        picked[role] = header[plain.index(name)]
+    if "path" not in picked:
+        no_header = any(is_image_name(name.strip()) for name in header)
+        raise DataError(
+            f"The manifest {manifest} has no column 'path'" + (": its first row is data already" if no_header else ""),
             expected="a header row with path, and optionally label and split, separated by commas",
             got=f"the columns {listing([repr(name) for name in header])}" if header else "an empty file",
             fix="write a first row like: path,label",
         )
-    return picked
+    return picked, header
 
 
-def _csv_rows(manifest: str) -> Iterator[tuple[str, _Row]]:
+def _note_columns(table: _Table, manifest: str, *, labeled: bool) -> list[str]:
+    """Say which columns are read, where their names leave a doubt."""
+    columns = {role: name.strip() for role, name in table.columns.items()}
+    notes = []
+    if columns["path"].lower() != "path":
+        notes.append(f"{manifest}: paths from the column {columns['path']!r}")
+    if not labeled:
+        return notes
+    others = [name.strip() for name in table.header if name.strip().lower() in LABEL_NAMES]
+    if "label" not in columns:
+        header = listing([repr(name.strip()) for name in table.header if name.strip()])
+        notes.append(
+            f"{manifest}: no column of labels ({', '.join(LABEL_NAMES)}), so no photo has one; it has {header}"
+        )
+    elif columns["label"].lower() != "label" or len(others) > 1:
+        unused = [repr(name) for name in others if name != columns["label"]]
+        notes.append(
+            f"{manifest}: labels from the column {columns['label']!r}"
+            + (f", not from {' or '.join(unused)}" if unused else "")
+        )
+    return notes
+
+
+def _encoding(manifest: str) -> str:
+    """Tell the encoding of a text file by its first bytes: UTF-8 unless they show another Unicode one."""
+    with Path(manifest).open("rb") as file:
+        start = file.read(4)
+    for mark, encoding in _BYTE_ORDER_MARKS.items():
+        if start.startswith(mark):
+            return encoding
+    if start[1::2] == b"\0\0":
+        return "utf-16-le"
+    if start[::2] == b"\0\0":
+        return "utf-16-be"
+    # Spreadsheets write a byte order mark, which would become part of the first column's name.
+    return "utf-8-sig"
+
+
+def _delimiter(line: str) -> str:
+    """Tell what separates the columns of a header: what makes a name of it that is known, else what parts it most."""
+
+    def parts(delimiter: str) -> tuple[int, int]:
+        names = {name.strip().strip('"').lower() for name in line.split(delimiter)}
+        return sum(not names.isdisjoint(known) for known in _NAMES.values()), len(names)
+
+    return max(_DELIMITERS, key=parts)
+
+
+def _read_csv(manifest: str) -> _Table:
+    table = _Table()
     try:
-        # utf-8-sig: spreadsheets write a byte order mark, which would become part of the first column's name.
-        with Path(manifest).open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            picked = _pick_columns(reader.fieldnames or (), manifest)
-            for row in reader:
-                # DictReader puts surplus fields under the key None.
-                if None in row:
-                    raise DataError(
-                        f"{manifest}, line {reader.line_num}: more fields than the header has columns",
-                        got=listing([str(value) for value in row.values()]),
-                        fix='put double quotes around a value that holds a comma: "a, b.jpg",cat',
-                    )
-                yield f"line {reader.line_num}", {key: row[name] for key, name in picked.items()}
-    except UnicodeDecodeError as error:
+        encoding = _encoding(manifest)
+        with Path(manifest).open(encoding=encoding, newline="") as file:
+            first, before = file.readline(), 0
+            if first.strip().lower() in [f"sep={delimiter}" for delimiter in _DELIMITERS]:  # a line for spreadsheets
+                first, before = file.readline(), 1
+            reader = csv.reader(itertools.chain([first], file), delimiter=_delimiter(first), strict=True)
+            table.columns, table.header = _pick_columns(next(reader, []), manifest)
+            table.rows = list(_csv_rows(reader, lambda: reader.line_num + before, table, manifest))
+    except UnicodeError as error:
+        byte = f"the byte 0x{error.object[error.start]:02x}" if isinstance(error, UnicodeDecodeError) else str(error)
         raise DataError(
             f"The manifest {manifest} is not UTF-8",
-            got=f"the byte 0x{error.object[error.start]:02x}",
+            got=byte,
             fix="save it as 'CSV UTF-8', or: iconv -f latin1 -t utf-8 OLD.csv > NEW.csv",
         ) from error
     except csv.Error as error:
         raise DataError(f"The manifest {manifest} is not a valid CSV file: {error}") from error
     except OSError as error:
         raise DataError(f"The manifest {manifest} cannot be read: {error.strerror}") from error
+    return table
 
 
-def _parquet_rows(manifest: str) -> Iterator[tuple[str, _Row]]:
+def _csv_rows(rows: Iterable[list[str]], line: Callable[[], int], table: _Table, manifest: str) -> Iterator[_Row]:
+    width = len(table.header)
+    path, label, split = (table.header.index(table.columns[r]) if r in table.columns else width for r in _NAMES)
+    lacking = [""] * (width + 1)
+    for row in rows:
+        if not any(row):
+            continue
+        if any(row[width:]):
+            raise DataError(
+                f"{manifest}, line {line()}: more fields than the header has columns",
+                got=listing(row),
+                fix='put double quotes around a value that holds a comma: "a, b.jpg",cat',
+            )
+        values = row[:width] + lacking[len(row) :]
+        yield _Row(line(), values[path], values[label], values[split])
+
+
+def _read_parquet(manifest: str) -> _Table:
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
         raise MissingExtraError("Parquet manifests", "pyarrow", "parquet") from error
+    table = _Table()
     try:
         with pyarrow.parquet.ParquetFile(manifest) as file:
-            picked = _pick_columns(file.schema_arrow.names, manifest)
-            batches = file.iter_batches(columns=list(picked.values()))
-            rows = (row for batch in batches for row in batch.to_pylist())
-            for number, row in enumerate(rows, 1):
-                yield f"row {number}", {key: row[name] for key, name in picked.items()}
+            table.columns, table.header = _pick_columns(file.schema_arrow.names, manifest)
+            batches = file.iter_batches(columns=list(table.columns.values()))
+            names = [table.columns.get(role, "") for role in _NAMES]
+            rows = ([row.get(name) for name in names] for batch in batches for row in batch.to_pylist())
+            table.rows = [_Row(number, *values) for number, values in enumerate(rows, 1)]
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"The manifest {manifest} is not a readable Parquet file: {error}") from error
+    return table

@@ -10,6 +10,19 @@ from dataclasses import dataclass
 from hybrid.errors import UnreadableImageError
 from hybrid.images.limits import MAX_PIXELS, max_bytes
 
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+
+def not_a_file(mode: int) -> str:
+    """Say what a path is that is not a file, by its mode as `os.stat` gives it."""
+    return f"not a file but {_KINDS.get(stat.S_IFMT(mode), 'something else')}"
+
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
@@ -58,7 +71,7 @@ class ImageRecord:
         with open(self.container or self.path, "rb", buffering=0, opener=_open_at_once) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise UnreadableImageError("not a file but a pipe, a socket or a device")
+                raise UnreadableImageError(not_a_file(status.st_mode))
             size = status.st_size if self.container is None else min(self.size, status.st_size - self.offset)
             if size > max_bytes():
                 raise UnreadableImageError(

@@ -11,13 +11,21 @@ import json
 import os
 import re
 import tarfile
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hybrid.errors import DataError, listing
-from hybrid.images.naming import Found, clean_label, is_image_name, is_text, plural, split_in
+from hybrid.images.naming import (
+    LABEL_NAMES,
+    Found,
+    as_label,
+    clean_label,
+    is_image_name,
+    is_text,
+    plural,
+    split_in,
+)
 from hybrid.images.records import ImageRecord
 
 COMPRESSED_ENDINGS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
@@ -26,57 +34,138 @@ _LABEL_ENDINGS = ("cls", "json", "txt")
 # WebDataset's rule: a sample's key ends at the first dot of the base name.
 _KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)
 _BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
+# The metadata of one sample; a label is refused by its size before it is read.
+_LARGEST_TEXT = 2**20
 
 
 @dataclass
-class _Sample:
-    """The members of a shard that share a key."""
+class _Shard:
+    """What one shard holds.
+
+    Attributes
+    ----------
+    images : list of TarInfo
+    texts : dict of str to dict of str to str
+        What may be a label, by the member's name without its ending, then by that ending.
+    captions : dict of str to str
+        What a ``.json`` calls a caption, by its name without ending.
+    broken : dict of str to str
+        Reasons by the names of labels that cannot be read, without ending.
+    """
 
     images: list[tarfile.TarInfo] = field(default_factory=list)
-    texts: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, dict[str, str]] = field(default_factory=dict)
+    captions: dict[str, str] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
+    mtime_ns: int = 0
+    not_text: int = 0
 
 
-def read_shard(shard: str, source: str, *, labeled: bool, split: str | None = None) -> Found:
-    """Read the images of one uncompressed tar shard, in its order.
+def read_shards(splits: Mapping[str, str | None], source: str, *, labeled: bool) -> Found:
+    """Read the images of uncompressed tar shards, in order.
+
+    Members with the same key form a sample: images, and a label in ``.cls``, ``.json`` (a field such as "label") or
+    ``.txt``. The key is the name up to the ending, or up to the first dot of the base name, as WebDataset has it.
+    Where the texts in ``.txt`` are captions, one for each image, they are no labels.
 
     Parameters
     ----------
-    shard : str
-        Absolute path of the tar file. Members with the same key (their name up to the first dot of the base
-        name) form a sample: images, and a label in ``.cls``, ``.json`` (its field "label") or ``.txt``.
+    splits : mapping of str to (str or None)
+        Absolute paths of the tar files; the split of each where its own file name does not say one.
     source : str
-        What the user gave to reach this shard, kept in the records.
+        What the user gave to reach these shards, kept in the records.
     labeled : bool
         Whether labels are read.
-    split : str or None
-        The split where the shard's own file name does not say one.
 
     Raises
     ------
     DataError
-        If the shard is compressed or broken, or a label in it cannot be read.
+        If there is one shard, and it is compressed or broken. Of several, those are named in `Found.unread`.
     """
-    refuse_compressed(shard)
-    notes: list[str] = []
+    found = Found()
+    shards: dict[str, _Shard] = {}
+    for path in splits:
+        try:
+            shards[path] = _open_shard(path, labeled=labeled)
+        except DataError as error:
+            if len(splits) == 1:
+                raise
+            found.unread.append((path, error.what))
+    captions = _are_captions(shards.values())
+    if captions:
+        count = sum("txt" in texts for shard in shards.values() for texts in shard.texts.values())
+        found.notes.append(
+            f"WARNING: {source}: {plural(count, '.txt file')} in it taken for captions, because each photo has another "
+            'text, and not for labels; a class belongs into KEY.cls, or into KEY.json as {"label": "zebra"}'
+        )
+    for path, shard in shards.items():
+        _add_records(path, shard, source, split_in(os.path.basename(path)) or splits[path], found, captions=captions)
+    if labeled and found.records and not any(record.label for record in found.records):
+        found.notes.append(f"{source}: no labels in it (KEY.cls, KEY.txt, or a field label in KEY.json)")
+    return found
+
+
+def _open_shard(path: str, *, labeled: bool) -> _Shard:
+    refuse_compressed(path)
     try:
-        mtime_ns = Path(shard).stat().st_mtime_ns
-        with tarfile.open(shard, "r:", encoding="utf-8") as tar:
-            samples = _read_samples(tar, shard, notes, labeled=labeled)
+        with tarfile.open(path, "r:", encoding="utf-8") as tar:
+            shard = _read_members(tar, labeled=labeled)
+            shard.mtime_ns = Path(path).stat().st_mtime_ns
             _check_end(tar)
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise DataError(
-            f"The shard {shard} is broken: {error}", expected="an uncompressed tar file", fix="write it again"
+            f"The shard {path} is broken: {error}", expected="an uncompressed tar file", fix="write it again"
         ) from error
     except OSError as error:
-        raise DataError(f"The shard {shard} cannot be read: {error.strerror}") from error
-    split = split_in(os.path.basename(shard)) or split
-    records = []
-    for sample in samples:
-        label = _label(sample.texts)
-        for member in sample.images:
-            path = f"{shard}/{member.name.removeprefix('./')}"
-            records.append(ImageRecord(path, source, label, split, member.size, mtime_ns, shard, member.offset_data))
-    return records, notes
+        raise DataError(f"The shard {path} cannot be read: {error.strerror or error}") from error
+    return shard
+
+
+def _add_records(path: str, shard: _Shard, source: str, split: str | None, found: Found, *, captions: bool) -> None:
+    """Give each image of a shard its label, and name those whose label cannot be read."""
+    owners: set[str] = set()
+    for member in shard.images:
+        keys = _keys(member.name)
+        owners.update(keys)
+        place = f"{path}/{member.name.removeprefix('./')}"
+        if reasons := [shard.broken[key] for key in keys if key in shard.broken]:
+            found.unread.append((place, reasons[0]))
+            continue
+        texts = {kind: text for key in reversed(keys) for kind, text in shard.texts.get(key, {}).items()}
+        label = _label(texts, captions=captions)
+        found.records.append(
+            ImageRecord(place, source, label, split, member.size, shard.mtime_ns, path, member.offset_data)
+        )
+    if shard.not_text:
+        found.notes.append(f"{path}: {plural(shard.not_text, 'name')} in it not valid UTF-8, left out")
+    if loose := [f"{name}.{next(iter(shard.texts[name]))}" for name in shard.texts if name not in owners]:
+        found.notes.append(
+            f"WARNING: {path}: {plural(len(loose), 'text')} in it not taken for a label, because no photo has the same "
+            f"key: {listing(loose, 2)} (expected KEY.cls, KEY.txt or KEY.json beside KEY.jpg)"
+        )
+
+
+def _keys(name: str) -> tuple[str, str]:
+    """The keys of a member: its name without its ending, and WebDataset's, up to the first dot of the base name."""
+    match = _KEY.fullmatch(name)
+    return name.rpartition(".")[0], match[1] if match else name
+
+
+def _are_captions(shards: Iterable[_Shard]) -> bool:
+    """Whether the ``.txt`` of these shards are captions: their ``.json`` say so, or it is a sentence for each image."""
+    known = total = words = 0
+    different = set()
+    for shard in shards:
+        for name, texts in shard.texts.items():
+            if text := texts.get("txt"):
+                total += 1
+                known += clean_label(shard.captions.get(name)) == text
+                words += len(text.split())
+                different.add(text)
+    # Classes come again, and have few words.
+    if total <= 20 and 2 * known <= total:
+        return total > 2 and len(different) == total and words >= 3 * total
+    return 2 * known > total or len(different) > 0.8 * total or (len(different) > 0.5 * total and words > 5 * total)
 
 
 def refuse_compressed(path: str) -> None:
@@ -104,7 +193,7 @@ def expand_shards(pattern: str) -> list[str]:
     """
     shards, missing = [], []
     folder, rest = _existing_part(pattern)
-    for end in _expand_braces(rest):
+    for end in expand_braces(rest):
         path = folder + end
         matches = [path] if os.path.exists(path) else sorted(glob.glob(glob.escape(folder) + end))
         shards += matches
@@ -134,7 +223,7 @@ def _existing_part(path: str) -> tuple[str, str]:
     return folder, path[len(folder) :]
 
 
-def _expand_braces(pattern: str) -> Iterator[str]:
+def expand_braces(pattern: str) -> Iterator[str]:
     """Write out every ``{000..003}`` and ``{a,b}``; a leading zero keeps the width, as in a shell."""
     pieces: list[list[str]] = []
     end = 0
@@ -151,49 +240,52 @@ def _expand_braces(pattern: str) -> Iterator[str]:
     return ("".join(parts) for parts in itertools.product(*pieces))
 
 
-def _read_samples(tar: tarfile.TarFile, shard: str, notes: list[str], *, labeled: bool) -> list[_Sample]:
-    samples: defaultdict[str, _Sample] = defaultdict(_Sample)
-    not_text = 0
+def _read_members(tar: tarfile.TarFile, *, labeled: bool) -> _Shard:
+    shard = _Shard()
     for member in tar:
-        match = _KEY.fullmatch(member.name)
         # A sparse member's bytes do not lie in one piece, so that no offset and size could name them.
-        if match is None or not member.isreg() or member.sparse is not None:
+        if _KEY.fullmatch(member.name) is None or not member.isreg() or member.sparse is not None:
             continue
-        key, kind = match[1], match[2].lower()
+        name, _, kind = member.name.rpartition(".")
         if is_image_name(member.name):
             if is_text(member.name):
-                samples[key].images.append(member)
+                shard.images.append(member)
             else:
-                not_text += 1
-        elif labeled and kind in _LABEL_ENDINGS and (text := _read_label(tar, member, kind, shard)):
-            samples[key].texts[kind] = text
-    if not_text:
-        notes.append(f"{shard}: {plural(not_text, 'name')} in it not valid UTF-8, left out")
-    return list(samples.values())
+                shard.not_text += 1
+        elif labeled and kind.lower() in _LABEL_ENDINGS:
+            try:
+                _read_text(tar, member, kind.lower(), shard)
+            except DataError as error:
+                shard.broken[name] = error.what
+    return shard
 
 
-def _read_label(tar: tarfile.TarFile, member: tarfile.TarInfo, kind: str, shard: str) -> str | None:
+def _read_text(tar: tarfile.TarFile, member: tarfile.TarInfo, kind: str, shard: _Shard) -> None:
+    """Add what may be a label to `shard`; DataError where it cannot be read."""
+    name = member.name.rpartition(".")[0]
+    if member.size > _LARGEST_TEXT:
+        raise DataError(f"its label {member.name} is too large: {member.size / 2**20:,.0f} MiB")
     file = tar.extractfile(member)
     try:
         text = file.read().decode("utf-8-sig") if file else ""
-        if kind != "json":
-            return clean_label(text)
-        content = json.loads(text)
+        content = json.loads(text) if kind == "json" else None
+    except RecursionError as error:
+        raise DataError(f"its label {member.name} is nested too deep") from error
     except ValueError as error:
-        raise DataError(f"The label {shard}/{member.name} is not UTF-8 or not JSON: {error}") from error
-    label = content.get("label") if isinstance(content, dict) else None
-    if label is not None and not isinstance(label, str | int):
-        raise DataError(
-            f"The label in {shard}/{member.name} is not a name",
-            expected='a text, as in {"label": "zebra"}',
-            got=json.dumps(label)[:80],
-        )
-    return None if label is None else clean_label(str(label))
+        raise DataError(f"its label {member.name} is not UTF-8 or not JSON: {error}") from error
+    if isinstance(content, dict):
+        shard.captions[name] = str(content.get("caption") or "").strip()
+        value = next((content[key] for key in LABEL_NAMES if content.get(key) is not None), None)
+        text = as_label(value, member.name) or ""
+    elif kind == "json":
+        text = ""
+    if label := clean_label(text):
+        shard.texts.setdefault(name, {})[kind] = label
 
 
-def _label(texts: dict[str, str]) -> str | None:
+def _label(texts: dict[str, str], *, captions: bool) -> str | None:
     """Choose a label: ``.cls`` before ``.json`` before ``.txt``, but a name before a class number."""
-    given = [texts[kind] for kind in _LABEL_ENDINGS if kind in texts]
+    given = [texts[kind] for kind in _LABEL_ENDINGS if kind in texts and not (captions and kind == "txt")]
     names = [text for text in given if not re.fullmatch(r"-?\d+", text)]
     return next(iter(names + given), None)
 

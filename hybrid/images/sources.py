@@ -1,26 +1,41 @@
 """Sources of images: `scan` turns what a user points at into records, without opening an image."""
 
 # Paths stay str from scandir to record: a Path for each of a million images is slow.
-# ruff: noqa: PTH100, PTH110, PTH112
+# ruff: noqa: PTH100, PTH111, PTH112, PTH207
 
 from __future__ import annotations
 
+import glob
 import os
+import re
+import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from hybrid.errors import DataError
 from hybrid.images.folders import read_folder
-from hybrid.images.manifests import read_manifest
-from hybrid.images.naming import IMAGE_ENDINGS_TEXT, Found, ending, is_image_name, is_text, plural
-from hybrid.images.records import ImageRecord
-from hybrid.images.shards import expand_shards, is_shard_pattern, read_shard, refuse_compressed
+from hybrid.images.manifests import MANIFEST_ENDINGS, read_manifest
+from hybrid.images.naming import (
+    IMAGE_ENDINGS_TEXT,
+    Found,
+    count_endings,
+    ending,
+    is_image_name,
+    is_junk,
+    is_text,
+    plural,
+)
+from hybrid.images.records import ImageRecord, not_a_file
+from hybrid.images.shards import expand_braces, expand_shards, is_shard_pattern, read_shards, refuse_compressed
 
 _KINDS = (
-    f"an image ({IMAGE_ENDINGS_TEXT}), a folder of images or of class folders, a manifest (.csv, .parquet) "
+    f"an image ({IMAGE_ENDINGS_TEXT}), a folder of images or of class folders, a manifest (.csv, .tsv, .parquet) "
     "or WebDataset shards (.tar)"
 )
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://|(data|pipe):")
 
 
 @dataclass(frozen=True)
@@ -34,25 +49,57 @@ class Scan:
     notes : tuple of str
         What was left out, and what looks odd, for people to read.
     sources : tuple of str
-        The sources as absolute paths (a pattern of shards as an absolute pattern), each once; every record's
-        `source` is one of them.
+        The sources as absolute paths (a pattern as an absolute pattern), each once; every record's `source` is one of
+        them.
+    unread : tuple of (path, reason)
+        Sources, and files, folders and shards in them, that could not be read: of what lies there, nothing is known.
+    hollow : tuple of str
+        Absolute paths of folders in the sources that were listed and hold no image.
+    empty : tuple of (source, error)
+        Sources that were read and hold no image, or do not exist, and the error that says so; see `scan`.
     """
 
     records: tuple[ImageRecord, ...]
     notes: tuple[str, ...]
     sources: tuple[str, ...]
+    unread: tuple[tuple[str, str], ...] = ()
+    hollow: tuple[str, ...] = ()
+    empty: tuple[tuple[str, DataError], ...] = ()
+
+    def without_empty(self) -> Scan:
+        """Name sources that are missing in `unread`, if others hold images; raise the error of any other in `empty`."""
+        for _, error in self.empty:
+            if not (self.records and isinstance(error, MissingSourceError)):
+                raise error
+        missing = tuple((place, "does not exist") for place, _ in self.empty)
+        return replace(self, unread=(*self.unread, *missing), empty=())
 
 
-def scan(sources: Sequence[str | Path], *, labeled: bool = True) -> Scan:
+class MissingSourceError(DataError):
+    """A source does not exist."""
+
+
+class _EmptyError(DataError):
+    """A source holds no image."""
+
+
+def scan(
+    sources: Sequence[str | Path], *, labeled: bool = True, each_row: bool = False, keep_empty: bool = False
+) -> Scan:
     """List the images in sources, without opening them.
 
     Parameters
     ----------
     sources : sequence of str or Path
         Each one an image, a folder (class folders, a plain folder, split folders, or shards), a manifest
-        (``.csv``, ``.parquet``), or WebDataset shards (``.tar``; braces and wildcards are expanded).
+        (``.csv``, ``.tsv``, ``.parquet``), or WebDataset shards (``.tar``); also as a pattern with braces and
+        wildcards, with ``~``, or as a ``file://`` URL.
     labeled : bool
         False takes every image without label and subfolders as mere places.
+    each_row : bool
+        Keep an image as often as it is named, and a manifest's rows in their order, so that each gets its answer.
+    keep_empty : bool
+        Give sources without an image in `Scan.empty`, for who knows what they held before; else they are an error.
 
     Returns
     -------
@@ -62,44 +109,98 @@ def scan(sources: Sequence[str | Path], *, labeled: bool = True) -> Scan:
     Raises
     ------
     DataError
-        If there is no source, or a source is missing, of an unknown kind, broken, or without an image.
+        If there is no source; or a source is of an unknown kind, missing or broken, unless another one gives images:
+        then it is named in `unread`; or without an image.
     MissingExtraError
         If a Parquet manifest is read without pyarrow.
     """
-    places = tuple(dict.fromkeys(os.path.abspath(source) for source in sources))
+    named = [_absolute(os.fspath(source)) for source in sources]
+    places = tuple(dict.fromkeys(named))
     if not places:
         raise DataError("No source of photos was given", expected=_KINDS)
-    notes: list[str] = []
+    total, empty, errors = Found(), list[tuple[str, DataError]](), list[DataError]()
     by_path: dict[str, ImageRecord] = {}
-    for place in places:
-        records, notes_of_source = _read_source(place, labeled=labeled)
-        notes += notes_of_source
-        if not records:
+    for place in named if each_row else places:
+        try:
+            found = _read_source(place, labeled=labeled)
+        except (_EmptyError, MissingSourceError) as error:
+            empty.append((place, error))
+        except DataError as error:
+            errors.append(error)
+            total.unread.append((place, error.what))
+        else:
+            if not each_row:
+                found.records = _new(found.records, by_path, place, found.notes)
+            elif ending(place) not in MANIFEST_ENDINGS:
+                found.records.sort(key=attrgetter("path"))
+            total.add(found)
+    if errors and not total.records:
+        raise errors[0]
+    unread = tuple(dict.fromkeys(total.unread))
+    result = Scan(tuple(total.records), tuple(total.notes), places, unread, tuple(total.hollow), tuple(empty))
+    return result if keep_empty else result.without_empty()
+
+
+def _absolute(source: str) -> str:
+    """Give a source as an absolute path, or say that it is a URL."""
+    url = _URL.match(source)
+    if url and url[0].lower() == "file://":
+        parts = urlsplit(source)
+        if parts.netloc not in ("", "localhost"):
             raise DataError(
-                f"No photo was found in {place}",
-                expected=f"files ending in {IMAGE_ENDINGS_TEXT}",
-                got="; ".join(notes_of_source) or "none",
-                fix="point at the folder that holds the photos; convert other formats to JPEG or PNG",
+                f"{source} names another machine", expected="file:///PATH", fix="mount it, and give the path"
             )
-        _add(records, by_path, place, notes)
-    return Scan(tuple(by_path.values()), tuple(notes), places)
+        return os.path.abspath(unquote(parts.path))
+    if url:
+        raise DataError(
+            f"{source} is a URL; URLs are not read yet",
+            expected="files on this machine",
+            fix="download it first (curl -O, or img2dataset for many), and give the file or folder",
+        )
+    # A file that is really called ~ comes first, as anything that exists does.
+    return os.path.abspath(source if os.path.lexists(source) else os.path.expanduser(source))
 
 
 def _read_source(place: str, *, labeled: bool) -> Found:
-    if os.path.isdir(place):
+    """Read one source.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read, does not exist (`MissingSourceError`), or holds no image (`_EmptyError`).
+    """
+    found = _read_place(place, labeled=labeled)
+    if not found.records:
+        reasons = [f"{path}: {reason}" for path, reason in found.unread]
+        kind = DataError if reasons else _EmptyError
+        raise kind(
+            f"No photo was found in {place}",
+            expected=f"files ending in {IMAGE_ENDINGS_TEXT}",
+            got="; ".join([*reasons[:5], *found.notes]) or "none",
+            fix="point at the folder that holds the photos; convert other formats to JPEG or PNG",
+        )
+    return found
+
+
+def _read_place(place: str, *, labeled: bool) -> Found:
+    try:
+        status = os.stat(place)  # noqa: PTH116
+    except FileNotFoundError as error:
+        return _read_absent(place, error, labeled=labeled)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise DataError(f"{place!r} cannot be read: {reason}", fix="check the path and its permissions") from error
+    if stat.S_ISDIR(status.st_mode):
         return read_folder(place, labeled=labeled)
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{place} is {not_a_file(status.st_mode)}", expected=_KINDS, fix="save it as a file first")
     refuse_compressed(place)
-    if not os.path.exists(place):
-        if is_shard_pattern(place):
-            return _read_pattern(place, labeled=labeled)
-        raise DataError(f"{place} does not exist", expected=_KINDS, fix="check the path")
-    if ending(place) in ("csv", "parquet"):
+    if ending(place) in MANIFEST_ENDINGS:
         return read_manifest(place, labeled=labeled)
     if ending(place) == "tar":
-        return read_shard(place, place, labeled=labeled)
+        return read_shards({place: None}, place, labeled=labeled)
     if is_image_name(place) and is_text(place):
-        status = Path(place).stat()
-        return [ImageRecord(place, place, None, None, status.st_size, status.st_mtime_ns)], []
+        return Found([ImageRecord(place, place, None, None, status.st_size, status.st_mtime_ns)])
     raise DataError(
         f"{place!r} is not a source of photos" if is_text(place) else f"The name {place!a} is not valid UTF-8",
         expected=_KINDS,
@@ -108,20 +209,58 @@ def _read_source(place: str, *, labeled: bool) -> Found:
     )
 
 
+def _read_absent(place: str, error: OSError, *, labeled: bool) -> Found:
+    """Read what does not exist by this name: a pattern, if it is one."""
+    if os.path.islink(place):  # noqa: PTH114
+        raise DataError(f"{place} is a link to nothing", fix="mount or restore what it leads to") from error
+    if is_shard_pattern(place):
+        return read_shards(dict.fromkeys(expand_shards(place)), place, labeled=labeled)
+    if glob.has_magic(place) or "{" in place:
+        return _read_pattern(place, labeled=labeled)
+    refuse_compressed(place)
+    raise MissingSourceError(f"{place} does not exist", expected=_KINDS, fix="check the path")
+
+
 def _read_pattern(pattern: str, *, labeled: bool) -> Found:
-    parts = [read_shard(shard, pattern, labeled=labeled) for shard in expand_shards(pattern)]
-    return [record for records, _ in parts for record in records], [note for _, notes in parts for note in notes]
+    """Read what a pattern matches; all of it has the pattern as its source."""
+    matches = {match: None for part in expand_braces(pattern) for match in sorted(glob.glob(part, recursive=True))}
+    if not matches:
+        raise MissingSourceError(
+            f"{pattern} does not exist, and as a pattern it matches nothing",
+            expected=_KINDS,
+            fix="check the path",
+        )
+    total, others = Found(), list[str]()
+    # What ** matches, it matches again below each folder.
+    folders = {match for match in matches if os.path.isdir(match) and "**" not in pattern}
+    for match in matches:
+        if match in folders or is_image_name(match) or ending(match) in (*MANIFEST_ENDINGS, "tar"):
+            try:
+                found = _read_place(match, labeled=labeled)
+            except DataError as error:
+                total.unread.append((match, error.what))
+                continue
+            found.records = [replace(record, source=pattern) for record in found.records]
+            total.add(found)
+        elif not is_junk(os.path.basename(match)) and not os.path.isdir(match):  # noqa: PTH119
+            others.append(match)
+    if others:
+        what = f"{plural(len(others), 'file')} with other endings left out"
+        total.notes.append(f"{pattern}: {what}: {count_endings(others)}")
+    return total
 
 
-def _add(records: list[ImageRecord], by_path: dict[str, ImageRecord], place: str, notes: list[str]) -> None:
-    """Add a source's records in the order of their paths; an image that is known already stays as it is."""
+def _new(
+    records: list[ImageRecord], by_path: dict[str, ImageRecord], place: str, notes: list[str]
+) -> list[ImageRecord]:
+    """Give the records that are not in `by_path` yet, by their paths, and add them there."""
+    new: list[ImageRecord] = []
     repeated: list[ImageRecord] = []
     # The sort is stable: of one image listed twice in a manifest, the first row counts.
-    for record in sorted(records, key=lambda record: record.path):
-        if by_path.setdefault(record.path, record) is not record:
-            repeated.append(record)
+    for record in sorted(records, key=attrgetter("path")):
+        (new if by_path.setdefault(record.path, record) is record else repeated).append(record)
     if not repeated:
-        return
+        return new
     note = f"{place}: {plural(len(repeated), 'photo')} listed before, the first listing counts"
     differing = [record for record in repeated if record.label != by_path[record.path].label]
     if differing:
@@ -129,3 +268,4 @@ def _add(records: list[ImageRecord], by_path: dict[str, ImageRecord], place: str
         labels = f"{by_path[path].label!r}, not {label!r}"
         note += f"; {len(differing)} with another label (e.g. {path} stays {labels})"
     notes.append(note)
+    return new

@@ -13,14 +13,18 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from hybrid.encoders.base import Encoder, FloatArray
+from hybrid.images.naming import plural
 from hybrid.images.pipeline import ReadImage, read_each
 from hybrid.images.records import ImageRecord
 from hybrid.images.sources import Scan
 from hybrid.images.stream import IN_FLIGHT, ordered_map
+from hybrid.index.missing import Missing, find_missing, settle_hollow
 from hybrid.index.store import EmbeddingStore, ImageRow, StoredImage, is_added
 
 T = TypeVar("T")
 Progress = Callable[[int], None]
+# Sources that are gone and are named one by one.
+_SHOWN = 5
 
 
 @dataclass
@@ -37,11 +41,18 @@ class IndexSummary:
         Images not even read: size and modification time as before.
     new, changed, removed : int
         Paths that joined, that hold other bytes than before, that are gone.
+    held : int
+        Images that were not seen, because they or what they lie in could not be read, and that stay.
+    relabeled : int
+        Images known before that have another label now, or none.
+    orphans : dict of str to int
+        Sources that do not exist any more and were not named, with how many images of theirs stay.
     kept : int
         Images that a person added to a class and that stay with it, whatever sources and `replace` say.
     vectors : int
         Vectors of the index afterwards, where somebody opened it.
     unreadable : list of (path, reason)
+        Images, and sources, folders and shards that could not be read.
     """
 
     images: int = 0
@@ -51,6 +62,9 @@ class IndexSummary:
     new: int = 0
     changed: int = 0
     removed: int = 0
+    held: int = 0
+    relabeled: int = 0
+    orphans: dict[str, int] = field(default_factory=dict)
     kept: int = 0
     vectors: int = 0
     unreadable: list[tuple[str, str]] = field(default_factory=list)
@@ -84,14 +98,18 @@ def build_index(
     batch_size: int | None = None,
     workers: int | None = None,
     replace: bool = False,
+    prune: bool = False,
+    may_shrink: bool = False,
     progress: Progress = lambda count: None,
 ) -> IndexSummary:
     """Make the store hold exactly the images of the scanned sources, each with a vector of `encoder`.
 
-    Images of sources that are not part of `scan` stay. So do those that a person added to a class (`store.is_added`),
-    also where a source holds them under another label or none. Batches are cut from the images in scan order and
-    committed whole, so a killed run goes on at the batch where it stopped, with the same batches and vectors if the
-    batch size is the same. While a batch is encoded the next one is read, and the one before is committed.
+    Images that a source does not hold any more are forgotten; images that cannot be read now, or that lie in what could
+    not be listed, stay. Images of sources that are not part of `scan` stay. So do those that a person added to a class
+    (`store.is_added`), also where a source holds them under another label or none. Batches are cut from the images in
+    scan order and committed whole, so a killed run goes on at the batch where it stopped, with the same batches and
+    vectors if the batch size is the same. While a batch is encoded the next one is read, and the one before is
+    committed.
 
     Parameters
     ----------
@@ -101,20 +119,20 @@ def build_index(
         Threads that decode; default: one per core, at most 16.
     replace : bool
         Also forget the images of every source that is not part of `scan`.
+    prune, may_shrink : bool
+        See `hybrid.index.missing.find_missing`, which may raise a DataError; nothing is written then.
     progress : callable
         Called with the number of images finished since the last call.
-
-    Returns
-    -------
-    IndexSummary
     """
     encoder.check(scan.records)
     store.name_encoder(encoder.fingerprint, encoder.name)
     known = {row.path: row for row in store.image_rows()}
+    missing = find_missing(scan, known, replace=replace, prune=prune, may_shrink=may_shrink)
     embedded = store.embedded(encoder.fingerprint)
     unread, relabeled = plan(scan.records, known, embedded)
     store.write_batch(relabeled)
     summary = IndexSummary(images=len(scan.records), unchanged=len(scan.records) - len(unread))
+    summary.relabeled = _count_relabeled(relabeled, known)
     progress(summary.unchanged)
     # A GPU's memory is found out by a trial, so only where it matters.
     size = batch_size or (encoder.batch_size if len(unread) > 1 else 1)
@@ -126,7 +144,7 @@ def build_index(
         store.write_batch(batch.images, batch.contents, encoder.fingerprint)
         _count(batch, known, summary)
         progress(len(batch.images) + len(batch.unreadable))
-    _forget(scan, store, known, summary, replace=replace)
+    _forget(scan, store, known, missing, summary, replace=replace)
     return summary
 
 
@@ -190,6 +208,10 @@ def embed(batch: IndexBatch[Any], encoder: Encoder) -> IndexBatch[FloatArray]:
     return IndexBatch(batch.images, dict(zip(batch.contents, vectors, strict=True)), batch.unreadable)
 
 
+def _count_relabeled(relabeled: Iterable[StoredImage], known: Known) -> int:
+    return sum(image.record.label != known[image.record.path].label for image in relabeled)
+
+
 def _count(batch: IndexBatch[FloatArray], known: Known, summary: IndexSummary) -> None:
     summary.encoded += len(batch.contents)
     summary.reused += len(batch.images) - len(batch.contents)
@@ -200,13 +222,31 @@ def _count(batch: IndexBatch[FloatArray], known: Known, summary: IndexSummary) -
         summary.changed += row is not None and row.sha256 != image.sha256
 
 
-def _forget(scan: Scan, store: EmbeddingStore, known: Known, summary: IndexSummary, *, replace: bool) -> None:
-    """Remove what the sources do not hold any more, but for images that a person added."""
-    present = {record.path for record in scan.records} - {path for path, _ in summary.unreadable}
-    sources = set(scan.sources)
-    added = {path for path, row in known.items() if is_added(row.source)}
-    owned = (path for path, row in known.items() if replace or row.source in sources)
-    gone = [path for path in owned if path not in present and path not in added]
-    summary.kept = sum(replace or path in present for path in added)
-    summary.removed = len(gone)
-    store.remove(gone)
+def _forget(
+    scan: Scan, store: EmbeddingStore, known: Known, missing: Missing, summary: IndexSummary, *, replace: bool
+) -> None:
+    """Remove what the sources do not hold any more, and count what stays although it was not seen."""
+    present = {record.path for record in scan.records}
+    settle_hollow(missing, store, present)
+    summary.held = missing.kept + sum(path in known for path, _ in summary.unreadable)
+    summary.unreadable += [*scan.unread, *missing.unread]
+    summary.orphans = missing.orphans
+    summary.kept = sum(replace or path in present for path, row in known.items() if is_added(row.source))
+    summary.removed = len(missing.gone)
+    store.remove(missing.gone)
+
+
+def change_notes(summary: IndexSummary) -> list[str]:
+    """Say what a person may not expect of an index that was brought up to date."""
+    notes = [
+        f"WARNING: {source} is gone; its {plural(count, 'photo')} stay in the index (--prune forgets the photos of "
+        "sources that are gone, --replace those of all sources that are not named)"
+        for source, count in sorted(summary.orphans.items())[:_SHOWN]
+    ]
+    if more := len(summary.orphans) - _SHOWN:
+        notes += [f"WARNING: so do the photos of {more} other sources that are gone"] if more > 0 else []
+    if summary.held:
+        notes.append(f"{plural(summary.held, 'photo')} that could not be read now stay in the index as they were")
+    if summary.relabeled:
+        notes.append(f"{plural(summary.relabeled, 'photo')} have another label than before, or none")
+    return notes

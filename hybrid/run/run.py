@@ -133,6 +133,7 @@ class Run:
         *,
         labels: bool = True,
         replace: bool = False,
+        prune: bool = False,
         batch_size: int | None = None,
         workers: int | None = None,
         progress: Callable[[int], None] = _no_progress,
@@ -147,6 +148,9 @@ class Run:
             Whether folders and files give class labels.
         replace : bool
             Forget images of sources that are not named in this call.
+        prune : bool
+            Forget images of sources and folders that have become empty, lost most of their images or do not exist any
+            more; else they stay, or are asked about.
         batch_size, workers, progress
             See `hybrid.index.build.build_index`.
 
@@ -156,11 +160,14 @@ class Run:
             If a source or the encoder cannot be read.
         """
         if not isinstance(sources, Scan):
-            sources = scan([sources] if isinstance(sources, str | Path) else list(sources), labeled=labels)
+            named = [sources] if isinstance(sources, str | Path) else list(sources)
+            sources = scan(named, labeled=labels, keep_empty=True)
         found = sources
         for note in (*found.notes, choose_decoder()[1]):
             self._say(note)
-        return self._index(found, replace=replace, batch_size=batch_size, workers=workers, progress=progress)
+        return self._index(
+            found, replace=replace, prune=prune, batch_size=batch_size, workers=workers, progress=progress
+        )
 
     def index_labeled(self, images: Images, labels: Sequence[str]) -> IndexSummary:
         """Index images of any kind with their labels; those in memory are written into the run folder first.
@@ -183,13 +190,15 @@ class Run:
             replace(_as_file(record, folder / f"{i:06d}.bmp"), source=source, label=str(label), split=None)
             for i, (record, label) in enumerate(zip(records, labels, strict=True))
         ]
-        return self._index(Scan(tuple(own), (), (source,)))
+        return self._index(Scan(tuple(own), (), (source,)), may_shrink=True)
 
     def _index(self, found: Scan, **options: Any) -> IndexSummary:
-        from hybrid.index.build import build_index
+        from hybrid.index.build import build_index, change_notes
         from hybrid.index.neighbors import open_index
 
         check_not_reserved({record.label for record in found.records}, "the labels of the sources")
+        if not self.layout.store.is_file():
+            found = found.without_empty()
         self.encoder.check(found.records)
         write_run(self.layout, self.settings, self.encoder)
         with EmbeddingStore(self.layout.store) as store:
@@ -198,6 +207,8 @@ class Run:
         for note in neighbors.notes if neighbors is not None else ():
             self._say(note)
         summary.vectors = len(neighbors) if neighbors is not None else 0
+        for note in change_notes(summary):
+            self._say(note)
         return summary
 
     def train(

@@ -26,7 +26,7 @@ def test_csv_manifest(tmp_path, touch):
             str(c): (None, None),
             str(tmp_path / "m" / "missing.jpg"): ("Käfer", "test"),
         }
-        assert "1 with another label" in result.notes[0], "of an image listed twice the first row counts"
+        assert "1 with another label" in result.notes[1], "of an image listed twice the first row counts"
     assert {record.source for record in result.records} == {str(manifest)}
     assert (by_path[str(a)].size, by_path[str(a)].mtime_ns) == (1, a.stat().st_mtime_ns)
     missing = by_path[str(tmp_path / "m" / "missing.jpg")]
@@ -36,19 +36,69 @@ def test_csv_manifest(tmp_path, touch):
     assert {record.label for record in scan([manifest], labeled=False).records} == {None}
 
 
+@pytest.mark.parametrize(
+    ("encoding", "delimiter"),
+    [("utf-8", ","), ("utf-8-sig", ";"), ("utf-16", "\t"), ("utf-16-le", "|"), ("utf-16-be", ","), ("utf-32", ";")],
+)
+def test_tables_as_programs_write_them(tmp_path, touch, encoding, delimiter):
+    rows = [("Image", "extra", "Class"), ("a.jpg", "1,2", "Käfer"), ("b;c,d|e.jpg", "", "None"), ("a.jpg", "", "dog")]
+    text = "".join(delimiter.join(f'"{value}"' for value in row) + "\r\n" for row in rows)
+    manifest = touch(tmp_path / "list.csv", (f"sep={delimiter}\n" * (delimiter == ";") + text).encode(encoding))
+    result = scan([manifest], each_row=True)
+    labels = [(record.path.rpartition("/")[2], record.label) for record in result.records]
+    assert labels == [("a.jpg", "Käfer"), ("b;c,d|e.jpg", None), ("a.jpg", "dog")]
+    assert result.notes == (
+        f"{manifest}: paths from the column 'Image'",
+        f"{manifest}: labels from the column 'Class'",
+        f"{manifest}: 1 of 3 rows without a label (1 times None)",
+    )
+
+
+def test_labels_that_are_numbers_or_not_there(tmp_path, touch):
+    for column, labels in (
+        ("3,4", ["3", "4"]),
+        ("3.0,,4.0", ["3", None, "4"]),
+        ("3.0,3.5", ["3.0", "3.5"]),
+        ("NaN,nan,NA,,cat", [None, None, None, None, "cat"]),
+    ):
+        text = "path,label\n" + "".join(f"{i}.jpg,{label}\n" for i, label in enumerate(column.split(",")))
+        assert [r.label for r in scan([touch(tmp_path / "list.csv", text.encode())]).records] == labels
+    header = b"path,species,label,class\na.jpg,x,y,z\n"
+    result = scan([touch(tmp_path / "list.csv", header)])
+    assert result.records[0].label == "y"
+    assert "labels from the column 'label', not from 'species' or 'class'" in result.notes[0]
+    assert "no column of labels" in scan([touch(tmp_path / "list.csv", b"path,Klasse\na.jpg,x\n")]).notes[0]
+
+
+def test_paths_are_sought_beside_the_manifest_and_then_here(tmp_path, touch, monkeypatch):
+    manifest, a = tmp_path / "m" / "list.csv", touch(tmp_path / "here" / "x" / "a.jpg")
+    monkeypatch.chdir(tmp_path / "here")
+    touch(manifest, b"path\nx/a.jpg\nx/gone.jpg\n")
+    result = scan([manifest], labeled=False)
+    assert [record.path for record in result.records] == [str(a), str(a.with_name("gone.jpg"))]
+    assert result.notes == (f"{manifest}: paths are relative to the working directory, {tmp_path}/here",)
+    b = touch(tmp_path / "m" / "x" / "a.jpg")
+    touch(manifest, b"path\nx\\a.jpg\n")
+    assert [record.path for record in scan([manifest], labeled=False).records] == [str(b)]
+    # Where one is beside the manifest, none is taken from elsewhere.
+    touch(manifest, b"path\nx/a.jpg\nx/b.jpg\n")
+    touch(a.with_name("b.jpg"))
+    assert [record.path for record in scan([manifest], labeled=False).records] == [str(b), str(b.with_name("b.jpg"))]
+
+
 def test_wrong_csv_manifest(tmp_path, touch):
     touch(tmp_path / "a.jpg")
     for content, message in (
-        (b"file,label\na.jpg,cat\n", r"no column 'path'(.|\n)*'file', 'label'"),
+        (b"where,label\na.jpg,cat\n", r"no column 'path'(.|\n)*'where', 'label'"),
+        (b"a.jpg,cat\nb.jpg,dog\n", "first row is data already"),
+        (b"path,label\na.jpg,cat\nhttps://x.org/b.jpg,cat\n", "line 3: this path is a URL"),
         (b"", r"no column 'path'(.|\n)*an empty file"),
-        (b"path;label\na.jpg;cat\n", "'path;label'"),
         (b"path,label\n", "No photo was found"),
         (b"path,label,Label\na.jpg,b,c\n", "two columns 'label'"),
         (b"path,label\na, b.jpg,cat\n", "line 2: more fields"),
         (b"path,label\n,cat\n", "line 2: this row has no usable path"),
         (b"path,split\na.jpg,train\na.jpg,holdout\n", r"line 3: unknown split(.|\n)*holdout"),
         ("path,label\na.jpg,Käfer\n".encode("latin1"), "not UTF-8"),
-        ("path,label\na.jpg,x\n".encode("utf-16"), "not UTF-8"),
         (b'path,label\n"a.jpg"b,cat\n', "not a valid CSV"),
     ):
         with pytest.raises(DataError, match=message):
@@ -68,6 +118,11 @@ def test_parquet_manifest(tmp_path, touch):
         str(tmp_path / "c.jpg"): ("7", "test"),
         str(tmp_path / "ä.jpg"): ("zebra", "val"),
     }
+    numbers = pyarrow.table(
+        {"file_name": ["a.jpg", "b.jpg", "c.jpg"], "label": pyarrow.array([3.0, None, float("nan")])}
+    )
+    parquet.write_table(numbers, tmp_path / "list.parquet")
+    assert [record.label for record in scan([tmp_path / "list.parquet"]).records] == ["3", None, None]
     parquet.write_table(table.drop(["path"]), tmp_path / "list.parquet")
     with pytest.raises(DataError, match=r"no column 'path'(.|\n)*'extra', 'label', 'split'"):
         scan([tmp_path / "list.parquet"])

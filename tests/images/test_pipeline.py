@@ -200,8 +200,8 @@ def test_what_is_not_a_file_or_too_large_is_refused_before_it_is_read(tmp_path):
     (tmp_path / "device.jpg").symlink_to("/dev/zero")
     (tmp_path / "kernel.jpg").symlink_to("/proc/kmsg")
     for name, reason in (
-        ("pipe.jpg", "not a file but a pipe, a socket or a device"),
-        ("device.jpg", "not a file but a pipe, a socket or a device"),
+        ("pipe.jpg", "not a file but a named pipe"),
+        ("device.jpg", "not a file but a device"),
         ("sparse.jpg", "the file is too large for an image: 8.0 GiB, the limit is 1.3 GiB"),
         ("kernel.jpg", ("the file is empty", os.strerror(1), os.strerror(2), os.strerror(13))),
     ):

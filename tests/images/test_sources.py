@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import unicodedata
 from pathlib import Path
 
 import pytest
 
-from hybrid.errors import DataError, UnreadableImageError
-from hybrid.images.pipeline import read_and_decode
+from hybrid.errors import DataError
 from hybrid.images.records import ImageRecord
 from hybrid.images.sources import scan
 
@@ -51,6 +52,61 @@ def test_class_folders_take_the_first_level_as_label(tmp_path, touch):
         assert found(tmp_path / name, labeled=False) == {"cat/a.jpg": (None, split)}
 
 
+# The folders of images, and label and split of each; None: the note that says how they were understood.
+LAYOUTS = {
+    "other names": (
+        {"Training/cat": ("cat", "train"), "TESTING/cat": ("cat", "test"), "dev/dog": ("dog", "val")},
+        "Training is train",
+    ),
+    "with more words": ({"training_set/cat": ("cat", "train"), "val2017/dog": ("dog", "val")}, "val2017 is val"),
+    "in an archive": (
+        {"seg_train/seg_train/cat": ("cat", "train"), "seg_test/seg_test/cat": ("cat", "test")},
+        "seg_test is test",
+    ),
+    "beside unlabeled": (
+        {"train/cat": ("cat", "train"), "train/dog": ("dog", "train"), "Unlabelled": (None, None)},
+        "Unlabelled (1 photo)",
+    ),
+    "beside another": (
+        {"train/cat": ("cat", "train"), "test/cat": ("cat", "test"), "extra/cat": (None, None)},
+        "taken without label: extra (1 photo)",
+    ),
+    "flat, beside another": ({"train": (None, "train"), "test": (None, "test"), "extra": (None, None)}, "extra"),
+    "beside its classes": (
+        {"cat": ("cat", None), "dog": ("dog", None), "test/cat": ("cat", "test"), "test/dog": ("dog", "test")},
+        "cat, dog beside them: class folders",
+    ),
+    "within the classes": (
+        {"cat/train": ("cat", "train"), "cat/test": ("cat", "test"), "dog/train": ("dog", "train")},
+        "every class folder holds the split folders test, train",
+    ),
+    "a class called test": (
+        {"cat": ("cat", None), "dog": ("dog", None), "test": ("test", None)},
+        "'test' beside 2 class",
+    ),
+    "classes with unlabeled": ({"cat": ("cat", None), "unsorted/x": (None, None)}, "unsorted (1 photo)"),
+    "words that hold a split": ({"test tube": ("test tube", None), "steam train": ("steam train", None)}, None),
+    "one folder around all": ({"archive/cat": ("archive", None), "archive/dog": ("archive", None)}, "WARNING"),
+}
+
+
+@pytest.mark.parametrize(("folders", "note"), LAYOUTS.values(), ids=LAYOUTS)
+def test_splits_are_told_from_classes_and_it_is_said(tmp_path, touch, folders, note):
+    for folder in folders:
+        touch(tmp_path / folder / "a.jpg")
+    assert found(tmp_path) == {f"{folder}/a.jpg": place for folder, place in folders.items()}
+    notes = "\n".join(scan([tmp_path]).notes)
+    assert note in notes if note else not notes
+
+
+def test_an_empty_class_folder_is_named(tmp_path, touch):
+    for name in ("train/cat/a.jpg", "train/llama/b.txt", "test/cat/c.jpg", "val/x.txt"):
+        touch(tmp_path / name)
+    result = scan([tmp_path])
+    assert f"WARNING: {tmp_path}: no photo in the folders train/llama, val" in result.notes
+    assert result.hollow == (f"{tmp_path}/train/llama", f"{tmp_path}/val")
+
+
 def test_split_folders_are_class_trees_of_their_own(tmp_path, touch):
     for name in ("train/cat/a.jpg", "valid/cat/b.jpg", "test/dog/deep/c.jpg", "test/d.jpg", ".git/x.jpg"):
         touch(tmp_path / name)
@@ -72,25 +128,26 @@ def test_images_beside_class_folders_have_no_label_and_a_note(tmp_path, touch):
     for name in ("train/cat/a.jpg", "b.jpg", "c.jpg"):
         touch(tmp_path / name)
     assert found(tmp_path / "train", tmp_path)["cat/a.jpg"] == ("cat", "train")
-    # Among others, a class that is called like a split stays a class.
+    shutil.rmtree(tmp_path / "train")
     touch(tmp_path / "cat" / "d.jpg")
-    assert found(tmp_path) == {
-        "b.jpg": (None, None),
-        "c.jpg": (None, None),
-        "cat/d.jpg": ("cat", None),
-        "train/cat/a.jpg": ("train", None),
-    }
+    assert found(tmp_path) == {"b.jpg": (None, None), "c.jpg": (None, None), "cat/d.jpg": ("cat", None)}
     assert scan([tmp_path]).notes == (f"{tmp_path}: 2 photos beside the class folders, taken without label",)
     # Unlabeled, subfolders are mere places.
     assert set(found(tmp_path, labeled=False).values()) == {(None, None)}
     assert scan([tmp_path], labeled=False).notes == ()
 
 
-def test_hidden_is_skipped_silently_and_other_endings_are_counted(tmp_path, touch):
+def test_what_is_left_out_is_said(tmp_path, touch):
     for name in (".hidden.jpg", ".cache/a.jpg", "cat/.b.jpg", "cat/c.jpg", "cat/d.txt", "e.TXT", "f.raw", "README"):
         touch(tmp_path / name)
     assert found(tmp_path) == {"cat/c.jpg": ("cat", None)}
+    junk = ("cat/@eaDir/x/a.jpg", "@eaDir/b.jpg", "__MACOSX/cat/c.jpg", "lost+found/d.jpg", "cat/Thumbs.db")
+    for name in (*junk, "System Volume Information/e.jpg", "$RECYCLE.BIN/f.jpg"):
+        touch(tmp_path / name)
+    assert found(tmp_path) == {"cat/c.jpg": ("cat", None)}
+    names = "$RECYCLE.BIN, .cache, @eaDir (2 times), System Volume Information, __MACOSX, lost+found, 2 hidden photos"
     assert scan([tmp_path]).notes == (
+        f"{tmp_path}: left out, hidden or kept by the system: {names}",
         f"{tmp_path}: 4 files with other endings left out: 2 .txt, 1 without ending, 1 .raw",
     )
 
@@ -128,17 +185,22 @@ def test_loops_of_links_end_and_real_folders_keep_their_label(tmp_path, touch):
     assert sum("read already" in note for note in scan([root]).notes) == 3
 
 
-def test_links_are_not_resolved_and_a_link_to_nowhere_is_unreadable_later(tmp_path, touch):
+def test_links_are_not_resolved_and_what_cannot_be_read_is_named(tmp_path, touch):
     touch(tmp_path / "real" / "a.jpg")
     (tmp_path / "link").symlink_to(tmp_path / "real")
     (tmp_path / "real" / "lost.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    if hasattr(os, "mkfifo"):
-        os.mkfifo(tmp_path / "real" / "pipe.jpg")  # named like an image, and not opened
-    good, lost = scan([tmp_path / "link"]).records
+    (tmp_path / "real" / "lost folder").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "real" / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "real" / "pipe.jpg")
+    result = scan([tmp_path / "link"])
+    (good,) = result.records
     assert good.path == str(tmp_path / "link" / "a.jpg")
-    assert (lost.size, lost.mtime_ns) == (0, 0)
-    with pytest.raises(UnreadableImageError, match="cannot read"):
-        read_and_decode(lost)
+    assert {Path(path).name: reason for path, reason in result.unread} == {
+        "lost.jpg": "a link to nothing",
+        "lost folder": "a link to nothing",
+        "loop": os.strerror(errno.ELOOP),
+        "pipe.jpg": "not a file but a named pipe",
+    }
 
 
 def test_order_is_by_source_then_path_and_each_image_counts_once(tmp_path, touch, monkeypatch):
@@ -182,3 +244,53 @@ def test_no_source(tmp_path, touch):
             assert "expected:" in str(caught.value)
     with pytest.raises(DataError, match="No source"):
         scan([])
+
+
+def test_patterns_home_and_file_urls(tmp_path, touch, monkeypatch):
+    for name in ("a.jpg", "b.png", "[c].jpg", "sub/d.jpg", "e.txt", "sub/deep/f.jpg"):
+        touch(tmp_path / name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for source, names in {
+        "*.jpg": ["[c].jpg", "a.jpg"],
+        "{b,a}.*": ["a.jpg", "b.png"],
+        "*": ["[c].jpg", "a.jpg", "b.png", "sub/d.jpg", "sub/deep/f.jpg"],
+        "**/*.jpg": ["[c].jpg", "a.jpg", "sub/d.jpg", "sub/deep/f.jpg"],
+        "[c].jpg": ["[c].jpg"],
+        "~/sub": ["sub/d.jpg", "sub/deep/f.jpg"],
+        f"file://{tmp_path}/%5Bc%5D.jpg": ["[c].jpg"],
+    }.items():
+        result = scan([source], labeled=False)
+        assert [os.path.relpath(record.path) for record in result.records] == names
+        assert {record.source for record in result.records} == set(result.sources)
+    for source, message in (
+        ("https://example.org/a.jpg", "URLs are not read yet"),
+        ("s3://bucket/cat/", "URLs are not read yet"),
+        ("*.webp", "as a pattern it matches nothing"),
+        ("file://host/a.jpg", "names another machine"),
+    ):
+        with pytest.raises(DataError, match=message):
+            scan([source])
+
+
+def test_of_several_sources_the_broken_ones_are_named(tmp_path, touch):
+    good = touch(tmp_path / "good" / "a.jpg").parent
+    broken = {"no.jpg": "does not exist", "list.csv": "no column 'path'", "s.tar": "broken", "pipe.jpg": "named pipe"}
+    touch(tmp_path / "list.csv", b"x,y\n")
+    touch(tmp_path / "s.tar", b"no tar")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    result = scan([good, *(tmp_path / name for name in broken)])
+    assert [Path(record.path).name for record in result.records] == ["a.jpg"]
+    assert {Path(path).name for path, _ in result.unread} == broken.keys()
+    for path, reason in result.unread:
+        assert broken[Path(path).name] in reason
+        with pytest.raises(DataError, match=broken[Path(path).name]):
+            scan([path])
+
+
+def test_each_row_has_its_record(tmp_path, touch):
+    for name in ("b.jpg", "a.jpg"):
+        touch(tmp_path / name)
+    listed = touch(tmp_path / "list.csv", b"path\nb.jpg\na.jpg\nb.jpg\n")
+    result = scan([tmp_path / "b.jpg", listed, tmp_path, tmp_path / "b.jpg"], labeled=False, each_row=True)
+    assert [Path(record.path).stem for record in result.records] == ["b", "b", "a", "b", "a", "b", "b"]

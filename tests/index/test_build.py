@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from fakes import ColorEncoder
 from PIL import Image
 
-from hybrid.errors import EncoderError
+from hybrid.errors import DataError, EncoderError
 from hybrid.images.pipeline import read_each
 from hybrid.images.records import ImageRecord
 from hybrid.images.sources import scan
@@ -31,7 +32,9 @@ def build(store) -> Callable[..., IndexSummary]:
 
     def run(*sources: Path, encoder: ColorEncoder | None = None, **options: object) -> IndexSummary:
         encoder = encoder or ColorEncoder()
-        summary = build_index(scan(sources), encoder, store, batch_size=options.pop("batch_size", 2), **options)
+        summary = build_index(
+            scan(sources, keep_empty=True), encoder, store, batch_size=options.pop("batch_size", 2), **options
+        )
         assert summary.encoded == sum(encoder.batches)
         return summary
 
@@ -162,7 +165,6 @@ CHANGES = {
     "removed": (lambda file, image: file.unlink(), {"removed": 1}),
     "renamed": (lambda file, image: file.rename(file.parent / "x.jpg"), {"reused": 1, "new": 1, "removed": 1}),
     "a copy is removed": (lambda file, image: (file.parent / "copy.jpg").unlink(), {"removed": 1}),
-    "torn": (lambda file, image: file.write_bytes(b"torn"), {"removed": 1, "unreadable": 2}),
     "mended": (
         lambda file, image: shutil.copy(file, file.parent / "torn.jpg"),
         {"reused": 1, "new": 1, "unchanged": 8, "unreadable": 0},
@@ -202,7 +204,7 @@ def test_new_labels_are_taken_without_encoding(build, store, images, tmp_path):
     assert tally(build(manifest)) == {"images": 7, "encoded": 7, "new": 7}
     manifest.write_text("path,label,split\n" + "".join(f"{file},{file.parent.name},val\n" for file in files))
     revision = store.revision
-    assert tally(build(manifest)) == {"images": 7, "unchanged": 7}
+    assert tally(build(manifest)) == {"images": 7, "unchanged": 7, "relabeled": 7}
     assert {image.record.label for image in store.images()} == {"cat", "dog"}
     assert {image.record.split for image in store.images()} == {"val"}
     assert store.revision > revision
@@ -222,6 +224,102 @@ def test_sources_accumulate_until_they_are_replaced(build, store, images, image_
     assert tally(build(more, replace=True)) == {"images": 2, "unchanged": 2, "removed": 6}
     assert set(labels(store).values()) == {"cow"}
     assert_true_vectors(store)
+
+
+def hide(folder: Path) -> None:
+    """Let a folder be there, and not be listed: a loop of links, which stops root too."""
+    folder.rename(folder.with_name(".hidden"))
+    folder.symlink_to(folder.name)
+
+
+def empty(folder: Path) -> None:
+    """What a disk that is not mounted leaves."""
+    folder.rename(folder.with_name(".hidden"))
+    folder.mkdir()
+
+
+def unlink(file: Path) -> None:
+    """A link to a disk that is away."""
+    file.rename(file.with_name(".hidden"))
+    file.symlink_to("nowhere")
+
+
+OUT_OF_SIGHT = {
+    "a folder that cannot be listed": (hide, "dog", {"held": 3}),
+    "an emptied folder": (empty, "dog", {"held": 3}),
+    "a folder behind a link to nothing": (unlink, "dog", {"held": 3}),
+    "an image behind a link to nothing": (unlink, "dog/000.jpg", {"held": 1}),
+    "a torn image": (lambda file: file.write_bytes(b"torn"), "dog/000.jpg", {"held": 1}),
+    "a folder that is gone": (shutil.rmtree, "dog", {"removed": 3, "unreadable": 0}),
+}
+
+
+@pytest.mark.parametrize(("change", "place", "expected"), OUT_OF_SIGHT.values(), ids=OUT_OF_SIGHT)
+def test_what_is_not_seen_is_not_gone(build, store, images, change, place, expected):
+    build(images)
+    before = store.images()
+    change(images / place)
+    summary = build(images)
+    assert (summary.held, summary.removed) == (expected.get("held", 0), expected.get("removed", 0))
+    assert [path for path, _ in summary.unreadable] == [str(images / place)] * expected.get("unreadable", 1)
+    assert len(store.images()) == 7 - summary.removed
+    assert store.embedded("colors") == {image.sha256 for image in store.images()}
+    if summary.held:
+        assert store.images() == before
+    # Asked to, it forgets what is empty, and not what cannot be read.
+    build(images, prune=True)
+    assert (len(store.images()) == 7) == (place != "dog" or change in (hide, unlink))
+
+
+def test_images_that_were_moved_out_of_a_folder_are_gone_from_it(build, store, images):
+    build(images)
+    (images / "wolf").mkdir()
+    for file in (images / "dog").iterdir():
+        file.rename(images / "wolf" / file.name)
+    assert tally(build(images)) == {"images": 7, "unchanged": 4, "reused": 3, "new": 3, "removed": 3}
+    assert set(labels(store).values()) == {"cat", "wolf"}
+
+
+def test_a_broken_shard_or_manifest_keeps_its_images(build, store, images, image_folder, tmp_path):
+    more, shard = image_folder({"cow": 2}, "more", seed=1), tmp_path / "shards" / "0.tar"
+    shard.parent.mkdir()
+    with tarfile.open(shard, "w") as tar:
+        for file in (images / "dog").iterdir():
+            tar.add(file, file.name)
+    shutil.copy(shard, shard.with_name("1.tar"))
+    manifest = tmp_path / "list.csv"
+    manifest.write_text("path\n" + "".join(f"{file}\n" for file in (more / "cow").iterdir()))
+    build(shard.parent, manifest)
+    shard.write_bytes(shard.read_bytes()[:1500])
+    manifest.write_text("nothing\n")
+    summary = build(shard.parent, manifest)
+    assert (summary.held, summary.removed, len(store.images())) == (5, 0, 8)
+    assert [path for path, _ in summary.unreadable] == [str(shard), str(manifest)]
+
+
+@pytest.mark.parametrize("away", ["emptied", "mostly gone", "moved"])
+def test_a_source_that_lost_its_images_asks(build, store, images, image_folder, away):
+    more = image_folder({"cow": 2}, "more", seed=1)
+    build(images, more)
+    if away == "moved":
+        images.rename(images.with_name("elsewhere"))
+    elif away == "mostly gone":
+        shutil.rmtree(images / "cat")
+    else:
+        for file in images.rglob("*.jpg"):
+            file.unlink()
+    revision = store.revision
+    with pytest.raises(DataError, match=r"--prune"):
+        build(images)
+    if away == "moved":
+        assert build(more).orphans == {str(images): 7}
+        assert [path for path, _ in build(images, more).unreadable] == [str(images)]
+    else:
+        with pytest.raises(DataError, match=r"--prune"):
+            build(images, more)
+    assert store.revision == revision
+    build(images, prune=True)
+    assert len(store.images()) == 2 + 3 * (away == "mostly gone")
 
 
 def test_images_that_a_person_added_to_a_class_stay_with_it(build, store, images, image_folder, image):

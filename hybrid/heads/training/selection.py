@@ -52,7 +52,7 @@ class SourceImages:
 def read_images(sources: Scan, progress: Progress = lambda count: None) -> SourceImages:
     """Read, hash and decode every image of a scan; those that cannot be read are left out and named in a note."""
     images: list[StoredImage] = []
-    unreadable: list[str] = []
+    unreadable = [f"{path} ({reason})" for path, reason in sources.unread]
     # Decoded too, because one broken image would end a training.
     for image in read_each(sources.records, batch_size=64):
         if image.reason:
@@ -60,7 +60,7 @@ def read_images(sources: Scan, progress: Progress = lambda count: None) -> Sourc
         else:
             images.append(StoredImage(image.record, image.sha256))
         progress(1)
-    left_out = [f"left out {len(unreadable)} unreadable photos: {listing(unreadable, 4)}"] if unreadable else []
+    left_out = [f"left out {len(unreadable)} unreadable: {listing(unreadable, 4)}"] if unreadable else []
     return SourceImages(tuple(images), (*sources.notes, *left_out))
 
 
