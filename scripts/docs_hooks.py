@@ -17,9 +17,14 @@ def on_config(config: Any) -> Any:
     pages = sorted((docs / "results").glob("*.md"), key=lambda page: (page.stem != "index", page.stem))
     for entry in config["nav"]:
         if "Results" in entry:
-            entry["Results"] = [str(page.relative_to(docs)) for page in pages]
+            entry["Results"] = [{_short(page.stem): str(page.relative_to(docs))} for page in pages]
     config["nav"] = [entry for entry in config["nav"] if entry != {"Results": []}]
     return config
+
+
+def _short(stem: str) -> str:
+    """What a results page is called in the navigation, where its own title would be too long."""
+    return "Overview" if stem == "index" else stem.replace("-", " ").capitalize()
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
