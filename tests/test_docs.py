@@ -28,7 +28,7 @@ import pytest
 
 from hybrid.encoders import registry as encoders
 from hybrid.encoders.registry import EncoderEntry
-from hybrid.heads import registry as heads
+from hybrid.heads import recipes
 from hybrid.images import decoders
 
 ROOT = Path(__file__).parents[1]
@@ -100,10 +100,12 @@ def world(tmp_path_factory, hybrid):
 
 
 def stand_in(monkeypatch):
-    """In place of the default encoder the bundled one, in place of a network logistic regression: no download."""
-    bundled = EncoderEntry("ViT-B-32-256", "hybrid.encoders.clip:load_tiny")
+    """In place of the default encoder the bundled one, in place of the default recipe `clip-linear`: no download."""
+    bundled, find_recipe = EncoderEntry("ViT-B-32-256", "hybrid.encoders.clip:load_tiny"), recipes.find_recipe
     monkeypatch.setattr(encoders, "ENCODERS", (bundled, *encoders.ENCODERS))
-    monkeypatch.setattr(heads, "KINDS", {**heads.KINDS, "backbone": heads.KINDS["linear"]})
+    monkeypatch.setattr(
+        recipes, "find_recipe", lambda name: find_recipe("clip-linear" if name == "convnext-tiny" else name)
+    )
 
 
 def run_python(block, names, page):
