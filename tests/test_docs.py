@@ -89,11 +89,11 @@ def world(tmp_path_factory, hybrid):
         shutil.copytree(data / "photos", folder / "photos" / "new")
         shutil.copytree(data / "test" / "checkered yellow snake", folder / "photos" / "okapi")
         shutil.copy(data / "prompts.txt", folder / "names.txt")
-    shutil.copytree(folder, kept, dirs_exist_ok=True)
+    shutil.copytree(folder, kept, symlinks=True)
 
     def reset():
         shutil.rmtree(folder)
-        shutil.copytree(kept, folder)
+        shutil.copytree(kept, folder, symlinks=True)
         return folder
 
     return reset
