@@ -69,7 +69,9 @@ def _load(file: Path) -> dict[str, NDArray[Any]]:
             return {name: found[name] for name in found.files}
     except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(
-            f"cannot read {file}", expected="an npz of plain arrays, as benchmarks/kit/vectors.py describes it", got=str(error)
+            f"cannot read {file}",
+            expected="an npz of plain arrays, as benchmarks/kit/vectors.py describes it",
+            got=str(error),
         ) from error
 
 

@@ -135,16 +135,26 @@ def _serve(pipe: Connection, make: Callable[[Setup], Work], setup: Setup) -> Non
         own_start_method()
         setup.work.mkdir(parents=True, exist_ok=True)
         work = make(setup)
-        pipe.send(("ready", None))
-        while True:
-            files, option = pipe.recv()
-            start = time.perf_counter()
-            work(files, option)
-            pipe.send(("pass", Pass(len(files), time.perf_counter() - start, _gpu_bytes())))
-    except EOFError:
-        return
     except BaseException as error:  # whatever it is, the parent waits for an answer
         pipe.send(_told(error))
+        return
+    pipe.send(("ready", None))
+    while True:
+        try:
+            files, option = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(_pass(work, files, option))
+
+
+def _pass(work: Work, files: Sequence[str], option: Any) -> tuple[str, Any]:
+    """One pass, or what was wrong with it; the process stays for the rows that share it."""
+    start = time.perf_counter()
+    try:
+        work(files, option)
+    except BaseException as error:
+        return _told(error)
+    return "pass", Pass(len(files), time.perf_counter() - start, _gpu_bytes())
 
 
 def own_start_method() -> None:

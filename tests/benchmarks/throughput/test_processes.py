@@ -33,7 +33,8 @@ def without_package(setup):
 
 def without_package_in_a_pass(setup):
     def work(files, option):
-        import no_such_package_anywhere
+        if option is None:
+            import no_such_package_anywhere
     return work
 
 def part_of_ours_is_gone(setup):
@@ -95,10 +96,11 @@ def test_a_missing_package_is_a_message_and_no_row(fakes, tmp_path):
     rows = [
         Row("cannot be made", fakes.without_package, setup(tmp_path), ("a",), 1),
         Row("cannot run", fakes.without_package_in_a_pass, setup(tmp_path), ("a",), 1),
+        Row("shares its process", fakes.without_package_in_a_pass, setup(tmp_path), ("a",), 1, "x"),
         Row("runs", fakes.noting, setup(tmp_path), ("a",), 1),
     ]
     measured = workers.round_robin(rows, repeats=1)
-    assert list(measured.passes) == ["runs"]
+    assert list(measured.passes) == ["shares its process", "runs"]
     for name in ("cannot be made", "cannot run"):
         assert "no_such_package_anywhere is not installed" in measured.missing[name]
 
