@@ -251,15 +251,17 @@ class HybridClassifier:
             raise no_such_class(name, [*(c.name for c in classes.support), *(prompt.name for prompt in prompted)])
         return self._become(replace(state, classes=classes, prompts=PromptSet(rest, check=False) if rest else None))
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, wait: bool = True) -> None:
         """Write a run folder that `from_run` reads back as this classifier, its `policy` and `few_shot` aside.
 
         Parameters
         ----------
         path : str or Path
             A new or empty folder, or the run that this classifier was loaded from.
+        wait : bool
+            Wait where another command writes to the run; False: ArtifactError then.
         """
-        self.fitted_ = replace(self.fitted, state=save_run(self._state, Path(path)))
+        self.fitted_ = replace(self.fitted, state=save_run(self._state, Path(path), wait=wait))
 
     @property
     def fitted(self) -> FittedClassifier:

@@ -6,19 +6,18 @@ import errno
 import glob
 import hashlib
 import os
+import re
 import stat
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hybrid.errors import named_file_errors
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 # What a killed process left beside a file is removed by the next one that writes it, unless it is so young that its
 # writer may be alive, on this machine or on another one that shares the folder.
@@ -26,10 +25,12 @@ STALE_SECONDS = 24 * 3600
 LONGEST_STEM = 200  # bytes; file systems take 255 for a name
 # With what a formula begins in a spreadsheet; the last four are the wide forms that East Asian keyboards give.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+# What file systems answer that have nothing to wait for.
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EROFS, errno.EBADF)
 
 
 @contextmanager
-def atomic_write(file: Path) -> Iterator[Path]:
+def atomic_write(file: Path, *, sync: bool = True) -> Iterator[Path]:
     """Give a path beside `file` to write to; what was written takes the place of `file` when the block ends.
 
     Where the block raises, `file` stays as it was and nothing is left beside it. The file gets the permissions that a
@@ -41,6 +42,9 @@ def atomic_write(file: Path) -> Iterator[Path]:
     ----------
     file : Path
         In a folder that exists.
+    sync : bool
+        Have the file and its new name on the disk when the block ends, so that not even a power cut tears it. Large
+        files that can be made again, and whose readers find out what is torn, do without.
 
     Examples
     --------
@@ -58,7 +62,11 @@ def atomic_write(file: Path) -> Iterator[Path]:
     try:
         yield part
         part.chmod(mode)
+        if sync:
+            sync_to_disk(part)
         part.replace(file)
+        if sync:
+            sync_to_disk(file.parent)
     finally:
         part.unlink(missing_ok=True)
 
@@ -73,6 +81,21 @@ def _part_stem(file: Path) -> str:
     if len(name) <= LONGEST_STEM:
         return file.name
     return f"{file.name[: LONGEST_STEM // 8]}-{hashlib.sha256(name).hexdigest()[:16]}"
+
+
+def sync_to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk; where the system cannot say, do not wait."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # a folder on Windows, or a file that its owner alone may read
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _remove_stale_parts(file: Path) -> None:
@@ -172,9 +195,25 @@ def file_sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def write_tensors(file: Path, tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str] | None = None) -> None:
-    """Write contiguous arrays as a safetensors file, whole or not at all."""
-    from safetensors.numpy import save_file
+def write_tensors(
+    file: Path, tensors: Mapping[str, Any], metadata: dict[str, str] | None = None, *, sync: bool = True
+) -> None:
+    """Write contiguous numpy arrays or torch tensors as a safetensors file, whole or not at all.
 
-    with atomic_write(file) as part:
-        save_file(dict(tensors), part, metadata)
+    Raises
+    ------
+    OSError
+        If it cannot be written, such as on a full disk.
+    """
+    from safetensors import SafetensorError
+
+    kind = "torch" if type(next(iter(tensors.values()))).__module__.startswith("torch") else "numpy"
+    save_file = import_module(f"safetensors.{kind}").save_file
+    with atomic_write(file, sync=sync) as part:
+        try:
+            save_file(dict(tensors), part, metadata)
+        except SafetensorError as error:  # which tells what the system said by its number
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error

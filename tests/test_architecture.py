@@ -28,6 +28,7 @@ NEVER = {
     "config": {"*", "!errors"},
     "device": {"*", "!errors", "!config"},
     "files": {"*", "!errors"},
+    "lock": {"*", "!errors", "!files"},
     "plotting": {"*", "!errors", "!files"},
     "images": {"labels", "encoders", "index", "heads", "gate", "run", "classifier", "prediction"},
     "labels": {"encoders", "index", "heads", "gate", "run", "classifier", "prediction"},

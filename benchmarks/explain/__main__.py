@@ -136,7 +136,8 @@ def head_maps(run: Path) -> Maps:
     """Methods for the head of a run: what speaks for its own top class."""
     from hybrid.device import resolve
     from hybrid.errors import HeadError
-    from hybrid.run.files import Layout, load_head
+    from hybrid.run.files import Layout
+    from hybrid.run.heads import load_head
     from hybrid.tools.explain.networks import members_of
 
     found = load_head(Layout(run), resolve("cpu", "fp32"))

@@ -38,13 +38,14 @@ def add_class(
     ] = None,
     precision: options.Precision = None,
     batch: options.BatchOptions,
+    wait: options.Wait = True,
     device: options.Device = "auto",
 ) -> None:
     """Add a class by photos, name or both, without training. Again to add more photos."""
     from hybrid.cli import show
     from hybrid.images.sources import scan
 
-    opened = options.EncoderOptions(precision=precision).open(run, device)
+    opened = options.EncoderOptions(precision=precision).open(run, device, wait=wait)
     found = scan(photos, labeled=False) if photos else None
     show.note(*(found.notes if found else ()))
     summary = opened.add_class(
@@ -61,13 +62,13 @@ def add_class(
     show.exit_if_unreadable([*(found.unread if found else ()), *summary.unreadable])
 
 
-def remove_class(name: Name, run: options.Run = options.DEFAULT_RUN) -> None:
+def remove_class(name: Name, run: options.Run = options.DEFAULT_RUN, wait: options.Wait = True) -> None:
     """Forget a class that the head was not trained on. Its names, and its photos in the index."""
     from hybrid.cli import show
     from hybrid.images.naming import plural
     from hybrid.run.run import Run
 
-    summary = Run(run).remove_class(name)
+    summary = Run(run, wait=wait).remove_class(name)
     show.note(*summary.notes)
     show.result(f"{summary.name}: forgotten, with {plural(summary.images, 'photo')}")
 

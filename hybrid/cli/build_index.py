@@ -39,13 +39,14 @@ def build_index(
         ),
     ] = False,
     batch: options.BatchOptions,
+    wait: options.Wait = True,
     device: options.Device = "auto",
 ) -> None:
     """Embed photos and cache the vectors. Only what is new or changed is computed."""
     from hybrid.cli import show
     from hybrid.images.sources import scan
 
-    opened = encoder.open(run, device)
+    opened = encoder.open(run, device, wait=wait)
     found = scan(sources, labeled=labels, keep_empty=True)
     if labels and found.records:
         show.stderr.print(_class_table(Counter((record.label, record.split) for record in found.records)))

@@ -16,12 +16,13 @@ def fit_gate(
     templates: Annotated[
         str | None, typer.Option(help="Prompt templates: simple, imagenet or a file.  [default: those of the gate]")
     ] = None,
+    wait: options.Wait = True,
     device: options.Device = "auto",
 ) -> None:
     """Fit the gate of the run's head anew. After new photos joined the index, or with other templates."""
     from hybrid.cli import show
     from hybrid.run.files import HeadFiles
 
-    opened = options.EncoderOptions().open(run, device)
+    opened = options.EncoderOptions().open(run, device, wait=wait)
     opened.fit_gate(gate_folds=gate_folds, templates=templates)
     show.result(f"gate in {opened.layout.head / HeadFiles.GATE}")

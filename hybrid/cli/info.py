@@ -24,7 +24,8 @@ def info(run: options.Run = options.DEFAULT_RUN) -> None:
     from hybrid.heads.recipes import recipe_description
     from hybrid.heads.registry import head_kind
     from hybrid.index.store import EmbeddingStore
-    from hybrid.run.files import Layout, read_gate, read_head_info, read_run
+    from hybrid.run.files import Layout, read_run
+    from hybrid.run.heads import at_one_moment
 
     layout = Layout(run)
     console = show.stdout()
@@ -43,10 +44,11 @@ def info(run: options.Run = options.DEFAULT_RUN) -> None:
     line("labels", f"{len(labels)}: {listing([f'{name} {n}' for name, n in labels.items()], 8) or 'none'}")
     for name, count in counts["embeddings"].items():
         line("vectors", f"{count} by {name}")
-    head = read_head_info(layout)
+    found = at_one_moment(layout, lambda run: run.head and (run.head.info(), run.head.gate_info()))
+    head, gate = found or (None, None)
     for text in _classes(layout, head, made.encoder_fingerprint):
         line("classes", text)
-    if head is None:
+    if head is None or gate is None:
         line("head", "none (hybrid train-head)")
         return
     settings = head.settings
@@ -54,7 +56,6 @@ def info(run: options.Run = options.DEFAULT_RUN) -> None:
         line("recipe", description)
     kind = head_kind(settings).describe(settings)
     line("head", f"{kind}, {len(head.classes)} seen classes, {head.train_photos} photos, {head.val_photos} held out")
-    gate = read_gate(layout)
     for text in gate.gate.describe() if gate.gate else (f"none: {gate.reason}",):
         line("gate", text)
     if gate.gate is not None and gate.reason:

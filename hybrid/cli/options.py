@@ -62,6 +62,10 @@ Sources = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:N or mps.")]
+Wait = Annotated[
+    bool,
+    typer.Option("--wait/--no-wait", help="Wait where another command writes to the run, or end with an error."),
+]
 Workers = Annotated[int | None, typer.Option(min=1, help="Threads that decode photos.  [default: one per core]")]
 BatchSize = Annotated[
     int | None,
@@ -185,13 +189,20 @@ class EncoderOptions:
     pretrained: Pretrained = None
     precision: Precision = None
 
-    def open(self, folder: Path, device: str) -> OpenRun:
-        """Give a run that uses this encoder and says its notes on stderr."""
+    def open(self, folder: Path, device: str, *, wait: bool = True) -> OpenRun:
+        """Give a run that uses this encoder and says its notes on stderr; `wait` as `Wait` has it."""
         from hybrid.cli import show
         from hybrid.run.run import Run
 
-        chosen = {"encoder": self.encoder, "pretrained": self.pretrained, "precision": self.precision}
-        return Run(folder, **chosen, device=device, say=show.note)
+        return Run(
+            folder,
+            encoder=self.encoder,
+            pretrained=self.pretrained,
+            precision=self.precision,
+            device=device,
+            say=show.note,
+            wait=wait,
+        )
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ def train_head(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start anew, where an unfinished training would go on.")
     ] = False,
+    wait: options.Wait = True,
     device: options.Device = "auto",
     pretrained: OldPretrained = None,
     image_size: OldImageSize = None,
@@ -93,7 +94,9 @@ def train_head(
         say(line)
     limit_to = read_names(classes) if classes else None
     compute = resolve(device)
-    info = train_run(layout, encoder, settings, compute, limit_to=limit_to, templates=templates, fresh=fresh, say=say)
+    info = train_run(
+        layout, encoder, settings, compute, limit_to=limit_to, templates=templates, fresh=fresh, say=say, wait=wait
+    )
     if info is None:  # another process of the same launch has the last word
         return
     curves = layout.head / HeadFiles.CURVES

@@ -10,13 +10,13 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from hybrid.config import HeadSettings
 from hybrid.device import CPU_BATCH, Compute
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import HeadError
-from hybrid.files import atomic_write
+from hybrid.files import write_tensors
 from hybrid.heads.base import Head, LabeledImages, TrainingSet, check_vectors, damaged
 from hybrid.heads.registry import TrainingJob
 
@@ -109,8 +109,7 @@ class LinearKind:
     def save(self, head: Head, file: Path) -> None:
         """Write weight and bias as safetensors."""
         linear = cast(LinearHead, head)
-        with atomic_write(file) as part:
-            save_file({name: np.ascontiguousarray(getattr(linear, name)) for name in ("weight", "bias")}, part)
+        write_tensors(file, {name: np.ascontiguousarray(getattr(linear, name)) for name in ("weight", "bias")})
 
     def load(
         self, file: Path, classes: tuple[str, ...], settings: HeadSettings, compute: Compute, encoder: str | None

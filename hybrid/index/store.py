@@ -255,6 +255,11 @@ class EmbeddingStore:
         (last,) = self._db.execute("SELECT coalesce(max(id), 0) FROM embeddings").fetchone()
         return max(int(last), int(meta(self._db, "last_id") or 0))
 
+    def renew_identity(self) -> None:
+        """Give a copy an identity of its own: from now on it is the index of another run."""
+        with self._db:
+            self._db.execute("UPDATE meta SET value = lower(hex(randomblob(8))) WHERE key = 'identity'")
+
     def name_encoder(self, fingerprint: str, name: str) -> None:
         """Keep a readable name beside a fingerprint."""
         with self._db:

@@ -1,8 +1,11 @@
-"""What a run folder holds: names of all files, versioned JSON, safetensors, nothing pickled."""
+"""What a run folder holds: names of all files, versioned JSON that is held against its digests, nothing pickled."""
 
 from __future__ import annotations
 
-import shutil
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,21 +14,18 @@ import msgspec
 from msgspec import Struct
 
 from hybrid import __version__
-from hybrid.config import EncoderSettings, HeadSettings, Regions, decode_settings, encode_settings
-from hybrid.device import Compute
+from hybrid.config import EncoderSettings, HeadSettings, decode_settings, encode_settings
 from hybrid.encoders.base import Encoder
-from hybrid.errors import ArtifactError
+from hybrid.errors import ArtifactError, named_file_errors
 from hybrid.files import atomic_write, file_sha256
-from hybrid.gate.decide import FittedGate
-from hybrid.gate.gaussians import ClassGaussians
-from hybrid.gate.policy import CalibrationSet
 from hybrid.gate.registry import AnyGate
 from hybrid.gate.rejection import Rejector
-from hybrid.heads.base import Head
-from hybrid.heads.registry import answering, head_kind
+from hybrid.index.store import EmbeddingStore
 from hybrid.labels.prompts import PromptClass, Templates
 
 FORMAT = 1
+# Beside the digests of a part while a change of it is being written.
+CHANGING = "changing"
 S = TypeVar("S", bound=Struct)
 
 
@@ -51,8 +51,13 @@ class Layout:
         return self.root / "index.faiss"
 
     @property
+    def heads(self) -> Path:
+        """Folders of heads, each with its log and its gate; ``run.json`` names the one that answers."""
+        return self.root / "heads"
+
+    @property
     def head(self) -> Path:
-        """Folder of the head, its log and the gate that was fitted to it."""
+        """A link to the head that answers, for people and scripts; the head itself in a run of version 0.1.0."""
         return self.root / "head"
 
     @property
@@ -86,10 +91,28 @@ class HeadFiles:
     HELD_OUT = "held_out.safetensors"
     LOG = "log.csv"
     CURVES = "curves.png"
+    MANIFEST = "manifest.json"
+    # What answers rest on.
+    ALL = (SETTINGS, WEIGHTS, GATE, MEMORY, HELD_OUT)
 
 
 class RunInfo(Struct, frozen=True, kw_only=True):
-    """``run.json``."""
+    """``run.json``: which encoder the run has, and what its other parts are.
+
+    Attributes
+    ----------
+    store : str or None
+        Identity of ``index.sqlite``; None where there is none yet, or in a run of version 0.1.0.
+    head : str or None
+        Folder of the head, in the run; None where there is none, or in a run of version 0.1.0.
+    manifest : str or None
+        sha256 of the head's ``manifest.json``.
+    parts : dict of file name to sha256s
+        What ``classes.json`` and ``prompts.json`` may hold, "" for no file. The old and the new one, and `CHANGING`,
+        while a change is being written, or where it was cut off: the store may be ahead of the file then.
+    sha256 : str
+        Of all of this; empty in a run of version 0.1.0.
+    """
 
     format: int = FORMAT
     hybrid_version: str = __version__
@@ -97,6 +120,15 @@ class RunInfo(Struct, frozen=True, kw_only=True):
     encoder_name: str
     encoder_identity: str
     encoder_fingerprint: str
+    store: str | None = None
+    head: str | None = None
+    manifest: str | None = None
+    parts: dict[str, tuple[str, ...]] = {}
+    sha256: str = ""
+
+    def is_changing(self, file: Path) -> bool:
+        """Whether a change of one of the parts is being written, or was cut off."""
+        return CHANGING in self.parts.get(file.name, ())
 
 
 class HeadInfo(Struct, frozen=True, kw_only=True):
@@ -180,7 +212,13 @@ def read_json(file: Path, kind: type[S], fix: str = "make this part of the run a
     """
     if not file.is_file():
         raise ArtifactError(f"the run lacks {file.name}", got=f"no file {file}", fix=fix)
-    data = file.read_bytes()
+    with named_file_errors(f"cannot read {file.name}", file):
+        data = file.read_bytes()
+    return parse_json(data, kind, file, fix)
+
+
+def parse_json(data: bytes, kind: type[S], file: Path, fix: str) -> S:
+    """Read typed JSON; `file` and `fix` are for the error."""
     try:
         found = msgspec.json.decode(data, type=dict[str, Any]).get("format")
         if found != FORMAT:
@@ -191,156 +229,177 @@ def read_json(file: Path, kind: type[S], fix: str = "make this part of the run a
                 fix=fix,
             )
         return msgspec.json.decode(data, type=kind, dec_hook=decode_settings)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # ValidationError is a kind of the first
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # ValidationError is one of the first
         raise ArtifactError(f"{file} is damaged or of another version", got=str(error), fix=fix) from error
+
+
+def to_json(value: Struct) -> bytes:
+    """Write typed JSON for programs and people."""
+    return msgspec.json.format(msgspec.json.encode(value, enc_hook=encode_settings), indent=2) + b"\n"
 
 
 def write_json(file: Path, value: Struct) -> None:
     """Write a typed JSON file whole or not at all."""
-    data = msgspec.json.format(msgspec.json.encode(value, enc_hook=encode_settings), indent=2)
     with atomic_write(file) as part:
-        part.write_bytes(data + b"\n")
+        part.write_bytes(to_json(value))
+
+
+def read_info(layout: Layout) -> RunInfo:
+    """Read ``run.json`` alone.
+
+    Raises
+    ------
+    ArtifactError
+        If there is no run, or the file is damaged.
+    """
+    if not layout.run.is_file():
+        raise ArtifactError(f"there is no run at {layout.root}", fix=f"hybrid build-index SOURCE --run {layout.root}")
+    fix = (
+        f"bring it back from a backup; or remove it, then: hybrid build-index SOURCE --encoder ENCODER --run "
+        f"{layout.root}, which keeps vectors and head"
+    )
+    with named_file_errors("cannot read run.json", layout.run):
+        data = layout.run.read_bytes()
+    info = parse_json(data, RunInfo, layout.run, fix)
+    if info.sha256 and info.sha256 != _digest(data):
+        raise ArtifactError(f"{layout.run} is damaged or was changed by hand", got="another digest", fix=fix)
+    return info
+
+
+def write_info(layout: Layout, info: RunInfo) -> None:
+    """Write ``run.json``, in one step for everybody who reads the run."""
+    bare = msgspec.structs.replace(info, hybrid_version=__version__, sha256="")
+    write_json(layout.run, msgspec.structs.replace(bare, sha256=_digest(to_json(bare))))
+
+
+def _digest(data: bytes) -> str:
+    """sha256 of what ``run.json`` says, its own digest aside, whatever else a later version says in it."""
+    said = {key: value for key, value in json.loads(data).items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def read_run(layout: Layout) -> RunInfo:
-    """Read which encoder the run's index was made with; ArtifactError where there is no run yet."""
-    if not layout.run.is_file():
-        raise ArtifactError(f"there is no run at {layout.root}", fix=f"hybrid build-index SOURCE --run {layout.root}")
-    return read_json(layout.run, RunInfo)
+    """Read which encoder the run's index was made with, and what its other parts are.
+
+    Raises
+    ------
+    ArtifactError
+        If there is no run, or its index is gone or another run's.
+    """
+    info = read_info(layout)
+    check_store(layout, info)
+    return info
+
+
+def check_store(layout: Layout, info: RunInfo) -> None:
+    """Raise ArtifactError unless the run has the index that it was made with; one of version 0.1.0 cannot say."""
+    again = f"hybrid build-index SOURCE --run {layout.root}"
+    if info.store is None:
+        return
+    if not layout.store.is_file():
+        raise ArtifactError(
+            f"the run {layout.root} has lost its index",
+            expected=f"{layout.store}, with its photos and vectors",
+            got="no file",
+            fix=f"bring it back from a backup, or make it again: {again} (and hybrid add-class again)",
+        )
+    found = store_identity(layout)
+    if found != info.store:
+        raise ArtifactError(
+            f"{layout.store} is the index of another run",
+            expected=f"identity {info.store}",
+            got=f"identity {found or 'unknown'}",
+            fix=f"bring the run's own back, or move this one away and make it again: {again} (and hybrid add-class)",
+        )
+
+
+def store_identity(layout: Layout) -> str:
+    """Identity of the run's index."""
+    with EmbeddingStore(layout.store, must_exist=True) as store:
+        return store.identity
+
+
+def read_part(layout: Layout, file: Path, kind: type[S], fix: str, info: RunInfo | None = None) -> S | None:
+    """Read one of the JSON files that ``run.json`` has the digests of; None where there is none, and none was written.
+
+    Parameters
+    ----------
+    fix : str
+        What an error advises, after: bring it back from a backup.
+    info : RunInfo, optional
+        What was read of ``run.json``; default: it is read.
+
+    Raises
+    ------
+    ArtifactError
+        If it is missing, torn, of another format, or not what the run wrote last.
+    """
+    if info is None:
+        info = read_info(layout) if layout.run.is_file() else None
+    allowed = info.parts.get(file.name) if info is not None else None
+    fix = f"bring it back from a backup; or {fix}"
+    there = file.exists() or file.is_symlink()
+    if there and not file.is_file():
+        raise ArtifactError(f"{file} is not a file", fix=fix)
+    if not there:
+        if allowed and "" not in allowed:
+            raise ArtifactError(f"the run has lost {file.name}", got=f"no file {file}", fix=fix)
+        return None
+    with named_file_errors(f"cannot read {file.name}", file):
+        data = file.read_bytes()
+    value = parse_json(data, kind, file, fix)
+    if allowed and hashlib.sha256(data).hexdigest() not in allowed:
+        raise ArtifactError(
+            f"{file} is not what the run wrote last", got="another digest: it is older, or damaged", fix=fix
+        )
+    return value
+
+
+@contextmanager
+def writing_parts(layout: Layout, parts: Mapping[Path, Struct]) -> Iterator[None]:
+    """Write JSON files of the run when the block ends, which writes what belongs to them into the store.
+
+    ``run.json`` says before that they change, so that one who reads meanwhile, or after a kill, takes the new ones and
+    the old ones.
+    """
+    if not parts:
+        yield
+        return
+    info = read_info(layout)
+    data = {file: to_json(value) for file, value in parts.items()}
+    new = {file.name: (hashlib.sha256(content).hexdigest(),) for file, content in data.items()}
+    old = {file.name: info.parts.get(file.name) or (_file_digest(file),) for file in data}
+    both = {name: tuple(dict.fromkeys((*old[name], *new[name], CHANGING))) for name in new}
+    write_info(layout, msgspec.structs.replace(info, parts=info.parts | both))
+    yield
+    for file, content in data.items():
+        with atomic_write(file) as part:
+            part.write_bytes(content)
+    write_info(layout, msgspec.structs.replace(info, parts=info.parts | new))
+
+
+def _file_digest(file: Path) -> str:
+    return file_sha256(file) if file.is_file() else ""
 
 
 def write_run(layout: Layout, settings: EncoderSettings, encoder: Encoder) -> None:
-    """Note in the run which encoder its index was made with."""
+    """Note in the run which encoder and which index it has; all else that ``run.json`` says stays."""
     layout.root.mkdir(parents=True, exist_ok=True)
-    info = RunInfo(
+    before = read_info(layout) if layout.run.is_file() else None
+    own = RunInfo(
         encoder=settings,
         encoder_name=encoder.name,
         encoder_identity=encoder.identity,
         encoder_fingerprint=encoder.fingerprint,
+        store=store_identity(layout) if layout.store.is_file() else None,
     )
-    write_json(layout.run, info)
+    kept = {} if before is None else {name: getattr(before, name) for name in ("head", "manifest", "parts", "sha256")}
+    info = msgspec.structs.replace(own, **kept)
+    if info != before:
+        write_info(layout, info)
 
 
-def read_prompts(layout: Layout) -> SavedPrompts | None:
+def read_prompts(layout: Layout, info: RunInfo | None = None) -> SavedPrompts | None:
     """Read what `HybridClassifier.save` kept; None for a run that was not saved by it."""
-    return read_json(layout.prompts, SavedPrompts, f"remove {layout.prompts}") if layout.prompts.is_file() else None
-
-
-class HeadDraft:
-    """A head being trained: written beside the run's head, and swapped in when all of it is there.
-
-    Use as a context manager; without `publish` the draft is removed.
-
-    Parameters
-    ----------
-    copy : bool
-        Start from the run's head, to change a part of it.
-    """
-
-    def __init__(self, layout: Layout, *, copy: bool = False) -> None:
-        self._layout = layout
-        self._copy = copy
-        self.folder = layout.head.with_name("head.part")
-
-    def __enter__(self) -> HeadDraft:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        if self._copy:
-            shutil.copytree(self._layout.head, self.folder)
-        else:
-            self.folder.mkdir(parents=True)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def save(self, head: Head, info: HeadInfo) -> None:
-        """Write weights and settings."""
-        head_kind(info.settings).save(head, self.folder / HeadFiles.WEIGHTS)
-        self.save_settings(info)
-
-    def save_settings(self, info: HeadInfo) -> None:
-        """Write what the head is."""
-        write_json(self.folder / HeadFiles.SETTINGS, info)
-
-    def save_gate(self, fitted: FittedGate, encoder: Encoder, templates: Templates) -> None:
-        """Write the gate and what it needs, tied to the weights in this draft."""
-        memory, kept = self.folder / HeadFiles.MEMORY, self.folder / HeadFiles.HELD_OUT
-        for stale in (memory, kept):
-            stale.unlink(missing_ok=True)
-        if fitted.gaussians is not None:
-            fitted.gaussians.save(memory)
-        if fitted.calibration_set is not None:
-            fitted.calibration_set.save(kept)
-        info = GateInfo(
-            gate=fitted.gate,
-            rejector=fitted.rejector,
-            memory_sha256=file_sha256(memory) if fitted.gaussians is not None else "",
-            reason=fitted.reason,
-            encoder_identity=encoder.identity,
-            head_sha256=file_sha256(self.folder / HeadFiles.WEIGHTS),
-            templates=templates,
-        )
-        write_json(self.folder / HeadFiles.GATE, info)
-
-    def publish(self) -> None:
-        """Put the draft in the place of the run's head."""
-        old = _recover(self._layout)
-        shutil.rmtree(old, ignore_errors=True)
-        if self._layout.head.exists():
-            self._layout.head.rename(old)
-        self.folder.rename(self._layout.head)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def read_head_info(layout: Layout) -> HeadInfo | None:
-    """Read what the run's head is, None if it has none."""
-    _recover(layout)
-    return read_json(layout.head / HeadFiles.SETTINGS, HeadInfo) if layout.head.is_dir() else None
-
-
-def load_head(layout: Layout, compute: Compute, regions: Regions | None = None) -> tuple[Head, HeadInfo] | None:
-    """Load the run's head, None if it has none.
-
-    Parameters
-    ----------
-    regions : {"none", "slic", "tiles"}, optional
-        How images are cut for it; default: as it was trained.
-    """
-    info = read_head_info(layout)
-    if info is None:
-        return None
-    weights = layout.head / HeadFiles.WEIGHTS
-    if not weights.is_file():
-        raise ArtifactError("the head has no weights", got=f"no file {weights}", fix="hybrid train-head")
-    head = head_kind(info.settings).load(weights, info.classes, info.settings, compute, info.encoder_identity)
-    return answering(head, info.settings, regions), info
-
-
-def _recover(layout: Layout) -> Path:
-    """Bring the old head back where `publish` was killed between its two renames; gives the old head's place."""
-    old = layout.head.with_name("head.old")
-    if old.is_dir() and not layout.head.exists():
-        old.rename(layout.head)
-    return old
-
-
-def read_gate(layout: Layout) -> GateInfo:
-    """Read the gate's numbers."""
-    info = read_json(layout.head / HeadFiles.GATE, GateInfo, "hybrid fit-gate --templates simple, or hybrid train-head")
-    if info.head_sha256 != file_sha256(layout.head / HeadFiles.WEIGHTS):
-        raise ArtifactError("the gate was fitted to another head", fix="hybrid train-head")
-    return info
-
-
-def load_gate(layout: Layout) -> tuple[FittedGate, GateInfo]:
-    """Read the gate that belongs to the run's head, and all it needs."""
-    info = read_gate(layout)
-    gaussians = calibration_set = None
-    if info.gate is not None:
-        file = layout.head / HeadFiles.MEMORY
-        gaussians = ClassGaussians.load(file)
-        if info.memory_sha256 != file_sha256(file):
-            raise ArtifactError("the gate was fitted with other Gaussians", got=str(file), fix="hybrid train-head")
-    if info.rejector is not None:
-        calibration_set = CalibrationSet.load(layout.head / HeadFiles.HELD_OUT)
-    return FittedGate(info.gate, gaussians, info.rejector, calibration_set, info.reason), info
+    again = f"HybridClassifier.from_run({str(layout.root)!r}, prompts=[...], templates='simple').save(...)"
+    return read_part(layout, layout.prompts, SavedPrompts, f"name the classes again: {again}", info)

@@ -24,9 +24,11 @@ from hybrid.labels.names import NameTable
 from hybrid.labels.prompts import PromptClass, PromptSet, Templates, load_templates
 from hybrid.labels.space import LabelSpace, UnseenClass, extend, join
 from hybrid.run.classes.change import RunClasses, read_run_classes
+from hybrid.run.classes.entries import check_added
 from hybrid.run.classes.names import name_fits
 from hybrid.run.classes.support import SupportClass
-from hybrid.run.files import Layout, load_gate, load_head, read_prompts, read_run
+from hybrid.run.files import Layout, read_prompts, read_run
+from hybrid.run.heads import HeadFolder, Snapshot, at_one_moment
 
 # Without a head: the best expert where every class has images; else one that leaves classes without images alone.
 ALL_SUPPORTED, SOME_SUPPORTED = "posterior", "mean-cache"
@@ -56,6 +58,8 @@ class RunState:
         Content hashes of the head's training images.
     few_shot : str or None
         Expert asked for, where there is no head.
+    head_folder : Path or None
+        Where the head was read from.
     """
 
     encoder: Encoder
@@ -69,6 +73,7 @@ class RunState:
     notes: tuple[str, ...] = ()
     trained_on: frozenset[str] = frozenset()
     few_shot: str | None = None
+    head_folder: Path | None = None
 
     def embed_texts(self, prompts: Sequence[PromptClass]) -> FloatArray:
         """Embed classes by their texts, (n_classes, dim); EncoderError where the encoder has no text for one."""
@@ -120,48 +125,72 @@ def load_run(
             f"there is no run at {run} and no class is named",
             fix="hybrid build-index SOURCE and hybrid train-head first, or give --prompts FILE for zero-shot",
         )
-    saved, given = read_prompts(layout) if info is not None else None, prompts
-    if prompts is None and saved is not None and saved.classes:
-        prompts = PromptSet(saved.classes, check=False)
     settings = info.encoder if info else encoder or EncoderSettings()
     loaded = loaded or load_encoder(settings, device)
     if few_shot is not None:
         make_expert(few_shot, loaded.logit_scale)  # an unknown name is an error even while no class has images
-    chosen = load_templates(templates) if templates else saved.templates if saved else None
+    chosen = load_templates(templates) if templates else None
     if info is None:
-        classes, notes = read_run_classes(layout, (loaded.fingerprint,), None)
+        classes, _ = read_run_classes(layout, (loaded.fingerprint,), None)
         simple = chosen or load_templates("simple")
         notes = (*loaded.notes, *check_prompts(prompts, (), strict=strict_names)) if prompts else loaded.notes
         return RunState(loaded, settings, classes, prompts, simple, notes=notes, few_shot=few_shot)
+    asked = _Asked(prompts, chosen, device, regions, few_shot, strict_names)
+    return at_one_moment(layout, lambda found: _state_of(found, layout, loaded, asked))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the user asks of a run."""
+
+    prompts: PromptSet | None
+    templates: Templates | None
+    device: str
+    regions: Regions | None
+    few_shot: str | None
+    strict_names: bool
+
+
+def _state_of(found: Snapshot, layout: Layout, loaded: Encoder, asked: _Asked) -> RunState:
+    """Read all of a run that there is."""
+    info, regions, prompts, chosen = found.info, asked.regions, asked.prompts, asked.templates
     _check_identity("the run's index", info.encoder_identity, loaded, "hybrid build-index")
-    head_and_info = load_head(layout, resolve(device), regions)
-    if head_and_info is not None and few_shot is not None:
-        raise ConfigError("few_shot joins names and photos of a run without a head", got=f"{few_shot}, and a head")
-    if head_and_info is None and regions is not None:
+    if prompts is None or chosen is None:
+        saved = read_prompts(layout, info)
+        prompts = PromptSet(saved.classes, check=False) if prompts is None and saved and saved.classes else prompts
+        chosen = saved.templates if chosen is None and saved else chosen
+    if found.head is not None and asked.few_shot is not None:
+        raise ConfigError(
+            "few_shot joins names and photos of a run without a head", got=f"{asked.few_shot}, and a head"
+        )
+    if found.head is None and regions is not None:
         raise ArtifactError("regions are votes of a head", got="a run without one", fix="hybrid train-head first")
-    head, head_info = head_and_info or (None, None)
-    classes, notes = read_run_classes(layout, (info.encoder_fingerprint, loaded.fingerprint), head_info)
-    if prompts is not None and (given is not None or strict_names):
+    head, head_info = found.head.load(resolve(asked.device), regions) if found.head is not None else (None, None)
+    classes, notes = read_run_classes(layout, (info.encoder_fingerprint, loaded.fingerprint), head_info, info)
+    check_added(layout, info, classes.info, classes.index)
+    if prompts is not None and (asked.prompts is not None or asked.strict_names):
         seen, shown = head_info.classes if head_info else (), [cls.name for cls in classes.support]
-        notes = (*notes, *check_prompts(prompts, seen, shown, strict=strict_names))
+        notes = (*notes, *check_prompts(prompts, seen, shown, strict=asked.strict_names))
     simple = chosen or load_templates("simple")
-    state = RunState(loaded, settings, classes, prompts, simple, layout=layout, notes=loaded.notes, few_shot=few_shot)
-    if head is not None and head_info is not None:
-        state = _with_gate(replace(state, head=head, trained_on=frozenset(head_info.trained_on)), chosen)
+    state = RunState(
+        loaded, info.encoder, classes, prompts, simple, layout=layout, notes=loaded.notes, few_shot=asked.few_shot
+    )
+    if found.head is not None and head is not None and head_info is not None:
+        trained_on = frozenset(head_info.trained_on)
+        state = replace(state, head=head, trained_on=trained_on, head_folder=found.head.folder)
+        state = _with_gate(state, head, found.head, chosen)
         own = head_info.settings.regions.method
         if regions not in (None, own):
             notes = (*notes, f"WARNING: the gate was fitted with regions={own}; it is not calibrated for {regions}")
     return replace(state, notes=(*state.notes, *notes))
 
 
-def _with_gate(state: RunState, chosen: Templates | None) -> RunState:
+def _with_gate(state: RunState, head: Head, folder: HeadFolder, chosen: Templates | None) -> RunState:
     """The state with its head's gate and, where no templates were `chosen`, those of the gate."""
-    if state.head is None or state.layout is None:
-        return state
-    gate, info = load_gate(state.layout)
+    gate, info = folder.gate()
     _check_identity("the head's gate", info.encoder_identity, state.encoder, "hybrid train-head")
-    seen = state.head.classes
-    state = replace(state, templates=chosen or info.templates, notes=(*state.notes, *state.head.notes))
+    seen = head.classes
+    state = replace(state, templates=chosen or info.templates, notes=(*state.notes, *head.notes))
     if gate.gate is not None:
         warning = (f"WARNING: {gate.warning}",) if gate.warning else ()
         return replace(state, gate=gate, notes=(*state.notes, *warning))

@@ -12,7 +12,7 @@ from hybrid.config import EncoderSettings, Regions, convert
 from hybrid.encoders import load_encoder
 from hybrid.encoders.base import Encoder, expand_user
 from hybrid.encoders.registry import split_prefix
-from hybrid.errors import ConfigError, DataError
+from hybrid.errors import ArtifactError, ConfigError, DataError
 from hybrid.images.decoders import choose_decoder
 from hybrid.images.inputs import Images, MemoryRecord, to_records
 from hybrid.images.records import ImageRecord
@@ -20,7 +20,8 @@ from hybrid.images.sources import Scan, scan
 from hybrid.index.store import EmbeddingStore
 from hybrid.labels.names import check_not_reserved
 from hybrid.run.classes.change import AddSummary, RemoveSummary, add_class, remove_class
-from hybrid.run.files import HeadInfo, Layout, RunInfo, read_head_info, read_run, write_run
+from hybrid.run.files import HeadInfo, Layout, RunInfo, check_store, read_info, read_run, write_run
+from hybrid.run.heads import adopt_head, read_head_info, writing
 
 if TYPE_CHECKING:
     from hybrid.classifier import HybridClassifier, Prompts
@@ -59,6 +60,8 @@ class Run:
         See `hybrid.device.resolve`.
     say : callable, optional
         Called with each note for people, such as what was loaded on which device and why. Default: they are not shown.
+    wait : bool
+        Wait where another command writes to the run; False: ArtifactError then.
 
     Examples
     --------
@@ -77,8 +80,9 @@ class Run:
         precision: str | None = None,
         device: str = "auto",
         say: Callable[[str], None] = _silent,
+        wait: bool = True,
     ) -> None:
-        self.folder, self.device = Path(folder), device
+        self.folder, self.device, self.wait = Path(folder), device, wait
         self.layout = Layout(self.folder)
         self._given = (encoder, pretrained, precision)
         self._say = say
@@ -106,7 +110,7 @@ class Run:
             If another model than the default is named without its weights.
         """
         model, pretrained, precision = self._given
-        recorded = self.info.encoder if self.layout.run.is_file() else None
+        recorded = read_info(self.layout).encoder if self.layout.run.is_file() else None
         if self._given == (None, None, None):
             return recorded or EncoderSettings()
         base = recorded if recorded is not None and model in (None, recorded.model) else EncoderSettings()
@@ -199,17 +203,45 @@ class Run:
         check_not_reserved({record.label for record in found.records}, "the labels of the sources")
         if not self.layout.store.is_file():
             found = found.without_empty()
+        settings = self.settings
         self.encoder.check(found.records)
-        write_run(self.layout, self.settings, self.encoder)
-        with EmbeddingStore(self.layout.store) as store:
-            summary = build_index(found, self.encoder, store, **options)
-            neighbors = None if store.is_empty else open_index(store, self.encoder.fingerprint, self.layout.neighbors)
+        with writing(self.layout, "build-index", wait=self.wait):
+            if self.settings != settings:
+                raise ArtifactError(
+                    "another command gave the run another encoder meanwhile",
+                    expected=f"{settings.model} / {settings.pretrained}",
+                    got=f"{self.settings.model} / {self.settings.pretrained}",
+                    fix="run the same command again",
+                )
+            self._check_index()
+            with EmbeddingStore(self.layout.store) as store:
+                self._note_index()
+                summary = build_index(found, self.encoder, store, **options)
+                empty = store.is_empty
+                neighbors = None if empty else open_index(store, self.encoder.fingerprint, self.layout.neighbors)
         for note in neighbors.notes if neighbors is not None else ():
             self._say(note)
         summary.vectors = len(neighbors) if neighbors is not None else 0
         for note in change_notes(summary):
             self._say(note)
         return summary
+
+    def _check_index(self) -> None:
+        """Refuse the index of another run; one that is gone is made anew."""
+        if not self.layout.run.is_file():
+            return
+        info = read_info(self.layout)
+        if self.layout.store.is_file():
+            check_store(self.layout, info)
+        elif info.store is not None:
+            self._say(f"WARNING: {self.layout.store} is gone; it is made anew")
+
+    def _note_index(self) -> None:
+        """Write ``run.json``; where it was lost, the head that it named answers again."""
+        lost = not self.layout.run.is_file()
+        write_run(self.layout, self.settings, self.encoder)
+        if lost and (head := adopt_head(self.layout)):
+            self._say(f"WARNING: run.json was gone; the head in {self.layout.root / head} answers again")
 
     def train(
         self,
@@ -266,6 +298,7 @@ class Run:
             templates=templates,
             fresh=fresh,
             say=self._say,
+            wait=self.wait,
         )
 
     def fit_gate(self, *, gate_folds: str | None = None, templates: str | None = None) -> None:
@@ -281,7 +314,15 @@ class Run:
 
         read_run(self.layout)
         compute = resolve(self.device)
-        refit_gate(self.layout, self.encoder, compute, gate_folds=gate_folds, templates=templates, say=self._say)
+        refit_gate(
+            self.layout,
+            self.encoder,
+            compute,
+            gate_folds=gate_folds,
+            templates=templates,
+            say=self._say,
+            wait=self.wait,
+        )
 
     def add_class(
         self,
@@ -320,11 +361,12 @@ class Run:
             named=named,
             batch_size=batch_size,
             workers=workers,
+            wait=self.wait,
         )
 
     def remove_class(self, name: str) -> RemoveSummary:
         """Let a class leave that the head was not trained on: its names, and its images in the index."""
-        return remove_class(self.layout, name)
+        return remove_class(self.layout, name, wait=self.wait)
 
     def classifier(
         self,

@@ -8,16 +8,35 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from hybrid.errors import ArtifactError
+from hybrid.errors import ArtifactError, named_file_errors
+from hybrid.files import file_sha256
 from hybrid.index.store import EmbeddingStore
+from hybrid.labels.prompts import Templates, load_templates
+from hybrid.lock import HOLDER, LOCK
 from hybrid.run.classes.change import usual_templates
+from hybrid.run.classes.entries import ClassesInfo, read_classes
 from hybrid.run.classes.pending import PendingIndex
-from hybrid.run.files import Layout, SavedPrompts, write_json, write_run
+from hybrid.run.files import (
+    Layout,
+    RunInfo,
+    SavedPrompts,
+    read_info,
+    store_identity,
+    write_info,
+    write_json,
+    writing_parts,
+)
+from hybrid.run.heads import DRAFT, HeadFolder, copy_head, point_to_head, write_manifest, writing
 from hybrid.run.load import RunState
 
 
-def save_run(state: RunState, folder: Path) -> RunState:
+def save_run(state: RunState, folder: Path, *, wait: bool = True) -> RunState:
     """Write a run folder that holds the state: its run, what joined and left since, prompts and templates.
+
+    Parameters
+    ----------
+    wait : bool
+        See `hybrid.lock.run_lock`.
 
     Returns
     -------
@@ -30,38 +49,86 @@ def save_run(state: RunState, folder: Path) -> RunState:
         If the folder holds something else already.
     """
     target = Layout(folder)
-    same = state.layout is not None and folder.resolve() == state.layout.root.resolve()
-    if not same:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ArtifactError(f"{folder} is not empty", fix="save to a new folder, or to the run it was loaded from")
-        _copy(state, target)
-    with EmbeddingStore(target.store) as store:
-        store.name_encoder(state.encoder.fingerprint, state.encoder.name)
-    state.classes.write_to(target)
-    usual = usual_templates(target)
-    templates = None if state.templates == usual else state.templates
-    write_json(
-        target.prompts, SavedPrompts(classes=state.prompts.classes if state.prompts else (), templates=templates)
-    )
-    if same:
-        written = PendingIndex(target.store, state.classes.index.fingerprints)
-        return replace(state, classes=replace(state.classes, index=written, touched=frozenset()))
-    # Last: a folder without it is not a run, so one that was cut off is not taken for one.
-    if state.layout is None:
-        write_run(target, state.settings, state.encoder)
-    else:
-        shutil.copy2(state.layout.run, target.run)
+    if state.layout is not None and folder.resolve() == state.layout.root.resolve():
+        with writing(target, "save", wait=wait):
+            return _save_in_place(state, target)
+    _check_empty(folder)
+    with writing(target, "save", wait=wait):
+        _check_empty(folder)
+        _save_copy(state, target)
     return state
 
 
-def _copy(state: RunState, target: Layout) -> None:
-    """Copy the run, as far as there is one, without what makes it a run."""
-    target.root.mkdir(parents=True, exist_ok=True)
-    if state.layout is None:
-        return
-    with closing(sqlite3.connect(state.layout.store)) as old, closing(sqlite3.connect(target.store)) as new:
-        old.backup(new)
-    if state.layout.head.is_dir():
-        shutil.copytree(state.layout.head, target.head)
-    if state.layout.classes.is_file():
-        shutil.copy2(state.layout.classes, target.classes)
+def _check_empty(folder: Path) -> None:
+    with named_file_errors(f"cannot save to {folder}", folder):
+        own = (LOCK, HOLDER)
+        if folder.exists() and (not folder.is_dir() or any(path.name not in own for path in folder.iterdir())):
+            raise ArtifactError(f"{folder} is not empty", fix="save to a new folder, or to the run it was loaded from")
+
+
+def _save_in_place(state: RunState, target: Layout) -> RunState:
+    parts = {
+        target.classes: state.classes.merged(read_classes(target)),
+        target.prompts: _prompts(state, usual_templates(target)),
+    }
+    with writing_parts(target, parts), EmbeddingStore(target.store) as store:
+        store.name_encoder(state.encoder.fingerprint, state.encoder.name)
+        state.classes.index.write_to(store)
+    written = PendingIndex(target.store, state.classes.index.fingerprints)
+    return replace(state, classes=replace(state.classes, index=written, touched=frozenset()))
+
+
+def _save_copy(state: RunState, target: Layout) -> None:
+    """Copy the run, as far as there is one, and write the changes."""
+    source = state.layout
+    if source is not None:
+        with closing(sqlite3.connect(source.store)) as old, closing(sqlite3.connect(target.store)) as new:
+            old.backup(new)
+    with EmbeddingStore(target.store) as store:
+        if source is not None:
+            store.renew_identity()
+        store.name_encoder(state.encoder.fingerprint, state.encoder.name)
+        state.classes.index.write_to(store)
+    head, usual = _copy_head(state, target)
+    classes = state.classes.merged(ClassesInfo() if source is None else read_classes(source))
+    for file, value in ((target.classes, classes), (target.prompts, _prompts(state, usual))):
+        write_json(file, value)
+    info = RunInfo(
+        encoder=state.settings,
+        encoder_name=state.encoder.name,
+        encoder_identity=state.encoder.identity,
+        encoder_fingerprint=state.encoder.fingerprint if source is None else read_info(source).encoder_fingerprint,
+        store=store_identity(target),
+        head=head and f"{target.heads.name}/{head[:12]}",
+        manifest=head,
+        parts={file.name: (file_sha256(file),) for file in (target.classes, target.prompts)},
+    )
+    # Last: a folder without it is not a run, so one that was cut off is not taken for one.
+    write_info(target, info)
+    if info.head is not None:
+        point_to_head(target, info.head)
+
+
+def _copy_head(state: RunState, target: Layout) -> tuple[str | None, Templates]:
+    """Copy the head that the state has; gives its manifest's digest, and the templates that it is asked with."""
+    if state.head_folder is None:
+        return None, load_templates("simple")
+    draft = target.heads / DRAFT
+    try:
+        copy_head(state.head_folder, draft)
+    except (OSError, shutil.Error) as error:
+        if state.head_folder.is_dir():
+            raise
+        raise ArtifactError(
+            "the run has another head by now than this classifier has",
+            got=f"no folder {state.head_folder}",
+            fix="load it again (HybridClassifier.from_run), then save",
+        ) from error
+    digest = write_manifest(draft)
+    draft.rename(target.heads / digest[:12])
+    return digest, HeadFolder(target.heads / digest[:12], None).gate_info().templates
+
+
+def _prompts(state: RunState, usual: Templates) -> SavedPrompts:
+    templates = None if state.templates == usual else state.templates
+    return SavedPrompts(classes=state.prompts.classes if state.prompts else (), templates=templates)

@@ -27,9 +27,10 @@ from hybrid.index.texts import embed_classes, text_notes
 from hybrid.labels.names import NameTable
 from hybrid.labels.prompts import Templates, load_templates
 from hybrid.labels.space import join
-from hybrid.run.classes import read_classes
-from hybrid.run.files import HeadDraft, HeadInfo, Layout, load_head, read_gate, read_run
+from hybrid.run.classes.entries import check_added, read_classes
+from hybrid.run.files import HeadInfo, Layout, read_run
 from hybrid.run.gate import fit_run_gate
+from hybrid.run.heads import HeadDraft, load_head, read_gate, writing
 
 
 def train_run(
@@ -42,6 +43,7 @@ def train_run(
     templates: str = "simple",
     fresh: bool = False,
     say: Say = lambda line: None,
+    wait: bool = True,
 ) -> HeadInfo | None:
     """Train, calibrate, fit the gate; the run's old head stays until all of the new one is written.
 
@@ -56,6 +58,8 @@ def train_run(
         Prompt templates the gate is fitted with.
     fresh : bool
         Drop an unfinished training.
+    wait : bool
+        See `hybrid.lock.run_lock`.
 
     Returns
     -------
@@ -72,24 +76,13 @@ def train_run(
     if not is_main_process():
         work.train_along(limit_to)
         return None
-    if fresh:
-        shutil.rmtree(layout.training, ignore_errors=True)
-    with EmbeddingStore(layout.store, must_exist=True) as store, HeadDraft(layout) as draft:
-        data = work.images(store, limit_to)
-        _announce(data, layout, say)
-        # Before the training, which may take hours: what is wrong with the names shows at once.
-        vectors, reason = _name_classes(data.classes, encoder, texts, store, say)
-        left_out = _left_out(data.classes, store)
-        head = work.train(data, draft.folder)
-        info = _describe(data, head, settings, left_out)
-        draft.save(head, info)
-        fitted = FittedGate(reason=reason)
-        if vectors is not None:
-            fitted = work.try_to_fit_gate(data, answering(head, settings), vectors, draft.folder)
-        draft.save_gate(fitted, encoder, texts)
-        draft.publish()
-    if head_kind(settings).reads_pixels:  # other kinds leave no checkpoints, and spare those of an unfinished training
-        shutil.rmtree(layout.training, ignore_errors=True)
+    with writing(layout, "train-head", wait=wait):
+        work.check()
+        if fresh:
+            shutil.rmtree(layout.training, ignore_errors=True)
+        info, fitted = work.make_head(limit_to, texts)
+        if head_kind(settings).reads_pixels:  # other kinds leave no checkpoints, and spare those of an unfinished one
+            shutil.rmtree(layout.training, ignore_errors=True)
     _report(fitted, say)
     return info
 
@@ -102,6 +95,7 @@ def refit_gate(
     gate_folds: str | None = None,
     templates: str | None = None,
     say: Say = lambda line: None,
+    wait: bool = True,
 ) -> None:
     """Fit the gate of the run's head again, on every labeled image of the index that did not train the head.
 
@@ -111,24 +105,36 @@ def refit_gate(
         See `HeadSettings.gate_folds`; default: as the head was made.
     templates : str, optional
         Default: those of the gate so far.
+    wait : bool
+        See `hybrid.lock.run_lock`.
 
     Raises
     ------
     HybridError
         If the run has no head, its gate cannot be fitted, or the encoder cannot name its classes. The old gate stays.
     """
-    loaded = load_head(layout, compute)
+    read_run(layout)
+    with writing(layout, "fit-gate", wait=wait):
+        fitted = _refit(_Work(layout, encoder, HeadSettings(), compute, say), gate_folds, templates)
+        for finished in layout.training.glob("gate_fold_*"):
+            shutil.rmtree(finished)
+    _report(fitted, say)
+
+
+def _refit(work: _Work, gate_folds: str | None, templates: str | None) -> FittedGate:
+    layout, encoder = work.layout, work.encoder
+    loaded = load_head(layout, work.compute)
     if loaded is None:
         raise ArtifactError(f"the run {layout.root} has no head to fit a gate to", fix="hybrid train-head")
     head, info = loaded
     settings = info.settings.replace(gate_folds=gate_folds or info.settings.gate.folds)
     texts = load_templates(templates) if templates else read_gate(layout).templates
-    work = _Work(layout, encoder, settings, compute, say)
+    work = replace(work, settings=settings)
     work.check_encoder()
     with EmbeddingStore(layout.store, must_exist=True) as store, HeadDraft(layout, copy=True) as draft:
         data = split_by_training(work.images(store, info.classes), info.classes, frozenset(info.trained_on))
-        say(f"{len(data.val)} labeled photos of the index did not train the head")
-        vectors, reason = _name_classes(data.classes, encoder, texts, store, say)
+        work.say(f"{len(data.val)} labeled photos of the index did not train the head")
+        vectors, reason = _name_classes(data.classes, encoder, texts, store, work.say)
         if vectors is None:
             raise GateError("the encoder cannot name the seen classes", got=reason)
         if head_kind(settings).reads_pixels:
@@ -137,9 +143,7 @@ def refit_gate(
         draft.save_settings(msgspec.structs.replace(info, settings=settings, val_photos=len(data.val)))
         draft.save_gate(fitted, encoder, texts)
         draft.publish()
-    for finished in layout.training.glob("gate_fold_*"):
-        shutil.rmtree(finished)
-    _report(fitted, say)
+    return fitted
 
 
 @dataclass(frozen=True)
@@ -184,6 +188,25 @@ class _Work:
         if kind.reads_pixels:
             _check_files(data.train.records + data.val.records)
         return kind.train(data, self.settings, self.job(folder, self.layout.training / "head"))
+
+    def make_head(self, limit_to: Sequence[str] | None, texts: Templates) -> tuple[HeadInfo, FittedGate]:
+        """Train, calibrate, fit the gate and publish it all."""
+        with EmbeddingStore(self.layout.store, must_exist=True) as store, HeadDraft(self.layout) as draft:
+            check_added(self.layout, read_run(self.layout), read_classes(self.layout), store)
+            data = self.images(store, limit_to)
+            _announce(data, self.layout, self.say)
+            # Before the training, which may take hours: what is wrong with the names shows at once.
+            vectors, reason = _name_classes(data.classes, self.encoder, texts, store, self.say)
+            left_out = _left_out(data.classes, store)
+            head = self.train(data, draft.folder)
+            info = _describe(data, head, self.settings, left_out)
+            draft.save(head, info)
+            fitted = FittedGate(reason=reason)
+            if vectors is not None:
+                fitted = self.try_to_fit_gate(data, answering(head, self.settings), vectors, draft.folder)
+            draft.save_gate(fitted, self.encoder, texts)
+            draft.publish()
+        return info, fitted
 
     def train_along(self, limit_to: Sequence[str] | None) -> None:
         """Take part in the first process's training, and write nothing that stays."""

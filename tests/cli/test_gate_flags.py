@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hybrid.run.files import HeadFiles, Layout, load_gate, load_head
+from hybrid.run.files import HeadFiles, Layout
+from hybrid.run.heads import load_gate, load_head
 
 NONE = "none of these"
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from hybrid.run.files import Layout, read_head_info
+from hybrid.run.files import Layout
+from hybrid.run.heads import read_head_info
 
 KEPT = (
     *("--run", "--recipe", "--backbone", "--backbone-weights", "--head", "--classes", "--epochs", "--seed", "--device"),

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from hybrid.config import HeadSettings
+from hybrid.config import EncoderSettings, HeadSettings
 from hybrid.encoders.base import unit_norm
-from hybrid.files import file_sha256
+from hybrid.gate.decide import FittedGate
 from hybrid.images.preprocess import AnyImage, to_picture
 from hybrid.images.records import ImageRecord
-from hybrid.labels.prompts import load_templates
-from hybrid.run.files import GateInfo, HeadFiles, HeadInfo, Layout, write_json
+from hybrid.labels.prompts import Templates, load_templates
+from hybrid.lock import LOCK
+from hybrid.run.files import HeadFiles, HeadInfo, Layout, write_run
+from hybrid.run.heads import HeadDraft
 
 
 def mean_color(image: AnyImage) -> np.ndarray:
@@ -71,11 +76,34 @@ class PixelHead:
         return np.stack(prepared)
 
 
-def give_head(layout: Layout, encoder: ColorEncoder, classes: Sequence[str], left_out: Sequence[str] = ()) -> None:
+def new_run(root: Path) -> Layout:
+    """A run folder that says which encoder it has, and has nothing else."""
+    write_run(Layout(root), EncoderSettings(), ColorEncoder())
+    return Layout(root)
+
+
+def as_version_0_1_0(layout: Layout) -> None:
+    """Let a run look as version 0.1.0 wrote it: one folder ``head``, and no digest of anything."""
+    info = json.loads(layout.run.read_text())
+    if info["head"]:
+        layout.head.unlink()
+        (layout.root / info["head"]).rename(layout.head)
+        (layout.head / HeadFiles.MANIFEST).unlink()
+        shutil.rmtree(layout.heads)
+    for new in ("store", "head", "manifest", "parts", "sha256"):
+        del info[new]
+    layout.run.write_text(json.dumps(info))
+    (layout.root / LOCK).unlink(missing_ok=True)
+
+
+def give_head(
+    layout: Layout,
+    encoder: ColorEncoder,
+    classes: Sequence[str],
+    left_out: Sequence[str] = (),
+    templates: Templates | None = None,
+) -> None:
     """Write what a run says of its head; there is no head to load."""
-    layout.head.mkdir(exist_ok=True)
-    weights = layout.head / HeadFiles.WEIGHTS
-    weights.write_bytes(b"weights")
     info = HeadInfo(
         settings=HeadSettings(kind="linear"),
         classes=tuple(classes),
@@ -85,11 +113,8 @@ def give_head(layout: Layout, encoder: ColorEncoder, classes: Sequence[str], lef
         trained_on=(),
         left_out=tuple(left_out),
     )
-    write_json(layout.head / HeadFiles.SETTINGS, info)
-    gate = GateInfo(
-        gate=None,
-        encoder_identity=encoder.identity,
-        head_sha256=file_sha256(weights),
-        templates=load_templates("simple"),
-    )
-    write_json(layout.head / HeadFiles.GATE, gate)
+    with HeadDraft(layout) as draft:
+        (draft.folder / HeadFiles.WEIGHTS).write_bytes(b"weights")
+        draft.save_settings(info)
+        draft.save_gate(FittedGate(), encoder, templates or load_templates("simple"))
+        draft.publish()

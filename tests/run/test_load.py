@@ -19,7 +19,8 @@ from hybrid.labels.prompts import PromptClass, PromptSet, Templates
 from hybrid.run import load as loading
 from hybrid.run.classes import AddedClass, ClassesInfo, RunClasses, SupportClass
 from hybrid.run.classes.pending import PendingIndex
-from hybrid.run.files import HeadDraft, HeadInfo, Layout, SavedPrompts, write_json, write_run
+from hybrid.run.files import HeadInfo, Layout, SavedPrompts, write_json, write_run
+from hybrid.run.heads import HeadDraft
 from hybrid.run.load import RunState, assemble, load_run
 
 DIM = 24

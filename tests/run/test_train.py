@@ -32,7 +32,8 @@ from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.labels.prompts import Templates, load_templates
 from hybrid.run import train as training
 from hybrid.run.classes import add_class, read_run_classes
-from hybrid.run.files import HeadFiles, Layout, load_gate, load_head, write_run
+from hybrid.run.files import HeadFiles, Layout, write_run
+from hybrid.run.heads import load_gate, load_head
 from hybrid.run.train import train_run
 
 CPU = Compute("cpu", "fp32", "test")
@@ -136,7 +137,7 @@ def test_end_to_end(make_run, layout, settings):
     assert (info_of_gate.encoder_identity, info_of_gate.templates) == (encoder.identity, load_templates("simple"))
     assert "3 seen classes, 21 training and 9 validation photos" in lines
     more = {HeadFiles.LOG, HeadFiles.CURVES} if settings.kind == "backbone" else set()
-    assert set(files(layout)) == {HeadFiles.SETTINGS, HeadFiles.WEIGHTS, HeadFiles.GATE, HeadFiles.MEMORY} | more
+    assert set(files(layout)) == {*HeadFiles.ALL, HeadFiles.MANIFEST} - {HeadFiles.HELD_OUT} | more
     for path in layout.head.iterdir():
         assert path.suffix in {".json", ".safetensors", ".csv", ".png"}
         assert not path.read_bytes().startswith(PICKLES)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes import as_version_0_1_0
 
 from hybrid.classifier import HybridClassifier
 from hybrid.config import EncoderSettings, HeadSettings
@@ -22,8 +23,9 @@ from hybrid.index.build import build_index
 from hybrid.index.store import EmbeddingStore
 from hybrid.labels.prompts import PromptSet, Templates
 from hybrid.run import train as training
-from hybrid.run.files import HeadFiles, Layout, load_gate, load_head, write_run
+from hybrid.run.files import HeadFiles, Layout, write_run
 from hybrid.run.gate import fit_run_gate
+from hybrid.run.heads import load_gate, load_head
 from hybrid.run.train import refit_gate, train_run
 
 CPU = Compute("cpu", "fp32", "test")
@@ -245,6 +247,7 @@ def test_checkpoints_of_the_gates_folds_go_with_them(layout, encoder):
 def test_refit_brings_a_gate_of_an_older_version_up(layout, encoder):
     train_run(layout, encoder, LINEAR, CPU)
     expected = load_gate(layout)[0].gate
+    as_version_0_1_0(layout)
     file = layout.head / HeadFiles.GATE
     old = json.loads(file.read_text()) | {"gate": {"kind": "mass", "head_temperature": 1.0}}
     file.write_text(json.dumps(old))

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from hybrid.config import HeadSettings
 from hybrid.device import Compute, OomBackoff, suggest_batch
 from hybrid.encoders.base import FloatArray
 from hybrid.encoders.no_init import no_init_weights
-from hybrid.files import atomic_write
+from hybrid.files import write_tensors
 from hybrid.heads.backbone import BackboneKind
 from hybrid.heads.base import TrainingSummary, damaged
 from hybrid.heads.nets.backbone import ImageClassifier, build_model
@@ -100,8 +100,7 @@ class BackboneHead:
 
 def save_backbone_head(head: BackboneHead, file: Path) -> None:
     """Write the weights as safetensors."""
-    with atomic_write(file) as part:
-        save_file(head.tensors(), part)
+    write_tensors(file, head.tensors())
 
 
 def load_backbone_head(file: Path, classes: tuple[str, ...], settings: HeadSettings, compute: Compute) -> BackboneHead:

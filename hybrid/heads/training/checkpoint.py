@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from hybrid import __version__
 from hybrid.config import HeadSettings, ModelSettings
 from hybrid.device import Compute
-from hybrid.errors import HeadError
+from hybrid.errors import HeadError, first_line
 from hybrid.files import atomic_write
 from hybrid.heads.base import TrainingSet
 from hybrid.heads.training.distributed import process_count
@@ -66,12 +67,14 @@ class Checkpoint:
 
     def load(self, say: Callable[[str], None]) -> dict[str, Any] | None:
         """Read the last finished epoch's state, None where there is none that fits; says which."""
-        if self._file is None or not self._file.is_file():
+        if self._file is None or not self._file.exists():
             return None
+        if not self._file.is_file():
+            raise HeadError(f"{self._file} is not a file", fix="move it away: checkpoints are written there")
         try:
-            state = dict(torch.load(self._file, map_location="cpu", weights_only=True))
-        except Exception as error:  # a torn or foreign file fails in many ways
-            say(f"note: the checkpoint {self._file} cannot be read ({type(error).__name__}); training starts over")
+            state = read_checkpoint(self._file)
+        except HeadError as error:
+            say(f"WARNING: {error.what} ({error.got}); it is not used: training starts over")
             return None
         if state.get("key") != self._key:
             say("note: an unfinished training with other settings, photos or device is dropped; training starts over")
@@ -83,5 +86,29 @@ class Checkpoint:
         if self._file is None:
             return
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(self._file) as part:
-            torch.save({"key": self._key, **state}, part)
+        # Not waited for: what a power cut tears is found out by its checksums. Through a stream, for torch hides what
+        # the system says of a full disk.
+        with atomic_write(self._file, sync=False) as part, part.open("wb") as stream:
+            torch.save({"key": self._key, **state}, stream)
+
+
+def read_checkpoint(file: Path) -> dict[str, Any]:
+    """Read a checkpoint, whose records carry checksums.
+
+    Raises
+    ------
+    HeadError
+        If it is torn, damaged or not a checkpoint.
+    """
+    what, fix = f"the checkpoint {file} is damaged", "remove it: the training then starts over"
+    try:
+        with zipfile.ZipFile(file) as records:  # torch itself reads past a checksum that is wrong
+            damaged = records.testzip()
+        state = torch.load(file, map_location="cpu", weights_only=True) if damaged is None else None
+    except Exception as error:  # a torn or foreign file fails in many ways
+        raise HeadError(what, got=first_line(error, 80), fix=fix) from error
+    if damaged is not None:
+        raise HeadError(what, got=f"a wrong checksum in {damaged}", fix=fix)
+    if not isinstance(state, dict) or not isinstance(state.get("key"), str):
+        raise HeadError(what, got="not a checkpoint of a training", fix=fix)
+    return state

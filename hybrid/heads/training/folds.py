@@ -14,7 +14,8 @@ import numpy as np
 from hybrid.config import HeadSettings
 from hybrid.device import Compute
 from hybrid.encoders.base import FloatArray
-from hybrid.files import atomic_write
+from hybrid.errors import HeadError, first_line
+from hybrid.files import write_tensors
 from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.heads.linear import train_linear_head
 from hybrid.heads.registry import TrainingJob, answering, head_kind
@@ -86,26 +87,53 @@ def _frozen_features(
     data: TrainingSet, settings: HeadSettings, compute: Compute, cache: Path, say: Say
 ) -> FloatArray | None:
     """Features of training and validation images, from the cache where it holds just these; None: the embeddings."""
-    from safetensors import SafetensorError, safe_open
-    from safetensors.numpy import save_file
-
     kind = head_kind(settings)
     if not kind.reads_pixels:
         return None
     key = _key(data, settings)
-    try:
-        with safe_open(cache, framework="np") as file:
-            if (file.metadata() or {}).get("key") == key:
+    if cache.exists():
+        try:
+            found, features = read_features(cache)
+            if found == key:
                 say(f"gate: frozen features from {cache}")
-                return np.asarray(file.get_tensor("features"), dtype=np.float32)
-    except (OSError, SafetensorError):
-        pass  # no cache yet, or a damaged one: computed again
+                return features
+            say(f"gate: {cache} holds features of other photos or of another backbone; they are not used")
+        except HeadError as error:
+            say(f"WARNING: {error.what} ({error.got}); they are not used")
     say(f"gate: frozen features of {len(data.train) + len(data.val)} photos, once")
-    features = kind.frozen_features((data.train, data.val), settings, compute)
-    if features is not None:
-        with atomic_write(cache) as part:
-            save_file({"features": features}, part, metadata={"key": key})
-    return features
+    made = kind.frozen_features((data.train, data.val), settings, compute)
+    if made is not None:
+        try:
+            # Not waited for: what a power cut tears is found out by the digest.
+            write_tensors(cache, {"features": made}, {"key": key, "sha256": _sha256(made)}, sync=False)
+        except OSError as error:
+            say(f"note: frozen features are not kept for the next time: {first_line(error)}")
+    return made
+
+
+def read_features(file: Path) -> tuple[str, FloatArray]:
+    """Read frozen features, (n, f) float32, and the key of what they belong to.
+
+    Raises
+    ------
+    HeadError
+        If they are damaged, or of version 0.1.0, which wrote no digest.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    what, fix = f"the frozen features in {file} are damaged", "remove the file: they are computed again"
+    try:
+        with safe_open(file, framework="np") as opened:
+            metadata, features = opened.metadata() or {}, np.asarray(opened.get_tensor("features"))
+    except (OSError, SafetensorError) as error:
+        raise HeadError(what, got=first_line(error, 80), fix=fix) from error
+    if metadata.get("sha256") != _sha256(features):
+        raise HeadError(what, got="another digest" if "sha256" in metadata else "no digest", fix=fix)
+    return metadata.get("key", ""), features
+
+
+def _sha256(features: FloatArray) -> str:
+    return hashlib.sha256(features.tobytes()).hexdigest()
 
 
 def _key(data: TrainingSet, settings: HeadSettings) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from hybrid.encoders.base import Encoder
-from hybrid.errors import ArtifactError, DataError, listing
+from hybrid.errors import ArtifactError, DataError, HybridWarning, listing
 from hybrid.heads.training.dataset import HELD_BACK
 from hybrid.images.records import ImageRecord
 from hybrid.index.neighbors import open_index
@@ -15,12 +18,13 @@ from hybrid.index.store import EmbeddingStore, StoredImage, is_added
 from hybrid.labels.check import name_notes
 from hybrid.labels.names import NameTable, class_key, class_of, joined_notes
 from hybrid.labels.prompts import Templates, load_templates
-from hybrid.run.classes.entries import ClassesInfo, entry_of, read_classes
+from hybrid.run.classes.entries import ClassesInfo, entry_of, read_classes, with_images_of
 from hybrid.run.classes.images import JoiningImages, Unreadable, check_images, embed_images
 from hybrid.run.classes.names import fit_notes, usable
 from hybrid.run.classes.pending import PendingIndex
 from hybrid.run.classes.support import SupportClass, gather, gather_labels
-from hybrid.run.files import HeadInfo, Layout, read_gate, read_head_info, read_run, write_json
+from hybrid.run.files import HeadInfo, Layout, RunInfo, read_run, write_info, writing_parts
+from hybrid.run.heads import at_one_moment, read_head_info, writing
 
 
 @dataclass(frozen=True)
@@ -91,23 +95,30 @@ class RunClasses:
         """Contents of all images that show one of the classes."""
         return frozenset(sha256 for c in self.support for sha256 in c.hashes)
 
-    def write_to(self, layout: Layout) -> None:
-        """Write the changes into a run folder; a class that another process added meanwhile stays."""
-        with EmbeddingStore(layout.store) as store:
-            self.index.write_to(store)
-        # Images first when a class joins and when it leaves: killed in between, it is called by its label, or is a
-        # class with names alone, and a second call does the rest.
-        before = info = read_classes(layout)
+    def merged(self, before: ClassesInfo) -> ClassesInfo:
+        """``classes.json`` with the changes; a class that another process added meanwhile stays."""
+        info, labels = before, self.index.labels()
         for entry in self.info.added:
-            info = info.with_entry(entry) if class_key(entry.name) in self.touched else info
+            if (key := class_key(entry.name)) in self.touched:
+                own = [label for label in labels if class_key(label) == key]
+                info = info.with_entry(with_images_of(entry, self.index.images_sharing(own)))
         for key in self.touched - {class_key(entry.name) for entry in self.info.added}:
             info = info.without(key)
-        if info != before:
-            write_json(layout.classes, info)
+        return info
+
+    def write_to(self, layout: Layout) -> None:
+        """Write the changes into a run folder, by the one who holds its lock."""
+        before = read_classes(layout)
+        info = self.merged(before)
+        # Images first when a class joins and when it leaves: killed in between, it is called by its label, or is a
+        # class with names alone, and a second call does the rest.
+        parts = {layout.classes: info} if info != before else {}
+        with writing_parts(layout, parts), EmbeddingStore(layout.store) as store:
+            self.index.write_to(store)
 
 
 def read_run_classes(
-    layout: Layout, fingerprints: Sequence[str], head: HeadInfo | None
+    layout: Layout, fingerprints: Sequence[str], head: HeadInfo | None, run: RunInfo | None = None
 ) -> tuple[RunClasses, tuple[str, ...]]:
     """Read the classes that a run's head does not know, and notes for people on what was left out.
 
@@ -118,6 +129,8 @@ def read_run_classes(
     fingerprints : sequence of str
         See `PendingIndex`.
     head : HeadInfo or None
+    run : RunInfo, optional
+        What was read of ``run.json``; default: it is read.
 
     Raises
     ------
@@ -128,7 +141,7 @@ def read_run_classes(
     names = tuple(dict.fromkeys(fingerprints))
     if not layout.run.is_file():
         return RunClasses(ClassesInfo(), (), PendingIndex(None, names), seen, left_out), ()
-    info, index = read_classes(layout), PendingIndex(layout.store, names)
+    info, index = read_classes(layout, run), PendingIndex(layout.store, names)
     support, notes = gather(info, index, seen, left_out)
     return RunClasses(info, support, index, seen, left_out), notes
 
@@ -283,6 +296,7 @@ def add_class(
     named: bool | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
+    wait: bool = True,
 ) -> AddSummary:
     """Let a class join a run folder; the next head learns its images. Killed on the way, the same call again goes on.
 
@@ -292,13 +306,30 @@ def add_class(
         Of a run that has an index.
     encoder, name, records, synonyms, named, batch_size, workers
         As for `join_class`; so are the errors. Nothing has changed then.
+    wait : bool
+        See `hybrid.lock.run_lock`.
 
     Raises
     ------
     ArtifactError
         If there is no run, or the encoder is not the run's.
     """
-    run = read_run(layout)
+    read_run(layout)
+    with writing(layout, "add-class", wait=wait):
+        return _add_class(layout, encoder, name, records, synonyms, named, batch_size, workers)
+
+
+def _add_class(
+    layout: Layout,
+    encoder: Encoder,
+    name: str,
+    records: Sequence[ImageRecord],
+    synonyms: Sequence[str],
+    named: bool | None,
+    batch_size: int | None,
+    workers: int | None,
+) -> AddSummary:
+    run = _without_lost_classes(layout)
     if run.encoder_identity != encoder.identity:
         raise ArtifactError(
             "the run's index was made with another encoder",
@@ -324,28 +355,47 @@ def add_class(
     return replace(summary, notes=tuple(notes))
 
 
-def remove_class(layout: Layout, name: str) -> RemoveSummary:
-    """Let a class leave a run folder; see `leave_class`.
+def remove_class(layout: Layout, name: str, *, wait: bool = True) -> RemoveSummary:
+    """Let a class leave a run folder; see `leave_class`, and `hybrid.lock.run_lock` for `wait`.
 
     Raises
     ------
     HybridError
         As `leave_class`, and if there is no run.
     """
-    run = read_run(layout)
-    classes, _ = read_run_classes(layout, (run.encoder_fingerprint,), read_head_info(layout))
-    after, summary = leave_class(classes, name)
-    after.write_to(layout)
-    if summary.images:
-        with EmbeddingStore(layout.store) as store:
-            if store.dim(run.encoder_fingerprint) is not None:
-                open_index(store, run.encoder_fingerprint, layout.neighbors)
+    read_run(layout)
+    with writing(layout, "remove-class", wait=wait):
+        run = _without_lost_classes(layout)
+        classes, _ = read_run_classes(layout, (run.encoder_fingerprint,), read_head_info(layout))
+        after, summary = leave_class(classes, name)
+        after.write_to(layout)
+        if summary.images:
+            with EmbeddingStore(layout.store) as store:
+                if store.dim(run.encoder_fingerprint) is not None:
+                    open_index(store, run.encoder_fingerprint, layout.neighbors)
     return summary
 
 
 def usual_templates(layout: Layout) -> Templates:
     """Templates that a run is asked with where nobody names others."""
-    return read_gate(layout).templates if layout.head.is_dir() else load_templates("simple")
+    simple = load_templates("simple")
+    return at_one_moment(layout, lambda run: simple if run.head is None else run.head.gate_info().templates)
+
+
+def _without_lost_classes(layout: Layout) -> RunInfo:
+    """What ``run.json`` says; where ``classes.json`` is gone, it says no more that there is one.
+
+    So whoever is told that the file is damaged removes it, and adds the classes again.
+    """
+    info = read_run(layout)
+    allowed = info.parts.get(layout.classes.name, ("",))
+    if "" in allowed or layout.classes.exists() or layout.classes.is_symlink():
+        return info
+    text = f"{layout.classes} is gone, and with it the names of classes that were added; their photos stay"
+    warnings.warn(text, HybridWarning, stacklevel=3)
+    rest = {name: digests for name, digests in info.parts.items() if name != layout.classes.name}
+    write_info(layout, msgspec.structs.replace(info, parts=rest))
+    return read_run(layout)
 
 
 def _shows(image: StoredImage, *, left_out: bool) -> bool:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
+import msgspec
 from msgspec import Struct
 
-from hybrid.errors import DataError, listing
+from hybrid.errors import ArtifactError, DataError, listing
+from hybrid.images.naming import plural
+from hybrid.index.store import StoredImage, is_added
 from hybrid.labels.names import NameTable, check_name, class_key
 from hybrid.labels.prompts import PromptClass
-from hybrid.run.files import FORMAT, Layout, read_json
+from hybrid.run.files import FORMAT, Layout, RunInfo, read_part
 
 
 class AddedClass(Struct, frozen=True, kw_only=True):
@@ -21,11 +26,17 @@ class AddedClass(Struct, frozen=True, kw_only=True):
     synonyms : tuple of str
     named : bool
         False: the name says nothing to a text encoder, images alone speak for the class.
+    images : int or None
+        How many images a person added to the class; None where version 0.1.0 wrote it.
+    paths : str
+        sha256 of their paths in the store.
     """
 
     name: str
     synonyms: tuple[str, ...] = ()
     named: bool = True
+    images: int | None = None
+    paths: str = ""
 
     @property
     def prompt(self) -> PromptClass:
@@ -60,17 +71,62 @@ class ClassesInfo(Struct, frozen=True, kw_only=True):
         return NameTable(entry.name for entry in self.added).find(name)
 
 
-def read_classes(layout: Layout) -> ClassesInfo:
+def read_classes(layout: Layout, info: RunInfo | None = None) -> ClassesInfo:
     """Read ``classes.json``; without the file nothing was added.
+
+    Parameters
+    ----------
+    info : RunInfo, optional
+        What was read of ``run.json``; default: it is read.
 
     Raises
     ------
     ArtifactError
-        If it is torn or of another format.
+        If it is torn, of another format, lost, or not what the run wrote last.
     """
-    if not layout.classes.is_file():
-        return ClassesInfo()
-    return read_json(layout.classes, ClassesInfo, f"remove {layout.classes} and run hybrid add-class again")
+    again = f"remove {layout.classes}, and run hybrid add-class again for each class"
+    return read_part(layout, layout.classes, ClassesInfo, again, info) or ClassesInfo()
+
+
+def with_images_of(entry: AddedClass, images: Iterable[StoredImage]) -> AddedClass:
+    """The entry with what tells that the store has the images that a person added to the class.
+
+    Parameters
+    ----------
+    images : iterable of StoredImage
+        Of the class; those that it has from a source do not count, for they come and go with it.
+    """
+    key = class_key(entry.name)
+    added = (i.record for i in images if is_added(i.record.source) and i.record.label is not None)
+    paths = sorted(record.path for record in added if class_key(str(record.label)) == key)
+    digest = hashlib.sha256("\n".join(paths).encode("utf-8", "surrogateescape")).hexdigest()
+    return msgspec.structs.replace(entry, images=len(paths), paths=digest)
+
+
+class HasImages(Protocol):
+    """A store, or what reads like one."""
+
+    def labels(self) -> Iterable[str]: ...  # noqa: D102
+
+    def images_sharing(self, labels: Sequence[str]) -> list[StoredImage]: ...  # noqa: D102
+
+
+def check_added(layout: Layout, run: RunInfo, info: ClassesInfo, index: HasImages) -> None:
+    """Raise ArtifactError unless the index has the images that were added to classes; see `with_images_of`."""
+    entries = {class_key(entry.name): entry for entry in info.added if entry.images is not None}
+    if not entries or run.is_changing(layout.classes):  # while it changes, the store may be ahead of the file
+        return
+    images = index.images_sharing([label for label in index.labels() if class_key(label) in entries])
+    for entry in entries.values():
+        found = with_images_of(entry, images)
+        if found.paths != entry.paths:
+            raise ArtifactError(
+                f"the index does not have the photos that were added to class {entry.name}",
+                expected=plural(entry.images or 0, "photo"),
+                got=f"{plural(found.images or 0, 'photo')}{', others' if found.images == entry.images else ''}",
+                fix=f"bring index.sqlite and classes.json back from one backup; or: hybrid remove-class "
+                f"{entry.name!r} --run {layout.root}, and hybrid add-class again",
+            )
 
 
 def entry_of(
@@ -121,4 +177,5 @@ def entry_of(
             got=listing(taken),
             fix="leave that name out, or first: hybrid remove-class OTHER",
         )
-    return AddedClass(name=spelled, synonyms=tuple(others.values()), named=before.named if named is None else named)
+    named = before.named if named is None else named
+    return msgspec.structs.replace(before, name=spelled, synonyms=tuple(others.values()), named=named)

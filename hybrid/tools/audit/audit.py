@@ -20,7 +20,8 @@ from hybrid.index.texts import embed_classes
 from hybrid.labels.check import check_prompts
 from hybrid.labels.prompts import PromptSet, Templates, load_templates
 from hybrid.labels.space import join
-from hybrid.run.files import GateInfo, HeadFiles, Layout, RunInfo, read_json, read_run
+from hybrid.run.classes.change import usual_templates
+from hybrid.run.files import Layout, RunInfo, read_run
 from hybrid.tools.audit import DUPLICATES_ABOVE
 from hybrid.tools.audit.duplicates import DuplicateGroup, find_duplicates
 from hybrid.tools.audit.labels import LabeledContents, Suspect, confident_learning, find_suspects, to_judge
@@ -155,9 +156,7 @@ def _judge_labels(
             got=f"{encoder.identity} ({encoder.name})",
             fix="hybrid build-index",
         )
-    gate = layout.head / HeadFiles.GATE
-    of_gate = check.templates is None and gate.is_file()
-    templates = read_json(gate, GateInfo).templates if of_gate else load_templates(check.templates or "simple")
+    templates = load_templates(check.templates) if check.templates else usual_templates(layout)
     spelling = check_prompts(check.prompts, sorted(set(judged.labels))) if check.prompts else ()
     zero_shot, asked = ask_zero_shot(encoder, judged, templates, check.prompts)
     return find_suspects(judged, labeled, zero_shot), len(judged.hashes), (*notes, *encoder.notes, *spelling, asked)

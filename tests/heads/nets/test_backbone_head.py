@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from fakes import new_run
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -16,7 +17,8 @@ from hybrid.heads.nets.backbone_head import BackboneHead, load_backbone_head, sa
 from hybrid.heads.nets.ensemble import Ensemble
 from hybrid.heads.training.fit import train_backbone_head
 from hybrid.images.pipeline import read_and_decode
-from hybrid.run.files import HeadDraft, HeadFiles, HeadInfo, Layout
+from hybrid.run.files import HeadFiles, HeadInfo
+from hybrid.run.heads import HeadDraft
 
 CPU = Compute("cpu", "fp32", "test")
 CLASSES = ("red", "green", "blue")
@@ -41,7 +43,8 @@ FRESH = """
 import sys
 import numpy as np
 from pathlib import Path
-from hybrid.run.files import Layout, load_head
+from hybrid.run.files import Layout
+from hybrid.run.heads import load_head
 from hybrid.images.decode import decode
 from hybrid.device import Compute
 
@@ -64,7 +67,7 @@ def test_a_fresh_process_gives_the_same_logits(colored, recipe, tmp_path):
     for folds in (1, 2):
         weights = {"pretrained": True, "backbone_weights": str(first_weights), "backbone_args": {"drop_rate": 0.1}}
         settings = recipe(**weights, epochs=2, unfreeze="2", mean=(0.4, 0.5, 0.6), crop_pct=0.9, folds=folds)
-        with HeadDraft(Layout(tmp_path / f"run {folds}")) as draft:
+        with HeadDraft(new_run(tmp_path / f"run {folds}")) as draft:
             head = train_backbone_head(data, settings, CPU, draft.folder, lambda line: None)
             info = HeadInfo(
                 settings=settings, classes=CLASSES, encoder_identity=None, train_photos=12, val_photos=9, trained_on=()

@@ -48,6 +48,12 @@ def halve(file):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
+def flip_a_bit(file, place):
+    data = bytearray(file.read_bytes())
+    data[place] ^= 0x40
+    file.write_bytes(data)
+
+
 def test_a_torn_or_foreign_checkpoint_is_dropped_with_a_note(tmp_path):
     for damage in (
         halve,
@@ -57,6 +63,7 @@ def test_a_torn_or_foreign_checkpoint_is_dropped_with_a_note(tmp_path):
         lambda file: torch.save([1, 2], file),
         lambda file: torch.save({"key": torch.nn.Linear(2, 2)}, file),
         lambda file: torch.save({}, file),
+        lambda file: flip_a_bit(file, file.read_bytes().index(np.arange(6, dtype="<f4").tobytes()) + 7),
     ):
         Checkpoint(tmp_path, "k").save(STATE)
         damage(tmp_path / FILE)
@@ -67,6 +74,10 @@ def test_a_torn_or_foreign_checkpoint_is_dropped_with_a_note(tmp_path):
     state, (line,) = load(tmp_path, "other")
     assert state is None
     assert "other settings, photos or device" in line
+    (tmp_path / "folder" / FILE).mkdir(parents=True)
+    with pytest.raises(HeadError, match="is not a file") as caught:  # it could not be written after the first epoch
+        load(tmp_path / "folder", "k")
+    assert "move it away" in caught.value.fix
 
 
 def test_a_save_that_dies_leaves_the_one_before(tmp_path, monkeypatch):
@@ -75,7 +86,7 @@ def test_a_save_that_dies_leaves_the_one_before(tmp_path, monkeypatch):
 
     def die_half_way(state, file):
         original(state, file)
-        halve(file)
+        file.truncate(100)
         raise OSError("no space left on device")
 
     monkeypatch.setattr(torch, "save", die_half_way)

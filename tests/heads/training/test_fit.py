@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fakes import new_run
 from PIL import Image, ImageColor
 from safetensors.torch import save_file
 from torchvision.transforms import Resize
@@ -21,7 +22,8 @@ from hybrid.heads.training.fit import train_backbone_head
 from hybrid.heads.training.train import EpochLog
 from hybrid.images.pipeline import read_and_decode
 from hybrid.images.records import ImageRecord
-from hybrid.run.files import HeadDraft, HeadInfo, Layout, load_head
+from hybrid.run.files import HeadInfo
+from hybrid.run.heads import HeadDraft, load_head
 
 CPU = Compute("cpu", "fp32", "test")
 
@@ -179,7 +181,7 @@ def test_labels_with_odd_characters(hues, recipe, tmp_path):
     count = len(ODD)
     data = replace(hues((6,) * count, (2,) * count), classes=ODD)
     settings = recipe(**STILL, epochs=12, learning_rate=0.02, label_smoothing=0.0, patience=12)
-    layout = Layout(tmp_path / "run")
+    layout = new_run(tmp_path / "run")
     with HeadDraft(layout) as draft:
         head = train_backbone_head(data, settings, CPU, draft.folder, lambda line: None, checkpoints=tmp_path / "kept")
         info = HeadInfo(

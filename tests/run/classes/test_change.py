@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from unittest.mock import patch
 
-import msgspec
 import numpy as np
 import pytest
 from fakes import give_head
 from PIL import Image
 
 from hybrid.errors import ArtifactError, DataError, EncoderError
+from hybrid.files import atomic_write
+from hybrid.gate.decide import FittedGate
 from hybrid.heads.training.dataset import training_set
 from hybrid.images.inputs import to_records
 from hybrid.images.records import ImageRecord
@@ -23,11 +24,14 @@ from hybrid.images.sources import scan
 from hybrid.index.neighbors import open_index
 from hybrid.index.store import EmbeddingStore
 from hybrid.labels.prompts import Templates
+from hybrid.run import files
 from hybrid.run.classes import AddedClass, add_class, change, read_classes, remove_class
+from hybrid.run.classes.entries import with_images_of
 from hybrid.run.classes.names import describes
 from hybrid.run.classes.pending import PendingIndex
 from hybrid.run.classes.support import gather
-from hybrid.run.files import GateInfo, HeadFiles, Layout, read_json, write_json
+from hybrid.run.files import Layout
+from hybrid.run.heads import HeadDraft
 
 SEEN = ("red", "green", "blue", "yellow", "cyan", "magenta")
 FP = ("colors fp32",)
@@ -68,7 +72,8 @@ def test_images_join_the_index_under_the_name(headed, encoder, images, monkeypat
     records = [image.record for image in stored(headed, "orange")]
     assert records == [replace(r, label="orange", source="class:orange") for r in given]
     assert {record.split for record in records} == {None}
-    assert read_classes(headed).added == (AddedClass(name="orange", synonyms=("tangerine",)),)
+    (entry,) = read_classes(headed).added
+    assert (entry.name, entry.synonyms, entry.named, entry.images) == ("orange", ("tangerine",), True, 5)
     cls = support(headed)["orange"]
     assert (cls.synonyms, cls.embeddings.shape) == (("tangerine",), (5, 4))
     no_write(monkeypatch)
@@ -80,7 +85,8 @@ def test_images_join_the_index_under_the_name(headed, encoder, images, monkeypat
 def test_a_fresh_process_sees_the_class(headed, encoder, images, vector_of):
     add_class(headed, encoder, "orange", images("new", orange=3), named=False)
     code = (
-        "import sys; from pathlib import Path; from hybrid.run.files import Layout, read_head_info\n"
+        "import sys; from pathlib import Path; from hybrid.run.files import Layout; "
+        "from hybrid.run.heads import read_head_info\n"
         "from hybrid.run.classes import read_run_classes\n"
         "layout = Layout(Path(sys.argv[1]))\n"
         "classes, notes = read_run_classes(layout, ['colors fp32'], read_head_info(layout))\n"
@@ -221,7 +227,7 @@ def test_test_images_stay_test_images(headed, encoder, images, index, tmp_path):
     with pytest.raises(DataError, match="nothing would be known of orange") as caught:
         add_class(headed, encoder, "orange", own, named=False)
     assert "split test" in caught.value.got
-    assert read_classes(headed).added == (AddedClass(name="orange"),)
+    assert read_classes(headed).added == (with_images_of(AddedClass(name="orange"), []),)
     copy = shutil.copy(tmp_path / "held/test/orange/1.png", tmp_path / "copy.png")
     done = add_class(headed, encoder, "orange", scan([copy]).records)
     assert done.images == 1
@@ -348,9 +354,9 @@ def test_a_name_that_does_not_fit_is_told(ten_names, encoder, images):
 
 
 def test_the_gates_sentences_are_used(headed, encoder, images):
-    sentences = Templates("mine", ("a bad drawing of {}",))
-    gate = read_json(headed.head / HeadFiles.GATE, GateInfo)
-    write_json(headed.head / HeadFiles.GATE, msgspec.structs.replace(gate, templates=sentences))
+    with HeadDraft(headed, copy=True) as draft:
+        draft.save_gate(FittedGate(), encoder, Templates("mine", ("a bad drawing of {}",)))
+        draft.publish()
     add_class(headed, encoder, "pink", images("new", pink=2), synonyms=["rose_red"])
     with EmbeddingStore(headed.store) as store:
         texts = ["a bad drawing of pink", "a bad drawing of rose red"]
@@ -419,19 +425,30 @@ def killed(name):
         yield
 
 
+@contextmanager
+def killed_at_classes_json():
+    def write(file, **options):
+        if file.name == "classes.json":
+            raise Killed
+        return atomic_write(file, **options)
+
+    with patch.object(files, "atomic_write", write), pytest.raises(Killed):
+        yield
+
+
 def test_killed_on_the_way(headed, encoder, images):
     given, before = images("new", orange=2), state(headed)
     with killed("embed_images"):
         add_class(headed, encoder, "orange", given)
     assert state(headed) == before
-    with killed("write_json"):
+    with killed_at_classes_json():
         add_class(headed, encoder, "orange", given, synonyms=["tangerine"])
     assert {name: len(cls.hashes) for name, cls in support(headed).items()} == {"orange": 2}, "called by its label"
     assert not headed.classes.exists()
     done = add_class(headed, encoder, "orange", given, synonyms=["tangerine"])
     assert (done.images, done.new, done.synonyms) == (2, 0, ("tangerine",))
     # The names go last.
-    with killed("write_json"):
+    with killed_at_classes_json():
         remove_class(headed, "orange")
     assert {name: len(cls.hashes) for name, cls in support(headed).items()} == {"orange": 0}
     assert remove_class(headed, "orange").images == 0

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from fakes import ColorEncoder, give_head
 
 from hybrid.config import EncoderSettings
 from hybrid.encoders import load_encoder
@@ -15,7 +16,7 @@ from hybrid.errors import ArtifactError, DataError, MissingExtraError, StoreErro
 from hybrid.index.store import EmbeddingStore
 from hybrid.index.texts import embed_classes
 from hybrid.labels.prompts import PromptClass, PromptSet, Templates, load_templates
-from hybrid.run.files import GateInfo, HeadFiles, Layout, write_json
+from hybrid.run.files import Layout
 from hybrid.tools.audit import audit as module
 from hybrid.tools.audit.audit import LabelCheck, ask_zero_shot, audit_run
 from hybrid.tools.audit.labels import LabeledContents
@@ -136,10 +137,7 @@ def test_templates_are_those_of_the_gate(run, monkeypatch):
     real = module.ask_zero_shot
     monkeypatch.setattr(module, "ask_zero_shot", lambda *given: asked.append(given[2].name) or real(*given))
     audit_run(run, labels=LabelCheck())
-    head = Layout(run).head
-    head.mkdir()
-    own = Templates("own", ("a drawing of a {}.",))
-    write_json(head / HeadFiles.GATE, GateInfo(gate=None, encoder_identity="x", head_sha256="y", templates=own))
+    give_head(Layout(run), ColorEncoder(), NAMES, templates=Templates("own", ("a drawing of a {}.",)))
     audit_run(run, labels=LabelCheck())
     audit_run(run, labels=LabelCheck(templates="imagenet"))
     assert asked == ["simple", "own", "imagenet"]
