@@ -182,7 +182,7 @@ def predict(scene: Scene) -> None:
             elsewhere(_convert, setup)
     except MissingPeerError as error:
         scene.figures.missing["predict: transformers"] = str(error)
-        CONSOLE.print(f"  predict: transformers: {error}")
+        CONSOLE.print(f"  predict: transformers: {error}", markup=False)
     else:
         for size in names.BATCH_SIZES:
             files = few if size == 1 else images

@@ -231,6 +231,6 @@ def _is_ready(row: Row, workers: dict[tuple[str, Setup], Worker], measured: Meas
         workers[key].run(row.files[: row.warm_up], row.option)
     except MissingPeerError as error:
         measured.missing[row.name] = str(error)
-        CONSOLE.print(f"  {row.name}: {error}")
+        CONSOLE.print(f"  {row.name}: {error}", markup=False)
         return False
     return True

@@ -92,7 +92,7 @@ def test_the_rate_is_the_median_over_passes():
     assert measured.rate("another") is None
 
 
-def test_a_missing_package_is_a_message_and_no_row(fakes, tmp_path):
+def test_a_missing_package_is_a_message_and_no_row(fakes, tmp_path, capsys):
     rows = [
         Row("cannot be made", fakes.without_package, setup(tmp_path), ("a",), 1),
         Row("cannot run", fakes.without_package_in_a_pass, setup(tmp_path), ("a",), 1),
@@ -103,6 +103,7 @@ def test_a_missing_package_is_a_message_and_no_row(fakes, tmp_path):
     assert list(measured.passes) == ["shares its process", "runs"]
     for name in ("cannot be made", "cannot run"):
         assert "no_such_package_anywhere is not installed" in measured.missing[name]
+    assert capsys.readouterr().err.count("pip install '.[bench]'") == 2
 
 
 def test_a_missing_part_of_ours_is_no_missing_peer(fakes, tmp_path):
