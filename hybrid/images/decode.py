@@ -309,7 +309,7 @@ def _unknown(data: bytes) -> str:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         known = "WebP"
     if known is not None:
-        return f"a {known} image that is damaged at its start, or cut off before its pixels"
+        return f"the {known} image is damaged at its start, or cut off before its pixels"
     kind = kind_of(data)
     return f"not an image but {kind}" if kind else f"not an image, or damaged at its start ({_FORMATS_TEXT})"
 

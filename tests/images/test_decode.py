@@ -481,7 +481,7 @@ def test_the_reason_says_what_a_file_is(monkeypatch):
         (boxes % (b"isom", b"mp41"), "a video"),
         (b"P5 2 2 255 \0\0\0\0", "a PBM, PGM or PPM image"),
         (b"\0" * 4096, "zeros alone"),
-        (b"\x89PNG\r\n\x1a\n", "a PNG image that is damaged"),
+        (b"\x89PNG\r\n\x1a\n", "the PNG image is damaged"),
         (bytes(range(200, 256)), "not an image, or damaged at its start"),
     ):
         assert reason in str(outcome(decode, data)), data
