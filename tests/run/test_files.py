@@ -94,6 +94,7 @@ def test_another_format_and_damaged_json(tmp_path):
         data.replace(b'"train_photos": 2,', b""),
         data.replace(b'"cat"', b'"\xff"'),
         data + b"}",
+        b'{"format": ' + b"[" * 200_000,
     ):
         file.write_bytes(damaged)
         with pytest.raises(ArtifactError, match="is damaged"):
