@@ -40,7 +40,7 @@ def deep_gray_to_8_bit(image: Image.Image) -> Pixels:
     black, white = next(((0.0, white) for white in whites if low >= 0 and high <= white), (low, high))
     if black == 0 and white <= _WHITES[-1] and values.dtype.kind != "f":
         levels = np.rint(np.arange(int(high) + 1) * (255.0 / white)).astype(np.uint8)
-        return (255 - levels if inverted else levels)[values]
+        return np.take(255 - levels if inverted else levels, values)
     gray = np.empty(values.shape, np.uint8)
     for top in range(0, len(values), _ROWS):
         part = values[top : top + _ROWS].astype(np.float64)
