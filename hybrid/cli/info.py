@@ -36,7 +36,7 @@ def info(run: options.Run = options.DEFAULT_RUN) -> None:
     made = read_run(layout)
     line("run", f"{layout.root} (hybrid {made.hybrid_version})")
     line("encoder", f"{made.encoder_name}, precision {made.encoder.precision}, {made.encoder_fingerprint}")
-    with EmbeddingStore(layout.store, must_exist=True) as store:
+    with EmbeddingStore(layout.store, read_only=True) as store:
         counts = store.counts()
     splits = ", ".join(f"{split} {n}" for split, n in counts["splits"].items())
     labels = counts["labels"]

@@ -14,17 +14,16 @@ from dataclasses import dataclass, field
 from hybrid.errors import DataError, listing
 from hybrid.images.class_folders import Place, read_places
 from hybrid.images.naming import Found, count_endings, is_image_name, is_junk, is_text, plural, split_of_folder
-from hybrid.images.records import ImageRecord, not_a_file
+from hybrid.images.records import ImageRecord, Stamp, not_a_file
 from hybrid.images.shards import read_shards
 
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """One image file of a folder: its name there, its size and time."""
+    """One image file of a folder: its name there, and what the system says of it."""
 
     name: str
-    size: int
-    mtime_ns: int
+    stamp: Stamp
 
 
 @dataclass
@@ -87,7 +86,7 @@ def read_folder(root: str, *, labeled: bool) -> Found:
         if empty := _without_image(hollow, counts):
             walk.notes.append(f"WARNING: {root}: no photo in the folder{'s' * (len(empty) > 1)} {listing(empty, 10)}")
     records = [
-        ImageRecord(path + file.name, root, label, own_split, file.size, file.mtime_ns)
+        ImageRecord(path + file.name, root, label, own_split, **file.stamp._asdict())
         for folder, files in walk.images.items()
         for path, (label, own_split) in [(os.path.join(root, folder, ""), places.get(folder, (None, split)))]
         for file in files
@@ -201,7 +200,7 @@ def _add_image(entry: os.DirEntry[str], images: list[_File], walk: _Walk) -> Non
     status = entry.stat()
     # A pipe or a device named like an image would block the reader for ever.
     if stat.S_ISREG(status.st_mode):
-        images.append(_File(entry.name, status.st_size, status.st_mtime_ns))
+        images.append(_File(entry.name, Stamp.of(status)))
     else:
         walk.unread.append((entry.path, not_a_file(status.st_mode)))
 

@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from hybrid.errors import DataError, MissingExtraError, listing
 from hybrid.images.naming import LABEL_NAMES, Found, as_label, ending, is_image_name, is_text, split_of
-from hybrid.images.records import ImageRecord
+from hybrid.images.records import ImageRecord, Stamp
 
 MANIFEST_ENDINGS = ("csv", "tsv", "parquet")
 _PATH_NAMES = (
@@ -121,11 +121,10 @@ def read_manifest(manifest: str, *, labeled: bool) -> Found:
 def _record(path: str, manifest: str, label: str | None, split: str | None) -> ImageRecord:
     # A listed file that is missing stays a record: one hole in a manifest of thousands must not stop the run, and
     # reading it later fails, which lists it among the unreadable files with the reason.
-    size, mtime_ns = 0, 0
+    stamp = Stamp()
     with suppress(OSError):
-        status = os.stat(path)
-        size, mtime_ns = status.st_size, status.st_mtime_ns
-    return ImageRecord(path, manifest, label, split, size, mtime_ns)
+        stamp = Stamp.of(os.stat(path))
+    return ImageRecord(path, manifest, label, split, **stamp._asdict())
 
 
 def _listed_path(row: _Row, place: str) -> str:

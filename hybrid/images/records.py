@@ -6,6 +6,7 @@ import io
 import os
 import stat
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from hybrid.errors import UnreadableImageError
 from hybrid.images.limits import MAX_PIXELS, max_bytes
@@ -22,6 +23,24 @@ _KINDS = {
 def not_a_file(mode: int) -> str:
     """Say what a path is that is not a file, by its mode as `os.stat` gives it."""
     return f"not a file but {_KINDS.get(stat.S_IFMT(mode), 'something else')}"
+
+
+class Stamp(NamedTuple):
+    """What the system says of a file without opening it; a field of `ImageRecord` each.
+
+    `ctime_ns` cannot be set back, as `mtime_ns` is by whatever unpacks or copies files.
+    """
+
+    size: int = 0
+    mtime_ns: int = 0
+    ctime_ns: int = 0
+    inode: int = 0
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Stamp:
+        """Take it from a file's status."""
+        # Some disks number their files beyond what databases and Parquet take for an integer.
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino & 0x7FFF_FFFF_FFFF_FFFF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +65,10 @@ class ImageRecord:
         Absolute path of the tar shard that holds the image, None for a plain file.
     offset : int
         Where the image's bytes start in `container`; 0 for a plain file.
+    ctime_ns : int
+        When the file (the shard) last changed in any way, which nobody can set back; 0 where the system does not say.
+    inode : int
+        Number of the file (the shard) on its disk; 0 where there is none.
     """
 
     path: str
@@ -56,6 +79,8 @@ class ImageRecord:
     mtime_ns: int
     container: str | None = None
     offset: int = 0
+    ctime_ns: int = 0
+    inode: int = 0
 
     def read_bytes(self) -> bytes:
         """Read the encoded image.

@@ -26,7 +26,7 @@ from hybrid.images.naming import (
     plural,
     split_in,
 )
-from hybrid.images.records import ImageRecord
+from hybrid.images.records import ImageRecord, Stamp
 
 COMPRESSED_ENDINGS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 # In order of their right to name the class.
@@ -57,7 +57,7 @@ class _Shard:
     texts: dict[str, dict[str, str]] = field(default_factory=dict)
     captions: dict[str, str] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
-    mtime_ns: int = 0
+    stamp: Stamp = Stamp()
     not_text: int = 0
 
 
@@ -110,7 +110,7 @@ def _open_shard(path: str, *, labeled: bool) -> _Shard:
     try:
         with tarfile.open(path, "r:", encoding="utf-8") as tar:
             shard = _read_members(tar, labeled=labeled)
-            shard.mtime_ns = Path(path).stat().st_mtime_ns
+            shard.stamp = Stamp.of(Path(path).stat())
             _check_end(tar)
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise DataError(
@@ -133,9 +133,8 @@ def _add_records(path: str, shard: _Shard, source: str, split: str | None, found
             continue
         texts = {kind: text for key in reversed(keys) for kind, text in shard.texts.get(key, {}).items()}
         label = _label(texts, captions=captions)
-        found.records.append(
-            ImageRecord(place, source, label, split, member.size, shard.mtime_ns, path, member.offset_data)
-        )
+        own = shard.stamp._replace(size=member.size)._asdict()
+        found.records.append(ImageRecord(place, source, label, split, container=path, offset=member.offset_data, **own))
     if shard.not_text:
         found.notes.append(f"{path}: {plural(shard.not_text, 'name')} in it not valid UTF-8, left out")
     if loose := [f"{name}.{next(iter(shard.texts[name]))}" for name in shard.texts if name not in owners]:

@@ -28,7 +28,7 @@ from hybrid.images.naming import (
     is_text,
     plural,
 )
-from hybrid.images.records import ImageRecord, not_a_file
+from hybrid.images.records import ImageRecord, Stamp, not_a_file
 from hybrid.images.shards import expand_braces, expand_shards, is_shard_pattern, read_shards, refuse_compressed
 
 _KINDS = (
@@ -200,7 +200,7 @@ def _read_place(place: str, *, labeled: bool) -> Found:
     if ending(place) == "tar":
         return read_shards({place: None}, place, labeled=labeled)
     if is_image_name(place) and is_text(place):
-        return Found([ImageRecord(place, place, None, None, status.st_size, status.st_mtime_ns)])
+        return Found([ImageRecord(place, place, None, None, **Stamp.of(status)._asdict())])
     raise DataError(
         f"{place!r} is not a source of photos" if is_text(place) else f"The name {place!a} is not valid UTF-8",
         expected=_KINDS,

@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from hybrid.errors import StoreError, listing
-from hybrid.index.faiss_file import Note, ids_in, read, read_note, write
+from hybrid.errors import HybridError, StoreError, listing
+from hybrid.index.faiss_file import Note, ids_in, is_intact, read, read_note, write
 from hybrid.index.ivf import build_ivf
 from hybrid.index.rows import Ids, RowState, VectorRows
+from hybrid.index.schema import StoreState
 from hybrid.index.store import EmbeddingStore
 
 # Exact search among so many vectors of 512 floats answers a query in less than 0.1 s, and 100 in 1 to 2 s, on two cores
@@ -28,45 +29,67 @@ def exact_index(dim: int) -> Any:
     return faiss.IndexIDMap(faiss.IndexFlatIP(dim))
 
 
-def up_to_date(store: EmbeddingStore, fingerprint: str, file: Path) -> tuple[Any, Note]:
+def up_to_date(store: EmbeddingStore, fingerprint: str, file: Path) -> tuple[Any, Note, tuple[str, ...]]:
     """Read the file, after an update where its vectors are not those of the store; nothing else makes it stale.
 
-    Rows that came are added and rows that left are removed. It is rebuilt where it is torn, foreign, of another
-    encoder or database, where more vectors than `EXACT_UP_TO` ask for IVF lists, and where these were made for too
-    different a set of vectors (`MAX_CHANGES`).
+    Rows that came are added and rows that left are removed. It is rebuilt where it is torn, damaged, foreign, or of
+    another encoder, database or history than the store's, where more vectors than `EXACT_UP_TO` ask for IVF lists, and
+    where these were made for too different a set of vectors (`MAX_CHANGES`).
 
     Returns
     -------
     index : faiss index
-        Mapped into memory: not to be changed.
+        Mapped into memory, so not to be changed; held in memory where the file cannot be written.
     note : Note
+    said : tuple of str
+        What people should know of the file.
 
     Raises
     ------
     StoreError
-        If the store holds no vector of this encoder, or the file cannot be written.
+        If the store holds no vector of this encoder.
     """
-    rows, note, revision = store.rows(fingerprint), read_note(file), store.revision
-    if note is not None and (note.store, note.fingerprint) != (store.identity, fingerprint):
-        note = None
+    rows, present = store.rows(fingerprint), store.state
+    note, said = _usable_note(store, fingerprint, file)
     # Rows need not be counted where nothing at all was written to the store.
-    state = note.state if note is not None and note.revision == revision else rows.state()
+    state = note.state if note is not None and note.revision == present.revision else rows.state()
     if not state.count:
         raise _why_empty(store)
     if note is not None and note.state == state and not _outgrown(note, state.count, note.changes):
         index = read(file, note, mapped=True)
         if index is not None:
-            return index, note
+            return index, note, said
     index, note = _updated(rows, note, file) or _built(rows, store.identity, fingerprint)
-    note = msgspec.structs.replace(note, revision=revision)
-    write(index, note, file)
+    note = msgspec.structs.replace(note, revision=present.revision, token=present.token)
+    try:
+        write(index, note, file)
+    except HybridError as error:
+        # A search is worth more than the file, which only saves the next one this work.
+        unwritten = f"{file.name} cannot be written, so that the next search makes it again: {error.got}"
+        return index, note, (*said, unwritten)
     del index  # before the file is mapped: no two copies in memory
     # By its own note: another process may have put its file there.
     note = read_note(file)
     index = None if note is None else read(file, note, mapped=True)
     if note is None or index is None or (note.store, note.fingerprint) != (store.identity, fingerprint):
         raise StoreError(f"{file} was written by another process at the same time", fix="try again")
-    return index, note
+    return index, note, said
+
+
+def _usable_note(store: EmbeddingStore, fingerprint: str, file: Path) -> tuple[Note | None, tuple[str, ...]]:
+    """The note of a file that can be taken or updated, None where there is none; and why it is not used."""
+    note = read_note(file)
+    if note is None or not is_intact(file, note):
+        return None, (f"{file.name} is damaged: made again from the store",) if file.exists() else ()
+    if (note.store, note.fingerprint) != (store.identity, fingerprint):
+        return None, ()
+    # A file of format 1 does not say of which write it is: it serves a store that does not say so either.
+    if bool(note.token) != store.has_digests:
+        return None, ()
+    if not store.has_held(StoreState(note.store, note.revision, note.token)):
+        reason = "is of a state that the store never had (was one of them restored from a backup?)"
+        return None, (f"{file.name} {reason}: made again from the store",)
+    return note, ()
 
 
 def _outgrown(note: Note, count: int, changes: int) -> bool:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import os
+import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
-from hybrid.errors import StoreError
+from hybrid.errors import StoreError, file_error
 from hybrid.files import atomic_write
+from hybrid.images.records import Stamp
 from hybrid.index.rows import Ids, RowState
 
-FORMAT = 1
-# The file ends with the note, its length in 8 bytes and these; FAISS reads its own part, as of a stream, no further.
-# Index and note are one file: no crash and no other process can leave one of them without the other.
-MAGIC = b"hybrid:1"
+FORMAT = 2
+# The file ends with the note, its length and its CRC-32 in 8 bytes each, and these; FAISS reads its own part, as of a
+# stream, no further. Index and note are one file, so that no crash and no other process leaves one without the other.
+MAGIC = b"hybrid:2"
+# Format 1 had no digests.
+OLD_MAGIC = b"hybrid:1"
+# A file of so many bytes is held against its digest each time that it is opened (30 ms). Of a larger one, what the
+# system said of it at the last check is kept beside it.
+CHECKED_EACH_TIME = 64 * 2**20
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,8 +36,10 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
         Identity of the database, and the encoder.
     count, last, sha256
         Its vectors; see `RowState`.
-    revision : int
-        Of the store, before they were read.
+    revision, token
+        Of the store, before they were read; see `StoreState`.
+    size, digest : int
+        Length and CRC-32 of the index before the note; `size` is 0 where format 1 did not say.
     kind : str
         ``exact``: every vector is compared. ``cells``: those of the nearest IVF lists.
     planned : int
@@ -51,6 +61,9 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     last: int
     sha256: str
     revision: int = 0
+    token: str = ""
+    size: int = 0
+    digest: int = 0
     kind: Literal["exact", "cells"]
     planned: int
     changes: int = 0
@@ -82,20 +95,80 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_note(file: Path) -> Note | None:
-    """Read the note at the end of a file; None where there is no file, or a torn or foreign one."""
+    """Read the note at the end of a file; None where there is no file, or a torn, damaged or foreign one."""
     try:
         with file.open("rb") as stream:
             end = stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, end - 16))
-            tail = stream.read(16)
-            length = int.from_bytes(tail[:8], "little")
-            if tail[8:] != MAGIC or length > end - 16:
+            stream.seek(max(0, end - 24))
+            tail = stream.read(24)
+            old = tail[-8:] == OLD_MAGIC
+            if not old and tail[-8:] != MAGIC:
                 return None
-            stream.seek(end - 16 - length)
-            note = msgspec.json.decode(stream.read(length), type=Note)
+            length, crc = (
+                int.from_bytes(part, "little") for part in ((tail[8:16], b"") if old else (tail[:8], tail[8:16]))
+            )
+            start = end - (16 if old else 24) - length
+            if start < 0:
+                return None
+            stream.seek(start)
+            text = stream.read(length)
+            note = msgspec.json.decode(text, type=Note)
     except (OSError, msgspec.DecodeError):
         return None
-    return note if note.format == FORMAT else None
+    if old:
+        return note if note.format == 1 and not note.size else None
+    return note if (note.format, note.size, crc) == (FORMAT, start, zlib.crc32(text)) else None
+
+
+class _Check(msgspec.Struct, frozen=True):
+    """``index.faiss.checked``: what the system said of a large file when it was last found to fit its digest."""
+
+    digest: int
+    stamp: Stamp
+
+
+def is_intact(file: Path, note: Note) -> bool:
+    """Whether the index before the note is what was written, as far as that is known."""
+    if not note.size:
+        return True
+    try:
+        now = _Check(note.digest, Stamp.of(file.stat()))
+        remembered = now.stamp.size > CHECKED_EACH_TIME
+        if remembered and _last_check(file) == now:
+            return True
+        if _digest(file, note.size) != note.digest:
+            return False
+    except OSError:
+        return False
+    if remembered:
+        _remember(file, now)
+    return True
+
+
+def _digest(file: Path, size: int) -> int:
+    crc = 0
+    with file.open("rb") as stream:
+        while size and (part := stream.read(min(size, 2**22))):
+            crc = zlib.crc32(part, crc)
+            size -= len(part)
+    return crc
+
+
+def _checked(file: Path) -> Path:
+    return file.with_name(file.name + ".checked")
+
+
+def _last_check(file: Path) -> _Check | None:
+    try:
+        return msgspec.json.decode(_checked(file).read_bytes(), type=_Check)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _remember(file: Path, check: _Check) -> None:
+    # On read-only media it is checked by every process that opens it.
+    with suppress(OSError), atomic_write(_checked(file)) as part:
+        part.write_bytes(msgspec.json.encode(check))
 
 
 def read(file: Path, note: Note, *, mapped: bool) -> Any:
@@ -121,20 +194,28 @@ def read(file: Path, note: Note, *, mapped: bool) -> Any:
 def write(index: Any, note: Note, file: Path) -> None:
     """Write an index and its note, whole or not at all; whoever has the former file mapped keeps that one.
 
+    Parameters
+    ----------
+    note : Note
+        Size and digest are filled in.
+
     Raises
     ------
-    StoreError
+    HybridError
         If it cannot be written.
     """
     import faiss
 
-    text = msgspec.json.encode(note)
     try:
         with atomic_write(file) as part:
             faiss.write_index(index, str(part))
+            size = part.stat().st_size
+            text = msgspec.json.encode(msgspec.structs.replace(note, size=size, digest=_digest(part, size)))
             with part.open("ab") as stream:
-                stream.write(text + len(text).to_bytes(8, "little") + MAGIC)
-    except (OSError, RuntimeError) as error:
+                stream.write(text + b"".join(n.to_bytes(8, "little") for n in (len(text), zlib.crc32(text))) + MAGIC)
+    except OSError as error:
+        raise file_error(error, f"cannot write {file}") from error
+    except RuntimeError as error:
         raise StoreError(f"cannot write {file}", got=str(error), fix="make room, or let it be written") from error
     # An earlier version kept its note there, and would take the new file for the one that it wrote.
     file.with_name(file.name + ".json").unlink(missing_ok=True)

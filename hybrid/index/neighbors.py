@@ -152,10 +152,10 @@ def open_index(store: EmbeddingStore, fingerprint: str, file: Path) -> NeighborI
     Raises
     ------
     StoreError
-        If the store holds no vector of this encoder, or the file cannot be written.
+        If the store holds no vector of this encoder.
     """
-    index, note = up_to_date(store, fingerprint, file)
-    return NeighborIndex(index, partial(_stored_hashes, store.path, note), notes=note.lines)
+    index, note, said = up_to_date(store, fingerprint, file)
+    return NeighborIndex(index, partial(_stored_hashes, store.path, note), notes=(*said, *note.lines))
 
 
 def build(vectors: FloatArray, ids: Sequence[int]) -> Any:
@@ -167,10 +167,13 @@ def build(vectors: FloatArray, ids: Sequence[int]) -> Any:
 
 def _stored_hashes(path: Path, note: Note, ids: Ids) -> dict[int, str]:
     """Look up rows in the store when they are found, by a connection of the thread that asks."""
-    with EmbeddingStore(path, must_exist=True) as store:
+    with EmbeddingStore(path, read_only=True) as store:
         if store.identity != note.store:
             raise StoreError(f"{path} was built anew while it was searched", fix="search again")
-        return store.rows(note.fingerprint).hashes(ids)
+        hashes = store.rows(note.fingerprint).hashes(ids)
+        if len(hashes) < len(ids):
+            store.check_vectors_found()
+        return hashes
 
 
 def _parameters(ids: Ids | None, nprobe: int | None = None) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.encoders.base import FloatArray
+from hybrid.index.database import Database
+from hybrid.index.digests import checked_vectors
 
 Ids = NDArray[np.int64]
 
@@ -45,26 +46,29 @@ class VectorRows:
 
     Parameters
     ----------
-    db : sqlite3.Connection
+    db : Database
         Of the store.
     fingerprint : str
         Of the encoder.
+    digests : bool
+        Whether the store has digests.
     """
 
-    def __init__(self, db: sqlite3.Connection, fingerprint: str) -> None:
+    def __init__(self, db: Database, fingerprint: str, *, digests: bool) -> None:
         self._db = db
         self._fingerprint = fingerprint
+        self._digests = digests
 
     def state(self) -> RowState:
         """What the rows are now."""
         query = "SELECT count(*), coalesce(max(id), 0) FROM embeddings WHERE fingerprint = ?"
-        count, last = self._db.execute(query, (self._fingerprint,)).fetchone()
+        ((count, last),) = self._db.rows(query, (self._fingerprint,))
         return RowState(count, last, self.hashes([last]).get(last, ""))
 
     def ids(self) -> Ids:
         """Row ids, ascending."""
         query = "SELECT id FROM embeddings WHERE fingerprint = ? ORDER BY id"
-        return _ids(self._db.execute(query, (self._fingerprint,)))
+        return _ids(self._db.rows(query, (self._fingerprint,)))
 
     def vectors(self, ids: Sequence[int] | Ids) -> tuple[Ids, FloatArray]:
         """Vectors (n, dim) of those of the rows that there are, ascending by id, and these ids."""
@@ -75,18 +79,30 @@ class VectorRows:
 
     def chunks(self, ids: Sequence[int] | Ids) -> Iterator[tuple[Ids, FloatArray]]:
         """Read rows that lie in ascending order, `CHUNK` at a time: no more of them are in memory at once."""
-        query = """SELECT id, vector FROM embeddings
-                   WHERE id IN (SELECT value FROM json_each(?)) AND fingerprint = ? ORDER BY id"""
-        for start in range(0, len(ids), CHUNK):
-            part = json_list(ids[start : start + CHUNK])
-            if rows := self._db.execute(query, (part, self._fingerprint)).fetchall():
-                known = np.fromiter((number for number, _ in rows), dtype=np.int64, count=len(rows))
-                yield known, from_blobs([blob for _, blob in rows])
+        for rows in self._rows(ids):
+            known = np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))
+            yield known, self._vectors(rows)
 
     def hashes(self, ids: Sequence[int] | Ids) -> dict[int, str]:
-        """Content hash of each of the rows that there are."""
-        query = "SELECT id, sha256 FROM embeddings WHERE id IN (SELECT value FROM json_each(?)) AND fingerprint = ?"
-        return dict(self._db.execute(query, (json_list(ids), self._fingerprint)))
+        """Content hash of each of the rows that there are; they are held against their digests, as vectors are."""
+        found: dict[int, str] = {}
+        for rows in self._rows(ids):
+            self._vectors(rows)
+            found.update((number, sha256) for number, sha256, _, _ in rows)
+        return found
+
+    def _rows(self, ids: Sequence[int] | Ids) -> Iterator[list[tuple[Any, ...]]]:
+        """Number, content hash, vector and digest of rows, `CHUNK` at a time, ascending in each."""
+        digest = "digest" if self._digests else "NULL"
+        query = f"""SELECT id, sha256, vector, {digest} FROM embeddings
+                    WHERE id IN (SELECT value FROM json_each(?)) AND fingerprint = ? ORDER BY id"""  # noqa: S608
+        for start in range(0, len(ids), CHUNK):
+            part = json_list(ids[start : start + CHUNK])
+            if rows := list(self._db.rows(query, (part, self._fingerprint))):
+                yield rows
+
+    def _vectors(self, rows: Sequence[tuple[Any, ...]]) -> FloatArray:
+        return checked_vectors([row[1:] for row in rows], self._fingerprint, self._db.path, digests=self._digests)
 
     def ids_labeled(self, labels: Collection[str] | None = None) -> Ids:
         """Row ids of the contents that an image of these labels (None: of any) shows, ascending."""
@@ -96,7 +112,7 @@ class VectorRows:
                        WHERE label IN (SELECT value FROM json_each(:labels)) OR (:labels IS NULL AND label IS NOT NULL)
                    ) ORDER BY id"""
         values = {"encoder": self._fingerprint, "labels": None if labels is None else json_list(labels)}
-        return _ids(self._db.execute(query, values))
+        return _ids(self._db.rows(query, values))
 
 
 def json_list(values: Iterable[Any] | Ids) -> str:
@@ -109,10 +125,5 @@ def to_blob(vector: FloatArray) -> bytes:
     return np.ascontiguousarray(vector, dtype="<f4").tobytes()
 
 
-def from_blobs(blobs: Sequence[bytes]) -> FloatArray:
-    """Vectors (n, dim) float32 of the store's bytes, n at least 1."""
-    return np.frombuffer(b"".join(blobs), dtype="<f4").reshape(len(blobs), -1)
-
-
-def _ids(rows: sqlite3.Cursor) -> Ids:
+def _ids(rows: Iterator[tuple[Any, ...]]) -> Ids:
     return np.fromiter((row[0] for row in rows), dtype=np.int64)

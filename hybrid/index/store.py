@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from operator import attrgetter
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import StoreError
-from hybrid.images.records import ImageRecord
-from hybrid.index.rows import VectorRows, from_blobs, json_list, to_blob
-from hybrid.index.schema import BY_ENCODER, connect, meta
+from hybrid.images.stream import batched
+from hybrid.index.database import damaged
+from hybrid.index.digests import checked_vectors, row_digest, vector_digest
+from hybrid.index.rows import VectorRows, json_list, to_blob
+from hybrid.index.schema import StoreState, meta, new_token, open_database, upgrade
+from hybrid.index.stored import ImageRow, StoredImage, typed_row
+
+__all__ = ["EmbeddingStore", "ImageRow", "StoredImage", "added_source", "is_added", "path_by_content"]
 
 # Begins the source of images that a person added to a class, and the path of those that no file holds (any more);
 # sources and paths of build-index are absolute.
 _ADDED = "class:"
 # Vectors that are read at once.
 _CHUNK = 500
+_COLUMNS = ", ".join(ImageRow._fields)
+_OLD_COLUMNS = _COLUMNS.replace("ctime_ns, inode", "0, 0")
 
 
 def added_source(name: str) -> str:
@@ -38,56 +46,34 @@ def is_added(source_or_path: str) -> bool:
     return source_or_path.startswith(_ADDED)
 
 
-class ImageRow(NamedTuple):
-    """A row of the table ``photos``: an `ImageRecord` and the sha256, as cheap as the tuple that SQLite gives."""
-
-    path: str
-    source: str
-    label: str | None
-    split: str | None
-    size: int
-    mtime_ns: int
-    container: str | None
-    offset: int
-    sha256: str
-
-    @property
-    def image(self) -> StoredImage:
-        """The same as a `StoredImage`."""
-        return StoredImage(ImageRecord(*self[:-1]), self.sha256)
-
-
-_COLUMNS = ", ".join(ImageRow._fields)
-_record_fields = attrgetter(*ImageRow._fields[:-1])
-
-
-@dataclass(frozen=True, slots=True)
-class StoredImage:
-    """An image as the store knows it: its record and the sha256 of its bytes."""
-
-    record: ImageRecord
-    sha256: str
-
-
 class EmbeddingStore:
     """Images, their content hashes and labels, and vectors keyed by content hash + encoder fingerprint.
 
-    Every write is one transaction, so that a killed process leaves whole batches or nothing.
+    Every write is one transaction, so that a killed process leaves whole batches or nothing. Every row and vector has a
+    digest, which is checked when it is read. A store of format 1 has none: it is read as it is, and gets them when
+    images or vectors are written next.
 
     Parameters
     ----------
     path : Path
-        The database file; made if missing, unless `must_exist`.
+        The database file; made if missing, unless `must_exist` or `read_only`.
+    must_exist : bool
+        Whether a missing or empty file is an error.
+    read_only : bool
+        Write nothing, so that it may lie on read-only media or be another user's; it must exist.
 
     Raises
     ------
-    StoreError
-        If the file is missing, not a database, or of another format.
+    HybridError
+        If the file is missing, not a store, of another format, or cannot be opened; and from every method if the file
+        is damaged, in use for long, or the disk is full.
     """
 
-    def __init__(self, path: Path, *, must_exist: bool = False) -> None:
+    def __init__(self, path: Path, *, must_exist: bool = False, read_only: bool = False) -> None:
         self.path = path
-        self._db = connect(path, must_exist=must_exist)
+        self.read_only = read_only
+        self._db, self.format = open_database(path, must_exist=must_exist, read_only=read_only)
+        self._sound: set[str] = set()
 
     def __enter__(self) -> EmbeddingStore:
         return self
@@ -100,9 +86,14 @@ class EmbeddingStore:
         self._db.close()
 
     @property
+    def has_digests(self) -> bool:
+        """Whether rows and vectors have digests; those of a store of format 1 get them at the next write."""
+        return self.format > 1
+
+    @property
     def revision(self) -> int:
-        """Grows with every change to images or embeddings; derived files compare it with their own."""
-        return int(meta(self._db, "revision"))
+        """Grows with every change to images or embeddings."""
+        return self.state.revision
 
     @property
     def identity(self) -> str:
@@ -110,15 +101,73 @@ class EmbeddingStore:
         return meta(self._db, "identity")
 
     @property
+    def state(self) -> StoreState:
+        """What the store holds now; files that are made from it keep this."""
+        query = "SELECT key, value FROM meta WHERE key IN ('identity', 'revision')"
+        if self.has_digests:
+            query += """ UNION ALL SELECT 'token', token FROM history
+                         WHERE revision = (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'revision')"""
+        found = {str(key): str(value) for key, value in self._db.rows(query)}
+        if not found.get("identity") or not found.get("revision", "").isdecimal():
+            raise damaged(self.path, "no identity or no revision in the table meta")
+        return StoreState(found["identity"], int(found["revision"]), found.get("token", ""))
+
+    def has_held(self, state: StoreState) -> bool:
+        """Whether the store is the one of this state and went on from there, whatever was written since."""
+        present = self.state
+        if present.identity != state.identity or present.revision < state.revision:
+            return False
+        if not state.token:  # of format 1, whose writes had a number alone
+            return True
+        row = self.has_digests and self._db.one("SELECT token FROM history WHERE revision = ?", (state.revision,))
+        return bool(row) and row == (state.token,)
+
+    def check_state(self, state: StoreState | None, made: str = "the run") -> None:
+        """Refuse a store that took the place of the one that something was made from.
+
+        Parameters
+        ----------
+        state : StoreState or None
+            Of the store then; None where it is not known, as in runs of hybrid 0.1.0.
+        made : str
+            What was made from it, for the error.
+
+        Raises
+        ------
+        StoreError
+            If this store is another one, was made anew, or is older: restored from a backup.
+        """
+        if state is None or self.has_held(state):
+            return
+        folder, present = self.path.parent, self.state
+        again = f"put back the {self.path.name} that belongs here"
+        if present.identity != state.identity:
+            raise StoreError(
+                f"{self.path} is not the store of {made}: it is another run's, or was made anew",
+                expected=f"store {state.identity}",
+                got=f"store {present.identity}",
+                fix=f"{again}; or move it away and build it again: hybrid build-index SOURCE --run {folder}",
+            )
+        raise StoreError(
+            f"{self.path} is older than {made}: restored from a backup, or its last changes were lost",
+            expected=f"write {state.revision} ({state.token or 'of format 1'}), or later",
+            got=f"write {present.revision} ({present.token or 'of format 1'})",
+            fix=f"{again}, with its -wal file if there is one; or bring it up to date: hybrid build-index SOURCE --run "
+            f"{folder}, hybrid add-class for photos that were added, then hybrid train-head",
+        )
+
+    @property
     def is_empty(self) -> bool:
         """Whether the store holds no images."""
-        return self._db.execute("SELECT 1 FROM photos LIMIT 1").fetchone() is None
+        return self._db.one("SELECT 1 FROM photos LIMIT 1") is None
 
     def image_rows(self) -> Iterator[ImageRow]:
         """Every image as a row, ordered by path: the cheapest way through all of them.
 
         They are read as they are asked for; nothing may be written before the last one.
         """
+        # Digests do not tell that a page with some of the rows is passed over.
+        self._check_pages("quick_check(photos)")
         return self._rows_where("true")
 
     def images(self) -> list[StoredImage]:
@@ -135,18 +184,27 @@ class EmbeddingStore:
 
     def images_sharing(self, labels: Collection[str]) -> list[StoredImage]:
         """Images of these labels, and all other images of the same contents, ordered by path."""
-        contents = "SELECT sha256 FROM photos WHERE label IN (SELECT value FROM json_each(?))"
-        return [row.image for row in self._rows_where(f"sha256 IN ({contents})", labels)]
+        with self._db.snapshot():
+            own = list(self._rows_where("label IN (SELECT value FROM json_each(?))", labels))
+            found = self.images_with({row.sha256 for row in own})
+        if not {row.path for row in own} <= {image.record.path for image in found}:
+            raise damaged(self.path, "photos that are not found by their content")
+        return found
 
     def labels(self) -> dict[str, int]:
         """Every label and its number of images, ordered by label."""
-        query = "SELECT label, count(*) FROM photos WHERE label IS NOT NULL GROUP BY 1 ORDER BY 1"
-        return dict(self._db.execute(query).fetchall())
+        query = "SELECT label, count(*) FROM photos {} WHERE label IS NOT NULL GROUP BY 1 ORDER BY 1"
+        ways = ("NOT INDEXED", "INDEXED BY photos_by_label") if self.has_digests else ("NOT INDEXED",)
+        with self._db.snapshot():
+            labels, *copies = (list(self._db.rows(query.format(way))) for way in ways)
+        if any(copy != labels for copy in copies) or not all(isinstance(label, str) for label, _ in labels):
+            raise damaged(self.path, "labels that are not what was written")
+        return dict(labels)
 
     @property
     def all_labeled(self) -> bool:
         """Whether no image lacks a label."""
-        return self._db.execute("SELECT 1 FROM photos WHERE label IS NULL LIMIT 1").fetchone() is None
+        return self._db.one("SELECT 1 FROM photos WHERE label IS NULL LIMIT 1") is None
 
     def embedded(self, fingerprint: str, among: Collection[str] | None = None) -> set[str]:
         """Content hashes, of all or of some, that have a vector of this encoder."""
@@ -155,7 +213,7 @@ class EmbeddingStore:
         if among is not None:
             query += " AND sha256 IN (SELECT value FROM json_each(?))"
             values.append(json_list(among))
-        return {sha256 for (sha256,) in self._db.execute(query, values)}
+        return {sha256 for (sha256,) in self._db.rows(query, values)}
 
     def embeddings(self, hashes: Sequence[str], fingerprint: str) -> FloatArray:
         """Vectors of the given content hashes, in their order, shape (n, dim).
@@ -163,19 +221,21 @@ class EmbeddingStore:
         Raises
         ------
         StoreError
-            If one has no vector of this encoder.
+            If one has no vector of this encoder, or is damaged.
         """
         place = {name: number for number, name in enumerate(dict.fromkeys(hashes))}
         vectors = np.empty((len(place), self.dim(fingerprint) or 0), dtype=np.float32)
-        query = (
-            "SELECT sha256, vector FROM embeddings WHERE fingerprint = ? AND sha256 IN (SELECT value FROM json_each(?))"
-        )
-        cursor = self._db.execute(query, (fingerprint, json_list(place)))
+        query = f"""SELECT sha256, vector, {self._digest} FROM embeddings
+                    WHERE fingerprint = ? AND sha256 IN (SELECT value FROM json_each(?))"""  # noqa: S608
         missing = len(place)
-        while rows := cursor.fetchmany(_CHUNK):
-            vectors[[place[name] for name, _ in rows]] = from_blobs([blob for _, blob in rows])
+        for rows in batched(self._db.rows(query, (fingerprint, json_list(place))), _CHUNK):
+            found = self._vectors(rows, fingerprint)
+            if found.shape[1] != vectors.shape[1]:
+                raise damaged(self.path, f"the vector of {rows[0][0]} is not as long as others")
+            vectors[[place[name] for name, _, _ in rows]] = found
             missing -= len(rows)
         if missing:
+            self.check_vectors_found()
             raise StoreError(
                 f"{missing} of {len(place)} photos have no vector of encoder {fingerprint}",
                 fix="run hybrid build-index again with this encoder (hybrid add-class for photos of an added class)",
@@ -184,12 +244,21 @@ class EmbeddingStore:
 
     def dim(self, fingerprint: str) -> int | None:
         """Length of this encoder's vectors, None where there is none."""
-        row = self._db.execute("SELECT vector FROM embeddings WHERE fingerprint = ? LIMIT 1", (fingerprint,)).fetchone()
-        return len(from_blobs([row[0]])[0]) if row else None
+        query = "SELECT length(vector) FROM embeddings WHERE fingerprint = ? LIMIT 1"
+        row = self._db.one(query, (fingerprint,))
+        return int(row[0]) // 4 if row else None
 
     def rows(self, fingerprint: str) -> VectorRows:
         """Vectors of one encoder by row id."""
-        return VectorRows(self._db, fingerprint)
+        return VectorRows(self._db, fingerprint, digests=self.has_digests)
+
+    def check_images_found(self) -> None:
+        """Make sure that an image that was not found is not there; StoreError if a damaged page may hide it."""
+        self._check_pages("integrity_check(photos)")
+
+    def check_vectors_found(self) -> None:
+        """Make sure that a vector that was not found is not there; StoreError if a damaged page may hide it."""
+        self._check_pages("integrity_check(embeddings)")
 
     def write_batch(
         self,
@@ -206,20 +275,21 @@ class EmbeddingStore:
         vectors : mapping of content hash to (dim,) float32
             New embeddings by the encoder `fingerprint`.
         """
-        rows = [ImageRow._make((*_record_fields(image.record), image.sha256)) for image in images]
+        rows = [image.row for image in images]
         vectors = vectors or {}
         if not rows and not vectors:
             return
-        self._db.execute(BY_ENCODER)  # a store of the first version has no such index yet
-        with self._db:
+        self._upgrade()
+        with self._db.transaction():
             if self._leaves_vectors(rows, vectors):
                 self._set("loose", 1)
-            self._db.executemany(f"INSERT OR REPLACE INTO photos ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?)", rows)  # noqa: S608
+            query = f"INSERT OR REPLACE INTO photos ({_COLUMNS}, digest) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)"  # noqa: S608
+            self._db.change_each(query, [(*row, row_digest(row)) for row in rows])
             if vectors:
                 numbered = enumerate(vectors.items(), self._last_id() + 1)
-                values = [(number, name, fingerprint, to_blob(vector)) for number, (name, vector) in numbered]
-                query = "INSERT OR IGNORE INTO embeddings (id, sha256, fingerprint, vector) VALUES (?,?,?,?)"
-                self._db.executemany(query, values)
+                values = [_vector_row(number, name, fingerprint, vector) for number, (name, vector) in numbered]
+                query = "INSERT OR IGNORE INTO embeddings (id, sha256, fingerprint, vector, digest) VALUES (?,?,?,?,?)"
+                self._db.change_each(query, values)
             self._grow_revision()
 
     def _leaves_vectors(self, rows: Sequence[ImageRow], vectors: Mapping[str, FloatArray]) -> bool:
@@ -227,8 +297,9 @@ class EmbeddingStore:
         new = {row.path: row.sha256 for row in rows}
         if not vectors.keys() <= set(new.values()):
             return True
-        known = self._rows_where("path IN (SELECT value FROM json_each(?))", new)
-        return any(new[row.path] != row.sha256 for row in known)
+        query = "SELECT path, sha256 FROM photos WHERE path IN (SELECT value FROM json_each(?))"
+        known = self._db.rows(query, (json_list(new),))
+        return any(new.get(path) != sha256 for path, sha256 in known)
 
     def remove(self, paths: Sequence[str]) -> None:
         """Forget images, and all vectors that no image has (any more: its file may have changed)."""
@@ -236,23 +307,24 @@ class EmbeddingStore:
         loose = meta(self._db, "loose") != "0"
         if not paths and not loose:
             return
-        with self._db:
+        self._upgrade()
+        with self._db.transaction():
             contents = {image.sha256 for image in self.images_at(paths)}
-            self._db.executemany("DELETE FROM photos WHERE path = ?", [(path,) for path in paths])
+            self._db.change_each("DELETE FROM photos WHERE path = ?", [(path,) for path in paths])
             self._set("last_id", self._last_id())
             # By id, for SQLite would else read every vector for its hash.
             orphans = "SELECT id FROM embeddings WHERE sha256 NOT IN (SELECT sha256 FROM photos)"
             if not loose:
                 orphans += " AND sha256 IN (SELECT value FROM json_each(?))"
             values = () if loose else (json_list(contents),)
-            gone = self._db.execute(f"DELETE FROM embeddings WHERE id IN ({orphans})", values).rowcount  # noqa: S608
+            gone = self._db.change(f"DELETE FROM embeddings WHERE id IN ({orphans})", values)  # noqa: S608
             self._set("loose", 0)
             if paths or gone:
                 self._grow_revision()
 
     def _last_id(self) -> int:
         """The largest row id that a vector ever had: SQLite alone would give that of a removed one again."""
-        (last,) = self._db.execute("SELECT coalesce(max(id), 0) FROM embeddings").fetchone()
+        ((last,),) = self._db.rows("SELECT coalesce(max(id), 0) FROM embeddings")
         return max(int(last), int(meta(self._db, "last_id") or 0))
 
     def renew_identity(self) -> None:
@@ -262,38 +334,86 @@ class EmbeddingStore:
 
     def name_encoder(self, fingerprint: str, name: str) -> None:
         """Keep a readable name beside a fingerprint."""
-        with self._db:
-            self._db.execute("INSERT OR REPLACE INTO encoders VALUES (?, ?)", (fingerprint, name))
+        self._db.change("INSERT OR REPLACE INTO encoders VALUES (?, ?)", (fingerprint, name))
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Images by split and label, and vectors by encoder name, for `hybrid info`."""
-        by_split = "SELECT coalesce(split, 'none'), count(*) FROM photos GROUP BY 1 ORDER BY 1"
+        splits = Counter(row.split or "none" for row in self.image_rows())
         by_encoder = (
             "SELECT coalesce(name, fingerprint), count(*) FROM embeddings LEFT JOIN encoders USING (fingerprint) "
             "GROUP BY fingerprint ORDER BY 1"
         )
-        splits, embeddings = (dict(self._db.execute(query).fetchall()) for query in (by_split, by_encoder))
-        return {"splits": splits, "labels": self.labels(), "embeddings": embeddings}
+        return {
+            "splits": dict(sorted(splits.items())),
+            "labels": self.labels(),
+            "embeddings": dict(self._db.rows(by_encoder)),
+        }
 
-    def texts(self, texts: Sequence[str], fingerprint: str) -> dict[str, FloatArray]:
+    def texts(self, texts: Sequence[str], encoder: str) -> dict[str, FloatArray]:
         """Cached text vectors (dim,) of this encoder, for those of `texts` that have one."""
-        query = "SELECT vector FROM texts WHERE text = ? AND fingerprint = ?"
-        rows = {text: self._db.execute(query, (text, fingerprint)).fetchone() for text in texts}
-        return {text: np.frombuffer(row[0], dtype="<f4") for text, row in rows.items() if row}
+        query = f"SELECT text, vector, {self._digest} FROM texts WHERE text = ? AND fingerprint = ?"  # noqa: S608
+        found = {}
+        for row in (row for text in texts if (row := self._db.one(query, (text, encoder)))):
+            # One that is damaged is encoded and written anew, as one that is missing.
+            with suppress(StoreError):
+                found[str(row[0])] = self._vectors([row], encoder)[0]
+        return found
 
-    def write_texts(self, vectors: Mapping[str, FloatArray], fingerprint: str) -> None:
+    def write_texts(self, vectors: Mapping[str, FloatArray], encoder: str) -> None:
         """Cache text vectors (dim,) of this encoder."""
-        rows = [(text, fingerprint, to_blob(vector)) for text, vector in vectors.items()]
-        with self._db:
-            self._db.executemany("INSERT OR REPLACE INTO texts VALUES (?, ?, ?)", rows)
+        rows: list[tuple[Any, ...]] = []
+        for text, vector in vectors.items():
+            blob = to_blob(vector)
+            rows.append((text, encoder, blob, *((vector_digest(text, encoder, blob),) if self.has_digests else ())))
+        columns = "text, fingerprint, vector" + (", digest" if self.has_digests else "")
+        marks = "?,?,?,?" if self.has_digests else "?,?,?"
+        with self._db.transaction():
+            self._db.change_each(f"INSERT OR REPLACE INTO texts ({columns}) VALUES ({marks})", rows)  # noqa: S608
+
+    def _upgrade(self) -> None:
+        if not self.has_digests:
+            upgrade(self._db)
+            self.format = int(meta(self._db, "format"))
+
+    @property
+    def _digest(self) -> str:
+        """The column, as far as there is one."""
+        return "digest" if self.has_digests else "NULL"
+
+    def _vectors(self, rows: Sequence[tuple[Any, ...]], encoder: str) -> FloatArray:
+        return checked_vectors(rows, encoder, self.path, digests=self.has_digests)
 
     def _rows_where(self, condition: str, values: Collection[str] | None = None) -> Iterator[ImageRow]:
         """Rows that satisfy a condition (SQL of this module), ordered by path; its ``json_each(?)`` are the values."""
-        query = f"SELECT {_COLUMNS} FROM photos WHERE {condition} ORDER BY path"  # noqa: S608
-        return map(ImageRow._make, self._db.execute(query, () if values is None else (json_list(values),)))
+        columns = f"{_COLUMNS}, digest" if self.has_digests else _OLD_COLUMNS
+        query = f"SELECT {columns} FROM photos WHERE {condition} ORDER BY path"  # noqa: S608
+        rows = self._db.rows(query, () if values is None else (json_list(values),))
+        return map(self._checked if self.has_digests else partial(typed_row, path=self.path), rows)
+
+    def _checked(self, values: tuple[Any, ...]) -> ImageRow:
+        row = ImageRow._make(values[:-1])
+        if row_digest(row) != values[-1]:
+            raise damaged(self.path, f"the row of {row.path!r} is not what was written: it does not fit its digest")
+        return row
+
+    def _check_pages(self, check: str) -> None:
+        if check in self._sound:
+            return
+        found = [str(line) for (line,) in self._db.rows(f"PRAGMA {check}")]
+        if found != ["ok"]:
+            raise damaged(self.path, found[0])
+        self._sound.add(check)
 
     def _set(self, key: str, value: int) -> None:
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, str(value)))
+        self._db.change("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, str(value)))
 
     def _grow_revision(self) -> None:
-        self._db.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'revision'")
+        self._db.change("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'revision'")
+        # A number that was given before was lost with a log, or stood in a file that came from elsewhere.
+        query = "INSERT OR REPLACE INTO history SELECT CAST(value AS INTEGER), ? FROM meta WHERE key = 'revision'"
+        self._db.change(query, (new_token(),))
+
+
+def _vector_row(number: int, sha256: str, fingerprint: str, vector: FloatArray) -> tuple[Any, ...]:
+    blob = to_blob(vector)
+    return number, sha256, fingerprint, blob, vector_digest(sha256, fingerprint, blob)

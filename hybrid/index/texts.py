@@ -17,13 +17,18 @@ MOST_SHOWN = 48
 
 
 class TextCache(Protocol):
-    """Vectors (dim,) of texts by the text and the encoder; the store is one."""
+    """Vectors (dim,) of texts by the text and a key of the encoder; the store is one."""
 
-    def texts(self, texts: Sequence[str], fingerprint: str) -> dict[str, FloatArray]:
+    def texts(self, texts: Sequence[str], encoder: str) -> dict[str, FloatArray]:
         """Those of `texts` that have a vector."""
 
-    def write_texts(self, vectors: Mapping[str, FloatArray], fingerprint: str) -> None:
+    def write_texts(self, vectors: Mapping[str, FloatArray], encoder: str) -> None:
         """Keep vectors."""
+
+
+def text_key(fingerprint: str) -> str:
+    """What text vectors of an encoder are kept under: version 0.1.0 kept those that others had changed."""
+    return f"{fingerprint}/alone"
 
 
 def embed_classes(
@@ -42,12 +47,13 @@ def embed_classes(
         return encoder.encode_texts([prompt.name for prompt in prompts])
     per_class = [class_texts(prompt, templates) for prompt in prompts]
     unique = list(dict.fromkeys(text for texts in per_class for text in texts))
-    vectors = store.texts(unique, encoder.fingerprint) if store else {}
+    key = text_key(encoder.fingerprint)
+    vectors = store.texts(unique, key) if store else {}
     missing = [text for text in unique if text not in vectors]
     if missing:
         fresh = dict(zip(missing, encoder.encode_texts(missing), strict=True))
         if store:
-            store.write_texts(fresh, encoder.fingerprint)
+            store.write_texts(fresh, key)
         vectors |= fresh
     stacked = np.stack([vectors[text] for texts in per_class for text in texts])
     return average_texts(stacked, [len(texts) for texts in per_class])

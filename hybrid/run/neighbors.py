@@ -67,7 +67,7 @@ class LabeledNeighbors:
         if not layout.store.is_file():
             self.missing = "no nearest photos: the run has no index"
             return
-        with EmbeddingStore(layout.store) as store:
+        with EmbeddingStore(layout.store, read_only=True) as store:
             rows = store.rows(encoder.fingerprint)
             # All of them is the usual case, and needs no list of a million rows.
             labeled = None if store.all_labeled else rows.ids_labeled()
@@ -105,7 +105,7 @@ class LabeledNeighbors:
         ]
 
     def _labeled(self, hashes: Collection[str]) -> dict[str, list[ImageRecord]]:
-        with EmbeddingStore(self._store, must_exist=True) as store:
+        with EmbeddingStore(self._store, read_only=True) as store:
             return by_content(image for image in store.images_with(list(hashes)) if image.record.label is not None)
 
 

@@ -15,7 +15,7 @@ from hybrid.encoders.registry import split_prefix
 from hybrid.errors import ArtifactError, ConfigError, DataError
 from hybrid.images.decoders import choose_decoder
 from hybrid.images.inputs import Images, MemoryRecord, to_records
-from hybrid.images.records import ImageRecord
+from hybrid.images.records import ImageRecord, Stamp
 from hybrid.images.sources import Scan, scan
 from hybrid.index.store import EmbeddingStore
 from hybrid.labels.names import check_not_reserved
@@ -566,8 +566,7 @@ def _as_file(record: ImageRecord, file: Path) -> ImageRecord:
         return record
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(record.read_bytes())
-    status = file.stat()
-    return ImageRecord(str(file), str(file.parent), None, None, status.st_size, status.st_mtime_ns)
+    return ImageRecord(str(file), str(file.parent), None, None, **Stamp.of(file.stat())._asdict())
 
 
 def _absolute(name: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hybrid.errors import DataError
-from hybrid.images.records import ImageRecord
+from hybrid.images.records import ImageRecord, Stamp
 from hybrid.images.sources import scan
 
 
@@ -31,7 +31,7 @@ def test_plain_folder_takes_every_image_ending_in_any_case(tmp_path, touch):
     # A single image.
     image = touch(tmp_path / "train" / "a.JPG", b"12345")
     result = scan([image])
-    assert result.records == (ImageRecord(str(image), str(image), None, None, 5, image.stat().st_mtime_ns),)
+    assert result.records == (ImageRecord(str(image), str(image), None, None, **Stamp.of(image.stat())._asdict()),)
     assert result.sources == (str(image),)
 
 

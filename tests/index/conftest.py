@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from hybrid.images.records import ImageRecord
 from hybrid.index import faiss_build
 from hybrid.index.neighbors import NeighborIndex, open_index
+from hybrid.index.schema import COLUMNS
 from hybrid.index.store import EmbeddingStore, StoredImage
 
 DIM = 16
@@ -47,6 +50,11 @@ class Filled:
     def open(self) -> NeighborIndex:
         return open_index(self.store, self.encoder, self.file)
 
+    def to_format_1(self) -> None:
+        self.store.close()
+        to_format_1(self.store.path)
+        self.store = EmbeddingStore(self.store.path)
+
     def only(self, index: NeighborIndex, names: Sequence[str]) -> NeighborIndex:
         ids = [number for number, name in self.hashes().items() if name in names]
         return index.only_ids(np.array(ids, dtype=np.int64))
@@ -69,6 +77,17 @@ class Filled:
         assert similarity.dtype == np.float32
         assert np.allclose(similarity, expected, atol=1e-6)
         assert hashes == names
+
+
+def to_format_1(file: Path) -> None:
+    """Make a store what hybrid 0.1.0 would have written."""
+    with closing(sqlite3.connect(file)) as db, db:
+        db.executescript(
+            "DROP INDEX photos_by_label; DROP TABLE history; UPDATE meta SET value = 1 WHERE key = 'format'"
+        )
+        for table, (_, new) in COLUMNS.items():
+            for column in new:
+                db.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
 
 
 @pytest.fixture

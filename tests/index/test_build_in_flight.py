@@ -78,7 +78,7 @@ def test_the_store_is_that_of_a_plain_loop_for_any_number_of_workers(tmp_path, i
             assert stored(store, encoder.fingerprint) == expected
             contents.append([(image.record, image.sha256) for image in store.images()])
             # Rows lie in the order of the batches, whoever was ready first.
-            order = store._db.execute("SELECT sha256 FROM embeddings ORDER BY id").fetchall()
+            order = store._db.connection.execute("SELECT sha256 FROM embeddings ORDER BY id").fetchall()
         assert [row[0] for row in order] == list(expected)
         assert (summary.encoded, summary.reused, len(summary.unreadable)) == (23, 2, 1)
     assert contents[0] == contents[1] == contents[2]

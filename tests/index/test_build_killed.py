@@ -49,7 +49,7 @@ def write(images, vectors=None, *rest):
         second_written.set()
 
 encoder.encode_images, store.write_batch = encode_images, write
-store._db.set_trace_callback(lambda sql: len(written) == 3 and sql.startswith(moment) and kill())
+store._db.connection.set_trace_callback(lambda sql: len(written) == 3 and sql.startswith(moment) and kill())
 build_index(scan([images]), encoder, store, batch_size=8)
 """
 

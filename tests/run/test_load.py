@@ -15,6 +15,7 @@ from hybrid.gate.gaussians import ClassGaussians
 from hybrid.heads.linear import LinearHead
 from hybrid.images.records import ImageRecord
 from hybrid.index.store import EmbeddingStore, StoredImage
+from hybrid.index.texts import text_key
 from hybrid.labels.prompts import PromptClass, PromptSet, Templates
 from hybrid.run import load as loading
 from hybrid.run.classes import AddedClass, ClassesInfo, RunClasses, SupportClass
@@ -269,7 +270,7 @@ def test_vectors_are_kept_in_the_run_only_while_it_is_read(layout):
 
     def cached():
         with EmbeddingStore(layout.store) as store:
-            return sorted(store.texts([*texts, "a photo of a gnu."], "words fp32"))
+            return sorted(store.texts([*texts, "a photo of a gnu."], text_key("words fp32")))
 
     assemble(made)
     assert cached() == texts

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
 from hybrid.encoders.base import FloatArray
+from hybrid.errors import HybridError, HybridWarning
 from hybrid.index.store import EmbeddingStore, StoredImage, path_by_content
+from hybrid.index.texts import text_key
 
 T = TypeVar("T")
 
@@ -85,23 +88,34 @@ class PendingIndex:
                 there = store.embedded(fingerprint, [name for name in missing if name not in found])
                 names = [name for name in missing if name in there]
                 found.update(zip(names, store.embeddings(names, fingerprint), strict=True))
+            if len(found) < len(set(missing)):
+                store.check_vectors_found()
             return found
 
         nothing: dict[str, FloatArray] = {}
         return vectors | (self._read(from_store, nothing) if missing else nothing)
 
-    def texts(self, texts: Sequence[str], fingerprint: str) -> dict[str, FloatArray]:
+    def texts(self, texts: Sequence[str], encoder: str) -> dict[str, FloatArray]:
         """As a `TextCache`."""
         nothing: dict[str, FloatArray] = {}
-        stored = self._read(lambda store: store.texts(texts, fingerprint), nothing)
+        stored = self._read(lambda store: store.texts(texts, encoder), nothing)
         return stored | {text: self.text_vectors[text] for text in texts if text in self.text_vectors}
 
-    def write_texts(self, vectors: Mapping[str, FloatArray], fingerprint: str) -> None:
-        """As a `TextCache`: kept in the run while it is only read, and from then on in memory."""
+    def write_texts(self, vectors: Mapping[str, FloatArray], encoder: str) -> None:
+        """As a `TextCache`: kept in the run while it is only read, and from then on in memory.
+
+        They are kept in memory, too, where the run cannot be written: an answer does not need it. A warning says so.
+        """
         if self.store is None or self.changed:
             self.text_vectors.update(vectors)
-        else:
-            self._read(lambda store: store.write_texts(vectors, fingerprint), None)
+            return
+        try:
+            with EmbeddingStore(self.store, must_exist=True) as store:
+                store.write_texts(vectors, encoder)
+        except HybridError as error:
+            self.text_vectors.update(vectors)
+            said = f"the vectors of {len(vectors)} texts could not be kept for the next time: {error.got}"
+            warnings.warn(said, HybridWarning, stacklevel=2)
 
     def with_images(self, images: Sequence[StoredImage], vectors: Mapping[str, FloatArray]) -> PendingIndex:
         """Let images join, with the vectors of their new contents.
@@ -138,7 +152,7 @@ class PendingIndex:
         if removed := [path for path in self.removed if path not in self.images]:
             store.remove(removed)
         if self.text_vectors:
-            store.write_texts(self.text_vectors, fingerprint)
+            store.write_texts(self.text_vectors, text_key(fingerprint))
 
     def _stored_at(self, paths: Sequence[str]) -> list[StoredImage]:
         """What the store has under these paths, whatever is pending."""
@@ -151,5 +165,5 @@ class PendingIndex:
     def _read(self, look: Callable[[EmbeddingStore], T], nothing: T) -> T:
         if self.store is None:
             return nothing
-        with EmbeddingStore(self.store) as store:
+        with EmbeddingStore(self.store, read_only=True) as store:
             return look(store)

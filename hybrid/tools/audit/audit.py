@@ -109,7 +109,7 @@ def audit_run(
     """
     layout = Layout(run)
     info = read_run(layout)
-    with EmbeddingStore(layout.store, must_exist=True) as store:
+    with EmbeddingStore(layout.store, read_only=True) as store:
         images = store.images()
         contents = by_content(images)
         hashes = list(contents)

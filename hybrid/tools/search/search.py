@@ -179,7 +179,7 @@ def search(
     ConfigError
         If no image carries the label.
     """
-    with EmbeddingStore(layout.store, must_exist=True) as store:
+    with EmbeddingStore(layout.store, read_only=True) as store:
         index = open_index(store, encoder.fingerprint, layout.neighbors)
         for line in index.notes:
             say(line)
@@ -187,6 +187,8 @@ def search(
             index = _with_label(index, store, encoder.fingerprint, label)
         similarity, hashes = index.search(query, count)
         contents = by_content(store.images_with(hashes[0]))
+        if len(contents) < len(hashes[0]):
+            store.check_images_found()
     hits = []
     for name, score in zip(hashes[0], similarity[0].tolist(), strict=True):
         # A build-index that was killed may leave a vector whose image holds other bytes by now.

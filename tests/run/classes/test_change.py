@@ -23,6 +23,7 @@ from hybrid.images.records import ImageRecord
 from hybrid.images.sources import scan
 from hybrid.index.neighbors import open_index
 from hybrid.index.store import EmbeddingStore
+from hybrid.index.texts import text_key
 from hybrid.labels.prompts import Templates
 from hybrid.run import files
 from hybrid.run.classes import AddedClass, add_class, change, read_classes, remove_class
@@ -360,7 +361,7 @@ def test_the_gates_sentences_are_used(headed, encoder, images):
     add_class(headed, encoder, "pink", images("new", pink=2), synonyms=["rose_red"])
     with EmbeddingStore(headed.store) as store:
         texts = ["a bad drawing of pink", "a bad drawing of rose red"]
-        assert list(store.texts([*texts, "a photo of a pink."], FP[0])) == texts
+        assert list(store.texts([*texts, "a photo of a pink."], text_key(FP[0]))) == texts
 
 
 def test_among_the_best_three_for_half_of_the_images(ten_names, encoder, images):
