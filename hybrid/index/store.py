@@ -178,9 +178,18 @@ class EmbeddingStore:
         """Images of these paths, as far as there are any, ordered by path."""
         return [row.image for row in self._rows_where("path IN (SELECT value FROM json_each(?))", paths)]
 
-    def images_with(self, hashes: Collection[str]) -> list[StoredImage]:
-        """All images of these contents, ordered by path."""
-        return [row.image for row in self._rows_where("sha256 IN (SELECT value FROM json_each(?))", hashes)]
+    def images_with(self, hashes: Collection[str], *, every: bool = False) -> list[StoredImage]:
+        """All images of these contents, ordered by path.
+
+        Parameters
+        ----------
+        every : bool
+            Whether each content should have one: where one lacks, a damaged page that may hide it is an error.
+        """
+        found = [row.image for row in self._rows_where("sha256 IN (SELECT value FROM json_each(?))", hashes)]
+        if every and len({image.sha256 for image in found}) < len(set(hashes)):
+            self._check_pages("integrity_check(photos)")
+        return found
 
     def images_sharing(self, labels: Collection[str]) -> list[StoredImage]:
         """Images of these labels, and all other images of the same contents, ordered by path."""
@@ -251,10 +260,6 @@ class EmbeddingStore:
     def rows(self, fingerprint: str) -> VectorRows:
         """Vectors of one encoder by row id."""
         return VectorRows(self._db, fingerprint, digests=self.has_digests)
-
-    def check_images_found(self) -> None:
-        """Make sure that an image that was not found is not there; StoreError if a damaged page may hide it."""
-        self._check_pages("integrity_check(photos)")
 
     def check_vectors_found(self) -> None:
         """Make sure that a vector that was not found is not there; StoreError if a damaged page may hide it."""

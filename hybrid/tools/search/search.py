@@ -186,9 +186,7 @@ def search(
         if label is not None:
             index = _with_label(index, store, encoder.fingerprint, label)
         similarity, hashes = index.search(query, count)
-        contents = by_content(store.images_with(hashes[0]))
-        if len(contents) < len(hashes[0]):
-            store.check_images_found()
+        contents = by_content(store.images_with(hashes[0], every=True))
     hits = []
     for name, score in zip(hashes[0], similarity[0].tolist(), strict=True):
         # A build-index that was killed may leave a vector whose image holds other bytes by now.
