@@ -38,6 +38,14 @@ def build_index(
             "any more. Without it they stay, or an error asks.",
         ),
     ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Read every photo, also those whose size and times are as before, and make again what is damaged in "
+            "the index.",
+        ),
+    ] = False,
     batch: options.BatchOptions,
     wait: options.Wait = True,
     device: options.Device = "auto",
@@ -56,6 +64,7 @@ def build_index(
             found,
             replace=replace,
             prune=prune,
+            verify=verify,
             batch_size=batch.batch_size,
             workers=batch.workers,
             progress=progress,

@@ -57,7 +57,7 @@ class _Shard:
     texts: dict[str, dict[str, str]] = field(default_factory=dict)
     captions: dict[str, str] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
-    stamp: Stamp = Stamp()
+    stamp: Stamp = field(default_factory=Stamp)
     not_text: int = 0
 
 

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from hybrid.encoders.base import Encoder, FloatArray
+from hybrid.errors import listing
 from hybrid.images.naming import plural
 from hybrid.images.pipeline import ReadImage, read_each
 from hybrid.images.records import ImageRecord
@@ -38,7 +39,7 @@ class IndexSummary:
     reused : int
         Images read whose content already had a vector (a copy, a renamed file).
     unchanged : int
-        Images not even read: size and modification time as before.
+        Images not even read: size and times as before.
     new, changed, removed : int
         Paths that joined, that hold other bytes than before, that are gone.
     held : int
@@ -53,6 +54,8 @@ class IndexSummary:
         Vectors of the index afterwards, where somebody opened it.
     unreadable : list of (path, reason)
         Images, and sources, folders and shards that could not be read.
+    mended : list of str
+        Paths of rows that were damaged, and were forgotten before the images were read.
     """
 
     images: int = 0
@@ -68,6 +71,7 @@ class IndexSummary:
     kept: int = 0
     vectors: int = 0
     unreadable: list[tuple[str, str]] = field(default_factory=list)
+    mended: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,7 @@ def build_index(
     replace: bool = False,
     prune: bool = False,
     may_shrink: bool = False,
+    verify: bool = False,
     progress: Progress = lambda count: None,
 ) -> IndexSummary:
     """Make the store hold exactly the images of the scanned sources, each with a vector of `encoder`.
@@ -121,17 +126,20 @@ def build_index(
         Also forget the images of every source that is not part of `scan`.
     prune, may_shrink : bool
         See `hybrid.index.missing.find_missing`, which may raise a DataError; nothing is written then.
+    verify : bool
+        Read every image, also those that look as before, and make again what is damaged in the store.
     progress : callable
         Called with the number of images finished since the last call.
     """
     encoder.check(scan.records)
+    mended = store.mend() if verify else []
     store.name_encoder(encoder.fingerprint, encoder.name)
     known = {row.path: row for row in store.image_rows()}
     missing = find_missing(scan, known, replace=replace, prune=prune, may_shrink=may_shrink)
     embedded = store.embedded(encoder.fingerprint)
-    unread, relabeled = plan(scan.records, known, embedded)
+    unread, relabeled = plan(scan.records, known, embedded, verify=verify)
     store.write_batch(relabeled)
-    summary = IndexSummary(images=len(scan.records), unchanged=len(scan.records) - len(unread))
+    summary = IndexSummary(images=len(scan.records), unchanged=len(scan.records) - len(unread), mended=mended)
     summary.relabeled = _count_relabeled(relabeled, known)
     progress(summary.unchanged)
     # A GPU's memory is found out by a trial, so only where it matters.
@@ -139,8 +147,9 @@ def build_index(
     images = read_each(
         unread, encoder.prepare, min_side=encoder.min_side, known=embedded, batch_size=size, workers=workers
     )
-    batches = cut_batches(images, embedded, size)
-    for batch in ordered_map(partial(embed, encoder=encoder), batches, IN_FLIGHT, IN_FLIGHT):
+    for batch in ordered_map(
+        partial(embed, encoder=encoder), cut_batches(images, embedded, size), IN_FLIGHT, IN_FLIGHT
+    ):
         store.write_batch(batch.images, batch.contents, encoder.fingerprint)
         _count(batch, known, summary)
         progress(len(batch.images) + len(batch.unreadable))
@@ -149,7 +158,7 @@ def build_index(
 
 
 def plan(
-    records: Sequence[ImageRecord], known: Known, embedded: Collection[str]
+    records: Sequence[ImageRecord], known: Known, embedded: Collection[str], *, verify: bool = False
 ) -> tuple[list[ImageRecord], list[StoredImage]]:
     """Tell which images must be read, from what the store has: its rows by path, and which contents have a vector.
 
@@ -158,7 +167,8 @@ def plan(
     unread : list of ImageRecord
         New ones, those that have changed, and those without a vector.
     relabeled : list of StoredImage
-        Unchanged ones whose source, label or split is another one now.
+        Unchanged ones whose source, label or split is another one now, or of which the store does not know all that the
+        system says.
     """
     unread, relabeled = [], []
     for record in records:
@@ -166,16 +176,35 @@ def plan(
         if row is not None and is_added(row.source):
             # What a person said of an image holds, whatever its source says.
             record = dataclasses.replace(record, source=row.source, label=row.label, split=row.split)
-        if row is None or row.sha256 not in embedded or _stamp(row) != _stamp(record):
+        if row is None or row.sha256 not in embedded or verify or _has_changed(row, record):
             unread.append(record)
-        elif (row.source, row.label, row.split) != (record.source, record.label, record.split):
+        elif _stored(row) != _stored(record):
             relabeled.append(StoredImage(record, row.sha256))
     return unread, relabeled
 
 
-def _stamp(image: ImageRow | ImageRecord) -> tuple[int, int, str | None, int]:
-    """Tells a file from what it was before."""
-    return image.size, image.mtime_ns, image.container, image.offset
+def _has_changed(row: ImageRow, record: ImageRecord) -> bool:
+    """Whether a file may hold other bytes than before.
+
+    Programs that unpack or copy set the time of modification back, so that files of one size that changed places would
+    look as before. Nobody can set back when a file was last written or moved. A file that was only moved or copied is
+    read and hashed once more, and not encoded.
+    """
+    if (row.size, row.mtime_ns, row.container, row.offset) != (
+        record.size,
+        record.mtime_ns,
+        record.container,
+        record.offset,
+    ):
+        return True
+    # 0: not known, to the system or to the version of hybrid that wrote the row.
+    pairs = ((row.ctime_ns, record.ctime_ns), (row.inode, record.inode))
+    return any(before != now for before, now in pairs if before and now)
+
+
+def _stored(image: ImageRow | ImageRecord) -> tuple[str | int | None, ...]:
+    """What is written anew where it is another one, although the file is as it was."""
+    return image.source, image.label, image.split, image.ctime_ns, image.inode
 
 
 def cut_batches(images: Iterable[ReadImage], embedded: Collection[str], size: int) -> Iterator[IndexBatch[Any]]:
@@ -247,6 +276,12 @@ def change_notes(summary: IndexSummary) -> list[str]:
         notes += [f"WARNING: so do the photos of {more} other sources that are gone"] if more > 0 else []
     if summary.held:
         notes.append(f"{plural(summary.held, 'photo')} that could not be read now stay in the index as they were")
+    if summary.mended:
+        notes.append(
+            f"WARNING: {plural(len(summary.mended), 'row')} of the index did not fit their digests and were forgotten: "
+            f"{listing(summary.mended, 3)}; what the sources hold of them was read again, and photos of other sources "
+            "come back with hybrid build-index of those, photos of added classes with hybrid add-class"
+        )
     if summary.relabeled:
         notes.append(f"{plural(summary.relabeled, 'photo')} have another label than before, or none")
     return notes

@@ -24,6 +24,11 @@ def vector_digest(key: str, encoder: str, vector: bytes) -> int:
     return zlib.crc32(vector, zlib.crc32(f"{key}\0{encoder}".encode()))
 
 
+def is_sound(key: str, encoder: str, vector: object, digest: int) -> bool:
+    """Whether a vector is what was written."""
+    return isinstance(vector, bytes) and vector_digest(key, encoder, vector) == digest
+
+
 def row_digest(row: Sequence[Any]) -> int:
     """Digest of the values of a row."""
     return zlib.crc32(msgspec.json.encode(row))

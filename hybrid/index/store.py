@@ -15,7 +15,7 @@ from hybrid.encoders.base import FloatArray
 from hybrid.errors import StoreError
 from hybrid.images.stream import batched
 from hybrid.index.database import damaged
-from hybrid.index.digests import checked_vectors, row_digest, vector_digest
+from hybrid.index.digests import checked_vectors, is_sound, row_digest, vector_digest
 from hybrid.index.rows import VectorRows, json_list, to_blob
 from hybrid.index.schema import StoreState, meta, new_token, open_database, upgrade
 from hybrid.index.stored import ImageRow, StoredImage, typed_row
@@ -264,6 +264,30 @@ class EmbeddingStore:
     def check_vectors_found(self) -> None:
         """Make sure that a vector that was not found is not there; StoreError if a damaged page may hide it."""
         self._check_pages("integrity_check(embeddings)")
+
+    def mend(self) -> list[str]:
+        """Forget rows and vectors that are not what was written, so that they are made again; gives the rows' paths.
+
+        Raises
+        ------
+        StoreError
+            If that does not mend it.
+        """
+        self._upgrade()
+        with self._db.transaction():
+            self._db.change("REINDEX")
+            rows = self._db.rows(f"SELECT {_COLUMNS}, digest FROM photos")  # noqa: S608
+            paths = [row[0] for row in rows if row_digest(row[:-1]) != row[-1]]
+            vectors = self._db.rows("SELECT id, sha256, fingerprint, vector, digest FROM embeddings")
+            numbers = [number for number, *row in vectors if not is_sound(*row)]
+            self._db.change_each("DELETE FROM photos WHERE path = ?", [(path,) for path in paths])
+            self._db.change_each("DELETE FROM embeddings WHERE id = ?", [(number,) for number in numbers])
+            if paths or numbers:
+                self._set("loose", 1)
+                self._grow_revision()
+        self._sound.clear()
+        self._check_pages("integrity_check")
+        return [str(path) for path in paths]
 
     def write_batch(
         self,

@@ -138,6 +138,7 @@ class Run:
         labels: bool = True,
         replace: bool = False,
         prune: bool = False,
+        verify: bool = False,
         batch_size: int | None = None,
         workers: int | None = None,
         progress: Callable[[int], None] = _no_progress,
@@ -152,6 +153,8 @@ class Run:
             Whether folders and files give class labels.
         replace : bool
             Forget images of sources that are not named in this call.
+        verify : bool
+            See `hybrid.index.build.build_index`.
         prune : bool
             Forget images of sources and folders that have become empty, lost most of their images or do not exist any
             more; else they stay, or are asked about.
@@ -170,7 +173,13 @@ class Run:
         for note in (*found.notes, choose_decoder()[1]):
             self._say(note)
         return self._index(
-            found, replace=replace, prune=prune, batch_size=batch_size, workers=workers, progress=progress
+            found,
+            replace=replace,
+            prune=prune,
+            verify=verify,
+            batch_size=batch_size,
+            workers=workers,
+            progress=progress,
         )
 
     def index_labeled(self, images: Images, labels: Sequence[str]) -> IndexSummary:
