@@ -139,17 +139,16 @@ def build_index(
     embedded = store.embedded(encoder.fingerprint)
     unread, relabeled = plan(scan.records, known, embedded, verify=verify)
     store.write_batch(relabeled)
-    summary = IndexSummary(images=len(scan.records), unchanged=len(scan.records) - len(unread), mended=mended)
-    summary.relabeled = _count_relabeled(relabeled, known)
+    same, renamed = len(scan.records) - len(unread), _count_relabeled(relabeled, known)
+    summary = IndexSummary(images=len(scan.records), unchanged=same, relabeled=renamed, mended=mended)
     progress(summary.unchanged)
     # A GPU's memory is found out by a trial, so only where it matters.
     size = batch_size or (encoder.batch_size if len(unread) > 1 else 1)
     images = read_each(
         unread, encoder.prepare, min_side=encoder.min_side, known=embedded, batch_size=size, workers=workers
     )
-    for batch in ordered_map(
-        partial(embed, encoder=encoder), cut_batches(images, embedded, size), IN_FLIGHT, IN_FLIGHT
-    ):
+    batches = cut_batches(images, embedded, size)
+    for batch in ordered_map(partial(embed, encoder=encoder), batches, IN_FLIGHT, IN_FLIGHT):
         store.write_batch(batch.images, batch.contents, encoder.fingerprint)
         _count(batch, known, summary)
         progress(len(batch.images) + len(batch.unreadable))

@@ -358,8 +358,7 @@ class EmbeddingStore:
 
     def renew_identity(self) -> None:
         """Give a copy an identity of its own: from now on it is the index of another run."""
-        with self._db:
-            self._db.execute("UPDATE meta SET value = lower(hex(randomblob(8))) WHERE key = 'identity'")
+        self._db.change("UPDATE meta SET value = lower(hex(randomblob(8))) WHERE key = 'identity'")
 
     def name_encoder(self, fingerprint: str, name: str) -> None:
         """Keep a readable name beside a fingerprint."""

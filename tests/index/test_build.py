@@ -13,7 +13,7 @@ import pytest
 from fakes import ColorEncoder
 from PIL import Image
 
-from hybrid.errors import DataError, EncoderError
+from hybrid.errors import DataError, EncoderError, StoreError
 from hybrid.images.pipeline import read_each
 from hybrid.images.records import ImageRecord
 from hybrid.images.sources import scan
@@ -154,6 +154,13 @@ def flip_a_byte(file: Path, image: object) -> None:
     os.utime(file, ns=(mtime_ns, mtime_ns + 1))
 
 
+def flip_and_set_back(file: Path, image: object) -> None:
+    """The same size and time: as files of one size that change places after they were unpacked."""
+    mtime_ns = file.stat().st_mtime_ns
+    flip_a_byte(file, image)
+    os.utime(file, ns=(mtime_ns, mtime_ns))
+
+
 # What happens to an image in the folder `file.parent`, and what the next run does.
 CHANGES = {
     "nothing": (lambda file, image: None, {"unchanged": 8}),
@@ -161,6 +168,7 @@ CHANGES = {
     "rewritten": (rewrite, {"encoded": 1, "changed": 1}),
     "another size": (grow, {"encoded": 1, "changed": 1}),
     "another time": (flip_a_byte, {"encoded": 1, "changed": 1}),
+    "the same size and time": (flip_and_set_back, {"encoded": 1, "changed": 1}),
     "new": (lambda file, image: image(5).save(file.parent / "new.png"), {"encoded": 1, "new": 1, "unchanged": 8}),
     "removed": (lambda file, image: file.unlink(), {"removed": 1}),
     "renamed": (lambda file, image: file.rename(file.parent / "x.jpg"), {"reused": 1, "new": 1, "removed": 1}),
@@ -195,6 +203,29 @@ def test_the_next_run_does_what_has_changed_and_no_more(
     tallied = tally(build(images))
     assert tallied.pop("unreadable", 0) == expected["unreadable"]
     assert tallied == {"images": summary.images, "unchanged": len(store.images())}
+
+
+def test_verify_reads_every_image_and_makes_again_what_is_damaged(build, store, images):
+    build(images)
+    before = [(image.record, image.sha256) for image in store.images()]
+    vectors = store.embeddings([sha256 for _, sha256 in before], "colors")
+    assert tally(build(images, verify=True)) == {"images": 7, "reused": 7}
+    db = store._db.connection
+    for damage, read in (
+        ("UPDATE photos SET label = 'cau' WHERE path LIKE '%cat/001%'", store.images),
+        (
+            "UPDATE embeddings SET vector = zeroblob(length(vector)) WHERE id = 3",
+            lambda: store.embeddings([sha256 for _, sha256 in before], "colors"),
+        ),
+    ):
+        db.execute(damage)
+        with pytest.raises(StoreError, match="is damaged") as caught:
+            read()
+        assert "--verify" in caught.value.fix
+    summary = build(images, verify=True)
+    assert (summary.encoded, summary.new, len(summary.mended)) == (1, 1, 1)
+    assert [(image.record, image.sha256) for image in store.images()] == before
+    assert np.array_equal(store.embeddings([sha256 for _, sha256 in before], "colors"), vectors)
 
 
 def test_new_labels_are_taken_without_encoding(build, store, images, tmp_path):
