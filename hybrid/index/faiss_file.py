@@ -113,7 +113,7 @@ def read_note(file: Path) -> Note | None:
             stream.seek(start)
             text = stream.read(length)
             note = msgspec.json.decode(text, type=Note)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     if old:
         return note if note.format == 1 and not note.size else None
@@ -161,7 +161,7 @@ def _checked(file: Path) -> Path:
 def _last_check(file: Path) -> _Check | None:
     try:
         return msgspec.json.decode(_checked(file).read_bytes(), type=_Check)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

@@ -315,7 +315,7 @@ def check_store(layout: Layout, info: RunInfo) -> None:
 
 def store_identity(layout: Layout) -> str:
     """Identity of the run's index."""
-    with EmbeddingStore(layout.store, must_exist=True) as store:
+    with EmbeddingStore(layout.store, read_only=True) as store:
         return store.identity
 
 
