@@ -52,6 +52,7 @@ _BEGINNINGS = {
     b"II+\0": "TIFF",
     b"MM\0+": "TIFF",
 }
+_TEXT_LIMIT = "MAX_TEXT_"  # of Pillow's, in its words
 _CUT_OFF = "the image is cut off"
 _LACKS_ITS_END = "its last bytes are missing, all pixels are there"
 # By EXIF orientation: how the stored pixels (h, w, 3) become the upright ones.
@@ -143,9 +144,14 @@ def decode_scaled(data: bytes, min_side: int | None, read_jpeg: JpegReader, eigh
     try:
         return _decode_scaled(data, min_side, read_jpeg, eighths)
     except UnreadableImageError as error:
-        if error.what != _CUT_OFF or (whole := _with_an_end(data)) is None:
+        mended, note = None, _LACKS_ITS_END
+        if error.what == _CUT_OFF:
+            mended = _with_an_end(data)
+        elif _TEXT_LIMIT in error.what:
+            mended, note = _without_texts(data), "its metadata are too large and left out, a color profile too"
+        if mended is None:
             raise
-        return replace(_decode_scaled(whole, min_side, read_jpeg, eighths), note=_LACKS_ITS_END)
+        return replace(_decode_scaled(mended, min_side, read_jpeg, eighths), note=note)
 
 
 def _decode_scaled(data: bytes, min_side: int | None, read_jpeg: JpegReader, eighths: Sequence[int]) -> Scaled:
@@ -336,6 +342,17 @@ def _with_an_end(data: bytes) -> bytes | None:
     if not np.array_equal(first, second):
         return None
     return start + end if is_jpeg else tried[0]
+
+
+def _without_texts(data: bytes) -> bytes:
+    """Leave out the chunks of a PNG that hold text or a profile, of which Pillow refuses large ones."""
+    kept, at = [data[:8]], 8
+    while at < len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4])
+        if data[at + 4 : at + 8] not in (b"iCCP", b"tEXt", b"zTXt", b"iTXt"):
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept)
 
 
 def _pixels(data: bytes) -> Pixels:

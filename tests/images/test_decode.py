@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import sys
+import zlib
 from collections.abc import Callable
 from itertools import product
 from unittest.mock import Mock
@@ -468,6 +469,20 @@ def test_damaged_bytes_are_judged_alike_and_raise_nothing_else(picture, encode, 
     reasons = sum(isinstance(result, str) for result in expected)
     assert reasons > 10
     assert fmt != "JPEG" or reasons < 130
+
+
+def test_large_metadata_do_not_make_a_png_unreadable(image, encode, decoder):
+    png = encode(Image.fromarray(image), "PNG")
+    for name, body in (
+        (b"iCCP", b"x\0\0" + zlib.compress(np.random.default_rng(0).bytes(2**20 + 1))),
+        (b"zTXt", b"workflow\0\0" + zlib.compress(b"a" * 2**21)),
+    ):
+        chunk = struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for data in (png[:33] + chunk + png[33:], png[:-12] + chunk + png[-12:]):
+            scaled = decoder.decode(data, 8)
+            assert np.array_equal(scaled.rgb, image)
+            # Behind the pixels Pillow reads no profile.
+            assert "metadata are too large" in scaled.note or data.index(name) > data.index(b"IDAT")
 
 
 def test_the_reason_says_what_a_file_is(monkeypatch):
