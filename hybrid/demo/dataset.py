@@ -116,5 +116,5 @@ def _write(path: Path, content: bytes) -> None:
     """Write a file in one step; one that holds the content already keeps its time stamp."""
     if path.is_file() and path.read_bytes() == content:
         return
-    with atomic_write(path) as part:
+    with atomic_write(path, sync=False) as part:
         part.write_bytes(content)

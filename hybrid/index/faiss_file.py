@@ -207,7 +207,7 @@ def write(index: Any, note: Note, file: Path) -> None:
     import faiss
 
     try:
-        with atomic_write(file) as part:
+        with atomic_write(file, sync=False) as part:  # large, and made again from the store
             faiss.write_index(index, str(part))
             size = part.stat().st_size
             text = msgspec.json.encode(msgspec.structs.replace(note, size=size, digest=_digest(part, size)))

@@ -156,7 +156,7 @@ def _count(model: ImageClassifier) -> tuple[int, int]:
 
 def _write(file: Path, rows: list[EpochLog]) -> None:
     """Write the whole log: the rows of a checkpoint may not be in it yet."""
-    with atomic_write(file) as part, part.open("w", newline="", encoding="utf-8") as stream:
+    with atomic_write(file, sync=False) as part, part.open("w", newline="", encoding="utf-8") as stream:
         table = [msgspec.to_builtins(row) for row in rows]
         writer = csv.DictWriter(stream, fieldnames=list(table[0]))
         writer.writeheader()
