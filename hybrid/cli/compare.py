@@ -74,8 +74,11 @@ def compare(
     Outputs({"a source": [*sources, *(test or ())]}).results("--out", out, files)
     images, held_out = read_sources(sources), read_sources(test) if test else None
     plan = TestPlan(held_out, test_fraction, recipe.seed or 0, recipe.limit_to())
-    with _embedded(encoder, pretrained, [*sources, *(test or ())], out, device) as embedded:
-        comparison = run_comparison(rows, images, plan, out, compute, embedded=embedded, say=show.note)
+    with (
+        _embedded(encoder, pretrained, [*sources, *(test or ())], out, device) as embedded,
+        show.training_progress() as on_step,
+    ):
+        comparison = run_comparison(rows, images, plan, out, compute, embedded=embedded, say=show.note, on_step=on_step)
     _show(comparison, out)
     if comparison.failures:
         raise typer.Exit(1)

@@ -24,5 +24,6 @@ def fit_gate(
     from hybrid.run.files import HeadFiles
 
     opened = options.EncoderOptions().open(run, device, wait=wait)
-    opened.fit_gate(gate_folds=gate_folds, templates=templates)
+    with show.training_progress() as on_step:
+        opened.fit_gate(gate_folds=gate_folds, templates=templates, on_step=on_step)
     show.result(f"gate in {opened.layout.head / HeadFiles.GATE}")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import typer
 from rich.markup import escape
@@ -17,12 +20,15 @@ from hybrid.cli.failures import BROKEN_PIPE, Stopped
 from hybrid.errors import visible
 from hybrid.terminal import SafeConsole
 
+if TYPE_CHECKING:
+    from hybrid.heads.training.progress import OnStep, Step
+
 stderr = SafeConsole(stderr=True, highlight=False)
 EXIT_UNREADABLE = 3
 # Of a file or a pipe, in characters: nothing is cut there.
 ANY_WIDTH = 100_000
-# Columns of a terminal that has room for a bar of progress beside its numbers.
-WIDE = 96
+# Columns of a terminal that has room for a bar of progress beside its numbers, and for all of the numbers.
+WIDE, NARROW = 100, 64
 
 
 class _Output(SafeConsole):
@@ -74,14 +80,91 @@ class Bar:
 @contextmanager
 def image_progress(what: str, total: int) -> Iterator[Bar]:
     """Show a bar on stderr, with images per second and time left."""
-    with Progress(*_fitting(BarColumn(), MofNCompleteColumn(), _Rate()), console=stderr) as progress:
+    with Progress(*_fitting(_Rate(), TimeRemainingColumn()), console=stderr) as progress:
         yield Bar(progress, progress.add_task(what, total=total))
 
 
-def _fitting(bar: BarColumn, *columns: RichColumn) -> tuple[RichColumn, ...]:
-    """Columns of a progress line, without the bar where the terminal is too narrow for it."""
-    wide = (bar, *columns) if stderr.width >= WIDE else columns
-    return TextColumn("{task.description}", markup=False), *wide, TimeRemainingColumn()
+@contextmanager
+def training_progress(shown: bool = True) -> Iterator[OnStep]:
+    """Show how far a training is, on a terminal alone: elsewhere the line of each epoch is enough."""
+    if not shown or not stderr.is_terminal:
+        yield lambda step: None
+        return
+    rate, loss, left = (TextColumn(f"{{task.fields[{name}]}}") for name in ("rate", "loss", "left"))
+    columns = _fitting(rate, left, loss)
+    with Progress(*columns, console=stderr, transient=True, refresh_per_second=4) as progress:
+        yield TrainingBar(progress)
+
+
+class TrainingBar:
+    """The bar of an epoch, with images per second, the loss so far and the time left for all epochs.
+
+    Parameters
+    ----------
+    progress : rich.progress.Progress
+    clock : callable
+        Seconds.
+    """
+
+    EVERY = 0.1  # seconds between two changes of what is shown
+
+    def __init__(self, progress: Progress, clock: Callable[[], float] = time.monotonic) -> None:
+        self._progress, self._clock = progress, clock
+        self._task = progress.add_task("", total=None, visible=False, rate="", loss="", left="")
+        self._key: tuple[str, str, int] | None = None
+        self._start = self._shown = self._epoch_start = 0.0
+        self._per_epoch: float | None = None
+
+    def __call__(self, step: Step) -> None:
+        """Show a step, but not each one of many."""
+        now, key = self._clock(), (step.part, step.phase, step.epoch)
+        if key != self._key:
+            self._begin(step, key, now)
+        elif now - self._shown < self.EVERY and step.images < step.total:
+            return
+        self._shown = now
+        seconds = now - self._start
+        what = {"training": f"epoch {step.epoch}/{step.epochs}", "features": "features"}.get(
+            step.phase, f"validating {step.epoch}/{step.epochs}"
+        )
+        self._progress.update(
+            self._task,
+            description=f"{step.part}: {what}" if step.part else what,
+            completed=step.images,
+            total=step.total,
+            visible=step.images < step.total or step.phase == "training",
+            rate=f"{step.images / seconds:,.0f} images/s" if seconds > 0 else "",
+            loss="" if step.loss is None else f"loss {step.loss:.3f}",
+            left=self._left(step, now),
+        )
+
+    def _begin(self, step: Step, key: tuple[str, str, int], now: float) -> None:
+        """Begin a phase; the length of a whole epoch is known from the second one on."""
+        if step.phase == "training":
+            before = self._key
+            goes_on = before is not None and before[0] == step.part and before[2] == step.epoch - 1
+            self._per_epoch = now - self._epoch_start if goes_on else None
+            self._epoch_start = now
+        # Its first batch began when the last one before it ended.
+        self._key, self._start = key, self._shown or now
+
+    def _left(self, step: Step, now: float) -> str:
+        """Time left for all epochs; less where the training stops early."""
+        if step.phase == "features" or not step.images:
+            return ""
+        share = step.images / step.total if step.phase == "training" else 1.0
+        epoch = self._per_epoch or (now - self._start) / share
+        seconds = epoch * (step.epochs - step.epoch + 1 - share)
+        return f"{timedelta(seconds=round(seconds))} left" if seconds > 0 else ""
+
+
+def _fitting(rate: RichColumn, left: RichColumn, *more: RichColumn) -> tuple[RichColumn, ...]:
+    """Columns of a progress line: the bar needs a wide terminal, and the rate one that is not narrow."""
+    columns: list[RichColumn] = [TextColumn("{task.description}", markup=False)]
+    columns += [BarColumn()] if stderr.width >= WIDE else []
+    columns += [MofNCompleteColumn()]
+    columns += [rate] if stderr.width >= NARROW else []
+    return (*columns, *more, left)
 
 
 def exit_if_unreadable(unreadable: Sequence[tuple[str, str]], limit: int = 20) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hybrid.cli import options
+
+if TYPE_CHECKING:
+    from hybrid.run.files import HeadInfo, Layout
 
 Recipe = Annotated[str, typer.Option(help="A name that hybrid recipes lists, or a TOML file of settings.")]
 Backbone = Annotated[str | None, typer.Option(help="Any timm model.  [default: the recipe's]")]
@@ -66,25 +70,19 @@ def train_head(
     image_size: OldImageSize = None,
 ) -> None:
     """Train a head on the index's photos and fit the gate."""
+    from functools import partial
+
     from hybrid.cli import show
     from hybrid.cli.settings import absolute, read_names
     from hybrid.device import resolve
     from hybrid.encoders import load_encoder
     from hybrid.heads.recipes import load_recipe
     from hybrid.heads.training.distributed import is_main_process
-    from hybrid.run.files import HeadFiles, Layout, read_run
+    from hybrid.run.files import Layout, read_run
     from hybrid.run.train import train_run
 
-    flags = {
-        "kind": head,
-        "backbone": backbone,
-        "backbone_weights": absolute(backbone_weights),
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "workers": workers,
-        "seed": seed,
-        "gate_folds": gate_folds,
-    }
+    flags: dict[str, object] = {"kind": head, "backbone": backbone, "backbone_weights": absolute(backbone_weights)}
+    flags |= {"epochs": epochs, "batch_size": batch_size, "workers": workers, "seed": seed, "gate_folds": gate_folds}
     say = show.note if is_main_process() else _silent
     old = {"pretrained": pretrained, "image_size": image_size}
     settings = load_recipe(recipe, set_ or (), flags | _warn_of_old(old, say))
@@ -94,14 +92,30 @@ def train_head(
         say(line)
     limit_to = read_names(classes) if classes else None
     compute = resolve(device)
-    info = train_run(
-        layout, encoder, settings, compute, limit_to=limit_to, templates=templates, fresh=fresh, say=say, wait=wait
-    )
-    if info is None:  # another process of the same launch has the last word
-        return
-    curves = layout.head / HeadFiles.CURVES
+    with show.training_progress(is_main_process()) as on_step:
+        how = partial(train_run, limit_to=limit_to, templates=templates, fresh=fresh, wait=wait)
+        info = how(layout, encoder, settings, compute, say=say, on_step=on_step)
+    if info is not None:  # otherwise another process of the same launch has the last word
+        _tell(layout, info)
+
+
+def _tell(layout: Layout, info: HeadInfo) -> None:
+    from hybrid.cli import show
+    from hybrid.run.files import HeadFiles
+
+    curves, log = layout.head / HeadFiles.CURVES, layout.head / HeadFiles.LOG
     drawn = f"; curves in {curves}" if curves.is_file() else ""
-    show.stdout().print(f"head with {len(info.classes)} classes in {layout.head}{drawn}", soft_wrap=True)
+    show.result(f"head with {len(info.classes)} classes in {layout.head}{drawn}")
+    show.note(*([f"every epoch: {log}"] if log.is_file() else []), *_next(layout.root))
+
+
+def _next(run: Path) -> list[str]:
+    """What to do with a trained head."""
+    flag = "" if run == options.DEFAULT_RUN else f" --run {shlex.quote(str(run))}"
+    return [
+        f"next: hybrid evaluate PHOTOS{flag}    measure it on labeled photos that it has not seen",
+        f"      hybrid predict PHOTOS{flag} --prompts NAMES    classify photos, over classes that are only named too",
+    ]
 
 
 def _warn_of_old(flags: dict[str, bool | int | None], say: Callable[[str], None]) -> dict[str, bool | int]:

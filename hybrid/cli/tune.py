@@ -47,7 +47,9 @@ def tune(
     data = split_images(images, val_fraction=settings.val_fraction, seed=settings.seed, limit_to=limit_to).data
     show.note(f"{len(data.classes)} classes, {len(data.train)} training and {len(data.val)} validation photos")
     show.note(*data.notes)
-    _show(run_search(data, settings, recipe_label(recipe), trials, out, compute, say=show.note), out)
+    with show.training_progress() as on_step:
+        found = run_search(data, settings, recipe_label(recipe), trials, out, compute, say=show.note, on_step=on_step)
+    _show(found, out)
 
 
 def _show(tuning: Tuning, out: Path) -> None:

@@ -25,7 +25,9 @@ class BackboneKind:
         from hybrid.heads.training.fit import train_backbone_head
 
         job.folder.mkdir(parents=True, exist_ok=True)
-        return train_backbone_head(data, settings, job.compute, job.folder, job.say, checkpoints=job.checkpoints)
+        return train_backbone_head(
+            data, settings, job.compute, job.folder, job.say, checkpoints=job.checkpoints, on_step=job.on_step
+        )
 
     def save(self, head: Head, file: Path) -> None:
         """Write the networks' weights."""

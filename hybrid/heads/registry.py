@@ -14,6 +14,7 @@ from hybrid.device import Compute
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import ConfigError
 from hybrid.heads.base import Head, LabeledImages, TrainingSet
+from hybrid.heads.training.progress import OnStep, show_nothing
 
 Say = Callable[[str], None]
 
@@ -41,6 +42,8 @@ class TrainingJob:
         Folder from which a killed training goes on.
     say : callable
         Gets one line at a time.
+    on_step : callable
+        Gets each batch that was trained.
     """
 
     compute: Compute
@@ -48,6 +51,7 @@ class TrainingJob:
     folder: Path
     checkpoints: Path | None
     say: Say
+    on_step: OnStep = show_nothing
 
 
 class HeadKind(Protocol):

@@ -13,6 +13,7 @@ from hybrid.encoders import load_encoder
 from hybrid.encoders.base import Encoder, expand_user
 from hybrid.encoders.registry import split_prefix
 from hybrid.errors import ArtifactError, ConfigError, DataError
+from hybrid.heads.training.progress import OnStep, show_nothing
 from hybrid.images.decoders import choose_decoder
 from hybrid.images.inputs import Images, MemoryRecord, to_records
 from hybrid.images.records import ImageRecord, Stamp
@@ -310,7 +311,9 @@ class Run:
             wait=self.wait,
         )
 
-    def fit_gate(self, *, gate_folds: str | None = None, templates: str | None = None) -> None:
+    def fit_gate(
+        self, *, gate_folds: str | None = None, templates: str | None = None, on_step: OnStep = show_nothing
+    ) -> None:
         """Fit the gate of the run's head anew: after new images joined the index, or with other templates.
 
         Raises
@@ -331,6 +334,7 @@ class Run:
             templates=templates,
             say=self._say,
             wait=self.wait,
+            on_step=on_step,
         )
 
     def add_class(

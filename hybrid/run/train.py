@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import msgspec.structs
+import numpy as np
 
 from hybrid.config import HeadSettings
 from hybrid.device import Compute
@@ -21,6 +22,7 @@ from hybrid.heads.score import head_logits
 from hybrid.heads.training.dataset import HELD_BACK, split_by_training, training_set
 from hybrid.heads.training.distributed import is_main_process, process_count
 from hybrid.heads.training.folds import FoldLogits, frozen_folds, tuned_folds
+from hybrid.heads.training.progress import OnStep, show_nothing
 from hybrid.images.records import ImageRecord
 from hybrid.index.store import EmbeddingStore, is_added
 from hybrid.index.texts import embed_classes, text_notes
@@ -31,6 +33,9 @@ from hybrid.run.classes.entries import check_added, read_classes
 from hybrid.run.files import HeadInfo, Layout, read_run
 from hybrid.run.gate import fit_run_gate
 from hybrid.run.heads import HeadDraft, load_head, read_gate, writing
+
+# How many classes are named after a training, and how many of those that are most often wrong.
+MOST_CLASSES, MOST_WORST = 12, 3
 
 
 def train_run(
@@ -44,6 +49,7 @@ def train_run(
     fresh: bool = False,
     say: Say = lambda line: None,
     wait: bool = True,
+    on_step: OnStep = show_nothing,
 ) -> HeadInfo | None:
     """Train, calibrate, fit the gate; the run's old head stays until all of the new one is written.
 
@@ -60,6 +66,8 @@ def train_run(
         Drop an unfinished training.
     wait : bool
         See `hybrid.lock.run_lock`.
+    say, on_step : callable
+        Get lines for people, and each batch that was trained.
 
     Returns
     -------
@@ -71,7 +79,7 @@ def train_run(
         If index, images, templates or recipe are wrong, or training fails; not for a gate that cannot be fitted.
     """
     texts = load_templates(templates)
-    work = _Work(layout, encoder, settings, compute, say)
+    work = _Work(layout, encoder, settings, compute, say, on_step)
     work.check()
     if not is_main_process():
         work.train_along(limit_to)
@@ -96,6 +104,7 @@ def refit_gate(
     templates: str | None = None,
     say: Say = lambda line: None,
     wait: bool = True,
+    on_step: OnStep = show_nothing,
 ) -> None:
     """Fit the gate of the run's head again, on every labeled image of the index that did not train the head.
 
@@ -115,7 +124,7 @@ def refit_gate(
     """
     read_run(layout)
     with writing(layout, "fit-gate", wait=wait):
-        fitted = _refit(_Work(layout, encoder, HeadSettings(), compute, say), gate_folds, templates)
+        fitted = _refit(_Work(layout, encoder, HeadSettings(), compute, say, on_step), gate_folds, templates)
         for finished in layout.training.glob("gate_fold_*"):
             shutil.rmtree(finished)
     _report(fitted, say)
@@ -139,7 +148,7 @@ def _refit(work: _Work, gate_folds: str | None, templates: str | None) -> Fitted
             raise GateError("the encoder cannot name the seen classes", got=reason)
         if head_kind(settings).reads_pixels:
             _check_files(data.val.records if settings.gate.folds == "memory" else data.train.records + data.val.records)
-        fitted = work.fit_gate(data, head, vectors, draft.folder)
+        fitted = work.fit_gate(data, head_logits(head, data.val), vectors, draft.folder)
         draft.save_settings(msgspec.structs.replace(info, settings=settings, val_photos=len(data.val)))
         draft.save_gate(fitted, encoder, texts)
         draft.publish()
@@ -155,6 +164,7 @@ class _Work:
     settings: HeadSettings
     compute: Compute
     say: Say
+    on_step: OnStep
 
     def check(self) -> None:
         """Refuse an encoder or a launch that cannot train this head."""
@@ -180,7 +190,7 @@ class _Work:
 
     def job(self, folder: Path, checkpoints: Path) -> TrainingJob:
         """Say where and how a head trains."""
-        return TrainingJob(self.compute, self.encoder.identity, folder, checkpoints, self.say)
+        return TrainingJob(self.compute, self.encoder.identity, folder, checkpoints, self.say, self.on_step)
 
     def train(self, data: TrainingSet, folder: Path) -> Head:
         """Train the head; its log goes to `folder`."""
@@ -196,16 +206,17 @@ class _Work:
             data = self.images(store, limit_to)
             _announce(data, self.layout, self.say)
             # Before the training, which may take hours: what is wrong with the names shows at once.
-            vectors, reason = _name_classes(data.classes, self.encoder, texts, store, self.say)
+            named = _name_classes(data.classes, self.encoder, texts, store, self.say)
             left_out = _left_out(data.classes, store)
             head = self.train(data, draft.folder)
             info = _describe(data, head, self.settings, left_out)
             draft.save(head, info)
-            fitted = FittedGate(reason=reason)
-            if vectors is not None:
-                fitted = self.try_to_fit_gate(data, answering(head, self.settings), vectors, draft.folder)
+            logits = head_logits(answering(head, self.settings), data.val)
+            fitted = self.try_to_fit_gate(data, logits, named, draft.folder)
             draft.save_gate(fitted, self.encoder, texts)
             draft.publish()
+        for line in _results(data, logits):
+            self.say(line)
         return info, fitted
 
     def train_along(self, limit_to: Sequence[str] | None) -> None:
@@ -216,14 +227,17 @@ class _Work:
         with EmbeddingStore(self.layout.store, must_exist=True) as store:
             data = self.images(store, limit_to)
         with TemporaryDirectory() as folder:
-            silent = replace(self, say=lambda line: None)
+            silent = replace(self, say=lambda line: None, on_step=show_nothing)
             kind.train(data, self.settings, silent.job(Path(folder), self.layout.training / "head"))
 
-    def fit_gate(self, data: TrainingSet, head: Head, texts: FloatArray, folder: Path) -> FittedGate:
-        """Fit the gate on the validation images; trainings of its folds write their logs to `folder`."""
+    def fit_gate(self, data: TrainingSet, logits: FloatArray, texts: FloatArray, folder: Path) -> FittedGate:
+        """Fit the gate on the validation images, of which the head says `logits`.
+
+        Trainings of its folds write their logs to `folder`.
+        """
         return fit_run_gate(
             data,
-            head_logits(head, data.val),
+            logits,
             texts,
             self.encoder.logit_scale,
             folds=self.settings.gate.folds,
@@ -231,10 +245,15 @@ class _Work:
             seed=self.settings.seed,
         )
 
-    def try_to_fit_gate(self, data: TrainingSet, head: Head, texts: FloatArray, folder: Path) -> FittedGate:
+    def try_to_fit_gate(
+        self, data: TrainingSet, logits: FloatArray, named: tuple[FloatArray | None, str], folder: Path
+    ) -> FittedGate:
         """Fit the gate, or say why it cannot be fitted: a trained head is worth keeping without one."""
+        texts, reason = named
+        if texts is None:
+            return FittedGate(reason=reason)
         try:
-            return self.fit_gate(data, head, texts, folder)
+            return self.fit_gate(data, logits, texts, folder)
         except (GateError, HeadError) as error:
             return FittedGate(reason=f"{error.what}: {error.got}")
 
@@ -270,14 +289,34 @@ def _announce(data: TrainingSet, layout: Layout, say: Say) -> None:
         say(note)
 
 
+def _results(data: TrainingSet, logits: FloatArray) -> Iterator[str]:
+    """What people want to know of a trained head: its classes with their images, and how many it gets right."""
+    count = len(data.classes)
+    train, val = (np.bincount(part.target, minlength=count) for part in (data.train, data.val))
+    images = [f"{name} {a}+{b}" for name, a, b in zip(data.classes, train.tolist(), val.tolist(), strict=True)]
+    yield f"{count} classes, with training+validation photos: {listing(images, MOST_CLASSES)}"
+    if not len(data.val):
+        return
+    right = np.bincount(data.val.target, logits.argmax(axis=1) == data.val.target, count)
+    known = np.flatnonzero(val)
+    share = right[known] / val[known]
+    yield (
+        f"head alone on the {len(data.val)} validation photos of these seen classes: accuracy "
+        f"{right.sum() / len(data.val):.3f}, mean per class {share.mean():.3f}"
+    )
+    worst = [place for place in np.argsort(share, kind="stable")[:MOST_WORST] if share[place] < 1]
+    if worst:
+        told = [f"{data.classes[c]} {right[c]:.0f} of {val[c]}" for c in known[worst]]
+        yield f"most often wrong: {', '.join(told)}"
+
+
 def _report(fitted: FittedGate, say: Say) -> None:
     if fitted.gate is None:
         say(f"WARNING: no gate: {fitted.reason}")
         return
     if fitted.warning:
         say(f"WARNING: {fitted.warning}")
-    for line in fitted.gate.describe():
-        say(line)
+    say(f"gate: {fitted.gate.describe()[0]} (all of it: hybrid info)")
 
 
 def _left_out(classes: Sequence[str], store: EmbeddingStore) -> tuple[str, ...]:

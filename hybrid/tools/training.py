@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ from hybrid.device import Compute
 from hybrid.errors import ConfigError
 from hybrid.heads.base import TrainingSet
 from hybrid.heads.training.distributed import process_count
+from hybrid.heads.training.progress import OnStep, show_nothing
 from hybrid.heads.training.train import EpochLog
 
 Say = Callable[[str], None]
@@ -33,11 +35,11 @@ class Train(Protocol):
         """Give a head with the attribute `training`, a `TrainingSummary`; what `on_epoch` raises passes through."""
 
 
-def backbone_trainer() -> Train:
-    """Give the trainer of backbones, which loads torch."""
+def backbone_trainer(on_step: OnStep = show_nothing) -> Train:
+    """Give the trainer of backbones, which loads torch and tells `on_step` of every batch."""
     from hybrid.heads.training.fit import train_backbone_head
 
-    return train_backbone_head
+    return partial(train_backbone_head, on_step=on_step)
 
 
 def check_one_process(command: str) -> None:

@@ -31,6 +31,8 @@ class FrozenFeatures(Dataset[Batch]):
         On the device of `compute`; its backbone `is_steady`.
     transform : Transform
         The plain one.
+    on_images : callable
+        Gets the number of images whose features are computed, after every batch.
     """
 
     def __init__(
@@ -41,7 +43,9 @@ class FrozenFeatures(Dataset[Batch]):
         settings: HeadSettings,
         compute: Compute,
         say: Callable[[str], None],
+        on_images: Callable[[int], None] = lambda count: None,
     ) -> None:
+        self._on_images = on_images
         self._model, self._images, self._transform = model, images, transform
         self._settings, self._compute, self._say = settings, compute, say
 
@@ -60,11 +64,14 @@ class FrozenFeatures(Dataset[Batch]):
         # In the images' order: cut into the same batches they are the same bits again when a killed training goes on.
         loader = make_loader(self._images, self._transform, self._settings, train=False, pin=self._compute.is_cuda)
         features, targets = [], []
+        done = 0
         backbone = self._model.backbone.eval()
         for images, target in batches_on(self._compute.device, loader):
             with torch.no_grad(), self._compute.autocast():
                 features.append(backbone(images))
             targets.append(target)
+            done += len(target)
+            self._on_images(done)
         return torch.cat(features), torch.cat(targets)
 
     def loader(self, train: bool) -> DataLoader[Any]:

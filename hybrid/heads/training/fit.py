@@ -20,6 +20,7 @@ from hybrid.heads.nets.backbone_head import BackboneHead
 from hybrid.heads.nets.ensemble import Ensemble, cross_validation
 from hybrid.heads.nets.lora import add_adapters, merge_adapters
 from hybrid.heads.training import curves
+from hybrid.heads.training.progress import OnStep, as_part, show_nothing
 from hybrid.heads.training.stages import freeze, fully_unfrozen_epoch, is_progressive
 from hybrid.heads.training.train import EpochLog, train, training_compute
 from hybrid.heads.transforms import augments, transforms
@@ -37,6 +38,7 @@ def train_backbone_head(
     *,
     checkpoints: Path | None = None,
     on_epoch: Watch | None = None,
+    on_step: OnStep = show_nothing,
 ) -> BackboneHead:
     """Train a recipe and write ``log.csv`` (a row an epoch, as it ends) and ``curves.png`` to `log_folder`.
 
@@ -48,6 +50,8 @@ def train_backbone_head(
         Folder of checkpoints; a killed training goes on from its last finished epoch.
     on_epoch : callable, optional
         Gets each epoch's row; what it raises ends the training.
+    on_step : callable
+        Gets each batch.
 
     Raises
     ------
@@ -55,7 +59,7 @@ def train_backbone_head(
         If the recipe cannot be built or trained, or an image is gone.
     """
     if settings.folds == 1:
-        model, summary = _train_one(data, settings, compute, log_folder, say, checkpoints, on_epoch)
+        model, summary = _train_one(data, settings, compute, log_folder, say, checkpoints, (on_epoch, on_step))
         return BackboneHead(model, data.classes, settings, compute, summary)
     members, summaries = [], []
     for number, part in enumerate(cross_validation(data, settings.folds, settings.seed), start=1):
@@ -64,7 +68,8 @@ def train_backbone_head(
         log, saved = log_folder / name, None if checkpoints is None else checkpoints / name
         log.mkdir(parents=True, exist_ok=True)
         own = settings.replace(seed=settings.seed + number - 1)
-        model, summary = _train_one(part, own, compute, log, say, saved, on_epoch)
+        watch = on_epoch, as_part(on_step, f"fold {number} of {settings.folds}")
+        model, summary = _train_one(part, own, compute, log, say, saved, watch)
         members.append(model)
         summaries.append(summary)
     scores = np.array([summary.val_accuracy for summary in summaries])
@@ -86,7 +91,7 @@ def _train_one(
     log_folder: Path,
     say: Say,
     checkpoints: Path | None,
-    watch: Watch | None,
+    watch: tuple[Watch | None, OnStep],
 ) -> tuple[ImageClassifier, TrainingSummary]:
     torch.manual_seed(settings.seed)  # the classifier's first weights are random
     model = build_model(settings.model, len(data.classes))
@@ -103,6 +108,7 @@ def _train_one(
     say(f"{trainable / 1e6:.2f} of {parameters / 1e6:.2f} M parameters train")
     say(f"training on {training}, {settings.workers} loader processes, optimizer {settings.optim.optimizer}")
     rows: list[EpochLog] = []
+    on_epoch, on_step = watch
 
     def note(row: EpochLog, best: bool) -> None:
         rows.append(row)
@@ -111,13 +117,15 @@ def _train_one(
             f"epoch {row.epoch:3d}/{settings.schedule.epochs}  loss {row.train_loss:.3f}  val loss {row.val_loss:.3f}  "
             f"val accuracy {row.val_accuracy:.3f}  {row.images_per_second:.0f} photos/s{'  *' if best else ''}"
         )
-        if watch is not None:
-            watch(row)
+        if on_epoch is not None:
+            on_epoch(row)
 
     both = transforms(model, settings)
     if not augments(settings.augment, settings.regions):
         both = both[1], both[1]  # trained on what is then validated and answered
-    model, best_epoch = train(model, data, both, settings, training, note, checkpoints=checkpoints, say=say)
+    model, best_epoch = train(
+        model, data, both, settings, training, note, checkpoints=checkpoints, say=say, on_step=on_step
+    )
     if settings.model.lora_rank:
         model = merge_adapters(model)
     early = " (early stopping)" if len(rows) < settings.schedule.epochs else ""

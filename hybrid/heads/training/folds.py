@@ -20,6 +20,7 @@ from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.heads.linear import train_linear_head
 from hybrid.heads.registry import TrainingJob, answering, head_kind
 from hybrid.heads.score import head_logits
+from hybrid.heads.training.progress import as_part
 
 # Inverse L2 strength for features of unit norm.
 FROZEN_C = 100.0
@@ -76,7 +77,8 @@ def tuned_folds(data: TrainingSet, settings: HeadSettings, job: TrainingJob) -> 
         job.say(f"gate: training head {fold} of its folds, without {len(held)} classes")
         name = f"gate_fold_{fold}"
         checkpoints = None if job.checkpoints is None else job.checkpoints / name
-        own = replace(job, folder=job.folder / name, checkpoints=checkpoints)
+        on_step = as_part(job.on_step, f"gate head {fold}")
+        own = replace(job, folder=job.folder / name, checkpoints=checkpoints, on_step=on_step)
         head = head_kind(settings).train(without_classes(data, held), settings, own)
         return head_logits(answering(head, settings), data.val)
 

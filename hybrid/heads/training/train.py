@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from hybrid.errors import HeadError, first_line
 from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.heads.nets.backbone import ImageClassifier
 from hybrid.heads.training.checkpoint import Checkpoint, training_key
-from hybrid.heads.training.distributed import Processes
+from hybrid.heads.training.distributed import Processes, process_count
 from hybrid.heads.training.features import FrozenFeatures, parts_to_keep
 from hybrid.heads.training.loader import batches_on, make_loader, seed_of
 from hybrid.heads.training.optim import Schedule, make_optimizer
+from hybrid.heads.training.progress import OnStep, Phase, Step, show_nothing
 from hybrid.heads.training.stages import freeze, fully_unfrozen_epoch, is_progressive, unfrozen_at
 from hybrid.heads.transforms import Transform
 
@@ -68,6 +70,7 @@ def train(
     *,
     checkpoints: Path | None = None,
     say: Say = lambda line: None,
+    on_step: OnStep = show_nothing,
 ) -> tuple[ImageClassifier, int]:
     """Train until the epochs or the patience end, and put the best epoch's weights back.
 
@@ -77,9 +80,9 @@ def train(
         The same one twice trains without augmentation; a backbone that is wholly frozen then sees each image once.
     compute : Compute
         From `training_compute`.
-    on_epoch : callable
-        Gets each epoch's row, and whether it is the best so far; the rows of a checkpoint first. What it raises
-        ends the training.
+    on_epoch, on_step : callable
+        Get each epoch's row, and whether it is the best so far, the rows of a checkpoint first; and each batch. What
+        they raise ends the training.
     checkpoints : Path, optional
         Folder that keeps the last finished epoch; a killed training goes on from there.
 
@@ -95,7 +98,7 @@ def train(
     DataError
         If an image can no longer be read.
     """
-    loop = _Loop(model, data, transforms, settings, compute, say)
+    loop = _Loop(model, data, transforms, settings, compute, say, on_step)
     checkpoint = Checkpoint(checkpoints, training_key(data, settings, compute))
     rows = loop.resume(checkpoint.load(say))
     for row in rows:
@@ -134,6 +137,7 @@ class _Tally:
 
     def __init__(self, epoch: int) -> None:
         self._epoch, self._seen = epoch, 0
+        self.images, self._looked = 0, 0.0
         self._losses: list[torch.Tensor] = []
         self._right: list[torch.Tensor] = []
         self._images: list[int] = []
@@ -144,6 +148,7 @@ class _Tally:
         self._losses.append(loss.detach())
         self._right.append(right.sum())
         self._images.append(len(right))
+        self.images += len(right)
         self._rates.append(rate)
 
     def look(self) -> None:
@@ -156,6 +161,12 @@ class _Tally:
                     fix="lower --set learning_rate=..., or --set mixed_precision=off",
                 )
             self._seen += 1
+            self._looked += loss
+
+    @property
+    def mean(self) -> float | None:
+        """Mean over the batches that were looked at."""
+        return self._looked / self._seen if self._seen else None
 
     def sums(self) -> list[float]:
         """Sums over the images: losses, right answers, and how many images there were."""
@@ -211,8 +222,10 @@ class _Loop:
         settings: HeadSettings,
         compute: Compute,
         say: Say = lambda line: None,
+        on_step: OnStep = show_nothing,
     ) -> None:
         self.settings, self.compute, self.best = settings, compute, _Best(settings)
+        self._on_step, self._epoch, self._sizes = on_step, 1, {"training": len(data.train), "validating": len(data.val)}
         model = model.to(compute.device).to(memory_format=torch.channels_last)
         progressive = is_progressive(settings.model)
         # An autoencoder's decoder has no part in a loss without reconstruction.
@@ -226,13 +239,20 @@ class _Loop:
 
         def loader(part: LabeledImages, transform: Transform, kept: bool, train: bool) -> Any:
             if kept:
-                return FrozenFeatures(model, part, transform, settings, compute, say).loader(train)
+                on_features = partial(self._tell, "features", total=len(part))
+                return FrozenFeatures(model, part, transform, settings, compute, say, on_features).loader(train)
             return make_loader(part, transform, settings, train, pin=compute.is_cuda)
 
         self.train_set = self.processes.loader(loader(data.train, transforms[0], train_kept, train=True))
         self.val_set = self.processes.loader(loader(data.val, transforms[1], val_kept, train=False))
         self.schedule = Schedule(self.optimizer, settings.schedule, len(self.train_set))
         self.mix, self.loss = _loss(settings, len(data.classes))
+
+    def _tell(self, phase: Phase, images: int, loss: float | None = None, total: int | None = None) -> None:
+        """Tell how many of a phase's images this process has done; of several processes each does its share."""
+        expected = total or -(-self._sizes[phase] // process_count())
+        done = min(images, expected)
+        self._on_step(Step(phase, self._epoch, self.settings.schedule.epochs, done, expected, loss))
 
     def kept(self) -> nn.Module:
         """The network that is validated and kept: the moving average where there is one."""
@@ -266,6 +286,7 @@ class _Loop:
 
     def epoch(self, number: int) -> EpochLog:
         """Train one epoch, validate, and say how it went."""
+        self._epoch = number
         if is_progressive(self.settings.model):
             freeze(self.network, unfrozen_at(number, self.network, self.settings.model))
         # Dropout draws from here; seeded by epoch, so that a resumed training draws the same.
@@ -302,6 +323,7 @@ class _Loop:
             if number % every == 0:
                 tally.look()
             self.update(loss, epoch, number)
+            self._tell("training", tally.images, tally.mean)
         total, right, count = self.processes.sum(tally.sums())
         return total / count, right / count, int(count)
 
@@ -331,6 +353,7 @@ class _Loop:
         losses: list[torch.Tensor] = []
         right: list[torch.Tensor] = []
         targets: list[torch.Tensor] = []
+        done = 0
         for images, target in batches_on(self.compute.device, self.val_set):
             with self.compute.autocast():
                 logits = model(images).float()
@@ -338,6 +361,8 @@ class _Loop:
             parts = self.processes.gather([loss, logits.argmax(1) == target, target])
             for gathered, part in zip((losses, right, targets), parts, strict=True):
                 gathered.append(part)
+            done += len(target)
+            self._tell("validating", done)
         # Fetched from the device once: each fetch waits for all that was asked of it.
         hits, labels = torch.cat(right).cpu().double().numpy(), torch.cat(targets).cpu().numpy()
         per_class = np.bincount(labels, hits) / np.maximum(np.bincount(labels), 1)

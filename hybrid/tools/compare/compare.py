@@ -14,6 +14,7 @@ from hybrid.errors import DataError, HybridError
 from hybrid.files import atomic_write
 from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.heads.registry import head_kind
+from hybrid.heads.training.progress import OnStep, show_nothing
 from hybrid.heads.training.selection import SourceImages, split_images
 from hybrid.run.files import write_json
 from hybrid.tools.compare import plots, results
@@ -77,6 +78,7 @@ def compare(
     embedded: Embedded | None = None,
     say: Say = lambda line: None,
     train: Train | None = None,
+    on_step: OnStep = show_nothing,
 ) -> Comparison:
     """Train and test each recipe that is not finished yet; a recipe that fails does not stop the others.
 
@@ -89,8 +91,8 @@ def compare(
         To train and validate on, and to cut the test from.
     embedded : Embedded, optional
         What linear recipes read; its store must hold all images, those of the test too.
-    train : callable, optional
-        Default: `hybrid.heads.training.fit.train_backbone_head`.
+    train, on_step : callable
+        Default of the first: `hybrid.heads.training.fit.train_backbone_head`, which tells the second of each batch.
 
     Raises
     ------
@@ -111,7 +113,7 @@ def compare(
     for note in (*data.notes, *notes):
         say(note)
     rows: list[Result | Failure] = [*earlier]
-    workshop = Workshop(compute, train or backbone_trainer(), say, embedded)
+    workshop = Workshop(compute, train or backbone_trainer(on_step), say, embedded)
     for number, candidate in enumerate(candidates, start=1):
         say(f"[{number}/{len(candidates)}] {candidate.name}")
         rows.append(_result_of(candidate, own, *splits[_division(candidate)], out, workshop))

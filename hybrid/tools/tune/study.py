@@ -15,6 +15,7 @@ from hybrid.device import Compute
 from hybrid.encoders.base import expand_user
 from hybrid.errors import ConfigError, HeadError, MissingExtraError, first_line
 from hybrid.heads.base import TrainingSet
+from hybrid.heads.training.progress import OnStep, show_nothing
 from hybrid.heads.training.train import EpochLog
 from hybrid.tools.training import Say, Train, backbone_trainer, check_one_process
 from hybrid.tools.tune import results
@@ -37,6 +38,7 @@ def tune(
     *,
     say: Say = lambda line: None,
     train: Train | None = None,
+    on_step: OnStep = show_nothing,
 ) -> Tuning:
     """Search learning rate, dropout, weight decay, label smoothing and mixup for the best validation score.
 
@@ -56,8 +58,8 @@ def tune(
         How many finished trials the study shall have in all; those of earlier calls count.
     out : Path
         Folder that gets ``study.db``, ``trials.csv``, ``best.toml``, ``importance.png`` and ``trials/N/log.csv``.
-    train : callable, optional
-        Default: `hybrid.heads.training.fit.train_backbone_head`.
+    train, on_step : callable
+        Default of the first: `hybrid.heads.training.fit.train_backbone_head`, which tells the second of each batch.
 
     Raises
     ------
@@ -72,17 +74,17 @@ def tune(
         Without Optuna or tomli-w.
     """
     check_recipe(settings)
-    searched = settings.replace(folds=1)
-    if settings.folds > 1:
-        say(f"tuning with one training a trial, not {settings.folds} folds; best.toml keeps folds = {settings.folds}")
+    searched, folds = settings.replace(folds=1), settings.folds
+    if folds > 1:
+        say(f"tuning with one training a trial, not {folds} folds; best.toml keeps folds = {folds}")
     out.mkdir(parents=True, exist_ok=True)
     with alone(out), quiet():
         study = open_study(out / "study.db", searched, data, compute)
         clean(study, searched, say)
         say(f"study {out / 'study.db'}: {len(finished(study))} of {trials} trials are finished")
-        _Search(study, data, searched, compute, out, say, train or backbone_trainer()).run(trials)
+        _Search(study, data, searched, compute, out, say, train or backbone_trainer(on_step)).run(trials)
         tuning = _summary(study, searched, out)
-        results.write_best(tuning, tuning.settings.replace(folds=settings.folds), label, out / results.BEST)
+        results.write_best(tuning, tuning.settings.replace(folds=folds), label, out / results.BEST)
     if tuning.importance is not None:
         results.draw_importance(tuning, out / results.IMPORTANCE)
     return tuning
