@@ -6,11 +6,15 @@ import json
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hybrid.cli import options
+
+if TYPE_CHECKING:
+    from hybrid.evaluation.results import Evaluation
+    from hybrid.terminal import SafeConsole
 
 
 @options.with_groups
@@ -38,8 +42,7 @@ def evaluate(
     from hybrid.cli.outputs import EVALUATION, REPORT, Outputs
     from hybrid.evaluation.evaluate import evaluate as run_evaluation
     from hybrid.evaluation.html_report import FILE_NAME
-    from hybrid.evaluation.report import scores_table
-    from hybrid.evaluation.results import describe
+    from hybrid.files import is_stdout
     from hybrid.images.sources import scan
 
     policy = answer.policy()
@@ -59,21 +62,31 @@ def evaluate(
             strict_names=run.strict_names,
             skip=progress.skip,
         )
+    show.note(*result.notes)
     if json_file is not None:
         _write_json(json_file, result.to_json())
-    show.note(*result.notes)
-    show.result(f"{result.scored} photos, {result.seen} seen and {result.unseen} unseen classes")
-    show.stdout().print(scores_table(result.systems))
-    for rates in (result.sets, result.rejection):
-        if rates is not None:
-            show.result(describe(rates))
+    # Where stdout is the JSON, people read the rest beside it.
+    console = show.stderr if json_file is not None and is_stdout(json_file) else show.stdout()
+    _print(result, console)
     if report is not None:
         from hybrid.evaluation.html_report import write_report
 
         made = datetime.now().astimezone()
         file = write_report(result, report, run=str(run.run), made=made, sources=sources, notes=found.notes)
-        show.result(f"report: {file}")
+        console.print(f"report: {file}", markup=False, soft_wrap=True)
     show.exit_if_unreadable([*found.unread, *result.unreadable])
+
+
+def _print(result: Evaluation, console: SafeConsole) -> None:
+    from hybrid.evaluation.report import scores_table
+    from hybrid.evaluation.results import describe
+
+    counts = f"{result.scored} photos, {result.seen} seen and {result.unseen} unseen classes"
+    console.print(counts, markup=False, soft_wrap=True)
+    console.print(scores_table(result.systems))
+    for rates in (result.sets, result.rejection):
+        if rates is not None:
+            console.print(describe(rates), markup=False, soft_wrap=True)
 
 
 def _write_json(file: Path, values: dict[str, Any]) -> None:

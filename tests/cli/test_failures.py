@@ -16,9 +16,14 @@ from hybrid.cli.failures import Stopped, name_error, stoppable
 COMMAND = [sys.executable, "-m", "hybrid.cli.main"]
 
 
+def heed_signals() -> None:
+    """Undo what a shell does to programs in the background: they ignore Ctrl-C, and so do their children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(*arguments: object, cwd: Path, **options: object) -> subprocess.Popen[str]:
     command = [*COMMAND, *map(str, arguments)]
-    return subprocess.Popen(command, cwd=cwd, text=True, stderr=subprocess.PIPE, **options)
+    return subprocess.Popen(command, cwd=cwd, text=True, stderr=subprocess.PIPE, preexec_fn=heed_signals, **options)
 
 
 def children_of(pid: int) -> list[int]:
@@ -44,7 +49,7 @@ def test_a_signal_ends_a_command_in_one_line_and_leaves_nothing(animals, tmp_pat
     )
     command = [sys.executable, "-c", script]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=tmp_path, text=True, **pipes) as process:
+    with subprocess.Popen(command, cwd=tmp_path, text=True, preexec_fn=heed_signals, **pipes) as process:
         assert process.stdout.readline() == "ready\n"
         assert [file.suffix for file in tmp_path.iterdir()] == [".part"]
         process.send_signal(number)
@@ -132,6 +137,13 @@ def test_a_bug_is_one_line_with_its_traceback_in_a_file(hybrid, tmp_path, monkey
 
 def test_signals_are_handled_inside_the_block_alone():
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(Stopped), stoppable():
-        signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) == before
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stoppable():
+            signal.raise_signal(signal.SIGINT)  # ignored, as in the background of a shell
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        with pytest.raises(Stopped), stoppable():
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)
