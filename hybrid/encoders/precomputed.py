@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 from hybrid.config import EncoderSettings
 from hybrid.device import CPU_BATCH
 from hybrid.encoders.base import FloatArray, expand_user, fingerprint, unit_norm
-from hybrid.errors import EncoderError, HybridError, first_line, listing
+from hybrid.errors import EncoderError, HybridError, UnreadableImageError, first_line, listing
 from hybrid.files import file_sha256
 from hybrid.images.magic import kind_of
+from hybrid.images.naming import plural
 from hybrid.images.records import ImageRecord
 from hybrid.labels.names import NameTable
 
@@ -40,7 +42,7 @@ class PrecomputedEncoder:
     """Look vectors up in an ``.npz`` file instead of computing them.
 
     An image is found by the longest tail of its absolute path that the file's ``path`` array holds, so
-    ``/data/caltech101/test/cup/1.jpg`` finds ``test/cup/1.jpg``.
+    ``/data/caltech101/test/cup/1.jpg`` finds ``test/cup/1.jpg``. Different images must not find the same.
 
     Parameters
     ----------
@@ -51,7 +53,7 @@ class PrecomputedEncoder:
     Raises
     ------
     EncoderError
-        If the file is missing, lacks an array, or has arrays that do not fit together.
+        If the file is missing, lacks an array, has arrays that do not fit together, or has a path twice.
     """
 
     uses_templates = False
@@ -63,9 +65,9 @@ class PrecomputedEncoder:
         self.name = f"precomputed:{file}"
         self._file = file
         self._embedding = unit_norm(arrays["embedding"])
-        self._row = {str(path): row for row, path in enumerate(arrays["path"].tolist())}
+        self._row = _rows_by_path(file, arrays["path"].tolist())
         self._text_embedding = unit_norm(arrays["text_embedding"])
-        self._texts = NameTable(str(text) for text in arrays["text"].tolist())
+        self._texts = NameTable(_names(file, arrays["text"].tolist(), self._text_embedding))
         self.dim = int(self._embedding.shape[1])
         self.logit_scale = float(arrays["logit_scale"].item())
         digest = file_sha256(file)
@@ -80,14 +82,30 @@ class PrecomputedEncoder:
         return [self._texts.find(name) is not None for name in names]
 
     def check(self, records: Sequence[ImageRecord]) -> None:
-        """Raise EncoderError that lists every image without a vector."""
-        missing = [record.path for record in records if self._find(record.path) is None]
+        """Raise EncoderError that lists every image without a vector, or those that find one vector together."""
+        finders: dict[int, dict[str, ImageRecord]] = {}
+        missing = []
+        for record in records:
+            row = self._find(record.path)
+            if row is None:
+                missing.append(record.path)
+            else:
+                finders.setdefault(row, {})[record.path] = record
         if missing:
             raise EncoderError(
                 f"{self._file} has no vector for {len(missing)} of {len(records)} photos",
                 expected="a path in its array `path` that the photo's path ends with",
                 got=listing(missing),
                 fix="embed these photos too, or use an encoder that computes (--encoder tiny or an open_clip model)",
+            )
+        shared = {row: found for row, found in finders.items() if len(found) > 1 and not _are_copies(found.values())}
+        if shared:
+            paths = {row: path for path, row in self._row.items()}
+            raise EncoderError(
+                f"{self._file}: different photos find the same vector by the end of their path",
+                expected=f"paths in its array `path` that tell {plural(len(shared), 'such group')} of photos apart",
+                got=listing([f"{paths[row]!r} of {listing(list(found), 3)}" for row, found in shared.items()], 3),
+                fix="write longer paths into the file, such as train/cup/1.jpg instead of cup/1.jpg",
             )
 
     def prepare(self, image: AnyImage | None, record: ImageRecord) -> FloatArray:
@@ -114,6 +132,48 @@ class PrecomputedEncoder:
 
     def _find(self, path: str) -> int | None:
         return next((self._row[tail] for tail in _tails(path) if tail in self._row), None)
+
+
+def _rows_by_path(file: Path, paths: Sequence[str]) -> dict[str, int]:
+    rows: dict[str, int] = {}
+    repeated = []
+    for row, path in enumerate(map(os.path.normpath, paths)):
+        if rows.setdefault(path, row) != row:
+            repeated.append(path)
+    if repeated:
+        raise EncoderError(
+            f"{file} has {plural(len(repeated), 'path')} more than once in its array `path`",
+            expected="one vector for each path",
+            got=listing(list(dict.fromkeys(repeated))),
+            fix="leave one of them, or write longer paths that tell the photos apart",
+        )
+    return rows
+
+
+def _names(file: Path, names: Sequence[str], embedding: FloatArray) -> Sequence[str]:
+    first: dict[str, int] = {}
+    repeated = set()
+    for row, name in enumerate(names):
+        if not np.array_equal(embedding[first.setdefault(name, row)], embedding[row]):
+            repeated.add(name)
+    if repeated:
+        raise EncoderError(
+            f"{file} has names with several vectors",
+            expected="one vector for each name",
+            got=listing(sorted(repeated)),
+            fix="leave one of them",
+        )
+    return names
+
+
+def _are_copies(records: Collection[ImageRecord]) -> bool:
+    """Whether images are the same, byte for byte."""
+    if len({record.size for record in records}) > 1:
+        return False
+    try:
+        return len({hashlib.sha256(record.read_bytes()).digest() for record in records}) == 1
+    except (OSError, UnreadableImageError):
+        return False
 
 
 def _tails(path: str) -> Iterator[str]:

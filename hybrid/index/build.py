@@ -133,9 +133,9 @@ def build_index(
     """
     encoder.check(scan.records)
     mended = store.mend() if verify else []
-    store.name_encoder(encoder.fingerprint, encoder.name)
     known = {row.path: row for row in store.image_rows()}
     missing = find_missing(scan, known, replace=replace, prune=prune, may_shrink=may_shrink)
+    store.name_encoder(encoder.fingerprint, encoder.name)
     embedded = store.embedded(encoder.fingerprint)
     unread, relabeled = plan(scan.records, known, embedded, verify=verify)
     store.write_batch(relabeled)
@@ -274,7 +274,8 @@ def change_notes(summary: IndexSummary) -> list[str]:
     if more := len(summary.orphans) - _SHOWN:
         notes += [f"WARNING: so do the photos of {more} other sources that are gone"] if more > 0 else []
     if summary.held:
-        notes.append(f"{plural(summary.held, 'photo')} that could not be read now stay in the index as they were")
+        stay = "stays in the index as it was" if summary.held == 1 else "stay in the index as they were"
+        notes.append(f"{plural(summary.held, 'photo')} that could not be read now {stay}")
     if summary.mended:
         notes.append(
             f"WARNING: {plural(len(summary.mended), 'row')} of the index did not fit their digests and were forgotten: "
@@ -282,5 +283,6 @@ def change_notes(summary: IndexSummary) -> list[str]:
             "come back with hybrid build-index of those, photos of added classes with hybrid add-class"
         )
     if summary.relabeled:
-        notes.append(f"{plural(summary.relabeled, 'photo')} have another label than before, or none")
+        have = "has" if summary.relabeled == 1 else "have"
+        notes.append(f"{plural(summary.relabeled, 'photo')} {have} another label than before, or none")
     return notes

@@ -60,6 +60,24 @@ def test_an_image_finds_the_longest_tail_of_its_path(encoder):
         assert np.allclose(lookup(encoder, path), unit(EMBEDDING[[row]]), atol=1e-6)
 
 
+def test_a_vector_belongs_to_one_image(tmp_path, encoder):
+    """By the end of its path another image may find it, too: an error that lists them, unless they are copies."""
+    one, two, copy = (tmp_path / place / "1.jpg" for place in ("a", "b", "c"))
+    for file, data in ((one, b"one"), (two, b"two"), (copy, b"one")):
+        file.parent.mkdir()
+        file.write_bytes(data)
+    encoder.check([record(str(one)), record(str(copy)), record("/data/test/cup/1.jpg")])
+    with pytest.raises(EncoderError, match="different photos find the same vector") as caught:
+        encoder.check([record(str(one)), record(str(two))])
+    assert caught.value.got == f"'1.jpg' of {one}, {two}"
+    for changes, message in (
+        ({"path": [*PATHS[:3], "./cup//1.jpg", "cup/1.jpg"]}, r"2 paths more than once(.|\n)*got: +cup/1.jpg\n"),
+        ({"text": ["a", "b", "a"]}, r"several vectors(.|\n)*got: +a\n"),
+    ):
+        with pytest.raises(EncoderError, match=message):
+            PrecomputedEncoder(write(tmp_path / "twice.npz", **changes))
+
+
 def test_vectors_are_float32_of_unit_norm_whatever_the_file_holds(tmp_path):
     for dtype in (np.float16, np.float32, np.float64, np.int32):
         embedding, text = (10 * EMBEDDING).astype(dtype), (10 * TEXT).astype(dtype)

@@ -10,6 +10,7 @@ import numpy as np
 
 from hybrid.errors import DataError, listing
 from hybrid.heads.base import LabeledImages, TrainingSet, check_vectors
+from hybrid.images.naming import plural
 from hybrid.images.splits import stratified_split
 from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.labels.names import NameTable, check_not_reserved, class_of, joined_notes
@@ -90,6 +91,7 @@ def choose_images(images: Sequence[StoredImage], *, limit_to: Sequence[str] | No
         raise DataError(
             f"the {place} {'holds' if place == 'index' else 'hold'} no labeled photos to train on",
             expected="class folders, a manifest with labels, or labeled shards",
+            got=_without_label(images),
             fix="hybrid build-index FOLDER_WITH_CLASS_FOLDERS"
             if place == "index"
             else "give a folder of class folders",
@@ -103,6 +105,13 @@ def choose_images(images: Sequence[StoredImage], *, limit_to: Sequence[str] | No
     once, notes = each_content_once(named)
     _check_own_images(classes, named, once)
     return ChosenImages(classes, once, [*joined_notes(wanted, counts), *notes])
+
+
+def _without_label(images: Sequence[StoredImage]) -> str:
+    held_back = sum(p.record.label is not None for p in images)
+    return f"{plural(len(images), 'photo')}" + (
+        f", {held_back} of them labeled, but of split test" if held_back else ""
+    )
 
 
 def divide(
