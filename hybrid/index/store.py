@@ -152,8 +152,8 @@ class EmbeddingStore:
             f"{self.path} is older than {made}: restored from a backup, or its last changes were lost",
             expected=f"write {state.revision} ({state.token or 'of format 1'}), or later",
             got=f"write {present.revision} ({present.token or 'of format 1'})",
-            fix=f"{again}, with its -wal file if there is one; or bring it up to date: hybrid build-index SOURCE --run "
-            f"{folder}, hybrid add-class for photos that were added, then hybrid train-head",
+            fix=f"{again}, with its -wal file if there is one; or bring it up to date: hybrid build-index SOURCE "
+            f"--verify --run {folder}, hybrid add-class for photos that were added since, then hybrid train-head",
         )
 
     @property

@@ -20,6 +20,7 @@ from hybrid.errors import ArtifactError, named_file_errors
 from hybrid.files import atomic_write, file_sha256
 from hybrid.gate.registry import AnyGate
 from hybrid.gate.rejection import Rejector
+from hybrid.index.schema import StoreState
 from hybrid.index.store import EmbeddingStore
 from hybrid.labels.prompts import PromptClass, Templates
 
@@ -101,8 +102,9 @@ class RunInfo(Struct, frozen=True, kw_only=True):
 
     Attributes
     ----------
-    store : str or None
-        Identity of ``index.sqlite``; None where there is none yet, or in a run of version 0.1.0.
+    store : StoreState or None
+        What ``index.sqlite`` held when a command last wrote to it; None where there is none yet, or in a run of version
+        0.1.0. The store may be ahead of it, and never behind.
     head : str or None
         Folder of the head, in the run; None where there is none, or in a run of version 0.1.0.
     manifest : str or None
@@ -120,7 +122,7 @@ class RunInfo(Struct, frozen=True, kw_only=True):
     encoder_name: str
     encoder_identity: str
     encoder_fingerprint: str
-    store: str | None = None
+    store: StoreState | None = None
     head: str | None = None
     manifest: str | None = None
     parts: dict[str, tuple[str, ...]] = {}
@@ -291,8 +293,8 @@ def read_run(layout: Layout) -> RunInfo:
     return info
 
 
-def check_store(layout: Layout, info: RunInfo) -> None:
-    """Raise ArtifactError unless the run has the index that it was made with; one of version 0.1.0 cannot say."""
+def check_store(layout: Layout, info: RunInfo, *, may_be_older: bool = False) -> None:
+    """Raise an error unless the run has the index that it was made with; one of version 0.1.0 cannot say."""
     again = f"hybrid build-index SOURCE --run {layout.root}"
     if info.store is None:
         return
@@ -303,20 +305,29 @@ def check_store(layout: Layout, info: RunInfo) -> None:
             got="no file",
             fix=f"bring it back from a backup, or make it again: {again} (and hybrid add-class again)",
         )
-    found = store_identity(layout)
-    if found != info.store:
-        raise ArtifactError(
-            f"{layout.store} is the index of another run",
-            expected=f"identity {info.store}",
-            got=f"identity {found or 'unknown'}",
-            fix=f"bring the run's own back, or move this one away and make it again: {again} (and hybrid add-class)",
-        )
-
-
-def store_identity(layout: Layout) -> str:
-    """Identity of the run's index."""
     with EmbeddingStore(layout.store, read_only=True) as store:
-        return store.identity
+        if store.identity != info.store.identity:
+            raise ArtifactError(
+                f"{layout.store} is the index of another run",
+                expected=f"identity {info.store.identity}",
+                got=f"identity {store.identity or 'unknown'}",
+                fix=f"bring the run's own back, or move this away and make it again: {again} (and hybrid add-class)",
+            )
+        if not may_be_older:
+            store.check_state(info.store)
+
+
+def store_state(layout: Layout) -> StoreState:
+    """What the run's index holds now."""
+    with EmbeddingStore(layout.store, read_only=True) as store:
+        return store.state
+
+
+def note_store(layout: Layout) -> None:
+    """Say in ``run.json`` what the store holds, after a command wrote to it; the lock is held."""
+    info = read_info(layout)
+    if info.store != (state := store_state(layout)):
+        write_info(layout, msgspec.structs.replace(info, store=state))
 
 
 def read_part(layout: Layout, file: Path, kind: type[S], fix: str, info: RunInfo | None = None) -> S | None:
@@ -375,7 +386,7 @@ def writing_parts(layout: Layout, parts: Mapping[Path, Struct]) -> Iterator[None
     for file, content in data.items():
         with atomic_write(file) as part:
             part.write_bytes(content)
-    write_info(layout, msgspec.structs.replace(info, parts=info.parts | new))
+    write_info(layout, msgspec.structs.replace(info, parts=info.parts | new, store=store_state(layout)))
 
 
 def _file_digest(file: Path) -> str:
@@ -391,7 +402,7 @@ def write_run(layout: Layout, settings: EncoderSettings, encoder: Encoder) -> No
         encoder_name=encoder.name,
         encoder_identity=encoder.identity,
         encoder_fingerprint=encoder.fingerprint,
-        store=store_identity(layout) if layout.store.is_file() else None,
+        store=store_state(layout) if layout.store.is_file() else None,
     )
     kept = {} if before is None else {name: getattr(before, name) for name in ("head", "manifest", "parts", "sha256")}
     info = msgspec.structs.replace(own, **kept)

@@ -37,7 +37,7 @@ from hybrid.run.files import (
     check_store,
     parse_json,
     read_info,
-    store_identity,
+    store_state,
     write_info,
     write_json,
 )
@@ -408,7 +408,7 @@ def tidy(layout: Layout) -> None:
     info = read_info(layout)
     if not info.sha256:
         parts = {file.name: (file_sha256(file),) for file in (layout.classes, layout.prompts) if file.is_file()}
-        store = store_identity(layout) if layout.store.is_file() else None
+        store = store_state(layout) if layout.store.is_file() else None
         write_info(layout, msgspec.structs.replace(info, store=store, parts=parts))
     if info.head is not None:
         if layout.head.is_symlink() and str(layout.head.readlink()) != info.head:

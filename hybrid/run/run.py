@@ -21,7 +21,7 @@ from hybrid.images.sources import Scan, scan
 from hybrid.index.store import EmbeddingStore
 from hybrid.labels.names import check_not_reserved
 from hybrid.run.classes.change import AddSummary, RemoveSummary, add_class, remove_class
-from hybrid.run.files import HeadInfo, Layout, RunInfo, check_store, read_info, read_run, write_run
+from hybrid.run.files import HeadInfo, Layout, RunInfo, check_store, note_store, read_info, read_run, write_run
 from hybrid.run.heads import adopt_head, read_head_info, writing
 
 if TYPE_CHECKING:
@@ -223,12 +223,13 @@ class Run:
                     got=f"{self.settings.model} / {self.settings.pretrained}",
                     fix="run the same command again",
                 )
-            self._check_index()
+            self._check_index(may_be_older=bool(options.get("verify")))
             with EmbeddingStore(self.layout.store) as store:
                 self._note_index()
                 summary = build_index(found, self.encoder, store, **options)
                 empty = store.is_empty
                 neighbors = None if empty else open_index(store, self.encoder.fingerprint, self.layout.neighbors)
+            note_store(self.layout)
         for note in neighbors.notes if neighbors is not None else ():
             self._say(note)
         summary.vectors = len(neighbors) if neighbors is not None else 0
@@ -236,13 +237,13 @@ class Run:
             self._say(note)
         return summary
 
-    def _check_index(self) -> None:
-        """Refuse the index of another run; one that is gone is made anew."""
+    def _check_index(self, *, may_be_older: bool) -> None:
+        """Refuse the index of another run, or an older one; one that is gone is made anew."""
         if not self.layout.run.is_file():
             return
         info = read_info(self.layout)
         if self.layout.store.is_file():
-            check_store(self.layout, info)
+            check_store(self.layout, info, may_be_older=may_be_older)
         elif info.store is not None:
             self._say(f"WARNING: {self.layout.store} is gone; it is made anew")
 

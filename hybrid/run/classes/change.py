@@ -23,7 +23,7 @@ from hybrid.run.classes.images import JoiningImages, Unreadable, check_images, e
 from hybrid.run.classes.names import fit_notes, usable
 from hybrid.run.classes.pending import PendingIndex
 from hybrid.run.classes.support import SupportClass, gather, gather_labels
-from hybrid.run.files import HeadInfo, Layout, RunInfo, read_run, write_info, writing_parts
+from hybrid.run.files import HeadInfo, Layout, RunInfo, note_store, read_run, write_info, writing_parts
 from hybrid.run.heads import at_one_moment, read_head_info, writing
 
 
@@ -115,6 +115,8 @@ class RunClasses:
         parts = {layout.classes: info} if info != before else {}
         with writing_parts(layout, parts), EmbeddingStore(layout.store) as store:
             self.index.write_to(store)
+        if not parts:
+            note_store(layout)
 
 
 def read_run_classes(
