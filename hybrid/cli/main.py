@@ -41,6 +41,7 @@ COMMANDS = {
     "search": "hybrid.cli.search",
     "audit": "hybrid.cli.audit",
     "info": "hybrid.cli.info",
+    "check": "hybrid.cli.check",
 }
 
 

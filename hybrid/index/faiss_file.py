@@ -127,13 +127,19 @@ class _Check(msgspec.Struct, frozen=True):
     stamp: Stamp
 
 
-def is_intact(file: Path, note: Note) -> bool:
-    """Whether the index before the note is what was written, as far as that is known."""
+def is_intact(file: Path, note: Note, *, remember: bool = True) -> bool:
+    """Whether the index before the note is what was written, as far as that is known.
+
+    Parameters
+    ----------
+    remember : bool
+        Whether a large file that did not change since the last check need not be read again.
+    """
     if not note.size:
         return True
     try:
         now = _Check(note.digest, Stamp.of(file.stat()))
-        remembered = now.stamp.size > CHECKED_EACH_TIME
+        remembered = remember and now.stamp.size > CHECKED_EACH_TIME
         if remembered and _last_check(file) == now:
             return True
         if _digest(file, note.size) != note.digest:

@@ -265,6 +265,25 @@ class EmbeddingStore:
         """Make sure that a vector that was not found is not there; StoreError if a damaged page may hide it."""
         self._check_pages("integrity_check(embeddings)")
 
+    def check_pages(self) -> None:
+        """Let SQLite verify the whole file: its pages, and its indices against its tables."""
+        self._check_pages("integrity_check")
+
+    def encoders(self) -> dict[str, str]:
+        """Fingerprints of all encoders that vectors are of, and their names."""
+        query = """SELECT DISTINCT fingerprint, coalesce(name, fingerprint) FROM embeddings
+                   LEFT JOIN encoders USING (fingerprint) ORDER BY 1"""
+        return {str(fingerprint): str(name) for fingerprint, name in self._db.rows(query)}
+
+    def damaged_texts(self) -> tuple[int, int]:
+        """How many cached text vectors do not fit their digests, and how many there are."""
+        texts = list(self._db.rows(f"SELECT text, fingerprint, vector, {self._digest} FROM texts"))  # noqa: S608
+        return sum(not is_sound(*row) for row in texts) if self.has_digests else 0, len(texts)
+
+    def damage(self, got: str) -> StoreError:
+        """Make the error for content that is not what was written."""
+        return damaged(self.path, got)
+
     def mend(self) -> list[str]:
         """Forget rows and vectors that are not what was written, so that they are made again; gives the rows' paths.
 

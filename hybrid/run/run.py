@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from hybrid.evaluation.results import Evaluation
     from hybrid.gate.policy import Policy
     from hybrid.index.build import IndexSummary
+    from hybrid.run.check import Part
     from hybrid.tools.audit.audit import Audit
     from hybrid.tools.explain.explain import Explained
     from hybrid.tools.search.search import Hit
@@ -545,6 +546,12 @@ class Run:
             raise ConfigError("explain takes one image", got=f"{len(records)} images")
         classifier = self.classifier(prompts, **options).fitted
         return explain(classifier, self.folder, records[0], method=method, name=class_name)
+
+    def check(self) -> list[Part]:
+        """Verify every part of the run and change nothing; see `hybrid.run.check.check_run`."""
+        from hybrid.run.check import check_run
+
+        return check_run(self.layout)
 
     def audit(
         self, *, duplicates_above: float | None = None, labels: bool = True, prompts: Prompts | None = None
