@@ -7,6 +7,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ class Database:
     def rows(self, query: str, values: Any = ()) -> Iterator[tuple[Any, ...]]:
         """Rows of a query, read as they are asked for."""
         with named_sqlite_errors(self.path):
-            yield from self.connection.execute(query, values)
+            # A chain: a cursor would be closed with this generator, maybe after its connection was.
+            yield from chain(self.connection.execute(query, values))
 
     def one(self, query: str, values: Any = ()) -> tuple[Any, ...] | None:
         """The first row of a query."""

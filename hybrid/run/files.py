@@ -386,7 +386,8 @@ def writing_parts(layout: Layout, parts: Mapping[Path, Struct]) -> Iterator[None
     for file, content in data.items():
         with atomic_write(file) as part:
             part.write_bytes(content)
-    write_info(layout, msgspec.structs.replace(info, parts=info.parts | new, store=store_state(layout)))
+    state = store_state(layout) if layout.store.is_file() else info.store
+    write_info(layout, msgspec.structs.replace(info, parts=info.parts | new, store=state))
 
 
 def _file_digest(file: Path) -> str:
