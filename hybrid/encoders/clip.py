@@ -258,8 +258,11 @@ class ClipEncoder:
             short, longer = (self._tokenizer(list(part), context_length=size) for size in (length, length + 1))
             return [bool(torch.any(a != b)) for a, b in zip(short, longer[:, :length], strict=True)]
 
+        # A token is a byte or more, and the start, the end and the class take one each.
+        long = [text for text in dict.fromkeys(texts) if len(text.encode()) + 3 > length]
         # Not all tokenizers can be asked so: some put a token of their own at the very end.
-        return cut(texts) if not cut(["a"])[0] else [False] * len(texts)
+        told = dict(zip(long, cut(long), strict=True)) if long and not cut(["a"])[0] else {}
+        return [told.get(text, False) for text in texts]
 
     def _to_numpy(self, features: torch.Tensor, what: str) -> FloatArray:
         vectors = features.float().cpu().numpy()

@@ -91,8 +91,7 @@ def text_notes(
     """
     notes = []
     if encoder.uses_templates and isinstance(encoder, ReadsSoMuch):
-        # The longest text of a class alone: to look at all of eighty templates would take longer than to embed them.
-        longest = [max(class_texts(prompt, templates), key=lambda text: len(text.encode())) for prompt in prompts]
+        longest = [_longest_text(prompt, templates) for prompt in prompts]
         cut = [prompt.name for prompt, is_cut in zip(prompts, encoder.truncated(longest), strict=True) if is_cut]
         if cut:
             notes.append(
@@ -103,6 +102,16 @@ def text_notes(
         for group in ([prompts[row].name for row in rows] for rows in equal_rows(vectors))
     ]
     return tuple(notes)
+
+
+def _longest_text(prompt: PromptClass, templates: Templates) -> str:
+    """The longest text of a class alone: to look at all of eighty templates may take longer than to embed them."""
+    name, template = (max(texts, key=_bytes) for texts in ((prompt.name, *prompt.synonyms), templates.texts))
+    return class_texts(PromptClass(name), Templates(templates.name, (template,)))[0]
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode())
 
 
 def equal_rows(vectors: NDArray[Any], tolerance: float = 1e-4) -> list[list[int]]:

@@ -29,7 +29,6 @@ _QUOTES = {**dict.fromkeys((0x2018, 0x2019, 0x02BC), "'"), **dict.fromkeys((0x20
 _ALIKE = {**_WIDTHS, **_HYPHENS, **_QUOTES, ord("_"): " "}
 
 _LETTER, _WORD = r"[^\W\d_]", r"[^\W_]"
-_SPACE = re.compile(r"\s+")
 # Between two words a hyphen separates; elsewhere it may be a sign.
 _SEPARATOR = re.compile(rf"(?<={_WORD})-(?={_WORD})| - ")
 _FINAL_DOT = re.compile(rf"(?<={_WORD})[.。]+$")
@@ -39,12 +38,15 @@ _BETWEEN_WORDS = re.compile(rf"(?<={_LETTER}{{2}}) (?={_LETTER}{{2}})")
 
 def spoken_form(name: str) -> str:
     """Give a name in lower case with single spaces between its words: what names are sorted by."""
-    text = _INVISIBLE.sub("", unicodedata.normalize("NFC", name)).translate(_ALIKE)
-    text = _SEPARATOR.sub(" ", _SPACE.sub(" ", unicodedata.normalize("NFC", text)).strip())
-    text = _FINAL_DOT.sub("", text)
+    if name.isascii():
+        text = name.replace("_", " ")
+    else:
+        text = _INVISIBLE.sub("", unicodedata.normalize("NFC", name)).translate(_ALIKE)
+        text = unicodedata.normalize("NFC", text)
+    text = _FINAL_DOT.sub("", _SEPARATOR.sub(" ", " ".join(text.split())))
     last = _FINAL_LETTER.search(text)
     folded = text.casefold() if last is None else text[: last.start()].casefold() + last[0]
-    return unicodedata.normalize("NFC", folded)
+    return folded if name.isascii() else unicodedata.normalize("NFC", folded)
 
 
 def class_key(name: str) -> str:
@@ -55,9 +57,12 @@ def class_key(name: str) -> str:
     return _BETWEEN_WORDS.sub("", spoken_form(name))
 
 
+_RESERVED = class_key(NONE)
+
+
 def is_reserved(name: str) -> bool:
     """Tell whether a name is, in any spelling, the answer for an image of no class."""
-    return class_key(name) == class_key(NONE)
+    return class_key(name) == _RESERVED
 
 
 def check_name(name: object, where: str) -> str:
@@ -80,11 +85,13 @@ def check_name(name: object, where: str) -> str:
     if not isinstance(name, str):
         raise DataError(f"{where} is not a class name", expected="a text such as: zebra", got=f"{name!r:.80}")
     clean = unicodedata.normalize("NFC", name.strip())
-    if not class_key(clean):
+    key = class_key(clean)
+    if not key:
         raise DataError(f"{where} has no class name", expected="a name such as: zebra", got=repr(name))
-    if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in clean):
+    if not clean.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in clean):
         raise DataError(f"{where}: a class name is one line of text", got=f"{clean!a:.80}, with control characters")
-    check_not_reserved([clean], where)
+    if key == _RESERVED:
+        check_not_reserved([clean], where)
     return clean
 
 

@@ -85,8 +85,7 @@ class PromptSet:
         DataError
             If a name is blank, given twice, or no text.
         """
-        made = [_as_class(name, (), f"name {number}") for number, name in enumerate(names, 1)]
-        return cls(tuple(made))
+        return cls(tuple(_as_class(name, (), f"name {number}") for number, name in enumerate(names, 1)))
 
     @classmethod
     def load(cls, prompts: str | Path) -> PromptSet:
@@ -290,7 +289,8 @@ def _check_distinct(placed: Sequence[tuple[PromptClass, str]], what: str) -> Non
     places: dict[str, tuple[str, str]] = {}
     for cls, place in placed:
         key = class_key(check_name(cls.name, f"{what}: {place}"))
-        check_not_reserved(cls.synonyms, f"{what}: {place}")
+        if cls.synonyms:
+            check_not_reserved(cls.synonyms, f"{what}: {place}")
         if key in places:
             first_name, first_place = places[key]
             raise DataError(
