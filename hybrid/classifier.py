@@ -53,6 +53,8 @@ class HybridClassifier:
         See `hybrid.device.resolve`.
     seed : int
         Of the validation cut and the training.
+    strict_names : bool
+        Prompts that are a label in another spelling, or nearly one, are an error instead of a note.
 
     Attributes
     ----------
@@ -80,7 +82,9 @@ class HybridClassifier:
         precision: str = "auto",
         device: str = "auto",
         seed: int = 0,
+        strict_names: bool = False,
     ) -> None:
+        self.strict_names = strict_names
         self.encoder, self.prompts, self.pretrained, self.head = encoder, prompts, pretrained, head
         self.templates, self.policy, self.precision, self.device, self.seed = templates, policy, precision, device, seed
 
@@ -182,7 +186,9 @@ class HybridClassifier:
             run.train(head="linear", templates=self.templates, seed=self.seed)
         elif self.head is not None:
             run.train(self.head, templates=self.templates, seed=self.seed)
-        self.fitted_ = run.classifier(self.prompts, templates=self.templates, policy=self.policy).fitted
+        self.fitted_ = run.classifier(
+            self.prompts, templates=self.templates, policy=self.policy, strict_names=self.strict_names
+        ).fitted
         self._folder = folder
         return self
 

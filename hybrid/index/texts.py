@@ -92,15 +92,20 @@ def text_notes(
     notes = []
     if encoder.uses_templates and isinstance(encoder, ReadsSoMuch):
         longest = [_longest_text(prompt, templates) for prompt in prompts]
-        cut = [prompt.name for prompt, is_cut in zip(prompts, encoder.truncated(longest), strict=True) if is_cut]
+        cut = [
+            _shortened(prompt.name)
+            for prompt, is_cut in zip(prompts, encoder.truncated(longest), strict=True)
+            if is_cut
+        ]
         if cut:
             notes.append(
-                f"WARNING: prompts longer than the encoder reads, of which the end counts for nothing: {_listed(cut)}"
+                f"WARNING: prompts longer than the encoder reads, of which the end counts for nothing: {listing(cut, 6)}"
             )
-    notes += [
-        f"WARNING: the encoder cannot tell these classes apart by name, their text vectors are equal: {_listed(group)}"
-        for group in ([prompts[row].name for row in rows] for rows in equal_rows(vectors))
-    ]
+    groups = [" = ".join(_shortened(prompts[row].name) for row in rows) for rows in equal_rows(vectors)]
+    if groups:
+        notes.append(
+            f"WARNING: classes that the encoder cannot tell apart by name, their text vectors are equal: {listing(groups, 4)}"
+        )
     return tuple(notes)
 
 
@@ -134,7 +139,7 @@ def equal_rows(vectors: NDArray[Any], tolerance: float = 1e-4) -> list[list[int]
     return sorted(distinct.values())
 
 
-def _listed(names: Sequence[str]) -> str:
-    """Names for a message, long ones without their middle."""
+def _shortened(name: str) -> str:
+    """A name for a message: a long one without its middle."""
     half = MOST_SHOWN // 2
-    return listing([name if len(name) <= MOST_SHOWN else f"{name[:half]}...{name[-half:]}" for name in names], 6)
+    return name if len(name) <= MOST_SHOWN else f"{name[:half]}...{name[-half:]}"

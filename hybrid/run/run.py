@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -202,7 +203,7 @@ class Run:
         folder = self.folder.absolute() / "images"
         source = str(folder)
         own = [
-            replace(_as_file(record, folder / f"{i:06d}.bmp"), source=source, label=str(label), split=None)
+            replace(_as_file(record, folder / f"{i:06d}.bmp"), source=source, label=_label(label, i), split=None)
             for i, (record, label) in enumerate(zip(records, labels, strict=True))
         ]
         return self._index(Scan(tuple(own), (), (source,)), may_shrink=True)
@@ -296,9 +297,11 @@ class Run:
         """
         from hybrid.device import resolve
         from hybrid.heads.recipes import load_recipe
+        from hybrid.labels.prompts import prompt_set
         from hybrid.run.train import train_run
 
         read_run(self.layout)  # before the encoder, which takes a while
+        seen = prompt_set(classes)
         chosen = load_recipe(recipe, assignments, {"kind": head, **settings})
         compute = resolve(self.device)
         return train_run(
@@ -306,7 +309,7 @@ class Run:
             self.encoder,
             chosen,
             compute,
-            limit_to=classes,
+            limit_to=seen.names if seen else None,
             templates=templates,
             fresh=fresh,
             say=self._say,
@@ -579,6 +582,14 @@ class Run:
         check = LabelCheck(prompt_set(prompts), None, self.device) if labels else None
         above = DUPLICATES_ABOVE if duplicates_above is None else duplicates_above
         return audit_run(self.folder, above=above, labels=check)
+
+
+def _label(label: object, index: int) -> str:
+    """The label of an image as text; DataError for what a table has where a label is missing."""
+    missing = label is None or (isinstance(label, float) and math.isnan(label))
+    if missing or not str(label).strip():
+        raise DataError(f"image {index} has no label", expected="a class name", got=repr(label))
+    return str(label)
 
 
 def _as_file(record: ImageRecord, file: Path) -> ImageRecord:

@@ -80,12 +80,15 @@ def gather(
     labels = index.labels()
     added = NameTable(entry.name for entry in info.added)
     left_out = labels if left_out is None else left_out
+    trained = NameTable(seen)
     outside = NameTable((*seen, *(name for name in left_out if added.find(name) is None)))
-    return gather_labels(
+    classes, notes = gather_labels(
         [entry for entry in info.added if outside.find(entry.name) is None],
         [label for label in labels if outside.find(label) is None],
         index,
     )
+    learned = {label: seen[place] for label in labels if (place := trained.find(label)) is not None}
+    return classes, (*joined_notes(learned), *notes)
 
 
 def gather_labels(

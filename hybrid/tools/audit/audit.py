@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -14,10 +15,12 @@ from hybrid.encoders import load_encoder
 from hybrid.encoders.base import Encoder, FloatArray
 from hybrid.errors import ArtifactError, StoreError, listing
 from hybrid.gate.evidence import zero_shot_logits
+from hybrid.heads.training.dataset import relabeled
 from hybrid.index.contents import by_content
 from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.index.texts import embed_classes
 from hybrid.labels.check import check_prompts
+from hybrid.labels.names import class_of, joined_notes
 from hybrid.labels.prompts import PromptSet, Templates, load_templates
 from hybrid.labels.space import join
 from hybrid.run.classes.change import usual_templates
@@ -110,7 +113,7 @@ def audit_run(
     layout = Layout(run)
     info = read_run(layout)
     with EmbeddingStore(layout.store, read_only=True) as store:
-        images = store.images()
+        images, spelled = _one_spelling(store.images())
         contents = by_content(images)
         hashes = list(contents)
         if not hashes:
@@ -127,11 +130,18 @@ def audit_run(
         f"WARNING: {share:.0%} of the photos have near duplicates: to this encoder they differ little; "
         "a higher --duplicates-above leaves the nearest",
     )
-    warning = too_many if share >= MANY else ()
+    warning = (*spelled, *(too_many if share >= MANY else ()))
     if labels is None:
         return Audit(len(images), count, 0, above, duplicates, None, warning)
     suspects, judged, notes = _judge_labels(labeled, layout, info, labels)
     return Audit(len(images), count, judged, above, duplicates, tuple(suspects), (*warning, *notes))
+
+
+def _one_spelling(images: Sequence[StoredImage]) -> tuple[list[StoredImage], tuple[str, ...]]:
+    """Images under the names of their classes, and a note on labels that are one class in several spellings."""
+    counts = Counter(image.record.label for image in images if image.record.label is not None)
+    names = class_of(counts)
+    return [i if i.record.label is None else relabeled(i, names) for i in images], joined_notes(names, counts)
 
 
 def _labeled(images: Sequence[StoredImage], hashes: Sequence[str], embeddings: FloatArray) -> LabeledContents:
