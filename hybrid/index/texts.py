@@ -92,20 +92,15 @@ def text_notes(
     notes = []
     if encoder.uses_templates and isinstance(encoder, ReadsSoMuch):
         longest = [_longest_text(prompt, templates) for prompt in prompts]
-        cut = [
-            _shortened(prompt.name)
-            for prompt, is_cut in zip(prompts, encoder.truncated(longest), strict=True)
-            if is_cut
-        ]
-        if cut:
-            notes.append(
-                f"WARNING: prompts longer than the encoder reads, of which the end counts for nothing: {listing(cut, 6)}"
-            )
+        is_cut = encoder.truncated(longest)
+        names = [_shortened(prompt.name) for prompt, cut in zip(prompts, is_cut, strict=True) if cut]
+        if names:
+            what = "prompts longer than the encoder reads, of which the end counts for nothing"
+            notes.append(f"WARNING: {what}: {listing(names, 6)}")
     groups = [" = ".join(_shortened(prompts[row].name) for row in rows) for rows in equal_rows(vectors)]
     if groups:
-        notes.append(
-            f"WARNING: classes that the encoder cannot tell apart by name, their text vectors are equal: {listing(groups, 4)}"
-        )
+        what = "classes that the encoder cannot tell apart by name, their text vectors are equal"
+        notes.append(f"WARNING: {what}: {listing(groups, 4)}")
     return tuple(notes)
 
 
