@@ -40,6 +40,7 @@ _TAILS = tuple(
     b"".join(hashlib.sha256(seed).digest().replace(b"\xff", b"\x7f") + bytes([0xFF, 0xD0 + mark]) for mark in marks)
     for seed, marks in ((b"a", (0, 1, 2, 3, 4, 5, 6, 7)), (b"b", (4, 5, 6, 7, 0, 1, 2, 3)))
 )
+_SCAN, _MOST_SCANS = b"\xff\xda", 100
 _END_OF_JPEG = b"\xff\xd9"
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 # Of formats that are read: by the first bytes.
@@ -157,6 +158,8 @@ def decode_scaled(data: bytes, min_side: int | None, read_jpeg: JpegReader, eigh
 def _decode_scaled(data: bytes, min_side: int | None, read_jpeg: JpegReader, eighths: Sequence[int]) -> Scaled:
     with _opened(data) as image:
         width, height = image.size
+        if "progressive" in image.info:
+            _check_scans(data)
         # MPO: a JPEG with others behind it, as some phones write; the first is the image.
         if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
             return _whole(image, min_side, _missing_end(data, image))
@@ -358,6 +361,12 @@ def _without_texts(data: bytes) -> bytes:
 def _pixels(data: bytes) -> Pixels:
     with _opened(data) as image:
         return _upright_rgb(image)
+
+
+def _check_scans(data: bytes) -> None:
+    """Refuse a progressive JPEG that passes over its pixels so often that it would take hours."""
+    if (scans := data.count(_SCAN)) > _MOST_SCANS:
+        raise UnreadableImageError(f"the image is refused: a JPEG of {scans} scans, where a photo has about ten")
 
 
 def _has_all_scans(data: bytes) -> bool:

@@ -442,6 +442,15 @@ def test_a_progressive_jpeg_without_its_last_scans_is_cut_off(picture, encode, d
         assert outcome(lambda data: decoder.decode(data, 8), whole[:end]) == "the image is cut off"
 
 
+def test_a_jpeg_of_thousands_of_scans_is_refused(picture, encode, decoder):
+    """Each of a hundred bytes, and as long to decode as the whole image."""
+    data = encode(picture(61, 47), progressive=True)
+    last = data[data.rfind(b"\xff\xda") : -2]
+    for count, reason in ((5, None), (200, "the image is refused: a JPEG of 2")):
+        found = outcome(lambda data: decoder.decode(data, 8), data[:-2] + last * count + data[-2:])
+        assert isinstance(found, bytes) if reason is None else found.startswith(reason)
+
+
 def test_a_jpeg_that_is_cut_off_gives_the_same_reason_everywhere(picture, encode, decoder):
     whole = encode(picture(61, 47), quality=90)
     for end in range(1, len(whole) - 2, 9):
