@@ -56,7 +56,7 @@ def run_lock(root: Path, command: str, *, wait: bool = True) -> Iterator[None]:
     # Here, because it takes longer to import than a short command has.
     from filelock import FileLock, Timeout
 
-    with named_file_errors(f"{command} cannot write to the run {root}"):
+    with named_file_errors(f"{command} cannot write to the run {root}", root):
         root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(root / LOCK, thread_local=False)
         try:
