@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from hybrid.errors import DataError
 from hybrid.evaluation.evaluate import evaluate
 from hybrid.evaluation.metrics import score_system
 from hybrid.evaluation.results import describe, report_rejection, report_sets
@@ -92,6 +93,21 @@ def test_promises_are_measured_on_images_of_the_label_space_and_on_foreign_ones(
     assert found.rejection.foreign == float(Fake().answers(foreign).hybrid[0, 0] >= 0.5)
     assert found.to_json()["sets"]["mean_size"] == found.sets.mean_size
     assert found.to_json()["rejection"]["accept_above"] == 0.5
+
+
+def test_labels_in_another_spelling_and_near_ones_are_told():
+    names = ("Ant", "bees", "CAT", "yak")
+    records = [replace(r, label=names[k % 4]) for k, r in enumerate(RECORDS)]
+    notes = evaluate(Fake(), records).notes
+    assert "labels that are a class in another spelling: 'Ant' is 'ant', 'CAT' is 'cat'" in notes
+    assert "WARNING: labels that are no class so far, did you mean 'bee' for 'bees'?" in notes
+    for strange in (records, [replace(r, label="bees") if r.label == "yak" else r for r in RECORDS]):
+        with pytest.raises(DataError, match="'bee' for 'bees'"):
+            evaluate(Fake(), strange, strict_names=True)
+    assert evaluate(Fake(), RECORDS, strict_names=True).scored == len(INSIDE)
+    with pytest.raises(DataError, match="no photo has a label") as caught:
+        evaluate(Fake(), [replace(r, label="bees") for r in RECORDS])
+    assert "did you mean 'bee' for 'bees'" in caught.value.fix
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 50])

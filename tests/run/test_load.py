@@ -8,7 +8,7 @@ import pytest
 
 from hybrid.config import EncoderSettings, HeadSettings
 from hybrid.encoders.base import unit_norm
-from hybrid.errors import ArtifactError, EncoderError, FewShotError, GateError
+from hybrid.errors import ArtifactError, DataError, EncoderError, FewShotError, GateError
 from hybrid.gate.decide import FittedGate
 from hybrid.gate.gate import Gate
 from hybrid.gate.gaussians import ClassGaussians
@@ -354,6 +354,40 @@ def test_labels_that_the_head_does_not_know_join(layout):
     assert read(layout).classes.support == ()
     write_json(layout.classes, ClassesInfo(added=(AddedClass(name="okapi"),)))
     assert [c.name for c in read(layout).classes.support] == ["okapi"]
+
+
+def test_prompts_are_compared_with_the_classes_of_the_run(layout):
+    give_head(layout, gate_of(("ant", "bee")))
+    notes = read(layout, prompts=["Ant", "ants", "OKAPI", "emu"]).notes
+    assert "prompts that are a class in another spelling: 'Ant' is 'ant', 'OKAPI' is 'okapi'" in notes
+    assert "WARNING: prompts that are no class so far, did you mean 'ant' for 'ants'?" in notes
+    strict = {"device": "cpu", "strict_names": True}
+    assert load_run(layout.root, PromptSet.from_names(["ant", "emu"]), **strict).prompts.names == ("ant", "emu")
+    with pytest.raises(DataError, match=r"'okapi' for 'okapis'(.|\n)*strict"):
+        load_run(layout.root, PromptSet.from_names(["okapis"]), **strict)
+    with pytest.raises(DataError, match="a synonym of 'insect' is the trained class 'ant'"):
+        load_run(layout.root, PromptSet((PromptClass("insect", ("Ant",)),)), device="cpu")
+
+
+def test_saved_prompts_that_are_refused_by_now_still_load(layout):
+    give_head(layout, gate_of(("ant", "bee")))
+    saved = (PromptClass("insect", ("ant",)), PromptClass("hot dog"), PromptClass("hotdog"))
+    write_json(layout.prompts, SavedPrompts(classes=saved))
+    made = read(layout)
+    assert made.prompts.classes == saved
+    space = assemble(made).space
+    assert space.names == ("ant", "bee", "hot dog", "hotdog", "okapi")
+    assert [space.index_of(name) for name in ("insect", "hot dog", "hotdog", "HotDog")] == [0, 2, 3, 2]
+
+
+def test_a_label_in_another_spelling_than_the_heads_class_is_told(layout):
+    give_head(layout, gate_of(("ant", "bee")))
+    with EmbeddingStore(layout.store) as store:
+        image = StoredImage(ImageRecord("/more.jpg", "/", "ANT", None, 1, 1), "more")
+        store.write_batch([image], {"more": direction("ant")}, "words fp32")
+    made = read(layout)
+    assert "labels that are one class in several spellings: 'ANT' and 'ant' as ant" in made.notes
+    assert [c.name for c in made.classes.support] == ["okapi"]
 
 
 def test_a_head_without_a_gate_stays_alone(layout):
