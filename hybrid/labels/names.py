@@ -22,7 +22,9 @@ NONE = "none of these"
 # Soft hyphen, Arabic stretching, marks of direction, joiners and other characters of no width; what chooses between
 # an emoji's two looks. Not U+200D, which makes one emoji of several, nor the tags that tell flags apart.
 _UNSEEN = "\u00ad\u0640\u061c\u180e\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\ufe0e\ufe0f"
-_INVISIBLE = re.compile(f"[{_UNSEEN}]|(?<=\\w)\u200d|\u200d(?=\\w)|^\u200d|\u200d$")
+_INVISIBLE = re.compile(f"[{_UNSEEN}]")
+# Between two emoji it makes one of them.
+_JOINER = re.compile("(?<![^\\w\\s])\u200d+|\u200d+(?![^\\w\\s])")
 _WIDTHS = {code: wide for code in range(0xFF01, 0xFFEF) if (wide := unicodedata.normalize("NFKC", chr(code)))}
 _HYPHENS = dict.fromkeys([*range(0x2010, 0x2016), 0x2212, 0xFE63], "-")
 _QUOTES = {**dict.fromkeys((0x2018, 0x2019, 0x02BC), "'"), **dict.fromkeys((0x201C, 0x201D), '"')}
@@ -30,7 +32,7 @@ _ALIKE = {**_WIDTHS, **_HYPHENS, **_QUOTES, ord("_"): " "}
 
 _LETTER, _WORD = r"[^\W\d_]", r"[^\W_]"
 # Between two words a hyphen separates; elsewhere it may be a sign.
-_SEPARATOR = re.compile(rf"(?<={_WORD})-(?={_WORD})| - ")
+_SEPARATOR = re.compile(rf"(?<={_WORD})-(?={_WORD})|(?: -)+ ")
 _FINAL_DOT = re.compile(rf"(?<={_WORD})[.。]+$")
 _FINAL_LETTER = re.compile(rf"(?:^| )[^\w/]*{_LETTER}\W*$")
 _BETWEEN_WORDS = re.compile(rf"(?<={_LETTER}{{2}}) (?={_LETTER}{{2}})")
@@ -41,7 +43,7 @@ def spoken_form(name: str) -> str:
     if name.isascii():
         text = name.replace("_", " ")
     else:
-        text = _INVISIBLE.sub("", unicodedata.normalize("NFC", name)).translate(_ALIKE)
+        text = _JOINER.sub("", _INVISIBLE.sub("", unicodedata.normalize("NFC", name))).translate(_ALIKE)
         text = unicodedata.normalize("NFC", text)
     text = _FINAL_DOT.sub("", _SEPARATOR.sub(" ", " ".join(text.split())))
     last = _FINAL_LETTER.search(text)

@@ -17,6 +17,7 @@ QUOTE = 'put a name that holds , : # or brackets into quotes: "Washington, D.C."
 
 # A `#` within a word belongs to the name: only after whitespace does it begin a comment.
 COMMENT = re.compile(r"(?:^|\s)#.*")
+_FINAL_COMMENT = re.compile(r'(?:^|\s)#[^"]*$')  # of a line with quotes, in which a # may stand
 _BULLET = re.compile("^[-+*\u2022\u2023\u25e6\u00b7\u2013\u2014]\\s+(?:\\[[ xX]?\\]\\s+)?(?=\\S)")
 _NUMBER = re.compile(r"^(?:\(?\d{1,5}[.)]\s+|\d{1,5}\t\s*)(?=\S)")
 _QUOTED = re.compile(r"^(?:\"([^\"]*)\"|“([^”]*)”|„([^“”]*)[“”]|«([^»]*)»|`([^`]*)`|'([^']*)')\s*([:,;]?)\s*(.*)$")
@@ -75,7 +76,7 @@ def parse_lines(text: str, where: str) -> Parsed:
     table = _table(content)
     if table is not None:
         parsed = _parse_table(table, content, where)
-    elif len(content) == 1 and _is_one_line_list(content[0][1]):
+    elif len(content) == 1 and _is_one_line_list(_FINAL_COMMENT.sub("", content[0][1])):
         parsed = _parse_one_line(content[0], where)
     else:
         parsed = _parse_lines(content, where)
@@ -161,7 +162,7 @@ def _is_one_line_list(line: str) -> bool:
 
 def _parse_one_line(line: tuple[int, str], where: str) -> Parsed:
     """Names in one line, between commas; in quotes where they hold one."""
-    bare = COMMENT.sub("", line[1]).strip()
+    bare = _FINAL_COMMENT.sub("", line[1]).strip()
     delimiter = next(mark for mark in "\t;," if mark in bare)
     if delimiter == ";" and "," in re.sub(r'"[^"]*"', "", bare):
         raise unclear(f"{where}, line {line[0]}", "both commas and semicolons between names", line[1])

@@ -204,6 +204,8 @@ def test_names_on_the_command_line(tmp_path, monkeypatch):
         ("llama, sea horse ,", ("llama", "sea horse")),
         ("F-16A/B,F-18", ("F-16A/B", "F-18")),
         ("llama,", ("llama",)),
+        ('"C #5", zebra # and more', ("C #5", "zebra")),
+        ("llama # a, b\n", ("llama",)),
         ('"Washington, D.C.",Boston', ("Washington, D.C.", "Boston")),
         ('["llama", "zebra"]', ("llama", "zebra")),
         ("llama\nzebra", ("llama", "zebra")),
