@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from hybrid.errors import ConfigError, UnreadableImageError
 from hybrid.images.color import CODE_POINTS, Conversion, conversion_of
-from hybrid.images.gray import deep_gray_to_8_bit, is_deep_gray
+from hybrid.images.gray import deep_color_to_8_bit, deep_gray_to_8_bit, is_deep_color, is_deep_gray, swap_bytes
 from hybrid.images.limits import LARGE, max_pixels, one_at_a_time, too_many_pixels
 from hybrid.images.magic import kind_of
 
@@ -40,6 +40,7 @@ _TAILS = tuple(
     b"".join(hashlib.sha256(seed).digest().replace(b"\xff", b"\x7f") + bytes([0xFF, 0xD0 + mark]) for mark in marks)
     for seed, marks in ((b"a", (0, 1, 2, 3, 4, 5, 6, 7)), (b"b", (4, 5, 6, 7, 0, 1, 2, 3)))
 )
+_UPPER_OF_14_BITS = 63  # the upper byte of 16383
 _SCAN, _MOST_SCANS = b"\xff\xda", 100
 _END_OF_JPEG = b"\xff\xd9"
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
@@ -162,7 +163,7 @@ def _decode_scaled(data: bytes, min_side: int | None, read_jpeg: JpegReader, eig
             _check_scans(data)
         # MPO: a JPEG with others behind it, as some phones write; the first is the image.
         if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
-            return _whole(image, min_side, _missing_end(data, image))
+            return _whole(_lighter(data, image), min_side, _missing_end(data, image))
         turn = _TO_UPRIGHT.get(_orientation(image))
         fitting = (k for k in eighths if min_side is not None and -(-min(width, height) * k // 8) >= min_side)
         k = next(fitting, 8)
@@ -240,7 +241,7 @@ def _reduced(image: Image.Image, conversion: Conversion | None, factor: int) -> 
 
 
 @contextmanager
-def _opened(data: bytes) -> Iterator[Image.Image]:
+def _opened(data: bytes) -> Iterator[ImageFile.ImageFile]:
     if not data:
         raise UnreadableImageError("the file is empty")
     max_pixels()
@@ -248,7 +249,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         yield image
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes) -> ImageFile.ImageFile:
     if data[4:8] != b"ftyp":
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
         # Pillow does not read this chunk, which stands before the pixels; it counts more than a profile.
@@ -361,6 +362,19 @@ def _without_texts(data: bytes) -> bytes:
 def _pixels(data: bytes) -> Pixels:
     with _opened(data) as image:
         return _upright_rgb(image)
+
+
+def _lighter(data: bytes, image: Image.Image) -> Image.Image:
+    """Give colors of 10 to 14 bits in a file of 16 their white; any other image as it is."""
+    if not is_deep_color(image) or image.width * image.height > LARGE:
+        return image
+    image.load()
+    if np.asarray(image)[..., :3].max() > _UPPER_OF_14_BITS:
+        return image
+    with _open(data) as lower:
+        swap_bytes(lower)
+        lower.load()
+        return deep_color_to_8_bit(image, lower)
 
 
 def _check_scans(data: bytes) -> None:

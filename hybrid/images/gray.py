@@ -1,12 +1,13 @@
-"""Gray of more than 8 bits, brought to 8: each depth has its own white."""
+"""Gray and color of more than 8 bits, brought to 8: each depth has its own white."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, TiffImagePlugin
+from PIL import Image, ImageFile, TiffImagePlugin
 
 Pixels = NDArray[np.uint8]
 
@@ -60,3 +61,33 @@ def _told_by_tiff(image: Image.Image) -> tuple[float | None, bool]:
     highest = tags.get(_MAX_SAMPLE_VALUE)
     first = highest[0] if isinstance(highest, tuple) and highest else highest
     return float(first) if isinstance(first, int) and first > 0 and image.mode != "F" else None, inverted
+
+
+def is_deep_color(image: Image.Image) -> bool:
+    """Whether an opened image, not loaded yet, has 16 bits a color, of which Pillow reads the upper 8."""
+    if not isinstance(image, ImageFile.ImageFile) or image.mode not in ("RGB", "RGBA"):
+        return False
+    return ";16" in str(image.tile[:1])
+
+
+def swap_bytes(image: ImageFile.ImageFile) -> None:
+    """Make Pillow read the lower 8 bits of a deep color image that is not loaded yet."""
+    other = {"L": "B", "B": "L", "N": "L" if sys.byteorder == "big" else "B"}
+    image.tile = [tile._replace(args=_swapped(tile.args, other)) for tile in image.tile]
+
+
+def _swapped(args: Any, other: dict[str, str]) -> Any:
+    mode, *rest = (args,) if isinstance(args, str) else args
+    mode = mode[:-1] + other.get(mode[-1], mode[-1])
+    return mode if isinstance(args, str) else (mode, *rest)
+
+
+def deep_color_to_8_bit(upper: Image.Image, lower: Image.Image) -> Image.Image:
+    """Scale colors of 10, 12 or 14 bits in 16 to 8 by their white, as `deep_gray_to_8_bit` does; transparency stays."""
+    values = np.asarray(upper)[..., :3].astype(np.uint16) << 8 | np.asarray(lower)[..., :3]
+    white = next(white for white in _WHITES if values.max() <= white)
+    scaled = Image.fromarray(np.take(np.rint(np.arange(65536) * (255.0 / white)).clip(0, 255).astype(np.uint8), values))
+    if upper.mode == "RGBA":
+        scaled.putalpha(upper.getchannel("A"))
+    scaled.info = upper.info
+    return scaled

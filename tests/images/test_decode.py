@@ -221,6 +221,37 @@ def test_deep_gray_is_scaled(encode):
         assert pixels(encode(Image.fromarray(np.array([values], kind)), "TIFF"))[0, :, 0].tolist() == expected
 
 
+def test_deep_colors_have_the_white_of_their_depth():
+    """Pillow writes none, so that the files are made here: PNG, and TIFF of both byte orders."""
+
+    def png(values: np.ndarray) -> bytes:
+        height, width, channels = values.shape
+        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+        header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+        chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+        parts = (struct.pack(">I", len(b)) + n + b + struct.pack(">I", zlib.crc32(n + b)) for n, b in chunks)
+        return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+    def tiff(values: np.ndarray, order: str) -> bytes:
+        height, width, _ = values.shape
+        start = 8 + 2 + 7 * 12 + 4
+        tags = {256: width, 257: height, 258: start, 262: 2, 273: start + 6, 277: 3, 278: height}
+        entry = {258: (3, 3)}
+        body = b"".join(struct.pack(order + "HHII", tag, *entry.get(tag, (4, 1)), value) for tag, value in tags.items())
+        head = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(order + "IH", 8, len(tags))
+        return head + body + bytes(4) + struct.pack(order + "3H", 16, 16, 16) + values.astype(order + "u2").tobytes()
+
+    rng = np.random.default_rng(0)
+    for white in (1023, 4095, 16383):
+        values = rng.integers(0, white + 1, (5, 7, 3))
+        values[0, 0] = white
+        for data in (png(values), tiff(values, "<"), tiff(values, ">")):
+            assert np.array_equal(pixels(data), np.rint(values * 255 / white))
+    opaque = np.concatenate([values, np.full((5, 7, 1), 65535)], axis=2)
+    assert np.array_equal(pixels(png(opaque)), np.rint(values * 255 / white))
+    assert np.array_equal(pixels(png(values * 4)), values * 4 >> 8), "of 16 bits the upper 8, as ever"
+
+
 def test_lab_and_ycbcr_tiff(encode):
     # sRGB red in CIE L*a*b* (D50) is about (54.3, 80.8, 69.9); 8-bit LAB stores L * 2.55 and a, b as offsets.
     lab = Image.frombytes("LAB", (1, 1), bytes([138, 81, 70]))
