@@ -65,7 +65,7 @@ class PromptSet:
 
     def __post_init__(self, check: bool) -> None:
         if check:
-            _check_distinct([(cls, repr(cls.name)) for cls in self.classes], "The classes")
+            _check_distinct([(cls, repr(getattr(cls, "name", cls))) for cls in self.classes], "The classes")
 
     def __repr__(self) -> str:
         few = len(self.classes) <= 3
@@ -85,6 +85,8 @@ class PromptSet:
         DataError
             If a name is blank, given twice, or no text.
         """
+        if isinstance(names, str):
+            raise DataError("names are a list of names", got=repr(names), fix=f"[{names!r}]")
         return cls(tuple(_as_class(name, (), f"name {number}") for number, name in enumerate(names, 1)))
 
     @classmethod
@@ -288,6 +290,8 @@ def _check_distinct(placed: Sequence[tuple[PromptClass, str]], what: str) -> Non
     """Raise a DataError where a name is none, or two are the same class; `placed` pairs class and place."""
     places: dict[str, tuple[str, str]] = {}
     for cls, place in placed:
+        if not isinstance(cls, PromptClass) or not all(isinstance(text, str) for text in (cls.name, *cls.synonyms)):
+            raise DataError(f"{what}: a class has names that are texts", expected="PromptClass(name)", got=repr(cls))
         key = class_key(check_name(cls.name, f"{what}: {place}"))
         if cls.synonyms:
             check_not_reserved(cls.synonyms, f"{what}: {place}")

@@ -244,6 +244,7 @@ def test_names_in_python():
         (["ox", None], "name 2 is not a class name"),
         (["ox", ["a"]], "name 2 is not a class name"),
         ({"ox": 5}, "other names are a list"),
+        ({3.5: None}, "3.5 is not a class name"),
     ):
         with pytest.raises(DataError, match=message):
             prompt_set(given)
@@ -273,6 +274,14 @@ def test_bundled_prompt_files():
     nouns = PromptSet.load("nouns").names
     assert list(nouns) == sorted(nouns)
     assert all(name == spoken_form(name) and name.isascii() for name in nouns)
+
+
+def test_classes_that_are_none():
+    for classes in (("ox",), (PromptClass(3),), (PromptClass("ox", (3,)),)):
+        with pytest.raises(DataError, match="names that are texts"):
+            PromptSet(classes)
+    with pytest.raises(DataError, match="a list of names"):
+        PromptSet.from_names("ox")
 
 
 def test_a_file_comes_before_the_bundled_name_but_a_folder_does_not(tmp_path, monkeypatch):
