@@ -15,9 +15,12 @@ def demo(
 ) -> None:
     """Run the whole job on the bundled synthetic dataset. No download; one to two minutes on two cores."""
     from hybrid.cli import show
+    from hybrid.cli.outputs import EVALUATION, PICTURE, REPORT, Outputs
     from hybrid.demo import RECIPE
     from hybrid.demo.dataset import write_demo
 
+    files = {"predictions.png": PICTURE, "scores.json": EVALUATION, "report.html": REPORT}
+    Outputs({}).folder("--dir", folder, files)
     hybrid = context.find_root().command
     data, run, picture = folder / "data", folder / "run", folder / "predictions.png"
     console = show.stdout()

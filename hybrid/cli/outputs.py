@@ -106,7 +106,7 @@ class Outputs:
         if file.is_file() and (start := start_of(file, BEGINNING)) and not re.match(kind.mark, start, re.DOTALL):
             raise ConfigError(
                 f"{flag} would replace a file that hybrid did not write",
-                expected=f"a new name, or a {kind.what} that hybrid wrote",
+                expected=f"a new name, or the {kind.what} that hybrid wrote there before",
                 got=str(file),
                 fix="give another name, or delete the file first",
             )

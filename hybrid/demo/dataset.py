@@ -97,9 +97,12 @@ def _refuse_foreign(folder: Path, expected: set[Path]) -> None:
     """Stop before writing among images that the demo would then count as its own."""
     images = [path for part in ("train", "val", "test", "photos") for path in (folder / part).rglob("*.jpg")]
     foreign = sorted(str(path.relative_to(folder)) for path in images if path not in expected)
+    prompts = folder / "prompts.txt"
+    if prompts.is_file() and not prompts.read_bytes().startswith(_PROMPTS_HEAD.encode()):
+        foreign.append(prompts.name)
     if foreign:
         raise DataError(
-            f"{folder} holds photos that this demo did not write",
+            f"{folder} holds files that this demo did not write",
             expected="an empty folder, or one that the demo wrote with the same counts",
             got=listing(foreign, 3),
             fix="choose another folder, or delete this one",

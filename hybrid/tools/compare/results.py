@@ -19,7 +19,7 @@ from hybrid.config import HeadSettings, encode_settings
 from hybrid.encoders.base import expand_user
 from hybrid.errors import ArtifactError
 from hybrid.evaluation.report import MISSING, marked_figures
-from hybrid.files import file_sha256
+from hybrid.files import file_sha256, safe_cell
 from hybrid.heads.base import LabeledImages
 from hybrid.run.files import FORMAT, read_json
 from hybrid.terminal import Column, FittedTable
@@ -157,8 +157,9 @@ def as_csv(rows: Rows) -> str:
     writer = csv.DictWriter(out, CSV_FIELDS, lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        failed = {"failed": row.reason} if isinstance(row, Failure) else {}
-        writer.writerow({name: getattr(row, name, "") for name in CSV_FIELDS} | failed)
+        failed = {"failed": safe_cell(row.reason)} if isinstance(row, Failure) else {}
+        figures = {name: getattr(row, name, "") for name in CSV_FIELDS}
+        writer.writerow(figures | {"name": safe_cell(row.name)} | failed)
     return out.getvalue()
 
 

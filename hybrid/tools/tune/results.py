@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hybrid.config import HeadSettings
-from hybrid.files import atomic_write
+from hybrid.files import atomic_write, safe_cell
 from hybrid.plotting import save_png
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def write_csv(rows: Sequence[Row], file: Path) -> None:
             values = [repr(row.values[name]) for name in names]
             score = "" if row.score is None else repr(row.score)
             own = "yes" if row.own else ""
-            cells = (row.epochs, f"{row.seconds:.1f}", own, row.failure or "")
+            cells = (row.epochs, f"{row.seconds:.1f}", own, safe_cell(row.failure or ""))
             writer.writerow((row.number, row.state, score, *values, *cells))
 
 
