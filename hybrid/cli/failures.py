@@ -88,6 +88,12 @@ def name_error(error: Exception) -> HybridError | None:
             got=first_line(error),
             fix="give fewer --workers (0: none), or more memory",
         )
+    if isinstance(error, ImportError) and "hybrid" not in (error.name or ""):
+        fix = "give it more memory; if it has enough, install the package again (pip install --force-reinstall)"
+        return HybridError("an installed package cannot be loaded", got=first_line(error), fix=fix)
+    if isinstance(error, RuntimeError) and "PytorchStreamWriter" in words:
+        fix = "free some space where the run lies, then run the same command again"
+        return HybridError("a checkpoint cannot be written", got=first_line(error), fix=fix)
     if isinstance(error, RecursionError):
         return HybridError(
             "an input is nested too deeply", got=first_line(error), fix="see that its file is not damaged"

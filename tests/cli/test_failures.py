@@ -110,6 +110,8 @@ def test_what_the_system_and_libraries_say_is_named():
         (RuntimeError("[enforce fail at alloc_cpu.cpp:115] DefaultCPUAllocator: can't allocate memory"), "memory"),
         (RuntimeError("DataLoader worker (pid(s) 12) exited unexpectedly"), "process that loads photos died"),
         (OSError(28, "No space left on device"), "disk is full"),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "package cannot be loaded"),
+        (RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"), "checkpoint"),
         (SafetensorError("header too large"), "header too large"),
         (ValidationError("Expected `int`"), "Expected `int`"),
     ):
