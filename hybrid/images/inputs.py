@@ -78,8 +78,8 @@ def to_records(images: Images) -> list[ImageRecord]:
     Parameters
     ----------
     images : path, PIL image, array, tensor, ImageRecord, or an iterable of these
-        * ``str`` or ``Path``: an image; or a folder, manifest or shards, which stand for all their images in the order
-          of their paths. Labels are left out.
+        * ``str`` or ``Path``: an image; or a folder, shards or a pattern, which stand for all their images in the order
+          of their paths, or a manifest, in that of its rows. Labels are left out.
         * PIL image: any mode; turned upright as its EXIF data say. Of several frames the current one is taken.
         * numpy array: (h, w), (h, w, c) or (n, h, w, c). Channels stand last, whatever the sizes: (3, 500, 3) is an
           image of 3 rows. uint8, or float in 0..1.

@@ -178,3 +178,50 @@ def test_damaged_headers_raise_nothing_else(tmp_path, touch):
             continue
         # What is not refused lies within the file.
         assert all(record.offset + record.size <= len(data) for record in records)
+
+
+def test_captions_are_no_classes(tmp_path):
+    def shard(texts: list[str], **others: object) -> list[str | None]:
+        members: dict[str, bytes] = {}
+        for index, text in enumerate(texts):
+            members |= {f"{index:04}.png": png(index), f"{index:04}.txt": text.encode()}
+            members |= {f"{index:04}.json": json.dumps({"caption": text, **others}).encode()} if others else {}
+        result = scan([write_tar(tmp_path / "s.tar", members)])
+        assert any("taken for captions" in note for note in result.notes) == (result.records[0].label != texts[0])
+        return [record.label for record in result.records]
+
+    sentences = [f"Buy thing {index} now" for index in range(4)]
+    assert shard(sentences) == [None] * 4
+    assert shard([f"word{index}" for index in range(30)]) == [None] * 30
+    assert shard(["a cat", "a cat", "a dog"], url="x") == [None] * 3
+    assert shard(sentences, label="zebra") == ["zebra"] * 4
+    # Names come again, or are few.
+    assert shard(["great white shark", "great white shark", "tiger shark of the sea"])[0] == "great white shark"
+    assert shard(["cat", "dog", "sea horse"]) == ["cat", "dog", "sea horse"]
+
+
+def test_keys_with_dots_and_texts_of_no_photo(tmp_path):
+    members = {"a.b.png": png(0), "a.b.cls": b"cat", "a.c.png": png(1), "a.c.txt": b"dog"}
+    members |= {"s0.input.png": png(2), "s0.outputs.txt": b"cow"}
+    result = scan([write_tar(tmp_path / "s.tar", members)])
+    labels = {record.path.rpartition("/")[2]: record.label for record in result.records}
+    assert labels == {"a.b.png": "cat", "a.c.png": "dog", "s0.input.png": None}
+    assert "1 text in it not taken for a label" in result.notes[0]
+    assert "s0.outputs.txt" in result.notes[0]
+
+
+def test_a_label_that_cannot_be_read_names_its_photo(tmp_path):
+    labels = {
+        "nested": b"[" * 200_000,
+        "not text": b"\xff\xfe\xfd",
+        "not a name": b'{"label": ["a"]}',
+        "NaN": b'{"label": NaN}',
+        "too large": b" " * (2**20 + 1),
+    }
+    members = {"good.png": png(0), "good.json": b'{"class": 3.0}'}
+    for index, label in enumerate(labels.values(), 1):
+        members |= {f"{index}.png": png(index), f"{index}.json": label}
+    shard = write_tar(tmp_path / "s.tar", members)
+    result = scan([shard])
+    assert [(record.path, record.label) for record in result.records] == [(f"{shard}/good.png", "3")]
+    assert [path for path, _ in result.unread] == [f"{shard}/{index}.png" for index in range(1, 6)]
