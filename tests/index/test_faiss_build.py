@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import faiss
@@ -379,3 +381,31 @@ def test_an_index_of_flat_vectors_is_read_without_the_flag_of_newer_versions(fil
     filled.open()
     monkeypatch.delattr(faiss, "IO_FLAG_MMAP_IFC", raising=False)
     filled.check()
+
+
+def test_a_restored_store_does_not_take_the_newer_file_for_its_own(filled, done, tmp_path):
+    """Also where it reached the same number of writes, vectors and ids by another way."""
+    with closing(sqlite3.connect(tmp_path / "backup")) as backup:
+        filled.store._db.connection.backup(backup)
+    known = dict(filled.known)
+    filled.add(["only here", "last"], 7)
+    filled.check()
+    filled.store.close()
+    filled.store = EmbeddingStore(tmp_path / "backup")
+    filled.known = known
+    filled.add(["only there"], 8)
+    filled.store._db.change("UPDATE meta SET value = value - 1 WHERE key = 'revision'")
+    filled.add(["last"], 7)
+    filled.check(k=COUNT)
+    assert done == ["built", "built"]
+
+
+@pytest.mark.parametrize("place", [0.02, 0.3, 0.6, 0.9, 0.99])
+def test_any_flipped_bit_of_the_file_is_noticed_and_mended(filled, done, place):
+    filled.check()
+    content = bytearray(filled.file.read_bytes())
+    content[int(len(content) * place)] ^= 0x10
+    filled.file.write_bytes(content)
+    assert filled.open().notes == ("index.faiss is damaged: made again from the store",)
+    filled.check()
+    assert done == ["built", "built"]

@@ -17,6 +17,7 @@ from hybrid.images.records import ImageRecord
 from hybrid.index.contents import by_content, joined_label
 from hybrid.index.schema import FORMAT
 from hybrid.index.store import EmbeddingStore, StoredImage
+from tests.index.conftest import to_format_1
 
 A, B = "encoder-a", "encoder-b"
 
@@ -436,3 +437,92 @@ def test_copies_are_grouped_in_order_and_their_labels_joined():
         ([None, None], None),
     ):
         assert joined_label([stored("x", label=label).record for label in labels]) == expected
+
+
+# What may have happened to a file
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("CREATE TRIGGER t AFTER INSERT ON photos BEGIN DELETE FROM embeddings; END", "trigger t"),
+        ("ALTER TABLE photos RENAME TO p; CREATE VIEW photos AS SELECT * FROM p", "view photos"),
+        ("ALTER TABLE texts DROP COLUMN vector", "no column vector"),
+        ("CREATE UNIQUE INDEX odd ON photos (label)", "index odd"),
+        ("ALTER TABLE encoders ADD COLUMN c AS (upper(name))", "computed columns"),
+        ("DROP TABLE texts", "no table texts"),
+        ("UPDATE photos SET label = 'cap' WHERE label = 'cat'", "does not fit its digest"),
+        ("UPDATE photos SET label = x'ff00' WHERE label = 'dog'", "what was written"),
+        ("UPDATE photos SET size = 'abc' WHERE label = 'cat'", "does not fit its digest"),
+        ("UPDATE embeddings SET vector = x'010203' WHERE sha256 = 'x'", "not as long as others"),
+        ("UPDATE embeddings SET vector = 'abc' WHERE sha256 = 'x'", "not as long as others"),
+        (
+            "UPDATE embeddings SET vector = (SELECT vector FROM embeddings WHERE sha256 = 'z')",
+            "does not fit its digest",
+        ),
+    ],
+)
+@pytest.mark.parametrize("format_1", [False, True])
+def test_a_changed_database_is_a_named_error(store, file, damage, words, format_1):
+    some(store)
+    store.close()
+    if format_1:
+        to_format_1(file)
+    with closing(sqlite3.connect(file)) as db:
+        db.executescript(damage)
+
+    def read():
+        with EmbeddingStore(file, read_only=True) as opened:
+            opened.counts()
+            opened.embeddings(["x", "z"], A)
+
+    if format_1 and "digest" in words and "abc" not in damage:
+        return read()  # nothing tells
+    with pytest.raises(
+        StoreError, match="what was written" if format_1 and "'abc' WHERE label" in damage else words
+    ) as caught:
+        read()
+    assert "hybrid check" in caught.value.fix
+    return None
+
+
+def test_a_store_of_format_1_is_read_as_it_is_and_upgraded_by_the_next_write(store, file):
+    images = some(store)
+    written = store.embeddings(["x", "z"], A)
+    store.close()
+    to_format_1(file)
+    before = file.read_bytes()
+    with EmbeddingStore(file, read_only=True) as old:
+        assert (old.has_digests, old.state.token, old.images()) == (False, "", images)
+        assert np.array_equal(old.embeddings(["x", "z"], A), written)
+        state = old.state
+    assert file.read_bytes() == before
+    with EmbeddingStore(file) as new:
+        new.write_batch([stored("new", "z")])
+        assert new.has_digests
+        assert new.has_held(state)
+        assert np.array_equal(new.embeddings(["x", "z"], A), written)
+        assert len(new.images()) == len(images) + 1
+    with closing(sqlite3.connect(file)) as db:
+        assert db.execute("SELECT count(*) FROM photos WHERE digest IS NULL").fetchone() == (0,)
+        assert db.execute("SELECT count(*) FROM embeddings WHERE digest IS NULL").fetchone() == (0,)
+
+
+def test_the_history_tells_a_store_from_its_backup(store, file, tmp_path):
+    store.write_batch([stored("a", "x")], vectors("x"), A)
+    with closing(sqlite3.connect(tmp_path / "backup")) as backup:
+        store._db.connection.backup(backup)
+    store.write_batch([stored("b", "y")], vectors("y"), A)
+    newer = store.state
+    store.check_state(newer)
+    store.write_batch([stored("c", "z")], vectors("z"), A)
+    store.check_state(newer)
+    with EmbeddingStore(tmp_path / "backup") as restored:
+        with pytest.raises(StoreError, match="is older than the run"):
+            restored.check_state(newer)
+        # As many writes, of other content.
+        restored.write_batch([stored("b", "other")], vectors("other"), A)
+        assert restored.state.revision == newer.revision
+        with pytest.raises(StoreError, match="is older than the run"):
+            restored.check_state(newer)
+        restored.check_state(None)
