@@ -246,6 +246,12 @@ def write_json(file: Path, value: Struct) -> None:
         part.write_bytes(to_json(value))
 
 
+def is_run(layout: Layout) -> bool:
+    """Whether a folder is a run, or the rest of one."""
+    parts = (layout.run, layout.store, layout.heads, layout.head, layout.classes)
+    return any(part.exists() or part.is_symlink() for part in parts)
+
+
 def read_info(layout: Layout) -> RunInfo:
     """Read ``run.json`` alone.
 
@@ -254,12 +260,13 @@ def read_info(layout: Layout) -> RunInfo:
     ArtifactError
         If there is no run, or the file is damaged.
     """
-    if not layout.run.is_file():
+    if not is_run(layout):
         raise ArtifactError(f"there is no run at {layout.root}", fix=f"hybrid build-index SOURCE --run {layout.root}")
-    fix = (
-        f"bring it back from a backup; or remove it, then: hybrid build-index SOURCE --encoder ENCODER --run "
-        f"{layout.root}, which keeps vectors and head"
-    )
+    again = f"hybrid build-index SOURCE --encoder ENCODER --run {layout.root} (which keeps vectors and head)"
+    if not layout.run.is_file():
+        fix = f"bring it back from a backup; or: {again}"
+        raise ArtifactError(f"the run {layout.root} has lost run.json", got=f"no file {layout.run}", fix=fix)
+    fix = f"bring it back from a backup; or remove it, then: {again}"
     with named_file_errors("cannot read run.json", layout.run):
         data = layout.run.read_bytes()
     info = parse_json(data, RunInfo, layout.run, fix)

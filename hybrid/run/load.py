@@ -27,7 +27,7 @@ from hybrid.run.classes.change import RunClasses, read_run_classes
 from hybrid.run.classes.entries import check_added
 from hybrid.run.classes.names import name_fits
 from hybrid.run.classes.support import SupportClass
-from hybrid.run.files import Layout, read_prompts, read_run
+from hybrid.run.files import Layout, is_run, read_prompts, read_run
 from hybrid.run.heads import HeadFolder, Snapshot, at_one_moment
 
 # Without a head: the best expert where every class has images; else one that leaves classes without images alone.
@@ -119,7 +119,7 @@ def load_run(
 ) -> RunState:
     """Read a run folder; parameters as for `HybridClassifier.from_run`, and the run's encoder if it is loaded."""
     layout = Layout(run)
-    info = read_run(layout) if layout.run.is_file() else None
+    info = read_run(layout) if is_run(layout) else None
     if info is None and prompts is None:
         raise ArtifactError(
             f"there is no run at {run} and no class is named",

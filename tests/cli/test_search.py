@@ -137,7 +137,7 @@ def test_labels_and_errors(search, layout, tmp_path):
         store.remove([image.record.path for image in store.images()])
     assert "the index is empty" in search("--text", "x", rc=1).err
     layout.run.unlink()
-    assert "there is no run" in search("--text", "x", rc=1).err
+    assert "has lost run.json" in search("--text", "x", rc=1).err
 
 
 # predict --explain-neighbors

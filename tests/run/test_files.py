@@ -14,7 +14,7 @@ from hybrid.errors import ArtifactError, HybridError
 from hybrid.gate.gate import Gate, GateFit
 from hybrid.gate.rejection import Rejector
 from hybrid.index.store import EmbeddingStore
-from hybrid.labels.prompts import PromptClass, Templates
+from hybrid.labels.prompts import PromptClass, PromptSet, Templates
 from hybrid.run.files import (
     FORMAT,
     GateInfo,
@@ -31,6 +31,7 @@ from hybrid.run.files import (
     write_run,
     writing_parts,
 )
+from hybrid.run.load import load_run
 
 CLASSES = ("cat", "dog", "emu")
 ENCODER = SimpleNamespace(name="an encoder", identity="0123abcd", fingerprint="4567cdef")
@@ -211,3 +212,15 @@ def test_a_change_that_is_cut_off_leaves_the_old_part_or_the_new_one(layout):
     with writing_parts(layout, {layout.prompts: prompts}):
         pass
     assert not read_info(layout).is_changing(layout.prompts)
+
+
+def test_the_rest_of_a_run_is_not_taken_for_no_run(layout, tmp_path):
+    write_run(layout, EncoderSettings(), ENCODER)
+    layout.heads.mkdir()
+    for lose in (layout.run.unlink, layout.run.mkdir):
+        lose()
+        with pytest.raises(ArtifactError, match=r"has lost run\.json") as caught:
+            read_run(layout)
+        assert "build-index" in caught.value.fix
+        with pytest.raises(ArtifactError, match=r"has lost run\.json"):  # zero-shot alone would answer otherwise
+            load_run(layout.root, PromptSet.from_names(["zebra"]))
