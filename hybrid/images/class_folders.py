@@ -60,6 +60,11 @@ def read_places(root: str, counts: Mapping[str, int], split: str | None) -> Read
         What the root's own name says.
     """
     reading, tops = Reading(), _tops(counts)
+    if wrapper := _wrapper(counts, tops):
+        inner = {folder[len(wrapper) + 1 :]: count for folder, count in counts.items()}
+        reading = read_places(f"{root}{os.sep}{wrapper}", inner, None)
+        reading.places = {f"{wrapper}{os.sep}{folder}": place for folder, place in reading.places.items()}
+        return reading
     splits = {name: own for name in tops if (own := split_of_folder(name))}
     others = [name for name in tops if name not in splits and not is_unlabeled_folder(name)]
     if _are_splits(tops, splits, others):
@@ -68,11 +73,22 @@ def read_places(root: str, counts: Mapping[str, int], split: str | None) -> Read
         _read_classes(root, counts, tops, split, reading)
         if splits:
             held = listing([repr(name) for name in splits], 4)
+            kind, split_kind = ("classes", "splits") if len(splits) > 1 else ("a class", "a split")
             reading.notes.append(
-                f"{root}: {held} beside {plural(len(others), 'class folder')} read as a class, not as a split; "
-                f"if it is one, give its photos by a manifest (path,label,split), or move it out of {root}"
+                f"{root}: {held} beside {plural(len(others), 'class folder')} read as {kind}, not as {split_kind}; "
+                "a manifest (path,label,split) can say it otherwise"
             )
     return reading
+
+
+def _wrapper(counts: Mapping[str, int], tops: Mapping[str, _Top]) -> str:
+    """Give the only first-level folder, if it is one around split folders that hold class folders, else ``""``."""
+    if len(tops) != 1 or counts.get(""):
+        return ""
+    ((name, top),) = tops.items()
+    deep = any(folder.count(os.sep) > 1 for folder in counts)
+    splits = [split_of_folder(second) for second in top.below]
+    return name if deep and not top.direct and all(splits) and not split_of_folder(name) else ""
 
 
 def _tops(counts: Mapping[str, int]) -> dict[str, _Top]:

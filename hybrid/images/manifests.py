@@ -221,8 +221,9 @@ def _pick_columns(names: Iterable[str | None], manifest: str) -> tuple[dict[str,
         picked[role] = header[plain.index(name)]
     if "path" not in picked:
         no_header = any(is_image_name(name.strip()) for name in header)
+        why = ": its first row is data already" if no_header else ": URLs are not read yet" if "url" in plain else ""
         raise DataError(
-            f"The manifest {manifest} has no column 'path'" + (": its first row is data already" if no_header else ""),
+            f"The manifest {manifest} has no column 'path'{why}",
             expected="a header row with path, and optionally label and split, separated by commas",
             got=f"the columns {listing([repr(name) for name in header])}" if header else "an empty file",
             fix="write a first row like: path,label",

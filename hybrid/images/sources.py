@@ -127,7 +127,7 @@ def scan(
             empty.append((place, error))
         except DataError as error:
             errors.append(error)
-            total.unread.append((place, error.what))
+            total.unread.append((place, f"{error.what} ({error.got[:300]})" if error.got else error.what))
         else:
             if not each_row:
                 found.records = _new(found.records, by_path, place, found.notes)

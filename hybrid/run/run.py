@@ -465,7 +465,7 @@ class Run:
 
         found = scan([images] if isinstance(images, str | Path) else list(images))
         classifier = self.classifier(prompts, strict_names=strict_names, **options)
-        return evaluate(
+        result = evaluate(
             classifier.fitted,
             found.records,
             batch_size=batch_size,
@@ -473,6 +473,7 @@ class Run:
             progress=progress,
             strict_names=strict_names,
         )
+        return replace(result, unreadable=(*found.unread, *result.unreadable))
 
     def search(
         self,

@@ -80,6 +80,10 @@ LAYOUTS = {
         {"cat/train": ("cat", "train"), "cat/test": ("cat", "test"), "dog/train": ("dog", "train")},
         "every class folder holds the split folders test, train",
     ),
+    "within one folder": (
+        {"images/train/cat": ("cat", "train"), "images/dev/dog": ("dog", "val")},
+        "images: read as split folders: dev is val, train is train",
+    ),
     "a class called test": (
         {"cat": ("cat", None), "dog": ("dog", None), "test": ("test", None)},
         "'test' beside 2 class",
