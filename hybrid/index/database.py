@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid.errors import HybridError, StoreError, file_error, named_file_errors
+from hybrid.lock import holder
 
 # Pages in the log before they go to their place, where SQLite has 1,000. Hashes fall anywhere in their index, so that
 # every batch touches many of its pages; one that several touched goes there once (1.5 times the rows a second).
@@ -191,8 +192,9 @@ def named(error: sqlite3.Error, path: Path) -> HybridError:
     """Name an error of SQLite: what it means for the store, and the fix."""
     code = _code(error)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        who = holder(path.parent)
         return StoreError(
-            f"{path} is in use by another process",
+            f"{path} is in use by another process" + (f": {who}" if who else ""),
             got=f"{error}, for {PATIENCE:.0f} seconds",
             fix="wait until that one has ended, then run this again",
         )
