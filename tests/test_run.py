@@ -1,5 +1,9 @@
 """The whole job from Python: a run that is indexed, trained and asked, and a classifier as scikit-learn uses it."""
 
+import shutil
+import sqlite3
+from contextlib import closing
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,7 +11,7 @@ from PIL import Image
 from hybrid import HybridClassifier, Policy, Prediction, Run
 from hybrid.demo.animals import demo_classes
 from hybrid.demo.painting import draw
-from hybrid.errors import ConfigError, DataError, UnreadableImageError
+from hybrid.errors import ConfigError, DataError, StoreError, UnreadableImageError
 
 SEEN, UNSEEN = demo_classes().seen[:7], demo_classes().unseen[:2]
 NAMES = [animal.name for animal in SEEN]
@@ -87,6 +91,29 @@ def test_classes_join_and_leave_the_folder(trained, data):
     trained.fit_gate()
     assert trained.remove_class(NEW[0]).images == 2
     assert trained.classifier().classes_.tolist() == sorted(NAMES)
+
+
+def test_an_index_from_a_backup_is_brought_up_to_date(trained, data, tmp_path):
+    folder = shutil.copytree(trained.folder, tmp_path / "run", symlinks=True)
+    shutil.copytree(data / "train", tmp_path / "train")
+    notes = []
+    run = Run(folder, device="cpu", say=notes.append)
+    run.index(tmp_path / "train")
+    store = folder / "index.sqlite"
+    with closing(sqlite3.connect(store)) as old, closing(sqlite3.connect(tmp_path / "backup")) as backup:
+        old.backup(backup)
+    shutil.copy(data / "test" / NEW[0] / "0.png", tmp_path / "train" / NAMES[0] / "late.png")
+    run.index(tmp_path / "train")
+    expected = [hit.record.path for hit in run.search(image=tmp_path / "train" / NAMES[0] / "late.png", top_k=5)]
+    for file in folder.glob("index.sqlite*"):
+        file.unlink()
+    shutil.copy(tmp_path / "backup", store)
+    with pytest.raises(StoreError, match="is older than the run"):
+        run.search(NAMES[0])
+    run.index(tmp_path / "train")
+    assert any("is older than the run" in note for note in notes)
+    found = run.search(image=tmp_path / "train" / NAMES[0] / "late.png", top_k=5)
+    assert [hit.record.path for hit in found] == expected
 
 
 # As scikit-learn uses it

@@ -153,7 +153,7 @@ class EmbeddingStore:
             expected=f"write {state.revision} ({state.token or 'of format 1'}), or later",
             got=f"write {present.revision} ({present.token or 'of format 1'})",
             fix=f"{again}, with its -wal file if there is one; or bring it up to date: hybrid build-index SOURCE "
-            f"--verify --run {folder}, hybrid add-class for photos that were added since, then hybrid train-head",
+            f"--run {folder}, hybrid add-class for photos that were added since, then hybrid train-head",
         )
 
     @property

@@ -225,7 +225,7 @@ class Run:
                     got=f"{self.settings.model} / {self.settings.pretrained}",
                     fix="run the same command again",
                 )
-            self._check_index(may_be_older=bool(options.get("verify")))
+            self._check_index()
             with EmbeddingStore(self.layout.store) as store:
                 self._note_index()
                 summary = build_index(found, self.encoder, store, **options)
@@ -239,13 +239,20 @@ class Run:
             self._say(note)
         return summary
 
-    def _check_index(self, *, may_be_older: bool) -> None:
-        """Refuse the index of another run, or an older one; one that is gone is made anew."""
+    def _check_index(self) -> None:
+        """Refuse the index of another run; an older one is brought up to date, and one that is gone made anew."""
         if not self.layout.run.is_file():
             return
         info = read_info(self.layout)
         if self.layout.store.is_file():
-            check_store(self.layout, info, may_be_older=may_be_older)
+            check_store(self.layout, info, may_be_older=True)
+            with EmbeddingStore(self.layout.store, read_only=True) as store:
+                older = info.store is not None and not store.has_held(info.store)
+            if older:
+                self._say(
+                    f"WARNING: {self.layout.store} is older than the run: restored from a backup? It is brought up to "
+                    "date with the sources given here; hybrid add-class brings photos back that were added since"
+                )
         elif info.store is not None:
             self._say(f"WARNING: {self.layout.store} is gone; it is made anew")
 
@@ -510,6 +517,7 @@ class Run:
         records = [] if image is None else to_records(image)
         if (text is None) == (image is None) or len(records) > 1:
             raise ConfigError("a search takes a text or one image", got=f"text={text!r} and {len(records)} images")
+        read_run(self.layout)  # the encoder may have been loaded when the index was still another
         if text is not None:
             query, own = text_query(self.encoder, text, load_templates(templates)), None
         else:
