@@ -33,6 +33,12 @@ def test_wheel_holds_prompts_weights_and_types(wheel):
     assert not [name for name in names if not name.startswith(("hybrid/", "hybrid_classifier-"))]
 
 
+def test_wheel_holds_every_module(wheel):
+    """A line of .gitignore leaves files out of the wheel too, whatever git tracks."""
+    modules = {str(file.relative_to(ROOT)) for file in (ROOT / "hybrid").rglob("*.py")}
+    assert modules - set(zipfile.ZipFile(wheel).namelist()) == set()
+
+
 def test_installed_wheel_finds_bundled_prompts(wheel, tmp_path):
     # The wheel alone goes into the new environment; its dependencies come from this one.
     venv.create(tmp_path / "venv", with_pip=False)
