@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hybrid.errors import ConfigError, DataError, listing
-from hybrid.files import atomic_write
 from hybrid.demo.animals import Animal, DemoClasses, demo_classes
 from hybrid.demo.painting import draw
+from hybrid.errors import ConfigError, DataError, listing
+from hybrid.files import atomic_write
 
 _QUALITY = 92
 _LOOSE_SEEN, _LOOSE_UNSEEN = 12, 8

@@ -190,9 +190,7 @@ class _Marks:
         return (distance < 0.43) & (distance > 0.2)
 
 
-def _paint_coat(
-    canvas: Image.Image, body: Figure, marks: _Marks, pose: _Pose, coat: _Color, light_marks: bool
-) -> None:
+def _paint_coat(canvas: Image.Image, body: Figure, marks: _Marks, pose: _Pose, coat: _Color, light_marks: bool) -> None:
     """Fill the coat again without its inner outlines, and lay the marks over it."""
     mask = Image.new("L", canvas.size)
     brush = ImageDraw.Draw(mask)

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 import hybrid.encoders
-from hybrid.errors import ConfigError, DataError
 from hybrid.demo.animals import COLORS, KINDS, PARTS, PATTERNS, Animal, all_animals, demo_classes, training_animals
 from hybrid.demo.dataset import write_demo
 from hybrid.demo.painting import draw
+from hybrid.errors import ConfigError, DataError
 
 # Hue in degrees as a person names it; brown and pink differ from orange and red in other ways.
 HUES = {"red": 0, "orange": 25, "yellow": 50, "green": 120, "blue": 215, "purple": 275}
