@@ -46,11 +46,11 @@ def test_measures_the_head_of_a_run(monkeypatch, tmp_path):
     recipe = HeadSettings(backbone="resnet10t", pretrained=False, image_size=64)
     model = build_model(recipe.model, 3, load_weights=False)
     head = BackboneHead(model, ("a", "b", "c"), recipe, resolve("cpu", "fp32"))
-    monkeypatch.setattr("hybrid.run.files.load_head", lambda layout, compute: (head, None))
+    monkeypatch.setattr("hybrid.run.heads.load_head", lambda layout, compute: (head, None))
     (drawn,) = explain.images(1)
     name, make = next(explain.head_maps(tmp_path)(drawn))
     assert name == "gradcam, side >= 1"
     assert make().ndim == 2
-    monkeypatch.setattr("hybrid.run.files.load_head", lambda layout, compute: None)
+    monkeypatch.setattr("hybrid.run.heads.load_head", lambda layout, compute: None)
     with pytest.raises(HeadError, match="has no head"):
         explain.head_maps(tmp_path)

@@ -74,11 +74,11 @@ def encoder_settings(tmp_path, images) -> EncoderSettings:
     return EncoderSettings(model=f"precomputed:{file}", pretrained=None)
 
 
-def add(layout: Layout, settings: EncoderSettings, *folders: Path):
+def add(layout: Layout, settings: EncoderSettings, *folders: Path, prune: bool = False):
     encoder = load_encoder(settings, "cpu")
     write_run(layout, settings, encoder)
     with EmbeddingStore(layout.store) as store:
-        build_index(scan(list(folders)), encoder, store, workers=1)
+        build_index(scan(list(folders)), encoder, store, workers=1, prune=prune)
     return encoder
 
 
@@ -279,7 +279,7 @@ def test_refit_that_fails_leaves_the_old_gate(layout, encoder, encoder_settings,
     assert old_files(layout) == before
     assert not (layout.root / "head.part").exists()
     # Not one image of a class is left in the index.
-    add(layout, encoder_settings, images)
+    add(layout, encoder_settings, images, prune=True)
     with pytest.raises(DataError, match=r"no photo of|no longer fits the head"):
         refit_gate(layout, encoder, CPU)
     assert old_files(layout) == before
