@@ -390,6 +390,7 @@ def _wrong_setting(values: Mapping[str, Any], kind: type[Struct], problem: str) 
         f"wrong setting: {other}{place.rstrip('`')}",
         expected=_expected(words, kind, key),
         got=f"{values.get(key)!r:.80}",
+        fix="correct it; `hybrid recipes` shows the recipes with their settings",
     )
 
 

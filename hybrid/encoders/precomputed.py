@@ -212,7 +212,12 @@ def _read(file: Path) -> dict[str, Any]:
         raise EncoderError(what, expected=expected, got=got, fix=_WRITE_AGAIN) from error
     missing = [name for name in ARRAYS if name not in arrays]
     if missing:
-        raise EncoderError(f"{file} lacks arrays", expected=", ".join(ARRAYS), got="without " + ", ".join(missing))
+        raise EncoderError(
+            f"{file} lacks arrays",
+            expected=", ".join(ARRAYS),
+            got="without " + ", ".join(missing),
+            fix="write them with numpy.savez; docs/inputs.md has an example",
+        )
     image, text = arrays["embedding"], arrays["text_embedding"]
     fits = image.ndim == text.ndim == 2 and image.shape[1] == text.shape[1] and arrays["logit_scale"].size == 1
     if not fits or arrays["path"].shape != image.shape[:1] or arrays["text"].shape != text.shape[:1]:

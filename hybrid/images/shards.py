@@ -117,7 +117,12 @@ def _open_shard(path: str, *, labeled: bool) -> _Shard:
             f"The shard {path} is broken: {error}", expected="an uncompressed tar file", fix="write it again"
         ) from error
     except OSError as error:
-        raise DataError(f"The shard {path} cannot be read: {error.strerror or error}") from error
+        raise DataError(
+            f"The shard {path} cannot be read",
+            expected="an uncompressed tar file",
+            got=error.strerror or str(error),
+            fix="write it again, or check the disk and the permissions",
+        ) from error
     return shard
 
 

@@ -18,6 +18,8 @@ from hybrid.errors import DataError, listing
 
 NONE = "none of these"
 """The answer for an image of no class; no class can be called so."""
+# Characters of a name: some name a class by a sentence, nobody by a book.
+LONGEST = 10_000
 
 # Soft hyphen, Arabic stretching, marks of direction, joiners and other characters of no width; what chooses between
 # an emoji's two looks. Not U+200D, which makes one emoji of several, nor the tags that tell flags apart.
@@ -80,18 +82,29 @@ def check_name(name: object, where: str) -> str:
     Raises
     ------
     DataError
-        If it is no name: blank, of several lines, with control characters, or the reserved answer.
+        If it is no name: blank, too long, of several lines, with control characters, or the reserved answer.
     """
     if isinstance(name, int) and not isinstance(name, bool):
         name = str(name)
     if not isinstance(name, str):
         raise DataError(f"{where} is not a class name", expected="a text such as: zebra", got=f"{name!r:.80}")
+    if len(name) > LONGEST:
+        raise DataError(
+            f"{where}: a class name is too long",
+            expected=f"at most {LONGEST:,} characters",
+            got=f"{len(name):,}: {name[:40]!r}...",
+            fix="one class per line; what is no list of names is not a prompt file",
+        )
     clean = unicodedata.normalize("NFC", name.strip())
     key = class_key(clean)
     if not key:
         raise DataError(f"{where} has no class name", expected="a name such as: zebra", got=repr(name))
     if not clean.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in clean):
-        raise DataError(f"{where}: a class name is one line of text", got=f"{clean!a:.80}, with control characters")
+        raise DataError(
+            f"{where}: a class name is one line of text",
+            got=f"{clean!a:.80}, with control characters",
+            fix="leave these characters out",
+        )
     if key == _RESERVED:
         check_not_reserved([clean], where)
     return clean

@@ -92,7 +92,8 @@ def read_text(path: Path) -> str:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise DataError(f"{path} is not a file", expected="a text file", got="a pipe, a socket or a device")
+            got, fix = "a pipe, a socket or a device", "write the text into a file, and name that"
+            raise DataError(f"{path} is not a file", expected="a text file", got=got, fix=fix)
         if status.st_size > MOST_BYTES:
             raise DataError(
                 f"{path} is too large for a text file of names",

@@ -147,7 +147,8 @@ def _backbone_error(settings: ModelSettings, from_timm: bool, error: Exception) 
     name, _, tag = settings.backbone.partition(".")
     if not timm.is_model(name) and ":" not in name:
         near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
-        return HeadError(f"timm knows no model {settings.backbone}", got=f"near it: {listing(near) or 'nothing'}")
+        got, fix = f"near it: {listing(near) or 'nothing'}", "timm.list_models() in Python gives all names"
+        return HeadError(f"timm knows no model {settings.backbone}", got=got, fix=fix)
     fault = _fault_without_weights(settings) if from_timm else error
     if fault is None:
         return HeadError(
@@ -161,6 +162,7 @@ def _backbone_error(settings: ModelSettings, from_timm: bool, error: Exception) 
         f"cannot build {settings.backbone} with {settings.backbone_args}",
         expected=f"a tag among {listing(tags)}" if tags and tag not in tags else None,
         got=first_line(fault),
+        fix="correct --backbone, or backbone_args in the recipe",
     )
 
 
