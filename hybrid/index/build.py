@@ -138,6 +138,10 @@ def build_index(
     store.name_encoder(encoder.fingerprint, encoder.name)
     embedded = store.embedded(encoder.fingerprint)
     unread, relabeled = plan(scan.records, known, embedded, verify=verify)
+    if unread or relabeled:
+        store.check_images_found()  # else what a damaged page hides would be there twice
+    if unread:
+        store.check_vectors_found()
     store.write_batch(relabeled)
     same, renamed = len(scan.records) - len(unread), _count_relabeled(relabeled, known)
     summary = IndexSummary(images=len(scan.records), unchanged=same, relabeled=renamed, mended=mended)

@@ -188,7 +188,7 @@ class EmbeddingStore:
         """
         found = [row.image for row in self._rows_where("sha256 IN (SELECT value FROM json_each(?))", hashes)]
         if every and len({image.sha256 for image in found}) < len(set(hashes)):
-            self._check_pages("integrity_check(photos)")
+            self.check_images_found()
         return found
 
     def images_sharing(self, labels: Collection[str]) -> list[StoredImage]:
@@ -264,6 +264,10 @@ class EmbeddingStore:
     def check_vectors_found(self) -> None:
         """Make sure that a vector that was not found is not there; StoreError if a damaged page may hide it."""
         self._check_pages("integrity_check(embeddings)")
+
+    def check_images_found(self) -> None:
+        """Make sure that an image that was not found is not there; StoreError if a damaged page may hide it."""
+        self._check_pages("integrity_check(photos)")
 
     def check_pages(self) -> None:
         """Let SQLite verify the whole file: its pages, and its indices against its tables."""

@@ -57,6 +57,12 @@ def vector_of(file: Path) -> np.ndarray:
         return encoder.encode_images([encoder.prepare(image.convert("RGB"), None)])[0]
 
 
+def store_keys(file: Path) -> list[str]:
+    """Content hashes of a store's images."""
+    with EmbeddingStore(file, read_only=True) as store:
+        return [image.sha256 for image in store.images()]
+
+
 def assert_true_vectors(store: EmbeddingStore, encoder: str = "colors") -> None:
     """Every image has the vector of its file as it is now, and there is no other vector."""
     images = store.images()
@@ -243,6 +249,30 @@ def test_new_labels_are_taken_without_encoding(build, store, images, tmp_path):
 
 
 # Sources and encoders
+
+
+def test_what_a_damaged_page_hides_is_not_added_again(file, images, tmp_path):
+    with EmbeddingStore(file) as store:
+        build_index(scan([images]), ColorEncoder(), store)
+        before = {image.record.path for image in store.images()}
+    whole = file.read_bytes()
+    Image.new("RGB", (9, 9), "teal").save(images / "cat" / "new.png")
+    hidden = 0
+    for content in {image.name for image in images.rglob("*.jpg")} | set(store_keys(file)):
+        # Its last copy in the file: that of an index, or the row itself.
+        place = whole.rfind(content.encode())
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            with EmbeddingStore(file) as store:
+                build_index(scan([images]), ColorEncoder(), store)
+                paths = [image.record.path for image in store.images()]
+        except StoreError:
+            hidden += 1
+        else:
+            assert sorted(paths) == sorted(before | {str(images / "cat" / "new.png")}), content
+            with EmbeddingStore(file) as store:
+                assert_true_vectors(store)
+    assert hidden
 
 
 def test_sources_accumulate_until_they_are_replaced(build, store, images, image_folder):
