@@ -163,6 +163,11 @@ def write_titled(block, here):
         file.write_text(block.text, encoding="utf-8")
 
 
+def test_what_is_added_takes_less_than_40_lines():
+    examples = blocks_of((ROOT / "docs" / "extending.md").read_text(encoding="utf-8"))
+    assert max(example.text.count("\n") for example in examples) < 40
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_block_is_of_a_kind_that_is_known(page):
     text = page.read_text(encoding="utf-8")
