@@ -138,11 +138,7 @@ def build_index(
     store.name_encoder(encoder.fingerprint, encoder.name)
     embedded = store.embedded(encoder.fingerprint)
     unread, relabeled = plan(scan.records, known, embedded, verify=verify)
-    if unread or relabeled:
-        store.check_images_found()  # else what a damaged page hides would be there twice
-    if unread:
-        store.check_vectors_found()
-    store.write_batch(relabeled)
+    _relabel(store, relabeled, unread)
     same, renamed = len(scan.records) - len(unread), _count_relabeled(relabeled, known)
     summary = IndexSummary(images=len(scan.records), unchanged=same, relabeled=renamed, mended=mended)
     progress(summary.unchanged)
@@ -158,6 +154,15 @@ def build_index(
         progress(len(batch.images) + len(batch.unreadable))
     _forget(scan, store, known, missing, summary, replace=replace)
     return summary
+
+
+def _relabel(store: EmbeddingStore, relabeled: Sequence[StoredImage], unread: Sequence[ImageRecord]) -> None:
+    """Write the images that need no reading; StoreError where a damaged page may hide what is to be added."""
+    if unread or relabeled:
+        store.check_images_found()
+    if unread:
+        store.check_vectors_found()
+    store.write_batch(relabeled)
 
 
 def plan(
