@@ -89,7 +89,18 @@ def conversion_of(image: Image.Image) -> Conversion | None:
     profile = _profile_of(image)
     if profile is None or image.mode in ("1", "LAB"):
         return None
-    kind = "CMYK" if image.mode == "CMYK" else "L" if _is_gray(image.mode) else "RGB"
+    return conversion_by(profile, "CMYK" if image.mode == "CMYK" else "L" if _is_gray(image.mode) else "RGB")
+
+
+def conversion_by(profile: bytes, kind: str) -> Conversion | None:
+    """Find how pixels with an ICC profile come to sRGB; None where they are in sRGB.
+
+    Parameters
+    ----------
+    profile : bytes
+    kind : {"RGB", "L", "CMYK"}
+        Of the pixels.
+    """
     if len(profile) > _LARGEST_PROFILE:
         return Conversion(kind, None, f"its color profile of {len(profile) / 2**20:.0f} MiB {_NOT_APPLIED}")
     found = _conversion(profile, kind)

@@ -8,15 +8,16 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from hybrid.errors import ConfigError, UnreadableImageError
-from hybrid.images.color import CODE_POINTS, Conversion, conversion_of
+from hybrid.images.color import CODE_POINTS, Conversion, conversion_by, conversion_of
 from hybrid.images.gray import deep_color_to_8_bit, deep_gray_to_8_bit, is_deep_color, is_deep_gray, swap_bytes
+from hybrid.images.jpeg_header import JpegHeader, read_header
 from hybrid.images.limits import LARGE, max_pixels, one_at_a_time, too_many_pixels
 from hybrid.images.magic import kind_of
 
@@ -24,9 +25,20 @@ if TYPE_CHECKING:
     import torch
 
 Pixels = NDArray[np.uint8]
-# Reads an RGB or gray JPEG, of which Pillow has read the header, at so many eighths of its size, as it is stored.
+
+
+class Size(Protocol):
+    """How large an image is, as it is stored."""
+
+    @property
+    def width(self) -> int: ...  # noqa: D102
+    @property
+    def height(self) -> int: ...  # noqa: D102
+
+
+# Reads an RGB or gray JPEG, whose header is known, at so many eighths of its size, as it is stored.
 # None: it cannot, as where it finds fault with the file; Pillow, which is more patient, is to read the whole.
-JpegReader = Callable[[bytes, Image.Image, int], Pixels | None]
+JpegReader = Callable[[bytes, Size, int], Pixels | None]
 
 # Only these parsers see foreign bytes: Pillow knows dozens more, some of which start other programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -157,39 +169,77 @@ def decode_scaled(data: bytes, min_side: int | None, read_jpeg: JpegReader, eigh
 
 
 def _decode_scaled(data: bytes, min_side: int | None, read_jpeg: JpegReader, eighths: Sequence[int]) -> Scaled:
+    if (header := _ordinary_header(data)) is not None:
+        with _named_reasons(data):
+            conversion = conversion_by(header.profile, "L" if header.is_gray else "RGB") if header.profile else None
+            jpeg = _Jpeg(header, header.is_progressive, header.orientation, conversion)
+            if (scaled := _scaled(data, jpeg, min_side, read_jpeg, eighths)) is not None:
+                return scaled
     with _opened(data) as image:
-        width, height = image.size
-        if "progressive" in image.info:
+        is_progressive = "progressive" in image.info
+        if is_progressive:
             _check_scans(data)
         # MPO: a JPEG with others behind it, as some phones write; the first is the image.
         if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
             return _whole(_lighter(data, image), min_side, _missing_end(data, image))
-        turn = _TO_UPRIGHT.get(_orientation(image))
-        fitting = (k for k in eighths if min_side is not None and -(-min(width, height) * k // 8) >= min_side)
-        k = next(fitting, 8)
-        if turn is not None and (width * k % 8 or height * k % 8):
-            k = 8  # turned, the part of a pixel would stand at the wrong end
-        # A part of a baseline JPEG takes little memory.
-        with one_at_a_time(width * height if k == 8 or "progressive" in image.info else 0):
-            rgb = read_jpeg(data, image, k)
-        if rgb is None:
-            return _whole(image, min_side)
-        conversion, note = conversion_of(image), ""
-        if conversion is not None:
-            rgb, note = conversion.apply_to_array(rgb), conversion.note
-        if turn is not None:
-            return Scaled.whole(np.ascontiguousarray(turn(rgb)), note)
-        return Scaled(rgb, (height * k / 8, width * k / 8), note)
+        if header is None:
+            jpeg = _Jpeg(image, is_progressive, _orientation(image), conversion_of(image))
+            if (scaled := _scaled(data, jpeg, min_side, read_jpeg, eighths)) is not None:
+                return scaled
+        return _whole(image, min_side)
 
 
-def draft_jpeg(data: bytes, image: Image.Image, eighths: int) -> Pixels | None:
+@dataclass(frozen=True, slots=True)
+class _Jpeg:
+    """What is known of an RGB or gray JPEG before it is decoded."""
+
+    size: Size
+    is_progressive: bool
+    orientation: int
+    conversion: Conversion | None
+
+
+def _ordinary_header(data: bytes) -> JpegHeader | None:
+    """Read the header of a JPEG if it is an ordinary one that Pillow has nothing to say about."""
+    max_pixels()  # sets Pillow's limit
+    header, limit = read_header(data), Image.MAX_IMAGE_PIXELS
+    return None if header and limit is not None and header.width * header.height > limit else header
+
+
+def _scaled(
+    data: bytes, jpeg: _Jpeg, min_side: int | None, read_jpeg: JpegReader, eighths: Sequence[int]
+) -> Scaled | None:
+    """Decode a JPEG by a reader, at no more pixels than are needed; None if the reader cannot."""
+    width, height = jpeg.size.width, jpeg.size.height
+    if jpeg.is_progressive:
+        _check_scans(data)
+    turn = _TO_UPRIGHT.get(jpeg.orientation)
+    fitting = (k for k in eighths if min_side is not None and -(-min(width, height) * k // 8) >= min_side)
+    k = next(fitting, 8)
+    if turn is not None and (width * k % 8 or height * k % 8):
+        k = 8  # turned, the part of a pixel would stand at the wrong end
+    # A part of a baseline JPEG takes little memory.
+    with one_at_a_time(width * height if k == 8 or jpeg.is_progressive else 0):
+        rgb = read_jpeg(data, jpeg.size, k)
+    if rgb is None:
+        return None
+    note = ""
+    if jpeg.conversion is not None:
+        rgb, note = jpeg.conversion.apply_to_array(rgb), jpeg.conversion.note
+    if turn is not None:
+        return Scaled.whole(np.ascontiguousarray(turn(rgb)), note)
+    return Scaled(rgb, (height * k / 8, width * k / 8), note)
+
+
+def draft_jpeg(data: bytes, size: Size, eighths: int) -> Pixels | None:
     """Read a JPEG by Pillow at 1, 2, 4 or 8 eighths of its size; a `JpegReader`."""
-    if eighths < 8:
-        size = image.width * eighths // 8, image.height * eighths // 8
-        if 0 in size:
-            return None  # less than a pixel, which `draft` cannot be asked for
-        image.draft(None, size)
-    return np.array(image.convert("RGB"))
+    part = size.width * eighths // 8, size.height * eighths // 8
+    if 0 in part:
+        return None  # less than a pixel, which `draft` cannot be asked for
+    with _open(data) as image:
+        if eighths < 8:
+            image.draft(None, part)
+        return np.array(image.convert("RGB"))
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

@@ -7,10 +7,9 @@ from types import MappingProxyType
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
-from PIL import Image
 
 from hybrid.errors import ConfigError, HybridError, UnreadableImageError
-from hybrid.images.decode import Pixels, Scaled, decode_scaled, draft_jpeg
+from hybrid.images.decode import Pixels, Scaled, Size, decode_scaled, draft_jpeg
 
 
 @runtime_checkable
@@ -86,8 +85,8 @@ class LibjpegTurbo:
         """See `Decoder`."""
         return decode_scaled(data, min_side, self._read_jpeg, (1, 2, 3, 4))
 
-    def _read_jpeg(self, data: bytes, image: Image.Image, eighths: int) -> Pixels | None:
-        height, width = (-(-side * eighths // 8) if eighths < 8 else 0 for side in (image.height, image.width))
+    def _read_jpeg(self, data: bytes, size: Size, eighths: int) -> Pixels | None:
+        height, width = (-(-side * eighths // 8) if eighths < 8 else 0 for side in (size.height, size.width))
         try:
             return np.asarray(self._decode_jpeg(data, "RGB", min_height=height, min_width=width))
         except ValueError:
