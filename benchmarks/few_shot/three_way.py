@@ -26,7 +26,7 @@ from hybrid.gate.support import SupportImages
 from hybrid.heads.linear import LinearHead
 
 UNSEEN_FRACTION = 0.25
-FIGURES = ("harmonic_mean", "seen", "unseen", "ece", "nll")
+FIGURES = ("harmonic_mean", "seen", "unseen", "ece", "ece_debiased", "nll")
 # Of the unseen classes, which are shown, and whether a name speaks for them too.
 WAYS = {
     "named, all shown": (1, True),

@@ -45,7 +45,7 @@ from hybrid.heads.linear import LinearHead
 
 # How the product can be asked; the first is its default.
 POINTS = {"equal": Policy(), "natural": Policy(balance="natural")}
-LOWER = ("ece", "ece_seen", "ece_unseen", "nll", "brier")
+LOWER = ("ece", "ece_seen", "ece_unseen", "ece_debiased", "nll", "brier")
 FIGURES = ("harmonic_mean", "ausuc", *LOWER, "gate_auroc", "seen", "unseen")
 
 
@@ -188,7 +188,7 @@ def show(summary: dict[str, Any], gate_seconds: float) -> None:
     made.add_row("[italic]hybrid, same fit, asked for[/italic]")
     for name, row in summary["operating_points"].items():
         made.add_row(f"  balance {name}", *(cell(row[figure]) for figure in FIGURES))
-    console = Console(width=150)
+    console = Console(width=165)
     console.print(made)
     console.print(f"hybrid's gating (Scorer and fuse): {gate_seconds * 1e6:.1f} microseconds a photo, one thread")
 

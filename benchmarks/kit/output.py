@@ -56,12 +56,18 @@ def table(
         known = [value for row in rows.values() if (value := row[figure]) is not None]
         best[figure] = (min if figure in lower else max)(known, default=None) if marked else None
     for name, row in rows.items():
-        made.add_row(escape(name), *(cell(value, digits, best=best[figure]) for figure, value in row.items()))
+        cells = [cell(value, digits, best=_is_best(value, best[figure])) for figure, value in row.items()]
+        made.add_row(escape(name), *cells)
     return made
 
 
-def cell(value: float | None, digits: int = 4, *, best: float | None = None) -> str:
+def _is_best(value: float | None, best: float | None) -> bool:
+    # A debiased error falls below 0 by chance alone: none of those is better than another.
+    return value is not None and best is not None and (value == best or (value < 0 and best < 0))
+
+
+def cell(value: float | None, digits: int = 4, *, best: bool = False) -> str:
     """A figure for people, with a star where it is the best."""
     if value is None:
         return "- "
-    return f"[bold]{value:.{digits}f}*[/bold]" if value == best else f"{value:.{digits}f} "
+    return f"[bold]{value:.{digits}f}*[/bold]" if best else f"{value:.{digits}f} "

@@ -52,6 +52,27 @@ class Reliability:
             return None
         return float((self.count * np.abs(self.confidence - self.accuracy)).sum() / self.count.sum())
 
+    @property
+    def debiased_error(self) -> float | None:
+        """Root of the mean squared gap less what chance adds to it; None where no bin holds two images.
+
+        `error` is above 0 even if every probability is true, the more so the fewer images a bin holds. The mean square
+        that this is the root of has no such bias, so it may fall below 0: then its size gets a minus sign, which says
+        that the gaps are smaller than chance alone makes them. Bins of one image cannot say, and are left out.
+
+        Notes
+        -----
+        Kumar, Liang & Ma, "Verified Uncertainty Calibration" (2019), section 5: the debiased estimator, whose root they
+        cut at 0.
+        """
+        several = self.count > 1
+        if not several.any():
+            return None
+        count, accuracy = self.count[several], self.accuracy[several]
+        by_chance = accuracy * (1 - accuracy) / (count - 1)
+        squared = np.average((self.confidence[several] - accuracy) ** 2 - by_chance, weights=count)
+        return float(np.copysign(np.sqrt(abs(squared)), squared))
+
 
 def equal_width_bins(confidence: Floats, correct: Bools, bins: int = BINS) -> Reliability:
     """Put images into bins of equal width from 0 to 1.

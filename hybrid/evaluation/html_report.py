@@ -42,6 +42,10 @@ METRICS = {
     "ece": ("ECE", "gap between confidence and accuracy"),
     "ece_seen": ("ECE, seen", "the same, photos of seen classes"),
     "ece_unseen": ("ECE, unseen", "the same, photos of unseen classes"),
+    "ece_debiased": (
+        "debiased ECE",
+        "about 0 if the probabilities are true, below it by chance; root of a mean square",
+    ),
     "adaptive_ece": ("adaptive ECE", "ECE over bins of equally many photos"),
     "nll": ("NLL", "mean of minus the log-probability of the true class; none where that is infinite"),
     "brier": ("Brier score", "squared error of all probabilities"),

@@ -60,6 +60,8 @@ class SystemScores:
         See the functions; `ausuc` is None too where no image has any probability on an unseen class.
     ece, ece_seen, ece_unseen : float or None
         Expected calibration error over all images, over those of seen and over those of unseen classes.
+    ece_debiased : float or None
+        Over all images, less what chance adds; see `calibration.Reliability.debiased_error`.
     adaptive_ece, nll, brier, aurc : float or None
         Over all images; see `calibration`; `nll` is minus the log-probability of the true class in nats, averaged, and
         None too where some true class has probability zero: JSON knows no infinity, and a clipped value would be the
@@ -77,6 +79,7 @@ class SystemScores:
     ece: float | None
     ece_seen: float | None
     ece_unseen: float | None
+    ece_debiased: float | None
     adaptive_ece: float | None
     nll: float | None
     brier: float | None
@@ -250,6 +253,7 @@ def score_system(
     # A system that never scores an unseen class leaves nothing to bias: an area of 0 would call it bad at
     # what it does not do.
     has_curve = both_groups and bool(checked[:, unseen].any())
+    bins = equal_width_bins(confidence, correct)
     return SystemScores(
         accuracy=finite_mean(correct),
         seen=seen_accuracy,
@@ -257,9 +261,10 @@ def score_system(
         harmonic_mean=harmonic_mean(seen_accuracy, unseen_accuracy),
         ausuc=ausuc(seen_unseen_curve(log_probabilities, target, unseen)) if has_curve else None,
         gate_auroc=None if p_unseen is None else gate_auroc(p_unseen, is_unseen),
-        ece=equal_width_bins(confidence, correct).error,
+        ece=bins.error,
         ece_seen=equal_width_bins(confidence[~is_unseen], correct[~is_unseen]).error,
         ece_unseen=equal_width_bins(confidence[is_unseen], correct[is_unseen]).error,
+        ece_debiased=bins.debiased_error,
         adaptive_ece=adaptive_bins(confidence, correct).error,
         nll=finite_mean(-log_probabilities[np.arange(len(target)), target]),
         brier=brier(checked, target),

@@ -27,10 +27,11 @@ HEADINGS = {
     "ausuc": "AUSUC",
     "gate_auroc": "gate\nAUROC",
     "ece": "ECE",
+    "ece_debiased": "debiased\nECE",
     "nll": "NLL",
     "images_per_second": "images/s",
 }
-LOWER_IS_BETTER = {"ece", "ece_seen", "ece_unseen", "adaptive_ece", "nll", "brier", "aurc"}
+LOWER_IS_BETTER = {"ece", "ece_seen", "ece_unseen", "ece_debiased", "adaptive_ece", "nll", "brier", "aurc"}
 
 
 def scores_table(systems: Mapping[str, SystemScores | None]) -> FittedTable:
@@ -77,8 +78,15 @@ def marked_figures(field: str, values: Sequence[float | None]) -> list[tuple[str
     known = [value for value in values if value is not None]
     if len(known) < 2:
         return [(text, False) for text in texts]
-    best = _figure(field, min(known) if field in LOWER_IS_BETTER else max(known))
-    return [(text, text == best) for text in texts]
+    if field not in LOWER_IS_BETTER:
+        best = _figure(field, max(known))
+        return [(text, text == best) for text in texts]
+    # A debiased error below 0 is by chance: it is none, and no better than any other that is none.
+    least = _figure(field, max(min(known), 0.0))
+    return [
+        (text, value is not None and _figure(field, max(value, 0.0)) == least)
+        for text, value in zip(texts, values, strict=True)
+    ]
 
 
 def _figure(field: str, value: float) -> str:

@@ -18,7 +18,18 @@ from PIL import Image
 from hybrid.cli.main import COMMANDS, build_app
 
 SYSTEM_KEYS = {
-    *("accuracy", "seen", "unseen", "harmonic_mean", "ausuc", "gate_auroc", "ece", "ece_seen", "ece_unseen"),
+    *(
+        "accuracy",
+        "seen",
+        "unseen",
+        "harmonic_mean",
+        "ausuc",
+        "gate_auroc",
+        "ece",
+        "ece_seen",
+        "ece_unseen",
+        "ece_debiased",
+    ),
     *("adaptive_ece", "nll", "brier", "aurc", "images_per_second"),
 }
 ROW_KEYS = {

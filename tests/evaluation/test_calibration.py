@@ -89,10 +89,54 @@ def test_adaptive_bins_share_what_images_of_equal_confidence_have_in_common():
     assert few == pytest.approx((0.1 + 0.6 + 0.2) / 3)
 
 
+def unbiased_squared_gaps(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
+    """Sum over bins of products of two different images' misses: its mean is the squared gap, whatever chance does."""
+    products, images = 0.0, 0
+    for k in range(bins):
+        inside = (confidence > k / bins) & (confidence <= (k + 1) / bins)
+        gap = confidence[inside].mean() - correct[inside] if inside.any() else np.empty(0)
+        if (n := len(gap)) > 1:
+            products += n * (np.outer(gap, gap).sum() - np.square(gap).sum()) / (n * (n - 1))
+            images += n
+    return products / images
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_debiased_error_is_the_root_of_an_unbiased_mean_square(seed):
+    rng = np.random.default_rng(seed)
+    confidence = rng.random(150) ** 2
+    correct = rng.random(150) < confidence + 0.1 * seed
+    squared = unbiased_squared_gaps(confidence, correct)
+    found = equal_width_bins(confidence, correct).debiased_error
+    assert found == pytest.approx(np.sign(squared) * np.sqrt(abs(squared)))
+
+
+def test_debiased_error_is_about_0_where_the_labels_come_from_the_probabilities_themselves():
+    plain, debiased = [], []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        probabilities = rng.dirichlet(np.ones(6), size=796)
+        target = (probabilities.cumsum(axis=1) < rng.random((796, 1))).sum(axis=1)
+        confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == target
+        found = equal_width_bins(confidence, correct)
+        plain.append(found.error)
+        debiased.append(found.debiased_error)
+    assert np.mean(plain) > 0.03
+    assert abs(np.mean(debiased)) < 0.01
+    assert abs(np.mean(np.sign(debiased) * np.square(debiased))) < 2e-4
+    # Where every probability is .1 too high, the error is that.
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.5, 1.0, 20_000)
+    found = equal_width_bins(confidence, rng.random(20_000) < confidence - 0.1)
+    assert found.debiased_error == pytest.approx(0.1, abs=0.01)
+
+
 @pytest.mark.parametrize("binned", [equal_width_bins, adaptive_bins])
 def test_calibration_errors_without_images_and_with_wrong_input(binned):
     assert rows_of(binned(*NO_IMAGES)).shape == (0, 5)
     assert binned(*NO_IMAGES).error is None
+    assert binned(*NO_IMAGES).debiased_error is None
+    assert binned(np.array([0.7]), np.array([True])).debiased_error is None, "one image says nothing of its bin"
     np.testing.assert_array_equal(binned(np.array([0.9, 0.8]), np.array([True, False])).count, [1, 1])
     with pytest.raises(MetricError, match="0 bins"):
         binned(np.array([0.5]), np.array([True]), 0)

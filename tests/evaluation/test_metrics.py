@@ -15,6 +15,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error 
 
 from hybrid.errors import HybridError, MetricError
 from hybrid.evaluation.arrays import SUM_TOLERANCE
+from hybrid.evaluation.calibration import equal_width_bins
 from hybrid.evaluation.metrics import (
     Curve,
     SystemScores,
@@ -208,6 +209,7 @@ def test_score_system_joins_the_oracles(seed):
     assert scores.ece_seen == pytest.approx(ece(~is_unseen), abs=1e-6)
     assert scores.ece_unseen == pytest.approx(ece(is_unseen), abs=1e-6)
     confidence, correct = probabilities.max(axis=1), predicted == target
+    assert scores.ece_debiased == equal_width_bins(confidence, correct).debiased_error
     order = np.argsort(confidence)
     gaps = [abs(sum(confidence[part]) - sum(correct[part])) for part in np.array_split(order, 15)]
     assert scores.adaptive_ece == pytest.approx(sum(gaps) / len(target))
@@ -248,7 +250,7 @@ def test_figures_of_an_absent_group_are_none():
             assert getattr(scores, field) is None
         assert scores.unseen > 0
     scores = scored(np.empty((0, 3)), np.array([], dtype=int), np.array([True, False, False]), np.empty(0))
-    assert scores == SystemScores(*[None] * 13, images_per_second=12.5), "without images every figure is None"
+    assert scores == SystemScores(*[None] * 14, images_per_second=12.5), "without images every figure is None"
 
 
 GOOD = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]])
