@@ -6,7 +6,7 @@ import errno
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,16 @@ class Database:
         """All queries of the block see the same state, whatever others write meanwhile."""
         with self.transaction("BEGIN"):
             yield
+
+    def empty_log(self) -> None:
+        """Move what was written from the log to its place, as far as nobody reads an older state meanwhile.
+
+        SQLite does so where the last connection closes, which another process may hold for hours. What cannot be moved
+        stays in the log, and is not lost: a reader keeps it from being moved, or the disk is full.
+        """
+        with suppress(sqlite3.Error):
+            self.connection.execute("PRAGMA busy_timeout=0")
+            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     def close(self) -> None:
         """Close the connection."""

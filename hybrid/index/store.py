@@ -82,7 +82,9 @@ class EmbeddingStore:
         self.close()
 
     def close(self) -> None:
-        """Close the database."""
+        """Close the database; what was written is all in the one file then, unless somebody else is reading it."""
+        if not self.read_only:
+            self._db.empty_log()
         self._db.close()
 
     @property
@@ -122,7 +124,7 @@ class EmbeddingStore:
         row = self.has_digests and self._db.one("SELECT token FROM history WHERE revision = ?", (state.revision,))
         return bool(row) and row == (state.token,)
 
-    def check_state(self, state: StoreState | None, made: str = "the run") -> None:
+    def check_state(self, state: StoreState | None, made: str = "the run", *, may_be_older: bool = False) -> bool:
         """Refuse a store that took the place of the one that something was made from.
 
         Parameters
@@ -131,23 +133,33 @@ class EmbeddingStore:
             Of the store then; None where it is not known, as in runs of hybrid 0.1.0.
         made : str
             What was made from it, for the error.
+        may_be_older : bool
+            Whether a store that was restored from a backup is no error.
+
+        Returns
+        -------
+        bool
+            Whether it is as it was then, or went on from there; False: it is older.
 
         Raises
         ------
         StoreError
-            If this store is another one, was made anew, or is older: restored from a backup.
+            If this store is another one, was made anew, or is older.
         """
         if state is None or self.has_held(state):
-            return
+            return True
         folder, present = self.path.parent, self.state
         again = f"put back the {self.path.name} that belongs here"
         if present.identity != state.identity:
             raise StoreError(
-                f"{self.path} is not the store of {made}: it is another run's, or was made anew",
-                expected=f"store {state.identity}",
-                got=f"store {present.identity}",
-                fix=f"{again}; or move it away and build it again: hybrid build-index SOURCE --run {folder}",
+                f"{self.path} is the index of another run, or was made anew",
+                expected=f"identity {state.identity}",
+                got=f"identity {present.identity}",
+                fix=f"{again}; or move it away and make it again: hybrid build-index SOURCE --run {folder} (and hybrid "
+                "add-class)",
             )
+        if may_be_older:
+            return False
         raise StoreError(
             f"{self.path} is older than {made}: restored from a backup, or its last changes were lost",
             expected=f"write {state.revision} ({state.token or 'of format 1'}), or later",

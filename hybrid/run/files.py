@@ -107,6 +107,8 @@ class RunInfo(Struct, frozen=True, kw_only=True):
         0.1.0. The store may be ahead of it, and never behind.
     head : str or None
         Folder of the head, in the run; None where there is none, or in a run of version 0.1.0.
+    before : str or None
+        Where the link ``head`` led before: it may still lead there, and to no other one.
     manifest : str or None
         sha256 of the head's ``manifest.json``.
     parts : dict of file name to sha256s
@@ -124,6 +126,7 @@ class RunInfo(Struct, frozen=True, kw_only=True):
     encoder_fingerprint: str
     store: StoreState | None = None
     head: str | None = None
+    before: str | None = None
     manifest: str | None = None
     parts: dict[str, tuple[str, ...]] = {}
     sha256: str = ""
@@ -300,28 +303,23 @@ def read_run(layout: Layout) -> RunInfo:
     return info
 
 
-def check_store(layout: Layout, info: RunInfo, *, may_be_older: bool = False) -> None:
-    """Raise an error unless the run has the index that it was made with; one of version 0.1.0 cannot say."""
-    again = f"hybrid build-index SOURCE --run {layout.root}"
+def check_store(layout: Layout, info: RunInfo, *, may_be_older: bool = False) -> bool:
+    """Raise an error unless the run has the index that it was made with; one of version 0.1.0 cannot say.
+
+    Parameters and what it gives as for `EmbeddingStore.check_state`.
+    """
     if info.store is None:
-        return
+        return True
     if not layout.store.is_file():
         raise ArtifactError(
             f"the run {layout.root} has lost its index",
             expected=f"{layout.store}, with its photos and vectors",
             got="no file",
-            fix=f"bring it back from a backup, or make it again: {again} (and hybrid add-class again)",
+            fix=f"bring it back from a backup, or make it again: hybrid build-index SOURCE --run {layout.root} (and "
+            "hybrid add-class again)",
         )
     with EmbeddingStore(layout.store, read_only=True) as store:
-        if store.identity != info.store.identity:
-            raise ArtifactError(
-                f"{layout.store} is the index of another run",
-                expected=f"identity {info.store.identity}",
-                got=f"identity {store.identity or 'unknown'}",
-                fix=f"bring the run's own back, or move this away and make it again: {again} (and hybrid add-class)",
-            )
-        if not may_be_older:
-            store.check_state(info.store)
+        return store.check_state(info.store, may_be_older=may_be_older)
 
 
 def store_state(layout: Layout) -> StoreState:
@@ -334,6 +332,20 @@ def note_store(layout: Layout) -> None:
     """Say in ``run.json`` what the store holds, after a command wrote to it; the lock is held."""
     info = read_info(layout)
     if info.store != (state := store_state(layout)):
+        write_info(layout, msgspec.structs.replace(info, store=state))
+
+
+def note_killed(layout: Layout) -> None:
+    """Say in ``run.json`` what killed commands wrote into the store, before another part is made of it.
+
+    A store that is older than the run is left to be found out; the lock is held.
+    """
+    info = read_info(layout)
+    if info.store is None or not layout.store.is_file():
+        return
+    with EmbeddingStore(layout.store, read_only=True) as store:
+        state, goes_on = store.state, store.has_held(info.store)
+    if goes_on and state != info.store:
         write_info(layout, msgspec.structs.replace(info, store=state))
 
 
@@ -412,7 +424,8 @@ def write_run(layout: Layout, settings: EncoderSettings, encoder: Encoder) -> No
         encoder_fingerprint=encoder.fingerprint,
         store=store_state(layout) if layout.store.is_file() else None,
     )
-    kept = {} if before is None else {name: getattr(before, name) for name in ("head", "manifest", "parts", "sha256")}
+    names = ("head", "before", "manifest", "parts", "sha256")
+    kept = {} if before is None else {name: getattr(before, name) for name in names}
     info = msgspec.structs.replace(own, **kept)
     if info != before:
         write_info(layout, info)

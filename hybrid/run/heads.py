@@ -35,6 +35,7 @@ from hybrid.run.files import (
     Layout,
     RunInfo,
     check_store,
+    note_killed,
     parse_json,
     read_info,
     store_state,
@@ -210,6 +211,14 @@ def head_folder(layout: Layout, info: RunInfo) -> HeadFolder | None:
         return None if folder is None else HeadFolder(folder, None)
     if not OWN_NAME.fullmatch(info.head):
         raise ArtifactError(f"{layout.run} names no head of its own", got=info.head, fix=TRAIN)
+    if (shown := _shown_head(layout)) not in (None, info.head, info.before):
+        raise ArtifactError(
+            f"{layout.run} is older than the run's head: was it restored from a backup?",
+            expected=f"{shown}, as the link {layout.head.name} says",
+            got=info.head,
+            fix=f"bring back the run.json that belongs here; or {TRAIN}; or remove {layout.head}, and the older head "
+            "answers",
+        )
     folder = layout.root / info.head
     file = folder / HeadFiles.MANIFEST
     if not file.is_file():
@@ -218,6 +227,14 @@ def head_folder(layout: Layout, info: RunInfo) -> HeadFolder | None:
     if hashlib.sha256(data).hexdigest() != info.manifest:
         raise ArtifactError(f"{file} is damaged, or of another head than run.json says", fix=TRAIN)
     return HeadFolder(folder, parse_json(data, Manifest, file, TRAIN))
+
+
+def _shown_head(layout: Layout) -> str | None:
+    """The head that the link ``head`` leads to, as ``run.json`` would name it; None where there is no such head."""
+    if not layout.head.is_symlink():
+        return None
+    name = layout.head.readlink().as_posix()
+    return name if OWN_NAME.fullmatch(name) and (layout.root / name).is_dir() else None
 
 
 def _first_heads_folder(layout: Layout) -> Path | None:
@@ -325,7 +342,8 @@ class HeadDraft:
         for folder in (self._layout.heads, self._layout.root):
             sync_to_disk(folder)
         # The switch: before it the old head answers, and after it the new one.
-        write_info(self._layout, msgspec.structs.replace(info, head=name, manifest=digest))
+        before = _shown_head(self._layout)
+        write_info(self._layout, msgspec.structs.replace(info, head=name, before=before, manifest=digest))
         point_to_head(self._layout, name)
         if name != info.head:
             _sweep(self._layout, {name, info.head})
@@ -383,7 +401,7 @@ def adopt_head(layout: Layout) -> str | None:
         return None
     names = [f"{layout.heads.name}/{folder.name}" for folder in sorted(layout.heads.iterdir())]
     if layout.head.is_symlink():
-        names = [str(layout.head.readlink())]
+        names = [layout.head.readlink().as_posix()]
     whole = {}
     for name in filter(OWN_NAME.fullmatch, names):
         file = layout.root / name / HeadFiles.MANIFEST
@@ -410,8 +428,9 @@ def tidy(layout: Layout) -> None:
         parts = {file.name: (file_sha256(file),) for file in (layout.classes, layout.prompts) if file.is_file()}
         store = store_state(layout) if layout.store.is_file() else None
         write_info(layout, msgspec.structs.replace(info, store=store, parts=parts))
+    note_killed(layout)
     if info.head is not None:
-        if layout.head.is_symlink() and str(layout.head.readlink()) != info.head:
+        if layout.head.is_symlink() and _shown_head(layout) in (None, info.before):
             point_to_head(layout, info.head)
         return
     old = head_folder(layout, info)

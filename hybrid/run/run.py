@@ -245,10 +245,7 @@ class Run:
             return
         info = read_info(self.layout)
         if self.layout.store.is_file():
-            check_store(self.layout, info, may_be_older=True)
-            with EmbeddingStore(self.layout.store, read_only=True) as store:
-                older = info.store is not None and not store.has_held(info.store)
-            if older:
+            if not check_store(self.layout, info, may_be_older=True):
                 self._say(
                     f"WARNING: {self.layout.store} is older than the run: restored from a backup? It is brought up to "
                     "date with the sources given here; hybrid add-class brings photos back that were added since"

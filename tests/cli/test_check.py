@@ -6,9 +6,12 @@ import json
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from hybrid.index.store import EmbeddingStore
 
 
 def folded(run: Path) -> bytes:
@@ -117,6 +120,41 @@ def test_an_index_that_is_not_the_runs_own_is_a_named_error(animals, run, hybrid
     (run / "index.sqlite").write_bytes(newer)
     hybrid(*test)
     assert other.exists()
+
+
+def test_a_lost_log_takes_nothing_of_a_finished_command_unnoticed(animals, run, hybrid, tmp_path):
+    """What a killed command wrote may go with it: the run is then as it was before that command."""
+    test = ("predict", animals / "test", "--format", "jsonl", "--run")
+    shown = next((animals / "test").iterdir())
+
+    def lost(name: str) -> Path:
+        return shutil.copytree(run, tmp_path / name, ignore=shutil.ignore_patterns("*-wal", "*-shm"), symlinks=True)
+
+    def relabel(label: str) -> None:
+        with EmbeddingStore(run / "index.sqlite") as store:
+            images = [
+                replace(image, record=replace(image.record, label=label))
+                for image in store.images()
+                if image.record.split == "train"
+            ]
+            store.write_batch(images[:1])
+
+    before = hybrid(*test, run).out
+    with closing(sqlite3.connect(run / "index.sqlite")) as idle:
+        idle.execute("SELECT count(*) FROM photos").fetchone()
+        hybrid("add-class", "okapi", shown, "--no-name", "--run", run)
+        assert hybrid(*test, lost("finished")).out != before, "all of it is in the one file"
+    with closing(sqlite3.connect(run / "index.sqlite", isolation_level=None)) as reading:
+        reading.execute("BEGIN")
+        reading.execute("SELECT count(*) FROM photos").fetchone()
+        finished = hybrid(*test, run).out
+        relabel("llama")  # as by a command that was killed: run.json says nothing of it
+        assert hybrid(*test, run).out != finished
+        assert hybrid(*test, lost("killed")).out == finished
+        hybrid("add-class", "zebra", "--run", run)
+        error = hybrid(*test, lost("noted"), rc=1).err
+    assert "is older than the run" in error
+    assert "-wal" in error
 
 
 def test_check_says_what_there_is_and_of_the_first_version_that_it_has_no_digests(run, hybrid):

@@ -36,6 +36,7 @@ from hybrid.run.heads import (
     at_one_moment,
     load_gate,
     load_head,
+    point_to_head,
     read_gate,
     read_head_info,
     writing,
@@ -385,6 +386,23 @@ def test_the_head_of_another_run(layout, tmp_path):
     write_info(layout, msgspec.structs.replace(read_info(layout), head="../other/heads/x"))
     with pytest.raises(ArtifactError, match="no head of its own"):
         load_all(layout)
+
+
+def test_a_run_json_from_a_backup_is_told_by_the_link(layout):
+    publish(layout, 1)
+    older = layout.run.read_bytes()
+    publish(layout, 2)
+    layout.run.write_bytes(older)
+    for act in (lambda: load_head(layout, CPU), lambda: publish_gate(layout, fitted(1))):
+        with pytest.raises(ArtifactError, match="older than the run's head") as caught:
+            act()
+    assert "train-head" in caught.value.fix
+    layout.head.unlink()
+    assert seed_of(layout) == 1, "as the fix says"
+    layout.run.write_bytes(older)
+    point_to_head(layout, "heads/of no head")
+    publish(layout, 3)
+    assert seed_of(layout) == 3
 
 
 def test_where_run_json_was_lost_the_head_that_the_link_shows_answers_again(layout):
