@@ -44,7 +44,7 @@ from hybrid.gate.policy import Policy, choose_point
 from hybrid.heads.linear import LinearHead
 
 # How the product can be asked; the first is its default.
-POINTS = {"equal": Policy(), "natural": Policy(balance="natural")}
+POINTS = {"equal": Policy(), "half": Policy(balance="half"), "natural": Policy(balance="natural")}
 LOWER = ("ece", "ece_seen", "ece_unseen", "ece_debiased", "nll", "brier")
 FIGURES = ("harmonic_mean", "ausuc", *LOWER, "gate_auroc", "seen", "unseen")
 

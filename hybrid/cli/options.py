@@ -107,8 +107,8 @@ Prior = Annotated[float | None, typer.Option(help="Expected share of photos of u
 Balance = Annotated[
     str | None,
     typer.Option(
-        help="equal: photos of seen and of unseen classes are as likely; natural: by the number of classes.  "
-        "[default: equal]"
+        help="equal: photos of seen and of unseen classes are as likely; natural: by the number of classes; half: half "
+        "way between.  [default: equal]"
     ),
 ]
 MaxSeenLoss = Annotated[
@@ -160,11 +160,8 @@ class PolicyOptions:
 
     def policy(self) -> Policy:
         """Join the options; ConfigError where they contradict each other."""
-        from hybrid.errors import ConfigError
         from hybrid.gate.policy import Policy
 
-        if self.balance not in (None, "natural", "equal"):
-            raise ConfigError("--balance takes natural or equal", got=str(self.balance))
         balance = cast("BalanceSetting | None", self.balance)
         return Policy(self.prior, balance, self.max_seen_loss, self.reject, self.max_false_accept)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from hybrid.gate.gaussians import Floats, Indices, read_tensors
 from hybrid.gate.registry import AnyGate
 from hybrid.gate.rejection import Rejector, threshold_for_coverage
 
-Balance = Literal["natural", "equal"]
+Balance = Literal["equal", "half", "natural"]
 # Fields of `CalibrationSet` that have another name in its file.
 TENSORS = {"gda": "memory", "ood_score": "novelty"}
 
@@ -30,8 +30,9 @@ class Policy:
     ----------
     prior : float or None
         Expected share of images of unseen classes, in (0, 1).
-    balance : {"natural", "equal"} or None
-        ``equal`` (the default of None): one half; ``natural``: the unseen classes' share of all classes.
+    balance : {"equal", "half", "natural"} or None
+        ``equal`` (the default of None): one half; ``natural``: the unseen classes' share of all classes; ``half``: half
+        way between them in log-odds.
     max_seen_loss : float or None
         As many unseen classes as can be had for this share of the seen images that would be right without them.
     reject : float or None
@@ -54,6 +55,8 @@ class Policy:
             value = getattr(self, item.name)
             if isinstance(value, float | int) and not 0 < value < 1:
                 raise ConfigError(f"{_flag(item.name)} must be a fraction in (0, 1)", got=f"{value:g}")
+        if self.balance not in (None, *get_args(Balance)):
+            raise ConfigError("--balance takes equal, half or natural", got=str(self.balance))
         for group in (("prior", "balance", "max_seen_loss"), ("reject", "max_false_accept")):
             given = [_flag(name) for name in group if getattr(self, name) is not None]
             if len(given) > 1:
@@ -204,14 +207,17 @@ def _prior_odds(policy: Policy, scorer: Scorer, boost: float) -> OperatingPoint:
     seen, unseen, added = scorer.seen, scorer.unseen, scorer.added
     if unseen == 0:
         return OperatingPoint()
-    share, why = 0.5, "(--prior, --balance natural or --max-seen-loss choose otherwise)"
+    share, why = 0.5, "(--prior, --balance half or natural, or --max-seen-loss choose otherwise)"
     support = 0.0
     if policy.prior is not None:
         share, why = policy.prior, "as given"
     elif policy.balance == "natural":
         share, why = unseen / (seen + unseen), "the unseen classes' share of all classes"
+    elif policy.balance == "half":
+        share = float(np.sqrt(unseen) / (np.sqrt(seen) + np.sqrt(unseen)))
+        why = "half way from one half to the unseen classes' share of all classes"
     log_odds = float(np.log(share / (1 - share)))
-    if policy.prior is not None or policy.balance == "natural":
+    if policy.prior is not None or policy.balance in ("half", "natural"):
         support = log_odds + float(np.log(seen / unseen / boost))
         # Added classes do not stand in the group of named ones: their part of the share is not the group's.
         log_odds += float(np.log((unseen - added) / unseen)) if added < unseen else 0.0

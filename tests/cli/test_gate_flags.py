@@ -109,7 +109,7 @@ WRONG = (
     (("--prior", "1.5"), 1, "--prior must be a fraction in (0, 1)"),
     (("--prior", "0"), 1, "--prior must be a fraction in (0, 1)"),
     (("--prior", "many"), 2, "Invalid value for '--prior'"),
-    (("--balance", "both"), 1, "--balance takes natural or equal"),
+    (("--balance", "both"), 1, "--balance takes equal, half or natural"),
     (("--max-seen-loss", "1"), 1, "--max-seen-loss must be a fraction in (0, 1)"),
     (("--reject", "-0.5"), 1, "--reject must be a fraction in (0, 1)"),
     (("--max-false-accept", "2"), 1, "--max-false-accept must be a fraction in (0, 1)"),

@@ -49,6 +49,11 @@ def test_shares_lie_between_0_and_1():
             assert caught.value.got == f"{value:g}"
 
 
+def test_a_balance_has_one_of_three_names():
+    with pytest.raises(ConfigError, match="--balance takes equal, half or natural"):
+        Policy(balance="fair")
+
+
 def test_flags_that_contradict_each_other():
     given = {"prior": 0.3, "balance": "natural", "max_seen_loss": 0.01, "reject": 0.9, "max_false_accept": 0.1}
     for flags in (
@@ -74,6 +79,8 @@ def test_flags_that_contradict_each_other():
         ({}, 0.5),
         ({"balance": "equal"}, 0.5),
         ({"balance": "natural"}, 4 / 12),
+        # The odds of `natural` are 4 to 8: those of `half` are their root.
+        ({"balance": "half"}, (4 / 8) ** 0.5 / (1 + (4 / 8) ** 0.5)),
         ({"prior": 0.1}, 0.1),
         ({"prior": 0.999}, 0.999),
     ],
@@ -108,7 +115,7 @@ def test_the_share_of_a_space_whose_unseen_classes_are_all_added(fitted, large):
 
 def test_without_unseen_classes_there_is_nothing_to_shift(fitted, large):
     scorer = Scorer(large.gaussians, large.texts[:8], large.scale)
-    for policy in ({"prior": 0.1}, {"balance": "natural"}, {"max_seen_loss": 0.1}):
+    for policy in ({"prior": 0.1}, {"balance": "natural"}, {"balance": "half"}, {"max_seen_loss": 0.1}):
         assert point_of(fitted, scorer, **policy) == OperatingPoint()
 
 
