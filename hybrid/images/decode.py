@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -69,16 +70,18 @@ _BEGINNINGS = {
 _TEXT_LIMIT = "MAX_TEXT_"  # of Pillow's, in its words
 _CUT_OFF = "the image is cut off"
 _LACKS_ITS_END = "its last bytes are missing, all pixels are there"
-# By EXIF orientation: how the stored pixels (h, w, 3) become the upright ones.
-_TO_UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
-    2: lambda rgb: rgb[:, ::-1],
-    3: lambda rgb: rgb[::-1, ::-1],
-    4: lambda rgb: rgb[::-1],
-    5: lambda rgb: rgb.transpose(1, 0, 2),
-    6: lambda rgb: rgb.transpose(1, 0, 2)[:, ::-1],
-    7: lambda rgb: rgb[::-1, ::-1].transpose(1, 0, 2),
-    8: lambda rgb: rgb.transpose(1, 0, 2)[::-1],
-}
+# By EXIF orientation: whether rows and columns change places, and which of them then stand in reverse; 1: as stored.
+TURNS: Mapping[int, tuple[bool, tuple[int, ...]]] = MappingProxyType(
+    {
+        2: (False, (1,)),
+        3: (False, (0, 1)),
+        4: (False, (0,)),
+        5: (True, ()),
+        6: (True, (1,)),
+        7: (True, (0, 1)),
+        8: (True, (0,)),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +172,7 @@ def decode_scaled(data: bytes, min_side: int | None, read_jpeg: JpegReader, eigh
 
 
 def _decode_scaled(data: bytes, min_side: int | None, read_jpeg: JpegReader, eighths: Sequence[int]) -> Scaled:
-    if (header := _ordinary_header(data)) is not None:
+    if (header := ordinary_header(data)) is not None:
         with _named_reasons(data):
             conversion = conversion_by(header.profile, "L" if header.is_gray else "RGB") if header.profile else None
             jpeg = _Jpeg(header, header.is_progressive, header.orientation, conversion)
@@ -199,8 +202,8 @@ class _Jpeg:
     conversion: Conversion | None
 
 
-def _ordinary_header(data: bytes) -> JpegHeader | None:
-    """Read the header of a JPEG if it is an ordinary one that Pillow has nothing to say about."""
+def ordinary_header(data: bytes | memoryview) -> JpegHeader | None:
+    """Read the header of a JPEG if it is an ordinary one, of a size that Pillow says nothing about; else None."""
     max_pixels()  # sets Pillow's limit
     header, limit = read_header(data), Image.MAX_IMAGE_PIXELS
     return None if header and limit is not None and header.width * header.height > limit else header
@@ -213,7 +216,7 @@ def _scaled(
     width, height = jpeg.size.width, jpeg.size.height
     if jpeg.is_progressive:
         _check_scans(data)
-    turn = _TO_UPRIGHT.get(jpeg.orientation)
+    turn = TURNS.get(jpeg.orientation)
     fitting = (k for k in eighths if min_side is not None and -(-min(width, height) * k // 8) >= min_side)
     k = next(fitting, 8)
     if turn is not None and (width * k % 8 or height * k % 8):
@@ -227,7 +230,7 @@ def _scaled(
     if jpeg.conversion is not None:
         rgb, note = jpeg.conversion.apply_to_array(rgb), jpeg.conversion.note
     if turn is not None:
-        return Scaled.whole(np.ascontiguousarray(turn(rgb)), note)
+        return Scaled.whole(_turned(rgb, turn), note)
     return Scaled(rgb, (height * k / 8, width * k / 8), note)
 
 
@@ -270,14 +273,19 @@ def _whole(image: Image.Image, min_side: int | None, note: str = "") -> Scaled:
         raise UnreadableImageError(f"the image has no pixels ({image.width} x {image.height})")
     with one_at_a_time(image.width * image.height):
         image.load()
-        turn, conversion = _TO_UPRIGHT.get(_orientation(image)), conversion_of(image)
+        turn, conversion = TURNS.get(_orientation(image)), conversion_of(image)
         if image.width * image.height <= LARGE or min_side is None:
             # A copy: Pillow lends its memory for reading only, which torch warns of.
             rgb = np.array(_to_rgb(image, conversion))
         else:
             rgb = _reduced(image, conversion, max(1, min(image.size) // min_side))
     note = note or (conversion.note if conversion else "")
-    return Scaled.whole(rgb if turn is None else np.ascontiguousarray(turn(rgb)), note)
+    return Scaled.whole(rgb if turn is None else _turned(rgb, turn), note)
+
+
+def _turned(rgb: Pixels, turn: tuple[bool, tuple[int, ...]]) -> Pixels:
+    transposed, flipped = turn
+    return np.ascontiguousarray(np.flip(rgb.transpose(1, 0, 2) if transposed else rgb, flipped))
 
 
 def _reduced(image: Image.Image, conversion: Conversion | None, factor: int) -> Pixels:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -44,12 +44,15 @@ class Decoder(Protocol):
 class BatchDecoder(Protocol):
     """Decodes a batch of encoded images at once, for example on a GPU; called from one thread at a time.
 
-    Its `Scaled` may hold tensors that lie on the device of the models.
+    Its `Scaled` may hold tensors that lie on the device of the models, ready to be read in any stream.
+
+    A decoder of either kind whose pixels differ from those of the others says so by an attribute `pixels`, a name for
+    them: vectors of different pixels are kept apart.
     """
 
     name: str
 
-    def decode_batch(self, data: Sequence[bytes], min_side: int | None) -> Sequence[Scaled | UnreadableImageError]:
+    def decode_batch(self, data: Sequence[bytes], min_side: int | None) -> Iterable[Scaled | UnreadableImageError]:
         """Decode images as `Decoder.decode`, in order, with the error in the place of one that cannot be decoded."""
 
 
@@ -93,9 +96,16 @@ class LibjpegTurbo:
             return None
 
 
+def _nvjpeg(device: str) -> BatchDecoder:
+    from hybrid.images.nvjpeg import load
+
+    return load(device)
+
+
+NVJPEG = "nvjpeg"
 # The first that can be loaded is the default.
 DECODERS: Mapping[str, Callable[[str], AnyDecoder]] = MappingProxyType(
-    {LibjpegTurbo.name: LibjpegTurbo, Pillow.name: Pillow}
+    {NVJPEG: _nvjpeg, LibjpegTurbo.name: LibjpegTurbo, Pillow.name: Pillow}
 )
 
 
@@ -105,7 +115,7 @@ def choose_decoder(name: str = "auto", device: str = "cpu") -> tuple[AnyDecoder,
     Parameters
     ----------
     name : str
-        A key of `DECODERS`, or ``auto``: the first of them that can be loaded.
+        A key of `DECODERS`; ``auto``: the first of them that can be loaded; ``cpu``: the first that is not nvJPEG.
     device : str
         Where the models compute, such as ``cuda``; a decoder for another one cannot be loaded.
 
@@ -119,18 +129,36 @@ def choose_decoder(name: str = "auto", device: str = "cpu") -> tuple[AnyDecoder,
     ------
     ConfigError
         If the name is unknown, or what the decoder needs is missing.
+    DeviceError
+        If the device cannot do what the decoder asks of it.
     """
-    if name != "auto" and name not in DECODERS:
-        raise ConfigError("unknown decoder", expected=", ".join(["auto", *DECODERS]), got=name)
+    if name not in ("auto", "cpu", *DECODERS):
+        raise ConfigError("unknown decoder", expected=", ".join(["auto", "cpu", *DECODERS]), got=name)
+    asked = name in DECODERS
+    # That a GPU's decoder needs a GPU need not be said to those who have none.
+    left_out = {NVJPEG} if name == "cpu" or not device.startswith("cuda") else set()
     skipped = []
-    for key in DECODERS if name == "auto" else [name]:
+    for key in [name] if asked else [key for key in DECODERS if key not in left_out]:
         try:
             decoder = DECODERS[key](device)
         except HybridError as error:
-            if name != "auto":
+            if asked:
                 raise
             skipped.append(f"not {key}: {error.what}")
         else:
             why = f" ({'; '.join(skipped)})" if skipped else ""
             return decoder, f"images are decoded by {key}{why}"
     raise ConfigError("no decoder can be loaded", got="; ".join(skipped))
+
+
+def cpu_decoder() -> Decoder:
+    """Load the first decoder of single images, on the CPU; ConfigError if there is none."""
+    decoder, _ = choose_decoder("cpu")
+    if not isinstance(decoder, Decoder):
+        raise ConfigError("the decoder for the CPU takes batches alone", expected="a Decoder", got=decoder.name)
+    return decoder
+
+
+def pixels_of(decoder: AnyDecoder | None) -> str:
+    """Name the pixels of a decoder that differ from those of the others; empty for nearly all."""
+    return str(getattr(decoder, "pixels", ""))

@@ -14,7 +14,9 @@ from itertools import product
 
 # ITU-T T.81, table B.1.
 _SOI = b"\xff\xd8"
-_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive; Huffman-coded
+BASELINE = 0xC0
+_PROGRESSIVE = 0xC2
+_FRAMES = (BASELINE, 0xC1, _PROGRESSIVE)  # 0xC1: extended
 _DHT, _SOS, _DQT, _DRI, _COM = 0xC4, 0xDA, 0xDB, 0xDD, 0xFE
 _APP0, _APP1, _APP2, _APP13, _APP14, _APP15 = 0xE0, 0xE1, 0xE2, 0xED, 0xEE, 0xEF
 _KNOWN = frozenset((*_FRAMES, _DHT, _SOS, _DQT, _DRI, _COM, *range(_APP0, _APP15 + 1)))
@@ -39,7 +41,7 @@ class JpegHeader:
     width, height : int
         As stored, before `orientation`.
     marker : int
-        Of the frame: 0xC0 baseline, 0xC1 extended, 0xC2 progressive.
+        Of the frame: `BASELINE`, 0xC1 extended, 0xC2 progressive.
     sampling : tuple of (int, int)
         Horizontal and vertical factor of each component.
     is_rgb : bool
@@ -70,7 +72,7 @@ class JpegHeader:
     @property
     def is_progressive(self) -> bool:
         """Whether it is stored in several passes over the pixels."""
-        return self.marker == _FRAMES[2]
+        return self.marker == _PROGRESSIVE
 
     @property
     def is_gray(self) -> bool:
@@ -82,12 +84,12 @@ class _Unusual(Exception):  # noqa: N818  no error: Pillow is asked
     pass
 
 
-def read_header(data: bytes) -> JpegHeader | None:
+def read_header(data: bytes | memoryview) -> JpegHeader | None:
     """Read the header of a JPEG; None for whatever else it is, and for anything unusual in it.
 
     Parameters
     ----------
-    data : bytes
+    data : bytes or memoryview
         A whole file; the header alone is looked at.
     """
     try:
@@ -96,7 +98,7 @@ def read_header(data: bytes) -> JpegHeader | None:
         return None
 
 
-def _read(data: bytes) -> JpegHeader:
+def _read(data: bytes | memoryview) -> JpegHeader:
     bodies, frame, scan = _segments(data)
     width, height, ids, sampling = _frame(bodies[frame][0])
     (start,) = bodies[_SOS]
@@ -124,9 +126,9 @@ def _require(condition: object) -> None:
         raise _Unusual
 
 
-def _segments(data: bytes) -> tuple[dict[int, list[bytes]], int, int]:
+def _segments(data: bytes | memoryview) -> tuple[dict[int, list[bytes]], int, int]:
     """Give the bodies of all segments by marker, the marker of the frame, and the end of the first scan's header."""
-    _require(data.startswith(_SOI))
+    _require(data[:2] == _SOI)
     bodies = defaultdict[int, list[bytes]](list)
     at, marker, frame = 2, 0, 0
     while marker != _SOS:
@@ -139,7 +141,7 @@ def _segments(data: bytes) -> tuple[dict[int, list[bytes]], int, int]:
             frame = marker
         elif frame and marker & 0xF0 == _APP0:
             raise _Unusual  # Pillow takes no profile from behind the frame
-        bodies[marker].append(data[at + 4 : end])
+        bodies[marker].append(bytes(data[at + 4 : end]))
         at = end
     _require(frame)
     return bodies, frame, at

@@ -240,7 +240,7 @@ def _finish(
 
 def _decode(
     decoder: AnyDecoder, data: Sequence[bytes], min_side: int | None
-) -> Sequence[Scaled | UnreadableImageError]:
+) -> Iterable[Scaled | UnreadableImageError]:
     if isinstance(decoder, BatchDecoder):
         return decoder.decode_batch(data, min_side) if data else []
     decoded: list[Scaled | UnreadableImageError] = []

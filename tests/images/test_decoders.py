@@ -68,8 +68,8 @@ def test_the_first_that_can_be_loaded_is_chosen_and_named(register, batch_decode
     with pytest.raises(DeviceError, match="no decoder for mps"):
         choose_decoder("on_device", "mps")
     with pytest.raises(ConfigError, match="unknown decoder") as caught:
-        choose_decoder("nvjpeg")
-    assert caught.value.expected == "auto, on_device, libjpeg-turbo, pillow"
+        choose_decoder("opencv")
+    assert caught.value.expected == "auto, cpu, on_device, nvjpeg, libjpeg-turbo, pillow"
 
 
 def test_without_simplejpeg_pillow_decodes_and_says_so(monkeypatch):

@@ -1,0 +1,249 @@
+"""Ordinary JPEGs decoded by the GPU, so that compressed bytes cross the bus and not pixels; all else by CPU threads."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from hybrid.errors import DeviceError, HybridWarning, UnreadableImageError, first_line
+from hybrid.images.color import conversion_by
+from hybrid.images.decode import TURNS, Scaled, ordinary_header
+from hybrid.images.jpeg_header import BASELINE, JpegHeader, read_header
+from hybrid.images.limits import LARGE
+from hybrid.images.naming import plural
+from hybrid.images.stream import default_workers
+
+if TYPE_CHECKING:
+    import torch
+
+    from hybrid.images.decoders import Decoder
+
+# As `torchvision.io.decode_jpeg`: a list of (n,) uint8 on the CPU, `mode` and `device`, to a list of (3, h, w) uint8.
+DecodeBatch: TypeAlias = Callable[..., "list[torch.Tensor]"]
+Encoded: TypeAlias = bytes | memoryview
+Outcome: TypeAlias = Scaled | UnreadableImageError
+
+# Of luma; chroma has (1, 1): 4:4:4, 4:2:2, 4:2:0, 4:4:0.
+_SAMPLINGS = frozenset({((1, 1),)} | {(luma, (1, 1), (1, 1)) for luma in ((1, 1), (2, 1), (2, 2), (1, 2))})
+_END, _RESTART = 0xD9, 0xD0
+# Pixels that lie on the GPU at once: so many bytes, and this share of its memory.
+_MOST_BYTES, _SHARE = 2**30, 16
+# Gray levels by which a picture of few details may differ from what it was before it was encoded.
+_PROBED_WITHIN = 8
+
+
+def plan_of(data: Encoded) -> JpegHeader | None:
+    """Give the header of a JPEG that the GPU is to decode; None for what the CPU must, the judge of all damage.
+
+    nvJPEG fills what is missing with gray and says nothing, so that every file must be found to be whole before. It
+    reads progressive JPEGs a hundred times more slowly than others, and knows nothing of color profiles.
+    """
+    header = ordinary_header(data)
+    if header is None or header.marker != BASELINE or header.is_rgb or header.parts != len(header.sampling):
+        return None
+    if header.width * header.height > LARGE or (not header.is_gray and header.sampling not in _SAMPLINGS):
+        return None
+    if header.profile and conversion_by(header.profile, "L" if header.is_gray else "RGB") is not None:
+        return None
+    return header if _is_whole(data, header) else None
+
+
+def _is_whole(data: Encoded, header: JpegHeader) -> bool:
+    """Whether the only scan has its restart markers, all in their order, and its end, and no other marker before."""
+    scan = np.frombuffer(data, np.uint8, offset=header.scan)
+    marks = scan[1:][np.flatnonzero(scan[:-1] == 0xFF)]
+    marks = marks[marks != 0]  # 0: the byte before was not a marker's
+    # A single component is never subsampled against another.
+    across, down = (1, 1) if header.is_gray else header.sampling[0]
+    blocks = -(-header.width // (8 * across)) * -(-header.height // (8 * down))
+    restarts = -(-blocks // header.restart_interval) - 1 if header.restart_interval else 0
+    if len(marks) <= restarts or marks[restarts] != _END:
+        return False
+    return bool(np.array_equal(marks[:restarts], _RESTART + np.arange(restarts) % 8))
+
+
+class NvJpeg:
+    """A `BatchDecoder`: ordinary JPEGs by nvJPEG through torchvision, at full size; all else by a `Decoder` in threads.
+
+    Its tensors are views (h, w, 3) of memory (3, h, w), and ready to be read in any stream. They were made in a stream
+    of its own: who reads them later than at once says so (`torch.Tensor.record_stream`).
+
+    Parameters
+    ----------
+    device : str
+        ``cuda`` or ``cuda:N``. On ``cpu`` `decode_batch` is a stand-in.
+    cpu : Decoder
+        For everything that is not an ordinary JPEG, and for what the GPU could not decode.
+    decode_batch : callable
+        `torchvision.io.decode_jpeg`.
+    """
+
+    name = "nvjpeg"
+    # Whose pixels they are, where they are not quite those of the CPU's decoders: vectors of both kinds stay apart.
+    pixels = "nvjpeg"
+    batch = 128
+
+    def __init__(self, device: str, cpu: Decoder, decode_batch: DecodeBatch) -> None:
+        import torch
+
+        self._device = torch.device(device)
+        self._cpu, self._decode_batch = cpu, decode_batch
+        self._most_bytes, self._stream = _MOST_BYTES, None
+        if self._device.type == "cuda":
+            cuda: Any = torch.cuda
+            self._stream = cuda.Stream(self._device)
+            self._most_bytes = min(_MOST_BYTES, torch.cuda.get_device_properties(self._device).total_memory // _SHARE)
+        self._pool = ThreadPoolExecutor(default_workers())
+        self._has_failed = False
+        self._probe()
+
+    def decode_batch(
+        self,
+        data: Sequence[Encoded],
+        min_side: int | None = None,
+        plans: Sequence[JpegHeader | None] | None = None,
+    ) -> Iterator[Outcome]:
+        """Decode images; see `BatchDecoder`.
+
+        Parameters
+        ----------
+        data : sequence of bytes or memoryview
+        min_side : int or None
+            For the CPU's decoder; the GPU decodes at full size.
+        plans : sequence of (JpegHeader or None), optional
+            `plan_of` each of them, if somebody knows.
+        """
+        plans = [plan_of(encoded) for encoded in data] if plans is None else plans
+        waiting = {place: self._on_cpu(data[place], min_side) for place, plan in enumerate(plans) if plan is None}
+        try:
+            for part in self._parts(plans):
+                usual = [(place, plan) for place in part if (plan := plans[place]) is not None]
+                decoded = self._on_device([data[place] for place, _ in usual], [plan for _, plan in usual])
+                upright = dict(zip((place for place, _ in usual), decoded, strict=True))
+                waiting |= {p: self._on_cpu(data[p], min_side) for p, pixels in upright.items() if pixels is None}
+                for place in part:
+                    pixels = upright.pop(place, None)
+                    yield waiting.pop(place).result() if pixels is None else Scaled.whole(pixels.permute(1, 2, 0))
+        finally:
+            for future in waiting.values():
+                future.cancel()
+
+    def _parts(self, plans: Sequence[JpegHeader | None]) -> Iterator[range]:
+        """Cut a batch so that no part has more pixels than may lie on the GPU at once, but for a single image."""
+        start = size = 0
+        for place, plan in enumerate(plans):
+            more = 0 if plan is None else 3 * plan.width * plan.height
+            if size and size + more > self._most_bytes:
+                yield range(start, place)
+                start, size = place, 0
+            size += more
+        if start < len(plans):
+            yield range(start, len(plans))
+
+    def _on_cpu(self, data: Encoded, min_side: int | None) -> Future[Outcome]:
+        def decode() -> Outcome:
+            try:
+                return self._cpu.decode(bytes(data), min_side)
+            except UnreadableImageError as error:
+                return error
+
+        return self._pool.submit(decode)
+
+    def _on_device(self, data: Sequence[Encoded], plans: Sequence[JpegHeader]) -> list[torch.Tensor | None]:
+        """Decode to (3, h, w) uint8, upright; None for those that the CPU is to decode after all."""
+        try:
+            return self._decode(data, plans) if data else []
+        except RuntimeError as error:  # of one image for all of them, or of the device
+            self._warn(len(data), first_line(error))
+            return [None] * len(data)
+
+    def _decode(self, data: Sequence[Encoded], plans: Sequence[JpegHeader]) -> list[torch.Tensor | None]:
+        import torch
+
+        encoded = [torch.frombuffer(one, dtype=torch.uint8) for one in data]
+        with self._own_stream():
+            images = self._decode_batch(encoded, mode="RGB", device=self._device)
+            return [
+                _turned(image, plan.orientation) if image.shape == (3, plan.height, plan.width) else None
+                for image, plan in zip(images, plans, strict=True)
+            ]
+
+    @contextmanager
+    def _own_stream(self) -> Iterator[None]:
+        """Work in a stream of its own; nothing of it is under way when this begins and when it ends.
+
+        torchvision decodes in yet another stream, which does not wait for whatever still reads the memory that this
+        one's tensors get.
+        """
+        import torch
+
+        if self._stream is None:
+            yield
+            return
+        with torch.cuda.stream(self._stream):
+            self._stream.synchronize()
+            yield
+            self._stream.synchronize()
+
+    def _warn(self, count: int, reason: str) -> None:
+        if not self._has_failed:
+            self._has_failed = True
+            warnings.warn(
+                f"{plural(count, 'photo')} decoded by the CPU, as the GPU could not ({reason}); so are others of which "
+                "this is not said again",
+                HybridWarning,
+                stacklevel=4,
+            )
+
+    def _probe(self) -> None:
+        """Decode a picture; DeviceError if the device cannot, or gives other pixels."""
+        picture = Image.linear_gradient("L").resize((64, 48))
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=95)
+        header = read_header(file.getvalue())
+        try:
+            with warnings.catch_warnings():
+                # Of a tensor whose memory may not be written to, which nobody does; said once in a process.
+                warnings.simplefilter("ignore")
+                (decoded,) = self._decode([file.getvalue()], [header] if header else [])
+        except (RuntimeError, ValueError) as error:
+            raise DeviceError(f"torchvision cannot decode on {self._device}: {first_line(error)}") from error
+        levels = None if decoded is None else decoded[0].cpu().numpy().astype(int)
+        if levels is None or np.abs(levels - np.asarray(picture)).max() > _PROBED_WITHIN:
+            raise DeviceError(f"torchvision decodes a JPEG on {self._device} to another picture")
+
+
+def load(device: str) -> NvJpeg:
+    """Load the decoder for a CUDA device.
+
+    Raises
+    ------
+    DeviceError
+        If this is another device, or torchvision cannot decode on it.
+    """
+    import torch
+
+    from hybrid.images.decoders import cpu_decoder
+
+    if not device.startswith("cuda") or not torch.cuda.is_available():
+        raise DeviceError("nvJPEG decodes on CUDA alone", got=f"device {device}", fix="--decoder cpu")
+    try:
+        from torchvision.io import decode_jpeg
+    except ImportError as error:
+        raise DeviceError(f"this torchvision decodes no JPEGs: {first_line(error)}", fix="--decoder cpu") from error
+    return NvJpeg(device, cpu_decoder(), decode_jpeg)
+
+
+def _turned(image: torch.Tensor, orientation: int) -> torch.Tensor:
+    """Turn stored pixels (3, h, w) upright."""
+    transposed, flipped = TURNS.get(orientation, (False, ()))
+    if transposed:
+        image = image.transpose(1, 2)
+    return (image.flip([axis + 1 for axis in flipped]) if flipped else image).contiguous()

@@ -1,0 +1,196 @@
+"""Batches of JPEGs on the device: order, orientation and damage, by a stand-in and, where there is one, on a GPU."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+from torchvision.io import decode_jpeg
+
+from hybrid.errors import DeviceError, HybridWarning, UnreadableImageError
+from hybrid.images import decoders, limits, nvjpeg
+from hybrid.images.decode import Scaled
+from hybrid.images.decoders import BatchDecoder, LibjpegTurbo, choose_decoder
+from hybrid.images.nvjpeg import NvJpeg, plan_of
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torchvision")
+CPU = LibjpegTurbo()
+
+
+class OnCpu:
+    """`torchvision.io.decode_jpeg` for a list; of files with a comment `bad` it fails, as nvJPEG does of CMYK."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def __call__(self, data: Sequence[torch.Tensor], mode: str, device: torch.device) -> list[torch.Tensor]:
+        self.sizes.append(len(data))
+        if any(b"bad" in one.numpy().tobytes() for one in data):
+            raise RuntimeError("Error while decoding JPEG images: 2\nmore of it")
+        decoded: list[torch.Tensor] = decode_jpeg(list(data), mode=mode, device=device)
+        return decoded
+
+
+@pytest.fixture(params=["stand-in", pytest.param("cuda", marks=pytest.mark.cuda)])
+def decoder(request) -> NvJpeg:
+    return NvJpeg("cpu", CPU, OnCpu()) if request.param == "stand-in" else nvjpeg.load("cuda")
+
+
+@pytest.fixture(scope="module")
+def ordinary(picture, encode) -> dict[str, bytes]:
+    """Files that the device decodes."""
+    p3 = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    options = {
+        "plain": {},
+        "4:4:4": {"subsampling": 0},
+        "4:2:2": {"subsampling": 1},
+        "restarts": {"restart_marker_blocks": 3},
+        "sRGB": {"icc_profile": p3},
+        **{f"orientation {n}": {"orientation": n} for n in range(1, 9)},
+    }
+    files = {name: encode(picture(83, 61), quality=90, **given) for name, given in options.items()}
+    files["gray"] = encode(picture(83, 61, "L"))
+    files["gray, restarts"] = encode(picture(83, 61, "L"), restart_marker_blocks=3)
+    files["mpo"] = encode(picture(40, 30), "MPO", save_all=True, append_images=[picture(40, 30, seed=1)])
+    return files
+
+
+@pytest.fixture(scope="module")
+def others(picture, encode, ordinary) -> dict[str, bytes]:
+    """Files for the CPU: of other kinds, and damaged ones."""
+    plain, marks = ordinary["plain"], ordinary["restarts"]
+    last = max(marks.rfind(bytes([0xFF, 0xD0 + n])) for n in range(8))
+    gray = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    return {
+        "png": encode(picture(20, 10), "PNG"),
+        "cmyk": encode(picture(20, 10, "CMYK")),
+        "progressive": encode(picture(20, 10), progressive=True),
+        "rgb": encode(picture(20, 10), keep_rgb=True),
+        "another profile": encode(picture(20, 10), icc_profile=gray),
+        "text": b"no image",
+        "empty": b"",
+        "without its end": plain[:-2],
+        "cut": plain[: len(plain) * 2 // 3],
+        "a hole": plain[:900] + bytes(len(plain) - 900),
+        "another file in it": plain[: len(plain) // 2] + b"\xff\xd8\xff\xd9" + plain[len(plain) // 2 :],
+        "a restart marker less": marks[:last] + marks[last + 2 :],
+        "a restart marker more": plain[:-2] + b"\xff\xd0" + plain[-2:],
+    }
+
+
+def outcome(found: Scaled | UnreadableImageError) -> tuple[Any, ...]:
+    if isinstance(found, UnreadableImageError):
+        return (found.what,)
+    rgb = found.rgb if isinstance(found.rgb, np.ndarray) else found.rgb.cpu().numpy()
+    return rgb.shape, found.extent, found.note, rgb.astype(int)
+
+
+def by_cpu(data: bytes, min_side: int | None = None) -> tuple[Any, ...]:
+    try:
+        return outcome(CPU.decode(data, min_side))
+    except UnreadableImageError as error:
+        return outcome(error)
+
+
+def assert_same(found: Scaled | UnreadableImageError, expected: tuple[Any, ...], mean: float) -> None:
+    given = outcome(found)
+    assert given[:-1] == expected[:-1]
+    if isinstance(given[-1], str):
+        assert given == expected
+    else:
+        assert np.abs(given[-1] - expected[-1]).mean() <= mean
+
+
+def test_a_mixed_batch_is_decoded_in_order(decoder, ordinary, others):
+    files = [data for pair in zip(ordinary.values(), others.values(), strict=False) for data in pair]
+    files += [*ordinary.values(), *others.values(), ordinary["plain"]]
+    found = list(decoder.decode_batch([memoryview(data) for data in files], None))
+    assert len(found) == len(files)
+    for data, one in zip(files, found, strict=True):
+        on_device = isinstance(one, Scaled) and isinstance(one.rgb, torch.Tensor)
+        assert on_device == (data in ordinary.values())
+        # nvJPEG's arithmetic, and how it brings chroma to the size of luma, are not quite libjpeg's.
+        assert_same(one, by_cpu(data), 1.5 if on_device and one.rgb.is_cuda else 0)
+        if on_device:
+            assert one.rgb.permute(2, 0, 1).is_contiguous()
+    assert list(decoder.decode_batch([], None)) == []
+    assert isinstance(decoder, BatchDecoder)
+
+
+def test_a_plan_is_made_for_files_of_a_common_kind_that_are_whole(ordinary, others, monkeypatch):
+    assert [name for name, data in ordinary.items() if plan_of(data) is None] == []
+    assert [name for name, data in others.items() if plan_of(data) is not None] == []
+    for name in ("plain", "restarts", "gray"):
+        data = ordinary[name]
+        assert not any(plan_of(data[:end]) for end in range(len(data)))
+        assert plan_of(data + b"behind it") is not None
+    monkeypatch.setattr(nvjpeg, "LARGE", 83 * 61 - 1)
+    assert plan_of(ordinary["plain"]) is None
+    monkeypatch.undo()
+    limits.max_pixels.cache_clear()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert plan_of(ordinary["plain"]) is None
+    limits.max_pixels.cache_clear()
+
+
+def test_one_image_that_the_device_cannot_decode_costs_itself_alone(ordinary, picture, encode):
+    decoder = NvJpeg("cpu", CPU, OnCpu())
+    files = [ordinary["plain"], encode(picture(40, 30), comment=b"bad"), ordinary["orientation 6"], b"text"]
+    with pytest.warns(
+        HybridWarning, match=r"3 photos decoded by the CPU.*\(RuntimeError: Error while decoding JPEG"
+    ) as said:
+        found = list(decoder.decode_batch(files, 20))
+    assert len(said) == 1
+    for data, one in zip(files, found, strict=True):
+        assert_same(one, by_cpu(data, 20), 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", HybridWarning)
+        assert len(list(decoder.decode_batch(files, 20))) == 4
+        assert isinstance(next(decoder.decode_batch(files[:1], 20)).rgb, torch.Tensor), "the device goes on"
+
+
+def test_no_more_pixels_than_fit_lie_on_the_device_at_once(ordinary):
+    stand_in = OnCpu()
+    decoder = NvJpeg("cpu", CPU, stand_in)
+    decoder._most_bytes = 3 * 83 * 61 * 3
+    files = [ordinary["plain"]] * 4 + [b"text"] + [ordinary["orientation 5"]] * 3
+    plans = [plan_of(data) for data in files]
+    found = list(decoder.decode_batch(files, None, plans))
+    assert [len(outcome(one)) for one in found] == [4, 4, 4, 4, 1, 4, 4, 4]
+    assert stand_in.sizes == [1, 3, 3, 1]
+    decoder._most_bytes = 1
+    assert len(list(decoder.decode_batch(files, None, plans))) == 8
+    assert stand_in.sizes[4:] == [1] * 7
+
+
+def test_it_is_chosen_on_cuda_where_it_works(monkeypatch):
+    """A note says why another one decodes; who asks for it by name gets the error."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    made = NvJpeg
+    monkeypatch.setattr(nvjpeg, "NvJpeg", lambda device, cpu, decode: made("cpu", cpu, decode))
+    assert choose_decoder(device="cuda")[1] == "images are decoded by nvjpeg"
+    assert decoders.pixels_of(choose_decoder(device="cuda:1")[0]) == "nvjpeg"
+    for name, device in (("auto", "cpu"), ("auto", "mps"), ("cpu", "cuda")):
+        assert choose_decoder(name, device)[1] == "images are decoded by libjpeg-turbo"
+    assert decoders.pixels_of(CPU) == ""
+    with pytest.raises(DeviceError, match="nvJPEG decodes on CUDA alone"):
+        choose_decoder("nvjpeg", "cpu")
+
+    def fails(*given: object, **options: object) -> list[torch.Tensor]:
+        raise RuntimeError("not compiled with nvJPEG")
+
+    def black(data: Sequence[torch.Tensor], **options: object) -> list[torch.Tensor]:
+        return [torch.zeros((3, 48, 64), dtype=torch.uint8)]
+
+    for broken, reason in ((fails, "RuntimeError: not compiled with nvJPEG"), (black, "to another picture")):
+        monkeypatch.setattr("torchvision.io.decode_jpeg", broken)
+        note = choose_decoder(device="cuda")[1]
+        assert note.startswith("images are decoded by libjpeg-turbo (not nvjpeg: torchvision ")
+        assert reason in note
+        with pytest.raises(DeviceError):
+            choose_decoder("nvjpeg", "cuda")
