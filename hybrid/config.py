@@ -231,6 +231,9 @@ class HeadSettings:
         Share of the labeled images held out where no split ``val`` is named; of that cut and of the training.
     l2_c : float or None
         Inverse L2 strength of the linear head; None chooses it by validation NLL.
+    loading : str
+        ``memory``: images are decoded once and augmented in batches on the device; ``processes``: in every epoch anew,
+        image by image, by loader processes; ``auto``: ``memory`` on CUDA, where the augmentation allows it.
     workers : int
         Loader processes; they change no figure.
 
@@ -256,6 +259,7 @@ class HeadSettings:
     l2_c: Positive | None = None
     gate: GateSettings
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
+    loading: Literal["auto", "memory", "processes"] = "auto"
     workers: Size = 2
     _flat: dict[str, Any]
 

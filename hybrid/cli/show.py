@@ -124,9 +124,8 @@ class TrainingBar:
             return
         self._shown = now
         seconds = now - self._start
-        what = {"training": f"epoch {step.epoch}/{step.epochs}", "features": "features"}.get(
-            step.phase, f"validating {step.epoch}/{step.epochs}"
-        )
+        name = {"training": "epoch", "validating": "validating"}.get(step.phase)
+        what = f"{name} {step.epoch}/{step.epochs}" if name else step.phase
         self._progress.update(
             self._task,
             description=f"{step.part}: {what}" if step.part else what,
@@ -150,7 +149,7 @@ class TrainingBar:
 
     def _left(self, step: Step, now: float) -> str:
         """Time left for all epochs; less where the training stops early."""
-        if step.phase == "features" or not step.images:
+        if step.phase in ("decoding", "features") or not step.images:
             return ""
         share = step.images / step.total if step.phase == "training" else 1.0
         epoch = self._per_epoch or (now - self._start) / share

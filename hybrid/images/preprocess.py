@@ -132,6 +132,12 @@ class Preprocessor:
         """Join prepared images, at least one, to (n, 3, height, width), normalized, channels last, on the device."""
         if self._steps is None:
             return self._to_device(torch.stack(list(prepared))).to(self._dtype)
+        return self.normalized(self.pixels(prepared))
+
+    def pixels(self, prepared: Sequence[Any]) -> torch.Tensor:
+        """Join prepared images of a transform that `read_steps` can read to (n, height, width, 3) uint8."""
+        if self._steps is None:
+            raise TypeError("a transform that cannot be read has no pixels before its normalization")
         height, width = self._steps.crop
         images = torch.empty((len(prepared), height, width, 3), dtype=torch.uint8, device=self._device)
         # Places of the images that can be resized at once; those without an extent need not be.
@@ -144,7 +150,14 @@ class Preprocessor:
             pixels = self._to_device(torch.from_numpy(np.stack(same)) if kind is np.ndarray else torch.stack(same))
             fitted = pixels if extent is None else _fit(pixels, extent, self._steps)
             images[torch.tensor(places, device=self._device)] = fitted
-        return normalize(images, self._steps.mean, self._steps.std).to(self._dtype).permute(0, 3, 1, 2)
+        return images
+
+    def normalized(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Bring what `pixels` gave to the device as a batch."""
+        if self._steps is None:
+            raise TypeError("a transform that cannot be read has no normalization of its own")
+        pixels = pixels.to(self._device, non_blocking=True)
+        return normalize(pixels, self._steps.mean, self._steps.std).to(self._dtype).permute(0, 3, 1, 2)
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         if self._device.type == "cuda" and tensor.device.type == "cpu":

@@ -23,17 +23,23 @@ from hybrid.images.preprocess import PIXELS
 FILE = "checkpoint.pt"
 # Raised when the kept state changes, so that an older checkpoint is not used.
 STATE = 2
-# What changes no figure: how many processes load images, the recipe's description, and what other steps read.
-FREE = ("workers", "description", "gate_folds", "l2_c")
+# What changes no figure: the recipe's description, what other steps read, and how images are loaded (but `in_memory`).
+FREE = ("workers", "description", "gate_folds", "l2_c", "loading")
 
 
-def training_key(data: TrainingSet, settings: HeadSettings, compute: Compute) -> str:
-    """Hash of all that a training depends on: recipe, classes, images, device, precision, processes, local weights."""
+def training_key(data: TrainingSet, settings: HeadSettings, compute: Compute, *, in_memory: bool = False) -> str:
+    """Hash of all that a training depends on: recipe, classes, images, device, precision, processes, local weights.
+
+    Parameters
+    ----------
+    in_memory : bool
+        Whether batches are augmented from images kept in memory, which draws other numbers than loader processes do.
+    """
     digest = hashlib.sha256(weights_digest(settings.model))
     recipe = {name: value for name, value in settings.flat().items() if name not in FREE}
     kind = compute.device.partition(":")[0]  # each process of a launch has a GPU of its own
     inputs = [__version__, STATE, PIXELS, recipe, data.classes, kind, compute.precision, process_count()]
-    digest.update(msgspec.json.encode(inputs))
+    digest.update(msgspec.json.encode(inputs + ["memory"] * in_memory))
     for part in (data.train, data.val):
         digest.update(msgspec.json.encode([part.hashes, part.target.tolist()]))
     return digest.hexdigest()

@@ -13,8 +13,9 @@ from hybrid.config import HeadSettings
 from hybrid.device import Compute
 from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.heads.nets.backbone import ImageClassifier
+from hybrid.heads.training.decoded import plain_batches
 from hybrid.heads.training.distributed import process_count
-from hybrid.heads.training.loader import Batch, Draw, batches_on, loader_of, make_loader
+from hybrid.heads.training.loader import Batch, Draw, batches_on, loader_of
 from hybrid.heads.training.stages import is_progressive
 from hybrid.heads.transforms import Transform
 
@@ -62,7 +63,7 @@ class FrozenFeatures(Dataset[Batch]):
     def _rows(self) -> Batch:
         self._say(f"the backbone is frozen: features of {len(self)} photos are computed once")
         # In the images' order: cut into the same batches they are the same bits again when a killed training goes on.
-        loader = make_loader(self._images, self._transform, self._settings, train=False, pin=self._compute.is_cuda)
+        loader = plain_batches(self._images, self._transform, self._settings, self._compute, self._say)
         features, targets = [], []
         done = 0
         backbone = self._model.backbone.eval()

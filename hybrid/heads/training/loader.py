@@ -197,13 +197,18 @@ def batches_on(device: str, loader: Iterable[Any]) -> Iterator[Batch]:
     """
     for batch in loader:
         if isinstance(batch, str):
-            raise DataError(
-                "a photo can no longer be read",
-                got=batch,
-                fix="run hybrid build-index with the same sources, then hybrid train-head again",
-            )
+            raise gone(batch)
         inputs, target = (tensor.to(device, non_blocking=True) for tensor in batch)
         yield inputs.to(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs, target
+
+
+def gone(what: str) -> DataError:
+    """Make the error for an image that was in the index and can no longer be read."""
+    return DataError(
+        "a photo can no longer be read",
+        got=what,
+        fix="run hybrid build-index with the same sources, then hybrid train-head again",
+    )
 
 
 def _collate(items: list[tuple[torch.Tensor, int] | str]) -> Any:

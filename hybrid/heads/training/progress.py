@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Phase = Literal["features", "training", "validating"]
+Phase = Literal["decoding", "features", "training", "validating"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +15,9 @@ class Step:
 
     Attributes
     ----------
-    phase : {"features", "training", "validating"}
-        ``features`` of a frozen backbone are computed once, before or in the first epoch.
+    phase : {"decoding", "features", "training", "validating"}
+        Images that are kept in memory are decoded once, and ``features`` of a frozen backbone are computed once,
+        before or in the first epoch.
     epoch, epochs : int
         From 1, and how many there are at most.
     images, total : int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,9 +20,10 @@ from hybrid.errors import HeadError, first_line
 from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.heads.nets.backbone import ImageClassifier
 from hybrid.heads.training.checkpoint import Checkpoint, training_key
+from hybrid.heads.training.decoded import DecodedImages, keeps_in_memory, made_ahead, view_of
 from hybrid.heads.training.distributed import Processes, process_count
 from hybrid.heads.training.features import FrozenFeatures, parts_to_keep
-from hybrid.heads.training.loader import batches_on, make_loader, seed_of
+from hybrid.heads.training.loader import Batch, batches_on, make_loader, seed_of
 from hybrid.heads.training.optim import Schedule, make_optimizer
 from hybrid.heads.training.progress import OnStep, Phase, Step, show_nothing
 from hybrid.heads.training.stages import freeze, fully_unfrozen_epoch, is_progressive, unfrozen_at
@@ -99,7 +100,7 @@ def train(
         If an image can no longer be read.
     """
     loop = _Loop(model, data, transforms, settings, compute, say, on_step)
-    checkpoint = Checkpoint(checkpoints, training_key(data, settings, compute))
+    checkpoint = Checkpoint(checkpoints, training_key(data, settings, compute, in_memory=loop.in_memory))
     rows = loop.resume(checkpoint.load(say))
     for row in rows:
         on_epoch(row, row.epoch == loop.best.epoch)
@@ -237,11 +238,18 @@ class _Loop:
         self.average = _average(self.model, settings.ema_decay)
         self.wrapped = self.processes.model(model.classifier if train_kept else model)
 
+        self.in_memory = not train_kept and keeps_in_memory(transforms[0], settings, compute, say)
+
         def loader(part: LabeledImages, transform: Transform, kept: bool, train: bool) -> Any:
             if kept:
                 on_features = partial(self._tell, "features", total=len(part))
                 return FrozenFeatures(model, part, transform, settings, compute, say, on_features).loader(train)
-            return make_loader(part, transform, settings, train, pin=compute.is_cuda)
+            view = view_of(transform, compute) if self.in_memory else None
+            if view is None:
+                return make_loader(part, transform, settings, train, pin=compute.is_cuda)
+            on_decoded = partial(self._tell, "decoding", total=len(part))
+            what = f"{'training' if train else 'validation'} on {compute.device}"
+            return DecodedImages(part, view, settings, compute, say, what, on_decoded).loader(train)
 
         self.train_set = self.processes.loader(loader(data.train, transforms[0], train_kept, train=True))
         self.val_set = self.processes.loader(loader(data.val, transforms[1], val_kept, train=False))
@@ -311,7 +319,7 @@ class _Loop:
         tally = _Tally(epoch)
         # A CPU has each loss at once, so that it can be looked at before it spoils a weight.
         every = 1 if self.compute.device == "cpu" else LOOK_EVERY
-        for number, (images, target) in enumerate(batches_on(self.compute.device, self.train_set), start=1):
+        for number, (images, target) in enumerate(self.batches(self.train_set), start=1):
             if self.mix is not None:
                 # timm mixes even batches only, and draws from numpy's global generator.
                 images, target = images[: len(images) // 2 * 2], target[: len(target) // 2 * 2]
@@ -326,6 +334,12 @@ class _Loop:
             self._tell("training", tally.images, tally.mean)
         total, right, count = self.processes.sum(tally.sums())
         return total / count, right / count, int(count)
+
+    def batches(self, loader: Any) -> Iterator[Batch]:
+        """A loader's batches on the device."""
+        images = loader.dataset
+        is_slow = isinstance(images, DecodedImages) and images.waits
+        return batches_on(self.compute.device, made_ahead(loader) if is_slow else loader)
 
     def forward(self, images: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits and the loss that is minimized."""
@@ -354,7 +368,7 @@ class _Loop:
         right: list[torch.Tensor] = []
         targets: list[torch.Tensor] = []
         done = 0
-        for images, target in batches_on(self.compute.device, self.val_set):
+        for images, target in self.batches(self.val_set):
             with self.compute.autocast():
                 logits = model(images).float()
             loss = nn.functional.cross_entropy(logits, target, reduction="none")

@@ -112,7 +112,23 @@ def test_trainings_of_version_0_1_0_are_taken_up(monkeypatch):
     assert training_key(data, HeadSettings(), CPU) == "949461c6853c498fbcecd2eaeba86ff7c7f217af5cd336134421f4917189e41e"
 
 
-OTHERS = (True, False, 3, 16, 0.25, "sgd", "1", "step", "accuracy", "gelu", "tiles", "frozen", "off", "linear")
+OTHERS = (
+    True,
+    False,
+    3,
+    16,
+    0.25,
+    "sgd",
+    "1",
+    "step",
+    "accuracy",
+    "gelu",
+    "tiles",
+    "frozen",
+    "off",
+    "linear",
+    "memory",
+)
 TABLES = ({"other": 1}, (0.25, 0.25), (0.25, 0.25, 0.25))
 
 
