@@ -17,19 +17,21 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from itertools import chain
+from typing import Any, TypeAlias, TypeVar
 
 from PIL import Image
 
 from hybrid.errors import HybridWarning, UnreadableImageError
 from hybrid.images.decode import Scaled
-from hybrid.images.decoders import AnyDecoder, BatchDecoder, choose_decoder
+from hybrid.images.decoders import AnyDecoder, BatchDecoder, Decoder, choose_decoder
 from hybrid.images.naming import plural
 from hybrid.images.records import ImageRecord
-from hybrid.images.stream import ahead, batched, default_workers, ordered_map
+from hybrid.images.stream import ahead, batched, chunk_size, chunked, default_workers, ordered_map
 
+T = TypeVar("T")
 # Images that a warning names.
 _NAMED = 5
 
@@ -136,14 +138,23 @@ def _read_each(
 ) -> Iterator[ReadImage]:
     decoder = decoder or choose_decoder()[0]
     threads = workers or default_workers()
-    fetch = partial(_fetch, known=known if prepare else None)
-    finish = partial(_finish, prepare=prepare or discard, min_side=min_side, decoder=decoder)
+    early = ahead(batch_size, threads)
+    size = chunk_size(early, threads)
+    chunks = chunked(records, size, threads)
+    early = max(1, early // size - 1)  # one more chunk is being taken
+    wanted = known if prepare else None
+    prepare = prepare or discard
     if isinstance(decoder, BatchDecoder):
-        fetched = ordered_map(fetch, records, threads, ahead(batch_size, threads))
-        for images in ordered_map(finish, batched(fetched, batch_size), 1, 1):
-            yield from images
+        fetched = chain.from_iterable(ordered_map(partial(_fetch_all, known=wanted), chunks, threads, early))
+        finish = partial(_finish_batch, prepare=prepare, min_side=min_side, decoder=decoder)
+        reads = ordered_map(finish, batched(fetched, batch_size), 1, 2)
     else:
-        yield from ordered_map(lambda record: finish([fetch(record)])[0], records, threads, ahead(batch_size, threads))
+        work = partial(_read_one, known=wanted, prepare=prepare, min_side=min_side, decoder=decoder)
+        reads = ordered_map(partial(_until_error, work), chunks, threads, early)
+    for images, error in reads:
+        yield from images
+        if error is not None:
+            raise error
 
 
 def read_batches(
@@ -162,8 +173,13 @@ def read(
     decoder: AnyDecoder | None = None,
 ) -> ReadImage:
     """Read a single image in the caller's thread; parameters and result as those of `read_each`."""
-    fetched = _fetch(record, known if prepare else None)
-    return _finish([fetched], prepare or discard, min_side, decoder or choose_decoder()[0])[0]
+    decoder, wanted = decoder or choose_decoder()[0], known if prepare else None
+    if not isinstance(decoder, BatchDecoder):
+        return _read_one(record, wanted, prepare or discard, min_side, decoder)
+    images, error = _finish_batch([_fetch(record, wanted)], prepare or discard, min_side, decoder)
+    if error is not None:
+        raise error
+    return images[0]
 
 
 def read_image(record: ImageRecord, prepare: Prepare | None = discard, **options: Any) -> ReadImage:
@@ -187,7 +203,11 @@ def read_image(record: ImageRecord, prepare: Prepare | None = discard, **options
 
 def decode_bytes(data: bytes, min_side: int | None) -> Scaled:
     """Decode an encoded image by the default decoder; parameters and errors as those of `Decoder.decode`."""
-    (decoded,) = _decode(choose_decoder()[0], [data], min_side)
+    decoder = choose_decoder()[0]
+    if isinstance(decoder, BatchDecoder):
+        (decoded,) = decoder.decode_batch([data], min_side)
+    else:
+        decoded = decoder.decode(data, min_side)
     if isinstance(decoded, UnreadableImageError):
         raise decoded
     return decoded
@@ -205,48 +225,75 @@ def largest_min_side(min_sides: Iterable[int | None]) -> int | None:
     return None if None in sides else max((side for side in sides if side is not None), default=1)
 
 
-_Fetched: TypeAlias = tuple[ReadImage, bytes | None]
+# An image's bytes and their hash.
+_Fetched: TypeAlias = tuple[ImageRecord, str, bytes]
+# Images up to the first at which something failed that is not the image's fault, and that error.
+_Read: TypeAlias = tuple[list[ReadImage], Exception | None]
 
 
-def _fetch(record: ImageRecord, known: Collection[str] | None) -> _Fetched:
-    """Read and hash an image; its bytes too, if it is to be decoded."""
+def _read_one(
+    record: ImageRecord, known: Collection[str] | None, prepare: Prepare, min_side: int | None, decoder: Decoder
+) -> ReadImage:
+    """Read, hash, decode and prepare an image."""
+    fetched = _fetch(record, known)
+    if isinstance(fetched, ReadImage):
+        return fetched
+    try:
+        decoded = decoder.decode(fetched[2], min_side)
+    except UnreadableImageError as error:
+        return ReadImage(record, reason=error.what)
+    return _prepared(fetched, decoded, prepare)
+
+
+def _fetch_all(records: Iterable[ImageRecord], known: Collection[str] | None) -> list[ReadImage | _Fetched]:
+    return [_fetch(record, known) for record in records]
+
+
+def _fetch(record: ImageRecord, known: Collection[str] | None) -> ReadImage | _Fetched:
+    """Read and hash an image; its bytes are given too, if it is to be decoded."""
     try:
         data = record.read_bytes()
     except OSError as error:
-        return ReadImage(record, reason=error.strerror or str(error)), None
+        return ReadImage(record, reason=error.strerror or str(error))
     except UnreadableImageError as error:
-        return ReadImage(record, reason=error.what), None
+        return ReadImage(record, reason=error.what)
     except MemoryError:
-        return ReadImage(record, reason="the memory does not suffice to read the file"), None
+        return ReadImage(record, reason="the memory does not suffice to read the file")
     sha256 = hashlib.sha256(data).hexdigest()
-    return ReadImage(record, sha256, len(data)), None if known is None or sha256 in known else data
+    if known is None or sha256 in known:
+        return ReadImage(record, sha256, len(data))
+    return record, sha256, data
 
 
-def _finish(
-    fetched: Sequence[_Fetched], prepare: Prepare, min_side: int | None, decoder: AnyDecoder
-) -> list[ReadImage]:
+def _finish_batch(
+    fetched: Sequence[ReadImage | _Fetched], prepare: Prepare, min_side: int | None, decoder: BatchDecoder
+) -> _Read:
     """Decode and prepare those of the images that have bytes."""
-    pixels = iter(_decode(decoder, [data for _, data in fetched if data is not None], min_side))
-    images = []
-    for image, data in fetched:
-        decoded = None if data is None else next(pixels)
-        if isinstance(decoded, Scaled):
-            image = replace(image, prepared=prepare(decoded, image.record), note=decoded.note)
-        elif decoded is not None:
-            image = ReadImage(image.record, reason=decoded.what)
-        images.append(image)
-    return images
+    data = [one[2] for one in fetched if not isinstance(one, ReadImage)]
+    pixels = iter(decoder.decode_batch(data, min_side) if data else ())
+
+    def finish(one: ReadImage | _Fetched) -> ReadImage:
+        if isinstance(one, ReadImage):
+            return one
+        decoded = next(pixels)
+        if isinstance(decoded, UnreadableImageError):
+            return ReadImage(one[0], reason=decoded.what)
+        return _prepared(one, decoded, prepare)
+
+    return _until_error(finish, fetched)
 
 
-def _decode(
-    decoder: AnyDecoder, data: Sequence[bytes], min_side: int | None
-) -> Iterable[Scaled | UnreadableImageError]:
-    if isinstance(decoder, BatchDecoder):
-        return decoder.decode_batch(data, min_side) if data else []
-    decoded: list[Scaled | UnreadableImageError] = []
-    for encoded in data:
-        try:
-            decoded.append(decoder.decode(encoded, min_side))
-        except UnreadableImageError as error:
-            decoded.append(error)
-    return decoded
+def _prepared(fetched: _Fetched, decoded: Scaled, prepare: Prepare) -> ReadImage:
+    record, sha256, data = fetched
+    return ReadImage(record, sha256, len(data), prepare(decoded, record), "", decoded.note)
+
+
+def _until_error(work: Callable[[T], ReadImage], items: Iterable[T]) -> _Read:
+    """Work on each item up to an error, which is to be raised at its image's turn."""
+    images: list[ReadImage] = []
+    try:
+        for item in items:
+            images.append(work(item))
+    except Exception as error:  # whatever it is, the images before it come first
+        return images, error
+    return images, None

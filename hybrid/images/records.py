@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from typing import NamedTuple
 from hybrid.errors import UnreadableImageError
 from hybrid.images.limits import MAX_PIXELS, max_bytes
 
+_AT_ONCE = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -92,29 +93,35 @@ class ImageRecord:
         UnreadableImageError
             If it is not a file, such as a pipe or a device, which nobody may wait for, or too large for an image.
         """
-        # Without waiting: opening a pipe that nobody writes to would last for ever. Not buffered: it is read at once.
-        with open(self.container or self.path, "rb", buffering=0, opener=_open_at_once) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise UnreadableImageError(not_a_file(status.st_mode))
-            size = status.st_size if self.container is None else min(self.size, status.st_size - self.offset)
-            if size > max_bytes():
-                raise UnreadableImageError(
-                    f"the file is too large for an image: {size / 2**30:.1f} GiB, the limit is "
-                    f"{max_bytes() / 2**30:.1f} GiB ({MAX_PIXELS} raises it)"
-                )
-            if self.container is not None:
-                file.seek(self.offset)
-            return _read(file, max(0, size))
+        # Without waiting: opening a pipe that nobody writes to would last for ever. By the system's calls alone: each
+        # gives up the interpreter's lock, which many reading threads wait for, and Python's file objects make more.
+        descriptor = os.open(self.container or self.path, _AT_ONCE)
+        try:
+            status = os.fstat(descriptor)
+            return _read(descriptor, self.offset if self.container else 0, self._size_in(status))
+        finally:
+            os.close(descriptor)
+
+    def _size_in(self, status: os.stat_result) -> int:
+        """Bytes to read of the file (the shard), by what the system says of it now."""
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(status.st_mode):
+            raise UnreadableImageError(not_a_file(status.st_mode))
+        size = status.st_size if self.container is None else min(self.size, status.st_size - self.offset)
+        if size > max_bytes():
+            raise UnreadableImageError(
+                f"the file is too large for an image: {size / 2**30:.1f} GiB, the limit is "
+                f"{max_bytes() / 2**30:.1f} GiB ({MAX_PIXELS} raises it)"
+            )
+        return max(0, size)
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def _read(file: io.FileIO, size: int) -> bytes:
+def _read(descriptor: int, offset: int, size: int) -> bytes:
     """Read so many bytes, or as many as there are."""
-    data = file.read(size)
-    while len(data) < size and (more := file.read(size - len(data))):  # one call reads 2 GiB at most
+    if offset:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+    data = os.read(descriptor, size)
+    while len(data) < size and (more := os.read(descriptor, size - len(data))):  # one call reads 2 GiB at most
         data += more
     return data

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
-from typing import TypeVar
+from itertools import count, islice, repeat
+from typing import TypeVar, cast
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -21,11 +21,46 @@ def default_workers() -> int:
 # Batches under way at once: while one computes, the next is brought to the device and the one before is written. On a
 # CPU they take turns (`Compute.lock`).
 IN_FLIGHT = 2
+# Images that a thread takes at once at most: from here on, what they cost besides does not grow less.
+LARGEST_CHUNK = 32
 
 
 def ahead(batch_size: int, workers: int) -> int:
     """How many images may be decoded before their batch computes: enough that it never waits, and no more."""
     return batch_size + 2 * workers
+
+
+def chunk_size(ahead: int, workers: int) -> int:
+    """How many images a thread takes at once, so that `ahead` images are two turns of all threads."""
+    return max(1, min(LARGEST_CHUNK, ahead // (2 * workers)))
+
+
+def chunked(items: Iterable[T], size: int, workers: int) -> Iterator[list[T]]:
+    """Cut an iterable into lists for threads to take: the first ones short, so that all begin at once and have some.
+
+    Each thread's first list has one item, the next one two, and so on up to `size`.
+    """
+    source = iter(items)
+    for turn in count():
+        length = min(size, 1 << min(turn // workers, 30))
+        if not (chunk := list(islice(source, length))):
+            return
+        yield chunk
+
+
+def prefetched(items: Iterable[T], ahead: int) -> Iterator[T]:
+    """Take items in a thread of their own, at most `ahead` before they are asked for; errors come at their turn."""
+    source = iter(items)
+    end = object()
+    try:
+        for item in ordered_map(lambda _: next(source, end), repeat(None), 1, ahead):
+            if item is end:
+                return
+            yield cast(T, item)
+    finally:
+        # Its own threads too end now, and not at some collection of garbage.
+        if isinstance(source, Generator):
+            source.close()
 
 
 def ordered_map(work: Callable[[T], R], items: Iterable[T], workers: int, ahead: int) -> Iterator[R]:

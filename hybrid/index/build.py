@@ -18,7 +18,7 @@ from hybrid.images.naming import plural
 from hybrid.images.pipeline import ReadImage, read_each
 from hybrid.images.records import ImageRecord
 from hybrid.images.sources import Scan
-from hybrid.images.stream import IN_FLIGHT, ordered_map
+from hybrid.images.stream import IN_FLIGHT, ordered_map, prefetched
 from hybrid.index.missing import Missing, find_missing, settle_hollow
 from hybrid.index.store import EmbeddingStore, ImageRow, StoredImage, is_added
 
@@ -144,11 +144,7 @@ def build_index(
     progress(summary.unchanged)
     # A GPU's memory is found out by a trial, so only where it matters.
     size = batch_size or (encoder.batch_size if len(unread) > 1 else 1)
-    images = read_each(
-        unread, encoder.prepare, min_side=encoder.min_side, known=embedded, batch_size=size, workers=workers
-    )
-    batches = cut_batches(images, embedded, size)
-    for batch in ordered_map(partial(embed, encoder=encoder), batches, IN_FLIGHT, IN_FLIGHT):
+    for batch in _embedded(unread, encoder, embedded, size, workers):
         store.write_batch(batch.images, batch.contents, encoder.fingerprint)
         _count(batch, known, summary)
         progress(len(batch.images) + len(batch.unreadable))
@@ -243,6 +239,17 @@ def embed(batch: IndexBatch[Any], encoder: Encoder) -> IndexBatch[FloatArray]:
     """Encode the new contents of a batch."""
     vectors = encoder.encode_images(list(batch.contents.values())) if batch.contents else ()
     return IndexBatch(batch.images, dict(zip(batch.contents, vectors, strict=True)), batch.unreadable)
+
+
+def _embedded(
+    records: Sequence[ImageRecord], encoder: Encoder, known: Collection[str], size: int, workers: int | None
+) -> Iterator[IndexBatch[FloatArray]]:
+    """Read images and embed their new contents; whatever the caller does with a batch, the next ones go on."""
+    images = read_each(
+        records, encoder.prepare, min_side=encoder.min_side, known=known, batch_size=size, workers=workers
+    )
+    batches = prefetched(cut_batches(images, known, size), 1)
+    yield from ordered_map(partial(embed, encoder=encoder), batches, IN_FLIGHT, IN_FLIGHT)
 
 
 def _count_relabeled(relabeled: Iterable[StoredImage], known: Known) -> int:

@@ -175,8 +175,8 @@ def test_memory_is_bounded(grays, decoder):
     images = read_each(records(), gray, batch_size=4, workers=2, decoder=decoder)
     assert taken == 0
     for count, _ in enumerate(images, 1):
-        # A decoder of batches has one more batch at work and one that is being taken.
-        assert taken <= count + ahead(4, 2) + (2 * 4 if isinstance(decoder, BatchDecoder) else 0)
+        # A decoder of batches has one batch at work, one that waits for it and one that is being taken.
+        assert taken <= count + ahead(4, 2) + (3 * 4 if isinstance(decoder, BatchDecoder) else 0)
     assert taken == 200
 
 
@@ -223,3 +223,27 @@ def test_notes_are_warned_of_once_at_the_end(tmp_path, file):
         images = list(read_each(records, batch_size=2))
     assert len(caught) == 1
     assert all(image.note and not image.reason for image in images)
+
+
+def test_an_error_in_the_middle_of_a_chunk_comes_at_its_turn(grays, decoder):
+    """After the images before it, and without any behind it."""
+
+    def prepare(image: Scaled, record: ImageRecord) -> int:
+        if (level := gray(image, record)) == 29:
+            raise ZeroDivisionError("ours")
+        return level
+
+    seen = []
+    images = read_each(grays, prepare, batch_size=32, workers=1, decoder=decoder)
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        [seen.append(image.prepared) for image in images]
+    assert seen == list(range(29))
+
+
+def test_an_abandoned_reader_ends_its_threads(grays, decoder):
+    before = set(threading.enumerate())
+    images = read_each(grays, gray, batch_size=4, workers=3, decoder=decoder)
+    next(images)
+    assert set(threading.enumerate()) - before
+    images.close()
+    assert not set(threading.enumerate()) - before

@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 
 from hybrid.images import stream
-from hybrid.images.stream import ahead, batched, default_workers, ordered_map
+from hybrid.images.stream import ahead, batched, chunk_size, chunked, default_workers, ordered_map, prefetched
 
 
 class Source:
@@ -96,3 +96,39 @@ def test_how_many(monkeypatch):
     for cores, workers in {None: 1, 1: 1, 4: 4, 64: 16}.items():
         monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
         assert default_workers() == workers
+
+
+def test_chunks_begin_small_so_that_all_threads_have_some():
+    for count, parts in {0: [], 3: [1, 1, 1], 7: [1, 1, 2, 2, 1], 20: [1, 1, 2, 2, 3, 3, 3, 3, 2]}.items():
+        found = list(chunked(range(count), 3, 2))
+        assert [len(chunk) for chunk in found] == parts
+        assert [number for chunk in found for number in chunk] == list(range(count))
+    assert [chunk_size(*given) for given in ((3, 1), (36, 2), (288, 16), (100_000, 1), (1, 4))] == [1, 9, 9, 32, 1]
+
+
+def test_prefetched_items_are_taken_by_another_thread_no_more_than_asked():
+    threads, taken, closed = set(), threading.Semaphore(0), threading.Event()
+
+    def numbers(fail_at: int = 10) -> Iterator[int]:
+        try:
+            for number in range(10):
+                if number == fail_at:
+                    raise ValueError("four")
+                threads.add(threading.get_ident())
+                taken.release()
+                yield number
+        finally:
+            closed.set()
+
+    assert list(prefetched(numbers(), 2)) == list(range(10))
+    assert threads.isdisjoint({threading.get_ident()})
+    assert list(prefetched([], 1)) == []
+    items = prefetched(numbers(4), 3)
+    assert [next(items) for _ in range(4)] == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match="four"):
+        next(items)
+    closed.clear()
+    items = prefetched(numbers(), 1)
+    assert next(items) == 0
+    items.close()
+    assert closed.is_set()
