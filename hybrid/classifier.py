@@ -181,7 +181,9 @@ class HybridClassifier:
         )
         summary = run.index_labeled(images, labels)
         for path, reason in summary.unreadable:
-            raise UnreadableImageError(f"cannot read {path}", got=reason)
+            raise UnreadableImageError(
+                f"cannot read {path}", got=reason, fix="leave this image out, or put a whole file in its place"
+            )
         if self.head == "linear":
             run.train(head="linear", templates=self.templates, seed=self.seed)
         elif self.head is not None:
@@ -239,7 +241,9 @@ class HybridClassifier:
             named=None if prompts is None else bool(prompts),
         )
         for path, reason in summary.unreadable:
-            raise UnreadableImageError(f"cannot read {path}", got=reason)
+            raise UnreadableImageError(
+                f"cannot read {path}", got=reason, fix="leave this image out, or put a whole file in its place"
+            )
         return self._become(replace(state, classes=classes, notes=(*state.notes, *summary.notes)))
 
     def remove_class(self, name: str) -> Self:
@@ -375,7 +379,9 @@ class HybridClassifier:
         """Set parameters of the constructor, as scikit-learn does it; they count from the next `fit` on."""
         for name, value in params.items():
             if name not in _DEFAULTS:
-                raise ConfigError(f"there is no parameter {name}", expected=", ".join(_DEFAULTS))
+                raise ConfigError(
+                    f"there is no parameter {name}", expected=", ".join(_DEFAULTS), fix="take one of these"
+                )
             setattr(self, name, value)
         return self
 
@@ -408,7 +414,11 @@ class HybridClassifier:
         for name in names:
             index = self.space.index_of(name)
             if index is not None and index < self.space.seen:
-                raise DataError(f"the head was trained on {self.space.names[index]}", got=name)
+                raise DataError(
+                    f"the head was trained on {self.space.names[index]}",
+                    got=name,
+                    fix="leave it out: a trained class stays until the head is trained anew (Run.train with classes=)",
+                )
 
     def _readable(self, images: Images, batch_size: int | None, workers: int | None) -> Iterator[Batch]:
         for batch in self.classify(images, batch_size=batch_size, workers=workers):

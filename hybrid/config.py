@@ -372,7 +372,11 @@ def convert(values: Mapping[str, Any], kind: type[S]) -> S:
     for name, value in msgspec.structs.asdict(settings).items():
         numbers = value if isinstance(value, tuple) else (value,)
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-            raise ConfigError(f"wrong setting: {name} must be finite", got=str(value))
+            raise ConfigError(
+                f"wrong setting: {name} must be finite",
+                got=str(value),
+                fix=f"give {name} a finite number, or leave it out",
+            )
     return settings
 
 

@@ -91,9 +91,16 @@ def resolve(device: str = "auto", precision: str = "auto") -> Compute:
     import torch
 
     if device not in DEVICES and not device.startswith("cuda:"):
-        raise ConfigError("unknown device", expected=", ".join(DEVICES) + " or cuda:N", got=device)
+        raise ConfigError(
+            "unknown device",
+            expected=", ".join(DEVICES) + " or cuda:N",
+            got=device,
+            fix="take one of these, or leave it out: the best device that is there is chosen",
+        )
     if precision not in PRECISIONS:
-        raise ConfigError("unknown precision", expected=", ".join(PRECISIONS), got=precision)
+        raise ConfigError(
+            "unknown precision", expected=", ".join(PRECISIONS), got=precision, fix="take one of these, or leave it out"
+        )
     asked = device != "auto"
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -109,3 +109,15 @@ def test_nothing_is_unpickled():
             if isinstance(node, ast.Call) and ast.unparse(node.func) in {"torch.load", "np.load", "numpy.load"}:
                 safe = {k.arg: ast.unparse(k.value) for k in node.keywords}
                 assert safe.get("weights_only") == "True" or safe.get("allow_pickle") == "False", file
+
+
+def test_every_error_says_what_to_do():
+    """All but the reason of an unreadable file, which stands in a list, and arrays that do not fit a metric."""
+    kinds = {
+        node.name for node in ast.parse((PACKAGE / "errors.py").read_text()).body if isinstance(node, ast.ClassDef)
+    }
+    kinds -= {"HybridWarning", "MissingExtraError", "UnreadableImageError", "MetricError"}
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in kinds:
+                assert {"fix", None} & {k.arg for k in node.keywords}, f"{file}:{node.lineno} has no fix"

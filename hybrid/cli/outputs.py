@@ -94,7 +94,10 @@ class Outputs:
             return
         if kind.endings and file.suffix.lower() not in kind.endings:
             raise ConfigError(
-                f"{flag} is a {kind.what}", expected=f"a name that ends in {kind.endings[0]}", got=str(file)
+                f"{flag} is a {kind.what}",
+                expected=f"a name that ends in {kind.endings[0]}",
+                got=str(file),
+                fix=f"give it another name: {file.with_suffix(kind.endings[0]).name}",
             )
         check_writable(file, flag)
         self._refuse_inputs(flag, file)

@@ -81,6 +81,7 @@ def _check(text: str | None, image: str | None, templates: str | None) -> None:
             "a search takes a text or a photo",
             expected='one of --text "a striped horse" and --image PHOTO',
             got="both" if text is not None else "neither",
+            fix="give one of them",
         )
     if image is not None and templates is not None:
         raise ConfigError("--templates are for --text", got="--image", fix="leave --templates out")

@@ -108,7 +108,12 @@ def locate(model: str, pretrained: str | None) -> ClipSource:
         return ClipSource(model, None, None, model, model)
     if model not in open_clip.list_models():
         near = listing(difflib.get_close_matches(model, open_clip.list_models(), n=5, cutoff=0.4)) or "nothing"
-        raise EncoderError(f"unknown encoder {model}", expected=known_encoders(), got=f"{model}; near it: {near}")
+        raise EncoderError(
+            f"unknown encoder {model}",
+            expected=known_encoders(),
+            got=f"{model}; near it: {near}",
+            fix="correct the name; a checkpoint of your own goes by its path",
+        )
     return _locate_weights(model, pretrained)
 
 
@@ -119,7 +124,9 @@ def _find_weights(folder: Path) -> Path:
         files = sorted(file for file in folder.iterdir() if file.suffix in WEIGHTS_ENDINGS)
     if not (folder / CONFIG_FILE).is_file() or not files:
         raise EncoderError(
-            f"{folder} is not an open_clip model folder", expected=f"{CONFIG_FILE} and a checkpoint in it"
+            f"{folder} is not an open_clip model folder",
+            expected=f"{CONFIG_FILE} and a checkpoint in it",
+            fix=f"put {CONFIG_FILE} beside the checkpoint, or: --encoder MODEL --pretrained CHECKPOINT",
         )
     chosen = [file for file in usual if file in files] or files
     if len(files) > 1 and chosen is files:
@@ -152,6 +159,7 @@ def _locate_weights(model: str, pretrained: str | None) -> ClipSource:
             f"no weights {pretrained} for {model}",
             expected=f"a checkpoint file, or one of {listing(tags, 20) or '(no published tag)'}",
             got=f"{pretrained}, neither a file nor a tag",
+            fix="take one of these, or correct the path",
         )
     return ClipSource(model, pretrained, None, f"tag:{model}/{pretrained}", f"{model} / {pretrained}")
 
@@ -307,6 +315,7 @@ def _load(source: ClipSource, tokenizer_name: str, compute: Compute) -> tuple[An
             f"cannot load {source.shown}",
             expected="weights that fit the model (safetensors, or torch with plain tensors)",
             got=first_line(error),
+            fix="see that the file is whole and of this model (download it again), or name another one",
         ) from error
     model.eval().requires_grad_(False)
     return model, transform, tokenizer

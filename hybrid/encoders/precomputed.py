@@ -222,7 +222,12 @@ def _read(file: Path) -> dict[str, Any]:
     fits = image.ndim == text.ndim == 2 and image.shape[1] == text.shape[1] and arrays["logit_scale"].size == 1
     if not fits or arrays["path"].shape != image.shape[:1] or arrays["text"].shape != text.shape[:1]:
         shapes = ", ".join(f"{name} {arrays[name].shape}" for name in ARRAYS)
-        raise EncoderError(f"the arrays of {file} do not fit together", expected=SHAPES, got=shapes)
+        raise EncoderError(
+            f"the arrays of {file} do not fit together",
+            expected=SHAPES,
+            got=shapes,
+            fix="write the file again, with arrays of these shapes",
+        )
     for name in ("embedding", "text_embedding", "logit_scale"):
         _check_numbers(file, name, arrays[name])
     for name in ("path", "text"):

@@ -72,7 +72,7 @@ def evaluate(
     skip(len(records) - len(inside) - len(outside))
     parts, scored, leaked, unreadable = _answer(classifier, inside, batch_size, workers, progress)
     if not parts:
-        raise DataError("no photo could be read", got=listing([path for path, _ in unreadable], 5))
+        raise _none_readable(unreadable)
     target = np.array([class_index[str(record.label)] for record in scored], dtype=np.intp)
     notes = [*_notes(foreign, len(labeled) - len(inside), len(records) - len(labeled)), *spelling]
     if leaked:
@@ -160,6 +160,15 @@ def _join(parts: list[Kept], name: str) -> NDArray[Any] | None:
     """Take an array out of every part and join them."""
     arrays = [array for part in parts if (array := part.pop(name)) is not None]
     return np.concatenate(arrays) if arrays else None
+
+
+def _none_readable(unreadable: Sequence[tuple[str, str]]) -> DataError:
+    """Make the error for a test set of which no file can be read."""
+    return DataError(
+        "no photo could be read",
+        got="; ".join(f"{path}: {reason}" for path, reason in unreadable[:3]),
+        fix="see that the files are there and whole",
+    )
 
 
 def _no_known_label(space: LabelSpace, foreign: Sequence[str], count: int) -> DataError:

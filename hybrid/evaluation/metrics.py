@@ -159,6 +159,7 @@ def seen_unseen_curve(log_probabilities: Floats, target: Ints, unseen: Bools) ->
             "no seen-unseen curve can be drawn",
             expected="photos of seen and of unseen classes",
             got=f"{int((~is_unseen).sum())} of seen and {int(is_unseen.sum())} of unseen classes",
+            fix="evaluate photos of both kinds, and name the unseen classes (--prompts)",
         )
 
     best_seen, seen_score = _best_of(scores, np.flatnonzero(~unseen))

@@ -57,10 +57,17 @@ def fit_temperature(logits: NDArray[Any], target: NDArray[np.intp]) -> float:
     from scipy.optimize import minimize_scalar
 
     if len(target) == 0:
-        raise GateError("no validation photos to fit a temperature on")
+        raise GateError(
+            "no validation photos to fit a temperature on",
+            fix="give the head validation photos: a split val, or more photos per class, then hybrid train-head",
+        )
     scores = np.asarray(logits, dtype=np.float64)
     if not np.isfinite(scores).all():
-        raise GateError("the validation logits are not finite", got=f"{np.count_nonzero(~np.isfinite(scores))} of them")
+        raise GateError(
+            "the validation logits are not finite",
+            got=f"{np.count_nonzero(~np.isfinite(scores))} of them",
+            fix="train the head again, with a lower learning rate: hybrid train-head --fresh",
+        )
 
     def loss(log_temperature: float) -> float:
         prior = log_temperature**2 / (2 * len(target))

@@ -162,6 +162,7 @@ class Scorer:
                 "the head's logits or the embeddings do not fit the gate",
                 expected=f"logits {expected} and embeddings of {self._texts.shape[1]} numbers",
                 got=f"logits {np.shape(head_logits)} and embeddings {np.shape(embeddings)}",
+                fix="fit the gate again: hybrid fit-gate",
             )
         images = np.asarray(embeddings, np.float64)
         centered = images - self._gaussians.center

@@ -142,7 +142,9 @@ def _fit_support(gate: Gate, episodes: Sequence[LabeledEvidence], *, named: bool
 
 def _support(episode: LabeledEvidence) -> SupportEvidence:
     if episode.evidence.support is None:
-        raise GateError("an episode without support images cannot fit what they add")
+        raise GateError(
+            "an episode without support images cannot fit what they add", fix="make the episodes with support images"
+        )
     return episode.evidence.support
 
 
@@ -281,12 +283,20 @@ def _minimize(
     from scipy.optimize import minimize
 
     if not all(np.isfinite(part).all() for part in loss(start)):
-        raise GateError(f"cannot fit {what}", expected="finite scores", got="inf or nan among the evidence")
+        raise GateError(
+            f"cannot fit {what}",
+            expected="finite scores",
+            got="inf or nan among the evidence",
+            fix="hybrid check --run DIR says whether a vector or the head is damaged; else train the head again",
+        )
     minimum = minimize(
         loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 2000, "ftol": 1e-12, "gtol": 1e-7}
     )
     if not minimum.success:
         raise GateError(
-            f"the fit of {what} did not converge", expected="a minimum of the NLL", got=str(minimum.message)
+            f"the fit of {what} did not converge",
+            expected="a minimum of the NLL",
+            got=str(minimum.message),
+            fix="train the head again with more labeled photos (hybrid train-head), or keep the gate that is there",
         )
     return np.asarray(minimum.x)

@@ -142,10 +142,13 @@ class ClassGaussians:
                 "every class needs a labeled photo for its Gaussian",
                 expected=f"labels 0 to {classes - 1}, each at least once",
                 got=f"{np.count_nonzero(counts[:classes])} of {classes} classes in {len(labels)} photos",
+                fix="label a photo of each, or leave these classes out",
             )
         if len(labels) == classes:
             raise GateError(
-                "class Gaussians need a class with two photos or more", got=f"one photo per class, {classes} in all"
+                "class Gaussians need a class with two photos or more",
+                got=f"one photo per class, {classes} in all",
+                fix="add photos: two or more of a class",
             )
         means = class_sums(images, labels, classes) / counts[:, None]
         within = _shrunk_covariance(images - means[labels], lost=classes)

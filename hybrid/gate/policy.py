@@ -54,9 +54,13 @@ class Policy:
         for item in fields(self):
             value = getattr(self, item.name)
             if isinstance(value, float | int) and not 0 < value < 1:
-                raise ConfigError(f"{_flag(item.name)} must be a fraction in (0, 1)", got=f"{value:g}")
+                raise ConfigError(
+                    f"{_flag(item.name)} must be a fraction in (0, 1)",
+                    got=f"{value:g}",
+                    fix="give a number between 0 and 1, such as 0.05",
+                )
         if self.balance not in (None, *get_args(Balance)):
-            raise ConfigError("--balance takes equal, half or natural", got=str(self.balance))
+            raise ConfigError("--balance takes equal, half or natural", got=str(self.balance), fix="give one of them")
         for group in (("prior", "balance", "max_seen_loss"), ("reject", "max_false_accept")):
             given = [_flag(name) for name in group if getattr(self, name) is not None]
             if len(given) > 1:
@@ -264,6 +268,9 @@ def _shift_for_loss(gate: AnyGate, evidence: Evidence, target: Indices, loss: fl
     margin = seen.max(axis=1) - unseen.max(axis=1)
     right = np.sort(margin[seen.argmax(axis=1) == target])
     if len(right) == 0:
-        raise GateError("no validation photo is right without the unseen classes, so none can be given up")
+        raise GateError(
+            "no validation photo is right without the unseen classes, so none can be given up",
+            fix="leave --max-seen-loss out, or train a better head first",
+        )
     # An answer turns when the shift passes its margin; a hair less, so that rounding errors do not turn it.
     return float(right[int(round(loss * len(right), 9))]) - 1e-9

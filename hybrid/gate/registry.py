@@ -18,5 +18,9 @@ def gate_class(kind: str = DEFAULT) -> type[AnyGate]:
         str(each.__struct_config__.tag): each for each in get_args(AnyGate) or (AnyGate,)
     }
     if kind not in kinds:
-        raise GateError(f"there is no gate {kind}", expected=f"one of {listing(list(kinds))}")
+        raise GateError(
+            f"there is no gate {kind}",
+            expected=f"one of {listing(list(kinds))}",
+            fix="take one of these; a gate of a newer hybrid needs that version",
+        )
     return kinds[kind]

@@ -77,7 +77,9 @@ def fit_rejector(gate: AnyGate, episodes: Sequence[LabeledEvidence]) -> Rejector
         share = np.array([0.25, 0.25, 0.5]) / np.maximum(np.bincount(group, minlength=3), 1)
         weights.append(share[group])
     if not features:
-        raise GateError("no episode holds out two classes, so that one may stay unnamed")
+        raise GateError(
+            "no episode holds out two classes, so that one may stay unnamed", fix="train with four seen classes or more"
+        )
     design, is_known = np.concatenate(features), np.concatenate(known)
     fitted = fit_logistic(design, is_known, np.concatenate(weights), np.zeros(3), "the rejector's weights", SIGNS)
     p_known = 1 / (1 + np.exp(-(design @ fitted[:2] + fitted[2])))

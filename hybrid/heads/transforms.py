@@ -82,6 +82,7 @@ def _augmenting(model: ImageClassifier, settings: HeadSettings) -> Transform:
             f"timm knows no augmentation policy {augment.auto_augment}",
             expected="rand-m9-mstd0.5, augmix-m3-w3, original, v0 or another of timm's",
             got=first_line(error),
+            fix="correct auto_augment, or leave it out",
         ) from error
     _keep_a_bit(color)
     # timm's factory rotates only as a part of its policies.

@@ -133,7 +133,9 @@ def choose_decoder(name: str = "auto", device: str = "cpu") -> tuple[AnyDecoder,
         If the device cannot do what the decoder asks of it.
     """
     if name not in ("auto", "cpu", *DECODERS):
-        raise ConfigError("unknown decoder", expected=", ".join(["auto", "cpu", *DECODERS]), got=name)
+        raise ConfigError(
+            "unknown decoder", expected=", ".join(["auto", "cpu", *DECODERS]), got=name, fix="take one of these"
+        )
     asked = name in DECODERS
     # That a GPU's decoder needs a GPU need not be said to those who have none.
     left_out = {NVJPEG} if name == "cpu" or not device.startswith("cuda") else set()
@@ -148,14 +150,23 @@ def choose_decoder(name: str = "auto", device: str = "cpu") -> tuple[AnyDecoder,
         else:
             why = f" ({'; '.join(skipped)})" if skipped else ""
             return decoder, f"images are decoded by {key}{why}"
-    raise ConfigError("no decoder can be loaded", got="; ".join(skipped))
+    raise ConfigError(
+        "no decoder can be loaded",
+        got="; ".join(skipped),
+        fix="install Pillow again: pip install --force-reinstall pillow",
+    )
 
 
 def cpu_decoder() -> Decoder:
     """Load the first decoder of single images, on the CPU; ConfigError if there is none."""
     decoder, _ = choose_decoder("cpu")
     if not isinstance(decoder, Decoder):
-        raise ConfigError("the decoder for the CPU takes batches alone", expected="a Decoder", got=decoder.name)
+        raise ConfigError(
+            "the decoder for the CPU takes batches alone",
+            expected="a Decoder",
+            got=decoder.name,
+            fix="put one for single images before it",
+        )
     return decoder
 
 

@@ -177,10 +177,14 @@ def _check_shape(shape: tuple[int, ...], place: int, what: str, *, channels: int
             f"image {place} is {what} of a shape that no photo has",
             expected=f"{kinds}, c = 1 (gray), 3 (RGB) or 4 (RGBA)",
             got=str(shape),
-            fix=move if turned else None,
+            fix=move if turned else "give arrays of such a shape",
         )
     if 0 in (shape if gray else shape[-3:]):
-        raise DataError(f"image {place} has no pixels", got=f"{what} of shape {shape}")
+        raise DataError(
+            f"image {place} has no pixels",
+            got=f"{what} of shape {shape}",
+            fix="give an image with pixels: height x width x 3, for instance",
+        )
 
 
 def _check_values(images: NDArray[Any], place: int) -> None:

@@ -34,7 +34,12 @@ def max_pixels() -> int:
     if text is None:
         return 2 * (Image.MAX_IMAGE_PIXELS or 2**40)
     if not (text.isascii() and text.isdigit() and 0 < int(text) < 2**40):
-        raise ConfigError(f"{MAX_PIXELS} is not a number of pixels", expected="such as 400000000", got=text)
+        raise ConfigError(
+            f"{MAX_PIXELS} is not a number of pixels",
+            expected="such as 400000000",
+            got=text,
+            fix=f"set {MAX_PIXELS} to such a number, or unset it",
+        )
     # Pillow refuses twice the number that it warns of.
     Image.MAX_IMAGE_PIXELS = -(-int(text) // 2)
     return int(text)

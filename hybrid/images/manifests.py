@@ -132,7 +132,10 @@ def _listed_path(row: _Row, place: str) -> str:
     text = row.path if isinstance(row.path, str) else "" if row.path is None else repr(row.path)
     if not text.strip() or not is_text(text) or "\0" in text or not isinstance(row.path, str):
         raise DataError(
-            f"{place} {row.number}: this row has no usable path", expected="a path in every row", got=repr(text)[:80]
+            f"{place} {row.number}: this row has no usable path",
+            expected="a path in every row",
+            got=repr(text)[:80],
+            fix="write the path of its photo there, or remove the row",
         )
     if "://" in text:
         url = urlsplit(text.strip())
@@ -151,7 +154,12 @@ def _split(row: _Row, place: str) -> str | None:
     split = split_of(named)
     if named.strip() and split is None and not _is_nan(row.split):
         expected = "train, val (valid, validation, dev), test, or empty"
-        raise DataError(f"{place} {row.number}: unknown split", expected=expected, got=named)
+        raise DataError(
+            f"{place} {row.number}: unknown split",
+            expected=expected,
+            got=named,
+            fix="write one of these there, or leave it empty",
+        )
     return split
 
 
@@ -298,9 +306,14 @@ def _read_csv(manifest: str) -> _Table:
             fix="save it as 'CSV UTF-8', or: iconv -f latin1 -t utf-8 OLD.csv > NEW.csv",
         ) from error
     except csv.Error as error:
-        raise DataError(f"The manifest {manifest} is not a valid CSV file: {error}") from error
+        raise DataError(
+            f"The manifest {manifest} is not a valid CSV file: {error}",
+            fix="write it again as CSV: a text with a line break, a comma or a quote stands in double quotes",
+        ) from error
     except OSError as error:
-        raise DataError(f"The manifest {manifest} cannot be read: {error.strerror}") from error
+        raise DataError(
+            f"The manifest {manifest} cannot be read: {error.strerror}", fix="check the path and its permission"
+        ) from error
     return table
 
 
@@ -336,5 +349,7 @@ def _read_parquet(manifest: str) -> _Table:
             rows = ([row.get(name) for name in names] for batch in batches for row in batch.to_pylist())
             table.rows = [_Row(number, *values) for number, values in enumerate(rows, 1)]
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"The manifest {manifest} is not a readable Parquet file: {error}") from error
+        raise DataError(
+            f"The manifest {manifest} is not a readable Parquet file: {error}", fix="write it again, or give it as CSV"
+        ) from error
     return table

@@ -158,7 +158,10 @@ def as_label(value: object, where: str) -> str | None:
             value = [value]
     if (isinstance(value, Mapping | Sequence) and not isinstance(value, str)) or _is_nan(value):
         raise DataError(
-            f"the label in {where} is not a name", expected='a text, as in {"label": "zebra"}', got=repr(value)[:80]
+            f"the label in {where} is not a name",
+            expected='a text, as in {"label": "zebra"}',
+            got=repr(value)[:80],
+            fix="write the class's name there, or leave the key out",
         )
     return None if value is None else clean_label(str(value))
 

@@ -68,9 +68,9 @@ class ReadImage:
     reason: str = ""
     note: str = ""
 
-    def error(self, fix: str | None = None) -> UnreadableImageError:
+    def error(self) -> UnreadableImageError:
         """The reason as an error for those who cannot go on without this image."""
-        return UnreadableImageError(f"cannot read {self.record.path}", got=self.reason, fix=fix)
+        return UnreadableImageError(f"cannot read {self.record.path}", got=self.reason, fix="give one that can be read")
 
 
 def read_each(

@@ -268,15 +268,21 @@ def _read_text(tar: tarfile.TarFile, member: tarfile.TarInfo, kind: str, shard: 
     """Add what may be a label to `shard`; DataError where it cannot be read."""
     name = member.name.rpartition(".")[0]
     if member.size > _LARGEST_TEXT:
-        raise DataError(f"its label {member.name} is too large: {member.size / 2**20:,.0f} MiB")
+        raise DataError(
+            f"its label {member.name} is too large: {member.size / 2**20:,.0f} MiB",
+            fix="write the label as a short text",
+        )
     file = tar.extractfile(member)
     try:
         text = file.read().decode("utf-8-sig") if file else ""
         content = json.loads(text) if kind == "json" else None
     except RecursionError as error:
-        raise DataError(f"its label {member.name} is nested too deep") from error
+        raise DataError(f"its label {member.name} is nested too deep", fix="write the label as a short text") from error
     except ValueError as error:
-        raise DataError(f"its label {member.name} is not UTF-8 or not JSON: {error}") from error
+        raise DataError(
+            f"its label {member.name} is not UTF-8 or not JSON: {error}",
+            fix="write this file of the shard again, as UTF-8",
+        ) from error
     if isinstance(content, dict):
         shard.captions[name] = str(content.get("caption") or "").strip()
         value = next((content[key] for key in LABEL_NAMES if content.get(key) is not None), None)

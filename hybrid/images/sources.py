@@ -117,7 +117,9 @@ def scan(
     named = [_absolute(os.fspath(source)) for source in sources]
     places = tuple(dict.fromkeys(named))
     if not places:
-        raise DataError("No source of photos was given", expected=_KINDS)
+        raise DataError(
+            "No source of photos was given", expected=_KINDS, fix="name one: a folder of class folders, for instance"
+        )
     total, empty, errors = Found(), list[tuple[str, DataError]](), list[DataError]()
     by_path: dict[str, ImageRecord] = {}
     for place in named if each_row else places:

@@ -41,7 +41,12 @@ def stratified_split(labels: Sequence[str], fraction: float, seed: int) -> tuple
     """
     if not 0 < fraction < 1:
         expected = "a number between 0 and 1, both excluded"
-        raise ConfigError("The validation fraction is out of range", expected=expected, got=str(fraction))
+        raise ConfigError(
+            "The validation fraction is out of range",
+            expected=expected,
+            got=str(fraction),
+            fix="give such a number: 0.2 is usual",
+        )
     _, codes, counts = np.unique(np.asarray(labels, dtype=object), return_inverse=True, return_counts=True)
     # With two images or more per side, scikit-learn's rounding, which is off by less than one, leaves at least one.
     is_small = counts * min(fraction, 1 - fraction) < 2

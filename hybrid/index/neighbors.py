@@ -79,11 +79,19 @@ class NeighborIndex:
             If `k` is below 1, the embeddings are of another length than those of the index, or the store has gone.
         """
         if k < 1:
-            raise StoreError("a search must ask for photos", expected="at least 1", got=str(k))
+            raise StoreError(
+                "a search must ask for photos",
+                expected="at least 1",
+                got=str(k),
+                fix="give a higher number: --top-k 10",
+            )
         queries = np.ascontiguousarray(embeddings, dtype=np.float32)
         if queries.ndim != 2 or queries.shape[1] != self._index.d:
             raise StoreError(
-                "query vectors do not fit the index", expected=f"(n, {self._index.d})", got=str(queries.shape)
+                "query vectors do not fit the index",
+                expected=f"(n, {self._index.d})",
+                got=str(queries.shape),
+                fix="embed the query with the encoder of this run",
             )
         k = min(k, len(self))
         if not k or not len(queries):

@@ -87,7 +87,12 @@ def check_name(name: object, where: str) -> str:
     if isinstance(name, int) and not isinstance(name, bool):
         name = str(name)
     if not isinstance(name, str):
-        raise DataError(f"{where} is not a class name", expected="a text such as: zebra", got=f"{name!r:.80}")
+        raise DataError(
+            f"{where} is not a class name",
+            expected="a text such as: zebra",
+            got=f"{name!r:.80}",
+            fix="write it as a text",
+        )
     if len(name) > LONGEST:
         raise DataError(
             f"{where}: a class name is too long",
@@ -98,7 +103,12 @@ def check_name(name: object, where: str) -> str:
     clean = unicodedata.normalize("NFC", name.strip())
     key = class_key(clean)
     if not key:
-        raise DataError(f"{where} has no class name", expected="a name such as: zebra", got=repr(name))
+        raise DataError(
+            f"{where} has no class name",
+            expected="a name such as: zebra",
+            got=repr(name),
+            fix="write the name there, or remove the entry",
+        )
     if not clean.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in clean):
         raise DataError(
             f"{where}: a class name is one line of text",

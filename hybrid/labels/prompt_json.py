@@ -37,7 +37,11 @@ def _load(text: str, where: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_no_repeated_key)
     except RecursionError as error:
-        raise DataError(f"{where}: JSON nested too deep", expected='a list of names: ["llama", "zebra"]') from error
+        raise DataError(
+            f"{where}: JSON nested too deep",
+            expected='a list of names: ["llama", "zebra"]',
+            fix="write such a list, or one name per line",
+        ) from error
     except ValueError as error:
         reason = str(error)
     lines = [line for line in text.splitlines() if line.strip()]

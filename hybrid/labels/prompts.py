@@ -117,7 +117,11 @@ class PromptSet:
         if typed is not None:
             return _from_text(typed, "--prompts" if "\n" not in typed else "the prompts")
         if not str(prompts).strip():
-            raise DataError("the prompts are blank", expected="a file, a bundled name, or names: llama,zebra")
+            raise DataError(
+                "the prompts are blank",
+                expected="a file, a bundled name, or names: llama,zebra",
+                fix="name one of these, or leave --prompts out",
+            )
         typed_out = re.fullmatch(r"[^\W\d_][\w -]*", str(prompts))
         one = f'to name a class itself: "{prompts},"' if typed_out else ""
         path = find_file(prompts, _bundled_folder(), "prompt file", one)
@@ -143,6 +147,7 @@ def prompt_set(prompts: PromptSet | Mapping[str, Any] | Iterable[str] | str | Pa
             "prompts are class names",
             expected='a list of names, a dict {name: [other names]}, a file, or a bundled name such as "animals"',
             got=f"{type(prompts).__name__} {prompts!r:.60}",
+            fix="give one of these",
         )
     # The order of a set of texts is another one in each process.
     return PromptSet.from_names(sorted(prompts) if isinstance(prompts, set | frozenset) else prompts)
@@ -192,13 +197,18 @@ def load_templates(name_or_file: str | Path) -> Templates:
     path = find_file(name_or_file, _bundled_folder() / "templates", "template file")
     lines = _lines_of(read_text(path))
     if not lines:
-        raise DataError(f"The template file {path} holds no template", expected="lines like: a photo of a {}.")
+        raise DataError(
+            f"The template file {path} holds no template",
+            expected="lines like: a photo of a {}.",
+            fix="write one template per line, with {} where the class's name goes",
+        )
     for number, text in lines:
         if text.count("{}") != 1:
             raise DataError(
                 f"{path}, line {number}: a template needs exactly one {{}}",
                 expected="a line like: a photo of a {}.",
                 got=text,
+                fix="put {} where the class's name goes, once",
             )
     return Templates(str(name_or_file), tuple(text for _, text in lines))
 
@@ -260,10 +270,14 @@ def _typed(prompts: str | Path) -> str | None:
 
 def _from_text(text: str, where: str) -> PromptSet:
     if not text.strip(" ,;\t\r\n"):
-        raise DataError(f"{where} names no class", expected="one class name a line")
+        raise DataError(
+            f"{where} names no class", expected="one class name per line", fix="write the names into it, one per line"
+        )
     parsed = parse_json(text.strip(), where) if text.lstrip()[:1] in ("[", "{") else parse_lines(text, where)
     if not parsed.entries:
-        raise DataError(f"{where} names no class", expected="one class name a line")
+        raise DataError(
+            f"{where} names no class", expected="one class name per line", fix="write the names into it, one per line"
+        )
     return PromptSet(*_checked(parsed, where), check=False)
 
 
@@ -282,7 +296,9 @@ def _as_class(name: Any, others: Any, where: str) -> PromptClass:
     if others is None or isinstance(others, str):
         others = [others] if others else []
     if not isinstance(others, Sequence):
-        raise DataError(f"{where}: other names are a list of texts", got=f"{others!r:.60}")
+        raise DataError(
+            f"{where}: other names are a list of texts", got=f"{others!r:.60}", fix="give a list: ['striped horse']"
+        )
     return PromptClass(check_name(name, where), tuple(check_name(other, where) for other in others))
 
 
@@ -291,7 +307,12 @@ def _check_distinct(placed: Sequence[tuple[PromptClass, str]], what: str) -> Non
     places: dict[str, tuple[str, str]] = {}
     for cls, place in placed:
         if not isinstance(cls, PromptClass) or not all(isinstance(text, str) for text in (cls.name, *cls.synonyms)):
-            raise DataError(f"{what}: a class has names that are texts", expected="PromptClass(name)", got=repr(cls))
+            raise DataError(
+                f"{what}: a class has names that are texts",
+                expected="PromptClass(name)",
+                got=repr(cls),
+                fix="make it of texts: PromptClass('zebra', ('striped horse',))",
+            )
         key = class_key(check_name(cls.name, f"{what}: {place}"))
         if cls.synonyms:
             check_not_reserved(cls.synonyms, f"{what}: {place}")

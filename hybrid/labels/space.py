@@ -153,7 +153,11 @@ def extend(space: LabelSpace, classes: Sequence[UnseenClass]) -> tuple[LabelSpac
     fresh.sort(key=lambda number: (classes[number].shots > 0, not classes[number].named))
     names = (*space.names, *(classes[number].prompt.name for number in fresh))
     if len(set(names)) < len(names):
-        raise DataError("two added classes have one name", got=listing([classes[n].prompt.name for n in fresh]))
+        raise DataError(
+            "two added classes have one name",
+            got=listing([classes[n].prompt.name for n in fresh]),
+            fix="give one of them another name",
+        )
     for offset, number in enumerate(fresh):
         places[number] = len(space.names) + offset
     places = [None if place is not None and place < space.seen else place for place in places]

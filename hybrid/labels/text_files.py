@@ -103,7 +103,7 @@ def read_text(path: Path) -> str:
             )
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+        raise DataError(f"{path} cannot be read: {error.strerror}", fix="check the path and its permission") from error
     return unicodedata.normalize("NFC", _decode(path, data))
 
 
@@ -111,14 +111,24 @@ def _decode(path: Path, data: bytes) -> str:
     foreign = next((what for start, what in _FOREIGN.items() if data.startswith(start)), None)
     # Two letters may begin a name as well.
     if foreign is not None and (b"\x00" in data[:4096] or not data[:4096].isascii() or data.startswith(b"%PDF-")):
-        raise DataError(f"{path} is not a text file", expected="a text file in UTF-8", got=foreign)
+        raise DataError(
+            f"{path} is not a text file",
+            expected="a text file in UTF-8",
+            got=foreign,
+            fix="save the names as plain text, one per line",
+        )
     encoding = next((encoding for mark, encoding in _MARKS.items() if data.startswith(mark)), None)
     if encoding is None:
         # Plain letters in UTF-16 without its mark are, most of them, every other byte zero.
         first, second = (2 * data[start:400:2].count(0) > len(data[start:400:2]) for start in (0, 1))
         encoding = {(False, True): "utf-16-le", (True, False): "utf-16-be"}.get((first, second))
     if encoding is None and b"\x00" in data:
-        raise DataError(f"{path} is not a text file", expected="a text file in UTF-8", got="null characters")
+        raise DataError(
+            f"{path} is not a text file",
+            expected="a text file in UTF-8",
+            got="null characters",
+            fix="save the names as plain text, one per line",
+        )
     try:
         text = data.decode(encoding or "utf-8")
     except UnicodeDecodeError as error:
@@ -129,7 +139,12 @@ def _decode(path: Path, data: bytes) -> str:
             fix="save it as UTF-8, or: iconv -f latin1 -t utf-8 OLD.txt > NEW.txt",
         ) from error
     if "\x00" in text:
-        raise DataError(f"{path} is not a text file", expected="a text file in UTF-8", got="null characters")
+        raise DataError(
+            f"{path} is not a text file",
+            expected="a text file in UTF-8",
+            got="null characters",
+            fix="save the names as plain text, one per line",
+        )
     return text
 
 

@@ -161,7 +161,7 @@ class FittedClassifier:
             return Answers(supervised, zero_shot, joined, None, mass, None)
         only = supervised if supervised is not None else zero_shot
         if only is None:
-            raise GateError("neither a head nor named classes to answer with")
+            raise GateError("neither a head nor named classes to answer with", fix="train a head, or give prompts")
         return Answers(supervised, zero_shot, only, None, mass, None)
 
     def classify(
@@ -177,7 +177,12 @@ class FittedClassifier:
             Run the encoder even where no expert needs it, for `Batch.embeddings`.
         """
         if batch_size is not None and batch_size < 1:
-            raise ConfigError("batch_size takes a number of photos", expected="1 or more", got=str(batch_size))
+            raise ConfigError(
+                "batch_size takes a number of photos",
+                expected="1 or more",
+                got=str(batch_size),
+                fix="give 1 or more, or leave it out",
+            )
         experts = _Experts(self.encoder if embed or self._needs_embeddings else None, self.head)
         records = to_records(images)
         if experts.encoder is not None:

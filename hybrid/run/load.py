@@ -161,7 +161,9 @@ def _state_of(found: Snapshot, layout: Layout, loaded: Encoder, asked: _Asked) -
         chosen = saved.templates if chosen is None and saved else chosen
     if found.head is not None and asked.few_shot is not None:
         raise ConfigError(
-            "few_shot joins names and photos of a run without a head", got=f"{asked.few_shot}, and a head"
+            "few_shot joins names and photos of a run without a head",
+            got=f"{asked.few_shot}, and a head",
+            fix="leave few_shot out: the head's gate weighs added classes",
         )
     if found.head is None and regions is not None:
         raise ArtifactError("regions are votes of a head", got="a run without one", fix="hybrid train-head first")

@@ -199,6 +199,7 @@ class Run:
                 "images and labels do not fit together",
                 expected="one label per image",
                 got=f"{len(records)} images and {len(labels)} labels",
+                fix="give one label for each image",
             )
         folder = self.folder.absolute() / "images"
         source = str(folder)
@@ -513,7 +514,11 @@ class Run:
 
         records = [] if image is None else to_records(image)
         if (text is None) == (image is None) or len(records) > 1:
-            raise ConfigError("a search takes a text or one image", got=f"text={text!r} and {len(records)} images")
+            raise ConfigError(
+                "a search takes a text or one image",
+                got=f"text={text!r} and {len(records)} images",
+                fix="give one of them",
+            )
         read_run(self.layout)  # the encoder may have been loaded when the index was still another
         if text is not None:
             query, own = text_query(self.encoder, text, load_templates(templates)), None
@@ -552,7 +557,7 @@ class Run:
 
         records = to_records(image)
         if len(records) != 1:
-            raise ConfigError("explain takes one image", got=f"{len(records)} images")
+            raise ConfigError("explain takes one image", got=f"{len(records)} images", fix="give one image at a time")
         classifier = self.classifier(prompts, **options).fitted
         return explain(classifier, self.folder, records[0], method=method, name=class_name)
 
@@ -594,7 +599,12 @@ def _label(label: object, index: int) -> str:
     """The label of an image as text; DataError for what a table has where a label is missing."""
     missing = label is None or (isinstance(label, float) and math.isnan(label))
     if missing or not str(label).strip():
-        raise DataError(f"image {index} has no label", expected="a class name", got=repr(label))
+        raise DataError(
+            f"image {index} has no label",
+            expected="a class name",
+            got=repr(label),
+            fix="give it a label, or leave the image out",
+        )
     return str(label)
 
 

@@ -145,7 +145,11 @@ def _refit(work: _Work, gate_folds: str | None, templates: str | None) -> Fitted
         work.say(f"{len(data.val)} labeled photos of the index did not train the head")
         vectors, reason = _name_classes(data.classes, encoder, texts, store, work.say)
         if vectors is None:
-            raise GateError("the encoder cannot name the seen classes", got=reason)
+            raise GateError(
+                "the encoder cannot name the seen classes",
+                got=reason,
+                fix="train with classes that it can name (--classes FILE), or build the run with another encoder",
+            )
         if head_kind(settings).reads_pixels:
             _check_files(data.val.records if settings.gate.folds == "memory" else data.train.records + data.val.records)
         fitted = work.fit_gate(data, head_logits(head, data.val), vectors, draft.folder)

@@ -126,7 +126,12 @@ class FewShotExpert(ABC):
             If the arrays do not fit together, or a class has neither image nor text.
         """
         if not (math.isfinite(self.logit_scale) and self.logit_scale > 0):
-            raise FewShotError("wrong logit_scale", expected="a finite number above 0", got=str(self.logit_scale))
+            raise FewShotError(
+                "wrong logit_scale",
+                expected="a finite number above 0",
+                got=str(self.logit_scale),
+                fix="give the encoder's own: encoder.logit_scale",
+            )
         shots = check_shots(embeddings, labels, text_embeddings)
         self._fit(shots)
         self.n_classes_, self.n_features_in_ = shots.texts.shape
@@ -154,18 +159,33 @@ def check_shots(embeddings: NDArray[Any], labels: NDArray[Any], text_embeddings:
     given = np.asarray(labels)
     if given.shape != images.shape[:1] or (given.size and given.dtype.kind not in "iu"):
         expected = f"one integer for each of the {len(images)} photos"
-        raise FewShotError("labels do not fit the embeddings", expected=expected, got=f"{given.dtype} {given.shape}")
+        raise FewShotError(
+            "labels do not fit the embeddings",
+            expected=expected,
+            got=f"{given.dtype} {given.shape}",
+            fix="give one label per row",
+        )
     if not len(texts):
-        raise FewShotError("there is no class", expected="a row of text_embeddings for each, NaN without a text")
+        raise FewShotError(
+            "there is no class",
+            expected="a row of text_embeddings for each, NaN without a text",
+            fix="give one row for each class",
+        )
     low, high = given.min(initial=0), given.max(initial=0)
     if low < 0 or high >= len(texts):
-        raise FewShotError("a label is not a class", expected=f"0 to {len(texts) - 1}", got=f"{low} to {high}")
+        raise FewShotError(
+            "a label is not a class",
+            expected=f"0 to {len(texts) - 1}",
+            got=f"{low} to {high}",
+            fix="count classes from 0, and give text_embeddings a row for each",
+        )
     shots = Shots(images, given.astype(np.intp), texts)
     if lacking := np.flatnonzero(~shots.support & ~shots.named).tolist():
         raise FewShotError(
             "classes with neither photo nor text",
             expected="at least one of them for every class",
             got=f"none for class index {listing([str(index) for index in lacking])}",
+            fix="give each of them a text or an image",
         )
     return shots
 
@@ -181,7 +201,12 @@ def _vectors(vectors: NDArray[Any], name: str, dim: int | None, *, nan_rows: boo
     given = np.asarray(vectors)
     if given.ndim != 2 or given.dtype.kind != "f" or dim not in (None, given.shape[1]) or not given.shape[1]:
         expected = f"(n, {'d' if dim is None else dim}) floats"
-        raise FewShotError(f"{name} have a wrong shape or kind", expected=expected, got=f"{given.dtype} {given.shape}")
+        raise FewShotError(
+            f"{name} have a wrong shape or kind",
+            expected=expected,
+            got=f"{given.dtype} {given.shape}",
+            fix="give a float array of this shape",
+        )
     exact = given.astype(np.float64)
     lengths = np.linalg.norm(exact, axis=1)
     good = np.abs(lengths - 1) < LENGTH_TOLERANCE
@@ -192,5 +217,6 @@ def _vectors(vectors: NDArray[Any], name: str, dim: int | None, *, nan_rows: boo
             f"{name} hold rows that are not unit vectors",
             expected=f"finite rows of length 1{', or all NaN' if nan_rows else ''}",
             got=f"rows {listing([str(row) for row in bad], 5)}, the first of length {lengths[bad[0]]:.4g}",
+            fix="divide each row by its length",
         )
     return exact

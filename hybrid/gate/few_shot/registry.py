@@ -39,5 +39,6 @@ def make_expert(
             f"there is no few-shot expert {name}",
             expected=f"one of {', '.join(experts)}",
             got=f"near it: {', '.join(near)}" if near else None,
+            fix="take one of these",
         )
     return experts[name](logit_scale)

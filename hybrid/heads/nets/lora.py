@@ -36,7 +36,10 @@ def add_adapters(model: ImageClassifier, settings: HeadSettings) -> str:
     rank = settings.model.lora_rank
     targets = [name for name, layer in model.backbone.named_modules() if _takes_adapter(layer)]
     if not targets:
-        raise HeadError(f"{settings.model.backbone} has no linear layer and no ungrouped convolution to adapt")
+        raise HeadError(
+            f"{settings.model.backbone} has no linear layer and no ungrouped convolution to adapt",
+            fix="leave lora_rank out, or take another backbone: --set backbone=NAME",
+        )
     config = LoraConfig(
         r=rank,
         lora_alpha=settings.model.lora_alpha,

@@ -193,11 +193,7 @@ def join_class(
     labels = [label for label in index.labels() if class_key(label) == class_key(entry.name)]
     own, more = gather_labels([entry], labels, index)
     if not own:
-        raise DataError(
-            f"nothing would be known of {entry.name}",
-            expected="a name that the encoder knows, or a photo that is not of split test",
-            got=listing([*notes, *joining.notes]) or "photos alone (--no-name), and no photo",
-        )
+        raise _nothing_known(entry.name, [*notes, *joining.notes])
     info, (cls,) = classes.info.with_entry(entry), own
     support = (*(c for c in classes.support if class_key(c.name) != class_key(cls.name)), cls)
     touched = classes.touched | {class_key(cls.name)}
@@ -208,6 +204,16 @@ def join_class(
     spelling = name_notes([name], [cls.name], "names") + name_notes([cls.name], others, "names")
     notes = (*notes, *joining.notes, *more, *spelling)
     return after, AddSummary(cls.name, cls.synonyms, cls.named, len(cls.hashes), new, unreadable, notes)
+
+
+def _nothing_known(name: str, notes: list[str]) -> DataError:
+    """Make the error for a class that has neither a name that the encoder knows nor an image."""
+    return DataError(
+        f"nothing would be known of {name}",
+        expected="a name that the encoder knows, or a photo that is not of split test",
+        got=listing(notes) or "photos alone (--no-name), and no photo",
+        fix="give photos of it, or leave --no-name out, or give a name that the encoder knows",
+    )
 
 
 def _with_images(
@@ -285,7 +291,11 @@ def leave_class(classes: RunClasses, name: str) -> tuple[RunClasses, RemoveSumma
 def no_such_class(name: str, names: Sequence[str]) -> DataError:
     """Make the error for a class to remove that is not there."""
     near = difflib.get_close_matches(name, list(dict.fromkeys(names)), n=3, cutoff=0.5)
-    return DataError(f"there is no class {name!r} to remove", got=f"near it: {listing(near)}" if near else None)
+    return DataError(
+        f"there is no class {name!r} to remove",
+        got=f"near it: {listing(near)}" if near else None,
+        fix="hybrid info lists the classes of the run",
+    )
 
 
 def add_class(

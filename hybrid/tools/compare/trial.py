@@ -128,7 +128,9 @@ def needed(embedded: Embedded | None, name: str) -> Embedded:
 def _measure(summary: TrainingSummary | None, head: Head, test: LabeledImages) -> dict[str, Any]:
     """How large and how fast a trained head is: fields of `Result`."""
     if summary is None:
-        raise HeadError("the trained head does not say how it was trained")
+        raise HeadError(
+            "the trained head does not say how it was trained", fix="report it: a head that trains must give a summary"
+        )
     prepared = [head.prepare(read_and_decode(record)) for record in test.records[:BATCH]]
 
     def predict(images: Sequence[Any]) -> Any:

@@ -81,7 +81,7 @@ def _axis(text: str) -> tuple[str, list[str]]:
     if not equals or not key.strip() or not all(values):
         raise ConfigError("--vary takes KEY=VALUE,VALUE", got=text, fix="for example --vary 'dropout=[0,0],[0.5,0.5]'")
     if len(set(values)) < len(values):
-        raise ConfigError(f"--vary {key.strip()} lists a value twice", got=rest)
+        raise ConfigError(f"--vary {key.strip()} lists a value twice", got=rest, fix="list it once")
     return key.strip(), values
 
 

@@ -87,7 +87,9 @@ def attribute(model: nn.Module, image: Tensor, target: int, method: str = "gradc
         "integrated-gradients": _integrated_gradients,
     }
     if method not in makers:
-        raise ConfigError("unknown method of explanation", expected=", ".join(METHODS), got=method)
+        raise ConfigError(
+            "unknown method of explanation", expected=", ".join(METHODS), got=method, fix="take one of these"
+        )
     attribution = makers[method](model, image, target)
     if not attribution.values.any() and attribution.note is None:
         note = f"{attribution.method} is zero everywhere: no place speaks for this class by it"

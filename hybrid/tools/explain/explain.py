@@ -106,7 +106,9 @@ def explain(
         If the image cannot be read, the method or the class is unknown, or a needed package is not installed.
     """
     if method not in METHODS:
-        raise ConfigError("unknown method of explanation", expected=", ".join(METHODS), got=method)
+        raise ConfigError(
+            "unknown method of explanation", expected=", ".join(METHODS), got=method, fix="take one of these"
+        )
     image, notes = _read(classifier, record)
     uniform = np.array([uniform_from_hash(image.sha256)])
     needed = image.embedding if classifier.class_vectors is not None else None

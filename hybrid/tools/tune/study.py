@@ -198,7 +198,11 @@ def check_recipe(settings: HeadSettings) -> None:
             fix="hybrid train-head --head linear",
         )
     if settings.model.backbone_weights is not None and not expand_user(settings.model.backbone_weights).is_file():
-        raise ConfigError("the backbone's weights do not exist", got=settings.model.backbone_weights)
+        raise ConfigError(
+            "the backbone's weights do not exist",
+            got=settings.model.backbone_weights,
+            fix="correct the path (backbone_weights), or leave it out",
+        )
     check_one_process("tune")
 
 
