@@ -214,10 +214,12 @@ class NvJpeg:
                 warnings.simplefilter("ignore")
                 (decoded,) = self._decode([file.getvalue()], [header] if header else [])
         except (RuntimeError, ValueError) as error:
-            raise DeviceError(f"torchvision cannot decode on {self._device}: {first_line(error)}") from error
+            raise DeviceError(
+                f"torchvision cannot decode on {self._device}: {first_line(error)}", fix="--decoder cpu"
+            ) from error
         levels = None if decoded is None else decoded[0].cpu().numpy().astype(int)
         if levels is None or np.abs(levels - np.asarray(picture)).max() > _PROBED_WITHIN:
-            raise DeviceError(f"torchvision decodes a JPEG on {self._device} to another picture")
+            raise DeviceError(f"torchvision decodes a JPEG on {self._device} to another picture", fix="--decoder cpu")
 
 
 def load(device: str) -> NvJpeg:
