@@ -1,7 +1,7 @@
 """Images per second of the product against open_clip and transformers, and what else a user waits for.
 
     python -m benchmarks.throughput --json throughput.json              # about ten minutes on two idle cores
-    python -m benchmarks.throughput --device cuda --json throughput.json
+    python -m benchmarks.throughput --device cuda --json throughput.json   # benchmarks.gpu_check says more of a GPU
     python -m benchmarks.throughput --smoke --json smoke.json           # a minute or two: does it run?
 
 Every system gets the same random weights of ViT-B/32 and the same images (nothing is downloaded), has a process of its
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -24,11 +23,9 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.kit import arguments as shared
-from benchmarks.kit.machine import processor
 from benchmarks.kit.output import write_json
 from benchmarks.throughput import parts
-from benchmarks.throughput.cuda import cuda, cuda_name
-from benchmarks.throughput.images import elsewhere
+from benchmarks.throughput.devices import device_name
 from benchmarks.throughput.processes import CONSOLE
 from benchmarks.throughput.table import ratios, show
 
@@ -41,7 +38,6 @@ PARTS: dict[str, Callable[[parts.Scene], None]] = {
     "memory": parts.memory,
     "startup": parts.startup,
     "search": parts.search,
-    "cuda": cuda,
 }
 USUAL = ("build", "predict", "decode", "rerun", "memory", "startup")
 # Peers whose threads spin while they wait lose several times their speed to anybody else at work.
@@ -88,16 +84,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     shared.add_json(parser, required=True)
     options = parser.parse_args(arguments)
-    by_itself = [
-        *USUAL,
-        *(["search"] if options.with_search_1m else []),
-        *(["cuda"] if options.device == "cuda" else []),
-    ]
+    by_itself = [*USUAL, *(["search"] if options.with_search_1m else [])]
     wanted = options.only.split(",") if options.only else by_itself
     if unknown := set(wanted) - set(PARTS):
         parser.error(f"unknown parts {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
-    if "cuda" in wanted and options.device != "cuda":
-        parser.error("the part cuda needs --device cuda")
     if any(number is not None and number < 1 for number in (options.photos, options.repeats)):
         parser.error("--photos and --repeats take 1 or more")
     options.only = wanted
@@ -110,16 +100,6 @@ def sizes_of(options: argparse.Namespace) -> parts.Sizes:
     if options.photos is not None:
         sizes = replace(sizes, build=options.photos, predict=max(1, options.photos // 3))
     return sizes if options.repeats is None else replace(sizes, repeats=options.repeats)
-
-
-def device_name(device: str) -> str:
-    """What computes, by its maker's name; ends the program where there is no CUDA."""
-    if device == "cuda":
-        found = elsewhere(cuda_name)
-        if found is None:
-            sys.exit("error: --device cuda, but torch sees no CUDA device; use --device cpu")
-        return found
-    return f"CPU: {processor()}, {os.cpu_count()} cores"
 
 
 if __name__ == "__main__":

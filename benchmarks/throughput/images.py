@@ -27,9 +27,11 @@ R = TypeVar("R")
 MEDIUM, LARGE, SMALL = (640, 480), (4000, 3000), (80, 64)
 # Gray levels of grain: files of about 105 kB at 640 x 480 and 2.9 MB at 12 megapixels.
 GRAIN, TILE = 5.0, 1024
+ORIGINALS = ("china", "flower")
 QUALITY = 90
-# A 12-megapixel image takes a second to draw; further files repeat the pixels of these, with other bytes.
-DISTINCT_LARGE = 8
+# A 12-megapixel image takes a second to draw; further files repeat the pixels of these, with other bytes, and so do
+# those of other sizes beyond so many.
+DISTINCT_LARGE, DISTINCT = 8, 2048
 
 
 def draw(size: tuple[int, int], seed: int) -> bytes:
@@ -41,8 +43,8 @@ def draw(size: tuple[int, int], seed: int) -> bytes:
     seed : int
         The same one gives the same bytes.
     """
-    rng = np.random.default_rng([seed, *size])
-    image = _originals()[int(rng.integers(len(_originals())))]
+    rng = _dice(size, seed)
+    image = _originals()[int(rng.integers(len(ORIGINALS)))]
     share = rng.uniform(0.5, 1.0, 2)
     width, height = (int(full * part) for full, part in zip(image.size, share, strict=True))
     left, top = int(rng.integers(image.width - width + 1)), int(rng.integers(image.height - height + 1))
@@ -57,6 +59,11 @@ def draw(size: tuple[int, int], seed: int) -> bytes:
     return buffer.getvalue()
 
 
+def original(size: tuple[int, int], number: int) -> int:
+    """Which of `ORIGINALS` an image of `write_images` is a crop of: a class that a network can learn."""
+    return int(_dice(size, number % _distinct(size)).integers(len(ORIGINALS)))
+
+
 def numbered(jpeg: bytes, number: int) -> bytes:
     """The same picture in other bytes: a JPEG comment with a number after the start marker."""
     return jpeg[:2] + b"\xff\xfe\x00\x06" + number.to_bytes(4, "big") + jpeg[2:]
@@ -65,7 +72,7 @@ def numbered(jpeg: bytes, number: int) -> bytes:
 def write_images(folder: Path, count: int, size: tuple[int, int], seed: int = 0) -> tuple[str, ...]:
     """Draw images into a new folder, on all cores, and give their paths in order."""
     folder.mkdir(parents=True)
-    distinct = min(count, DISTINCT_LARGE) if size == LARGE else count
+    distinct = min(count, _distinct(size))
     paths = [str(folder / f"{index:06d}.jpg") for index in range(count)]
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
         seeds = range(seed, seed + distinct)
@@ -111,6 +118,14 @@ def _write(paths: Sequence[str], size: tuple[int, int], seed: int) -> None:
     jpeg = draw(size, seed)
     for number, path in enumerate(paths):
         Path(path).write_bytes(numbered(jpeg, number) if number else jpeg)
+
+
+def _dice(size: tuple[int, int], seed: int) -> np.random.Generator:
+    return np.random.default_rng([seed, *size])
+
+
+def _distinct(size: tuple[int, int]) -> int:
+    return DISTINCT_LARGE if size == LARGE else DISTINCT
 
 
 @functools.cache

@@ -76,7 +76,7 @@ def hybrid_build_index(setup: Setup) -> Work:
         wanted = frozenset(files)
         found = replace(found, records=tuple(record for record in found.records if record.path in wanted))
         with EmbeddingStore(next(stores)) as store:
-            summary = build_index(found, encoder, store, batch_size=setup.batch)
+            summary = build_index(found, encoder, store)
         if summary.encoded != len(files):
             raise RuntimeError(f"{summary.encoded} of {len(files)} photos were encoded: {summary.unreadable[:3]}")
 

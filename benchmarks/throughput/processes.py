@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context, set_start_method
 from multiprocessing.connection import Connection
@@ -202,35 +203,85 @@ class Measured:
         return statistics.median(one.images / one.seconds for one in found) if found else None
 
 
-def round_robin(rows: Sequence[Row], repeats: int) -> Measured:
+OnPass = Callable[[str, Pass, int], None]
+OnFailure = Callable[[str, str], None]
+
+
+def round_robin(
+    rows: Sequence[Row], repeats: int, on_pass: OnPass | None = None, on_failure: OnFailure | None = None
+) -> Measured:
     """Time every row once in each repeat, in turn, after its warm-up.
 
-    Rows of one function and one setup share a process.
+    Rows of one function and one setup share a process. The processes start at once: loading waits for the disk, and for
+    Python.
+
+    Parameters
+    ----------
+    on_pass : callable, optional
+        Gets each pass with its row's name and the number of the repeat, from 1. Default: says the rate.
+    on_failure : callable, optional
+        Gets the name of a row that failed, and how; the others go on. Default: the first failure ends the run.
     """
-    measured = Measured()
-    workers: dict[tuple[str, Setup], Worker] = {}
+    tell = on_pass or (lambda name, found, number: _say_rate(name, found, number, repeats))
+    run = _RoundRobin(on_failure)
     try:
-        waiting = [row for row in rows if _is_ready(row, workers, measured)]
+        run.start(rows)
+        waiting = [row for row in rows if run.once(row, row.files[: row.warm_up])]
         for number in range(1, repeats + 1):
             for row in waiting:
-                found = workers[row.make.__name__, row.setup].run(row.files, row.option)
-                measured.passes.setdefault(row.name, []).append(found)
-                rate = found.images / found.seconds
-                CONSOLE.print(f"  repeat {number} of {repeats}: {row.name}: {rate:.4g} photos/s")
+                found = run.once(row, row.files)
+                if found is not None:
+                    run.measured.passes.setdefault(row.name, []).append(found)
+                    tell(row.name, found, number)
     finally:
-        for worker in workers.values():
+        for worker in run.workers.values():
             worker.close()
-    return measured
+    return run.measured
 
 
-def _is_ready(row: Row, workers: dict[tuple[str, Setup], Worker], measured: Measured) -> bool:
-    key = row.make.__name__, row.setup
-    try:
-        if key not in workers:
-            workers[key] = Worker(row.make, row.setup)
-        workers[key].run(row.files[: row.warm_up], row.option)
-    except MissingPeerError as error:
-        measured.missing[row.name] = str(error)
-        CONSOLE.print(f"  {row.name}: {error}", markup=False)
-        return False
-    return True
+def _say_rate(name: str, found: Pass, number: int, repeats: int) -> None:
+    CONSOLE.print(f"  repeat {number} of {repeats}: {name}: {found.images / found.seconds:.4g} photos/s")
+
+
+class _RoundRobin:
+    """The processes of some rows, and what became of them."""
+
+    def __init__(self, on_failure: OnFailure | None) -> None:
+        self.measured = Measured()
+        self.workers: dict[tuple[str, Setup], Worker] = {}
+        self._failed: dict[tuple[str, Setup], Exception] = {}
+        self._on_failure = on_failure
+
+    def start(self, rows: Sequence[Row]) -> None:
+        """Start a process for each function and setup, all at once."""
+        with ThreadPoolExecutor(len(rows) or 1) as pool:
+            jobs = {_key(row): pool.submit(Worker, row.make, row.setup) for row in {_key(r): r for r in rows}.values()}
+        for key, job in jobs.items():
+            error = job.exception()
+            if error is None:
+                self.workers[key] = job.result()
+            elif isinstance(error, MissingPeerError | RuntimeError):
+                self._failed[key] = error
+            else:
+                raise error
+
+    def once(self, row: Row, files: Sequence[str]) -> Pass | None:
+        """One pass of a row, None where it cannot."""
+        try:
+            if _key(row) in self._failed:
+                raise self._failed[_key(row)]
+            return self.workers[_key(row)].run(files, row.option)
+        except MissingPeerError as error:
+            self.measured.missing[row.name] = str(error)
+            CONSOLE.print(f"  {row.name}: {error}", markup=False)
+        except (RuntimeError, OSError) as error:
+            if self._on_failure is None:
+                raise
+            if row.name not in self.measured.missing:
+                self._on_failure(row.name, str(error))
+            self.measured.missing[row.name] = str(error)
+        return None
+
+
+def _key(row: Row) -> tuple[str, Setup]:
+    return row.make.__name__, row.setup

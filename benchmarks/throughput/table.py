@@ -27,10 +27,6 @@ IMPORTS = 'python -c "import torch, open_clip"'
 BEYOND = {name: f"{name}, less the imports" for name in (COMMAND, PREDICT_ONE)}
 HELP, TYPER = "hybrid --help", 'python -c "import typer"'
 MEMORY = "peak memory, {} photos"
-PLAIN_TIMM, TRAINING = "training: plain timm loop", "training: hybrid"
-DECODE_ALL = "decode: hybrid, all threads"
-MODELS = ("ViT-B-32", "ViT-L-14")
-MODEL_BUILD, MODEL_CEILING = "build-index {}: hybrid", "build-index {}: hybrid's encoder alone"
 
 
 @dataclass
@@ -65,20 +61,6 @@ class Speed:
         """None where ours or every peer was not run."""
         peers = [figures.rates[name] for name in self.peers if name in figures.rates]
         return figures.rates[self.ours] / max(peers) if peers and self.ours in figures.rates else None
-
-
-@dataclass(frozen=True)
-class Ceiling:
-    """Our rate over the lowest of the ceilings, all of which must have been run."""
-
-    ours: str
-    ceilings: tuple[str, ...]
-
-    def of(self, figures: Figures) -> float | None:
-        """None where ours or a ceiling was not run."""
-        if any(name not in figures.rates for name in (self.ours, *self.ceilings)):
-            return None
-        return figures.rates[self.ours] / min(figures.rates[name] for name in self.ceilings)
 
 
 @dataclass(frozen=True)
@@ -123,7 +105,7 @@ class Other:
         return figures.others.get(self.name)
 
 
-Ratio = Speed | Ceiling | Seconds | Memory | Other
+Ratio = Speed | Seconds | Memory | Other
 SEARCH = "search_1m_vs_plain_faiss"
 RATIOS: dict[str, Ratio] = {
     "build_index_vs_open_clip_dataloader": Speed(BUILD, (DATALOADER,)),
@@ -140,13 +122,6 @@ RATIOS: dict[str, Ratio] = {
     "peak_memory_20k_vs_2k": Memory(MEMORY.format("20k"), MEMORY.format("2k")),
     SEARCH: Other(SEARCH),
     "help_vs_import_typer": Seconds(HELP, TYPER),
-    "build_index_vs_min_ceiling_vit_b_32": Ceiling(
-        MODEL_BUILD.format(MODELS[0]), (DECODE_ALL, MODEL_CEILING.format(MODELS[0]))
-    ),
-    "build_index_vs_min_ceiling_vit_l_14": Ceiling(
-        MODEL_BUILD.format(MODELS[1]), (DECODE_ALL, MODEL_CEILING.format(MODELS[1]))
-    ),
-    "training_vs_timm": Speed(TRAINING, (PLAIN_TIMM,)),
 }
 # What the ratios are to reach: at least (+) or at most (-).
 TARGETS = {
@@ -158,9 +133,6 @@ TARGETS = {
     "peak_memory_20k_vs_2k": -1.2,
     SEARCH: -1.1,
     "help_vs_import_typer": -2.5,
-    "build_index_vs_min_ceiling_vit_b_32": +0.85,
-    "build_index_vs_min_ceiling_vit_l_14": +0.95,
-    "training_vs_timm": +1.0,
 }
 
 

@@ -11,14 +11,11 @@ import numpy as np
 
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import StoreError
-from hybrid.index import faiss_build
+from hybrid.index import faiss_build, gpu
 from hybrid.index.faiss_build import exact_index, up_to_date
 from hybrid.index.faiss_file import Note, ids_in
 from hybrid.index.rows import Ids
 from hybrid.index.store import EmbeddingStore
-
-# So many queries at once are worth a copy of the vectors on a GPU; for so many neighbors its search has room.
-GPU_FROM, GPU_NEIGHBORS = 100, 2048
 
 
 class NeighborIndex:
@@ -46,14 +43,20 @@ class NeighborIndex:
         self._index = index
         self._hashes = hashes
         self._ids = ids
-        self.notes = notes
+        self._notes = notes
 
     def __len__(self) -> int:
         return int(self._index.ntotal) if self._ids is None else len(self._ids)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to tell people of the search, and of where it ran."""
+        copy = vars(self).get("_on_gpu")
+        return self._notes if copy is None else (*self._notes, copy.note)
+
     def only_ids(self, ids: Ids) -> NeighborIndex:
         """Narrow the search to some rows of the store; those that the index does not hold are passed over."""
-        return NeighborIndex(self._index, self._hashes, np.intersect1d(ids, self._searched_ids), self.notes)
+        return NeighborIndex(self._index, self._hashes, np.intersect1d(ids, self._searched_ids), self._notes)
 
     @property
     def _searched_ids(self) -> Ids:
@@ -102,12 +105,14 @@ class NeighborIndex:
         if len(hashes) < len(unique):
             # Images were removed since the index was opened: they are left out, and others found in their place.
             rest = np.setdiff1d(self._searched_ids, [number for number in unique.tolist() if number not in hashes])
-            return NeighborIndex(self._index, self._hashes, rest, self.notes).search(queries, k)
+            return NeighborIndex(self._index, self._hashes, rest, self._notes).search(queries, k)
         return similarity, [[hashes[number] for number in row] for row in ids.tolist()]
 
     def _nearest(self, queries: FloatArray, k: int) -> tuple[FloatArray, Ids]:
-        if self._ids is None and len(queries) >= GPU_FROM and k <= GPU_NEIGHBORS and self._on_gpus is not None:
-            similarity, ids = self._on_gpus.search(queries, k)
+        # FAISS on a GPU knows no selection of ids.
+        worth = self._ids is None and gpu.is_worth_a_copy(len(queries), self._index, k)
+        if worth and self._on_gpu is not None:
+            similarity, ids = self._on_gpu.search(queries, k)
         else:
             similarity, ids = self._index.search(queries, k, params=self._parameters)
         # The lists that were probed may hold fewer than k images.
@@ -134,16 +139,8 @@ class NeighborIndex:
         return _parameters(self._ids, self._index.nlist)
 
     @cached_property
-    def _on_gpus(self) -> Any:
-        """A copy on the GPUs, None where there is none or the vectors do not fit."""
-        import faiss
-
-        if not faiss.get_num_gpus():
-            return None
-        try:
-            return faiss.index_cpu_to_all_gpus(self._index)
-        except RuntimeError:
-            return None
+    def _on_gpu(self) -> gpu.GpuCopy | None:
+        return gpu.copy_to_gpu(self._index)
 
 
 def open_index(store: EmbeddingStore, fingerprint: str, file: Path) -> NeighborIndex:

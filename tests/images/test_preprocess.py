@@ -365,16 +365,3 @@ def test_a_gpu_clips_black_and_white():
     assert difference.float().mean() < 0.5
     assert difference.max() <= 12
     assert {int(floating.min()), int(floating.max())} == {0, 255}
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("name", SMALL)
-def test_a_real_gpu(name, smooth, jpeg):
-    on_cpu, on_gpu = (Preprocessor(SMALL[name], device, torch.float32) for device in ("cpu", "cuda"))
-    files = [jpeg(smooth(w, h, low=60, high=200)) for w, h in ((321, 257), (640, 427), (40, 30), (321, 257))]
-    images = [TURBO.decode(data, on_cpu.min_side) for data in files]
-    expected = gray(on_cpu.batch([on_cpu.prepare(image) for image in images]))
-    batch = on_gpu.batch([on_gpu.prepare(image) for image in images])
-    assert batch.device.type == "cuda"
-    assert batch.is_contiguous(memory_format=torch.channels_last)
-    assert np.abs(gray(batch.cpu()) - expected).max() < 1.01

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hybrid.errors import StoreError
-from hybrid.index import faiss_build
+from hybrid.index import faiss_build, gpu
 from hybrid.index.neighbors import build
 from hybrid.index.store import EmbeddingStore
 
@@ -214,15 +214,40 @@ def test_many_queries_go_to_a_gpu_and_few_do_not(filled, monkeypatch, fits):
 
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
     monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", Copy)
+    monkeypatch.setattr(gpu, "MIN_WORK", 108 * COUNT * DIM)
     index = filled.open()
     filled.check(index)
     assert copies == []
     filled.queries = np.tile(filled.queries, (12, 1))
     filled.check(index)
+    assert index.notes == ((gpu.FaissCopy.note,) if fits else ())
     filled.check(index)
     # FAISS on a GPU knows no selection of ids.
     filled.check(filled.only(index, NAMES[:7]), 3, NAMES[:7])
     assert (len(copies), searches) == (1, [108, 108] if fits else [])
+    monkeypatch.setattr(gpu, "MIN_WORK", 108 * COUNT * DIM + 1)
+    filled.check(filled.open())
+    assert len(copies) == 1, "a search this small is not worth a copy"
+
+
+def test_torch_finds_the_same_where_it_computes_on_a_gpu_that_faiss_has_not(filled, monkeypatch):
+    monkeypatch.setattr(gpu, "MIN_WORK", 0)
+    filled.queries = np.tile(filled.queries, (12, 1))
+    index = filled.open()
+    filled.check(index)
+    assert index.notes == (), "no GPU is in use"
+    monkeypatch.setattr(gpu, "torch_gpu", lambda: "cpu")
+    monkeypatch.setattr(gpu, "SCORES", COUNT * 25)  # several blocks, the last one shorter
+    index = filled.open()
+    filled.check(index)
+    assert index.notes == (gpu.TorchCopy.note,)
+    filled.check(filled.only(index, NAMES[:7]), 3, NAMES[:7])
+
+
+def test_torch_takes_no_lists(celled, monkeypatch):
+    monkeypatch.setattr(gpu, "MIN_WORK", 0)
+    monkeypatch.setattr(gpu, "torch_gpu", lambda: "cpu")
+    assert gpu.copy_to_gpu(celled.open()._index) is None
 
 
 # Other processes

@@ -1,13 +1,11 @@
 """The systems of the throughput benchmark do their work, small, in this process."""
 
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.throughput import cuda as gpu
 from benchmarks.throughput import decode as decoders
 from benchmarks.throughput import ours, peers
 from benchmarks.throughput.images import class_names, draw
@@ -183,21 +181,3 @@ def test_timed_notes_every_call_and_puts_the_method_back():
     assert len(spent) == 2
     assert spent[0] >= 0.01
     assert "work" not in vars(slow)
-
-
-def test_half_precision_is_compared_with_fp32(setup, files):
-    found = gpu.cosines(replace(setup, precision="bf16"), files)
-    assert len(found) == 5
-    assert 0.99 < min(found) < max(found) < 1 - 1e-7
-
-
-def test_decoding_alone_reads_every_image(setup, files):
-    gpu.hybrid_decode_all(setup)(files, None)
-
-
-def test_both_training_loops_give_a_rate_an_epoch(setup, files, monkeypatch):
-    monkeypatch.setattr(gpu, "HEAD", "test_resnet")
-    for loop in (gpu.plain_timm, gpu.hybrid_training):
-        rates = loop(setup, files, 2)
-        assert len(rates) == 2
-        assert min(rates) > 0

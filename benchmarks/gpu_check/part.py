@@ -1,0 +1,42 @@
+"""One part of the check, in a process of its own: python -m benchmarks.gpu_check.part NAME FOLDER DEVICE [--quick]."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from pathlib import Path
+
+from benchmarks.gpu_check.parts import PARTS, QUICK, Check, Sizes
+from benchmarks.gpu_check.report import Report
+from benchmarks.kit.machine import cores
+from benchmarks.throughput.parts import ON_CUDA, SMOKE, Scene
+from benchmarks.throughput.processes import own_start_method
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run it; the exit code is 1 where it failed, and the reason a note."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("device", choices=("cpu", "cuda"))
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args(arguments)
+    own_start_method()
+    check = make_check(options.folder, options.device, QUICK if options.quick else Sizes(), options.part)
+    try:
+        PARTS[options.part].work(check)
+    except Exception as error:  # whatever it is: the other parts still count
+        traceback.print_exc()
+        check.report.note(f"failed: {type(error).__name__}: {error}")
+        sys.exit(1)
+
+
+def make_check(folder: Path, device: str, sizes: Sizes, part: str) -> Check:
+    """What the parts of one run share lies in `folder`."""
+    scene = Scene(folder, device, SMOKE if sizes is QUICK else ON_CUDA, min(16, cores()))
+    return Check(scene, sizes, Report(folder / f"{part}.json"))
+
+
+if __name__ == "__main__":
+    main()
