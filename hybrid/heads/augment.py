@@ -227,7 +227,7 @@ def augment(
     seed : int
         Of the noise in erased patches.
     dtype : torch.dtype
-        What the crops are resized in; float16 is within .2 gray levels of float32.
+        What crops are resized and colors are changed in; float16 is within a gray level of float32.
 
     Returns
     -------
@@ -242,8 +242,8 @@ def augment(
     if augmentation.degrees != (0.0, 0.0):
         images = rotate(images, angle[:, 0], augmentation.fill)
     if augmentation.jitters:
-        images = jitter_colors(images, factors, order)
-    mean, std = (images.new_tensor(values)[:, None, None] for values in (augmentation.mean, augmentation.std))
+        images = jitter_colors(images.to(dtype), factors.to(dtype), order)
+    mean, std = (crop.new_tensor(values)[:, None, None] for values in (augmentation.mean, augmentation.std))
     images = torch.addcmul(-mean / std, images, 1 / (255 * std))
     if augmentation.erasing is not None and draws.patch.any():
         images = erase(images, patch, seed)
@@ -300,12 +300,13 @@ def jitter_colors(images: torch.Tensor, factors: torch.Tensor, order: torch.Tens
 
     Each change leads away from, or to, another image: black, the mean gray, or every pixel's gray.
     """
-    weights = images.new_tensor(_LUMA)[:, None, None]
+    count, _, height, width = images.shape
+    weights = images.new_tensor(_LUMA).expand(count, 1, 3)
     for place in range(3):
         which = order[:, place].long()
         factor = factors.gather(1, which[:, None])[..., None, None]
         which = which[:, None, None, None]
-        gray = (images * weights).sum(1, keepdim=True)
+        gray = (weights @ images.flatten(2)).view(count, 1, height, width)
         # Rounded, as both libraries take it.
         other = torch.where(which == 1, gray.mean((2, 3), keepdim=True).round(), gray) * (which > 0)
         images = torch.lerp(other, images, factor).clamp_(0, 255)

@@ -98,6 +98,7 @@ class Augmented:
 
     def prepare(self, image: Scaled, record: ImageRecord) -> tuple[Any, _Geometry]:
         """Give the pixels that crops are made of, no side longer than `side`."""
+        _keep_alive(image)
         height, width = map(int, image.extent)
         top, left, tall, wide = _seen_part(height, width, self._augmentation)
         size = min(tall, self.side), min(wide, self.side)
@@ -139,6 +140,7 @@ class Plain:
 
     def prepare(self, image: Scaled, record: ImageRecord) -> Any:
         """Make an image as small as may wait."""
+        _keep_alive(image)
         return self._preprocess.prepare(image)
 
     def pack(self, prepared: Sequence[Any]) -> Pixels:
@@ -374,6 +376,12 @@ def _smaller(rgb: Any, size: tuple[int, int]) -> Any:
         return np.array(Image.fromarray(rgb).resize(size[::-1], Image.Resampling.BICUBIC))
     resized = F.interpolate(rgb.permute(2, 0, 1)[None].float(), size=size, mode="bicubic", antialias=True)
     return resized[0].round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0)
+
+
+def _keep_alive(image: Scaled) -> None:
+    """Let memory that a decoder's own stream allocated stay until it has been read in this one."""
+    if isinstance(image.rgb, torch.Tensor) and image.rgb.is_cuda:
+        image.rgb.record_stream(torch.cuda.current_stream(image.rgb.device))
 
 
 def _size(count: int) -> str:

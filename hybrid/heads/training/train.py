@@ -27,6 +27,7 @@ from hybrid.heads.training.loader import Batch, batches_on, make_loader, seed_of
 from hybrid.heads.training.optim import Schedule, make_optimizer
 from hybrid.heads.training.progress import OnStep, Phase, Step, show_nothing
 from hybrid.heads.training.stages import freeze, fully_unfrozen_epoch, is_progressive, unfrozen_at
+from hybrid.heads.training.steps import steps_of
 from hybrid.heads.transforms import Transform
 
 Say = Callable[[str], None]
@@ -117,6 +118,7 @@ def train(
         if loop.processes.is_main:
             checkpoint.save(loop.state(rows))
         on_epoch(row, best)
+    loop.steps.end()
     loop.processes.end()
     loop.best.restore(loop.model)
     return model.eval(), loop.best.epoch
@@ -129,7 +131,7 @@ def _in_memory(loop: _Loop, epoch: int) -> EpochLog:
         raise HeadError(
             "the GPU's memory is too small for this recipe",
             got=first_line(error),
-            fix="lower --batch-size or --set image_size=...",
+            fix="lower --batch-size or --set image_size=..., or --set loading=processes, --set compile=off",
         ) from error
 
 
@@ -255,6 +257,8 @@ class _Loop:
         self.val_set = self.processes.loader(loader(data.val, transforms[1], val_kept, train=False))
         self.schedule = Schedule(self.optimizer, settings.schedule, len(self.train_set))
         self.mix, self.loss = _loss(settings, len(data.classes))
+        updates = 0 if train_kept else settings.schedule.epochs * len(self.train_set)
+        self.steps = steps_of(model, settings, compute, updates, say)
 
     def _tell(self, phase: Phase, images: int, loss: float | None = None, total: int | None = None) -> None:
         """Tell how many of a phase's images this process has done; of several processes each does its share."""
@@ -325,6 +329,7 @@ class _Loop:
                 images, target = images[: len(images) // 2 * 2], target[: len(target) // 2 * 2]
                 np.random.seed(seed_of(self.settings.seed, epoch, number, self.processes.index))  # noqa: NPY002
                 images, target = self.mix(images, target)
+            self.steps.prepare(images)
             logits, loss = self.forward(images, target)
             truth = target.argmax(1) if target.ndim > 1 else target
             tally.add(loss, logits.argmax(1) == truth, float(self.optimizer.param_groups[0]["lr"]))
@@ -337,7 +342,7 @@ class _Loop:
 
     def batches(self, loader: Any) -> Iterator[Batch]:
         """A loader's batches on the device."""
-        images = loader.dataset
+        images = getattr(loader, "dataset", None)
         is_slow = isinstance(images, DecodedImages) and images.waits
         return batches_on(self.compute.device, made_ahead(loader) if is_slow else loader)
 

@@ -158,3 +158,93 @@ def test_which_recipes_are_kept_in_memory(colored, recipe, run):
         run(data, recipe(loading="memory", auto_augment="rand-m9-mstd0.5"))
     run(data, recipe(epochs=1), say=said.append)
     assert not said, "a CPU has loader processes"
+
+
+# On a GPU
+
+
+@pytest.fixture(scope="module")
+def cuda() -> Compute:
+    return Compute("cuda", "fp16", "test")
+
+
+def same_shape(rows, others, tolerance):
+    for (row, *_), (other, *_) in zip(rows, others, strict=True):
+        assert row.train_loss == pytest.approx(other.train_loss, abs=tolerance)
+        assert row.val_loss == pytest.approx(other.val_loss, abs=tolerance)
+
+
+@pytest.mark.cuda
+def test_a_batch_on_the_gpu_is_the_one_of_the_cpu(photos, recipe, start, cuda):
+    images, settings = photos((300, 400), (500, 320), (24, 24), (40, 700)), recipe(batch_size=4, image_size=64)
+    for transform in (0, 1):
+        (expected, target), *_ = batches(images_of(images, settings, start, transform=transform), 1)
+        for precision, levels in (("fp32", 2), ("fp16", 3)):
+            compute = Compute("cuda", precision, "test")
+            (batch, own), *_ = batches(images_of(images, settings, start, transform=transform, compute=compute), 1)
+            assert torch.equal(own.cpu(), target)
+            difference = (batch.cpu() - expected).abs()
+            assert difference.mean() < 0.02
+            # Where a rotation's edge is, a place of another rounding has another color.
+            assert (difference > levels / 50).float().mean() < 0.01
+
+
+@pytest.mark.cuda
+def test_images_that_do_not_fit_on_the_gpu(photos, recipe, start, cuda, monkeypatch):
+    images, settings = photos(*[(60, 80)] * 7), recipe(batch_size=2, random_erasing=0.5)
+    expected = batches(images_of(images, settings, start, compute=cuda), 1)
+    for room in ({"cuda": 0, "cpu": 2**30}, {"cuda": 0, "cpu": 0}):
+        monkeypatch.setattr(decoded, "free_bytes", lambda device, room=room: room[device.type])
+        other = images_of(images, settings, start, compute=cuda)
+        assert other.waits
+        loader = other.loader(train=True)
+        loader.sampler.set_epoch(1)
+        for (first, target), (second, again) in zip(expected, decoded.made_ahead(loader), strict=True):
+            torch.testing.assert_close(first, second, atol=0.05, rtol=0)
+            assert torch.equal(target, again)
+
+
+@pytest.mark.cuda
+def test_training_on_the_gpu(colored, recipe, run, cuda, tmp_path, monkeypatch):
+    monkeypatch.setattr("hybrid.heads.training.steps.FEW", 4)
+    data = colored((12, 12, 12))
+    settings, said = recipe(epochs=4, patience=9, random_erasing=0.25), []
+    _, _, through = run(data, settings, cuda, say=said.append)
+    assert any("kept in the memory of cuda" in line for line in said)
+    assert "training steps are captured as CUDA graphs" in said
+
+    def die(step):
+        if (step.phase, step.epoch) == ("training", 3):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(data, settings, cuda, checkpoints=tmp_path, on_step=die)
+    _, _, resumed = run(data, settings, cuda, checkpoints=tmp_path, say=said.append)
+    assert any("going on after epoch 2" in line for line in said)
+    same_shape(through, resumed, 0.02)
+    for changes, tolerance in (({"compile": "off"}, 0.02), ({"loading": "processes"}, 0.15)):
+        same_shape(through, run(data, settings.replace(**changes), cuda)[2], tolerance)
+
+
+@pytest.mark.cuda
+def test_every_recipe_of_augmentation_trains_on_the_gpu(colored, recipe, run, cuda, monkeypatch):
+    monkeypatch.setattr("hybrid.heads.training.steps.FEW", 4)
+    data = colored((9, 9, 9))
+    for changes in (
+        {"mixup": 0.2, "cutmix": 1.0, "ema_decay": 0.9, "clip_grad": 1.0, "batch_size": 9},
+        {"unfreeze": "1", "unfreeze_every": 1, "backbone": "test_vit", "image_size": 32},
+        {"auto_augment": "rand-m9-mstd0.5"},
+        {"mixed_precision": "off"},
+        {"mixed_precision": "bf16"},
+        {"crop_scale": 1.0, "flip": 0.0, "rotation": 0.0, "color_jitter": 0.0},
+    ):
+        said: list[str] = []
+        settings = recipe(**{"epochs": 3, "balanced_sampling": False} | changes)
+        compute = (
+            cuda
+            if "mixed_precision" not in changes
+            else Compute("cuda", {"off": "fp32"}.get(changes["mixed_precision"], "bf16"), "test")
+        )
+        _, _, log = run(data, settings, compute, say=said.append)
+        assert all(np.isfinite(row.val_loss) for row, *_ in log), changes
+        assert "training steps are captured as CUDA graphs" in said, (changes, said)
