@@ -61,11 +61,8 @@ def info(run: options.Run = options.DEFAULT_RUN) -> None:
     if gate.gate is not None and gate.reason:
         line("gate", f"why not fitted: {gate.reason}")
     if gate.rejector is not None:
-        line(
-            "rejects",
-            f"log-odds of any known class: {gate.rejector.bias:+.2f} {gate.rejector.text:+.2f} x best text evidence "
-            f"{gate.rejector.entropy:+.2f} x entropy of the answer (predict --reject)",
-        )
+        for text in gate.rejector.describe():
+            line("rejects", text)
 
 
 def _classes(layout: Layout, head: HeadInfo | None, fingerprint: str) -> Iterator[str]:

@@ -253,12 +253,23 @@ def _with_rejection(point: OperatingPoint, policy: Policy, p_known: Floats, reje
         accept = rejector.threshold_for_false_accepts(policy.max_false_accept)
         rate = (
             f"lets about {policy.max_false_accept:.0%} of the photos of unknown classes pass, as far as held-out seen "
-            "classes resemble them"
+            f"classes resemble them{_trust(rejector, policy.max_false_accept, accept)}"
         )
     else:
         return point
     note = f"answers none of these where p(known) is under {accept:.3f}: {rate}"
     return replace(point, accept_above=accept, notes=(*point.notes, note))
+
+
+def _trust(rejector: Rejector, rate: float, threshold: float) -> str:
+    """Say how far the asked rate can be trusted, by the classes that were held out in the fit."""
+    worst = rejector.worst_at(threshold)
+    if worst is None:
+        return ""
+    some = f"; a tenth of these {rejector.classes} let {worst:.0%} or more pass"
+    if rate * (rejector.classes + 1) >= 1:
+        return some
+    return f"{some}; with so few, no rate under {1 / (rejector.classes + 1):.0%} can be promised"
 
 
 def _shift_for_loss(gate: AnyGate, evidence: Evidence, target: Indices, loss: float) -> float:

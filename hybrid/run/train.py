@@ -321,6 +321,9 @@ def _report(fitted: FittedGate, say: Say) -> None:
     if fitted.warning:
         say(f"WARNING: {fitted.warning}")
     say(f"gate: {fitted.gate.describe()[0]} (all of it: hybrid info)")
+    if fitted.rejector is not None:
+        for text in fitted.rejector.describe()[1:]:
+            say(text)
 
 
 def _left_out(classes: Sequence[str], store: EmbeddingStore) -> tuple[str, ...]:

@@ -18,7 +18,9 @@ from hybrid.gate.fit import LabeledEvidence
 from hybrid.gate.gate import Gate, UnseenWeights
 from hybrid.gate.rejection import Rejector, fit_rejector
 
-REJECTOR = Rejector(bias=-2.0, text=0.3, entropy=-0.7, unknown=tuple((np.arange(101) / 100).tolist()))
+REJECTOR = Rejector(
+    bias=-2.0, text=0.3, entropy=-0.7, ood_score=-0.4, energy=0.2, unknown=tuple((np.arange(101) / 100).tolist())
+)
 GATE = Gate(unseen=UnseenWeights(similarity=0.4, centered=0.5, predicted=0.2))
 
 
@@ -31,7 +33,9 @@ def test_p_known_by_hand(draw_support, odds):
     text = 0.4 * evidence.similarity + 0.5 * evidence.centered + 0.2 * evidence.predicted
     plain, answer = (np.exp(GATE.fuse(e, *odds).log_probabilities) for e in (evidence, whole))
     for row in range(20):
+        energy = math.log(sum(math.exp(score) for score in evidence.similarity[row]))
         log_odds = -2.0 + 0.3 * max(text[row]) - 0.7 * entropy(plain[row])
+        log_odds += 0.2 * energy - 0.4 * evidence.ood_score[row]
         assert by_name[row] == pytest.approx(1 / (1 + math.exp(-log_odds)), rel=1e-9)
         image_only = sum(answer[row, place] for place in (9, 10))
         assert found[row] == pytest.approx(image_only + (1 - image_only) * by_name[row], rel=1e-9)
@@ -60,6 +64,8 @@ def test_signs_are_bounded(fitted, large):
     found = fit_rejector(Gate(), wrong)
     assert found.text >= 0
     assert found.entropy <= 0
+    assert fitted.rejector.ood_score <= 0
+    assert min(found.energy, fitted.rejector.energy) >= 0
 
 
 def test_it_rejects_classes_that_it_was_not_fitted_on(fitted, large):
@@ -92,8 +98,8 @@ def halves_by_hand(episode: LabeledEvidence):
 
 
 @pytest.fixture
-def fit_call(monkeypatch):
-    """What the rejector hands to the logistic regression, and what it makes of it."""
+def fit_calls(monkeypatch):
+    """What the rejector hands to the logistic regression, and what it makes of it; last the fit that is kept."""
     calls = []
     original = reject.fit_logistic
 
@@ -106,11 +112,11 @@ def fit_call(monkeypatch):
     return calls
 
 
-def test_what_it_is_fitted_on(fit_call, large):
+def test_what_it_is_fitted_on(fit_calls, large):
     """Each episode twice, without either half of the held-out names; seen, named, unknown as 1 : 1 : 2."""
     episodes = large.calibration().episodes
     found = fit_rejector(GATE, episodes)
-    ((features, positive, weights, prior, bounds, numbers),) = fit_call
+    features, positive, weights, prior, bounds, numbers = fit_calls[-1]
     row = 0
     for held, episode in zip(class_folds(8), episodes, strict=True):
         for kept, group in halves_by_hand(episode):
@@ -125,21 +131,75 @@ def test_what_it_is_fitted_on(fit_call, large):
             e = episode.evidence
             text = 0.4 * similarity + 0.5 * e.centered[:, kept] + 0.2 * e.predicted[:, kept]
             np.testing.assert_allclose(features[part, 0], text.max(axis=1), rtol=1e-8)
+            np.testing.assert_allclose(features[part, 2], e.ood_score)
             row += len(group)
     assert row == len(features)
-    assert np.array_equal(prior, np.zeros(3))
-    assert bounds == ((0.0, None), (None, 0.0), (None, None))
-    assert (found.text, found.entropy, found.bias) == tuple(numbers)
-    p_unknown = 1 / (1 + np.exp(-(features[~positive] @ numbers[:2] + numbers[2])))
-    np.testing.assert_allclose(found.unknown, [np.quantile(p_unknown, q / 100) for q in range(101)], atol=1e-6)
+    assert np.array_equal(prior, np.zeros(len(bounds)))
+    assert bounds[:3] == [(0.0, None), (None, 0.0), (None, 0.0)]
+    weights_found = [found.text, found.entropy, found.ood_score, found.energy][: features.shape[1]]
+    assert [*weights_found, found.bias] == numbers.tolist()
 
 
-def test_entropy_is_of_the_answer_without_the_names_that_are_gone(fit_call, make_world):
+def test_false_accept_rates_are_those_of_fits_to_the_other_episodes_class_by_class(fit_calls, large):
+    episodes = large.calibration().episodes
+    found = fit_rejector(GATE, episodes)
+    features, positive, *_ = fit_calls[-1]
+    # The first fits, one per episode, are without that episode; those of the features that were kept.
+    first = 0 if features.shape[1] == 3 else len(episodes)
+    sizes = [2 * len(episode.target) for episode in episodes]
+    passes = {}
+    for number, episode in enumerate(episodes):
+        others, numbers = fit_calls[first + number][0], fit_calls[first + number][-1]
+        assert len(others) == len(features) - sizes[number]
+        part = slice(sum(sizes[:number]), sum(sizes[: number + 1]))
+        p_known = 1 / (1 + np.exp(-(features[part] @ numbers[:-1] + numbers[-1])))
+        unknown, labels = ~positive[part], np.tile(episode.target, 2)
+        for label in set(labels[unknown].tolist()):
+            passes[number, label] = p_known[unknown & (labels == label)]
+    assert found.classes == len(passes) == 8
+    for at in (50, 75, 90, 99):
+        threshold = found.unknown[at]
+        rates = [np.mean(own >= threshold) for own in passes.values()]
+        assert np.mean(rates) == pytest.approx(1 - at / 100, abs=0.02), "every class weighs the same"
+        assert found.worst[at] == pytest.approx(np.quantile(rates, 0.9), abs=0.03)
+    assert found.worst_at(found.unknown[75]) == pytest.approx(found.worst[75])
+
+
+def test_a_rate_leaves_room_for_the_class_to_come():
+    """Of k + 1 classes that might be the new one, k were seen: its own rate may be anything up to 1."""
+    of_nine = msgspec.structs.replace(REJECTOR, classes=9, worst=REJECTOR.unknown[::-1])
+    for rate in (0.15, 0.3, 0.7):
+        seen = 1 - of_nine.threshold_for_false_accepts(rate)
+        assert (9 * seen + 1) / 10 == pytest.approx(rate, abs=1e-9)
+    for rate in (0.1, 0.05):
+        assert of_nine.threshold_for_false_accepts(rate) == pytest.approx(1.0), "nothing that was seen passes"
+    assert REJECTOR.worst_at(0.5) is None
+    assert REJECTOR.describe()[1:] == ()
+    assert "a tenth of the 9 classes that were held out" in of_nine.describe()[1]
+
+
+def test_the_energy_takes_part_where_it_is_worth_it(large):
+    episodes = large.calibration().episodes
+    assert fit_rejector(GATE, episodes).energy == 0
+    # Texts that say nothing of the class, but all of whether there is one.
+    rng = np.random.default_rng(0)
+    made = []
+    for e in episodes:
+        shape = e.evidence.similarity.shape
+        known = np.where(np.arange(shape[1]) == e.target[:, None], 5.0, 0.0)[:, rng.permutation(shape[1])]
+        noise = rng.normal(scale=0.1, size=shape)
+        flat = {name: rng.normal(scale=0.1, size=shape) for name in ("centered", "predicted", "located")}
+        made.append(LabeledEvidence(replace(e.evidence, similarity=known + noise, **flat), e.target))
+    found = fit_rejector(Gate(unseen=UnseenWeights(similarity=0.0, centered=0.5)), made)
+    assert found.energy > 0
+
+
+def test_entropy_is_of_the_answer_without_the_names_that_are_gone(fit_calls, make_world):
     """In a world without other evidence than the text: the prior gate's answer by hand."""
     world = make_world(seen=6)
     (episode,) = world.calibration(held_out=((1, 4),)).episodes
     fit_rejector(Gate(), [episode])
-    features = fit_call[0][0]
+    features = fit_calls[-1][0]
     e = episode.evidence
     for half, named in enumerate((5, 4)):
         for row in (0, 7, 30):
