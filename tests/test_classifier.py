@@ -52,6 +52,7 @@ FITTED = FittedGate(
         baseline=np.zeros(40),
         target=TARGET,
         uniform=(np.arange(40) + 0.5) / 40,
+        posterior=np.zeros((40, 2)),
     ),
 )
 PRIOR = FittedGate(Gate(), FITTED.gaussians, reason="too little to fit a gate on")

@@ -67,9 +67,10 @@ def fit(split: Split) -> Fitted:
         head.logits([], split.val.embeddings),
         evidence.gda,
         evidence.ood_score,
-        evidence.baseline,
         split.val.target,
         uniforms(split.val.embeddings),
+        evidence.baseline,
+        evidence.posterior,
     )
     return Fitted(split, head, gate, found.gaussians, fit_rejector(gate, found.episodes), kept)
 

@@ -104,9 +104,10 @@ def calibrate(
     from threadpoolctl import threadpool_limits
 
     folds = image_folds(validation.target, seed)
-
     sampler = SupportSampler(train, seed)
-    classes = len(texts)
+    classes, both = len(texts), train + validation
+    # Two numbers, chosen by leaving classes out: the same ones in all episodes.
+    gaussians = ClassGaussians.fit(both.embeddings, both.target, classes).with_text_map(texts)
     if fold_logits is None:
         fold_logits = [np.zeros((len(validation), classes - len(held))) for held in held_out]
 
@@ -119,7 +120,7 @@ def calibrate(
         known, images = (replace(part, target=position[part.target]) for part in (train, validation))
         known = known[known.target < seen]
         support = sampler.draw(held, seen) if held else None
-        evidence = out_of_fold(known, images, logits, folds, texts[order], logit_scale, support)
+        evidence = out_of_fold(known, images, logits, folds, texts[order], logit_scale, gaussians.text_map, support)
         return LabeledEvidence(evidence, images.target)
 
     # Each is a hundred products and inverses of small matrices. Threads of BLAS would wait for each other at every one
@@ -127,9 +128,8 @@ def calibrate(
     jobs = [((), head_logits), *zip(held_out, fold_logits, strict=True)]
     with threadpool_limits(1):
         whole, *episodes = ordered_map(scored, jobs, default_workers(), len(jobs))
-    both = train + validation
     return Calibration(
-        ClassGaussians.fit(both.embeddings, both.target, classes),
+        gaussians,
         whole,
         tuple(LabeledEvidence(replace(e.evidence, support=None), e.target) for e in episodes),
         tuple(variant for e in episodes for variant in _variants(e, named=True)),

@@ -16,6 +16,7 @@ from hybrid.gate.gaussians import (
     Floats,
     Indices,
     LabeledEmbeddings,
+    TextMap,
     whitened_directions,
     whitening_metric,
 )
@@ -42,14 +43,20 @@ class Evidence:
         The same after the mean image and the mean text are taken away and the images' spread is evened out.
     predicted : (n, c) float64
         Log-likelihoods by class means that are predicted from the texts.
-    alignment : (s,) float64
-        How well each seen class's text fits its own images, in units of `similarity`.
+    alignment : (n, s) float64
+        How well each seen class's text fits its own images, in units of `similarity`; the same for all images that
+        the same Gaussians score. For gates of version 0.1.0.
     ood_score : (n,) float64
         Out-of-distribution score with regard to the seen classes' Gaussians, over `GDA_SCALE`.
     baseline : (n,) float64
         Log-likelihood under the seen classes together; see `hybrid.gate.support.Likelihood`.
     located : (n, c) float64
         The same under each class alone, if it lies where its text predicts.
+    posterior : (n, s) float64
+        The same under each seen class, if its mean starts where its text predicts and moves with every labeled image.
+    hubness : (n, c) float64
+        How near each text lies to images of seen classes, whatever they show, in units of `similarity`; the same for
+        all images that the same Gaussians score.
     support : SupportEvidence or None
         What labeled images say of classes that the head never learned; None without such classes.
     """
@@ -63,6 +70,8 @@ class Evidence:
     ood_score: Floats
     baseline: Floats
     located: Floats
+    posterior: Floats
+    hubness: Floats
     support: SupportEvidence | None = None
 
     @property
@@ -100,8 +109,8 @@ class Evidence:
         return replace(self.with_texts(slice(self.support.prompted)), support=None)
 
 
-PER_IMAGE = ("head", "gda", "similarity", "centered", "predicted", "ood_score", "baseline", "located")
-PER_TEXT = ("similarity", "centered", "predicted", "located")
+PER_TEXT = ("similarity", "centered", "predicted", "located", "hubness")
+PER_IMAGE = ("head", "gda", *PER_TEXT, "alignment", "ood_score", "baseline", "posterior")
 
 
 class Scorer:
@@ -120,8 +129,8 @@ class Scorer:
 
     Attributes
     ----------
-    alignment : (s,) float64
-        See `Evidence`.
+    likelihood : Likelihood
+        Of seen and named classes.
     seen, unseen, added : int
         Classes of the label space; `added` is the number of unseen ones that were not prompted.
     """
@@ -142,7 +151,8 @@ class Scorer:
         metric = whitening_metric(gaussians.within)
         self._directions = 0.5 * logit_scale * whitened_directions(self._texts - seen.mean(axis=0), metric)
         self._predicted = Discriminant.of(self.likelihood.predicted - gaussians.center, logit_scale * metric)
-        self.alignment = logit_scale * np.einsum("cd,cd->c", seen, gaussians.means)
+        self._alignment = logit_scale * np.einsum("cd,cd->c", seen, gaussians.means)
+        self._hubness = logit_scale * gaussians.hubness(self._texts)
 
     def __call__(
         self, embeddings: NDArray[Any], head_logits: NDArray[Any], baseline: NDArray[Any] | None = None
@@ -166,16 +176,19 @@ class Scorer:
             )
         images = np.asarray(embeddings, np.float64)
         centered = images - self._gaussians.center
+        each = np.ones((len(images), 1))
         return Evidence(
             head=log_softmax(head_logits),
             gda=self._gaussians.logits(images) / GDA_SCALE,
             similarity=self._scale * images @ self._texts.T,
             centered=centered @ self._directions.T,
             predicted=self._predicted(centered),
-            alignment=self.alignment,
+            alignment=each * self._alignment,
             ood_score=self._gaussians.ood_score(images) / GDA_SCALE,
             baseline=self.likelihood.baseline(images) if baseline is None else np.asarray(baseline, np.float64),
             located=self.likelihood.located(images),
+            posterior=self.likelihood.posterior(images),
+            hubness=each * self._hubness,
             support=None if self._support is None else self.likelihood(images, self._support),
         )
 
@@ -187,6 +200,7 @@ def out_of_fold(
     folds: Indices,
     texts: NDArray[Any],
     logit_scale: float,
+    text_map: TextMap,
     support: SupportImages | None = None,
 ) -> Evidence:
     """Score labeled images by Gaussians that do not hold them: cross-fitting.
@@ -200,6 +214,7 @@ def out_of_fold(
     head_logits : (n, s)
     folds : (n,) int
     texts : (c, d)
+    text_map : TextMap
     support : SupportImages, optional
     """
     seen = head_logits.shape[1]
@@ -208,7 +223,8 @@ def out_of_fold(
     for fold in np.unique(folds):
         inside = folds == fold
         known = train + images[~inside & (images.target < seen)]
-        scorer = Scorer(ClassGaussians.fit(known.embeddings, known.target, seen), texts, logit_scale, support)
+        gaussians = ClassGaussians.fit(known.embeddings, known.target, seen, text_map)
+        scorer = Scorer(gaussians, texts, logit_scale, support)
         parts.append(scorer(images.embeddings[inside], head_logits[inside]))
         rows.append(np.flatnonzero(inside))
     back = np.argsort(np.concatenate(rows))
@@ -216,7 +232,7 @@ def out_of_fold(
     own = None
     if supports := [part.support for part in parts if part.support is not None]:
         own = replace(supports[0], likelihood=np.concatenate([part.likelihood for part in supports])[back])
-    return Evidence(**joined, alignment=np.mean([part.alignment for part in parts], axis=0), support=own)
+    return Evidence(**joined, support=own)
 
 
 def zero_shot_logits(embeddings: NDArray[Any], classes: NDArray[Any], logit_scale: float) -> NDArray[np.float32]:

@@ -23,9 +23,11 @@ class SeenWeights(Struct, frozen=True, kw_only=True):
     """Weights of the logits over the seen classes; see `Evidence` for what each one multiplies."""
 
     similarity: float = 0.5
-    alignment: float = 0.15
     head: float = 0.5
     gda: float = field(default=0.1, name="memory")
+    posterior: float = 0.0
+    # Fitted by version 0.1.0 alone; `Gate.hubness` does it better.
+    alignment: float = 0.0
 
 
 class UnseenWeights(Struct, frozen=True, kw_only=True):
@@ -114,6 +116,8 @@ class Gate(Struct, frozen=True, kw_only=True, tag_field="kind", tag="conditional
     seen : SeenWeights
     unseen : UnseenWeights
     gate : GateWeights
+    hubness : float
+        So much of each text's hubness is taken from its similarities.
     head_temperature : float
         The head's logits are divided by it where its uncertainty counts.
     fit : GateFit or None
@@ -123,6 +127,7 @@ class Gate(Struct, frozen=True, kw_only=True, tag_field="kind", tag="conditional
     seen: SeenWeights = SeenWeights()
     unseen: UnseenWeights = UnseenWeights()
     gate: GateWeights = GateWeights()
+    hubness: float = 0.0
     head_temperature: float = 1.0
     support: SupportGate = field(default=SupportGate(), name="shown")
     fit: GateFit | None = None
@@ -212,17 +217,20 @@ class Gate(Struct, frozen=True, kw_only=True, tag_field="kind", tag="conditional
         odds = rest[:, None] + self.gate.unseen_text * (together - np.log(unseen)) + share
         return np.asarray(text[:, added] - together - np.logaddexp(0, -odds))
 
+    def similarity(self, evidence: Evidence) -> Floats:
+        """Zero-shot logits without what each text's hubness adds, (n, c)."""
+        return evidence.similarity - self.hubness * evidence.hubness
+
     def seen_terms(self, evidence: Evidence) -> tuple[Term, ...]:
         """Summands of the unnormalized log-probability of each seen class, the head's first; values (n, s)."""
-        text = evidence.similarity[:, : evidence.seen]
-        alignment = -np.broadcast_to(evidence.alignment, text.shape)
-        return weigh(self.seen, head=evidence.head, similarity=text, alignment=alignment, gda=evidence.gda)
+        text = self.similarity(evidence)[:, : evidence.seen]
+        terms = weigh(self.seen, head=evidence.head, similarity=text, gda=evidence.gda, posterior=evidence.posterior)
+        return terms + weigh(self.seen, alignment=-evidence.alignment) if self.seen.alignment else terms
 
     def text_terms(self, evidence: Evidence) -> tuple[Term, ...]:
         """Summands of the unnormalized log-probability of each class by its text alone; values (n, c)."""
-        return weigh(
-            self.unseen, similarity=evidence.similarity, centered=evidence.centered, predicted=evidence.predicted
-        )
+        text = self.similarity(evidence)
+        return weigh(self.unseen, similarity=text, centered=evidence.centered, predicted=evidence.predicted)
 
     def unseen_terms(self, evidence: Evidence) -> tuple[Term, ...]:
         """`text_terms` of the unseen classes; values (n, c - s)."""
@@ -255,12 +263,14 @@ class Gate(Struct, frozen=True, kw_only=True, tag_field="kind", tag="conditional
             if w.head_uncertainty
             else ""
         )
+        alignment = f", -{s.alignment:.2f} x how well a text fits its own photos" if s.alignment else ""
+        hubness = f"; zero-shot loses {self.hubness:.2f} x how near a text lies to any photo" if self.hubness else ""
         return (
             origin,
             f"among seen classes: {s.head:.2f} x head, {s.similarity:.2f} x zero-shot, {s.gda:.2f} x GDA of the "
-            f"labeled photos, -{s.alignment:.2f} x how well a text fits its own photos",
+            f"labeled photos, {s.posterior:.2f} x GDA that begins at the text{alignment}",
             f"among unseen classes: {u.similarity:.2f} x zero-shot, {u.centered:.2f} x zero-shot after centering, "
-            f"{u.predicted:.2f} x likeness to the class mean predicted from the text",
+            f"{u.predicted:.2f} x likeness to the class mean predicted from the text{hubness}",
             f"log-odds of unseen: {w.bias:+.2f} {w.unseen_text:+.2f} x text evidence for unseen "
             f"{w.seen_text:+.2f} x text evidence for seen {w.seen:+.2f} x evidence for seen with GDA "
             f"{w.ood_score:+.2f} x OOD score{uncertainty}",

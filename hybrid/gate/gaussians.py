@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,11 @@ SHRINKAGE = 0.3
 # Shrinkage to the identity in whitening: a text says little of where exactly the images lie, so that full whitening
 # magnifies directions that it knows nothing of. One value for all data.
 UNWHITENED = 0.9
-# Strength of the ridge regression from texts to class means, in average squared lengths of a centered text.
-RIDGE = 1.0
+# What `TextMap.fit` chooses from.
+RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0)
+SLOPES = (0.0, 0.2, 0.4, 0.6, 0.8)
+# A text's hubness is its mean cosine to so many class means, those that are nearest to it.
+NEAREST = 5
 # How many images the mean that is predicted from a text is worth.
 TEXT_WORTH = 1.0
 
@@ -98,6 +101,42 @@ class Discriminant:
 
 
 @dataclass(frozen=True)
+class TextMap:
+    """How class means are predicted from texts: ridge regression; see `predict_means`.
+
+    Attributes
+    ----------
+    ridge : float
+        Its strength, in average squared lengths of a centered text.
+    slope : float
+        It corrects ``slope`` times the centered text; 0 starts from the center of the images.
+    """
+
+    ridge: float = 1.0
+    slope: float = 0.0
+
+    @classmethod
+    def fit(cls, texts: NDArray[Any], means: Floats, precision: Floats) -> TextMap:
+        """Choose the map that predicts each class best from the others: PRESS, in closed form.
+
+        Parameters
+        ----------
+        texts, means : (k, d)
+            Of the same classes.
+        precision : (d, d)
+            Inverse covariance of images around their class's mean: the metric of the errors.
+        """
+        known = np.ones(len(means), dtype=bool)
+        vectors, offsets = np.asarray(texts, np.float64), means - means.mean(axis=0)
+
+        def loss(text_map: TextMap) -> float:
+            error = offsets - predict_means(vectors, offsets, known, text_map, without_own=True)
+            return float(np.einsum("kd,kd->", error @ precision, error))
+
+        return min((cls(ridge, slope) for ridge in RIDGES for slope in SLOPES), key=loss)
+
+
+@dataclass(frozen=True)
 class ClassGaussians:
     """One mean per class, one covariance that all classes share, and one Gaussian of all images together.
 
@@ -111,15 +150,20 @@ class ClassGaussians:
         Covariance of the images around their class's mean, Ledoit-Wolf shrunk.
     background : Gaussian
         Of all images, whatever their class.
+    text_map : TextMap
+        How texts predict class means.
     """
 
     means: Floats
     counts: Indices
     within: Floats
     background: Gaussian
+    text_map: TextMap = TextMap()
 
     @classmethod
-    def fit(cls, embeddings: NDArray[Any], labels: Indices, classes: int) -> ClassGaussians:
+    def fit(
+        cls, embeddings: NDArray[Any], labels: Indices, classes: int, text_map: TextMap = TextMap()
+    ) -> ClassGaussians:
         """Estimate from labeled images.
 
         Parameters
@@ -129,6 +173,7 @@ class ClassGaussians:
         labels : (n,) int
             Class index, 0 to `classes` - 1.
         classes : int
+        text_map : TextMap
 
         Raises
         ------
@@ -153,12 +198,17 @@ class ClassGaussians:
         means = class_sums(images, labels, classes) / counts[:, None]
         within = _shrunk_covariance(images - means[labels], lost=classes)
         mean = images.mean(axis=0)
-        return cls(means, counts, within, Gaussian(mean, _shrunk_covariance(images - mean, lost=1)))
+        background = Gaussian(mean, _shrunk_covariance(images - mean, lost=1))
+        return cls(means, counts, within, background, text_map)
 
     @cached_property
     def center(self) -> Floats:
         """Mean of the class means, (d,)."""
         return np.asarray(self.means.mean(axis=0))
+
+    def with_text_map(self, texts: NDArray[Any]) -> ClassGaussians:
+        """Take the map that serves the texts (s, d) of these classes best."""
+        return replace(self, text_map=TextMap.fit(texts, self.means, self._precision))
 
     @cached_property
     def _precision(self) -> Floats:
@@ -196,7 +246,17 @@ class ClassGaussians:
         known = np.arange(len(vectors)) < len(self.means)
         offsets = np.zeros_like(vectors)
         offsets[known] = self.means - self.center
-        return self.center + predict_means(vectors, offsets, known)
+        return self.center + predict_means(vectors, offsets, known, self.text_map)
+
+    def hubness(self, texts: NDArray[Any]) -> Floats:
+        """Mean cosine of each text (c, d) to the class means that are nearest to it, (c,).
+
+        Some texts lie near every image and are the answer too often: hubs. After CSLS (Conneau et al. 2018, Word
+        Translation Without Parallel Data), with class means in the place of images, so that no image need be kept.
+        """
+        means = self.means / np.maximum(np.linalg.norm(self.means, axis=1, keepdims=True), 1e-12)
+        nearest = np.sort(np.asarray(texts, np.float64) @ means.T, axis=1)[:, -NEAREST:]
+        return np.asarray(nearest.mean(axis=1))
 
     def save(self, file: Path) -> None:
         """Write as safetensors, float32."""
@@ -207,7 +267,8 @@ class ClassGaussians:
             "background_covariance": self.background.covariance,
         }
         saved = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in tensors.items()}
-        write_tensors(file, saved | {"counts": self.counts.astype(np.int64)})
+        text_map = np.array([self.text_map.ridge, self.text_map.slope])
+        write_tensors(file, saved | {"counts": self.counts.astype(np.int64), "text_map": text_map})
 
     @classmethod
     def load(cls, file: Path) -> ClassGaussians:
@@ -215,7 +276,9 @@ class ClassGaussians:
         names = ("means", "within", "background_mean", "background_covariance", "counts")
         tensors = read_tensors(file, names, "hybrid train-head")
         means, within, *background = (np.asarray(tensors[name], np.float64) for name in names[:-1])
-        return cls(means, tensors["counts"].astype(np.intp), within, Gaussian(*background))
+        # Version 0.1.0 had one map for all runs.
+        text_map = TextMap(*tensors["text_map"].tolist()) if "text_map" in tensors else TextMap()
+        return cls(means, tensors["counts"].astype(np.intp), within, Gaussian(*background), text_map)
 
 
 def read_tensors(file: Path, names: Iterable[str], fix: str) -> dict[str, NDArray[Any]]:
@@ -292,7 +355,7 @@ def whitened_directions(vectors: Floats, metric: Floats) -> Floats:
 
 
 def predict_means(
-    texts: Floats, means: Floats, known: NDArray[np.bool_], *, slope: float = 0.0, without_own: bool = False
+    texts: Floats, means: Floats, known: NDArray[np.bool_], text_map: TextMap, *, without_own: bool = False
 ) -> Floats:
     """Predict class means (c, d) from texts (c, d): kernel ridge regression on the classes whose means are known.
 
@@ -302,25 +365,24 @@ def predict_means(
     means : (c, d)
         Relative to the center of the images; only the known rows are read. So is the result.
     known : (c,) bool
-    slope : float
-        The regression corrects ``slope`` times the centered text; 0 starts from the center of the images.
+    text_map : TextMap
     without_own : bool
         Predict each known class from the others alone (leave one out, in closed form).
     """
     centered = texts - texts[known].mean(axis=0)
-    support, residual = centered[known], means[known] - slope * centered[known]
-    solved = _ridge(support)
+    support, residual = centered[known], means[known] - text_map.slope * centered[known]
+    solved = _ridge(support, text_map.ridge)
     correction = centered @ (solved @ residual)
     if without_own:
         own = np.einsum("kd,dk->k", support, solved)[:, None]
         correction[known] = (correction[known] - own * residual) / (1 - own)
-    return np.asarray(slope * centered + correction)
+    return np.asarray(text_map.slope * centered + correction)
 
 
-def _ridge(support: Floats) -> Floats:
+def _ridge(support: Floats, ridge: float) -> Floats:
     """Matrix (d, k) that turns targets of the rows (k, d) into the weights of a ridge regression on them."""
     k, dim = support.shape
-    penalty = RIDGE * max(np.sum(support**2) / k, 1e-12)
+    penalty = ridge * max(np.sum(support**2) / k, 1e-12)
     # The same matrix twice: the smaller system of equations finds it faster.
     if k < dim:
         return np.asarray(np.linalg.solve(support @ support.T + penalty * np.eye(k), support).T)

@@ -20,6 +20,8 @@ from hybrid.gate.rejection import Rejector, threshold_for_coverage
 Balance = Literal["equal", "half", "natural"]
 # Fields of `CalibrationSet` that have another name in its file.
 TENSORS = {"gda": "memory", "ood_score": "novelty"}
+# Tensors that files of older versions lack.
+LATER = {"baseline", "posterior"}
 
 
 @dataclass(frozen=True)
@@ -79,28 +81,31 @@ class CalibrationSet:
     ----------
     embeddings : (n, d) float32
     head_logits : (n, s) float32
-    gda, ood_score, baseline : (n, s), (n,), (n,) float32
-        By Gaussians that do not hold the image; see `Evidence`. `baseline` is None where an older version wrote it:
-        then the Gaussians of all images give it.
+    gda, ood_score : (n, s), (n,) float32
+        By Gaussians that do not hold the image; see `Evidence`.
     target : (n,) int64
         Seen class index.
     uniform : (n,) float32
         Number in [0, 1) from the content hash.
+    baseline, posterior : (n,), (n, s) float32, or None
+        As `gda`; None where an older version wrote it: then the Gaussians of all images give them.
     """
 
     embeddings: NDArray[Any]
     head_logits: NDArray[Any]
     gda: NDArray[Any]
     ood_score: NDArray[Any]
-    baseline: NDArray[Any] | None
     target: Indices
     uniform: NDArray[Any]
+    baseline: NDArray[Any] | None = None
+    posterior: NDArray[Any] | None = None
 
     def evidence(self, scorer: Scorer) -> Evidence:
         """Score the images in a label space."""
         evidence = scorer(self.embeddings, self.head_logits, self.baseline)
         gda, ood_score = np.asarray(self.gda, np.float64), np.asarray(self.ood_score, np.float64)
-        return replace(evidence, gda=gda, ood_score=ood_score)
+        posterior = evidence.posterior if self.posterior is None else np.asarray(self.posterior, np.float64)
+        return replace(evidence, gda=gda, ood_score=ood_score, posterior=posterior)
 
     def save(self, file: Path) -> None:
         """Write as safetensors."""
@@ -112,9 +117,9 @@ class CalibrationSet:
     @classmethod
     def load(cls, file: Path) -> CalibrationSet:
         """Read what `save` wrote; ArtifactError if it is missing or damaged."""
-        names = {item.name: TENSORS.get(item.name, item.name) for item in fields(cls) if item.name != "baseline"}
-        tensors = read_tensors(file, names.values(), "hybrid fit-gate")
-        return cls(**{field: tensors[name] for field, name in names.items()}, baseline=tensors.get("baseline"))
+        names = {item.name: TENSORS.get(item.name, item.name) for item in fields(cls)}
+        tensors = read_tensors(file, set(names.values()) - LATER, "hybrid fit-gate")
+        return cls(**{field: tensors[name] for field, name in names.items() if name in tensors})
 
 
 def uniform_from_hash(sha256: str) -> float:

@@ -116,6 +116,8 @@ class Likelihood:
         Class means that the texts predict.
     located : Discriminant
         Log-likelihood under each class, if it lies where its text predicts.
+    posterior : Discriminant
+        The same under each seen class with its posterior mean: the average of its images and of an imaginary one.
     """
 
     def __init__(self, gaussians: ClassGaussians, texts: NDArray[Any]) -> None:
@@ -124,6 +126,10 @@ class Likelihood:
         self._precision = np.asarray(np.linalg.inv(shrink_to_identity(within)) * (DIMENSIONS / len(within)))
         self._seen = Discriminant.of(gaussians.means, self._precision)
         self.located = Discriminant.of(self.predicted, self._precision)
+        seen, counts = self.predicted[: len(gaussians.means)], gaussians.counts
+        worth = np.full(len(seen), TEXT_WORTH)
+        means = posterior_means(seen, worth, gaussians.means * counts[:, None], counts)
+        self.posterior = Discriminant.of(means, self._precision)
 
     def baseline(self, images: Floats) -> Floats:
         """Log of the mean likelihood under the seen classes, (n,)."""

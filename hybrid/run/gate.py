@@ -114,4 +114,5 @@ def _calibration_set(images: LabeledImages, head_logits: FloatArray, evidence: E
         baseline=evidence.baseline,
         target=images.target,
         uniform=np.array([uniform_from_hash(sha256) for sha256 in images.hashes]),
+        posterior=evidence.posterior,
     )

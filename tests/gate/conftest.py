@@ -53,7 +53,8 @@ class World:
     @property
     def gaussians(self) -> ClassGaussians:
         both = self.train + self.val
-        return ClassGaussians.fit(both.embeddings, both.target, self.seen)
+        gaussians = ClassGaussians.fit(both.embeddings, both.target, self.seen)
+        return gaussians.with_text_map(self.texts[: self.seen])
 
     @property
     def scorer(self) -> Scorer:
@@ -102,6 +103,7 @@ class World:
             gda=calibration.validation.evidence.gda,
             ood_score=calibration.validation.evidence.ood_score,
             baseline=calibration.validation.evidence.baseline,
+            posterior=calibration.validation.evidence.posterior,
             target=self.val.target,
             uniform=np.random.default_rng(9).random(len(self.val)),
         )
@@ -169,10 +171,12 @@ def draw_evidence() -> Callable[..., Evidence]:
             similarity=5 + 2 * rng.normal(size=(images, seen + unseen)),
             centered=rng.normal(size=(images, seen + unseen)),
             predicted=rng.normal(size=(images, seen + unseen)),
-            alignment=rng.normal(size=seen),
+            alignment=np.broadcast_to(rng.normal(size=seen), (images, seen)),
             ood_score=rng.normal(size=images),
             baseline=rng.normal(size=images),
             located=rng.normal(size=(images, seen + unseen)),
+            posterior=rng.normal(size=(images, seen)),
+            hubness=np.broadcast_to(rng.normal(size=seen + unseen), (images, seen + unseen)),
         )
 
     return draw

@@ -119,9 +119,10 @@ def test_fitting_without_an_image_of_an_unseen_class_beats_the_prior(fitted, lar
 
 
 GATE = Gate(
-    seen=SeenWeights(similarity=0.4, alignment=0.2, head=0.7, gda=0.3),
+    seen=SeenWeights(similarity=0.4, alignment=0.2, head=0.7, gda=0.3, posterior=0.15),
     unseen=UnseenWeights(similarity=0.9, centered=0.2, predicted=0.1),
     gate=GateWeights(bias=0.5, unseen_text=1.1, seen_text=-0.9, seen=-0.2, ood_score=0.6, head_uncertainty=0.8),
+    hubness=0.35,
     head_temperature=1.7,
 )
 
@@ -132,11 +133,13 @@ def test_terms_by_hand(draw_evidence):
     names = ["unseen_text", "seen_text", "seen", "novelty", "doubt", "bias"]
     assert [(t.name, t.weight) for t in terms] == list(zip(names, [1.1, -0.9, -0.2, 0.6, 0.8, 0.5], strict=True))
     np.testing.assert_array_equal(terms[3].value, evidence.ood_score)
-    seen = 0.7 * evidence.head + 0.4 * evidence.similarity[:, :4] - 0.2 * evidence.alignment + 0.3 * evidence.gda
-    text = 0.9 * evidence.similarity + 0.2 * evidence.centered + 0.1 * evidence.predicted
+    similarity = evidence.similarity - 0.35 * evidence.hubness
+    seen = 0.7 * evidence.head + 0.4 * similarity[:, :4] - 0.2 * evidence.alignment + 0.3 * evidence.gda
+    seen += 0.15 * evidence.posterior
+    text = 0.9 * similarity + 0.2 * evidence.centered + 0.1 * evidence.predicted
     np.testing.assert_allclose(total(GATE.seen_terms(evidence)), seen, atol=1e-12)
     np.testing.assert_allclose(total(GATE.text_terms(evidence)), text, atol=1e-12)
-    assert [t.name for t in GATE.seen_terms(evidence)] == ["head", "similarity", "alignment", "memory"]
+    assert [t.name for t in GATE.seen_terms(evidence)] == ["head", "similarity", "memory", "posterior", "alignment"]
     # The head has no say in the evidence for the seen classes: it does not know what it does not know.
     other = replace(evidence, head=evidence.head[:, ::-1])
     np.testing.assert_array_equal(terms[2].value, GATE.terms(other)[2].value)

@@ -90,7 +90,7 @@ def test_what_an_episode_holds(world):
             for part in (world.train[~np.isin(world.train.target, held)], world.val)
         )
         folds, opinion = image_folds(world.val.target), np.zeros((len(val), 4))
-        expected = out_of_fold(train, val, opinion, folds, world.texts[order], 20.0)
+        expected = out_of_fold(train, val, opinion, folds, world.texts[order], 20.0, calibration.gaussians.text_map)
         for name in PER_IMAGE:
             np.testing.assert_allclose(getattr(episode.evidence, name), getattr(expected, name), rtol=1e-9, atol=1e-9)
 
@@ -103,10 +103,11 @@ def test_the_validation_images_are_scored_over_all_seen_classes(world):
     logits = world.head(world.val.embeddings)
     np.testing.assert_allclose(found.evidence.head, log_softmax(logits, axis=1), rtol=1e-9)
     folds = image_folds(world.val.target)
-    expected = out_of_fold(world.train, world.val, logits, folds, world.texts[:6], 20.0)
+    expected = out_of_fold(world.train, world.val, logits, folds, world.texts[:6], 20.0, calibration.gaussians.text_map)
     np.testing.assert_allclose(found.evidence.gda, expected.gda, rtol=1e-9)
     np.testing.assert_array_equal(calibration.gaussians.means, world.gaussians.means)
     np.testing.assert_array_equal(calibration.gaussians.counts, world.gaussians.counts)
+    assert calibration.gaussians.text_map == world.gaussians.text_map
 
 
 def test_heads_of_the_episodes_give_the_logits(world):
@@ -222,6 +223,7 @@ def test_what_the_shots_say_of_the_validation_images(three, named, seed):
     """Likelihoods by Gaussians that hold neither the image's fold nor any image of a held-out class."""
     world, _ = three
     folds = image_folds(world.val.target, seed)
+    text_map = world.gaussians.with_text_map(world.texts[:9]).text_map
     for variant, _, held, support, count in list(variants(three, named, seed))[:9:4]:
         kept = [c for c in range(9) if c not in held]
         texts = world.texts[[*kept, *held]]
@@ -233,6 +235,7 @@ def test_what_the_shots_say_of_the_validation_images(three, named, seed):
             rows = folds == fold
             known = world.train + world.val[~rows]
             known = known[~np.isin(known.target, held)]
-            gaussians = ClassGaussians.fit(known.embeddings, np.searchsorted(kept, known.target), 6)
+            target = np.searchsorted(kept, known.target)
+            gaussians = ClassGaussians.fit(known.embeddings, target, 6, text_map)
             expected = Likelihood(gaussians, texts)(world.val.embeddings[rows], shots).likelihood
             np.testing.assert_allclose(variant.evidence.support.likelihood[rows], expected, rtol=1e-8, atol=1e-8)

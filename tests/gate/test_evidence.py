@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +11,11 @@ import pytest
 from hybrid.errors import GateError
 from hybrid.gate.episodes import image_folds
 from hybrid.gate.evidence import PER_IMAGE, Scorer, out_of_fold, zero_shot_logits
-from hybrid.gate.gaussians import ClassGaussians
+from hybrid.gate.gaussians import ClassGaussians, TextMap
 from hybrid.gate.support import Likelihood
 
 SEEN, SCALE = 6, 20.0
+TEXT_MAP = TextMap(0.3, 0.4)
 
 
 @pytest.fixture
@@ -47,7 +49,21 @@ def test_similarity_and_alignment(world, scored):
     labeled = world.train + world.val
     for c in range(SEEN):
         own = [20 * np.dot(image, world.texts[c]) for image in labeled.embeddings[labeled.target == c]]
-        assert evidence.alignment[c] == pytest.approx(np.mean(own), rel=1e-9)
+        assert evidence.alignment[0, c] == pytest.approx(np.mean(own), rel=1e-9)
+
+
+def test_hubness_by_brute_force(world, scored):
+    """The five class means, of unit length, that lie nearest to the text."""
+    _, evidence = scored
+    directions = [mean / math.sqrt(sum(mean**2)) for mean in world.gaussians.means]
+    for c, text in enumerate(world.texts):
+        nearest = sorted((float(np.dot(text, direction)) for direction in directions), reverse=True)[:5]
+        np.testing.assert_allclose(evidence.hubness[:, c], 20 * sum(nearest) / 5, rtol=1e-9)
+    few = ClassGaussians.fit(world.train.embeddings[:15], world.train.target[:15], 3)
+    np.testing.assert_allclose(
+        few.hubness(few.means[:1]),
+        np.mean(few.means[0] @ np.stack([mean / np.linalg.norm(mean) for mean in few.means]).T),
+    )
 
 
 def plain_whitened_square(within: np.ndarray) -> np.ndarray:
@@ -76,11 +92,13 @@ def test_predicted_means_are_a_ridge_regression_of_scikit_learn(world, scored):
     centered = world.texts - world.texts[:SEEN].mean(axis=0)
     middle = world.gaussians.means.mean(axis=0)
     strength = np.mean([np.sum(text**2) for text in centered[:SEEN]])
-    ridge = Ridge(alpha=strength, fit_intercept=False, solver="cholesky").fit(
-        centered[:SEEN], world.gaussians.means - middle
+    text_map = world.gaussians.text_map
+    assert text_map.slope > 0
+    ridge = Ridge(alpha=text_map.ridge * strength, fit_intercept=False, solver="cholesky").fit(
+        centered[:SEEN], world.gaussians.means - middle - text_map.slope * centered[:SEEN]
     )
     metric = plain_whitened_square(world.gaussians.within)
-    for c, mean in enumerate(ridge.predict(centered)):
+    for c, mean in enumerate(ridge.predict(centered) + text_map.slope * centered):
         for row, image in enumerate(images):
             away, alone = image - middle - mean, image - middle
             expected = -10 * (away @ metric @ away - alone @ metric @ alone)
@@ -93,7 +111,6 @@ def test_a_part_of_the_images(world, scored):
         part = evidence[rows]
         for name in PER_IMAGE:
             assert np.array_equal(getattr(part, name), getattr(evidence, name)[rows])
-        assert np.array_equal(part.alignment, evidence.alignment)
     scorer = Scorer(world.gaussians, world.texts, SCALE)
     single = scorer(images[3:4], world.head(images[3:4]))
     np.testing.assert_allclose(single.centered, evidence.centered[3:4], rtol=1e-9)
@@ -127,16 +144,15 @@ def test_out_of_fold_equals_a_loop_over_images(world):
     """Class 2 plays the unseen: its images are in no Gaussian, and no image is in one that scores it."""
     folds, own, logits = image_folds(world.val.target), world.val.target == 2, world.head(world.val.embeddings)
     for target in (world.val.target, np.where(own, 7, world.val.target)):
-        found = out_of_fold(world.train, replace(world.val, target=target), logits, folds, world.texts, SCALE)
-        alignments = []
+        images = replace(world.val, target=target)
+        found = out_of_fold(world.train, images, logits, folds, world.texts, SCALE, TEXT_MAP)
         for fold in range(5):
             known = world.train + world.val[(folds != fold) & (target < SEEN)]
-            scorer = Scorer(ClassGaussians.fit(known.embeddings, known.target, SEEN), world.texts, SCALE)
-            alignments.append(scorer.alignment)
+            gaussians = ClassGaussians.fit(known.embeddings, known.target, SEEN, TEXT_MAP)
+            scorer = Scorer(gaussians, world.texts, SCALE)
             assert (folds == fold).any()
             for row in np.flatnonzero(folds == fold):
                 expected = scorer(world.val.embeddings[row : row + 1], logits[row : row + 1])
                 for name in PER_IMAGE:
                     one, other = getattr(found, name)[row], getattr(expected, name)[0]
                     np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-8)
-        np.testing.assert_allclose(found.alignment, np.mean(alignments, axis=0), rtol=1e-9)

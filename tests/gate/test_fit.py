@@ -16,9 +16,10 @@ from hybrid.gate.fit import Choice, LabeledEvidence, fit_choice, fit_gate, fit_l
 from hybrid.gate.gate import Gate, GateFit, GateWeights, SeenWeights, UnseenWeights
 
 TRUE = Gate(
-    seen=SeenWeights(similarity=0.4, alignment=0.3, head=0.7, gda=0.5),
+    seen=SeenWeights(similarity=0.4, head=0.7, gda=0.5, posterior=0.3),
     unseen=UnseenWeights(similarity=0.5, centered=0.6, predicted=0.3),
     gate=GateWeights(bias=1.5, unseen_text=0.8, seen_text=-0.6, seen=-0.4, ood_score=0.7),
+    hubness=0.25,
 )
 
 
@@ -49,7 +50,7 @@ def numbers(gate: Gate) -> np.ndarray:
     s, u, g = gate.seen, gate.unseen, gate.gate
     return np.array(
         [
-            *(s.similarity, s.alignment, s.head, s.gda),
+            *(s.similarity, s.head, s.gda, s.posterior),
             *(u.similarity, u.centered, u.predicted),
             *(g.unseen_text, g.seen_text, g.seen, g.ood_score, g.head_uncertainty, g.bias),
         ]
@@ -61,19 +62,21 @@ def test_the_search_ends_at_a_minimum(simulate):
     validation, episodes = simulate(80)
     gate = fit_gate(validation, episodes)
     assert gate.fit == GateFit(images=80, classes=5, episodes=2, folds="memory")
+    assert (gate.hubness, gate.seen.alignment) == (0.25, 0.0)
     e, rows = validation.evidence, np.arange(80)
 
     def seen_loss(w: np.ndarray) -> float:
-        logits = w[0] * e.similarity - w[1] * e.alignment + w[2] * e.head + w[3] * e.gda
+        logits = w[0] * (e.similarity - 0.25 * e.hubness) + w[1] * e.head + w[2] * e.gda + w[3] * e.posterior
         nll = logsumexp(logits, axis=1) - logits[rows, validation.target]
-        return nll.sum() + 0.5 * np.sum((w - [0.5, 0.15, 0.5, 0.1]) ** 2)
+        return nll.sum() + 0.5 * np.sum((w - [0.5, 0.5, 0.1, 0.0]) ** 2)
 
     def unseen_loss(w: np.ndarray) -> float:
         total = 0.5 * np.sum((w - [1, 0, 0]) ** 2)
         for episode in episodes:
             for row in np.flatnonzero(episode.target >= 4):
                 e = episode.evidence
-                logits = w[0] * e.similarity[row, 4:] + w[1] * e.centered[row, 4:] + w[2] * e.predicted[row, 4:]
+                text = e.similarity[row, 4:] - 0.25 * e.hubness[row, 4:]
+                logits = w[0] * text + w[1] * e.centered[row, 4:] + w[2] * e.predicted[row, 4:]
                 total += logsumexp(logits) - logits[episode.target[row] - 4]
         return total
 
@@ -168,7 +171,9 @@ def test_a_search_that_does_not_converge_is_an_error(simulate, monkeypatch, numb
     assert caught.value.got
 
 
-@pytest.mark.parametrize("name", ["head", "gda", "similarity", "alignment", "centered", "predicted", "ood_score"])
+@pytest.mark.parametrize(
+    "name", ["head", "gda", "similarity", "posterior", "hubness", "centered", "predicted", "ood_score"]
+)
 @pytest.mark.filterwarnings("ignore:invalid value")
 def test_evidence_that_is_not_finite_is_an_error(simulate, name):
     validation, episodes = simulate(40)

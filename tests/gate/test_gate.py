@@ -20,13 +20,14 @@ from hybrid.labels.prompts import Templates
 from hybrid.run.files import GateInfo, read_json, write_json
 
 GATE = Gate(
-    seen=SeenWeights(similarity=0.7, alignment=0.3, head=0.6, gda=0.2),
+    seen=SeenWeights(similarity=0.7, alignment=0.3, head=0.6, gda=0.2, posterior=0.15),
     unseen=UnseenWeights(similarity=0.5, centered=0.4, predicted=0.25),
     gate=GateWeights(bias=-0.4, unseen_text=0.9, seen_text=-0.5, seen=-0.35, ood_score=0.8, head_uncertainty=1.3),
+    hubness=0.35,
     head_temperature=1.7,
     fit=GateFit(images=120, classes=4, episodes=5, folds="frozen"),
 )
-PER_CLASS = ("similarity", "centered", "predicted")
+PER_CLASS = ("similarity", "centered", "predicted", "hubness")
 
 
 def softmax(row: list[float]) -> list[float]:
@@ -35,15 +36,25 @@ def softmax(row: list[float]) -> list[float]:
     return [power / sum(powers) for power in powers]
 
 
+def similarity(gate: Gate, e: Evidence, row: int, c: int) -> float:
+    return e.similarity[row, c] - gate.hubness * e.hubness[row, c]
+
+
 def by_hand(gate: Gate, e: Evidence, row: int, log_odds: float = 0.0) -> tuple[float, list[float]]:
     """p(unseen) and the answer of one image, no arrays."""
     s, u, g = gate.seen, gate.unseen, gate.gate
     seen, every = range(e.seen), range(e.classes)
     text = [
-        u.similarity * e.similarity[row, c] + u.centered * e.centered[row, c] + u.predicted * e.predicted[row, c]
+        u.similarity * similarity(gate, e, row, c) + u.centered * e.centered[row, c] + u.predicted * e.predicted[row, c]
         for c in every
     ]
-    plain = [s.similarity * e.similarity[row, c] - s.alignment * e.alignment[c] + s.gda * e.gda[row, c] for c in seen]
+    plain = [
+        s.similarity * similarity(gate, e, row, c)
+        - s.alignment * e.alignment[row, c]
+        + s.gda * e.gda[row, c]
+        + s.posterior * e.posterior[row, c]
+        for c in seen
+    ]
     uncertainty = -max(math.log(p) for p in softmax([e.head[row, c] / gate.head_temperature for c in seen]))
 
     def evidence_for(group: list[float]) -> float:
@@ -112,7 +123,8 @@ def test_without_unseen_classes_it_is_the_softmax_over_the_seen(draw_evidence):
     evidence = draw_evidence(6, unseen=0)
     fused = GATE.fuse(evidence, 2.0)
     assert np.array_equal(fused.p_unseen, np.zeros(20))
-    logits = 0.7 * evidence.similarity - 0.3 * evidence.alignment + 0.6 * evidence.head + 0.2 * evidence.gda
+    logits = 0.7 * (evidence.similarity - 0.35 * evidence.hubness) - 0.3 * evidence.alignment + 0.6 * evidence.head
+    logits += 0.2 * evidence.gda + 0.15 * evidence.posterior
     for row in range(20):
         np.testing.assert_allclose(np.exp(fused.log_probabilities[row]), softmax(logits[row].tolist()), rtol=1e-10)
 
@@ -141,7 +153,8 @@ def test_it_is_kept_as_plain_numbers(tmp_path, draw_evidence):
     write_json(file, GateInfo(gate=GATE, encoder_identity="e", head_sha256="h", templates=templates))
     plain = json.loads(file.read_text())["gate"]
     assert plain["kind"] == "conditional"
-    assert plain["seen"] == {"similarity": 0.7, "alignment": 0.3, "head": 0.6, "memory": 0.2}
+    assert plain["seen"] == {"similarity": 0.7, "alignment": 0.3, "head": 0.6, "memory": 0.2, "posterior": 0.15}
+    assert plain["hubness"] == 0.35
     assert plain["gate"]["novelty"] == 0.8
     assert plain["fit"] == {"photos": 120, "classes": 4, "episodes": 5, "folds": "frozen"}
     found = read_json(file, GateInfo).gate
@@ -152,14 +165,18 @@ def test_it_is_kept_as_plain_numbers(tmp_path, draw_evidence):
 
 def test_describe_has_every_number():
     text = " ".join(GATE.describe())
-    for value in ("0.70", "0.30", "0.60", "0.20", "0.50", "0.40", "0.25", "-0.40", "+0.90", "-0.50", "-0.35", "+0.80"):
+    for value in ("0.70", "0.30", "0.60", "0.20", "0.15", "0.50", "0.40", "0.25", "-0.40", "+0.90", "-0.50", "-0.35"):
         assert value in text
+    assert "+0.80" in text
+    assert "loses 0.35 x how near" in text
     assert "120 validation photos of 4 seen classes in 5 class-held-out episodes" in text
     assert "frozen" in text
     assert "+1.30 x head uncertainty at temperature 1.7" in text
     text = " ".join(Gate().describe())
     assert "not fitted: the documented prior" in text
     assert "uncertainty" not in text
+    assert "loses" not in text
+    assert "fits its own photos" not in text
 
 
 # The registry

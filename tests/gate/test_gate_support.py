@@ -23,9 +23,10 @@ SUPPORT = SupportGate(
     boost=2.5,
 )
 GATE = Gate(
-    seen=SeenWeights(similarity=0.7, alignment=0.3, head=0.6, gda=0.2),
+    seen=SeenWeights(similarity=0.7, alignment=0.3, head=0.6, gda=0.2, posterior=0.15),
     unseen=UnseenWeights(similarity=0.5, centered=0.4, predicted=0.25),
     gate=GateWeights(bias=-0.4, unseen_text=0.9, seen_text=-0.5, seen=-0.35, ood_score=0.8, head_uncertainty=1.3),
+    hubness=0.35,
     head_temperature=1.7,
     support=SUPPORT,
 )

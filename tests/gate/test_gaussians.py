@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -14,6 +17,7 @@ from sklearn.linear_model import Ridge
 from hybrid.errors import ArtifactError, GateError
 from hybrid.gate.gaussians import (
     ClassGaussians,
+    TextMap,
     class_sums,
     ledoit_wolf,
     posterior_means,
@@ -129,13 +133,15 @@ def test_class_sums_by_hand():
 
 def test_what_was_saved_says_the_same(make_world, gaussians, tmp_path):
     test = make_world().test.embeddings
+    gaussians = replace(gaussians, text_map=TextMap(0.3, 0.8))
     gaussians.save(tmp_path / "memory.safetensors")
-    names = {"means", "within", "background_mean", "background_covariance", "counts"}
+    names = {"means", "within", "background_mean", "background_covariance", "counts", "text_map"}
     assert set(load_file(tmp_path / "memory.safetensors")) == names
     found = ClassGaussians.load(tmp_path / "memory.safetensors")
     np.testing.assert_allclose(found.logits(test), gaussians.logits(test), rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(found.ood_score(test), gaussians.ood_score(test), rtol=1e-3, atol=1e-3)
     assert found.counts.tolist() == gaussians.counts.tolist()
+    assert found.text_map == TextMap(0.3, 0.8)
 
 
 def test_half_precision_embeddings_are_scored_in_double(make_world, gaussians):
@@ -191,25 +197,25 @@ def drawn(request):
     return texts, means, known
 
 
-def fit_ridge(texts: np.ndarray, means: np.ndarray, rows: np.ndarray, all_known: np.ndarray, slope: float):
+def fit_ridge(texts, means, rows, all_known, text_map: TextMap) -> np.ndarray:
     """Ridge on some classes; center and strength are those of all known ones."""
     centered = texts - texts[all_known].mean(axis=0)
     strength = np.mean([text @ text for text in centered[all_known]])
-    ridge = Ridge(alpha=strength, fit_intercept=False, solver="cholesky")
+    ridge, slope = Ridge(alpha=text_map.ridge * strength, fit_intercept=False, solver="cholesky"), text_map.slope
     return ridge.fit(centered[rows], means[rows] - slope * centered[rows]).predict(centered) + slope * centered
 
 
-@pytest.mark.parametrize("slope", [0.0, 0.3, -1.0])
-def test_it_is_scikit_learns_ridge_on_the_residual(drawn, slope):
+@pytest.mark.parametrize("text_map", [TextMap(), TextMap(0.2, 0.3), TextMap(4.0, -1.0)])
+def test_it_is_scikit_learns_ridge_on_the_residual(drawn, text_map):
     """Leaving each class out is a refit; classes without a mean stay as they are."""
     texts, means, known = drawn
     given = [part.copy() for part in drawn]
-    plain = predict_means(texts, means, known, slope=slope)
-    found = predict_means(texts, means, known, slope=slope, without_own=True)
-    np.testing.assert_allclose(plain, fit_ridge(texts, means, known, known, slope), rtol=1e-9, atol=1e-12)
+    plain = predict_means(texts, means, known, text_map)
+    found = predict_means(texts, means, known, text_map, without_own=True)
+    np.testing.assert_allclose(plain, fit_ridge(texts, means, known, known, text_map), rtol=1e-9, atol=1e-12)
     for c in range(CLASSES):
         rows = known & (np.arange(CLASSES) != c)
-        expected = fit_ridge(texts, means, rows, known, slope)[c]
+        expected = fit_ridge(texts, means, rows, known, text_map)[c]
         np.testing.assert_allclose(found[c], expected, rtol=1e-9, atol=1e-12)
         assert np.allclose(found[c], plain[c]) == (not known[c])
     for before, after in zip(given, drawn, strict=True):
@@ -223,12 +229,38 @@ def test_one_known_class_or_one_text_teaches_nothing(drawn, without_own):
     texts, means, several = drawn
     known = np.arange(CLASSES) == 2
     for slope in (0.0, 0.5):
-        found = predict_means(texts, means, known, slope=slope, without_own=without_own)
-        alone = predict_means(texts[2:3], means[2:3], known[2:3], slope=slope, without_own=without_own)
+        found = predict_means(texts, means, known, TextMap(slope=slope), without_own=without_own)
+        alone = predict_means(texts[2:3], means[2:3], known[2:3], TextMap(slope=slope), without_own=without_own)
         np.testing.assert_allclose(found, slope * (texts - texts[2]), atol=1e-12)
         np.testing.assert_allclose(alone, np.zeros_like(texts[:1]), atol=1e-12)
-    found = predict_means(np.broadcast_to(texts[0], texts.shape), means, several, without_own=without_own)
+    found = predict_means(np.broadcast_to(texts[0], texts.shape), means, several, TextMap(), without_own=without_own)
     np.testing.assert_allclose(found, 0, atol=1e-12)
+
+
+def test_the_chosen_map_has_the_least_error_of_leaving_classes_out():
+    """Each class predicted by a refit on the others, errors measured by Mahalanobis distance, one pair at a time."""
+    chosen = set()
+    for seed, dim in ((0, 5), (1, 5), (2, 12), (3, 12), (4, 5), (5, 20)):
+        rng = np.random.default_rng(seed)
+        texts, strength = rng.normal(size=(8, dim)), (0.0, 0.5, 1.0, 3.0)[seed % 4]
+        means = strength * texts + 0.4 * rng.normal(size=(8, dim)) + 2.0
+        factor = rng.normal(size=(dim, dim))
+        covariance = factor @ factor.T + 0.1 * np.eye(dim)
+        offsets, every = means - means.mean(axis=0), np.ones(8, bool)
+
+        def loss(pair, texts=texts, offsets=offsets, covariance=covariance, every=every):
+            total = 0.0
+            for c in range(8):
+                others = np.arange(8) != c
+                error = offsets[c] - fit_ridge(texts, offsets, others, every, TextMap(*pair))[c]
+                total += error @ np.linalg.solve(covariance, error)
+            return total
+
+        pairs = itertools.product((0.1, 0.3, 1.0, 3.0, 10.0), (0.0, 0.2, 0.4, 0.6, 0.8))
+        found = TextMap.fit(texts, means, np.linalg.inv(covariance))
+        assert found == TextMap(*min(pairs, key=loss))
+        chosen.add(found)
+    assert len(chosen) > 3
 
 
 def test_posterior_means_by_hand():

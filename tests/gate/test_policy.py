@@ -212,7 +212,7 @@ def test_a_coverage_that_the_images_do_not_carry(fitted, large):
 def test_evidence_keeps_what_was_scored_out_of_fold(fitted, scorer):
     held = fitted.calibration_set
     evidence, plain = held.evidence(scorer), scorer(held.embeddings, held.head_logits)
-    for name in ("gda", "ood_score", "baseline"):
+    for name in ("gda", "ood_score", "baseline", "posterior"):
         np.testing.assert_array_equal(getattr(evidence, name), getattr(held, name))
         assert not np.allclose(getattr(plain, name), getattr(held, name))
     for name in ("head", "similarity", "centered", "predicted"):
@@ -223,19 +223,20 @@ def test_evidence_keeps_what_was_scored_out_of_fold(fitted, scorer):
 def test_it_is_read_as_it_was_written(fitted, large, tmp_path):
     file, held = tmp_path / "held_out.safetensors", fitted.calibration_set
     held.save(file)
-    names = {"embeddings", "head_logits", "memory", "novelty", "baseline", "target", "uniform"}
+    names = {"embeddings", "head_logits", "memory", "novelty", "baseline", "posterior", "target", "uniform"}
     assert set(load_file(file)) == names
     found = CalibrationSet.load(file)
     for item in fields(CalibrationSet):
         np.testing.assert_allclose(getattr(found, item.name), getattr(held, item.name), rtol=1e-6)
         assert getattr(found, item.name).dtype == (np.int64 if item.name == "target" else np.float32)
-    # One of an older version takes the baseline of all images.
-    replace(held, baseline=None).save(file)
+    # One of an older version takes what the Gaussians of all images say.
+    replace(held, baseline=None, posterior=None).save(file)
     old, scorer = CalibrationSet.load(file), large.scorer
     assert old.baseline is None
-    expected = scorer(old.embeddings, old.head_logits).baseline
-    np.testing.assert_array_equal(old.evidence(scorer).baseline, expected)
-    assert not np.allclose(held.evidence(scorer).baseline, expected)
+    expected = scorer(old.embeddings, old.head_logits)
+    for name in ("baseline", "posterior"):
+        np.testing.assert_array_equal(getattr(old.evidence(scorer), name), getattr(expected, name))
+        assert not np.allclose(getattr(held.evidence(scorer), name), getattr(expected, name))
 
 
 def test_one_that_cannot_be_read(fitted, tmp_path):

@@ -203,7 +203,7 @@ def test_entropy_is_of_the_answer_without_the_names_that_are_gone(fit_calls, mak
     e = episode.evidence
     for half, named in enumerate((5, 4)):
         for row in (0, 7, 30):
-            seen = 0.5 * e.similarity[row, :4] - 0.15 * e.alignment + 0.5 * e.head[row] + 0.1 * e.gda[row]
+            seen = 0.5 * e.similarity[row, :4] + 0.5 * e.head[row] + 0.1 * e.gda[row]
             seen = np.exp(seen) / np.exp(seen).sum()
             odds = e.similarity[row, named] - np.log(np.mean(np.exp(e.similarity[row, :4])))
             p = 1 / (1 + np.exp(-odds))

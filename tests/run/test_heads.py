@@ -77,6 +77,7 @@ def fitted(seed: int = 0) -> FittedGate:
         baseline=rng.normal(size=4),
         target=np.array([0, 1, 2, 0]),
         uniform=rng.random(4),
+        posterior=rng.normal(size=(4, 3)),
     )
     return FittedGate(GATE, ClassGaussians.fit(rng.normal(size=(9, 5)), np.arange(9) % 3, 3), REJECTOR, calibration_set)
 

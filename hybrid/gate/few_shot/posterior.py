@@ -14,6 +14,7 @@ from hybrid.gate.gaussians import (
     Discriminant,
     Floats,
     Indices,
+    TextMap,
     ledoit_wolf,
     posterior_means,
     predict_means,
@@ -24,7 +25,7 @@ from hybrid.gate.gaussians import (
 
 # A class's mean image lies this many times as far from the center of all as its text does, in the same direction,
 # before the ridge regression corrects it: what serves where few classes have images.
-SLOPE = 0.3
+TEXT_MAP = TextMap(slope=0.3)
 # One imaginary image at the usual squared distance from its class mean: identical images would leave no spread.
 USUAL_SPREAD = 0.2
 # Weights of cosine, centered cosine and discriminant where the images cannot say, and how many images that is worth.
@@ -84,7 +85,7 @@ class _Model:
             nothing = np.zeros_like(texts)
             return cls(texts, np.zeros(dim), nothing, Discriminant(nothing, np.zeros(len(texts))))
         center = shots.means[shots.support].mean(axis=0)
-        predicted = center + predict_means(texts, shots.means - center, shots.support, slope=SLOPE, without_own=True)
+        predicted = center + predict_means(texts, shots.means - center, shots.support, TEXT_MAP, without_own=True)
         # A class without a text has nothing that speaks for its mean but its images.
         worth = np.where(shots.named, TEXT_WORTH, 0.0)
         means = posterior_means(predicted, worth, shots.sums, shots.counts)

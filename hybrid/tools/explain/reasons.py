@@ -25,6 +25,7 @@ CLASS_MEANINGS = {
     "similarity": "zero-shot similarity to the text",
     "alignment": "how well the text fits its class's photos",
     "memory": "Gaussian discriminant analysis of the labeled photos",
+    "posterior": "Gaussian discriminant analysis that begins where the text says",
     "centred": "zero-shot similarity after centering",
     "predicted": "likeness to the class mean predicted from the text",
     "shown": "the class's support photos",

@@ -71,5 +71,5 @@ def test_support_images_are_in_the_words():
 
 def test_every_term_that_the_gate_may_give_has_words():
     assert set(MEANINGS) == {"unseen_text", "seen_text", "seen", "novelty", "doubt", "bias", "shown", "prior"}
-    classes = {"head", "similarity", "alignment", "memory", "centred", "predicted", "shown"}
+    classes = {"head", "similarity", "alignment", "memory", "posterior", "centred", "predicted", "shown"}
     assert set(CLASS_MEANINGS) == classes
