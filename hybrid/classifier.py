@@ -51,6 +51,8 @@ class HybridClassifier:
         Expected share of images of unseen classes, rejection, prediction sets.
     precision, device : str
         See `hybrid.device.resolve`.
+    decoder : str
+        What decodes images, as `hybrid.images.decoders.choose_decoder` takes it.
     seed : int
         Of the validation cut and the training.
     strict_names : bool
@@ -81,10 +83,11 @@ class HybridClassifier:
         policy: Policy | None = None,
         precision: str = "auto",
         device: str = "auto",
+        decoder: str = "auto",
         seed: int = 0,
         strict_names: bool = False,
     ) -> None:
-        self.strict_names = strict_names
+        self.strict_names, self.decoder = strict_names, decoder
         self.encoder, self.prompts, self.pretrained, self.head = encoder, prompts, pretrained, head
         self.templates, self.policy, self.precision, self.device, self.seed = templates, policy, precision, device, seed
 
@@ -101,6 +104,7 @@ class HybridClassifier:
         regions: Regions | None = None,
         few_shot: str | None = None,
         strict_names: bool = False,
+        decoder: str = "auto",
     ) -> Self:
         """Load what the run folder holds and join it with the named classes.
 
@@ -125,6 +129,9 @@ class HybridClassifier:
             Without a head: which of `hybrid.gate.few_shot.registry.EXPERTS` joins names and images; `notes` say which.
         strict_names : bool
             Prompts that are a class in another spelling, or nearly one, are an error instead of a note.
+        decoder : str
+            What decodes images, as `hybrid.images.decoders.choose_decoder` takes it; ``auto``: what the run's index was
+            made with, else nvJPEG on CUDA.
 
         Raises
         ------
@@ -132,7 +139,17 @@ class HybridClassifier:
             If parts are missing or do not fit together.
         """
         named = prompt_set(prompts)
-        state = load_run(Path(run), named, templates, encoder, device, regions, few_shot, strict_names=strict_names)
+        state = load_run(
+            Path(run),
+            named,
+            templates,
+            encoder,
+            device,
+            regions,
+            few_shot,
+            strict_names=strict_names,
+            decoder=decoder,
+        )
         return cls.of(state, policy)
 
     @classmethod
@@ -178,6 +195,7 @@ class HybridClassifier:
             pretrained=self.pretrained,
             precision=self.precision,
             device=self.device,
+            decoder=self.decoder,
         )
         summary = run.index_labeled(images, labels)
         for path, reason in summary.unreadable:

@@ -37,6 +37,7 @@ def add_class(
         ),
     ] = None,
     precision: options.Precision = None,
+    decoder: options.Decoder = "auto",
     batch: options.BatchOptions,
     wait: options.Wait = True,
     device: options.Device = "auto",
@@ -45,7 +46,7 @@ def add_class(
     from hybrid.cli import show
     from hybrid.images.sources import scan
 
-    opened = options.EncoderOptions(precision=precision).open(run, device, wait=wait)
+    opened = options.EncoderOptions(precision=precision, decoder=decoder).open(run, device, wait=wait)
     found = scan(photos, labeled=False) if photos else None
     show.note(*(found.notes if found else ()))
     summary = opened.add_class(

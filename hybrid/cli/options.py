@@ -103,6 +103,13 @@ Pretrained = Annotated[
 Precision = Annotated[
     str | None, typer.Option(help="auto, fp32, bf16 or fp16: how the encoder computes.  [default: auto]")
 ]
+Decoder = Annotated[
+    str,
+    typer.Option(
+        help="What decodes photos: auto, cpu, nvjpeg (a GPU), libjpeg-turbo or pillow. auto: as for the run's index, "
+        "else nvjpeg on CUDA."
+    ),
+]
 Prior = Annotated[float | None, typer.Option(help="Expected share of photos of unseen classes, 0 to 1.")]
 Balance = Annotated[
     str | None,
@@ -185,6 +192,7 @@ class EncoderOptions:
     encoder: Encoder = None
     pretrained: Pretrained = None
     precision: Precision = None
+    decoder: Decoder = "auto"
 
     def open(self, folder: Path, device: str, *, wait: bool = True) -> OpenRun:
         """Give a run that uses this encoder and says its notes on stderr; `wait` as `Wait` has it."""
@@ -197,6 +205,7 @@ class EncoderOptions:
             pretrained=self.pretrained,
             precision=self.precision,
             device=device,
+            decoder=self.decoder,
             say=show.note,
             wait=wait,
         )

@@ -42,6 +42,7 @@ def predict(
     from hybrid.cli.load import load_classifier, read_by
     from hybrid.cli.outputs import PICTURE, PREDICTIONS, Outputs
     from hybrid.cli.write import format_of, writer_of
+    from hybrid.encoders.base import decoder_of
     from hybrid.images.decoders import choose_decoder
     from hybrid.images.sources import scan
 
@@ -53,7 +54,8 @@ def predict(
     outputs.file("--grid", grid, PICTURE)
     show.note(*found.notes)
     classifier = load_classifier(run, policy, encoder, device, answer.regions)
-    show.note(choose_decoder()[1])
+    if decoder_of(classifier.encoder) is None:
+        show.note(choose_decoder()[1])
     evidence = _Evidence(run.run, classifier) if explain_neighbors else None
     drawn: list[tuple[ImageRecord, Prediction]] = []
     unreadable = list(found.unread)

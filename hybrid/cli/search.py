@@ -59,7 +59,8 @@ def search(
     format_of(output)
     outputs.file("--out", output.out, HITS)
     outputs.file("--sheet", sheet, PICTURE)
-    encoder = load_encoder(read_run(layout).encoder, device)
+    info = read_run(layout)
+    encoder = load_encoder(info.encoder, device, index=info.encoder_fingerprint)
     show.note(*encoder.notes)
     query = image_query(encoder, record) if record else None
     embedding = query.embedding if query else _text(encoder, str(text), templates)

@@ -87,7 +87,8 @@ def train_head(
     old = {"pretrained": pretrained, "image_size": image_size}
     settings = load_recipe(recipe, set_ or (), flags | _warn_of_old(old, say))
     layout = Layout(run)
-    encoder = load_encoder(read_run(layout).encoder, device)
+    made = read_run(layout)
+    encoder = load_encoder(made.encoder, device, index=made.encoder_fingerprint)
     for line in encoder.notes:
         say(line)
     limit_to = read_names(classes) if classes else None

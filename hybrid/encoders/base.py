@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from hybrid.images.records import ImageRecord
 
 if TYPE_CHECKING:
+    from hybrid.images.decoders import AnyDecoder
     from hybrid.images.preprocess import AnyImage
 
 FloatArray = NDArray[np.float32]
@@ -30,7 +31,8 @@ class Encoder(Protocol):
     identity : str
         Hash of model, weights and preprocessing; a gate or linear head serves one identity.
     fingerprint : str
-        Hash of identity and precision; stored vectors are never shared between two fingerprints.
+        Hash of identity, precision and what decodes the images; stored vectors are never shared between two
+        fingerprints.
     dim : int
         Length of an embedding.
     logit_scale : float
@@ -71,6 +73,36 @@ class Encoder(Protocol):
 
     def encode_texts(self, texts: Sequence[str]) -> FloatArray:
         """Embed texts, shape (n, dim)."""
+
+
+@runtime_checkable
+class DecodesImages(Protocol):
+    """What an encoder offers besides, if images may be decoded for it on its device.
+
+    Attributes
+    ----------
+    decoder : AnyDecoder or None
+        What decodes them; None: the default one, on the CPU.
+    """
+
+    decoder: AnyDecoder | None
+
+    def decoding_by(self, name: str, index: str | None = None) -> Encoder:
+        """Give this encoder with a decoder and the fingerprint that its vectors then have.
+
+        Parameters
+        ----------
+        name : str
+            As `hybrid.images.decoders.choose_decoder` takes it. ``auto`` gives vectors that may join those of `index`,
+            if a decoder of this machine does.
+        index : str, optional
+            Fingerprint of the vectors that a run has.
+        """
+
+
+def decoder_of(encoder: Encoder) -> AnyDecoder | None:
+    """Give the decoder that an encoder wants for its images; None for the default one."""
+    return encoder.decoder if isinstance(encoder, DecodesImages) else None
 
 
 @runtime_checkable

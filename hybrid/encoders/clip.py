@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 
 from hybrid.config import LARGEST_SETTINGS, EncoderSettings
-from hybrid.device import Compute, OomBackoff, resolve, suggest_batch
+from hybrid.device import PRECISIONS, Compute, OomBackoff, resolve, suggest_batch
 from hybrid.encoders.base import FloatArray, expand_user, fingerprint, unit_norm
 from hybrid.encoders.fast_path import ImageTower
 from hybrid.encoders.hub import find_cached, require_network
@@ -26,6 +27,7 @@ from hybrid.encoders.registry import known_encoders
 from hybrid.encoders.weights import is_safetensors, refuse_code
 from hybrid.errors import EncoderError, first_line, listing, named_file_errors
 from hybrid.files import file_sha256
+from hybrid.images.decoders import NVJPEG, AnyDecoder, choose_decoder, pixels_of
 from hybrid.images.preprocess import PIXELS, Preprocessor
 from hybrid.images.records import ImageRecord
 
@@ -205,11 +207,39 @@ class ClipEncoder:
                 "preprocess": {key: str(value) for key, value in config.items()},
             }
         )
-        self.fingerprint = fingerprint({"identity": self.identity, "precision": compute.precision, "pixels": PIXELS})
+        self.decoder: AnyDecoder | None = None
+        self.fingerprint = self._fingerprint(compute.precision, "")
         self.logit_scale = float(self._model.logit_scale.detach().float().exp().reshape(-1)[0])
         # The probe also finds weights that overflow in half precision before thousands of images do.
         self.dim = int(self.encode_texts(["a photo"]).shape[1])
         self.notes: tuple[str, ...] = (f"encoder: {source.shown}, {self.dim} numbers a photo, on {compute}",)
+
+    def _fingerprint(self, precision: str, pixels: str) -> str:
+        # Pixels without a name of their own are not part of it, as they were not before there were others.
+        named = {"decoder": pixels} if pixels else {}
+        return fingerprint({"identity": self.identity, "precision": precision, "pixels": PIXELS, **named})
+
+    def decoding_by(self, name: str, index: str | None = None) -> ClipEncoder:
+        """See `hybrid.encoders.base.DecodesImages`."""
+        precision, device = self._compute.precision, self._compute.device
+        decoder, note = choose_decoder(name, device)
+        before = {self._fingerprint(each, pixels): pixels for each in PRECISIONS for pixels in ("", NVJPEG)}
+        own, theirs = pixels_of(decoder), before.get(index or "")
+        if name == "auto" and own and index == self._fingerprint(precision, ""):
+            decoder, own = choose_decoder("cpu")[0], ""
+            note = (
+                f"images are decoded by {decoder.name}, as those of the run's index were (build-index --decoder "
+                f"{NVJPEG} may be faster, and encodes them anew)"
+            )
+        elif theirs not in (None, own):
+            note += (
+                f"; the run's index was made of images decoded by {theirs or 'the CPU'}: its vectors and those made "
+                "here differ slightly (cosine about 0.999)"
+            )
+        made = copy(self)
+        made.decoder, made.fingerprint = decoder, self._fingerprint(precision, own)
+        made.notes = (*self.notes, note)
+        return made
 
     def can_encode(self, names: Sequence[str]) -> list[bool]:
         """Any name can be encoded."""

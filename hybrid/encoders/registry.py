@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import NamedTuple
 
 from hybrid.config import EncoderSettings
-from hybrid.encoders.base import Encoder
-from hybrid.errors import MissingExtraError
+from hybrid.encoders.base import DecodesImages, Encoder
+from hybrid.errors import ConfigError, MissingExtraError
 
 
 class EncoderEntry(NamedTuple):
@@ -57,11 +57,25 @@ def split_prefix(model: str) -> tuple[str, str]:
     return prefix, model.removeprefix(prefix)
 
 
-def load_encoder(settings: EncoderSettings, device: str = "auto") -> Encoder:
+def load_encoder(
+    settings: EncoderSettings, device: str = "auto", decoder: str = "auto", index: str | None = None
+) -> Encoder:
     """Load the encoder that the settings name.
+
+    Parameters
+    ----------
+    settings : EncoderSettings
+    device : str
+        See `hybrid.device.resolve`.
+    decoder, index : str
+        See `hybrid.encoders.base.DecodesImages.decoding_by`.
 
     Raises
     ------
+    ConfigError
+        If there is no such decoder, or the encoder's images are not decoded by one of choice.
+    DeviceError
+        If the decoder does not work on the device.
     EncoderError
         If it cannot be loaded; the message names the ways out.
     MissingExtraError
@@ -76,4 +90,13 @@ def load_encoder(settings: EncoderSettings, device: str = "auto") -> Encoder:
             raise
         raise MissingExtraError(f"the encoder {settings.model}", str(error.name), entry.extra) from error
     encoder: Encoder = loader(settings, device)
+    if isinstance(encoder, DecodesImages):
+        return encoder.decoding_by(decoder, index)
+    if decoder not in ("auto", "cpu"):
+        raise ConfigError(
+            "this encoder has no decoder of choice for its images",
+            expected="auto or cpu",
+            got=f"{decoder}, and the encoder {settings.model}",
+            fix="leave --decoder out",
+        )
     return encoder

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from hybrid.encoders.base import Encoder, FloatArray
+from hybrid.encoders.base import Encoder, FloatArray, decoder_of
 from hybrid.errors import listing
 from hybrid.images.naming import plural
 from hybrid.images.pipeline import ReadImage, read_each
@@ -246,7 +246,13 @@ def _embedded(
 ) -> Iterator[IndexBatch[FloatArray]]:
     """Read images and embed their new contents; whatever the caller does with a batch, the next ones go on."""
     images = read_each(
-        records, encoder.prepare, min_side=encoder.min_side, known=known, batch_size=size, workers=workers
+        records,
+        encoder.prepare,
+        min_side=encoder.min_side,
+        known=known,
+        batch_size=size,
+        workers=workers,
+        decoder=decoder_of(encoder),
     )
     batches = prefetched(cut_batches(images, known, size), 1)
     yield from ordered_map(partial(embed, encoder=encoder), batches, IN_FLIGHT, IN_FLIGHT)

@@ -166,7 +166,7 @@ def _why_empty(store: EmbeddingStore) -> StoreError:
     if not others:
         return StoreError("the index is empty", fix="add photos: hybrid build-index SOURCE --run DIR")
     return StoreError(
-        "the index holds no vectors of this encoder in this precision",
+        "the index holds no vectors of this encoder in this precision, by this decoder",
         got=f"vectors by {listing(list(others))}",
-        fix="hybrid build-index SOURCE again, or --device as then",
+        fix="hybrid build-index SOURCE again, or --device and --decoder as then",
     )

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.device import CPU_BATCH
-from hybrid.encoders.base import Encoder, FloatArray
+from hybrid.encoders.base import Encoder, FloatArray, decoder_of
 from hybrid.errors import ConfigError, GateError
 from hybrid.gate.calibration import log_softmax
 from hybrid.gate.decide import Decider, FittedGate
@@ -188,7 +188,14 @@ class FittedClassifier:
         if experts.encoder is not None:
             experts.encoder.check(records)
         size = batch_size or (experts.batch_size if len(records) > 1 else 1)
-        reads = read_batches(records, experts.prepare, min_side=experts.min_side, batch_size=size, workers=workers)
+        reads = read_batches(
+            records,
+            experts.prepare,
+            min_side=experts.min_side,
+            batch_size=size,
+            workers=workers,
+            decoder=decoder_of(self.encoder),
+        )
         yield from ordered_map(partial(self._answer_batch, experts), reads, IN_FLIGHT, IN_FLIGHT)
 
     def predictions(self, batch: Batch, top_k: int = 5) -> list[Prediction]:

@@ -116,6 +116,7 @@ def load_run(
     loaded: Encoder | None = None,
     *,
     strict_names: bool = False,
+    decoder: str = "auto",
 ) -> RunState:
     """Read a run folder; parameters as for `HybridClassifier.from_run`, and the run's encoder if it is loaded."""
     layout = Layout(run)
@@ -126,7 +127,7 @@ def load_run(
             fix="hybrid build-index SOURCE and hybrid train-head first, or give --prompts FILE for zero-shot",
         )
     settings = info.encoder if info else encoder or EncoderSettings()
-    loaded = loaded or load_encoder(settings, device)
+    loaded = loaded or load_encoder(settings, device, decoder, info.encoder_fingerprint if info else None)
     if few_shot is not None:
         make_expert(few_shot, loaded.logit_scale)  # an unknown name is an error even while no class has images
     chosen = load_templates(templates) if templates else None

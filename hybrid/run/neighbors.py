@@ -134,4 +134,7 @@ def _why_none(labeled: bool, embedded: bool) -> str:
         return "no nearest photos: the index holds no labeled photo"
     if embedded:
         return "no nearest photos: no labeled photo of the index has a vector"
-    return "no nearest photos: the index was made in another precision (hybrid build-index again, or --device as then)"
+    return (
+        "no nearest photos: the index was made in another precision or by another decoder (hybrid build-index again, "
+        "or --device and --decoder as then)"
+    )

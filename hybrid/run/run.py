@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hybrid.config import EncoderSettings, Regions, convert
 from hybrid.encoders import load_encoder
-from hybrid.encoders.base import Encoder, expand_user
+from hybrid.encoders.base import Encoder, decoder_of, expand_user
 from hybrid.encoders.registry import split_prefix
 from hybrid.errors import ArtifactError, ConfigError, DataError
 from hybrid.heads.training.progress import OnStep, show_nothing
@@ -61,6 +61,9 @@ class Run:
         ``auto``, ``fp32``, ``bf16`` or ``fp16``: how the encoder computes.
     device : str
         See `hybrid.device.resolve`.
+    decoder : str
+        What decodes images: ``auto``, ``cpu``, ``nvjpeg``, ``libjpeg-turbo`` or ``pillow``. ``auto``: what the run's
+        index was made with, else nvJPEG on CUDA.
     say : callable, optional
         Called with each note for people, such as what was loaded on which device and why. Default: they are not shown.
     wait : bool
@@ -82,10 +85,11 @@ class Run:
         pretrained: str | None = None,
         precision: str | None = None,
         device: str = "auto",
+        decoder: str = "auto",
         say: Callable[[str], None] = _silent,
         wait: bool = True,
     ) -> None:
-        self.folder, self.device, self.wait = Path(folder), device, wait
+        self.folder, self.device, self.decoder, self.wait = Path(folder), device, decoder, wait
         self.layout = Layout(self.folder)
         self._given = (encoder, pretrained, precision)
         self._say = say
@@ -129,10 +133,14 @@ class Run:
     @cached_property
     def encoder(self) -> Encoder:
         """The encoder, loaded at the first use."""
-        encoder = load_encoder(self.settings, self.device)
+        encoder = self._load_encoder()
         for note in encoder.notes:
             self._say(note)
         return encoder
+
+    def _load_encoder(self) -> Encoder:
+        index = read_info(self.layout).encoder_fingerprint if self.layout.run.is_file() else None
+        return load_encoder(self.settings, self.device, self.decoder, index)
 
     def index(
         self,
@@ -173,7 +181,7 @@ class Run:
             named = [sources] if isinstance(sources, str | Path) else list(sources)
             sources = scan(named, labeled=labels, keep_empty=True)
         found = sources
-        for note in (*found.notes, choose_decoder()[1]):
+        for note in found.notes:
             self._say(note)
         return self._index(
             found,
@@ -218,6 +226,8 @@ class Run:
             found = found.without_empty()
         settings = self.settings
         self.encoder.check(found.records)
+        if decoder_of(self.encoder) is None:
+            self._say(choose_decoder()[1])
         with writing(self.layout, "build-index", wait=self.wait):
             if self.settings != settings:
                 raise ArtifactError(
@@ -427,7 +437,11 @@ class Run:
                 got=f"{settings.model} / {settings.pretrained}",
                 fix="leave --encoder out, or use another --run",
             )
-        loaded = self.__dict__.get("encoder") if settings == recorded else None
+        # A precision or decoder that was asked for counts, also where the run has another one.
+        asked = self.decoder != "auto" or (recorded is not None and settings != recorded)
+        if asked and "encoder" not in self.__dict__:
+            self.__dict__["encoder"] = self._load_encoder()
+        loaded = self.__dict__.get("encoder")
         named = prompt_set(prompts)
         state = load_run(
             self.folder,

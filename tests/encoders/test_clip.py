@@ -161,7 +161,7 @@ def test_half_precision_does_not_round_the_logit_scale(timm_clip, tmp_path):
 
 def test_auto_precision_follows_the_processor_and_the_notes_say_why(clip_folder):
     encoder = load(clip_folder, "auto")
-    (note,) = encoder.notes
+    note, _ = encoder.notes
     assert f"on cpu {'bf16' if cpu_has_native_bf16() else 'fp32'} (" in note
     assert "32 numbers a photo" in note
     assert str(clip_folder) in note

@@ -254,7 +254,7 @@ def test_a_class_that_is_there_is_not_embedded_again():
 def layout(tmp_path, monkeypatch):
     """An index of the word encoder: 2 images of ant, 3 of okapi, 2 of yak that are of split test."""
     encoder, layout = WordEncoder(), Layout(tmp_path / "run")
-    monkeypatch.setattr(loading, "load_encoder", lambda settings, device: encoder)
+    monkeypatch.setattr(loading, "load_encoder", lambda *given: encoder)
     write_run(layout, SETTINGS, encoder)
     with EmbeddingStore(layout.store) as store:
         for label, count, split in (("ant", 2, None), ("okapi", 3, "train"), ("yak", 2, "test")):

@@ -360,7 +360,9 @@ def _add_class(
             store.name_encoder(encoder.fingerprint, encoder.name)
             open_index(store, encoder.fingerprint, layout.neighbors)
         if encoder.fingerprint != run.encoder_fingerprint:
-            notes.append("these vectors are of another precision than the index: hybrid train-head cannot use them")
+            notes.append(
+                "these vectors are of another precision or decoder than the index: hybrid train-head cannot use them"
+            )
     own = next(c for c in after.support if class_key(c.name) == class_key(summary.name))
     texts = PendingIndex(layout.store, after.index.fingerprints)
     notes += fit_notes(own, after.support, after.seen, encoder, usual_templates(layout), texts)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hybrid.encoders.base import Encoder, FloatArray
+from hybrid.encoders.base import Encoder, FloatArray, decoder_of
 from hybrid.errors import DataError, listing
 from hybrid.heads.training.dataset import HELD_BACK
 from hybrid.images.inputs import MemoryRecord
@@ -91,7 +91,15 @@ def embed_images(
     vectors: dict[str, FloatArray] = {}
     unreadable: list[tuple[str, str]] = []
     size = batch_size or (encoder.batch_size if len(records) > 1 else 1)
-    for batch in read_batches(records, encoder.prepare, min_side=encoder.min_side, batch_size=size, workers=workers):
+    batches = read_batches(
+        records,
+        encoder.prepare,
+        min_side=encoder.min_side,
+        batch_size=size,
+        workers=workers,
+        decoder=decoder_of(encoder),
+    )
+    for batch in batches:
         readable = [image for image in batch if not image.reason]
         unreadable += [(image.record.path, image.reason) for image in batch if image.reason]
         if readable:

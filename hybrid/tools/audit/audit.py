@@ -158,7 +158,7 @@ def _judge_labels(
     judged, notes = to_judge(labeled)
     if not judged.hashes:
         return [], 0, notes
-    encoder = load_encoder(info.encoder, check.device)
+    encoder = load_encoder(info.encoder, check.device, index=info.encoder_fingerprint)
     if encoder.identity != info.encoder_identity:
         raise ArtifactError(
             "the run's index was made with another encoder than the one the run loads now",
