@@ -27,9 +27,9 @@ def test_a_batch_decoder_serves_index_and_classifier(clip_folder, image_folder, 
     folder = image_folder({"cat": 9, "dog": 8})
     (folder / "cat" / "copy.jpg").write_bytes((folder / "cat" / "001.jpg").read_bytes())
     settings = EncoderSettings(model=str(clip_folder), precision="fp32")
-    encoder = load_encoder(settings, "cpu")
 
     def outcome(name: str) -> tuple[object, ...]:
+        encoder = load_encoder(settings, "cpu")
         classifier = HybridClassifier.from_run(tmp_path / "none", prompts=["a", "b"], encoder=settings, device="cpu")
         probabilities = classifier.predict_proba(folder, batch_size=4).tolist()
         (folder / "torn.jpg").write_bytes((folder / "cat" / "000.jpg").read_bytes()[:300])
