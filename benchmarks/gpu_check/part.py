@@ -12,6 +12,7 @@ from benchmarks.gpu_check.report import Report
 from benchmarks.kit.machine import cores
 from benchmarks.throughput.parts import ON_CUDA, SMOKE, Scene
 from benchmarks.throughput.processes import own_start_method
+from hybrid.errors import first_line
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -28,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
         PARTS[options.part].work(check)
     except Exception as error:  # whatever it is: the other parts still count
         traceback.print_exc()
-        check.report.note(f"failed: {type(error).__name__}: {error}")
+        check.report.note(f"failed: {first_line(error)}")
         sys.exit(1)
 
 
