@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from hybrid.config import LARGEST_SETTINGS, EncoderSettings
-from hybrid.device import PRECISIONS, Compute, OomBackoff, resolve, suggest_batch
+from hybrid.device import PRECISIONS, Compute, OomBackoff, resolve, suggest_batch, to_host
 from hybrid.encoders.base import FloatArray, expand_user, fingerprint, unit_norm
 from hybrid.encoders.fast_path import ImageTower
 from hybrid.encoders.hub import find_cached, require_network
@@ -303,7 +303,7 @@ class ClipEncoder:
         return [told.get(text, False) for text in texts]
 
     def _to_numpy(self, features: torch.Tensor, what: str) -> FloatArray:
-        vectors = features.float().cpu().numpy()
+        vectors = to_host(features.float()).numpy()
         if not np.isfinite(vectors).all():
             raise EncoderError(
                 f"{self.name} gave vectors for {what} that are not finite in {self._compute.precision}",

@@ -147,7 +147,7 @@ def _read_each(
     if isinstance(decoder, BatchDecoder):
         fetched = chain.from_iterable(ordered_map(partial(_fetch_all, known=wanted), chunks, threads, early))
         finish = partial(_finish_batch, prepare=prepare, min_side=min_side, decoder=decoder)
-        reads = ordered_map(finish, batched(fetched, batch_size), 1, 2)
+        reads = ordered_map(finish, batched(fetched, min(batch_size, getattr(decoder, "batch", batch_size))), 1, 2)
     else:
         work = partial(_read_one, known=wanted, prepare=prepare, min_side=min_side, decoder=decoder)
         reads = ordered_map(partial(_until_error, work), chunks, threads, early)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from hybrid.images.decode import Pixels, Scaled
+from hybrid.images.resample import Resampler
 
 AnyImage: TypeAlias = Image.Image | Pixels | torch.Tensor | Scaled
 # A JPEG is decoded at this many times the length that the model takes, or more: at less the blocks of its transform,
@@ -106,6 +108,7 @@ class Preprocessor:
     def __init__(self, transform: Callable[[Any], torch.Tensor], device: str, dtype: torch.dtype) -> None:
         self._transform, self._steps = transform, read_steps(transform)
         self._device, self._dtype = torch.device(device), dtype
+        self._resampler = Resampler(self._steps, self._device) if self._steps is not None else None
 
     @property
     def min_side(self) -> int | None:
@@ -122,6 +125,8 @@ class Preprocessor:
         scaled = _not_too_long(to_scaled(image), self._steps)
         if self._device.type == "cuda" and scaled.rgb.nbytes <= LARGEST_WAITING:
             return scaled
+        if self._resampler is not None and isinstance(scaled.rgb, torch.Tensor) and scaled.rgb.is_cuda:
+            return self._resampler.shrink(scaled)
         fitted = _fit(torch.as_tensor(scaled.rgb)[None], scaled.extent, self._steps)[0]
         if isinstance(scaled.rgb, torch.Tensor):
             return fitted.contiguous()
@@ -136,10 +141,12 @@ class Preprocessor:
 
     def pixels(self, prepared: Sequence[Any]) -> torch.Tensor:
         """Join prepared images of a transform that `read_steps` can read to (n, height, width, 3) uint8."""
-        if self._steps is None:
+        if self._steps is None or self._resampler is None:
             raise TypeError("a transform that cannot be read has no pixels before its normalization")
+        if self._device.type != "cpu":
+            return self._resampler.levels(prepared).to(torch.uint8).permute(0, 2, 3, 1)
         height, width = self._steps.crop
-        images = torch.empty((len(prepared), height, width, 3), dtype=torch.uint8, device=self._device)
+        images = torch.empty((len(prepared), height, width, 3), dtype=torch.uint8)
         # Places of the images that can be resized at once; those without an extent need not be.
         groups = defaultdict[tuple[Any, type], list[int]](list)
         for place, image in enumerate(prepared):
@@ -147,17 +154,25 @@ class Preprocessor:
             groups[extent, type(rgb)].append(place)
         for (extent, kind), places in groups.items():
             same = [getattr(prepared[place], "rgb", prepared[place]) for place in places]
-            pixels = self._to_device(torch.from_numpy(np.stack(same)) if kind is np.ndarray else torch.stack(same))
-            fitted = pixels if extent is None else _fit(pixels, extent, self._steps)
-            images[torch.tensor(places, device=self._device)] = fitted
+            pixels = torch.from_numpy(np.stack(same)) if kind is np.ndarray else torch.stack(same)
+            images[torch.tensor(places)] = pixels if extent is None else _fit(pixels, extent, self._steps)
         return images
 
     def normalized(self, pixels: torch.Tensor) -> torch.Tensor:
         """Bring what `pixels` gave to the device as a batch."""
+        images = pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2)
+        scale, shift = self._scale_and_shift
+        return torch.addcmul(shift, images.float(), scale).to(self._dtype, memory_format=torch.channels_last)
+
+    @cached_property
+    def _scale_and_shift(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(value / 255 - mean) / std as a product and a sum; on the device once, as a plain copy there waits for it."""
         if self._steps is None:
             raise TypeError("a transform that cannot be read has no normalization of its own")
-        pixels = pixels.to(self._device, non_blocking=True)
-        return normalize(pixels, self._steps.mean, self._steps.std).to(self._dtype).permute(0, 3, 1, 2)
+        scale = [1 / (255 * std) for std in self._steps.std]
+        shift = [-mean / std for mean, std in zip(self._steps.mean, self._steps.std, strict=True)]
+        tensors = (torch.tensor(values, device=self._device)[:, None, None] for values in (scale, shift))
+        return next(tensors), next(tensors)
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         if self._device.type == "cuda" and tensor.device.type == "cpu":
@@ -194,14 +209,9 @@ def _not_too_long(image: Scaled, steps: Steps) -> Scaled:
 
 
 def _fit(images: torch.Tensor, extent: tuple[float, float], steps: Steps) -> torch.Tensor:
-    """Resize and crop (n, h, w, 3) uint8 images of one extent; as Pillow does it, to a gray level."""
+    """Resize and crop (n, h, w, 3) uint8 images of one extent on a CPU; as Pillow does it, to a gray level."""
     size = steps.size_of(*extent)
-    channels_first = images.permute(0, 3, 1, 2)
-    if images.device.type == "cpu":
-        resized = _resize(channels_first, extent, size, steps.interpolation)
-    else:  # no other device interpolates whole numbers; Pillow rounds, and so must they
-        resized = _resize(channels_first.float(), extent, size, steps.interpolation)
-        resized = resized.round_().clamp_(0, 255).to(torch.uint8)
+    resized = _resize(images.permute(0, 3, 1, 2), extent, size, steps.interpolation)
     height, width = size
     top, left = round((height - steps.crop[0]) / 2), round((width - steps.crop[1]) / 2)
     return resized[:, :, top : top + steps.crop[0], left : left + steps.crop[1]].permute(0, 2, 3, 1)
@@ -221,10 +231,3 @@ def _resize(
         images, scale_factor=factors, mode=interpolation, antialias=True, recompute_scale_factor=False
     )
     return resized[:, :, : size[0], : size[1]]
-
-
-def normalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """(value / 255 - mean) / std of uint8 images with channels last, float32."""
-    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device)
-    return torch.addcmul(shift, images.float(), scale)

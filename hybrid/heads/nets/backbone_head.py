@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from hybrid.config import HeadSettings
-from hybrid.device import Compute, OomBackoff, suggest_batch
+from hybrid.device import Compute, OomBackoff, suggest_batch, to_host
 from hybrid.encoders.base import FloatArray
 from hybrid.encoders.no_init import no_init_weights
 from hybrid.files import write_tensors
@@ -87,7 +87,7 @@ class BackboneHead:
     def _score(self, prepared: Sequence[Any]) -> FloatArray:
         with self.compute.autocast():
             logits = self.model(self.batch(prepared))
-        return np.asarray(logits.float().cpu().numpy(), dtype=np.float32)
+        return np.asarray(to_host(logits.float()).numpy(), dtype=np.float32)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Weights as CPU tensors, for the artifact."""
