@@ -25,6 +25,8 @@ STALE_SECONDS = 24 * 3600
 LONGEST_STEM = 200  # bytes; file systems take 255 for a name
 # With what a formula begins in a spreadsheet; the last four are the wide forms that East Asian keyboards give.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+# What a write may be answered, where the system does not say which file it was.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 # What file systems answer that have nothing to wait for.
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EROFS, errno.EBADF)
 
@@ -67,6 +69,10 @@ def atomic_write(file: Path, *, sync: bool = True) -> Iterator[Path]:
         part.replace(file)
         if sync:
             sync_to_disk(file.parent)
+    except OSError as error:
+        if error.errno in _NO_ROOM and error.filename is None:
+            error.filename = str(file)
+        raise
     finally:
         part.unlink(missing_ok=True)
 

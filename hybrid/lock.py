@@ -90,9 +90,17 @@ def _write_name(file: Path, command: str) -> None:
     file.write_bytes(msgspec.json.encode(name))  # a torn one names nobody
 
 
-def holder(root: Path) -> str | None:
-    """Name the one who writes to a run; None where nobody does, or has not written his name yet."""
+def holder(root: Path, *, but_this: bool = False) -> str | None:
+    """Name the one who writes to a run; None where nobody does, or has not written his name yet.
+
+    Parameters
+    ----------
+    root : Path
+    but_this : bool
+        None too where it is this process.
+    """
     try:
-        return str(msgspec.json.decode((root / HOLDER).read_bytes(), type=Holder))
+        name = msgspec.json.decode((root / HOLDER).read_bytes(), type=Holder)
     except (OSError, msgspec.DecodeError):
         return None
+    return None if but_this and (name.pid, name.host) == (os.getpid(), socket.gethostname()) else str(name)

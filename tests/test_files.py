@@ -1,10 +1,12 @@
 import os
+import resource
 import stat
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from hybrid.errors import file_error
 from hybrid.files import STALE_SECONDS, atomic_write, file_sha256
 
 
@@ -24,6 +26,19 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
         part.write_bytes("half")
     assert file.read_text() == "old"
     assert [f.name for f in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_full_disk_is_told_of_which_file(tmp_path):
+    """The system says it of no file; here by its limit to the size of one."""
+    file, limits = tmp_path / "a.csv", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large") as caught, atomic_write(file) as part:
+            part.write_bytes(bytes(2000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(file) in file_error(caught.value, "a file cannot be written").got
+    assert not list(tmp_path.iterdir())
 
 
 def test_permissions_are_those_of_a_plain_open(tmp_path):

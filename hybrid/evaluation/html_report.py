@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid import __version__
-from hybrid.errors import DataError, UnreadableImageError
+from hybrid.errors import UnreadableImageError, named_file_errors
 from hybrid.evaluation import figures
 from hybrid.evaluation.calibration import equal_width_bins, risk_coverage
 from hybrid.evaluation.confusion import Counts, confusion_matrix, lay_out, per_class_scores, worst_confusions
@@ -93,22 +93,16 @@ def write_report(
 
     Raises
     ------
-    DataError
+    FileError
         If the folder or the file cannot be written.
     """
     page = render(result, run=run, made=made, sources=sources, notes=notes)
     file = folder / FILE_NAME
-    try:
+    with named_file_errors("the report cannot be written", file):
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(file) as part:
             # A path that is not UTF-8 holds lone surrogates, which no encoder takes.
             part.write_bytes(page.encode("utf-8", errors="backslashreplace"))
-    except OSError as error:
-        raise DataError(
-            f"the report cannot be written to {folder}",
-            got=error.strerror or str(error),
-            fix="give --report a folder that can be written",
-        ) from error
     return file
 
 

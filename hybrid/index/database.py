@@ -146,20 +146,22 @@ def _with_log(place: str, path: Path, reason: HybridError | None) -> Database:
     ) from reason
 
 
-def open_to_write(path: Path, *, make: bool) -> Database:
+def open_to_write(path: Path, *, make: bool, patience: float = PATIENCE) -> Database:
     """Open a database to read and write it.
 
     Parameters
     ----------
     make : bool
         Make it if it is missing.
+    patience : float
+        Seconds to wait for another process that writes.
     """
     if make:
         with named_file_errors("cannot open the store", path):
             path.parent.mkdir(parents=True, exist_ok=True)
     else:
         _must_exist(path)
-    return Database(_connect(path.absolute().as_uri() + ("?mode=rwc" if make else "?mode=rw"), path), path)
+    return Database(_connect(path.absolute().as_uri() + ("?mode=rwc" if make else "?mode=rw"), path, patience), path)
 
 
 def _must_exist(path: Path) -> None:
@@ -181,9 +183,9 @@ def set_to_write(db: Database) -> None:
     db.change(f"PRAGMA wal_autocheckpoint={LOGGED}")
 
 
-def _connect(place: str, path: Path) -> sqlite3.Connection:
+def _connect(place: str, path: Path, patience: float = PATIENCE) -> sqlite3.Connection:
     with named_sqlite_errors(path):
-        db = sqlite3.connect(place, uri=True, timeout=PATIENCE, isolation_level=None)
+        db = sqlite3.connect(place, uri=True, timeout=patience, isolation_level=None)
         # A schema may hold code of its own, which a run from elsewhere shall not run.
         db.execute("PRAGMA trusted_schema=OFF")
         return db
@@ -202,10 +204,10 @@ def named(error: sqlite3.Error, path: Path) -> HybridError:
     """Name an error of SQLite: what it means for the store, and the fix."""
     code = _code(error)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        who = holder(path.parent)
+        who = holder(path.parent, but_this=True)
         return StoreError(
             f"{path} is in use by another process" + (f": {who}" if who else ""),
-            got=f"{error}, for {PATIENCE:.0f} seconds",
+            got=str(error),
             fix="wait until that one has ended, then run this again",
         )
     if code in _SHUT:

@@ -84,7 +84,7 @@ class StoreState(Struct, frozen=True):
     token: str = ""
 
 
-def open_database(path: Path, *, must_exist: bool, read_only: bool) -> tuple[Database, int]:
+def open_database(path: Path, *, must_exist: bool, read_only: bool, patience: float) -> tuple[Database, int]:
     """Open the database of a run; gives its format too. It is made if missing, unless it must exist or is only read.
 
     Raises
@@ -93,7 +93,7 @@ def open_database(path: Path, *, must_exist: bool, read_only: bool) -> tuple[Dat
         If the file is missing, empty, not a database, another program's or of another format, or cannot be opened.
     """
     make = not (must_exist or read_only)
-    db = open_to_read(path) if read_only else open_to_write(path, make=make)
+    db = open_to_read(path) if read_only else open_to_write(path, make=make, patience=patience)
     try:
         found = _format(db)
         if found is None and not make:

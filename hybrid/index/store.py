@@ -14,7 +14,7 @@ import numpy as np
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import StoreError
 from hybrid.images.stream import batched
-from hybrid.index.database import damaged
+from hybrid.index.database import PATIENCE, damaged
 from hybrid.index.digests import checked_vectors, is_sound, row_digest, vector_digest
 from hybrid.index.rows import VectorRows, json_list, to_blob
 from hybrid.index.schema import StoreState, meta, new_token, open_database, upgrade
@@ -61,6 +61,8 @@ class EmbeddingStore:
         Whether a missing or empty file is an error.
     read_only : bool
         Write nothing, so that it may lie on read-only media or be another user's; it must exist.
+    patience : float
+        Seconds that a write waits for another process that writes.
 
     Raises
     ------
@@ -69,10 +71,12 @@ class EmbeddingStore:
         is damaged, in use for long, or the disk is full.
     """
 
-    def __init__(self, path: Path, *, must_exist: bool = False, read_only: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, must_exist: bool = False, read_only: bool = False, patience: float = PATIENCE
+    ) -> None:
         self.path = path
         self.read_only = read_only
-        self._db, self.format = open_database(path, must_exist=must_exist, read_only=read_only)
+        self._db, self.format = open_database(path, must_exist=must_exist, read_only=read_only, patience=patience)
         self._sound: set[str] = set()
 
     def __enter__(self) -> EmbeddingStore:

@@ -372,7 +372,10 @@ def write_manifest(folder: Path) -> str:
 
 def copy_head(source: Path, target: Path) -> None:
     """Copy a head's folder, its weights by a link where the disk can: no one ever writes to them."""
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns(HeadFiles.WEIGHTS), dirs_exist_ok=True)
+    target.mkdir(parents=True, exist_ok=True)
+    for file in source.iterdir():
+        if file.name != HeadFiles.WEIGHTS:
+            shutil.copy2(file, target)
     weights = source / HeadFiles.WEIGHTS
     if weights.is_file():
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
@@ -116,7 +115,7 @@ def _copy_head(state: RunState, target: Layout) -> tuple[str | None, Templates]:
     draft = target.heads / DRAFT
     try:
         copy_head(state.head_folder, draft)
-    except (OSError, shutil.Error) as error:
+    except OSError as error:
         if state.head_folder.is_dir():
             raise
         raise ArtifactError(

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from hybrid.errors import DataError
+from hybrid.errors import FileError
 from hybrid.evaluation import figures
 from hybrid.evaluation.calibration import equal_width_bins, risk_coverage
 from hybrid.evaluation.html_report import METRICS, PAIRS, THUMBNAIL, render, write_report
@@ -309,7 +309,7 @@ def test_the_file_is_written_whole_into_a_new_folder_or_not_at_all(make_result, 
     assert "Evaluation of a run" in Page(text).says("")
     assert "\\udcff.jpg" in text
     assert text.rstrip().endswith("</html>")
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(FileError, match="cannot be written"):
         write_report(result, file, run="a run", made=MADE)
 
     def full_disk(path, data):
@@ -318,7 +318,7 @@ def test_the_file_is_written_whole_into_a_new_folder_or_not_at_all(make_result, 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full_disk)
-    with pytest.raises(DataError, match="No space left"):
+    with pytest.raises(FileError, match="No space left"):
         write_report(result, folder, run="new", made=MADE)
     assert [f.name for f in folder.iterdir()] == ["report.html"]
     assert file.read_text(encoding="utf-8") == text

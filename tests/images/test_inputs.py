@@ -178,8 +178,7 @@ def test_other_shapes():
         with pytest.raises(DataError, match=r"image 1 is an? (array|tensor) of a shape that no photo has") as caught:
             to_records([RGB, images])
         assert caught.value.got == got
-        assert (caught.value.fix or "").endswith(fix or "")
-        assert bool(caught.value.fix) == bool(fix)
+        assert caught.value.fix.endswith(fix or "give arrays of such a shape")
         assert "c = 1 (gray), 3 (RGB) or 4 (RGBA)" in caught.value.expected
     for images in (np.zeros((0, 7), np.uint8), np.zeros((5, 0, 3), np.uint8), torch.zeros(3, 0, 7)):
         with pytest.raises(DataError, match="image 0 has no pixels"):

@@ -17,6 +17,7 @@ from hybrid.images.records import ImageRecord
 from hybrid.index.contents import by_content, joined_label
 from hybrid.index.schema import FORMAT
 from hybrid.index.store import EmbeddingStore, StoredImage
+from hybrid.lock import run_lock
 from tests.index.conftest import to_format_1
 
 A, B = "encoder-a", "encoder-b"
@@ -327,6 +328,9 @@ def test_a_store_in_use_says_so_instead_of_calling_itself_broken(file, monkeypat
     with pytest.raises(StoreError, match="in use by another process") as caught:
         EmbeddingStore(file)
     assert caught.value.fix == "wait until that one has ended, then run this again"
+    with run_lock(file.parent, "train-head"), pytest.raises(StoreError) as caught:
+        EmbeddingStore(file)
+    assert "train-head" not in str(caught.value), "it does not wait for itself"
     holder.close()
 
 

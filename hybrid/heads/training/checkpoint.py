@@ -93,9 +93,14 @@ class Checkpoint:
             return
         self._file.parent.mkdir(parents=True, exist_ok=True)
         # Not waited for: what a power cut tears is found out by its checksums. Through a stream, for torch hides what
-        # the system says of a full disk.
+        # the system says of a full disk; there it may be hidden by the error of ending the file after all.
         with atomic_write(self._file, sync=False) as part, part.open("wb") as stream:
-            torch.save({"key": self._key, **state}, stream)
+            try:
+                torch.save({"key": self._key, **state}, stream)
+            except RuntimeError as error:
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from hybrid.index.store import EmbeddingStore, StoredImage, path_by_content
 from hybrid.index.texts import text_key
 
 T = TypeVar("T")
+# Seconds that an answer waits for another process, to keep what the next one would compute again.
+SHORT_PATIENCE = 1.0
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class PendingIndex:
             self.text_vectors.update(vectors)
             return
         try:
-            with EmbeddingStore(self.store, must_exist=True) as store:
+            with EmbeddingStore(self.store, must_exist=True, patience=SHORT_PATIENCE) as store:
                 store.write_texts(vectors, encoder)
         except HybridError as error:
             self.text_vectors.update(vectors)

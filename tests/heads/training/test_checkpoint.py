@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 from contextlib import suppress
 from dataclasses import replace
 
@@ -96,6 +97,19 @@ def test_a_save_that_dies_leaves_the_one_before(tmp_path, monkeypatch):
 
 
 # The key
+
+
+def test_a_full_disk_is_named_by_the_system(tmp_path):
+    """torch says something else when it ends the file, whose size the system limits here."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for size in (5_000, 20_000, 100_000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                Checkpoint(tmp_path, "k").save({"weights": torch.zeros(30_000)})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert not list(tmp_path.iterdir())
 
 
 def test_trainings_of_version_0_1_0_are_taken_up(monkeypatch):
