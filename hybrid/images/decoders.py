@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -54,6 +54,19 @@ class BatchDecoder(Protocol):
 
     def decode_batch(self, data: Sequence[bytes], min_side: int | None) -> Iterable[Scaled | UnreadableImageError]:
         """Decode images as `Decoder.decode`, in order, with the error in the place of one that cannot be decoded."""
+
+
+@runtime_checkable
+class PlanningDecoder(BatchDecoder, Protocol):
+    """A `BatchDecoder` that lets the reading threads find out, image by image, what it needs to know before."""
+
+    def plan(self, data: bytes) -> Any:
+        """Look at an encoded image; called by several threads at once."""
+
+    def decode_batch(
+        self, data: Sequence[bytes], min_side: int | None, plans: Sequence[Any] | None = None
+    ) -> Iterable[Scaled | UnreadableImageError]:
+        """Decode images as `BatchDecoder.decode_batch`, each with its plan, if there are any."""
 
 
 AnyDecoder: TypeAlias = Decoder | BatchDecoder

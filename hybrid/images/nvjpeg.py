@@ -70,7 +70,7 @@ def _is_whole(data: Encoded, header: JpegHeader) -> bool:
 
 
 class NvJpeg:
-    """A `BatchDecoder`: ordinary JPEGs by nvJPEG through torchvision, at full size; all else by a `Decoder` in threads.
+    """A `PlanningDecoder`: ordinary JPEGs by nvJPEG through torchvision, at full size; all else by CPU threads.
 
     Its tensors are views (h, w, 3) of memory (3, h, w), and ready to be read in any stream. They were made in a stream
     of its own: who reads them later than at once says so (`torch.Tensor.record_stream`).
@@ -104,6 +104,10 @@ class NvJpeg:
         self._has_failed = False
         self._probe()
 
+    def plan(self, data: Encoded) -> JpegHeader | None:
+        """See `plan_of`."""
+        return plan_of(data)
+
     def decode_batch(
         self,
         data: Sequence[Encoded],
@@ -118,7 +122,7 @@ class NvJpeg:
         min_side : int or None
             For the CPU's decoder; the GPU decodes at full size.
         plans : sequence of (JpegHeader or None), optional
-            `plan_of` each of them, if somebody knows.
+            `plan` of each of them, if somebody knows.
         """
         plans = [plan_of(encoded) for encoded in data] if plans is None else plans
         waiting = {place: self._on_cpu(data[place], min_side) for place, plan in enumerate(plans) if plan is None}

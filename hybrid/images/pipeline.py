@@ -26,7 +26,7 @@ from PIL import Image
 
 from hybrid.errors import HybridWarning, UnreadableImageError
 from hybrid.images.decode import Scaled
-from hybrid.images.decoders import AnyDecoder, BatchDecoder, Decoder, choose_decoder
+from hybrid.images.decoders import AnyDecoder, BatchDecoder, Decoder, PlanningDecoder, choose_decoder
 from hybrid.images.naming import plural
 from hybrid.images.records import ImageRecord
 from hybrid.images.stream import ahead, batched, chunk_size, chunked, default_workers, ordered_map
@@ -145,7 +145,9 @@ def _read_each(
     wanted = known if prepare else None
     prepare = prepare or discard
     if isinstance(decoder, BatchDecoder):
-        fetched = chain.from_iterable(ordered_map(partial(_fetch_all, known=wanted), chunks, threads, early))
+        plan = decoder.plan if isinstance(decoder, PlanningDecoder) else None
+        fetch = partial(_fetch_all, known=wanted, plan=plan)
+        fetched = chain.from_iterable(ordered_map(fetch, chunks, threads, early))
         finish = partial(_finish_batch, prepare=prepare, min_side=min_side, decoder=decoder)
         reads = ordered_map(finish, batched(fetched, min(batch_size, getattr(decoder, "batch", batch_size))), 1, 2)
     else:
@@ -176,7 +178,8 @@ def read(
     decoder, wanted = decoder or choose_decoder()[0], known if prepare else None
     if not isinstance(decoder, BatchDecoder):
         return _read_one(record, wanted, prepare or discard, min_side, decoder)
-    images, error = _finish_batch([_fetch(record, wanted)], prepare or discard, min_side, decoder)
+    plan = decoder.plan if isinstance(decoder, PlanningDecoder) else None
+    images, error = _finish_batch([_fetch(record, wanted, plan)], prepare or discard, min_side, decoder)
     if error is not None:
         raise error
     return images[0]
@@ -225,8 +228,10 @@ def largest_min_side(min_sides: Iterable[int | None]) -> int | None:
     return None if None in sides else max((side for side in sides if side is not None), default=1)
 
 
-# An image's bytes and their hash.
-_Fetched: TypeAlias = tuple[ImageRecord, str, bytes]
+# Finds out what a decoder of batches is to know of an image.
+_Plan: TypeAlias = Callable[[bytes], Any]
+# An image's hash, its bytes, and its plan if there is one.
+_Fetched: TypeAlias = tuple[ImageRecord, str, bytes, Any]
 # Images up to the first at which something failed that is not the image's fault, and that error.
 _Read: TypeAlias = tuple[list[ReadImage], Exception | None]
 
@@ -245,11 +250,13 @@ def _read_one(
     return _prepared(fetched, decoded, prepare)
 
 
-def _fetch_all(records: Iterable[ImageRecord], known: Collection[str] | None) -> list[ReadImage | _Fetched]:
-    return [_fetch(record, known) for record in records]
+def _fetch_all(
+    records: Iterable[ImageRecord], known: Collection[str] | None, plan: _Plan | None
+) -> list[ReadImage | _Fetched]:
+    return [_fetch(record, known, plan) for record in records]
 
 
-def _fetch(record: ImageRecord, known: Collection[str] | None) -> ReadImage | _Fetched:
+def _fetch(record: ImageRecord, known: Collection[str] | None, plan: _Plan | None = None) -> ReadImage | _Fetched:
     """Read and hash an image; its bytes are given too, if it is to be decoded."""
     try:
         data = record.read_bytes()
@@ -262,7 +269,7 @@ def _fetch(record: ImageRecord, known: Collection[str] | None) -> ReadImage | _F
     sha256 = hashlib.sha256(data).hexdigest()
     if known is None or sha256 in known:
         return ReadImage(record, sha256, len(data))
-    return record, sha256, data
+    return record, sha256, data, plan(data) if plan else None
 
 
 def _finish_batch(
@@ -270,7 +277,11 @@ def _finish_batch(
 ) -> _Read:
     """Decode and prepare those of the images that have bytes."""
     data = [one[2] for one in fetched if not isinstance(one, ReadImage)]
-    pixels = iter(decoder.decode_batch(data, min_side) if data else ())
+    if isinstance(decoder, PlanningDecoder):
+        plans = [one[3] for one in fetched if not isinstance(one, ReadImage)]
+        pixels = iter(decoder.decode_batch(data, min_side, plans) if data else ())
+    else:
+        pixels = iter(decoder.decode_batch(data, min_side) if data else ())
 
     def finish(one: ReadImage | _Fetched) -> ReadImage:
         if isinstance(one, ReadImage):
@@ -284,7 +295,7 @@ def _finish_batch(
 
 
 def _prepared(fetched: _Fetched, decoded: Scaled, prepare: Prepare) -> ReadImage:
-    record, sha256, data = fetched
+    record, sha256, data, _ = fetched
     return ReadImage(record, sha256, len(data), prepare(decoded, record), "", decoded.note)
 
 

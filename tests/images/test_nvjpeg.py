@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,8 @@ from hybrid.images import decoders, limits, nvjpeg
 from hybrid.images.decode import Scaled
 from hybrid.images.decoders import BatchDecoder, LibjpegTurbo, choose_decoder
 from hybrid.images.nvjpeg import NvJpeg, plan_of
+from hybrid.images.pipeline import read_each
+from hybrid.images.records import ImageRecord
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torchvision")
 CPU = LibjpegTurbo()
@@ -194,3 +197,27 @@ def test_it_is_chosen_on_cuda_where_it_works(monkeypatch):
         assert reason in note
         with pytest.raises(DeviceError):
             choose_decoder("nvjpeg", "cuda")
+
+
+def test_headers_are_read_where_the_files_are(ordinary, others, tmp_path, monkeypatch):
+    """By the reading threads: the thread that decodes has no time for it."""
+    threads = set()
+    monkeypatch.setattr(nvjpeg, "plan_of", lambda data: threads.add(threading.get_ident()) or plan_of(data))
+    records = []
+    for number, data in enumerate([*ordinary.values(), *others.values()]):
+        file = tmp_path / f"{number}.jpg"
+        file.write_bytes(data)
+        records.append(ImageRecord(str(file), str(tmp_path), None, None, len(data), 0))
+    stand_in, inside = OnCpu(), []
+    decoder = NvJpeg(
+        "cpu", CPU, lambda *given, **more: inside.append(threading.get_ident()) or stand_in(*given, **more)
+    )
+    reads = read_each(
+        records, lambda scaled, _: outcome(scaled)[0], min_side=None, batch_size=8, workers=2, decoder=decoder
+    )
+    with pytest.warns(HybridWarning, match="2 photos read with a note"):
+        images = list(reads)
+    expected = [by_cpu(data) for data in (*ordinary.values(), *others.values())]
+    assert [image.prepared or image.reason for image in images] == [one[0] for one in expected]
+    assert threads
+    assert not threads & set(inside)
