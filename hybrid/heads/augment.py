@@ -233,24 +233,25 @@ def augment(
     -------
     (n, 3, size, size) float32, normalized, channels last
     """
-    numbers = np.concatenate(
-        [draws.crop, draws.flip[:, None], draws.angle[:, None], draws.factors, draws.order, draws.patch], axis=1
-    )
-    on_device = _sent(torch.from_numpy(numbers.astype(np.float32)), pixels.device)
-    crop, flip, angle, factors, order, patch = torch.split(on_device, [4, 1, 1, 3, 3, 4], dim=1)
+    numbers = [draws.crop, draws.flip[:, None], draws.angle[:, None], draws.factors, draws.order, draws.patch]
+    # One copy that nobody waits for: a constant made on a GPU would make Python wait until all before it is done.
+    constants = np.array([augmentation.fill or augmentation.mean, augmentation.mean, augmentation.std])
+    numbers.append(np.broadcast_to(constants.reshape(1, 9), (len(pixels), 9)))
+    on_device = sent(torch.from_numpy(np.concatenate(numbers, axis=1).astype(np.float32)), pixels.device)
+    crop, flip, angle, factors, order, patch, _ = torch.split(on_device, [4, 1, 1, 3, 3, 4, 9], dim=1)
+    fill, mean, std = on_device[0, -9:].view(3, 3, 1, 1)
     images = crop_and_resize(pixels, crop, flip, augmentation.size, dtype)
     if augmentation.degrees != (0.0, 0.0):
-        images = rotate(images, angle[:, 0], augmentation.fill)
+        images = rotate(images, angle[:, 0], fill)
     if augmentation.jitters:
         images = jitter_colors(images.to(dtype), factors.to(dtype), order)
-    mean, std = (crop.new_tensor(values)[:, None, None] for values in (augmentation.mean, augmentation.std))
     images = torch.addcmul(-mean / std, images, 1 / (255 * std))
     if augmentation.erasing is not None and draws.patch.any():
         images = erase(images, patch, seed)
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def _sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Send to a device without waiting for what it still has to do."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
@@ -264,35 +265,43 @@ def crop_and_resize(
     """
     count, height, width, channels = pixels.shape
     top, left, tall, wide = torch.split(crop, 1, dim=1)
-    rows = _weights(top, tall, height, size)
-    columns = _weights(left, wide, width, size)
-    columns = torch.where(flip[..., None] > 0, columns.flip(1), columns).to(dtype)
-    images = rows.to(dtype) @ pixels.reshape(count, height, width * channels).to(dtype)
+    rows = _weights(top, tall, torch.zeros_like(flip), height, size, dtype)
+    columns = _weights(left, wide, flip, width, size, dtype)
+    images = rows @ pixels.reshape(count, height, width * channels).to(dtype)
     images = images.view(count, size, width, channels).transpose(2, 3).reshape(count, size * channels, width)
     images = (images @ columns.mT).view(count, size, channels, size)
     return images.transpose(1, 2).float().contiguous()
 
 
-def _weights(start: torch.Tensor, length: torch.Tensor, total: int, size: int) -> torch.Tensor:
+def _weights(
+    start: torch.Tensor, length: torch.Tensor, flip: torch.Tensor, total: int, size: int, dtype: torch.dtype
+) -> torch.Tensor:
     """What each of `total` pixels gives to each of `size`, (n, size, total), as Pillow and torch weigh them."""
-    place = torch.arange(total, device=start.device)
     scale = length / size
-    centers = start + (torch.arange(size, device=start.device) + 0.5) * scale
-    distance = (place + 0.5) - centers[..., None]
-    weights = (1 - distance.abs() / scale.clamp(min=1)[..., None]).clamp(min=0)
+    reach = scale.clamp(min=1)
+    place = torch.arange(size, device=start.device)
+    centers = (start + (torch.where(flip > 0, size - 1 - place, place) + 0.5) * scale)[..., None]
+    # Few pixels are within reach: the rest of a row stays 0.
+    near = torch.arange(math.ceil(2 * max(1, total / size)) + 1, device=start.device)
+    pixel = (centers - reach[..., None] - 0.5).floor() + 1 + near
+    weights = (1 - (pixel + 0.5 - centers).abs() / reach[..., None]).clamp(min=0)
     # What lies beyond the crop is not seen.
-    weights = weights * ((place + 1 > start) & (place < start + length))[:, None]
-    return weights / weights.sum(2, keepdim=True)
+    weights = weights * ((pixel + 1 > start[..., None]) & (pixel < (start + length)[..., None]))
+    weights = (weights / weights.sum(2, keepdim=True)).to(dtype)
+    rows = torch.zeros(len(start), size, total, dtype=dtype, device=start.device)
+    return rows.scatter_add_(2, pixel.clamp(0, total - 1).long(), weights)
 
 
-def rotate(images: torch.Tensor, angles: torch.Tensor, fill: Sequence[float]) -> torch.Tensor:
-    """Rotate square images, (n, 3, h, h), counterclockwise by degrees (n,) about their centers; bilinear."""
+def rotate(images: torch.Tensor, angles: torch.Tensor, fill: torch.Tensor) -> torch.Tensor:
+    """Rotate square images, (n, 3, h, h), counterclockwise by degrees (n,) about their centers; bilinear.
+
+    What is uncovered has the color `fill`, (3, 1, 1).
+    """
     turn = torch.deg2rad(angles)
     cos, sin, zero = turn.cos(), turn.sin(), torch.zeros_like(turn)
     inverse = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)
     grid = F.affine_grid(inverse, list(images.shape), align_corners=False)
-    around = images.new_tensor(fill)[:, None, None]
-    return F.grid_sample(images - around, grid, align_corners=False).add_(around)
+    return F.grid_sample(images - fill, grid, align_corners=False).add_(fill)
 
 
 def jitter_colors(images: torch.Tensor, factors: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
@@ -300,13 +309,12 @@ def jitter_colors(images: torch.Tensor, factors: torch.Tensor, order: torch.Tens
 
     Each change leads away from, or to, another image: black, the mean gray, or every pixel's gray.
     """
-    count, _, height, width = images.shape
-    weights = images.new_tensor(_LUMA).expand(count, 1, 3)
     for place in range(3):
         which = order[:, place].long()
         factor = factors.gather(1, which[:, None])[..., None, None]
         which = which[:, None, None, None]
-        gray = (weights @ images.flatten(2)).view(count, 1, height, width)
+        red, green, blue = torch.split(images, 1, dim=1)
+        gray = (red * _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
         # Rounded, as both libraries take it.
         other = torch.where(which == 1, gray.mean((2, 3), keepdim=True).round(), gray) * (which > 0)
         images = torch.lerp(other, images, factor).clamp_(0, 255)

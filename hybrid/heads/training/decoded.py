@@ -24,13 +24,13 @@ from torch.utils.data import DataLoader, Dataset
 from hybrid.config import HeadSettings
 from hybrid.device import Compute
 from hybrid.errors import HeadError
-from hybrid.heads.augment import Augmentation, Floats, augment, draw, read_augmentation
+from hybrid.heads.augment import Augmentation, Floats, augment, draw, read_augmentation, sent
 from hybrid.heads.base import LabeledImages
 from hybrid.heads.training.distributed import process_count
 from hybrid.heads.training.loader import Batch, Draw, gone, loader_of, make_loader, min_side_of
 from hybrid.heads.transforms import Transform
 from hybrid.images.decode import Scaled
-from hybrid.images.decoders import choose_decoder
+from hybrid.images.decoders import AnyDecoder, choose_decoder
 from hybrid.images.pipeline import read_batches
 from hybrid.images.preprocess import OVERSAMPLING, Preprocessor, read_steps
 from hybrid.images.records import ImageRecord
@@ -210,7 +210,6 @@ class DecodedImages(Dataset[Batch]):
         self._images, self._view, self._settings, self._compute = images, view, settings, compute
         self._say, self._what, self._on_images = say, what, on_images
         self._device = torch.device(compute.device)
-        self._decoder, self._decoder_note = choose_decoder("auto", compute.device)
         self._target = torch.from_numpy(images.target.astype(np.int64))
 
     def __len__(self) -> int:
@@ -221,7 +220,7 @@ class DecodedImages(Dataset[Batch]):
         places = [place for place, _ in draws]
         pixels = self._decode_all(places) if self._kept is None else _take(self._kept, places, self._device)
         images = self._view.batch(pixels, [seed for _, seed in draws])
-        return images, _sent(self._target[places], self._device)
+        return images, sent(self._target[places], self._device)
 
     @property
     def waits(self) -> bool:
@@ -231,6 +230,11 @@ class DecodedImages(Dataset[Batch]):
     def loader(self, train: bool) -> DataLoader[Any]:
         """Batches in the order in which `make_loader` would give them."""
         return loader_of(self, self._images, self._settings, train, collate_fn=lambda batch: batch)
+
+    @cached_property
+    def _decoder(self) -> tuple[AnyDecoder, str]:
+        """The decoder, and for people which one it is; loaded when there is something to decode."""
+        return choose_decoder("auto", self._compute.device)
 
     @cached_property
     def _kept(self) -> Pixels | None:
@@ -250,7 +254,7 @@ class DecodedImages(Dataset[Batch]):
             place = self._compute.device if kept.rgb.device == self._device else "this machine"
             self._say(
                 f"{self._what}: {len(self)} photos decoded once in {time.perf_counter() - start:.1f} s "
-                f"({self._decoder_note}), {_size(kept.rgb.nbytes)} kept in the memory of {place}: {self._view.words}"
+                f"({self._decoder[1]}), {_size(kept.rgb.nbytes)} kept in the memory of {place}: {self._view.words}"
             )
         return kept
 
@@ -271,22 +275,22 @@ class DecodedImages(Dataset[Batch]):
                 return Pixels(grown, kept.geometry)
         self._say(
             f"{self._what}: {len(self)} photos would take {_size(needed)}, more than half of what is free on "
-            f"{self._compute.device} and in this machine's memory: each epoch decodes them anew ({self._decoder_note})"
+            f"{self._compute.device} and in this machine's memory: each epoch decodes them anew ({self._decoder[1]})"
         )
         return None
 
     def _chunks(self, places: Sequence[int]) -> Iterator[Pixels]:
         records = [self._images.records[place] for place in places]
-        return decoded(records, self._view, CHUNK, self._decoder)
+        return decoded(records, self._view, CHUNK, self._decoder[0])
 
     def _decode_all(self, places: Sequence[int]) -> Pixels:
         """A batch that is not kept."""
         records = [self._images.records[place] for place in places]
-        (pixels,) = decoded(records, self._view, len(records), self._decoder)
+        (pixels,) = decoded(records, self._view, len(records), self._decoder[0])
         return pixels
 
 
-def decoded(records: Sequence[ImageRecord], view: View, batch_size: int, decoder: Any) -> Iterator[Pixels]:
+def decoded(records: Sequence[ImageRecord], view: View, batch_size: int, decoder: AnyDecoder) -> Iterator[Pixels]:
     """Read and decode images in batches; DataError for one that can no longer be read."""
     for batch in read_batches(records, view.prepare, min_side=view.min_side, batch_size=batch_size, decoder=decoder):
         for image in batch:
@@ -350,12 +354,8 @@ def _take(kept: Pixels, places: Sequence[int], device: torch.device) -> Pixels:
         rgb = torch.empty((len(places), *kept.rgb.shape[1:]), dtype=torch.uint8, pin_memory=True)
         torch.index_select(kept.rgb, 0, index, out=rgb)
     else:
-        rgb = kept.rgb[_sent(index, kept.rgb.device)]
+        rgb = kept.rgb[sent(index, kept.rgb.device)]
     return Pixels(rgb, kept.geometry[index.numpy()])
-
-
-def _sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _seen_part(height: int, width: int, augmentation: Augmentation) -> tuple[int, int, int, int]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.io import decode_jpeg
 
 from hybrid.device import Compute
 from hybrid.errors import DataError, HeadError
@@ -16,6 +17,8 @@ from hybrid.heads.training.features import FrozenFeatures
 from hybrid.heads.training.loader import make_loader
 from hybrid.heads.transforms import transforms
 from hybrid.images.decode import Scaled
+from hybrid.images.decoders import cpu_decoder
+from hybrid.images.nvjpeg import NvJpeg
 from hybrid.images.records import ImageRecord
 
 CPU = Compute("cpu", "fp32", "test")
@@ -25,12 +28,12 @@ CPU = Compute("cpu", "fp32", "test")
 def photos(tmp_path):
     """Smooth photos of these sizes (height, width), one class each."""
 
-    def make(*sizes: tuple[int, int]) -> LabeledImages:
+    def make(*sizes: tuple[int, int], ending: str = ".png") -> LabeledImages:
         records = []
         for number, (height, width) in enumerate(sizes):
             small = np.random.default_rng(number).integers(0, 256, (4, 4, 3)).astype(np.uint8)
-            path = tmp_path / f"{number}.png"
-            Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).save(path)
+            path = tmp_path / f"{number}{ending}"
+            Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).save(path, quality=95)
             records.append(ImageRecord(str(path), str(tmp_path), str(number), None, path.stat().st_size, 1))
         target = np.arange(len(sizes), dtype=np.intp)
         return LabeledImages(tuple(records), tuple(r.path for r in records), target, np.zeros((len(sizes), 0)))
@@ -104,6 +107,22 @@ def test_of_a_strip_only_the_middle_is_kept(photos, recipe, start):
         strip = view.pack([(prepared, geometry)] * 4)
         whole = view.pack([(pixels, np.array([height, width, 0, 0, height, width, height, width], float))] * 4)
         torch.testing.assert_close(view.batch(strip, range(4)), view.batch(whole, range(4)), atol=1e-5, rtol=0)
+
+
+def test_a_decoder_of_batches_gives_the_same(photos, recipe, start, monkeypatch):
+    def on_cpu(data, mode, device):
+        return decode_jpeg(list(data), mode=mode)
+
+    images, settings = photos((30, 40), (200, 170), (90, 500), ending=".jpg"), recipe(batch_size=4)
+    Image.open(images.records[1].path).save(images.records[1].path, "PNG")  # which the CPU decodes
+    expected = [batches(images_of(images, settings, start, transform=number), 1) for number in (0, 1)]
+    decoder = NvJpeg("cpu", cpu_decoder(), on_cpu)
+    monkeypatch.setattr(decoded, "choose_decoder", lambda name, device: (decoder, "stand-in"))
+    for number in (0, 1):
+        own = batches(images_of(images, settings, start, transform=number), 1)
+        for (batch, target), (other, same) in zip(own, expected[number], strict=True):
+            torch.testing.assert_close(batch, other, atol=0.06, rtol=0)  # of two libraries' resizing
+            assert torch.equal(target, same)
 
 
 def test_a_photo_that_is_gone_is_named(photos, recipe, start):
