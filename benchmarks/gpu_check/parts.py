@@ -70,7 +70,7 @@ class Sizes:
     one_by_one: int = 128
     alike: int = 512
     train: int = 4096
-    epochs: int = 4
+    epochs: int = 3
     cifar_epochs: int = 30
     vectors: int = 400_000
     queries: int = 256
@@ -330,7 +330,7 @@ PARTS = {
     "speed": Part(speed, 120),
     "large_model": Part(large_model, 60),
     "alike": Part(alike, 60),
-    "training": Part(training, 100),
+    "training": Part(training, 110),
     "neighbors": Part(neighbors, 45),
     "demo": Part(demo, 75),
     "pipeline": Part(pipeline, 60),

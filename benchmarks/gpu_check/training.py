@@ -40,16 +40,20 @@ class Epoch:
 def train(report: Report, setup: Setup, files: Sequence[str], epochs: int) -> None:
     """Train by the plain loop, by ours, and by both again with another seed; each in a process of its own."""
     kept: dict[str, list[list[Epoch]]] = {names.TIMM: [], names.TRAIN: []}
+    seconds: dict[str, list[float]] = {name: [] for name in kept}
     for seed in (0, 1):
         for name, loop in ((names.TIMM, plain_timm), (names.TRAIN, hybrid_training)):
+            start = time.perf_counter()
             kept[name].append(elsewhere(loop, setup, tuple(files), epochs, seed))
+            seconds[name].append(time.perf_counter() - start)
             rates = [epoch.rate for run in kept[name] for epoch in run[WARM_EPOCHS:]]
             report.figure(name, statistics.median(rates), PHOTOS, rates)
     for number in range(epochs):
         for name, title in ((names.LOSS_TIMM, names.TIMM), (names.LOSS, names.TRAIN)):
             losses = [run[number].loss for run in kept[title]]
             report.figure(name.format(number + 1), statistics.fmean(losses), "nats", losses)
-    report.figure(f"{names.TRAIN}, first epoch", kept[names.TRAIN][0][0].rate, PHOTOS)
+    for name, taken in seconds.items():
+        report.figure(f"{name}, {epochs} epochs with the start", min(taken), "s", taken)
     plain, ours = (
         [statistics.fmean(epoch.loss for epoch in run[WARM_EPOCHS:]) for run in kept[name]]
         for name in (names.TIMM, names.TRAIN)
