@@ -51,9 +51,12 @@ def resize_alone(setup: Setup) -> Work:
 
 
 def threads_alone(setup: Setup) -> Work:
-    """The product's reading threads: with the option ``decode`` they decode for a model on the CPU too."""
+    """The product's pipeline to where the encoder begins: with the option ``decode`` it decodes for it too.
+
+    As the encoder would have it: by nvJPEG on a GPU, by the threads on a CPU. Without the option it reads and hashes.
+    """
     encoder = load(setup)
-    from hybrid.images.decoders import LibjpegTurbo
+    from hybrid.encoders.base import decoder_of
     from hybrid.images.pipeline import read_each
     from hybrid.images.sources import scan
 
@@ -62,7 +65,9 @@ def threads_alone(setup: Setup) -> Work:
         found = scan([Path(files[0]).parent], labeled=False).records
         records = [record for record in found if record.path in wanted]
         prepare = encoder.prepare if option == "decode" else None
-        images = read_each(records, prepare, min_side=encoder.min_side, batch_size=setup.batch, decoder=LibjpegTurbo())
+        images = read_each(
+            records, prepare, min_side=encoder.min_side, batch_size=setup.batch, decoder=decoder_of(encoder)
+        )
         done = sum(not image.reason for image in images)
         if done != len(files):
             raise RuntimeError(f"{done} of {len(files)} photos were read")

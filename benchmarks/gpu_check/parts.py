@@ -216,6 +216,7 @@ def speed(check: Check) -> None:
             row(names.RESIZE, resize_alone, setup, files),
             row(names.READ, threads_alone, on_cpu, files),
             row(names.CPU_DECODE, threads_alone, on_cpu, files, "decode"),
+            row(names.READ_DECODE, threads_alone, setup, files, "decode"),
             row(names.LOADER.format(name), open_clip_dataloader, half, some),
             row(names.AUTOCAST.format(name), open_clip_dataloader, setup, some),
             row(names.README.format(name), open_clip_readme, setup, files[: sizes.one_by_one]),
