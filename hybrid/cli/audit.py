@@ -52,8 +52,6 @@ def audit(
     device: options.Device = "auto",
 ) -> None:
     """List near duplicates and labels that are probably wrong. Nothing in the run changes."""
-    from functools import partial
-
     from hybrid.cli import show
     from hybrid.cli.outputs import FINDINGS, PICTURE, Outputs
     from hybrid.cli.write import format_of, opened
@@ -67,7 +65,7 @@ def audit(
     outputs.file("--sheet", sheet, PICTURE)
     check = LabelCheck(PromptSet.load(prompts) if prompts else None, templates, device) if labels else None
     with opened(output) as (stream, chosen):
-        found = audit_run(run, above=duplicates_above, labels=check, progress=partial(show.image_progress, "comparing"))
+        found = audit_run(run, above=duplicates_above, labels=check, progress=show.image_progress)
         show.note(*found.notes)
         # The picture first: a reader of stdout may close it before its end.
         if sheet is not None:

@@ -32,7 +32,7 @@ from hybrid.tools.audit.probabilities import ZeroShot
 
 # Above this share of images with near duplicates, their list is of no use.
 MANY = 0.25
-Progress = AbstractContextManager[Callable[[int], None]]
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def audit_run(
     *,
     above: float = DUPLICATES_ABOVE,
     labels: LabelCheck | None = None,
-    progress: Callable[[int], Progress] = lambda total: nullcontext(lambda count: None),
+    progress: Progress = lambda what, total: nullcontext(lambda count: None),
 ) -> Audit:
     """Look for near duplicates among all images of a run's index, and for wrong labels among the labeled ones.
 
@@ -99,7 +99,8 @@ def audit_run(
     labels : LabelCheck, optional
         Without it labels are not judged, and neither the encoder nor cleanlab is loaded.
     progress : callable
-        Called with the number of contents to compare; the context that it gives is told how many were just compared.
+        Called with what is done and with how many contents: first to compare them, then to judge the labeled ones. The
+        context that it gives is told of how many it was just done.
 
     Returns
     -------
@@ -122,7 +123,7 @@ def audit_run(
     labeled = _labeled(images, hashes, embeddings)
     if labels is not None and labeled.hashes:
         confident_learning()  # before the long part: without cleanlab there is no use in it
-    with progress(len(hashes)) as step:
+    with progress("comparing", len(hashes)) as step:
         duplicates = tuple(find_duplicates(images, hashes, embeddings, above, step))
     count = sum(len(records) for records in labeled.records)
     share = sum(len(group.images) for group in duplicates if not group.exact) / len(images)
@@ -133,7 +134,7 @@ def audit_run(
     warning = (*spelled, *(too_many if share >= MANY else ()))
     if labels is None:
         return Audit(len(images), count, 0, above, duplicates, None, warning)
-    suspects, judged, notes = _judge_labels(labeled, layout, info, labels)
+    suspects, judged, notes = _judge_labels(labeled, layout, info, labels, progress)
     return Audit(len(images), count, judged, above, duplicates, tuple(suspects), (*warning, *notes))
 
 
@@ -151,7 +152,7 @@ def _labeled(images: Sequence[StoredImage], hashes: Sequence[str], embeddings: F
 
 
 def _judge_labels(
-    labeled: LabeledContents, layout: Layout, info: RunInfo, check: LabelCheck
+    labeled: LabeledContents, layout: Layout, info: RunInfo, check: LabelCheck, progress: Progress
 ) -> tuple[list[Suspect], int, tuple[str, ...]]:
     if not labeled.hashes:
         return [], 0, ("labels: the index holds no labeled photo",)
@@ -169,7 +170,9 @@ def _judge_labels(
     templates = load_templates(check.templates) if check.templates else usual_templates(layout)
     spelling = check_prompts(check.prompts, sorted(set(judged.labels))) if check.prompts else ()
     zero_shot, asked = ask_zero_shot(encoder, judged, templates, check.prompts)
-    return find_suspects(judged, labeled, zero_shot), len(judged.hashes), (*notes, *encoder.notes, *spelling, asked)
+    with progress("judging labels", len(judged.hashes)) as step:
+        suspects = find_suspects(judged, labeled, zero_shot, step)
+    return suspects, len(judged.hashes), (*notes, *encoder.notes, *spelling, asked)
 
 
 def ask_zero_shot(

@@ -97,7 +97,12 @@ class LabeledContents:
         return [str(joined_label(records)) for records in self.records]
 
 
-def judge(embeddings: FloatArray, target: Indices, zero_shot: ZeroShot | None = None) -> Judgment:
+def judge(
+    embeddings: FloatArray,
+    target: Indices,
+    zero_shot: ZeroShot | None = None,
+    step: Callable[[int], None] = lambda count: None,
+) -> Judgment:
     """Decide which labels are probably wrong.
 
     Confident learning counts how many labels are wrong: images that another class claims more surely than it claims
@@ -111,6 +116,8 @@ def judge(embeddings: FloatArray, target: Indices, zero_shot: ZeroShot | None = 
     target : (n,) int
         Class index, 0 to c - 1; `LEAST` images or more of each.
     zero_shot : ZeroShot, optional
+    step : callable
+        Told how many images were just scored.
 
     Raises
     ------
@@ -120,7 +127,7 @@ def judge(embeddings: FloatArray, target: Indices, zero_shot: ZeroShot | None = 
         If the probabilities cannot be calibrated.
     """
     find_label_issues, get_label_quality_scores = confident_learning()
-    probabilities = class_probabilities(held_out_logits(embeddings, target), target, zero_shot)
+    probabilities = class_probabilities(held_out_logits(embeddings, target, step=step), target, zero_shot)
     quality = np.asarray(get_label_quality_scores(target, probabilities, method="self_confidence"), np.float64)
     # More processes would only copy the arrays: the counting takes milliseconds.
     issues = find_label_issues(target, probabilities, filter_by="low_self_confidence", n_jobs=1)
@@ -160,7 +167,10 @@ def to_judge(images: LabeledContents) -> tuple[LabeledContents, tuple[str, ...]]
 
 
 def find_suspects(
-    images: LabeledContents, evidence: LabeledContents, zero_shot: ZeroShot | None = None
+    images: LabeledContents,
+    evidence: LabeledContents,
+    zero_shot: ZeroShot | None = None,
+    step: Callable[[int], None] = lambda count: None,
 ) -> list[Suspect]:
     """List images whose label is probably wrong, the most suspicious first.
 
@@ -172,9 +182,11 @@ def find_suspects(
         All labeled images, to look for the nearest among.
     zero_shot : ZeroShot, optional
         Of `images`, over their labels, sorted.
+    step : callable
+        Told how many images were just scored.
     """
     names, target = np.unique(np.array(images.labels, dtype=object), return_inverse=True)
-    judged = judge(images.embeddings, target, zero_shot)
+    judged = judge(images.embeddings, target, zero_shot, step)
     rows = np.flatnonzero(judged.wrong)
     rows = rows[np.argsort(judged.quality[rows], kind="stable")]
     near = _nearest(images.take(rows.tolist()), evidence)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +39,9 @@ class ZeroShot:
     named: NDArray[np.bool_]
 
 
-def held_out_logits(embeddings: FloatArray, target: Indices, seed: int = 0) -> Floats:
+def held_out_logits(
+    embeddings: FloatArray, target: Indices, seed: int = 0, step: Callable[[int], None] = lambda count: None
+) -> Floats:
     """Score every image by Gaussian discriminant analysis that was fitted without it (see `ClassGaussians.logits`).
 
     Stratified folds, five unless no class has so many images.
@@ -49,6 +52,8 @@ def held_out_logits(embeddings: FloatArray, target: Indices, seed: int = 0) -> F
         No image twice: a copy with the same wrong label would vouch for it.
     target : (n,) int
         Class index, 0 to c - 1; `LEAST` images or more of each.
+    step : callable
+        Told how many images were just scored.
 
     Returns
     -------
@@ -65,6 +70,7 @@ def held_out_logits(embeddings: FloatArray, target: Indices, seed: int = 0) -> F
         parts = list(folds.split(target, target))
     for rest, held in parts:
         logits[held] = ClassGaussians.fit(embeddings[rest], target[rest], len(counts)).logits(embeddings[held])
+        step(len(held))
     return logits
 
 

@@ -45,16 +45,19 @@ def files_of(folder):
 
 
 def test_both_lists(run):
-    before, counts = files_of(run), []
+    before, counts = files_of(run), {}
 
     @contextmanager
-    def progress(total):
-        counts.append(total)
-        yield counts.append
+    def progress(what, total):
+        counts[what] = [total]
+        yield counts[what].append
 
     audit = audit_run(run, above=0.995, labels=LabelCheck(), progress=progress)
     assert files_of(run) == before
-    assert counts[0] == sum(counts[1:]) == 31
+    assert {what: (total, sum(done)) for what, (total, *done) in counts.items()} == {
+        "comparing": (31, 31),
+        "judging labels": (29, 29),
+    }
     assert not any("WARNING" in note for note in audit.notes), "few duplicates"
     assert (audit.images, audit.labeled, audit.above) == (32, 31, 0.995)
     copy, near = audit.duplicates
@@ -78,7 +81,7 @@ def test_without_labels_neither_encoder_nor_cleanlab_is_needed(run, monkeypatch)
     assert audit.suspects is None
     assert len(audit.duplicates) == 2
     with pytest.raises(MissingExtraError, match=r"needs the package cleanlab(.|\n)*hybrid-classifier\[audit\]"):
-        audit_run(run, labels=LabelCheck(), progress=lambda total: pytest.fail("after the long part"))
+        audit_run(run, labels=LabelCheck(), progress=lambda what, total: pytest.fail("after the long part"))
 
 
 def test_names_that_the_encoder_lacks(make_run):
