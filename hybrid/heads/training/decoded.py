@@ -40,7 +40,7 @@ Say = Callable[[str], None]
 # Sides are kept at this many times the length at which the narrowest crop would have the network's own size.
 KEPT_SIDE = 1.5
 # Share of a memory's free bytes that images may take: the network's activations need the rest.
-MOST = 0.5
+MOST = 0.4
 CHUNK = 256
 # Of an image: height and width of all of it; top, left, height and width of the part that is kept; and its size there.
 _Geometry: TypeAlias = Floats
@@ -174,11 +174,11 @@ def keeps_in_memory(transform: Transform, settings: HeadSettings, compute: Compu
         return True
     if settings.loading == "memory":
         raise HeadError(
-            "this recipe's augmentation is done image by image, in loader processes",
-            got="auto_augment or regions, with loading=memory",
+            "this recipe prepares photos one by one, in loader processes",
+            got="auto_augment, regions or a resizing of its own, with loading=memory",
             fix="--set loading=auto",
         )
-    say("note: auto_augment and regions are drawn image by image, in loader processes: the GPU will wait for them")
+    say("note: this recipe prepares photos one by one, in loader processes: the GPU will wait for them")
     return False
 
 
@@ -274,8 +274,8 @@ class DecodedImages(Dataset[Batch]):
                 grown[:, : kept.rgb.shape[1], : kept.rgb.shape[2]] = kept.rgb.to(device)
                 return Pixels(grown, kept.geometry)
         self._say(
-            f"{self._what}: {len(self)} photos would take {_size(needed)}, more than half of what is free on "
-            f"{self._compute.device} and in this machine's memory: each epoch decodes them anew ({self._decoder[1]})"
+            f"{self._what}: {len(self)} photos would take {_size(needed)}, more than {MOST:.0%} of what is free "
+            f"on {self._compute.device} and in this machine's memory: each epoch decodes them anew ({self._decoder[1]})"
         )
         return None
 

@@ -130,7 +130,7 @@ def test_two_processes_train_one_network(colored, recipe, run, shared):
     weights = shared / "w.safetensors"
     save_file(build_model(recipe().model, 3).backbone.state_dict(), weights)
     still = {**STILL, "backbone_weights": str(weights)}
-    recipes = {"full": recipe(**FULL), "still": recipe(**still, batch_size=4)}
+    recipes = {"full": recipe(**FULL), "still": recipe(**still, batch_size=4, loading="memory")}
     # 24 images: one batch and a rest of one image, which is no round for two processes.
     recipes["rest"] = recipe(epochs=1, batch_size=23)
     (shared / "recipes.json").write_text(json.dumps({name: settings.flat() for name, settings in recipes.items()}))
