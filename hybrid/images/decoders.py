@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from hybrid.errors import ConfigError, HybridError, UnreadableImageError
 from hybrid.images.decode import Pixels, Scaled, Size, decode_scaled, draft_jpeg
+
+if TYPE_CHECKING:
+    from hybrid.images.readers import Readers
 
 
 @runtime_checkable
@@ -57,16 +60,27 @@ class BatchDecoder(Protocol):
 
 
 @runtime_checkable
-class PlanningDecoder(BatchDecoder, Protocol):
-    """A `BatchDecoder` that lets the reading threads find out, image by image, what it needs to know before."""
+class PlanningDecoder(Protocol):
+    """A `BatchDecoder` that is so fast that files are read for it by processes, which look at the headers too.
 
-    def plan(self, data: bytes) -> Any:
-        """Look at an encoded image; called by several threads at once."""
+    Attributes
+    ----------
+    batch : int
+        Images that it likes to decode at once.
+    readers : Readers
+    """
+
+    name: str
+    batch: int
+    readers: Readers
+
+    def plan(self, data: bytes | memoryview) -> Any:
+        """Say how to decode an image, in a reading thread: `hybrid.images.nvjpeg.plan_of`, as the processes do."""
 
     def decode_batch(
-        self, data: Sequence[bytes], min_side: int | None, plans: Sequence[Any] | None = None
+        self, data: Sequence[bytes | memoryview], min_side: int | None, plans: Sequence[Any] | None = None
     ) -> Iterable[Scaled | UnreadableImageError]:
-        """Decode images as `BatchDecoder.decode_batch`, each with its plan, if there are any."""
+        """Decode images as `BatchDecoder.decode_batch`; `plans` has what `plan` says of each."""
 
 
 AnyDecoder: TypeAlias = Decoder | BatchDecoder

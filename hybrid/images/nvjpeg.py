@@ -18,6 +18,7 @@ from hybrid.images.decode import TURNS, Scaled, ordinary_header
 from hybrid.images.jpeg_header import BASELINE, JpegHeader, read_header
 from hybrid.images.limits import LARGE
 from hybrid.images.naming import plural
+from hybrid.images.readers import Readers
 from hybrid.images.stream import default_workers
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class NvJpeg:
             self._stream = cuda.Stream(self._device)
             self._most_bytes = min(_MOST_BYTES, torch.cuda.get_device_properties(self._device).total_memory // _SHARE)
         self._pool = ThreadPoolExecutor(default_workers())
+        self.readers = Readers()
         self._has_failed = False
         self._probe()
 

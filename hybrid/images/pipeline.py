@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from PIL import Image
 
@@ -28,10 +28,12 @@ from hybrid.errors import HybridWarning, UnreadableImageError
 from hybrid.images.decode import Scaled
 from hybrid.images.decoders import AnyDecoder, BatchDecoder, Decoder, PlanningDecoder, choose_decoder
 from hybrid.images.naming import plural
+from hybrid.images.readers import CHUNK, MANY, Slot, by_size
 from hybrid.images.records import ImageRecord
 from hybrid.images.stream import ahead, batched, chunk_size, chunked, default_workers, ordered_map
 
 T = TypeVar("T")
+R = TypeVar("R")
 # Images that a warning names.
 _NAMED = 5
 
@@ -137,26 +139,30 @@ def _read_each(
     decoder: AnyDecoder | None,
 ) -> Iterator[ReadImage]:
     decoder = decoder or choose_decoder()[0]
-    threads = workers or default_workers()
-    early = ahead(batch_size, threads)
-    size = chunk_size(early, threads)
-    chunks = chunked(records, size, threads)
-    early = max(1, early // size - 1)  # one more chunk is being taken
     wanted = known if prepare else None
     prepare = prepare or discard
     if isinstance(decoder, BatchDecoder):
-        plan = decoder.plan if isinstance(decoder, PlanningDecoder) else None
-        fetch = partial(_fetch_all, known=wanted, plan=plan)
-        fetched = chain.from_iterable(ordered_map(fetch, chunks, threads, early))
+        fetched = _fetch_for(decoder, records, wanted, batch_size, workers)
         finish = partial(_finish_batch, prepare=prepare, min_side=min_side, decoder=decoder)
-        reads = ordered_map(finish, batched(fetched, min(batch_size, getattr(decoder, "batch", batch_size))), 1, 2)
+        # One is being decoded, and one has been read.
+        reads = ordered_map(finish, fetched, 1, 2)
     else:
         work = partial(_read_one, known=wanted, prepare=prepare, min_side=min_side, decoder=decoder)
-        reads = ordered_map(partial(_until_error, work), chunks, threads, early)
+        reads = _map_chunks(partial(_until_error, work), records, workers or default_workers(), batch_size)
     for images, error in reads:
         yield from images
         if error is not None:
             raise error
+
+
+def _map_chunks(
+    work: Callable[[list[ImageRecord]], R], records: Iterable[ImageRecord], threads: int, batch_size: int
+) -> Iterator[R]:
+    """Map over images as `ordered_map`, several at a time: to hand over one costs as much as to read a small one."""
+    early = ahead(batch_size, threads)
+    size = chunk_size(early, threads)
+    # One more chunk is being taken.
+    return ordered_map(work, chunked(records, size, threads), threads, max(1, early // size - 1))
 
 
 def read_batches(
@@ -228,10 +234,16 @@ def largest_min_side(min_sides: Iterable[int | None]) -> int | None:
     return None if None in sides else max((side for side in sides if side is not None), default=1)
 
 
-# Finds out what a decoder of batches is to know of an image.
-_Plan: TypeAlias = Callable[[bytes], Any]
-# An image's hash, its bytes, and its plan if there is one.
-_Fetched: TypeAlias = tuple[ImageRecord, str, bytes, Any]
+class _Fetched(NamedTuple):
+    """An image that was read: its hash, its bytes, the plan to decode it, and whose memory the bytes lie in."""
+
+    record: ImageRecord
+    sha256: str
+    data: bytes | memoryview
+    plan: Any = None
+    slot: Slot | None = None
+
+
 # Images up to the first at which something failed that is not the image's fault, and that error.
 _Read: TypeAlias = tuple[list[ReadImage], Exception | None]
 
@@ -244,19 +256,63 @@ def _read_one(
     if isinstance(fetched, ReadImage):
         return fetched
     try:
-        decoded = decoder.decode(fetched[2], min_side)
+        decoded = decoder.decode(bytes(fetched.data), min_side)
     except UnreadableImageError as error:
         return ReadImage(record, reason=error.what)
     return _prepared(fetched, decoded, prepare)
 
 
-def _fetch_all(
-    records: Iterable[ImageRecord], known: Collection[str] | None, plan: _Plan | None
+def _fetch_for(
+    decoder: BatchDecoder,
+    records: Iterable[ImageRecord],
+    known: Collection[str] | None,
+    batch_size: int,
+    workers: int | None,
+) -> Iterator[list[ReadImage | _Fetched]]:
+    """Read images, in lists for a decoder of batches."""
+    if not isinstance(decoder, PlanningDecoder):
+        fetch = partial(_fetch_all, known=known)
+        yield from batched(
+            chain.from_iterable(_map_chunks(fetch, records, workers or default_workers(), batch_size)), batch_size
+        )
+        return
+    readers, threads = decoder.readers, workers or decoder.readers.count
+    if isinstance(records, Sized) and len(records) >= MANY:
+        readers.start()
+    fetch = partial(_fetch_planned, known=known, decoder=decoder)
+    fetched = ordered_map(fetch, by_size(chunked(records, CHUNK, threads)), threads, 2 * threads)
+    yield from batched(chain.from_iterable(fetched), min(decoder.batch, batch_size))
+
+
+def _fetch_planned(
+    records: list[ImageRecord], known: Collection[str] | None, decoder: PlanningDecoder
 ) -> list[ReadImage | _Fetched]:
-    return [_fetch(record, known, plan) for record in records]
+    """Read images by a process, if one is idle, or else here; with the plans to decode them."""
+    read = decoder.readers.read(records)
+    if read is None:
+        return [_fetch(record, known, decoder.plan) for record in records]
+    answers, slot = read
+    images: list[ReadImage | _Fetched] = []
+    for record, answer in zip(records, answers, strict=True):
+        if isinstance(answer, str):
+            images.append(ReadImage(record, reason=answer))
+        elif answer is None:
+            images.append(_fetch(record, known, decoder.plan))
+        elif known is None or answer.sha256 in known:
+            images.append(ReadImage(record, answer.sha256, answer.size))
+        else:
+            data = slot.memory[answer.start : answer.start + answer.size]
+            images.append(_Fetched(record, answer.sha256, data, answer.plan, slot))
+    return images
 
 
-def _fetch(record: ImageRecord, known: Collection[str] | None, plan: _Plan | None = None) -> ReadImage | _Fetched:
+def _fetch_all(records: Iterable[ImageRecord], known: Collection[str] | None) -> list[ReadImage | _Fetched]:
+    return [_fetch(record, known) for record in records]
+
+
+def _fetch(
+    record: ImageRecord, known: Collection[str] | None, plan: Callable[[bytes], Any] | None = None
+) -> ReadImage | _Fetched:
     """Read and hash an image; its bytes are given too, if it is to be decoded."""
     try:
         data = record.read_bytes()
@@ -269,34 +325,37 @@ def _fetch(record: ImageRecord, known: Collection[str] | None, plan: _Plan | Non
     sha256 = hashlib.sha256(data).hexdigest()
     if known is None or sha256 in known:
         return ReadImage(record, sha256, len(data))
-    return record, sha256, data, plan(data) if plan else None
+    return _Fetched(record, sha256, data, plan(data) if plan else None)
 
 
 def _finish_batch(
     fetched: Sequence[ReadImage | _Fetched], prepare: Prepare, min_side: int | None, decoder: BatchDecoder
 ) -> _Read:
     """Decode and prepare those of the images that have bytes."""
-    data = [one[2] for one in fetched if not isinstance(one, ReadImage)]
-    if isinstance(decoder, PlanningDecoder):
-        plans = [one[3] for one in fetched if not isinstance(one, ReadImage)]
-        pixels = iter(decoder.decode_batch(data, min_side, plans) if data else ())
+    usable = [one for one in fetched if not isinstance(one, ReadImage)]
+    data = [one.data for one in usable]
+    pixels: Iterator[Scaled | UnreadableImageError]
+    if not data:
+        pixels = iter(())
+    elif isinstance(decoder, PlanningDecoder):
+        pixels = iter(decoder.decode_batch(data, min_side, [one.plan for one in usable]))
     else:
-        pixels = iter(decoder.decode_batch(data, min_side) if data else ())
+        pixels = iter(decoder.decode_batch([bytes(one) for one in data], min_side))
 
     def finish(one: ReadImage | _Fetched) -> ReadImage:
         if isinstance(one, ReadImage):
             return one
         decoded = next(pixels)
         if isinstance(decoded, UnreadableImageError):
-            return ReadImage(one[0], reason=decoded.what)
+            return ReadImage(one.record, reason=decoded.what)
         return _prepared(one, decoded, prepare)
 
     return _until_error(finish, fetched)
 
 
 def _prepared(fetched: _Fetched, decoded: Scaled, prepare: Prepare) -> ReadImage:
-    record, sha256, data, _ = fetched
-    return ReadImage(record, sha256, len(data), prepare(decoded, record), "", decoded.note)
+    record = fetched.record
+    return ReadImage(record, fetched.sha256, len(fetched.data), prepare(decoded, record), "", decoded.note)
 
 
 def _until_error(work: Callable[[T], ReadImage], items: Iterable[T]) -> _Read:

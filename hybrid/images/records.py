@@ -102,6 +102,26 @@ class ImageRecord:
         finally:
             os.close(descriptor)
 
+    def read_into(self, memory: memoryview) -> int | None:
+        """Read the encoded image to the start of some memory.
+
+        Returns
+        -------
+        int or None
+            Its length; None, and nothing is read, if it is longer than the memory. Errors as those of `read_bytes`.
+        """
+        descriptor = os.open(self.container or self.path, _AT_ONCE)
+        try:
+            size = self._size_in(os.fstat(descriptor))
+            if size > len(memory):
+                return None
+            start, done = self.offset if self.container else 0, 0
+            while done < size and (more := os.preadv(descriptor, [memory[done:size]], start + done)):
+                done += more
+            return done
+        finally:
+            os.close(descriptor)
+
     def _size_in(self, status: os.stat_result) -> int:
         """Bytes to read of the file (the shard), by what the system says of it now."""
         if stat.S_ISDIR(status.st_mode):
