@@ -140,6 +140,14 @@ Coverage = Annotated[
     float | None,
     typer.Option(help="Give each photo a set of classes that holds the right one in this share of cases, such as 0.9."),
 ]
+Transductive = Annotated[
+    bool,
+    typer.Option(
+        "--transductive",
+        help="Let the photos of this call help to classify each other: better on a whole folder, but each answer "
+        "depends on the photos that come with it, and none comes before all are read.",
+    ),
+]
 OutputFormat = Annotated[
     Format | None, typer.Option("--format", help="[default: by the ending of --out, else table]", show_default=False)
 ]
@@ -178,11 +186,12 @@ class AnswerOptions(PolicyOptions):
     """The policy, with prediction sets, and how the head looks at a photo."""
 
     coverage: Coverage = None
+    transductive: Transductive = False
     regions: Regions = None
 
     def policy(self) -> Policy:
         """Join the options of the policy; ConfigError where they contradict each other."""
-        return replace(super().policy(), coverage=self.coverage)
+        return replace(super().policy(), coverage=self.coverage, transductive=self.transductive)
 
 
 @dataclass(frozen=True)

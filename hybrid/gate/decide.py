@@ -18,6 +18,7 @@ from hybrid.gate.registry import AnyGate
 from hybrid.gate.rejection import Rejector
 from hybrid.gate.support import SupportEvidence, SupportImages
 from hybrid.gate.terms import Term, total
+from hybrid.gate.transduction import transduce
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,10 @@ class Decider:
         if point.set_threshold is not None and uniform is not None:
             sets = prediction_sets(np.exp(fused.log_probabilities), uniform, point.set_threshold)
         return Decided(fused, p_known, sets)
+
+    def together(self, log_probabilities: NDArray[Any], embeddings: NDArray[Any]) -> NDArray[np.float32]:
+        """Answer anew for images (n, d) that come together, from each one's own log-probabilities (n, c)."""
+        return transduce(log_probabilities, embeddings, self._scorer.class_sums())
 
     def reasons(self, embeddings: NDArray[Any], head_logits: NDArray[Any]) -> Reasons:
         """Take the answers for embeddings (n, d) and head logits (n, s) apart."""

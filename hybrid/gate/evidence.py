@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from hybrid.errors import GateError
 from hybrid.gate.calibration import log_softmax
 from hybrid.gate.gaussians import (
+    TEXT_WORTH,
     ClassGaussians,
     Discriminant,
     Floats,
@@ -21,6 +22,7 @@ from hybrid.gate.gaussians import (
     whitening_metric,
 )
 from hybrid.gate.support import Likelihood, SupportEvidence, SupportImages
+from hybrid.gate.transduction import ClassSums
 
 # Log-likelihoods of the class Gaussians are this much longer than the encoder's logits; divides, so that weights are
 # of the order of one.
@@ -191,6 +193,19 @@ class Scorer:
             hubness=each * self._hubness,
             support=None if self._support is None else self.likelihood(images, self._support),
         )
+
+    def class_sums(self) -> ClassSums:
+        """Sum up what is known of each class of the label space, for answers that are found together."""
+        named, seen = len(self._texts), self.seen
+        sums, counts = np.zeros((seen + self.unseen, self._texts.shape[1])), np.zeros(seen + self.unseen)
+        sums[:named], counts[:named] = TEXT_WORTH * self.likelihood.predicted, TEXT_WORTH
+        own = self._gaussians.counts
+        sums[:seen] += self._gaussians.means * own[:, None]
+        counts[:seen] += own
+        if self._support is not None:
+            sums[self._support.place] += self._support.sums
+            counts[self._support.place] += self._support.counts
+        return ClassSums(sums, counts, self.likelihood.precision)
 
 
 def out_of_fold(

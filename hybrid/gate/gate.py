@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from msgspec import Struct, field
+from numpy.typing import NDArray
 
 from hybrid.errors import GateError
 from hybrid.gate.calibration import log_mean_exp, log_softmax
@@ -103,6 +104,13 @@ class Fused:
     zero_shot: Floats
     without_support: Floats | None = None
 
+    def moved(self, log_probabilities: NDArray[Any], seen: int) -> Fused:
+        """Give the answer other log-probabilities (n, c); the first `seen` classes are seen."""
+        exact = np.asarray(log_probabilities, np.float64)
+        # Rounding errors must not make a probability larger than one.
+        p_unseen = np.minimum(np.exp(exact[:, seen:]).sum(axis=1), 1.0)
+        return replace(self, log_probabilities=exact, p_unseen=p_unseen)
+
 
 class Gate(Struct, frozen=True, kw_only=True, tag_field="kind", tag="conditional"):
     """Hierarchical: p(class) = p(unseen) p(class | unseen) or (1 - p(unseen)) p(class | seen).
@@ -184,10 +192,7 @@ class Gate(Struct, frozen=True, kw_only=True, tag_field="kind", tag="conditional
         odds = np.where(np.arange(support.classes) < evidence.seen, 0.0, log_odds)
         without = log_softmax(plain.log_probabilities + odds[: support.prompted])
         odds[support.prompted :] = support_log_odds
-        joint = log_softmax(joint + odds)
-        # Rounding errors must not make a probability larger than one.
-        p_unseen = np.minimum(np.exp(joint[:, evidence.seen :]).sum(axis=1), 1.0)
-        return replace(plain, log_probabilities=joint, p_unseen=p_unseen, without_support=without)
+        return replace(plain.moved(log_softmax(joint + odds), evidence.seen), without_support=without)
 
     def by_name(self, evidence: Evidence, support: SupportEvidence, by_text: Floats) -> Floats:
         """Log-probability of each support class by its name alone, (n, m); 0 where it has none.

@@ -18,6 +18,14 @@ from hybrid.gate.registry import AnyGate
 from hybrid.gate.rejection import Rejector, threshold_for_coverage
 
 Balance = Literal["equal", "half", "natural"]
+TOGETHER = "transductive: each answer depends on the photos that come with it; with others it may be another one"
+# Fields of `Policy` of which one alone may be given.
+EXCLUSIVE = (
+    ("prior", "balance", "max_seen_loss"),
+    ("reject", "max_false_accept"),
+    ("transductive", "max_seen_loss"),
+    ("transductive", "coverage"),
+)
 # Fields of `CalibrationSet` that have another name in its file.
 TENSORS = {"gda": "memory", "ood_score": "novelty"}
 # Tensors that files of older versions lack.
@@ -43,6 +51,10 @@ class Policy:
         The same, letting through about this share of the images of no class.
     coverage : float or None
         Prediction sets that hold the true class of this share of the images of seen classes.
+    transductive : bool
+        Let images that are answered together help to classify each other; see `hybrid.gate.transduction`. Then an
+        answer depends on the images that come with it. Without `prior` and `balance` it takes `balance` ``half``, and
+        it excludes what is promised of answers that are each by itself: `max_seen_loss` and `coverage`.
     """
 
     prior: float | None = None
@@ -51,11 +63,12 @@ class Policy:
     reject: float | None = None
     max_false_accept: float | None = None
     coverage: float | None = None
+    transductive: bool = False
 
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            if isinstance(value, float | int) and not 0 < value < 1:
+            if item.name != "transductive" and isinstance(value, float | int) and not 0 < value < 1:
                 raise ConfigError(
                     f"{_flag(item.name)} must be a fraction in (0, 1)",
                     got=f"{value:g}",
@@ -63,8 +76,8 @@ class Policy:
                 )
         if self.balance not in (None, *get_args(Balance)):
             raise ConfigError("--balance takes equal, half or natural", got=str(self.balance), fix="give one of them")
-        for group in (("prior", "balance", "max_seen_loss"), ("reject", "max_false_accept")):
-            given = [_flag(name) for name in group if getattr(self, name) is not None]
+        for group in EXCLUSIVE:
+            given = [_flag(name) for name in group if getattr(self, name) not in (None, False)]
             if len(given) > 1:
                 raise ConfigError(f"{' and '.join(given)} contradict each other", fix="give one of them")
 
@@ -180,6 +193,8 @@ def choose_point(
     """
     needs = [name for name in ("max_seen_loss", "reject", "max_false_accept", "coverage") if getattr(policy, name)]
     point = _prior_odds(policy, scorer, gate.support.boost)
+    if policy.transductive:
+        point = replace(point, notes=(*point.notes, TOGETHER))
     if not needs:
         return point
     if calibration is None or rejector is None:
@@ -216,17 +231,19 @@ def _prior_odds(policy: Policy, scorer: Scorer, boost: float) -> OperatingPoint:
     seen, unseen, added = scorer.seen, scorer.unseen, scorer.added
     if unseen == 0:
         return OperatingPoint()
+    # Together, images of seen classes lose more to unseen ones than at the same odds each by itself.
+    balance = policy.balance or ("half" if policy.transductive else "equal")
     share, why = 0.5, "(--prior, --balance half or natural, or --max-seen-loss choose otherwise)"
     support = 0.0
     if policy.prior is not None:
         share, why = policy.prior, "as given"
-    elif policy.balance == "natural":
+    elif balance == "natural":
         share, why = unseen / (seen + unseen), "the unseen classes' share of all classes"
-    elif policy.balance == "half":
+    elif balance == "half":
         share = float(np.sqrt(unseen) / (np.sqrt(seen) + np.sqrt(unseen)))
         why = "half way from one half to the unseen classes' share of all classes"
     log_odds = float(np.log(share / (1 - share)))
-    if policy.prior is not None or policy.balance in ("half", "natural"):
+    if policy.prior is not None or balance in ("half", "natural"):
         support = log_odds + float(np.log(seen / unseen / boost))
         # Added classes do not stand in the group of named ones: their part of the share is not the group's.
         log_odds += float(np.log((unseen - added) / unseen)) if added < unseen else 0.0

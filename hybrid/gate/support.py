@@ -114,6 +114,8 @@ class Likelihood:
     ----------
     predicted : (c, d) float64
         Class means that the texts predict.
+    precision : (d, d) float64
+        Inverse covariance of images around their class's mean, in the measure of log-likelihoods.
     located : Discriminant
         Log-likelihood under each class, if it lies where its text predicts.
     posterior : Discriminant
@@ -123,13 +125,13 @@ class Likelihood:
     def __init__(self, gaussians: ClassGaussians, texts: NDArray[Any]) -> None:
         self.predicted = gaussians.predicted_means(texts)
         within = gaussians.within
-        self._precision = np.asarray(np.linalg.inv(shrink_to_identity(within)) * (DIMENSIONS / len(within)))
-        self._seen = Discriminant.of(gaussians.means, self._precision)
-        self.located = Discriminant.of(self.predicted, self._precision)
+        self.precision = np.asarray(np.linalg.inv(shrink_to_identity(within)) * (DIMENSIONS / len(within)))
+        self._seen = Discriminant.of(gaussians.means, self.precision)
+        self.located = Discriminant.of(self.predicted, self.precision)
         seen, counts = self.predicted[: len(gaussians.means)], gaussians.counts
         worth = np.full(len(seen), TEXT_WORTH)
         means = posterior_means(seen, worth, gaussians.means * counts[:, None], counts)
-        self.posterior = Discriminant.of(means, self._precision)
+        self.posterior = Discriminant.of(means, self.precision)
 
     def baseline(self, images: Floats) -> Floats:
         """Log of the mean likelihood under the seen classes, (n,)."""
@@ -140,7 +142,7 @@ class Likelihood:
         named = support.place < support.named
         prior = np.where(named[:, None], self.predicted[np.where(named, support.place, 0)], 0.0)
         means = posterior_means(prior, np.where(named, TEXT_WORTH, 0.0), support.sums, support.counts)
-        likelihood = Discriminant.of(means, self._precision)(images)
+        likelihood = Discriminant.of(means, self.precision)(images)
         return SupportEvidence(likelihood, support.place, support.counts, support.prompted, support.named)
 
 

@@ -45,6 +45,8 @@ class Batch:
     answers : Answers
     embeddings : (n, dim) float32 or None
         Where the encoder ran.
+    head_logits : (n, seen) float32 or None
+        Where there is a head.
     unreadable : tuple of (path, reason)
         Images of the batch that could not be read.
     """
@@ -54,6 +56,7 @@ class Batch:
     answers: Answers
     embeddings: FloatArray | None = None
     unreadable: Unreadable = ()
+    head_logits: FloatArray | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class FittedClassifier:
             object.__setattr__(self, "decider", decider)
         elif self.policy != Policy():
             raise GateError(
-                "answers of one expert alone cannot be shifted, rejected or turned into sets",
+                "answers of one expert alone cannot be shifted, rejected, turned into sets or found together",
                 expected="a run with a head and a gate",
                 fix="hybrid train-head first, or leave those flags out",
             )
@@ -136,10 +139,12 @@ class FittedClassifier:
         embeddings: FloatArray | None,
         head_logits: FloatArray | None,
         uniform: NDArray[np.float64] | None = None,
+        together: FloatArray | None = None,
     ) -> Answers:
         """Turn a batch's embeddings (n, dim) and head logits (n, seen) into every system's answer.
 
-        `uniform`, a number in [0, 1) for each image, is needed for prediction sets alone.
+        `uniform`, a number in [0, 1) for each image, is needed for prediction sets alone. `together`, (n, c), has the
+        gate's log-probabilities where they were found with those of other batches.
         """
         classes = len(self.space.names)
         seen = self.space.seen
@@ -154,6 +159,8 @@ class FittedClassifier:
             mass = zero_shot[:, seen:].sum(axis=1)
         if self.decider is not None and embeddings is not None and head_logits is not None:
             decided = self.decider(embeddings, head_logits, uniform)
+            if together is not None:
+                decided = replace(decided, fused=decided.fused.moved(together, seen))
             hybrid = np.exp(decided.fused.log_probabilities)
             return Answers(supervised, zero_shot, hybrid, decided.fused.p_unseen, mass, decided)
         if self.few_shot is not None and embeddings is not None:
@@ -196,7 +203,8 @@ class FittedClassifier:
             workers=workers,
             decoder=decoder_of(self.encoder),
         )
-        yield from ordered_map(partial(self._answer_batch, experts), reads, IN_FLIGHT, IN_FLIGHT)
+        batches = ordered_map(partial(self._answer_batch, experts), reads, IN_FLIGHT, IN_FLIGHT)
+        yield from batches if not self.policy.transductive else self._together(batches)
 
     def predictions(self, batch: Batch, top_k: int = 5) -> list[Prediction]:
         """Turn a batch's answers into one `Prediction` for each image."""
@@ -215,12 +223,36 @@ class FittedClassifier:
         reads_embeddings = self.head is not None and self.head.encoder_identity is not None
         return self.class_vectors is not None or self.few_shot is not None or reads_embeddings
 
+    def _together(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Answer when all batches are there; of each one only what its answers are made of is kept until then."""
+        kept: list[Batch] = []
+        own: list[FloatArray] = []
+        for batch in batches:
+            if batch.answers.decided is not None:
+                own.append(batch.answers.decided.fused.log_probabilities.astype(np.float32))
+            kept.append(replace(batch, answers=self._nothing))
+        if self.decider is None or not own:
+            yield from kept
+            return
+        embeddings = np.concatenate([batch.embeddings for batch in kept if batch.embeddings is not None])
+        found, start = self.decider.together(np.concatenate(own), embeddings), 0
+        for batch in kept:
+            end = start + len(batch.records)
+            if batch.records:
+                answers = self.answer(batch.embeddings, batch.head_logits, together=found[start:end])
+                batch = replace(batch, answers=answers)
+            yield batch
+            start = end
+
+    @property
+    def _nothing(self) -> Answers:
+        return Answers(None, None, np.empty((0, len(self.space.names))), None, None, None)
+
     def _answer_batch(self, experts: _Experts, batch: list[ReadImage]) -> Batch:
         unreadable = tuple((image.record.path, image.reason) for image in batch if image.reason)
         images = [image for image in batch if not image.reason]
         if not images:
-            nothing = Answers(None, None, np.empty((0, len(self.space.names))), None, None, None)
-            return Batch((), (), nothing, unreadable=unreadable)
+            return Batch((), (), self._nothing, unreadable=unreadable)
         embeddings = head_logits = None
         if experts.encoder is not None:
             embeddings = experts.encoder.encode_images([image.prepared[0] for image in images])
@@ -231,7 +263,7 @@ class FittedClassifier:
             )
         hashes = tuple(image.sha256 for image in images)
         answers = self.answer(embeddings, head_logits, np.array([uniform_from_hash(sha256) for sha256 in hashes]))
-        return Batch(tuple(image.record for image in images), hashes, answers, embeddings, unreadable)
+        return Batch(tuple(image.record for image in images), hashes, answers, embeddings, unreadable, head_logits)
 
 
 @dataclass(frozen=True)

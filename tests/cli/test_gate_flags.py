@@ -69,6 +69,28 @@ def test_reject_answers_none_of_these(animals, predict, plain):
     assert rejected[0] > rejected[1]
 
 
+def test_transductive_answers_depend_on_the_photos_that_come_together(animals, hybrid, predict, plain):
+    half = predict("--balance", "half")
+    done = predict("--transductive")
+    assert "transductive: each answer depends on the photos that come with it" in done.err
+    assert [row["path"] for row in done.rows] == [row["path"] for row in plain.rows]
+    change = [abs(a["p_unseen"] - b["p_unseen"]) for a, b in zip(done.rows, half.rows, strict=True)]
+    assert max(change) > 1e-3
+    for row, before in zip(done.rows, plain.rows, strict=True):
+        assert row["head"] == before["head"]
+        assert sum(entry["probability"] for entry in row["top"]) < 1 + 1e-5
+    small = predict("--transductive", "--batch-size", "5").rows
+    for row, other in zip(done.rows, small, strict=True):
+        assert row["label"] == other["label"]
+        assert row["probability"] == pytest.approx(other["probability"], abs=2e-4), "however they are batched"
+    # One photo alone has nothing to learn from.
+    flags = ("--prompts", animals / "names.txt", "--run", animals / "run", "--format", "jsonl", "--transductive")
+    (alone,) = hybrid("predict", plain.rows[0]["path"], *flags).rows
+    assert alone["probability"] == pytest.approx(half.rows[0]["probability"], abs=1e-4)
+    without = hybrid("predict", animals / "test", "--encoder", "tiny", *flags[:2], "--run", "none", *flags[4:], rc=1)
+    assert "found together" in without.err
+
+
 def test_coverage_gives_sets(animals, predict, plain):
     done = predict("--coverage", "0.9", "--top-k", "11")
     assert "sets hold the class of 90%" in done.err
@@ -117,6 +139,7 @@ WRONG = (
     (("--prior", "0.2", "--balance", "equal"), 1, "--prior and --balance contradict each other"),
     (("--prior", "0.2", "--max-seen-loss", "0.1"), 1, "--prior and --max-seen-loss contradict each other"),
     (("--reject", "0.9", "--max-false-accept", "0.1"), 1, "--reject and --max-false-accept contradict"),
+    (("--coverage", "0.9", "--transductive"), 1, "--transductive and --coverage contradict each other"),
     (("--coverage", "0.99"), 1, "at least 99"),
 )
 

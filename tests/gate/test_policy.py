@@ -66,6 +66,10 @@ def test_flags_that_contradict_each_other():
         names = [flag.removeprefix("--").replace("-", "_") for flag in flags.split(" and ")]
         with pytest.raises(ConfigError, match=f"^{flags} contradict each other"):
             Policy(**{name: given[name] for name in names})
+    for flag in ("max_seen_loss", "coverage"):
+        with pytest.raises(ConfigError, match=f"--transductive and --{flag.replace('_', '-')} contradict each other"):
+            Policy(transductive=True, **{flag: 0.1})
+    Policy(transductive=True, prior=0.2, reject=0.9)
     Policy(prior=0.2, reject=0.9, coverage=0.8)
     Policy(balance="natural", max_false_accept=0.1, coverage=0.8)
 
@@ -81,6 +85,8 @@ def test_flags_that_contradict_each_other():
         ({"balance": "natural"}, 4 / 12),
         # The odds of `natural` are 4 to 8: those of `half` are their root.
         ({"balance": "half"}, (4 / 8) ** 0.5 / (1 + (4 / 8) ** 0.5)),
+        ({"transductive": True}, (4 / 8) ** 0.5 / (1 + (4 / 8) ** 0.5)),
+        ({"transductive": True, "balance": "natural"}, 4 / 12),
         ({"prior": 0.1}, 0.1),
         ({"prior": 0.999}, 0.999),
     ],

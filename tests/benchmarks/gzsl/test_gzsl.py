@@ -105,6 +105,18 @@ def test_the_natural_point_is_the_same_fit_elsewhere(first):
     assert natural["nll"] != equal["nll"]
 
 
+def test_transductive_is_one_more_operating_point(run, arrays, first, capsys):
+    found = run(arrays, "--transductive")
+    assert found["methods"] == first["methods"]
+    points = found["operating_points"]
+    assert {name: points[name] for name in first["operating_points"]} == first["operating_points"]
+    for name, alone in (("transductive", points["half"]), ("transductive, equal", first["methods"]["hybrid"])):
+        assert set(points[name]) == FIGURES
+        assert points[name]["nll"] != alone["nll"]
+        assert points[name]["harmonic_mean"] > 0.5
+    assert "transductive, equal" in capsys.readouterr().out
+
+
 def test_the_command_loads_no_torch(command):
     _, printed, loaded = command
     assert "balance natural" in printed
