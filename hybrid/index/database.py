@@ -17,6 +17,8 @@ from hybrid.lock import holder
 # Pages in the log before they go to their place, where SQLite has 1,000. Hashes fall anywhere in their index, so that
 # every batch touches many of its pages; one that several touched goes there once (1.5 times the rows a second).
 LOGGED = 8000
+# Rows of a statement: with 12 columns fewer values than any SQLite takes at once.
+ROWS = 64
 # Seconds to wait for another process that writes.
 PATIENCE = 30.0
 # What SQLite says where a folder or disk does not let it make its files.
@@ -62,6 +64,16 @@ class Database:
         """Run a statement for each of the values."""
         with named_sqlite_errors(self.path):
             self.connection.executemany(query, values)
+
+    def insert(self, query: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run ``INSERT INTO TABLE (COLUMNS) VALUES`` for rows of one length, many at a statement.
+
+        sqlite3 gives up Python's lock at every statement, and where other threads compute it waits to have it again.
+        """
+        for start in range(0, len(rows), ROWS):
+            part = rows[start : start + ROWS]
+            marks = ",".join([f"({','.join('?' * len(part[0]))})"] * len(part))
+            self.change(f"{query} {marks}", list(chain.from_iterable(part)))
 
     @contextmanager
     def transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:

@@ -351,13 +351,14 @@ class EmbeddingStore:
         with self._db.transaction():
             if self._leaves_vectors(rows, vectors):
                 self._set("loose", 1)
-            query = f"INSERT OR REPLACE INTO photos ({_COLUMNS}, digest) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)"  # noqa: S608
-            self._db.change_each(query, [(*row, row_digest(row)) for row in rows])
+            query = f"INSERT OR REPLACE INTO photos ({_COLUMNS}, digest) VALUES"
+            self._db.insert(query, [(*row, row_digest(row)) for row in rows])
             if vectors:
                 numbered = enumerate(vectors.items(), self._last_id() + 1)
                 values = [_vector_row(number, name, fingerprint, vector) for number, (name, vector) in numbered]
-                query = "INSERT OR IGNORE INTO embeddings (id, sha256, fingerprint, vector, digest) VALUES (?,?,?,?,?)"
-                self._db.change_each(query, values)
+                self._db.insert(
+                    "INSERT OR IGNORE INTO embeddings (id, sha256, fingerprint, vector, digest) VALUES", values
+                )
             self._grow_revision()
 
     def _leaves_vectors(self, rows: Sequence[ImageRow], vectors: Mapping[str, FloatArray]) -> bool:
