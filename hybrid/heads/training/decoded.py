@@ -91,7 +91,7 @@ class Augmented:
     """Images kept at a bounded size, from which each epoch's crops are made; see `View`."""
 
     def __init__(self, augmentation: Augmentation, min_side: int, compute: Compute) -> None:
-        self._augmentation, self._device, self.min_side = augmentation, torch.device(compute.device), min_side
+        self._augmentation, self._device, self.min_side = augmentation, device_of(compute), min_side
         self._dtype = torch.float16 if compute.is_cuda and compute.precision != "fp32" else torch.float32
         self.side = math.ceil(KEPT_SIDE * min_side / OVERSAMPLING)
         self.words = f"at most {self.side} x {self.side} pixels, augmented there in batches"
@@ -209,7 +209,7 @@ class DecodedImages(Dataset[Batch]):
     ) -> None:
         self._images, self._view, self._settings, self._compute = images, view, settings, compute
         self._say, self._what, self._on_images = say, what, on_images
-        self._device = torch.device(compute.device)
+        self._device = device_of(compute)
         self._target = torch.from_numpy(images.target.astype(np.int64))
 
     def __len__(self) -> int:
@@ -324,6 +324,12 @@ def made_ahead(loader: Iterable[Any]) -> Iterator[Any]:
         if batch is end:
             return
         yield batch
+
+
+def device_of(compute: Compute) -> torch.device:
+    """The device with its number, as its tensors have it: ``cuda`` alone equals none of theirs."""
+    device = torch.device(compute.device)
+    return torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
 
 
 def free_bytes(device: torch.device) -> int:

@@ -18,6 +18,8 @@ Say = Callable[[str], None]
 Forward = Callable[..., Any]
 # A capture needs as much memory again as a step, since short batches and validation still run without it.
 MEMORY = 1.5
+# Largest difference of captured outputs and gradients, relative: half precision adds up in another order each time.
+LIKENESS = 0.05
 # Updates below which a capture would not pay.
 FEW = 50
 
@@ -37,8 +39,14 @@ class Steps:
         self.module, self._size, self._say = module, size, say
         self._before: dict[str, Forward] | None = None
 
-    def prepare(self, images: torch.Tensor) -> None:
-        """Get ready for a batch that is about to be trained on."""
+    def prepare(self, images: torch.Tensor, alone: bool = False) -> None:
+        """Get ready for a batch that is about to be trained on.
+
+        Parameters
+        ----------
+        alone : bool
+            Whether no other thread uses the GPU meanwhile, as one that makes the next batch does.
+        """
 
     def end(self) -> None:
         """Leave the module's forward pass as it was."""
@@ -67,7 +75,7 @@ class Steps:
 class Compiled(Steps):
     """The forward pass by torch.compile, which takes a minute or more for the first batch."""
 
-    def prepare(self, images: torch.Tensor) -> None:
+    def prepare(self, images: torch.Tensor, alone: bool = False) -> None:
         """Compile, which happens in the first call."""
         if self._before is None:
             plain = self._remember()
@@ -86,9 +94,12 @@ class Captured(Steps):
         self._at_rest = 0
         self._gave_up = False
 
-    def prepare(self, images: torch.Tensor) -> None:
-        """Capture, unless that is done; anew where other weights train."""
+    def prepare(self, images: torch.Tensor, alone: bool = False) -> None:
+        """Capture, unless that is done, or others use the GPU; anew where other weights train."""
         if self._gave_up or len(images) != self._size:
+            return
+        if not alone:
+            self._give_up("meanwhile the next photos are brought to the GPU")
             return
         trains = [parameter.requires_grad for parameter in self.module.parameters()]
         if trains != self._trains:
@@ -106,13 +117,36 @@ class Captured(Steps):
                 # All parameters count as inputs, and an idle one has no gradient.
                 torch.cuda.make_graphed_callables(self.module, (images.clone(),), allow_unused_input=True)
                 self._install(self.module.forward, plain)
+                reason = "" if self._is_faithful(images, plain, state) else "they computed something else"
             except RuntimeError as error:
-                self.end()
                 reason = first_line(error)
+                state.free_generator()
             state.restore()
-        self._gave_up = bool(reason)
-        words = f"not captured as CUDA graphs: {reason}" if reason else "captured as CUDA graphs"
-        self._say(f"training steps are {words}")
+        if reason:
+            self._give_up(reason)
+        else:
+            self._say("training steps are captured as CUDA graphs")
+
+    def _give_up(self, reason: str) -> None:
+        self._gave_up = True
+        self.end()
+        self._say(f"training steps are not captured as CUDA graphs: {reason}")
+
+    def _is_faithful(self, images: torch.Tensor, plain: Forward, state: _State) -> bool:
+        """Whether outputs and gradients are those of the module as it is, with the same dropout."""
+        weights = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+        found = []
+        for forward in (self.module, plain):
+            state.restore()
+            output = forward(images)
+            gradients = torch.autograd.grad(output.float().square().sum(), weights, allow_unused=True)
+            # Copies: the graphs write into the same memory each time.
+            found.append([tensor.clone() for tensor in (output.detach(), *gradients) if tensor is not None])
+        gaps = torch.stack([(one - other).float().norm() for one, other in zip(*found, strict=True)])
+        norms = torch.stack([other.float().norm() for other in found[1]])
+        # Some gradients, as of a bias before a batch norm, are 0 but for rounding. What overflowed in half precision is
+        # left to the scaler of the loss.
+        return bool((gaps.nan_to_num(0.0) <= LIKENESS * (norms + norms.nan_to_num(posinf=0.0).norm() / 50)).all())
 
     def _too_little_memory(self, device: torch.device) -> str:
         if device.type != "cuda":
@@ -158,7 +192,14 @@ class _State:
         self._device, self._cpu = device, torch.get_rng_state()
         self._cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
+    def free_generator(self) -> None:
+        """Give the GPU a generator that no capture holds: one that failed would not let go of it."""
+        if self._device.type == "cuda":
+            fresh = torch.Generator(self._device)
+            torch.cuda.default_generators[self._device.index].graphsafe_set_state(fresh.graphsafe_get_state())
+
     def restore(self) -> None:
+        """Put them back."""
         with torch.no_grad():
             for buffer, value in self._buffers.items():
                 buffer.copy_(value)

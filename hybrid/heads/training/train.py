@@ -323,13 +323,14 @@ class _Loop:
         tally = _Tally(epoch)
         # A CPU has each loss at once, so that it can be looked at before it spoils a weight.
         every = 1 if self.compute.device == "cpu" else LOOK_EVERY
+        alone = self.makes_batches(self.train_set)
         for number, (images, target) in enumerate(self.batches(self.train_set), start=1):
             if self.mix is not None:
                 # timm mixes even batches only, and draws from numpy's global generator.
                 images, target = images[: len(images) // 2 * 2], target[: len(target) // 2 * 2]
                 np.random.seed(seed_of(self.settings.seed, epoch, number, self.processes.index))  # noqa: NPY002
                 images, target = self.mix(images, target)
-            self.steps.prepare(images)
+            self.steps.prepare(images, alone)
             logits, loss = self.forward(images, target)
             truth = target.argmax(1) if target.ndim > 1 else target
             tally.add(loss, logits.argmax(1) == truth, float(self.optimizer.param_groups[0]["lr"]))
@@ -342,9 +343,13 @@ class _Loop:
 
     def batches(self, loader: Any) -> Iterator[Batch]:
         """A loader's batches on the device."""
+        ahead = isinstance(getattr(loader, "dataset", None), DecodedImages) and not self.makes_batches(loader)
+        return batches_on(self.compute.device, made_ahead(loader) if ahead else loader)
+
+    def makes_batches(self, loader: Any) -> bool:
+        """Whether a loader's batches are made on the device by this thread, which is quick."""
         images = getattr(loader, "dataset", None)
-        is_slow = isinstance(images, DecodedImages) and images.waits
-        return batches_on(self.compute.device, made_ahead(loader) if is_slow else loader)
+        return isinstance(images, DecodedImages) and not images.waits
 
     def forward(self, images: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits and the loss that is minimized."""
