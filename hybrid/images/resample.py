@@ -31,29 +31,29 @@ _RADIUS = {"bilinear": 1.0, "bicubic": 2.0}
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """An image of a batch: where it stands there, its pixels, and how they are taken.
+class _Kind:
+    """What images have in common that are resized by the same matrices.
 
     Attributes
     ----------
-    number : int
-    rgb : (h, w, 3) uint8
+    is_tensor : bool
+    height, width : int
+        In pixels.
     scale : (float, float)
         Pixels of the image for each of the result, down and across.
-    start : (float, float)
+    start : (int, int)
         The first row and column of the result that is kept.
     """
 
-    number: int
-    rgb: Pixels | torch.Tensor
+    is_tensor: bool
+    height: int
+    width: int
     scale: tuple[float, float]
     start: tuple[int, int]
 
-    @property
-    def shape(self) -> tuple[bool, int, int]:
-        """Images of one shape are joined without a frame."""
-        height, width = self.rgb.shape[:2]
-        return isinstance(self.rgb, torch.Tensor), int(height), int(width)
+
+# Places of images in their batch, and their kind.
+_Group: TypeAlias = tuple[_Kind, list[int]]
 
 
 class Resampler:
@@ -69,7 +69,7 @@ class Resampler:
     def __init__(self, steps: Steps, device: torch.device) -> None:
         self._steps, self._device = steps, device
         self._dtype = torch.float32 if device.type == "cpu" else torch.float16
-        self._kept: dict[tuple[object, ...], tuple[torch.Tensor, torch.Tensor]] = {}
+        self._kept: dict[tuple[int, int, _Kind], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def shrink(self, image: Scaled) -> torch.Tensor:
         """Resize and crop an image that lies on the device to (height, width, 3) uint8."""
@@ -81,91 +81,106 @@ class Resampler:
 
     def levels(self, images: Sequence[Waiting]) -> torch.Tensor:
         """Resize and crop images of any sizes to (n, 3, height, width) of gray levels, whole numbers from 0 to 255."""
+        pixels = [image.rgb if isinstance(image, Scaled) else image for image in images]
         parts, order = [], []
-        for places in self._sets([self._place(number, image) for number, image in enumerate(images)]):
-            parts.append(self._fit(places))
-            order += [place.number for place in places]
+        for groups in self._sets(self._groups(images)):
+            places = [place for _, group in groups for place in group]
+            parts.append(self._fit(groups, [pixels[place] for place in places]))
+            order += places
         joined = parts[0] if len(parts) == 1 else torch.cat(parts)
         if order == list(range(len(order))):
             return joined
         return joined[self._to_device(torch.from_numpy(np.argsort(order)))]
 
-    def _place(self, number: int, image: Waiting) -> _Place:
+    def _groups(self, images: Sequence[Waiting]) -> list[_Group]:
+        """Find images of one kind: by as little work as can be, as thousands a second come here."""
+        groups: dict[tuple[object, ...], list[int]] = {}
+        for place, image in enumerate(images):
+            rgb, extent = (image.rgb, image.extent) if isinstance(image, Scaled) else (image, None)
+            groups.setdefault((type(rgb), rgb.shape, extent), []).append(place)
+        kinds = [self._kind(images[places[0]]) for places in groups.values()]
+        return sorted(zip(kinds, groups.values(), strict=True), key=lambda group: _shape(group[0]))
+
+    def _kind(self, image: Waiting) -> _Kind:
+        rgb = image.rgb if isinstance(image, Scaled) else image
+        height, width = int(rgb.shape[0]), int(rgb.shape[1])
         if not isinstance(image, Scaled):
-            return _Place(number, image, (1.0, 1.0), (0, 0))
+            return _Kind(isinstance(rgb, torch.Tensor), height, width, (1.0, 1.0), (0, 0))
         size, crop = self._steps.size_of(*image.extent), self._steps.crop
         scale = image.extent[0] / size[0], image.extent[1] / size[1]
-        return _Place(number, image.rgb, scale, (round((size[0] - crop[0]) / 2), round((size[1] - crop[1]) / 2)))
+        start = round((size[0] - crop[0]) / 2), round((size[1] - crop[1]) / 2)
+        return _Kind(isinstance(rgb, torch.Tensor), height, width, scale, start)
 
-    def _sets(self, places: Sequence[_Place]) -> Iterator[list[_Place]]:
+    def _sets(self, groups: Sequence[_Group]) -> Iterator[list[_Group]]:
         """Cut a batch into sets of images that are of one shape, or nearly so."""
-        joined: list[_Place] = []
-        own = height = width = 0
-        for place in sorted(places, key=lambda place: place.shape):
-            is_tensor, h, w = place.shape
-            values = (len(joined) + 1) * max(h, height) * max(w, width)
-            if joined and (
-                is_tensor != joined[0].shape[0] or values > _MOST_PADDED * (own + h * w) or 3 * values > _MOST_VALUES
-            ):
-                yield joined
-                joined, own, height, width = [], 0, 0, 0
-            joined.append(place)
-            own, height, width = own + h * w, max(h, height), max(w, width)
+        joined: list[_Group] = []
+        count = own = height = width = 0
+        for kind, places in groups:
+            most = max(1, _MOST_VALUES // (3 * kind.height * kind.width))
+            for part in (places[start : start + most] for start in range(0, len(places), most)):
+                more = len(part) * kind.height * kind.width
+                padded = (count + len(part)) * max(kind.height, height) * max(kind.width, width)
+                alike = not joined or kind.is_tensor == joined[0][0].is_tensor
+                if joined and (not alike or padded > _MOST_PADDED * (own + more) or 3 * padded > _MOST_VALUES):
+                    yield joined
+                    joined, count, own, height, width = [], 0, 0, 0, 0
+                joined.append((kind, part))
+                count, own = count + len(part), own + more
+                height, width = max(height, kind.height), max(width, kind.width)
         if joined:
             yield joined
 
-    def _fit(self, places: Sequence[_Place]) -> torch.Tensor:
-        alike = all((place.shape, place.scale, place.start) == _kind(places[0]) for place in places)
-        pixels = self._joined(places)
-        n, _, height, width = pixels.shape
-        down, across = self._weights(places[:1] if alike else places, height, width)
+    def _fit(self, groups: Sequence[_Group], images: Sequence[Pixels | torch.Tensor]) -> torch.Tensor:
+        height, width = (max(getattr(kind, side) for kind, _ in groups) for side in ("height", "width"))
+        same = all((kind.height, kind.width) == (height, width) for kind, _ in groups)
+        pixels = self._joined(images, (height, width), same=same)
+        # One matrix for all, or one for each.
+        kinds = [groups[0][0]] if len(groups) == 1 else [kind for kind, places in groups for _ in places]
+        down, across = self._weights(kinds, height, width)
         # Along the rows first, rounded and clipped, then along the columns: Pillow's way.
-        rows = pixels.view(n, 3 * height, width) @ across
-        rows = rows.round_().clamp_(0, 255).view(n, 3, height, -1)
-        fitted = torch.matmul(down[0] if alike else down[:, None], rows)
-        return fitted.round_().clamp_(0, 255)
+        n = len(images)
+        rows = (pixels.view(n, height * 3, width) @ across).round_().clamp_(0, 255)
+        fitted = torch.matmul(down, rows.view(n, height, -1)).round_().clamp_(0, 255)
+        return fitted.view(n, fitted.shape[1], 3, -1).transpose(1, 2)
 
-    def _joined(self, places: Sequence[_Place]) -> torch.Tensor:
-        """Give the pixels (n, 3, h, w) of a set, those of smaller images at the top left."""
-        images = [place.rgb for place in places]
-        height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
-        same = all(image.shape[:2] == (height, width) for image in images)
-        if isinstance(images[0], torch.Tensor):
-            planes = [image.permute(2, 0, 1) for image in images if isinstance(image, torch.Tensor)]
+    def _joined(self, images: Sequence[Pixels | torch.Tensor], size: tuple[int, int], *, same: bool) -> torch.Tensor:
+        """Give the pixels (n, h, 3, w) of a set, those of smaller images at the top left."""
+        tensors = [image for image in images if isinstance(image, torch.Tensor)]
+        if tensors:
+            # Not by permuting each: that gives up Python's lock for every image, and this does not.
+            rows = [image.mT for image in tensors]
             if same:
-                return torch.stack(planes).to(self._dtype)
-            canvas = torch.zeros((len(images), 3, height, width), dtype=torch.uint8, device=self._device)
-            parts = [canvas[n, :, : image.shape[0], : image.shape[1]] for n, image in enumerate(images)]
-            torch._foreach_copy_(parts, planes)
+                return torch.stack(rows).to(self._dtype)
+            canvas = torch.zeros((len(images), size[0], 3, size[1]), dtype=torch.uint8, device=self._device)
+            parts = [canvas[n, : row.shape[0], :, : row.shape[2]] for n, row in enumerate(rows)]
+            torch._foreach_copy_(parts, rows)
             return canvas.to(self._dtype)
-        joined = np.stack(images) if same else np.zeros((len(images), height, width, 3), np.uint8)
+        arrays = [image for image in images if isinstance(image, np.ndarray)]
+        joined = np.stack(arrays) if same else np.zeros((len(images), *size, 3), np.uint8)
         if not same:
-            for n, image in enumerate(images):
+            for n, image in enumerate(arrays):
                 joined[n, : image.shape[0], : image.shape[1]] = image
-        on_device = self._to_device(torch.from_numpy(joined))
-        return on_device.permute(0, 3, 1, 2).to(self._dtype, memory_format=torch.contiguous_format)
+        return self._to_device(torch.from_numpy(joined)).mT.to(self._dtype, memory_format=torch.contiguous_format)
 
-    def _weights(self, places: Sequence[_Place], height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Give the matrices of a set, (n, out, height) and (n, width, out); one for all if there is one place."""
-        key = (height, width, places[0].scale, places[0].start) if len(places) == 1 else ()
-        if key in self._kept:
+    def _weights(self, kinds: Sequence[_Kind], height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give the matrices of a set, (n, out, height) and (n, width, out); of one kind without n."""
+        key = (height, width, kinds[0]) if len(kinds) == 1 else None
+        if key is not None and key in self._kept:
             return self._kept[key]
-        sizes, scales, starts = (
-            np.array(values, np.float32)
-            for values in zip(*((place.shape[1:], place.scale, place.start) for place in places), strict=True)
-        )
-        # (3, 2, n): of each image, down and across.
-        given = self._to_device(torch.from_numpy(np.stack([sizes, scales, starts]).transpose(0, 2, 1).copy()))
+        numbers = np.array([((kind.height, kind.width), kind.scale, kind.start) for kind in kinds], np.float32)
+        # (3, 2, n): pixels, scale and start, down and across.
+        given = self._to_device(torch.from_numpy(numbers.transpose(1, 2, 0).copy()))
         down, across = (
             self._weights_along(given[:, axis], length, self._steps.crop[axis])
             for axis, length in enumerate((height, width))
         )
-        found = down, across.transpose(1, 2).contiguous()
-        if key:
-            if len(self._kept) == _KEPT:
-                self._kept.clear()
-            self._kept[key] = found
-        return found
+        across = across.transpose(1, 2).contiguous()
+        if key is None:
+            return down, across
+        if len(self._kept) == _KEPT:
+            self._kept.clear()
+        self._kept[key] = down[0], across[0]
+        return self._kept[key]
 
     def _weights_along(self, given: torch.Tensor, length: int, out: int) -> torch.Tensor:
         """Weights (n, out, length) of pixels by torch's and Pillow's formula, each row's sum being 1.
@@ -191,8 +206,8 @@ class Resampler:
         return tensor.to(self._device, non_blocking=True)
 
 
-def _kind(place: _Place) -> tuple[object, ...]:
-    return place.shape, place.scale, place.start
+def _shape(kind: _Kind) -> tuple[bool, int, int]:
+    return kind.is_tensor, kind.height, kind.width
 
 
 def _filter(distance: torch.Tensor, interpolation: str) -> torch.Tensor:

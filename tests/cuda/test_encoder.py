@@ -66,8 +66,10 @@ def test_the_preprocessing_gives_the_gray_levels_of_a_cpu(device, smooth, file_o
     images = [LibjpegTurbo().decode(data, ways[0].min_side) for data in files]
     expected, found = (way.batch([way.prepare(image) for image in images]) for way in ways)
     assert found.device.type == torch.device(device).type
-    # One gray level, in units of the smallest standard deviation.
-    assert (found.cpu() - expected).abs().max() < 1.01 / 255 / 0.25
+    # In gray levels: half precision rounds twice.
+    levels = (found.cpu() - expected).abs() * 255 * 0.28
+    assert levels.max() < 2.2
+    assert levels.mean() < 0.3
 
 
 @pytest.fixture
