@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,18 +27,20 @@ if TYPE_CHECKING:
 
     from hybrid.images.decoders import Decoder
 
-# As `torchvision.io.decode_jpeg`: a list of (n,) uint8 on the CPU, `mode` and `device`, to a list of (3, h, w) uint8.
-DecodeBatch: TypeAlias = Callable[..., "list[torch.Tensor]"]
+# From a list of (n,) uint8 on the CPU to a list of (3, h, w) uint8, RGB, on the device.
+DecodeBatch: TypeAlias = "Callable[[list[torch.Tensor], torch.device], list[torch.Tensor]]"
 Encoded: TypeAlias = bytes | memoryview
 Outcome: TypeAlias = Scaled | UnreadableImageError
 
 # Of luma; chroma has (1, 1): 4:4:4, 4:2:2, 4:2:0, 4:4:0.
 _SAMPLINGS = frozenset({((1, 1),)} | {(luma, (1, 1), (1, 1)) for luma in ((1, 1), (2, 1), (2, 2), (1, 2))})
-_END, _RESTART = 0xD9, 0xD0
+_END, _RESTART = b"\xff\xd9", 0xD0
 # Pixels that lie on the GPU at once: so many bytes, and this share of its memory.
 _MOST_BYTES, _SHARE = 2**30, 16
 # Gray levels by which a picture of few details may differ from what it was before it was encoded.
 _PROBED_WITHIN = 8
+# Larger images are not joined for the sake of fewer calls.
+_MOST_JOINED = 4 * 2**20
 
 
 def plan_of(data: Encoded) -> JpegHeader | None:
@@ -53,11 +56,11 @@ def plan_of(data: Encoded) -> JpegHeader | None:
         return None
     if header.profile and conversion_by(header.profile, "L" if header.is_gray else "RGB") is not None:
         return None
-    return header if _is_whole(data, header) else None
+    return header if data[-2:] == _END or _has_end(data, header) else None
 
 
-def _is_whole(data: Encoded, header: JpegHeader) -> bool:
-    """Whether the only scan has its restart markers, all in their order, and its end, and no other marker before."""
+def _has_end(data: Encoded, header: JpegHeader) -> bool:
+    """Whether the only scan has its end, with other bytes behind it: no other marker stands before but restarts."""
     scan = np.frombuffer(data, np.uint8, offset=header.scan)
     marks = scan[1:][np.flatnonzero(scan[:-1] == 0xFF)]
     marks = marks[marks != 0]  # 0: the byte before was not a marker's
@@ -65,7 +68,7 @@ def _is_whole(data: Encoded, header: JpegHeader) -> bool:
     across, down = (1, 1) if header.is_gray else header.sampling[0]
     blocks = -(-header.width // (8 * across)) * -(-header.height // (8 * down))
     restarts = -(-blocks // header.restart_interval) - 1 if header.restart_interval else 0
-    if len(marks) <= restarts or marks[restarts] != _END:
+    if len(marks) <= restarts or marks[restarts] != _END[1]:
         return False
     return bool(np.array_equal(marks[:restarts], _RESTART + np.arange(restarts) % 8))
 
@@ -83,7 +86,7 @@ class NvJpeg:
     cpu : Decoder
         For everything that is not an ordinary JPEG, and for what the GPU could not decode.
     decode_batch : callable
-        `torchvision.io.decode_jpeg`.
+        See `DecodeBatch`.
     """
 
     name = "nvjpeg"
@@ -136,7 +139,7 @@ class NvJpeg:
                 waiting |= {p: self._on_cpu(data[p], min_side) for p, pixels in upright.items() if pixels is None}
                 for place in part:
                     pixels = upright.pop(place, None)
-                    yield waiting.pop(place).result() if pixels is None else Scaled.whole(pixels.permute(1, 2, 0))
+                    yield waiting.pop(place).result() if pixels is None else Scaled.whole(pixels)
         finally:
             for future in waiting.values():
                 future.cancel()
@@ -163,7 +166,7 @@ class NvJpeg:
         return self._pool.submit(decode)
 
     def _on_device(self, data: Sequence[Encoded], plans: Sequence[JpegHeader]) -> list[torch.Tensor | None]:
-        """Decode to (3, h, w) uint8, upright; None for those that the CPU is to decode after all."""
+        """Decode to (h, w, 3) uint8, upright; None for those that the CPU is to decode after all."""
         try:
             return self._decode(data, plans) if data else []
         except RuntimeError as error:  # of one image for all of them, or of the device
@@ -174,12 +177,23 @@ class NvJpeg:
         import torch
 
         encoded = [torch.frombuffer(one, dtype=torch.uint8) for one in data]
+        found: list[torch.Tensor | None] = [None] * len(plans)
+        alike = defaultdict[tuple[int, int], list[int]](list)
         with self._own_stream():
-            images = self._decode_batch(encoded, mode="RGB", device=self._device)
-            return [
-                _turned(image, plan.orientation) if image.shape == (3, plan.height, plan.width) else None
-                for image, plan in zip(images, plans, strict=True)
-            ]
+            images = self._decode_batch(encoded, self._device)
+            for place, (image, plan) in enumerate(zip(images, plans, strict=True)):
+                if image.shape != (3, plan.height, plan.width):
+                    continue
+                if plan.orientation in TURNS or 3 * plan.width * plan.height > _MOST_JOINED:
+                    found[place] = _turned(image, plan.orientation).permute(1, 2, 0)
+                else:
+                    alike[plan.height, plan.width].append(place)
+            # Every call for a tensor gives other threads the turn: few calls for many images.
+            for places in alike.values():
+                joined = torch.stack([images[place] for place in places]).permute(0, 2, 3, 1)
+                for place, image in zip(places, joined.unbind(), strict=True):
+                    found[place] = image
+        return found
 
     @contextmanager
     def _own_stream(self) -> Iterator[None]:
@@ -223,7 +237,7 @@ class NvJpeg:
             raise DeviceError(
                 f"torchvision cannot decode on {self._device}: {first_line(error)}", fix="--decoder cpu"
             ) from error
-        levels = None if decoded is None else decoded[0].cpu().numpy().astype(int)
+        levels = None if decoded is None else decoded[..., 0].cpu().numpy().astype(int)
         if levels is None or np.abs(levels - np.asarray(picture)).max() > _PROBED_WITHIN:
             raise DeviceError(f"torchvision decodes a JPEG on {self._device} to another picture", fix="--decoder cpu")
 
@@ -242,11 +256,21 @@ def load(device: str) -> NvJpeg:
 
     if not device.startswith("cuda") or not torch.cuda.is_available():
         raise DeviceError("nvJPEG decodes on CUDA alone", got=f"device {device}", fix="--decoder cpu")
+    return NvJpeg(device, cpu_decoder(), torchvisions_decoder())
+
+
+def torchvisions_decoder() -> DecodeBatch:
+    """Give torchvision's decoder for CUDA; DeviceError if it has none."""
+    import torch
+
     try:
-        from torchvision.io import decode_jpeg
-    except ImportError as error:
+        from torchvision.io import ImageReadMode
+
+        # What `torchvision.io.decode_jpeg` calls, without its checks of each image.
+        decode = torch.ops.image.decode_jpegs_cuda
+    except (ImportError, AttributeError) as error:
         raise DeviceError(f"this torchvision decodes no JPEGs: {first_line(error)}", fix="--decoder cpu") from error
-    return NvJpeg(device, cpu_decoder(), decode_jpeg)
+    return lambda data, device: decode(data, ImageReadMode.RGB.value, device)
 
 
 def _turned(image: torch.Tensor, orientation: int) -> torch.Tensor:

@@ -23,7 +23,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torchvision"
 @pytest.fixture
 def encoder(clip_folder, monkeypatch):
     """On a GPU, as far as the choice of a decoder goes: a stand-in takes nvJPEG's name."""
-    stand_in = {decoders.NVJPEG: lambda device: NvJpeg("cpu", LibjpegTurbo(), decode_jpeg)}
+    stand_in = {
+        decoders.NVJPEG: lambda device: NvJpeg("cpu", LibjpegTurbo(), lambda data, _: decode_jpeg(data, mode="RGB"))
+    }
     monkeypatch.setattr(decoders, "DECODERS", {**decoders.DECODERS, **stand_in})
     encoder = load_encoder(EncoderSettings(model=str(clip_folder), precision="fp32"), "cpu")
     encoder._compute = dataclasses.replace(encoder._compute, device="cuda")

@@ -26,16 +26,16 @@ CPU = LibjpegTurbo()
 
 
 class OnCpu:
-    """`torchvision.io.decode_jpeg` for a list; of files with a comment `bad` it fails, as nvJPEG does of CMYK."""
+    """torchvision's decoder; of files with a comment `bad` it fails, as nvJPEG does of CMYK."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
 
-    def __call__(self, data: Sequence[torch.Tensor], mode: str, device: torch.device) -> list[torch.Tensor]:
+    def __call__(self, data: Sequence[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
         self.sizes.append(len(data))
         if any(b"bad" in one.numpy().tobytes() for one in data):
             raise RuntimeError("Error while decoding JPEG images: 2\nmore of it")
-        decoded: list[torch.Tensor] = decode_jpeg(list(data), mode=mode, device=device)
+        decoded: list[torch.Tensor] = decode_jpeg(list(data), mode="RGB", device=device)
         return decoded
 
 
@@ -56,7 +56,7 @@ def ordinary(picture, encode) -> dict[str, bytes]:
         "sRGB": {"icc_profile": p3},
         **{f"orientation {n}": {"orientation": n} for n in range(1, 9)},
     }
-    files = {name: encode(picture(83, 61), quality=90, **given) for name, given in options.items()}
+    files = {name: encode(picture(83, 61, block=25), quality=90, **given) for name, given in options.items()}
     files["gray"] = encode(picture(83, 61, "L"))
     files["gray, restarts"] = encode(picture(83, 61, "L"), restart_marker_blocks=3)
     files["mpo"] = encode(picture(40, 30), "MPO", save_all=True, append_images=[picture(40, 30, seed=1)])
@@ -68,6 +68,7 @@ def others(picture, encode, ordinary) -> dict[str, bytes]:
     """Files for the CPU: of other kinds, and damaged ones."""
     plain, marks = ordinary["plain"], ordinary["restarts"]
     last = max(marks.rfind(bytes([0xFF, 0xD0 + n])) for n in range(8))
+    behind = bytes(20)
     gray = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     return {
         "png": encode(picture(20, 10), "PNG"),
@@ -80,9 +81,9 @@ def others(picture, encode, ordinary) -> dict[str, bytes]:
         "without its end": plain[:-2],
         "cut": plain[: len(plain) * 2 // 3],
         "a hole": plain[:900] + bytes(len(plain) - 900),
-        "another file in it": plain[: len(plain) // 2] + b"\xff\xd8\xff\xd9" + plain[len(plain) // 2 :],
-        "a restart marker less": marks[:last] + marks[last + 2 :],
-        "a restart marker more": plain[:-2] + b"\xff\xd0" + plain[-2:],
+        "another file in it": plain[: len(plain) // 2] + b"\xff\xd8\xff\xd9" + plain[len(plain) // 2 :] + behind,
+        "a restart marker less": marks[:last] + marks[last + 2 :] + behind,
+        "a restart marker more": plain[:-2] + b"\xff\xd0" + plain[-2:] + behind,
     }
 
 
@@ -118,9 +119,9 @@ def test_a_mixed_batch_is_decoded_in_order(decoder, ordinary, others):
         on_device = isinstance(one, Scaled) and isinstance(one.rgb, torch.Tensor)
         assert on_device == (data in ordinary.values())
         # nvJPEG's arithmetic, and how it brings chroma to the size of luma, are not quite libjpeg's.
-        assert_same(one, by_cpu(data), 1.5 if on_device and one.rgb.is_cuda else 0)
+        assert_same(one, by_cpu(data), 3 if on_device and one.rgb.is_cuda else 0)
         if on_device:
-            assert one.rgb.permute(2, 0, 1).is_contiguous()
+            assert one.rgb.mT.transpose(0, 1).is_contiguous()
     assert list(decoder.decode_batch([], None)) == []
     assert isinstance(decoder, BatchDecoder)
 
@@ -176,6 +177,7 @@ def test_it_is_chosen_on_cuda_where_it_works(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     made = NvJpeg
     monkeypatch.setattr(nvjpeg, "NvJpeg", lambda device, cpu, decode: made("cpu", cpu, decode))
+    monkeypatch.setattr(nvjpeg, "torchvisions_decoder", OnCpu)
     assert choose_decoder(device="cuda")[1] == "images are decoded by nvjpeg"
     assert decoders.pixels_of(choose_decoder(device="cuda:1")[0]) == "nvjpeg"
     for name, device in (("auto", "cpu"), ("auto", "mps"), ("cpu", "cuda")):
@@ -184,14 +186,14 @@ def test_it_is_chosen_on_cuda_where_it_works(monkeypatch):
     with pytest.raises(DeviceError, match="nvJPEG decodes on CUDA alone"):
         choose_decoder("nvjpeg", "cpu")
 
-    def fails(*given: object, **options: object) -> list[torch.Tensor]:
+    def fails(*given: object) -> list[torch.Tensor]:
         raise RuntimeError("not compiled with nvJPEG")
 
-    def black(data: Sequence[torch.Tensor], **options: object) -> list[torch.Tensor]:
+    def black(*given: object) -> list[torch.Tensor]:
         return [torch.zeros((3, 48, 64), dtype=torch.uint8)]
 
     for broken, reason in ((fails, "RuntimeError: not compiled with nvJPEG"), (black, "to another picture")):
-        monkeypatch.setattr("torchvision.io.decode_jpeg", broken)
+        monkeypatch.setattr(nvjpeg, "torchvisions_decoder", lambda broken=broken: broken)
         note = choose_decoder(device="cuda")[1]
         assert note.startswith("images are decoded by libjpeg-turbo (not nvjpeg: torchvision ")
         assert reason in note

@@ -24,7 +24,7 @@ from hybrid.images.records import ImageRecord
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="no memory without a name on this system")
 
 
-def stand_in(data, mode, device) -> list[torch.Tensor]:
+def stand_in(data, device) -> list[torch.Tensor]:
     """Of an image of the device its first bytes, so that a mixture of two would be seen."""
     return [
         torch.from_numpy(LibjpegTurbo().decode(one.numpy().tobytes()).rgb).permute(2, 0, 1).contiguous() for one in data
