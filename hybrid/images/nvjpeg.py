@@ -133,13 +133,13 @@ class NvJpeg:
         waiting = {place: self._on_cpu(data[place], min_side) for place, plan in enumerate(plans) if plan is None}
         try:
             for part in self._parts(plans):
-                usual = [(place, plan) for place in part if (plan := plans[place]) is not None]
-                decoded = self._on_device([data[place] for place, _ in usual], [plan for _, plan in usual])
-                upright = dict(zip((place for place, _ in usual), decoded, strict=True))
-                waiting |= {p: self._on_cpu(data[p], min_side) for p, pixels in upright.items() if pixels is None}
+                planned = [(place, plan) for place in part if (plan := plans[place]) is not None]
+                decoded = self._on_device([data[place] for place, _ in planned], [plan for _, plan in planned])
+                images = dict(zip((place for place, _ in planned), decoded, strict=True))
+                waiting |= {place: self._on_cpu(data[place], min_side) for place, image in images.items() if not image}
+                del decoded
                 for place in part:
-                    pixels = upright.pop(place, None)
-                    yield waiting.pop(place).result() if pixels is None else Scaled.whole(pixels)
+                    yield images.pop(place, None) or waiting.pop(place).result()
         finally:
             for future in waiting.values():
                 future.cancel()
@@ -165,19 +165,19 @@ class NvJpeg:
 
         return self._pool.submit(decode)
 
-    def _on_device(self, data: Sequence[Encoded], plans: Sequence[JpegHeader]) -> list[torch.Tensor | None]:
-        """Decode to (h, w, 3) uint8, upright; None for those that the CPU is to decode after all."""
+    def _on_device(self, data: Sequence[Encoded], plans: Sequence[JpegHeader]) -> list[Scaled | None]:
+        """Decode images; None for those that the CPU is to decode after all."""
         try:
             return self._decode(data, plans) if data else []
         except RuntimeError as error:  # of one image for all of them, or of the device
             self._warn(len(data), first_line(error))
             return [None] * len(data)
 
-    def _decode(self, data: Sequence[Encoded], plans: Sequence[JpegHeader]) -> list[torch.Tensor | None]:
+    def _decode(self, data: Sequence[Encoded], plans: Sequence[JpegHeader]) -> list[Scaled | None]:
         import torch
 
         encoded = [torch.frombuffer(one, dtype=torch.uint8) for one in data]
-        found: list[torch.Tensor | None] = [None] * len(plans)
+        found: list[Scaled | None] = [None] * len(plans)
         alike = defaultdict[tuple[int, int], list[int]](list)
         with self._own_stream():
             images = self._decode_batch(encoded, self._device)
@@ -185,14 +185,14 @@ class NvJpeg:
                 if image.shape != (3, plan.height, plan.width):
                     continue
                 if plan.orientation in TURNS or 3 * plan.width * plan.height > _MOST_JOINED:
-                    found[place] = _turned(image, plan.orientation).permute(1, 2, 0)
+                    found[place] = Scaled.whole(_turned(image, plan.orientation).permute(1, 2, 0))
                 else:
                     alike[plan.height, plan.width].append(place)
             # Every call for a tensor gives other threads the turn: few calls for many images.
-            for places in alike.values():
+            for size, places in alike.items():
                 joined = torch.stack([images[place] for place in places]).permute(0, 2, 3, 1)
                 for place, image in zip(places, joined.unbind(), strict=True):
-                    found[place] = image
+                    found[place] = Scaled(image, size)
         return found
 
     @contextmanager
@@ -237,7 +237,7 @@ class NvJpeg:
             raise DeviceError(
                 f"torchvision cannot decode on {self._device}: {first_line(error)}", fix="--decoder cpu"
             ) from error
-        levels = None if decoded is None else decoded[..., 0].cpu().numpy().astype(int)
+        levels = None if decoded is None else np.asarray(decoded.to_picture(), int)[..., 0]
         if levels is None or np.abs(levels - np.asarray(picture)).max() > _PROBED_WITHIN:
             raise DeviceError(f"torchvision decodes a JPEG on {self._device} to another picture", fix="--decoder cpu")
 
