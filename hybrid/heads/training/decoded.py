@@ -160,8 +160,8 @@ def view_of(transform: Transform, compute: Compute) -> View | None:
     return None if augmentation is None or min_side is None else Augmented(augmentation, min_side, compute)
 
 
-def keeps_in_memory(transform: Transform, settings: HeadSettings, compute: Compute, say: Say) -> bool:
-    """Whether images are decoded into memory and augmented on the device; says so where the recipe prevents it.
+def keeps_in_memory(transform: Transform, settings: HeadSettings, compute: Compute) -> bool:
+    """Whether images are decoded into memory and augmented on the device.
 
     Raises
     ------
@@ -178,7 +178,6 @@ def keeps_in_memory(transform: Transform, settings: HeadSettings, compute: Compu
             got="auto_augment, regions or a resizing of its own, with loading=memory",
             fix="--set loading=auto",
         )
-    say("note: this recipe prepares photos one by one, in loader processes: the GPU will wait for them")
     return False
 
 
@@ -300,10 +299,10 @@ def decoded(records: Sequence[ImageRecord], view: View, batch_size: int, decoder
 
 
 def plain_batches(
-    images: LabeledImages, transform: Transform, settings: HeadSettings, compute: Compute, say: Say
+    images: LabeledImages, transform: Transform, settings: HeadSettings, compute: Compute
 ) -> Iterable[Any]:
     """Batches of images that are seen once, in their order, for `batches_on`."""
-    view = view_of(transform, compute) if keeps_in_memory(transform, settings, compute, say) else None
+    view = view_of(transform, compute) if keeps_in_memory(transform, settings, compute) else None
     if view is None:
         return make_loader(images, transform, settings, train=False, pin=compute.is_cuda)
     return _seen_once(images, view, settings.schedule.batch_size, compute)

@@ -64,7 +64,7 @@ class FrozenFeatures(Dataset[Batch]):
     def _rows(self) -> Batch:
         self._say(f"the backbone is frozen: features of {len(self)} photos are computed once")
         # In the images' order: cut into the same batches they are the same bits again when a killed training goes on.
-        loader = plain_batches(self._images, self._transform, self._settings, self._compute, self._say)
+        loader = plain_batches(self._images, self._transform, self._settings, self._compute)
         features, targets = [], []
         done = 0
         backbone = self._model.backbone.eval()

@@ -20,6 +20,7 @@ from hybrid.heads.nets.backbone_head import BackboneHead
 from hybrid.heads.nets.ensemble import Ensemble, cross_validation
 from hybrid.heads.nets.lora import add_adapters, merge_adapters
 from hybrid.heads.training import curves
+from hybrid.heads.training.decoded import keeps_in_memory
 from hybrid.heads.training.progress import OnStep, as_part, show_nothing
 from hybrid.heads.training.stages import freeze, fully_unfrozen_epoch, is_progressive
 from hybrid.heads.training.train import EpochLog, train, training_compute
@@ -106,7 +107,14 @@ def _train_one(
     training = training_compute(settings, compute)
     _say_setup(model, settings, frozen, say)
     say(f"{trainable / 1e6:.2f} of {parameters / 1e6:.2f} M parameters train")
-    say(f"training on {training}, {settings.workers} loader processes, optimizer {settings.optim.optimizer}")
+    both = transforms(model, settings)
+    if not augments(settings.augment, settings.regions):
+        both = both[1], both[1]  # trained on what is then validated and answered
+    in_memory = keeps_in_memory(both[0], settings, training)
+    loaded = "no loader processes" if in_memory else f"{settings.workers} loader processes"
+    say(f"training on {training}, {loaded}, optimizer {settings.optim.optimizer}")
+    if training.is_cuda and not in_memory:
+        say("note: a GPU waits for loader processes; auto_augment, regions and loading=processes need them")
     rows: list[EpochLog] = []
     on_epoch, on_step = watch
 
@@ -120,9 +128,6 @@ def _train_one(
         if on_epoch is not None:
             on_epoch(row)
 
-    both = transforms(model, settings)
-    if not augments(settings.augment, settings.regions):
-        both = both[1], both[1]  # trained on what is then validated and answered
     model, best_epoch = train(
         model, data, both, settings, training, note, checkpoints=checkpoints, say=say, on_step=on_step
     )

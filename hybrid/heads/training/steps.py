@@ -16,8 +16,8 @@ from hybrid.heads.training.distributed import process_count
 
 Say = Callable[[str], None]
 Forward = Callable[..., Any]
-# A capture needs as much memory again as a step, since short batches and validation still run without it.
-MEMORY = 1.5
+# A capture keeps the memory of a step, and short batches still need it again.
+MEMORY = 2.2
 # Largest difference of captured outputs and gradients, relative: half precision adds up in another order each time.
 LIKENESS = 0.05
 # Updates below which a capture would not pay.

@@ -240,7 +240,7 @@ class _Loop:
         self.average = _average(self.model, settings.ema_decay)
         self.wrapped = self.processes.model(model.classifier if train_kept else model)
 
-        self.in_memory = not train_kept and keeps_in_memory(transforms[0], settings, compute, say)
+        self.in_memory = not train_kept and keeps_in_memory(transforms[0], settings, compute)
 
         def loader(part: LabeledImages, transform: Transform, kept: bool, train: bool) -> Any:
             if kept:

@@ -109,6 +109,7 @@ def test_of_a_strip_only_the_middle_is_kept(photos, recipe, start):
         torch.testing.assert_close(view.batch(strip, range(4)), view.batch(whole, range(4)), atol=1e-5, rtol=0)
 
 
+@pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
 def test_a_decoder_of_batches_gives_the_same(photos, recipe, start, monkeypatch):
     def on_cpu(data, device):
         return decode_jpeg(list(data), mode="RGB")
