@@ -73,17 +73,18 @@ def test_the_preprocessing_gives_the_gray_levels_of_a_cpu(device, smooth, file_o
 
 
 @pytest.fixture
-def little_memory(device):
+def little_memory():
     """Leave this process so many bytes beyond what it holds: `little_memory(64 * MEGABYTE)`."""
 
     def leave(size):
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
-        total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved(device) + size) / total, device)
+        total = torch.cuda.get_device_properties(number).total_memory
+        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved(number) + size) / total, number)
 
+    number = torch.cuda.current_device()
     yield leave
-    torch.cuda.set_per_process_memory_fraction(1.0, device)
+    torch.cuda.set_per_process_memory_fraction(1.0, number)
     torch.cuda.empty_cache()
 
 
