@@ -136,7 +136,8 @@ def suggest_batch(compute: Compute, run: Callable[[int], object]) -> int:
     -------
     int
         `CPU_BATCH` on a CPU. On a GPU the power of 2, at most `LARGEST_BATCH`, that two batches of fit into the half
-        of its free memory: one computes while the next one is made ready.
+        of its free memory: one computes while the next one is made ready. The other half is for what is decoded
+        meanwhile.
     """
     if not compute.is_cuda:
         return CPU_BATCH

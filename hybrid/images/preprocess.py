@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -125,13 +126,17 @@ class Preprocessor:
         scaled = _not_too_long(to_scaled(image), self._steps)
         if self._device.type == "cuda" and scaled.rgb.nbytes <= LARGEST_WAITING:
             return scaled
-        if self._resampler is not None and isinstance(scaled.rgb, torch.Tensor) and scaled.rgb.is_cuda:
-            return self._resampler.shrink(scaled)
-        fitted = _fit(torch.as_tensor(scaled.rgb)[None], scaled.extent, self._steps)[0]
         if isinstance(scaled.rgb, torch.Tensor):
-            return fitted.contiguous()
-        # By numpy: torch would start threads of its own in every reading thread.
-        return np.ascontiguousarray(fitted.numpy())
+            return self._shrunk(scaled.rgb, scaled, self._steps)
+        return _fit_array(scaled.rgb, scaled.extent, self._steps)
+
+    def _shrunk(self, rgb: torch.Tensor, image: Scaled, steps: Steps) -> torch.Tensor:
+        """Resize an image where a decoder left it."""
+        if self._resampler is not None and rgb.is_cuda:
+            # Where its memory does not suffice, as for one image between two batches, the CPU's does.
+            with suppress(torch.cuda.OutOfMemoryError):
+                return self._resampler.shrink(image)
+        return _fit(rgb[None].cpu(), image.extent, steps)[0].contiguous()
 
     def batch(self, prepared: Sequence[Any]) -> torch.Tensor:
         """Join prepared images, at least one, to (n, 3, height, width), normalized, channels last, on the device."""
@@ -215,6 +220,19 @@ def _fit(images: torch.Tensor, extent: tuple[float, float], steps: Steps) -> tor
     height, width = size
     top, left = round((height - steps.crop[0]) / 2), round((width - steps.crop[1]) / 2)
     return resized[:, :, top : top + steps.crop[0], left : left + steps.crop[1]].permute(0, 2, 3, 1)
+
+
+def _fit_array(rgb: Pixels, extent: tuple[float, float], steps: Steps) -> Pixels:
+    """Resize and crop an image in a reading thread.
+
+    By numpy but for one step: every step of torch gives up Python's lock, which many threads wait for, and copies by
+    threads of its own.
+    """
+    size = height, width = steps.size_of(*extent)
+    planes = torch.from_numpy(rgb.transpose(2, 0, 1)[None])
+    resized: Pixels = _resize(planes, extent, size, steps.interpolation).numpy()[0].transpose(1, 2, 0)
+    top, left = round((height - steps.crop[0]) / 2), round((width - steps.crop[1]) / 2)
+    return np.ascontiguousarray(resized[top : top + steps.crop[0], left : left + steps.crop[1]])
 
 
 def _resize(
