@@ -108,7 +108,10 @@ def first_line(error: Exception, limit: int = 300) -> str:
 _AGAIN = "then run the same command again: what was there before is still there"
 # Of each cause: what it means, and what to do about it.
 _CAUSES = {
-    errno.EROFS: ("it lies on a read-only disk", "copy it to a disk that can be written to, and use the copy"),
+    errno.EROFS: (
+        "it lies on a read-only disk",
+        "name another place; or copy the run to a disk that can be written to, and use the copy",
+    ),
     errno.EACCES: ("no permission", "ask its owner for it (chmod), or work on a copy of your own"),
     errno.EPERM: ("no permission", "ask its owner for it (chmod), or work on a copy of your own"),
     errno.ENOSPC: ("the disk is full", f"free some space there, {_AGAIN}"),
