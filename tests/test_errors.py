@@ -69,7 +69,7 @@ def test_listing_shows_the_first_names_and_counts_the_rest(count, limit, text):
 
 def test_what_the_system_says_becomes_a_named_error_with_a_fix(tmp_path):
     for number, cause, fix in (
-        (errno.EROFS, "read-only", "copy it"),
+        (errno.EROFS, "read-only", "another place"),
         (errno.EACCES, "no permission", "owner"),
         (errno.ENOSPC, "disk is full", "free some space"),
         (errno.ENOTBLK, os.strerror(errno.ENOTBLK), "check the path"),
