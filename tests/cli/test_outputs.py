@@ -40,10 +40,11 @@ def no_work(monkeypatch) -> None:
     def fail(*arguments: object, **options: object) -> None:
         raise AssertionError("the work began")
 
-    monkeypatch.setattr("hybrid.encoders.load_encoder", fail)
-    monkeypatch.setattr("hybrid.run.run.load_encoder", fail)
+    # Where it comes from last: a module that is imported meanwhile would keep what it finds there.
+    for place in ("run.load", "run.run", "tools.audit.audit"):
+        monkeypatch.setattr(f"hybrid.{place}.load_encoder", fail)
     monkeypatch.setattr("hybrid.cli.load.load_classifier", fail)
-    monkeypatch.setattr("hybrid.tools.audit.audit.load_encoder", fail)
+    monkeypatch.setattr("hybrid.encoders.load_encoder", fail)
 
 
 def contents(folder: Path) -> dict[str, object]:
