@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from hybrid.files import atomic_write
 
 # Lines fit into 80 columns: two spaces, the name, the value, the unit.
-NAME, VALUE, UNIT = 54, 10, 10
+NAME, VALUE, UNIT, WIDTH = 54, 10, 10, 80
 PHOTOS = "photos/s"
 
 
@@ -54,7 +55,7 @@ class Report:
     def note(self, text: str) -> None:
         """Print and keep a sentence, such as why something was not measured."""
         self.notes.append(text)
-        say(f"  {text}")
+        say(textwrap.fill(text, WIDTH, initial_indent="  ", subsequent_indent="    "))
         self._write()
 
     def _write(self) -> None:
