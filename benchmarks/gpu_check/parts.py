@@ -45,8 +45,8 @@ class Sizes:
 
     Attributes
     ----------
-    small, large : str
-        open_clip's names of two models.
+    small, large, head : str
+        open_clip's names of two models, and timm's of the network that is trained.
     photos, photos_large_model, photos_12mp, loader, pipeline, one_by_one : int
         Photos that are embedded: of 640 x 480, by the large model, of 12 megapixels, by open_clip's loader, by
         transformers, and one by one.
@@ -62,6 +62,7 @@ class Sizes:
 
     small: str = "ViT-B-32"
     large: str = "ViT-L-14"
+    head: str = "convnext_tiny"
     photos: int = 16_384
     photos_large_model: int = 2048
     photos_12mp: int = 256
@@ -81,6 +82,7 @@ class Sizes:
 QUICK = Sizes(
     small="ViT-S-32-alt",
     large="ViT-S-32",
+    head="test_resnet",
     photos=64,
     photos_large_model=32,
     photos_12mp=8,
@@ -254,7 +256,8 @@ def alike(check: Check) -> None:
 
 def training(check: Check) -> None:
     """The product's training against a plain loop."""
-    train(check.report, check.scene.setup(check.sizes.small), check.photos(check.sizes.train), check.sizes.epochs)
+    setup = replace(check.scene.setup(check.sizes.small), model=check.sizes.head)
+    train(check.report, setup, check.photos(check.sizes.train), check.sizes.epochs)
 
 
 def neighbors(check: Check) -> None:

@@ -85,6 +85,6 @@ def line(name: str, value: float, unit: str = "", behind: str = "") -> str:
 
 def shown(value: float, unit: str) -> str:
     """A figure for people."""
-    if unit == PHOTOS or abs(value) >= 1000:
+    if abs(value) >= 1000 or (unit == PHOTOS and value >= 10):
         return f"{value:,.0f}"
     return f"{value:.5f}" if 0.9 < value < 1 and not unit else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""Training all of a ConvNeXt-Tiny: the product's loop against a plain one around timm's, at the same precision.
+"""Training all of a network of timm: the product's loop against a plain one around timm's, at the same precision.
 
 Both get the same recipe, so that their losses can be compared: which of two photographs a crop is from.
 """
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.gpu_check import names
 from benchmarks.gpu_check.report import PHOTOS, Report
 from benchmarks.throughput.images import MEDIUM, ORIGINALS, elsewhere, original
-from benchmarks.throughput.ours import HEAD
 from benchmarks.throughput.peers import ImageFiles
 from benchmarks.throughput.processes import Setup
 from hybrid.config import HeadSettings
@@ -38,7 +37,13 @@ class Epoch:
 
 
 def train(report: Report, setup: Setup, files: Sequence[str], epochs: int) -> None:
-    """Train by the plain loop, by ours, and by both again with another seed; each in a process of its own."""
+    """Train by the plain loop, by ours, and by both again with another seed; each in a process of its own.
+
+    Parameters
+    ----------
+    setup : Setup
+        Its model is timm's name of the network.
+    """
     kept: dict[str, list[list[Epoch]]] = {names.TIMM: [], names.TRAIN: []}
     seconds: dict[str, list[float]] = {name: [] for name in kept}
     for seed in (0, 1):
@@ -95,7 +100,7 @@ def plain_timm(setup: Setup, files: Sequence[str], epochs: int, seed: int) -> li
     settings = recipe(setup, epochs, seed)
     compute = training_compute(settings, resolve(setup.device))
     torch.manual_seed(seed)
-    model = timm.create_model(HEAD, num_classes=len(ORIGINALS))
+    model = timm.create_model(setup.model, num_classes=len(ORIGINALS))
     model = model.to(setup.device).to(memory_format=torch.channels_last).train()
     transform = timm.data.create_transform(
         input_size=(3, settings.model.image_size, settings.model.image_size),
@@ -156,7 +161,7 @@ def target_of(file: str) -> int:
 def recipe(setup: Setup, epochs: int, seed: int) -> HeadSettings:
     """The recipe of both loops, which is what the plain one can do: one rate, no rotation, no hidden layer."""
     return HeadSettings(
-        backbone=HEAD,
+        backbone=setup.model,
         pretrained=False,
         unfreeze="all",
         hidden=0,

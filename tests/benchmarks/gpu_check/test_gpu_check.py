@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.gpu_check import __main__ as gpu_check
-from benchmarks.gpu_check import names, parts
+from benchmarks.gpu_check import markdown, names, parts
 from benchmarks.gpu_check.bars import Bar, bars, judged, told
 from benchmarks.gpu_check.part import make_check
 from benchmarks.gpu_check.report import Figure, Report, read
@@ -70,6 +70,11 @@ def test_a_part_that_fails_or_hangs_costs_itself_alone(monkeypatch, tmp_path, ca
     assert document["figures"]["build-index ViT-B-32"]["passes"] == [8000.0, 9000.0, 9500.0]
     assert {"processor", "packages"} <= set(document["machine"])
     said = capfd.readouterr().out
+    markdown.main([str(out)])
+    page = capfd.readouterr().out
+    assert "| build-index ViT-B-32 | 9,000 | photos/s | 8,000 | 9,500 |" in page
+    assert "| build-index ViT-B-32, photos/s | at least 8,000 | 9,000 |  |" in page
+    assert "Not done: speed (failed, exit code 1), large_model (cut off after 3 s)." in page
     assert "the encoder is broken" in said
     assert "encoder alone ViT-B-32" in said, "what was kept and not said is said where a part ends early"
     assert "not done: speed, large_model" in said

@@ -1,5 +1,6 @@
 """What the check of a GPU measures, small, on a CPU in this process."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,10 +74,9 @@ def _small(number):
 
 
 def test_both_loops_train_with_one_recipe(setup, files, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(training, "HEAD", "test_resnet")
     monkeypatch.setattr(training, "elsewhere", lambda work, *args: work(*args))
     report = Report(tmp_path / "report.json")
-    training.train(report, setup, files, 2)
+    training.train(report, replace(setup, model="test_resnet"), files, 2)
     for name in (names.TRAIN, names.TIMM):
         assert len(report.figures[name].passes) == 2
         assert min(report.figures[name].passes) > 0
