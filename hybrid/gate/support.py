@@ -156,7 +156,7 @@ class SupportWeights(Struct, frozen=True, kw_only=True):
     base, seen_ratio : float
         For a class with a name: of its log-probability without the images, of the ratio to the seen classes alone.
     ratio_shots, bias_shots : float
-        For a class without a name, what is added to these weights at 16 images; at k images, log2(k) / 4 of it.
+        What is added to the first two weights at 16 images; at k images, log2(k) / 4 of it.
     """
 
     ratio: float
@@ -219,9 +219,10 @@ class SupportGate(Struct, frozen=True, kw_only=True):
         own, bare = self.named, self.image_only
         origin = "" if self.fitted else " (the documented prior)"
         return (
-            f"photos of a support class add {own.ratio:.2f} x the log-likelihood ratio to all named classes "
-            f"{own.seen_ratio:+.2f} x that to the seen ones {own.base:+.2f} x the log-probability by name "
-            f"{own.bias:+.2f}; without a name ({bare.ratio:.2f} {bare.ratio_shots:+.2f} s) x the ratio "
+            f"photos of a support class add ({own.ratio:.2f} {own.ratio_shots:+.2f} s) x the log-likelihood ratio to "
+            f"all named classes {own.seen_ratio:+.2f} x that to the seen ones {own.base:+.2f} x the log-probability by "
+            f"name {own.bias:+.2f} {own.bias_shots:+.2f} s; "
+            f"without a name ({bare.ratio:.2f} {bare.ratio_shots:+.2f} s) x the ratio "
             f"{bare.bias:+.2f} {bare.bias_shots:+.2f} s, where s = log2(photos) / 4{origin}"
         )
 
@@ -237,10 +238,8 @@ class SupportGate(Struct, frozen=True, kw_only=True):
         columns = support.has_name if named else ~support.has_name
         against_seen, against_all = ratios[:, :, columns]
         ones = np.ones_like(against_all)
-        if named:
-            # A name steadies the mean of few images, so that their number need not count.
-            return weigh(self.named, ratio=against_all, bias=ones, base=own[:, columns], seen_ratio=against_seen)
         shots = np.log2(np.minimum(support.counts[columns], MOST_SHOTS)) / np.log2(MOST_SHOTS)
-        return weigh(
-            self.image_only, ratio=against_all, bias=ones, ratio_shots=shots * against_all, bias_shots=shots * ones
-        )
+        values = {"ratio": against_all, "bias": ones, "ratio_shots": shots * against_all, "bias_shots": shots * ones}
+        if named:
+            return weigh(self.named, **values, base=own[:, columns], seen_ratio=against_seen)
+        return weigh(self.image_only, **values)

@@ -18,7 +18,7 @@ from hybrid.gate.policy import Policy
 from hybrid.gate.support import SupportGate, SupportWeights
 
 SUPPORT = SupportGate(
-    named=SupportWeights(ratio=0.4, bias=-1.2, base=-0.25, seen_ratio=0.35),
+    named=SupportWeights(ratio=0.4, bias=-1.2, base=-0.25, seen_ratio=0.35, ratio_shots=-0.3, bias_shots=0.6),
     image_only=SupportWeights(ratio=0.5, bias=1.9, ratio_shots=0.8, bias_shots=-3.0),
     boost=2.5,
 )
@@ -53,20 +53,19 @@ def by_hand(e: Evidence, log_odds: float, support_log_odds: float) -> np.ndarray
         for column, place in enumerate(support.place):
             against_seen = support.likelihood[row, column] - e.baseline[row]
             against_all = support.likelihood[row, column] - math.log(np.mean(likelihoods))
+            share = math.log2(min(support.counts[column], 16)) / 4
+            w = SUPPORT.named if place < support.named else SUPPORT.image_only
+            gain = (w.ratio + w.ratio_shots * share) * against_all + w.bias + w.bias_shots * share
+            weighed = 1
             if place < support.named:
                 p = plain[row, place] if place < support.prompted else 0
                 weighed = p
                 if place >= support.prompted:
                     # At the prior of 2.5 seen classes.
-                    share = math.log(2.5 / seen * (len(prompted) - seen + 1))
-                    p = by_name(e, [*prompted, place], share)[row, -1]
+                    prior = math.log(2.5 / seen * (len(prompted) - seen + 1))
+                    p = by_name(e, [*prompted, place], prior)[row, -1]
                     weighed = p / (1 - p)
-                w = SUPPORT.named
-                gain = w.ratio * against_all + w.seen_ratio * against_seen + w.base * math.log(p) + w.bias
-            else:
-                w, share = SUPPORT.image_only, math.log2(min(support.counts[column], 16)) / 4
-                gain = (w.ratio + w.ratio_shots * share) * against_all + w.bias + w.bias_shots * share
-                weighed = 1
+                gain += w.seen_ratio * against_seen + w.base * math.log(p)
             odds[place] = weighed * math.exp(gain + (log_odds if place < support.prompted else support_log_odds))
         answers.append(odds / odds.sum())
     return np.array(answers)

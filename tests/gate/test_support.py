@@ -13,7 +13,7 @@ from hybrid.gate.support import Likelihood, SupportGate, SupportWeights
 
 SEEN, DIM = 6, 10
 GATE = SupportGate(
-    named=SupportWeights(ratio=0.4, bias=-1.2, base=-0.25, seen_ratio=0.35),
+    named=SupportWeights(ratio=0.4, bias=-1.2, base=-0.25, seen_ratio=0.35, ratio_shots=-0.3, bias_shots=0.6),
     image_only=SupportWeights(ratio=0.5, bias=1.9, ratio_shots=0.8, bias_shots=-3.0),
     boost=2.5,
 )
@@ -109,8 +109,8 @@ def test_weights_are_kept_as_plain_numbers():
 
 def test_describe_has_every_number():
     text = GATE.describe()
-    assert "add 0.40 x the log-likelihood ratio to all named classes +0.35 x that to the seen ones" in text
-    assert "-0.25 x the log-probability by name -1.20;" in text
+    assert "add (0.40 -0.30 s) x the log-likelihood ratio to all named classes +0.35 x that to the seen ones" in text
+    assert "-0.25 x the log-probability by name -1.20 +0.60 s;" in text
     assert "without a name (0.50 +0.80 s) x the ratio +1.90 -3.00 s" in text
     assert text.endswith("(the documented prior)")
     assert "prior" not in msgspec.structs.replace(GATE, fitted=True).describe()
