@@ -234,9 +234,8 @@ class HeadSettings:
     loading : str
         ``memory``: images are decoded once and augmented in batches on the device; ``processes``: in every epoch anew,
         image by image, by loader processes; ``auto``: ``memory`` on CUDA, where the augmentation allows it.
-    compile : str
-        How training steps run: ``graph``, captured as CUDA graphs; ``torch``, by torch.compile; ``off``, layer by
-        layer; ``auto``: ``graph`` on one GPU where it pays.
+    compile : bool
+        Train the backbone compiled by torch.compile, for which the first batch takes a minute or more.
     workers : int
         Loader processes; they change no figure.
 
@@ -263,7 +262,7 @@ class HeadSettings:
     gate: GateSettings
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
     loading: Literal["auto", "memory", "processes"] = "auto"
-    compile: Literal["auto", "graph", "torch", "off"] = "auto"
+    compile: bool = False
     workers: Size = 2
     _flat: dict[str, Any]
 

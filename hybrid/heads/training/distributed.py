@@ -34,7 +34,7 @@ class Processes:
     """
 
     def __init__(self, compute: Compute, *, find_unused: bool = False) -> None:
-        from accelerate import Accelerator, AutocastKwargs, DistributedDataParallelKwargs
+        from accelerate import Accelerator, DistributedDataParallelKwargs
         from accelerate.state import AcceleratorState
 
         if process_count() == 1:
@@ -45,11 +45,7 @@ class Processes:
             device_placement=False,  # `Compute` has chosen the device
             rng_types=[],  # the sampler is seeded by itself, alike in all processes
             mixed_precision={"fp32": "no"}.get(compute.precision, compute.precision),
-            kwargs_handlers=[
-                DistributedDataParallelKwargs(find_unused_parameters=find_unused),
-                # A step casts each weight once; and CUDA graphs must not hold what a cache forgets.
-                AutocastKwargs(cache_enabled=False),
-            ],
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=find_unused)],
         )
 
     @property

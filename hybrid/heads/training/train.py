@@ -20,6 +20,7 @@ from hybrid.errors import HeadError, first_line
 from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.heads.nets.backbone import ImageClassifier
 from hybrid.heads.training.checkpoint import Checkpoint, training_key
+from hybrid.heads.training.compiled import Compiled
 from hybrid.heads.training.decoded import DecodedImages, keeps_in_memory, made_ahead, view_of
 from hybrid.heads.training.distributed import Processes, process_count
 from hybrid.heads.training.features import FrozenFeatures, parts_to_keep
@@ -27,7 +28,6 @@ from hybrid.heads.training.loader import Batch, batches_on, make_loader, seed_of
 from hybrid.heads.training.optim import Schedule, make_optimizer
 from hybrid.heads.training.progress import OnStep, Phase, Step, show_nothing
 from hybrid.heads.training.stages import freeze, fully_unfrozen_epoch, is_progressive, unfrozen_at
-from hybrid.heads.training.steps import steps_of
 from hybrid.heads.transforms import Transform
 
 Say = Callable[[str], None]
@@ -118,8 +118,7 @@ def train(
         if loop.processes.is_main:
             checkpoint.save(loop.state(rows))
         on_epoch(row, best)
-    loop.steps.end()
-    loop.processes.end()
+    loop.end()
     loop.best.restore(loop.model)
     return model.eval(), loop.best.epoch
 
@@ -131,7 +130,7 @@ def _in_memory(loop: _Loop, epoch: int) -> EpochLog:
         raise HeadError(
             "the GPU's memory is too small for this recipe",
             got=first_line(error),
-            fix="lower --batch-size or --set image_size=..., or --set loading=processes, --set compile=off",
+            fix="lower --batch-size or --set image_size=..., or --set loading=processes",
         ) from error
 
 
@@ -257,14 +256,19 @@ class _Loop:
         self.val_set = self.processes.loader(loader(data.val, transforms[1], val_kept, train=False))
         self.schedule = Schedule(self.optimizer, settings.schedule, len(self.train_set))
         self.mix, self.loss = _loss(settings, len(data.classes))
-        updates = 0 if train_kept else settings.schedule.epochs * len(self.train_set)
-        self.steps = steps_of(model, settings, compute, updates, say)
+        self.compiled = _compiled(model, settings, say) if settings.compile and not train_kept else None
 
     def _tell(self, phase: Phase, images: int, loss: float | None = None, total: int | None = None) -> None:
         """Tell how many of a phase's images this process has done; of several processes each does its share."""
         expected = total or -(-self._sizes[phase] // process_count())
         done = min(images, expected)
         self._on_step(Step(phase, self._epoch, self.settings.schedule.epochs, done, expected, loss))
+
+    def end(self) -> None:
+        """Undo what only the training needs of the network."""
+        if self.compiled is not None:
+            self.compiled.end()
+        self.processes.end()
 
     def kept(self) -> nn.Module:
         """The network that is validated and kept: the moving average where there is one."""
@@ -323,14 +327,12 @@ class _Loop:
         tally = _Tally(epoch)
         # A CPU has each loss at once, so that it can be looked at before it spoils a weight.
         every = 1 if self.compute.device == "cpu" else LOOK_EVERY
-        alone = self.makes_batches(self.train_set)
         for number, (images, target) in enumerate(self.batches(self.train_set), start=1):
             if self.mix is not None:
                 # timm mixes even batches only, and draws from numpy's global generator.
                 images, target = images[: len(images) // 2 * 2], target[: len(target) // 2 * 2]
                 np.random.seed(seed_of(self.settings.seed, epoch, number, self.processes.index))  # noqa: NPY002
                 images, target = self.mix(images, target)
-            self.steps.prepare(images, alone)
             logits, loss = self.forward(images, target)
             truth = target.argmax(1) if target.ndim > 1 else target
             tally.add(loss, logits.argmax(1) == truth, float(self.optimizer.param_groups[0]["lr"]))
@@ -343,13 +345,9 @@ class _Loop:
 
     def batches(self, loader: Any) -> Iterator[Batch]:
         """A loader's batches on the device."""
-        ahead = isinstance(getattr(loader, "dataset", None), DecodedImages) and not self.makes_batches(loader)
-        return batches_on(self.compute.device, made_ahead(loader) if ahead else loader)
-
-    def makes_batches(self, loader: Any) -> bool:
-        """Whether a loader's batches are made on the device by this thread, which is quick."""
         images = getattr(loader, "dataset", None)
-        return isinstance(images, DecodedImages) and not images.waits
+        waits = isinstance(images, DecodedImages) and images.waits
+        return batches_on(self.compute.device, made_ahead(loader) if waits else loader)
 
     def forward(self, images: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits and the loss that is minimized."""
@@ -391,6 +389,12 @@ class _Loop:
         hits, labels = torch.cat(right).cpu().double().numpy(), torch.cat(targets).cpu().numpy()
         per_class = np.bincount(labels, hits) / np.maximum(np.bincount(labels), 1)
         return float(torch.cat(losses).cpu().mean()), float(per_class[np.unique(labels)].mean())
+
+
+def _compiled(model: ImageClassifier, settings: HeadSettings, say: Say) -> Compiled:
+    say("the backbone is compiled by torch.compile: the first batch takes a minute or more")
+    size, mixes = settings.schedule.batch_size, settings.augment.mixup or settings.augment.cutmix
+    return Compiled(model.backbone, size // 2 * 2 if mixes else size)  # timm mixes even batches
 
 
 def _average(model: nn.Module, ema_decay: float | None) -> Any:
