@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 # From a list of (n,) uint8 on the CPU to a list of (3, h, w) uint8, RGB, on the device.
 DecodeBatch: TypeAlias = "Callable[[list[torch.Tensor], torch.device], list[torch.Tensor]]"
+# The same of parts of one tensor, by where each starts and how long it is; joined to one (n, 3, h, w) if so asked.
+DecodeJoined: TypeAlias = "Callable[[torch.Tensor, list[int], list[int], bool, torch.device], list[torch.Tensor]]"
 Encoded: TypeAlias = bytes | memoryview
 Outcome: TypeAlias = Scaled | UnreadableImageError
 
@@ -41,6 +44,13 @@ _MOST_BYTES, _SHARE = 2**30, 16
 _PROBED_WITHIN = 8
 # Larger images are not joined for the sake of fewer calls.
 _MOST_JOINED = 4 * 2**20
+# Not in Python, where torch takes the interpreter's lock for every tensor of a list, which other threads hold.
+_SCRIPT = """
+def decode(whole: Tensor, starts: List[int], sizes: List[int], join: bool, mode: int, device: Device) -> List[Tensor]:
+    files = [whole[starts[n] : starts[n] + sizes[n]] for n in range(len(starts))]
+    images = torch.ops.image.decode_jpegs_cuda(files, mode, device)
+    return [torch.stack(images)] if join else images
+"""
 
 
 def plan_of(data: Encoded) -> JpegHeader | None:
@@ -98,7 +108,8 @@ class NvJpeg:
         import torch
 
         self._device = torch.device(device)
-        self._cpu, self._decode_batch = cpu, decode_batch
+        self._cpu = cpu
+        self._decode_joined: DecodeJoined = getattr(decode_batch, "joined", None) or by_list(decode_batch)
         self._most_bytes, self._stream = _MOST_BYTES, None
         if self._device.type == "cuda":
             cuda: Any = torch.cuda
@@ -174,25 +185,41 @@ class NvJpeg:
             return [None] * len(data)
 
     def _decode(self, data: Sequence[Encoded], plans: Sequence[JpegHeader]) -> list[Scaled | None]:
+        height, width = plans[0].height, plans[0].width
+        # Of one size, for which a copy costs little, and upright: as thousands of photos of one camera are.
+        alike = 3 * width * height <= _MOST_JOINED and all(
+            (plan.height, plan.width) == (height, width) and plan.orientation not in TURNS for plan in plans
+        )
+        with self._own_stream():
+            images = self._decode_joined(*_joined(data), alike, self._device)
+            if alike:
+                return self._cut(images[0], len(data), (height, width))
+            return self._turn(images, plans)
+
+    def _cut(self, images: torch.Tensor, count: int, size: tuple[int, int]) -> list[Scaled | None]:
+        """Give each of images (n, 3, h, w) of one size."""
+        if images.shape != (count, 3, *size):
+            return [None] * count
+        return [Scaled(image, size) for image in images.permute(0, 2, 3, 1).unbind()]
+
+    def _turn(self, images: Sequence[torch.Tensor], plans: Sequence[JpegHeader]) -> list[Scaled | None]:
+        """Bring images (3, h, w) of several sizes upright."""
         import torch
 
-        encoded = [torch.frombuffer(one, dtype=torch.uint8) for one in data]
         found: list[Scaled | None] = [None] * len(plans)
         alike = defaultdict[tuple[int, int], list[int]](list)
-        with self._own_stream():
-            images = self._decode_batch(encoded, self._device)
-            for place, (image, plan) in enumerate(zip(images, plans, strict=True)):
-                if image.shape != (3, plan.height, plan.width):
-                    continue
-                if plan.orientation in TURNS or 3 * plan.width * plan.height > _MOST_JOINED:
-                    found[place] = Scaled.whole(_turned(image, plan.orientation).permute(1, 2, 0))
-                else:
-                    alike[plan.height, plan.width].append(place)
-            # Every call for a tensor gives other threads the turn: few calls for many images.
-            for size, places in alike.items():
-                joined = torch.stack([images[place] for place in places]).permute(0, 2, 3, 1)
-                for place, image in zip(places, joined.unbind(), strict=True):
-                    found[place] = Scaled(image, size)
+        for place, (image, plan) in enumerate(zip(images, plans, strict=True)):
+            if image.shape != (3, plan.height, plan.width):
+                continue
+            if plan.orientation in TURNS or 3 * plan.width * plan.height > _MOST_JOINED:
+                found[place] = Scaled.whole(_turned(image, plan.orientation).permute(1, 2, 0))
+            else:
+                alike[plan.height, plan.width].append(place)
+        # Every call for a tensor gives other threads the turn: few calls for many images.
+        for size, places in alike.items():
+            joined = torch.stack([images[place] for place in places])
+            for place, cut in zip(places, self._cut(joined, len(places), size), strict=True):
+                found[place] = cut
         return found
 
     @contextmanager
@@ -270,7 +297,61 @@ def torchvisions_decoder() -> DecodeBatch:
         decode = torch.ops.image.decode_jpegs_cuda
     except (ImportError, AttributeError) as error:
         raise DeviceError(f"this torchvision decodes no JPEGs: {first_line(error)}", fix="--decoder cpu") from error
-    return lambda data, device: decode(data, ImageReadMode.RGB.value, device)
+    return _Torchvision(decode, ImageReadMode.RGB.value)
+
+
+class _Torchvision:
+    """A `DecodeBatch`, and as `joined` the same in TorchScript where torch has that."""
+
+    def __init__(self, decode: Callable[..., list[torch.Tensor]], mode: int) -> None:
+        import torch
+
+        self._decode, self._mode = decode, mode
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # newer versions of torch want to be rid of it
+                self._script: Any = torch.jit.CompilationUnit(_SCRIPT).decode
+        except (AttributeError, RuntimeError):
+            self._script = None
+
+    def __call__(self, data: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
+        return self._decode(data, self._mode, device)
+
+    @property
+    def joined(self) -> DecodeJoined | None:
+        """See `DecodeJoined`."""
+        script, mode = self._script, self._mode
+        if script is None:
+            return None
+        return lambda whole, starts, sizes, join, device: script(whole, starts, sizes, join, mode, device)
+
+
+def by_list(decode: DecodeBatch) -> DecodeJoined:
+    """Cut the tensor and decode the parts."""
+    import torch
+
+    def decode_joined(
+        whole: torch.Tensor, starts: list[int], sizes: list[int], join: bool, device: torch.device
+    ) -> list[torch.Tensor]:
+        images = decode([whole[start : start + size] for start, size in zip(starts, sizes, strict=True)], device)
+        return [torch.stack(images)] if join else images
+
+    return decode_joined
+
+
+def _joined(data: Sequence[Encoded]) -> tuple[torch.Tensor, list[int], list[int]]:
+    """Give files as parts of one tensor: where each starts, and how long it is."""
+    import torch
+
+    sizes = [len(one) for one in data]
+    owner = data[0].obj if isinstance(data[0], memoryview) else None
+    if owner is not None and all(isinstance(one, memoryview) and one.obj is owner for one in data):
+        # They lie in one memory, as where processes read them: nothing is copied.
+        whole = torch.frombuffer(owner, dtype=torch.uint8)
+        start = whole.data_ptr()
+        return whole, [torch.frombuffer(one, dtype=torch.uint8).data_ptr() - start for one in data], sizes
+    whole = torch.frombuffer(b"".join(data), dtype=torch.uint8)
+    return whole, [0, *accumulate(sizes[:-1])], sizes
 
 
 def _turned(image: torch.Tensor, orientation: int) -> torch.Tensor:

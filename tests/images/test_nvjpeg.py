@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
 import warnings
 from collections.abc import Sequence
@@ -223,3 +224,31 @@ def test_headers_are_read_where_the_files_are(ordinary, others, tmp_path, monkey
     assert [image.prepared or image.reason for image in images] == [one[0] for one in expected]
     assert threads
     assert not threads & set(inside)
+
+
+def test_files_in_one_memory_are_decoded_as_parts_of_one_tensor(ordinary):
+    """In TorchScript, which is run here by torchvision's decoder for CPUs."""
+    files = [ordinary["plain"], ordinary["4:4:4"], ordinary["gray"]]
+    memory = memoryview(mmap.mmap(-1, 100_000))
+    views, start = [], 5000
+    for data in files:
+        memory[start : start + len(data)] = data
+        views.append(memory[start : start + len(data)])
+        start += len(data) + 7
+    for given in (files, views, [files[0], *views[1:]], views[::-1]):
+        whole, starts, sizes = nvjpeg._joined(given)
+        parts = [whole[at : at + size].numpy().tobytes() for at, size in zip(starts, sizes, strict=True)]
+        assert parts == [bytes(one) for one in given]
+    assert nvjpeg._joined(views)[0].data_ptr() == torch.frombuffer(memory.obj, dtype=torch.uint8).data_ptr()
+    on_cpu = "[torch.ops.image.decode_jpeg(one, mode, False) for one in files]"
+    script = nvjpeg._SCRIPT.replace("torch.ops.image.decode_jpegs_cuda(files, mode, device)", on_cpu)
+    assert script != nvjpeg._SCRIPT
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nvjpeg, "_SCRIPT", script)
+        made = nvjpeg._Torchvision(lambda *given: pytest.fail("one by one"), 3)
+    decoder = NvJpeg("cpu", CPU, made)
+    for given in (views[:2], views, [*files, ordinary["orientation 6"], ordinary["mpo"]]):
+        for data, one in zip(given, decoder.decode_batch(given), strict=True):
+            assert_same(one, by_cpu(bytes(data)), 0)
+            assert isinstance(one.rgb, torch.Tensor)
+    assert nvjpeg.torchvisions_decoder().joined is not None
