@@ -20,6 +20,9 @@ The bundled synthetic dataset:
     python -m benchmarks.open_set.name_vectors drawable-animals --out animals.npz
     python -m benchmarks.open_set --embeddings world.npz --unknown-share 0.33 --negatives animals.npz
 
+Classes that are hard to tell apart: `--nearest 40` keeps the 40 whose text vectors lie nearest to another one's, and no
+image of any other class.
+
 Figures it gave: docs/results/open-set.md.
 """
 
@@ -45,6 +48,7 @@ from benchmarks.kit.vectors import Data, cut, read
 from benchmarks.open_set.measure import Figures, Fitted, detection, fit, prediction_sets, promises
 from benchmarks.open_set.name_vectors import Names, read_names
 from hybrid.errors import DataError, HybridError
+from hybrid.gate.gaussians import LabeledEmbeddings
 from hybrid.labels.names import class_key
 
 NOTES = (
@@ -62,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     try:
         data = read(options.embeddings)
+        data = nearest(data, options.nearest) if options.nearest else data
         negatives = read_names(options.negatives, data.texts.shape[1]) if options.negatives else None
         with threadpool_limits(1):
             results = [run_seed(data, options, negatives, seed) for seed in options.seeds]
@@ -78,6 +83,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.add_argument("--unseen-fraction", type=shared.share, default=0.25, metavar="SHARE")
     options.add_argument("--unknown-share", type=shared.share_or_none, default=0.0, metavar="SHARE")
     shared.add_seeds(options, [0, 1, 2])
+    options.add_argument("--nearest", type=int, default=0, metavar="CLASSES", help="the most similar classes alone")
     options.add_argument("--negatives", type=Path, metavar="NAMES.npz")
     options.add_argument(
         "--negative-share", type=shared.share_or_none, default=0.4, metavar="SHARE", help="0: no second table"
@@ -91,6 +97,22 @@ def without_text(data: Data, classes: Sequence[int]) -> Data:
     texts = data.texts.copy()
     texts[list(classes)] = np.nan
     return replace(data, texts=texts)
+
+
+def nearest(data: Data, count: int) -> Data:
+    """Keep the classes of the most similar pairs of texts, `count` in all, and no image of another one."""
+    texts = data.texts[data.named]
+    cosines = np.where(np.triu(np.ones((len(texts), len(texts)), np.bool_), 1), texts @ texts.T, -np.inf)
+    pairs = np.stack(np.unravel_index(np.argsort(-cosines, axis=None, kind="stable"), cosines.shape), axis=1)
+    kept = sorted(data.named[c] for c in list(dict.fromkeys(pairs.ravel().tolist()))[:count])
+
+    def of_kept(part: LabeledEmbeddings) -> LabeledEmbeddings:
+        part = part[np.isin(part.target, kept)]
+        return replace(part, target=np.searchsorted(kept, part.target))
+
+    names = tuple(data.names[c] for c in kept)
+    images = {name: of_kept(part) for name, part in data.images.items()}
+    return replace(data, names=names, texts=data.texts[kept], images=images)
 
 
 def choose(classes: Sequence[int], share: float, seed: str) -> list[int]:
@@ -166,6 +188,7 @@ def summarize(options: argparse.Namespace, data: Data, results: Sequence[dict[st
         "model": data.model,
         "unseen_fraction": options.unseen_fraction,
         "unknown_share": options.unknown_share,
+        "nearest": options.nearest,
         "negatives": None if options.negatives is None else str(options.negatives),
         "seeds": options.seeds,
         "notes": list(NOTES),

@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 
+from benchmarks.kit import vectors
 from benchmarks.open_set import __main__ as open_set
 from benchmarks.open_set import measure
 
@@ -58,6 +59,22 @@ def test_json(first):
     smaller = mean["held_out_names"]
     assert smaller["classes"] == {"seen": 12, "unseen": 4, "unknown": 4, "lent": 10}
     assert list(smaller["detection"]) == [*PEERS, *NEGLABEL, "rejector"]
+
+
+def test_nearest_keeps_the_classes_of_the_most_similar_pairs(arrays, tmp_path):
+    np.savez(tmp_path / "vectors.npz", **arrays)
+    data = vectors.read(tmp_path / "vectors.npz")
+    kept = open_set.nearest(data, 6)
+    by_hand = []
+    pairs = [(float(data.texts[a] @ data.texts[b]), a, b) for a in data.named for b in data.named if a < b]
+    for _, a, b in sorted(pairs, reverse=True):
+        by_hand += [c for c in (a, b) if c not in by_hand]
+    assert kept.names == tuple(data.names[c] for c in sorted(by_hand[:6]))
+    for name, part in kept.images.items():
+        whole = data.images[name]
+        for place, label in enumerate(sorted(by_hand[:6])):
+            own = part.embeddings[part.target == place]
+            np.testing.assert_array_equal(own, whole.embeddings[whole.target == label])
 
 
 def test_figures_fit_together(first):
