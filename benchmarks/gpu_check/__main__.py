@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -22,7 +23,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +56,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     name = device_name(options.device)
     say(f"{name}; {os.cpu_count()} cores")
-    sizes = parts.QUICK if options.quick else parts.Sizes()
+    sizes = options.sizes
     found, until = Found(), time.monotonic() + options.seconds
     known = bars(sizes.small, sizes.large)
     with tempfile.TemporaryDirectory(prefix="gpu-check-", ignore_cleanup_errors=True) as folder:
-        for part in options.parts:
-            run(part, Path(folder), options, until - time.monotonic(), found)
+        for group in groups(options.parts):
+            say(" and ".join(group))
+            with ThreadPoolExecutor(len(group)) as pool:
+                jobs = [
+                    pool.submit(run, part, Path(folder), options, until - time.monotonic(), found) for part in group
+                ]
+            for job in jobs:
+                job.result()
             judgement = judged(known, found.figures, of_a_gpu=options.device == "cuda" and not options.quick)
             document = {"device": name, "bars": judgement, "settings": {"parts": options.parts, **asdict(sizes)}}
             write_json(options.json, document | asdict(found))
@@ -79,13 +87,31 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     usual = [name for name in parts.PARTS if name not in parts.EXTRA]
     parser.add_argument("--parts", default=",".join(usual), help=f"of {','.join(parts.PARTS)}; default: %(default)s")
     parser.add_argument("--quick", action="store_true", help="a few photos and small models, to see that it runs")
+    words = "of benchmarks.gpu_check.parts.Sizes, such as photos=16384 or repeats=2; repeatable"
+    parser.add_argument("--set", type=size, action="append", metavar="SIZE=N", help=words)
     parser.add_argument("--seconds", type=float, default=1e6, metavar="N", help="for all parts together")
     shared.add_json(parser, required=True)
     options = parser.parse_args(arguments)
     options.parts = options.parts.split(",")
+    options.sizes = replace(parts.QUICK if options.quick else parts.Sizes(), **dict(options.set or ()))
     if unknown := set(options.parts) - set(parts.PARTS):
         parser.error(f"unknown parts {', '.join(sorted(unknown))}; there are {', '.join(parts.PARTS)}")
     return options
+
+
+def size(text: str) -> tuple[str, int]:
+    """A size by its name, above 0."""
+    name, _, value = text.partition("=")
+    if type(getattr(parts.QUICK, name, None)) is not int or not value.isdecimal() or not int(value):
+        raise argparse.ArgumentTypeError(f"SIZE=N, with N above 0, not {text}")
+    return name, int(value)
+
+
+def groups(chosen: Sequence[str]) -> list[tuple[str, ...]]:
+    """The parts in their order, with those at one time that may be."""
+    if not {*parts.TOGETHER} <= {*chosen}:
+        return [(part,) for part in chosen]
+    return [parts.TOGETHER, *((part,) for part in chosen if part not in parts.TOGETHER)]
 
 
 def run(part: str, folder: Path, options: argparse.Namespace, left: float, found: Found) -> None:
@@ -94,7 +120,6 @@ def run(part: str, folder: Path, options: argparse.Namespace, left: float, found
         say(f"{part}: not begun, the time is over")
         found.outcomes[part] = {"outcome": "not begun", "seconds": 0.0}
         return
-    say(part)
     limit = min(parts.PARTS[part].limit * (SLOWER if options.device == "cpu" else 1), left)
     start, log = time.monotonic(), folder / f"{part}.log"
     with log.open("wb") as stream:
@@ -115,7 +140,7 @@ def run(part: str, folder: Path, options: argparse.Namespace, left: float, found
         if said := parts.last(log.read_text(encoding="utf-8", errors="replace")):
             say(said)
     seconds = time.monotonic() - start
-    say(f"  {outcome}, {seconds:.0f} s")
+    say(f"  {part}: {outcome}, {seconds:.0f} s")
     found.outcomes[part] = {"outcome": outcome, "seconds": round(seconds, 1)}
     found.figures |= figures
     found.notes[part] = notes
@@ -124,7 +149,7 @@ def run(part: str, folder: Path, options: argparse.Namespace, left: float, found
 def command(part: str, folder: Path, options: argparse.Namespace) -> list[str]:
     """What runs a part."""
     words = [sys.executable, "-m", "benchmarks.gpu_check.part", part, str(folder), options.device]
-    return words + (["--quick"] if options.quick else [])
+    return [*words, json.dumps(asdict(options.sizes))]
 
 
 def environment() -> Mapping[str, str]:

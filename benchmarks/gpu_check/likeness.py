@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +26,20 @@ BATCH = 64
 
 def write_photos(folder: Path, count: int, data: Path | None) -> tuple[str, ...]:
     """Write crops of scikit-learn's photos in many sizes, with some of the real photos under `data` for the half."""
+    if folder.is_dir():
+        return tuple(sorted(str(file) for file in folder.iterdir()))
     folder.mkdir(parents=True)
     found = sorted(data.glob("caltech101/test/*/*.jpg")) if data else []
     real = found[:: max(1, len(found) // (count // 2))][: count // 2]
     for number, file in enumerate(real):
         (folder / f"real{number:04d}.jpg").write_bytes(file.read_bytes())
-    for number in range(count - len(real)):
-        (folder / f"crop{number:04d}.jpg").write_bytes(draw(SIZES[number % len(SIZES)], number))
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+        list(pool.map(_write_crop, repeat(folder), range(count - len(real)), chunksize=8))
     return tuple(sorted(str(file) for file in folder.iterdir()))
+
+
+def _write_crop(folder: Path, number: int) -> None:
+    (folder / f"crop{number:04d}.jpg").write_bytes(draw(SIZES[number % len(SIZES)], number))
 
 
 def cosines(setup: Setup, files: Sequence[str]) -> FloatArray:

@@ -179,7 +179,7 @@ def _gpu_bytes() -> int:
 class Row:
     """One row of a table: which system passes over which files, with which option of its own.
 
-    Before it counts, it passes over the first `warm_up` files.
+    Before it counts, it passes over the first `warm_up` files. It takes part in the first `most` repeats, if set.
     """
 
     name: str
@@ -188,6 +188,11 @@ class Row:
     files: tuple[str, ...]
     warm_up: int
     option: Any = None
+    most: int | None = None
+
+    def is_in(self, repeat: int) -> bool:
+        """Whether it takes part in a repeat, numbered from 1."""
+        return self.most is None or repeat <= self.most
 
 
 @dataclass
@@ -229,7 +234,7 @@ def round_robin(
         waiting = [row for row in rows if run.once(row, row.files[: row.warm_up])]
         for number in range(1, repeats + 1):
             for row in waiting:
-                found = run.once(row, row.files)
+                found = run.once(row, row.files) if row.is_in(number) else None
                 if found is not None:
                     run.measured.passes.setdefault(row.name, []).append(found)
                     tell(row.name, found, number)

@@ -24,7 +24,7 @@ report.keep("encoder alone ViT-B-32", 10000.0, "photos/s", [10000.0])
 ENDS = {
     "prepare": "",
     "speed": "sys.exit('the encoder is broken')",
-    "large_model": "signal.pause()",
+    "alike": "signal.pause()",
 }
 
 
@@ -38,16 +38,26 @@ def test_parts_and_usage(capsys):
     usual = gpu_check.parse(["--json", "out.json"])
     assert (usual.device, usual.parts[0], "suite" in usual.parts) == ("cuda", "tests", False)
     assert gpu_check.parse(["--json", "out.json", "--parts", "suite,demo"]).parts == ["suite", "demo"]
-    with pytest.raises(SystemExit) as caught:
-        gpu_check.parse(["--json", "out.json", "--parts", "speed,colour"])
-    assert caught.value.code == 2
-    assert "unknown parts colour" in capsys.readouterr().err
+    few = gpu_check.parse(["--json", "out.json", "--set", "photos=9", "--set", "seeds=1"]).sizes
+    assert few == replace(parts.Sizes(), photos=9, seeds=1)
+    usages = (["--parts", "speed,colour"], "unknown parts colour"), (["--set", "small=3"], "SIZE=N")
+    for words, said in (*usages, (["--set", "photos=0"], "SIZE=N")):
+        with pytest.raises(SystemExit) as caught:
+            gpu_check.parse(["--json", "out.json", *words])
+        assert caught.value.code == 2
+        assert said in capsys.readouterr().err
+
+
+def test_what_is_not_timed_runs_at_one_time():
+    assert gpu_check.groups(["prepare", "speed", "tests", "demo"]) == [("tests", "prepare"), ("speed",), ("demo",)]
+    assert gpu_check.groups(["speed", "tests"]) == [("speed",), ("tests",)]
 
 
 def test_no_gpu_is_said_and_nothing_runs(monkeypatch, tmp_path):
     from benchmarks.throughput import devices
 
     monkeypatch.setattr(devices, "elsewhere", lambda work: None)
+    monkeypatch.setattr(devices, "driver_name", lambda: None)
     with pytest.raises(SystemExit, match="torch sees no CUDA"):
         gpu_check.main(["--json", str(tmp_path / "out.json")])
     assert not list(tmp_path.iterdir())
@@ -59,14 +69,14 @@ def test_a_part_that_fails_or_hangs_costs_itself_alone(monkeypatch, tmp_path, ca
 
     monkeypatch.setattr(gpu_check, "command", command)
     monkeypatch.setattr(gpu_check, "SLOWER", 1)
-    monkeypatch.setitem(parts.PARTS, "large_model", parts.Part(parts.large_model, 3))
+    monkeypatch.setitem(parts.PARTS, "alike", parts.Part(parts.alike, 3))
     out = tmp_path / "out.json"
     with pytest.raises(SystemExit) as caught:
         gpu_check.main(["--json", str(out), "--device", "cpu", "--parts", ",".join(ENDS)])
     assert caught.value.code == 1
     document = json.loads(out.read_text())
     outcomes = {part: one["outcome"] for part, one in document["outcomes"].items()}
-    assert outcomes == {"prepare": "done", "speed": "failed, exit code 1", "large_model": "cut off after 3 s"}
+    assert outcomes == {"prepare": "done", "speed": "failed, exit code 1", "alike": "cut off after 3 s"}
     assert document["figures"]["build-index ViT-B-32"]["passes"] == [8000.0, 9000.0, 9500.0]
     assert {"processor", "packages"} <= set(document["machine"])
     said = capfd.readouterr().out
@@ -74,10 +84,10 @@ def test_a_part_that_fails_or_hangs_costs_itself_alone(monkeypatch, tmp_path, ca
     page = capfd.readouterr().out
     assert "| build-index ViT-B-32 | 9,000 | photos/s | 8,000 | 9,500 |" in page
     assert "| build-index ViT-B-32, photos/s | at least 8,000 | 9,000 |  |" in page
-    assert "Not done: speed (failed, exit code 1), large_model (cut off after 3 s)." in page
+    assert "Not done: speed (failed, exit code 1), alike (cut off after 3 s)." in page
     assert "the encoder is broken" in said
     assert "encoder alone ViT-B-32" in said, "what was kept and not said is said where a part ends early"
-    assert "not done: speed, large_model" in said
+    assert "not done: speed, alike" in said
     assert max(len(line) for line in said.splitlines()[1:]) <= 80
 
 

@@ -76,9 +76,9 @@ def _small(number):
 def test_both_loops_train_with_one_recipe(setup, files, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(training, "elsewhere", lambda work, *args: work(*args))
     report = Report(tmp_path / "report.json")
-    training.train(report, replace(setup, model="test_resnet"), files, 2)
+    training.train(report, replace(setup, model="test_resnet"), files, 2, 1)
     for name in (names.TRAIN, names.TIMM):
-        assert len(report.figures[name].passes) == 2
+        assert len(report.figures[name].passes) == 1
         assert min(report.figures[name].passes) > 0
     losses = [report.figures[name.format(1)].value for name in (names.LOSS, names.LOSS_TIMM)]
     # About that of guessing between two classes, in both.

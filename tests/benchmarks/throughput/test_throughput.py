@@ -40,6 +40,7 @@ def test_sizes():
 
 def test_no_cuda_is_said_and_nothing_runs(monkeypatch, tmp_path):
     monkeypatch.setattr(devices, "elsewhere", lambda work: None)
+    monkeypatch.setattr(devices, "driver_name", lambda: None)
     with pytest.raises(SystemExit, match="torch sees no CUDA"):
         throughput.main(["--device", "cuda", "--json", str(tmp_path / "out.json")])
     assert not list(tmp_path.iterdir())
