@@ -7,8 +7,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from itertools import accumulate
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -30,8 +29,10 @@ if TYPE_CHECKING:
 
 # From a list of (n,) uint8 on the CPU to a list of (3, h, w) uint8, RGB, on the device.
 DecodeBatch: TypeAlias = "Callable[[list[torch.Tensor], torch.device], list[torch.Tensor]]"
-# The same of parts of one tensor, by where each starts and how long it is; joined to one (n, 3, h, w) if so asked.
-DecodeJoined: TypeAlias = "Callable[[torch.Tensor, list[int], list[int], bool, torch.device], list[torch.Tensor]]"
+# See `hybrid.images.nvjpeg_script.decode_groups`.
+DecodeGroups: TypeAlias = (
+    "Callable[[list[torch.Tensor], list[list[int]], list[list[int]], torch.device], list[torch.Tensor]]"
+)
 Encoded: TypeAlias = bytes | memoryview
 Outcome: TypeAlias = Scaled | UnreadableImageError
 
@@ -42,15 +43,8 @@ _END, _RESTART = b"\xff\xd9", 0xD0
 _MOST_BYTES, _SHARE = 2**30, 16
 # Gray levels by which a picture of few details may differ from what it was before it was encoded.
 _PROBED_WITHIN = 8
-# Larger images are not joined for the sake of fewer calls.
+# Larger images are not joined for the sake of fewer calls: all would lie in memory as long as one.
 _MOST_JOINED = 4 * 2**20
-# Not in Python, where torch takes the interpreter's lock for every tensor of a list, which other threads hold.
-_SCRIPT = """
-def decode(whole: Tensor, starts: List[int], sizes: List[int], join: bool, mode: int, device: Device) -> List[Tensor]:
-    files = [whole[starts[n] : starts[n] + sizes[n]] for n in range(len(starts))]
-    images = torch.ops.image.decode_jpegs_cuda(files, mode, device)
-    return [torch.stack(images)] if join else images
-"""
 
 
 def plan_of(data: Encoded) -> JpegHeader | None:
@@ -92,11 +86,11 @@ class NvJpeg:
     Parameters
     ----------
     device : str
-        ``cuda`` or ``cuda:N``. On ``cpu`` `decode_batch` is a stand-in.
+        ``cuda`` or ``cuda:N``; ``cpu`` to try how it works.
     cpu : Decoder
         For everything that is not an ordinary JPEG, and for what the GPU could not decode.
-    decode_batch : callable
-        See `DecodeBatch`.
+    decode : callable
+        See `DecodeGroups`.
     """
 
     name = "nvjpeg"
@@ -104,12 +98,11 @@ class NvJpeg:
     pixels = "nvjpeg"
     batch = 128
 
-    def __init__(self, device: str, cpu: Decoder, decode_batch: DecodeBatch) -> None:
+    def __init__(self, device: str, cpu: Decoder, decode: DecodeGroups) -> None:
         import torch
 
         self._device = torch.device(device)
-        self._cpu = cpu
-        self._decode_joined: DecodeJoined = getattr(decode_batch, "joined", None) or by_list(decode_batch)
+        self._cpu, self._decode_groups = cpu, decode
         self._most_bytes, self._stream = _MOST_BYTES, None
         if self._device.type == "cuda":
             cuda: Any = torch.cuda
@@ -181,45 +174,25 @@ class NvJpeg:
         try:
             return self._decode(data, plans) if data else []
         except RuntimeError as error:  # of one image for all of them, or of the device
-            self._warn(len(data), first_line(error))
+            self._warn(len(data), _reason(error))
             return [None] * len(data)
 
     def _decode(self, data: Sequence[Encoded], plans: Sequence[JpegHeader]) -> list[Scaled | None]:
-        height, width = plans[0].height, plans[0].width
-        # Of one size, for which a copy costs little, and upright: as thousands of photos of one camera are.
-        alike = 3 * width * height <= _MOST_JOINED and all(
-            (plan.height, plan.width) == (height, width) and plan.orientation not in TURNS for plan in plans
-        )
-        with self._own_stream():
-            images = self._decode_joined(*_joined(data), alike, self._device)
-            if alike:
-                return self._cut(images[0], len(data), (height, width))
-            return self._turn(images, plans)
-
-    def _cut(self, images: torch.Tensor, count: int, size: tuple[int, int]) -> list[Scaled | None]:
-        """Give each of images (n, 3, h, w) of one size."""
-        if images.shape != (count, 3, *size):
-            return [None] * count
-        return [Scaled(image, size) for image in images.permute(0, 2, 3, 1).unbind()]
-
-    def _turn(self, images: Sequence[torch.Tensor], plans: Sequence[JpegHeader]) -> list[Scaled | None]:
-        """Bring images (3, h, w) of several sizes upright."""
-        import torch
-
+        groups = defaultdict[tuple[int, ...], list[int]](list)
+        for number, plan in enumerate(plans):
+            is_large = 3 * plan.width * plan.height > _MOST_JOINED
+            groups[plan.height, plan.width, plan.orientation, number if is_large else -1].append(number)
+        memory, places = _located(data)
         found: list[Scaled | None] = [None] * len(plans)
-        alike = defaultdict[tuple[int, int], list[int]](list)
-        for place, (image, plan) in enumerate(zip(images, plans, strict=True)):
-            if image.shape != (3, plan.height, plan.width):
-                continue
-            if plan.orientation in TURNS or 3 * plan.width * plan.height > _MOST_JOINED:
-                found[place] = Scaled.whole(_turned(image, plan.orientation).permute(1, 2, 0))
-            else:
-                alike[plan.height, plan.width].append(place)
-        # Every call for a tensor gives other threads the turn: few calls for many images.
-        for size, places in alike.items():
-            joined = torch.stack([images[place] for place in places])
-            for place, cut in zip(places, self._cut(joined, len(places), size), strict=True):
-                found[place] = cut
+        with self._own_stream():
+            joined = self._decode_groups(memory, places, list(groups.values()), self._device)
+            for (height, width, orientation, _), numbers, images in zip(groups, groups.values(), joined, strict=True):
+                if images.shape[2:] == (height, width):
+                    upright = _turned(images, orientation).permute(0, 2, 3, 1)
+                    extent = (upright.shape[1], upright.shape[2])
+                    # One call for all of them: each call gives other threads the turn.
+                    for number, rgb in zip(numbers, upright.unbind(), strict=True):
+                        found[number] = Scaled(rgb, extent)
         return found
 
     @contextmanager
@@ -262,7 +235,7 @@ class NvJpeg:
                 (decoded,) = self._decode([file.getvalue()], [header] if header else [])
         except (RuntimeError, ValueError) as error:
             raise DeviceError(
-                f"torchvision cannot decode on {self._device}: {first_line(error)}", fix="--decoder cpu"
+                f"torchvision cannot decode on {self._device}: {_reason(error)}", fix="--decoder cpu"
             ) from error
         levels = None if decoded is None else np.asarray(decoded.to_picture(), int)[..., 0]
         if levels is None or np.abs(levels - np.asarray(picture)).max() > _PROBED_WITHIN:
@@ -283,80 +256,80 @@ def load(device: str) -> NvJpeg:
 
     if not device.startswith("cuda") or not torch.cuda.is_available():
         raise DeviceError("nvJPEG decodes on CUDA alone", got=f"device {device}", fix="--decoder cpu")
-    return NvJpeg(device, cpu_decoder(), torchvisions_decoder())
+    one_by_one, *scripted = torchvisions_decoders()
+    for decode in scripted:
+        with suppress(DeviceError):
+            return NvJpeg(device, cpu_decoder(), decode)
+    return NvJpeg(device, cpu_decoder(), one_by_one)
 
 
-def torchvisions_decoder() -> DecodeBatch:
-    """Give torchvision's decoder for CUDA; DeviceError if it has none."""
+def torchvisions_decoders() -> list[DecodeGroups]:
+    """Give torchvision's decoder, and the same as one call where TorchScript takes it; DeviceError if it has none."""
     import torch
 
     try:
-        from torchvision.io import ImageReadMode
+        from hybrid.images.nvjpeg_script import RGB, decode_groups
 
-        # What `torchvision.io.decode_jpeg` calls, without its checks of each image.
+        # What `torchvision.io.decode_jpeg` calls.
         decode = torch.ops.image.decode_jpegs_cuda
     except (ImportError, AttributeError) as error:
         raise DeviceError(f"this torchvision decodes no JPEGs: {first_line(error)}", fix="--decoder cpu") from error
-    return _Torchvision(decode, ImageReadMode.RGB.value)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that newer versions would rather compile
+            scripted = [torch.jit.script(decode_groups)]
+    except (RuntimeError, OSError, TypeError):
+        scripted = []
+    return [grouped(lambda data, device: decode(data, RGB, device)), *scripted]
 
 
-class _Torchvision:
-    """A `DecodeBatch`, and as `joined` the same in TorchScript where torch has that."""
-
-    def __init__(self, decode: Callable[..., list[torch.Tensor]], mode: int) -> None:
-        import torch
-
-        self._decode, self._mode = decode, mode
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # newer versions of torch want to be rid of it
-                self._script: Any = torch.jit.CompilationUnit(_SCRIPT).decode
-        except (AttributeError, RuntimeError):
-            self._script = None
-
-    def __call__(self, data: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
-        return self._decode(data, self._mode, device)
-
-    @property
-    def joined(self) -> DecodeJoined | None:
-        """See `DecodeJoined`."""
-        script, mode = self._script, self._mode
-        if script is None:
-            return None
-        return lambda whole, starts, sizes, join, device: script(whole, starts, sizes, join, mode, device)
-
-
-def by_list(decode: DecodeBatch) -> DecodeJoined:
-    """Cut the tensor and decode the parts."""
+def grouped(decode: DecodeBatch) -> DecodeGroups:
+    """Make of a decoder of lists what `hybrid.images.nvjpeg_script.decode_groups` is."""
     import torch
 
-    def decode_joined(
-        whole: torch.Tensor, starts: list[int], sizes: list[int], join: bool, device: torch.device
+    def decode_groups(
+        memory: list[torch.Tensor], places: list[list[int]], groups: list[list[int]], device: torch.device
     ) -> list[torch.Tensor]:
-        images = decode([whole[start : start + size] for start, size in zip(starts, sizes, strict=True)], device)
-        return [torch.stack(images)] if join else images
+        images = decode([memory[number].narrow(0, start, size) for number, start, size in places], device)
+        return [torch.stack([images[number] for number in group]) for group in groups]
 
-    return decode_joined
+    return decode_groups
 
 
-def _joined(data: Sequence[Encoded]) -> tuple[torch.Tensor, list[int], list[int]]:
-    """Give files as parts of one tensor: where each starts, and how long it is."""
+def _located(data: Sequence[Encoded]) -> tuple[list[torch.Tensor], list[list[int]]]:
+    """Find the memory that files lie in, often many in one piece; and where: number, start and length of each."""
     import torch
 
-    sizes = [len(one) for one in data]
-    owner = data[0].obj if isinstance(data[0], memoryview) else None
-    if owner is not None and all(isinstance(one, memoryview) and one.obj is owner for one in data):
-        # They lie in one memory, as where processes read them: nothing is copied.
-        whole = torch.frombuffer(owner, dtype=torch.uint8)
-        start = whole.data_ptr()
-        return whole, [torch.frombuffer(one, dtype=torch.uint8).data_ptr() - start for one in data], sizes
-    whole = torch.frombuffer(b"".join(data), dtype=torch.uint8)
-    return whole, [0, *accumulate(sizes[:-1])], sizes
+    memory: list[torch.Tensor] = []
+    places: list[list[int]] = []
+    known: dict[int, tuple[int, int]] = {}
+    for one in data:
+        # Of a view of a part the object that owns the whole.
+        owner = one.obj if isinstance(one, memoryview) else one
+        if id(owner) not in known:
+            known[id(owner)] = len(memory), _address(owner)
+            memory.append(torch.frombuffer(owner, dtype=torch.uint8))
+        number, start = known[id(owner)]
+        places.append([number, _address(one) - start, len(one)])
+    return memory, places
 
 
-def _turned(image: torch.Tensor, orientation: int) -> torch.Tensor:
-    """Turn stored pixels (3, h, w) upright."""
-    transposed, flipped = TURNS.get(orientation, (False, ()))
+def _address(data: Any) -> int:
+    address: int = np.frombuffer(data, np.uint8).__array_interface__["data"][0]
+    return address
+
+
+def _reason(error: Exception) -> str:
+    """Name an error in one line; TorchScript tells its own story first."""
+    lines = [line for line in str(error).splitlines() if line.startswith("RuntimeError: ")]
+    return lines[-1][:300] if lines else first_line(error)
+
+
+def _turned(images: torch.Tensor, orientation: int) -> torch.Tensor:
+    """Turn stored pixels (n, 3, h, w) upright."""
+    if orientation not in TURNS:
+        return images
+    transposed, flipped = TURNS[orientation]
     if transposed:
-        image = image.transpose(1, 2)
-    return (image.flip([axis + 1 for axis in flipped]) if flipped else image).contiguous()
+        images = images.transpose(2, 3)
+    return (images.flip([axis + 2 for axis in flipped]) if flipped else images).contiguous()

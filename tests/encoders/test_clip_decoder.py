@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from torchvision.io import decode_jpeg
 
 from hybrid.config import EncoderSettings
 from hybrid.encoders import load_encoder
@@ -13,7 +12,7 @@ from hybrid.encoders.base import decoder_of
 from hybrid.errors import ConfigError, DeviceError
 from hybrid.images import decoders
 from hybrid.images.decoders import LibjpegTurbo
-from hybrid.images.nvjpeg import NvJpeg
+from hybrid.images.nvjpeg import NvJpeg, torchvisions_decoders
 from hybrid.index.store import EmbeddingStore
 from hybrid.run.run import Run
 
@@ -23,9 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torchvision"
 @pytest.fixture
 def encoder(clip_folder, monkeypatch):
     """On a GPU, as far as the choice of a decoder goes: a stand-in takes nvJPEG's name."""
-    stand_in = {
-        decoders.NVJPEG: lambda device: NvJpeg("cpu", LibjpegTurbo(), lambda data, _: decode_jpeg(data, mode="RGB"))
-    }
+    stand_in = {decoders.NVJPEG: lambda device: NvJpeg("cpu", LibjpegTurbo(), torchvisions_decoders()[1])}
     monkeypatch.setattr(decoders, "DECODERS", {**decoders.DECODERS, **stand_in})
     encoder = load_encoder(EncoderSettings(model=str(clip_folder), precision="fp32"), "cpu")
     encoder._compute = dataclasses.replace(encoder._compute, device="cuda")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import threading
 import warnings
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from hybrid.errors import DeviceError, HybridWarning, UnreadableImageError
 from hybrid.images import decoders, limits, nvjpeg
 from hybrid.images.decode import Scaled
 from hybrid.images.decoders import BatchDecoder, LibjpegTurbo, choose_decoder
-from hybrid.images.nvjpeg import NvJpeg, plan_of
+from hybrid.images.nvjpeg import NvJpeg, grouped, plan_of, torchvisions_decoders
 from hybrid.images.pipeline import read_each
 from hybrid.images.records import ImageRecord
 
@@ -40,9 +39,10 @@ class OnCpu:
         return decoded
 
 
-@pytest.fixture(params=["stand-in", pytest.param("cuda", marks=pytest.mark.cuda)])
+@pytest.fixture(params=["stand-in", "scripted", pytest.param("cuda", marks=pytest.mark.cuda)])
 def decoder(request) -> NvJpeg:
-    return NvJpeg("cpu", CPU, OnCpu()) if request.param == "stand-in" else nvjpeg.load("cuda")
+    ways = {"stand-in": lambda: grouped(OnCpu()), "scripted": lambda: torchvisions_decoders()[1]}
+    return nvjpeg.load("cuda") if request.param == "cuda" else NvJpeg("cpu", CPU, ways[request.param]())
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,8 @@ def ordinary(picture, encode) -> dict[str, bytes]:
     files = {name: encode(picture(83, 61, block=25), quality=90, **given) for name, given in options.items()}
     files["gray"] = encode(picture(83, 61, "L"))
     files["gray, restarts"] = encode(picture(83, 61, "L"), restart_marker_blocks=3)
-    files["mpo"] = encode(picture(40, 30), "MPO", save_all=True, append_images=[picture(40, 30, seed=1)])
+    first, second = (picture(40, 30, block=25, seed=number) for number in (0, 1))
+    files["mpo"] = encode(first, "MPO", save_all=True, append_images=[second])
     return files
 
 
@@ -144,7 +145,7 @@ def test_a_plan_is_made_for_files_of_a_common_kind_that_are_whole(ordinary, othe
 
 
 def test_one_image_that_the_device_cannot_decode_costs_itself_alone(ordinary, picture, encode):
-    decoder = NvJpeg("cpu", CPU, OnCpu())
+    decoder = NvJpeg("cpu", CPU, grouped(OnCpu()))
     files = [ordinary["plain"], encode(picture(40, 30), comment=b"bad"), ordinary["orientation 6"], b"text"]
     with pytest.warns(
         HybridWarning, match=r"3 photos decoded by the CPU.*\(RuntimeError: Error while decoding JPEG"
@@ -159,9 +160,30 @@ def test_one_image_that_the_device_cannot_decode_costs_itself_alone(ordinary, pi
         assert isinstance(next(decoder.decode_batch(files[:1], 20)).rgb, torch.Tensor), "the device goes on"
 
 
+def test_files_that_lie_in_one_piece_of_memory(decoder, ordinary):
+    """As reading processes hand them over; some of them twice, and one beside it."""
+    names = ["plain", "orientation 6", "gray", "plain", "4:4:4"]
+    memory, views = memoryview(b"\0" * 7 + b"".join(ordinary[name] for name in names)), []
+    start = 7
+    for name in names:
+        views.append(memory[start : start + len(ordinary[name])])
+        start += len(ordinary[name])
+    for data, one in zip([*views, ordinary["mpo"]], decoder.decode_batch([*views, ordinary["mpo"]]), strict=True):
+        assert isinstance(one.rgb, torch.Tensor)
+        assert_same(one, by_cpu(bytes(data)), 3 if one.rgb.is_cuda else 0)
+
+
+def test_torchscript_says_what_was_wrong(ordinary):
+    decoder = NvJpeg("cpu", CPU, torchvisions_decoders()[1])
+    plan = plan_of(ordinary["plain"])
+    with pytest.warns(HybridWarning, match=r"could not \(RuntimeError: decode_jpeg.*Not a JPEG file"):
+        (found,) = decoder.decode_batch([b"text"], None, [plan])
+    assert "not an image but text" in str(found)
+
+
 def test_no_more_pixels_than_fit_lie_on_the_device_at_once(ordinary):
     stand_in = OnCpu()
-    decoder = NvJpeg("cpu", CPU, stand_in)
+    decoder = NvJpeg("cpu", CPU, grouped(stand_in))
     decoder._most_bytes = 3 * 83 * 61 * 3
     files = [ordinary["plain"]] * 4 + [b"text"] + [ordinary["orientation 5"]] * 3
     plans = [plan_of(data) for data in files]
@@ -178,7 +200,7 @@ def test_it_is_chosen_on_cuda_where_it_works(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     made = NvJpeg
     monkeypatch.setattr(nvjpeg, "NvJpeg", lambda device, cpu, decode: made("cpu", cpu, decode))
-    monkeypatch.setattr(nvjpeg, "torchvisions_decoder", OnCpu)
+    monkeypatch.setattr(nvjpeg, "torchvisions_decoders", lambda: [grouped(OnCpu())])
     assert choose_decoder(device="cuda")[1] == "images are decoded by nvjpeg"
     assert decoders.pixels_of(choose_decoder(device="cuda:1")[0]) == "nvjpeg"
     for name, device in (("auto", "cpu"), ("auto", "mps"), ("cpu", "cuda")):
@@ -194,7 +216,7 @@ def test_it_is_chosen_on_cuda_where_it_works(monkeypatch):
         return [torch.zeros((3, 48, 64), dtype=torch.uint8)]
 
     for broken, reason in ((fails, "RuntimeError: not compiled with nvJPEG"), (black, "to another picture")):
-        monkeypatch.setattr(nvjpeg, "torchvisions_decoder", lambda broken=broken: broken)
+        monkeypatch.setattr(nvjpeg, "torchvisions_decoders", lambda broken=broken: [grouped(broken)] * 2)
         note = choose_decoder(device="cuda")[1]
         assert note.startswith("images are decoded by libjpeg-turbo (not nvjpeg: torchvision ")
         assert reason in note
@@ -212,9 +234,7 @@ def test_headers_are_read_where_the_files_are(ordinary, others, tmp_path, monkey
         file.write_bytes(data)
         records.append(ImageRecord(str(file), str(tmp_path), None, None, len(data), 0))
     stand_in, inside = OnCpu(), []
-    decoder = NvJpeg(
-        "cpu", CPU, lambda *given, **more: inside.append(threading.get_ident()) or stand_in(*given, **more)
-    )
+    decoder = NvJpeg("cpu", CPU, grouped(lambda *given: inside.append(threading.get_ident()) or stand_in(*given)))
     reads = read_each(
         records, lambda scaled, _: outcome(scaled)[0], min_side=None, batch_size=8, workers=2, decoder=decoder
     )
@@ -224,31 +244,3 @@ def test_headers_are_read_where_the_files_are(ordinary, others, tmp_path, monkey
     assert [image.prepared or image.reason for image in images] == [one[0] for one in expected]
     assert threads
     assert not threads & set(inside)
-
-
-def test_files_in_one_memory_are_decoded_as_parts_of_one_tensor(ordinary):
-    """In TorchScript, which is run here by torchvision's decoder for CPUs."""
-    files = [ordinary["plain"], ordinary["4:4:4"], ordinary["gray"]]
-    memory = memoryview(mmap.mmap(-1, 100_000))
-    views, start = [], 5000
-    for data in files:
-        memory[start : start + len(data)] = data
-        views.append(memory[start : start + len(data)])
-        start += len(data) + 7
-    for given in (files, views, [files[0], *views[1:]], views[::-1]):
-        whole, starts, sizes = nvjpeg._joined(given)
-        parts = [whole[at : at + size].numpy().tobytes() for at, size in zip(starts, sizes, strict=True)]
-        assert parts == [bytes(one) for one in given]
-    assert nvjpeg._joined(views)[0].data_ptr() == torch.frombuffer(memory.obj, dtype=torch.uint8).data_ptr()
-    on_cpu = "[torch.ops.image.decode_jpeg(one, mode, False) for one in files]"
-    script = nvjpeg._SCRIPT.replace("torch.ops.image.decode_jpegs_cuda(files, mode, device)", on_cpu)
-    assert script != nvjpeg._SCRIPT
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nvjpeg, "_SCRIPT", script)
-        made = nvjpeg._Torchvision(lambda *given: pytest.fail("one by one"), 3)
-    decoder = NvJpeg("cpu", CPU, made)
-    for given in (views[:2], views, [*files, ordinary["orientation 6"], ordinary["mpo"]]):
-        for data, one in zip(given, decoder.decode_batch(given), strict=True):
-            assert_same(one, by_cpu(bytes(data)), 0)
-            assert isinstance(one.rgb, torch.Tensor)
-    assert nvjpeg.torchvisions_decoder().joined is not None

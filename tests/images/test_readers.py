@@ -16,7 +16,7 @@ from hybrid.images import pipeline, readers
 from hybrid.images.decode import Scaled
 from hybrid.images.decoders import LibjpegTurbo
 from hybrid.images.inputs import to_records
-from hybrid.images.nvjpeg import NvJpeg, plan_of
+from hybrid.images.nvjpeg import NvJpeg, grouped, plan_of
 from hybrid.images.pipeline import read_each
 from hybrid.images.readers import CHUNK_BYTES, SLOTS, Found, Readers, by_size
 from hybrid.images.records import ImageRecord
@@ -46,7 +46,7 @@ def files(tmp_path, picture, encode) -> Path:
 @pytest.fixture
 def decoder(monkeypatch) -> Iterator[NvJpeg]:
     monkeypatch.setattr(pipeline, "MANY", 1)
-    made = NvJpeg("cpu", LibjpegTurbo(), stand_in)
+    made = NvJpeg("cpu", LibjpegTurbo(), grouped(stand_in))
     made.readers = Readers(2)
     yield made
     made.readers.close()

@@ -19,7 +19,7 @@ from hybrid.heads.training.train import training_compute
 from hybrid.heads.transforms import transforms
 from hybrid.images.decode import Scaled
 from hybrid.images.decoders import cpu_decoder
-from hybrid.images.nvjpeg import NvJpeg
+from hybrid.images.nvjpeg import NvJpeg, grouped
 from hybrid.images.records import ImageRecord
 
 CPU = Compute("cpu", "fp32", "test")
@@ -118,7 +118,7 @@ def test_a_decoder_of_batches_gives_the_same(photos, recipe, start, monkeypatch)
     images, settings = photos((30, 40), (200, 170), (90, 500), ending=".jpg"), recipe(batch_size=4)
     Image.open(images.records[1].path).save(images.records[1].path, "PNG")  # which the CPU decodes
     expected = [batches(images_of(images, settings, start, transform=number), 1) for number in (0, 1)]
-    decoder = NvJpeg("cpu", cpu_decoder(), on_cpu)
+    decoder = NvJpeg("cpu", cpu_decoder(), grouped(on_cpu))
     monkeypatch.setattr(decoded, "choose_decoder", lambda name, device: (decoder, "stand-in"))
     for number in (0, 1):
         own = batches(images_of(images, settings, start, transform=number), 1)
