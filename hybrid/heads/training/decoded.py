@@ -340,7 +340,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _free_in_machine() -> int:
-    """What psutil, which accelerate brings, says is available, or less where a container's limit is lower."""
+    """What the system says is available, or less where a container's limit is lower."""
     import psutil
 
     free = int(psutil.virtual_memory().available)
