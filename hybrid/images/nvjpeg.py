@@ -43,6 +43,8 @@ _END, _RESTART = b"\xff\xd9", 0xD0
 _MOST_BYTES, _SHARE = 2**30, 16
 # Gray levels by which a picture of few details may differ from what it was before it was encoded.
 _PROBED_WITHIN = 8
+# Larger files are not copied for the sake of fewer pieces of memory.
+_MOST_COPIED = 2**18
 # Larger images are not joined for the sake of fewer calls: all would lie in memory as long as one.
 _MOST_JOINED = 4 * 2**20
 
@@ -297,20 +299,26 @@ def grouped(decode: DecodeBatch) -> DecodeGroups:
 
 
 def _located(data: Sequence[Encoded]) -> tuple[list[torch.Tensor], list[list[int]]]:
-    """Find the memory that files lie in, often many in one piece; and where: number, start and length of each."""
+    """Find the memory that files lie in, in few pieces; and where: number, start and length of each."""
     import torch
 
+    # Small files that lie by themselves are brought together.
+    loose = [one for one in data if isinstance(one, bytes) and len(one) <= _MOST_COPIED]
+    together = b"".join(loose)
+    owners: dict[int, tuple[int, int]] = {}
     memory: list[torch.Tensor] = []
     places: list[list[int]] = []
-    known: dict[int, tuple[int, int]] = {}
+    copied = 0
     for one in data:
         # Of a view of a part the object that owns the whole.
-        owner = one.obj if isinstance(one, memoryview) else one
-        if id(owner) not in known:
-            known[id(owner)] = len(memory), _address(owner)
+        is_loose = isinstance(one, bytes) and len(one) <= _MOST_COPIED
+        owner = together if is_loose else one.obj if isinstance(one, memoryview) else one
+        if id(owner) not in owners:
+            owners[id(owner)] = len(memory), _address(owner)
             memory.append(torch.frombuffer(owner, dtype=torch.uint8))
-        number, start = known[id(owner)]
-        places.append([number, _address(one) - start, len(one)])
+        number, address = owners[id(owner)]
+        places.append([number, copied if is_loose else _address(one) - address, len(one)])
+        copied += len(one) if is_loose else 0
     return memory, places
 
 

@@ -168,7 +168,8 @@ def test_files_that_lie_in_one_piece_of_memory(decoder, ordinary):
     for name in names:
         views.append(memory[start : start + len(ordinary[name])])
         start += len(ordinary[name])
-    for data, one in zip([*views, ordinary["mpo"]], decoder.decode_batch([*views, ordinary["mpo"]]), strict=True):
+    files = [ordinary["mpo"], *views, ordinary["4:2:2"], ordinary["mpo"] + bytes(2**18)]
+    for data, one in zip(files, decoder.decode_batch(files), strict=True):
         assert isinstance(one.rgb, torch.Tensor)
         assert_same(one, by_cpu(bytes(data)), 3 if one.rgb.is_cuda else 0)
 
