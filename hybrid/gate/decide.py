@@ -33,9 +33,12 @@ class FittedGate:
 
     @property
     def warning(self) -> str | None:
-        """What a reader of the probabilities must know, None where the gate was fitted."""
-        if self.gate is None or self.gate.fit is not None:
+        """What a reader of the probabilities must know, None where the fitted gate serves."""
+        if self.gate is None:
             return None
+        if self.gate.fit is not None:
+            found = "on photos that it was not fitted on, the gate was no better than zero-shot alone"
+            return f"{found}: zero-shot decides what is unseen" if self.gate.fit.falls_back else None
         return f"the gate is the documented prior, not fitted: {self.reason}"
 
 

@@ -40,6 +40,10 @@ class LabeledEvidence:
         """(n,) bool."""
         return np.asarray(self.target >= self.evidence.seen)
 
+    def __getitem__(self, rows: slice) -> LabeledEvidence:
+        """Take some of the images."""
+        return LabeledEvidence(self.evidence[rows], self.target[rows])
+
 
 def fit_gate(validation: LabeledEvidence, episodes: Sequence[LabeledEvidence], folds: str = "memory") -> Gate:
     """Fit all weights, without any image of an unseen class.
@@ -47,6 +51,10 @@ def fit_gate(validation: LabeledEvidence, episodes: Sequence[LabeledEvidence], f
     The seen logits are fitted by NLL on the validation images over all seen classes; the text logits by NLL over
     the episodes' unseen images; the log-odds by logistic regression over all images of the episodes, seen and
     unseen ones weighing the same. Each is a convex problem with a weak normal prior around `Gate`'s defaults.
+
+    What labeled images add must not make the answer worse than zero-shot alone: gates fitted on one half of the images
+    answer the other half, and where their harmonic mean is lower, zero-shot decides what is unseen (the trained classes
+    among themselves keep their weights). `GateFit` says so.
 
     Parameters
     ----------
@@ -62,22 +70,75 @@ def fit_gate(validation: LabeledEvidence, episodes: Sequence[LabeledEvidence], f
     GateError
         If a search does not converge, or a number of the evidence is not finite.
     """
-    prior, target = Gate(hubness=HUBNESS), validation.target
-    seen = prior.seen_terms(validation.evidence)
+    gate = fit_weights(validation, episodes, folds)
+    fitted, zero_shot = _held_out_harmonic_means(validation, episodes, folds)
+    fit = GateFit(
+        images=len(validation.target),
+        classes=validation.evidence.seen,
+        episodes=len(episodes),
+        folds=folds,
+        harmonic_mean=fitted,
+        zero_shot=zero_shot,
+    )
+    if fit.falls_back:
+        gate = Gate(seen=_fit_seen(Gate(), validation), head_temperature=gate.head_temperature)
+    return msgspec.structs.replace(gate, fit=fit)
+
+
+def fit_weights(validation: LabeledEvidence, episodes: Sequence[LabeledEvidence], folds: str = "memory") -> Gate:
+    """Fit all weights as `fit_gate` does, whatever comes of them."""
+    prior = Gate(hubness=HUBNESS)
     choices = [(e.evidence[e.is_unseen], e.target[e.is_unseen] - e.evidence.seen) for e in episodes]
     unseen = [Choice(values(prior.unseen_terms(evidence)), labels) for evidence, labels in choices]
     gate = Gate(
         hubness=HUBNESS,
-        seen=_fit_terms(SeenWeights, seen, [Choice(values(seen), target)], "the seen classes' weights"),
+        seen=_fit_seen(prior, validation),
         unseen=_fit_terms(UnseenWeights, prior.unseen_terms(choices[0][0]), unseen, "the unseen classes' weights"),
-        head_temperature=1.0 if folds == "memory" else fit_temperature(validation.evidence.head, target),
-        fit=GateFit(images=len(target), classes=validation.evidence.seen, episodes=len(episodes), folds=folds),
+        head_temperature=1.0 if folds == "memory" else fit_temperature(validation.evidence.head, validation.target),
     )
-    is_unseen = np.concatenate([e.is_unseen for e in episodes])
+    is_unseen = _is_unseen(episodes)
     odds = [[term for term in gate.terms(e.evidence) if folds != "memory" or term.name != "doubt"] for e in episodes]
     features = np.concatenate([values(terms[:-1]).T for terms in odds])  # the bias comes last
     fitted = fit_logistic(features, is_unseen, equal_weights(is_unseen), weights_of(odds[0]), "the gate's weights")
     return msgspec.structs.replace(gate, gate=_as_struct(GateWeights, odds[0], fitted))
+
+
+def _fit_seen(prior: Gate, validation: LabeledEvidence) -> SeenWeights:
+    terms = prior.seen_terms(validation.evidence)
+    return _fit_terms(SeenWeights, terms, [Choice(values(terms), validation.target)], "the seen classes' weights")
+
+
+def _held_out_harmonic_means(
+    validation: LabeledEvidence, episodes: Sequence[LabeledEvidence], folds: str
+) -> tuple[float | None, float | None]:
+    """Harmonic mean over the episodes, of gates that were fitted on the other half of the images, and of zero-shot.
+
+    None where a half holds no images of both groups.
+    """
+    # Every other image: in the order of their classes, that takes half of each.
+    halves = [[part[first::2] for part in (validation, *episodes)] for first in (0, 1)]
+    groups = [_is_unseen(half[1:]) for half in halves]
+    if any(group.all() or not group.any() for group in groups):
+        return None, None
+    gates = [fit_weights(half[0], half[1:], folds) for half in reversed(halves)]
+    alone = Gate(seen=SeenWeights(similarity=1.0, head=0.0, gda=0.0))
+    fitted = [(e, gate) for half, gate in zip(halves, gates, strict=True) for e in half[1:]]
+    return _harmonic_mean(fitted), _harmonic_mean([(e, alone) for e in episodes])
+
+
+def _is_unseen(episodes: Sequence[LabeledEvidence]) -> NDArray[np.bool_]:
+    return np.concatenate([e.is_unseen for e in episodes])
+
+
+def _harmonic_mean(answers: Sequence[tuple[LabeledEvidence, Gate]]) -> float:
+    """Harmonic mean of the mean accuracy per class, of seen and of unseen ones; each class counts in each episode."""
+    accuracies: tuple[list[float], list[float]] = ([], [])
+    for episode, gate in answers:
+        right = gate.fuse(episode.evidence).log_probabilities.argmax(axis=1) == episode.target
+        for label in np.unique(episode.target):
+            accuracies[int(label >= episode.evidence.seen)].append(float(right[episode.target == label].mean()))
+    seen, unseen = (float(np.mean(group)) for group in accuracies)
+    return 2 * seen * unseen / max(seen + unseen, 1e-12)
 
 
 def _fit_terms(

@@ -73,12 +73,33 @@ class GateFit(Struct, frozen=True, kw_only=True):
         How often a part of the seen classes played the unseen ones.
     folds : str
         Where the head's opinion of an episode comes from: ``memory`` (it has none), ``frozen``, ``fine-tuned``.
+    harmonic_mean, zero_shot : float or None
+        Harmonic mean of seen and unseen accuracy over the episodes, of the fitted gate on photos that did not fit it
+        and of zero-shot alone; None in gates of older versions.
     """
 
     images: int = field(name="photos")
     classes: int
     episodes: int
     folds: str = "memory"
+    harmonic_mean: float | None = None
+    zero_shot: float | None = None
+
+    @property
+    def falls_back(self) -> bool:
+        """Whether zero-shot alone was better, so that it decides what is unseen."""
+        return self.harmonic_mean is not None and self.zero_shot is not None and self.harmonic_mean < self.zero_shot
+
+    def describe(self) -> str:
+        """Say what the gate was fitted on, and what came of it."""
+        text = (
+            f"fitted on {self.images} validation photos of {self.classes} seen classes in {self.episodes} "
+            f"class-held-out episodes, head in episodes: {self.folds}"
+        )
+        if self.harmonic_mean is None or self.zero_shot is None:
+            return text
+        compared = f"harmonic mean there {self.harmonic_mean:.3f}, of zero-shot alone {self.zero_shot:.3f}"
+        return f"{text}; {compared}{': zero-shot decides what is unseen' if self.falls_back else ''}"
 
 
 @dataclass(frozen=True)
@@ -257,12 +278,7 @@ class Gate(Struct, frozen=True, kw_only=True, tag_field="kind", tag="conditional
     def describe(self) -> tuple[str, ...]:
         """Explain the gate in words and numbers."""
         s, u, w = self.seen, self.unseen, self.gate
-        origin = (
-            "not fitted: the documented prior (zero-shot mass)"
-            if self.fit is None
-            else f"fitted on {self.fit.images} validation photos of {self.fit.classes} seen classes in "
-            f"{self.fit.episodes} class-held-out episodes, head in episodes: {self.fit.folds}"
-        )
+        origin = self.fit.describe() if self.fit else "not fitted: the documented prior (zero-shot mass)"
         uncertainty = (
             f" {w.head_uncertainty:+.2f} x head uncertainty at temperature {self.head_temperature:.2g}"
             if w.head_uncertainty

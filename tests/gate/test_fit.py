@@ -11,9 +11,11 @@ from scipy.special import expit, logsumexp, softmax
 from sklearn.linear_model import LogisticRegression
 
 from hybrid.errors import GateError
-from hybrid.gate.evidence import Evidence
-from hybrid.gate.fit import Choice, LabeledEvidence, fit_choice, fit_gate, fit_logistic
-from hybrid.gate.gate import Gate, GateFit, GateWeights, SeenWeights, UnseenWeights
+from hybrid.gate.decide import FittedGate
+from hybrid.gate.evidence import Evidence, Scorer
+from hybrid.gate.fit import Choice, LabeledEvidence, fit_choice, fit_gate, fit_logistic, fit_weights
+from hybrid.gate.gate import Gate, GateWeights, SeenWeights, UnseenWeights
+from hybrid.gate.gaussians import LabeledEmbeddings
 
 TRUE = Gate(
     seen=SeenWeights(similarity=0.4, head=0.7, gda=0.5, posterior=0.3),
@@ -61,7 +63,7 @@ def test_the_search_ends_at_a_minimum(simulate):
     """Another method, from elsewhere, with the loss written out again, finds nothing lower."""
     validation, episodes = simulate(80)
     gate = fit_gate(validation, episodes)
-    assert gate.fit == GateFit(images=80, classes=5, episodes=2, folds="memory")
+    assert (gate.fit.images, gate.fit.classes, gate.fit.episodes, gate.fit.folds) == (80, 5, 2, "memory")
     assert (gate.hubness, gate.seen.alignment) == (0.25, 0.0)
     e, rows = validation.evidence, np.arange(80)
 
@@ -148,6 +150,75 @@ def test_twice_the_seen_images_move_the_gate_little(simulate):
     once, twice = numbers(fit_gate(validation, episodes)), numbers(fit_gate(validation, more))
     np.testing.assert_allclose(twice[:7], once[:7], rtol=1e-9)
     np.testing.assert_allclose(twice[7:], once[7:], atol=0.02)
+
+
+# Never worse than zero-shot
+
+
+def by_class(log_p: np.ndarray, target: np.ndarray, seen: int) -> tuple[list[float], list[float]]:
+    """Accuracy of each seen and of each unseen class."""
+    labels = sorted(set(target.tolist()))
+    accuracy = {c: np.mean([row.argmax() == c for row in log_p[target == c]]) for c in labels}
+    return [accuracy[c] for c in labels if c < seen], [accuracy[c] for c in labels if c >= seen]
+
+
+def harmonic(parts) -> float:
+    seen, unseen = (np.mean([value for part in parts for value in part[group]]) for group in (0, 1))
+    return 2 * seen * unseen / (seen + unseen)
+
+
+@pytest.mark.parametrize("helps", [True, False])
+def test_the_fit_is_held_against_zero_shot_on_photos_that_it_has_not_seen(simulate, helps):
+    zero_shot = Gate(seen=SeenWeights(similarity=1.0, head=0.0, gda=0.0))
+    validation, episodes = simulate(60, TRUE if helps else zero_shot)
+    gate = fit_gate(validation, episodes)
+    even, odd = np.arange(0, 60, 2), np.arange(1, 60, 2)
+    answers = []
+    for own, other in ((even, odd), (odd, even)):
+        parts = [LabeledEvidence(e.evidence[other], e.target[other]) for e in (validation, *episodes)]
+        learned = fit_weights(parts[0], parts[1:])
+        answers += [by_class(learned.fuse(e.evidence[own]).log_probabilities, e.target[own], 4) for e in episodes]
+    assert gate.fit.harmonic_mean == pytest.approx(harmonic(answers), rel=1e-9)
+    alone = [by_class(zero_shot.fuse(e.evidence).log_probabilities, e.target, 4) for e in episodes]
+    assert gate.fit.zero_shot == pytest.approx(harmonic(alone), rel=1e-9)
+    warning = FittedGate(gate).warning
+    assert gate.fit.falls_back == (not helps)
+    if helps:
+        assert warning is None
+        assert gate.hubness == 0.25
+    else:
+        assert "zero-shot decides what is unseen" in warning
+        assert "zero-shot decides what is unseen" in gate.describe()[0]
+        assert (gate.hubness, gate.unseen, gate.gate) == (0.0, UnseenWeights(), GateWeights())
+        assert gate.seen != SeenWeights()
+
+
+HARD = {
+    "one photo a class": {"train": 1, "val": 5, "seen": 6, "unseen": 6, "dim": 16},
+    "one photo and many classes": {"train": 1, "val": 2, "seen": 20, "unseen": 10, "dim": 24},
+    "vague texts": {"train": 3, "val": 3, "seen": 12, "unseen": 8, "dim": 16, "noise": 0.5, "vague": 0.2},
+}
+
+
+@pytest.mark.parametrize("wrong_labels", [False, True])
+@pytest.mark.parametrize("kind", HARD)
+def test_head_and_memory_never_make_it_worse_than_zero_shot(make_world, kind, wrong_labels):
+    """Mean over worlds; one alone may differ by the chance of its few photos."""
+    gains = []
+    for seed in range(5):
+        world = make_world(seed=seed, test=20, **HARD[kind])
+        if wrong_labels:
+            shuffled = np.random.default_rng(seed).permutation(world.train.target)
+            world = replace(world, train=LabeledEmbeddings(world.train.embeddings, shuffled))
+        calibration = world.calibration()
+        gate = fit_gate(calibration.validation, calibration.episodes)
+        images, target = world.test.embeddings, world.test.target
+        evidence = Scorer(calibration.gaussians, world.texts, 20.0)(images, world.head(images))
+        answers = (gate.fuse(evidence).log_probabilities, 20 * images @ world.texts.T)
+        fused, zero_shot = (harmonic([by_class(scores, target, world.seen)]) for scores in answers)
+        gains.append(fused - zero_shot)
+    assert np.mean(gains) > -0.005
+    assert min(gains) > -0.04
 
 
 # What cannot be fitted

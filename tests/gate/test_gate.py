@@ -25,7 +25,7 @@ GATE = Gate(
     gate=GateWeights(bias=-0.4, unseen_text=0.9, seen_text=-0.5, seen=-0.35, ood_score=0.8, head_uncertainty=1.3),
     hubness=0.35,
     head_temperature=1.7,
-    fit=GateFit(images=120, classes=4, episodes=5, folds="frozen"),
+    fit=GateFit(images=120, classes=4, episodes=5, folds="frozen", harmonic_mean=0.75, zero_shot=0.5),
 )
 PER_CLASS = ("similarity", "centered", "predicted", "hubness")
 
@@ -156,7 +156,10 @@ def test_it_is_kept_as_plain_numbers(tmp_path, draw_evidence):
     assert plain["seen"] == {"similarity": 0.7, "alignment": 0.3, "head": 0.6, "memory": 0.2, "posterior": 0.15}
     assert plain["hubness"] == 0.35
     assert plain["gate"]["novelty"] == 0.8
-    assert plain["fit"] == {"photos": 120, "classes": 4, "episodes": 5, "folds": "frozen"}
+    assert plain["fit"] == {"photos": 120, "classes": 4, "episodes": 5, "folds": "frozen"} | {
+        "harmonic_mean": 0.75,
+        "zero_shot": 0.5,
+    }
     found = read_json(file, GateInfo).gate
     assert found == GATE
     evidence = draw_evidence()
@@ -171,6 +174,7 @@ def test_describe_has_every_number():
     assert "loses 0.35 x how near" in text
     assert "120 validation photos of 4 seen classes in 5 class-held-out episodes" in text
     assert "frozen" in text
+    assert "harmonic mean there 0.750, of zero-shot alone 0.500" in text
     assert "+1.30 x head uncertainty at temperature 1.7" in text
     text = " ".join(Gate().describe())
     assert "not fitted: the documented prior" in text
