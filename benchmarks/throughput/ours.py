@@ -88,27 +88,24 @@ def hybrid_ceiling(setup: Setup) -> Work:
     encoder = load(setup)
     import torch
 
-    batches: dict[int, list[torch.Tensor]] = {}
+    batch = ready_batch(encoder, setup.batch)
 
     def work(files: Sequence[str], option: object) -> None:
-        if len(files) not in batches:
-            batches[len(files)] = ready_batches(encoder, setup, len(files))
         with torch.inference_mode():
-            found = [encoder.embed(batch) for batch in batches[len(files)]]
+            found = [encoder.embed(batch[: len(files) - start]) for start in range(0, len(files), len(batch))]
             torch.cat(found).float().cpu()
 
     return work
 
 
-def ready_batches(encoder: ClipEncoder, setup: Setup, images: int) -> list[torch.Tensor]:
-    """Random pixels in batches, laid out as the encoder takes them."""
+def ready_batch(encoder: ClipEncoder, images: int) -> torch.Tensor:
+    """Random pixels, laid out as the encoder takes them."""
     import numpy as np
 
     size: Any = encoder.tower.image_size
     height, width = size if isinstance(size, tuple) else (size, size)
-    pixels = np.random.default_rng(0).integers(0, 256, (min(images, setup.batch), height, width, 3), dtype=np.uint8)
-    prepared = [encoder.prepare(one, None) for one in pixels]
-    return [encoder.batch(prepared[: images - start]) for start in range(0, images, setup.batch)]
+    pixels = np.random.default_rng(0).integers(0, 256, (images, height, width, 3), dtype=np.uint8)
+    return encoder.batch([encoder.prepare(one, None) for one in pixels])
 
 
 def hybrid_predict(setup: Setup) -> Work:

@@ -102,12 +102,16 @@ def test_build_index_must_encode_every_image(setup, tmp_path):
         work((str(tmp_path / "broken" / "a.jpg"),), None)
 
 
-def test_the_ceiling_does_as_many_images_in_the_same_batches(setup, monkeypatch):
+def test_the_ceiling_does_as_many_images_in_batches(setup, monkeypatch):
     encoder = ours.load(setup)
-    batches = ours.ready_batches(encoder, setup, 10)
-    assert [tuple(batch.shape) for batch in batches] == [(4, 3, 64, 64), (4, 3, 64, 64), (2, 3, 64, 64)]
-    assert batches[0].std() > 0.5
-    ours.hybrid_ceiling(setup)(("a", "b", "c"), None)
+    batch = ours.ready_batch(encoder, 4)
+    assert tuple(batch.shape) == (4, 3, 64, 64)
+    assert batch.std() > 0.5
+    sizes, embed = [], encoder.embed
+    monkeypatch.setattr(encoder, "embed", lambda part: sizes.append(len(part)) or embed(part))
+    monkeypatch.setattr(ours, "load", lambda setup: encoder)
+    ours.hybrid_ceiling(setup)(tuple("abcdefghij"), None)
+    assert sizes == [4, 4, 2]
 
 
 def test_predict_answers_every_image(setup, files, tmp_path):
