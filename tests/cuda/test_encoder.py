@@ -69,7 +69,7 @@ def test_the_preprocessing_gives_the_gray_levels_of_a_cpu(device, smooth, file_o
     # In gray levels, by the model's standard deviations: half precision rounds twice.
     std = torch.tensor(transform.transforms[-1].std).reshape(3, 1, 1)
     levels = (found.cpu() - expected).abs() * 255 * std
-    assert levels.max() < 2.2
+    assert levels.max() < 2.5
     assert levels.mean() < 0.3
 
 
