@@ -165,8 +165,8 @@ def visible(text: str) -> str:
     return UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
-def listing(items: list[str], limit: int = 10) -> str:
+def listing(items: list[str], limit: int = 10, between: str = ", ") -> str:
     """Join names for a message: the first `limit` of them, then how many more there are."""
-    shown = ", ".join(items[:limit])
+    shown = between.join(items[:limit])
     rest = len(items) - limit
     return f"{shown} and {rest} more" if rest > 0 else shown

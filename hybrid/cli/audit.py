@@ -65,7 +65,9 @@ def audit(
     outputs.file("--sheet", sheet, PICTURE)
     check = LabelCheck(PromptSet.load(prompts) if prompts else None, templates, device) if labels else None
     with opened(output) as (stream, chosen):
-        found = audit_run(run, above=duplicates_above, labels=check, progress=show.image_progress)
+        found = audit_run(
+            run, above=duplicates_above, labels=check, progress=show.image_progress, text_bar=show.text_progress
+        )
         show.note(*found.notes)
         # The picture first: a reader of stdout may close it before its end.
         if sheet is not None:

@@ -217,6 +217,7 @@ class EncoderOptions:
             decoder=self.decoder,
             say=show.note,
             wait=wait,
+            text_bar=show.text_progress,
         )
 
 

@@ -54,10 +54,14 @@ def result(line: str) -> None:
 
 
 class _Rate(RichColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
     def render(self, task: Task) -> Text:
-        """Images per second so far."""
+        """So many per second so far."""
         seconds = task.finished_time or task.elapsed
-        return Text(f"{task.completed / seconds:,.0f} images/s" if seconds else "- images/s")
+        return Text(f"{task.completed / seconds:,.0f} {self._unit}/s" if seconds else f"- {self._unit}/s")
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,20 @@ class Bar:
 @contextmanager
 def image_progress(what: str, total: int) -> Iterator[Bar]:
     """Show a bar on stderr, with images per second and time left."""
-    with Progress(*_fitting(_Rate(), TimeRemainingColumn()), console=stderr) as progress:
+    with _progress(what, total, "images") as bar:
+        yield bar
+
+
+@contextmanager
+def text_progress(total: int) -> Iterator[Bar]:
+    """Show a bar on stderr for texts that are encoded."""
+    with _progress("encoding texts", total, "texts") as bar:
+        yield bar
+
+
+@contextmanager
+def _progress(what: str, total: int, unit: str) -> Iterator[Bar]:
+    with Progress(*_fitting(_Rate(unit), TimeRemainingColumn()), console=stderr) as progress:
         yield Bar(progress, progress.add_task(what, total=total))
 
 
@@ -125,6 +142,7 @@ class TrainingBar:
         self._shown = now
         seconds = now - self._start
         name = {"training": "epoch", "validating": "validating"}.get(step.phase)
+        unit = "texts" if step.phase == "encoding texts" else "images"
         what = f"{name} {step.epoch}/{step.epochs}" if name else step.phase
         self._progress.update(
             self._task,
@@ -132,7 +150,7 @@ class TrainingBar:
             completed=step.images,
             total=step.total,
             visible=step.images < step.total or step.phase == "training",
-            rate=f"{step.images / seconds:,.0f} images/s" if seconds > 0 else "",
+            rate=f"{step.images / seconds:,.0f} {unit}/s" if seconds > 0 else "",
             loss="" if step.loss is None else f"loss {step.loss:.3f}",
             left=self._left(step, now),
         )
@@ -151,7 +169,7 @@ class TrainingBar:
         """Time left for all epochs; less where the training stops early."""
         if step.phase in ("decoding", "features") or not step.images:
             return ""
-        share = step.images / step.total if step.phase == "training" else 1.0
+        share = step.images / step.total if step.phase in ("training", "encoding texts") else 1.0
         epoch = self._per_epoch or (now - self._start) / share
         seconds = epoch * (step.epochs - step.epoch + 1 - share)
         return f"{timedelta(seconds=round(seconds))} left" if seconds > 0 else ""

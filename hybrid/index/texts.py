@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +13,10 @@ from hybrid.encoders.base import Encoder, FloatArray, ReadsSoMuch
 from hybrid.errors import listing
 from hybrid.labels.prompts import PromptClass, Templates, class_texts
 
+# Opens a bar for so many texts; what it gives is called with the number of texts just encoded.
+TextBar = Callable[[int], AbstractContextManager[Callable[[int], None]]]
+# Texts from which on a bar shows how far it is (on a CPU a text takes some hundredths of a second), and between steps.
+MANY, STEP = 256, 64
 # Letters of a name that a message shows.
 MOST_SHOWN = 48
 
@@ -31,8 +36,17 @@ def text_key(fingerprint: str) -> str:
     return f"{fingerprint}/alone"
 
 
+def no_bar(total: int) -> AbstractContextManager[Callable[[int], None]]:
+    """Show nothing."""
+    return nullcontext(lambda count: None)
+
+
 def embed_classes(
-    encoder: Encoder, prompts: Sequence[PromptClass], templates: Templates, store: TextCache | None
+    encoder: Encoder,
+    prompts: Sequence[PromptClass],
+    templates: Templates,
+    store: TextCache | None,
+    bar: TextBar = no_bar,
 ) -> FloatArray:
     """Embed classes by averaging their texts, shape (n_classes, dim), unit norm.
 
@@ -42,6 +56,8 @@ def embed_classes(
         Not used by an encoder that finds texts by class name.
     store : TextCache, optional
         Where text embeddings are kept.
+    bar : TextBar
+        Shown where many texts are encoded.
     """
     if not encoder.uses_templates:
         return encoder.encode_texts([prompt.name for prompt in prompts])
@@ -51,12 +67,24 @@ def embed_classes(
     vectors = store.texts(unique, key) if store else {}
     missing = [text for text in unique if text not in vectors]
     if missing:
-        fresh = dict(zip(missing, encoder.encode_texts(missing), strict=True))
+        fresh = dict(zip(missing, _encode(encoder, missing, bar), strict=True))
         if store:
             store.write_texts(fresh, key)
         vectors |= fresh
     stacked = np.stack([vectors[text] for texts in per_class for text in texts])
     return average_texts(stacked, [len(texts) for texts in per_class])
+
+
+def _encode(encoder: Encoder, texts: Sequence[str], bar: TextBar) -> FloatArray:
+    """Encode texts, (n, dim); many of them step by step under a bar."""
+    if len(texts) < MANY:
+        return encoder.encode_texts(texts)
+    parts = []
+    with bar(len(texts)) as advance:
+        for start in range(0, len(texts), STEP):
+            parts.append(encoder.encode_texts(texts[start : start + STEP]))
+            advance(len(parts[-1]))
+    return np.concatenate(parts)
 
 
 def average_texts(text_embeddings: NDArray[Any], counts: Sequence[int]) -> FloatArray:
@@ -97,7 +125,7 @@ def text_notes(
         if names:
             what = "prompts longer than the encoder reads, of which the end counts for nothing"
             notes.append(f"WARNING: {what}: {listing(names, 6)}")
-    groups = [" = ".join(_shortened(prompts[row].name) for row in rows) for rows in equal_rows(vectors)]
+    groups = [listing([_shortened(prompts[row].name) for row in rows], 4, " = ") for rows in equal_rows(vectors)]
     if groups:
         what = "classes that the encoder cannot tell apart by name, their text vectors are equal"
         notes.append(f"WARNING: {what}: {listing(groups, 4)}")

@@ -18,7 +18,7 @@ from hybrid.gate.few_shot.base import FewShotExpert
 from hybrid.gate.few_shot.registry import make_expert
 from hybrid.gate.support import SupportImages
 from hybrid.heads.base import Head
-from hybrid.index.texts import embed_classes, text_notes
+from hybrid.index.texts import TextBar, embed_classes, no_bar, text_notes
 from hybrid.labels.check import check_prompts
 from hybrid.labels.names import NameTable
 from hybrid.labels.prompts import PromptClass, PromptSet, Templates, load_templates
@@ -60,6 +60,8 @@ class RunState:
         Expert asked for, where there is no head.
     head_folder : Path or None
         Where the head was read from.
+    text_bar : TextBar
+        Shown while many texts are encoded.
     """
 
     encoder: Encoder
@@ -74,12 +76,13 @@ class RunState:
     trained_on: frozenset[str] = frozenset()
     few_shot: str | None = None
     head_folder: Path | None = None
+    text_bar: TextBar = no_bar
 
     def embed_texts(self, prompts: Sequence[PromptClass]) -> FloatArray:
         """Embed classes by their texts, (n_classes, dim); EncoderError where the encoder has no text for one."""
         if not prompts:
             return np.empty((0, self.encoder.dim), np.float32)
-        return embed_classes(self.encoder, prompts, self.templates, self.classes.index)
+        return embed_classes(self.encoder, prompts, self.templates, self.classes.index, self.text_bar)
 
 
 @dataclass(frozen=True)
@@ -117,8 +120,9 @@ def load_run(
     *,
     strict_names: bool = False,
     decoder: str = "auto",
+    text_bar: TextBar = no_bar,
 ) -> RunState:
-    """Read a run folder; parameters as for `HybridClassifier.from_run`, and the run's encoder if it is loaded."""
+    """Read a run folder; parameters as for `HybridClassifier.from_run` and in `RunState`, and a loaded encoder."""
     layout = Layout(run)
     info = read_run(layout) if is_run(layout) else None
     if info is None and prompts is None:
@@ -135,9 +139,10 @@ def load_run(
         classes, _ = read_run_classes(layout, (loaded.fingerprint,), None)
         simple = chosen or load_templates("simple")
         notes = (*loaded.notes, *check_prompts(prompts, (), strict=strict_names)) if prompts else loaded.notes
-        return RunState(loaded, settings, classes, prompts, simple, notes=notes, few_shot=few_shot)
+        return RunState(loaded, settings, classes, prompts, simple, notes=notes, few_shot=few_shot, text_bar=text_bar)
     asked = _Asked(prompts, chosen, device, regions, few_shot, strict_names)
-    return at_one_moment(layout, lambda found: _state_of(found, layout, loaded, asked))
+    state = at_one_moment(layout, lambda found: _state_of(found, layout, loaded, asked))
+    return replace(state, text_bar=text_bar)
 
 
 @dataclass(frozen=True)

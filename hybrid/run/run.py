@@ -20,6 +20,7 @@ from hybrid.images.inputs import Images, MemoryRecord, to_records
 from hybrid.images.records import ImageRecord, Stamp
 from hybrid.images.sources import Scan, scan
 from hybrid.index.store import EmbeddingStore
+from hybrid.index.texts import TextBar, no_bar
 from hybrid.labels.names import check_not_reserved
 from hybrid.run.classes.change import AddSummary, RemoveSummary, add_class, remove_class
 from hybrid.run.files import HeadInfo, Layout, RunInfo, check_store, note_store, read_info, read_run, write_run
@@ -68,6 +69,8 @@ class Run:
         Called with each note for people, such as what was loaded on which device and why. Default: they are not shown.
     wait : bool
         Wait where another command writes to the run; False: ArtifactError then.
+    text_bar : callable, optional
+        Opens a bar where `classifier` has many texts to encode. Default: none is shown.
 
     Examples
     --------
@@ -88,11 +91,12 @@ class Run:
         decoder: str = "auto",
         say: Callable[[str], None] = _silent,
         wait: bool = True,
+        text_bar: TextBar = no_bar,
     ) -> None:
         self.folder, self.device, self.decoder, self.wait = Path(folder), device, decoder, wait
         self.layout = Layout(self.folder)
         self._given = (encoder, pretrained, precision)
-        self._say = say
+        self._say, self._text_bar = say, text_bar
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
@@ -453,6 +457,7 @@ class Run:
             few_shot,
             loaded,
             strict_names=strict_names,
+            text_bar=self._text_bar,
         )
         classifier = HybridClassifier.of(state, policy)
         for note in classifier.notes:

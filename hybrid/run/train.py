@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,7 +23,7 @@ from hybrid.heads.score import head_logits
 from hybrid.heads.training.dataset import HELD_BACK, split_by_training, training_set
 from hybrid.heads.training.distributed import is_main_process, process_count
 from hybrid.heads.training.folds import FoldLogits, frozen_folds, tuned_folds
-from hybrid.heads.training.progress import OnStep, show_nothing
+from hybrid.heads.training.progress import OnStep, show_nothing, texts_as_steps
 from hybrid.images.records import ImageRecord
 from hybrid.index.store import EmbeddingStore, is_added
 from hybrid.index.texts import embed_classes, text_notes
@@ -143,7 +144,7 @@ def _refit(work: _Work, gate_folds: str | None, templates: str | None) -> Fitted
     with EmbeddingStore(layout.store, must_exist=True) as store, HeadDraft(layout, copy=True) as draft:
         data = split_by_training(work.images(store, info.classes), info.classes, frozenset(info.trained_on))
         work.say(f"{len(data.val)} labeled photos of the index did not train the head")
-        vectors, reason = _name_classes(data.classes, encoder, texts, store, work.say)
+        vectors, reason = _name_classes(data.classes, encoder, texts, store, work)
         if vectors is None:
             raise GateError(
                 "the encoder cannot name the seen classes",
@@ -210,7 +211,7 @@ class _Work:
             data = self.images(store, limit_to)
             _announce(data, self.layout, self.say)
             # Before the training, which may take hours: what is wrong with the names shows at once.
-            named = _name_classes(data.classes, self.encoder, texts, store, self.say)
+            named = _name_classes(data.classes, self.encoder, texts, store, self)
             left_out = _left_out(data.classes, store)
             head = self.train(data, draft.folder)
             info = _describe(data, head, self.settings, left_out)
@@ -352,15 +353,15 @@ def _check_files(records: Sequence[ImageRecord]) -> None:
 
 
 def _name_classes(
-    names: Sequence[str], encoder: Encoder, templates: Templates, store: EmbeddingStore, say: Say
+    names: Sequence[str], encoder: Encoder, templates: Templates, store: EmbeddingStore, work: _Work
 ) -> tuple[FloatArray | None, str]:
     """Embed the seen classes' names, (n_classes, dim); or give the reason why the encoder cannot name them."""
     prompts = join(names, None).prompts
     named = encoder.can_encode([prompt.name for prompt in prompts])
     if all(named):
-        vectors = embed_classes(encoder, prompts, templates, store)
+        vectors = embed_classes(encoder, prompts, templates, store, partial(texts_as_steps, work.on_step))
         for note in text_notes(encoder, prompts, templates, vectors):
-            say(note)
+            work.say(note)
         return vectors, ""
     missing = [prompt.name for prompt, known in zip(prompts, named, strict=True) if not known]
     return None, f"{encoder.name} has no text vector for {len(missing)} of {len(names)} names: {listing(missing)}"

@@ -114,7 +114,17 @@ def test_predict_without_prompts_and_without_a_run(hybrid, seen_names):
     done = hybrid("predict", "test", "--format", "jsonl", *zero_shot)
     assert {(row["expert"], row["p_unseen"]) for row in done.rows} == {("zero-shot", None)}
     assert "zero-shot only" in done.err
+    assert "encoding texts" not in done.err
     assert not Path("none").exists()
+
+
+def test_many_names_are_encoded_under_a_bar(hybrid, animals, tmp_path):
+    (tmp_path / "many.txt").write_text("\n".join(f"animal {number}" for number in range(256)))
+    asked = ("--encoder", "tiny", "--prompts", tmp_path / "many.txt", "--run", tmp_path / "none")
+    image = next((animals / "test").rglob("*.jpg"))
+    bar, *_ = hybrid("predict", image, *asked).err.splitlines()
+    assert bar.startswith("encoding texts")
+    assert " 256/256 " in bar
 
 
 def test_unreadable_images_are_listed_and_exit_3(hybrid, animals, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from rich.progress import Progress
 
 from hybrid.cli import show
-from hybrid.heads.training.progress import Step
+from hybrid.heads.training.progress import Step, texts_as_steps
 from hybrid.terminal import SafeConsole
 
 
@@ -46,6 +46,22 @@ def test_the_bar_of_a_training_has_rate_loss_and_the_time_left_for_all_epochs(mo
     clock.now = 300
     bar(replace(step, epoch=4, images=100, part="fold 1 of 5"))
     assert task.fields["left"] == "0:09:00 left", "an epoch takes 90 s, with its validation"
+
+
+def test_the_bar_of_a_training_counts_texts_while_it_encodes_names():
+    clock = Clock()
+    progress = Progress(console=SafeConsole(file=io.StringIO()))
+    bar = show.TrainingBar(progress, clock)
+    (task,) = progress.tasks
+    with texts_as_steps(bar, 400) as advance:
+        advance(100)
+        clock.now += 10
+        advance(100)
+        assert (task.description, task.completed, task.total, task.visible) == ("encoding texts", 200, 400, True)
+        assert task.fields["rate"] == "20 texts/s"
+        assert task.fields["left"] == "0:00:10 left"
+        advance(200)
+    assert not task.visible
 
 
 def test_no_bar_where_nobody_watches(monkeypatch):

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 
 from hybrid.encoders.base import fingerprint, unit_norm
-from hybrid.index.texts import average_texts, equal_rows, text_notes
+from hybrid.index.texts import MANY, average_texts, embed_classes, equal_rows, text_notes
 from hybrid.labels.prompts import PromptClass, Templates
 
 
@@ -50,6 +52,35 @@ class Reader:
         return [len(text.split()) > 4 for text in texts]
 
 
+class Lengths:
+    """An encoder that knows of a text only how long it is."""
+
+    uses_templates, fingerprint = True, "lengths"
+
+    def encode_texts(self, texts):
+        return unit(np.array([[len(text), 9.0] for text in texts])).astype(np.float32)
+
+
+def test_many_texts_are_encoded_under_a_bar_that_ends_at_its_end():
+    opened, steps = [], []
+
+    @contextmanager
+    def bar(total):
+        opened.append(total)
+        yield steps.append
+
+    prompts = [PromptClass("x" * length) for length in range(1, MANY)]
+    two = Templates("two", ("{}", "a {}!"))
+    vectors = embed_classes(Lengths(), prompts, two, None, bar)
+    # "xx" and "a x!" are different texts, however alike their vectors are.
+    assert opened == [sum(steps)] == [2 * len(prompts)]
+    assert len(steps) > 3
+    for row in (0, 31, 32, 63, 64, MANY - 2):
+        alone = embed_classes(Lengths(), prompts[row : row + 1], two, None, bar)
+        np.testing.assert_allclose(vectors[row : row + 1], alone, atol=1e-7)
+    assert len(opened) == 1, "none for a handful"
+
+
 def test_equal_rows_are_found_among_many():
     rng = np.random.default_rng(5)
     vectors = unit(rng.normal(size=(400, 32))).astype(np.float32)
@@ -69,6 +100,8 @@ def test_notes_on_prompts_that_are_cut_or_equal():
     assert cut.startswith("WARNING")
     assert cut.endswith("counts for nothing: a very very large ox")
     assert equal.endswith("equal: ox = Ox")
+    (many,) = text_notes(Reader(), [PromptClass(f"n{i}") for i in range(9)], templates, vectors[[0] * 9])
+    assert many.endswith("equal: n0 = n1 = n2 = n3 and 5 more")
     assert text_notes(Reader(), prompts[:1], templates, vectors[:1]) == ()
     (long,) = text_notes(Reader(), [PromptClass("red " * 90 + "ox")], templates, vectors[:1])
     assert len(long) < 200

@@ -18,7 +18,7 @@ from hybrid.gate.evidence import zero_shot_logits
 from hybrid.heads.training.dataset import relabeled
 from hybrid.index.contents import by_content
 from hybrid.index.store import EmbeddingStore, StoredImage
-from hybrid.index.texts import embed_classes
+from hybrid.index.texts import TextBar, embed_classes, no_bar
 from hybrid.labels.check import check_prompts
 from hybrid.labels.names import class_of, joined_notes
 from hybrid.labels.prompts import PromptSet, Templates, load_templates
@@ -87,6 +87,7 @@ def audit_run(
     above: float = DUPLICATES_ABOVE,
     labels: LabelCheck | None = None,
     progress: Progress = lambda what, total: nullcontext(lambda count: None),
+    text_bar: TextBar = no_bar,
 ) -> Audit:
     """Look for near duplicates among all images of a run's index, and for wrong labels among the labeled ones.
 
@@ -101,6 +102,8 @@ def audit_run(
     progress : callable
         Called with what is done and with how many contents: first to compare them, then to judge the labeled ones. The
         context that it gives is told of how many it was just done.
+    text_bar : callable
+        Opens a bar where many texts are encoded.
 
     Returns
     -------
@@ -134,7 +137,7 @@ def audit_run(
     warning = (*spelled, *(too_many if share >= MANY else ()))
     if labels is None:
         return Audit(len(images), count, 0, above, duplicates, None, warning)
-    suspects, judged, notes = _judge_labels(labeled, layout, info, labels, progress)
+    suspects, judged, notes = _judge_labels(labeled, layout, info, labels, progress, text_bar)
     return Audit(len(images), count, judged, above, duplicates, tuple(suspects), (*warning, *notes))
 
 
@@ -152,7 +155,7 @@ def _labeled(images: Sequence[StoredImage], hashes: Sequence[str], embeddings: F
 
 
 def _judge_labels(
-    labeled: LabeledContents, layout: Layout, info: RunInfo, check: LabelCheck, progress: Progress
+    labeled: LabeledContents, layout: Layout, info: RunInfo, check: LabelCheck, progress: Progress, text_bar: TextBar
 ) -> tuple[list[Suspect], int, tuple[str, ...]]:
     if not labeled.hashes:
         return [], 0, ("labels: the index holds no labeled photo",)
@@ -169,14 +172,14 @@ def _judge_labels(
         )
     templates = load_templates(check.templates) if check.templates else usual_templates(layout)
     spelling = check_prompts(check.prompts, sorted(set(judged.labels))) if check.prompts else ()
-    zero_shot, asked = ask_zero_shot(encoder, judged, templates, check.prompts)
+    zero_shot, asked = ask_zero_shot(encoder, judged, templates, check.prompts, text_bar)
     with progress("judging labels", len(judged.hashes)) as step:
         suspects = find_suspects(judged, labeled, zero_shot, step)
     return suspects, len(judged.hashes), (*notes, *encoder.notes, *spelling, asked)
 
 
 def ask_zero_shot(
-    encoder: Encoder, images: LabeledContents, templates: Templates, prompts: PromptSet | None
+    encoder: Encoder, images: LabeledContents, templates: Templates, prompts: PromptSet | None, bar: TextBar = no_bar
 ) -> tuple[ZeroShot | None, str]:
     """Score labeled images by the names of their labels.
 
@@ -196,7 +199,7 @@ def ask_zero_shot(
     if named.sum() < 2:
         return None, f"labels: judged by the photos alone, for the encoder cannot name them: {lacking}"
     # Nothing is cached in the store: an audit changes nothing in the run.
-    texts = embed_classes(encoder, list(compress(described, named)), templates, None)
+    texts = embed_classes(encoder, list(compress(described, named)), templates, None, bar)
     logits = zero_shot_logits(images.embeddings, texts, encoder.logit_scale)
     note = f"labels: judged by held-out photos and by zero-shot, which names {named.sum()} of {len(names)} labels"
     return ZeroShot(logits, named), note + (f", not {lacking}" if lacking else "")
