@@ -10,7 +10,8 @@ from hybrid.cli.add_class import known_by
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hybrid.run.files import HeadInfo, Layout
+    from hybrid.run.files import GateInfo, HeadInfo, Layout, RunInfo
+    from hybrid.run.heads import Snapshot
 
 MOST_CLASSES = 20
 
@@ -44,9 +45,8 @@ def info(run: options.Run = options.DEFAULT_RUN) -> None:
     line("labels", f"{len(labels)}: {listing([f'{name} {n}' for name, n in labels.items()], 8) or 'none'}")
     for name, count in counts["embeddings"].items():
         line("vectors", f"{count} by {name}")
-    found = at_one_moment(layout, lambda run: run.head and (run.head.info(), run.head.gate_info()))
-    head, gate = found or (None, None)
-    for text in _classes(layout, head, made.encoder_fingerprint):
+    head, gate, classes = at_one_moment(layout, lambda found: _read(layout, found))
+    for text in classes:
         line("classes", text)
     if head is None or gate is None:
         line("head", "none (hybrid train-head)")
@@ -65,13 +65,21 @@ def info(run: options.Run = options.DEFAULT_RUN) -> None:
             line("rejects", text)
 
 
-def _classes(layout: Layout, head: HeadInfo | None, fingerprint: str) -> Iterator[str]:
+def _read(layout: Layout, found: Snapshot) -> tuple[HeadInfo | None, GateInfo | None, list[str]]:
+    """What is known of the head and its gate, and the lines on classes."""
+    head, gate = (found.head.info(), found.head.gate_info()) if found.head else (None, None)
+    return head, gate, list(_classes(layout, found.info, head))
+
+
+def _classes(layout: Layout, made: RunInfo, head: HeadInfo | None) -> Iterator[str]:
     """How each class is known: counts, then a line for each one that the head does not know."""
     from hybrid.images.naming import plural
     from hybrid.labels.names import NameTable
     from hybrid.run.classes import read_run_classes
+    from hybrid.run.classes.entries import check_added
 
-    run_classes, notes = read_run_classes(layout, (fingerprint,), head)
+    run_classes, notes = read_run_classes(layout, (made.encoder_fingerprint,), head, made)
+    check_added(layout, made, run_classes.info, run_classes.index)
     classes, seen, left_out = run_classes.support, run_classes.seen, run_classes.left_out
     shown = sum(bool(cls.hashes) for cls in classes)
     known = NameTable(cls.name for cls in classes)

@@ -195,7 +195,19 @@ def set_to_write(db: Database) -> None:
     db.change(f"PRAGMA wal_autocheckpoint={LOGGED}")
 
 
+def _check_log(path: Path) -> None:
+    """Name what is in the place of SQLite's own files; it would say no more than that it cannot open the database."""
+    for own in (path.with_name(path.name + end) for end in ("-wal", "-shm")):
+        if own.is_symlink() or own.is_dir():
+            raise StoreError(
+                f"{own} is a {'link' if own.is_symlink() else 'folder'}",
+                expected="the file that SQLite writes beside the store, or nothing",
+                fix="move it away; where a backup has the file, put that one back with the store of the same backup",
+            )
+
+
 def _connect(place: str, path: Path, patience: float = PATIENCE) -> sqlite3.Connection:
+    _check_log(path)
     with named_sqlite_errors(path):
         db = sqlite3.connect(place, uri=True, timeout=patience, isolation_level=None)
         # A schema may hold code of its own, which a run from elsewhere shall not run.

@@ -81,6 +81,12 @@ def test_only_trained_classes(layout, classes):
     assert classes() == ["2 trained, 0 shown by photos, 0 only named"]
 
 
+def test_an_index_without_the_images_that_were_added_is_named(layout, hybrid):
+    make(layout, ("cat", "dog"), cat=1, dog=1, okapi=2)
+    write_json(layout.classes, ClassesInfo(added=(AddedClass(name="okapi", images=3, paths="three"),)))
+    assert "photos that were added to class okapi" in hybrid("info", "--run", layout.root, rc=1).err
+
+
 def test_images_without_a_vector_are_reported(layout, classes):
     make(layout, cat=1)
     with EmbeddingStore(layout.store) as store:

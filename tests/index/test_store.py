@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import astuple, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -488,6 +489,20 @@ def test_a_changed_database_is_a_named_error(store, file, damage, words, format_
         read()
     assert "hybrid check" in caught.value.fix
     return None
+
+
+def test_what_lies_in_the_place_of_the_log_is_named(store, file, tmp_path):
+    some(store)
+    store.close()
+    log = file.with_name(file.name + "-wal")
+    for word, make in (("folder", log.mkdir), ("link", partial(log.symlink_to, tmp_path / "nowhere"))):
+        make()
+        for how in ({"read_only": True}, {}):
+            with pytest.raises(StoreError, match=f"-wal is a {word}"):
+                EmbeddingStore(file, **how)
+        log.rmdir() if word == "folder" else log.unlink()
+    with EmbeddingStore(file) as whole:
+        assert whole.images()
 
 
 def test_a_store_of_format_1_is_read_as_it_is_and_upgraded_by_the_next_write(store, file):
