@@ -37,6 +37,8 @@ from benchmarks.throughput.devices import device_name
 
 # A part is not begun with less time than this, in seconds.
 LEAST = 10.0
+# Under seven minutes with the start; what is left then is named.
+IN_ALL = 400
 # Times the limits of an H100, on a CPU.
 SLOWER = 5
 DONE = "done"
@@ -89,10 +91,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a few photos and small models, to see that it runs")
     words = "of benchmarks.gpu_check.parts.Sizes, such as photos=16384 or repeats=2; repeatable"
     parser.add_argument("--set", type=size, action="append", metavar="SIZE=N", help=words)
-    parser.add_argument("--seconds", type=float, default=1e6, metavar="N", help="for all parts together")
+    words = f"for all parts together; default: {IN_ALL} on a GPU"
+    parser.add_argument("--seconds", type=float, metavar="N", help=words)
     shared.add_json(parser, required=True)
     options = parser.parse_args(arguments)
     options.parts = options.parts.split(",")
+    options.seconds = options.seconds or (IN_ALL if options.device == "cuda" else 1e6)
     options.sizes = replace(parts.QUICK if options.quick else parts.Sizes(), **dict(options.set or ()))
     if unknown := set(options.parts) - set(parts.PARTS):
         parser.error(f"unknown parts {', '.join(sorted(unknown))}; there are {', '.join(parts.PARTS)}")

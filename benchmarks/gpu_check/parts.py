@@ -32,7 +32,7 @@ from benchmarks.throughput.peers import (
     transformers_pipeline,
     write_transformers,
 )
-from benchmarks.throughput.processes import Pass, Row, round_robin
+from benchmarks.throughput.processes import Pass, Row, Setup, round_robin
 
 ROOT = Path(__file__).parents[2]
 MARK = "pytest.mark." + "cuda"
@@ -68,7 +68,7 @@ class Sizes:
     photos_large_model: int = 8192
     photos_12mp: int = 256
     photos_cpu: int = 8192
-    loader: int = 4096
+    loader: int = 8192
     pipeline: int = 512
     one_by_one: int = 128
     alike: int = 512
@@ -229,15 +229,21 @@ def speed(check: Check) -> None:
     """build-index against open_clip and each of its stages alone; of the large model, against its encoder."""
     sizes, setup = check.sizes, check.scene.setup(check.sizes.small)
     files, large, some = check.photos(), check.photos_12mp(), check.photos(check.sizes.loader)
-    half, on_cpu = replace(setup, precision=check.half), replace(setup, device="cpu", precision="auto")
+    on_cpu = replace(setup, device="cpu", precision="auto")
     name, fewer = sizes.small, check.photos(sizes.photos_cpu)
+
+    def loader(precision: str, photos: Sequence[str]) -> Setup:
+        # Each process gets two batches, or it would wait while one decodes all.
+        share = len(photos) // (2 * setup.workers)
+        return replace(setup, precision=precision, batch=max(1, min(setup.batch, share)))
+
     often = [
         row(names.BUILD.format(name), hybrid_build_index, setup, files),
         row(names.ENCODER.format(name), hybrid_ceiling, setup, files),
         row(names.NVJPEG, nvjpeg_alone, setup, fewer),
-        row(names.LOADER.format(name), open_clip_dataloader, half, some),
+        row(names.LOADER.format(name), open_clip_dataloader, loader(check.half, some), some),
         row(names.BUILD_LARGE, hybrid_build_index, setup, large),
-        row(names.LOADER_LARGE, open_clip_dataloader, half, large),
+        row(names.LOADER_LARGE, open_clip_dataloader, loader(check.half, large), large),
         *large_model(check),
     ]
     once = [
@@ -245,7 +251,7 @@ def speed(check: Check) -> None:
         row(names.CPU_DECODE, threads_alone, on_cpu, fewer, "decode"),
         row(names.READ, threads_alone, on_cpu, files),
         row(names.RESIZE, resize_alone, setup, files),
-        row(names.AUTOCAST.format(name), open_clip_dataloader, setup, some),
+        row(names.AUTOCAST.format(name), open_clip_dataloader, loader(setup.precision, some), some),
         row(names.README.format(name), open_clip_readme, setup, files[: sizes.one_by_one]),
     ]
     rows = [*often, *(replace(one, most=1) for one in once)]
