@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,14 @@ def open_database(path: Path, *, must_exist: bool, read_only: bool, patience: fl
     except BaseException:
         db.close()
         raise
+
+
+def is_blank(path: Path) -> bool:
+    """Whether there is no store, or one that holds nothing, not even tables, as one whose log is lost may be."""
+    if not path.is_file():
+        return True
+    with closing(open_to_read(path)) as db:
+        return _format(db) is None
 
 
 def meta(db: Database, key: str) -> str:

@@ -20,7 +20,7 @@ from hybrid.errors import ArtifactError, named_file_errors
 from hybrid.files import atomic_write, file_sha256
 from hybrid.gate.registry import AnyGate
 from hybrid.gate.rejection import Rejector
-from hybrid.index.schema import StoreState
+from hybrid.index.schema import StoreState, is_blank
 from hybrid.index.store import EmbeddingStore
 from hybrid.labels.prompts import PromptClass, Templates
 
@@ -341,7 +341,7 @@ def note_killed(layout: Layout) -> None:
     A store that is older than the run is left to be found out; the lock is held.
     """
     info = read_info(layout)
-    if info.store is None or not layout.store.is_file():
+    if info.store is None or is_blank(layout.store):
         return
     with EmbeddingStore(layout.store, read_only=True) as store:
         state, goes_on = store.state, store.has_held(info.store)

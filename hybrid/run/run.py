@@ -19,6 +19,7 @@ from hybrid.images.decoders import choose_decoder
 from hybrid.images.inputs import Images, MemoryRecord, to_records
 from hybrid.images.records import ImageRecord, Stamp
 from hybrid.images.sources import Scan, scan
+from hybrid.index.schema import is_blank
 from hybrid.index.store import EmbeddingStore
 from hybrid.index.texts import TextBar, no_bar
 from hybrid.labels.names import check_not_reserved
@@ -255,18 +256,19 @@ class Run:
         return summary
 
     def _check_index(self) -> None:
-        """Refuse the index of another run; an older one is brought up to date, and one that is gone made anew."""
+        """Refuse the index of another run; an older one is brought up to date, one that is gone or empty made anew."""
         if not self.layout.run.is_file():
             return
         info = read_info(self.layout)
-        if self.layout.store.is_file():
+        if not is_blank(self.layout.store):
             if not check_store(self.layout, info, may_be_older=True):
                 self._say(
                     f"WARNING: {self.layout.store} is older than the run: restored from a backup? It is brought up to "
                     "date with the sources given here; hybrid add-class brings photos back that were added since"
                 )
         elif info.store is not None:
-            self._say(f"WARNING: {self.layout.store} is gone; it is made anew")
+            how = "empty" if self.layout.store.is_file() else "gone"
+            self._say(f"WARNING: {self.layout.store} is {how}; it is made anew")
 
     def _note_index(self) -> None:
         """Write ``run.json``; where it was lost, the head that it named answers again."""

@@ -122,6 +122,18 @@ def test_an_index_that_is_not_the_runs_own_is_a_named_error(animals, run, hybrid
     assert other.exists()
 
 
+def test_an_empty_index_is_made_anew(animals, run, hybrid):
+    test = ("predict", animals / "test", "--format", "jsonl", "--run", run)
+    before = hybrid(*test).out
+    folded(run)
+    (run / "index.sqlite").write_bytes(b"")
+    done = hybrid("build-index", animals / "train", animals / "val", "--run", run)
+    assert "index.sqlite is empty; it is made anew" in done.err
+    assert "88 encoded" in done.out
+    assert hybrid(*test).out == before
+    assert hybrid("check", "--run", run).out
+
+
 def test_a_lost_log_takes_nothing_of_a_finished_command_unnoticed(animals, run, hybrid, tmp_path):
     """What a killed command wrote may go with it: the run is then as it was before that command."""
     test = ("predict", animals / "test", "--format", "jsonl", "--run")
