@@ -173,10 +173,12 @@ def test_who_decides_is_asked_at_the_operating_point():
         similarity=np.log([[3.0, 1.0, 3.0, 1.0]]),
         centered=zeros,
         predicted=zeros,
-        alignment=np.zeros(2),
+        alignment=zeros[:, :2],
         ood_score=np.zeros(1),
         baseline=np.zeros(1),
         located=zeros,
+        posterior=zeros[:, :2],
+        hubness=zeros,
         support=SupportEvidence(np.array([[4.0]]), np.array([2]), np.array([3]), 4, 4),
     )
     for shift, expert in ((0.0, "few-shot"), (2.0, "zero-shot")):
