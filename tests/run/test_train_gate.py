@@ -112,12 +112,12 @@ def test_the_gate_is_fitted_and_kept(layout, encoder):
     assert of_gate.reason == ""
     assert np.array_equal(fitted.calibration_set.target, data.val.target)
     assert not any("WARNING" in line for line in lines)
-    of_the_fit, of_rejection = lines[-2:]
+    of_classes, of_head, _, of_the_fit, of_rejection = lines[-5:]
     assert of_the_fit.startswith(f"gate: {fitted.gate.describe()[0]}"), "the rest is for hybrid info"
     assert of_rejection.startswith("none of these: at --max-false-accept 0.1, ")
-    assert lines[-4].startswith("7 classes, with training+validation photos: ")
+    assert of_classes.startswith("7 classes, with training+validation photos: ")
     right = logits.argmax(axis=1) == data.val.target
-    assert f"accuracy {right.mean():.3f}, mean per class" in lines[-3]
+    assert f"accuracy {right.mean():.3f}, mean per class" in of_head
     assert {HeadFiles.MEMORY, HeadFiles.HELD_OUT} <= {path.name for path in layout.head.iterdir()}
 
 
