@@ -50,7 +50,7 @@ class OneByOne:
 class Batches:
     """A decoder that does nothing, in batches."""
 
-    name, batch, threads = "nothing", 128, 2
+    name, batch = "nothing", 128
 
     def __init__(self, processes: bool) -> None:
         self.readers = Readers()

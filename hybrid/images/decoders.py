@@ -67,14 +67,11 @@ class PlanningDecoder(Protocol):
     ----------
     batch : int
         Images that it likes to decode at once.
-    threads : int
-        How many threads may call `decode_batch` at once: one makes Python's part of a batch while another decodes.
     readers : Readers
     """
 
     name: str
     batch: int
-    threads: int
     readers: Readers
 
     def plan(self, data: bytes | memoryview) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import threading
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -84,7 +83,7 @@ class NvJpeg:
     """A `PlanningDecoder`: ordinary JPEGs by nvJPEG through torchvision, at full size; all else by CPU threads.
 
     Its tensors are views (h, w, 3) of memory (3, h, w), and ready to be read in any stream. They were made in a stream
-    of the calling thread's own: who reads them later than at once says so (`torch.Tensor.record_stream`).
+    of its own: who reads them later than at once says so (`torch.Tensor.record_stream`).
 
     Parameters
     ----------
@@ -100,15 +99,16 @@ class NvJpeg:
     # Whose pixels they are, where they are not quite those of the CPU's decoders: vectors of both kinds stay apart.
     pixels = "nvjpeg"
     batch = 128
-    threads = 2
 
     def __init__(self, device: str, cpu: Decoder, decode: DecodeGroups) -> None:
         import torch
 
         self._device = torch.device(device)
         self._cpu, self._decode_groups = cpu, decode
-        self._most_bytes, self._of_thread = _MOST_BYTES, threading.local()
+        self._most_bytes, self._stream = _MOST_BYTES, None
         if self._device.type == "cuda":
+            cuda: Any = torch.cuda
+            self._stream = cuda.Stream(self._device)
             self._most_bytes = min(_MOST_BYTES, torch.cuda.get_device_properties(self._device).total_memory // _SHARE)
         self._pool = ThreadPoolExecutor(default_workers())
         self.readers = Readers()
@@ -199,24 +199,20 @@ class NvJpeg:
 
     @contextmanager
     def _own_stream(self) -> Iterator[None]:
-        """Work in a stream of this thread's own; nothing of it is under way when this begins and when it ends.
+        """Work in a stream of its own; nothing of it is under way when this begins and when it ends.
 
-        torchvision decodes in yet another stream, for one thread at a time, which does not wait for whatever still
-        reads the memory that this one's tensors get.
+        torchvision decodes in yet another stream, which does not wait for whatever still reads the memory that this
+        one's tensors get.
         """
         import torch
 
-        if self._device.type != "cuda":
+        if self._stream is None:
             yield
             return
-        cuda: Any = torch.cuda
-        stream = getattr(self._of_thread, "stream", None)
-        if stream is None:
-            stream = self._of_thread.stream = cuda.Stream(self._device)
-        with torch.cuda.stream(stream):
-            stream.synchronize()
+        with torch.cuda.stream(self._stream):
+            self._stream.synchronize()
             yield
-            stream.synchronize()
+            self._stream.synchronize()
 
     def _warn(self, count: int, reason: str) -> None:
         if not self._has_failed:

@@ -144,9 +144,8 @@ def _read_each(
     if isinstance(decoder, BatchDecoder):
         fetched = _fetch_for(decoder, records, wanted, batch_size, workers)
         finish = partial(_finish_batch, prepare=prepare, min_side=min_side, decoder=decoder)
-        threads = decoder.threads if isinstance(decoder, PlanningDecoder) else 1
-        # One for each thread, and one that has been read.
-        reads = ordered_map(finish, fetched, threads, threads + 1)
+        # One is being decoded, and one has been read.
+        reads = ordered_map(finish, fetched, 1, 2)
     else:
         work = partial(_read_one, known=wanted, prepare=prepare, min_side=min_side, decoder=decoder)
         reads = _map_chunks(partial(_until_error, work), records, workers or default_workers(), batch_size)
