@@ -152,6 +152,13 @@ def suggest_batch(compute: Compute, run: Callable[[int], object]) -> int:
     return min(LARGEST_BATCH, 1 << max(0, int(fitting).bit_length() - 1))
 
 
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Bring a tensor to a device, without waiting for what that still has to do."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()  # else the copy would wait for it
+    return tensor.to(device, non_blocking=True)
+
+
 def to_host(tensor: torch.Tensor) -> torch.Tensor:
     """Bring a tensor to the CPU, waiting for it alone and not for what another thread gives the device meanwhile."""
     import torch

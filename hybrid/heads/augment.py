@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from hybrid.device import to_device
+
 Floats = NDArray[np.float64]
 # Crops and patches that are drawn until one fits into the image, as timm does it.
 TRIES = 10
@@ -237,7 +239,7 @@ def augment(
     # One copy that nobody waits for: a constant made on a GPU would make Python wait until all before it is done.
     constants = np.array([augmentation.fill or augmentation.mean, augmentation.mean, augmentation.std])
     numbers.append(np.broadcast_to(constants.reshape(1, 9), (len(pixels), 9)))
-    on_device = sent(torch.from_numpy(np.concatenate(numbers, axis=1).astype(np.float32)), pixels.device)
+    on_device = to_device(torch.from_numpy(np.concatenate(numbers, axis=1).astype(np.float32)), pixels.device)
     crop, flip, angle, factors, order, patch, _ = torch.split(on_device, [4, 1, 1, 3, 3, 4, 9], dim=1)
     fill, mean, std = on_device[0, -9:].view(3, 3, 1, 1)
     images = crop_and_resize(pixels, crop, flip, augmentation.size, dtype)
@@ -249,11 +251,6 @@ def augment(
     if augmentation.erasing is not None and draws.patch.any():
         images = erase(images, patch, seed)
     return images.contiguous(memory_format=torch.channels_last)
-
-
-def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Send to a device without waiting for what it still has to do."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def crop_and_resize(

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from hybrid.device import to_device
 from hybrid.images.decode import Pixels, Scaled
 from hybrid.images.resample import Resampler
 
@@ -141,7 +142,7 @@ class Preprocessor:
     def batch(self, prepared: Sequence[Any]) -> torch.Tensor:
         """Join prepared images, at least one, to (n, 3, height, width), normalized, channels last, on the device."""
         if self._steps is None:
-            return self._to_device(torch.stack(list(prepared))).to(self._dtype)
+            return to_device(torch.stack(list(prepared)), self._device).to(self._dtype)
         return self.normalized(self.pixels(prepared))
 
     def pixels(self, prepared: Sequence[Any]) -> torch.Tensor:
@@ -178,11 +179,6 @@ class Preprocessor:
         shift = [-mean / std for mean, std in zip(self._steps.mean, self._steps.std, strict=True)]
         tensors = (torch.tensor(values, device=self._device)[:, None, None] for values in (scale, shift))
         return next(tensors), next(tensors)
-
-    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        if self._device.type == "cuda" and tensor.device.type == "cpu":
-            tensor = tensor.pin_memory()  # else the copy would wait for everything that the GPU still has to do
-        return tensor.to(self._device, non_blocking=True)
 
 
 def to_scaled(image: AnyImage) -> Scaled:

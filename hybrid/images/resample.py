@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import torch
 
+from hybrid.device import to_device
 from hybrid.images.decode import Pixels, Scaled
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class Resampler:
         joined = parts[0] if len(parts) == 1 else torch.cat(parts)
         if order == list(range(len(order))):
             return joined
-        return joined[self._to_device(torch.from_numpy(np.argsort(order)))]
+        return joined[to_device(torch.from_numpy(np.argsort(order)), self._device)]
 
     def _groups(self, images: Sequence[Waiting]) -> list[_Group]:
         """Find images of one kind: by as little work as can be, as thousands a second come here."""
@@ -160,7 +161,9 @@ class Resampler:
         if not same:
             for n, image in enumerate(arrays):
                 joined[n, : image.shape[0], : image.shape[1]] = image
-        return self._to_device(torch.from_numpy(joined)).mT.to(self._dtype, memory_format=torch.contiguous_format)
+        return to_device(torch.from_numpy(joined), self._device).mT.to(
+            self._dtype, memory_format=torch.contiguous_format
+        )
 
     def _weights(self, kinds: Sequence[_Kind], height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Give the matrices of a set, (n, out, height) and (n, width, out); of one kind without n."""
@@ -169,7 +172,7 @@ class Resampler:
             return self._kept[key]
         numbers = np.array([((kind.height, kind.width), kind.scale, kind.start) for kind in kinds], np.float32)
         # (3, 2, n): pixels, scale and start, down and across.
-        given = self._to_device(torch.from_numpy(numbers.transpose(1, 2, 0).copy()))
+        given = to_device(torch.from_numpy(numbers.transpose(1, 2, 0).copy()), self._device)
         down, across = (
             self._weights_along(given[:, axis], length, self._steps.crop[axis])
             for axis, length in enumerate((height, width))
@@ -199,11 +202,6 @@ class Resampler:
         inside = (pixels >= (center - reach + 0.5).floor()) & (pixels < (center + reach + 0.5).floor().minimum(size))
         weights: torch.Tensor = _filter((pixels + 0.5 - center) / stretch, self._steps.interpolation) * inside
         return (weights / weights.sum(dim=2, keepdim=True)).to(self._dtype)
-
-    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        if self._device.type == "cuda":
-            tensor = tensor.pin_memory()  # else the copy would wait for everything that the GPU still has to do
-        return tensor.to(self._device, non_blocking=True)
 
 
 def _shape(kind: _Kind) -> tuple[bool, int, int]:

@@ -22,9 +22,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from hybrid.config import HeadSettings
-from hybrid.device import Compute
+from hybrid.device import Compute, to_device
 from hybrid.errors import HeadError
-from hybrid.heads.augment import Augmentation, Floats, augment, draw, read_augmentation, sent
+from hybrid.heads.augment import Augmentation, Floats, augment, draw, read_augmentation
 from hybrid.heads.base import LabeledImages
 from hybrid.heads.training.distributed import process_count
 from hybrid.heads.training.loader import Batch, Draw, gone, loader_of, make_loader, min_side_of
@@ -219,7 +219,7 @@ class DecodedImages(Dataset[Batch]):
         places = [place for place, _ in draws]
         pixels = self._decode_all(places) if self._kept is None else _take(self._kept, places, self._device)
         images = self._view.batch(pixels, [seed for _, seed in draws])
-        return images, sent(self._target[places], self._device)
+        return images, to_device(self._target[places], self._device)
 
     @property
     def waits(self) -> bool:
@@ -359,7 +359,7 @@ def _take(kept: Pixels, places: Sequence[int], device: torch.device) -> Pixels:
         rgb = torch.empty((len(places), *kept.rgb.shape[1:]), dtype=torch.uint8, pin_memory=True)
         torch.index_select(kept.rgb, 0, index, out=rgb)
     else:
-        rgb = kept.rgb[sent(index, kept.rgb.device)]
+        rgb = kept.rgb[to_device(index, kept.rgb.device)]
     return Pixels(rgb, kept.geometry[index.numpy()])
 
 

@@ -10,8 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from hybrid.config import HeadSettings
-from hybrid.device import Compute
-from hybrid.heads.augment import sent
+from hybrid.device import Compute, to_device
 from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.heads.nets.backbone import ImageClassifier
 from hybrid.heads.training.decoded import plain_batches
@@ -57,7 +56,7 @@ class FrozenFeatures(Dataset[Batch]):
     def __getitems__(self, draws: Sequence[Draw]) -> Batch:
         """A whole batch at once: (n, features) in the precision that the classifier would get, and (n,) int64."""
         features, target = self._rows
-        rows = sent(torch.tensor([index for index, _ in draws]), target.device)
+        rows = to_device(torch.tensor([index for index, _ in draws]), target.device)
         return features[rows], target[rows]
 
     @cached_property

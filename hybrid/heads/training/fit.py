@@ -153,7 +153,7 @@ def _say_setup(model: ImageClassifier, settings: HeadSettings, frozen: str, say:
         and augments(settings.augment, settings.regions)
     ):
         say(
-            "note: without augmentation (--set crop_scale=1 --set flip=0 --set rotation=0 --set colour_jitter=0) a "
+            "note: without augmentation (--set crop_scale=1 --set flip=0 --set rotation=0 --set color_jitter=0) a "
             "frozen backbone would see each photo once, not once an epoch"
         )
     random = not settings.model.pretrained and settings.model.backbone_weights is None
