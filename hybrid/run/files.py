@@ -81,6 +81,11 @@ class Layout:
         """Features of the backbone before fine-tuning, kept for the gate's episodes."""
         return self.root / "frozen_features.safetensors"
 
+    @property
+    def logits(self) -> Path:
+        """What a head that reads pixels says of the index's images, kept for `hybrid.tools.review`; derived."""
+        return self.root / "logits"
+
 
 class HeadFiles:
     """Names inside the head's folder."""

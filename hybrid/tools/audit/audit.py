@@ -117,13 +117,13 @@ def audit_run(
     layout = Layout(run)
     info = read_run(layout)
     with EmbeddingStore(layout.store, read_only=True) as store:
-        images, spelled = _one_spelling(store.images())
+        images, spelled = one_spelling(store.images())
         contents = by_content(images)
         hashes = list(contents)
         if not hashes:
             raise StoreError("the index is empty", fix=f"add photos: hybrid build-index SOURCE --run {run}")
         embeddings = store.embeddings(hashes, info.encoder_fingerprint)
-    labeled = _labeled(images, hashes, embeddings)
+    labeled = labeled_contents(images, hashes, embeddings)
     if labels is not None and labeled.hashes:
         confident_learning()  # before the long part: without cleanlab there is no use in it
     with progress("comparing", len(hashes)) as step:
@@ -141,14 +141,15 @@ def audit_run(
     return Audit(len(images), count, judged, above, duplicates, tuple(suspects), (*warning, *notes))
 
 
-def _one_spelling(images: Sequence[StoredImage]) -> tuple[list[StoredImage], tuple[str, ...]]:
+def one_spelling(images: Sequence[StoredImage]) -> tuple[list[StoredImage], tuple[str, ...]]:
     """Images under the names of their classes, and a note on labels that are one class in several spellings."""
     counts = Counter(image.record.label for image in images if image.record.label is not None)
     names = class_of(counts)
     return [i if i.record.label is None else relabeled(i, names) for i in images], joined_notes(names, counts)
 
 
-def _labeled(images: Sequence[StoredImage], hashes: Sequence[str], embeddings: FloatArray) -> LabeledContents:
+def labeled_contents(images: Sequence[StoredImage], hashes: Sequence[str], embeddings: FloatArray) -> LabeledContents:
+    """The labeled ones among contents with these vectors."""
     contents = by_content(image for image in images if image.record.label is not None)
     rows = [row for row, sha256 in enumerate(hashes) if sha256 in contents]
     return LabeledContents([contents[hashes[row]] for row in rows], [hashes[row] for row in rows], embeddings[rows])
