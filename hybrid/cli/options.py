@@ -92,7 +92,8 @@ Templates = Annotated[
 Encoder = Annotated[
     str | None,
     typer.Option(
-        help="open_clip model, model folder, hf-hub:REPO, tiny (bundled) or precomputed:FILE.npz.  "
+        help="open_clip model, model folder, hf-hub:REPO, tiny (bundled), precomputed:FILE.npz, or a short name: "
+        "clip-b32, clip-l14, siglip2-base, mobileclip2-s0 or bioclip-2.  "
         "[default: the run's own, else ViT-B-32-256]"
     ),
 ]

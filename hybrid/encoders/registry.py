@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from hybrid.config import EncoderSettings
 from hybrid.encoders.base import DecodesImages, Encoder
+from hybrid.encoders.presets import PRESETS
 from hybrid.errors import ConfigError, MissingExtraError
 
 
@@ -48,7 +49,7 @@ OPEN_CLIP = EncoderEntry("an open_clip model, a folder, hf-hub:REPO", "hybrid.en
 
 def known_encoders() -> str:
     """What settings may name, for a message."""
-    return ", ".join(entry.usage for entry in (OPEN_CLIP, *ENCODERS))
+    return ", ".join((*(entry.usage for entry in (OPEN_CLIP, *ENCODERS)), *PRESETS))
 
 
 def split_prefix(model: str) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hybrid.config import EncoderSettings, Regions, convert
 from hybrid.encoders import load_encoder
 from hybrid.encoders.base import Encoder, decoder_of, expand_user
+from hybrid.encoders.presets import expand
 from hybrid.encoders.registry import split_prefix
 from hybrid.errors import ArtifactError, ConfigError, DataError
 from hybrid.heads.training.progress import OnStep, show_nothing
@@ -55,8 +56,8 @@ class Run:
     ----------
     folder : str or Path
     encoder : str, optional
-        An open_clip model, model folder, ``hf-hub:REPO``, ``tiny`` (bundled) or ``precomputed:FILE.npz``. Default: the
-        run's own, else ViT-B-32-256.
+        An open_clip model, model folder, ``hf-hub:REPO``, ``tiny`` (bundled), ``precomputed:FILE.npz``, or a short name
+        of `hybrid.encoders.presets.PRESETS`. Default: the run's own, else ViT-B-32-256.
     pretrained : str, optional
         open_clip tag or checkpoint file. Default: that of the default encoder, where this is it.
     precision : str, optional
@@ -96,7 +97,7 @@ class Run:
     ) -> None:
         self.folder, self.device, self.decoder, self.wait = Path(folder), device, decoder, wait
         self.layout = Layout(self.folder)
-        self._given = (encoder, pretrained, precision)
+        self._given = (*expand(encoder, pretrained), precision)
         self._say, self._text_bar = say, text_bar
 
     def __repr__(self) -> str:

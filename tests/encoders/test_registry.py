@@ -7,6 +7,7 @@ import sys
 from types import SimpleNamespace
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 
@@ -15,9 +16,12 @@ from hybrid.config import EncoderSettings
 from hybrid.device import resolve
 from hybrid.encoders import load_encoder, registry
 from hybrid.encoders.base import fingerprint, unit_norm
+from hybrid.encoders.clip import HUB
+from hybrid.encoders.presets import PRESETS
 from hybrid.encoders.registry import EncoderEntry, split_prefix
 from hybrid.errors import EncoderError, MissingExtraError
 from hybrid.images.preprocess import to_picture
+from hybrid.run.run import Run
 
 LENGTH, SIDE = 16, 32
 
@@ -118,3 +122,14 @@ def test_a_name_is_split_into_prefix_and_rest():
     assert split_prefix("precomputed:a:b.npz") == ("precomputed:", "a:b.npz")
     for model in ("tiny", "hf-hub:org/repo", "ViT-B-32"):
         assert split_prefix(model) == ("", model)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_short_name_is_a_model_with_published_weights(name, tmp_path):
+    settings = Run(tmp_path, encoder=name).settings
+
+    assert Run(tmp_path, encoder=name, pretrained="own.safetensors").settings.pretrained == "own.safetensors"
+    if settings.model.startswith(HUB):
+        assert settings.pretrained is None
+    else:
+        assert settings.pretrained in open_clip.list_pretrained_tags_by_model(settings.model)
