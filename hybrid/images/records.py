@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from hybrid.errors import UnreadableImageError
@@ -135,6 +135,36 @@ class ImageRecord:
                 f"{max_bytes() / 2**30:.1f} GiB ({MAX_PIXELS} raises it)"
             )
         return max(0, size)
+
+
+@dataclass(frozen=True, slots=True)
+class BytesRecord(ImageRecord):
+    """An encoded image that lies in memory, such as an upload; its `path` is a name for people.
+
+    Its bytes are those that a file would have, so that hash and answer are that file's.
+
+    Attributes
+    ----------
+    data : bytes
+    """
+
+    data: bytes = field(kw_only=True, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, name: str, data: bytes) -> BytesRecord:
+        """Name bytes."""
+        return cls(name, "(memory)", None, None, len(data), 0, data=data)
+
+    def read_bytes(self) -> bytes:
+        """Give the bytes."""
+        return self.data
+
+    def read_into(self, memory: memoryview) -> int | None:
+        """Copy the bytes to the start of some memory; None, and nothing is copied, if it is too short."""
+        if len(self.data) > len(memory):
+            return None
+        memory[: len(self.data)] = self.data
+        return len(self.data)
 
 
 def _read(descriptor: int, offset: int, size: int) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -190,7 +190,7 @@ class FittedClassifier:
                 got=str(batch_size),
                 fix="give 1 or more, or leave it out",
             )
-        experts = _Experts(self.encoder if embed or self._needs_embeddings else None, self.head)
+        experts = self.experts(embed=embed)
         records = to_records(images)
         if experts.encoder is not None:
             experts.encoder.check(records)
@@ -205,6 +205,23 @@ class FittedClassifier:
         )
         batches = ordered_map(partial(self._answer_batch, experts), reads, IN_FLIGHT, IN_FLIGHT)
         yield from batches if not self.policy.transductive else self._together(batches)
+
+    def experts(self, *, embed: bool = False) -> Experts:
+        """Those that look at images for it; `embed`: the encoder too, where no answer needs it."""
+        return Experts(self.encoder if embed or self._needs_embeddings else None, self.head)
+
+    def answered(
+        self,
+        records: Sequence[ImageRecord],
+        hashes: Sequence[str],
+        embeddings: FloatArray | None,
+        head_logits: FloatArray | None,
+        unreadable: Unreadable = (),
+    ) -> Batch:
+        """Answer for images, at least one, from what its experts said of them (`Experts.score`)."""
+        uniform = np.array([uniform_from_hash(sha256) for sha256 in hashes])
+        answers = self.answer(embeddings, head_logits, uniform)
+        return Batch(tuple(records), tuple(hashes), answers, embeddings, unreadable, head_logits)
 
     def predictions(self, batch: Batch, top_k: int = 5) -> list[Prediction]:
         """Turn a batch's answers into one `Prediction` for each image."""
@@ -248,26 +265,18 @@ class FittedClassifier:
     def _nothing(self) -> Answers:
         return Answers(None, None, np.empty((0, len(self.space.names))), None, None, None)
 
-    def _answer_batch(self, experts: _Experts, batch: list[ReadImage]) -> Batch:
+    def _answer_batch(self, experts: Experts, batch: list[ReadImage]) -> Batch:
         unreadable = tuple((image.record.path, image.reason) for image in batch if image.reason)
         images = [image for image in batch if not image.reason]
         if not images:
             return Batch((), (), self._nothing, unreadable=unreadable)
-        embeddings = head_logits = None
-        if experts.encoder is not None:
-            embeddings = experts.encoder.encode_images([image.prepared[0] for image in images])
-        if self.head is not None:
-            empty = np.empty((len(images), 0), dtype=np.float32)
-            head_logits = self.head.logits(
-                [image.prepared[1] for image in images], empty if embeddings is None else embeddings
-            )
-        hashes = tuple(image.sha256 for image in images)
-        answers = self.answer(embeddings, head_logits, np.array([uniform_from_hash(sha256) for sha256 in hashes]))
-        return Batch(tuple(image.record for image in images), hashes, answers, embeddings, unreadable, head_logits)
+        embeddings, head_logits = experts.score([image.prepared for image in images])
+        records, hashes = [image.record for image in images], [image.sha256 for image in images]
+        return self.answered(records, hashes, embeddings, head_logits, unreadable)
 
 
 @dataclass(frozen=True)
-class _Experts:
+class Experts:
     """Those that look at images, and what they need of them."""
 
     encoder: Encoder | None
@@ -279,12 +288,25 @@ class _Experts:
 
     @property
     def batch_size(self) -> int:
+        """Images to score at once, where the user does not say."""
         return min((expert.batch_size for expert in self._looking), default=CPU_BATCH)
 
     @property
     def min_side(self) -> int | None:
+        """Shorter side that `prepare` needs of an image; None: the full size."""
         return largest_min_side(expert.min_side for expert in self._looking)
 
     def prepare(self, image: Scaled, record: ImageRecord) -> tuple[Any, Any]:
+        """Make of an image what `score` takes; runs in reading threads."""
         for_encoder = self.encoder.prepare(image, record) if self.encoder else None
         return for_encoder, self.head.prepare(image) if self.head else None
+
+    def score(self, prepared: Sequence[tuple[Any, Any]]) -> tuple[FloatArray | None, FloatArray | None]:
+        """Embed a batch, (n, dim), and score it by the head, (n, seen); None for who is not there."""
+        embeddings = head_logits = None
+        if self.encoder is not None:
+            embeddings = self.encoder.encode_images([one for one, _ in prepared])
+        if self.head is not None:
+            empty = np.empty((len(prepared), 0), dtype=np.float32)
+            head_logits = self.head.logits([one for _, one in prepared], empty if embeddings is None else embeddings)
+        return embeddings, head_logits

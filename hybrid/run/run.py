@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from hybrid.gate.policy import Policy
     from hybrid.index.build import IndexSummary
     from hybrid.run.check import Part
+    from hybrid.run.load import RunState
     from hybrid.tools.audit.audit import Audit
     from hybrid.tools.explain.explain import Explained
     from hybrid.tools.search.search import Hit
@@ -433,6 +434,23 @@ class Run:
             If parts are missing or do not fit together.
         """
         from hybrid.classifier import HybridClassifier
+
+        state = self.state(prompts, templates=templates, regions=regions, few_shot=few_shot, strict_names=strict_names)
+        classifier = HybridClassifier.of(state, policy)
+        for note in classifier.notes:
+            self._say(note)
+        return classifier
+
+    def state(
+        self,
+        prompts: Prompts | None = None,
+        *,
+        templates: str | None = None,
+        regions: Regions | None = None,
+        few_shot: str | None = None,
+        strict_names: bool = False,
+    ) -> RunState:
+        """Read what a classifier is made of; parameters and errors as those of `classifier`."""
         from hybrid.labels.prompts import prompt_set
         from hybrid.run.load import load_run
 
@@ -450,7 +468,7 @@ class Run:
             self.__dict__["encoder"] = self._load_encoder()
         loaded = self.__dict__.get("encoder")
         named = prompt_set(prompts)
-        state = load_run(
+        return load_run(
             self.folder,
             named,
             templates,
@@ -462,10 +480,6 @@ class Run:
             strict_names=strict_names,
             text_bar=self._text_bar,
         )
-        classifier = HybridClassifier.of(state, policy)
-        for note in classifier.notes:
-            self._say(note)
-        return classifier
 
     def evaluate(
         self,

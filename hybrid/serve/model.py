@@ -1,0 +1,207 @@
+"""`Served`: a classifier as the server answers with it, one state of the run, never changed."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+
+import msgspec
+
+from hybrid.encoders.base import FloatArray
+from hybrid.errors import ConfigError
+from hybrid.gate.policy import EXCLUSIVE, Policy
+from hybrid.index.schema import StoreState
+from hybrid.labels.prompts import PromptClass, PromptSet
+from hybrid.run.files import Layout, RunInfo, is_run, read_run, store_state
+from hybrid.run.fitted import Experts, FittedClassifier
+from hybrid.run.load import RunState
+from hybrid.run.neighbors import LabeledNeighbors
+from hybrid.run.run import Run
+from hybrid.serve.kept import Bounded
+
+# Names that are typed beside the run's classes in one request.
+MOST_NAMES = 1000
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which classifier, and how it is asked: what `hybrid serve` was started with."""
+
+    prompts: str | None = None
+    templates: str | None = None
+    strict_names: bool = False
+    regions: str | None = None
+    policy: Policy = field(default_factory=Policy)
+
+
+@dataclass(frozen=True)
+class RunStamp:
+    """What a run was made of when it was read: ``run.json`` and what the store held."""
+
+    info: RunInfo | None
+    store: StoreState | None
+
+    @classmethod
+    def of(cls, layout: Layout) -> RunStamp:
+        """Read it; where there is no run, there is nothing."""
+        if not is_run(layout):
+            return cls(None, None)
+        return cls(read_run(layout), store_state(layout) if layout.store.is_file() else None)
+
+    @property
+    def revision(self) -> str:
+        """A name of this state."""
+        return hashlib.sha256(msgspec.json.encode([self.info, self.store])).hexdigest()[:16]
+
+    @property
+    def head(self) -> str:
+        """A name of the head that answers."""
+        return "" if self.info is None else f"{self.info.head}:{self.info.manifest}"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A classifier, and what goes with it.
+
+    Attributes
+    ----------
+    revision : str
+    fitted : FittedClassifier
+    run : Run
+    stamp : RunStamp
+    """
+
+    revision: str
+    fitted: FittedClassifier
+    run: Run
+    stamp: RunStamp
+    texts: dict[str, FloatArray] = field(default_factory=dict, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def state(self) -> RunState:
+        """What it was made of."""
+        assert self.fitted.state is not None  # noqa: S101  whatever was loaded from a run has one
+        return self.fitted.state
+
+    @cached_property
+    def experts(self) -> Experts:
+        """Those that look at photos."""
+        return self.fitted.experts(embed=True)
+
+    @cached_property
+    def scores_key(self) -> str:
+        """What embeddings and logits are kept under: they outlive classes that join."""
+        return f"{self.fitted.encoder.fingerprint}/{self.stamp.head}/{self.fitted.head is not None}"
+
+    @cached_property
+    def _neighbors(self) -> LabeledNeighbors:
+        return LabeledNeighbors(self.run.layout, self.fitted.encoder)
+
+    @property
+    def neighbors(self) -> LabeledNeighbors:
+        """Finds labeled photos that are like others; opened at the first use."""
+        with self._lock:
+            return self._neighbors
+
+    @property
+    def kind(self) -> str:
+        """Who decides where there is no gate."""
+        return "gate" if self.fitted.decider else "head" if self.fitted.head else "names"
+
+
+def load_served(run: Run, asked: Asked, *, keep_texts: bool, texts: dict[str, FloatArray]) -> Served:
+    """Read the run and join it with the classes that the server was started with.
+
+    Parameters
+    ----------
+    keep_texts : bool
+        Whether vectors of names may be written into the run.
+    texts : dict
+        Vectors of names that are kept in memory.
+    """
+    stamp = RunStamp.of(run.layout)
+    encoder = run.encoder  # loaded once; a run that got another one is opened anew
+    if stamp.info is not None and stamp.info.encoder_identity != encoder.identity:
+        del run.__dict__["encoder"]
+    state = run.state(
+        asked.prompts,
+        templates=asked.templates,
+        regions=asked.regions,  # type: ignore[arg-type]
+        strict_names=asked.strict_names,
+    )
+    if not keep_texts:
+        state = _in_memory(state, texts)
+    return Served(stamp.revision, FittedClassifier.of(state, asked.policy), run, stamp, texts)
+
+
+def _in_memory(state: RunState, texts: dict[str, FloatArray]) -> RunState:
+    """A state whose new text vectors are kept in `texts` and not in the run."""
+    index = replace(state.classes.index, text_vectors=texts, changed=True)
+    return replace(state, classes=replace(state.classes, index=index))
+
+
+class Variants:
+    """Classifiers that differ from the served one in typed names and operating point alone; the last ones are kept."""
+
+    def __init__(self, most: int, texts: int) -> None:
+        self._kept: Bounded[tuple[str, tuple[str, ...], Policy], FittedClassifier] = Bounded(most)
+        self._texts = texts
+        self._making = threading.Lock()
+
+    def of(self, served: Served, names: Sequence[str], policy: Policy) -> FittedClassifier:
+        """The classifier with further names and another operating point; no photo is looked at for it.
+
+        Raises
+        ------
+        HybridError
+            If a name is blank or reserved, or the operating point asks for what the run does not have.
+        """
+        names = tuple(dict.fromkeys(names))
+        if not names and policy == served.fitted.policy:
+            return served.fitted
+        key = (served.revision, names, policy)
+        if (kept := self._kept.get(key)) is not None:
+            return kept
+        with self._making:
+            if (kept := self._kept.get(key)) is None:
+                kept = self._make(served, names, policy)
+                self._kept.put(key, kept)
+        return kept
+
+    def _make(self, served: Served, names: tuple[str, ...], policy: Policy) -> FittedClassifier:
+        state = served.state
+        if names:
+            state = replace(_in_memory(state, served.texts), prompts=with_names(served, names))
+        made = replace(served.fitted, policy=policy) if not names else FittedClassifier.of(state, policy)
+        for text in list(served.texts)[: max(0, len(served.texts) - self._texts)]:
+            served.texts.pop(text, None)
+        return made
+
+
+def with_names(served: Served, names: Sequence[str]) -> PromptSet:
+    """The prompts of a classifier, and names beside them; those that it has already, in any spelling, are left out."""
+    if len(names) > MOST_NAMES:
+        raise ConfigError("too many names", expected=f"at most {MOST_NAMES}", got=str(len(names)), fix="give fewer")
+    own = served.state.prompts.classes if served.state.prompts else ()
+    new = [name for name in PromptSet.from_names(names).names if served.fitted.space.index_of(name) is None]
+    return PromptSet((*own, *(PromptClass(name) for name in new)), check=False)
+
+
+def merged(policy: Policy, given: dict[str, object]) -> Policy:
+    """A policy with what a request asks: of settings that exclude each other, the request's counts.
+
+    Raises
+    ------
+    ConfigError
+        If they contradict each other or are no fractions.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    own = {item.name: getattr(policy, item.name) for item in fields(Policy)}
+    for group in EXCLUSIVE:
+        if any(name in given for name in group):
+            own |= {name: False if name == "transductive" else None for name in group}
+    return Policy(**(own | given))

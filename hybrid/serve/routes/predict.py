@@ -1,0 +1,48 @@
+"""`POST /v1/predict`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from hybrid.prediction import Prediction
+from hybrid.serve.errors import ServeError
+from hybrid.serve.routes.common import HASHES, TEXT, Sent, Serving, file_field, form_schema, policy_of, posted
+from hybrid.serve.service import Answer, Service
+
+router = APIRouter(tags=["predict"])
+MOST_LISTED, MOST_NEIGHBORS = 100, 50
+_NUMBER = {"type": "number"}
+SCHEMA = form_schema(
+    file_field("images", many=True)
+    | HASHES
+    | {"prompts": {**TEXT, "description": 'JSON list of names that join for this request: ["zebra"]'}}
+    | {"balance": TEXT, "top_k": {"type": "integer"}, "neighbors": {"type": "integer"}}
+    | dict.fromkeys(("prior", "reject", "max_false_accept", "coverage"), _NUMBER)
+)
+
+
+@router.post("/v1/predict", openapi_extra=SCHEMA)
+async def predict(service: Serving, form: Sent) -> dict[str, Any]:
+    """Classify photos, sent as files, or named by the hash of an earlier upload or of a photo of the index."""
+    top_k, neighbors = form.count("top_k", 5, MOST_LISTED), form.count("neighbors", 0, MOST_NEIGHBORS)
+    policy, names = policy_of(service, form), form.names("prompts")
+    records, hashes = await posted(service, form, "images")
+    if not records:
+        raise ServeError(422, "there is no photo", expected="files in images, or sha256", fix="send at least one")
+    answer = await service.answer(records, names, policy, hashes)
+    if neighbors:
+        predictions = await service.call(service.predictions, answer, top_k, neighbors)
+    else:
+        predictions = service.predictions(answer, top_k, 0)
+    return {
+        "revision": answer.served.revision,
+        "predictions": [as_row(service, answer, place, made) for place, made in enumerate(predictions)],
+        "unreadable": [{"path": path, "reason": reason} for path, reason in answer.unreadable],
+    }
+
+
+def as_row(service: Service, answer: Answer, place: int, prediction: Prediction) -> dict[str, Any]:
+    """One prediction as JSON."""
+    return prediction.to_dict() | {"sha256": answer.answered[place].sha256}

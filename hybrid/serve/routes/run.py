@@ -1,0 +1,91 @@
+"""`/v1/run`, `/healthz`: what answers here."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter
+
+from hybrid import __version__
+from hybrid.index.store import EmbeddingStore
+from hybrid.serve.model import Served
+from hybrid.serve.routes.common import Serving
+from hybrid.serve.service import Service
+
+router = APIRouter(tags=["run"])
+NO_GATE = "the run has no head with a gate: hybrid train-head"
+
+
+@router.get("/v1/run")
+async def run(service: Serving) -> dict[str, Any]:
+    """Say what the run is, what can be asked of it, and the limits of a request."""
+    service.look()
+    return await service.call(_describe, service)
+
+
+@router.get("/healthz")
+async def healthz(service: Serving) -> dict[str, Any]:
+    """Say that the server is alive."""
+    return {"status": "ok", "revision": service.served.revision}
+
+
+def _describe(service: Service) -> dict[str, Any]:
+    served = service.served
+    fitted, settings = served.fitted, service.settings
+    problem = [f"WARNING: the run changed and cannot be read: {service.problem.what}"] if service.problem else []
+    can, why_not = _abilities(served, settings.read_only)
+    return {
+        "name": served.run.folder.resolve().name,
+        "revision": served.revision,
+        "version": __version__,
+        "read_only": settings.read_only,
+        "seen": fitted.space.seen,
+        "classes": len(fitted.space.names),
+        **_counts(served),
+        "head": None if fitted.head is None else _head(served),
+        "gate": fitted.decider is not None,
+        "device": served.run.device,
+        "notes": [*problem, *fitted.notes],
+        "policy": asdict(fitted.policy),
+        "limits": settings.limits,
+        "can": can,
+        "why_not": why_not,
+    }
+
+
+def _abilities(served: Served, read_only: bool) -> tuple[dict[str, bool], dict[str, str]]:
+    """What can be asked of the run, and why not."""
+    fitted = served.fitted
+    gate = fitted.decider is not None
+    fully = gate and fitted.gate is not None and fitted.gate.calibration_set is not None
+    why_not: dict[str, str] = {}
+    if not gate:
+        why_not |= dict.fromkeys(("prior", "reject", "coverage"), NO_GATE)
+    elif not fully:
+        why_not |= dict.fromkeys(
+            ("reject", "coverage"), f"the gate is not fitted: {fitted.gate and fitted.gate.reason}"
+        )
+    if read_only:
+        why_not["train"] = "the server only reads the run"
+    elif served.stamp.info is None:
+        why_not["train"] = "there is no index: hybrid build-index"
+    names = ("reject", "coverage", "prior", "explain", "train")
+    return {name: name not in why_not for name in names}, why_not
+
+
+def _counts(served: Served) -> dict[str, int]:
+    layout = served.run.layout
+    if not layout.store.is_file():
+        return {"images": 0, "labeled": 0, "unlabeled": 0}
+    with EmbeddingStore(layout.store, read_only=True) as store:
+        images = {row.sha256: row.label for row in store.image_rows()}
+    labeled = sum(label is not None for label in images.values())
+    return {"images": len(images), "labeled": labeled, "unlabeled": len(images) - labeled}
+
+
+def _head(served: Served) -> str:
+    info = served.run.head
+    return (
+        "head" if info is None else str(info.settings.model.backbone if info.settings.kind == "backbone" else "linear")
+    )

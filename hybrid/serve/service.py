@@ -1,0 +1,254 @@
+"""`Service`: what the server knows and does, apart from HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+import numpy as np
+
+from hybrid.encoders.base import FloatArray, decoder_of
+from hybrid.errors import HybridError
+from hybrid.gate.policy import Policy
+from hybrid.images.decoders import BatchDecoder, choose_decoder
+from hybrid.images.pipeline import ReadImage, read
+from hybrid.images.records import BytesRecord, ImageRecord
+from hybrid.images.stream import default_workers
+from hybrid.index.store import EmbeddingStore
+from hybrid.prediction import Prediction
+from hybrid.run.fitted import FittedClassifier
+from hybrid.run.neighbors import with_neighbors
+from hybrid.run.run import Run
+from hybrid.serve.batching import Batcher, Places
+from hybrid.serve.compute import Answered, Work, compute
+from hybrid.serve.errors import ServeError
+from hybrid.serve.kept import Bounded, Upload
+from hybrid.serve.model import Asked, RunStamp, Served, Variants, load_served
+from hybrid.serve.settings import ServeSettings
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Answers for the photos of a request.
+
+    Attributes
+    ----------
+    served : Served
+        Who answered.
+    fitted : FittedClassifier
+        The same, with the request's names and operating point.
+    answered : list of Answered
+    unreadable : list of (path, reason)
+    """
+
+    served: Served
+    fitted: FittedClassifier
+    answered: list[Answered]
+    unreadable: list[tuple[str, str]]
+
+
+class Service:
+    """A run that answers: its classifier, which is swapped as a whole, the compute thread, and uploads that are kept.
+
+    Parameters
+    ----------
+    open_run : callable
+        Opens the run anew.
+    asked : Asked
+    settings : ServeSettings
+    """
+
+    def __init__(self, open_run: Callable[[], Run], asked: Asked, settings: ServeSettings) -> None:
+        self._open, self.asked, self.settings = open_run, asked, settings
+        self.uploads: Bounded[str, Upload] = Bounded(
+            settings.kept_photos, lambda upload: len(upload.data) + 8192, settings.kept_bytes
+        )
+        self.variants = Variants(settings.variants, settings.texts)
+        self.places = Places(settings.waiting)
+        self._texts: dict[str, FloatArray] = {}
+        self._reloading, self._changing = threading.Lock(), threading.Lock()
+        self._checked = 0.0
+        self.problem: HybridError | None = None  # why the run, which changed, cannot be read now
+        self.served = self._load(open_run())
+        self.batcher: Batcher[Work, Answered] = Batcher(
+            compute, lambda: self.served.experts.batch_size, settings.wait_ms
+        )
+        self._decoding = ThreadPoolExecutor(default_workers(), "hybrid-decode")
+        self._library = ThreadPoolExecutor(8, "hybrid-library")
+
+    def start(self) -> None:
+        """Begin to compute."""
+        self.batcher.start()
+
+    async def close(self) -> None:
+        """End when all that was taken on is done."""
+        await asyncio.to_thread(self.batcher.stop)
+        self._decoding.shutdown(cancel_futures=True)
+        self._library.shutdown(cancel_futures=True)
+
+    async def call(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run what blocks in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._library, partial(work, *args, **kwargs))
+
+    async def decode(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run what decodes in a thread of those that decode."""
+        return await asyncio.get_running_loop().run_in_executor(self._decoding, partial(work, *args, **kwargs))
+
+    async def change(self, work: Callable[[Run], T]) -> T:
+        """Change the run, one after the other, and go on with what it is then.
+
+        Raises
+        ------
+        HybridError
+            What the change raises, and where another command writes to the run.
+        """
+        return await self.call(self._change, work)
+
+    def _change(self, work: Callable[[Run], T]) -> T:
+        with self._changing:
+            made = work(self.served.run)
+            self.reload()
+        return made
+
+    def _load(self, run: Run) -> Served:
+        return load_served(run, self.asked, keep_texts=not self.settings.read_only, texts=self._texts)
+
+    def reload(self) -> Served:
+        """Read the run again, if it changed, and swap the classifier; who answers meanwhile goes on with the old one.
+
+        Raises
+        ------
+        HybridError
+            If it cannot be read; the old one stays.
+        """
+        with self._reloading:
+            before = self.served
+            stamp = RunStamp.of(before.run.layout)
+            if stamp.revision == before.revision:
+                self.problem = None
+                return before
+            same = stamp.info is not None and before.stamp.info is not None
+            same = same and stamp.info.encoder_fingerprint == before.stamp.info.encoder_fingerprint  # type: ignore[union-attr]
+            self.served = self._load(before.run if same else self._open())
+            self.problem = None
+            return self.served
+
+    def look(self) -> None:
+        """Look now and then, beside the requests, whether another process changed the run."""
+        now = time.monotonic()
+        if now - self._checked < self.settings.check_seconds or self._reloading.locked():
+            return
+        self._checked = now
+        self._library.submit(self._try_to_reload)
+
+    def _try_to_reload(self) -> None:
+        try:
+            self.reload()
+        except HybridError as error:
+            self.problem = error
+
+    def keep(self, name: str, data: bytes) -> tuple[str, Upload]:
+        """Keep an upload; gives its hash."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        upload = self.uploads.get(sha256)
+        if upload is None:
+            upload = Upload(name, data)
+            self.uploads.put(sha256, upload)
+        return sha256, replace(upload, name=name)
+
+    def record_of(self, sha256: str) -> ImageRecord:
+        """The photo of a hash: an upload that is still there, or one of the index.
+
+        Raises
+        ------
+        ServeError
+            404 if there is none.
+        """
+        if (upload := self.uploads.get(sha256)) is not None:
+            return BytesRecord.of(upload.name, upload.data)
+        layout = self.served.run.layout
+        if layout.store.is_file():
+            with EmbeddingStore(layout.store, read_only=True) as store:
+                if images := store.images_with([sha256]):
+                    return images[0].record
+        raise ServeError(
+            404, "there is no photo of this hash", got=sha256[:80], fix="post the photo itself; uploads are forgotten"
+        )
+
+    async def answer(
+        self,
+        records: Sequence[ImageRecord],
+        names: Sequence[str] = (),
+        policy: Policy | None = None,
+        hashes: Sequence[str | None] | None = None,
+    ) -> Answer:
+        """Answer for photos, in order; `hashes` of those that are known already."""
+        served = self.served
+        self.look()
+        wanted = policy or served.fitted.policy
+        fitted = served.fitted
+        if names or wanted != fitted.policy:
+            fitted = await self.call(self.variants.of, served, names, wanted)
+        self.places.take(len(records))
+        try:
+            known = hashes or [None] * len(records)
+            given = [self._one(served, fitted, record, sha) for record, sha in zip(records, known, strict=True)]
+            results = await asyncio.wait_for(asyncio.gather(*given), self.settings.answer_seconds)
+        except TimeoutError as error:
+            raise ServeError(503, "the answer takes too long", fix="ask again later, with fewer photos") from error
+        finally:
+            self.places.give_back(len(records))
+        answered = [one for one in results if isinstance(one, Answered)]
+        unreadable = [(one.record.path, one.reason) for one in results if isinstance(one, ReadImage)]
+        return Answer(served, fitted, answered, unreadable)
+
+    async def _one(
+        self, served: Served, fitted: FittedClassifier, record: ImageRecord, sha256: str | None
+    ) -> Answered | ReadImage:
+        upload = self.uploads.get(sha256) if sha256 else None
+        scored = upload.scored if upload and upload.scored and upload.scored.key == served.scores_key else None
+        if scored is not None and sha256 is not None:
+            work = Work(served, fitted, record, sha256, scored=scored)
+        else:
+            image = await asyncio.get_running_loop().run_in_executor(self._decoding, self._read, served, record)
+            if image.reason:
+                return image
+            if sha256 is not None and image.sha256 != sha256:
+                return replace(image, reason="the file changed since it was indexed", prepared=None)
+            work = Work(served, fitted, record, image.sha256, prepared=image.prepared)
+        answered = await asyncio.wrap_future(self.batcher.submit(work))
+        upload = self.uploads.get(work.sha256)
+        if upload is not None and scored is None:
+            self.uploads.put(work.sha256, replace(upload, scored=answered.scored))
+        return answered
+
+    def _read(self, served: Served, record: ImageRecord) -> ReadImage:
+        """Read, decode and prepare a photo; by the one pipeline."""
+        experts = served.experts
+        if experts.encoder is not None:
+            experts.encoder.check([record])
+        decoder = decoder_of(served.fitted.encoder)
+        if isinstance(decoder, BatchDecoder):  # takes one call at a time
+            decoder, _ = choose_decoder("cpu")
+        return read(record, experts.prepare, min_side=experts.min_side, decoder=decoder)
+
+    def predictions(self, answer: Answer, top_k: int, neighbors: int) -> list[Prediction]:
+        """Turn answers into predictions, with the nearest labeled photos where they are asked for."""
+        made = [replace(one.prediction, top=one.prediction.top[:top_k]) for one in answer.answered]
+        if not neighbors or not made:
+            return made
+        vectors = [one.scored.embedding for one in answer.answered if one.scored.embedding is not None]
+        if len(vectors) < len(made):
+            return made
+        near = answer.served.neighbors.nearest(np.stack(vectors), [one.sha256 for one in answer.answered], neighbors)
+        return with_neighbors(made, near)
