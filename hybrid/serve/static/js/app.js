@@ -95,6 +95,7 @@ async function route() {
   if (!made.has(view.id)) made.set(view.id, (await view.load()).create(ctx));
   const next = made.get(view.id);
   if (location.hash.replace(/^#\/?/, "").split("?")[0] !== id) return; // Somebody went on while it loaded.
+  for (const open of document.querySelectorAll("dialog[open]")) open.close();
   if (current !== next) {
     current?.hide?.();
     current = next;

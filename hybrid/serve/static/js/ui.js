@@ -241,11 +241,11 @@ const freshId = (prefix) => `${prefix}-${++ids}`;
 /**
  * A text box that offers names while one types (ARIA combobox).
  * @param {{names: () => (string | {name: string, kind?: string, hint?: string})[], onchoose: (name: string) => void,
- *   placeholder?: string, label: string, allowNew?: string | false, oncancel?: () => void, limit?: number}} options
+ *   placeholder?: string, label: string, allowNew?: string | false, oncancel?: () => void, limit?: number, openOnFocus?: boolean}} options
  *   allowNew: words before a name that is not among them ("New class"), or false.
  * Gives a node with `.input`, `.focus()` and `.clear()`.
  */
-export function typeahead({ names, onchoose, placeholder = "", label, allowNew = false, oncancel, limit = 8 }) {
+export function typeahead({ names, onchoose, placeholder = "", label, allowNew = false, oncancel, limit = 8, openOnFocus = true }) {
   const listId = freshId("list");
   const list = el("ul.options", { id: listId, role: "listbox", hidden: true, aria: { label } });
   const input = el("input.input", {
@@ -291,12 +291,12 @@ export function typeahead({ names, onchoose, placeholder = "", label, allowNew =
       );
       return node;
     }));
-    list.hidden = shown.length === 0;
+    list.hidden = shown.length === 0 || (!openOnFocus && !typed);
     input.setAttribute("aria-expanded", String(!list.hidden));
     mark(typed && shown.length ? 0 : -1);
   };
   input.addEventListener("input", update);
-  input.addEventListener("focus", update);
+  if (openOnFocus) input.addEventListener("focus", update);
   input.addEventListener("blur", close);
   input.addEventListener("keydown", (event) => {
     if (event.key === "ArrowDown" || event.key === "ArrowUp") {
