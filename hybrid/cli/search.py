@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -105,23 +105,10 @@ def _text(encoder: Encoder, text: str, templates: str | None) -> FloatArray:
     return query
 
 
-def as_json(rank: int, hit: Hit) -> dict[str, Any]:
-    """One hit as plain JSON values."""
-    return {
-        "rank": rank,
-        "score": round(hit.score, 6),
-        "label": hit.label,
-        "split": hit.record.split,
-        "path": hit.record.path,
-        "copies": list(hit.copies),
-        "itself": hit.itself,
-    }
-
-
 def _write(hits: Sequence[Hit], stream: TextIO, chosen: str, safe: bool) -> None:
     from hybrid.cli import write
 
-    rows = [as_json(rank, hit) for rank, hit in enumerate(hits, 1)]
+    rows = [hit.to_dict(rank) for rank, hit in enumerate(hits, 1)]
     if chosen == "jsonl":
         write.write_jsonl(rows, stream)
     elif chosen == "csv":

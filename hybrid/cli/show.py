@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 stderr = SafeConsole(stderr=True, highlight=False)
 EXIT_UNREADABLE = 3
+# Set to "json": progress as lines of JSON.
+PROGRESS = "HYBRID_PROGRESS"
 # Of a file or a pipe, in characters: nothing is cut there.
 ANY_WIDTH = 100_000
 # Columns of a terminal that has room for a bar of progress beside its numbers, and for all of the numbers.
@@ -81,22 +85,70 @@ class Bar:
         self.progress.update(self.task, total=total - count)
 
 
+class Lines:
+    """Progress as lines of JSON on stderr, for a program that started the command; used as a `Bar`, and by trainings.
+
+    Parameters
+    ----------
+    what : str
+        What is done, where each call does not say it.
+    total : int
+    """
+
+    EVERY = 0.2  # seconds between two lines
+
+    def __init__(self, what: str = "", total: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._what, self._total, self._clock = what, total, clock
+        self._done, self._told = 0, -self.EVERY
+
+    def __call__(self, count: int) -> None:
+        """Go on by so many images."""
+        self._done += count
+        self._tell(self._what, self._done, self._total)
+
+    def skip(self, count: int) -> None:
+        """Expect so many images fewer."""
+        self._total -= count
+
+    def step(self, step: Step) -> None:
+        """Tell of a step of a training."""
+        epoch = f" {step.epoch}/{step.epochs}" if step.phase in ("training", "validating") else ""
+        part = f"{step.part}: " if step.part else ""
+        self._tell(f"{part}{step.phase}{epoch}", step.images, step.total)
+
+    def _tell(self, what: str, done: int, total: int) -> None:
+        now = self._clock()
+        if now - self._told < self.EVERY and done < total:
+            return
+        self._told = now
+        line = json.dumps({"progress": {"step": what, "done": done, "total": total}})
+        stderr.file.write(f"{line}\n")
+        stderr.file.flush()
+
+
+def _by_lines() -> bool:
+    return os.environ.get(PROGRESS) == "json"
+
+
 @contextmanager
-def image_progress(what: str, total: int) -> Iterator[Bar]:
+def image_progress(what: str, total: int) -> Iterator[Bar | Lines]:
     """Show a bar on stderr, with images per second and time left."""
     with _progress(what, total, "images") as bar:
         yield bar
 
 
 @contextmanager
-def text_progress(total: int) -> Iterator[Bar]:
+def text_progress(total: int) -> Iterator[Bar | Lines]:
     """Show a bar on stderr for texts that are encoded."""
     with _progress("encoding texts", total, "texts") as bar:
         yield bar
 
 
 @contextmanager
-def _progress(what: str, total: int, unit: str) -> Iterator[Bar]:
+def _progress(what: str, total: int, unit: str) -> Iterator[Bar | Lines]:
+    if _by_lines():
+        yield Lines(what, total)
+        return
     with Progress(*_fitting(_Rate(unit), TimeRemainingColumn()), console=stderr) as progress:
         yield Bar(progress, progress.add_task(what, total=total))
 
@@ -104,6 +156,9 @@ def _progress(what: str, total: int, unit: str) -> Iterator[Bar]:
 @contextmanager
 def training_progress(shown: bool = True) -> Iterator[OnStep]:
     """Show how far a training is, on a terminal alone: elsewhere the line of each epoch is enough."""
+    if shown and _by_lines():
+        yield Lines().step
+        return
     if not shown or not stderr.is_terminal:
         yield lambda step: None
         return

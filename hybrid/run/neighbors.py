@@ -27,6 +27,8 @@ class Near:
         " / ".
     records : tuple of ImageRecord
         The neighbors' own, to read them.
+    hashes : tuple of str
+        Their contents.
     notes : tuple of str
         What to say of it, such as why there are none.
     """
@@ -34,6 +36,7 @@ class Near:
     neighbors: tuple[Neighbor, ...]
     records: tuple[ImageRecord, ...]
     notes: tuple[str, ...]
+    hashes: tuple[str, ...] = ()
 
 
 class LabeledNeighbors:
@@ -116,11 +119,13 @@ def neighbor(records: Sequence[ImageRecord], similarity: float) -> Neighbor:
 
 def _near(sha256: str, found: Sequence[tuple[str, float]], contents: Mapping[str, Sequence[ImageRecord]]) -> Near:
     # A content that is missing lost its label since the index was opened.
-    labeled = [(contents[name], cosine) for name, cosine in found if name in contents]
+    found = [pair for pair in found if pair[0] in contents]
+    labeled = [(contents[name], cosine) for name, cosine in found]
     notes = ["the photo itself is in the index and is left out of its nearest"] if sha256 in contents else []
     notes += [] if labeled else ["no nearest photos: the index holds no other labeled photo"]
     neighbors = tuple(neighbor(records, cosine) for records, cosine in labeled)
-    return Near(neighbors, tuple(records[0] for records, _ in labeled), tuple(notes))
+    firsts = tuple(records[0] for records, _ in labeled)
+    return Near(neighbors, firsts, tuple(notes), tuple(name for name, _ in found))
 
 
 def with_neighbors(predictions: Sequence[Prediction], near: Sequence[Near]) -> list[Prediction]:

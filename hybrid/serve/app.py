@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Scope
 from hybrid import __version__
 from hybrid.errors import HybridError
 from hybrid.serve.errors import ServeError, body_of, headers_of, status_of
+from hybrid.serve.metrics import Counted
 from hybrid.serve.routes import ROUTERS
 from hybrid.serve.security import Guard
 from hybrid.serve.service import Service
@@ -58,7 +59,7 @@ def create_app(service: Service) -> ASGIApp:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _bug)
-    return Guard(app, service.settings)
+    return Counted(Guard(app, service.settings), service.metrics)
 
 
 def _json(error: HybridError) -> JSONResponse:

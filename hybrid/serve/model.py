@@ -98,6 +98,14 @@ class Served:
         return f"{self.fitted.encoder.fingerprint}/{self.stamp.head}/{self.fitted.head is not None}"
 
     @cached_property
+    def answers_key(self) -> str:
+        """A name of what decides the answers: a label that only a training will learn from changes nothing."""
+        space, support = self.fitted.space, self.fitted.support
+        shown = "" if support is None else hashlib.sha256(support.sums.tobytes()).hexdigest()
+        joined = self.revision if self.fitted.few_shot is not None else ""
+        return f"{self.scores_key}/{space.names}/{space.shots}/{shown}/{joined}/{self.fitted.policy}"
+
+    @cached_property
     def _neighbors(self) -> LabeledNeighbors:
         return LabeledNeighbors(self.run.layout, self.fitted.encoder)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -21,16 +21,20 @@ from hybrid.images.decoders import BatchDecoder, choose_decoder
 from hybrid.images.pipeline import ReadImage, read
 from hybrid.images.records import BytesRecord, ImageRecord
 from hybrid.images.stream import default_workers
+from hybrid.index.contents import by_content, joined_label
 from hybrid.index.store import EmbeddingStore
-from hybrid.prediction import Prediction
 from hybrid.run.fitted import FittedClassifier
-from hybrid.run.neighbors import with_neighbors
+from hybrid.run.neighbors import Near, with_neighbors
 from hybrid.run.run import Run
 from hybrid.serve.batching import Batcher, Places
+from hybrid.serve.commands import Command, plan_command
 from hybrid.serve.compute import Answered, Work, compute
 from hybrid.serve.errors import ServeError
+from hybrid.serve.jobs import Jobs
 from hybrid.serve.kept import Bounded, Upload
+from hybrid.serve.metrics import Gauge, Metrics
 from hybrid.serve.model import Asked, RunStamp, Served, Variants, load_served
+from hybrid.serve.review import Review
 from hybrid.serve.settings import ServeSettings
 
 P = ParamSpec("P")
@@ -75,23 +79,31 @@ class Service:
         )
         self.variants = Variants(settings.variants, settings.texts)
         self.places = Places(settings.waiting)
+        self.queries: Bounded[tuple[str, str], FloatArray] = Bounded(settings.variants * 8)
+        self.explaining = threading.Lock()
+        self.review = Review(lambda: self.served, keep=not settings.read_only)
         self._texts: dict[str, FloatArray] = {}
         self._reloading, self._changing = threading.Lock(), threading.Lock()
-        self._checked = 0.0
+        self._checked, self.reloads = 0.0, 0
         self.problem: HybridError | None = None  # why the run, which changed, cannot be read now
         self.served = self._load(open_run())
         self.batcher: Batcher[Work, Answered] = Batcher(
             compute, lambda: self.served.experts.batch_size, settings.wait_ms
         )
+        self.jobs = Jobs(self._plan, lambda: self.reload().revision)
+        self.metrics = Metrics(self._gauges())
         self._decoding = ThreadPoolExecutor(default_workers(), "hybrid-decode")
         self._library = ThreadPoolExecutor(8, "hybrid-library")
 
     def start(self) -> None:
         """Begin to compute."""
         self.batcher.start()
+        self.jobs.start()
 
     async def close(self) -> None:
         """End when all that was taken on is done."""
+        await asyncio.to_thread(self.jobs.close)
+        await asyncio.to_thread(self.review.close)
         await asyncio.to_thread(self.batcher.stop)
         self._decoding.shutdown(cancel_futures=True)
         self._library.shutdown(cancel_futures=True)
@@ -120,6 +132,19 @@ class Service:
             self.reload()
         return made
 
+    def _plan(self, what: str, recipe: str | None) -> Command | None:
+        return plan_command(self.served.run, self.asked.prompts, what, recipe)
+
+    def _gauges(self) -> list[Gauge]:
+        return [
+            ("hybrid_photos_total", "counter", "Photos that were answered.", lambda: self.batcher.items),
+            ("hybrid_batches_total", "counter", "Batches that were computed.", lambda: self.batcher.batches),
+            ("hybrid_photos_waiting", "gauge", "Photos that are under way.", lambda: self.places.taken),
+            ("hybrid_uploads_kept", "gauge", "Uploads that are kept.", lambda: len(self.uploads)),
+            ("hybrid_uploads_kept_bytes", "gauge", "Memory that they take.", lambda: self.uploads.weight),
+            ("hybrid_reloads_total", "counter", "Classifiers that were swapped in.", lambda: self.reloads),
+        ]
+
     def _load(self, run: Run) -> Served:
         return load_served(run, self.asked, keep_texts=not self.settings.read_only, texts=self._texts)
 
@@ -141,6 +166,7 @@ class Service:
             same = same and stamp.info.encoder_fingerprint == before.stamp.info.encoder_fingerprint  # type: ignore[union-attr]
             self.served = self._load(before.run if same else self._open())
             self.problem = None
+            self.reloads += 1
             return self.served
 
     def look(self) -> None:
@@ -242,13 +268,30 @@ class Service:
             decoder, _ = choose_decoder("cpu")
         return read(record, experts.prepare, min_side=experts.min_side, decoder=decoder)
 
-    def predictions(self, answer: Answer, top_k: int, neighbors: int) -> list[Prediction]:
-        """Turn answers into predictions, with the nearest labeled photos where they are asked for."""
-        made = [replace(one.prediction, top=one.prediction.top[:top_k]) for one in answer.answered]
-        if not neighbors or not made:
-            return made
-        vectors = [one.scored.embedding for one in answer.answered if one.scored.embedding is not None]
-        if len(vectors) < len(made):
-            return made
-        near = answer.served.neighbors.nearest(np.stack(vectors), [one.sha256 for one in answer.answered], neighbors)
-        return with_neighbors(made, near)
+    def rows(self, answer: Answer, top_k: int, neighbors: int) -> list[dict[str, Any]]:
+        """Give answers as JSON, with the nearest labeled photos where they are asked for."""
+        found = answer.answered
+        made = [replace(one.prediction, top=one.prediction.top[:top_k]) for one in found]
+        hashes = [one.sha256 for one in found]
+        vectors = [one.scored.embedding for one in found if one.scored.embedding is not None]
+        near: list[Near] = []
+        if neighbors and made and len(vectors) == len(made):
+            near = answer.served.neighbors.nearest(np.stack(vectors), hashes, neighbors)
+            made = with_neighbors(made, near)
+        labels = self.labels_of(answer.served, hashes)
+        rows = [
+            prediction.to_dict() | {"sha256": sha256, "labeled": labels.get(sha256)}
+            for prediction, sha256 in zip(made, hashes, strict=True)
+        ]
+        for row, one in zip(rows, near, strict=False):
+            for shown, sha256 in zip(row["neighbors"], one.hashes, strict=True):
+                shown["sha256"] = sha256
+        return rows
+
+    def labels_of(self, served: Served, hashes: Sequence[str]) -> dict[str, str | None]:
+        """Labels in force of those contents that the index holds."""
+        layout = served.run.layout
+        if not hashes or not layout.store.is_file():
+            return {}
+        with EmbeddingStore(layout.store, read_only=True) as store:
+            return {name: joined_label(records) for name, records in by_content(store.images_with(hashes)).items()}

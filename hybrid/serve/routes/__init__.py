@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from hybrid.serve.routes import classes, page, photos, predict, run
+from hybrid.serve.routes import classes, docs, explain, jobs, page, photos, predict, queue, report, run, search
 
-ROUTERS: tuple[APIRouter, ...] = (page.router, run.router, predict.router, photos.router, classes.router)
+ROUTERS: tuple[APIRouter, ...] = tuple(
+    module.router for module in (page, docs, run, predict, explain, search, classes, photos, queue, jobs, report)
+)

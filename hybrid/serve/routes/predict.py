@@ -6,10 +6,8 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from hybrid.prediction import Prediction
 from hybrid.serve.errors import ServeError
 from hybrid.serve.routes.common import HASHES, TEXT, Sent, Serving, file_field, form_schema, policy_of, posted
-from hybrid.serve.service import Answer, Service
 
 router = APIRouter(tags=["predict"])
 MOST_LISTED, MOST_NEIGHBORS = 100, 50
@@ -32,17 +30,9 @@ async def predict(service: Serving, form: Sent) -> dict[str, Any]:
     if not records:
         raise ServeError(422, "there is no photo", expected="files in images, or sha256", fix="send at least one")
     answer = await service.answer(records, names, policy, hashes)
-    if neighbors:
-        predictions = await service.call(service.predictions, answer, top_k, neighbors)
-    else:
-        predictions = service.predictions(answer, top_k, 0)
+    rows = await service.call(service.rows, answer, top_k, neighbors)
     return {
         "revision": answer.served.revision,
-        "predictions": [as_row(service, answer, place, made) for place, made in enumerate(predictions)],
+        "predictions": rows,
         "unreadable": [{"path": path, "reason": reason} for path, reason in answer.unreadable],
     }
-
-
-def as_row(service: Service, answer: Answer, place: int, prediction: Prediction) -> dict[str, Any]:
-    """One prediction as JSON."""
-    return prediction.to_dict() | {"sha256": answer.answered[place].sha256}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from importlib.util import find_spec
 from typing import Any
 
 from fastapi import APIRouter
+from starlette.responses import PlainTextResponse
 
 from hybrid import __version__
 from hybrid.index.store import EmbeddingStore
@@ -28,6 +30,12 @@ async def run(service: Serving) -> dict[str, Any]:
 async def healthz(service: Serving) -> dict[str, Any]:
     """Say that the server is alive."""
     return {"status": "ok", "revision": service.served.revision}
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+async def metrics(service: Serving) -> PlainTextResponse:
+    """Give the server's figures as Prometheus reads them."""
+    return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
 
 def _describe(service: Service) -> dict[str, Any]:
@@ -66,6 +74,8 @@ def _abilities(served: Served, read_only: bool) -> tuple[dict[str, bool], dict[s
         why_not |= dict.fromkeys(
             ("reject", "coverage"), f"the gate is not fitted: {fitted.gate and fitted.gate.reason}"
         )
+    if find_spec("captum") is None:
+        why_not["explain"] = "needs the extra explain: pip install 'hybrid-classifier[explain]'"
     if read_only:
         why_not["train"] = "the server only reads the run"
     elif served.stamp.info is None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from textwrap import fill
+from typing import Any
 
 from PIL import Image
 
@@ -46,6 +47,8 @@ class Hit:
         Paths of the other images with the same bytes.
     itself : bool
         Whether it is the image that was searched with.
+    sha256 : str
+        Of its content.
     """
 
     record: ImageRecord
@@ -53,6 +56,19 @@ class Hit:
     score: float
     copies: tuple[str, ...] = ()
     itself: bool = False
+    sha256: str = ""
+
+    def to_dict(self, rank: int) -> dict[str, Any]:
+        """Give it as plain JSON values."""
+        return {
+            "rank": rank,
+            "score": round(self.score, 6),
+            "label": self.label,
+            "split": self.record.split,
+            "path": self.record.path,
+            "copies": list(self.copies),
+            "itself": self.itself,
+        }
 
 
 @dataclass(frozen=True)
@@ -193,7 +209,7 @@ def search(
         if records := contents.get(name):
             first, *copies = records
             paths = tuple(record.path for record in copies)
-            hits.append(Hit(first, joined_label(records), score, paths, name == sha256))
+            hits.append(Hit(first, joined_label(records), score, paths, name == sha256, name))
     return hits
 
 

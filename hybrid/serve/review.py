@@ -1,0 +1,84 @@
+"""`Review`: the pool of answers behind the queue, made anew in the background when the answers change."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from hybrid.errors import HybridError
+from hybrid.serve.model import Served
+from hybrid.tools.review.pool import Pool
+
+
+class Review:
+    """Keeps the pool of the classifier that answers.
+
+    While the answers of a new classifier are computed, those of the one before it serve on.
+
+    Parameters
+    ----------
+    served : callable
+        Gives the classifier that answers.
+    keep : bool
+        Whether logits may be kept in the run.
+    """
+
+    def __init__(self, served: Callable[[], Served], *, keep: bool) -> None:
+        self._served, self._keep = served, keep
+        self._lock = threading.Lock()
+        self._pool: Pool | None = None
+        self._key = ""
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._problem: HybridError | None = None
+
+    def pool(self) -> Pool:
+        """The pool; its answers may still be on the way.
+
+        Raises
+        ------
+        HybridError
+            If the run has no index.
+        """
+        with self._lock:
+            served = self._served()
+            if self._pool is None or self._key != served.answers_key:
+                self._end()
+                pool = Pool.of(served.fitted, served.run.layout, keep=self._keep)
+                if self._pool is None or not self._pool.ready[0]:
+                    self._pool = pool
+                self._key = served.answers_key
+                self._stop = threading.Event()
+                self._thread = threading.Thread(
+                    target=self._update, args=(pool, self._stop), name="hybrid-review", daemon=True
+                )
+                self._thread.start()
+            return self._pool
+
+    def current(self) -> Pool | None:
+        """The pool, if there is one already."""
+        return self._pool
+
+    def notes(self) -> list[str]:
+        """What went wrong while answers were computed."""
+        return [] if self._problem is None else [f"WARNING: {self._problem.what}"]
+
+    def close(self) -> None:
+        """Stop what is computed."""
+        with self._lock:
+            self._end()
+
+    def _end(self) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _update(self, pool: Pool, stop: threading.Event) -> None:
+        try:
+            pool.update(stop=stop.is_set)
+            self._problem = None
+        except HybridError as error:
+            self._problem = error
+        if not stop.is_set():
+            self._pool = pool
