@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from textwrap import fill
@@ -56,7 +56,7 @@ class Hit:
     score: float
     copies: tuple[str, ...] = ()
     itself: bool = False
-    sha256: str = ""
+    sha256: str = field(default="", compare=False)
 
     def to_dict(self, rank: int) -> dict[str, Any]:
         """Give it as plain JSON values."""
