@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hybrid.serve.errors import ServeError, body_of, headers_of
+from hybrid.serve.errors import ServeError, body_of, busy, headers_of
 from hybrid.serve.settings import LOCAL, ServeSettings
 
 COOKIE = "hybrid_token"
@@ -47,6 +47,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, settings: ServeSettings) -> None:
         self._app, self._settings = app, settings
+        self._arrived = Arrived(settings.bodies_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or refuse."""
@@ -56,12 +57,16 @@ class Guard:
         if scope["type"] != "http":  # there is no other kind
             return
 
+        limited = _Body(receive, Headers(scope=scope), self._settings, self._arrived)
+
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
                 headers.setdefault("Cache-Control", "no-store")
+                if limited.is_unread:  # refused in the middle: the rest is not waited for, however long it is
+                    headers["Connection"] = "close"
             await send(message)
 
         try:
@@ -69,13 +74,15 @@ class Guard:
                 await redirect(scope, receive, send_with_headers)
                 return
             self._check(scope)
-            limited = _Body(receive, self._settings)
-            limited.check_length(Headers(scope=scope))
+            limited.check_length()
         except ServeError as error:
             refused = JSONResponse(body_of(error), error.status, headers_of(error.status) | {"Connection": "close"})
             await refused(scope, receive, send_with_headers)
             return
-        await self._app(scope, limited, send_with_headers)
+        try:
+            await self._app(scope, limited, send_with_headers)
+        finally:
+            limited.forget()
 
     def _check(self, scope: Scope) -> None:
         headers, settings = Headers(scope=scope), self._settings
@@ -130,7 +137,7 @@ def host_allowed(host: str, settings: ServeSettings) -> bool:
     A page of somebody else whose name was made to lead here (DNS rebinding) calls it by that name. Where a token is
     needed, such a page has none, and names of the machine are not known here.
     """
-    if not settings.is_local:
+    if settings.token is not None and not is_loopback(settings.host):
         return bool(host)
     return _host_name(host) in (*LOCAL, settings.host)
 
@@ -145,14 +152,19 @@ def _host_name(host: str) -> str:
 def _check_origin(headers: Headers, host: str) -> None:
     """Refuse what another site's page sends: a browser says where a request comes from."""
     origin, site = headers.get("origin"), headers.get("sec-fetch-site")
-    foreign = site in ("cross-site", "same-site") or (
-        origin is not None and (urlsplit(origin).netloc.lower() != host.lower() or origin == "null")
-    )
-    if foreign:
+    if site in ("cross-site", "same-site") or (origin is not None and _place(origin) != host.lower()):
         raise ServeError(
             403, "another site's page sent this", expected=f"Origin: http://{host}", got=(origin or site or "")[:80],
             fix="use this server's own page, or a client that is no browser",
         )  # fmt: skip
+
+
+def _place(origin: str) -> str:
+    """Host and port of an origin; blank where it has none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _cookie(headers: Headers) -> str:
@@ -173,18 +185,36 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+class Arrived:
+    """Bytes of the bodies of all requests that are under way: together they have a limit, too.
+
+    Parameters
+    ----------
+    limit : int
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.size = limit, 0
+
+    def add(self, size: int) -> None:
+        """Count what arrived, or refuse it."""
+        self.size += size
+        if self.size > self.limit:
+            raise busy("the server receives more at once than it takes on", f"{self.size} of {self.limit} bytes")
+
+
 class _Body:
     """Receives a body as long as it is small enough and fast enough."""
 
-    def __init__(self, receive: Receive, settings: ServeSettings) -> None:
+    def __init__(self, receive: Receive, headers: Headers, settings: ServeSettings, arrived: Arrived) -> None:
         self._receive, self._limit, self._seconds = receive, settings.body_bytes, settings.body_seconds
-        self._size, self._ended = 0, False
+        self._length, self._arrived = headers.get("content-length", "0"), arrived
+        self._size, self._ended = 0, self._length == "0" and "transfer-encoding" not in headers
         self._until: float | None = None
 
-    def check_length(self, headers: Headers) -> None:
+    def check_length(self) -> None:
         """Refuse a body that says itself that it is too large."""
-        length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length[:18]) > self._limit:
+        if not self._length.isdecimal() or int(self._length[:18]) > self._limit:
             raise self._too_large()
 
     async def __call__(self) -> Message:
@@ -199,11 +229,23 @@ class _Body:
             raise ServeError(
                 408, "the request takes too long to arrive", expected=f"{self._seconds:g} s", fix="send it anew"
             ) from error
-        self._size += len(message.get("body", b""))
+        size = len(message.get("body", b""))
+        self._size += size
         self._ended = not message.get("more_body", False)
+        self._arrived.add(size)
         if self._size > self._limit:
             raise self._too_large()
         return message
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether there is more of it."""
+        return not self._ended
+
+    def forget(self) -> None:
+        """Count no longer what arrived: the request is done."""
+        self._arrived.size -= self._size
+        self._size = 0
 
     def _too_large(self) -> ServeError:
         return ServeError(

@@ -23,6 +23,8 @@ class ServeSettings:
         Refuse whatever would change the run.
     photo_bytes, photos, body_bytes : int
         Limits of a request: of one photo, how many, of all of its body.
+    bodies_bytes : int
+        What the bodies of all requests that are under way may take in memory; more is answered 503.
     body_seconds : float
         How long a body may take to arrive.
     answer_seconds : float
@@ -48,6 +50,7 @@ class ServeSettings:
     photo_bytes: int = 20 * MIB
     photos: int = 32
     body_bytes: int = 64 * MIB
+    bodies_bytes: int = 512 * MIB
     body_seconds: float = 60.0
     answer_seconds: float = 120.0
     waiting: int = 256
@@ -57,11 +60,6 @@ class ServeSettings:
     variants: int = 32
     texts: int = 4096
     check_seconds: float = 1.0
-
-    @property
-    def is_local(self) -> bool:
-        """Whether only this machine can reach it."""
-        return self.host in LOCAL
 
     @property
     def limits(self) -> dict[str, int]:
