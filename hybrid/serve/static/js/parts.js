@@ -66,7 +66,8 @@ export function chipBox({ label, placeholder, kind = "unseen", onchange, names =
     onchange(chosen);
   };
   const add = (text) => {
-    const fresh = text.split(/[,;\n]/).map((t) => t.trim().replace(/\s+/g, " ")).filter(Boolean);
+    // Lines of a file of names that are comments are none.
+    const fresh = text.replace(/^\s*#.*$/gm, "").split(/[,;\n]/).map((t) => t.trim().replace(/\s+/g, " ")).filter(Boolean);
     const have = new Set(chosen.map((c) => c.toLowerCase()));
     const more = fresh.filter((t) => !have.has(t.toLowerCase()) && have.add(t.toLowerCase()));
     if (more.length) set([...chosen, ...more]);

@@ -83,7 +83,7 @@ export function button(text, onclick, { icon: name, kind = "", key, title, label
 export function percent(p, digits = 0) {
   if (p === null || p === undefined) return "–";
   const value = p * 100;
-  if (value > 0 && value < 0.1) return "<0.1 %";
+  if (value < 0.1) return "<0.1 %";
   if (value < 9.95 && digits === 0) return `${value.toFixed(1)} %`;
   if (value > 99 && value < 100 && digits === 0) return `${(Math.floor(value * 10) / 10).toFixed(1)} %`;
   return `${value.toFixed(digits)} %`;
