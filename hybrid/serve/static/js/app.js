@@ -130,7 +130,7 @@ function runCard(run) {
     {},
     el("div.run-name", { title: `revision ${run.revision}` }, el("span", {}, run.name), run.read_only && el("span.tag", {}, "read-only")),
     el("div.muted", {}, facts.join(" · ")),
-    el("div.muted", {}, [run.head ?? "no trained head", run.gate ? "calibrated" : "no gate", run.device].filter(Boolean).join(" · ")),
+    el("div.muted", {}, [run.head ?? "no trained head", run.gate ? "calibrated" : "no gate", run.device === "auto" ? null : run.device].filter(Boolean).join(" · ")),
     notes ? button(count(notes, "note"), () => dialog("Notes of this run", el("ul.notes", {}, run.notes.map((n) => el("li", {}, n)))), { kind: "link small", icon: "alert" }) : null,
   );
 }

@@ -54,9 +54,9 @@ class ReportView {
 
   async evaluate() {
     const bar = progressBar("Evaluating …");
-    const lines = el("pre.job-lines.small-print");
+    const lines = el("pre.evaluating-lines.small-print");
     this.#buttons(false);
-    fill(this.body, el("div.card.pad.stack.job", {}, el("h2", {}, "Evaluating"), bar, lines, el("div", {}, button("Stop", () => this.#job && api.stopJob(this.#job).catch(toastError), { kind: "small" }))));
+    fill(this.body, el("div.card.pad.stack.evaluating", {}, el("h2", {}, "Evaluating"), bar, lines, el("div", {}, button("Stop", () => this.#job && api.stopJob(this.#job).catch(toastError), { kind: "small" }))));
     try {
       const { job } = await api.refit("evaluate");
       this.#job = job;
