@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 # What a terminal obeys instead of showing it, what turns the direction of writing, and what nobody can see: control
 # characters, bidirectional marks, zero-width space, line separators, and halves of characters (names that are not
@@ -43,6 +44,20 @@ class ConfigError(HybridError):
 
 class DataError(HybridError):
     """A source, manifest, shard, label or prompt file is wrong."""
+
+
+class LabelConflictError(DataError):
+    """Images have another label by now than the one who labels them believed.
+
+    Attributes
+    ----------
+    conflicts : tuple
+        One `hybrid.run.labels.LabelConflict` for each.
+    """
+
+    def __init__(self, what: str, *, expected: str, got: str, fix: str, conflicts: tuple[Any, ...]) -> None:
+        self.conflicts = conflicts
+        super().__init__(what, expected=expected, got=got, fix=fix)
 
 
 class UnreadableImageError(DataError):

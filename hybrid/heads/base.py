@@ -85,12 +85,22 @@ class LabeledImages:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """What a head is trained and validated on; no image stands on both sides."""
+    """What a head is trained and validated on; no image stands on both sides.
+
+    Attributes
+    ----------
+    classes : tuple of str
+    train, val : LabeledImages
+    notes : tuple of str
+    trains_only : frozenset of str
+        Content hashes of images that may never be held out; see `StoredImage.trains_only`.
+    """
 
     classes: tuple[str, ...]
     train: LabeledImages
     val: LabeledImages
     notes: tuple[str, ...]
+    trains_only: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ def build_index(
     """
     encoder.check(scan.records)
     mended = store.mend() if verify else []
-    known = {row.path: row for row in store.image_rows()}
+    known = {row.path: row for row in store.source_rows()}
     missing = find_missing(scan, known, replace=replace, prune=prune, may_shrink=may_shrink)
     store.name_encoder(encoder.fingerprint, encoder.name)
     embedded = store.embedded(encoder.fingerprint)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from hybrid.encoders.base import FloatArray
 from hybrid.index.database import Database
 from hybrid.index.digests import checked_vectors
+from hybrid.index.given import GivenLabel
+from hybrid.labels.names import NONE
 
 Ids = NDArray[np.int64]
 
@@ -52,9 +54,14 @@ class VectorRows:
         Of the encoder.
     digests : bool
         Whether the store has digests.
+    given : callable
+        Gives the labels in force that people gave, by content.
     """
 
-    def __init__(self, db: Database, fingerprint: str, *, digests: bool) -> None:
+    def __init__(
+        self, db: Database, fingerprint: str, *, digests: bool, given: Callable[[], Mapping[str, GivenLabel]] = dict
+    ) -> None:
+        self._given = given
         self._db = db
         self._fingerprint = fingerprint
         self._digests = digests
@@ -107,12 +114,25 @@ class VectorRows:
     def ids_labeled(self, labels: Collection[str] | None = None) -> Ids:
         """Row ids of the contents that an image of these labels (None: of any) shows, ascending."""
         # The + keeps SQLite from going by encoder, which would read every vector for its hash.
-        query = """SELECT id FROM embeddings WHERE +fingerprint = :encoder AND sha256 IN (
-                       SELECT sha256 FROM photos
-                       WHERE label IN (SELECT value FROM json_each(:labels)) OR (:labels IS NULL AND label IS NOT NULL)
-                   ) ORDER BY id"""
+        by_source = "label IN (SELECT value FROM json_each(:labels)) OR (:labels IS NULL AND label IS NOT NULL)"
+        query = (
+            "SELECT id FROM embeddings WHERE +fingerprint = :encoder AND sha256 IN (SELECT sha256 FROM photos WHERE {})"
+        )
+        query = f"{query} ORDER BY id"
         values = {"encoder": self._fingerprint, "labels": None if labels is None else json_list(labels)}
-        return _ids(self._db.rows(query, values))
+        given = self._given()
+        if not given:
+            return _ids(self._db.rows(query.format(by_source), values))
+        own = [
+            sha256
+            for sha256, row in given.items()
+            if (row.label != NONE if labels is None else row.label in set(labels))
+        ]
+        values |= {"given": json_list(given), "own": json_list(own)}
+        within = "sha256 IN (SELECT value FROM json_each(:{}))"
+        return _ids(
+            self._db.rows(query.format(f"iif({within.format('given')}, {within.format('own')}, {by_source})"), values)
+        )
 
 
 def json_list(values: Iterable[Any] | Ids) -> str:

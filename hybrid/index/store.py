@@ -14,17 +14,22 @@ import numpy as np
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import StoreError
 from hybrid.images.stream import batched
+from hybrid.index import given
 from hybrid.index.database import PATIENCE, damaged
 from hybrid.index.digests import checked_vectors, is_sound, row_digest, vector_digest
+from hybrid.index.given import GivenLabel
 from hybrid.index.rows import VectorRows, json_list, to_blob
 from hybrid.index.schema import StoreState, meta, new_token, open_database, upgrade
 from hybrid.index.stored import ImageRow, StoredImage, typed_row
+from hybrid.labels.names import NONE
 
 __all__ = ["EmbeddingStore", "ImageRow", "StoredImage", "added_source", "is_added", "path_by_content"]
 
 # Begins the source of images that a person added to a class, and the path of those that no file holds (any more);
 # sources and paths of build-index are absolute.
 _ADDED = "class:"
+# The source of images that a person labeled and that no source holds.
+LABELED = "label:"
 # Vectors that are read at once.
 _CHUNK = 500
 _COLUMNS = ", ".join(ImageRow._fields)
@@ -42,8 +47,8 @@ def path_by_content(name: str, sha256: str) -> str:
 
 
 def is_added(source_or_path: str) -> bool:
-    """Whether a source is that of images added to a class, or a path that of one that no file holds."""
-    return source_or_path.startswith(_ADDED)
+    """Whether a person brought the image: a source of such images, or a path of one that no file holds."""
+    return source_or_path.startswith((_ADDED, LABELED))
 
 
 class EmbeddingStore:
@@ -51,7 +56,7 @@ class EmbeddingStore:
 
     Every write is one transaction, so that a killed process leaves whole batches or nothing. Every row and vector has a
     digest, which is checked when it is read. A store of format 1 has none: it is read as it is, and gets them when
-    images or vectors are written next.
+    images or vectors are written next. Labels that people gave hold wherever images are read, `source_rows` aside.
 
     Parameters
     ----------
@@ -78,6 +83,7 @@ class EmbeddingStore:
         self.read_only = read_only
         self._db, self.format = open_database(path, must_exist=must_exist, read_only=read_only, patience=patience)
         self._sound: set[str] = set()
+        self._given: tuple[int, dict[str, GivenLabel]] | None = None
 
     def __enter__(self) -> EmbeddingStore:
         return self
@@ -182,17 +188,33 @@ class EmbeddingStore:
 
         They are read as they are asked for; nothing may be written before the last one.
         """
+        labels = self.labels_in_force()
+        rows = self.source_rows()
+        return (row.given(labels.get(row.sha256)) for row in rows) if labels else rows
+
+    def source_rows(self) -> Iterator[ImageRow]:
+        """As `image_rows`, with the labels and splits of the sources, whatever people said since."""
         # Digests do not tell that a page with some of the rows is passed over.
         self._check_pages("quick_check(photos)")
         return self._rows_where("true")
 
     def images(self) -> list[StoredImage]:
         """Every image, ordered by path."""
-        return [row.image for row in self.image_rows()]
+        return self._labeled(self.source_rows())
 
     def images_at(self, paths: Collection[str]) -> list[StoredImage]:
         """Images of these paths, as far as there are any, ordered by path."""
-        return [row.image for row in self._rows_where("path IN (SELECT value FROM json_each(?))", paths)]
+        return self._labeled(self._rows_where("path IN (SELECT value FROM json_each(?))", paths))
+
+    def _labeled(self, rows: Iterable[ImageRow]) -> list[StoredImage]:
+        """Images with the labels in force."""
+        labels = self.labels_in_force()
+        made = []
+        for row in rows:
+            own = labels.get(row.sha256)
+            image = row.image if own is None else StoredImage(row.given(own).image.record, row.sha256, own, row.label)
+            made.append(image)
+        return made
 
     def images_with(self, hashes: Collection[str], *, every: bool = False) -> list[StoredImage]:
         """All images of these contents, ordered by path.
@@ -202,7 +224,7 @@ class EmbeddingStore:
         every : bool
             Whether each content should have one: where one lacks, a damaged page that may hide it is an error.
         """
-        found = [row.image for row in self._rows_where("sha256 IN (SELECT value FROM json_each(?))", hashes)]
+        found = self._labeled(self._rows_where("sha256 IN (SELECT value FROM json_each(?))", hashes))
         if every and len({image.sha256 for image in found}) < len(set(hashes)):
             self.check_images_found()
         return found
@@ -210,9 +232,13 @@ class EmbeddingStore:
     def images_sharing(self, labels: Collection[str]) -> list[StoredImage]:
         """Images of these labels, and all other images of the same contents, ordered by path."""
         with self._db.snapshot():
+            in_force, wanted = self.labels_in_force(), set(labels)
             own = list(self._rows_where("label IN (SELECT value FROM json_each(?))", labels))
-            found = self.images_with({row.sha256 for row in own})
-        if not {row.path for row in own} <= {image.record.path for image in found}:
+            hashes = {row.sha256 for row in own if row.sha256 not in in_force}
+            hashes.update(sha256 for sha256, given_label in in_force.items() if given_label.label in wanted)
+            found = self.images_with(hashes)
+        lost = {row.path for row in own if row.sha256 in hashes} - {image.record.path for image in found}
+        if lost:
             raise damaged(self.path, "photos that are not found by their content")
         return found
 
@@ -222,14 +248,51 @@ class EmbeddingStore:
         ways = ("NOT INDEXED", "INDEXED BY photos_by_label") if self.has_digests else ("NOT INDEXED",)
         with self._db.snapshot():
             labels, *copies = (list(self._db.rows(query.format(way))) for way in ways)
+            in_force = self.labels_in_force()
+            changed = list(self._rows_where("sha256 IN (SELECT value FROM json_each(?))", in_force)) if in_force else []
         if any(copy != labels for copy in copies) or not all(isinstance(label, str) for label, _ in labels):
             raise damaged(self.path, "labels that are not what was written")
-        return dict(labels)
+        if not changed:
+            return dict(labels)
+        counts = Counter(dict(labels))
+        counts.subtract(row.label for row in changed if row.label is not None)
+        now = [row.given(in_force[row.sha256]).label for row in changed]
+        counts.update(label for label in now if label is not None)
+        return {label: count for label, count in sorted(counts.items()) if count}
 
     @property
     def all_labeled(self) -> bool:
         """Whether no image lacks a label."""
-        return self._db.one("SELECT 1 FROM photos WHERE label IS NULL LIMIT 1") is None
+        in_force = self.labels_in_force()
+        if not in_force:
+            return self._db.one("SELECT 1 FROM photos WHERE label IS NULL LIMIT 1") is None
+        lacking = {str(sha256) for (sha256,) in self._db.rows("SELECT sha256 FROM photos WHERE label IS NULL")}
+        return lacking <= in_force.keys() and not self.images_with(self.negatives())
+
+    def given_labels(self) -> list[GivenLabel]:
+        """Every label that a person gave, and what was taken back, oldest first."""
+        return given.read(self._db)
+
+    def labels_in_force(self) -> dict[str, GivenLabel]:
+        """By content, the label that a person gave to it and that holds, ``none of these`` among them."""
+        revision = self.revision
+        if self._given is None or self._given[0] != revision:
+            self._given = revision, given.in_force(self.given_labels())
+        return self._given[1]
+
+    def negatives(self) -> list[str]:
+        """Contents that show none of the classes, as a person said."""
+        return [sha256 for sha256, row in self.labels_in_force().items() if row.label == NONE]
+
+    def write_labels(self, rows: Sequence[GivenLabel]) -> list[int]:
+        """Add labels that people gave to the history, in one transaction; gives their ids."""
+        if not rows:
+            return []
+        self._upgrade()
+        with self._db.transaction():
+            ids = given.write(self._db, rows)
+            self._grow_revision()
+        return ids
 
     def embedded(self, fingerprint: str, among: Collection[str] | None = None) -> set[str]:
         """Content hashes, of all or of some, that have a vector of this encoder."""
@@ -275,7 +338,7 @@ class EmbeddingStore:
 
     def rows(self, fingerprint: str) -> VectorRows:
         """Vectors of one encoder by row id."""
-        return VectorRows(self._db, fingerprint, digests=self.has_digests)
+        return VectorRows(self._db, fingerprint, digests=self.has_digests, given=self.labels_in_force)
 
     def check_vectors_found(self) -> None:
         """Make sure that a vector that was not found is not there; StoreError if a damaged page may hide it."""

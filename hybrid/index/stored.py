@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import product
 from operator import attrgetter
 from pathlib import Path
@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from hybrid.images.records import ImageRecord
 from hybrid.index.database import damaged
+from hybrid.index.given import GivenLabel
+from hybrid.labels.names import NONE
 
 
 class ImageRow(NamedTuple):
@@ -31,7 +33,14 @@ class ImageRow(NamedTuple):
     @property
     def image(self) -> StoredImage:
         """The same as a `StoredImage`."""
-        return StoredImage(ImageRecord(*self[:-1]), self.sha256)
+        return StoredImage(ImageRecord(*self[:-1]), self.sha256, source_label=self.label)
+
+    def given(self, given: GivenLabel | None) -> ImageRow:
+        """The row with the label that a person gave, if any: what no reader of classes may see is no label."""
+        if given is None:
+            return self
+        split = "train" if _trains_only(given, self.label, self.split) else self.split
+        return self._replace(label=None if given.label == NONE else given.label, split=split)
 
 
 _record_fields = attrgetter(*ImageRow._fields[:-1])
@@ -41,15 +50,52 @@ _TYPES = set(product([str], [str], [str, _NONE], [str, _NONE], [int], [int], [st
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
-    """An image as the store knows it: its record and the sha256 of its bytes."""
+    """An image as the store knows it.
+
+    Attributes
+    ----------
+    record : ImageRecord
+        With the label in force.
+    sha256 : str
+        Of its bytes.
+    given : GivenLabel or None
+        The label that a person gave, which is in force.
+    source_label : str or None
+        What the source says.
+    """
 
     record: ImageRecord
     sha256: str
+    given: GivenLabel | None = field(default=None, compare=False)
+    source_label: str | None = field(default=None, compare=False)
 
     @property
     def row(self) -> ImageRow:
         """The same as an `ImageRow`."""
         return ImageRow._make((*_record_fields(self.record), self.sha256))
+
+    @property
+    def trains_only(self) -> bool:
+        """Whether the image may train and support, and never be held out.
+
+        It had no label and a person looked at it because it was doubtful: images like it are no sample of all.
+        """
+        return self.given is not None and _trains_only(self.given, self.source_label, self.record.split)
+
+    @property
+    def is_negative(self) -> bool:
+        """Whether a person said that it shows none of the classes."""
+        return self.given is not None and self.given.label == NONE
+
+    def as_its_source_says(self) -> StoredImage:
+        """The same without the label that a person gave."""
+        if self.given is None:
+            return self
+        return StoredImage(replace(self.record, label=self.source_label), self.sha256, source_label=self.source_label)
+
+
+def _trains_only(given: GivenLabel, source_label: str | None, split: str | None) -> bool:
+    return given.is_chosen and source_label is None and split != "test"
 
 
 def typed_row(values: Sequence[Any], path: Path) -> ImageRow:

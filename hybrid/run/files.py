@@ -82,6 +82,11 @@ class Layout:
         return self.root / "frozen_features.safetensors"
 
     @property
+    def photos(self) -> Path:
+        """Images that came without a file and got a label, by content."""
+        return self.root / "photos"
+
+    @property
     def logits(self) -> Path:
         """What a head that reads pixels says of the index's images, kept for `hybrid.tools.review`; derived."""
         return self.root / "logits"

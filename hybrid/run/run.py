@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from hybrid.images.decoders import choose_decoder
 from hybrid.images.inputs import Images, MemoryRecord, to_records
 from hybrid.images.records import ImageRecord, Stamp
 from hybrid.images.sources import Scan, scan
+from hybrid.index.given import GivenLabel
 from hybrid.index.schema import is_blank
 from hybrid.index.store import EmbeddingStore
 from hybrid.index.texts import TextBar, no_bar
@@ -27,6 +29,7 @@ from hybrid.labels.names import check_not_reserved
 from hybrid.run.classes.change import AddSummary, RemoveSummary, add_class, remove_class
 from hybrid.run.files import HeadInfo, Layout, RunInfo, check_store, note_store, read_info, read_run, write_run
 from hybrid.run.heads import adopt_head, read_head_info, writing
+from hybrid.run.labels import HASH, UNSET, LabelRequest, LabelSummary, Unset, give_labels, take_back
 
 if TYPE_CHECKING:
     from hybrid.classifier import HybridClassifier, Prompts
@@ -409,6 +412,57 @@ class Run:
         """Let a class leave that the head was not trained on: its names, and its images in the index."""
         return remove_class(self.layout, name, wait=self.wait)
 
+    def label(
+        self,
+        images: Images,
+        label: str,
+        *,
+        by: str | None = None,
+        why: str = "person",
+        was: str | Unset | None = UNSET,
+    ) -> LabelSummary:
+        """Give images a label, whatever their sources say; it holds in every command from now on.
+
+        Parameters
+        ----------
+        images : as for `HybridClassifier.predict`, or content hashes of the index
+        label : str
+            A class in any spelling, a new class, or ``none of these``.
+        by : str, optional
+            Who says so. Default: the name of the user.
+        why : str
+            How the images were found: ``random`` where they were drawn at random, so that they may be held out.
+        was : str, None or UNSET
+            What the label in force is believed to be; LabelConflictError if it is another one.
+
+        Raises
+        ------
+        HybridError
+            See `hybrid.run.labels.give_labels`; nothing has changed then.
+        """
+        hashes = [images] if isinstance(images, str) else images
+        if isinstance(hashes, list | tuple) and all(isinstance(one, str) and HASH.fullmatch(one) for one in hashes):
+            named: list[ImageRecord | str] = [str(one) for one in hashes]
+        else:
+            named = list(to_records(images))
+        return self.give_labels([LabelRequest(one, label, why, was) for one in named], by=by)
+
+    def give_labels(self, requests: Sequence[LabelRequest], *, by: str | None = None) -> LabelSummary:
+        """Give labels to images, each its own; see `hybrid.run.labels.give_labels`."""
+        return give_labels(self.layout, requests, lambda: self.encoder, by=by or _user(), wait=self.wait)
+
+    def undo_labels(
+        self, ids: Sequence[int] | None = None, *, count: int = 1, by: str | None = None
+    ) -> list[GivenLabel]:
+        """Take labels back that people gave: those of these ids, else the last `count`; gives them."""
+        return take_back(self.layout, ids, count=count, by=by or _user(), wait=self.wait)
+
+    def label_history(self) -> list[GivenLabel]:
+        """Every label that a person gave, and what was taken back, oldest first."""
+        read_run(self.layout)
+        with EmbeddingStore(self.layout.store, read_only=True) as store:
+            return store.given_labels()
+
     def classifier(
         self,
         prompts: Prompts | None = None,
@@ -629,6 +683,14 @@ class Run:
         check = LabelCheck(prompt_set(prompts), None, self.device) if labels else None
         above = DUPLICATES_ABOVE if duplicates_above is None else duplicates_above
         return audit_run(self.folder, above=above, labels=check)
+
+
+def _user() -> str:
+    """Who runs this; empty where the system does not say."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return ""
 
 
 def _label(label: object, index: int) -> str:

@@ -30,8 +30,9 @@ def training_set(
     """Choose the images to train on.
 
     Images of split ``test`` are never used. Where the sources name a validation split it is used, else a
-    stratified `val_fraction` is cut from the labeled images. Each content counts once: copies are dropped, and a
-    content with two different labels is left out.
+    stratified `val_fraction` is cut from the labeled images. Images that a person labeled because they were doubtful
+    are never held out. Each content counts once: copies are dropped, and a content with two different labels is left
+    out.
 
     Parameters
     ----------
@@ -49,7 +50,8 @@ def training_set(
     def embedded(part: list[StoredImage]) -> LabeledImages:
         return with_embeddings(pack(part, chosen.classes), store, fingerprint)
 
-    return TrainingSet(chosen.classes, embedded(train), embedded(val), notes)
+    trains_only = frozenset(image.sha256 for image in chosen.images if image.trains_only)
+    return TrainingSet(chosen.classes, embedded(train), embedded(val), notes, trains_only)
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,8 @@ def divide(
 ) -> tuple[list[StoredImage], list[StoredImage], tuple[str, ...]]:
     """Divide chosen images into training and validation: by the split that is named, else a stratified cut.
 
+    Those that may only train take no part in the cut.
+
     Returns
     -------
     train, val, notes
@@ -134,7 +138,8 @@ def divide(
         train, val = rest, named_val
         note = "validation: the split that the sources name"
     else:
-        train, val = _cut(chosen.images, val_fraction, seed)
+        train, val = _cut([p for p in chosen.images if not p.trains_only], val_fraction, seed)
+        train = sorted([*train, *(p for p in chosen.images if p.trains_only)], key=lambda p: p.record.path)
         note = f"validation: a stratified {val_fraction:.0%} of the labeled photos, seed {seed}"
     present = {p.record.label for p in train}
     missing = [name for name in chosen.classes if name not in present]
@@ -163,7 +168,7 @@ def with_embeddings(images: LabeledImages, store: EmbeddingStore, fingerprint: s
 
 
 def split_by_training(data: TrainingSet, classes: tuple[str, ...], trained_on: frozenset[str]) -> TrainingSet:
-    """Divide images by whether they trained a head: what did not may calibrate it.
+    """Divide images by whether they trained a head: what did not may calibrate it, unless it may only train.
 
     Parameters
     ----------
@@ -185,7 +190,8 @@ def split_by_training(data: TrainingSet, classes: tuple[str, ...], trained_on: f
         position[np.concatenate([data.train.target, data.val.target])],
         np.concatenate([data.train.embeddings, data.val.embeddings]),
     )
-    has_trained = np.array([sha256 in trained_on for sha256 in both.hashes], dtype=bool)
+    no_sample = trained_on | data.trains_only
+    has_trained = np.array([sha256 in no_sample for sha256 in both.hashes], dtype=bool)
     train, val = both.take(np.flatnonzero(has_trained)), both.take(np.flatnonzero(~has_trained))
     covered = len(np.unique(train.target))
     if sorted(data.classes) != sorted(classes) or covered < len(classes) or not len(val):
@@ -195,7 +201,7 @@ def split_by_training(data: TrainingSet, classes: tuple[str, ...], trained_on: f
             got=f"{len(train)} photos that trained it, of {covered} classes, and {len(val)} others",
             fix="hybrid build-index with the head's photos, or hybrid train-head",
         )
-    return TrainingSet(classes, train, val, data.notes)
+    return TrainingSet(classes, train, val, data.notes, data.trains_only)
 
 
 def _check_own_images(classes: Sequence[str], named: list[StoredImage], once: list[StoredImage]) -> None:
@@ -220,7 +226,7 @@ def relabeled(image: StoredImage, names: Mapping[str, str]) -> StoredImage:
     label = str(image.record.label)
     if names[label] == label:
         return image
-    return StoredImage(replace(image.record, label=names[label]), image.sha256)
+    return replace(image, record=replace(image.record, label=names[label]))
 
 
 def _exact(labels: Iterable[str], limit_to: Sequence[str] | None) -> list[str]:

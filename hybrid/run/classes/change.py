@@ -275,17 +275,24 @@ def leave_class(classes: RunClasses, name: str) -> tuple[RunClasses, RemoveSumma
         for image in classes.index.images_sharing(own)
         if image.record.label in own and _shows(image, left_out=key in left_out)
     ]
+    # An image that a person labeled so and that a source holds stays, with the label of its source.
+    asked = [i for i in images if i.given is not None and not is_added(i.record.source) and i.source_label not in own]
+    going = [i for i in images if i not in asked]
     after = replace(
         classes,
         info=classes.info.without(name),
         support=tuple(c for c in classes.support if class_key(c.name) != key),
-        index=classes.index.without(images),
+        index=classes.index.without(going).retract(asked),
         touched=classes.touched | {key},
     )
-    sources = sorted({i.record.source for i in images if not is_added(i.record.source)})
+    sources = sorted({i.record.source for i in going if not is_added(i.record.source)})
     notes = joined_notes(dict.fromkeys(own, known[index]))
+    if asked:
+        notes += (
+            f"{len(asked)} of its photos stay: a person had labeled them, and what their sources say holds again",
+        )
     notes += (f"the next hybrid build-index of {listing(sources, 3)} brings its photos back",) if sources else ()
-    return after, RemoveSummary(own[0] if own else known[index], len(images), notes)
+    return after, RemoveSummary(own[0] if own else known[index], len(going), notes)
 
 
 def no_such_class(name: str, names: Sequence[str]) -> DataError:

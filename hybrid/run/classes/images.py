@@ -14,7 +14,7 @@ from hybrid.images.naming import plural
 from hybrid.images.pipeline import ReadImage, read_batches, read_each
 from hybrid.images.records import ImageRecord
 from hybrid.index.store import StoredImage, added_source, path_by_content
-from hybrid.labels.names import class_key
+from hybrid.labels.names import NONE, class_key
 from hybrid.run.classes.pending import PendingIndex
 
 Unreadable = tuple[tuple[str, str], ...]
@@ -66,7 +66,8 @@ def check_images(index: PendingIndex, name: str, records: Sequence[ImageRecord],
         raise DataError(
             f"{plural(len(foreign), 'photo')} cannot show {name}: the index has another label",
             got=listing(foreign, 3),
-            fix="leave them out, or correct the label there first (hybrid build-index, hybrid remove-class OTHER)",
+            fix="leave them out, or correct the label there first "
+            f"(hybrid label PHOTO --as {name!r}, hybrid build-index, hybrid remove-class OTHER)",
         )
     notes = []
     if tests:
@@ -119,7 +120,7 @@ def _labeled(read: ReadImage, name: str) -> ImageRecord:
 def _foreign(path: str, name: str, there: StoredImage | None, twins: Sequence[StoredImage]) -> list[str]:
     """Say which other class the index has for an image, if any."""
     for image in (*([there] if there else []), *twins):
-        label = image.record.label
+        label = NONE if image.is_negative else image.record.label
         if label is not None and class_key(label) != class_key(name):
             same = "" if image is there else f"the bytes of {image.record.path}, "
             return [f"{path} has {same}label {label!r}"]

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import HybridError, HybridWarning
+from hybrid.index.given import GivenLabel, now
 from hybrid.index.store import EmbeddingStore, StoredImage, path_by_content
 from hybrid.index.texts import text_key
 
@@ -35,6 +36,8 @@ class PendingIndex:
         Of new contents.
     removed : dict of path to StoredImage
         Images of the store that are to go.
+    retracted : frozenset of str
+        Contents whose label, which a person gave, is to hold no more.
     text_vectors : dict of text to (dim,) float32
         Text vectors that the store does not hold; a cache, shared by all that come from one index.
     changed : bool
@@ -46,6 +49,7 @@ class PendingIndex:
     images: Mapping[str, StoredImage] = field(default_factory=dict)
     vectors: Mapping[str, FloatArray] = field(default_factory=dict)
     removed: Mapping[str, StoredImage] = field(default_factory=dict)
+    retracted: frozenset[str] = frozenset()
     text_vectors: dict[str, FloatArray] = field(default_factory=dict, repr=False, compare=False)
     changed: bool = False
 
@@ -144,6 +148,16 @@ class PendingIndex:
             changed=True,
         )
 
+    def retract(self, images: Sequence[StoredImage]) -> PendingIndex:
+        """Let labels that a person gave go; what the sources say holds again."""
+        asked = [image.as_its_source_says() for image in images]
+        return replace(
+            self,
+            images={**self.images, **{image.record.path: image for image in asked}},
+            retracted=self.retracted | {image.sha256 for image in asked},
+            changed=True,
+        )
+
     def write_to(self, store: EmbeddingStore) -> None:
         """Write the changes."""
         fingerprint = self.fingerprints[-1]
@@ -153,6 +167,10 @@ class PendingIndex:
         store.write_batch(self.images.values(), vectors, fingerprint)
         if removed := [path for path in self.removed if path not in self.images]:
             store.remove(removed)
+        there = store.labels_in_force()
+        gone = [there[sha256] for sha256 in sorted(self.retracted & there.keys())]
+        at = now()
+        store.write_labels([GivenLabel(0, row.sha256, None, row.label, row.by, at, "remove-class") for row in gone])
         if self.text_vectors:
             store.write_texts(self.text_vectors, text_key(fingerprint))
 

@@ -1,0 +1,349 @@
+"""Give images of a run other labels than their sources do, and take that back: the one way of all commands."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from PIL import Image
+
+from hybrid.encoders.base import Encoder, FloatArray
+from hybrid.errors import ArtifactError, DataError, LabelConflictError, listing
+from hybrid.files import atomic_write
+from hybrid.images.naming import plural
+from hybrid.images.pipeline import read_each
+from hybrid.images.records import ImageRecord, Stamp
+from hybrid.index.contents import joined_label
+from hybrid.index.given import UNDO, GivenLabel, now
+from hybrid.index.neighbors import open_index
+from hybrid.index.store import LABELED, EmbeddingStore, StoredImage
+from hybrid.labels.names import NONE, NameTable, check_name, class_key, is_reserved
+from hybrid.run.classes.change import RunClasses, read_run_classes
+from hybrid.run.classes.entries import AddedClass
+from hybrid.run.classes.images import Unreadable, embed_images
+from hybrid.run.files import Layout, RunInfo, note_store, read_run
+from hybrid.run.heads import read_head_info, writing
+
+HASH = re.compile("[0-9a-f]{64}")
+
+
+class Unset:
+    """No word on what the label in force is believed to be; the type of `UNSET`."""
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+UNSET = Unset()
+
+
+@dataclass(frozen=True)
+class LabelRequest:
+    """A label for one image.
+
+    Attributes
+    ----------
+    image : ImageRecord or str
+        An image, which joins the index if its content is not there; or a content hash of the index.
+    label : str
+        A class, in any spelling, or ``none of these``.
+    why : str
+        See `GivenLabel`.
+    was : str, None or UNSET
+        What the caller believes the label in force to be (None: there is none); UNSET: whatever it is.
+    answer : str or None
+        See `GivenLabel`.
+    """
+
+    image: ImageRecord | str
+    label: str
+    why: str = "person"
+    was: str | Unset | None = UNSET
+    answer: str | None = None
+
+
+class LabelConflict(NamedTuple):
+    """An image that has another label than the caller believed: whose, and since when, where a person gave it."""
+
+    sha256: str
+    label: str | None
+    by: str | None
+    at: str | None
+
+
+@dataclass(frozen=True)
+class LabelSummary:
+    """What became of labels.
+
+    Attributes
+    ----------
+    ids : tuple of int
+        Of the rows of the history that were written, in the order of the requests.
+    applied, new, unchanged : int
+        Labels given; images that joined the index for it; those that a person had labeled so before.
+    unreadable : tuple of (path, reason)
+    notes : tuple of str
+        What each new label means.
+    revision : int
+        Of the store.
+    """
+
+    ids: tuple[int, ...] = ()
+    applied: int = 0
+    new: int = 0
+    unchanged: int = 0
+    unreadable: Unreadable = ()
+    notes: tuple[str, ...] = ()
+    revision: int = 0
+
+
+@dataclass
+class _Plan:
+    """Requests by content, and what the store must get first."""
+
+    wanted: dict[str, LabelRequest] = field(default_factory=dict)
+    joining: list[StoredImage] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+
+
+def give_labels(
+    layout: Layout,
+    requests: Sequence[LabelRequest],
+    load_encoder: Callable[[], Encoder],
+    *,
+    by: str,
+    wait: bool = True,
+) -> LabelSummary:
+    """Give labels to images, all of them or none.
+
+    Parameters
+    ----------
+    layout : Layout
+        Of a run that has an index.
+    requests : sequence of LabelRequest
+    load_encoder : callable
+        Called where an image is not in the index yet.
+    by : str
+        Who gives them.
+    wait : bool
+        See `hybrid.lock.run_lock`.
+
+    Raises
+    ------
+    LabelConflictError
+        If an image has another label in force than the request believed.
+    DataError
+        If a label is blank, one image gets two labels, or the index has no image of a content hash. Images that cannot
+        be read are no error: they are listed.
+    HybridError
+        If there is no run, or the encoder is not the run's.
+    """
+    read_run(layout)
+    with writing(layout, "label", wait=wait):
+        run, head = read_run(layout), read_head_info(layout)
+        classes, _ = read_run_classes(layout, (run.encoder_fingerprint,), head)
+        with EmbeddingStore(layout.store, must_exist=True) as store:
+            plan = _plan(store, [replace(one, label=_spelled(one.label, classes)) for one in requests], layout)
+            before = _labels_before(store, plan)
+            _join(store, plan, run, load_encoder, layout)
+            given = store.labels_in_force()
+            fresh = {
+                sha256: one
+                for sha256, one in plan.wanted.items()
+                if sha256 not in given or given[sha256].label != one.label
+            }
+            at = now()
+            ids = store.write_labels(
+                [
+                    GivenLabel(0, sha256, one.label, before.get(sha256), by, at, one.why, None, one.answer)
+                    for sha256, one in fresh.items()
+                ]
+            )
+            revision = store.revision
+        _let_join(layout, run, {one.label for one in fresh.values()})
+        note_store(layout)
+    notes = _notes(fresh.values(), classes)
+    unchanged = len(plan.wanted) - len(fresh)
+    return LabelSummary(tuple(ids), len(fresh), len(plan.joining), unchanged, tuple(plan.unreadable), notes, revision)
+
+
+def take_back(
+    layout: Layout, ids: Sequence[int] | None = None, *, count: int = 1, by: str, wait: bool = True
+) -> list[GivenLabel]:
+    """Take labels back that people gave: those of these ids, else the last `count`; gives their rows, newest first.
+
+    What was in force before is in force again, be it another person's label or what the source says.
+
+    Raises
+    ------
+    DataError
+        If a label is not there, or was taken back before.
+    """
+    read_run(layout)
+    with writing(layout, "label", wait=wait), EmbeddingStore(layout.store, must_exist=True) as store:
+        history = store.given_labels()
+        undone = {row.undoes for row in history}
+        there = {row.id: row for row in history if row.undoes is None and row.id not in undone}
+        wanted = sorted(there)[-count:] if ids is None else list(ids)
+        missing = [number for number in wanted if number not in there]
+        if missing or not wanted:
+            raise DataError(
+                "there is no such label to take back" if missing else "there is no label to take back",
+                got=listing([str(number) for number in missing]) if missing else "no label that a person gave",
+                fix="hybrid label --list shows the labels that people gave",
+            )
+        rows = [there[number] for number in sorted(wanted, reverse=True)]
+        at = now()
+        store.write_labels([GivenLabel(0, row.sha256, None, row.label, by, at, UNDO, row.id) for row in rows])
+        note_store(layout)
+    return rows
+
+
+def _spelled(label: str, classes: RunClasses) -> str:
+    """The label as the run spells the class; DataError where it is blank."""
+    if is_reserved(label):
+        return NONE
+    label = check_name(label, "the label")
+    names = (*classes.seen, *(one.name for one in classes.support), *classes.index.labels())
+    place = NameTable(names).find(label)
+    return label if place is None else names[place]
+
+
+def _plan(store: EmbeddingStore, requests: Sequence[LabelRequest], layout: Layout) -> _Plan:
+    """Find the content of each request, and what is to join the index for it."""
+    plan = _Plan()
+    records = {id(one): one.image for one in requests if isinstance(one.image, ImageRecord)}
+    reads = dict(zip(records, read_each(list(records.values()), None), strict=True))
+    known = {str(one.image) for one in requests if isinstance(one.image, str)}
+    known |= {read.sha256 for read in reads.values() if not read.reason}
+    there = {image.sha256 for image in store.images_with(known)}
+    for one in requests:
+        if isinstance(one.image, str):
+            if one.image not in there:
+                raise DataError(
+                    "the index has no photo of this content",
+                    got=one.image,
+                    fix="name the photo itself, or build the index with it: hybrid build-index SOURCE",
+                )
+            sha256 = one.image
+        else:
+            read = reads[id(one)]
+            if read.reason:
+                plan.unreadable.append((read.record.path, read.reason))
+                continue
+            sha256 = read.sha256
+            if sha256 not in there and sha256 not in plan.wanted:
+                plan.joining.append(StoredImage(_kept(read.record, sha256, layout), sha256))
+        other = plan.wanted.setdefault(sha256, one)
+        if class_key(other.label) != class_key(one.label):
+            raise DataError(
+                "one photo cannot have two labels",
+                got=f"{other.label} and {one.label} for {sha256}",
+                fix="leave one of them out",
+            )
+    return plan
+
+
+def _kept(record: ImageRecord, sha256: str, layout: Layout) -> ImageRecord:
+    """The image as the index can have it: bytes are kept in the run, so that later trainings can read them."""
+    if type(record) is ImageRecord:
+        return replace(record, source=LABELED, label=None, split=None)
+    data = record.read_bytes()
+    with Image.open(io.BytesIO(data)) as picture:
+        ending = str(picture.format).lower()
+    layout.photos.mkdir(parents=True, exist_ok=True)
+    file = layout.photos.absolute() / f"{sha256}.{'jpg' if ending == 'jpeg' else ending}"
+    with atomic_write(file) as target:
+        target.write_bytes(data)
+    return ImageRecord(str(file), LABELED, None, None, **Stamp.of(file.stat())._asdict())
+
+
+def _labels_before(store: EmbeddingStore, plan: _Plan) -> dict[str, str | None]:
+    """Labels in force, by content; LabelConflictError where a request believed another one."""
+    given = store.labels_in_force()
+    records: dict[str, list[ImageRecord]] = {}
+    for image in store.images_with(plan.wanted):
+        records.setdefault(image.sha256, []).append(image.record)
+    before = {
+        sha256: given[sha256].label if sha256 in given else joined_label(records.get(sha256, []))
+        for sha256 in plan.wanted
+    }
+    conflicts = []
+    for sha256, one in plan.wanted.items():
+        label = before[sha256]
+        if isinstance(one.was, Unset) or one.was == label:
+            continue
+        row = given.get(sha256)
+        conflicts.append(LabelConflict(sha256, label, row and row.by, row and row.at))
+    if conflicts:
+        first = conflicts[0]
+        raise LabelConflictError(
+            f"{plural(len(conflicts), 'photo')} got another label meanwhile",
+            expected=f"{plan.wanted[first.sha256].was or 'no label'} for {first.sha256}",
+            got=f"{first.label or 'no label'}" + (f", by {first.by} at {first.at}" if first.by else ""),
+            fix="look at the photo again, then give the label once more",
+            conflicts=tuple(conflicts),
+        )
+    return before
+
+
+def _join(
+    store: EmbeddingStore, plan: _Plan, run: RunInfo, load_encoder: Callable[[], Encoder], layout: Layout
+) -> None:
+    """Let images join the index without a label: what people say of them is the history's."""
+    if not plan.joining:
+        return
+    encoder = load_encoder()
+    if encoder.identity != run.encoder_identity:
+        raise ArtifactError(
+            "the run's index was made with another encoder",
+            expected=run.encoder_name,
+            got=encoder.name,
+            fix="use that one, or make the index again with this one: hybrid build-index",
+        )
+    encoder.check([image.record for image in plan.joining])
+    there = store.embedded(encoder.fingerprint, [image.sha256 for image in plan.joining])
+    vectors: Mapping[str, FloatArray]
+    vectors, torn = embed_images(encoder, [i for i in plan.joining if i.sha256 not in there], None, None)
+    plan.unreadable += torn
+    plan.joining = [image for image in plan.joining if image.sha256 in there or image.sha256 in vectors]
+    lost = {path for path, _ in torn}
+    plan.wanted = {
+        sha256: one for sha256, one in plan.wanted.items() if isinstance(one.image, str) or one.image.path not in lost
+    }
+    store.name_encoder(encoder.fingerprint, encoder.name)
+    store.write_batch(plan.joining, vectors, encoder.fingerprint)
+    if vectors:
+        open_index(store, encoder.fingerprint, layout.neighbors)
+
+
+def _let_join(layout: Layout, run: RunInfo, labels: set[str]) -> None:
+    """Let classes join that a person names now and that the head had been trained without."""
+    classes, _ = read_run_classes(layout, (run.encoder_fingerprint,), read_head_info(layout))
+    left_out = {class_key(label) for label in classes.left_out or ()}
+    info = classes.info
+    for label in sorted(labels - {NONE}):
+        if class_key(label) in left_out and info.find(label) is None:
+            info = info.with_entry(AddedClass(name=label))
+    if info != classes.info:
+        touched = frozenset(class_key(entry.name) for entry in info.added if classes.info.find(entry.name) is None)
+        replace(classes, info=info, touched=touched).write_to(layout)
+
+
+def _notes(requests: Iterable[LabelRequest], classes: RunClasses) -> tuple[str, ...]:
+    """Say what labels mean: who knows them now, and who learns them when."""
+    labels = sorted({one.label for one in requests})
+    support = NameTable(one.name for one in classes.support)
+    trained = [label for label in labels if label in classes.seen]
+    new = [label for label in labels if label not in (NONE, *classes.seen) and support.find(label) is None]
+    notes = []
+    if new:
+        notes.append(f"new: {listing(new)}; known by examples and by name from now on, trained at the next train-head")
+    if trained:
+        notes.append(f"trained: {listing(trained)}; the head learns these photos at the next hybrid train-head")
+    if NONE in labels:
+        notes.append("none of these: such photos show the rejector what to refuse, at the next hybrid fit-gate")
+    return tuple(notes)
