@@ -204,7 +204,9 @@ class Pool:
 
     def _corrected(self) -> list[str]:
         """Contents that a person labeled, the latest last."""
-        return []
+        with EmbeddingStore(self.layout.store, read_only=True) as store:
+            given = store.labels_in_force()
+        return sorted(given, key=lambda name: given[name].id)
 
     @property
     def _reads_pixels(self) -> bool:

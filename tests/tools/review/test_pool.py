@@ -1,5 +1,6 @@
 """The pool: the same answers as `predict`, each photo looked at once, what cannot be read listed."""
 
+import json
 import shutil
 from dataclasses import replace
 from itertools import cycle
@@ -18,7 +19,9 @@ from hybrid.gate.gaussians import ClassGaussians
 from hybrid.images.inputs import to_records
 from hybrid.images.sources import scan
 from hybrid.index.build import build_index
+from hybrid.index.given import UNDO, GivenLabel
 from hybrid.index.store import EmbeddingStore
+from hybrid.labels.names import NONE
 from hybrid.labels.prompts import PromptSet, load_templates
 from hybrid.labels.space import join
 from hybrid.run.classes.change import read_run_classes
@@ -201,3 +204,32 @@ def test_photo_by_photo_whatever_the_policy(animals):
     together = run.classifier(prompts=[unseen]).fitted
     pool = updated(replace(together, policy=replace(together.policy, transductive=True)), run.layout)
     assert predicted(pool) == predicted(updated(together, run.layout))
+
+
+def test_what_a_person_labeled_is_left_out(colors):
+    layout, _ = colors
+    pool = updated(looking(colors), layout)
+    labeled, chosen = pool.hashes[-1], pool.hashes[0]
+    with EmbeddingStore(layout.store) as store:
+        rows = [
+            GivenLabel(0, labeled, "red", "blue", "ann", "2026-11-27", "suspect"),
+            GivenLabel(0, chosen, NONE, None, "ann", "2026-11-27", "margin"),
+        ]
+        first, _ = store.write_labels(rows)
+    assert {pool.hashes[row] for row in pool.open_rows()} == {*pool.hashes} - {labeled, chosen}
+    assert len(pool.labeled_vectors()) == 2
+    assert len(pool.open_rows(pool.hashes[1:3])) == 6
+    with EmbeddingStore(layout.store) as store:  # and comes again where that was taken back
+        store.write_labels([GivenLabel(0, labeled, None, "red", "ann", "2026-11-27", UNDO, first)])
+    assert {pool.hashes[row] for row in pool.open_rows()} == {*pool.hashes} - {chosen}
+
+
+def test_answers_that_are_kept_with_labels(animals):
+    run, _, unseen = animals
+    pool = updated(run.classifier(prompts=[unseen]).fitted, run.layout)
+    (prediction,) = pool.predictions(pool.hashes[:1])
+    expected = {"label": prediction.label, "probability": round(prediction.probability, 6), "head": run.info.head[6:]}
+    assert json.loads(pool.answer(pool.hashes[0])) == expected
+    assert pool.answer("0" * 64) is None
+    trained = next(iter(run.head.trained_on))
+    assert pool.answer(trained) is None
