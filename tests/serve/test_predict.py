@@ -1,0 +1,148 @@
+"""Answers by REST: those of the command line, whatever they are joined with; another question costs no second look."""
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from hybrid.run.fitted import Experts
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    """Sizes of the batches that networks looked at."""
+    sizes, score = [], Experts.score
+
+    def watched(self, prepared):
+        sizes.append(len(prepared))
+        return score(self, prepared)
+
+    monkeypatch.setattr(Experts, "score", watched)
+    return sizes
+
+
+def hash_of(file):
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+def bare(row):
+    """A prediction by the command line's keys, its path aside."""
+    return {key: value for key, value in row.items() if key not in ("path", "sha256", "labeled")}
+
+
+def close(one, other):
+    if isinstance(one, float) and isinstance(other, float):
+        return one == pytest.approx(other, abs=1.01e-6)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(close(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(close, one, other))
+    return one == other
+
+
+def test_uploads_get_the_answers_that_the_command_line_gives(post, photos, served_animals, hybrid):
+    flags = ("--prior", "0.3", "--reject", "0.9", "--coverage", "0.9")
+    run = ("--run", served_animals / "run", "--prompts", served_animals / "names.txt")
+    rows = hybrid("predict", *photos, *run, *flags, "--format", "jsonl").rows
+    by_name = {hash_of(row["path"]): row for row in rows}
+    answer = post(photos, prior=0.3, reject=0.9, coverage=0.9)
+    assert len(answer["predictions"]) == len(photos)
+    for file, row in zip(photos, answer["predictions"], strict=True):
+        assert row["sha256"] == hash_of(file)
+        assert row["path"] == file.name
+        assert close(bare(row), bare(by_name[row["sha256"]]))
+
+
+def test_a_photo_is_looked_at_once_whatever_is_asked_of_it_later(post, photos, scored):
+    first = post(photos[:1])["predictions"][0]
+    assert scored == [1]
+    named = post([], sha256=first["sha256"], prompts=json.dumps(["teapot"]), top_k=100)["predictions"][0]
+    assert "teapot" in [one["label"] for one in named["top"]]
+    assert len(named["top"]) == len(first["top"]) + 3
+    shifted = post([], sha256=first["sha256"], prior=0.999)["predictions"][0]
+    assert shifted["p_unseen"] > first["p_unseen"]
+    assert post(photos[:1])["predictions"][0] == first
+    assert scored == [1]
+
+
+def test_requests_are_joined_into_batches(serve, photos, scored):
+    client = serve(wait_ms=2000)
+    data = photos[0].read_bytes()
+    batch = client.service.served.experts.batch_size
+
+    def ask(number):
+        # A JPEG may have anything behind its end.
+        return client.post("/v1/predict", files={"images": (f"{number}.jpg", data + bytes([number]))}).json()
+
+    with ThreadPoolExecutor(batch) as pool:
+        answers = list(pool.map(ask, range(batch)))
+    assert len({answer["predictions"][0]["sha256"] for answer in answers}) == batch
+    assert len({answer["predictions"][0]["label"] for answer in answers}) == 1
+    assert [answer["predictions"][0]["path"] for answer in answers] == [f"{n}.jpg" for n in range(batch)]
+    assert max(scored) > 1
+
+
+def test_what_cannot_be_read_is_listed_and_the_rest_is_answered(client, photos):
+    files = [("images", ("a.txt", b"no image")), ("images", ("b.jpg", photos[0].read_bytes()))]
+    answer = client.post("/v1/predict", files=files).json()
+    assert [row["path"] for row in answer["predictions"]] == ["b.jpg"]
+    assert answer["unreadable"] == [{"path": "a.txt", "reason": "not an image but text"}]
+
+
+def test_neighbors_have_hashes_that_give_their_photos(client, post, photos):
+    (row,) = post(photos[:1], neighbors=3)["predictions"]
+    assert len(row["neighbors"]) == 3
+    for near in row["neighbors"]:
+        assert near["sha256"] == hash_of(near["path"])
+        shown = client.get(f"/v1/photos/{near['sha256']}?w=32")
+        assert shown.headers["content-type"] == "image/jpeg"
+        assert (
+            client.get(
+                f"/v1/photos/{near['sha256']}?w=32", headers={"If-None-Match": shown.headers["etag"]}
+            ).status_code
+            == 304
+        )
+
+
+def test_photos_of_the_index_are_named_by_their_hash_and_have_their_label(client, post, served_animals):
+    file = sorted((served_animals / "train").rglob("*.jpg"))[0]
+    (row,) = post([], sha256=hash_of(file))["predictions"]
+    assert row["labeled"] == file.parent.name
+    unknown = client.post("/v1/predict", files={"": b""}, data={"sha256": "0" * 64})
+    assert unknown.status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"prior": "2"}, "fraction"),
+        ({"prior": "much"}, "takes a number"),
+        ({"prior": "0.5", "balance": "half"}, "contradict"),
+        ({"prompts": "zebra"}, "JSON list"),
+        ({"prompts": '["zebra", "Zebra"]'}, "twice"),
+        ({"top_k": "-1"}, "whole number"),
+    ],
+)
+def test_what_is_asked_wrongly_is_said(post, photos, fields, words):
+    error = post(photos[:1], rc=422, **fields)["error"]
+    assert words in " ".join(map(str, error.values()))
+    assert error["fix"]
+
+
+def test_a_full_server_says_so_and_when_to_come_again(serve, photos):
+    client = serve(waiting=2)
+    client.service.places.take(1)
+    files = [("images", (file.name, file.read_bytes())) for file in photos[:3]]
+    answer = client.post("/v1/predict", files=files)
+    assert (answer.status_code, int(answer.headers["retry-after"]) > 0) == (503, True)
+    client.service.places.give_back(1)
+    assert client.post("/v1/predict", files=files).status_code == 200
+
+
+def test_kept_uploads_are_bounded(serve, photos):
+    client = serve(kept_photos=2)
+    for file in photos[:4]:
+        client.post("/v1/predict", files={"images": (file.name, file.read_bytes())})
+    assert len(client.service.uploads) == 2
