@@ -14,6 +14,7 @@ from hybrid.encoders.base import FloatArray
 from hybrid.errors import ConfigError
 from hybrid.gate.policy import EXCLUSIVE, Policy
 from hybrid.index.schema import StoreState
+from hybrid.index.store import EmbeddingStore
 from hybrid.labels.prompts import PromptClass, PromptSet
 from hybrid.run.files import Layout, RunInfo, is_run, read_run, store_state
 from hybrid.run.fitted import Experts, FittedClassifier
@@ -72,12 +73,15 @@ class Served:
     fitted : FittedClassifier
     run : Run
     stamp : RunStamp
+    head_name : str or None
+        The head's backbone, or ``linear``.
     """
 
     revision: str
     fitted: FittedClassifier
     run: Run
     stamp: RunStamp
+    head_name: str | None = None
     texts: dict[str, FloatArray] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -91,6 +95,17 @@ class Served:
     def experts(self) -> Experts:
         """Those that look at photos."""
         return self.fitted.experts(embed=True)
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """Photos of the index by content, with and without a label."""
+        layout = self.run.layout
+        images: dict[str, str | None] = {}
+        if layout.store.is_file():
+            with EmbeddingStore(layout.store, read_only=True) as store:
+                images = {row.sha256: row.label for row in store.image_rows()}
+        labeled = sum(label is not None for label in images.values())
+        return {"images": len(images), "labeled": labeled, "unlabeled": len(images) - labeled}
 
     @cached_property
     def scores_key(self) -> str:
@@ -143,7 +158,15 @@ def load_served(run: Run, asked: Asked, *, keep_texts: bool, texts: dict[str, Fl
     )
     if not keep_texts:
         state = _in_memory(state, texts)
-    return Served(stamp.revision, FittedClassifier.of(state, asked.policy), run, stamp, texts)
+    made = FittedClassifier.of(state, asked.policy)
+    return Served(stamp.revision, made, run, stamp, None if made.head is None else _head_name(run), texts)
+
+
+def _head_name(run: Run) -> str:
+    info = run.head
+    if info is None or info.settings.kind != "backbone":
+        return "linear" if info is None else info.settings.kind
+    return str(info.settings.model.backbone)
 
 
 def _in_memory(state: RunState, texts: dict[str, FloatArray]) -> RunState:

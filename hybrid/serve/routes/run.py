@@ -10,7 +10,6 @@ from fastapi import APIRouter
 from starlette.responses import PlainTextResponse
 
 from hybrid import __version__
-from hybrid.index.store import EmbeddingStore
 from hybrid.serve.model import Served
 from hybrid.serve.routes.common import Serving
 from hybrid.serve.service import Service
@@ -50,8 +49,8 @@ def _describe(service: Service) -> dict[str, Any]:
         "read_only": settings.read_only,
         "seen": fitted.space.seen,
         "classes": len(fitted.space.names),
-        **_counts(served),
-        "head": None if fitted.head is None else _head(served),
+        **served.counts,
+        "head": served.head_name,
         "gate": fitted.decider is not None,
         "device": served.run.device,
         "notes": [*problem, *fitted.notes],
@@ -82,20 +81,3 @@ def _abilities(served: Served, read_only: bool) -> tuple[dict[str, bool], dict[s
         why_not["train"] = "there is no index: hybrid build-index"
     names = ("reject", "coverage", "prior", "explain", "train")
     return {name: name not in why_not for name in names}, why_not
-
-
-def _counts(served: Served) -> dict[str, int]:
-    layout = served.run.layout
-    if not layout.store.is_file():
-        return {"images": 0, "labeled": 0, "unlabeled": 0}
-    with EmbeddingStore(layout.store, read_only=True) as store:
-        images = {row.sha256: row.label for row in store.image_rows()}
-    labeled = sum(label is not None for label in images.values())
-    return {"images": len(images), "labeled": labeled, "unlabeled": len(images) - labeled}
-
-
-def _head(served: Served) -> str:
-    info = served.run.head
-    return (
-        "head" if info is None else str(info.settings.model.backbone if info.settings.kind == "backbone" else "linear")
-    )
