@@ -220,6 +220,25 @@ def page(browser: Chrome, serve: Callable[..., Server], served: Path, tmp_path: 
     return Page(browser, serve(shutil.copytree(served, tmp_path / "run")))
 
 
+@pytest.fixture
+def many(served: Path, serve: Callable[..., Server], tmp_path: Path) -> Server:
+    """A server over a run with 10,000 more photos without a label, whose files are gone."""
+    from hybrid.images.records import ImageRecord
+    from hybrid.index.store import EmbeddingStore, StoredImage
+    from hybrid.run.files import Layout
+
+    run = shutil.copytree(served, tmp_path / "many")
+    rng = np.random.default_rng(0)
+    with EmbeddingStore(Layout(run).store) as store:
+        fingerprint = json.loads((run / "run.json").read_text())["encoder_fingerprint"]
+        vectors = rng.normal(size=(10_000, store.dim(fingerprint))).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        hashes = [f"{i:064x}" for i in range(len(vectors))]
+        images = [StoredImage(ImageRecord(f"/gone/{h}.jpg", "/gone", None, "train", 1, 1), h) for h in hashes]
+        store.write_batch(images, dict(zip(hashes, vectors, strict=True)), fingerprint)
+    return serve(run)
+
+
 @pytest.fixture(scope="session")
 def shared_server(browser: Chrome, served: Path) -> Iterator[Server]:
     server = Server(served, read_only=True)

@@ -169,13 +169,14 @@ export class Gains {
     this.hint.textContent = KINDS.find(([value]) => value === this.what.value)[2];
   }
 
-  #drawFigures({ labels, random, before, after }) {
+  #drawFigures({ labels, random, before, after, sources = null }) {
     const none = "none yet: label photos drawn at random after a refit";
     const some = before || after;
     fill(
       this.figures,
       el("h3", {}, "What your labels changed"),
-      el("p.muted", {}, `${count(labels, "label")}, ${Number(random).toLocaleString("en")} of them on photos drawn at random. `, some ? "Accuracy on those, with its 95 % interval:" : "Label a few of those, and their accuracy stands here, before and after a refit."),
+      el("p.muted", {}, `${count(labels, "label")}, ${Number(random).toLocaleString("en")} of them on photos drawn at random. `, some ? "Accuracy on those, with its 95 % interval:" : "Label a few of those that had no label, and the accuracy on them stands here, before and after a refit."),
+      sources && el("p.muted", {}, `Of ${count(sources.checked, "label")} of the sources that were checked there, ${sources.wrong} ${sources.wrong === 1 ? "was" : "were"} wrong (${percent(sources.wrong / sources.checked)}; 95 % interval ${percent(sources.low)} to ${percent(sources.high)}).`),
       some && el("dl.figures", {}, figureRow("Before", before, "before", "none"), figureRow("Now", after, "after", none)),
     );
   }

@@ -67,6 +67,7 @@ export class Stage {
     const focused = [...this.chart.querySelectorAll("button")].indexOf(document.activeElement);
     if (item !== this.item) fill(this.frame, this.prefetch.get(item));
     this.item = item;
+    this.node.dataset.sha256 = item.sha256;
     fill(
       this.caption,
       el("span.stage-name", { title: item.path }, baseName(item.path)),

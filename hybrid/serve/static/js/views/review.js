@@ -1,7 +1,7 @@
 // Review: work off the doubtful photos, one by one or many alike at once.
 
 import { api } from "../api.js";
-import { baseName, button, count, el, emptyState, errorBox, fill, icon, progressBar, toast, toastError } from "../ui.js";
+import { baseName, button, count, el, emptyState, errorBox, fill, icon, progressBar, sentence, toast, toastError } from "../ui.js";
 import { Gains } from "../review/gains.js";
 import { Grid } from "../review/grid.js";
 import { Outbox } from "../review/outbox.js";
@@ -36,7 +36,8 @@ const KEYS = [
 class Review {
   constructor(ctx) {
     this.ctx = ctx;
-    this.strategy = "margin";
+    this.strategy = null; // The server chooses at first: doubtful photos, or labels to check.
+    this.notes = [];
     this.mode = "one";
     this.like = null;
     this.total = 0;
@@ -152,8 +153,11 @@ class Review {
     }
   }
 
-  take({ items, total, ready }) {
+  take({ items, total, ready, strategy, notes }) {
     this.total = total;
+    this.strategy = strategy;
+    this.select.value = strategy;
+    this.notes = notes ?? [];
     this.queue.append(items);
     this.loading = false;
     this.ready = ready;
@@ -174,7 +178,11 @@ class Review {
   }
 
   async renew() {
-    const answer = await api.queue({ strategy: this.strategy, limit: ALL }, this.reading?.signal);
+    let answer;
+    do {
+      answer = await api.queue({ strategy: this.strategy, limit: ALL }, this.reading?.signal);
+      if (answer.ready.done < answer.ready.total) await new Promise((done) => setTimeout(done, LOOK_AGAIN / 4));
+    } while (answer.ready.done < answer.ready.total);
     const changed = this.queue.renew(answer.items);
     this.total = answer.total;
     this.draw();
@@ -316,7 +324,8 @@ class Review {
 
   draw() {
     if (!this.node.isConnected && !this.shown) return;
-    this.why.textContent = `${STRATEGIES.find(([value]) => value === this.strategy)[1]}: ${STRATEGIES.find(([value]) => value === this.strategy)[2]}.`;
+    const [, name, why] = STRATEGIES.find(([value]) => value === this.strategy) ?? [];
+    fill(this.why, name ? `${name}: ${why}.` : "", this.notes.map((note) => el("span.review-note", {}, ` ${sentence(note)}.`)));
     for (const [mode, node] of [["one", this.modes.firstChild], ["grid", this.modes.lastChild]]) node.setAttribute("aria-pressed", String(this.mode === mode));
     this.gains.setRun(this.ctx.run);
     this.drawStatus();
