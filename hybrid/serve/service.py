@@ -124,12 +124,14 @@ class Service:
         HybridError
             What the change raises, and where another command writes to the run.
         """
-        return await self.call(self._change, work)
+        return await self.call(self.change_now, work)
 
-    def _change(self, work: Callable[[Run], T]) -> T:
+    def change_now(self, work: Callable[[Run], T], *, reload: bool = True) -> T:
+        """As `change`, in a thread that may wait; without `reload` the run is read anew a little later."""
         with self._changing:
             made = work(self.served.run)
-            self.reload()
+            if reload:
+                self.reload()
         return made
 
     def _plan(self, what: str, recipe: str | None) -> Command | None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from hybrid.serve.routes import classes, docs, explain, jobs, page, photos, predict, queue, report, run, search
+from hybrid.serve.routes import classes, docs, explain, jobs, labels, page, photos, predict, queue, report, run, search
 
-ROUTERS: tuple[APIRouter, ...] = tuple(
-    module.router for module in (page, docs, run, predict, explain, search, classes, photos, queue, jobs, report)
-)
+_MODULES = (page, docs, run, predict, explain, search, classes, photos, queue, labels, jobs, report)
+ROUTERS: tuple[APIRouter, ...] = tuple(module.router for module in _MODULES)
