@@ -9,6 +9,7 @@ from pathlib import Path
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Scope
@@ -58,6 +59,7 @@ def create_app(service: Service) -> ASGIApp:
     app.add_exception_handler(HybridError, _named)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _bug)
     return Counted(Guard(app, service.settings), service.metrics)
 
@@ -85,6 +87,11 @@ async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101  for the type checker
     found = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:3]]
     return _json(ServeError(422, "the request is not as it should be", got="; ".join(found), fix="see /docs"))
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    """Nobody is there any more to be answered, which is nobody's fault."""
+    return Response(status_code=499)
 
 
 async def _bug(request: Request, error: Exception) -> Response:
