@@ -27,7 +27,8 @@ class HeadLogits:
     """Logits by content hash, in parts that are written once: ``logits/KEY/PART.safetensors``.
 
     The key names the head's weights and how it computes, and no gate: one that is fitted anew needs no photo. Where a
-    part is damaged, its images are scored again. Folders of other heads are removed when the first part is written.
+    part is damaged, its images are scored again. When the first part is written, the folders of other heads are removed
+    but for the latest one, which may be in use until all of this one is there.
 
     Parameters
     ----------
@@ -40,7 +41,6 @@ class HeadLogits:
         self._folder, self._classes = folder, classes
         self._place: dict[str, tuple[Path | None, int]] = {}
         self._pending: list[FloatArray] = []
-        self._written: list[str] = []
         for file in sorted(folder.glob("*.safetensors")) if folder is not None else ():
             self._place.update((sha256, (file, row)) for row, sha256 in enumerate(_hashes(file, classes)))
 
@@ -67,7 +67,7 @@ class HeadLogits:
         file = self._folder / f"{hashlib.sha256(''.join(hashes).encode()).hexdigest()[:16]}.safetensors"
         with named_file_errors("the head's logits cannot be kept", file):
             if not self._folder.is_dir():
-                shutil.rmtree(self._folder.parent, ignore_errors=True)
+                _forget(self._folder.parent)
                 self._folder.mkdir(parents=True)
             names = np.frombuffer(bytes.fromhex("".join(hashes)), np.uint8).reshape(-1, 32)
             write_tensors(file, {HASHES: names, LOGITS: logits}, {DIGEST: _digest(names, logits)}, sync=False)
@@ -112,6 +112,13 @@ def folder_of(layout: Layout, head_folder: Path, notes: Sequence[str], decoder: 
         weights = file_sha256(head_folder / HeadFiles.WEIGHTS)
     key = hashlib.sha256(json.dumps([weights, *notes, decoder]).encode()).hexdigest()
     return layout.logits / key[:16]
+
+
+def _forget(folder: Path) -> None:
+    """Remove all but the folder that was written to last."""
+    folders = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    for old in sorted(folders, key=lambda path: path.stat().st_mtime_ns)[:-1]:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _hashes(file: Path, classes: int) -> list[str]:

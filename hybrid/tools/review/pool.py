@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.encoders.base import FloatArray, decoder_of
+from hybrid.errors import HybridError
 from hybrid.gate.policy import uniform_from_hash
 from hybrid.heads.base import Head
 from hybrid.images.decode import Scaled
@@ -194,6 +196,10 @@ class Pool:
         there = np.flatnonzero(~np.isnan(self.margin))
         return np.array([row for row in there.tolist() if self.hashes[row] not in gone], np.intp)
 
+    def lacks_labels(self, exclude: Collection[str] = ()) -> bool:
+        """Whether there is an image, answered or not, without a label that no person labeled or passed over."""
+        return not set(self.hashes[: self.unlabeled]) <= {*exclude, *self._corrected()}
+
     def suspicion(self) -> tuple[NDArray[np.float64], tuple[str, ...]]:
         """How suspicious each label is, (n,) float64, NaN where none is judged; and notes. Made at the first call."""
         if self._suspicion is None:
@@ -222,8 +228,9 @@ class Pool:
         drawn = [rows[i] for i in np.argsort(numbers, kind="stable").tolist()]
         labeled = [row for row in drawn if row >= self.unlabeled]
         if labeled:
-            scores, _ = self.suspicion()
-            labeled.sort(key=lambda row: -np.nan_to_num(scores[row], nan=-1))
+            with suppress(HybridError):  # it is said where somebody asks for suspects
+                scores, _ = self.suspicion()
+                labeled.sort(key=lambda row: -np.nan_to_num(scores[row], nan=-1))
         pairs = zip_longest((row for row in drawn if row < self.unlabeled), labeled)
         return [row for row in chain.from_iterable(pairs) if row is not None]
 

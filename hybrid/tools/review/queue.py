@@ -71,9 +71,9 @@ class Queue:
     notes: tuple[str, ...] = ()
 
 
-def default_strategy(pool: Pool) -> Strategy:
-    """Choose what teaches most: doubtful images where some lack a label, else labels that are probably wrong."""
-    return "margin" if pool.unlabeled else "suspect"
+def default_strategy(pool: Pool, exclude: Collection[str] = ()) -> Strategy:
+    """Choose what teaches most: doubtful images while some lack a label, then labels that are probably wrong."""
+    return "margin" if pool.lacks_labels(exclude) else "suspect"
 
 
 def make_queue(
@@ -106,7 +106,7 @@ def make_queue(
     ConfigError
         If there is no such strategy, or it needs a gate and there is none.
     """
-    chosen = strategy or default_strategy(pool)
+    chosen = strategy or default_strategy(pool, exclude)
     if chosen not in STRATEGIES:
         raise ConfigError(
             "no such way to choose photos", expected=", ".join(STRATEGIES), got=chosen, fix="give one of them"
@@ -143,7 +143,11 @@ def _ranked(pool: Pool, strategy: str, seed: int, exclude: Collection[str]) -> _
         judged = labeled[np.isfinite(scores[labeled])]
         order = judged[np.argsort(-scores[judged], kind="stable")]
         # Of labels to check no fifth is set apart: the most suspicious come first, all of them.
-        drawn = _drawn(pool, unlabeled, seed, only_theirs=True) if pool.unlabeled else _drawn(pool, labeled, seed)
+        drawn = (
+            _drawn(pool, unlabeled, seed, only_theirs=True)
+            if pool.lacks_labels(exclude)
+            else _drawn(pool, labeled, seed)
+        )
     elif strategy == RANDOM:
         rows = _drawn(pool, unlabeled if len(unlabeled) else labeled, seed)
         return _Ranked(rows, np.ones(len(rows), np.bool_), np.zeros(len(rows)))
@@ -153,7 +157,7 @@ def _ranked(pool: Pool, strategy: str, seed: int, exclude: Collection[str]) -> _
         scores, order = _scored(pool, strategy, candidates)
         if strategy == "unseen" and len(pool.classifier.space.names) == pool.classifier.space.seen:
             notes = ("no class is named or shown beside the trained ones, so no photo can show one: give --prompts",)
-        if not pool.unlabeled:
+        if not pool.lacks_labels(exclude):
             notes = ("no photo of the index lacks a label: suspect lists labels to check",)
     rows, random = interleave(order, drawn)
     return _Ranked(rows, random, np.where(random, 0.0, scores[rows]), notes)

@@ -38,6 +38,9 @@ class Answered:
     def open_rows(self, exclude=()):
         return np.array([row for row, name in enumerate(self.hashes) if name not in set(exclude)], np.intp)
 
+    def lacks_labels(self, exclude=()):
+        return not set(self.hashes[: self.unlabeled]) <= set(exclude)
+
     def suspicion(self):
         scores = np.where(np.arange(len(self.hashes)) < self.unlabeled, np.nan, np.linspace(0, 1, len(self.hashes)))
         return scores, ("2 labels not judged",)
@@ -98,6 +101,13 @@ def test_all_labeled():
     empty = make_queue(pool, "margin")
     assert (empty.items, empty.total) == ((), 0)
     assert "suspect" in empty.notes[0]
+
+
+def test_the_way_while_photos_lack_a_label_and_then():
+    pool = Answered()
+    assert make_queue(pool).strategy == "margin"
+    done = make_queue(pool, exclude=pool.hashes[: pool.unlabeled])
+    assert (done.strategy, done.total, done.items[4].drawn) == ("suspect", LABELED, "random")
 
 
 @pytest.mark.parametrize("strategy", ["margin", "suspect", "diverse", "random"])
