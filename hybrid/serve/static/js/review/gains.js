@@ -10,6 +10,23 @@ const KINDS = [
 ];
 const SHOWN = 24;
 
+/** The name that goes with this browser's labels, if somebody gave one. */
+export function reviewer() {
+  try {
+    return localStorage.getItem("hybrid-reviewer") || undefined;
+  } catch {
+    return undefined; // Storage may be forbidden.
+  }
+}
+
+function rename(name) {
+  try {
+    localStorage.setItem("hybrid-reviewer", name);
+  } catch {
+    // Then labels stay without a name.
+  }
+}
+
 /** An interval from 0 to 100 % with its middle. */
 function intervalPlot({ accuracy, low, high }, kind) {
   const share = (value) => `${(value * 100).toFixed(2)}%`;
@@ -61,13 +78,17 @@ export class Gains {
     this.bar = progressBar("");
     this.stop = button("Stop", () => api.stopJob(this.job).catch((error) => this.#say(errorBox(error))), { kind: "small", id: "refit-stop" });
     this.lines = el("details.job-lines", { hidden: true }, el("summary", {}, "What it says"), el("pre", { tabindex: "0" }));
+    this.who = el("input.input", {
+      type: "text", id: "reviewer", maxlength: "100", autocomplete: "off", placeholder: "Your name",
+      aria: { label: "Your name, kept with your labels" }, value: reviewer() ?? "", onchange: () => rename(this.who.value.trim()),
+    });
     this.running = el("div.job", { hidden: true }, this.bar, this.stop);
     this.outcome = el("div.outcome", { role: "status", id: "refit-outcome" });
     this.node = el(
       "section.gains.card",
       { aria: { label: "Progress and refit" } },
       this.figures,
-      el("div.gains-refit", {}, el("h3", {}, "Learn from the labels"), el("div.row", {}, this.what, this.start), this.hint, this.running, this.lines),
+      el("div.gains-refit", {}, el("h3", {}, "Learn from the labels"), el("div.row", {}, this.what, this.start), this.hint, this.running, this.lines, el("label.reviewer", {}, el("span.small-print", {}, "Kept with your labels"), this.who)),
       this.outcome,
     );
     this.#explain();
@@ -142,10 +163,11 @@ export class Gains {
     const more = changed.length - SHOWN;
     this.#say(
       el("h3", {}, `What changed (${KINDS.find(([value]) => value === what)?.[1].toLowerCase() ?? what})`),
-      el("p.outcome-said", {}, changed.length ? `${count(changed.length, "answer")} in the queue ${changed.length === 1 ? "is" : "are"} another one now.` : "No answer in the queue is another one now; probabilities may differ."),
+      el("p.outcome-said", {}, changed.length ? `${count(changed.length, "answer")} in the queue changed:` : "No answer in the queue changed; probabilities may differ."),
       el("ul.changes", {}, changed.slice(0, SHOWN).map((one) => this.#change(one))),
       more > 0 && el("p.muted", {}, `and ${more.toLocaleString("en")} more`),
     );
+    this.outcome.scrollIntoView({ block: "nearest" });
   }
 
   #change({ item, before }) {

@@ -200,7 +200,7 @@ export class Grid {
       el("h3.name", {}, group.name),
       el("span.muted.num", {}, group.items.length.toLocaleString("en")),
       button("Select all", () => this.selectGroup(group), { kind: "small grid-all", label: `Select all of ${group.name}` }),
-      group.alike && button("Back to the groups", () => this.does.close(), { kind: "ghost small", id: "grid-back" }),
+      group.alike && button("Back", () => this.does.close(), { kind: "ghost small", id: "grid-back", title: "Back to groups of one answer" }),
     );
   }
 

@@ -2,7 +2,7 @@
 
 import { api } from "../api.js";
 import { baseName, button, count, el, emptyState, errorBox, fill, icon, progressBar, sentence, toast, toastError } from "../ui.js";
-import { Gains } from "../review/gains.js";
+import { Gains, reviewer } from "../review/gains.js";
 import { Grid } from "../review/grid.js";
 import { Outbox } from "../review/outbox.js";
 import { Queue } from "../review/queue.js";
@@ -47,7 +47,7 @@ class Review {
     this.loading = true;
     this.queue = new Queue();
     this.outbox = new Outbox({
-      post: (labels) => api.label(labels, this.reviewer()),
+      post: (labels) => api.label(labels, reviewer()),
       undo: (ids) => api.undo({ ids }),
       onChange: () => this.drawStatus(),
       onSaved: () => this.saved(),
@@ -98,14 +98,6 @@ class Review {
       this.gains.node,
       this.live,
     );
-  }
-
-  reviewer() {
-    try {
-      return localStorage.getItem("hybrid-reviewer") || undefined;
-    } catch {
-      return undefined; // Storage may be forbidden.
-    }
   }
 
   get locked() {
@@ -198,7 +190,7 @@ class Review {
   // --- decisions ---
 
   decide(label) {
-    if (this.locked || !this.queue.current) return;
+    if (this.locked || this.loading || !this.queue.current) return;
     this.send(this.queue.decide(label));
     this.draw();
     this.say(`${label}.`);
