@@ -93,15 +93,16 @@ def _label(service: Service, given: NewLabels) -> dict[str, Any]:
     served, pool = service.served, service.review.current()
     hashes = [check_hash(one.sha256) for one in given.labels]
     images = _images(service, hashes)
+    answers = pool.answers(hashes) if pool is not None else [None] * len(hashes)
     requests = [
         LabelRequest(
             images[sha256],
             one.label,
             one.why,
             one.was if "was" in one.model_fields_set else UNSET,
-            pool.answer(sha256) if pool is not None else None,
+            answer,
         )
-        for sha256, one in zip(hashes, given.labels, strict=True)
+        for sha256, one, answer in zip(hashes, given.labels, answers, strict=True)
     ]
 
     def give(run: Run) -> LabelSummary:

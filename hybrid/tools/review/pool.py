@@ -161,18 +161,18 @@ class Pool:
                 found.update(zip(names, self.classifier.predictions(batch, top_k), strict=True))
         return [found.get(name) for name in hashes]
 
-    def answer(self, sha256: str) -> str | None:
-        """What the classifier says of an image before its label is known, to be kept with the label; see `progress`.
+    def answers(self, hashes: Sequence[str]) -> list[str | None]:
+        """What the classifier says of images before their labels are known, to be kept with these; see `progress`.
 
         None where there is no answer yet, and for an image that the classifier was trained on.
         """
-        if sha256 in self.classifier.trained_on:
-            return None
-        (prediction,) = self.predictions([sha256], 1)
-        if prediction is None:
-            return None
-        said = {"label": prediction.label, "probability": round(prediction.probability, 6), "head": self.head_name}
-        return json.dumps(said)
+        head, trained = self.head_name, self.classifier.trained_on
+        return [
+            None
+            if said is None or sha256 in trained
+            else json.dumps({"label": said.label, "probability": round(said.probability, 6), "head": head})
+            for sha256, said in zip(hashes, self.predictions(hashes, 1), strict=True)
+        ]
 
     @property
     def head_name(self) -> str | None:

@@ -48,7 +48,7 @@ class Answered:
     label : str
         In force.
     answer : str
-        From `Pool.answer`, before the label was known to any classifier.
+        From `Pool.answers`, before the label was known to any classifier.
     """
 
     label: str

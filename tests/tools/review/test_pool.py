@@ -232,7 +232,6 @@ def test_answers_that_are_kept_with_labels(animals):
     pool = updated(run.classifier(prompts=[unseen]).fitted, run.layout)
     (prediction,) = pool.predictions(pool.hashes[:1])
     expected = {"label": prediction.label, "probability": round(prediction.probability, 6), "head": run.info.head[6:]}
-    assert json.loads(pool.answer(pool.hashes[0])) == expected
-    assert pool.answer("0" * 64) is None
     trained = next(iter(run.head.trained_on))
-    assert pool.answer(trained) is None
+    first, unknown, known = pool.answers([pool.hashes[0], "0" * 64, trained])
+    assert (json.loads(first), unknown, known) == (expected, None, None)
