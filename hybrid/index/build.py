@@ -20,7 +20,7 @@ from hybrid.images.records import ImageRecord
 from hybrid.images.sources import Scan
 from hybrid.images.stream import IN_FLIGHT, ordered_map, prefetched
 from hybrid.index.missing import Missing, find_missing, settle_hollow
-from hybrid.index.store import EmbeddingStore, ImageRow, StoredImage, is_added
+from hybrid.index.store import EmbeddingStore, ImageRow, StoredImage, added_to, is_added
 
 T = TypeVar("T")
 Progress = Callable[[int], None]
@@ -177,9 +177,12 @@ def plan(
     unread, relabeled = [], []
     for record in records:
         row = known.get(record.path)
-        if row is not None and is_added(row.source):
+        if row is not None and added_to(row.source) is not None:
             # What a person said of an image holds, whatever its source says.
             record = dataclasses.replace(record, source=row.source, label=row.label, split=row.split)
+        elif row is not None and is_added(row.source):
+            # It came because a person labeled it, so it does not go with a source that holds it, too.
+            record = dataclasses.replace(record, source=row.source)
         if row is None or row.sha256 not in embedded or verify or _has_changed(row, record):
             unread.append(record)
         elif _stored(row) != _stored(record):

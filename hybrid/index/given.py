@@ -19,6 +19,8 @@ SCHEMA = """CREATE TABLE IF NOT EXISTS labels (
 # Why a label was given, where the image was drawn at random from all; every other reason chose it.
 RANDOM = "random"
 UNDO = "undo"
+# Why of a row in the place of one that was damaged.
+LOST = "lost"
 
 
 class GivenLabel(NamedTuple):
@@ -73,7 +75,24 @@ def read(db: Database) -> list[GivenLabel]:
     if db.one("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (TABLE,)) is None:
         return []
     rows = db.rows(f"SELECT {_COLUMNS}, digest FROM {TABLE} ORDER BY id")  # noqa: S608
-    return [_checked(row, db.path) for row in rows]
+    history = [_checked(row, db.path) for row in rows]
+    # Nothing is ever taken out but what `mend` found damaged, which leaves a row that says so.
+    if [row.id for row in history] != list(range(1, len(history) + 1)):
+        raise damaged(db.path, "labels that people gave are missing")
+    return history
+
+
+def mend(db: Database) -> list[int]:
+    """Replace rows that are not what was written by rows that say nothing, inside a transaction; gives their ids."""
+    if db.one("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (TABLE,)) is None:
+        return []
+    rows = {row[0]: row for row in db.rows(f"SELECT {_COLUMNS}, digest FROM {TABLE}")}  # noqa: S608
+    numbers = range(1, max(rows, default=0) + 1)
+    lost = [n for n in numbers if n not in rows or row_digest(rows[n][:-1]) != rows[n][-1]]
+    blank = [GivenLabel(number, "", None, None, "", now(), LOST) for number in lost]
+    db.change_each(f"DELETE FROM {TABLE} WHERE id = ?", [(number,) for number in lost])  # noqa: S608
+    _insert(db, blank)
+    return lost
 
 
 def _checked(values: Sequence[Any], path: Path) -> GivenLabel:
@@ -87,10 +106,14 @@ def write(db: Database, rows: Iterable[GivenLabel]) -> list[int]:
     db.change(SCHEMA)
     ((last,),) = db.rows(f"SELECT coalesce(max(id), 0) FROM {TABLE}")  # noqa: S608
     numbered = [row._replace(id=number) for number, row in enumerate(rows, int(last) + 1)]
-    if numbered:
-        query = f"INSERT INTO {TABLE} ({_COLUMNS}, digest) VALUES"
-        db.insert(query, [(*row, row_digest(row)) for row in numbered])
+    _insert(db, numbered)
     return [row.id for row in numbered]
+
+
+def _insert(db: Database, rows: Sequence[GivenLabel]) -> None:
+    if rows:
+        query = f"INSERT INTO {TABLE} ({_COLUMNS}, digest) VALUES"
+        db.insert(query, [(*row, row_digest(row)) for row in rows])
 
 
 def in_force(history: Iterable[GivenLabel]) -> dict[str, GivenLabel]:

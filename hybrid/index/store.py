@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -21,15 +22,17 @@ from hybrid.index.given import GivenLabel
 from hybrid.index.rows import VectorRows, json_list, to_blob
 from hybrid.index.schema import StoreState, meta, new_token, open_database, upgrade
 from hybrid.index.stored import ImageRow, StoredImage, typed_row
-from hybrid.labels.names import NONE
+from hybrid.labels.names import NONE, class_key
 
-__all__ = ["EmbeddingStore", "ImageRow", "StoredImage", "added_source", "is_added", "path_by_content"]
+__all__ = ["EmbeddingStore", "ImageRow", "StoredImage", "added_source", "added_to", "is_added", "path_by_content"]
 
 # Begins the source of images that a person added to a class, and the path of those that no file holds (any more);
 # sources and paths of build-index are absolute.
 _ADDED = "class:"
 # The source of images that a person labeled and that no source holds.
 LABELED = "label:"
+# The folder of images that a run keeps itself, beside the store; their paths are relative, so that a run may move.
+PHOTOS = "photos"
 # Vectors that are read at once.
 _CHUNK = 500
 _COLUMNS = ", ".join(ImageRow._fields)
@@ -49,6 +52,11 @@ def path_by_content(name: str, sha256: str) -> str:
 def is_added(source_or_path: str) -> bool:
     """Whether a person brought the image: a source of such images, or a path of one that no file holds."""
     return source_or_path.startswith((_ADDED, LABELED))
+
+
+def added_to(source: str) -> str | None:
+    """The name of the class that a person added images of this source to; None for every other source."""
+    return source.removeprefix(_ADDED) if source.startswith(_ADDED) else None
 
 
 class EmbeddingStore:
@@ -83,6 +91,7 @@ class EmbeddingStore:
         self.read_only = read_only
         self._db, self.format = open_database(path, must_exist=must_exist, read_only=read_only, patience=patience)
         self._sound: set[str] = set()
+        self._own = f"{path.parent.absolute() / PHOTOS}{os.sep}"
         self._given: tuple[int, dict[str, GivenLabel]] | None = None
 
     def __enter__(self) -> EmbeddingStore:
@@ -204,7 +213,7 @@ class EmbeddingStore:
 
     def images_at(self, paths: Collection[str]) -> list[StoredImage]:
         """Images of these paths, as far as there are any, ordered by path."""
-        return self._labeled(self._rows_where("path IN (SELECT value FROM json_each(?))", paths))
+        return self._labeled(self._rows_where("path IN (SELECT value FROM json_each(?))", self._stored(paths)))
 
     def _labeled(self, rows: Iterable[ImageRow]) -> list[StoredImage]:
         """Images with the labels in force."""
@@ -212,7 +221,11 @@ class EmbeddingStore:
         made = []
         for row in rows:
             own = labels.get(row.sha256)
-            image = row.image if own is None else StoredImage(row.given(own).image.record, row.sha256, own, row.label)
+            image = (
+                row.image
+                if own is None
+                else StoredImage(row.given(own).image.record, row.sha256, own, (row.label, row.split))
+            )
             made.append(image)
         return made
 
@@ -241,6 +254,13 @@ class EmbeddingStore:
         if lost:
             raise damaged(self.path, "photos that are not found by their content")
         return found
+
+    def images_added(self, keys: Collection[str]) -> list[StoredImage]:
+        """Images that a person added to the classes of these `class_key`s, whatever their labels are now, by path."""
+        query = "SELECT DISTINCT label FROM photos WHERE label IS NOT NULL"
+        labels = [label for (label,) in self._db.rows(query) if class_key(str(label)) in keys]
+        rows = self._rows_where("label IN (SELECT value FROM json_each(?))", labels)
+        return self._labeled(row for row in rows if added_to(row.source) is not None)
 
     def labels(self) -> dict[str, int]:
         """Every label and its number of images, ordered by label."""
@@ -384,9 +404,11 @@ class EmbeddingStore:
             numbers = [number for number, *row in vectors if not is_sound(*row)]
             self._db.change_each("DELETE FROM photos WHERE path = ?", [(path,) for path in paths])
             self._db.change_each("DELETE FROM embeddings WHERE id = ?", [(number,) for number in numbers])
-            if paths or numbers:
+            lost = given.mend(self._db)
+            if paths or numbers or lost:
                 self._set("loose", 1)
                 self._grow_revision()
+        paths += [f"label {number}, which a person gave" for number in lost]
         self._sound.clear()
         self._check_pages("integrity_check")
         return [str(path) for path in paths]
@@ -406,7 +428,7 @@ class EmbeddingStore:
         vectors : mapping of content hash to (dim,) float32
             New embeddings by the encoder `fingerprint`.
         """
-        rows = [image.row for image in images]
+        rows = [self._relative(image.row) for image in images]
         vectors = vectors or {}
         if not rows and not vectors:
             return
@@ -442,7 +464,7 @@ class EmbeddingStore:
         self._upgrade()
         with self._db.transaction():
             contents = {image.sha256 for image in self.images_at(paths)}
-            self._db.change_each("DELETE FROM photos WHERE path = ?", [(path,) for path in paths])
+            self._db.change_each("DELETE FROM photos WHERE path = ?", [(path,) for path in self._stored(paths)])
             self._set("last_id", self._last_id())
             # By id, for SQLite would else read every vector for its hash.
             orphans = "SELECT id FROM embeddings WHERE sha256 NOT IN (SELECT sha256 FROM photos)"
@@ -525,7 +547,17 @@ class EmbeddingStore:
         row = ImageRow._make(values[:-1])
         if row_digest(row) != values[-1]:
             raise damaged(self.path, f"the row of {row.path!r} is not what was written: it does not fit its digest")
+        if row.path.startswith(f"{PHOTOS}/"):
+            return row._replace(path=self._own + row.path.removeprefix(f"{PHOTOS}/"))
         return row
+
+    def _stored(self, paths: Iterable[str]) -> list[str]:
+        """Paths as the table has them: those of images that the run keeps itself are relative."""
+        own = self._own
+        return [f"{PHOTOS}/{path.removeprefix(own)}" if path.startswith(own) else path for path in paths]
+
+    def _relative(self, row: ImageRow) -> ImageRow:
+        return row._replace(path=self._stored([row.path])[0]) if row.path.startswith(self._own) else row
 
     def _check_pages(self, check: str) -> None:
         if check in self._sound:

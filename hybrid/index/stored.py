@@ -33,7 +33,7 @@ class ImageRow(NamedTuple):
     @property
     def image(self) -> StoredImage:
         """The same as a `StoredImage`."""
-        return StoredImage(ImageRecord(*self[:-1]), self.sha256, source_label=self.label)
+        return StoredImage(ImageRecord(*self[:-1]), self.sha256)
 
     def given(self, given: GivenLabel | None) -> ImageRow:
         """The row with the label that a person gave, if any: what no reader of classes may see is no label."""
@@ -60,19 +60,24 @@ class StoredImage:
         Of its bytes.
     given : GivenLabel or None
         The label that a person gave, which is in force.
-    source_label : str or None
-        What the source says.
+    said : (label, split) or None
+        What the source says, where a person gave the label.
     """
 
     record: ImageRecord
     sha256: str
     given: GivenLabel | None = field(default=None, compare=False)
-    source_label: str | None = field(default=None, compare=False)
+    said: tuple[str | None, str | None] | None = field(default=None, compare=False)
 
     @property
     def row(self) -> ImageRow:
         """The same as an `ImageRow`."""
         return ImageRow._make((*_record_fields(self.record), self.sha256))
+
+    @property
+    def source_label(self) -> str | None:
+        """What the source says."""
+        return self.record.label if self.said is None else self.said[0]
 
     @property
     def trains_only(self) -> bool:
@@ -91,7 +96,8 @@ class StoredImage:
         """The same without the label that a person gave."""
         if self.given is None:
             return self
-        return StoredImage(replace(self.record, label=self.source_label), self.sha256, source_label=self.source_label)
+        label, split = self.said or (self.record.label, self.record.split)
+        return StoredImage(replace(self.record, label=label, split=split), self.sha256)
 
 
 def _trains_only(given: GivenLabel, source_label: str | None, split: str | None) -> bool:

@@ -21,7 +21,7 @@ from hybrid.files import atomic_write, file_sha256
 from hybrid.gate.registry import AnyGate
 from hybrid.gate.rejection import Rejector
 from hybrid.index.schema import StoreState, is_blank
-from hybrid.index.store import EmbeddingStore
+from hybrid.index.store import PHOTOS, EmbeddingStore
 from hybrid.labels.prompts import PromptClass, Templates
 
 FORMAT = 1
@@ -83,8 +83,8 @@ class Layout:
 
     @property
     def photos(self) -> Path:
-        """Images that came without a file and got a label, by content."""
-        return self.root / "photos"
+        """Images that came without a file, such as uploads, and got a label or a class, by content."""
+        return self.root / PHOTOS
 
     @property
     def logits(self) -> Path:

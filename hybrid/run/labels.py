@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from PIL import Image
-
 from hybrid.encoders.base import Encoder, FloatArray
 from hybrid.errors import ArtifactError, DataError, LabelConflictError, listing
-from hybrid.files import atomic_write
 from hybrid.images.naming import plural
 from hybrid.images.pipeline import read_each
-from hybrid.images.records import ImageRecord, Stamp
+from hybrid.images.records import ImageRecord
 from hybrid.index.contents import joined_label
 from hybrid.index.given import UNDO, GivenLabel, now
 from hybrid.index.neighbors import open_index
 from hybrid.index.store import LABELED, EmbeddingStore, StoredImage
 from hybrid.labels.names import NONE, NameTable, check_name, class_key, is_reserved
 from hybrid.run.classes.change import RunClasses, read_run_classes
-from hybrid.run.classes.entries import AddedClass
 from hybrid.run.classes.images import Unreadable, embed_images
 from hybrid.run.files import Layout, RunInfo, note_store, read_run
 from hybrid.run.heads import read_head_info, writing
+from hybrid.run.photos import has_no_file, keep
 
 HASH = re.compile("[0-9a-f]{64}")
 
@@ -146,10 +142,9 @@ def give_labels(
         run, head = read_run(layout), read_head_info(layout)
         classes, _ = read_run_classes(layout, (run.encoder_fingerprint,), head)
         with EmbeddingStore(layout.store, must_exist=True) as store:
-            plan = _plan(store, [replace(one, label=_spelled(one.label, classes)) for one in requests], layout)
-            before = _labels_before(store, plan)
+            plan = _plan(store, [replace(one, label=_spelled(one.label, classes)) for one in requests])
+            before, given = _labels_before(store, plan), store.labels_in_force()
             _join(store, plan, run, load_encoder, layout)
-            given = store.labels_in_force()
             fresh = {
                 sha256: one
                 for sha256, one in plan.wanted.items()
@@ -163,7 +158,6 @@ def give_labels(
                 ]
             )
             revision = store.revision
-        _let_join(layout, run, {one.label for one in fresh.values()})
         note_store(layout)
     notes = _notes(fresh.values(), classes)
     unchanged = len(plan.wanted) - len(fresh)
@@ -171,7 +165,12 @@ def give_labels(
 
 
 def take_back(
-    layout: Layout, ids: Sequence[int] | None = None, *, count: int = 1, by: str, wait: bool = True
+    layout: Layout,
+    ids: Sequence[int] | None = None,
+    *,
+    count: int = 1,
+    by: str,
+    wait: bool = True,
 ) -> list[GivenLabel]:
     """Take labels back that people gave: those of these ids, else the last `count`; gives their rows, newest first.
 
@@ -186,8 +185,10 @@ def take_back(
     with writing(layout, "label", wait=wait), EmbeddingStore(layout.store, must_exist=True) as store:
         history = store.given_labels()
         undone = {row.undoes for row in history}
-        there = {row.id: row for row in history if row.undoes is None and row.id not in undone}
-        wanted = sorted(there)[-count:] if ids is None else list(ids)
+        there = {
+            row.id: row for row in history if row.undoes is None and row.label is not None and row.id not in undone
+        }
+        wanted = sorted(there)[-count:] if ids is None else list(dict.fromkeys(ids))
         missing = [number for number in wanted if number not in there]
         if missing or not wanted:
             raise DataError(
@@ -212,7 +213,7 @@ def _spelled(label: str, classes: RunClasses) -> str:
     return label if place is None else names[place]
 
 
-def _plan(store: EmbeddingStore, requests: Sequence[LabelRequest], layout: Layout) -> _Plan:
+def _plan(store: EmbeddingStore, requests: Sequence[LabelRequest]) -> _Plan:
     """Find the content of each request, and what is to join the index for it."""
     plan = _Plan()
     records = {id(one): one.image for one in requests if isinstance(one.image, ImageRecord)}
@@ -236,7 +237,7 @@ def _plan(store: EmbeddingStore, requests: Sequence[LabelRequest], layout: Layou
                 continue
             sha256 = read.sha256
             if sha256 not in there and sha256 not in plan.wanted:
-                plan.joining.append(StoredImage(_kept(read.record, sha256, layout), sha256))
+                plan.joining.append(StoredImage(replace(read.record, source=LABELED, label=None, split=None), sha256))
         other = plan.wanted.setdefault(sha256, one)
         if class_key(other.label) != class_key(one.label):
             raise DataError(
@@ -245,20 +246,6 @@ def _plan(store: EmbeddingStore, requests: Sequence[LabelRequest], layout: Layou
                 fix="leave one of them out",
             )
     return plan
-
-
-def _kept(record: ImageRecord, sha256: str, layout: Layout) -> ImageRecord:
-    """The image as the index can have it: bytes are kept in the run, so that later trainings can read them."""
-    if type(record) is ImageRecord:
-        return replace(record, source=LABELED, label=None, split=None)
-    data = record.read_bytes()
-    with Image.open(io.BytesIO(data)) as picture:
-        ending = str(picture.format).lower()
-    layout.photos.mkdir(parents=True, exist_ok=True)
-    file = layout.photos.absolute() / f"{sha256}.{'jpg' if ending == 'jpeg' else ending}"
-    with atomic_write(file) as target:
-        target.write_bytes(data)
-    return ImageRecord(str(file), LABELED, None, None, **Stamp.of(file.stat())._asdict())
 
 
 def _labels_before(store: EmbeddingStore, plan: _Plan) -> dict[str, str | None]:
@@ -309,28 +296,14 @@ def _join(
     vectors: Mapping[str, FloatArray]
     vectors, torn = embed_images(encoder, [i for i in plan.joining if i.sha256 not in there], None, None)
     plan.unreadable += torn
-    plan.joining = [image for image in plan.joining if image.sha256 in there or image.sha256 in vectors]
-    lost = {path for path, _ in torn}
-    plan.wanted = {
-        sha256: one for sha256, one in plan.wanted.items() if isinstance(one.image, str) or one.image.path not in lost
-    }
+    lost = {image.sha256 for image in plan.joining} - there - vectors.keys()
+    plan.wanted = {sha256: one for sha256, one in plan.wanted.items() if sha256 not in lost}
+    readable = [image for image in plan.joining if image.sha256 not in lost]
+    plan.joining = [keep(image, layout.photos) if has_no_file(image.record) else image for image in readable]
     store.name_encoder(encoder.fingerprint, encoder.name)
     store.write_batch(plan.joining, vectors, encoder.fingerprint)
     if vectors:
         open_index(store, encoder.fingerprint, layout.neighbors)
-
-
-def _let_join(layout: Layout, run: RunInfo, labels: set[str]) -> None:
-    """Let classes join that a person names now and that the head had been trained without."""
-    classes, _ = read_run_classes(layout, (run.encoder_fingerprint,), read_head_info(layout))
-    left_out = {class_key(label) for label in classes.left_out or ()}
-    info = classes.info
-    for label in sorted(labels - {NONE}):
-        if class_key(label) in left_out and info.find(label) is None:
-            info = info.with_entry(AddedClass(name=label))
-    if info != classes.info:
-        touched = frozenset(class_key(entry.name) for entry in info.added if classes.info.find(entry.name) is None)
-        replace(classes, info=info, touched=touched).write_to(layout)
 
 
 def _notes(requests: Iterable[LabelRequest], classes: RunClasses) -> tuple[str, ...]:

@@ -454,7 +454,18 @@ class Run:
     def undo_labels(
         self, ids: Sequence[int] | None = None, *, count: int = 1, by: str | None = None
     ) -> list[GivenLabel]:
-        """Take labels back that people gave: those of these ids, else the last `count`; gives them."""
+        """Take labels back that people gave: those of these ids, else the last `count`.
+
+        Returns
+        -------
+        list of GivenLabel
+            Newest first.
+
+        Raises
+        ------
+        DataError
+            If there is no such label, or it was taken back before.
+        """
         return take_back(self.layout, ids, count=count, by=by or _user(), wait=self.wait)
 
     def label_history(self) -> list[GivenLabel]:

@@ -217,3 +217,45 @@ def test_a_damaged_label_is_named(run, photos):
 
     with pytest.raises(StoreError, match="label 1 that a person gave is not what was written"):
         stored(run)
+
+
+def test_classes_by_photos_and_labels_live_together(run, photos, image_folder):
+    more = image_folder({"okapi": 3}, "more", seed=3)
+    run.add_class("okapi", more)
+    run.label(more / "okapi" / "000.jpg", "zebra")
+    run.label(photos / "cat" / "000.jpg", "okapi")
+
+    # One of its photos shows another class now, and one of another source shows it.
+    assert labels(run) == {"cat": 5, "dog": 6, "okapi": 3, "zebra": 1}
+    assert not [part for part in run.check() if part.state == "damaged"]
+    run.add_class("okapi", more / "okapi" / "001.jpg", synonyms=["forest giraffe"])
+    with pytest.raises(DataError, match="another label"):
+        run.add_class("okapi", more / "okapi" / "000.jpg")
+    # Asked for once more, a corrected photo stays what its source says, under its label.
+    run.add_class("okapi", photos / "cat" / "000.jpg")
+    removed = run.remove_class("okapi")
+    assert removed.images == 2
+    assert labels(run) == {"cat": 6, "dog": 6, "zebra": 1}
+    run.undo_labels()
+    assert labels(run) == {"cat": 6, "dog": 6, "okapi": 1}
+
+
+def test_uploads_that_show_a_class_are_kept_and_can_train(run, image_folder):
+    uploads = [
+        BytesRecord.of("upload.jpg", file.read_bytes())
+        for file in sorted(image_folder({"okapi": 3}, "up", seed=4).rglob("*.jpg"))
+    ]
+    summary = run.add_class("okapi", uploads)
+
+    assert summary.new == 3
+    kept = sorted(str(file) for file in run.layout.photos.iterdir())
+    assert sorted(i.record.path for i in stored(run) if i.record.label == "okapi") == kept
+    assert not [part for part in run.check() if part.state == "damaged"]
+
+
+def test_what_cannot_be_decoded_is_listed_and_not_kept(run):
+    summary = run.label([BytesRecord.of("torn.jpg", b"\xff\xd8\xff"), stored(run)[0].record], "dog")
+
+    assert [path for path, _ in summary.unreadable] == ["torn.jpg"]
+    assert summary.applied == 1
+    assert not run.layout.photos.exists()

@@ -97,11 +97,10 @@ class RunClasses:
 
     def merged(self, before: ClassesInfo) -> ClassesInfo:
         """``classes.json`` with the changes; a class that another process added meanwhile stays."""
-        info, labels = before, self.index.labels()
+        info = before
         for entry in self.info.added:
             if (key := class_key(entry.name)) in self.touched:
-                own = [label for label in labels if class_key(label) == key]
-                info = info.with_entry(with_images_of(entry, self.index.images_sharing(own)))
+                info = info.with_entry(with_images_of(entry, self.index.images_added([key])))
         for key in self.touched - {class_key(entry.name) for entry in self.info.added}:
             info = info.without(key)
         return info
@@ -288,9 +287,7 @@ def leave_class(classes: RunClasses, name: str) -> tuple[RunClasses, RemoveSumma
     sources = sorted({i.record.source for i in going if not is_added(i.record.source)})
     notes = joined_notes(dict.fromkeys(own, known[index]))
     if asked:
-        notes += (
-            f"{len(asked)} of its photos stay: a person had labeled them, and what their sources say holds again",
-        )
+        notes += (f"{len(asked)} of its photos stay: a person had labeled them so, and what held before holds again",)
     notes += (f"the next hybrid build-index of {listing(sources, 3)} brings its photos back",) if sources else ()
     return after, RemoveSummary(own[0] if own else known[index], len(going), notes)
 
@@ -360,6 +357,7 @@ def _add_class(
     after, summary = join_class(
         classes, encoder, name, records, synonyms=synonyms, named=named, batch_size=batch_size, workers=workers
     )
+    after = replace(after, index=after.index.with_files(layout.photos))
     after.write_to(layout)
     notes = list(summary.notes)
     if after.index.images:

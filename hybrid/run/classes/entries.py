@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from hybrid.errors import ArtifactError, DataError, listing
 from hybrid.images.naming import plural
-from hybrid.index.store import StoredImage, is_added
+from hybrid.index.store import StoredImage, added_to
 from hybrid.labels.names import NameTable, check_name, class_key
 from hybrid.labels.prompts import PromptClass
 from hybrid.run.files import FORMAT, Layout, RunInfo, read_part
@@ -94,11 +94,11 @@ def with_images_of(entry: AddedClass, images: Iterable[StoredImage]) -> AddedCla
     Parameters
     ----------
     images : iterable of StoredImage
-        Of the class; those that it has from a source do not count, for they come and go with it.
+        Those that a person added to classes, this one among them; one that was labeled otherwise since counts.
     """
     key = class_key(entry.name)
-    added = (i.record for i in images if is_added(i.record.source) and i.record.label is not None)
-    paths = sorted(record.path for record in added if class_key(str(record.label)) == key)
+    names = ((added_to(image.record.source), image.record.path) for image in images)
+    paths = sorted(path for name, path in names if name is not None and class_key(name) == key)
     digest = hashlib.sha256("\n".join(paths).encode("utf-8", "surrogateescape")).hexdigest()
     return msgspec.structs.replace(entry, images=len(paths), paths=digest)
 
@@ -106,9 +106,7 @@ def with_images_of(entry: AddedClass, images: Iterable[StoredImage]) -> AddedCla
 class HasImages(Protocol):
     """A store, or what reads like one."""
 
-    def labels(self) -> Iterable[str]: ...  # noqa: D102
-
-    def images_sharing(self, labels: Sequence[str]) -> list[StoredImage]: ...  # noqa: D102
+    def images_added(self, keys: Collection[str]) -> list[StoredImage]: ...  # noqa: D102
 
 
 def check_added(layout: Layout, run: RunInfo, info: ClassesInfo, index: HasImages) -> None:
@@ -116,7 +114,7 @@ def check_added(layout: Layout, run: RunInfo, info: ClassesInfo, index: HasImage
     entries = {class_key(entry.name): entry for entry in info.added if entry.images is not None}
     if not entries or run.is_changing(layout.classes):  # while it changes, the store may be ahead of the file
         return
-    images = index.images_sharing([label for label in index.labels() if class_key(label) in entries])
+    images = index.images_added(entries.keys())
     for entry in entries.values():
         found = with_images_of(entry, images)
         if found.paths != entry.paths:

@@ -12,7 +12,7 @@ from hybrid.heads.training.dataset import HELD_BACK
 from hybrid.images.inputs import MemoryRecord
 from hybrid.images.naming import plural
 from hybrid.images.pipeline import ReadImage, read_batches, read_each
-from hybrid.images.records import ImageRecord
+from hybrid.images.records import BytesRecord, ImageRecord
 from hybrid.index.store import StoredImage, added_source, path_by_content
 from hybrid.labels.names import NONE, class_key
 from hybrid.run.classes.pending import PendingIndex
@@ -57,7 +57,9 @@ def check_images(index: PendingIndex, name: str, records: Sequence[ImageRecord],
         if there is not None and there.record.label is not None:
             was = there.record
             joined = dataclasses.replace(joined, source=was.source, label=was.label, split=was.split)
-        joining[joined.path] = StoredImage(joined, read.sha256)
+        # A label that a person gave stays beside what the source says.
+        same = there if there is not None and there.sha256 == read.sha256 else None
+        joining[joined.path] = dataclasses.replace(same or StoredImage(joined, read.sha256), record=joined)
         if joined.split in HELD_BACK:
             tests.add(joined.path)
         elif any(twin.record.split in HELD_BACK for twin in twins):
@@ -112,7 +114,7 @@ def embed_images(
 def _labeled(read: ReadImage, name: str) -> ImageRecord:
     """The image under its class's label; one in memory gets a name by its content, so that it is there once."""
     record = dataclasses.replace(read.record, source=added_source(name), label=name, split=None)
-    if isinstance(record, MemoryRecord):
+    if isinstance(record, MemoryRecord | BytesRecord):
         return dataclasses.replace(record, path=path_by_content(name, read.sha256), size=read.size)
     return record
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import HybridError, HybridWarning
+from hybrid.images.records import BytesRecord
 from hybrid.index.given import GivenLabel, now
-from hybrid.index.store import EmbeddingStore, StoredImage, path_by_content
+from hybrid.index.store import EmbeddingStore, StoredImage, added_to, path_by_content
 from hybrid.index.texts import text_key
+from hybrid.labels.names import class_key
+from hybrid.run.photos import keep
 
 T = TypeVar("T")
 # Seconds that an answer waits for another process, to keep what the next one would compute again.
@@ -83,6 +86,21 @@ class PendingIndex:
         )
         return self.images_with([image.sha256 for image in found if image.record.label in wanted])
 
+    def images_added(self, keys: Collection[str]) -> list[StoredImage]:
+        """Images that a person added to the classes of these `class_key`s, ordered by path."""
+
+        def wanted(image: StoredImage) -> bool:
+            name = added_to(image.record.source)
+            return name is not None and class_key(name) in keys
+
+        return self._merge(self._read(lambda store: store.images_added(keys), []), wanted)
+
+    def labels_given(self) -> set[str]:
+        """Labels in force that people gave to images."""
+        nothing: dict[str, GivenLabel] = {}
+        given = self._read(EmbeddingStore.labels_in_force, nothing)
+        return {str(row.label) for sha256, row in given.items() if sha256 not in self.retracted}
+
     def find_vectors(self, hashes: Iterable[str]) -> dict[str, FloatArray]:
         """Vectors (dim,) of contents, for those that have one."""
         vectors = {sha256: self.vectors[sha256] for sha256 in hashes if sha256 in self.vectors}
@@ -135,8 +153,15 @@ class PendingIndex:
             record = image.record
             if there.get(record.path, image.sha256) != image.sha256:
                 record = replace(record, path=path_by_content(str(record.label), image.sha256))
-            joining[record.path] = StoredImage(record, image.sha256)
+            joining[record.path] = replace(image, record=record)
         return replace(self, images={**self.images, **joining}, vectors={**self.vectors, **vectors}, changed=True)
+
+    def with_files(self, folder: Path) -> PendingIndex:
+        """Keep the bytes of images that are to join and came as mere bytes as files of a folder."""
+        uploads = {path: image for path, image in self.images.items() if isinstance(image.record, BytesRecord)}
+        kept = [keep(image, folder) for image in uploads.values()]
+        rest = {path: image for path, image in self.images.items() if path not in uploads}
+        return replace(self, images={**rest, **{image.record.path: image for image in kept}}) if kept else self
 
     def without(self, images: Sequence[StoredImage]) -> PendingIndex:
         """Let images go."""
@@ -164,13 +189,13 @@ class PendingIndex:
         contents = {image.sha256 for image in self.images.values()}
         vectors = {sha256: vector for sha256, vector in self.vectors.items() if sha256 in contents}
         # Before others are removed: vectors go with the last image that has their content.
-        store.write_batch(self.images.values(), vectors, fingerprint)
+        store.write_batch([image.as_its_source_says() for image in self.images.values()], vectors, fingerprint)
         if removed := [path for path in self.removed if path not in self.images]:
             store.remove(removed)
         there = store.labels_in_force()
         gone = [there[sha256] for sha256 in sorted(self.retracted & there.keys())]
         at = now()
-        store.write_labels([GivenLabel(0, row.sha256, None, row.label, row.by, at, "remove-class") for row in gone])
+        store.write_labels([GivenLabel(0, r.sha256, None, r.label, r.by, at, "remove-class", r.id) for r in gone])
         if self.text_vectors:
             store.write_texts(self.text_vectors, text_key(fingerprint))
 

@@ -81,7 +81,10 @@ def gather(
     added = NameTable(entry.name for entry in info.added)
     left_out = labels if left_out is None else left_out
     trained = NameTable(seen)
-    outside = NameTable((*seen, *(name for name in left_out if added.find(name) is None)))
+    # Whoever labels an image names a class, one that the head was trained without too.
+    given = NameTable(index.labels_given())
+    silent = (name for name in left_out if added.find(name) is None and given.find(name) is None)
+    outside = NameTable((*seen, *silent))
     classes, notes = gather_labels(
         [entry for entry in info.added if outside.find(entry.name) is None],
         [label for label in labels if outside.find(label) is None],
