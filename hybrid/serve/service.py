@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
@@ -17,7 +18,7 @@ import numpy as np
 from hybrid.encoders.base import FloatArray, decoder_of
 from hybrid.errors import HybridError
 from hybrid.gate.policy import Policy
-from hybrid.images.decoders import BatchDecoder, choose_decoder
+from hybrid.images.decoders import BatchDecoder
 from hybrid.images.pipeline import ReadImage, read
 from hybrid.images.records import BytesRecord, ImageRecord
 from hybrid.images.stream import default_workers
@@ -80,7 +81,7 @@ class Service:
         self.variants = Variants(settings.variants, settings.texts)
         self.places = Places(settings.waiting)
         self.queries: Bounded[tuple[str, str], FloatArray] = Bounded(settings.variants * 8)
-        self.explaining = threading.Lock()
+        self.explaining, self._one_decoder = threading.Lock(), threading.Lock()
         self.review = Review(lambda: self.served, keep=not settings.read_only)
         self._texts: dict[str, FloatArray] = {}
         self._reloading, self._changing = threading.Lock(), threading.Lock()
@@ -266,24 +267,27 @@ class Service:
         if experts.encoder is not None:
             experts.encoder.check([record])
         decoder = decoder_of(served.fitted.encoder)
-        if isinstance(decoder, BatchDecoder):  # takes one call at a time
-            decoder, _ = choose_decoder("cpu")
-        return read(record, experts.prepare, min_side=experts.min_side, decoder=decoder)
+        # A decoder of batches takes one call at a time.
+        with self._one_decoder if isinstance(decoder, BatchDecoder) else nullcontext():
+            return read(record, experts.prepare, min_side=experts.min_side, decoder=decoder)
 
     def rows(self, answer: Answer, top_k: int, neighbors: int) -> list[dict[str, Any]]:
-        """Give answers as JSON, with the nearest labeled photos where they are asked for."""
+        """Give answers as JSON; where neighbors are asked for, with these, and with the label in force."""
         found = answer.answered
         made = [replace(one.prediction, top=one.prediction.top[:top_k]) for one in found]
         hashes = [one.sha256 for one in found]
         vectors = [one.scored.embedding for one in found if one.scored.embedding is not None]
+        rows = [one.to_dict() | {"sha256": sha256} for one, sha256 in zip(made, hashes, strict=True)]
+        if not neighbors or not rows:  # nothing of the index is asked for, which costs more to open than an answer
+            return rows
         near: list[Near] = []
-        if neighbors and made and len(vectors) == len(made):
+        if len(vectors) == len(made):
             near = answer.served.neighbors.nearest(np.stack(vectors), hashes, neighbors)
             made = with_neighbors(made, near)
         labels = self.labels_of(answer.served, hashes)
         rows = [
-            prediction.to_dict() | {"sha256": sha256, "labeled": labels.get(sha256)}
-            for prediction, sha256 in zip(made, hashes, strict=True)
+            one.to_dict() | {"sha256": sha256, "labeled": labels.get(sha256)}
+            for one, sha256 in zip(made, hashes, strict=True)
         ]
         for row, one in zip(rows, near, strict=False):
             for shown, sha256 in zip(row["neighbors"], one.hashes, strict=True):

@@ -43,7 +43,9 @@ def test_labels_are_given_listed_and_taken_back(client, label, images):
     assert listed["total"] == 2
     assert [one["id"] for one in listed["labels"]] == given["ids"][::-1]
     assert (
-        client.post("/v1/predict", files={"": b""}, data={"sha256": images[0][0]}).json()["predictions"][0]["labeled"]
+        client.post("/v1/predict", files={"": b""}, data={"sha256": images[0][0], "neighbors": 1}).json()[
+            "predictions"
+        ][0]["labeled"]
         == images[-1][1]
     )
     undone = client.post("/v1/labels/undo", json={"ids": given["ids"][:1]}).json()["undone"]

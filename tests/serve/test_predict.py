@@ -108,7 +108,7 @@ def test_neighbors_have_hashes_that_give_their_photos(client, post, photos):
 
 def test_photos_of_the_index_are_named_by_their_hash_and_have_their_label(client, post, served_animals):
     file = sorted((served_animals / "train").rglob("*.jpg"))[0]
-    (row,) = post([], sha256=hash_of(file))["predictions"]
+    (row,) = post([], sha256=hash_of(file), neighbors=1)["predictions"]
     assert row["labeled"] == file.parent.name
     unknown = client.post("/v1/predict", files={"": b""}, data={"sha256": "0" * 64})
     assert unknown.status_code == 404

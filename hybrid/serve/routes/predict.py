@@ -30,7 +30,8 @@ async def predict(service: Serving, form: Sent) -> dict[str, Any]:
     if not records:
         raise ServeError(422, "there is no photo", expected="files in images, or sha256", fix="send at least one")
     answer = await service.answer(records, names, policy, hashes)
-    rows = await service.call(service.rows, answer, top_k, neighbors)
+    # Without neighbors it is done before another thread had begun.
+    rows = await service.call(service.rows, answer, top_k, neighbors) if neighbors else service.rows(answer, top_k, 0)
     return {
         "revision": answer.served.revision,
         "predictions": rows,
