@@ -347,7 +347,7 @@ class Card {
 
   answer(prediction) {
     const before = this.prediction?.label;
-    this.#before = before && before !== prediction.label ? before : null;
+    if (before && before !== prediction.label) this.#before = before;
     this.prediction = prediction;
     Object.assign(this, { waiting: false });
     this.#reason = this.#error = null;
