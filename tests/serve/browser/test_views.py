@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,31 @@ def try_photos(page: Any, *files: Path) -> None:
     page.open("try")
     give(page, "header input[type=file]", *files)
     page.until(lambda: len(page.all(".try-card:not(.waiting)")) == len(files), "all photos are answered")
+
+
+def drop_or_paste(page: Any, kind: str, file: Path) -> None:
+    """Let a file fall on the view, or paste it, as a browser tells it."""
+    script = """
+        const [kind, name, text] = a, data = new DataTransfer();
+        data.items.add(new File([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], name, { type: "image/jpeg" }));
+        const given = kind === "drop" ? new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true })
+            : new ClipboardEvent("paste", { clipboardData: data, bubbles: true, cancelable: true });
+        document.querySelector("main > section").dispatchEvent(given);
+    """
+    page.js(script, kind, file.name, base64.b64encode(file.read_bytes()).decode())
+
+
+def test_dropped_and_pasted_photos(reading, photos):
+    reading.open("try")
+    reading.see(".drop-zone")
+    for kind, file in zip(("drop", "paste"), sorted(photos.iterdir()), strict=False):
+        drop_or_paste(reading, kind, file)
+        reading.see(".try-card:not(.waiting) .file-name", file.name)
+    reading.open("search")
+    reading.see(".search-bar")
+    drop_or_paste(reading, "drop", file)
+    reading.see(".hit-label", "the photo itself")
+    assert reading.errors() == []
 
 
 def test_typed_names_change_answers_without_another_upload(page, photos):
@@ -74,10 +100,10 @@ def test_photo_that_cannot_be_read(reading, photos, tmp_path):
 
 
 def test_correction_reaches_the_store_and_is_taken_back(page, photos):
-    try_photos(page, next(photos.iterdir()))
+    try_photos(page, photos / f"{UNSEEN[0].replace(' ', '-')}-0.jpg")
     page.click(".actions .btn", "Correct")
     page.see(".correcting input").send_keys("a new kind")
-    page.see(".correcting .option", "New class: a new kind")
+    page.see(".correcting .option-name", "a new kind")
     page.press("\ue007")
     page.see(".actions .tag", "a new kind")
     rows = page.server.ask("/v1/labels")["labels"]

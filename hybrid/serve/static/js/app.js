@@ -22,6 +22,7 @@ class Context {
   run = null;
   classes = [];
   error = null;
+  #turn = 0;
   #listeners = { run: new Set(), classes: new Set() };
 
   on(what, listener) {
@@ -33,13 +34,18 @@ class Context {
     for (const listener of this.#listeners[what]) listener();
   }
 
+  /** Ask for the run and its classes; of several at once the last counts. */
   async refresh() {
+    const turn = ++this.#turn;
+    let said;
     try {
       const [run, known] = await Promise.all([api.run(), api.classes()]);
-      Object.assign(this, { run, classes: known.classes, error: null });
+      said = { run, classes: known.classes, error: null };
     } catch (error) {
-      this.error = error;
+      said = { error };
     }
+    if (turn !== this.#turn) return;
+    Object.assign(this, said);
     this.#tell("run");
     this.#tell("classes");
   }
