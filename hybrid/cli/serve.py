@@ -57,5 +57,6 @@ def serve(
         return encoder.open(run.run, device, wait=False)
 
     service = open_service(open_run, asked, settings)
-    show.note(*service.served.fitted.notes)
+    fitted = service.served.fitted
+    show.note(*(note for note in fitted.notes if note not in fitted.encoder.notes))  # those were said when it loaded
     run_server(service, say=show.result, open_page=open_)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -108,6 +109,20 @@ class Served:
         return {"images": len(images), "labeled": labeled, "unlabeled": len(images) - labeled}
 
     @cached_property
+    def confusions(self) -> dict[int, list[tuple[int, int]]]:
+        """By trained class, what validation photos of it were taken for, and how many, the most first."""
+        held_out = self.fitted.gate.calibration_set if self.fitted.gate is not None else None
+        if held_out is None or self.fitted.decider is None:
+            return {}
+        answers = self.fitted.answer(held_out.embeddings, held_out.head_logits).hybrid.argmax(axis=1)
+        pairs = Counter((int(true), int(said)) for true, said in zip(held_out.target, answers, strict=True))
+        found: dict[int, list[tuple[int, int]]] = {}
+        for (true, said), count in pairs.most_common():
+            if true != said:
+                found.setdefault(true, []).append((said, count))
+        return found
+
+    @cached_property
     def scores_key(self) -> str:
         """What embeddings and logits are kept under: they outlive classes that join."""
         return f"{self.fitted.encoder.fingerprint}/{self.stamp.head}/{self.fitted.head is not None}"
@@ -147,9 +162,8 @@ def load_served(run: Run, asked: Asked, *, keep_texts: bool, texts: dict[str, Fl
         Vectors of names that are kept in memory.
     """
     stamp = RunStamp.of(run.layout)
-    encoder = run.encoder  # loaded once; a run that got another one is opened anew
-    if stamp.info is not None and stamp.info.encoder_identity != encoder.identity:
-        del run.__dict__["encoder"]
+    if stamp.info is not None or asked.prompts is not None:  # else it is said below what is missing
+        _ = run.encoder  # loaded once, for every state of the run
     state = run.state(
         asked.prompts,
         templates=asked.templates,

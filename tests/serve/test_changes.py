@@ -102,3 +102,13 @@ def test_the_queue_lists_photos_with_their_answers(client):
     assert len(page["items"]) == 3
     assert all(item["label"] and item["prediction"]["top"] for item in page["items"])
     assert client.get("/v1/queue", params={"strategy": "luck"}).status_code == 422
+
+
+def test_trained_classes_name_what_they_are_taken_for(client):
+    served = client.service.served
+    held_out = served.fitted.gate.calibration_set
+    classes = client.get("/v1/classes").json()["classes"]
+    answers = served.fitted.answer(held_out.embeddings, held_out.head_logits).hybrid.argmax(axis=1)
+    wrong = int((answers != held_out.target).sum())
+    assert sum(pair["count"] for one in classes for pair in one["confusions"]) == wrong
+    assert all(pair["label"] != one["name"] for one in classes for pair in one["confusions"])

@@ -14,6 +14,7 @@ from hybrid.serve.model import Served
 from hybrid.serve.routes.common import HASHES, TEXT, Sent, Serving, file_field, form_schema, posted
 
 router = APIRouter(tags=["classes"])
+MOST_CONFUSIONS = 5
 SCHEMA = form_schema(
     {"name": TEXT, "synonyms": {**TEXT, "description": "JSON list of other names"}, "named": {"type": "boolean"}}
     | file_field("images", many=True)
@@ -70,7 +71,10 @@ def _list(served: Served) -> dict[str, Any]:
                 "synonyms": list(prompt.synonyms),
                 "images": counts[place] if place < space.seen else shown,
                 "named": place < space.named,
-                "confusions": [],
+                "confusions": [
+                    {"label": space.names[said], "count": count}
+                    for said, count in served.confusions.get(place, [])[:MOST_CONFUSIONS]
+                ],
             }
         )
     return {"revision": served.revision, "classes": rows}
