@@ -3,6 +3,9 @@
 import { api, photoUrl } from "./api.js";
 import { baseName, button, confirm, dialog, el, errorBox, fill, icon, NONE, photo, sentence, toast, toastError, typeahead } from "./ui.js";
 
+/** When a label of this class is learned: the head learns in trainings alone. */
+export const learned = (ctx, label) => (ctx.kind(label) === "seen" ? "The head learns it at the next refit, under Review." : null);
+
 /** A labeled photo of the index, small, with its label under it. */
 export function thumb({ sha256, path, label }, { onclick, note, kind } = {}) {
   const name = label ?? "no label";
@@ -18,10 +21,10 @@ export function thumb({ sha256, path, label }, { onclick, note, kind } = {}) {
 /**
  * Write labels, and offer to take them back. Where somebody else was faster, ask whether to replace.
  * @param {{sha256: string, label: string, was: ?string, why: string}[]} labels
- * @param {{onundone?: () => void, quiet?: boolean}} options
+ * @param {{onundone?: () => void, detail?: ?string}} options  detail: said under it, where the server says nothing
  * @returns {Promise<?object>} what the server answered; null where it was not done
  */
-export async function writeLabels(labels, { onundone = () => {}, said } = {}) {
+export async function writeLabels(labels, { onundone = () => {}, detail = null } = {}) {
   let answer;
   try {
     answer = await api.label(labels);
@@ -29,7 +32,7 @@ export async function writeLabels(labels, { onundone = () => {}, said } = {}) {
     if (error.status !== 409 || !error.conflicts.length) return toastError(error), null;
     if (!(await replaceThem(error.conflicts))) return null;
     const held = new Map(error.conflicts.map((c) => [c.sha256, c.label ?? null]));
-    return writeLabels(labels.map((l) => (held.has(l.sha256) ? { ...l, was: held.get(l.sha256) } : l)), { onundone, said });
+    return writeLabels(labels.map((l) => (held.has(l.sha256) ? { ...l, was: held.get(l.sha256) } : l)), { onundone, detail });
   }
   const undo = async () => {
     try {
@@ -42,7 +45,7 @@ export async function writeLabels(labels, { onundone = () => {}, said } = {}) {
   };
   const what = labels.length === 1 ? `Labeled “${labels[0].label}”` : `${labels.length} photos labeled “${labels[0].label}”`;
   const undoable = (answer.ids?.length ?? 0) > 0;
-  toast(said ?? what, { detail: answer.notes?.[0], action: undoable ? "Undo" : null, onaction: undo });
+  toast(what, { detail: answer.notes?.[0] ?? detail, action: undoable ? "Undo" : null, onaction: undo });
   return answer;
 }
 

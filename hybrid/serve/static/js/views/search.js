@@ -1,7 +1,7 @@
 // Search: photos of the index that are like a text or a photo; look at one, label one or many.
 
 import { api, photoUrl } from "../api.js";
-import { classPicker, writeLabels } from "../parts.js";
+import { classPicker, learned, writeLabels } from "../parts.js";
 import {
   baseName, button, count, dialog, el, emptyState, errorBox, filePicker, fill, NONE, photo, takeDrops,
 } from "../ui.js";
@@ -193,7 +193,7 @@ class SearchView {
       if (this.hits.length) this.#drawHits();
     };
     const labels = hashes.map((sha256) => ({ sha256, label, was: before.get(sha256) ?? null, why: "search" }));
-    if (!(await writeLabels(labels, { onundone: () => put((h) => before.get(h) ?? null) }))) return false;
+    if (!(await writeLabels(labels, { onundone: () => put((h) => before.get(h) ?? null), detail: learned(this.ctx, label) }))) return false;
     put(() => label);
     this.#choose([]);
     return true;

@@ -1,7 +1,7 @@
 // Try: photos in, answers out. Names and operating point change the answers of all photos without another upload.
 
 import { api, photoUrl } from "../api.js";
-import { chipBox, classPicker, openCamera, openExplanation, thumb, writeLabels } from "../parts.js";
+import { chipBox, classPicker, learned, openCamera, openExplanation, thumb, writeLabels } from "../parts.js";
 import {
   bars, baseName, button, count, debounce, el, emptyState, errorBox, EXPERTS, filePicker, fill, icon, meter, NONE, percent,
   sentence, takeDrops, toast,
@@ -453,7 +453,7 @@ class Card {
     const was = this.labeled;
     this.#stopCorrecting();
     const back = () => ((this.labeled = was), this.draw());
-    const done = await writeLabels([{ sha256: this.sha256, label, was, why: "try" }], { onundone: back });
+    const done = await writeLabels([{ sha256: this.sha256, label, was, why: "try" }], { onundone: back, detail: learned(this.view.ctx, label) });
     if (!done) return;
     this.labeled = label;
     this.draw();
