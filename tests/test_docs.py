@@ -41,8 +41,8 @@ BLOCK = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILIN
 RUN, SHOWN = {"python", "sh"}, {"text", "console"}
 # How a command that no test runs begins.
 NOT_RUN = re.compile(
-    r"(\w+=\S+ )*(git clone|cd|make|pip (un)?install|python3? -m (venv|benchmarks\S*)|source|accelerate launch|torchrun"
-    r"|\.venv/bin/pytest|hybrid demo$|hybrid build-index .*--pretrained)(\s|$)"
+    r"(\w+=\S+ )*(git clone|cd|make|curl|docker|pip (un)?install|python3? -m (venv|benchmarks\S*)|source"
+    r"|accelerate launch|torchrun|hybrid serve|\.venv/bin/pytest|hybrid demo$|hybrid build-index .*--pretrained)(\s|$)"
 )
 # Pages on your own photos: here the default encoder and network, which would be downloaded, are stood in for.
 DOWNLOADS = {"README.md", "quickstart.md"}

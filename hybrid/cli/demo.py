@@ -52,20 +52,29 @@ def demo(
             "Classify a folder of unlabeled photos",
             ["predict", str(data / "photos"), "--prompts", prompts, "--grid", str(picture), *common],
         ),
+        ("Put these photos into the index, too, for people to label", ["build-index", str(data / "photos"), *common]),
     )
     for title, arguments in steps:
         console.print(f"\n[bold]{title}[/bold]")
         console.print(f"[green]$ {shlex.join(['hybrid', *arguments])}[/green]", soft_wrap=True)
         # As the shell would, but in this process.
         hybrid(arguments, standalone_mode=False)
-    console.print(
-        f"\nThe picture: [bold]{picture}[/bold]    learning curves: [bold]{run / 'head' / 'curves.png'}[/bold]\n"
+    console.print(_afterwards(folder), soft_wrap=True)
+
+
+def _afterwards(folder: Path) -> str:
+    """What was made, and what to do next."""
+    data, run = folder / "data", folder / "run"
+    return (
+        f"\nThe picture: [bold]{folder / 'predictions.png'}[/bold]    "
+        f"learning curves: [bold]{run / 'head' / 'curves.png'}[/bold]\n"
         f"All about the answers, to open in a browser: [bold]{folder / 'report.html'}[/bold]\n"
         f"Why one answer (needs captum): hybrid explain {data / 'photos' / 'photo_01.jpg'} --run {run} "
-        f"--prompts {prompts}\n\n"
+        f"--prompts {data / 'prompts.txt'}\n\n"
         "Now with your own photos (the default encoder and backbone download their weights once):\n"
         "  hybrid build-index PHOTOS/train                      one folder per class\n"
         "  hybrid train-head                                    fine-tune, calibrate, fit the gate\n"
-        "  hybrid predict PHOTOS/new --prompts animals          trained classes and the ones you name",
-        soft_wrap=True,
+        "  hybrid predict PHOTOS/new --prompts animals          trained classes and the ones you name\n\n"
+        "Or go on with these in a browser: see the answers, correct them, let a class join (needs the extra serve):\n"
+        f"  [bold]hybrid serve --run {run}[/bold]"
     )

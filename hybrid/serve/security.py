@@ -137,7 +137,7 @@ def host_allowed(host: str, settings: ServeSettings) -> bool:
     A page of somebody else whose name was made to lead here (DNS rebinding) calls it by that name. Where a token is
     needed, such a page has none, and names of the machine are not known here.
     """
-    if settings.token is not None and not is_loopback(settings.host):
+    if settings.token is not None:
         return bool(host)
     return _host_name(host) in (*LOCAL, settings.host)
 
