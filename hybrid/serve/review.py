@@ -27,6 +27,7 @@ class Review:
         self._served, self._keep = served, keep
         self._lock = threading.Lock()
         self._pool: Pool | None = None
+        self._coming: Pool | None = None
         self._key = ""
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
@@ -47,6 +48,7 @@ class Review:
                 pool = Pool.of(served.fitted, served.run.layout, keep=self._keep)
                 if self._pool is None or not self._pool.ready[0]:
                     self._pool = pool
+                self._coming = pool
                 self._key = served.answers_key
                 self._stop = threading.Event()
                 self._thread = threading.Thread(
@@ -54,6 +56,17 @@ class Review:
                 )
                 self._thread.start()
             return self._pool
+
+    def ready(self) -> tuple[int, int]:
+        """Tell how many images the classifier that answers now has answered, and of how many.
+
+        As long as answers of the one before it serve, some are missing.
+        """
+        pool, coming = self._pool, self._coming
+        if coming is None:
+            return 0, 0
+        done, total = coming.ready
+        return (done if coming is pool else min(done, max(total - 1, 0))), total
 
     def current(self) -> Pool | None:
         """The pool, if there is one already."""

@@ -32,8 +32,9 @@ def _queue(
     service: Service, strategy: str | None, limit: int, offset: int, seed: int, exclude: list[str]
 ) -> dict[str, Any]:
     pool = service.review.pool()
+    # Before the photos are ordered: what is answered meanwhile is not among them.
+    done, total = service.review.ready()
     found = make_queue(pool, strategy, limit=limit, offset=offset, seed=seed, exclude=exclude)
-    done, total = pool.ready
     items = [
         {
             "sha256": item.sha256,

@@ -184,8 +184,8 @@ def served(tmp_path_factory: pytest.TempPathFactory, hybrid: Callable[..., Any])
     demo = demo_classes()
     seen, unseen = demo.seen[:6], demo.unseen[:2]
     counts = [("train", a.name, a, 6) for a in seen] + [("val", a.name, a, 5) for a in seen]
-    for split, label, animal, count in [*counts, *(("new", "", a, 5) for a in (*seen, *unseen))]:
-        folder = root / "photos" / (split if label else "unlabeled") / label
+    for split, label, animal, count in [*counts, *(("unlabeled", "", a, 5) for a in (*seen, *unseen))]:
+        folder = root / "photos" / split / label
         folder.mkdir(parents=True, exist_ok=True)
         for i in range(count):
             rng = np.random.default_rng((len(split), i, *animal.name.encode()))

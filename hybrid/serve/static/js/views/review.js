@@ -127,6 +127,7 @@ class Review {
   /** A few photos first, so that one can begin; then all. */
   async load() {
     this.reading?.abort();
+    clearTimeout(this.again);
     const reading = (this.reading = new AbortController());
     Object.assign(this, { loading: true, error: null });
     this.queue.restart();
@@ -353,7 +354,11 @@ class Review {
   end() {
     const skipped = this.queue.skipped.size;
     const waits = this.ready && this.ready.done < this.ready.total;
-    if (waits) return el("div.review-wait", {}, progressBar(`Answering photos: ${this.ready.done} of ${this.ready.total}`));
+    if (waits) {
+      const bar = progressBar();
+      bar.set(this.ready.done, this.ready.total, `The classifier looks at the photos: ${this.ready.done.toLocaleString("en")} of ${count(this.ready.total, "photo")}`);
+      return el("div.review-wait", {}, bar);
+    }
     const empty = this.queue.items.length === 0;
     return emptyState({
       icon: "check",
