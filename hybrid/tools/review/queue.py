@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid.errors import ConfigError
+from hybrid.errors import ConfigError, HybridError
 from hybrid.prediction import Prediction
 from hybrid.tools.review.pool import Pool
 from hybrid.tools.review.strategies import (
@@ -24,6 +25,10 @@ from hybrid.tools.review.strategies import (
     spread,
     unseen,
 )
+
+# Suspicion of a label that is checked before anything else. On drawn animals all but one of the wrong labels lie above,
+# and of 640 right ones three.
+DOUBTED = 0.9
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,15 @@ class Queue:
 
 
 def default_strategy(pool: Pool, exclude: Collection[str] = ()) -> Strategy:
-    """Choose what teaches most: doubtful images while some lack a label, then labels that are probably wrong."""
+    """Choose what teaches most: labels that are almost surely wrong, then doubtful images, then the other labels.
+
+    With a tenth of the labels wrong that is what raises the accuracy most (benchmarks.review); of right labels hardly
+    one is doubted so much.
+    """
+    with suppress(HybridError):  # it is said where somebody asks for suspects
+        scores, _ = pool.suspicion()
+        if (scores[pool.open_rows(exclude)] > DOUBTED).any():
+            return "suspect"
     return "margin" if pool.lacks_labels(exclude) else "suspect"
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from hybrid.errors import ConfigError
+from hybrid.errors import ConfigError, GateError
 from hybrid.labels.prompts import PromptSet
 from hybrid.labels.space import join
 from hybrid.tools.review.queue import make_queue
@@ -103,11 +103,23 @@ def test_all_labeled():
     assert "suspect" in empty.notes[0]
 
 
-def test_the_way_while_photos_lack_a_label_and_then():
+def test_the_way_where_none_is_asked_for():
     pool = Answered()
+    scores, _ = pool.suspicion()
+    assert make_queue(pool).strategy == "suspect"
+    doubted = [name for name, score in zip(pool.hashes, scores, strict=True) if score > 0.9]
+    assert make_queue(pool, exclude=doubted[1:]).strategy == "suspect"
+    assert make_queue(pool, exclude=doubted).strategy == "margin"
+    done = make_queue(pool, exclude=[*doubted, *pool.hashes[: pool.unlabeled]])
+    assert (done.strategy, done.total, done.items[4].drawn) == ("suspect", LABELED - len(doubted), "random")
+    pool.suspicion = raises
     assert make_queue(pool).strategy == "margin"
-    done = make_queue(pool, exclude=pool.hashes[: pool.unlabeled])
-    assert (done.strategy, done.total, done.items[4].drawn) == ("suspect", LABELED, "random")
+    with pytest.raises(GateError):
+        make_queue(pool, "suspect")
+
+
+def raises():
+    raise GateError("no temperature fits", fix=None)
 
 
 @pytest.mark.parametrize("strategy", ["margin", "suspect", "diverse", "random"])
