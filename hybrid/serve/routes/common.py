@@ -6,13 +6,16 @@ import asyncio
 import re
 from typing import Annotated, Any
 
+import msgspec
 from fastapi import Depends, Request
+from starlette.responses import Response
 
 from hybrid.gate.policy import Policy
 from hybrid.images.records import BytesRecord, ImageRecord
 from hybrid.serve.errors import ServeError
 from hybrid.serve.model import merged
 from hybrid.serve.service import Service
+from hybrid.serve.settings import MIB
 from hybrid.serve.uploads import Form, read_form
 
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -58,6 +61,11 @@ TEXT = {"type": "string"}
 HASHES = {"sha256": {"type": "array", "items": TEXT}}
 
 
+def as_json(values: dict[str, Any]) -> Response:
+    """Write values that are plain already, and may be many; FastAPI would go through each of them first."""
+    return Response(msgspec.json.encode(values), media_type="application/json")
+
+
 async def posted(service: Service, form: Form, field: str) -> tuple[list[ImageRecord], list[str]]:
     """Photos of a request, uploads first, then those it names by hash; and their hashes.
 
@@ -69,7 +77,9 @@ async def posted(service: Service, form: Form, field: str) -> tuple[list[ImageRe
     records: list[ImageRecord] = []
     hashes: list[str] = []
     for name, data in form.files(field):
-        sha256, _ = await service.call(service.keep, name, data)
+        # Small ones are hashed before another thread had begun.
+        at_once = len(data) <= MIB
+        sha256, _ = service.keep(name, data) if at_once else await service.call(service.keep, name, data)
         records.append(BytesRecord.of(name, data))
         hashes.append(sha256)
     wanted = [check_hash(text) for text in form.all("sha256")]

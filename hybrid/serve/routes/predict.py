@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter
+from starlette.responses import Response
 
 from hybrid.serve.errors import ServeError
-from hybrid.serve.routes.common import HASHES, TEXT, Sent, Serving, file_field, form_schema, policy_of, posted
+from hybrid.serve.routes.common import HASHES, TEXT, Sent, Serving, as_json, file_field, form_schema, policy_of, posted
 
 router = APIRouter(tags=["predict"])
 MOST_LISTED, MOST_NEIGHBORS = 100, 50
@@ -22,7 +21,7 @@ SCHEMA = form_schema(
 
 
 @router.post("/v1/predict", openapi_extra=SCHEMA)
-async def predict(service: Serving, form: Sent) -> dict[str, Any]:
+async def predict(service: Serving, form: Sent) -> Response:
     """Classify photos, sent as files, or named by the hash of an earlier upload or of a photo of the index."""
     top_k, neighbors = form.count("top_k", 5, MOST_LISTED), form.count("neighbors", 0, MOST_NEIGHBORS)
     policy, names = policy_of(service, form), form.names("prompts")
@@ -32,8 +31,5 @@ async def predict(service: Serving, form: Sent) -> dict[str, Any]:
     answer = await service.answer(records, names, policy, hashes)
     # Without neighbors it is done before another thread had begun.
     rows = await service.call(service.rows, answer, top_k, neighbors) if neighbors else service.rows(answer, top_k, 0)
-    return {
-        "revision": answer.served.revision,
-        "predictions": rows,
-        "unreadable": [{"path": path, "reason": reason} for path, reason in answer.unreadable],
-    }
+    unreadable = [{"path": path, "reason": reason} for path, reason in answer.unreadable]
+    return as_json({"revision": answer.served.revision, "predictions": rows, "unreadable": unreadable})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query
+from starlette.responses import Response
 
-from hybrid.serve.routes.common import Serving
+from hybrid.serve.routes.common import Serving, as_json
 from hybrid.serve.service import Service
 from hybrid.tools.review.queue import make_queue
 
@@ -22,15 +23,13 @@ async def queue(
     offset: Annotated[int, Query(ge=0)] = 0,
     seed: Annotated[int, Query(ge=0, lt=2**32)] = 0,
     exclude: Annotated[list[str] | None, Query(max_length=MOST_PASSED)] = None,
-) -> dict[str, Any]:
+) -> Response:
     """List photos, the ones that teach most first; every fifth is drawn at random from all. `exclude`: passed over."""
     service.look()
     return await service.call(_queue, service, strategy or None, limit, offset, seed, exclude or [])
 
 
-def _queue(
-    service: Service, strategy: str | None, limit: int, offset: int, seed: int, exclude: list[str]
-) -> dict[str, Any]:
+def _queue(service: Service, strategy: str | None, limit: int, offset: int, seed: int, exclude: list[str]) -> Response:
     pool = service.review.pool()
     # Before the photos are ordered: what is answered meanwhile is not among them.
     done, total = service.review.ready()
@@ -46,7 +45,7 @@ def _queue(
         }
         for item in found.items
     ]
-    return {
+    values = {
         "revision": service.served.revision,
         "strategy": found.strategy,
         "total": found.total,
@@ -54,3 +53,4 @@ def _queue(
         "items": items,
         "notes": [*found.notes, *service.review.notes()],
     }
+    return as_json(values)
