@@ -21,7 +21,7 @@ export function thumb({ sha256, path, label }, { onclick, note, kind } = {}) {
 /**
  * Write labels, and offer to take them back. Where somebody else was faster, ask whether to replace.
  * @param {{sha256: string, label: string, was: ?string, why: string}[]} labels
- * @param {{onundone?: () => void, detail?: ?string}} options  detail: said under it, where the server says nothing
+ * @param {{onundone?: () => void, detail?: ?string}} options  detail: said in the place of the server's first note
  * @returns {Promise<?object>} what the server answered; null where it was not done
  */
 export async function writeLabels(labels, { onundone = () => {}, detail = null } = {}) {
@@ -45,7 +45,7 @@ export async function writeLabels(labels, { onundone = () => {}, detail = null }
   };
   const what = labels.length === 1 ? `Labeled “${labels[0].label}”` : `${labels.length} photos labeled “${labels[0].label}”`;
   const undoable = (answer.ids?.length ?? 0) > 0;
-  toast(what, { detail: answer.notes?.[0] ?? detail, action: undoable ? "Undo" : null, onaction: undo });
+  toast(what, { detail: detail ?? answer.notes?.[0], action: undoable ? "Undo" : null, onaction: undo });
   return answer;
 }
 
@@ -178,8 +178,8 @@ export function select(name, options, value) {
 }
 
 /** A box to choose the right class of a photo; "none of these" and new classes too. */
-export function classPicker(ctx, onchoose, { extra = () => [], oncancel, label = "Right class", placeholder = "Type the right class" } = {}) {
-  return typeahead({ label, placeholder, oncancel, onchoose, allowNew: "New class", names: () => ctx.classNames({ extra: extra() }) });
+export function classPicker(ctx, onchoose, { extra = () => [], oncancel, openOnFocus = true, label = "Right class", placeholder = "Type the right class" } = {}) {
+  return typeahead({ label, placeholder, oncancel, openOnFocus, onchoose, allowNew: "New class", names: () => ctx.classNames({ extra: extra() }) });
 }
 
 export { NONE };

@@ -274,7 +274,7 @@ export function typeahead({ names, onchoose, placeholder = "", label, allowNew =
     input.value = "";
     onchoose(name);
   };
-  const update = () => {
+  const update = (asked = false) => {
     const typed = input.value.trim();
     shown = matches(names(), typed, limit);
     if (allowNew && typed && !shown.some((o) => o.name.toLowerCase() === typed.toLowerCase())) {
@@ -291,7 +291,7 @@ export function typeahead({ names, onchoose, placeholder = "", label, allowNew =
       );
       return node;
     }));
-    list.hidden = shown.length === 0 || (!openOnFocus && !typed);
+    list.hidden = shown.length === 0 || (!openOnFocus && !typed && asked !== true);
     input.setAttribute("aria-expanded", String(!list.hidden));
     mark(typed && shown.length ? 0 : -1);
   };
@@ -301,7 +301,7 @@ export function typeahead({ names, onchoose, placeholder = "", label, allowNew =
   input.addEventListener("keydown", (event) => {
     if (event.key === "ArrowDown" || event.key === "ArrowUp") {
       event.preventDefault();
-      if (list.hidden) update();
+      if (list.hidden) update(true);
       mark(at < 0 && event.key === "ArrowUp" ? shown.length - 1 : at + (event.key === "ArrowDown" ? 1 : -1));
     } else if (event.key === "Enter") {
       event.preventDefault();

@@ -373,6 +373,7 @@ class Card {
 
   draw() {
     this.node.classList.toggle("waiting", this.waiting);
+    this.node.classList.toggle("failed", Boolean(this.#reason));
     if (this.#error) return fill(this.body, this.#fileName(), errorBox(this.#error, { onretry: () => this.#retry() }));
     if (this.#reason) {
       return fill(this.body, this.#fileName(), errorBox({ what: "this photo cannot be read", got: this.#reason, fix: "open it and save it anew as JPEG or PNG, then add it again" }));
@@ -434,7 +435,7 @@ class Card {
 
   #correct() {
     if (!this.correcting.hidden) return this.#stopCorrecting();
-    const picker = classPicker(this.view.ctx, (label) => this.#label(label), { extra: () => this.view.names.get(), oncancel: () => this.#stopCorrecting() });
+    const picker = classPicker(this.view.ctx, (label) => this.#label(label), { extra: () => this.view.names.get(), openOnFocus: false, oncancel: () => this.#stopCorrecting() });
     const quick = this.prediction.top.slice(0, 5).map((t) => t.label).filter((label) => label !== this.prediction.label || this.labeled);
     fill(this.correcting, picker, el("div.row.tight", {},
       [...quick.slice(0, 4), NONE].map((label) => button(label, () => this.#label(label), { kind: "small" })),
