@@ -48,17 +48,21 @@ def audit(
         Path | None,
         typer.Option(help="Draw the 25 most suspicious labels to this PNG, new or written by hybrid before."),
     ] = None,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Give the photos whose labels look wrong the labels that are suggested.")
+    ] = False,
     output: options.OutputOptions,
+    wait: options.Wait = True,
     device: options.Device = "auto",
 ) -> None:
-    """List near duplicates and labels that are probably wrong. Nothing in the run changes."""
+    """List near duplicates and labels that are probably wrong. Nothing in the run changes without --apply."""
     from hybrid.cli import show
     from hybrid.cli.outputs import FINDINGS, PICTURE, Outputs
     from hybrid.cli.write import format_of, opened
     from hybrid.labels.prompts import PromptSet
     from hybrid.tools.audit.audit import LabelCheck, audit_run
 
-    _check(labels, prompts, templates, sheet)
+    _check(labels, prompts, templates, sheet, apply)
     outputs = Outputs({"--prompts": prompts, "--templates": templates}, run)
     format_of(output)
     outputs.file("--out", output.out, FINDINGS)
@@ -73,12 +77,33 @@ def audit(
         if sheet is not None:
             _draw(found, sheet)
         _write(found, stream, chosen, top, output.safe_csv)
+    if apply:
+        _apply(found, run, device, wait)
 
 
-def _check(labels: bool, prompts: str | None, templates: str | None, sheet: Path | None) -> None:
+def _apply(found: Audit, run: Path, device: str, wait: bool) -> None:
+    from hybrid.cli import show
+    from hybrid.cli.label import undo_command
+    from hybrid.images.naming import plural
+    from hybrid.run.labels import LabelRequest
+    from hybrid.run.run import Run
+
+    # Somebody may have corrected one of them while it was judged.
+    asked = [LabelRequest(s.sha256, s.suggested, "audit", s.label) for s in found.suspects or ()]
+    given = Run(run, device=device, wait=wait).give_labels(asked)
+    show.note(*given.notes, f"{plural(given.applied, 'label')} changed to the suggested ones")
+    if given.applied:
+        show.note(undo_command(given.applied, run))
+
+
+def _check(labels: bool, prompts: str | None, templates: str | None, sheet: Path | None, apply: bool) -> None:
     from hybrid.errors import ConfigError
 
-    given = [name for name, value in (("prompts", prompts), ("templates", templates), ("sheet", sheet)) if value]
+    given = [
+        name
+        for name, value in (("prompts", prompts), ("templates", templates), ("sheet", sheet), ("apply", apply))
+        if value
+    ]
     if given and not labels:
         flags = ", ".join(f"--{name}" for name in given)
         raise ConfigError(f"{flags}: only for the check of labels", got="--no-labels", fix="leave one of them out")

@@ -40,6 +40,7 @@ COMMANDS = {
     "explain": "hybrid.cli.explain",
     "search": "hybrid.cli.search",
     "audit": "hybrid.cli.audit",
+    "label": "hybrid.cli.label",
     "serve": "hybrid.cli.serve",
     "info": "hybrid.cli.info",
     "check": "hybrid.cli.check",

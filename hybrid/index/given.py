@@ -70,9 +70,14 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def has_table(db: Database) -> bool:
+    """Whether anybody ever gave a label."""
+    return db.one("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (TABLE,)) is not None
+
+
 def read(db: Database) -> list[GivenLabel]:
     """The whole history, oldest first; StoreError where a row is not what was written."""
-    if db.one("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (TABLE,)) is None:
+    if not has_table(db):
         return []
     rows = db.rows(f"SELECT {_COLUMNS}, digest FROM {TABLE} ORDER BY id")  # noqa: S608
     history = [_checked(row, db.path) for row in rows]
@@ -84,7 +89,7 @@ def read(db: Database) -> list[GivenLabel]:
 
 def mend(db: Database) -> list[int]:
     """Replace rows that are not what was written by rows that say nothing, inside a transaction; gives their ids."""
-    if db.one("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (TABLE,)) is None:
+    if not has_table(db):
         return []
     rows = {row[0]: row for row in db.rows(f"SELECT {_COLUMNS}, digest FROM {TABLE}")}  # noqa: S608
     numbers = range(1, max(rows, default=0) + 1)

@@ -289,6 +289,16 @@ class EmbeddingStore:
         lacking = {str(sha256) for (sha256,) in self._db.rows("SELECT sha256 FROM photos WHERE label IS NULL")}
         return lacking <= in_force.keys() and not self.images_with(self.negatives())
 
+    @property
+    def has_own(self) -> bool:
+        """Whether a person ever labeled an image, or brought one that the run keeps itself."""
+        own = "SELECT 1 FROM photos WHERE path >= ? AND path < ? LIMIT 1"
+        return given.has_table(self._db) or self._db.one(own, (f"{PHOTOS}/", f"{PHOTOS}0")) is not None
+
+    def own_images(self) -> list[StoredImage]:
+        """Images that the run keeps itself."""
+        return self._labeled(self._rows_where(f"path >= '{PHOTOS}/' AND path < '{PHOTOS}0'"))
+
     def given_labels(self) -> list[GivenLabel]:
         """Every label that a person gave, and what was taken back, oldest first."""
         return given.read(self._db)

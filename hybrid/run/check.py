@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from hybrid.errors import HybridError, named_file_errors
+from hybrid.files import file_sha256
 from hybrid.heads.training.checkpoint import read_checkpoint
 from hybrid.heads.training.folds import read_features
 from hybrid.images.naming import plural
@@ -129,6 +130,8 @@ def _check_index(layout: Layout, info: RunInfo | None, check: Check) -> None:
     with EmbeddingStore(layout.store, read_only=True) as store:
         old = not store.has_digests
         check("photos", lambda: _photos(store))
+        if store.has_own:
+            check("labels", lambda: _labels(store))
         for fingerprint, name in store.encoders().items():
             check(f"vectors of {name}", partial(_vectors, store, name, fingerprint))
         check("text vectors", lambda: _texts(store))
@@ -149,6 +152,20 @@ def _photos(store: EmbeddingStore) -> str:
     if sum(labels.values()) != count - unlabeled:
         raise store.damage("labels that do not add up")
     return f"{plural(count, 'photo')} of {plural(len(wanted), 'content')}, {plural(len(labels), 'label')}"
+
+
+def _labels(store: EmbeddingStore) -> Part | str:
+    """The history of labels that people gave, and the images that the run keeps itself."""
+    history, force = store.given_labels(), store.labels_in_force()
+    own = store.own_images()
+    lost = [i for i in own if not Path(i.record.path).is_file() or file_sha256(Path(i.record.path)) != i.sha256]
+    said = f"{plural(len(history), 'row')} of history, {len(force)} in force; {plural(len(own), 'photo')} in photos/"
+    if lost:
+        again = (
+            f"bring {lost[0].record.path} back from a backup, or give the photos again: hybrid label PHOTO --as LABEL"
+        )
+        return Part("labels", DAMAGED, f"{said}, {len(lost)} of them gone or changed", again)
+    return said
 
 
 def _vectors(store: EmbeddingStore, name: str, fingerprint: str) -> Part | str:

@@ -318,5 +318,5 @@ def _notes(requests: Iterable[LabelRequest], classes: RunClasses) -> tuple[str, 
     if trained:
         notes.append(f"trained: {listing(trained)}; the head learns these photos at the next hybrid train-head")
     if NONE in labels:
-        notes.append("none of these: such photos show the rejector what to refuse, at the next hybrid fit-gate")
+        notes.append("none of these: such photos train and show no class")
     return tuple(notes)

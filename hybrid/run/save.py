@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
@@ -88,6 +89,11 @@ def _save_copy(state: RunState, target: Layout) -> None:
             store.renew_identity()
         store.name_encoder(state.encoder.fingerprint, state.encoder.name)
         state.classes.index.write_to(store)
+        own = [Path(image.record.path) for image in store.own_images()]
+    if source is not None and own:
+        target.photos.mkdir()
+        for file in own:
+            shutil.copy2(source.photos / file.name, target.photos / file.name)
     head, usual = _copy_head(state, target)
     classes = state.classes.merged(ClassesInfo() if source is None else read_classes(source))
     for file, value in ((target.classes, classes), (target.prompts, _prompts(state, usual))):

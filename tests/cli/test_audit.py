@@ -112,3 +112,14 @@ def test_wrong_flags(audit):
     ):
         assert message in audit(*flags, rc=rc).err
     assert f"default: {DUPLICATES_ABOVE}" in " ".join(audit("--help").out.split())
+
+
+def test_apply_and_take_back(audit, hybrid, folder):
+    wrong = [row for row in audit("--format", "jsonl").rows if row["finding"] == "label"]
+    done = audit("--apply")
+    assert f"taken back by: hybrid label --undo{f' {len(wrong)}' if len(wrong) > 1 else ''} --run run" in done.err
+    rows = hybrid("label", "--list", "--run", "run", "--format", "jsonl").rows
+    assert [(row["label"], row["was"], row["why"]) for row in rows] == [
+        (row["suggested"], row["label"], "audit") for row in wrong
+    ]
+    hybrid("label", "--undo", len(wrong), "--run", "run")

@@ -187,7 +187,17 @@ def test_labels_travel_with_a_copy(run, photos, tmp_path):
     run.label(photos / "cat" / "000.jpg", "okapi")
     run.classifier().save(tmp_path / "copy")
 
-    assert Run(tmp_path / "copy").label_history() == run.label_history()
+    upload = BytesRecord.of("upload.jpg", (photos / "dog" / "000.jpg").read_bytes() + b"end")
+    run.label([upload], "cat")
+    run.classifier().save(tmp_path / "more")
+    (own,) = (image for image in stored(Run(tmp_path / "more")) if "more/photos" in image.record.path)
+    assert own.record.read_bytes() == upload.data
+    assert [part.state for part in Run(tmp_path / "more").check() if part.name == "labels"] == ["right"]
+    Path(own.record.path).write_bytes(b"other")
+    assert [part.state for part in Run(tmp_path / "more").check() if part.name == "labels"] == ["damaged"]
+    run.undo_labels()
+
+    assert Run(tmp_path / "copy").label_history() == run.label_history()[:1]
     shutil.rmtree(run.folder)
     assert "okapi" in Run(tmp_path / "copy").classifier().space.names
 

@@ -39,6 +39,8 @@ class Suspect:
         What the encoder would call it among the labels that it can name; None where it names none.
     nearest : tuple of Neighbor
         The most similar labeled images, most similar first.
+    sha256 : str
+        Of the bytes.
     """
 
     record: ImageRecord
@@ -49,6 +51,7 @@ class Suspect:
     probability: float
     zero_shot: str | None
     nearest: tuple[Neighbor, ...]
+    sha256: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,6 +205,7 @@ def find_suspects(
             probability=float(judged.probabilities[row, suggested[row]]),
             zero_shot=None if spoken is None else str(spoken[row]),
             nearest=neighbors,
+            sha256=images.hashes[row],
         )
         for row, neighbors in zip(rows.tolist(), near, strict=True)
     ]
