@@ -43,9 +43,9 @@ from rich.markup import escape
 from threadpoolctl import threadpool_limits
 
 from benchmarks.kit import arguments as shared
-from benchmarks.kit.output import mean, table, write_json
+from benchmarks.kit.output import Rows, mean, table, write_json
 from benchmarks.kit.vectors import Data, cut, read
-from benchmarks.open_set.measure import Figures, Fitted, detection, fit, prediction_sets, promises
+from benchmarks.open_set.measure import Fitted, detection, fit, prediction_sets, promises
 from benchmarks.open_set.name_vectors import Names, read_names
 from hybrid.errors import DataError, HybridError
 from hybrid.gate.gaussians import LabeledEmbeddings
@@ -222,7 +222,7 @@ def show(summary: dict[str, Any]) -> None:
         console.print(f"- {note}")
 
 
-def _print(console: Console, rows: Figures, title: str, *, marked: bool = False) -> None:
+def _print(console: Console, rows: Rows, title: str, *, marked: bool = False) -> None:
     console.print(f"\n{title}")
     console.print(table(rows, ("fpr95",), 3, marked=marked))
 

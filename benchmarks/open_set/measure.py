@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.kit.output import Rows
 from benchmarks.kit.product import calibrated, train_probe
 from benchmarks.kit.vectors import Split
 from benchmarks.open_set import scores as oss
@@ -119,10 +120,10 @@ def detection(fitted: Fitted, unknown: NDArray[np.float32], negatives: Names | N
     }
 
 
-def promises(fitted: Fitted, unknown: NDArray[np.float32]) -> Figures:
+def promises(fitted: Fitted, unknown: NDArray[np.float32]) -> Rows:
     """Share of the images that are accepted, at the two thresholds that a user may ask for."""
     is_seen = fitted.split.test.target < len(fitted.split.seen)
-    rows = {}
+    rows: dict[str, dict[str, float | None]] = {}
     for name, policy in PROMISES.items():
         decider = fitted.decider(policy)
         accept = decider.point.accept_above
@@ -130,11 +131,15 @@ def promises(fitted: Fitted, unknown: NDArray[np.float32]) -> Figures:
         if accept is None or known is None or foreign is None:
             raise AssertionError(f"{policy} gave no threshold")
         passes = known >= accept
+        asked = policy.max_false_accept is not None
+        low, high = (fitted.rejector.interval_at(accept) if asked else None) or (None, None)
         rows[name] = {
             "kept_seen": float(passes[is_seen].mean()),
             "kept_unseen": float(passes[~is_seen].mean()),
             "unknown_accepted": float((foreign >= accept).mean()),
             "threshold": accept,
+            "expected_from": low,
+            "expected_to": high,
         }
     return rows
 

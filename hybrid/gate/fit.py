@@ -18,7 +18,7 @@ from hybrid.gate.evidence import Evidence
 from hybrid.gate.gate import Gate, GateFit, GateWeights, SeenWeights, UnseenWeights
 from hybrid.gate.gaussians import Floats, Indices
 from hybrid.gate.support import SupportEvidence, SupportGate, SupportWeights
-from hybrid.gate.terms import Term, values, weights_of
+from hybrid.gate.terms import Term, total, values, weights_of
 
 # Weight of the prior in every fit, in images: a weight one unit off its prior costs as much as half a nat.
 PRIOR_IMAGES = 1.0
@@ -53,8 +53,8 @@ def fit_gate(validation: LabeledEvidence, episodes: Sequence[LabeledEvidence], f
     unseen ones weighing the same. Each is a convex problem with a weak normal prior around `Gate`'s defaults.
 
     What labeled images add must not make the answer worse than zero-shot alone: gates fitted on one half of the images
-    answer the other half, and where their harmonic mean is lower, zero-shot decides what is unseen (the trained classes
-    among themselves keep their weights). `GateFit` says so.
+    answer the other half, and where their harmonic mean is lower or their NLL is higher, zero-shot decides what is
+    unseen (the trained classes among themselves keep their weights). `GateFit` says so.
 
     Parameters
     ----------
@@ -71,14 +71,12 @@ def fit_gate(validation: LabeledEvidence, episodes: Sequence[LabeledEvidence], f
         If a search does not converge, or a number of the evidence is not finite.
     """
     gate = fit_weights(validation, episodes, folds)
-    fitted, zero_shot = _held_out_harmonic_means(validation, episodes, folds)
     fit = GateFit(
         images=len(validation.target),
         classes=validation.evidence.seen,
         episodes=len(episodes),
         folds=folds,
-        harmonic_mean=fitted,
-        zero_shot=zero_shot,
+        **_held_out(validation, episodes, folds),
     )
     if fit.falls_back:
         gate = Gate(seen=_fit_seen(Gate(), validation), head_temperature=gate.head_temperature)
@@ -108,22 +106,46 @@ def _fit_seen(prior: Gate, validation: LabeledEvidence) -> SeenWeights:
     return _fit_terms(SeenWeights, terms, [Choice(values(terms), validation.target)], "the seen classes' weights")
 
 
-def _held_out_harmonic_means(
-    validation: LabeledEvidence, episodes: Sequence[LabeledEvidence], folds: str
-) -> tuple[float | None, float | None]:
-    """Harmonic mean over the episodes, of gates that were fitted on the other half of the images, and of zero-shot.
+def _held_out(validation: LabeledEvidence, episodes: Sequence[LabeledEvidence], folds: str) -> dict[str, float]:
+    """Figures of `GateFit`: of gates that were fitted on the other half of the images, and of zero-shot.
 
-    None where a half holds no images of both groups.
+    Empty where a half holds no images of both groups.
     """
     # Every other image: in the order of their classes, that takes half of each.
     halves = [[part[first::2] for part in (validation, *episodes)] for first in (0, 1)]
     groups = [_is_unseen(half[1:]) for half in halves]
     if any(group.all() or not group.any() for group in groups):
-        return None, None
+        return {}
     gates = [fit_weights(half[0], half[1:], folds) for half in reversed(halves)]
     alone = Gate(seen=SeenWeights(similarity=1.0, head=0.0, gda=0.0))
+    whole = [(half[0], gate) for half, gate in zip(halves, gates, strict=True)]
     fitted = [(e, gate) for half, gate in zip(halves, gates, strict=True) for e in half[1:]]
-    return _harmonic_mean(fitted), _harmonic_mean([(e, alone) for e in episodes])
+    return {
+        "harmonic_mean": _harmonic_mean(fitted),
+        "zero_shot": _harmonic_mean([(e, alone) for e in episodes]),
+        "nll": _nll(whole, fitted),
+        "zero_shot_nll": _nll([(validation, alone)], [(e, alone) for e in episodes]),
+    }
+
+
+def _nll(whole: Sequence[tuple[LabeledEvidence, Gate]], answers: Sequence[tuple[LabeledEvidence, Gate]]) -> float:
+    """NLL of the whole answer, seen and unseen images weighing the same.
+
+    Among the seen classes it is that of the validation images, `whole`: in the episodes the head may have no opinion.
+    """
+    from scipy.special import logsumexp
+
+    group: tuple[list[Floats], list[Floats]] = ([], [])
+    for episode, gate in answers:
+        log_p, seen, unseen = gate.fuse(episode.evidence).log_probabilities, episode.evidence.seen, episode.is_unseen
+        group[0].append(logsumexp(log_p[~unseen, :seen], axis=1))
+        group[1].append(log_p[unseen, episode.target[unseen]])
+    among = []
+    for images, gate in whole:
+        log_p = log_softmax(total(gate.seen_terms(images.evidence)))
+        among.append(log_p[np.arange(len(images.target)), images.target])
+    seen_mean, unseen_mean, among_mean = (float(np.concatenate(part).mean()) for part in (*group, among))
+    return -(seen_mean + among_mean + unseen_mean) / 2
 
 
 def _is_unseen(episodes: Sequence[LabeledEvidence]) -> NDArray[np.bool_]:

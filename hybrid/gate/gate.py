@@ -76,6 +76,8 @@ class GateFit(Struct, frozen=True, kw_only=True):
     harmonic_mean, zero_shot : float or None
         Harmonic mean of seen and unseen accuracy over the episodes, of the fitted gate on photos that did not fit it
         and of zero-shot alone; None in gates of older versions.
+    nll, zero_shot_nll : float or None
+        Their negative log-likelihoods, seen and unseen photos weighing the same.
     """
 
     images: int = field(name="photos")
@@ -84,11 +86,16 @@ class GateFit(Struct, frozen=True, kw_only=True):
     folds: str = "memory"
     harmonic_mean: float | None = None
     zero_shot: float | None = None
+    nll: float | None = None
+    zero_shot_nll: float | None = None
 
     @property
     def falls_back(self) -> bool:
-        """Whether zero-shot alone was better, so that it decides what is unseen."""
-        return self.harmonic_mean is not None and self.zero_shot is not None and self.harmonic_mean < self.zero_shot
+        """Whether zero-shot alone was better by one of the two figures, so that it decides what is unseen."""
+        if self.harmonic_mean is None or self.zero_shot is None:
+            return False
+        surer = self.nll is not None and self.zero_shot_nll is not None and self.nll > self.zero_shot_nll
+        return surer or self.harmonic_mean < self.zero_shot
 
     def describe(self) -> str:
         """Say what the gate was fitted on, and what came of it."""
@@ -99,6 +106,8 @@ class GateFit(Struct, frozen=True, kw_only=True):
         if self.harmonic_mean is None or self.zero_shot is None:
             return text
         compared = f"harmonic mean there {self.harmonic_mean:.3f}, of zero-shot alone {self.zero_shot:.3f}"
+        if self.nll is not None and self.zero_shot_nll is not None:
+            compared = f"{compared}; NLL {self.nll:.3f}, of zero-shot alone {self.zero_shot_nll:.3f}"
         return f"{text}; {compared}{': zero-shot decides what is unseen' if self.falls_back else ''}"
 
 

@@ -289,6 +289,8 @@ def _trust(rejector: Rejector, rate: float, threshold: float) -> str:
     if worst is None:
         return ""
     some = f"; a tenth of these {rejector.classes} let {worst:.0%} or more pass"
+    if (interval := rejector.interval_at(threshold)) is not None:
+        some += f", and of as many others {interval[0]:.0%} to {interval[1]:.0%} pass in 90 cases of 100"
     if rate * (rejector.classes + 1) >= 1:
         return some
     return f"{some}; with so few, no rate under {1 / (rejector.classes + 1):.0%} can be promised"

@@ -24,6 +24,8 @@ SIGNS = {"text": (0.0, None), "entropy": (None, 0.0), "ood_score": (None, 0.0), 
 ENERGY_GAIN = 0.01
 # Of the held-out classes, the share that lets at most `Rejector.worst` of its images pass.
 MOST_CLASSES = 0.9
+# Standard deviations to either side of a mean that hold 90 % of a normal distribution.
+NINETY = 1.645
 
 
 class Rejector(Struct, frozen=True, kw_only=True):
@@ -42,6 +44,9 @@ class Rejector(Struct, frozen=True, kw_only=True):
     worst : tuple of float
         At each of these thresholds, the share that passes of the images of one class; a tenth of the classes let more
         pass. Empty where `classes` is 0.
+    spread : tuple of float
+        At each of these thresholds, the standard deviation over the classes of the share of images that passes. Empty
+        where an older version wrote it.
     """
 
     bias: float
@@ -52,6 +57,7 @@ class Rejector(Struct, frozen=True, kw_only=True):
     unknown: tuple[float, ...]
     classes: int = 0
     worst: tuple[float, ...] = ()
+    spread: tuple[float, ...] = ()
 
     def p_known(
         self, gate: AnyGate, evidence: Evidence, log_odds: float = 0.0, support_log_odds: float = 0.0
@@ -90,11 +96,25 @@ class Rejector(Struct, frozen=True, kw_only=True):
         worst = self.worst_at(self.threshold_for_false_accepts(0.1))
         if worst is None:
             return (weights,)
+        interval = self.interval_at(self.threshold_for_false_accepts(0.1))
+        expected = "" if interval is None else f"; expect {interval[0]:.0%} to {interval[1]:.0%} of as many others"
         trust = (
             f"none of these: at --max-false-accept 0.1, a tenth of the {self.classes} classes that were held out in "
-            f"the fit let {worst:.0%} or more of their photos pass; expect as much of classes that are like yours"
+            f"the fit let {worst:.0%} or more of their photos pass{expected}, if they are like yours"
         )
         return weights, trust
+
+    def interval_at(self, threshold: float) -> tuple[float, float] | None:
+        """Share of images that passes of as many further unknown classes as the fit held out, in 90 cases of 100.
+
+        Classes differ far more than images of one class: nearly all images of one pass and none of another. So the
+        classes count, and both the mean of those in the fit and that of those to come are uncertain. None if not known.
+        """
+        if not self.spread:
+            return None
+        mean = 1 - float(np.interp(threshold, self.unknown, np.linspace(0, 1, len(self.unknown))))
+        wide = NINETY * float(np.interp(threshold, self.unknown, self.spread)) * float(np.sqrt(2 / self.classes))
+        return max(mean - wide, 0.0), min(mean + wide, 1.0)
 
     def worst_at(self, threshold: float) -> float | None:
         """Share of its images that one of the fit's unknown classes in ten lets pass, or more; None if not known."""
@@ -169,13 +189,14 @@ def fit_rejector(gate: AnyGate, episodes: Sequence[LabeledEvidence]) -> Rejector
         columns, p_known = list(range(len(names))), with_energy
     *weights, bias = images.fit(columns).tolist()
     unknown = ~images.known
-    thresholds, worst, classes = _false_accepts(p_known[unknown], images.label[unknown])
+    thresholds, passing = _false_accepts(p_known[unknown], images.label[unknown])
     return Rejector(
         **dict(zip([names[c] for c in columns], weights, strict=True)),
         bias=bias,
         unknown=tuple(thresholds.round(6).tolist()),
-        classes=classes,
-        worst=tuple(worst.round(4).tolist()),
+        classes=len(passing),
+        worst=tuple(np.quantile(passing, MOST_CLASSES, axis=0).round(4).tolist()),
+        spread=tuple(passing.std(axis=0).round(4).tolist()),
     )
 
 
@@ -193,8 +214,8 @@ def _gather(gate: AnyGate, episodes: Sequence[LabeledEvidence]) -> _Images:
     return _Images(*map(np.concatenate, zip(*parts, strict=True)))
 
 
-def _false_accepts(p_known: Floats, label: Indices) -> tuple[Floats, Floats, int]:
-    """Thresholds at `QUANTILES` shares of unknown images that stay out, what passes of the worst tenth, and classes."""
+def _false_accepts(p_known: Floats, label: Indices) -> tuple[Floats, Floats]:
+    """Thresholds at `QUANTILES` shares of unknown images that stay out, and what passes of each class, (classes, q)."""
     classes, place = np.unique(label, return_inverse=True)
     order = np.argsort(p_known, kind="stable")
     each = (1 / np.bincount(place))[place[order]]
@@ -202,7 +223,7 @@ def _false_accepts(p_known: Floats, label: Indices) -> tuple[Floats, Floats, int
     shares = below / below[-1] if below[-1] > 0 else below
     thresholds = np.interp(np.linspace(0, 1, QUANTILES), shares, p_known[order])
     passing = [(p_known[place == c][:, None] >= thresholds).mean(axis=0) for c in range(len(classes))]
-    return thresholds, np.quantile(passing, MOST_CLASSES, axis=0), len(classes)
+    return thresholds, np.stack(passing)
 
 
 def _weighted_auroc(scores: Floats, positive: NDArray[np.bool_], weights: Floats) -> float:

@@ -14,7 +14,7 @@ from hybrid.errors import GateError
 from hybrid.gate.decide import FittedGate
 from hybrid.gate.evidence import Evidence, Scorer
 from hybrid.gate.fit import Choice, LabeledEvidence, fit_choice, fit_gate, fit_logistic, fit_weights
-from hybrid.gate.gate import Gate, GateWeights, SeenWeights, UnseenWeights
+from hybrid.gate.gate import Gate, GateFit, GateWeights, SeenWeights, UnseenWeights
 from hybrid.gate.gaussians import LabeledEmbeddings
 
 TRUE = Gate(
@@ -167,20 +167,54 @@ def harmonic(parts) -> float:
     return 2 * seen * unseen / (seen + unseen)
 
 
+def parts_of_nll(gate, validation, episode, rows):
+    """-log p of seen for seen images, -log p of the class for unseen ones, and among seen classes with the head."""
+    log_p, target = gate.fuse(episode.evidence[rows]).log_probabilities, episode.target[rows]
+    seen = [-np.log(np.exp(row[:4]).sum()) for row, label in zip(log_p, target, strict=True) if label < 4]
+    unseen = [-row[label] for row, label in zip(log_p, target, strict=True) if label >= 4]
+    scores = sum(term.weight * term.value for term in gate.seen_terms(validation.evidence[rows]))
+    own = [np.log(np.exp(r - r[c]).sum()) for r, c in zip(scores, validation.target[rows], strict=True)]
+    return seen, unseen, own
+
+
+def mean_of_groups(parts) -> float:
+    seen, unseen, own = (np.mean([value for part in parts for value in part[group]]) for group in range(3))
+    return (seen + own + unseen) / 2
+
+
+@pytest.mark.parametrize(
+    ("figures", "falls"),
+    [
+        ({}, False),
+        ({"harmonic_mean": 0.8, "zero_shot": 0.8}, False),
+        ({"harmonic_mean": 0.8, "zero_shot": 0.81}, True),
+        ({"harmonic_mean": 0.8, "zero_shot": 0.7, "nll": 0.5, "zero_shot_nll": 0.4}, True),
+        ({"harmonic_mean": 0.8, "zero_shot": 0.7, "nll": 0.5, "zero_shot_nll": 0.5}, False),
+    ],
+)
+def test_it_falls_back_where_either_figure_of_zero_shot_is_better(figures, falls):
+    assert GateFit(images=60, classes=4, episodes=5, **figures).falls_back == falls
+
+
 @pytest.mark.parametrize("helps", [True, False])
 def test_the_fit_is_held_against_zero_shot_on_photos_that_it_has_not_seen(simulate, helps):
     zero_shot = Gate(seen=SeenWeights(similarity=1.0, head=0.0, gda=0.0))
     validation, episodes = simulate(60, TRUE if helps else zero_shot)
     gate = fit_gate(validation, episodes)
     even, odd = np.arange(0, 60, 2), np.arange(1, 60, 2)
-    answers = []
+    answers, nll = [], []
     for own, other in ((even, odd), (odd, even)):
         parts = [LabeledEvidence(e.evidence[other], e.target[other]) for e in (validation, *episodes)]
         learned = fit_weights(parts[0], parts[1:])
         answers += [by_class(learned.fuse(e.evidence[own]).log_probabilities, e.target[own], 4) for e in episodes]
+        nll += [parts_of_nll(learned, validation, e, own) for e in episodes]
     assert gate.fit.harmonic_mean == pytest.approx(harmonic(answers), rel=1e-9)
     alone = [by_class(zero_shot.fuse(e.evidence).log_probabilities, e.target, 4) for e in episodes]
     assert gate.fit.zero_shot == pytest.approx(harmonic(alone), rel=1e-9)
+    assert gate.fit.nll == pytest.approx(mean_of_groups(nll), rel=1e-9)
+    every = np.arange(60)
+    plain = [parts_of_nll(zero_shot, validation, e, every) for e in episodes]
+    assert gate.fit.zero_shot_nll == pytest.approx(mean_of_groups(plain), rel=1e-9)
     warning = FittedGate(gate).warning
     assert gate.fit.falls_back == (not helps)
     if helps:

@@ -25,7 +25,7 @@ GATE = Gate(
     gate=GateWeights(bias=-0.4, unseen_text=0.9, seen_text=-0.5, seen=-0.35, ood_score=0.8, head_uncertainty=1.3),
     hubness=0.35,
     head_temperature=1.7,
-    fit=GateFit(images=120, classes=4, episodes=5, folds="frozen", harmonic_mean=0.75, zero_shot=0.5),
+    fit=GateFit(images=120, classes=4, episodes=5, folds="frozen", harmonic_mean=0.75, zero_shot=0.5, nll=0.4),
 )
 PER_CLASS = ("similarity", "centered", "predicted", "hubness")
 
@@ -159,6 +159,8 @@ def test_it_is_kept_as_plain_numbers(tmp_path, draw_evidence):
     assert plain["fit"] == {"photos": 120, "classes": 4, "episodes": 5, "folds": "frozen"} | {
         "harmonic_mean": 0.75,
         "zero_shot": 0.5,
+        "nll": 0.4,
+        "zero_shot_nll": None,
     }
     found = read_json(file, GateInfo).gate
     assert found == GATE

@@ -162,7 +162,25 @@ def test_false_accept_rates_are_those_of_fits_to_the_other_episodes_class_by_cla
         rates = [np.mean(own >= threshold) for own in passes.values()]
         assert np.mean(rates) == pytest.approx(1 - at / 100, abs=0.02), "every class weighs the same"
         assert found.worst[at] == pytest.approx(np.quantile(rates, 0.9), abs=0.03)
+        assert found.spread[at] == pytest.approx(np.std(rates), abs=0.03)
     assert found.worst_at(found.unknown[75]) == pytest.approx(found.worst[75])
+
+
+def test_the_interval_of_a_rate_holds_that_of_as_many_other_classes():
+    """Classes of which all images pass or none: what 40 others let pass lies in it 90 times in 100."""
+    rng = np.random.default_rng(0)
+    thresholds = np.linspace(0, 1, 101)
+    hits = []
+    for _ in range(400):
+        first, others = rng.beta(0.3, 0.7, (2, 40))
+        unknown = np.quantile(first, thresholds)
+        spread = (first[:, None] >= unknown).std(axis=0)
+        found = msgspec.structs.replace(REJECTOR, unknown=tuple(unknown), classes=40, spread=tuple(spread))
+        low, high = found.interval_at(found.unknown[80])
+        assert 0 <= low <= 0.2 <= high <= 1
+        hits.append(low <= np.mean(others >= found.unknown[80]) <= high)
+    assert np.mean(hits) == pytest.approx(0.9, abs=0.05)
+    assert REJECTOR.interval_at(0.5) is None, "an older version's file does not know it"
 
 
 def test_a_rate_leaves_room_for_the_class_to_come():
