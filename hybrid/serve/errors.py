@@ -13,6 +13,7 @@ from hybrid.errors import (
     GateError,
     HybridError,
     MissingExtraError,
+    StoreError,
 )
 
 RETRY_SECONDS = 2
@@ -43,6 +44,8 @@ def status_of(error: HybridError) -> int:
         return error.status
     if isinstance(error, ArtifactError) and "in use by another command" in error.what:
         return 503
+    if isinstance(error, ArtifactError | StoreError) and error.what.startswith("there is no "):
+        return 404  # a run without an index, or none at all: the classes are named, and that is all
     return 422 if isinstance(error, _ASKED_WRONGLY) else 500
 
 

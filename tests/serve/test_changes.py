@@ -112,3 +112,26 @@ def test_trained_classes_name_what_they_are_taken_for(client):
     wrong = int((answers != held_out.target).sum())
     assert sum(pair["count"] for one in classes for pair in one["confusions"]) == wrong
     assert all(pair["label"] != one["name"] for one in classes for pair in one["confusions"])
+
+
+def test_a_server_of_names_alone_says_what_it_lacks(tmp_path, photos):
+    from starlette.testclient import TestClient
+
+    from hybrid import Run
+    from hybrid.serve.app import create_app
+    from hybrid.serve.model import Asked
+    from hybrid.serve.service import Service
+    from hybrid.serve.settings import ServeSettings
+
+    run = tmp_path / "none"
+    service = Service(lambda: Run(run, encoder="tiny", wait=False), Asked(prompts="zebra,okapi"), ServeSettings())
+    with TestClient(create_app(service), base_url="http://127.0.0.1:8000") as client:
+        answer = client.post("/v1/predict", files=files(photos[:1]), data={"neighbors": "3"}).json()
+        assert (answer["predictions"][0]["expert"], answer["predictions"][0]["neighbors"]) == ("zero-shot", [])
+        said = client.get("/v1/run").json()
+        assert (said["head"], said["images"], said["can"]["train"], said["can"]["reject"]) == (None, 0, False, False)
+        for path in ("/v1/queue", "/v1/labels", "/v1/progress", "/v1/search?text=zebra"):
+            refused = client.get(path)
+            assert refused.status_code == 404, path
+            assert "hybrid build-index" in refused.json()["error"]["fix"]
+    assert not run.exists()
