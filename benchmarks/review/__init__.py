@@ -2,4 +2,4 @@
 
 from benchmarks.kit.about import About
 
-ABOUT = About(time="6 minutes for 5 seeds", needs="nothing: photos are drawn")
+ABOUT = About(time="7 minutes for 5 seeds", needs="nothing: photos are drawn")
