@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from hybrid import Run
+from hybrid.serve.server import _listen
+from hybrid.serve.settings import ServeSettings
 
 CLIENTS = 100
 
@@ -122,3 +124,9 @@ def test_memory_threads_and_files_stay_flat(server, photos):
     assert later - memory < 24
     assert later_threads <= threads + 1
     assert later_files <= files + 1
+
+
+def test_answers_are_sent_at_once():
+    """asyncio turns Nagle's algorithm off only for sockets that name their protocol; else each answer waits 40 ms."""
+    with _listen(ServeSettings(port=0)) as listening:
+        assert listening.proto == socket.IPPROTO_TCP
