@@ -26,6 +26,7 @@ from hybrid.labels.names import differs_to_the_eye
 from hybrid.labels.near import did_you_mean
 from hybrid.labels.space import LabelSpace
 from hybrid.run.fitted import Batch, FittedClassifier
+from hybrid.run.labels import with_labels_in_force
 
 # Enough for a steady figure, few enough to add little to an evaluation.
 SPEED_BATCHES = 4
@@ -59,7 +60,7 @@ def evaluate(
         If no image has a label inside the label space.
     """
     space = classifier.space
-    labeled = [record for record in records if record.label is not None]
+    labeled = [record for record in _by_people(classifier, records) if record.label is not None]
     class_index = {label: space.index_of(label) for label in {str(record.label) for record in labeled}}
     inside = [record for record in labeled if class_index[str(record.label)] is not None]
     foreign = sorted(label for label, index in class_index.items() if index is None)
@@ -94,6 +95,12 @@ def evaluate(
         sets=_report_sets(classifier, images, sets),
         rejection=rejection,
     )
+
+
+def _by_people(classifier: FittedClassifier, records: Sequence[ImageRecord]) -> Sequence[ImageRecord]:
+    """The images with the labels that people gave in the run; none of these is outside the label space."""
+    state = classifier.state
+    return records if state is None or state.layout is None else with_labels_in_force(state.layout, records)
 
 
 def _answer(

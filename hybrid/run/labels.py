@@ -320,3 +320,37 @@ def _notes(requests: Iterable[LabelRequest], classes: RunClasses) -> tuple[str, 
     if NONE in labels:
         notes.append("none of these: such photos train and show no class")
     return tuple(notes)
+
+
+def with_labels_in_force(layout: Layout, records: Sequence[ImageRecord]) -> list[ImageRecord]:
+    """Give images that may not be in the index the labels that people gave to their contents.
+
+    Of a run where nobody gave any, nothing is read. Else the index says what a file holds that is as it was; others are
+    read where their size is that of a labeled content, or such a content has no size because it left the index.
+    """
+    if not layout.store.is_file():
+        return list(records)
+    with EmbeddingStore(layout.store, read_only=True) as store:
+        given = store.labels_in_force()
+        if not given:
+            return list(records)
+        there = {image.record.path: image for image in store.images_at([record.path for record in records])}
+        sizes = {image.sha256: image.record.size for image in store.images_with(given)}
+    contents: dict[int, str] = {}
+    unknown: list[int] = []
+    for place, record in enumerate(records):
+        image = there.get(record.path)
+        if image is not None and _stamp(image.record) == _stamp(record):
+            contents[place] = image.sha256
+        elif len(sizes) < len(given) or record.size in sizes.values():
+            unknown.append(place)
+    reads = read_each([records[place] for place in unknown], None)
+    contents |= {place: read.sha256 for place, read in zip(unknown, reads, strict=True)}
+    return [
+        replace(record, label=given[contents[place]].label) if contents.get(place) in given else record
+        for place, record in enumerate(records)
+    ]
+
+
+def _stamp(record: ImageRecord) -> tuple[str | int | None, ...]:
+    return record.size, record.mtime_ns, record.ctime_ns, record.container, record.offset

@@ -269,3 +269,18 @@ def test_what_cannot_be_decoded_is_listed_and_not_kept(run):
     assert [path for path, _ in summary.unreadable] == ["torn.jpg"]
     assert summary.applied == 1
     assert not run.layout.photos.exists()
+
+
+def test_an_evaluation_goes_by_the_labels_that_people_gave(run, photos, image_folder):
+    run.train(head="linear")
+    test = image_folder({"cat": 3, "dog": 3}, "test", seed=9)
+    before = run.evaluate(test)
+    run.label(test / "cat" / "000.jpg", "dog")
+    run.label(test / "cat" / "001.jpg", NONE)
+    (test / "dog" / "copy.jpg").write_bytes((test / "cat" / "000.jpg").read_bytes())
+    after = run.evaluate(test)
+
+    assert (before.scored, before.outside) == (6, 0)
+    assert (after.scored, after.outside) == (6, 1)
+    labels = [after.per_image.names[place] for place in after.per_image.target]
+    assert Counter(labels) == {"cat": 1, "dog": 5}
