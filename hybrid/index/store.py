@@ -33,6 +33,7 @@ _ADDED = "class:"
 LABELED = "label:"
 # The folder of images that a run keeps itself, beside the store; their paths are relative, so that a run may move.
 PHOTOS = "photos"
+_OWN = f"{PHOTOS}/"
 # Vectors that are read at once.
 _CHUNK = 500
 _COLUMNS = ", ".join(ImageRow._fields)
@@ -557,8 +558,8 @@ class EmbeddingStore:
         row = ImageRow._make(values[:-1])
         if row_digest(row) != values[-1]:
             raise damaged(self.path, f"the row of {row.path!r} is not what was written: it does not fit its digest")
-        if row.path.startswith(f"{PHOTOS}/"):
-            return row._replace(path=self._own + row.path.removeprefix(f"{PHOTOS}/"))
+        if row.path.startswith(_OWN):
+            return row._replace(path=self._own + row.path.removeprefix(_OWN))
         return row
 
     def _stored(self, paths: Iterable[str]) -> list[str]:
