@@ -30,7 +30,7 @@ def serve(
     encoder: options.EncoderOptions,
     device: options.Device = "auto",
 ) -> None:
-    """See the answers in a browser, correct them, teach classes; and the same by REST."""
+    """Show and correct the answers in a browser, or by REST."""
     from hybrid.cli import show
     from hybrid.errors import ConfigError, MissingExtraError
     from hybrid.run.run import Run

@@ -24,6 +24,8 @@ SIGNS = {"text": (0.0, None), "entropy": (None, 0.0), "ood_score": (None, 0.0), 
 ENERGY_GAIN = 0.01
 # Of the held-out classes, the share that lets at most `Rejector.worst` of its images pass.
 MOST_CLASSES = 0.9
+# Fewer images of none of the classes than these say too little of what else there is.
+FEWEST_OUTSIDE = 10
 # Standard deviations to either side of a mean that hold 90 % of a normal distribution.
 NINETY = 1.645
 
@@ -149,6 +151,18 @@ class _Images:
     episode: Indices
     label: Indices
 
+    def with_outside(self, known: Floats, unknown: Floats) -> _Images:
+        """One more episode: features (n, k) of images of the seen classes, and (m, k) of images of none of them."""
+        count, both = len(known), np.concatenate([known, unknown])
+        is_known = np.arange(len(both)) < count
+        return _Images(
+            np.concatenate([self.features, both]),
+            np.concatenate([self.known, is_known]),
+            np.concatenate([self.weight, np.where(is_known, 0.5 / count, 0.5 / len(unknown))]),
+            np.concatenate([self.episode, np.full(len(both), self.episode.max() + 1)]),
+            np.concatenate([self.label, np.full(len(both), self.label.max() + 1)]),
+        )
+
     def fit(self, columns: Sequence[int], rows: NDArray[np.bool_] | slice = slice(None)) -> Floats:
         """Weights of these features, and last the bias, by the images of some rows; (k + 1,)."""
         bounds = [*(list(SIGNS.values())[c] for c in columns), (None, None)]
@@ -174,13 +188,28 @@ class _Images:
         return float(np.mean([_weighted_auroc(p_known[part], self.known[part], self.weight[part]) for part in both]))
 
 
-def fit_rejector(gate: AnyGate, episodes: Sequence[LabeledEvidence]) -> Rejector:
+def fit_rejector(
+    gate: AnyGate,
+    episodes: Sequence[LabeledEvidence],
+    validation: Evidence | None = None,
+    outside: Evidence | None = None,
+) -> Rejector:
     """Fit on episodes in which one half of the held-out classes is named and the other half is not.
 
     Images of the unnamed half are the unknown ones; seen, named and unknown images weigh 1 : 1 : 2. False-accept rates
     are those of rejectors that were fitted to the other episodes.
+
+    Parameters
+    ----------
+    gate : AnyGate
+    episodes : sequence of LabeledEvidence
+    validation, outside : Evidence, optional
+        Of images of the seen classes, and of others that show none of the classes, as a person said. Where there are
+        `FEWEST_OUTSIDE` of these or more, both are one episode more, and these are one unknown class more.
     """
     images = _gather(gate, episodes)
+    if validation is not None and outside is not None and len(outside.similarity) >= FEWEST_OUTSIDE:
+        images = images.with_outside(_features(gate, validation), _features(gate, outside))
     names = list(SIGNS)
     plain = [names.index(name) for name in names if name != "energy"]
     columns, p_known = plain, images.held_out(plain)

@@ -94,6 +94,8 @@ class TrainingSet:
     notes : tuple of str
     trains_only : frozenset of str
         Content hashes of images that may never be held out; see `StoredImage.trains_only`.
+    negatives : LabeledImages or None
+        Images that were drawn at random and that show none of the classes, as a person said; their targets say nothing.
     """
 
     classes: tuple[str, ...]
@@ -101,6 +103,7 @@ class TrainingSet:
     val: LabeledImages
     notes: tuple[str, ...]
     trains_only: frozenset[str] = frozenset()
+    negatives: LabeledImages | None = None
 
 
 @dataclass(frozen=True)

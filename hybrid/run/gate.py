@@ -11,7 +11,7 @@ from hybrid.errors import GateError, listing
 from hybrid.gate.calibration import fit_temperature
 from hybrid.gate.decide import FittedGate
 from hybrid.gate.episodes import calibrate, check_enough, class_folds
-from hybrid.gate.evidence import Evidence
+from hybrid.gate.evidence import Evidence, Scorer
 from hybrid.gate.gaussians import ClassGaussians, LabeledEmbeddings
 from hybrid.gate.policy import CalibrationSet, uniform_from_hash
 from hybrid.gate.registry import gate_class
@@ -29,6 +29,7 @@ def fit_run_gate(
     folds: str = "memory",
     fold_logits: FoldLogits | None = None,
     seed: int = 0,
+    negative_logits: FloatArray | None = None,
 ) -> FittedGate:
     """Fit gate and rejector on the validation images.
 
@@ -40,8 +41,9 @@ def fit_run_gate(
     texts : (s, d) float32
         Text embeddings of the seen classes.
     folds, fold_logits
-        Where the episodes' head logits come from, and the function that gives them; see
-        `hybrid.heads.training.folds`.
+        See `hybrid.heads.training.folds`: where the episodes' head logits come from, and what gives them.
+    negative_logits : (m, s) float32, optional
+        The head's, of the images of none of the classes (`TrainingSet.negatives`).
 
     Returns
     -------
@@ -58,10 +60,7 @@ def fit_run_gate(
     try:
         check_enough(len(data.classes), len(data.val))
     except GateError as error:
-        reason = f"{error.what}: {error.got}; needed: {error.expected}"
-        both = train + val
-        gaussians = ClassGaussians.fit(both.embeddings, both.target, len(data.classes))
-        return FittedGate(gate_class()(), gaussians, reason=reason)
+        return _not_fitted(train + val, len(data.classes), error)
     held_out = class_folds(len(data.classes), seed)
     calibration = calibrate(
         train,
@@ -74,9 +73,19 @@ def fit_run_gate(
         seed,
     )
     gate, reason = gate_class().fitted(calibration, folds)
-    rejector = fit_rejector(gate, calibration.episodes)
+    outside = None
+    if negative_logits is not None and data.negatives is not None:
+        outside = Scorer(calibration.gaussians, texts, logit_scale)(data.negatives.embeddings, negative_logits)
+    rejector = fit_rejector(gate, calibration.episodes, calibration.validation.evidence, outside)
     kept = _calibration_set(data.val, head_logits, calibration.validation.evidence)
     return FittedGate(gate, calibration.gaussians, rejector, kept, reason)
+
+
+def _not_fitted(images: LabeledEmbeddings, classes: int, error: GateError) -> FittedGate:
+    """The documented prior, where there is too little to fit."""
+    gaussians = ClassGaussians.fit(images.embeddings, images.target, classes)
+    reason = f"{error.what}: {error.got}; needed: {error.expected}"
+    return FittedGate(gate_class()(), gaussians, reason=reason)
 
 
 def _episode_logits(

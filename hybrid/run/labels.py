@@ -318,7 +318,7 @@ def _notes(requests: Iterable[LabelRequest], classes: RunClasses) -> tuple[str, 
     if trained:
         notes.append(f"trained: {listing(trained)}; the head learns these photos at the next hybrid train-head")
     if NONE in labels:
-        notes.append("none of these: such photos train and show no class")
+        notes.append("none of these: such photos train and show no class; those drawn at random teach the rejector")
     return tuple(notes)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import msgspec.structs
 import numpy as np
@@ -153,11 +154,18 @@ def _refit(work: _Work, gate_folds: str | None, templates: str | None) -> Fitted
             )
         if head_kind(settings).reads_pixels:
             _check_files(data.val.records if settings.gate.folds == "memory" else data.train.records + data.val.records)
-        fitted = work.fit_gate(data, head_logits(head, data.val), vectors, draft.folder)
+        fitted = work.fit_gate(data, work.scored(head, data), vectors, draft.folder)
         draft.save_settings(msgspec.structs.replace(info, settings=settings, val_photos=len(data.val)))
         draft.save_gate(fitted, encoder, texts)
         draft.publish()
     return fitted
+
+
+class HeadLogits(NamedTuple):
+    """A head's logits of the validation images, and of those of none of the classes, where there are any."""
+
+    validation: FloatArray
+    negatives: FloatArray | None
 
 
 @dataclass(frozen=True)
@@ -216,11 +224,11 @@ class _Work:
             head = self.train(data, draft.folder)
             info = _describe(data, head, self.settings, left_out)
             draft.save(head, info)
-            logits = head_logits(answering(head, self.settings), data.val)
-            fitted = self.try_to_fit_gate(data, logits, named, draft.folder)
+            scored = self.scored(answering(head, self.settings), data)
+            fitted = self.try_to_fit_gate(data, scored, named, draft.folder)
             draft.save_gate(fitted, self.encoder, texts)
             draft.publish()
-        for line in _results(data, logits):
+        for line in _results(data, scored.validation):
             self.say(line)
         return info, fitted
 
@@ -235,30 +243,33 @@ class _Work:
             silent = replace(self, say=lambda line: None, on_step=show_nothing)
             kind.train(data, self.settings, silent.job(Path(folder), self.layout.training / "head"))
 
-    def fit_gate(self, data: TrainingSet, logits: FloatArray, texts: FloatArray, folder: Path) -> FittedGate:
-        """Fit the gate on the validation images, of which the head says `logits`.
+    def scored(self, head: Head, data: TrainingSet) -> HeadLogits:
+        """What the head says of the images that fit the gate."""
+        negatives = data.negatives
+        return HeadLogits(head_logits(head, data.val), None if negatives is None else head_logits(head, negatives))
 
-        Trainings of its folds write their logs to `folder`.
-        """
+    def fit_gate(self, data: TrainingSet, scored: HeadLogits, texts: FloatArray, folder: Path) -> FittedGate:
+        """Fit the gate on the validation images; trainings of its folds write their logs to `folder`."""
         return fit_run_gate(
             data,
-            logits,
+            scored.validation,
             texts,
             self.encoder.logit_scale,
             folds=self.settings.gate.folds,
             fold_logits=self.fold_logits(data, folder),
             seed=self.settings.seed,
+            negative_logits=scored.negatives,
         )
 
     def try_to_fit_gate(
-        self, data: TrainingSet, logits: FloatArray, named: tuple[FloatArray | None, str], folder: Path
+        self, data: TrainingSet, scored: HeadLogits, named: tuple[FloatArray | None, str], folder: Path
     ) -> FittedGate:
         """Fit the gate, or say why it cannot be fitted: a trained head is worth keeping without one."""
         texts, reason = named
         if texts is None:
             return FittedGate(reason=reason)
         try:
-            return self.fit_gate(data, logits, texts, folder)
+            return self.fit_gate(data, scored, texts, folder)
         except (GateError, HeadError) as error:
             return FittedGate(reason=f"{error.what}: {error.got}")
 

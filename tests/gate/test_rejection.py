@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 from hybrid.errors import GateError
 from hybrid.gate import rejection as reject
 from hybrid.gate.episodes import class_folds
+from hybrid.gate.evidence import Scorer
 from hybrid.gate.fit import LabeledEvidence
 from hybrid.gate.gate import Gate, UnseenWeights
 from hybrid.gate.rejection import Rejector, fit_rejector
@@ -232,3 +233,34 @@ def test_episodes_that_hold_out_one_class_leave_none_unnamed(make_world):
     episodes = make_world().calibration(held_out=((0,), (1,))).episodes
     with pytest.raises(GateError, match="no episode holds out two classes"):
         fit_rejector(GATE, episodes)
+
+
+def test_photos_of_no_class_are_one_unknown_class_more(fit_calls, large):
+    """What a person said shows none of the classes stays out after the fit, although episodes never saw the like."""
+    calibration = large.calibration()
+    episodes, validation = calibration.episodes, calibration.validation.evidence
+    rng = np.random.default_rng(0)
+    # Between two classes each: near to their texts, and of neither.
+    pairs = rng.integers(0, 8, (40, 2))
+    mixed = large.texts[pairs].mean(axis=1) + 0.02 * rng.normal(size=(40, large.texts.shape[1]))
+    mixed /= np.linalg.norm(mixed, axis=1, keepdims=True)
+    outside = Scorer(calibration.gaussians, large.texts, 20.0)(mixed, np.zeros((40, 8)))
+    given = outside[np.arange(20)]
+    plain = fit_rejector(GATE, episodes)
+    taught = fit_rejector(GATE, episodes, validation, given)
+    _, positive, weights, *_ = fit_calls[-1]
+
+    count = len(validation.similarity)
+    assert positive[-20 - count :].tolist() == [True] * count + [False] * 20
+    assert weights[-20:] == pytest.approx(0.5 / 20)
+    assert weights[-20 - count : -20] == pytest.approx(0.5 / count)
+    assert taught.classes == plain.classes + 1
+    rest = outside[np.arange(20, 40)]
+    assert _auroc(taught, validation, rest) > _auroc(plain, validation, rest)
+    few = outside[np.arange(reject.FEWEST_OUTSIDE - 1)]
+    assert fit_rejector(GATE, episodes, validation, few) == plain
+
+
+def _auroc(rejector, known, unknown):
+    scores = np.concatenate([rejector.p_known(GATE, known), rejector.p_known(GATE, unknown)])
+    return roc_auc_score(np.arange(len(scores)) < len(known.similarity), scores)

@@ -148,6 +148,19 @@ def test_doubtful_photos_train_and_are_never_held_out(run):
     assert chosen <= set(cut.train.hashes)
 
 
+def test_of_photos_that_show_no_class_those_drawn_at_random_calibrate(run):
+    pool = sorted(image.sha256 for image in stored(run) if "pool" in image.record.path)
+    assert dataset(run).negatives is None
+    for sha256, why in zip(pool, ["margin", "random"] * 6, strict=True):
+        run.give_labels([LabelRequest(sha256, NONE, why)])
+
+    data = dataset(run)
+    assert set(data.negatives.hashes) == set(pool[1::2])
+    assert not set(pool) & {*data.train.hashes, *data.val.hashes}
+    cut = split_by_training(data, data.classes, frozenset(data.train.hashes))
+    assert cut.negatives.hashes == data.negatives.hashes
+
+
 def test_a_doubtful_photo_that_had_a_label_keeps_its_place(run, photos):
     before = {seed: set(dataset(run, seed).val.hashes) for seed in range(3)}
     sha256 = next(iter(before[0]))

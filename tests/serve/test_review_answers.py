@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from types import SimpleNamespace
 
@@ -65,4 +66,4 @@ def test_what_is_answered_while_photos_are_ordered_is_not_ready(monkeypatch):
     monkeypatch.setattr(queue, "make_queue", make_queue)
     answers = SimpleNamespace(pool=lambda: None, ready=lambda: (ready[0], 7), notes=list)
     service = SimpleNamespace(review=answers, served=SimpleNamespace(revision="r"))
-    assert queue._queue(service, None, 10, 0, 0, [])["ready"] == {"done": 0, "total": 7}
+    assert json.loads(queue._queue(service, None, 10, 0, 0, []).body)["ready"] == {"done": 0, "total": 7}

@@ -51,7 +51,19 @@ def training_set(
         return with_embeddings(pack(part, chosen.classes), store, fingerprint)
 
     trains_only = frozenset(image.sha256 for image in chosen.images if image.trains_only)
-    return TrainingSet(chosen.classes, embedded(train), embedded(val), notes, trains_only)
+    negatives = _negatives(store, fingerprint)
+    return TrainingSet(chosen.classes, embedded(train), embedded(val), notes, trains_only, negatives)
+
+
+def _negatives(store: EmbeddingStore, fingerprint: str) -> LabeledImages | None:
+    """Images of none of the classes that may calibrate the rejector: drawn at random, and not of split ``test``."""
+    found = {image.sha256: image for image in reversed(store.images_with(store.negatives()))}
+    usable = [i for i in found.values() if i.given and not i.given.is_chosen and i.record.split not in HELD_BACK]
+    hashes = tuple(image.sha256 for image in usable)
+    if not hashes:
+        return None
+    target = np.full(len(hashes), -1, dtype=np.intp)
+    return LabeledImages(tuple(i.record for i in usable), hashes, target, store.embeddings(hashes, fingerprint))
 
 
 @dataclass(frozen=True)
@@ -201,7 +213,7 @@ def split_by_training(data: TrainingSet, classes: tuple[str, ...], trained_on: f
             got=f"{len(train)} photos that trained it, of {covered} classes, and {len(val)} others",
             fix="hybrid build-index with the head's photos, or hybrid train-head",
         )
-    return TrainingSet(classes, train, val, data.notes, data.trains_only)
+    return replace(data, classes=classes, train=train, val=val)
 
 
 def _check_own_images(classes: Sequence[str], named: list[StoredImage], once: list[StoredImage]) -> None:
