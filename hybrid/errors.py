@@ -92,6 +92,10 @@ class ArtifactError(HybridError):
     """A run folder is missing a part, or was written by another version."""
 
 
+class InUseError(ArtifactError):
+    """Another command writes to the run, and nobody is to wait for it."""
+
+
 class MetricError(HybridError):
     """The arrays given to a metric do not fit together or hold impossible values."""
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from hybrid.errors import ArtifactError, HybridWarning, named_file_errors
+from hybrid.errors import HybridWarning, InUseError, named_file_errors
 
 LOCK, HOLDER = ".lock", ".lock.json"
+LABEL_LOCK = ".labels.lock"
 # Seconds between two looks of a command that waits.
 POLL = 0.1
 OTHER = "another process"
@@ -76,8 +77,17 @@ def run_lock(root: Path, command: str, *, wait: bool = True) -> Iterator[None]:
         lock.release()
 
 
-def _in_use(root: Path) -> ArtifactError:
-    return ArtifactError(
+@contextmanager
+def label_lock(root: Path) -> Iterator[None]:
+    """Be the only one who labels images of a run; whoever holds it has it for moments, so that all others wait."""
+    from filelock import FileLock
+
+    with FileLock(root / LABEL_LOCK, thread_local=False):
+        yield
+
+
+def _in_use(root: Path) -> InUseError:
+    return InUseError(
         f"the run {root} is in use by another command that writes to it",
         got=holder(root) or OTHER,
         fix="wait until it has ended, or leave --no-wait (wait=False) out",

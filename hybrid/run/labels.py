@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from hybrid.encoders.base import Encoder, FloatArray
-from hybrid.errors import ArtifactError, DataError, LabelConflictError, listing
+from hybrid.errors import ArtifactError, DataError, InUseError, LabelConflictError, listing
 from hybrid.images.naming import plural
 from hybrid.images.pipeline import read_each
 from hybrid.images.records import ImageRecord
@@ -17,6 +18,7 @@ from hybrid.index.given import UNDO, GivenLabel, now
 from hybrid.index.neighbors import open_index
 from hybrid.index.store import LABELED, EmbeddingStore, StoredImage
 from hybrid.labels.names import NONE, NameTable, check_name, class_key, is_reserved
+from hybrid.lock import label_lock
 from hybrid.run.classes.change import RunClasses, read_run_classes
 from hybrid.run.classes.images import Unreadable, embed_images
 from hybrid.run.files import Layout, RunInfo, note_store, read_run
@@ -137,28 +139,26 @@ def give_labels(
     HybridError
         If there is no run, or the encoder is not the run's.
     """
-    read_run(layout)
-    with writing(layout, "label", wait=wait):
-        run, head = read_run(layout), read_head_info(layout)
-        classes, _ = read_run_classes(layout, (run.encoder_fingerprint,), head)
-        with EmbeddingStore(layout.store, must_exist=True) as store:
-            plan = _plan(store, [replace(one, label=_spelled(one.label, classes)) for one in requests])
-            before, given = _labels_before(store, plan), store.labels_in_force()
-            _join(store, plan, run, load_encoder, layout)
-            fresh = {
-                sha256: one
-                for sha256, one in plan.wanted.items()
-                if sha256 not in given or given[sha256].label != one.label
-            }
-            at = now()
-            ids = store.write_labels(
-                [
-                    GivenLabel(0, sha256, one.label, before.get(sha256), by, at, one.why, None, one.answer)
-                    for sha256, one in fresh.items()
-                ]
-            )
-            revision = store.revision
-        note_store(layout)
+    run, head = read_run(layout), read_head_info(layout)
+    classes, _ = read_run_classes(layout, (run.encoder_fingerprint,), head)
+    with EmbeddingStore(layout.store, read_only=True) as store:
+        plan = _plan(store, [replace(one, label=_spelled(one.label, classes)) for one in requests])
+    with _labeling(layout, joins=bool(plan.joining), wait=wait), EmbeddingStore(layout.store, must_exist=True) as store:
+        before, given = _labels_before(store, plan), store.labels_in_force()
+        _join(store, plan, run, load_encoder, layout)
+        fresh = {
+            sha256: one
+            for sha256, one in plan.wanted.items()
+            if sha256 not in given or given[sha256].label != one.label
+        }
+        at = now()
+        ids = store.write_labels(
+            [
+                GivenLabel(0, sha256, one.label, before.get(sha256), by, at, one.why, None, one.answer)
+                for sha256, one in fresh.items()
+            ]
+        )
+        revision = store.revision
     notes = _notes(fresh.values(), classes)
     unchanged = len(plan.wanted) - len(fresh)
     return LabelSummary(tuple(ids), len(fresh), len(plan.joining), unchanged, tuple(plan.unreadable), notes, revision)
@@ -182,7 +182,7 @@ def take_back(
         If a label is not there, or was taken back before.
     """
     read_run(layout)
-    with writing(layout, "label", wait=wait), EmbeddingStore(layout.store, must_exist=True) as store:
+    with _labeling(layout, joins=False, wait=wait), EmbeddingStore(layout.store, must_exist=True) as store:
         history = store.given_labels()
         undone = {row.undoes for row in history}
         there = {
@@ -199,8 +199,28 @@ def take_back(
         rows = [there[number] for number in sorted(wanted, reverse=True)]
         at = now()
         store.write_labels([GivenLabel(0, row.sha256, None, row.label, by, at, UNDO, row.id) for row in rows])
-        note_store(layout)
     return rows
+
+
+@contextmanager
+def _labeling(layout: Layout, *, joins: bool, wait: bool) -> Iterator[None]:
+    """Be the only one who labels. Where images join the index, nobody else may write to the run either.
+
+    A label alone is a row of the store, which has transactions: it waits for no training, which may last hours. The
+    store is ahead of ``run.json`` then, as it may be.
+    """
+    with ExitStack() as held:
+        alone = True
+        try:
+            held.enter_context(writing(layout, "label", wait=wait and joins))
+        except InUseError:
+            if joins:
+                raise
+            alone = False
+        held.enter_context(label_lock(layout.root))
+        yield
+        if alone:
+            note_store(layout)
 
 
 def _spelled(label: str, classes: RunClasses) -> str:

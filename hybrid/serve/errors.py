@@ -12,6 +12,7 @@ from hybrid.errors import (
     FewShotError,
     GateError,
     HybridError,
+    InUseError,
     MissingExtraError,
     StoreError,
 )
@@ -42,7 +43,7 @@ def status_of(error: HybridError) -> int:
     """HTTP status of a named error."""
     if isinstance(error, ServeError):
         return error.status
-    if isinstance(error, ArtifactError) and "in use by another command" in error.what:
+    if isinstance(error, InUseError):
         return 503
     if isinstance(error, ArtifactError | StoreError) and error.what.startswith("there is no "):
         return 404  # a run without an index, or none at all: the classes are named, and that is all

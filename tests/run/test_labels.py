@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from hybrid import Run
-from hybrid.errors import DataError, LabelConflictError
+from hybrid.errors import DataError, InUseError, LabelConflictError
 from hybrid.heads.training.dataset import split_by_training, training_set
 from hybrid.images.records import BytesRecord
 from hybrid.index.store import EmbeddingStore
 from hybrid.labels.names import NONE
+from hybrid.lock import run_lock
 from hybrid.run.labels import LabelRequest
 
 
@@ -213,6 +214,24 @@ def test_labels_travel_with_a_copy(run, photos, tmp_path):
     assert Run(tmp_path / "copy").label_history() == run.label_history()[:1]
     shutil.rmtree(run.folder)
     assert "okapi" in Run(tmp_path / "copy").classifier().space.names
+
+
+def test_a_label_waits_for_no_training(run, photos, image):
+    """While another command writes to the run, labels are given, taken back and kept; photos must wait to join."""
+    one = photos / "cat" / "000.jpg"
+    noted = run.info.store
+    with run_lock(run.folder, "train-head"):
+        assert run.label(one, "dog", was="cat").applied == 1
+        assert run.label(one, "fox", was="dog").applied == 1
+        run.undo_labels()
+        with pytest.raises(InUseError):
+            Run(run.folder, encoder="tiny", wait=False).label(image(99), "dog")
+        assert run.info.store == noted
+
+    assert labels(run) == {"cat": 5, "dog": 7}
+    assert all(part.state != "damaged" for part in run.check())
+    run.label(one, "cat")
+    assert run.info.store.revision > noted.revision
 
 
 def test_bad_requests_change_nothing(run, photos):
