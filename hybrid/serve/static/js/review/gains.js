@@ -3,6 +3,9 @@
 import { api, followJob, photoUrl } from "../api.js";
 import { baseName, button, count, el, errorBox, fill, percent, photo, progressBar } from "../ui.js";
 
+// A share of none is none; a probability that is shown as 0 would only be too small to show.
+const share = (value) => (value < 1e-9 ? "0 %" : percent(value));
+
 const KINDS = [
   ["classes", "Classes from examples", "At once: new classes and examples count from the next answer on."],
   ["gate", "Gate", "Seconds: how much to trust the head, the names and the examples."],
@@ -48,8 +51,8 @@ function figureRow(name, figures, kind, missing) {
       "dd.figure",
       {},
       intervalPlot(figures, kind),
-      el("strong.num", {}, percent(accuracy)),
-      el("span.muted.num", { title: "95 % interval (Wilson)" }, `${percent(low)} to ${percent(high)}`),
+      el("strong.num", {}, share(accuracy)),
+      el("span.muted.num", { title: "95 % interval (Wilson)" }, `${share(low)} to ${share(high)}`),
       of,
       el("span.muted.num", { title: "Expected calibration error: how far the probabilities are from how often the answers are right" }, `ECE ${ece.toFixed(3)}`),
     ),
@@ -198,7 +201,7 @@ export class Gains {
       this.figures,
       el("h3", {}, "What your labels changed"),
       el("p.muted", {}, `${count(labels, "label")}, ${Number(random).toLocaleString("en")} of them on photos drawn at random. `, some ? "Accuracy on those, with its 95 % interval:" : "Label a few of those that had no label, and the accuracy on them stands here, before and after a refit."),
-      sources && el("p.muted", {}, `Of ${count(sources.checked, "label")} of the sources that were checked there, ${sources.wrong} ${sources.wrong === 1 ? "was" : "were"} wrong (${percent(sources.wrong / sources.checked)}; 95 % interval ${percent(sources.low)} to ${percent(sources.high)}).`),
+      sources && el("p.muted", {}, `Of ${count(sources.checked, "label")} of the sources that were checked there, ${sources.wrong} ${sources.wrong === 1 ? "was" : "were"} wrong (${share(sources.wrong / sources.checked)}; 95 % interval ${share(sources.low)} to ${share(sources.high)}).`),
       some && el("dl.figures", {}, figureRow("Before", before, "before", "none"), figureRow("Now", after, "after", none)),
     );
   }
