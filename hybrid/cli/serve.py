@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from hybrid.cli import options
+
+if TYPE_CHECKING:
+    from hybrid.config import Regions
 
 
 @options.with_groups
@@ -50,7 +53,7 @@ def serve(
     if token is None and not is_loopback(host):
         token = new_token()
     settings = ServeSettings(host=host, port=port, token=token, read_only=read_only)
-    regions = answer.regions.value if answer.regions else None
+    regions = cast("Regions | None", answer.regions and answer.regions.value)
     asked = Asked(run.prompts, run.templates, run.strict_names, regions, answer.policy())
 
     def open_run() -> Run:

@@ -11,6 +11,7 @@ from functools import cached_property
 
 import msgspec
 
+from hybrid.config import Regions
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import ConfigError
 from hybrid.gate.policy import EXCLUSIVE, Policy
@@ -35,7 +36,7 @@ class Asked:
     prompts: str | None = None
     templates: str | None = None
     strict_names: bool = False
-    regions: str | None = None
+    regions: Regions | None = None
     policy: Policy = field(default_factory=Policy)
 
 
@@ -167,7 +168,7 @@ def load_served(run: Run, asked: Asked, *, keep_texts: bool, texts: dict[str, Fl
     state = run.state(
         asked.prompts,
         templates=asked.templates,
-        regions=asked.regions,  # type: ignore[arg-type]
+        regions=asked.regions,
         strict_names=asked.strict_names,
     )
     if not keep_texts:

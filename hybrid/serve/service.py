@@ -165,8 +165,8 @@ class Service:
             if stamp.revision == before.revision:
                 self.problem = None
                 return before
-            same = stamp.info is not None and before.stamp.info is not None
-            same = same and stamp.info.encoder_fingerprint == before.stamp.info.encoder_fingerprint  # type: ignore[union-attr]
+            now, then = stamp.info, before.stamp.info
+            same = now is not None and then is not None and now.encoder_fingerprint == then.encoder_fingerprint
             self.served = self._load(before.run if same else self._open())
             self.problem = None
             self.reloads += 1
@@ -211,7 +211,7 @@ class Service:
                 if images := store.images_with([sha256]):
                     return images[0].record
         raise ServeError(
-            404, "there is no photo of this hash", got=sha256[:80], fix="post the photo itself; uploads are forgotten"
+            404, "no photo with this hash is known", got=sha256[:80], fix="post the photo itself; uploads are forgotten"
         )
 
     async def answer(

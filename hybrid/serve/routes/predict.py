@@ -27,7 +27,9 @@ async def predict(service: Serving, form: Sent) -> Response:
     policy, names = policy_of(service, form), form.names("prompts")
     records, hashes = await posted(service, form, "images")
     if not records:
-        raise ServeError(422, "there is no photo", expected="files in images, or sha256", fix="send at least one")
+        raise ServeError(
+            422, "the request has no photo", expected="files in images, or sha256", fix="send at least one"
+        )
     answer = await service.answer(records, names, policy, hashes)
     # Without neighbors it is done before another thread had begun.
     rows = await service.call(service.rows, answer, top_k, neighbors) if neighbors else service.rows(answer, top_k, 0)
