@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from selenium.webdriver.common.keys import Keys
 
 CHOICES = ".stage-bars button"
@@ -99,6 +100,7 @@ def test_a_name_that_is_typed_joins_as_a_class_and_is_shown_as_text(page):
 
 def test_the_grid_labels_a_selection_at_once(page):
     page.open().click("#review-grid")
+    page.stop_clock()
     page.click(".grid-all")
     chosen = {e.get_attribute("data-sha256") for e in page.all('.tile[aria-selected="true"]')}
     number = int(page.see(".grid-count", "selected").text.split()[0])
@@ -160,15 +162,19 @@ def test_two_tabs_at_once(page):
         browser.switch_to.window(one)
 
 
-def test_decisions_wait_while_the_server_is_away(page, serve):
+@pytest.mark.parametrize("asked", [True, False])
+def test_decisions_wait_while_the_server_is_away(page, serve, asked):
     page.open().see(CHOICES)
+    if asked:
+        page.stop_clock()
     page.until(lambda: page.js("return document.querySelector('.stage-image').complete"))
     label = classes(page)[0]
     page.server.stop()
     first = decide(page, "1")
     page.see("#review-status.stuck", "1 change not saved yet")
     page.server = serve(page.server.run, port=page.server.port)
-    page.click("#review-status button", "Try again")
+    if asked:
+        page.click("#review-status button", "Try again")
     assert saved(page) == {first: label}
 
 

@@ -101,6 +101,7 @@ def test_photo_that_cannot_be_read(reading, photos, tmp_path):
 
 def test_correction_reaches_the_store_and_is_taken_back(page, photos):
     try_photos(page, photos / f"{UNSEEN[0].replace(' ', '-')}-0.jpg")
+    page.stop_clock()
     page.click(".actions .btn", "Correct")
     page.see(".correcting input").send_keys("a new kind")
     page.see(".correcting .option-name", "a new kind")
