@@ -16,6 +16,8 @@ HEAVY = {
     "open_clip",
     "optuna",
     "peft",
+    "pyarrow",
+    "ray",
     "scipy",
     "skimage",
     "sklearn",
@@ -47,6 +49,7 @@ NEVER = {
 LEAVES = {
     "evaluation": {"cli", "tools", "serve"},
     "tools": {"cli", "serve"},
+    "cluster": {"cli", "serve"},
     "serve": {"cli"},
     "demo": {"cli"},
     "cli": {"__main__"},
