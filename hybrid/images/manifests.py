@@ -19,6 +19,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from hybrid.errors import DataError, MissingExtraError, listing
+from hybrid.images.captures import NO_VALUE, Capture, as_month, as_name, as_time, time_of_month
 from hybrid.images.naming import LABEL_NAMES, Found, as_label, ending, is_image_name, is_text, split_of
 from hybrid.images.records import ImageRecord, Stamp
 
@@ -36,23 +37,14 @@ _PATH_NAMES = (
     "img",
     "photo",
 )
-_NAMES = {"path": _PATH_NAMES, "label": LABEL_NAMES, "split": ("split",)}
-# What pandas writes, and reads, for a value that is not there.
-_NO_VALUE = {
-    "#N/A",
-    "#N/A N/A",
-    "#NA",
-    "-NaN",
-    "-nan",
-    "<NA>",
-    "N/A",
-    "NA",
-    "NULL",
-    "NaN",
-    "None",
-    "n/a",
-    "nan",
-    "null",
+_NAMES = {
+    "path": _PATH_NAMES,
+    "label": LABEL_NAMES,
+    "split": ("split",),
+    "sequence": ("sequence", "sequence_id", "seq_id"),
+    "region": ("region",),
+    "time": ("time", "datetime"),
+    "month": ("month",),
 }
 _DELIMITERS = ",;\t|"
 _BYTE_ORDER_MARKS = {
@@ -72,6 +64,10 @@ class _Row(NamedTuple):
     path: object
     label: object
     split: object
+    sequence: object = None
+    region: object = None
+    time: object = None
+    month: object = None
 
 
 @dataclass
@@ -91,8 +87,9 @@ def read_manifest(manifest: str, *, labeled: bool) -> Found:
     manifest : str
         Absolute path of a ``.csv``, ``.tsv`` or ``.parquet`` file. Its column ``path`` (or ``file_name``, ``image`` and
         the like) is relative to the manifest's folder or, where nothing lies there, to the working directory, or
-        absolute; the columns ``label`` (or ``class``, ``species`` and the like) and ``split`` are optional, empty or
-        NaN means none. A CSV file is UTF-8 or UTF-16, with commas, semicolons, tabs or bars.
+        absolute; the columns ``label`` (or ``class``, ``species`` and the like), ``split``, ``sequence``, ``region``
+        and ``time`` or ``month`` are optional, empty or NaN means none. A CSV file is UTF-8 or UTF-16, with commas,
+        semicolons, tabs or bars.
     labeled : bool
         Whether the column of labels counts.
 
@@ -114,17 +111,49 @@ def read_manifest(manifest: str, *, labeled: bool) -> Found:
         notes += [f"{manifest}: {missing}"] if missing else []
     paths, moved = _resolve(listed, os.path.dirname(manifest))
     notes += [f"{manifest}: {moved}"] if moved else []
-    rows = zip(paths, labels, splits, strict=True)
-    return Found([_record(path, manifest, label, split) for path, label, split in rows], notes)
+    captures, odd = _captures(table)
+    notes += [f"{manifest}: {note}" for note in odd]
+    rows = zip(paths, labels, splits, captures, strict=True)
+    return Found([_record(path, manifest, label, split, capture) for path, label, split, capture in rows], notes)
 
 
-def _record(path: str, manifest: str, label: str | None, split: str | None) -> ImageRecord:
+def _record(path: str, manifest: str, label: str | None, split: str | None, capture: Capture) -> ImageRecord:
     # A listed file that is missing stays a record: one hole in a manifest of thousands must not stop the run, and
     # reading it later fails, which lists it among the unreadable files with the reason.
     stamp = Stamp()
     with suppress(OSError):
         stamp = Stamp.of(os.stat(path))
-    return ImageRecord(path, manifest, label, split, **stamp._asdict())
+    return ImageRecord(path, manifest, label, split, **stamp._asdict(), **capture._asdict())
+
+
+def _captures(table: _Table) -> tuple[list[Capture], list[str]]:
+    """Say when and where each image was taken, and which values are no time or month."""
+    if table.columns.keys().isdisjoint(("sequence", "region", "time", "month")):
+        return [Capture()] * len(table.rows), []
+    made = []
+    odd: dict[str, list[str]] = {"time": [], "month": [], "region": []}
+    for row in table.rows:
+        time, month = as_time(row.time), as_month(row.month)
+        if isinstance(row.region, str) and row.region.strip() in NO_VALUE:
+            odd["region"].append(row.region.strip())
+        for role, value, read in (("time", row.time, time), ("month", row.month, month)):
+            if read is None and (name := as_name(value)) is not None:
+                odd[role].append(name)
+        time = time_of_month(month) if time is None and month is not None else time
+        made.append(Capture(as_name(row.sequence), as_name(row.region), time))
+    kinds = {
+        "time": "are not a time (2025-07-14 06:12:30)",
+        "month": "are not a month (1 to 12)",
+        # NA is Namibia's code, too.
+        "region": "say that there is none",
+    }
+    notes = [
+        f"WARNING: {len(values)} of {len(made)} values in the column {table.columns[role].strip()!r} {kinds[role]} "
+        f"and are left out: {listing(list(dict.fromkeys(values)), 3)}"
+        for role, values in odd.items()
+        if values
+    ]
+    return made, notes
 
 
 def _listed_path(row: _Row, place: str) -> str:
@@ -150,7 +179,7 @@ def _listed_path(row: _Row, place: str) -> str:
 
 
 def _split(row: _Row, place: str) -> str | None:
-    named = "" if row.split is None or row.split in _NO_VALUE else str(row.split)
+    named = "" if row.split is None or row.split in NO_VALUE else str(row.split)
     split = split_of(named)
     if named.strip() and split is None and not _is_nan(row.split):
         expected = "train, val (valid, validation, dev), test, or empty"
@@ -169,7 +198,7 @@ def _labels(rows: Iterable[_Row], place: str) -> tuple[list[str | None], str]:
     spelled: Counter[str] = Counter()
     for row in rows:
         value = row.label
-        if _is_nan(value) or (isinstance(value, str) and value.strip() in _NO_VALUE):
+        if _is_nan(value) or (isinstance(value, str) and value.strip() in NO_VALUE):
             spelled[str(value).strip()] += 1
             value = None
         labels.append(as_label(value, f"{place} {row.number}"))
@@ -319,7 +348,7 @@ def _read_csv(manifest: str) -> _Table:
 
 def _csv_rows(rows: Iterable[list[str]], line: Callable[[], int], table: _Table, manifest: str) -> Iterator[_Row]:
     width = len(table.header)
-    path, label, split = (table.header.index(table.columns[r]) if r in table.columns else width for r in _NAMES)
+    places = [table.header.index(table.columns[r]) if r in table.columns else width for r in _NAMES]
     lacking = [""] * (width + 1)
     for row in rows:
         if not any(row):
@@ -331,7 +360,7 @@ def _csv_rows(rows: Iterable[list[str]], line: Callable[[], int], table: _Table,
                 fix='put double quotes around a value that holds a comma: "a, b.jpg",cat',
             )
         values = row[:width] + lacking[len(row) :]
-        yield _Row(line(), values[path], values[label], values[split])
+        yield _Row(line(), *(values[place] for place in places))
 
 
 def _read_parquet(manifest: str) -> _Table:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from hybrid.errors import UnreadableImageError
+from hybrid.images.captures import Capture, month_of
 from hybrid.images.limits import MAX_PIXELS, max_bytes
 
 _AT_ONCE = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -70,6 +71,8 @@ class ImageRecord:
         When the file (the shard) last changed in any way, which nobody can set back; 0 where the system does not say.
     inode : int
         Number of the file (the shard) on its disk; 0 where there is none.
+    sequence, region, time : str or None
+        See `hybrid.images.captures.Capture`.
     """
 
     path: str
@@ -82,6 +85,19 @@ class ImageRecord:
     offset: int = 0
     ctime_ns: int = 0
     inode: int = 0
+    sequence: str | None = None
+    region: str | None = None
+    time: str | None = None
+
+    @property
+    def capture(self) -> Capture:
+        """What is known of when and where it was taken."""
+        return Capture(self.sequence, self.region, self.time)
+
+    @property
+    def month(self) -> int | None:
+        """In which it was taken, 1 to 12."""
+        return month_of(self.time)
 
     def read_bytes(self) -> bytes:
         """Read the encoded image.

@@ -10,10 +10,12 @@ import dataclasses
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from hybrid.encoders.base import Encoder, FloatArray, decoder_of
 from hybrid.errors import listing
+from hybrid.images.captures import Capture
 from hybrid.images.naming import plural
 from hybrid.images.pipeline import ReadImage, read_each
 from hybrid.images.records import ImageRecord
@@ -137,8 +139,11 @@ def build_index(
     missing = find_missing(scan, known, replace=replace, prune=prune, may_shrink=may_shrink)
     store.name_encoder(encoder.fingerprint, encoder.name)
     embedded = store.embedded(encoder.fingerprint)
-    unread, relabeled = plan(scan.records, known, embedded, verify=verify)
+    captures = store.captures()
+    unread, relabeled = plan(scan.records, known, embedded, verify=verify, captures=captures)
     _relabel(store, relabeled, unread)
+    if captures:
+        store.forget_captures([r.path for r in scan.records if r.path in captures and not r.capture])
     same, renamed = len(scan.records) - len(unread), _count_relabeled(relabeled, known)
     summary = IndexSummary(images=len(scan.records), unchanged=same, relabeled=renamed, mended=mended)
     progress(summary.unchanged)
@@ -162,17 +167,27 @@ def _relabel(store: EmbeddingStore, relabeled: Sequence[StoredImage], unread: Se
 
 
 def plan(
-    records: Sequence[ImageRecord], known: Known, embedded: Collection[str], *, verify: bool = False
+    records: Sequence[ImageRecord],
+    known: Known,
+    embedded: Collection[str],
+    *,
+    verify: bool = False,
+    captures: Mapping[str, Capture] = MappingProxyType({}),
 ) -> tuple[list[ImageRecord], list[StoredImage]]:
     """Tell which images must be read, from what the store has: its rows by path, and which contents have a vector.
+
+    Parameters
+    ----------
+    captures : mapping of path to Capture
+        What the store knows of when and where images were taken.
 
     Returns
     -------
     unread : list of ImageRecord
         New ones, those that have changed, and those without a vector.
     relabeled : list of StoredImage
-        Unchanged ones whose source, label or split is another one now, or of which the store does not know all that the
-        system says.
+        Unchanged ones whose source, label, split or capture is another one now, or of which the store does not know all
+        that the system says.
     """
     unread, relabeled = [], []
     for record in records:
@@ -185,9 +200,14 @@ def plan(
             record = dataclasses.replace(record, source=row.source)
         if row is None or row.sha256 not in embedded or verify or _has_changed(row, record):
             unread.append(record)
-        elif _stored(row) != _stored(record):
+        elif _stored(row) != _stored(record) or _is_moved(record, captures):
             relabeled.append(StoredImage(record, row.sha256))
     return unread, relabeled
+
+
+def _is_moved(record: ImageRecord, captures: Mapping[str, Capture]) -> bool:
+    """Whether a source says of an image's capture what the store does not know."""
+    return bool(record.sequence or record.region or record.time) and captures.get(record.path) != record.capture
 
 
 def _has_changed(row: ImageRow, record: ImageRecord) -> bool:

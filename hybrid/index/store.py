@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import numpy as np
 
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import StoreError
+from hybrid.images.captures import Capture
 from hybrid.images.stream import batched
-from hybrid.index import given
+from hybrid.index import captures, given
 from hybrid.index.database import PATIENCE, damaged
 from hybrid.index.digests import checked_vectors, is_sound, row_digest, vector_digest
 from hybrid.index.given import GivenLabel
@@ -94,6 +96,7 @@ class EmbeddingStore:
         self._sound: set[str] = set()
         self._own = f"{path.parent.absolute() / PHOTOS}{os.sep}"
         self._given: tuple[int, dict[str, GivenLabel]] | None = None
+        self._captures: tuple[int, dict[str, Capture]] | None = None
 
     def __enter__(self) -> EmbeddingStore:
         return self
@@ -217,8 +220,8 @@ class EmbeddingStore:
         return self._labeled(self._rows_where("path IN (SELECT value FROM json_each(?))", self._stored(paths)))
 
     def _labeled(self, rows: Iterable[ImageRow]) -> list[StoredImage]:
-        """Images with the labels in force."""
-        labels = self.labels_in_force()
+        """Images with the labels in force, and with what is known of their captures."""
+        labels, known = self.labels_in_force(), self.captures()
         made = []
         for row in rows:
             own = labels.get(row.sha256)
@@ -227,8 +230,25 @@ class EmbeddingStore:
                 if own is None
                 else StoredImage(row.given(own).image.record, row.sha256, own, (row.label, row.split))
             )
+            if (capture := known.get(row.path)) is not None:
+                image = replace(image, record=replace(image.record, **capture._asdict()))
             made.append(image)
         return made
+
+    def captures(self) -> dict[str, Capture]:
+        """When and where images were taken, by path, as far as their sources said so."""
+        revision = self.revision
+        if self._captures is None or self._captures[0] != revision:
+            known = captures.read(self._db).items()
+            self._captures = revision, {self._absolute(path): capture for path, capture in known}
+        return self._captures[1]
+
+    def forget_captures(self, paths: Collection[str]) -> None:
+        """Forget when and where these images were taken."""
+        if paths:
+            with self._db.transaction():
+                captures.forget(self._db, self._stored(paths))
+                self._grow_revision()
 
     def images_with(self, hashes: Collection[str], *, every: bool = False) -> list[StoredImage]:
         """All images of these contents, ordered by path.
@@ -416,10 +436,12 @@ class EmbeddingStore:
             self._db.change_each("DELETE FROM photos WHERE path = ?", [(path,) for path in paths])
             self._db.change_each("DELETE FROM embeddings WHERE id = ?", [(number,) for number in numbers])
             lost = given.mend(self._db)
-            if paths or numbers or lost:
+            unplaced = captures.mend(self._db)
+            if paths or numbers or lost or unplaced:
                 self._set("loose", 1)
                 self._grow_revision()
         paths += [f"label {number}, which a person gave" for number in lost]
+        paths += [f"when and where {path} was taken" for path in unplaced]
         self._sound.clear()
         self._check_pages("integrity_check")
         return [str(path) for path in paths]
@@ -435,10 +457,11 @@ class EmbeddingStore:
         Parameters
         ----------
         images : iterable of StoredImage
-            Replace what the store knew of their paths.
+            Replace what the store knew of their paths; where one does not say when and where it was taken, that stays.
         vectors : mapping of content hash to (dim,) float32
             New embeddings by the encoder `fingerprint`.
         """
+        images = list(images)
         rows = [self._relative(image.row) for image in images]
         vectors = vectors or {}
         if not rows and not vectors:
@@ -449,6 +472,8 @@ class EmbeddingStore:
                 self._set("loose", 1)
             query = f"INSERT OR REPLACE INTO photos ({_COLUMNS}, digest) VALUES"
             self._db.insert(query, [(*row, row_digest(row)) for row in rows])
+            taken = zip(rows, (image.record.capture for image in images), strict=True)
+            captures.write(self._db, {row.path: capture for row, capture in taken if capture})
             if vectors:
                 numbered = enumerate(vectors.items(), self._last_id() + 1)
                 values = [_vector_row(number, name, fingerprint, vector) for number, (name, vector) in numbered]
@@ -476,6 +501,7 @@ class EmbeddingStore:
         with self._db.transaction():
             contents = {image.sha256 for image in self.images_at(paths)}
             self._db.change_each("DELETE FROM photos WHERE path = ?", [(path,) for path in self._stored(paths)])
+            captures.forget(self._db, self._stored(paths))
             self._set("last_id", self._last_id())
             # By id, for SQLite would else read every vector for its hash.
             orphans = "SELECT id FROM embeddings WHERE sha256 NOT IN (SELECT sha256 FROM photos)"
@@ -558,9 +584,10 @@ class EmbeddingStore:
         row = ImageRow._make(values[:-1])
         if row_digest(row) != values[-1]:
             raise damaged(self.path, f"the row of {row.path!r} is not what was written: it does not fit its digest")
-        if row.path.startswith(_OWN):
-            return row._replace(path=self._own + row.path.removeprefix(_OWN))
-        return row
+        return row._replace(path=self._absolute(row.path)) if row.path.startswith(_OWN) else row
+
+    def _absolute(self, path: str) -> str:
+        return self._own + path.removeprefix(_OWN) if path.startswith(_OWN) else path
 
     def _stored(self, paths: Iterable[str]) -> list[str]:
         """Paths as the table has them: those of images that the run keeps itself are relative."""

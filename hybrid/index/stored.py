@@ -16,7 +16,10 @@ from hybrid.labels.names import NONE
 
 
 class ImageRow(NamedTuple):
-    """A row of the table ``photos``: an `ImageRecord` and the sha256, as cheap as the tuple that SQLite gives."""
+    """A row of the table ``photos``: an `ImageRecord` and the sha256, as cheap as the tuple that SQLite gives.
+
+    When and where the image was taken stands in another table; `EmbeddingStore.captures` has it.
+    """
 
     path: str
     source: str
@@ -70,8 +73,13 @@ class StoredImage:
     said: tuple[str | None, str | None] | None = field(default=None, compare=False)
 
     @property
+    def sequence(self) -> str | None:
+        """See `hybrid.images.captures.Capture`."""
+        return self.record.sequence
+
+    @property
     def row(self) -> ImageRow:
-        """The same as an `ImageRow`."""
+        """The same as an `ImageRow`, which does not say when and where the image was taken."""
         return ImageRow._make((*_record_fields(self.record), self.sha256))
 
     @property

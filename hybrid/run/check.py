@@ -151,7 +151,9 @@ def _photos(store: EmbeddingStore) -> str:
     labels = store.labels()
     if sum(labels.values()) != count - unlabeled:
         raise store.damage("labels that do not add up")
-    return f"{plural(count, 'photo')} of {plural(len(wanted), 'content')}, {plural(len(labels), 'label')}"
+    said = f"{plural(count, 'photo')} of {plural(len(wanted), 'content')}, {plural(len(labels), 'label')}"
+    taken = store.captures()
+    return f"{said}, {len(taken)} with sequence, region or time" if taken else said
 
 
 def _labels(store: EmbeddingStore) -> Part | str:

@@ -135,3 +135,24 @@ def test_parquet_without_pyarrow_names_the_install_command(tmp_path, monkeypatch
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingExtraError, match=r"pip install 'hybrid-classifier\[parquet\]'"):
         scan([touch(tmp_path / "list.parquet")])
+
+
+def test_when_and_where_photos_were_taken(tmp_path, touch):
+    """Region, sequence and time come in any spelling that spreadsheets and EXIF have; what is none is told."""
+    rows = {
+        "a.jpg,7,Kenya,2025:07:14 06:12:30.25,": ("7", "Kenya", "2025-07-14T06:12:30.250000", 7),
+        "b.jpg,7.0, Kenya ,2025-07-14T06:12:30+03:00,12": ("7.0", "Kenya", "2025-07-14T06:12:30+03:00", 7),
+        "c.jpg,,NA,2025-12-01,3": (None, None, "2025-12-01", 12),
+        "d.jpg,x,,noon,07": ("x", None, "--07", 7),
+        "e.jpg,x,,,13": ("x", None, None, None),
+        "f.jpg,x,,,0.5": ("x", None, None, None),
+        "g.jpg,x,,,": ("x", None, None, None),
+    }
+    manifest = touch(tmp_path / "m.csv", "\n".join(["path,Sequence_ID,region,datetime,month", *rows]).encode())
+    found = scan([manifest], labeled=False)
+    assert [(r.sequence, r.region, r.time, r.month) for r in found.records] == list(rows.values())
+    assert [note.removeprefix(f"{manifest}: ") for note in found.notes] == [
+        "WARNING: 1 of 7 values in the column 'datetime' are not a time (2025-07-14 06:12:30) and are left out: noon",
+        "WARNING: 2 of 7 values in the column 'month' are not a month (1 to 12) and are left out: 13, 0.5",
+        "WARNING: 1 of 7 values in the column 'region' say that there is none and are left out: NA",
+    ]

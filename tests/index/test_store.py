@@ -17,7 +17,7 @@ from hybrid.errors import FileError, StoreError
 from hybrid.images.records import ImageRecord
 from hybrid.index.contents import by_content, joined_label
 from hybrid.index.schema import FORMAT
-from hybrid.index.store import EmbeddingStore, StoredImage
+from hybrid.index.store import EmbeddingStore, ImageRow, StoredImage
 from hybrid.lock import run_lock
 from tests.index.conftest import to_format_1
 
@@ -75,7 +75,8 @@ def test_images_come_back_as_they_were_ordered_by_path(store):
     images = some(store)
     assert not store.is_empty
     assert store.images() == [row.image for row in store.image_rows()] == images
-    assert list(store.image_rows()) == [(*astuple(image.record), image.sha256) for image in images]
+    fields = len(ImageRow._fields) - 1
+    assert list(store.image_rows()) == [(*astuple(image.record)[:fields], image.sha256) for image in images]
     # Two at once do not disturb each other.
     assert [one == other for one, other in zip(store.image_rows(), store.image_rows(), strict=True)] == [True] * 4
     # A path is known once.
