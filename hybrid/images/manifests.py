@@ -19,6 +19,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from hybrid.errors import DataError, MissingExtraError, listing
+from hybrid.images.boxes import as_whole, parted
 from hybrid.images.captures import NO_VALUE, Capture, as_month, as_name, as_time, time_of_month
 from hybrid.images.naming import LABEL_NAMES, Found, as_label, ending, is_image_name, is_text, split_of
 from hybrid.images.records import ImageRecord, Stamp
@@ -122,7 +123,11 @@ def _record(path: str, manifest: str, label: str | None, split: str | None, capt
     # reading it later fails, which lists it among the unreadable files with the reason.
     stamp = Stamp()
     with suppress(OSError):
-        stamp = Stamp.of(os.stat(path))
+        stamp, path = Stamp.of(os.stat(path)), as_whole(path)
+    file, box = parted(path)
+    if box is not None:
+        with suppress(OSError):
+            stamp = Stamp.of(os.stat(file))
     return ImageRecord(path, manifest, label, split, **stamp._asdict(), **capture._asdict())
 
 
@@ -222,7 +227,7 @@ def _resolve(listed: Sequence[str], folder: str) -> tuple[list[str], str]:
     """
     relative = [path for path in listed if not os.path.isabs(path)]
     way: tuple[str, Callable[[str], str], str] = (folder, _as_it_is, "")
-    if relative and not any(os.path.exists(os.path.join(folder, path)) for path in relative):
+    if relative and not any(_exists(os.path.join(folder, path)) for path in relative):
         here = os.getcwd()
         ways: tuple[tuple[str, Callable[[str], str], str], ...] = (
             (here, _as_it_is, f"paths are relative to the working directory, {here}"),
@@ -230,10 +235,15 @@ def _resolve(listed: Sequence[str], folder: str) -> tuple[list[str], str]:
             (folder, _from_windows, "paths read with / for \\"),
             (here, _from_windows, f"paths read with / for \\, relative to the working directory, {here}"),
         )
-        fitting = (w for w in ways if any(os.path.exists(os.path.join(w[0], w[1](p))) for p in relative[:_TRIED]))
+        fitting = (w for w in ways if any(_exists(os.path.join(w[0], w[1](p))) for p in relative[:_TRIED]))
         way = next(fitting, way)
     base, change, how = way
     return [os.path.abspath(os.path.join(base, change(path))) for path in listed], how
+
+
+def _exists(path: str) -> bool:
+    """Whether there is a file of this name, or one that this names a part of."""
+    return os.path.exists(path) or ((parts := parted(path))[1] is not None and os.path.exists(parts[0]))
 
 
 def _as_it_is(path: str) -> str:

@@ -25,10 +25,11 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 from PIL import Image
 
 from hybrid.errors import HybridWarning, UnreadableImageError
+from hybrid.images.crop import crop
 from hybrid.images.decode import Scaled
 from hybrid.images.decoders import AnyDecoder, BatchDecoder, Decoder, PlanningDecoder, choose_decoder
 from hybrid.images.naming import plural
-from hybrid.images.readers import CHUNK, MANY, Slot, by_size
+from hybrid.images.readers import CHUNK, MANY, Photo, Slot, by_size
 from hybrid.images.records import ImageRecord
 from hybrid.images.stream import ahead, batched, chunk_size, chunked, default_workers, ordered_map
 
@@ -86,6 +87,8 @@ def read_each(
     decoder: AnyDecoder | None = None,
 ) -> Iterator[ReadImage]:
     """Read images one by one, in order, while the caller computes.
+
+    Parts of one photo that come one after the other are cut out of it when it has been decoded, once.
 
     Parameters
     ----------
@@ -148,7 +151,7 @@ def _read_each(
         reads = ordered_map(finish, fetched, 1, 2)
     else:
         work = partial(_read_one, known=wanted, prepare=prepare, min_side=min_side, decoder=decoder)
-        reads = _map_chunks(partial(_until_error, work), records, workers or default_workers(), batch_size)
+        reads = _map_chunks(partial(_read_chunk, work), records, workers or default_workers(), batch_size)
     for images, error in reads:
         yield from images
         if error is not None:
@@ -162,7 +165,24 @@ def _map_chunks(
     early = ahead(batch_size, threads)
     size = chunk_size(early, threads)
     # One more chunk is being taken.
-    return ordered_map(work, chunked(records, size, threads), threads, max(1, early // size - 1))
+    return ordered_map(work, chunked(records, size, threads, _are_of_one_photo), threads, max(1, early // size - 1))
+
+
+def _are_of_one_photo(one: ImageRecord, other: ImageRecord) -> bool:
+    """Whether both are parts of one photo, which is decoded once for them if they come one after the other."""
+    return one.box is not None and other.box is not None and one.file == other.file
+
+
+def _photos(records: Iterable[ImageRecord]) -> Iterator[Photo]:
+    """Bring images of one photo together that come one after the other."""
+    photo: Photo = []
+    for record in records:
+        if photo and not _are_of_one_photo(photo[-1], record):
+            yield photo
+            photo = []
+        photo.append(record)
+    if photo:
+        yield photo
 
 
 def read_batches(
@@ -183,9 +203,10 @@ def read(
     """Read a single image in the caller's thread; parameters and result as those of `read_each`."""
     decoder, wanted = decoder or choose_decoder()[0], known if prepare else None
     if not isinstance(decoder, BatchDecoder):
-        return _read_one(record, wanted, prepare or discard, min_side, decoder)
+        (image,) = _read_one([record], wanted, prepare or discard, min_side, decoder)
+        return image
     plan = decoder.plan if isinstance(decoder, PlanningDecoder) else None
-    images, error = _finish_batch([_fetch(record, wanted, plan)], prepare or discard, min_side, decoder)
+    images, error = _finish_batch([_fetch([record], wanted, plan)], prepare or discard, min_side, decoder)
     if error is not None:
         raise error
     return images[0]
@@ -235,30 +256,49 @@ def largest_min_side(min_sides: Iterable[int | None]) -> int | None:
 
 
 class _Fetched(NamedTuple):
-    """An image that was read: its hash, its bytes, the plan to decode it, and whose memory the bytes lie in."""
+    """A photo that was read: its images, its bytes, the plan to decode it, and whose memory the bytes lie in.
 
-    record: ImageRecord
-    sha256: str
+    Attributes
+    ----------
+    images : list of ReadImage
+        All of it, or its parts; nothing is prepared yet.
+    new : list of bool
+        Which of them are to be prepared: those whose content is not known.
+    """
+
+    images: list[ReadImage]
+    new: list[bool]
     data: bytes | memoryview
     plan: Any = None
     slot: Slot | None = None
 
+    def min_side(self, min_side: int | None) -> int | None:
+        """Shorter side that the photo needs, if its images need this one."""
+        boxes = [image.record.box for image, new in zip(self.images, self.new, strict=True) if new]
+        return largest_min_side(min_side if box is None else box.photo_side(min_side) for box in boxes)
+
 
 # Images up to the first at which something failed that is not the image's fault, and that error.
 _Read: TypeAlias = tuple[list[ReadImage], Exception | None]
+# A photo whose images need no decoding, or cannot be read, or that is to be decoded.
+_Fetch: TypeAlias = "list[ReadImage] | _Fetched"
+
+
+def _read_chunk(work: Callable[[Photo], Iterable[ReadImage]], records: Iterable[ImageRecord]) -> _Read:
+    return _until_error(work, _photos(records))
 
 
 def _read_one(
-    record: ImageRecord, known: Collection[str] | None, prepare: Prepare, min_side: int | None, decoder: Decoder
-) -> ReadImage:
-    """Read, hash, decode and prepare an image."""
-    fetched = _fetch(record, known)
-    if isinstance(fetched, ReadImage):
+    photo: Photo, known: Collection[str] | None, prepare: Prepare, min_side: int | None, decoder: Decoder
+) -> Iterable[ReadImage]:
+    """Read, hash, decode and prepare a photo, or its parts."""
+    fetched = _fetch(photo, known)
+    if isinstance(fetched, list):
         return fetched
     try:
-        decoded = decoder.decode(bytes(fetched.data), min_side)
+        decoded = decoder.decode(bytes(fetched.data), fetched.min_side(min_side))
     except UnreadableImageError as error:
-        return ReadImage(record, reason=error.what)
+        return _unreadable(photo, error.what)
     return _prepared(fetched, decoded, prepare)
 
 
@@ -268,8 +308,8 @@ def _fetch_for(
     known: Collection[str] | None,
     batch_size: int,
     workers: int | None,
-) -> Iterator[list[ReadImage | _Fetched]]:
-    """Read images, in lists for a decoder of batches."""
+) -> Iterator[list[_Fetch]]:
+    """Read photos, in lists for a decoder of batches."""
     if not isinstance(decoder, PlanningDecoder):
         fetch = partial(_fetch_all, known=known)
         yield from batched(
@@ -280,60 +320,65 @@ def _fetch_for(
     if isinstance(records, Sized) and len(records) >= MANY:
         readers.start()
     fetch = partial(_fetch_planned, known=known, decoder=decoder)
-    fetched = ordered_map(fetch, by_size(chunked(records, CHUNK, threads)), threads, 2 * threads)
+    chunks = map(_photos, chunked(records, CHUNK, threads, _are_of_one_photo))
+    fetched = ordered_map(fetch, by_size(chunks), threads, 2 * threads)
     yield from batched(chain.from_iterable(fetched), min(decoder.batch, batch_size))
 
 
-def _fetch_planned(
-    records: list[ImageRecord], known: Collection[str] | None, decoder: PlanningDecoder
-) -> list[ReadImage | _Fetched]:
-    """Read images by a process, if one is idle, or else here; with the plans to decode them."""
-    read = decoder.readers.read(records)
+def _fetch_planned(photos: list[Photo], known: Collection[str] | None, decoder: PlanningDecoder) -> list[_Fetch]:
+    """Read photos by a process, if one is idle, or else here; with the plans to decode them."""
+    read = decoder.readers.read([photo[0] for photo in photos])
     if read is None:
-        return [_fetch(record, known, decoder.plan) for record in records]
+        return [_fetch(photo, known, decoder.plan) for photo in photos]
     answers, slot = read
-    images: list[ReadImage | _Fetched] = []
-    for record, answer in zip(records, answers, strict=True):
+    found: list[_Fetch] = []
+    for photo, answer in zip(photos, answers, strict=True):
         if isinstance(answer, str):
-            images.append(ReadImage(record, reason=answer))
+            found.append(_unreadable(photo, answer))
         elif answer is None:
-            images.append(_fetch(record, known, decoder.plan))
-        elif known is None or answer.sha256 in known:
-            images.append(ReadImage(record, answer.sha256, answer.size))
+            found.append(_fetch(photo, known, decoder.plan))
         else:
             data = slot.memory[answer.start : answer.start + answer.size]
-            images.append(_Fetched(record, answer.sha256, data, answer.plan, slot))
-    return images
+            images, new = _hashed(photo, answer.sha256, answer.size, known)
+            found.append(_Fetched(images, new, data, answer.plan, slot) if any(new) else images)
+    return found
 
 
-def _fetch_all(records: Iterable[ImageRecord], known: Collection[str] | None) -> list[ReadImage | _Fetched]:
-    return [_fetch(record, known) for record in records]
+def _fetch_all(records: Iterable[ImageRecord], known: Collection[str] | None) -> list[_Fetch]:
+    return [_fetch(photo, known) for photo in _photos(records)]
 
 
-def _fetch(
-    record: ImageRecord, known: Collection[str] | None, plan: Callable[[bytes], Any] | None = None
-) -> ReadImage | _Fetched:
-    """Read and hash an image; its bytes are given too, if it is to be decoded."""
+def _fetch(photo: Photo, known: Collection[str] | None, plan: Callable[[bytes], Any] | None = None) -> _Fetch:
+    """Read and hash a photo; its bytes are given too, if it is to be decoded."""
     try:
-        data = record.read_bytes()
+        data = photo[0].read_bytes()
     except OSError as error:
-        return ReadImage(record, reason=error.strerror or str(error))
+        return _unreadable(photo, error.strerror or str(error))
     except UnreadableImageError as error:
-        return ReadImage(record, reason=error.what)
+        return _unreadable(photo, error.what)
     except MemoryError:
-        return ReadImage(record, reason="the memory does not suffice to read the file")
-    sha256 = hashlib.sha256(data).hexdigest()
-    if known is None or sha256 in known:
-        return ReadImage(record, sha256, len(data))
-    return _Fetched(record, sha256, data, plan(data) if plan else None)
+        return _unreadable(photo, "the memory does not suffice to read the file")
+    images, new = _hashed(photo, hashlib.sha256(data).hexdigest(), len(data), known)
+    return _Fetched(images, new, data, plan(data) if plan else None) if any(new) else images
 
 
-def _finish_batch(
-    fetched: Sequence[ReadImage | _Fetched], prepare: Prepare, min_side: int | None, decoder: BatchDecoder
-) -> _Read:
-    """Decode and prepare those of the images that have bytes."""
-    usable = [one for one in fetched if not isinstance(one, ReadImage)]
+def _hashed(photo: Photo, sha256: str, size: int, known: Collection[str] | None) -> tuple[list[ReadImage], list[bool]]:
+    """Give the images of a photo of this hash, and which of them are new."""
+    images = [
+        ReadImage(record, sha256 if (box := record.box) is None else box.content(sha256), size) for record in photo
+    ]
+    return images, [known is not None and image.sha256 not in known for image in images]
+
+
+def _unreadable(photo: Photo, reason: str) -> list[ReadImage]:
+    return [ReadImage(record, reason=reason) for record in photo]
+
+
+def _finish_batch(fetched: Sequence[_Fetch], prepare: Prepare, min_side: int | None, decoder: BatchDecoder) -> _Read:
+    """Decode and prepare those of the photos that have bytes."""
+    usable = [one for one in fetched if isinstance(one, _Fetched)]
     data = [one.data for one in usable]
+    min_side = largest_min_side(one.min_side(min_side) for one in usable)
     pixels: Iterator[Scaled | UnreadableImageError]
     if not data:
         pixels = iter(())
@@ -342,28 +387,34 @@ def _finish_batch(
     else:
         pixels = iter(decoder.decode_batch([bytes(one) for one in data], min_side))
 
-    def finish(one: ReadImage | _Fetched) -> ReadImage:
-        if isinstance(one, ReadImage):
+    def finish(one: _Fetch) -> Iterable[ReadImage]:
+        if isinstance(one, list):
             return one
         decoded = next(pixels)
         if isinstance(decoded, UnreadableImageError):
-            return ReadImage(one.record, reason=decoded.what)
+            return _unreadable([image.record for image in one.images], decoded.what)
         return _prepared(one, decoded, prepare)
 
     return _until_error(finish, fetched)
 
 
-def _prepared(fetched: _Fetched, decoded: Scaled, prepare: Prepare) -> ReadImage:
-    record = fetched.record
-    return ReadImage(record, fetched.sha256, len(fetched.data), prepare(decoded, record), "", decoded.note)
+def _prepared(fetched: _Fetched, decoded: Scaled, prepare: Prepare) -> Iterator[ReadImage]:
+    for image, new in zip(fetched.images, fetched.new, strict=True):
+        if not new:
+            yield image
+            continue
+        record = image.record
+        pixels = decoded if (box := record.box) is None else crop(decoded, box)
+        yield ReadImage(record, image.sha256, image.size, prepare(pixels, record), "", decoded.note)
 
 
-def _until_error(work: Callable[[T], ReadImage], items: Iterable[T]) -> _Read:
+def _until_error(work: Callable[[T], Iterable[ReadImage]], items: Iterable[T]) -> _Read:
     """Work on each item up to an error, which is to be raised at its image's turn."""
     images: list[ReadImage] = []
     try:
         for item in items:
-            images.append(work(item))
+            for image in work(item):
+                images.append(image)
     except Exception as error:  # whatever it is, the images before it come first
         return images, error
     return images, None

@@ -24,7 +24,7 @@ import msgspec
 
 from hybrid.errors import UnreadableImageError
 from hybrid.images.jpeg_header import JpegHeader
-from hybrid.images.records import ImageRecord
+from hybrid.images.records import BoxRecord, ImageRecord
 
 # Files that are read at one request, and bytes that they may have together.
 CHUNK, CHUNK_BYTES = 32, 8 * 2**20
@@ -47,6 +47,8 @@ class Found(msgspec.Struct, array_like=True, frozen=True):
 
 # Per file: what was found, why it cannot be read, or None where its bytes did not fit.
 Answer = Found | str | None
+# A file's images: all of it, or its parts.
+Photo = list[ImageRecord]
 _Request = tuple[int, list[tuple[str, int, str | None, int]]]
 
 
@@ -104,7 +106,7 @@ class Readers:
 
         Several threads call this at once.
         """
-        if self._memory is None or any(type(record) is not ImageRecord for record in records):
+        if self._memory is None or any(type(record) not in (ImageRecord, BoxRecord) for record in records):
             return None
         try:
             number = self._free.pop()
@@ -112,7 +114,7 @@ class Readers:
             reader = self._ready()
         except IndexError:
             return None
-        files = [(record.path, record.size, record.container, record.offset) for record in records]
+        files = [(record.file, record.size, record.container, record.offset) for record in records]
         try:
             answers = reader.ask((number, files))
         except (OSError, EOFError, msgspec.DecodeError):
@@ -184,17 +186,17 @@ def _receive(pipe: IO[bytes]) -> bytes | None:
     return pipe.read(*_LENGTH.unpack(head)) if len(head) == _LENGTH.size else None
 
 
-def by_size(chunks: Iterable[Sequence[ImageRecord]]) -> Iterator[list[ImageRecord]]:
-    """Cut lists of images so that the files of each fit into the memory of a request, if one alone does."""
+def by_size(chunks: Iterable[Iterable[Photo]]) -> Iterator[list[Photo]]:
+    """Cut lists of photos so that the files of each fit into the memory of a request, if one alone does."""
     for chunk in chunks:
-        part: list[ImageRecord] = []
+        part: list[Photo] = []
         total = 0
-        for record in chunk:
-            if part and total + record.size > CHUNK_BYTES:
+        for photo in chunk:
+            if part and total + photo[0].size > CHUNK_BYTES:
                 yield part
                 part, total = [], 0
-            part.append(record)
-            total += record.size
+            part.append(photo)
+            total += photo[0].size
         if part:
             yield part
 

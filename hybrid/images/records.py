@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
 from hybrid.errors import UnreadableImageError
+from hybrid.images.boxes import Box, parted
 from hybrid.images.captures import Capture, month_of
 from hybrid.images.limits import MAX_PIXELS, max_bytes
 
@@ -52,7 +53,9 @@ class ImageRecord:
     Attributes
     ----------
     path : str
-        The image's unique name: its absolute path, or ``/abs/shard.tar/KEY.jpg`` for a member of a shard.
+        The image's unique name: its absolute path, or ``/abs/shard.tar/KEY.jpg`` for a member of a shard. A part of a
+        photo has a box behind the photo's name: ``/abs/photo.jpg#xywh=percent:12.5,40,20,15`` (`hybrid.images.boxes`;
+        there, too, how a file is named that is really called so).
     source : str
         Absolute path of the folder, manifest or shard given by the user.
     label : str or None
@@ -99,8 +102,18 @@ class ImageRecord:
         """In which it was taken, 1 to 12."""
         return month_of(self.time)
 
+    @property
+    def file(self) -> str:
+        """Path of the whole photo: `path` without the box, if there is one."""
+        return parted(self.path)[0]
+
+    @property
+    def box(self) -> Box | None:
+        """The part of the photo that is the image; None where it is all of it."""
+        return parted(self.path)[1]
+
     def read_bytes(self) -> bytes:
-        """Read the encoded image.
+        """Read the encoded image; of a part of a photo the whole.
 
         Raises
         ------
@@ -111,7 +124,7 @@ class ImageRecord:
         """
         # Without waiting: opening a pipe that nobody writes to would last for ever. By the system's calls alone: each
         # gives up the interpreter's lock, which many reading threads wait for, and Python's file objects make more.
-        descriptor = os.open(self.container or self.path, _AT_ONCE)
+        descriptor = os.open(self.container or self.file, _AT_ONCE)
         try:
             status = os.fstat(descriptor)
             return _read(descriptor, self.offset if self.container else 0, self._size_in(status))
@@ -126,7 +139,7 @@ class ImageRecord:
         int or None
             Its length; None, and nothing is read, if it is longer than the memory. Errors as those of `read_bytes`.
         """
-        descriptor = os.open(self.container or self.path, _AT_ONCE)
+        descriptor = os.open(self.container or self.file, _AT_ONCE)
         try:
             size = self._size_in(os.fstat(descriptor))
             if size > len(memory):
@@ -151,6 +164,28 @@ class ImageRecord:
                 f"{max_bytes() / 2**30:.1f} GiB ({MAX_PIXELS} raises it)"
             )
         return max(0, size)
+
+
+@dataclass(frozen=True, slots=True)
+class BoxRecord(ImageRecord):
+    """A part of a photo, with what the detector said of it; that it is one, its `path` says alone.
+
+    Attributes
+    ----------
+    detection : str
+        Name of the category, such as ``animal``.
+    confidence : float
+        The detector's, 0 to 1.
+    """
+
+    detection: str = field(kw_only=True)
+    confidence: float = field(kw_only=True)
+
+    @classmethod
+    def of(cls, photo: ImageRecord, box: Box, detection: str, confidence: float) -> BoxRecord:
+        """Name a part of a photo; everything else is the photo's."""
+        known = {own.name: getattr(photo, own.name) for own in fields(ImageRecord)}
+        return cls(**known | {"path": f"{photo.file}{box.fragment}"}, detection=detection, confidence=confidence)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from hybrid.errors import DataError
+from hybrid.images.boxes import parted
 from hybrid.images.folders import read_folder
 from hybrid.images.manifests import MANIFEST_ENDINGS, read_manifest
 from hybrid.images.naming import (
@@ -215,6 +216,10 @@ def _read_absent(place: str, error: OSError, *, labeled: bool) -> Found:
     """Read what does not exist by this name: a pattern, if it is one."""
     if os.path.islink(place):  # noqa: PTH114
         raise DataError(f"{place} is a link to nothing", fix="mount or restore what it leads to") from error
+    file, box = parted(place)
+    if box is not None and is_image_name(file) and Path(file).is_file():
+        photo = _read_place(file, labeled=labeled)
+        return Found([replace(record, path=place, source=place) for record in photo.records])
     if is_shard_pattern(place):
         return read_shards(dict.fromkeys(expand_shards(place)), place, labeled=labeled)
     if glob.has_magic(place) or "{" in place:

@@ -35,16 +35,26 @@ def chunk_size(ahead: int, workers: int) -> int:
     return max(1, min(LARGEST_CHUNK, ahead // (2 * workers)))
 
 
-def chunked(items: Iterable[T], size: int, workers: int) -> Iterator[list[T]]:
+def chunked(
+    items: Iterable[T], size: int, workers: int, belong: Callable[[T, T], bool] | None = None
+) -> Iterator[list[T]]:
     """Cut an iterable into lists for threads to take: the first ones short, so that all begin at once and have some.
 
-    Each thread's first list has one item, the next one two, and so on up to `size`.
+    Each thread's first list has one item, the next one two, and so on up to `size`; or more, where `belong` says of an
+    item and the one before that they are not to be parted.
     """
     source = iter(items)
+    first: list[T] = []
     for turn in count():
         length = min(size, 1 << min(turn // workers, 30))
-        if not (chunk := list(islice(source, length))):
+        if not (chunk := first + list(islice(source, length - len(first)))):
             return
+        first = []
+        for item in source if belong else ():
+            if not (belong and belong(chunk[-1], item)):
+                first = [item]
+                break
+            chunk.append(item)
         yield chunk
 
 

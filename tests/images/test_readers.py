@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from hybrid.images import pipeline, readers
+from hybrid.images.boxes import Box
 from hybrid.images.decode import Scaled
 from hybrid.images.decoders import LibjpegTurbo
 from hybrid.images.inputs import to_records
 from hybrid.images.nvjpeg import NvJpeg, grouped, plan_of
 from hybrid.images.pipeline import read_each
 from hybrid.images.readers import CHUNK_BYTES, SLOTS, Found, Readers, by_size
-from hybrid.images.records import ImageRecord
+from hybrid.images.records import BoxRecord, ImageRecord
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="no memory without a name on this system")
 
@@ -66,7 +67,9 @@ def pixels(image: Scaled, record: ImageRecord) -> bytes:
 
 
 def test_a_process_gives_what_threads_give(files, decoder, monkeypatch):
-    records = to_records(files)
+    boxes = (Box.of(0.1, 0.1, 0.5, 0.5), Box.of(0.2, 0, 0.2, 1))
+    parts = {n: [BoxRecord.of(record, box, "", 1) for box in boxes] for n, record in enumerate(to_records(files))}
+    records = [one for n, record in enumerate(to_records(files)) for one in (parts[n] if n % 4 == 3 else [record])]
     (files / "11.jpg").unlink()
     (files / "12.jpg").unlink()
     os.mkfifo(files / "12.jpg")
@@ -136,5 +139,6 @@ def test_a_process_that_is_killed_is_done_without(files, decoder):
 def test_requests_fit_into_their_memory():
     sizes = [3, 3, 3, 20, 5, 5, 1]
     records = [ImageRecord(str(n), "", None, None, size * CHUNK_BYTES // 10, 0) for n, size in enumerate(sizes)]
-    parts = [[int(record.path) for record in part] for part in by_size([records[:5], records[5:]])]
+    chunks = [[[record] for record in some] for some in (records[:5], records[5:])]
+    parts = [[int(record.path) for (record,) in part] for part in by_size(chunks)]
     assert parts == [[0, 1, 2], [3], [4], [5, 6]]
