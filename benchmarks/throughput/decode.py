@@ -129,7 +129,7 @@ def fidelity(setup: Setup, files: Sequence[str], gaps: Sequence[float | None]) -
 
     from hybrid.encoders.base import unit_norm
     from hybrid.images.decoders import LibjpegTurbo
-    from hybrid.images.preprocess import OVERSAMPLING
+    from hybrid.images.steps import OVERSAMPLING
 
     if encoder.min_side is None:
         raise TypeError(f"{encoder.name} has a preprocessing of its own, which takes photos at full size")

@@ -15,17 +15,21 @@ STARTS = 15
 
 def log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
     """Log-probabilities of (n, c) logits in float64."""
-    from scipy import special
+    exact = np.asarray(logits, dtype=np.float64)
+    # Not scipy's: to import it takes longer than to answer for one image, and hybrid.lite does without.
+    shifted = exact - exact.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
-    result: NDArray[np.float64] = special.log_softmax(np.asarray(logits, dtype=np.float64), axis=1)
-    return result
+
+def logsumexp(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log of the sum of exp over the columns, (n,); every row has a finite number."""
+    highest = values.max(axis=1)
+    return np.asarray(np.log(np.exp(values - highest[:, None]).sum(axis=1)) + highest)
 
 
 def log_mean_exp(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     """Log of the mean of exp over classes, (n,): evidence for a group, however many classes it has."""
-    from scipy.special import logsumexp
-
-    return np.asarray(logsumexp(logits, axis=1) - np.log(logits.shape[1]))
+    return np.asarray(logsumexp(logits) - np.log(logits.shape[1]))
 
 
 def mean_nll(log_probabilities: NDArray[np.float64], target: NDArray[np.intp]) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.errors import GateError
+from hybrid.gate.calibration import logsumexp
 from hybrid.gate.conformal import prediction_sets
 from hybrid.gate.evidence import Evidence, Scorer
 from hybrid.gate.gate import Fused
@@ -154,12 +155,10 @@ class Decider:
 
     def _reasons_with_support(self, evidence: Evidence, support: SupportEvidence) -> Reasons:
         """Add what the support images changed, as one term of its own."""
-        from scipy.special import logsumexp
-
         plain, prior, seen = evidence.without_support(), self._prior(evidence), evidence.seen
         by_text = self._gate.terms(plain) if plain.classes > seen else ()
         log_p = self._gate.fuse(evidence, *self.point.odds).log_probabilities
-        log_odds = logsumexp(log_p[:, seen:], axis=1) - logsumexp(log_p[:, :seen], axis=1)
+        log_odds = logsumexp(log_p[:, seen:]) - logsumexp(log_p[:, :seen])
         changed = Term("shown", log_odds - total((*by_text, prior)), 1.0)
         image_only = ((0, 0), (0, support.classes - support.named))
         texts = [replace(term, value=np.pad(term.value, image_only)) for term in self._gate.unseen_terms(evidence)]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.errors import GateError
-from hybrid.gate.calibration import log_softmax
+from hybrid.gate.calibration import log_softmax, logsumexp
 from hybrid.gate.gaussians import (
     TEXT_WORTH,
     ClassGaussians,
@@ -88,11 +88,9 @@ class Evidence:
 
     def ratios(self, support: SupportEvidence) -> Floats:
         """Log-likelihood of each support class against the seen ones, and against all prompted ones, (2, n, m)."""
-        from scipy.special import logsumexp
-
         unseen = self.located[:, self.seen : support.prompted]
         every = np.column_stack([self.baseline + np.log(self.seen), unseen])
-        together = logsumexp(every, axis=1) - np.log(support.prompted)
+        together = logsumexp(every) - np.log(support.prompted)
         return np.stack([support.likelihood - rest[:, None] for rest in (self.baseline, together)])
 
     def __getitem__(self, rows: NDArray[Any] | slice) -> Evidence:

@@ -13,7 +13,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from hybrid.errors import GateError
-from hybrid.gate.calibration import fit_temperature, log_softmax
+from hybrid.gate.calibration import fit_temperature, log_softmax, logsumexp
 from hybrid.gate.evidence import Evidence
 from hybrid.gate.gate import Gate, GateFit, GateWeights, SeenWeights, UnseenWeights
 from hybrid.gate.gaussians import Floats, Indices
@@ -133,12 +133,10 @@ def _nll(whole: Sequence[tuple[LabeledEvidence, Gate]], answers: Sequence[tuple[
 
     Among the seen classes it is that of the validation images, `whole`: in the episodes the head may have no opinion.
     """
-    from scipy.special import logsumexp
-
     group: tuple[list[Floats], list[Floats]] = ([], [])
     for episode, gate in answers:
         log_p, seen, unseen = gate.fuse(episode.evidence).log_probabilities, episode.evidence.seen, episode.is_unseen
-        group[0].append(logsumexp(log_p[~unseen, :seen], axis=1))
+        group[0].append(logsumexp(log_p[~unseen, :seen]))
         group[1].append(log_p[unseen, episode.target[unseen]])
     among = []
     for images, gate in whole:
@@ -200,8 +198,6 @@ def fit_support(gate: Gate, named: Sequence[LabeledEvidence], image_only: Sequen
 
 
 def _fit_support(gate: Gate, episodes: Sequence[LabeledEvidence], *, named: bool) -> SupportWeights:
-    from scipy.special import logsumexp
-
     prior = SupportGate()
     problems: list[Choice] = []
     terms: Sequence[Term] = ()
@@ -214,7 +210,7 @@ def _fit_support(gate: Gate, episodes: Sequence[LabeledEvidence], *, named: bool
         terms = prior.terms(own, evidence.ratios(support), support, named=named)
         # Other classes keep their ratios whatever the weights: together they are one choice, the first.
         others = np.setdiff1d(np.arange(support.prompted), support.place)
-        together = logsumexp(by_text[:, others], axis=1, keepdims=True)
+        together = logsumexp(by_text[:, others])[:, None]
         parts = np.pad(values(terms), ((0, 0), (0, 0), (1, 0)))
         column = np.zeros(support.classes, np.intp)
         column[support.place] = 1 + np.arange(len(support.place))

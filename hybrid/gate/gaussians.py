@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hybrid.errors import ArtifactError, GateError
 from hybrid.files import write_tensors
+from hybrid.gate.calibration import logsumexp
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -233,11 +234,9 @@ class ClassGaussians:
         Half the relative Mahalanobis distance (Ren et al. 2021, A Simple Fix to Mahalanobis Distance), with the
         sum over the classes in the place of the nearest one.
         """
-        from scipy.special import logsumexp
-
         images = np.asarray(embeddings, np.float64)
         quadratic = np.einsum("nd,nd->n", images @ self._precision, images)
-        known = logsumexp(self.logits(images), axis=1) - np.log(len(self.means)) - 0.5 * quadratic
+        known = logsumexp(self.logits(images)) - np.log(len(self.means)) - 0.5 * quadratic
         return np.asarray(-0.5 * self.background.squared_distance(images) - known)
 
     def predicted_means(self, texts: NDArray[Any]) -> Floats:
@@ -298,12 +297,13 @@ def read_tensors(file: Path, names: Iterable[str], fix: str) -> dict[str, NDArra
 
 def class_sums(embeddings: Floats, labels: Indices, classes: int) -> Floats:
     """Sum of each class's embeddings (n, d), shape (classes, d)."""
-    from scipy.sparse import csr_array
-
-    n = len(labels)
-    # The one-hot matrix without its zeros: of a thousand classes they are nearly all that it holds.
-    one_hot = csr_array((np.ones(n), labels, np.arange(n + 1)), shape=(n, classes))
-    return np.asarray(one_hot.T @ embeddings)
+    order = np.argsort(labels, kind="stable")
+    found, starts = np.unique(labels[order], return_index=True)
+    sums = np.zeros((classes, embeddings.shape[1]))
+    # Without images there is no label, and one empty part.
+    for label, rows in zip(found, np.split(order, starts[1:]), strict=False):
+        sums[label] = embeddings[rows].sum(axis=0)
+    return sums
 
 
 # Covariances

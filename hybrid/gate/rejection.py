@@ -10,6 +10,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from hybrid.errors import GateError
+from hybrid.gate.calibration import logsumexp
 from hybrid.gate.evidence import Evidence
 from hybrid.gate.fit import LabeledEvidence, fit_logistic
 from hybrid.gate.gaussians import Floats, Indices
@@ -277,9 +278,7 @@ def _halves(episode: LabeledEvidence) -> Iterator[tuple[Evidence, Indices]]:
 
 def _features(gate: AnyGate, evidence: Evidence, log_odds: float = 0.0) -> Floats:
     """What the weights multiply, (n, 4), as `SIGNS` names it."""
-    from scipy.special import logsumexp
-
     log_p = gate.fuse(evidence, log_odds).log_probabilities
     entropy = -(np.exp(log_p) * log_p).sum(axis=1)
     text = total(gate.text_terms(evidence)).max(axis=1)
-    return np.column_stack([text, entropy, evidence.ood_score, logsumexp(evidence.similarity, axis=1)])
+    return np.column_stack([text, entropy, evidence.ood_score, logsumexp(evidence.similarity)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -17,50 +16,15 @@ from torch.nn import functional as F
 from hybrid.device import to_device
 from hybrid.images.decode import Pixels, Scaled
 from hybrid.images.resample import Resampler
+from hybrid.images.steps import Steps
 
 AnyImage: TypeAlias = Image.Image | Pixels | torch.Tensor | Scaled
-# A JPEG is decoded at this many times the length that the model takes, or more: at less the blocks of its transform,
-# and not the model's own filter, would decide how the image looks (tests/images/test_real_preprocess.py).
-OVERSAMPLING = 3
 # Grows when the same file comes to look different to a model, so that vectors of both kinds stay apart.
 PIXELS = 2
-# Beyond this shape, long by short side, only the middle of an image is resized.
-LONGEST = 16
 # Images that are larger (PNG, TIFF, ...) are made small before they wait for a GPU, so that what waits stays small.
 LARGEST_WAITING = 4 * 2**20
 # Steps of a transform that change how pixels are held, not what they are.
 _SAME_PIXELS = ("ToTensor", "MaybeToTensor", "MaybeConvertMode", "_convert_to_rgb")
-
-
-@dataclass(frozen=True)
-class Steps:
-    """What a transform does to an image.
-
-    Attributes
-    ----------
-    resize : int or (int, int)
-        Length of the shorter side; or height and width, whatever the image's shape.
-    crop : (int, int)
-        Height and width of the middle that is kept.
-    interpolation : {"bicubic", "bilinear"}
-        Always antialiased.
-    mean, std : tuple of float
-        Of each channel, white being 1.
-    """
-
-    resize: int | tuple[int, int]
-    crop: tuple[int, int]
-    interpolation: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def size_of(self, height: float, width: float) -> tuple[int, int]:
-        """Height and width of an image after resizing."""
-        if not isinstance(self.resize, int):
-            return self.resize
-        # As torchvision rounds.
-        long = int(self.resize * max(height, width) / min(height, width))
-        return (self.resize, long) if height <= width else (long, self.resize)
 
 
 def read_steps(transform: Any) -> Steps | None:
@@ -115,16 +79,13 @@ class Preprocessor:
     @property
     def min_side(self) -> int | None:
         """Shorter side that images should be decoded at; None: full size."""
-        if self._steps is None:
-            return None
-        resize = self._steps.resize
-        return OVERSAMPLING * (resize if isinstance(resize, int) else max(resize))
+        return None if self._steps is None else self._steps.min_side
 
     def prepare(self, image: AnyImage) -> Any:
         """Prepare one upright RGB image for `batch`."""
         if self._steps is None:
             return self._transform(to_picture(image))
-        scaled = _not_too_long(to_scaled(image), self._steps)
+        scaled = self._steps.middle_of(to_scaled(image))
         if self._device.type == "cuda" and scaled.rgb.nbytes <= LARGEST_WAITING:
             return scaled
         if isinstance(scaled.rgb, torch.Tensor):
@@ -198,23 +159,12 @@ def to_picture(image: AnyImage) -> Image.Image:
     return image if isinstance(image, Image.Image) else to_scaled(image).to_picture()
 
 
-def _not_too_long(image: Scaled, steps: Steps) -> Scaled:
-    """Keep the middle of a strip: resized whole, one of 20,000 x 10 pixels would take a gigabyte."""
-    height, width = image.rgb.shape[:2]
-    if not isinstance(steps.resize, int) or max(height, width) <= LONGEST * min(height, width):
-        return image
-    length = LONGEST * min(height, width) // 2
-    start = (max(height, width) - length) // 2
-    rows, columns = (slice(start, start + length), slice(None))[:: 1 if height > width else -1]
-    return to_scaled(image.rgb[rows, columns])
-
-
 def _fit(images: torch.Tensor, extent: tuple[float, float], steps: Steps) -> torch.Tensor:
     """Resize and crop (n, h, w, 3) uint8 images of one extent on a CPU; as Pillow does it, to a gray level."""
     size = steps.size_of(*extent)
     resized = _resize(images.permute(0, 3, 1, 2), extent, size, steps.interpolation)
     height, width = size
-    top, left = round((height - steps.crop[0]) / 2), round((width - steps.crop[1]) / 2)
+    top, left = steps.start_of((height, width))
     return resized[:, :, top : top + steps.crop[0], left : left + steps.crop[1]].permute(0, 2, 3, 1)
 
 
@@ -228,7 +178,7 @@ def _fit_array(rgb: Pixels, extent: tuple[float, float], steps: Steps) -> Pixels
     # By reshape: with a stride of 0, as None would give, torch takes the slow way.
     planes = torch.from_numpy(rgb.reshape(1, *rgb.shape).transpose(0, 3, 1, 2))
     resized: Pixels = _resize(planes, extent, size, steps.interpolation).numpy()[0].transpose(1, 2, 0)
-    top, left = round((height - steps.crop[0]) / 2), round((width - steps.crop[1]) / 2)
+    top, left = steps.start_of((height, width))
     return np.ascontiguousarray(resized[top : top + steps.crop[0], left : left + steps.crop[1]])
 
 

@@ -17,7 +17,7 @@ from hybrid.device import to_device
 from hybrid.images.decode import Pixels, Scaled
 
 if TYPE_CHECKING:
-    from hybrid.images.preprocess import Steps
+    from hybrid.images.steps import Steps
 
 # An image that was resized and cropped before has no extent.
 Waiting: TypeAlias = "Scaled | Pixels | torch.Tensor"

@@ -19,8 +19,9 @@ from hybrid.images import preprocess as module
 from hybrid.images import resample
 from hybrid.images.decode import Scaled, decode
 from hybrid.images.decoders import LibjpegTurbo
-from hybrid.images.preprocess import OVERSAMPLING, Preprocessor, Steps, read_steps, to_picture, to_scaled
+from hybrid.images.preprocess import Preprocessor, read_steps, to_picture, to_scaled
 from hybrid.images.resample import Resampler
+from hybrid.images.steps import OVERSAMPLING, Steps
 
 TURBO = LibjpegTurbo()
 MEAN, STD = (0.5, 0.4, 0.3), (0.3, 0.3, 0.2)

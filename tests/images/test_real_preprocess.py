@@ -109,7 +109,7 @@ class TestCaltech:
 
     def test_less_than_three_times_the_size_would_not_do(self, monkeypatch):
         """Why `OVERSAMPLING` is 3: images with sides of 256 to 300 pixels, decoded at 4/8, some fall below .999."""
-        monkeypatch.setattr("hybrid.images.preprocess.OVERSAMPLING", 2)
+        monkeypatch.setattr("hybrid.images.steps.OVERSAMPLING", 2)
         found, scaled = cosines(tiny(), caltech(200, shortest=256))
         assert scaled.all()
         assert found.mean() > 0.9997

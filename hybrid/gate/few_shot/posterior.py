@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hybrid.gate.calibration import log_softmax
 from hybrid.gate.few_shot.base import FewShotExpert, Shots
 from hybrid.gate.fit import Choice, fit_choice
 from hybrid.gate.gaussians import (
@@ -169,12 +170,10 @@ def class_bias(logits: Floats, counts: Indices) -> Floats:
     (c,) float64
         With mean 0.
     """
-    from scipy.special import softmax
-
     wanted, empty = counts.astype(np.float64), counts == 0
     bias = np.zeros(len(counts))
     for _ in range(BIAS_PASSES):
-        given = softmax(logits + bias, axis=1).sum(axis=0)
+        given = np.exp(log_softmax(logits + bias)).sum(axis=0)
         if empty.any():
             wanted[empty] = given[empty].mean()
         bias += 0.7 * np.log((wanted + BIAS_IMAGES) / (given + BIAS_IMAGES))

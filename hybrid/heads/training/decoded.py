@@ -32,8 +32,9 @@ from hybrid.heads.transforms import Transform
 from hybrid.images.decode import Scaled
 from hybrid.images.decoders import AnyDecoder, choose_decoder
 from hybrid.images.pipeline import read_batches
-from hybrid.images.preprocess import OVERSAMPLING, Preprocessor, read_steps
+from hybrid.images.preprocess import Preprocessor, read_steps
 from hybrid.images.records import ImageRecord
+from hybrid.images.steps import OVERSAMPLING
 from hybrid.images.stream import ordered_map
 
 Say = Callable[[str], None]

@@ -20,7 +20,7 @@ from hybrid.heads.training.distributed import process_count
 from hybrid.heads.transforms import Transform
 from hybrid.images.decode import Scaled
 from hybrid.images.pipeline import decode_bytes, read
-from hybrid.images.preprocess import OVERSAMPLING
+from hybrid.images.steps import OVERSAMPLING
 
 # An image's place, and the seed of its augmentation.
 Draw = tuple[int, int]
