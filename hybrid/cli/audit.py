@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO, TypeVar
 
@@ -19,9 +20,47 @@ if TYPE_CHECKING:
     from hybrid.tools.audit.audit import Audit
     from hybrid.tools.audit.duplicates import DuplicateGroup
     from hybrid.tools.audit.labels import Suspect
+    from hybrid.tools.audit.quality import PoorImage, QualityLimits
 
 SHOWN_OF_GROUP = 8
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class QualityOptions:
+    """Which photos are poor. The defaults are those of `QualityLimits`, which a test holds them to."""
+
+    quality: Annotated[
+        bool, typer.Option(help="Look for blurred, dark, over-exposed and tiny photos too; reads each photo once.")
+    ] = True
+    blurred_below: Annotated[float, typer.Option(min=0.0, help="Sharpness below which a photo is blurred.")] = 0.1
+    dark_below: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="A photo is dark where 99 % of it are less bright than this.")
+    ] = 0.32
+    overexposed_above: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="A photo is over-exposed where 95 % of it are brighter than this.")
+    ] = 0.95
+    tiny_below: Annotated[int, typer.Option(min=0, help="Pixels of the shorter side of a tiny photo; up to 256.")] = 64
+    quality_sheet: Annotated[
+        Path | None, typer.Option(help="Draw the 25 poorest photos to this PNG, new or written by hybrid before.")
+    ] = None
+
+    def limits(self) -> QualityLimits | None:
+        """Join the limits; None where quality is not asked for, ConfigError where it is asked for all the same."""
+        from hybrid.errors import ConfigError
+        from hybrid.tools.audit.quality import QualityLimits
+
+        if self.quality:
+            return QualityLimits(self.blurred_below, self.dark_below, self.overexposed_above, self.tiny_below)
+        given = [
+            field.name
+            for field in fields(self)
+            if field.name != "quality" and getattr(self, field.name) != field.default
+        ]
+        if given:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise ConfigError(f"{flags}: only for the quality", got="--no-quality", fix="leave one of them out")
+        return None
 
 
 @options.with_groups
@@ -51,11 +90,12 @@ def audit(
     apply: Annotated[
         bool, typer.Option("--apply", help="Give the photos whose labels look wrong the labels that are suggested.")
     ] = False,
+    quality: QualityOptions,
     output: options.OutputOptions,
     wait: options.Wait = True,
     device: options.Device = "auto",
 ) -> None:
-    """List near duplicates and labels that are probably wrong. Nothing in the run changes without --apply."""
+    """List near duplicates, poor photos and labels that are probably wrong. Nothing changes without --apply."""
     from hybrid.cli import show
     from hybrid.cli.outputs import FINDINGS, PICTURE, Outputs
     from hybrid.cli.write import format_of, opened
@@ -63,22 +103,29 @@ def audit(
     from hybrid.tools.audit.audit import LabelCheck, audit_run
 
     _check(labels, prompts, templates, sheet, apply)
+    limits = quality.limits()
     outputs = Outputs({"--prompts": prompts, "--templates": templates}, run)
     format_of(output)
     outputs.file("--out", output.out, FINDINGS)
     outputs.file("--sheet", sheet, PICTURE)
+    outputs.file("--quality-sheet", quality.quality_sheet, PICTURE)
     check = LabelCheck(PromptSet.load(prompts) if prompts else None, templates, device) if labels else None
     with opened(output) as (stream, chosen):
         found = audit_run(
-            run, above=duplicates_above, labels=check, progress=show.image_progress, text_bar=show.text_progress
+            run,
+            above=duplicates_above,
+            labels=check,
+            quality=limits,
+            progress=show.image_progress,
+            text_bar=show.text_progress,
         )
         show.note(*found.notes)
         # The picture first: a reader of stdout may close it before its end.
-        if sheet is not None:
-            _draw(found, sheet)
+        _draw(found, sheet, quality.quality_sheet)
         _write(found, stream, chosen, top, output.safe_csv)
     if apply:
         _apply(found, run, device, wait)
+    show.exit_if_unreadable(found.quality.unreadable if found.quality else ())
 
 
 def _apply(found: Audit, run: Path, device: str, wait: bool) -> None:
@@ -109,17 +156,27 @@ def _check(labels: bool, prompts: str | None, templates: str | None, sheet: Path
         raise ConfigError(f"{flags}: only for the check of labels", got="--no-labels", fix="leave one of them out")
 
 
-def _draw(found: Audit, sheet: Path) -> None:
+def _draw(found: Audit, sheet: Path | None, quality_sheet: Path | None) -> None:
+    from hybrid.tools.audit.rows import draw_poor, draw_suspects, poor
+
+    _draw_first(found.suspects or (), draw_suspects, sheet, "most suspicious labels", "no label looks wrong")
+    _draw_first(poor(found), draw_poor, quality_sheet, "poorest photos", "no photo is poor")
+
+
+def _draw_first(
+    rows: Sequence[T], draw: Callable[[Sequence[T], Path], list[str]], sheet: Path | None, what: str, none: str
+) -> None:
     from hybrid.cli import show
     from hybrid.cli.write import note_sheet
-    from hybrid.tools.audit.rows import MOST_DRAWN, draw_suspects
+    from hybrid.tools.audit.rows import MOST_DRAWN
 
-    if not found.suspects:
-        show.note("no picture: no label looks wrong")
+    if sheet is None:
+        return
+    if not rows:
+        show.note(f"no picture: {none}")
         return
     sheet.parent.mkdir(parents=True, exist_ok=True)
-    unreadable = draw_suspects(found.suspects, sheet)
-    note_sheet(f"{min(len(found.suspects), MOST_DRAWN)} most suspicious labels", sheet, unreadable)
+    note_sheet(f"{min(len(rows), MOST_DRAWN)} {what}", sheet, draw(rows, sheet))
 
 
 def _write(found: Audit, stream: TextIO, chosen: str, top: int, safe: bool) -> None:
@@ -137,13 +194,18 @@ def _write(found: Audit, stream: TextIO, chosen: str, top: int, safe: bool) -> N
 def _print_tables(found: Audit, console: Console, top: int) -> None:
     from rich.text import Text
 
+    from hybrid.images.naming import plural
+
     console.print(Text(_duplicates_title(found), style="bold"))
     _print_first(found.duplicates, _duplicates_table, console, top)
-    if found.suspects is None:
-        return
-    judged = f"{len(found.suspects)} of {found.judged} are probably wrong" if found.judged else "none judged"
-    console.print(Text(f"\nlabels: {judged}", style="bold"))
-    _print_first(found.suspects, _suspects_table, console, top)
+    if found.suspects is not None:
+        judged = f"{len(found.suspects)} of {found.judged} are probably wrong" if found.judged else "none judged"
+        console.print(Text(f"\nlabels: {judged}", style="bold"))
+        _print_first(found.suspects, _suspects_table, console, top)
+    if found.quality is not None:
+        faults = ", ".join(f"{count} {name}" for name, count in found.quality.counts.items()) or "none is poor"
+        console.print(Text(f"\nquality: of {plural(found.quality.looked_at, 'photo')} {faults}", style="bold"))
+        _print_first(found.quality.poor, _poor_table, console, top)
 
 
 def _print_first(rows: Sequence[T], table: Callable[[Sequence[T]], FittedTable], console: Console, top: int) -> None:
@@ -214,4 +276,20 @@ def _suspects_table(suspects: Sequence[Suspect]) -> FittedTable:
             Text(nearest_labels(suspect), style="dim"),
             *([Text(more, style="dim")] if copies else []),
         )
+    return table
+
+
+def _poor_table(images: Sequence[PoorImage]) -> FittedTable:
+    from rich.text import Text
+
+    from hybrid.cli.write import short_path
+    from hybrid.terminal import Column, FittedTable
+    from hybrid.tools.audit.rows import measured
+
+    columns = [Column("photo", "path"), Column("why"), Column("measured", rank=1), Column("label", rank=2)]
+    table = FittedTable([*columns, Column("split", rank=3)])
+    for image in images:
+        record = image.record
+        faults = Text(", ".join(image.faults), style="red")
+        table.add_row(short_path(record.path), faults, measured(image), record.label or "-", record.split or "-")
     return table

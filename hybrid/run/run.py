@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from hybrid.run.check import Part
     from hybrid.run.load import RunState
     from hybrid.tools.audit.audit import Audit
+    from hybrid.tools.audit.quality import QualityLimits
     from hybrid.tools.explain.explain import Explained
     from hybrid.tools.search.search import Hit
 
@@ -669,9 +670,14 @@ class Run:
         return check_run(self.layout)
 
     def audit(
-        self, *, duplicates_above: float | None = None, labels: bool = True, prompts: Prompts | None = None
+        self,
+        *,
+        duplicates_above: float | None = None,
+        labels: bool = True,
+        prompts: Prompts | None = None,
+        quality: bool | QualityLimits = True,
     ) -> Audit:
-        """Look for near duplicates among the images of the index, and for labels that are probably wrong.
+        """Look for near duplicates and poor images in the index, and for labels that are probably wrong.
 
         Parameters
         ----------
@@ -681,6 +687,8 @@ class Run:
             Judge labels too; needs the extra ``audit``.
         prompts : PromptSet, names, str or Path, optional
             What the labels are called, for zero-shot.
+        quality : bool or QualityLimits
+            Read each image, for blurred, dark, over-exposed and tiny ones.
 
         Raises
         ------
@@ -690,10 +698,12 @@ class Run:
         from hybrid.labels.prompts import prompt_set
         from hybrid.tools.audit import DUPLICATES_ABOVE
         from hybrid.tools.audit.audit import LabelCheck, audit_run
+        from hybrid.tools.audit.quality import QualityLimits
 
         check = LabelCheck(prompt_set(prompts), None, self.device) if labels else None
         above = DUPLICATES_ABOVE if duplicates_above is None else duplicates_above
-        return audit_run(self.folder, above=above, labels=check)
+        limits = (QualityLimits() if quality else None) if isinstance(quality, bool) else quality
+        return audit_run(self.folder, above=above, labels=check, quality=limits)
 
 
 def _user() -> str:

@@ -1,4 +1,4 @@
-"""`hybrid audit` on drawn animals with the bundled encoder: both lists, every format, the picture, errors."""
+"""`hybrid audit` on drawn animals with the bundled encoder: the lists, every format, the pictures, errors."""
 
 from __future__ import annotations
 
@@ -112,6 +112,33 @@ def test_wrong_flags(audit):
     ):
         assert message in audit(*flags, rc=rc).err
     assert f"default: {DUPLICATES_ABOVE}" in " ".join(audit("--help").out.split())
+
+
+def test_quality(audit, hybrid, folder, write_animals):
+    write_animals(folder / "poor", ANIMALS[:1], 3)
+    dark, tiny, gone = sorted((folder / "poor" / NAMES[0]).iterdir())
+    Image.open(dark).point(lambda value: value // 12).save(dark)
+    Image.open(tiny).resize((40, 30)).save(tiny)
+    hybrid("build-index", folder / "poor", "--encoder", "tiny", "--run", "poor run")
+    gone.unlink()
+    arguments = ("--run", "poor run", "--no-labels")
+    done = audit(*arguments, "--quality-sheet", "poor.png", rc=3)
+    assert "quality: of 2 photos 1 dark, 1 tiny" in done.out
+    assert re.search(rf"{tiny.name} +tiny +30 pixels", done.out)
+    assert "2 poorest photos: poor.png" in done.err
+    assert str(gone) in done.err
+    assert Image.open(folder / "poor.png").format == "PNG"
+    rows = [row for row in audit(*arguments, "--format", "jsonl", rc=3).rows if row["finding"] == "quality"]
+    assert [(row["faults"], row["shorter_side"]) for row in rows] == [(["dark"], 64), (["tiny"], 30)]
+    audit(*arguments, "--out", "poor.csv", "--tiny-below", "0", rc=3)
+    (row,) = csv.DictReader((folder / "poor.csv").open())
+    assert (row["faults"], float(row["brightest"])) == ("dark", rows[0]["brightest"])
+    assert "quality:" not in audit(*arguments, "--no-quality").out
+    assert (
+        "--dark-below, --quality-sheet: only for the quality"
+        in audit(*arguments, "--no-quality", "--dark-below", "0.2", "--quality-sheet", "x.png", rc=1).err
+    )
+    assert "no picture: no photo is poor" in audit("--quality-sheet", "none.png").err
 
 
 def test_apply_and_take_back(audit, hybrid, folder):

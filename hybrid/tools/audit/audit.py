@@ -1,11 +1,11 @@
-"""Audit a run's index: near duplicates, and labels that are probably wrong. Nothing in the run changes."""
+"""Audit a run's index: near duplicates, poor images, labels that are probably wrong. Nothing in the run changes."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from hybrid.tools.audit import DUPLICATES_ABOVE
 from hybrid.tools.audit.duplicates import DuplicateGroup, find_duplicates
 from hybrid.tools.audit.labels import LabeledContents, Suspect, confident_learning, find_suspects, to_judge
 from hybrid.tools.audit.probabilities import ZeroShot
+from hybrid.tools.audit.quality import Quality, QualityLimits, look_at
 
 # Above this share of images with near duplicates, their list is of no use.
 MANY = 0.25
@@ -51,6 +52,8 @@ class Audit:
         Most suspicious first; None where labels were not asked for.
     notes : tuple of str
         What was left out, and what the opinions rest on.
+    quality : Quality or None
+        Poor images; None where they were not asked for.
     """
 
     images: int
@@ -60,6 +63,7 @@ class Audit:
     duplicates: tuple[DuplicateGroup, ...]
     suspects: tuple[Suspect, ...] | None
     notes: tuple[str, ...]
+    quality: Quality | None = None
 
 
 @dataclass(frozen=True)
@@ -86,10 +90,11 @@ def audit_run(
     *,
     above: float = DUPLICATES_ABOVE,
     labels: LabelCheck | None = None,
+    quality: QualityLimits | None = None,
     progress: Progress = lambda what, total: nullcontext(lambda count: None),
     text_bar: TextBar = no_bar,
 ) -> Audit:
-    """Look for near duplicates among all images of a run's index, and for wrong labels among the labeled ones.
+    """Look for near duplicates and poor images in a run's index, and for wrong labels among the labeled ones.
 
     Parameters
     ----------
@@ -99,9 +104,11 @@ def audit_run(
         Cosine, see `find_duplicates`.
     labels : LabelCheck, optional
         Without it labels are not judged, and neither the encoder nor cleanlab is loaded.
+    quality : QualityLimits, optional
+        Without it no image is read.
     progress : callable
-        Called with what is done and with how many contents: first to compare them, then to judge the labeled ones. The
-        context that it gives is told of how many it was just done.
+        Called with what is done and with how many contents: first to compare them, then to read them, then to judge the
+        labeled ones. The context that it gives is told of how many it was just done.
     text_bar : callable
         Opens a bar where many texts are encoded.
 
@@ -128,17 +135,34 @@ def audit_run(
         confident_learning()  # before the long part: without cleanlab there is no use in it
     with progress("comparing", len(hashes)) as step:
         duplicates = tuple(find_duplicates(images, hashes, embeddings, above, step))
+    looked = None
+    if quality is not None:
+        with progress("reading", len(contents)) as step:
+            looked = look_at(contents, quality, step)
+    notes = (*spelled, *_too_many(duplicates, looked, len(images)))
     count = sum(len(records) for records in labeled.records)
-    share = sum(len(group.images) for group in duplicates if not group.exact) / len(images)
-    too_many = (
-        f"WARNING: {share:.0%} of the photos have near duplicates: to this encoder they differ little; "
-        "a higher --duplicates-above leaves the nearest",
-    )
-    warning = (*spelled, *(too_many if share >= MANY else ()))
+    found = Audit(len(images), count, 0, above, duplicates, None, notes, looked)
     if labels is None:
-        return Audit(len(images), count, 0, above, duplicates, None, warning)
-    suspects, judged, notes = _judge_labels(labeled, layout, info, labels, progress, text_bar)
-    return Audit(len(images), count, judged, above, duplicates, tuple(suspects), (*warning, *notes))
+        return found
+    suspects, judged, said = _judge_labels(labeled, layout, info, labels, progress, text_bar)
+    return replace(found, judged=judged, suspects=tuple(suspects), notes=(*notes, *said))
+
+
+def _too_many(duplicates: Sequence[DuplicateGroup], quality: Quality | None, images: int) -> list[str]:
+    """Warn of lists that are of no use."""
+    notes = []
+    share = sum(len(group.images) for group in duplicates if not group.exact) / images
+    if share >= MANY:
+        notes.append(
+            f"WARNING: {share:.0%} of the photos have near duplicates: to this encoder they differ little; "
+            "a higher --duplicates-above leaves the nearest"
+        )
+    for fault, count in quality.counts.items() if quality else ():
+        share = count / quality.looked_at if quality else 0
+        flag = f"--{fault}-{'above' if fault == 'overexposed' else 'below'}"
+        if share >= MANY:
+            notes.append(f"WARNING: {share:.0%} of the photos are {fault}; another {flag} leaves the worst")
+    return notes
 
 
 def one_spelling(images: Sequence[StoredImage]) -> tuple[list[StoredImage], tuple[str, ...]]:

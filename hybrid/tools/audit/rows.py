@@ -14,10 +14,12 @@ from hybrid.plotting import Tile, draw_contact_sheet
 from hybrid.tools.audit.audit import Audit
 from hybrid.tools.audit.duplicates import DuplicateGroup
 from hybrid.tools.audit.labels import Suspect
+from hybrid.tools.audit.quality import SIDE, PoorImage
 
 CSV_COLUMNS = (
     *("finding", "group", "path", "label", "split", "similarity", "faults"),
     *("suggested", "score", "probability", "zero_shot", "nearest"),
+    *("sharpness", "brightest", "darkest", "shorter_side"),
 )
 DIGITS = 6
 MOST_DRAWN = 25
@@ -25,12 +27,12 @@ GIVEN, SUGGESTED = "#a8321f", "#1b6e3c"
 
 
 def as_json(audit: Audit) -> list[dict[str, Any]]:
-    """One object per group of duplicates, then one per image with a suspicious label."""
-    return [*map(group_json, audit.duplicates), *map(suspect_json, audit.suspects or ())]
+    """One object per group of duplicates, then one per image with a suspicious label, then one per poor image."""
+    return [*map(group_json, audit.duplicates), *map(suspect_json, audit.suspects or ()), *map(poor_json, poor(audit))]
 
 
 def as_csv(audit: Audit) -> Iterator[dict[str, Any]]:
-    """One row per image; one that is in a group and has a suspicious label has two."""
+    """One row per image and finding; one that is in a group and has a suspicious label has two."""
     for number, group in enumerate(audit.duplicates, 1):
         values = group_json(group)
         for image in values["photos"]:
@@ -39,6 +41,13 @@ def as_csv(audit: Audit) -> Iterator[dict[str, Any]]:
     for suspect in audit.suspects or ():
         row = suspect_json(suspect)
         yield {key: row[key] for key in CSV_COLUMNS if key in row} | {"nearest": nearest_labels(suspect)}
+    for values in map(poor_json, poor(audit)):
+        yield {key: values[key] for key in CSV_COLUMNS if key in values} | {"faults": "; ".join(values["faults"])}
+
+
+def poor(audit: Audit) -> tuple[PoorImage, ...]:
+    """The poor images; none where they were not asked for."""
+    return audit.quality.poor if audit.quality else ()
 
 
 def group_json(group: DuplicateGroup) -> dict[str, Any]:
@@ -60,6 +69,23 @@ def group_json(group: DuplicateGroup) -> dict[str, Any]:
             }
             for image in group.images
         ],
+    }
+
+
+def poor_json(image: PoorImage) -> dict[str, Any]:
+    """A poor image as plain JSON values."""
+    measures = image.measures
+    return {
+        "finding": "quality",
+        "path": image.record.path,
+        "copies": list(image.copies),
+        "label": image.record.label,
+        "split": image.record.split,
+        "faults": list(image.faults),
+        "sharpness": round(measures.sharpness, DIGITS),
+        "brightest": round(measures.brightest, DIGITS),
+        "darkest": round(measures.darkest, DIGITS),
+        "shorter_side": measures.side if measures.side < SIDE else None,
     }
 
 
@@ -120,3 +146,42 @@ def draw_suspects(suspects: Sequence[Suspect], file: Path) -> list[str]:
         for suspect in suspects[:MOST_DRAWN]
     ]
     return draw_contact_sheet(tiles, "red: the label\ngreen: what it probably is", file)
+
+
+def draw_poor(images: Sequence[PoorImage], file: Path) -> list[str]:
+    """Draw the first `MOST_DRAWN` poor images as a PNG, with their faults above and what was measured below each.
+
+    Parameters
+    ----------
+    images : sequence of PoorImage
+        At least one.
+    file : Path
+
+    Returns
+    -------
+    list of str
+        As those of `draw_suspects`.
+    """
+    tiles = [
+        Tile(
+            image.record.path,
+            partial(read_and_decode, image.record),
+            above=fill(", ".join(image.faults), 24),
+            below=fill(measured(image), 36),
+            color=GIVEN,
+        )
+        for image in images[:MOST_DRAWN]
+    ]
+    return draw_contact_sheet(tiles, "poor photos, the worst first", file)
+
+
+def measured(image: PoorImage) -> str:
+    """Say what was measured of an image's faults: ``sharpness 0.04, brightest 0.21``."""
+    values = image.measures
+    texts = {
+        "blurred": f"sharpness {values.sharpness:.3f}",
+        "dark": f"brightest {values.brightest:.2f}",
+        "overexposed": f"darkest {values.darkest:.2f}",
+        "tiny": f"{values.side} pixels",
+    }
+    return ", ".join(texts[fault] for fault in image.faults)
