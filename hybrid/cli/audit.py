@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from hybrid.terminal import FittedTable
-    from hybrid.tools.audit.audit import Audit
+    from hybrid.tools.audit.audit import Audit, LabelCheck
     from hybrid.tools.audit.duplicates import DuplicateGroup
     from hybrid.tools.audit.labels import Suspect
+    from hybrid.tools.audit.leakage import SplitSequence
     from hybrid.tools.audit.quality import PoorImage, QualityLimits
 
 SHOWN_OF_GROUP = 8
@@ -100,7 +101,7 @@ def audit(
     from hybrid.cli.outputs import FINDINGS, PICTURE, Outputs
     from hybrid.cli.write import format_of, opened
     from hybrid.labels.prompts import PromptSet
-    from hybrid.tools.audit.audit import LabelCheck, audit_run
+    from hybrid.tools.audit.audit import LabelCheck
 
     _check(labels, prompts, templates, sheet, apply)
     limits = quality.limits()
@@ -111,21 +112,29 @@ def audit(
     outputs.file("--quality-sheet", quality.quality_sheet, PICTURE)
     check = LabelCheck(PromptSet.load(prompts) if prompts else None, templates, device) if labels else None
     with opened(output) as (stream, chosen):
-        found = audit_run(
-            run,
-            above=duplicates_above,
-            labels=check,
-            quality=limits,
-            progress=show.image_progress,
-            text_bar=show.text_progress,
-        )
-        show.note(*found.notes)
-        # The picture first: a reader of stdout may close it before its end.
+        found = _find(run, duplicates_above, check, limits)
+        # The pictures first: a reader of stdout may close it before its end.
         _draw(found, sheet, quality.quality_sheet)
         _write(found, stream, chosen, top, output.safe_csv)
     if apply:
         _apply(found, run, device, wait)
     show.exit_if_unreadable(found.quality.unreadable if found.quality else ())
+
+
+def _find(run: Path, above: float, labels: LabelCheck | None, quality: QualityLimits | None) -> Audit:
+    from hybrid.cli import show
+    from hybrid.tools.audit.audit import audit_run
+
+    found = audit_run(
+        run,
+        above=above,
+        labels=labels,
+        quality=quality,
+        progress=show.image_progress,
+        text_bar=show.text_progress,
+    )
+    show.note(*found.notes)
+    return found
 
 
 def _apply(found: Audit, run: Path, device: str, wait: bool) -> None:
@@ -206,6 +215,10 @@ def _print_tables(found: Audit, console: Console, top: int) -> None:
         faults = ", ".join(f"{count} {name}" for name, count in found.quality.counts.items()) or "none is poor"
         console.print(Text(f"\nquality: of {plural(found.quality.looked_at, 'photo')} {faults}", style="bold"))
         _print_first(found.quality.poor, _poor_table, console, top)
+    if sequences := found.leakage.sequences:
+        crossing = len(found.leakage.split) or "none"
+        console.print(Text(f"\nleakage: of {plural(sequences, 'sequence')} {crossing} in several splits", style="bold"))
+        _print_first(found.leakage.split, _leakage_table, console, top)
 
 
 def _print_first(rows: Sequence[T], table: Callable[[Sequence[T]], FittedTable], console: Console, top: int) -> None:
@@ -222,10 +235,12 @@ def _duplicates_title(found: Audit) -> str:
     if not groups:
         return f"duplicates: none among {plural(found.images, 'photo')} (similarity above {found.above:g})"
     faults = Counter(fault for group in groups for fault in group.faults)
+    burst = sum(group.burst for group in groups)
+    bursts = f", {plural(burst, 'burst')}" if burst else ""
     return (
         f"duplicates: {sum(len(group.images) for group in groups)} of {plural(found.images, 'photo')} in "
         f"{plural(len(groups), 'group')} (similarity above {found.above:g}); {faults['two labels']} with two labels, "
-        f"{faults['crosses splits']} across splits, {sum(group.exact for group in groups)} of exact copies only"
+        f"{faults['crosses splits']} across splits, {sum(group.exact for group in groups)} of exact copies only{bursts}"
     )
 
 
@@ -247,11 +262,15 @@ def _duplicates_table(groups: Sequence[DuplicateGroup]) -> FittedTable:
                 short_path(image.record.path),
                 image.record.label or "-",
                 image.record.split or "-",
-                Text(", ".join(group.faults) if first else "", style="red"),
+                Text(_why(group) if first else "", style="red"),
             )
         if len(group.images) > SHOWN_OF_GROUP:
             table.add_row("", "", Text(f"and {len(group.images) - SHOWN_OF_GROUP} more", style="dim"), "", "", "")
     return table
+
+
+def _why(group: DuplicateGroup) -> str:
+    return ", ".join((*group.faults, *(["burst"] if group.burst else ())))
 
 
 def _suspects_table(suspects: Sequence[Suspect]) -> FittedTable:
@@ -292,4 +311,17 @@ def _poor_table(images: Sequence[PoorImage]) -> FittedTable:
         record = image.record
         faults = Text(", ".join(image.faults), style="red")
         table.add_row(short_path(record.path), faults, measured(image), record.label or "-", record.split or "-")
+    return table
+
+
+def _leakage_table(sequences: Sequence[SplitSequence]) -> FittedTable:
+    from hybrid.cli.write import short_path
+    from hybrid.terminal import Column, FittedTable
+
+    columns = [Column("sequence"), Column("photos in each split"), Column("the first", "path", rank=1)]
+    table = FittedTable([*columns, Column("labels", rank=2)])
+    for one in sequences:
+        splits = ", ".join(f"{split} {count}" for split, count in one.splits.items())
+        labels = sorted({image.label for image in one.images if image.label is not None})
+        table.add_row(one.sequence, splits, short_path(one.images[0].path), ", ".join(labels) or "-")
     return table

@@ -141,6 +141,25 @@ def test_quality(audit, hybrid, folder, write_animals):
     assert "no picture: no photo is poor" in audit("--quality-sheet", "none.png").err
 
 
+def test_leakage_by_sequence(audit, hybrid, folder, write_animals):
+    write_animals(folder / "trap", ANIMALS[:1], 4)
+    photos = sorted((folder / "trap" / NAMES[0]).iterdir())
+    lines = [f"{p},fox,{split},{name}" for p, split, name in zip(photos, ("train", "test") * 2, "aabc", strict=True)]
+    (folder / "trap.csv").write_text("path,label,split,sequence\n" + "\n".join(lines))
+    hybrid("build-index", folder / "trap.csv", "--encoder", "tiny", "--run", "trap run")
+    arguments = ("--run", "trap run", "--no-labels", "--no-quality")
+    done = audit(*arguments)
+    assert "leakage: of 3 sequences 1 in several splits" in done.out
+    assert re.search(r"^a +test 1, train 1 +trap/", done.out, re.MULTILINE)
+    assert "WARNING: 2 photos of 1 sequence lie in several splits" in done.err
+    (row,) = (row for row in audit(*arguments, "--format", "jsonl").rows if row["finding"] == "leakage")
+    assert (row["sequence"], row["splits"]) == ("a", {"test": 1, "train": 1})
+    audit(*arguments, "--out", "trap.csv.csv")
+    rows = [row for row in csv.DictReader((folder / "trap.csv.csv").open()) if row["finding"] == "leakage"]
+    assert [(row["path"], row["sequence"]) for row in rows] == [(str(photo), "a") for photo in photos[:2]]
+    assert "leakage:" not in audit("--no-labels", "--no-quality").out
+
+
 def test_apply_and_take_back(audit, hybrid, folder):
     wrong = [row for row in audit("--format", "jsonl").rows if row["finding"] == "label"]
     done = audit("--apply")

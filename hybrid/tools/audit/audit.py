@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import compress
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from hybrid.encoders.base import Encoder, FloatArray
 from hybrid.errors import ArtifactError, StoreError, listing
 from hybrid.gate.evidence import zero_shot_logits
 from hybrid.heads.training.dataset import relabeled
+from hybrid.images.naming import plural
 from hybrid.index.contents import by_content
 from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.index.texts import TextBar, embed_classes, no_bar
@@ -28,6 +29,7 @@ from hybrid.run.files import Layout, RunInfo, read_run
 from hybrid.tools.audit import DUPLICATES_ABOVE
 from hybrid.tools.audit.duplicates import DuplicateGroup, find_duplicates
 from hybrid.tools.audit.labels import LabeledContents, Suspect, confident_learning, find_suspects, to_judge
+from hybrid.tools.audit.leakage import Leakage, find_leakage
 from hybrid.tools.audit.probabilities import ZeroShot
 from hybrid.tools.audit.quality import Quality, QualityLimits, look_at
 
@@ -54,6 +56,8 @@ class Audit:
         What was left out, and what the opinions rest on.
     quality : Quality or None
         Poor images; None where they were not asked for.
+    leakage : Leakage
+        Sequences in several splits.
     """
 
     images: int
@@ -64,6 +68,7 @@ class Audit:
     suspects: tuple[Suspect, ...] | None
     notes: tuple[str, ...]
     quality: Quality | None = None
+    leakage: Leakage = field(default_factory=Leakage)
 
 
 @dataclass(frozen=True)
@@ -123,29 +128,34 @@ def audit_run(
     """
     layout = Layout(run)
     info = read_run(layout)
-    with EmbeddingStore(layout.store, read_only=True) as store:
-        images, spelled = one_spelling(store.images())
-        contents = by_content(images)
-        hashes = list(contents)
-        if not hashes:
-            raise StoreError("the index is empty", fix=f"add photos: hybrid build-index SOURCE --run {run}")
-        embeddings = store.embeddings(hashes, info.encoder_fingerprint)
+    images, spelled, hashes, embeddings = _indexed(layout, info)
     labeled = labeled_contents(images, hashes, embeddings)
     if labels is not None and labeled.hashes:
         confident_learning()  # before the long part: without cleanlab there is no use in it
     with progress("comparing", len(hashes)) as step:
         duplicates = tuple(find_duplicates(images, hashes, embeddings, above, step))
+    leakage = find_leakage(image.record for image in images)
     looked = None
     if quality is not None:
-        with progress("reading", len(contents)) as step:
-            looked = look_at(contents, quality, step)
-    notes = (*spelled, *_too_many(duplicates, looked, len(images)))
+        with progress("reading", len(hashes)) as step:
+            looked = look_at(by_content(images), quality, step)
+    notes = (*spelled, *_too_many(duplicates, looked, len(images)), *_leaking(duplicates, leakage))
     count = sum(len(records) for records in labeled.records)
-    found = Audit(len(images), count, 0, above, duplicates, None, notes, looked)
+    found = Audit(len(images), count, 0, above, duplicates, None, notes, looked, leakage)
     if labels is None:
         return found
     suspects, judged, said = _judge_labels(labeled, layout, info, labels, progress, text_bar)
     return replace(found, judged=judged, suspects=tuple(suspects), notes=(*notes, *said))
+
+
+def _indexed(layout: Layout, info: RunInfo) -> tuple[list[StoredImage], tuple[str, ...], list[str], FloatArray]:
+    """Images with a note on the spelling of their classes, and their contents (n), with embeddings (n, dim)."""
+    with EmbeddingStore(layout.store, read_only=True) as store:
+        images, spelled = one_spelling(store.images())
+        hashes = list(by_content(images))
+        if not hashes:
+            raise StoreError("the index is empty", fix=f"add photos: hybrid build-index SOURCE --run {layout.root}")
+        return images, spelled, hashes, store.embeddings(hashes, info.encoder_fingerprint)
 
 
 def _too_many(duplicates: Sequence[DuplicateGroup], quality: Quality | None, images: int) -> list[str]:
@@ -163,6 +173,22 @@ def _too_many(duplicates: Sequence[DuplicateGroup], quality: Quality | None, ima
         if share >= MANY:
             notes.append(f"WARNING: {share:.0%} of the photos are {fault}; another {flag} leaves the worst")
     return notes
+
+
+def _leaking(duplicates: Sequence[DuplicateGroup], leakage: Leakage) -> list[str]:
+    """Warn of what makes a test too easy."""
+    crossing = [group for group in duplicates if len(group.splits) > 1]
+    pictures = sum(len(group.images) for group in crossing)
+    found = (
+        (leakage.images, plural(len(leakage.split), "sequence")),
+        (pictures, f"{plural(len(crossing), 'group')} of near duplicates"),
+    )
+    return [
+        f"WARNING: {plural(images, 'photo')} of {what} lie in several splits: figures on test are too good; "
+        "keep each in one split"
+        for images, what in found
+        if images
+    ]
 
 
 def one_spelling(images: Sequence[StoredImage]) -> tuple[list[StoredImage], tuple[str, ...]]:

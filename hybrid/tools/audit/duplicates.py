@@ -14,6 +14,7 @@ from hybrid.images.records import ImageRecord
 from hybrid.index.neighbors import build
 from hybrid.index.store import StoredImage
 from hybrid.tools.audit import DUPLICATES_ABOVE
+from hybrid.tools.audit.leakage import is_burst
 
 # Images that are asked at once: it bounds what the answers of a set of nothing but duplicates take.
 BLOCK = 256
@@ -57,6 +58,11 @@ class DuplicateGroup:
     def exact(self) -> bool:
         """Whether all its images have the same bytes."""
         return len({image.sha256 for image in self.images}) == 1
+
+    @property
+    def burst(self) -> bool:
+        """Whether its images differ and were taken in one go (`is_burst`)."""
+        return not self.exact and is_burst([image.record for image in self.images])
 
     @property
     def labels(self) -> tuple[str, ...]:

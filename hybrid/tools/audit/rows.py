@@ -14,12 +14,13 @@ from hybrid.plotting import Tile, draw_contact_sheet
 from hybrid.tools.audit.audit import Audit
 from hybrid.tools.audit.duplicates import DuplicateGroup
 from hybrid.tools.audit.labels import Suspect
+from hybrid.tools.audit.leakage import SplitSequence
 from hybrid.tools.audit.quality import SIDE, PoorImage
 
 CSV_COLUMNS = (
     *("finding", "group", "path", "label", "split", "similarity", "faults"),
     *("suggested", "score", "probability", "zero_shot", "nearest"),
-    *("sharpness", "brightest", "darkest", "shorter_side"),
+    *("sharpness", "brightest", "darkest", "shorter_side", "sequence"),
 )
 DIGITS = 6
 MOST_DRAWN = 25
@@ -27,8 +28,13 @@ GIVEN, SUGGESTED = "#a8321f", "#1b6e3c"
 
 
 def as_json(audit: Audit) -> list[dict[str, Any]]:
-    """One object per group of duplicates, then one per image with a suspicious label, then one per poor image."""
-    return [*map(group_json, audit.duplicates), *map(suspect_json, audit.suspects or ()), *map(poor_json, poor(audit))]
+    """One object per group of duplicates, per suspicious label, per poor image, and per sequence in several splits."""
+    return [
+        *map(group_json, audit.duplicates),
+        *map(suspect_json, audit.suspects or ()),
+        *map(poor_json, poor(audit)),
+        *map(sequence_json, audit.leakage.split),
+    ]
 
 
 def as_csv(audit: Audit) -> Iterator[dict[str, Any]]:
@@ -43,6 +49,10 @@ def as_csv(audit: Audit) -> Iterator[dict[str, Any]]:
         yield {key: row[key] for key in CSV_COLUMNS if key in row} | {"nearest": nearest_labels(suspect)}
     for values in map(poor_json, poor(audit)):
         yield {key: values[key] for key in CSV_COLUMNS if key in values} | {"faults": "; ".join(values["faults"])}
+    for number, sequence in enumerate(audit.leakage.split, 1):
+        shared = {"finding": "leakage", "group": number, "faults": "crosses splits", "sequence": sequence.sequence}
+        for photo in sequence_json(sequence)["photos"]:
+            yield shared | photo
 
 
 def poor(audit: Audit) -> tuple[PoorImage, ...]:
@@ -57,6 +67,7 @@ def group_json(group: DuplicateGroup) -> dict[str, Any]:
         "exact": group.exact,
         "similarity": round(group.similarity, DIGITS),
         "faults": list(group.faults),
+        "burst": group.burst,
         "labels": list(group.labels),
         "splits": list(group.splits),
         "photos": [
@@ -105,6 +116,16 @@ def suspect_json(suspect: Suspect) -> dict[str, Any]:
             {"path": near.path, "label": near.label, "similarity": round(near.similarity, DIGITS)}
             for near in suspect.nearest
         ],
+    }
+
+
+def sequence_json(sequence: SplitSequence) -> dict[str, Any]:
+    """A sequence in several splits as plain JSON values."""
+    return {
+        "finding": "leakage",
+        "sequence": sequence.sequence,
+        "splits": sequence.splits,
+        "photos": [{"path": r.path, "label": r.label, "split": r.split} for r in sequence.images],
     }
 
 

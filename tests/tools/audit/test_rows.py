@@ -36,6 +36,7 @@ def test_json(audit):
         "exact": False,
         "similarity": 0.987654,
         "faults": ["two labels"],
+        "burst": False,
         "labels": ["mug", "tasse à café"],
         "splits": ["train"],
         "photos": [
