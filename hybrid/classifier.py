@@ -19,6 +19,8 @@ from hybrid.images.inputs import Images, to_records
 from hybrid.labels.names import NameTable
 from hybrid.labels.prompts import PromptSet, prompt_set
 from hybrid.labels.space import LabelSpace
+from hybrid.labels.taxonomy import Taxonomy
+from hybrid.labels.taxonomy_files import load_taxonomy
 from hybrid.prediction import Prediction
 from hybrid.run.classes.change import join_class, leave_class, no_such_class
 from hybrid.run.fitted import Batch, FittedClassifier
@@ -57,6 +59,8 @@ class HybridClassifier:
         Of the validation cut and the training.
     strict_names : bool
         Prompts that are a label in another spelling, or nearly one, are an error instead of a note.
+    taxonomy : Taxonomy, str or Path, optional
+        As for `from_run`.
 
     Attributes
     ----------
@@ -86,8 +90,9 @@ class HybridClassifier:
         decoder: str = "auto",
         seed: int = 0,
         strict_names: bool = False,
+        taxonomy: Taxonomy | str | Path | None = None,
     ) -> None:
-        self.strict_names, self.decoder = strict_names, decoder
+        self.strict_names, self.decoder, self.taxonomy = strict_names, decoder, taxonomy
         self.encoder, self.prompts, self.pretrained, self.head = encoder, prompts, pretrained, head
         self.templates, self.policy, self.precision, self.device, self.seed = templates, policy, precision, device, seed
 
@@ -105,6 +110,7 @@ class HybridClassifier:
         few_shot: str | None = None,
         strict_names: bool = False,
         decoder: str = "auto",
+        taxonomy: Taxonomy | str | Path | None = None,
     ) -> Self:
         """Load what the run folder holds and join it with the named classes.
 
@@ -127,21 +133,19 @@ class HybridClassifier:
             How the head cuts each image to vote on its parts; default: as it was trained.
         few_shot : str, optional
             Without a head: which of `hybrid.gate.few_shot.registry.EXPERTS` joins names and images; `notes` say which.
-        strict_names : bool
-            Prompts that are a class in another spelling, or nearly one, are an error instead of a note.
-        decoder : str
-            What decodes images, as `hybrid.images.decoders.choose_decoder` takes it; ``auto``: what the run's index was
-            made with, else nvJPEG on CUDA.
+        strict_names, decoder
+            As for the class; ``auto``: what the run's index was made with, else nvJPEG on CUDA.
+        taxonomy : Taxonomy, str or Path, optional
+            Which class stands under what (`hybrid.labels.taxonomy_files.load_taxonomy`), for ``Policy(confident=0.9)``.
 
         Raises
         ------
         HybridError
             If parts are missing or do not fit together.
         """
-        named = prompt_set(prompts)
         state = load_run(
             Path(run),
-            named,
+            prompt_set(prompts),
             templates,
             encoder,
             device,
@@ -149,6 +153,7 @@ class HybridClassifier:
             few_shot,
             strict_names=strict_names,
             decoder=decoder,
+            taxonomy=load_taxonomy(taxonomy),
         )
         return cls.of(state, policy)
 
@@ -163,6 +168,7 @@ class HybridClassifier:
             templates=state.templates.name,
             policy=policy,
             precision=settings.precision,
+            taxonomy=state.taxonomy,
         )
         made.fitted_ = FittedClassifier.of(state, policy or Policy())
         return made
@@ -207,7 +213,11 @@ class HybridClassifier:
         elif self.head is not None:
             run.train(self.head, templates=self.templates, seed=self.seed)
         self.fitted_ = run.classifier(
-            self.prompts, templates=self.templates, policy=self.policy, strict_names=self.strict_names
+            self.prompts,
+            templates=self.templates,
+            policy=self.policy,
+            strict_names=self.strict_names,
+            taxonomy=self.taxonomy,
         ).fitted
         self._folder = folder
         return self
@@ -330,7 +340,8 @@ class HybridClassifier:
         Returns
         -------
         (n,) str
-            One of `classes_` for each image, in order; ``"none of these"`` where the policy rejects it.
+            One of `classes_` for each image, in order; ``"none of these"`` where the policy rejects it, and a node of
+            the taxonomy where it asks for that (`Policy.confident`).
 
         Raises
         ------

@@ -13,6 +13,7 @@ from hybrid.labels.names import NONE
 if TYPE_CHECKING:
     from hybrid.gate.decide import Decided
     from hybrid.labels.space import LabelSpace
+    from hybrid.labels.tree import ClassTree
 
 Probabilities = NDArray[np.float64]
 
@@ -66,6 +67,11 @@ class Prediction:
         Why the probabilities deserve less trust.
     neighbors : tuple of Neighbor or None
         Nearest labeled images of the index, most similar first; None unless they were asked for.
+    leaf : str or None
+        The most probable class, where a taxonomy lets `label` be a node above it; `seen`, `expert` and `top` speak of
+        it. None unless that was asked for.
+    rank : str or None
+        Of the node that `label` names, such as ``family``, where the taxonomy says so.
     """
 
     path: str
@@ -81,6 +87,8 @@ class Prediction:
     set: tuple[str, ...] | None = None
     warning: str | None = None
     neighbors: tuple[Neighbor, ...] | None = None
+    leaf: str | None = None
+    rank: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as plain JSON values: probabilities to six digits, a class as its label and probability."""
@@ -135,6 +143,7 @@ def to_predictions(
     only_expert: str,
     accept_above: float | None = None,
     warning: str | None = None,
+    nodes: Nodes | None = None,
 ) -> list[Prediction]:
     """Turn a batch's answers into one `Prediction` an image.
 
@@ -146,6 +155,8 @@ def to_predictions(
         An image whose p(known) is lower gets the answer "none of these".
     warning : str, optional
         Put on every prediction.
+    nodes : Nodes, optional
+        Answer with nodes of a taxonomy.
     """
     order = np.argsort(-answers.hybrid, axis=1, kind="stable")
     experts = _experts(answers, order[:, 0], space, only_expert)
@@ -165,8 +176,45 @@ def to_predictions(
             set=_set(answers, order[row], row, space),
             warning=warning,
         )
-        made.append(_or_none(prediction, answers, row, accept_above))
-    return made
+        made.append(prediction)
+    if nodes is not None:
+        made = nodes.name(made, answers)
+    return [_or_none(prediction, answers, row, accept_above) for row, prediction in enumerate(made)]
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """How a taxonomy answers: by the deepest node whose probability is at least `confident`.
+
+    An image that shows none of the classes, as rejection finds it, shows none of the nodes; the others' probabilities
+    are those if it shows one of the classes. A prediction set names a node in the place of all classes below it.
+    """
+
+    tree: ClassTree
+    confident: float
+
+    def name(self, predictions: list[Prediction], answers: Answers) -> list[Prediction]:
+        """Answer with nodes in the place of classes, for the images of `answers`, in order."""
+        found, probability = self.tree.deepest(answers.hybrid, self.confident)
+        sets = answers.decided.sets if answers.decided is not None else None
+        return [
+            replace(
+                prediction,
+                label=self.tree.names[node],
+                probability=min(float(reached), 1.0),
+                leaf=prediction.label,
+                rank=self.tree.ranks[node],
+                set=prediction.set if sets is None else self._cover(sets[row], answers.hybrid[row]),
+            )
+            for row, (prediction, node, reached) in enumerate(
+                zip(predictions, found.tolist(), probability, strict=True)
+            )
+        ]
+
+    def _cover(self, members: NDArray[np.bool_], probabilities: Probabilities) -> tuple[str, ...]:
+        """A set in as few nodes as hold its classes and no other, the one with the likeliest class first."""
+        ranked = np.argsort(-probabilities, kind="stable")
+        return tuple(self.tree.names[node] for node in self.tree.cover(ranked[members[ranked]].tolist()))
 
 
 def _or_none(prediction: Prediction, answers: Answers, row: int, accept_above: float | None) -> Prediction:
@@ -176,7 +224,8 @@ def _or_none(prediction: Prediction, answers: Answers, row: int, accept_above: f
     p_known = float(answers.decided.p_known[row])
     if p_known >= accept_above:
         return replace(prediction, p_known=p_known)
-    return replace(prediction, label=NONE, probability=1 - p_known, seen=False, expert="rejected", p_known=p_known)
+    none = replace(prediction, label=NONE, probability=1 - p_known, seen=False, expert="rejected", p_known=p_known)
+    return replace(none, rank=None)
 
 
 def _set(answers: Answers, ranked: NDArray[np.intp], row: int, space: LabelSpace) -> tuple[str, ...] | None:

@@ -13,7 +13,9 @@ from hybrid.gate.gate import Fused, Gate
 from hybrid.gate.support import SupportEvidence
 from hybrid.labels.prompts import PromptClass, PromptSet
 from hybrid.labels.space import join
-from hybrid.prediction import NONE, Answers, to_predictions
+from hybrid.labels.taxonomy import Statement, build_taxonomy
+from hybrid.labels.tree import plant
+from hybrid.prediction import NONE, Answers, Nodes, to_predictions
 
 SPACE = join(("cat", "dog"), PromptSet.from_names(["emu", "fox"]))
 HYBRID = np.array([[0.5, 0.3, 0.15, 0.05], [0.1, 0.2, 0.3, 0.4], [0.25, 0.4, 0.05, 0.3]])
@@ -188,3 +190,54 @@ def test_who_decides_is_asked_at_the_operating_point():
         space = replace(SPACE, shots=(0, 0, 3, 0))
         (prediction,) = to_predictions(["a"], answers, space, top_k=1, only_expert="head")
         assert (prediction.label, prediction.expert) == ("emu", expert)
+
+
+# Nodes of a taxonomy
+
+TREE = plant(
+    build_taxonomy(
+        [
+            Statement((("cat", "species"), ("carnivore", "order"), ("mammal", "class")), ("cat",)),
+            Statement((("dog", "species"), ("carnivore", "order")), ("dog",)),
+            Statement((("emu", "species"), ("bird", "class")), ("emu",)),
+            Statement((("fox", "species"), ("carnivore", "order")), ("fox",)),
+        ],
+        "test",
+    ),
+    SPACE,
+)
+
+
+def test_the_answer_is_the_deepest_node_that_is_probable_enough():
+    """cat .5, dog .3, emu .15, fox .05; cat .1, dog .2, emu .3, fox .4; cat .25, dog .4, emu .05, fox .3."""
+    nodes = Nodes(TREE, 0.8)
+    first, second, third = predict(decided(), nodes=nodes)
+    assert (first.label, first.rank, first.leaf) == ("carnivore", "order", "cat")
+    assert first.probability == pytest.approx(0.85)
+    assert (second.label, second.rank, second.leaf) == ("any of these", None, "fox")
+    assert second.probability == pytest.approx(1)
+    assert (third.label, third.leaf) == ("carnivore", "dog")
+    # What else is said is said of the likeliest class.
+    plain = predict(decided())
+    for node, leaf in zip((first, second, third), plain, strict=True):
+        assert node.leaf == leaf.label
+        assert replace(node, label=leaf.label, probability=leaf.probability, leaf=None, rank=None) == leaf
+    sure = predict(decided(), nodes=Nodes(TREE, 0.4))
+    assert [(p.label, p.rank, p.leaf) for p in sure] == [
+        ("cat", "species", "cat"),
+        ("fox", "species", "fox"),
+        ("dog", "species", "dog"),
+    ]
+    assert first.to_dict()["leaf"] == "cat"
+
+
+def test_none_of_these_goes_before_every_node_and_sets_name_nodes():
+    sets = [[1, 1, 0, 1], [0, 1, 1, 1], [1, 1, 1, 1]]
+    made = predict(decided(p_known=[0.8, 0.3, 0.5], sets=sets), accept_above=0.5, nodes=Nodes(TREE, 0.8))
+    assert [(p.label, p.leaf, p.rank) for p in made] == [
+        ("carnivore", "cat", "order"),
+        (NONE, "fox", None),
+        ("carnivore", "dog", "order"),
+    ]
+    assert made[1].probability == pytest.approx(0.7)
+    assert [p.set for p in made] == [("carnivore",), ("fox", "emu", "dog"), ("any of these",)]

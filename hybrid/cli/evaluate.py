@@ -47,12 +47,14 @@ def evaluate(
 
     policy = answer.policy()
     found = scan(sources)
-    outputs = Outputs({"a source": found.sources, **read_by(run, encoder)}, run.run, found.records)
+    outputs = Outputs(
+        {"a source": found.sources, "--taxonomy": answer.taxonomy, **read_by(run, encoder)}, run.run, found.records
+    )
     outputs.file("--json", json_file, EVALUATION)
     if report is not None:
         outputs.folder("--report", report, {FILE_NAME: REPORT})
     show.note(*found.notes)
-    classifier = load_classifier(run, policy, encoder, device, answer.regions)
+    classifier = load_classifier(run, policy, encoder, device, answer.regions, answer.taxonomy)
     with show.image_progress("evaluating", len(found.records)) as progress:
         result = run_evaluation(
             classifier,

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 
 def load_classifier(
-    run: RunOptions, policy: Policy, encoder: EncoderOptions, device: str, regions: RegionsChoice | None = None
+    run: RunOptions,
+    policy: Policy,
+    encoder: EncoderOptions,
+    device: str,
+    regions: RegionsChoice | None = None,
+    taxonomy: str | None = None,
 ) -> FittedClassifier:
     """Load a run, or zero-shot alone where there is no run; says its notes.
 
@@ -29,7 +34,12 @@ def load_classifier(
     cut = cast("Regions | None", regions and regions.value)
     opened = encoder.open(run.run, device)
     return opened.classifier(
-        run.prompts, templates=run.templates, policy=policy, regions=cut, strict_names=run.strict_names
+        run.prompts,
+        templates=run.templates,
+        policy=policy,
+        regions=cut,
+        strict_names=run.strict_names,
+        taxonomy=taxonomy,
     ).fitted
 
 

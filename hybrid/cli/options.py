@@ -149,6 +149,21 @@ Transductive = Annotated[
         "depends on the photos that come with it, and none comes before all are read.",
     ),
 ]
+TaxonomyFile = Annotated[
+    str | None,
+    typer.Option(
+        "--taxonomy",
+        help="Which class stands under what: a CSV with columns of ranks (family, genus, species, common_name) or "
+        "name,parent; SpeciesNet's list; or lines such as: zebra < equid < mammal. A prompt file may say it, too.",
+    ),
+]
+Confident = Annotated[
+    float | None,
+    typer.Option(
+        help="Answer with the deepest node of the taxonomy that has this probability, such as 0.9: the species, else "
+        "the genus, the family and so on."
+    ),
+]
 OutputFormat = Annotated[
     Format | None, typer.Option("--format", help="[default: by the ending of --out, else table]", show_default=False)
 ]
@@ -188,11 +203,14 @@ class AnswerOptions(PolicyOptions):
 
     coverage: Coverage = None
     transductive: Transductive = False
+    taxonomy: TaxonomyFile = None
+    confident: Confident = None
     regions: Regions = None
 
     def policy(self) -> Policy:
         """Join the options of the policy; ConfigError where they contradict each other."""
-        return replace(super().policy(), coverage=self.coverage, transductive=self.transductive)
+        policy = replace(super().policy(), coverage=self.coverage, transductive=self.transductive)
+        return replace(policy, confident=self.confident)
 
 
 @dataclass(frozen=True)

@@ -48,12 +48,14 @@ def predict(
 
     policy = answer.policy()
     found = scan(sources, labeled=False, each_row=True)
-    outputs = Outputs({"a source": found.sources, **read_by(run, encoder)}, run.run, found.records)
+    outputs = Outputs(
+        {"a source": found.sources, "--taxonomy": answer.taxonomy, **read_by(run, encoder)}, run.run, found.records
+    )
     format_of(output)
     outputs.file("--out", output.out, PREDICTIONS)
     outputs.file("--grid", grid, PICTURE)
     show.note(*found.notes)
-    classifier = load_classifier(run, policy, encoder, device, answer.regions)
+    classifier = load_classifier(run, policy, encoder, device, answer.regions, answer.taxonomy)
     if decoder_of(classifier.encoder) is None:
         show.note(choose_decoder()[1])
     evidence = _Evidence(run.run, classifier) if explain_neighbors else None

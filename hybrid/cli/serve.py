@@ -54,7 +54,7 @@ def serve(
         token = new_token()
     settings = ServeSettings(host=host, port=port, token=token, read_only=read_only)
     regions = cast("Regions | None", answer.regions and answer.regions.value)
-    asked = Asked(run.prompts, run.templates, run.strict_names, regions, answer.policy())
+    asked = Asked(run.prompts, run.templates, run.strict_names, regions, answer.taxonomy, answer.policy())
 
     def open_run() -> Run:
         return encoder.open(run.run, device, wait=False)

@@ -159,7 +159,8 @@ def _print_table(predictions: Sequence[Prediction], stream: TextIO) -> None:
 
     sets = any(p.set is not None for p in predictions)
     nearest = [Column("nearest", rank=2)] if any(p.neighbors is not None for p in predictions) else []
-    columns = [Column("photo", "path"), Column("label"), Column("probability", "number")]
+    leaves = [Column("likeliest", rank=2)] if any(p.leaf is not None for p in predictions) else []
+    columns = [Column("photo", "path"), Column("label"), Column("probability", "number"), *leaves]
     columns += [Column("p(unseen)", "number", rank=4), Column("decided by", rank=3)]
     # What was asked for by a flag stays the longest.
     columns += [Column("set", rank=1) if sets else Column("then", rank=5), *nearest]
@@ -174,12 +175,18 @@ def _print_table(predictions: Sequence[Prediction], stream: TextIO) -> None:
             short_path(p.path),
             label,
             f"{p.probability:.2f}",
+            *(_leaf(p) for _ in leaves),
             p_unseen,
             p.expert,
             Text(runners_up if p.set is None else ", ".join(p.set), style="dim"),
             *(_nearest(p.neighbors or ()) for _ in nearest),
         )
     console_of(stream).print(table)
+
+
+def _leaf(prediction: Prediction) -> str:
+    """The likeliest class, where the answer is another one."""
+    return "" if prediction.leaf in (None, prediction.label) else str(prediction.leaf)
 
 
 def _nearest(neighbors: Sequence[Neighbor]) -> str:

@@ -55,6 +55,8 @@ class Policy:
         Let images that are answered together help to classify each other; see `hybrid.gate.transduction`. Then an
         answer depends on the images that come with it. Without `prior` and `balance` it takes `balance` ``half``, and
         it excludes what is promised of answers that are each by itself: `max_seen_loss` and `coverage`.
+    confident : float or None
+        Answer with the deepest node of the taxonomy whose probability is at least this; see `hybrid.labels.tree`.
     """
 
     prior: float | None = None
@@ -64,6 +66,7 @@ class Policy:
     max_false_accept: float | None = None
     coverage: float | None = None
     transductive: bool = False
+    confident: float | None = None
 
     def __post_init__(self) -> None:
         for item in fields(self):

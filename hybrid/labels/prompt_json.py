@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from hybrid.errors import DataError, listing
 from hybrid.images.naming import plural
 from hybrid.labels.prompt_lines import NAME_COLUMNS, OTHER_COLUMNS, Entry, Parsed, column_name, unclear
 
+# What a class stands under.
+ABOVE_KEYS = ("under", "parents", "parent")
 # Under which the list of names stands beside other things.
 _LIST_KEYS = ("names", "classes", "labels", "categories", "class_names", "prompts")
 
@@ -81,8 +84,21 @@ def _of_item(item: Any, place: str, where: str) -> Entry:
         chosen = next((name for name in names if isinstance(name, str)), names[0] if names else None)
         if chosen is not None:
             others = [_synonyms(row[column], place, where) for column in OTHER_COLUMNS if column in row]
-            return Entry(chosen, tuple(name for names in others for name in names), place)
+            above = _above([row.get(key) for key in ABOVE_KEYS])
+            return Entry(chosen, tuple(name for names in others for name in names), place, above)
     raise unclear(f"{where}, {place}", "not a class name", repr(item), 'a list of names: ["llama", "zebra"]')
+
+
+def _above(values: list[Any]) -> tuple[str, ...]:
+    """What a class stands under: one name, a list of them, the nearest first, or ``equid < mammal``.
+
+    Under these keys other programs keep numbers and more, which say nothing here.
+    """
+    for value in values:
+        names = [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []
+        if names and all(isinstance(name, str) for name in names):
+            return tuple(part for name in names for part in map(str.strip, re.split(r"\s<\s", name)) if part)
+    return ()
 
 
 def _of_dict(value: Mapping[Any, Any], where: str) -> list[Entry]:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hybrid.errors import DataError, listing
 from hybrid.images.naming import plural
+from hybrid.labels.rank_tables import read_rank_table
+from hybrid.labels.taxonomy import Statement
 
 EXPECTED = "one class per line: zebra, or with other names: zebra: striped horse, plains zebra"
 KEEP = 'a name that begins so stands in quotes: "1. FC Union"'
-QUOTE = 'put a name that holds , : # or brackets into quotes: "Washington, D.C."'
+QUOTE = 'put a name that holds , : # < or brackets into quotes: "Washington, D.C."'
 
 # A `#` within a word belongs to the name: only after whitespace does it begin a comment.
 COMMENT = re.compile(r"(?:^|\s)#.*")
 _FINAL_COMMENT = re.compile(r'(?:^|\s)#[^"]*$')  # of a line with quotes, in which a # may stand
+# Between a class and what it stands under, outside of quotes.
+_UNDER = re.compile(r'\s<(?=\s|$)(?=(?:[^"]*"[^"]*")*[^"]*$)')
 _BULLET = re.compile("^[-+*\u2022\u2023\u25e6\u00b7\u2013\u2014]\\s+(?:\\[[ xX]?\\]\\s+)?(?=\\S)")
 _NUMBER = re.compile(r"^(?:\(?\d{1,5}[.)]\s+|\d{1,5}\t\s*)(?=\S)")
 _QUOTED = re.compile(r"^(?:\"([^\"]*)\"|“([^”]*)”|„([^“”]*)[“”]|«([^»]*)»|`([^`]*)`|'([^']*)')\s*([:,;]?)\s*(.*)$")
@@ -31,11 +35,15 @@ _PATH_COLUMNS = ("path", "file", "filename", "image", "filepath")
 
 @dataclass(frozen=True)
 class Entry:
-    """A class as a file lists it: its name, other names, and where it stands, for messages."""
+    """A class as a file lists it: its name, other names, and where that stands, for messages.
+
+    `above` is what the class stands under, the nearest first; empty where the file does not say.
+    """
 
     name: Any
     synonyms: tuple[Any, ...]
     place: str
+    above: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,10 +55,20 @@ class Parsed:
     entries : tuple of Entry
     notes : tuple of str
         How it was read, where that is not what everybody expects.
+    statements : tuple of Statement
+        Where classes stand, in a table of ranks; elsewhere the entries say it.
     """
 
     entries: tuple[Entry, ...]
     notes: tuple[str, ...] = ()
+    statements: tuple[Statement, ...] = ()
+
+
+def statement_of(entry: Entry) -> Statement:
+    """What an entry says of where its class stands."""
+    return Statement(
+        tuple((name, None) for name in (entry.name, *entry.above)), (entry.name, *entry.synonyms), entry.place
+    )
 
 
 def parse_lines(text: str, where: str) -> Parsed:
@@ -68,6 +86,9 @@ def parse_lines(text: str, where: str) -> Parsed:
     DataError
         If a line is not clear.
     """
+    ranks = read_rank_table(text, where, only_ranks=True)
+    if ranks is not None:
+        return Parsed(_entries_of(ranks.statements), ranks.notes, ranks.statements)
     numbered = enumerate(re.split(r"\r\n|\r|\n", text), start=1)
     lines = [(number, line.strip()) for number, line in numbered if line.strip()]
     content = [(number, line) for number, line in lines if not line.startswith("#")]
@@ -81,6 +102,17 @@ def parse_lines(text: str, where: str) -> Parsed:
     else:
         parsed = _parse_lines(content, where)
     return Parsed(parsed.entries, (*notes, *parsed.notes))
+
+
+def _entries_of(statements: Sequence[Statement]) -> tuple[Entry, ...]:
+    """The classes of a table of ranks: each taxon that has a row, by all names that its rows give it."""
+    called: dict[tuple[str, str | None], dict[str, None]] = {}
+    places: dict[tuple[str, str | None], str] = {}
+    for statement in statements:
+        if statement.names:
+            called.setdefault(statement.chain[0], {}).update(dict.fromkeys(statement.names))
+            places.setdefault(statement.chain[0], statement.place)
+    return tuple(Entry(next(iter(names)), tuple(names)[1:], places[key]) for key, names in called.items())
 
 
 def unclear(where: str, what: str, got: str, fix: str = QUOTE) -> DataError:
@@ -102,8 +134,9 @@ def _parse_lines(lines: Sequence[tuple[int, str]], where: str) -> Parsed:
     for number, line in lines:
         bare = _NUMBER.sub("", _BULLET.sub("", line))
         marked += bare != line
+        bare, above = split_above(bare, f"line {number}", where)
         entry, line_notes = _parse_line(bare, f"line {number}", where)
-        entries += [entry] if entry else []
+        entries += [replace(entry, above=above)] if entry else []
         notes += [f"{where}, line {number}: {note}" for note in line_notes]
     if marked:
         notes.insert(0, f"{where}: bullets and numbers before {marked} of {len(lines)} names are left out; {KEEP}")
@@ -130,6 +163,34 @@ def _parse_line(line: str, place: str, where: str) -> tuple[Entry | None, list[s
     if colon and (name.strip().isdigit() or re.search(r"\d:\d", bare)):
         notes.append(f"{bare!r} is read as the class {name.strip()!r} with the other name {others.strip()!r}; {QUOTE}")
     return Entry(name.strip(), _split_synonyms(others), place), notes
+
+
+def split_above(line: str, place: str, where: str) -> tuple[str, tuple[str, ...]]:
+    """Take what a class stands under out of a line: ``zebra: striped horse < equid < mammal``, nearest first.
+
+    The other names may stand at the end, too.
+    """
+    if not _UNDER.search(line):
+        return line, ()
+    head, *above = (part.strip() for part in _UNDER.split(_FINAL_COMMENT.sub("", line).rstrip(",; ")))
+    if above and (last := _QUOTED.match(above[-1])) is None:
+        above[-1], colon, others = (part.strip() for part in above[-1].partition(":"))
+    elif above and last is not None:
+        quoted = next(group for group in last.groups()[:6] if group is not None)
+        above[-1], colon, others = f'"{quoted}"', last[7], last[8]
+    if above and colon:
+        if ":" in re.sub(r'"[^"]*"', "", head):
+            raise unclear(f"{where}, {place}", "other names in two places of one line", line, "leave one colon out")
+        head = f"{head}: {others}"
+    names = tuple(re.sub(r"^([\"'])(.*)\1$", r"\2", name).strip() for name in above)
+    if not all((head, *names)):
+        raise unclear(
+            f"{where}, {place}",
+            "nothing stands on one side of <",
+            line,
+            "write: zebra < equid < mammal",
+        )
+    return head, names
 
 
 def _check_line(name: str, line: str, place: str, where: str) -> None:
@@ -167,7 +228,8 @@ def _parse_one_line(line: tuple[int, str], where: str) -> Parsed:
     if delimiter == ";" and "," in re.sub(r'"[^"]*"', "", bare):
         raise unclear(f"{where}, line {line[0]}", "both commas and semicolons between names", line[1])
     names = [re.sub(r"^'(.*)'$", r"\1", cell.strip()) for cell in _cells(bare, delimiter) if cell.strip()]
-    entries = tuple(Entry(name, (), f"name {number}") for number, name in enumerate(names, 1))
+    placed = [split_above(name, f"name {number}", where) for number, name in enumerate(names, 1)]
+    entries = tuple(Entry(name, (), f"name {number}", above) for number, (name, above) in enumerate(placed, 1))
     for entry in entries:
         if _CODE.search(entry.name):
             raise unclear(f"{where}, {entry.place}", "not a class name", entry.name)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hybrid.errors import DataError, listing
 from hybrid.labels.names import check_name, check_not_reserved, class_key
 from hybrid.labels.prompt_json import parse_json
-from hybrid.labels.prompt_lines import COMMENT, Parsed, parse_lines
+from hybrid.labels.prompt_lines import COMMENT, QUOTE, Parsed, parse_lines, statement_of
+from hybrid.labels.taxonomy import Taxonomy, build_taxonomy
 from hybrid.labels.text_files import find_file, is_file, read_text
 
 # A name on the command line that begins or ends so is a file that is not there.
@@ -51,6 +52,8 @@ class PromptSet:
         In the order of the file; no two of them share a `class_key`.
     notes : tuple of str
         How a file was read, where that may surprise.
+    taxonomy : Taxonomy or None
+        Where the classes stand, where the file says so.
 
     Raises
     ------
@@ -61,6 +64,7 @@ class PromptSet:
 
     classes: tuple[PromptClass, ...]
     notes: tuple[str, ...] = field(default=(), compare=False)
+    taxonomy: Taxonomy | None = field(default=None, repr=False)
     check: InitVar[bool] = True
 
     def __post_init__(self, check: bool) -> None:
@@ -94,9 +98,11 @@ class PromptSet:
         """Read a prompt file, a bundled one, or names as they are typed on the command line.
 
         A file is UTF-8 or UTF-16 text with one class a line: ``zebra``, or ``zebra: striped horse, plains zebra`` with
-        other names. ``#`` begins a comment at the start of a line or after whitespace. Bullets, numbers and quotes
-        around names are left out; JSON, one line of names between commas, and a table with a header (``name``,
-        ``class`` or ``label``; ``synonyms`` or ``prompt``) are read too. What is not clear is an error.
+        other names; ``zebra < equid < mammal`` says what it stands under, in quotes it is one name. ``#`` begins a
+        comment at the start of a line or after whitespace. Bullets, numbers and quotes around names are left out;
+        JSON, one line of names between commas, a table with a header (``name``, ``class`` or ``label``; ``synonyms``
+        or ``prompt``) and a table of ranks (see `hybrid.labels.rank_tables`) are read too. What is not clear is an
+        error.
 
         Parameters
         ----------
@@ -265,7 +271,7 @@ def _typed(prompts: str | Path) -> str | None:
             fix="join them in a file of your own, one class per line",
         )
     is_path = any(part.lower().endswith(_ENDINGS) or _PATH_START.match(part) for part in parts)
-    return text if not is_path and (len(parts) > 1 or ":" in text) else None
+    return text if not is_path and (len(parts) > 1 or ":" in text or " < " in text) else None
 
 
 def _from_text(text: str, where: str) -> PromptSet:
@@ -278,15 +284,29 @@ def _from_text(text: str, where: str) -> PromptSet:
         raise DataError(
             f"{where} names no class", expected="one class name per line", fix="write the names into it, one per line"
         )
-    return PromptSet(*_checked(parsed, where), check=False)
+    return _checked(parsed, where)
 
 
-def _checked(parsed: Parsed, where: str) -> tuple[tuple[PromptClass, ...], tuple[str, ...]]:
+def _checked(parsed: Parsed, where: str) -> PromptSet:
     classes = [
         (_as_class(entry.name, entry.synonyms, f"{where}: {entry.place}"), entry.place) for entry in parsed.entries
     ]
     _check_distinct(classes, where)
-    return tuple(cls for cls, _ in classes), parsed.notes
+    taxonomy, notes = _taxonomy_of(parsed, where)
+    return PromptSet(tuple(cls for cls, _ in classes), (*parsed.notes, *notes), taxonomy, check=False)
+
+
+def _taxonomy_of(parsed: Parsed, where: str) -> tuple[Taxonomy | None, list[str]]:
+    """Where the classes stand, and how that was read."""
+    if parsed.statements:
+        taxonomy = build_taxonomy(parsed.statements, where)
+        return replace(taxonomy, notes=()), list(taxonomy.notes)
+    placed = [entry for entry in parsed.entries if entry.above]
+    if not placed:
+        return None, []
+    example = f"{placed[0].name} < {placed[0].above[0]}"
+    note = f"{where}: {len(placed)} of {len(parsed.entries)} classes stand under others ({example}); {QUOTE}"
+    return build_taxonomy([statement_of(entry) for entry in placed], where), [note]
 
 
 def _as_class(name: Any, others: Any, where: str) -> PromptClass:

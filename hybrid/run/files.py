@@ -23,6 +23,7 @@ from hybrid.gate.rejection import Rejector
 from hybrid.index.schema import StoreState, is_blank
 from hybrid.index.store import PHOTOS, EmbeddingStore
 from hybrid.labels.prompts import PromptClass, Templates
+from hybrid.labels.taxonomy import Taxonomy
 
 FORMAT = 1
 # Beside the digests of a part while a change of it is being written.
@@ -210,11 +211,13 @@ class SavedPrompts(Struct, frozen=True, kw_only=True):
     classes : tuple of PromptClass
     templates : Templates or None
         None: those that the gate was fitted with, or the default where there is none.
+    taxonomy : Taxonomy or None
     """
 
     format: int = FORMAT
     classes: tuple[PromptClass, ...]
     templates: Templates | None = None
+    taxonomy: Taxonomy | None = None
 
 
 def read_json(file: Path, kind: type[S], fix: str = "make this part of the run again") -> S:

@@ -26,9 +26,11 @@ from hybrid.images.pipeline import ReadImage, largest_min_side, read_batches
 from hybrid.images.records import ImageRecord
 from hybrid.images.stream import IN_FLIGHT, ordered_map
 from hybrid.labels.space import LabelSpace
-from hybrid.prediction import Answers, Prediction, to_predictions
+from hybrid.labels.tree import ClassTree
+from hybrid.prediction import Answers, Nodes, Prediction, to_predictions
 from hybrid.run.load import RunState, assemble
 
+UNCALIBRATED = "WARNING: without a gate probabilities are not calibrated, so that --confident promises nothing"
 Unreadable = tuple[tuple[str, str], ...]
 
 
@@ -81,6 +83,8 @@ class FittedClassifier:
         LabeledEvidence images of classes that the head does not know, for the gate.
     few_shot : FewShotExpert or None
         What joins names and images where there is no head.
+    tree : ClassTree or None
+        The classes in a taxonomy, where there is one.
     state : RunState or None
         What it was made of; needed to let classes join and to save.
     """
@@ -95,14 +99,21 @@ class FittedClassifier:
     policy: Policy = field(default_factory=Policy)
     support: SupportImages | None = None
     few_shot: FewShotExpert | None = None
+    tree: ClassTree | None = None
     state: RunState | None = field(default=None, repr=False)
     decider: Decider | None = field(init=False, default=None, repr=False)
 
     def __post_init__(self) -> None:
+        if self.policy.confident is not None and self.tree is None:
+            raise ConfigError(
+                "--confident needs a taxonomy: which class stands under what",
+                expected="--taxonomy FILE, or prompts such as: zebra < equid < mammal < animal",
+                fix="give one, or leave --confident out",
+            )
         if self.gate is not None and self.class_vectors is not None:
             decider = Decider(self.gate, self.class_vectors, self.encoder.logit_scale, self.policy, self.support)
             object.__setattr__(self, "decider", decider)
-        elif self.policy != Policy():
+        elif replace(self.policy, confident=None) != Policy():
             raise GateError(
                 "answers of one expert alone cannot be shifted, rejected, turned into sets or found together",
                 expected="a run with a head and a gate",
@@ -123,9 +134,11 @@ class FittedClassifier:
             policy=policy,
             support=parts.support,
             few_shot=parts.few_shot,
+            tree=parts.tree,
             state=state,
         )
-        return replace(made, notes=(*state.notes, *parts.notes, *(made.decider.point.notes if made.decider else ())))
+        point = made.decider.point.notes if made.decider else (UNCALIBRATED,) if policy.confident is not None else ()
+        return replace(made, notes=(*state.notes, *parts.notes, *point))
 
     def alone(self, system: str) -> FittedClassifier | None:
         """One of its systems by itself, doing no work for the others: ``supervised`` or ``zero_shot``."""
@@ -233,7 +246,14 @@ class FittedClassifier:
             only_expert="head" if self.head is not None else "zero-shot" if self.few_shot is None else "few-shot",
             accept_above=self.decider.point.accept_above if self.decider else None,
             warning=self.gate.warning if self.gate else None,
+            nodes=self.nodes,
         )
+
+    @property
+    def nodes(self) -> Nodes | None:
+        """How the taxonomy answers; None where it was not asked to."""
+        asked = self.policy.confident
+        return None if asked is None or self.tree is None else Nodes(self.tree, asked)
 
     @property
     def _needs_embeddings(self) -> bool:

@@ -23,6 +23,8 @@ from hybrid.labels.check import check_prompts
 from hybrid.labels.names import NameTable
 from hybrid.labels.prompts import PromptClass, PromptSet, Templates, load_templates
 from hybrid.labels.space import LabelSpace, UnseenClass, extend, join
+from hybrid.labels.taxonomy import Taxonomy, joined
+from hybrid.labels.tree import ClassTree, plant
 from hybrid.run.classes.change import RunClasses, read_run_classes
 from hybrid.run.classes.entries import check_added
 from hybrid.run.classes.names import name_fits
@@ -47,6 +49,8 @@ class RunState:
         Those that the head does not know.
     prompts : PromptSet or None
         Classes that the user named.
+    taxonomy : Taxonomy or None
+        Where classes stand: as given or saved, with what the prompts say of it.
     templates : Templates
     head : Head or None
     gate : FittedGate or None
@@ -77,6 +81,7 @@ class RunState:
     few_shot: str | None = None
     head_folder: Path | None = None
     text_bar: TextBar = no_bar
+    taxonomy: Taxonomy | None = None
 
     def embed_texts(self, prompts: Sequence[PromptClass]) -> FloatArray:
         """Embed classes by their texts, (n_classes, dim); EncoderError where the encoder has no text for one."""
@@ -99,6 +104,8 @@ class Assembled:
     few_shot : FewShotExpert or None
         Fitted; where there is no head.
     notes : tuple of str
+    tree : ClassTree or None
+        The space's classes in the taxonomy, where there is one.
     """
 
     space: LabelSpace
@@ -106,6 +113,7 @@ class Assembled:
     support: SupportImages | None
     few_shot: FewShotExpert | None
     notes: tuple[str, ...]
+    tree: ClassTree | None = None
 
 
 def load_run(
@@ -121,6 +129,7 @@ def load_run(
     strict_names: bool = False,
     decoder: str = "auto",
     text_bar: TextBar = no_bar,
+    taxonomy: Taxonomy | None = None,
 ) -> RunState:
     """Read a run folder; parameters as for `HybridClassifier.from_run` and in `RunState`, and a loaded encoder."""
     layout = Layout(run)
@@ -139,8 +148,9 @@ def load_run(
         classes, _ = read_run_classes(layout, (loaded.fingerprint,), None)
         simple = chosen or load_templates("simple")
         notes = (*loaded.notes, *check_prompts(prompts, (), strict=strict_names)) if prompts else loaded.notes
-        return RunState(loaded, settings, classes, prompts, simple, notes=notes, few_shot=few_shot, text_bar=text_bar)
-    asked = _Asked(prompts, chosen, device, regions, few_shot, strict_names)
+        state = RunState(loaded, settings, classes, prompts, simple, notes=notes, few_shot=few_shot, text_bar=text_bar)
+        return replace(state, taxonomy=_with_prompts(taxonomy, prompts))
+    asked = _Asked(prompts, chosen, device, regions, few_shot, strict_names, taxonomy)
     state = at_one_moment(layout, lambda found: _state_of(found, layout, loaded, asked))
     return replace(state, text_bar=text_bar)
 
@@ -155,16 +165,24 @@ class _Asked:
     regions: Regions | None
     few_shot: str | None
     strict_names: bool
+    taxonomy: Taxonomy | None
+
+
+def _with_prompts(taxonomy: Taxonomy | None, prompts: PromptSet | None) -> Taxonomy | None:
+    """A taxonomy, joined with what the prompts say of where their classes stand."""
+    return joined(taxonomy, prompts.taxonomy if prompts is not None else None, "The prompts beside the taxonomy")
 
 
 def _state_of(found: Snapshot, layout: Layout, loaded: Encoder, asked: _Asked) -> RunState:
     """Read all of a run that there is."""
     info, regions, prompts, chosen = found.info, asked.regions, asked.prompts, asked.templates
     _check_identity("the run's index", info.encoder_identity, loaded, "hybrid build-index")
-    if prompts is None or chosen is None:
+    taxonomy = _with_prompts(asked.taxonomy, prompts)
+    if prompts is None or chosen is None or taxonomy is None:
         saved = read_prompts(layout, info)
         prompts = PromptSet(saved.classes, check=False) if prompts is None and saved and saved.classes else prompts
         chosen = saved.templates if chosen is None and saved else chosen
+        taxonomy = saved.taxonomy if taxonomy is None and saved else taxonomy
     if found.head is not None and asked.few_shot is not None:
         raise ConfigError(
             "few_shot joins names and photos of a run without a head",
@@ -183,6 +201,7 @@ def _state_of(found: Snapshot, layout: Layout, loaded: Encoder, asked: _Asked) -
     state = RunState(
         loaded, info.encoder, classes, prompts, simple, layout=layout, notes=loaded.notes, few_shot=asked.few_shot
     )
+    state = replace(state, taxonomy=taxonomy)
     if found.head is not None and head is not None and head_info is not None:
         trained_on = frozenset(head_info.trained_on)
         state = replace(state, head=head, trained_on=trained_on, head_folder=found.head.folder)
@@ -216,13 +235,23 @@ def _with_gate(state: RunState, head: Head, folder: HeadFolder, chosen: Template
 
 
 def assemble(state: RunState) -> Assembled:
-    """Join a state's classes into one label space.
+    """Join a state's classes into one label space, and place them in its taxonomy.
 
     Raises
     ------
     HybridError
-        If there is no class, the encoder cannot name one that was asked for, or nothing can weigh images against names.
+        If there is no class, the encoder cannot name one that was asked for, nothing can weigh images against names,
+        or the taxonomy has no place, or two, for a class.
     """
+    parts = _assemble(state)
+    if state.taxonomy is None:
+        return parts
+    tree = plant(state.taxonomy, parts.space)
+    return replace(parts, tree=tree, notes=(*parts.notes, *tree.notes))
+
+
+def _assemble(state: RunState) -> Assembled:
+    """Join a state's classes into one label space."""
     seen = state.head.classes if state.head is not None else ()
     prompted = join(seen, state.prompts) if seen or state.prompts else LabelSpace((), (), 0)
     support, notes = _with_usable_names(state, prompted)

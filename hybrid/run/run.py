@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from hybrid.evaluation.results import Evaluation
     from hybrid.gate.policy import Policy
     from hybrid.index.build import IndexSummary
+    from hybrid.labels.taxonomy import Taxonomy
     from hybrid.run.check import Part
     from hybrid.run.load import RunState
     from hybrid.tools.audit.audit import Audit
@@ -484,12 +485,13 @@ class Run:
         regions: Regions | None = None,
         few_shot: str | None = None,
         strict_names: bool = False,
+        taxonomy: Taxonomy | str | Path | None = None,
     ) -> HybridClassifier:
         """Load the run and join it with the named classes; zero-shot alone where there is no run.
 
         Parameters
         ----------
-        prompts, templates, policy, regions, few_shot, strict_names
+        prompts, templates, policy, regions, few_shot, strict_names, taxonomy
             See `HybridClassifier.from_run`.
 
         Raises
@@ -501,7 +503,14 @@ class Run:
         """
         from hybrid.classifier import HybridClassifier
 
-        state = self.state(prompts, templates=templates, regions=regions, few_shot=few_shot, strict_names=strict_names)
+        state = self.state(
+            prompts,
+            templates=templates,
+            regions=regions,
+            few_shot=few_shot,
+            strict_names=strict_names,
+            taxonomy=taxonomy,
+        )
         classifier = HybridClassifier.of(state, policy)
         for note in classifier.notes:
             self._say(note)
@@ -515,9 +524,11 @@ class Run:
         regions: Regions | None = None,
         few_shot: str | None = None,
         strict_names: bool = False,
+        taxonomy: Taxonomy | str | Path | None = None,
     ) -> RunState:
         """Read what a classifier is made of; parameters and errors as those of `classifier`."""
         from hybrid.labels.prompts import prompt_set
+        from hybrid.labels.taxonomy_files import load_taxonomy
         from hybrid.run.load import load_run
 
         settings, recorded = self.settings, self.info.encoder if self.layout.run.is_file() else None
@@ -533,7 +544,7 @@ class Run:
         if asked and "encoder" not in self.__dict__:
             self.__dict__["encoder"] = self._load_encoder()
         loaded = self.__dict__.get("encoder")
-        named = prompt_set(prompts)
+        named, placed = prompt_set(prompts), load_taxonomy(taxonomy)
         return load_run(
             self.folder,
             named,
@@ -545,6 +556,7 @@ class Run:
             loaded,
             strict_names=strict_names,
             text_bar=self._text_bar,
+            taxonomy=placed,
         )
 
     def evaluate(

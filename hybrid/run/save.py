@@ -136,4 +136,5 @@ def _copy_head(state: RunState, target: Layout) -> tuple[str | None, Templates]:
 
 def _prompts(state: RunState, usual: Templates) -> SavedPrompts:
     templates = None if state.templates == usual else state.templates
-    return SavedPrompts(classes=state.prompts.classes if state.prompts else (), templates=templates)
+    classes = state.prompts.classes if state.prompts else ()
+    return SavedPrompts(classes=classes, templates=templates, taxonomy=state.taxonomy)

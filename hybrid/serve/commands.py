@@ -60,7 +60,9 @@ def check_asked(what: str, recipe: str | None) -> None:
         )
 
 
-def plan_command(run: Run, prompts: str | None, what: str, recipe: str | None) -> Command | None:
+def plan_command(
+    run: Run, prompts: str | None, what: str, recipe: str | None, taxonomy: str | None = None
+) -> Command | None:
     """Make the command of a job; None where reading the run anew is all of it.
 
     Raises
@@ -77,7 +79,7 @@ def plan_command(run: Run, prompts: str | None, what: str, recipe: str | None) -
             return Command(("fit-gate", *shared, "--wait"), folder)
         if what == "head":
             return Command(("train-head", *shared, "--wait", *_as_before(run, recipe, folder)), folder)
-        named = ("--prompts", prompts) if prompts else ()
+        named = (*(("--prompts", prompts) if prompts else ()), *(("--taxonomy", taxonomy) if taxonomy else ()))
         held_out = str(_held_out(run, folder))
         return Command(("evaluate", held_out, *shared, *named, "--report", str(run.folder)), folder)
     except BaseException:

@@ -37,6 +37,7 @@ class Asked:
     templates: str | None = None
     strict_names: bool = False
     regions: Regions | None = None
+    taxonomy: str | None = None
     policy: Policy = field(default_factory=Policy)
 
 
@@ -170,6 +171,7 @@ def load_served(run: Run, asked: Asked, *, keep_texts: bool, texts: dict[str, Fl
         templates=asked.templates,
         regions=asked.regions,
         strict_names=asked.strict_names,
+        taxonomy=asked.taxonomy,
     )
     if not keep_texts:
         state = _in_memory(state, texts)

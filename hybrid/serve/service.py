@@ -136,7 +136,7 @@ class Service:
         return made
 
     def _plan(self, what: str, recipe: str | None) -> Command | None:
-        return plan_command(self.served.run, self.asked.prompts, what, recipe)
+        return plan_command(self.served.run, self.asked.prompts, what, recipe, self.asked.taxonomy)
 
     def _gauges(self) -> list[Gauge]:
         return [

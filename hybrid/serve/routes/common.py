@@ -92,6 +92,6 @@ async def posted(service: Service, form: Form, field: str) -> tuple[list[ImageRe
 
 def policy_of(service: Service, form: Form) -> Policy:
     """The operating point that a request asks for, over the server's own."""
-    names = ("prior", "reject", "max_false_accept", "coverage", "max_seen_loss")
+    names = ("prior", "reject", "max_false_accept", "coverage", "max_seen_loss", "confident")
     given: dict[str, object] = {name: form.number(name) for name in names}
     return merged(service.served.fitted.policy, given | {"balance": form.text("balance")})
