@@ -43,14 +43,19 @@ def help_texts() -> dict[str, str]:
     from typer.main import get_command
 
     group: Any = get_command(_app())
-    with group.make_context("hybrid", [], resilient_parsing=True) as parent:
-        texts = {}
-        for name in group.list_commands(parent):
-            command = group.get_command(parent, name)
-            options = {"terminal_width": COLUMNS, "max_content_width": COLUMNS, "resilient_parsing": True}
-            with command.make_context(name, [], parent=parent, **options) as context:
-                texts[name] = re.sub(r" +$", "", command.get_help(context).rstrip(), flags=re.MULTILINE)
-    return texts
+    with group.make_context("hybrid", [], resilient_parsing=True) as context:
+        return dict(_help_texts(group, context))
+
+
+def _help_texts(group: Any, parent: Any, before: str = "") -> Iterator[tuple[str, str]]:
+    for name in group.list_commands(parent):
+        command = group.get_command(parent, name)
+        options = {"terminal_width": COLUMNS, "max_content_width": COLUMNS, "resilient_parsing": True}
+        with command.make_context(name, [], parent=parent, **options) as context:
+            if hasattr(command, "list_commands"):
+                yield from _help_texts(command, context, f"{name} ")
+            else:
+                yield before + name, re.sub(r" +$", "", command.get_help(context).rstrip(), flags=re.MULTILINE)
 
 
 def _app() -> Any:

@@ -101,7 +101,7 @@ def test_help_loads_nothing_heavy():
     code = (
         "from hybrid.cli.main import COMMANDS, app\n"
         "for command in (None, *COMMANDS):\n"
-        "    assert app([c for c in (command, '--help') if c], standalone_mode=False) in (0, None)"
+        "    assert app([*(command or '').split(), '--help'], standalone_mode=False) in (0, None)"
     )
     assert not loaded_after(code) & HEAVY
 

@@ -272,12 +272,12 @@ def test_the_command_page_is_what_help_prints(hybrid):
     hooks = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(hooks)
     page = hooks.on_page_markdown((ROOT / "docs" / "command-line.md").read_text(encoding="utf-8"))
-    sections = dict(re.findall(r"^## hybrid (\S+)\n\n```text\n(.*?)```$", page, re.MULTILINE | re.DOTALL))
+    sections = dict(re.findall(r"^## hybrid ([\w -]+)\n\n```text\n(.*?)```$", page, re.MULTILINE | re.DOTALL))
     from hybrid.cli.main import COMMANDS
 
     assert list(sections) == list(COMMANDS)
     for name, text in sections.items():
         usage = f"hybrid {name} "  # before it stands how the command was started
-        printed = usage + hybrid(name, "--help", columns=80).out.partition(usage)[2]
+        printed = usage + hybrid(*name.split(), "--help", columns=80).out.partition(usage)[2]
         shown = [line.rstrip() for line in printed.rstrip().splitlines()]
         assert shown == (usage + text.partition(usage)[2]).rstrip().splitlines()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import os
+import re
 import sys
 import warnings
 from collections.abc import Mapping
@@ -24,7 +25,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # How many collections of the middle generation go before one of all objects; Python's own default is 10.
 COLLECT_ALL_AFTER = 100
 
-# In the order of --help: a command, and the module that holds it, as a function of its name with _ for -.
+# In the order of --help: a command, and the module that holds it, as a function of its name with _ for - and spaces.
+# Commands of two words come last, as --help shows them.
 COMMANDS = {
     "demo": "hybrid.cli.demo",
     "build-index": "hybrid.cli.build_index",
@@ -44,7 +46,13 @@ COMMANDS = {
     "serve": "hybrid.cli.serve",
     "info": "hybrid.cli.info",
     "check": "hybrid.cli.check",
+    "import-index": "hybrid.cli.embed",
+    "embed plan": "hybrid.cli.embed",
+    "embed run": "hybrid.cli.embed",
+    "embed status": "hybrid.cli.embed",
 }
+# First words, and what their commands are for.
+GROUPS = {"embed": "Embed millions of photos in shards, on many machines."}
 
 
 def build_app(commands: Mapping[str, str]) -> typer.Typer:
@@ -59,8 +67,13 @@ def build_app(commands: Mapping[str, str]) -> typer.Typer:
         "in one calibrated answer. Start with: hybrid demo",
     )
     app.callback()(root)
+    groups = {"": app}
     for name, module in commands.items():
-        app.command(name)(getattr(import_module(module), name.replace("-", "_")))
+        group, _, command = name.rpartition(" ")
+        if group not in groups:
+            groups[group] = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=GROUPS[group])
+            app.add_typer(groups[group], name=group)
+        groups[group].command(command)(getattr(import_module(module), re.sub("[- ]", "_", name)))
     return app
 
 

@@ -21,6 +21,19 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float32]
 
 
+class Identified(Protocol):
+    """What tells an encoder from others; see `Encoder`."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def identity(self) -> str: ...  # noqa: D102
+
+    @property
+    def fingerprint(self) -> str: ...  # noqa: D102
+
+
 class Encoder(Protocol):
     """Images and texts to embeddings: float32, unit norm, one space.
 
@@ -97,6 +110,22 @@ class DecodesImages(Protocol):
             if a decoder of this machine does.
         index : str, optional
             Fingerprint of the vectors that a run has.
+        """
+
+
+@runtime_checkable
+class PinsPrecision(Protocol):
+    """What an encoder offers besides, if its vectors depend on the machine that makes them."""
+
+    def fingerprint_at(self, precision: str, decoder: str) -> str:
+        """Give the fingerprint of vectors made elsewhere.
+
+        Parameters
+        ----------
+        precision : str
+            Not ``auto``.
+        decoder : str
+            As `hybrid.images.decoders.choose_decoder` takes it, but for ``auto``.
         """
 
 

@@ -219,6 +219,10 @@ class ClipEncoder:
         named = {"decoder": pixels} if pixels else {}
         return fingerprint({"identity": self.identity, "precision": precision, "pixels": PIXELS, **named})
 
+    def fingerprint_at(self, precision: str, decoder: str) -> str:
+        """See `hybrid.encoders.base.PinsPrecision`."""
+        return self._fingerprint(precision, NVJPEG if decoder == NVJPEG else "")
+
     def decoding_by(self, name: str, index: str | None = None) -> ClipEncoder:
         """See `hybrid.encoders.base.DecodesImages`."""
         precision, device = self._compute.precision, self._compute.device

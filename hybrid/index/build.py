@@ -26,6 +26,7 @@ from hybrid.index.store import EmbeddingStore, ImageRow, StoredImage, added_to, 
 
 T = TypeVar("T")
 Progress = Callable[[int], None]
+Look = Callable[[ReadImage], ReadImage]
 # Sources that are gone and are named one by one.
 _SHOWN = 5
 
@@ -149,7 +150,7 @@ def build_index(
     progress(summary.unchanged)
     # A GPU's memory is found out by a trial, so only where it matters.
     size = batch_size or (encoder.batch_size if len(unread) > 1 else 1)
-    for batch in _embedded(unread, encoder, embedded, size, workers):
+    for batch in embedded_batches(unread, encoder, embedded, size, workers=workers):
         store.write_batch(batch.images, batch.contents, encoder.fingerprint)
         _count(batch, known, summary)
         progress(len(batch.images) + len(batch.unreadable))
@@ -264,10 +265,30 @@ def embed(batch: IndexBatch[Any], encoder: Encoder) -> IndexBatch[FloatArray]:
     return IndexBatch(batch.images, dict(zip(batch.contents, vectors, strict=True)), batch.unreadable)
 
 
-def _embedded(
-    records: Sequence[ImageRecord], encoder: Encoder, known: Collection[str], size: int, workers: int | None
+def embedded_batches(
+    records: Sequence[ImageRecord],
+    encoder: Encoder,
+    known: Collection[str],
+    size: int,
+    *,
+    workers: int | None = None,
+    look: Look | None = None,
 ) -> Iterator[IndexBatch[FloatArray]]:
-    """Read images and embed their new contents; whatever the caller does with a batch, the next ones go on."""
+    """Read images and embed their new contents; whatever the caller does with a batch, the next ones go on.
+
+    Parameters
+    ----------
+    records : sequence of ImageRecord
+    encoder : Encoder
+    known : collection of str
+        Contents that have a vector.
+    size : int
+        New contents to encode at once.
+    workers : int, optional
+        Threads that decode; default: one per core, at most 16.
+    look : callable, optional
+        Gives each image that was read as it is to be used.
+    """
     images = read_each(
         records,
         encoder.prepare,
@@ -277,7 +298,7 @@ def _embedded(
         workers=workers,
         decoder=decoder_of(encoder),
     )
-    batches = prefetched(cut_batches(images, known, size), 1)
+    batches = prefetched(cut_batches(map(look, images) if look else images, known, size), 1)
     yield from ordered_map(partial(embed, encoder=encoder), batches, IN_FLIGHT, IN_FLIGHT)
 
 

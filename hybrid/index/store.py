@@ -211,6 +211,10 @@ class EmbeddingStore:
         self._check_pages("quick_check(photos)")
         return self._rows_where("true")
 
+    def source_rows_at(self, paths: Collection[str]) -> Iterator[ImageRow]:
+        """As `source_rows`, for some paths, as far as there are any."""
+        return self._rows_where("path IN (SELECT value FROM json_each(?))", self._stored(paths))
+
     def images(self) -> list[StoredImage]:
         """Every image, ordered by path."""
         return self._labeled(self.source_rows())

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from hybrid import __version__
 from hybrid.config import EncoderSettings, HeadSettings, decode_settings, encode_settings
-from hybrid.encoders.base import Encoder
+from hybrid.encoders.base import Identified
 from hybrid.errors import ArtifactError, named_file_errors
 from hybrid.files import atomic_write, file_sha256
 from hybrid.gate.registry import AnyGate
@@ -426,7 +426,7 @@ def _file_digest(file: Path) -> str:
     return file_sha256(file) if file.is_file() else ""
 
 
-def write_run(layout: Layout, settings: EncoderSettings, encoder: Encoder) -> None:
+def write_run(layout: Layout, settings: EncoderSettings, encoder: Identified) -> None:
     """Note in the run which encoder and which index it has; all else that ``run.json`` says stays."""
     layout.root.mkdir(parents=True, exist_ok=True)
     before = read_info(layout) if layout.run.is_file() else None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hybrid.config import EncoderSettings, Regions, convert
 from hybrid.encoders import load_encoder
-from hybrid.encoders.base import Encoder, decoder_of, expand_user
+from hybrid.encoders.base import Encoder, Identified, decoder_of, expand_user
 from hybrid.encoders.presets import expand
 from hybrid.encoders.registry import split_prefix
 from hybrid.errors import ArtifactError, ConfigError, DataError
@@ -230,8 +230,7 @@ class Run:
         return self._index(Scan(tuple(own), (), (source,)), may_shrink=True)
 
     def _index(self, found: Scan, **options: Any) -> IndexSummary:
-        from hybrid.index.build import build_index, change_notes
-        from hybrid.index.neighbors import open_index
+        from hybrid.index.build import build_index
 
         check_not_reserved({record.label for record in found.records}, "the labels of the sources")
         if not self.layout.store.is_file():
@@ -240,20 +239,80 @@ class Run:
         self.encoder.check(found.records)
         if decoder_of(self.encoder) is None:
             self._say(choose_decoder()[1])
-        with writing(self.layout, "build-index", wait=self.wait):
-            if self.settings != settings:
+
+        def fill(store: EmbeddingStore) -> IndexSummary:
+            return build_index(found, self.encoder, store, **options)
+
+        return self._fill("build-index", settings, lambda: self.settings, self.encoder, fill)
+
+    def import_index(
+        self,
+        folder: str | Path,
+        *,
+        labeled_only: bool = False,
+        partial: bool = False,
+        progress: Callable[[int], None] = _no_progress,
+    ) -> IndexSummary:
+        """Bring vectors into the index that ``hybrid embed`` made; no image is read, and no encoder loaded.
+
+        Images of the index that the plan does not have stay. Only what is new or changed is written.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Of the plan.
+        labeled_only : bool
+            Leave images without a label out: the archive has them.
+        partial : bool
+            Do with the parts that there are.
+        progress : callable
+            Called with the number of images finished since the last call.
+
+        Raises
+        ------
+        HybridError
+            If there is no such plan, a part is missing or damaged, or the run's vectors are of another encoder.
+        """
+        from hybrid.cluster.imports import PlannedEncoder, import_parts, settings_for
+        from hybrid.cluster.plan import PlanFolder
+
+        planned = PlanFolder(Path(folder))
+        plan = planned.read()
+
+        def fill(store: EmbeddingStore) -> IndexSummary:
+            return import_parts(planned, plan, store, labeled_only=labeled_only, partial=partial, progress=progress)
+
+        def settings() -> EncoderSettings:
+            return settings_for(plan, self.layout)
+
+        return self._fill("import-index", settings(), settings, PlannedEncoder.of(plan), fill)
+
+    def _fill(
+        self,
+        command: str,
+        settings: EncoderSettings,
+        settings_now: Callable[[], EncoderSettings],
+        encoder: Identified,
+        fill: Callable[[EmbeddingStore], IndexSummary],
+    ) -> IndexSummary:
+        """Let one function write images and vectors of an encoder, and bring all else that rests on them up to date."""
+        from hybrid.index.build import change_notes
+        from hybrid.index.neighbors import open_index
+
+        with writing(self.layout, command, wait=self.wait):
+            if (now := settings_now()) != settings:
                 raise ArtifactError(
                     "another command gave the run another encoder meanwhile",
                     expected=f"{settings.model} / {settings.pretrained}",
-                    got=f"{self.settings.model} / {self.settings.pretrained}",
+                    got=f"{now.model} / {now.pretrained}",
                     fix="run the same command again",
                 )
             self._check_index()
             with EmbeddingStore(self.layout.store) as store:
-                self._note_index()
-                summary = build_index(found, self.encoder, store, **options)
+                self._note_index(settings, encoder)
+                summary = fill(store)
                 empty = store.is_empty
-                neighbors = None if empty else open_index(store, self.encoder.fingerprint, self.layout.neighbors)
+                neighbors = None if empty else open_index(store, encoder.fingerprint, self.layout.neighbors)
             note_store(self.layout)
         for note in neighbors.notes if neighbors is not None else ():
             self._say(note)
@@ -277,10 +336,10 @@ class Run:
             how = "empty" if self.layout.store.is_file() else "gone"
             self._say(f"WARNING: {self.layout.store} is {how}; it is made anew")
 
-    def _note_index(self) -> None:
+    def _note_index(self, settings: EncoderSettings, encoder: Identified) -> None:
         """Write ``run.json``; where it was lost, the head that it named answers again."""
         lost = not self.layout.run.is_file()
-        write_run(self.layout, self.settings, self.encoder)
+        write_run(self.layout, settings, encoder)
         if lost and (head := adopt_head(self.layout)):
             self._say(f"WARNING: run.json was gone; the head in {self.layout.root / head} answers again")
 
