@@ -117,6 +117,7 @@ class HybridClassifier:
         Parameters
         ----------
         run : str or Path
+            A folder, or ``hf://OWNER/NAME[@REVISION]`` on the model hub.
         prompts : PromptSet, names, str or Path, optional
             Classes that may be named: a list of names, a dict of names and their other names, a prompt file, or the
             name of a bundled one such as ``"animals"``. Seen classes and those that joined the run are there without
@@ -144,7 +145,7 @@ class HybridClassifier:
             If parts are missing or do not fit together.
         """
         state = load_run(
-            Path(run),
+            run,
             prompt_set(prompts),
             templates,
             encoder,
@@ -156,6 +157,28 @@ class HybridClassifier:
             taxonomy=load_taxonomy(taxonomy),
         )
         return cls.of(state, policy)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, revision: str | None = None, **options: Any) -> Self:
+        """Load a run from the model hub, or from a folder, as other libraries of the hub do.
+
+        Parameters
+        ----------
+        name : str or Path
+            ``OWNER/NAME`` on the hub; or a folder, which comes first.
+        revision : str, optional
+            Branch, tag or commit.
+        **options
+            As for `from_run`.
+
+        Raises
+        ------
+        HybridError
+            As `from_run`, and if the hub cannot be reached or has no such run.
+        """
+        if Path(name).exists():
+            return cls.from_run(name, **options)
+        return cls.from_run(f"hf://{name}{f'@{revision}' if revision else ''}", **options)
 
     @classmethod
     def of(cls, state: RunState, policy: Policy | None = None) -> Self:

@@ -31,6 +31,12 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EROFS, errno.EBADF)
 
 
+def in_hub_cache(path: Path) -> bool:
+    """Whether a path lies in the model hub's cache, whose files are named by their content: nobody may change one."""
+    parents = path.absolute().parents
+    return any(p.name == "snapshots" and p.parent.name.startswith("models--") for p in parents)
+
+
 @contextmanager
 def atomic_write(file: Path, *, sync: bool = True) -> Iterator[Path]:
     """Give a path beside `file` to write to; what was written takes the place of `file` when the block ends.

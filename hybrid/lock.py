@@ -13,7 +13,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from hybrid.errors import HybridWarning, InUseError, named_file_errors
+from hybrid.errors import ArtifactError, HybridWarning, InUseError, named_file_errors
+from hybrid.files import in_hub_cache
 
 LOCK, HOLDER = ".lock", ".lock.json"
 LABEL_LOCK = ".labels.lock"
@@ -50,13 +51,14 @@ def run_lock(root: Path, command: str, *, wait: bool = True) -> Iterator[None]:
     Raises
     ------
     ArtifactError
-        If another one holds it, and `wait` is False.
+        If another one holds it, and `wait` is False; or the run lies in the hub's cache.
     FileError
         If the folder cannot be written to.
     """
     # Here, because it takes longer to import than a short command has.
     from filelock import FileLock, Timeout
 
+    _refuse_hub(root, command)
     with named_file_errors(f"{command} cannot write to the run {root}", root):
         root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(root / LOCK, thread_local=False)
@@ -82,8 +84,19 @@ def label_lock(root: Path) -> Iterator[None]:
     """Be the only one who labels images of a run; whoever holds it has it for moments, so that all others wait."""
     from filelock import FileLock
 
+    _refuse_hub(root, "label")
     with FileLock(root / LABEL_LOCK, thread_local=False):
         yield
+
+
+def _refuse_hub(root: Path, command: str) -> None:
+    """Raise where a run lies in the hub's cache."""
+    if in_hub_cache(root):
+        raise ArtifactError(
+            f"{command} cannot write to a run of the hub, which is only read here",
+            got=str(root),
+            fix="take a copy, and name that: hf download OWNER/NAME --local-dir runs/NAME",
+        )
 
 
 def _in_use(root: Path) -> InUseError:

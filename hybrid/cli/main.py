@@ -44,6 +44,7 @@ COMMANDS = {
     "audit": "hybrid.cli.audit",
     "label": "hybrid.cli.label",
     "serve": "hybrid.cli.serve",
+    "push": "hybrid.cli.push",
     "info": "hybrid.cli.info",
     "check": "hybrid.cli.check",
     "import-index": "hybrid.cli.embed",

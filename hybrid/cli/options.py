@@ -38,7 +38,23 @@ class Format(StrEnum):
     CSV = "csv"
 
 
-Run = Annotated[Path, typer.Option(help="Folder that holds index, head, gate and settings.", show_default=True)]
+def downloaded(run: Path) -> Path:
+    """Put the folder on this machine in the place of a run on the hub."""
+    if not str(run).startswith("hf:"):
+        return run
+    from hybrid.run.pull import local_run
+
+    return local_run(run)
+
+
+Run = Annotated[
+    Path,
+    typer.Option(
+        callback=downloaded,
+        help="Folder that holds index, head, gate and settings; or, to read only, hf://OWNER/NAME.",
+        show_default=True,
+    ),
+]
 DEFAULT_RUN = Path("runs/default")
 
 

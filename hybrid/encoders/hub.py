@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 HUB_TIMEOUT = 10.0
+
+
+@contextmanager
+def bars_for_people() -> Iterator[None]:
+    """Let the hub's client draw its bars only where somebody sees them."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    hide = not sys.stderr.isatty() and not are_progress_bars_disabled()
+    if hide:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if hide:
+            enable_progress_bars()
 
 
 def find_cached(repository: str, names: Iterable[str], revision: str | None = None) -> Path | None:

@@ -89,17 +89,22 @@ def reliability(bins: Reliability, system: str, what: str) -> str:
     """
 
     def draw(figure: Figure) -> None:
-        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3.4, 1])
-        middle, width = (bins.low + bins.high) / 2, (bins.high - bins.low) * 0.9
-        upper.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle=(0, (3, 2)))
-        upper.bar(middle, bins.accuracy, width, color=_COLORS[system], alpha=0.55)
-        upper.plot(bins.confidence, bins.accuracy, "o", color=_COLORS[system], markersize=4)
-        upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy")
-        lower.bar(middle, bins.count, width, color=_COLORS[system], alpha=0.55)
-        lower.set(xlabel="confidence", ylabel="photos")
-        lower.yaxis.get_major_locator().set_params(integer=True, nbins=3)
+        draw_reliability(figure, bins, _COLORS[system], _INK)
 
     return _svg(draw, (3.6, 3.6), f"Accuracy by confidence, {what}")
+
+
+def draw_reliability(figure: Figure, bins: Reliability, color: str, ink: str) -> None:
+    """Draw what `reliability` shows into a figure, in colors of matplotlib: bars and points, and the diagonal."""
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3.4, 1])
+    middle, width = (bins.low + bins.high) / 2, (bins.high - bins.low) * 0.9
+    upper.plot([0, 1], [0, 1], color=ink, linewidth=0.8, linestyle=(0, (3, 2)))
+    upper.bar(middle, bins.accuracy, width, color=color, alpha=0.55)
+    upper.plot(bins.confidence, bins.accuracy, "o", color=color, markersize=4)
+    upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy")
+    lower.bar(middle, bins.count, width, color=color, alpha=0.55)
+    lower.set(xlabel="confidence", ylabel="photos")
+    lower.yaxis.get_major_locator().set_params(integer=True, nbins=3)
 
 
 def risk_coverage(curves: Mapping[str, RiskCoverage]) -> str:

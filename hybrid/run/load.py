@@ -31,6 +31,7 @@ from hybrid.run.classes.names import name_fits
 from hybrid.run.classes.support import SupportClass
 from hybrid.run.files import Layout, is_run, read_prompts, read_run
 from hybrid.run.heads import HeadFolder, Snapshot, at_one_moment
+from hybrid.run.pull import local_run
 
 # Without a head: the best expert where every class has images; else one that leaves classes without images alone.
 ALL_SUPPORTED, SOME_SUPPORTED = "posterior", "mean-cache"
@@ -117,7 +118,7 @@ class Assembled:
 
 
 def load_run(
-    run: Path,
+    run: str | Path,
     prompts: PromptSet | None,
     templates: str | None = None,
     encoder: EncoderSettings | None = None,
@@ -132,7 +133,7 @@ def load_run(
     taxonomy: Taxonomy | None = None,
 ) -> RunState:
     """Read a run folder; parameters as for `HybridClassifier.from_run` and in `RunState`, and a loaded encoder."""
-    layout = Layout(run)
+    layout = Layout(local_run(run))
     info = read_run(layout) if is_run(layout) else None
     if info is None and prompts is None:
         raise ArtifactError(

@@ -30,6 +30,7 @@ from hybrid.run.classes.change import AddSummary, RemoveSummary, add_class, remo
 from hybrid.run.files import HeadInfo, Layout, RunInfo, check_store, note_store, read_info, read_run, write_run
 from hybrid.run.heads import adopt_head, read_head_info, writing
 from hybrid.run.labels import HASH, UNSET, LabelRequest, LabelSummary, Unset, give_labels, take_back
+from hybrid.run.pull import local_run
 
 if TYPE_CHECKING:
     from hybrid.classifier import HybridClassifier, Prompts
@@ -61,6 +62,7 @@ class Run:
     Parameters
     ----------
     folder : str or Path
+        Or ``hf://OWNER/NAME[@REVISION]``, a run on the model hub, to read from.
     encoder : str, optional
         An open_clip model, model folder, ``hf-hub:REPO``, ``tiny`` (bundled), ``precomputed:FILE.npz``, or a short name
         of `hybrid.encoders.presets.PRESETS`. Default: the run's own, else ViT-B-32-256.
@@ -101,7 +103,7 @@ class Run:
         wait: bool = True,
         text_bar: TextBar = no_bar,
     ) -> None:
-        self.folder, self.device, self.decoder, self.wait = Path(folder), device, decoder, wait
+        self.folder, self.device, self.decoder, self.wait = local_run(folder), device, decoder, wait
         self.layout = Layout(self.folder)
         self._given = (*expand(encoder, pretrained), precision)
         self._say, self._text_bar = say, text_bar
@@ -652,6 +654,50 @@ class Run:
             strict_names=strict_names,
         )
         return replace(result, unreadable=(*found.unread, *result.unreadable))
+
+    def push(
+        self,
+        repository: str,
+        prompts: Prompts | None = None,
+        *,
+        evaluation: Evaluation | None = None,
+        public_encoder: str | None = None,
+        with_index: bool = False,
+        license: str | None = None,  # noqa: A002 - as the hub calls it
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Put the run on the model hub, from where `HybridClassifier.from_pretrained` loads it.
+
+        Parameters
+        ----------
+        repository : str
+            ``OWNER/NAME``.
+        prompts : PromptSet, names, str or Path, optional
+            Classes that it names where nobody asks for others.
+        evaluation : Evaluation, optional
+            What `evaluate` gave, for the card.
+        public_encoder, with_index, license
+            See `hybrid.hub.push.Publication`.
+        private, revision, token
+            See `hybrid.hub.push.push`.
+
+        Returns
+        -------
+        str
+            Address of the commit.
+
+        Raises
+        ------
+        HybridError
+            If nobody else could load the encoder, or the hub cannot be reached or refuses.
+        """
+        from hybrid.hub.push import Publication, push
+
+        how = Publication(repository, public_encoder, with_index, license, evaluation)
+        fitted = self.classifier(prompts).fitted
+        return push(fitted, how, private=private, revision=revision, token=token)
 
     def search(
         self,

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import HybridError, HybridWarning
+from hybrid.files import in_hub_cache
 from hybrid.images.records import BytesRecord
 from hybrid.index.given import GivenLabel, now
 from hybrid.index.store import EmbeddingStore, StoredImage, added_to, path_by_content
@@ -130,7 +131,7 @@ class PendingIndex:
 
         They are kept in memory, too, where the run cannot be written: an answer does not need it. A warning says so.
         """
-        if self.store is None or self.changed:
+        if self.store is None or self.changed or in_hub_cache(self.store):
             self.text_vectors.update(vectors)
             return
         try:
