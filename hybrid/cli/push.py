@@ -22,6 +22,7 @@ def push(
     repository: Annotated[str, typer.Argument(help="OWNER/NAME on the hub; made if it is missing.")],
     *,
     run: options.RunOptions,
+    taxonomy: options.TaxonomyFile = None,
     evaluate: Annotated[
         list[str] | None,
         typer.Option(metavar="SOURCE", help="Labeled photos whose figures go onto the card; may be given again."),
@@ -50,14 +51,14 @@ def push(
     ] = None,
     device: options.Device = "auto",
 ) -> None:
-    """Put the run on the model hub, with a model card; load it with --run hf://OWNER/NAME."""
+    """Put the run on the model hub, with a model card. Read it from there with --run hf://OWNER/NAME."""
     from hybrid.cli import show
     from hybrid.cli.load import load_classifier
     from hybrid.gate.policy import Policy
     from hybrid.hub.push import MESSAGE, Publication, push, write_repository
 
     how = Publication(repository, public_encoder, with_index, license_)
-    classifier = load_classifier(run, Policy(), options.EncoderOptions(), device)
+    classifier = load_classifier(run, Policy(), options.EncoderOptions(), device, taxonomy=taxonomy)
     if evaluate:
         evaluation = _evaluated(classifier, evaluate)
         called = ", ".join(Path(source).name for source in evaluate)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from hybrid import __version__
 from hybrid.config import HeadSettings, ModelSettings
-from hybrid.encoders.base import Encoder
 from hybrid.evaluation.calibration import equal_width_bins
 from hybrid.evaluation.figures import SYSTEM_NAMES, draw_reliability
 from hybrid.evaluation.html_report import METRICS
@@ -55,7 +54,8 @@ class Facts:
     ----------
     repository : str
     space : LabelSpace
-    encoder : Encoder
+    trained_on : tuple of int
+        Training images of each seen class; empty where the run does not say.
     base_models : tuple of BaseModel
     license : str or None
         Of the run itself.
@@ -67,7 +67,7 @@ class Facts:
 
     repository: str
     space: LabelSpace
-    encoder: Encoder
+    trained_on: tuple[int, ...]
     base_models: tuple[BaseModel, ...]
     license: str | None = None
     evaluation: Evaluation | None = None
@@ -101,7 +101,7 @@ def write_card(facts: Facts, folder: Path) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    groups = _groups(facts.space)
+    groups = _groups(facts.space, facts.trained_on)
     text = environment.get_template(TEMPLATE).render(
         front=data.to_yaml(),
         facts=facts,
@@ -171,12 +171,12 @@ def _read(found: Snapshot) -> tuple[HeadInfo | None, GateInfo | None]:
     return (found.head.info(), found.head.gate_info()) if found.head else (None, None)
 
 
-def _groups(space: LabelSpace) -> list[tuple[str, list[tuple[str, int]]]]:
-    """Classes by what the run knows of them, each with the number of images that show it without training."""
-    named = [(name, space.images_of(place)) for place, name in enumerate(space.names)]
-    rest = named[space.seen :]
+def _groups(space: LabelSpace, trained_on: Sequence[int]) -> list[tuple[str, list[tuple[str, int]]]]:
+    """Classes by what the run knows of them, each with the number of its images."""
+    seen = space.names[: space.seen]
+    rest = [(name, space.images_of(place)) for place, name in enumerate(space.names) if place >= space.seen]
     return [
-        ("trained", named[: space.seen]),
+        ("trained", list(zip(seen, trained_on or [0] * len(seen), strict=True))),
         ("shown by photos, without training", [pair for pair in rest if pair[1]]),
         ("known by name alone", [pair for pair in rest if not pair[1]]),
     ]

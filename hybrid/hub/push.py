@@ -71,7 +71,7 @@ def write_repository(classifier: FittedClassifier, how: Publication, folder: Pat
     facts = Facts(
         how.repository,
         classifier.space,
-        state.encoder,
+        _counts(classifier),
         base_models(settings.model, settings.pretrained, head),
         how.license,
         how.evaluation,
@@ -79,6 +79,12 @@ def write_repository(classifier: FittedClassifier, how: Publication, folder: Pat
         how.with_index,
     )
     write_card(facts, folder)
+
+
+def _counts(classifier: FittedClassifier) -> tuple[int, ...]:
+    """Labeled images of each seen class that the gate's Gaussians were fitted on."""
+    gaussians = None if classifier.gate is None else classifier.gate.gaussians
+    return () if gaussians is None else tuple(map(int, gaussians.counts))
 
 
 def push(

@@ -12,6 +12,7 @@ import pytest
 from stub_hub import TOKEN, StubHub
 
 from hybrid import HybridClassifier, Run
+from hybrid.demo.animals import demo_classes
 from hybrid.errors import ArtifactError, ConfigError
 from hybrid.hub.card import as_lists
 from hybrid.hub.push import Publication, write_repository
@@ -98,6 +99,7 @@ def test_the_card_holds_what_the_run_is_and_what_the_evaluation_found(animals, p
     )
     for said in (
         "8 trained",
+        f"{demo_classes().seen[0].name} (9)",
         "2 shown by photos",
         "1 known by name",
         "32 photos of 8 classes",
