@@ -80,6 +80,7 @@ def evaluate(
 
 
 def _print(result: Evaluation, console: SafeConsole) -> None:
+    from hybrid.evaluation.hierarchy import describe_hierarchy
     from hybrid.evaluation.report import scores_table
     from hybrid.evaluation.results import describe
 
@@ -89,6 +90,8 @@ def _print(result: Evaluation, console: SafeConsole) -> None:
     for rates in (result.sets, result.rejection):
         if rates is not None:
             console.print(describe(rates), markup=False, soft_wrap=True)
+    for line in describe_hierarchy(result.hierarchy) if result.hierarchy is not None else ():
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _write_json(file: Path, values: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hybrid.device import CPU_BATCH
 from hybrid.errors import DataError, listing
+from hybrid.evaluation.hierarchy import HierarchyReport, report_hierarchy
 from hybrid.evaluation.metrics import SystemScores, score_system
 from hybrid.evaluation.results import (
     Evaluation,
@@ -61,14 +62,12 @@ def evaluate(
     """
     space = classifier.space
     labeled = [record for record in _by_people(classifier, records) if record.label is not None]
-    class_index = {label: space.index_of(label) for label in {str(record.label) for record in labeled}}
+    class_index = {label: _index_of(classifier, label) for label in {str(record.label) for record in labeled}}
     inside = [record for record in labeled if class_index[str(record.label)] is not None]
     foreign = sorted(label for label, index in class_index.items() if index is None)
     if not inside:
         raise _no_known_label(space, foreign, len(records))
-    spelling = _spelling_notes(space, class_index)
-    if strict_names and spelling:
-        raise strict_error(spelling)
+    spelling = _spelling_notes(space, class_index, strict=strict_names)
     outside = [record for record in labeled if class_index[str(record.label)] is None and _may_reject(classifier)]
     skip(len(records) - len(inside) - len(outside))
     parts, scored, leaked, unreadable = _answer(classifier, inside, batch_size, workers, progress)
@@ -94,7 +93,32 @@ def evaluate(
         per_image=images,
         sets=_report_sets(classifier, images, sets),
         rejection=rejection,
+        hierarchy=_report_hierarchy(classifier, images),
+        tree=classifier.tree,
     )
+
+
+def _index_of(classifier: FittedClassifier, label: str) -> int | None:
+    """The class of a label: by its names, else by those that the taxonomy has for it."""
+    index = classifier.space.index_of(label)
+    return classifier.tree.class_of(label) if index is None and classifier.tree is not None else index
+
+
+def _alias_notes(space: LabelSpace, class_index: Mapping[str, int | None]) -> list[str]:
+    found = [
+        f"{label!r} is {space.names[index]!r}"
+        for label, index in sorted(class_index.items())
+        if index is not None and space.index_of(label) is None
+    ]
+    return [f"labels that are a class by the taxonomy's names: {listing(found, 6)}"] if found else []
+
+
+def _report_hierarchy(classifier: FittedClassifier, images: ImageResults) -> HierarchyReport | None:
+    tree = classifier.tree
+    if tree is None:
+        return None
+    confident = classifier.policy.confident
+    return report_hierarchy(tree, images.probabilities, images.target, images.seen, confident)
 
 
 def _by_people(classifier: FittedClassifier, records: Sequence[ImageRecord]) -> Sequence[ImageRecord]:
@@ -187,18 +211,24 @@ def _no_known_label(space: LabelSpace, foreign: Sequence[str], count: int) -> Da
     )
 
 
-def _spelling_notes(space: LabelSpace, class_index: Mapping[str, int | None]) -> list[str]:
-    """Say which labels are a class in another spelling, and which of those that are not scored are nearly one."""
+def _spelling_notes(space: LabelSpace, class_index: Mapping[str, int | None], *, strict: bool) -> list[str]:
+    """Say which labels are a class in another spelling, and which of those that are not scored are nearly one.
+
+    DataError where `strict` and there are such; names that the taxonomy has for a class are none of them.
+    """
     joined = []
     for label, index in class_index.items():
-        if index is not None:
+        if index is not None and space.index_of(label) is not None:
             prompt = space.prompts[index]
             names = (space.names[index], prompt.name, *prompt.synonyms)
             if all(differs_to_the_eye(label, name) for name in names):
                 joined.append(f"{label!r} is {space.names[index]!r}")
     foreign = [label for label, index in class_index.items() if index is None]
     notes = [f"labels that are a class in another spelling: {listing(sorted(joined), 6)}"] if joined else []
-    return [*notes, *name_notes(sorted(foreign), space.names, "labels")]
+    notes += name_notes(sorted(foreign), space.names, "labels")
+    if strict and notes:
+        raise strict_error(notes)
+    return [*notes, *_alias_notes(space, class_index)]
 
 
 def _notes(foreign: list[str], outside: int, unlabeled: int) -> list[str]:

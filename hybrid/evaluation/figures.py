@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.evaluation.calibration import Reliability, RiskCoverage
+from hybrid.evaluation.hierarchy import HierarchyCurve
 from hybrid.evaluation.metrics import Curve
 
 if TYPE_CHECKING:
@@ -124,6 +125,34 @@ def risk_coverage(curves: Mapping[str, RiskCoverage]) -> str:
         axes.legend(loc="upper left")
 
     return _svg(draw, (3.6, 3.3), "Wrong answers against answered photos, one curve per system")
+
+
+def specificity_curve(
+    curves: Mapping[str, HierarchyCurve], flat: HierarchyCurve, at: tuple[float, float] | None
+) -> str:
+    """Draw right answers against specificity, one curve per system, as the threshold on the nodes falls.
+
+    Parameters
+    ----------
+    flat : HierarchyCurve
+        Of the last system without a taxonomy.
+    at : (specificity, accuracy), optional
+        The answer that was asked for.
+    """
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for system, curve in curves.items():
+            color, style = _COLORS[system], _LINES[system]
+            axes.plot(curve.specificity, curve.accuracy, color=color, linestyle=style, label=SYSTEM_NAMES[system])
+        axes.plot(flat.specificity, flat.accuracy, color=_INK, linewidth=0.9, label="class or nothing")
+        if at is not None:
+            axes.plot(*at, "o", color=_COLORS[list(curves)[-1]], markersize=7, clip_on=False, zorder=5)
+        low = min(min(curve.accuracy) for curve in (*curves.values(), flat))
+        axes.set(xlim=(0, 1.02), ylim=(max(low - 0.03, 0), 1.005), xlabel="specificity", ylabel="right answers")
+        axes.legend(loc="lower left")
+
+    return _svg(draw, (3.6, 3.3), "Right answers against specificity, one curve per system")
 
 
 def gate_histogram(p_unseen: NDArray[np.float64], is_unseen: NDArray[np.bool_]) -> str:

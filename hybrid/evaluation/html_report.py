@@ -18,6 +18,7 @@ from hybrid.errors import UnreadableImageError, named_file_errors
 from hybrid.evaluation import figures
 from hybrid.evaluation.calibration import equal_width_bins, risk_coverage
 from hybrid.evaluation.confusion import Counts, confusion_matrix, lay_out, per_class_scores, worst_confusions
+from hybrid.evaluation.hierarchy import branches, describe_hierarchy
 from hybrid.evaluation.metrics import seen_unseen_curve
 from hybrid.evaluation.report import LOWER_IS_BETTER, MISSING, marked_figures
 from hybrid.evaluation.results import Evaluation, ImageResults
@@ -150,8 +151,36 @@ def render(
             {"name": name, "seen": index < images.seen, "scores": scores}
             for index, (name, scores) in enumerate(zip(images.names, per_class_scores(confusion), strict=True))
         ],
+        taxonomy=_taxonomy(result, main),
         missing=MISSING,
     )
+
+
+def _taxonomy(result: Evaluation, main: str) -> dict[str, Any] | None:
+    """The figures at every rank, the curve, and the tree; None without a taxonomy."""
+    from markupsafe import Markup
+
+    if result.hierarchy is None or result.tree is None:
+        return None
+    images, scores, asked = result.per_image, result.hierarchy.systems, result.hierarchy.asked
+    everything = asked["all"] if asked is not None else None
+    # The root is right for every photo that it answers.
+    at, confident = None, None
+    if everything is not None and everything.specificity is not None:
+        below, right = everything.below_root or 0.0, everything.right or 0.0
+        at, confident = (everything.specificity, 1 - below * (1 - right)), everything.confident
+    curves = {name: system.curve for name, system in scores.items()}
+    return {
+        "lines": describe_hierarchy(result.hierarchy),
+        "curve": Markup(figures.specificity_curve(curves, scores[main].flat, at)),  # noqa: S704 - holds no label
+        "ranks": [
+            (ranks[0].rank, ranks[0].nodes, ranks[0].images, [rank.accuracy for rank in ranks])
+            for ranks in zip(*(system.ranks for system in scores.values()), strict=True)
+        ],
+        "systems": [figures.SYSTEM_NAMES[name] for name in scores],
+        "confident": confident,
+        "tree": branches(result.tree, images.probabilities[main], images.target, confident),
+    }
 
 
 def _answered(probabilities: NDArray[np.float64], target: NDArray[np.intp]) -> Answered:

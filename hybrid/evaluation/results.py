@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid.evaluation.hierarchy import HierarchyReport
 from hybrid.evaluation.metrics import SystemScores
 from hybrid.images.records import ImageRecord
+from hybrid.labels.tree import ClassTree
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +113,8 @@ class Evaluation:
         Where prediction sets were asked for.
     rejection : RejectionReport or None
         Where "none of these" was allowed.
+    hierarchy, tree : HierarchyReport or None, ClassTree or None
+        Where there is a taxonomy.
     per_image : ImageResults
         The answers that the figures were computed from.
     """
@@ -127,6 +131,8 @@ class Evaluation:
     per_image: ImageResults = field(repr=False)
     sets: SetReport | None = None
     rejection: RejectionReport | None = None
+    hierarchy: HierarchyReport | None = None
+    tree: ClassTree | None = field(default=None, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """What ``evaluate --json`` writes, with what was left out beside it."""
@@ -139,6 +145,7 @@ class Evaluation:
             "systems": {name: asdict(s) if s else None for name, s in self.systems.items()},
             "sets": asdict(self.sets) if self.sets else None,
             "rejection": asdict(self.rejection) if self.rejection else None,
+            "hierarchy": asdict(self.hierarchy) if self.hierarchy else None,
             "setup": list(self.setup),
             "notes": list(self.notes),
         }

@@ -19,6 +19,8 @@ from hybrid.labels.taxonomy import ANY, Taxonomy
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 ROOT = 0
+# A sum that is as large as asked may be rounded to a hair less.
+_ROUNDING = 1e-12
 _FEW = 6
 
 
@@ -96,7 +98,7 @@ class ClassTree:
     @property
     def levels(self) -> tuple[str, ...]:
         """Names of the levels that the figures of an evaluation are given for: ranks, else steps below the root."""
-        ranks = dict.fromkeys(self.ranks[index] for index in np.argsort(self.depth, kind="stable").tolist())
+        ranks = dict.fromkeys(self.ranks[index] for index in np.argsort(self.depth, kind="stable").tolist() if index)
         named = [rank for rank in ranks if rank is not None]
         return tuple(named) or tuple(f"level {depth}" for depth in range(1, int(self.depth.max()) + 1))
 
@@ -195,7 +197,7 @@ class ClassTree:
 
 def answers_at(nodes: Ints, found: Floats, confident: float) -> tuple[Ints, Floats]:
     """The last node of each path that reaches a probability; `nodes` and `found` as `ClassTree.paths` gives them."""
-    last = np.maximum((found >= confident).sum(axis=1) - 1, 0)
+    last = np.maximum((found >= confident - _ROUNDING).sum(axis=1) - 1, 0)
     rows = np.arange(len(nodes))
     return nodes[rows, last], found[rows, last]
 

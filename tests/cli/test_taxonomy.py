@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -82,3 +84,36 @@ def test_it_is_saved_with_a_classifier(run, animals, tree, tmp_path):
     assert again.predict(animals / "test").tolist() == made.predict(animals / "test").tolist()
     with pytest.raises(ConfigError, match="--confident needs a taxonomy"):
         HybridClassifier.from_run(run, policy=Policy(confident=0.97))
+
+
+def test_evaluate_reports_it(animals, hybrid, tree, asked, tmp_path):
+    given = ("--prompts", animals / "names.txt", "--run", animals / "run", "--taxonomy", tree)
+    files = ("--json", tmp_path / "s.json", "--report", tmp_path)
+    done = hybrid("evaluate", animals / "test", *given, "--confident", 0.97, *files)
+    found = json.loads((tmp_path / "s.json").read_text())["hierarchy"]
+    # Of 39 photos six show classes that are neither trained nor named.
+    assert {name: group["images"] for name, group in found["asked"].items()} == {"all": 33, "seen": 24, "unseen": 9}
+    assert list(found["systems"]) == ["supervised", "zero_shot", "hybrid"]
+    assert [rank["rank"] for rank in found["systems"]["hybrid"]["ranks"]] == ["family"]
+    assert "at least 0.97 sure, photos of unseen classes" in done.out
+    page = (tmp_path / "report.html").read_text()
+    assert '<section id="taxonomy">' in page
+    assert "Right answers against specificity" in page
+    assert 'class="tree"' in page
+    plain = hybrid(
+        "evaluate", animals / "test", *given[:4], "--report", tmp_path / "plain", "--json", tmp_path / "p.json"
+    )
+    assert "taxonomy" not in plain.out
+    assert '<section id="taxonomy">' not in (tmp_path / "plain" / "report.html").read_text()
+    assert json.loads((tmp_path / "p.json").read_text())["hierarchy"] is None
+
+
+def test_evaluate_finds_labels_by_the_taxonomys_names(animals, hybrid, tmp_path):
+    """Photos under a scientific name, of a class that was trained under its common one."""
+    name = DEMO.seen[0].name
+    rows = "".join(f"{kind},{n},{'Piscis pictus' if n == name else ''}\n" for n, kind in KINDS.items())
+    (tmp_path / "t.csv").write_text(f"family,common_name,scientific_name\n{rows}")
+    shutil.copytree(animals / "test" / name, tmp_path / "photos" / "Piscis_pictus")
+    done = hybrid("evaluate", tmp_path / "photos", "--run", animals / "run", "--taxonomy", tmp_path / "t.csv")
+    assert f"labels that are a class by the taxonomy's names: 'Piscis_pictus' is '{name}'" in done.err
+    assert done.out.startswith("3 photos")

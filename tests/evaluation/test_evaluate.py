@@ -36,6 +36,7 @@ class Fake:
     trained_on: frozenset[str] = frozenset()
     systems: tuple[str, ...] = ("supervised", "zero_shot")
     policy: Policy = field(default_factory=Policy)
+    tree: None = None
     state: None = None
 
     @property
