@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hybrid.classifier import HybridClassifier
     from hybrid.gate.policy import Policy
+    from hybrid.images.detections import Detections
     from hybrid.labels.prompts import PromptSet
     from hybrid.prediction import Prediction
     from hybrid.run.run import Run
 
 __version__ = "0.1.0"
-__all__ = ["HybridClassifier", "Policy", "Prediction", "PromptSet", "Run"]
+__all__ = ["Detections", "HybridClassifier", "Policy", "Prediction", "PromptSet", "Run"]
 
 _HOMES = {
+    "Detections": "hybrid.images.detections",
     "HybridClassifier": "hybrid.classifier",
     "Policy": "hybrid.gate.policy",
     "Prediction": "hybrid.prediction",

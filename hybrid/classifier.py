@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from inspect import signature
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from hybrid.config import EncoderSettings, Regions
 from hybrid.errors import ConfigError, DataError, GateError, UnreadableImageError
 from hybrid.gate.policy import Policy
+from hybrid.images.detections import Crops, Detections
 from hybrid.images.inputs import Images, to_records
 from hybrid.labels.names import NameTable
 from hybrid.labels.prompts import PromptSet, prompt_set
@@ -25,6 +27,7 @@ from hybrid.prediction import Prediction
 from hybrid.run.classes.change import join_class, leave_class, no_such_class
 from hybrid.run.fitted import Batch, FittedClassifier
 from hybrid.run.load import RunState, load_run
+from hybrid.run.photo_answers import PhotoAnswers, crop_images
 from hybrid.run.save import save_run
 
 Unreadable = tuple[tuple[str, str], ...]
@@ -348,7 +351,14 @@ class HybridClassifier:
         """Labels of all classes, (c,): the trained ones first; the columns of `predict_proba`."""
         return np.array(self.fitted.space.names, dtype=np.str_)
 
-    def predict(self, images: Images, *, batch_size: int | None = None, workers: int | None = None) -> NDArray[np.str_]:
+    def predict(
+        self,
+        images: Images,
+        *,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        detections: Detections | str | Path | None = None,
+    ) -> NDArray[np.str_]:
         """Name the class of each image.
 
         Parameters
@@ -359,6 +369,10 @@ class HybridClassifier:
             Images that go through the networks at once; default: what the device has memory for, 32 on a CPU.
         workers : int, optional
             Threads that decode; default: one per core, at most 16.
+        detections : Detections, str or Path, optional
+            What a detector found in the images: MegaDetector's JSON or COCO annotations. Each box of an animal is
+            classified; an image's answer is that of its likeliest animal, else what the detector names, such as
+            ``"person"``, or ``"empty"``.
 
         Returns
         -------
@@ -379,8 +393,19 @@ class HybridClassifier:
         >>> classifier.predict(["cup.jpg", PIL.Image.open("llama.png")])
         array(['cup', 'llama'], dtype='<U5')
         """
+        if detections is not None:
+            return self._predict_photos(crop_images(images, detections), batch_size, workers)
         batches = self._readable(images, batch_size, workers)
         return np.array([p.label for batch in batches for p in self.predictions(batch, top_k=1)], dtype=np.str_)
+
+    def _predict_photos(self, crops: Crops, batch_size: int | None, workers: int | None) -> NDArray[np.str_]:
+        for unread in crops.scan.unread:
+            raise _unreadable(*unread)
+        answers, labels = PhotoAnswers(crops.photos), list[str]()
+        for batch in chain(self._readable(crops.scan.records, batch_size, workers), [None]):
+            made = () if batch is None else self.predictions(batch, top_k=1)
+            labels += [photo.best.label for photo in answers.add(made, ()) if photo.best is not None]
+        return np.array(labels, dtype=np.str_)
 
     def predict_proba(
         self, images: Images, *, batch_size: int | None = None, workers: int | None = None
@@ -412,12 +437,20 @@ class HybridClassifier:
         """Share of the images whose predicted class is their label."""
         return float(np.mean(self.predict(images) == np.asarray(labels, dtype=np.str_)))
 
-    def classify(self, images: Images, *, batch_size: int | None = None, workers: int | None = None) -> Iterator[Batch]:
+    def classify(
+        self,
+        images: Images,
+        *,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        detections: Detections | str | Path | None = None,
+    ) -> Iterator[Batch]:
         """Answer batch by batch; what cannot be read is left out and listed in `Batch.unreadable`.
 
-        `images` as for `predict`; a batch's records name its images.
+        `images` as for `predict`; a batch's records name its images. With `detections` these are the boxes to classify,
+        photo by photo.
         """
-        yield from self.fitted.classify(images, batch_size=batch_size, workers=workers)
+        yield from self.fitted.classify(images, batch_size=batch_size, workers=workers, detections=detections)
 
     def predictions(self, batch: Batch, top_k: int = 5) -> list[Prediction]:
         """Turn a batch's answers into one `Prediction` for each image."""
@@ -474,11 +507,15 @@ class HybridClassifier:
 
     def _readable(self, images: Images, batch_size: int | None, workers: int | None) -> Iterator[Batch]:
         for batch in self.classify(images, batch_size=batch_size, workers=workers):
-            for path, reason in batch.unreadable:
-                raise UnreadableImageError(
-                    f"cannot read {path}", got=reason, fix="leave it out, or use classify, which skips and lists it"
-                )
+            for unread in batch.unreadable:
+                raise _unreadable(*unread)
             yield batch
+
+
+def _unreadable(path: str, reason: str) -> UnreadableImageError:
+    return UnreadableImageError(
+        f"cannot read {path}", got=reason, fix="leave it out, or use classify, which skips and lists it"
+    )
 
 
 _DEFAULTS = {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid.images.records import BoxRecord, ImageRecord
 from hybrid.labels.names import NONE
 
 if TYPE_CHECKING:
@@ -37,6 +38,37 @@ class Neighbor:
 
 
 @dataclass(frozen=True)
+class DetectedBox:
+    """The part of a photo that an answer is about.
+
+    Attributes
+    ----------
+    x, y, width, height : float
+        As parts of the upright photo's width and height, from its upper left corner.
+    detection : str or None
+        What the detector called it, such as ``animal``; None where no detector named the box.
+    confidence : float or None
+        The detector's.
+    """
+
+    x: float
+    y: float
+    width: float
+    height: float
+    detection: str | None = None
+    confidence: float | None = None
+
+    @classmethod
+    def of(cls, record: ImageRecord) -> DetectedBox | None:
+        """The box of an image; None where the image is a whole photo."""
+        box = record.box
+        if box is None:
+            return None
+        detected = (record.detection, record.confidence) if isinstance(record, BoxRecord) else (None, None)
+        return cls(*box[:4], *detected)
+
+
+@dataclass(frozen=True)
 class Prediction:
     """One image's answer.
 
@@ -54,7 +86,7 @@ class Prediction:
     expert : str
         Who decided: ``head``, ``zero-shot``, or ``both`` where each one's own best seen class is `label`; ``few-shot``
         where the answer would be another one without the images that show the class;
-        ``rejected`` for none of these.
+        ``rejected`` for none of these; ``detector`` where nobody else looked (`hybrid.run.photo_answers`).
     top : tuple of (label, probability)
         Most probable first.
     head, zero_shot : (label, probability) or None
@@ -72,6 +104,8 @@ class Prediction:
         it. None unless that was asked for.
     rank : str or None
         Of the node that `label` names, such as ``family``, where the taxonomy says so.
+    box : DetectedBox or None
+        The part of a photo that this is the answer for; None for a whole photo.
     """
 
     path: str
@@ -89,6 +123,7 @@ class Prediction:
     neighbors: tuple[Neighbor, ...] | None = None
     leaf: str | None = None
     rank: str | None = None
+    box: DetectedBox | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as plain JSON values: probabilities to six digits, a class as its label and probability."""
@@ -106,6 +141,7 @@ class Prediction:
             "zero_shot": opinion(self.zero_shot),
             "set": None if self.set is None else list(self.set),
             "neighbors": None if self.neighbors is None else near,
+            "box": self.box and {name: plain(value) for name, value in asdict(self.box).items()},
         }
 
 

@@ -46,6 +46,7 @@ def build_index(
             "the index.",
         ),
     ] = False,
+    detector: options.DetectionOptions,
     batch: options.BatchOptions,
     wait: options.Wait = True,
     device: options.Device = "auto",
@@ -55,7 +56,7 @@ def build_index(
     from hybrid.images.sources import scan
 
     opened = encoder.open(run, device, wait=wait)
-    found = scan(sources, labeled=labels, keep_empty=True)
+    found = detector.boxes_of(scan(sources, labeled=labels, keep_empty=True), "indexed", labeled=labels)
     if labels and found.records:
         show.stderr.print(_class_table(Counter((record.label, record.split) for record in found.records)))
     opened.encoder.check(found.records)  # loaded before the progress begins

@@ -32,6 +32,7 @@ def evaluate(
         ),
     ] = None,
     answer: options.AnswerOptions,
+    detector: options.DetectionOptions,
     encoder: options.EncoderOptions,
     batch: options.BatchOptions,
     device: options.Device = "auto",
@@ -47,12 +48,12 @@ def evaluate(
 
     policy = answer.policy()
     found = scan(sources)
-    outputs = Outputs(
-        {"a source": found.sources, "--taxonomy": answer.taxonomy, **read_by(run, encoder)}, run.run, found.records
-    )
+    more = {"--detections": detector.detections, "--taxonomy": answer.taxonomy}
+    outputs = Outputs({"a source": found.sources, **more, **read_by(run, encoder)}, run.run, found.records)
     outputs.file("--json", json_file, EVALUATION)
     if report is not None:
         outputs.folder("--report", report, {FILE_NAME: REPORT})
+    found = detector.boxes_of(found, "scored")
     show.note(*found.notes)
     classifier = load_classifier(run, policy, encoder, device, answer.regions, answer.taxonomy)
     with show.image_progress("evaluating", len(found.records)) as progress:

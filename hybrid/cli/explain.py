@@ -11,6 +11,7 @@ import typer
 from hybrid.cli import options
 
 if TYPE_CHECKING:
+    from hybrid.images.records import ImageRecord
     from hybrid.tools.explain.explanation import Explanation
 
 
@@ -56,7 +57,7 @@ def explain(
 
     policy = answer.policy()
     record = one_image("explain", photo)
-    png = out or Path(f"{Path(record.path).stem}.explanation.png")
+    png = out or Path(f"{_name_of(record)}.explanation.png")
     outputs = Outputs({"the photo": photo, **read_by(run, encoder)}, run.run, (record,))
     outputs.file("--out", png, PICTURE)
     outputs.file("the JSON beside --out", png.with_suffix(".json"), EXPLANATION)
@@ -68,6 +69,12 @@ def explain(
     _print(explained.explanation)
     show.note(*explained.explanation.notes)
     show.result(f"{png}\n{png.with_suffix('.json')}")
+
+
+def _name_of(record: ImageRecord) -> str:
+    """The name of the photo without its ending; of a part of it with the numbers of the box."""
+    box = "" if record.box is None else "." + record.box.fragment.partition(":")[2]
+    return Path(record.file).stem + box
 
 
 def _print(explanation: Explanation) -> None:

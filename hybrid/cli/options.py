@@ -19,6 +19,8 @@ import typer
 if TYPE_CHECKING:
     from hybrid.gate.policy import Balance as BalanceSetting
     from hybrid.gate.policy import Policy
+    from hybrid.images.detections import Detections
+    from hybrid.images.sources import Scan
     from hybrid.run.run import Run as OpenRun
 
 
@@ -36,6 +38,22 @@ class Format(StrEnum):
     TABLE = "table"
     JSONL = "jsonl"
     CSV = "csv"
+
+
+class PredictionFormat(StrEnum):
+    """How predictions are written."""
+
+    TABLE = "table"
+    JSONL = "jsonl"
+    CSV = "csv"
+    MEGADETECTOR = "megadetector"
+
+
+class Per(StrEnum):
+    """What has an answer of its own."""
+
+    BOX = "box"
+    PHOTO = "photo"
 
 
 def downloaded(run: Path) -> Path:
@@ -180,6 +198,29 @@ Confident = Annotated[
         "the genus, the family and so on."
     ),
 ]
+DetectionsFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="What a detector found in the photos: MegaDetector's JSON, or COCO annotations. Each box of an animal is "
+        "an image of its own."
+    ),
+]
+MinConfidence = Annotated[
+    float | None,
+    typer.Option(help="Leave out boxes of which the detector was less sure.  [default: 0.2]", show_default=False),
+]
+DetectCategories = Annotated[
+    str | None,
+    typer.Option(
+        help="Categories of the detector that are classified, with commas.  [default: animal; of COCO annotations all "
+        "but persons and vehicles]",
+        show_default=False,
+    ),
+]
+BoxMargin = Annotated[
+    float | None,
+    typer.Option(help="What is shown around a box, as a share of its longer side.  [default: 0.1]", show_default=False),
+]
 OutputFormat = Annotated[
     Format | None, typer.Option("--format", help="[default: by the ending of --out, else table]", show_default=False)
 ]
@@ -257,8 +298,48 @@ class EncoderOptions:
 
 
 @dataclass(frozen=True)
-class OutputOptions:
-    """Where the results go, and as what."""
+class DetectionOptions:
+    """Boxes of a detector, and which of them are images."""
+
+    detections: DetectionsFile = None
+    min_confidence: MinConfidence = None
+    detect_categories: DetectCategories = None
+    box_margin: BoxMargin = None
+
+    def boxes_of(self, found: Scan, what: str, *, labeled: bool = True) -> Scan:
+        """Give the boxes of photos, at least one, and note the photos that are not `what`; without a file the same."""
+        detections = self.read()
+        if detections is None:
+            return found
+        crops = detections.crop(found, labeled=labeled).checked()
+        return replace(crops.scan, notes=(*crops.scan.notes, *crops.without_boxes(what)))
+
+    def read(self) -> Detections | None:
+        """Read the file, if there is one; ConfigError where the other options are given without."""
+        from hybrid.errors import ConfigError
+        from hybrid.images.boxes import MARGIN
+        from hybrid.images.detections import MIN_CONFIDENCE, Detections
+
+        categories = None if self.detect_categories is None else self.detect_categories.split(",")
+        if self.detections is None:
+            if (self.min_confidence, categories, self.box_margin) != (None, None, None):
+                raise ConfigError(
+                    "--min-confidence, --detect-categories and --box-margin are about boxes",
+                    got="no --detections",
+                    fix="give the detector's file too: --detections FILE",
+                )
+            return None
+        return Detections.read(
+            self.detections,
+            min_confidence=MIN_CONFIDENCE if self.min_confidence is None else self.min_confidence,
+            categories=categories,
+            margin=MARGIN if self.box_margin is None else self.box_margin,
+        )
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where the results go."""
 
     out: Annotated[
         Path | None,
@@ -266,7 +347,6 @@ class OutputOptions:
             help="File for the results; one that exists is replaced only if hybrid wrote it.  [default: stdout]"
         ),
     ] = None
-    format_: OutputFormat = None
     safe_csv: Annotated[
         bool,
         typer.Option(
@@ -274,6 +354,32 @@ class OutputOptions:
             help="Put an apostrophe before CSV texts that begin with = + - @, which a spreadsheet would run.",
         ),
     ] = True
+
+
+@dataclass(frozen=True)
+class OutputOptions(Destination):
+    """Where the results go, and as what."""
+
+    format_: OutputFormat = None
+
+
+@dataclass(frozen=True)
+class PredictionOutputOptions(Destination):
+    """Where predictions go, and as what."""
+
+    format_: Annotated[
+        PredictionFormat | None,
+        typer.Option(
+            "--format",
+            help="megadetector: the JSON of --detections with the answers in it, which Timelapse opens.  [default: by "
+            "the ending of --out, else table]",
+            show_default=False,
+        ),
+    ] = None
+    per: Annotated[
+        Per,
+        typer.Option(help="With --detections: an answer for each box, or for each photo that of its likeliest animal."),
+    ] = Per.BOX
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ FIGURE = Kind("PNG", rb"\x89PNG\r\n.*Software\0(hybrid|Matplotlib)", (".png",))
 PREDICTIONS = Kind(
     "list of predictions", rb'\{"path": .*"probability": |path,label,probability,|photo +label +probability'
 )
+RESULTS_OF_BOXES = Kind("file of answers in MegaDetector's format", rb'\{\s*"info": .*"classifier": "hybrid ')
 HITS = Kind("list of a search", rb'\{"rank": \d+, "score": |rank,score,label,|(rank +)?score +label +photo')
 FINDINGS = Kind("list of an audit", rb'\{"finding": "|finding,group,path,|duplicates: ')
 EVALUATION = Kind("evaluation", rb'\{\s*"images": \d.*"outside_label_space": ')
@@ -157,7 +158,7 @@ class Outputs:
                 raise ConfigError(f"{flag} is an input: {name}", got=str(file), fix="give it another name")
         size = file.stat().st_size
         for record in self._photos:
-            place = record.container or record.path
+            place = record.container or record.file
             if (record.container or record.size == size) and same_file(file, Path(place)):
                 raise ConfigError(f"{flag} is one of the photos", got=str(file), fix="give it another name")
 

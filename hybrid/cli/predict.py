@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,10 @@ import typer
 from hybrid.cli import options
 
 if TYPE_CHECKING:
+    from hybrid.cli.outputs import Kind
+    from hybrid.images.detections import Detections
     from hybrid.images.records import ImageRecord
+    from hybrid.images.sources import Scan
     from hybrid.prediction import Prediction
     from hybrid.run.fitted import Batch, FittedClassifier
 
@@ -24,12 +28,13 @@ def predict(
     *,
     run: options.RunOptions,
     top_k: Annotated[int, typer.Option(min=1, help="Classes to list for each photo.")] = 5,
-    output: options.OutputOptions,
+    output: options.PredictionOutputOptions,
     grid: Annotated[
         Path | None,
         typer.Option(help="Draw the first 25 photos with their answers to this PNG, new or written by hybrid before."),
     ] = None,
     answer: options.AnswerOptions,
+    detector: options.DetectionOptions,
     explain_neighbors: Annotated[
         bool, typer.Option("--explain-neighbors", help="List the 5 nearest labeled photos of the index as evidence.")
     ] = False,
@@ -40,45 +45,91 @@ def predict(
     """Classify photos into trained, named and added classes."""
     from hybrid.cli import show
     from hybrid.cli.load import load_classifier, read_by
-    from hybrid.cli.outputs import PICTURE, PREDICTIONS, Outputs
-    from hybrid.cli.write import format_of, writer_of
-    from hybrid.encoders.base import decoder_of
-    from hybrid.images.decoders import choose_decoder
+    from hybrid.cli.outputs import PICTURE, Outputs
+    from hybrid.cli.write import writer_of
     from hybrid.images.sources import scan
 
     policy = answer.policy()
+    detections = detector.read()
     found = scan(sources, labeled=False, each_row=True)
-    outputs = Outputs(
-        {"a source": found.sources, "--taxonomy": answer.taxonomy, **read_by(run, encoder)}, run.run, found.records
-    )
-    format_of(output)
-    outputs.file("--out", output.out, PREDICTIONS)
+    more = {"--detections": detector.detections, "--taxonomy": answer.taxonomy}
+    outputs = Outputs({"a source": found.sources, **more, **read_by(run, encoder)}, run.run, found.records)
+    outputs.file("--out", output.out, _kind_of(output, detector))
     outputs.file("--grid", grid, PICTURE)
+    boxes = _Boxes(found, detections, output)
+    found = boxes.scan
     show.note(*found.notes)
     classifier = load_classifier(run, policy, encoder, device, answer.regions, answer.taxonomy)
-    if decoder_of(classifier.encoder) is None:
-        show.note(choose_decoder()[1])
+    _note_decoder(classifier)
     evidence = _Evidence(run.run, classifier) if explain_neighbors else None
     drawn: list[tuple[ImageRecord, Prediction]] = []
     unreadable = list(found.unread)
     with (
-        writer_of(output) as write,
+        writer_of(output, boxes.results, str(run.run)) as write,
         show.image_progress("classifying", len(found.records)) as progress,
     ):
         embed = evidence is not None and evidence.needs_embeddings
-        for answers in classifier.classify(
-            found.records, batch_size=batch.batch_size, workers=batch.workers, embed=embed
-        ):
+        for answers in classifier.classify(found.records, **vars(batch), embed=embed):
             unreadable += answers.unreadable
             predictions = classifier.predictions(answers, top_k)
             predictions = evidence.add(answers, predictions) if evidence else predictions
-            write(predictions)
+            write(boxes.rows(predictions, answers.unreadable))
             drawn += list(zip(answers.records, predictions, strict=True))[: GRID_IMAGES - len(drawn)] if grid else []
             progress(len(answers.records) + len(answers.unreadable))
+        write(boxes.rows(()))
     _draw(drawn, grid)
     if evidence is not None:
         show.note(*evidence.notes())
     show.exit_if_unreadable(unreadable)
+
+
+def _note_decoder(classifier: FittedClassifier) -> None:
+    """Say what decodes, where the encoder has not said it."""
+    from hybrid.cli import show
+    from hybrid.encoders.base import decoder_of
+    from hybrid.images.decoders import choose_decoder
+
+    if decoder_of(classifier.encoder) is None:
+        show.note(choose_decoder()[1])
+
+
+def _kind_of(output: options.PredictionOutputOptions, detector: options.DetectionOptions) -> Kind:
+    """The kind of file that is written; ConfigError where the options contradict each other."""
+    from hybrid.cli.outputs import PREDICTIONS, RESULTS_OF_BOXES
+    from hybrid.cli.write import MEGADETECTOR, format_of
+    from hybrid.errors import ConfigError
+
+    chosen = format_of(output)
+    if detector.detections is None and (chosen == MEGADETECTOR or output.per is not options.Per.BOX):
+        raise ConfigError(
+            f"{'--format megadetector' if chosen == MEGADETECTOR else '--per photo'} is about boxes",
+            got="no --detections",
+            fix="give the detector's file too: --detections FILE",
+        )
+    return RESULTS_OF_BOXES if chosen == MEGADETECTOR else PREDICTIONS
+
+
+class _Boxes:
+    """Turns answers into what is written: of boxes, photo by photo; of whole photos, as they come."""
+
+    def __init__(self, found: Scan, detections: Detections | None, output: options.PredictionOutputOptions) -> None:
+        from hybrid.run.megadetector import MegaDetectorResults
+        from hybrid.run.photo_answers import PhotoAnswers
+
+        crops = detections.crop(found, labeled=False) if detections else None
+        self.scan = crops.scan if crops else found
+        self.results = MegaDetectorResults(crops) if crops else None
+        self._answers = PhotoAnswers(crops.photos) if crops else None
+        of_photos = output.per is options.Per.PHOTO and output.format_ is not options.PredictionFormat.MEGADETECTOR
+        self._per = options.Per.PHOTO if of_photos else options.Per.BOX
+
+    def rows(self, predictions: Sequence[Prediction], unreadable: Collection[object] = ()) -> Sequence[Prediction]:
+        if self._answers is None:
+            return predictions
+        photos = self._answers.add(predictions, unreadable)
+        if self._per is options.Per.BOX:
+            return [one for photo in photos for one in photo.boxes]
+        return [photo.best for photo in photos if photo.best is not None]
 
 
 class _Evidence:

@@ -9,23 +9,29 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from hybrid.cli import show
 from hybrid.cli.failures import BROKEN_PIPE, Stopped
-from hybrid.cli.options import OutputOptions
+from hybrid.cli.options import OutputOptions, PredictionOutputOptions
 from hybrid.errors import UNSAFE, ConfigError, listing, visible
 from hybrid.files import atomic_write, is_stdout, safe_cell
-from hybrid.prediction import Neighbor, Prediction
+from hybrid.prediction import DetectedBox, Neighbor, Prediction
 from hybrid.terminal import Column, FittedTable, SafeConsole
 
+if TYPE_CHECKING:
+    from hybrid.run.megadetector import MegaDetectorResults
+
 Writer = Callable[[Sequence[Prediction]], None]
+AnyOutput = OutputOptions | PredictionOutputOptions
+MEGADETECTOR = "megadetector"
 ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".txt": "table"}
 
 
 @contextmanager
-def opened(output: OutputOptions) -> Iterator[tuple[TextIO, str]]:
+def opened(output: AnyOutput) -> Iterator[tuple[TextIO, str]]:
     """Open the output and yield it with its format: ``table``, ``jsonl`` or ``csv``.
 
     A file appears when it is whole. ``-``, ``/dev/stdout`` and the like are stdout.
@@ -48,7 +54,7 @@ def opened(output: OutputOptions) -> Iterator[tuple[TextIO, str]]:
         yield stream, chosen
 
 
-def format_of(output: OutputOptions) -> str:
+def format_of(output: AnyOutput) -> str:
     """The format that was asked for, else the one of the file's ending, else ``table`` for stdout.
 
     Raises
@@ -119,10 +125,24 @@ def note_sheet(what: str, sheet: Path, unreadable: list[str]) -> None:
 
 
 @contextmanager
-def writer_of(output: OutputOptions) -> Iterator[Writer]:
-    """Open the output and yield a function that writes a batch of predictions."""
-    with opened(output) as (stream, chosen), _formatted(stream, chosen, output.safe_csv) as write:
-        yield write
+def writer_of(output: AnyOutput, results: MegaDetectorResults | None = None, name: str = "") -> Iterator[Writer]:
+    """Open the output and yield a function that writes a batch of predictions.
+
+    Parameters
+    ----------
+    results : MegaDetectorResults, optional
+        For the format of this name, which is written at the end.
+    name : str
+        Of the classifier, there.
+    """
+    with opened(output) as (stream, chosen):
+        if chosen == MEGADETECTOR and results is not None:
+            yield results.add
+            json.dump(results.document(name, datetime.now().astimezone()), stream, indent=1, allow_nan=False)
+            stream.write("\n")
+            return
+        with _formatted(stream, chosen, output.safe_csv) as write:
+            yield write
 
 
 @contextmanager
@@ -145,7 +165,8 @@ def _formatted(stream: TextIO, name: str, safe: bool) -> Iterator[Writer]:
                 }
                 members = None if prediction.set is None else "; ".join(prediction.set)
                 near = "; ".join(f"{n.label}={n.similarity:.4f} {n.path}" for n in prediction.neighbors or ())
-                rows.writerow(prediction.to_dict() | joined | {"set": members, "neighbors": near})
+                texts = {"set": members, "neighbors": near, "box": _box(prediction.box)}
+                rows.writerow(prediction.to_dict() | joined | texts)
 
         yield write_rows
     else:
@@ -187,6 +208,15 @@ def _print_table(predictions: Sequence[Prediction], stream: TextIO) -> None:
 def _leaf(prediction: Prediction) -> str:
     """The likeliest class, where the answer is another one."""
     return "" if prediction.leaf in (None, prediction.label) else str(prediction.leaf)
+
+
+def _box(box: DetectedBox | None) -> str | None:
+    """A box as a text: ``x=0.125; y=0.4; width=0.2; height=0.15; animal=0.93``."""
+    if box is None:
+        return None
+    numbers = [(name, getattr(box, name)) for name in ("x", "y", "width", "height")]
+    numbers += [] if box.detection is None else [(box.detection, box.confidence)]
+    return "; ".join(f"{name}={number:.6g}" for name, number in numbers)
 
 
 def _nearest(neighbors: Sequence[Neighbor]) -> str:

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from hybrid.demo.camera_trap import write_camera_trap
 from hybrid.demo.dataset import write_demo
 
-__all__ = ["RECIPE", "write_demo"]
+__all__ = ["RECIPE", "write_camera_trap", "write_demo"]
 
 RECIPE = Path(__file__).parent / "head.toml"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hybrid.errors import DataError, listing
+from hybrid.images.boxes import parted
 from hybrid.images.naming import plural
 from hybrid.images.sources import MissingSourceError, Scan
 from hybrid.index.store import EmbeddingStore, ImageRow, is_added
@@ -92,7 +93,9 @@ def find_missing(
     for source, rows in others.items():
         if replace:
             missing.gone += [row.path for row in rows]
-        elif _is_absent(source) and (orphans := [row for row in rows if _is_absent(row.container or row.path)]):
+        elif _is_absent(source) and (
+            orphans := [row for row in rows if _is_absent(row.container or parted(row.path)[0])]
+        ):
             if prune:
                 missing.gone += [row.path for row in orphans]
             else:
@@ -144,7 +147,7 @@ def _sort_out(scan: Scan, absent: Iterable[ImageRow], empty: Collection[str], mi
     for row in absent:
         if row.source in empty:
             missing.gone.append(row.path)
-        elif row.source in unread or _within(row.path, unread):
+        elif row.source in unread or _within(parted(row.path)[0], unread):
             missing.kept += 1
         elif folder := _within(row.path, hollow):
             missing.hollow.setdefault(folder, []).append(row)
@@ -180,6 +183,10 @@ def _check_loss(scan: Scan, known: Mapping[str, ImageRow], totals: Mapping[str, 
                 got=f"{plural(now, 'photo')}; not there any more: {listing(sorted(paths), 3)}",
                 fix=f"mount or restore what is missing; if the photos are meant to be gone: {_PRUNE}",
             )
+
+
+def _file_of(row: ImageRow) -> str:
+    return row.container or parted(row.path)[0]
 
 
 def _is_absent(path: str) -> bool:

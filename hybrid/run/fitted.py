@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,16 @@ from hybrid.gate.policy import Policy, uniform_from_hash
 from hybrid.gate.support import SupportImages
 from hybrid.heads.base import Head
 from hybrid.images.decode import Scaled
+from hybrid.images.detections import Detections
 from hybrid.images.inputs import Images, to_records
 from hybrid.images.pipeline import ReadImage, largest_min_side, read_batches
 from hybrid.images.records import ImageRecord
 from hybrid.images.stream import IN_FLIGHT, ordered_map
 from hybrid.labels.space import LabelSpace
 from hybrid.labels.tree import ClassTree
-from hybrid.prediction import Answers, Nodes, Prediction, to_predictions
+from hybrid.prediction import Answers, DetectedBox, Nodes, Prediction, to_predictions
 from hybrid.run.load import RunState, assemble
+from hybrid.run.photo_answers import crop_images
 
 UNCALIBRATED = "WARNING: without a gate probabilities are not calibrated, so that --confident promises nothing"
 Unreadable = tuple[tuple[str, str], ...]
@@ -185,13 +188,19 @@ class FittedClassifier:
         return Answers(supervised, zero_shot, only, None, mass, None)
 
     def classify(
-        self, images: Images, *, batch_size: int | None = None, workers: int | None = None, embed: bool = False
+        self,
+        images: Images,
+        *,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        embed: bool = False,
+        detections: Detections | str | Path | None = None,
     ) -> Iterator[Batch]:
         """Read, decode once, feed both experts, answer; what cannot be read is listed in each batch.
 
         Parameters
         ----------
-        images, batch_size, workers
+        images, batch_size, workers, detections
             As for `HybridClassifier.predict`.
         embed : bool
             Run the encoder even where no expert needs it, for `Batch.embeddings`.
@@ -204,7 +213,13 @@ class FittedClassifier:
                 fix="give 1 or more, or leave it out",
             )
         experts = self.experts(embed=embed)
-        records = to_records(images)
+        if detections is None:
+            records: Sequence[ImageRecord] = to_records(images)
+        else:
+            scan = crop_images(images, detections).scan
+            records = scan.records
+            if scan.unread:
+                yield Batch((), (), self._nothing, unreadable=scan.unread)
         if experts.encoder is not None:
             experts.encoder.check(records)
         size = batch_size or (experts.batch_size if len(records) > 1 else 1)
@@ -238,7 +253,7 @@ class FittedClassifier:
 
     def predictions(self, batch: Batch, top_k: int = 5) -> list[Prediction]:
         """Turn a batch's answers into one `Prediction` for each image."""
-        return to_predictions(
+        made = to_predictions(
             [record.path for record in batch.records],
             batch.answers,
             self.space,
@@ -248,6 +263,8 @@ class FittedClassifier:
             warning=self.gate.warning if self.gate else None,
             nodes=self.nodes,
         )
+        boxes = [DetectedBox.of(record) for record in batch.records]
+        return [replace(one, box=box) if box else one for one, box in zip(made, boxes, strict=True)]
 
     @property
     def nodes(self) -> Nodes | None:

@@ -18,6 +18,7 @@ from hybrid.encoders.registry import split_prefix
 from hybrid.errors import ArtifactError, ConfigError, DataError
 from hybrid.heads.training.progress import OnStep, show_nothing
 from hybrid.images.decoders import choose_decoder
+from hybrid.images.detections import Crops, Detections
 from hybrid.images.inputs import Images, MemoryRecord, to_records
 from hybrid.images.records import ImageRecord, Stamp
 from hybrid.images.sources import Scan, scan
@@ -167,6 +168,7 @@ class Run:
         batch_size: int | None = None,
         workers: int | None = None,
         progress: Callable[[int], None] = _no_progress,
+        detections: Detections | str | Path | None = None,
     ) -> IndexSummary:
         """Embed images and cache the vectors; only what is new or changed is computed.
 
@@ -185,6 +187,9 @@ class Run:
             more; else they stay, or are asked about.
         batch_size, workers, progress
             See `hybrid.index.build.build_index`.
+        detections : Detections, str or Path, optional
+            What a detector found in the images: MegaDetector's JSON or COCO annotations. Each box of an animal is an
+            image of its own, with the label of its photo; of photos without one, nothing is indexed.
 
         Raises
         ------
@@ -195,7 +200,11 @@ class Run:
             named = [sources] if isinstance(sources, str | Path) else list(sources)
             sources = scan(named, labeled=labels, keep_empty=True)
         found = sources
-        for note in found.notes:
+        without_boxes: list[str] = []
+        if detections is not None:
+            crops = _crop(found, detections, labeled=labels)
+            found, without_boxes = crops.scan, crops.without_boxes("indexed")
+        for note in (*found.notes, *without_boxes):
             self._say(note)
         return self._index(
             found,
@@ -629,6 +638,7 @@ class Run:
         workers: int | None = None,
         progress: Callable[[int], None] = _no_progress,
         strict_names: bool = False,
+        detections: Detections | str | Path | None = None,
         **options: Any,
     ) -> Evaluation:
         """Score head, zero-shot and hybrid side by side on labeled images.
@@ -640,10 +650,14 @@ class Run:
             As for `classifier`.
         batch_size, workers, progress, strict_names
             See `hybrid.evaluation.evaluate.evaluate`.
+        detections : Detections, str or Path, optional
+            As for `index`: boxes are scored, each by the label of its photo.
         """
         from hybrid.evaluation.evaluate import evaluate
 
         found = scan([images] if isinstance(images, str | Path) else list(images))
+        if detections is not None:
+            found = _crop(found, detections).scan
         classifier = self.classifier(prompts, strict_names=strict_names, **options)
         result = evaluate(
             classifier.fitted,
@@ -821,6 +835,12 @@ class Run:
         above = DUPLICATES_ABOVE if duplicates_above is None else duplicates_above
         limits = (QualityLimits() if quality else None) if isinstance(quality, bool) else quality
         return audit_run(self.folder, above=above, labels=check, quality=limits)
+
+
+def _crop(found: Scan, detections: Detections | str | Path, *, labeled: bool = True) -> Crops:
+    """The boxes of the images of a scan, at least one."""
+    made = detections if isinstance(detections, Detections) else Detections.read(detections)
+    return made.crop(found, labeled=labeled).checked()
 
 
 def _user() -> str:

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 from hybrid.errors import ConfigError
 from hybrid.heads.recipes import as_toml, recipe_names
 from hybrid.heads.training.dataset import HELD_BACK
+from hybrid.images.boxes import parted
 from hybrid.index.store import EmbeddingStore
 from hybrid.labels.names import NameTable
 from hybrid.run.files import HeadInfo
@@ -124,7 +125,7 @@ def _held_out(run: Run, folder: Path) -> Path:
     with EmbeddingStore(run.layout.store, must_exist=True, read_only=True) as store:
         rows = [row for row in store.image_rows() if row.label is not None and row.sha256 not in trained_on]
     tested = [row for row in rows if row.split == "test"] or rows
-    tested = [row for row in tested if row.container is None and Path(row.path).is_file()]
+    tested = [row for row in tested if row.container is None and Path(parted(row.path)[0]).is_file()]
     if not tested:
         raise ConfigError(
             "no labeled photo of the index is held out of the training",

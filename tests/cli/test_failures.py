@@ -40,7 +40,7 @@ def test_a_signal_ends_a_command_in_one_line_and_leaves_nothing(animals, tmp_pat
         "from hybrid.cli.options import Format, OutputOptions\n"
         "from hybrid.cli.write import opened\n"
         "def work():\n"
-        "    with opened(OutputOptions(pathlib.Path('out.csv'), Format.CSV)) as (stream, _):\n"
+        "    with opened(OutputOptions(pathlib.Path('out.csv'), format_=Format.CSV)) as (stream, _):\n"
         "        stream.write('half')\n"
         "        print('ready', flush=True)\n"
         "        os.read(0, 1)\n"

@@ -131,7 +131,7 @@ def test_stdout_by_any_name_is_printed_to(here, capfd):
     Path("out.csv").symlink_to("/proc/self/fd/1")
     for name in ("-", "out.csv"):
         assert is_stdout(Path(name)), name
-        with opened(OutputOptions(Path(name), Format.CSV)) as (stream, chosen):
+        with opened(OutputOptions(Path(name), format_=Format.CSV)) as (stream, chosen):
             assert (stream, chosen) == (sys.stdout, "csv")
     assert not is_stdout(Path("names.txt"))
 
