@@ -16,8 +16,7 @@ def demo(
     """Run the whole job on the bundled synthetic dataset. No download; one to two minutes on two cores."""
     from hybrid.cli import show
     from hybrid.cli.outputs import EVALUATION, PICTURE, REPORT, Outputs
-    from hybrid.demo import RECIPE
-    from hybrid.demo.dataset import write_demo
+    from hybrid.demo import RECIPE, write_camera_trap, write_demo
 
     files = {"predictions.png": PICTURE, "scores.json": EVALUATION, "report.html": REPORT}
     Outputs({}).folder("--dir", folder, files)
@@ -30,6 +29,7 @@ def demo(
         soft_wrap=True,
     )
     write_demo(data)
+    write_camera_trap(data / "traps")
     prompts = str(data / "prompts.txt")
     common = ["--run", str(run)]
     steps: tuple[tuple[str, list[str]], ...] = (

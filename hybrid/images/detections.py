@@ -302,9 +302,7 @@ class Detections:
         if not places:
             return []
         names = [str(self.file.entries[place]["file"]) for place in places]
-        return [
-            f"WARNING: {plural(len(places), 'photo')} of {self.file.path} not in the sources: {listing(names, _NAMED)}"
-        ]
+        return [f"{plural(len(places), 'photo')} of {self.file.path} not in the sources: {listing(names, _NAMED)}"]
 
 
 def _match(found: Scan, entries: Mapping[str, int], file: str) -> tuple[list[int | None], _Root, list[str]]:

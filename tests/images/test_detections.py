@@ -169,7 +169,7 @@ def test_photos_that_only_one_side_knows_are_named(photos, write):
         (f"{photos}/dog/c.jpg", "the detector could not read it: Failure image access"),
     }
     assert crops.unnamed == ("cat/b.jpg",)
-    assert any(n.startswith("WARNING: 1 photo of ") and "gone.jpg" in n for n in crops.scan.notes)
+    assert any(n.startswith("1 photo of ") and "gone.jpg" in n for n in crops.scan.notes)
 
 
 def test_an_entry_that_comes_twice_is_joined_and_an_odd_category_left_out(photos, write):
