@@ -181,7 +181,7 @@ def searches(run: Run, *, exact: bool = True) -> dict[str, float]:
         with EmbeddingStore(run.store) as store:
             rows = store.rows(ENCODER)
             ids = rows.ids()
-            for _, vectors in rows.chunks(ids):
+            for _, vectors, _ in rows.chunks(ids):
                 flat.add(vectors)
         peers["exact"] = lambda asked: flat.search(asked, NEAREST)
         true = ids[flat.search(queries, NEAREST)[1]]

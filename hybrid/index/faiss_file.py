@@ -6,7 +6,7 @@ import os
 import zlib
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -14,11 +14,14 @@ import numpy as np
 from hybrid.errors import StoreError, file_error
 from hybrid.files import atomic_write
 from hybrid.images.records import Stamp
+from hybrid.index.keys import ID, Keys
 from hybrid.index.rows import Ids, RowState
+from hybrid.index.schema import StoreState
 
 FORMAT = 2
-# The file ends with the note, its length and its CRC-32 in 8 bytes each, and these; FAISS reads its own part, as of a
-# stream, no further. Index and note are one file, so that no crash and no other process leaves one without the other.
+# After the index come the keys (`Keys`); the file ends with the note, its length and its CRC-32 in 8 bytes each, and
+# these. FAISS reads its own part, as of a stream, no further. They are one file, so that no crash and no other process
+# leaves one without the others.
 MAGIC = b"hybrid:2"
 # Format 1 had no digests.
 OLD_MAGIC = b"hybrid:1"
@@ -27,8 +30,8 @@ OLD_MAGIC = b"hybrid:1"
 CHECKED_EACH_TIME = 64 * 2**20
 
 
-class Note(msgspec.Struct, frozen=True, kw_only=True):
-    """What a FAISS file holds, as JSON at its end.
+class Made(msgspec.Struct, frozen=True, kw_only=True):
+    """What a file was made from.
 
     Attributes
     ----------
@@ -39,7 +42,39 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     revision, token
         Of the store, before they were read; see `StoreState`.
     size, digest : int
-        Length and CRC-32 of the index before the note; `size` is 0 where format 1 did not say.
+        Length and CRC-32 of what lies before the note; `size` is 0 where format 1 did not say.
+    key_bytes : int
+        Bytes of each content hash of the keys; 0 in files without keys, of earlier versions.
+    """
+
+    format: int = FORMAT
+    store: str
+    fingerprint: str
+    count: int
+    last: int
+    sha256: str
+    revision: int = 0
+    token: str = ""
+    size: int = 0
+    digest: int = 0
+    key_bytes: int = 0
+
+    @property
+    def state(self) -> RowState:
+        """The vectors."""
+        return RowState(self.count, self.last, self.sha256)
+
+    @property
+    def store_state(self) -> StoreState:
+        """The store then."""
+        return StoreState(self.store, self.revision, self.token)
+
+
+class Note(Made, frozen=True, kw_only=True):
+    """What a FAISS file holds, as JSON at its end.
+
+    Attributes
+    ----------
     kind : str
         ``exact``: every vector is compared. ``cells``: those of the nearest IVF lists.
     planned : int
@@ -54,16 +89,6 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
         How many vectors that was measured on.
     """
 
-    format: int = FORMAT
-    store: str
-    fingerprint: str
-    count: int
-    last: int
-    sha256: str
-    revision: int = 0
-    token: str = ""
-    size: int = 0
-    digest: int = 0
     kind: Literal["exact", "cells"]
     planned: int
     changes: int = 0
@@ -71,11 +96,6 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     nprobe: int = msgspec.field(name="probed", default=0)
     recall: float | None = None
     sample: int = 0
-
-    @property
-    def state(self) -> RowState:
-        """The vectors of the file."""
-        return RowState(self.count, self.last, self.sha256)
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -96,28 +116,58 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_note(file: Path) -> Note | None:
     """Read the note at the end of a file; None where there is no file, or a torn, damaged or foreign one."""
+    return sealed_note(file, Note, MAGIC) or _old_note(file)
+
+
+N = TypeVar("N", bound=Made)
+
+
+def sealed_note(file: Path, kind: type[N], magic: bytes) -> N | None:
+    """Read a note that `seal` wrote; None where there is none, or a torn or damaged one."""
+    found = _last_text(file, 24, magic)
+    if found is None:
+        return None
+    text, start, crc = found
+    note = _decoded(text, kind)
+    return note if note is not None and (note.format, note.size, crc) == (FORMAT, start, zlib.crc32(text)) else None
+
+
+def _old_note(file: Path) -> Note | None:
+    found = _last_text(file, 16, OLD_MAGIC)
+    note = None if found is None else _decoded(found[0], Note)
+    return note if note is not None and note.format == 1 and not note.size else None
+
+
+def _last_text(file: Path, trailer: int, magic: bytes) -> tuple[bytes, int, int] | None:
+    """The text before the trailer of a file, where it starts, and the CRC-32 that the trailer gives."""
     try:
         with file.open("rb") as stream:
             end = stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, end - 24))
-            tail = stream.read(24)
-            old = tail[-8:] == OLD_MAGIC
-            if not old and tail[-8:] != MAGIC:
-                return None
-            length, crc = (
-                int.from_bytes(part, "little") for part in ((tail[8:16], b"") if old else (tail[:8], tail[8:16]))
-            )
-            start = end - (16 if old else 24) - length
-            if start < 0:
+            stream.seek(max(0, end - trailer))
+            tail = stream.read(trailer)
+            length = int.from_bytes(tail[:8], "little")
+            start = end - trailer - length
+            if tail[-8:] != magic or start < 0:
                 return None
             stream.seek(start)
-            text = stream.read(length)
-            note = msgspec.json.decode(text, type=Note)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return stream.read(length), start, int.from_bytes(tail[8:16], "little")
+    except OSError:
         return None
-    if old:
-        return note if note.format == 1 and not note.size else None
-    return note if (note.format, note.size, crc) == (FORMAT, start, zlib.crc32(text)) else None
+
+
+def _decoded(text: bytes, kind: type[N]) -> N | None:
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def seal(part: Path, note: Made, magic: bytes) -> None:
+    """End a file with its note; size and digest are filled in."""
+    size = part.stat().st_size
+    text = msgspec.json.encode(msgspec.structs.replace(note, size=size, digest=_digest(part, size)))
+    with part.open("ab") as stream:
+        stream.write(text + b"".join(n.to_bytes(8, "little") for n in (len(text), zlib.crc32(text))) + magic)
 
 
 class _Check(msgspec.Struct, frozen=True):
@@ -127,8 +177,8 @@ class _Check(msgspec.Struct, frozen=True):
     stamp: Stamp
 
 
-def is_intact(file: Path, note: Note, *, remember: bool = True) -> bool:
-    """Whether the index before the note is what was written, as far as that is known.
+def is_intact(file: Path, note: Made, *, remember: bool = True) -> bool:
+    """Whether what lies before the note is what was written, as far as that is known.
 
     Parameters
     ----------
@@ -197,13 +247,26 @@ def read(file: Path, note: Note, *, mapped: bool) -> Any:
     return index if index.ntotal == note.count else None
 
 
-def write(index: Any, note: Note, file: Path) -> None:
-    """Write an index and its note, whole or not at all; whoever has the former file mapped keeps that one.
+def read_keys(file: Path, note: Note) -> Keys | None:
+    """Map the keys of a file whose note is known; None where it has none."""
+    length = note.count * (ID + note.key_bytes)
+    if not note.key_bytes or length > note.size:
+        return None
+    try:
+        return Keys.mapped(file, note.size - length, note.count, note.key_bytes)
+    except (OSError, ValueError):  # it was replaced by a shorter one
+        return None
+
+
+def write(index: Any, note: Note, file: Path, keys: Keys) -> None:
+    """Write an index, its keys and its note, whole or not at all; whoever has the former file mapped keeps that one.
 
     Parameters
     ----------
     note : Note
-        Size and digest are filled in.
+        Size, digest and `key_bytes` are filled in.
+    keys : Keys
+        Of the vectors.
 
     Raises
     ------
@@ -215,10 +278,9 @@ def write(index: Any, note: Note, file: Path) -> None:
     try:
         with atomic_write(file, sync=False) as part:  # large, and made again from the store
             faiss.write_index(index, str(part))
-            size = part.stat().st_size
-            text = msgspec.json.encode(msgspec.structs.replace(note, size=size, digest=_digest(part, size)))
             with part.open("ab") as stream:
-                stream.write(text + b"".join(n.to_bytes(8, "little") for n in (len(text), zlib.crc32(text))) + MAGIC)
+                stream.write(keys.to_bytes())
+            seal(part, msgspec.structs.replace(note, key_bytes=keys.width), MAGIC)
     except OSError as error:
         raise file_error(error, f"cannot write {file}") from error
     except RuntimeError as error:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.encoders.base import FloatArray
+from hybrid.index.keys import KeyList, Keys
 from hybrid.index.rows import Ids, VectorRows
 
 # Recall at 10 that must be met, by the lower end of the measurement's 95 % confidence interval.
@@ -42,7 +43,7 @@ class IvfRecall:
     meets_recall: bool
 
 
-def build_ivf(rows: VectorRows, ids: Ids) -> tuple[Any, Ids, IvfRecall]:
+def build_ivf(rows: VectorRows, ids: Ids) -> tuple[Any, Keys, IvfRecall]:
     """Sort vectors into the lists of their nearest centroids (IVF, Sivic and Zisserman 2003), and choose nprobe.
 
     There are sqrt(n) lists. FAISS advises four times as many and more, to which n vectors take four times as long to be
@@ -57,8 +58,8 @@ def build_ivf(rows: VectorRows, ids: Ids) -> tuple[Any, Ids, IvfRecall]:
     -------
     index : faiss.IndexIVFFlat
         With `nprobe` set.
-    held : (m,) int64
-        Rows that it holds; fewer than `ids` where some were removed meanwhile.
+    held : Keys
+        Of the rows that it holds; fewer than `ids` where some were removed meanwhile.
     recall : IvfRecall
     """
     import faiss
@@ -73,14 +74,14 @@ def build_ivf(rows: VectorRows, ids: Ids) -> tuple[Any, Ids, IvfRecall]:
     index.cp.max_points_per_centroid = POINTS_PER_LIST
     index.train(sample)
     del sample
-    held = [np.empty(0, dtype=np.int64)]
+    held = KeyList()
     nearest = _Nearest(queries, own)
-    for chunk, vectors in rows.chunks(ids):
-        index.add_with_ids(vectors, chunk)
-        held.append(chunk)
-        nearest.update(vectors, chunk)
+    for chunk in rows.chunks(ids):
+        index.add_with_ids(chunk.vectors, chunk.ids)
+        held.add(chunk)
+        nearest.update(chunk.vectors, chunk.ids)
     ranks = _probe_ranks(index, queries, nearest, rows)
-    return index, np.concatenate(held), _choose_nprobe(index, ranks)
+    return index, held.keys(), _choose_nprobe(index, ranks)
 
 
 class _Nearest:

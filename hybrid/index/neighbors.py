@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import StoreError
 from hybrid.index import faiss_build, gpu
-from hybrid.index.faiss_build import exact_index, up_to_date
-from hybrid.index.faiss_file import Note, ids_in
+from hybrid.index.faiss_build import Opened, exact_index, up_to_date
+from hybrid.index.faiss_file import ids_in
+from hybrid.index.faiss_tail import Tail
+from hybrid.index.keys import without
 from hybrid.index.rows import Ids
 from hybrid.index.store import EmbeddingStore
 
@@ -31,6 +34,8 @@ class NeighborIndex:
         The only rows that may be found. Default: all.
     notes : tuple of str
         What to tell people of the search.
+    tail : Tail, optional
+        Rows that are searched too, and rows of the index that are not.
     """
 
     def __init__(
@@ -39,14 +44,18 @@ class NeighborIndex:
         hashes: Callable[[Ids], dict[int, str]],
         ids: Ids | None = None,
         notes: tuple[str, ...] = (),
+        tail: Tail | None = None,
     ) -> None:
         self._index = index
         self._hashes = hashes
         self._ids = ids
         self._notes = notes
+        self._tail = tail
 
     def __len__(self) -> int:
-        return int(self._index.ntotal) if self._ids is None else len(self._ids)
+        if self._ids is not None:
+            return len(self._ids)
+        return int(self._index.ntotal) if self._tail is None else self._tail.state.count
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -56,11 +65,17 @@ class NeighborIndex:
 
     def only_ids(self, ids: Ids) -> NeighborIndex:
         """Narrow the search to some rows of the store; those that the index does not hold are passed over."""
-        return NeighborIndex(self._index, self._hashes, np.intersect1d(ids, self._searched_ids), self._notes)
+        return self._narrowed(np.intersect1d(ids, self._searched_ids))
+
+    def _narrowed(self, ids: Ids) -> NeighborIndex:
+        return NeighborIndex(self._index, self._hashes, ids, self._notes, self._tail)
 
     @property
     def _searched_ids(self) -> Ids:
-        return ids_in(self._index) if self._ids is None else self._ids
+        if self._ids is not None:
+            return self._ids
+        held = ids_in(self._index)
+        return held if self._tail is None else self._tail.ids(np.sort(held))
 
     def search(self, embeddings: FloatArray, k: int) -> tuple[FloatArray, list[list[str]]]:
         """Find the k nearest images of each embedding.
@@ -105,21 +120,61 @@ class NeighborIndex:
         if len(hashes) < len(unique):
             # Images were removed since the index was opened: they are left out, and others found in their place.
             rest = np.setdiff1d(self._searched_ids, [number for number in unique.tolist() if number not in hashes])
-            return NeighborIndex(self._index, self._hashes, rest, self._notes).search(queries, k)
+            return self._narrowed(rest).search(queries, k)
         return similarity, [[hashes[number] for number in row] for row in ids.tolist()]
 
     def _nearest(self, queries: FloatArray, k: int) -> tuple[FloatArray, Ids]:
+        if self._tail is None:
+            return self._nearest_of_index(queries, k)
+        similarity, ids = self._nearest_of_tail(queries, k)
+        if most := min(k, len(self) - self._in_tail):
+            of_index, in_index = self._nearest_of_index(queries, most)
+            similarity, ids = np.concatenate([of_index, similarity], axis=1), np.concatenate([in_index, ids], axis=1)
+        best = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(similarity, best, axis=1), np.take_along_axis(ids, best, axis=1)
+
+    def _nearest_of_index(self, queries: FloatArray, k: int) -> tuple[FloatArray, Ids]:
         # FAISS on a GPU knows no selection of ids.
         worth = self._ids is None and gpu.is_worth_a_copy(len(queries), self._index, k)
         if worth and self._on_gpu is not None:
             similarity, ids = self._on_gpu.search(queries, k)
         else:
             similarity, ids = self._index.search(queries, k, params=self._parameters)
-        # The lists that were probed may hold fewer than k images.
-        short = np.flatnonzero((ids < 0).any(axis=1))
+        # The lists that were probed may hold fewer than k images, and some may have been removed: a selection of all
+        # others would make every search of an exact index three times as long.
+        short = np.flatnonzero((ids < 0).any(axis=1) | self._are_removed(ids))
         if len(short):
             similarity[short], ids[short] = self._index.search(queries[short], k, params=self._all_lists)
         return similarity, ids
+
+    def _are_removed(self, ids: Ids) -> NDArray[np.bool_]:
+        """Which rows (n, k) hold an id that was removed since the file was written; none where ids are selected."""
+        if self._tail is None or self._ids is not None or not len(self._tail.removed):
+            return np.zeros(len(ids), dtype=np.bool_)
+        return np.asarray(np.isin(ids, self._tail.removed).any(axis=1))
+
+    def _nearest_of_tail(self, queries: FloatArray, k: int) -> tuple[FloatArray, Ids]:
+        import faiss
+
+        keys, vectors = self._tail_rows
+        if not len(keys):
+            return np.empty((len(queries), 0), dtype=np.float32), np.empty((len(queries), 0), dtype=np.int64)
+        similarity, places = faiss.knn(queries, vectors, min(k, len(keys)), metric=faiss.METRIC_INNER_PRODUCT)
+        return similarity, keys[places]
+
+    @property
+    def _in_tail(self) -> int:
+        return len(self._tail_rows[0])
+
+    @cached_property
+    def _tail_rows(self) -> tuple[Ids, FloatArray]:
+        """Ids and vectors of the tail that may be found."""
+        assert self._tail is not None  # noqa: S101  for the type checker
+        ids, vectors = self._tail.keys.ids, self._tail.vectors
+        if self._ids is None:
+            return ids, vectors
+        selected = ~without(ids, self._ids)
+        return ids[selected], vectors[selected]
 
     @cached_property
     def _parameters(self) -> Any:
@@ -136,7 +191,10 @@ class NeighborIndex:
 
     @cached_property
     def _all_lists(self) -> Any:
-        return _parameters(self._ids, self._index.nlist)
+        nprobe = getattr(self._index, "nlist", None)
+        if self._ids is None and self._tail is not None and len(self._tail.removed):
+            return _parameters(self._tail.removed, nprobe, but=True)
+        return _parameters(self._ids, nprobe)
 
     @cached_property
     def _on_gpu(self) -> gpu.GpuCopy | None:
@@ -159,8 +217,9 @@ def open_index(store: EmbeddingStore, fingerprint: str, file: Path) -> NeighborI
     StoreError
         If the store holds no vector of this encoder.
     """
-    index, note, said = up_to_date(store, fingerprint, file)
-    return NeighborIndex(index, partial(_stored_hashes, store.path, note), notes=(*said, *note.lines))
+    opened, said = up_to_date(store, fingerprint, file)
+    hashes = partial(_stored_hashes, store.path, opened)
+    return NeighborIndex(opened.index, hashes, notes=(*said, *opened.note.lines), tail=opened.tail)
 
 
 def build(vectors: FloatArray, ids: Sequence[int]) -> Any:
@@ -170,21 +229,32 @@ def build(vectors: FloatArray, ids: Sequence[int]) -> Any:
     return index
 
 
-def _stored_hashes(path: Path, note: Note, ids: Ids) -> dict[int, str]:
-    """Look up rows in the store when they are found, by a connection of the thread that asks."""
+def _stored_hashes(path: Path, opened: Opened, ids: Ids) -> dict[int, str]:
+    """Look up what rows are of when they are found, and whether they are there, by a connection of this thread."""
     with EmbeddingStore(path, read_only=True) as store:
-        if store.identity != note.store:
+        now = store.state
+        if now.identity != opened.note.store:
             raise StoreError(f"{path} was built anew while it was searched", fix="search again")
-        hashes = store.rows(note.fingerprint).hashes(ids)
+        rows = store.rows(opened.note.fingerprint)
+        if opened.keys is None:
+            hashes = rows.hashes(ids)
+        else:
+            present = ids if now == opened.at else rows.present(ids)
+            hashes = opened.keys.find(present)
+            if opened.tail is not None:
+                hashes |= opened.tail.keys.find(present)
         if len(hashes) < len(ids):
             store.check_vectors_found()
         return hashes
 
 
-def _parameters(ids: Ids | None, nprobe: int | None = None) -> Any:
+def _parameters(ids: Ids | None, nprobe: int | None = None, *, but: bool = False) -> Any:
+    """Search among some ids (None: all), or among all `but` some."""
     import faiss
 
     # Fields given by keyword are kept alive, unlike those that are set later; the type stubs do not know of them.
     kind: Any = faiss.SearchParameters if nprobe is None else faiss.SearchParametersIVF
     fields: dict[str, Any] = {} if ids is None else {"sel": faiss.IDSelectorBatch(ids)}
+    if but:
+        fields = {"sel": faiss.IDSelectorNot(fields["sel"])}
     return kind(**fields) if nprobe is None else kind(nprobe=nprobe, **fields)

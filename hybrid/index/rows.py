@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,21 @@ Ids = NDArray[np.int64]
 
 # Vectors that are read at once: 4 MiB of 512 floats.
 CHUNK = 2048
+
+
+class Chunk(NamedTuple):
+    """Rows that were read together, and held against their digests.
+
+    Attributes
+    ----------
+    ids : (n,) int64, ascending
+    vectors : (n, dim) float32
+    hashes : list of n content hashes
+    """
+
+    ids: Ids
+    vectors: FloatArray
+    hashes: list[str]
 
 
 @dataclass(frozen=True)
@@ -72,23 +87,33 @@ class VectorRows:
         ((count, last),) = self._db.rows(query, (self._fingerprint,))
         return RowState(count, last, self.hashes([last]).get(last, ""))
 
-    def ids(self) -> Ids:
-        """Row ids, ascending."""
-        query = "SELECT id FROM embeddings WHERE fingerprint = ? ORDER BY id"
-        return _ids(self._db.rows(query, (self._fingerprint,)))
+    def ids(self, after: int | None = None) -> Ids:
+        """Row ids, ascending, all or those that are larger than one."""
+        query, values = "SELECT id FROM embeddings WHERE fingerprint = ?", [self._fingerprint]
+        if after is None:
+            return _ids(self._db.rows(f"{query} ORDER BY id", values))
+        return _ids(self._db.rows(f"{query} AND id > ? ORDER BY id", [*values, after]))
+
+    def present(self, ids: Ids) -> Ids:
+        """Those of the given row ids that there are, ascending; no vector is read."""
+        # By encoder, for a row of the table is as long as its vector.
+        by_encoder = "INDEXED BY embeddings_by_encoder" if self._digests else ""
+        query = f"""SELECT id FROM embeddings {by_encoder}
+                    WHERE fingerprint = ? AND id IN (SELECT value FROM json_each(?)) ORDER BY id"""  # noqa: S608
+        return _ids(self._db.rows(query, (self._fingerprint, json_list(ids))))
 
     def vectors(self, ids: Sequence[int] | Ids) -> tuple[Ids, FloatArray]:
         """Vectors (n, dim) of those of the rows that there are, ascending by id, and these ids."""
         parts = list(self.chunks(ids))
         if not parts:
             return np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=np.float32)
-        return np.concatenate([known for known, _ in parts]), np.concatenate([vectors for _, vectors in parts])
+        return np.concatenate([part.ids for part in parts]), np.concatenate([part.vectors for part in parts])
 
-    def chunks(self, ids: Sequence[int] | Ids) -> Iterator[tuple[Ids, FloatArray]]:
+    def chunks(self, ids: Sequence[int] | Ids) -> Iterator[Chunk]:
         """Read rows that lie in ascending order, `CHUNK` at a time: no more of them are in memory at once."""
         for rows in self._rows(ids):
             known = np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))
-            yield known, self._vectors(rows)
+            yield Chunk(known, self._vectors(rows), [str(row[1]) for row in rows])
 
     def hashes(self, ids: Sequence[int] | Ids) -> dict[int, str]:
         """Content hash of each of the rows that there are; they are held against their digests, as vectors are."""

@@ -174,7 +174,7 @@ def _vectors(store: EmbeddingStore, name: str, fingerprint: str) -> Part | str:
     rows = store.rows(fingerprint)
     ids = rows.ids()
     count = 0
-    for _, vectors in rows.chunks(ids):
+    for _, vectors, _ in rows.chunks(ids):
         count += len(vectors)
         norms = np.linalg.norm(vectors, axis=1)
         if (wrong := np.abs(norms - 1) > NORM_TOLERANCE).any():

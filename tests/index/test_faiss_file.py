@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from hybrid.index.faiss_build import exact_index
-from hybrid.index.faiss_file import MAGIC, Note, ids_in, read, read_note, write
+from hybrid.index.faiss_file import MAGIC, Note, ids_in, read, read_keys, read_note, write
+from hybrid.index.keys import Keys
 
 NOTE = Note(store="id", fingerprint="fp", count=3, last=9, sha256="ß", kind="exact", planned=3)
+KEYS = Keys(np.array([2, 5, 9]), np.array([b"two", b"five", "ß".encode()]))
 
 
 @pytest.fixture
@@ -23,12 +25,13 @@ def index():
 
 def test_what_is_written_is_read(tmp_path, index):
     file = tmp_path / "index.faiss"
-    write(index, NOTE, file)
+    write(index, NOTE, file, KEYS)
     found = read_note(file)
     content = file.read_bytes()
     # By another implementation: SQLite's, zlib's and gzip's CRC-32 is the one of binascii.
     assert (found.size, found.digest) == (len(content[: found.size]), binascii.crc32(content[: found.size]))
-    assert found == msgspec.structs.replace(NOTE, size=found.size, digest=found.digest)
+    assert found == msgspec.structs.replace(NOTE, size=found.size, digest=found.digest, key_bytes=4)
+    assert read_keys(file, found).find(np.array([9, 3, 2, 10])) == {9: "ß", 2: "two"}
     # The words of the first version, which read and wrote the same files.
     assert b'"cells":7,"probed":3' in msgspec.json.encode(msgspec.structs.replace(NOTE, lists=7, nprobe=3))
     for mapped in (True, False):
@@ -48,7 +51,7 @@ def test_ids_of_cells_are_all_ids():
 
 def test_a_torn_note_or_one_of_another_format_is_none(tmp_path, index):
     file = tmp_path / "index.faiss"
-    write(index, msgspec.structs.replace(NOTE, format=3), file)
+    write(index, msgspec.structs.replace(NOTE, format=3), file, KEYS)
     lengths = [bytes(8), (99).to_bytes(8, "little"), b"\xff" * 8]
     notes = [note + len(note).to_bytes(8, "little") for note in (b"{", b"[]", b'{"store": 1}')]
     tails = [b"", *lengths, *notes]
@@ -65,7 +68,7 @@ def test_two_processes_never_write_to_the_same_part(tmp_path, index, monkeypatch
     monkeypatch.setattr(faiss, "write_index", lambda index, part: parts.append(part) or write_index(index, part))
     for process in (101, 102):
         monkeypatch.setattr(os, "getpid", lambda process=process: process)
-        write(index, NOTE, tmp_path / "index.faiss")
+        write(index, NOTE, tmp_path / "index.faiss", KEYS)
     assert len(set(parts)) == 2
 
 

@@ -30,7 +30,7 @@ def test_as_few_cells_are_probed_as_the_recall_of_a_plain_search_needs(rows, mon
     for wanted in (0.2, 0.6, 0.95, 1.0):
         monkeypatch.setattr(ivf, "MIN_RECALL", wanted)
         index, held, quality = build_ivf(rows, ids)
-        assert np.array_equal(held, ids)
+        assert np.array_equal(held.ids, ids)
         assert (quality.lists, quality.sample) == (22, 60)
         assert index.nprobe == quality.nprobe
         found = index.search(vectors[chosen], 11)[1]
@@ -64,4 +64,4 @@ def test_what_a_sensible_share_of_the_cells_does_not_hold_is_not_enough(rows, mo
 def test_rows_that_leave_meanwhile_are_not_held(rows):
     ids = rows.ids()
     _, held, _ = build_ivf(rows, np.append(ids, ids[-1] + 5))
-    assert np.array_equal(held, ids)
+    assert np.array_equal(held.ids, ids)

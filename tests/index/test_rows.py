@@ -42,9 +42,9 @@ def test_vectors_come_in_chunks_by_id(filled, rows, monkeypatch):
     for chunk in (1, 7, 30, 4096):
         monkeypatch.setattr(module, "CHUNK", chunk)
         chunks = list(rows.chunks(rows.ids()))
-        assert max(len(ids) for ids, _ in chunks) <= chunk
-        assert np.concatenate([ids for ids, _ in chunks]).tolist() == IDS
-        assert np.array_equal(np.concatenate([vectors for _, vectors in chunks]), expected)
+        assert max(len(chunk.ids) for chunk in chunks) <= chunk
+        assert np.concatenate([chunk.ids for chunk in chunks]).tolist() == IDS
+        assert np.array_equal(np.concatenate([chunk.vectors for chunk in chunks]), expected)
     # Of some rows, those that there are.
     ids, vectors = rows.vectors([4, 11, 12, 99])
     assert ids.tolist() == [4, 12]
