@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -95,13 +96,13 @@ class Run:
         return next(draw(count, self.dim, self.classes, seed=1, chunk=count))
 
 
-def images(name: str, count: int, start: int = 0) -> list[StoredImage]:
-    """Records with paths and hashes as long as real ones."""
+def images(name: str, count: int, start: int = 0, per_class: int = 1) -> list[StoredImage]:
+    """Records with paths and hashes as long as real ones, by path, as a source lists them."""
     records = (
         ImageRecord(
-            f"/data/photos/{name}/class-{n % CLASSES:04}/{n:08}.jpg",
+            f"/data/photos/{name}/class-{n // per_class:04}/{n:08}.jpg",
             "/data/photos",
-            f"{n % CLASSES}",
+            f"{n // per_class:04}",
             "train",
             100_000 + n,
             1_700_000_000_000_000_000 + n,
@@ -123,14 +124,19 @@ def write(store: EmbeddingStore, batch: list[StoredImage], vectors: FloatArray) 
 
 
 def fill(run: Run) -> dict[str, float]:
-    """Insert all rows in batches of 1,000; then, at full size, some more in batches of 32, which leave again."""
+    """Insert all rows in bulk, in batches of 1,000; then some more in batches of 32, which leave again."""
     with EmbeddingStore(run.store) as store:
         store.name_encoder(ENCODER, ENCODER)
         seconds = done = 0.0
-        for vectors in draw(run.rows, run.dim, run.classes):
-            batch = images("train", len(vectors), int(done))
-            seconds += write(store, batch, vectors)
-            done += len(vectors)
+        per_class = -(-run.rows // CLASSES)
+        with ExitStack() as bulk:
+            bulk.enter_context(store.bulk())
+            for vectors in draw(run.rows, run.dim, run.classes):
+                batch = images("train", len(vectors), int(done), per_class)
+                seconds += write(store, batch, vectors)
+                done += len(vectors)
+            # What finds images by content is made at the end.
+            seconds += timed(bulk.close)
         few = 0.0
         for start, vectors in enumerate(draw(SMALL_ROWS, run.dim, run.classes, seed=2, chunk=SMALL_BATCH)):
             few += write(store, images("few", len(vectors), start * SMALL_BATCH), vectors)

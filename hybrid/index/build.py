@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
@@ -27,6 +28,8 @@ from hybrid.index.store import EmbeddingStore, ImageRow, StoredImage, added_to, 
 T = TypeVar("T")
 Progress = Callable[[int], None]
 Look = Callable[[ReadImage], ReadImage]
+# Images from which on a store is filled in bulk, if they are more than it holds.
+_BULK = 5000
 # Sources that are gone and are named one by one.
 _SHOWN = 5
 
@@ -150,10 +153,11 @@ def build_index(
     progress(summary.unchanged)
     # A GPU's memory is found out by a trial, so only where it matters.
     size = batch_size or (encoder.batch_size if len(unread) > 1 else 1)
-    for batch in embedded_batches(unread, encoder, embedded, size, workers=workers):
-        store.write_batch(batch.images, batch.contents, encoder.fingerprint)
-        _count(batch, known, summary)
-        progress(len(batch.images) + len(batch.unreadable))
+    with store.bulk() if len(unread) > max(_BULK, len(known)) else nullcontext():
+        for batch in embedded_batches(unread, encoder, embedded, size, workers=workers):
+            store.write_batch(batch.images, batch.contents, encoder.fingerprint)
+            _count(batch, known, summary)
+            progress(len(batch.images) + len(batch.unreadable))
     _forget(scan, store, known, missing, summary, replace=replace)
     return summary
 

@@ -244,6 +244,10 @@ def read(file: Path, note: Note, *, mapped: bool) -> Any:
         index = faiss.read_index(str(file), flag if mapped else 0)
     except RuntimeError:
         return None
+    if mapped and hasattr(index, "invlists"):
+        # FAISS would read every list that is probed a second time, in 32 threads, to have it in memory.
+        lists: Any = faiss.downcast_InvertedLists(index.invlists)
+        lists.prefetch_nthread = 0
     return index if index.ntotal == note.count else None
 
 

@@ -89,10 +89,15 @@ class VectorRows:
 
     def ids(self, after: int | None = None) -> Ids:
         """Row ids, ascending, all or those that are larger than one."""
-        query, values = "SELECT id FROM embeddings WHERE fingerprint = ?", [self._fingerprint]
-        if after is None:
-            return _ids(self._db.rows(f"{query} ORDER BY id", values))
-        return _ids(self._db.rows(f"{query} AND id > ? ORDER BY id", [*values, after]))
+        query = "SELECT id FROM embeddings WHERE fingerprint = :encoder AND id > :after ORDER BY id"
+        if after is not None:
+            return _ids(self._db.rows(query, {"encoder": self._fingerprint, "after": after}))
+        # As one text: a million rows one by one take twice as long.
+        query = "SELECT group_concat(id) FROM embeddings WHERE fingerprint = ?"
+        ((text,),) = self._db.rows(query, (self._fingerprint,))
+        ids: Ids = np.fromstring(text or "", dtype=np.int64, sep=",")
+        ids.sort()
+        return ids
 
     def present(self, ids: Ids) -> Ids:
         """Those of the given row ids that there are, ascending; no vector is read."""

@@ -24,6 +24,7 @@ _CHUNK = 5000
 BY_ENCODER = "CREATE INDEX IF NOT EXISTS embeddings_by_encoder ON embeddings (fingerprint)"
 # A second copy of the labels, to hold against the first: classes are read at every start, rows one by one are not.
 BY_LABEL = "CREATE INDEX IF NOT EXISTS photos_by_label ON photos (label)"
+BY_CONTENT = "CREATE INDEX IF NOT EXISTS photos_by_content ON photos (sha256)"
 HISTORY = "CREATE TABLE IF NOT EXISTS history (revision INTEGER PRIMARY KEY, token TEXT NOT NULL)"
 # Columns by table: those of format 1, and those that format 2 adds.
 COLUMNS = {
@@ -46,7 +47,7 @@ CREATE TABLE IF NOT EXISTS photos (
     mtime_ns INTEGER NOT NULL, container TEXT, offset INTEGER NOT NULL, sha256 TEXT NOT NULL,
     ctime_ns INTEGER NOT NULL DEFAULT 0, inode INTEGER NOT NULL DEFAULT 0, digest INTEGER
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS photos_by_content ON photos (sha256);
+{BY_CONTENT};
 {BY_LABEL};
 CREATE TABLE IF NOT EXISTS embeddings (
     id INTEGER PRIMARY KEY, sha256 TEXT NOT NULL, fingerprint TEXT NOT NULL, vector BLOB NOT NULL, digest INTEGER,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from hybrid.index.database import PATIENCE, damaged
 from hybrid.index.digests import checked_vectors, is_sound, row_digest, vector_digest
 from hybrid.index.given import GivenLabel
 from hybrid.index.rows import VectorRows, json_list, to_blob
-from hybrid.index.schema import StoreState, meta, new_token, open_database, upgrade
+from hybrid.index.schema import BY_CONTENT, StoreState, meta, new_token, open_database, upgrade
 from hybrid.index.stored import ImageRow, StoredImage, typed_row
 from hybrid.labels.names import NONE, class_key
 
@@ -95,6 +95,7 @@ class EmbeddingStore:
         self._db, self.format = open_database(path, must_exist=must_exist, read_only=read_only, patience=patience)
         self._sound: set[str] = set()
         self._own = f"{path.parent.absolute() / PHOTOS}{os.sep}"
+        self._in_bulk = False
         self._given: tuple[int, dict[str, GivenLabel]] | None = None
         self._captures: tuple[int, dict[str, Capture]] | None = None
 
@@ -486,6 +487,22 @@ class EmbeddingStore:
                 )
             self._grow_revision()
 
+    @contextmanager
+    def bulk(self) -> Iterator[None]:
+        """Write many batches of new images: what finds images by content is made once, when the block ends.
+
+        Each new hash falls anywhere in that index, so that a batch would write a page of it for every image. Until then
+        images are found by content as well, but slowly. Where the block does not end, the next write makes the index.
+        """
+        self._upgrade()
+        self._in_bulk = True
+        try:
+            self._db.change("DROP INDEX IF EXISTS photos_by_content")
+            yield
+        finally:
+            self._in_bulk = False
+        self._upgrade()
+
     def _leaves_vectors(self, rows: Sequence[ImageRow], vectors: Mapping[str, FloatArray]) -> bool:
         """Whether a batch may leave vectors that no image has: of the bytes that a path held before, or its own."""
         new = {row.path: row.sha256 for row in rows}
@@ -568,6 +585,8 @@ class EmbeddingStore:
         if not self.has_digests:
             upgrade(self._db)
             self.format = int(meta(self._db, "format"))
+        if not self._in_bulk:
+            self._db.change(BY_CONTENT)
 
     @property
     def _digest(self) -> str:

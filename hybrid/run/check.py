@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from hybrid.encoders.base import FloatArray
 from hybrid.errors import HybridError, named_file_errors
 from hybrid.files import file_sha256
 from hybrid.heads.training.checkpoint import read_checkpoint
 from hybrid.heads.training.folds import read_features
 from hybrid.images.naming import plural
-from hybrid.index import faiss_file
-from hybrid.index.rows import CHUNK
+from hybrid.index import faiss_file, faiss_tail
+from hybrid.index.keys import Keys
+from hybrid.index.rows import VectorRows
 from hybrid.index.store import EmbeddingStore
 from hybrid.run.classes.change import read_run_classes
 from hybrid.run.classes.entries import check_added, read_classes
@@ -209,27 +211,44 @@ def _faiss(layout: Layout, store: EmbeddingStore) -> Part | str:
     index = faiss_file.read(file, note, mapped=False)
     if index is None:
         return Part("index.faiss", DAMAGED, "FAISS cannot read it", again)
-    rows = store.rows(note.fingerprint)
     stale = Part("index.faiss", NOTE, "it is not up to date with the store", "nothing: the next search updates it")
-    ids = np.sort(faiss_file.ids_in(index))
-    if note.store != store.identity or not np.array_equal(ids, rows.ids()):
+    if note.store != store.identity:
         return stale
-    if note.kind == "exact" and not _same_vectors(index, store, note.fingerprint):
+    rows, keys, found = store.rows(note.fingerprint), faiss_file.read_keys(file, note), faiss_tail.read_tail(file, note)
+    tail = None if found is None else found[0]
+    if tail is None and faiss_tail.tail_of(file).exists():
+        fix = "nothing: the next search that needs it makes it again"
+        return Part("index.faiss", NOTE, f"{faiss_tail.tail_of(file).name} is torn, or of another file", fix)
+    held = np.sort(faiss_file.ids_in(index))
+    if keys is not None and not np.array_equal(keys.ids, held):
+        return Part("index.faiss", DAMAGED, "it names other rows than it holds", again)
+    if not np.array_equal(held if tail is None else tail.ids(held), rows.ids()):
+        return stale
+    if not _agrees(index, note, keys, rows) or (tail is not None and not _fits(rows, tail.keys, tail.vectors)):
         return Part("index.faiss", DAMAGED, "it holds other vectors than the store", again)
-    return f"{plural(int(index.ntotal), 'vector')}, those of the store" + ("" if note.size else "; " + OLD)
+    count = plural(int(index.ntotal) if tail is None else tail.state.count, "vector")
+    return f"{count}, those of the store" + ("" if note.size else "; " + OLD)
 
 
-def _same_vectors(index: Any, store: EmbeddingStore, fingerprint: str) -> bool:
-    """Hold the vectors of an exact index against those of the store."""
+def _agrees(index: Any, note: faiss_file.Note, keys: Keys | None, rows: VectorRows) -> bool:
+    """Hold contents, and the vectors of an exact index, against the store, as far as it still holds the rows."""
     import faiss
 
     held = faiss_file.ids_in(index)
-    rows = store.rows(fingerprint)
-    flat = faiss.downcast_index(index.index)
-    for start in range(0, len(held), CHUNK):
-        ids = held[start : start + CHUNK]
-        _, vectors = rows.vectors(np.sort(ids))
-        if not np.array_equal(flat.reconstruct_n(start, len(ids))[np.argsort(ids)], vectors):
+    order = np.argsort(held)
+    vectors = None
+    if note.kind == "exact":
+        flat: Any = faiss.downcast_index(index.index)
+        vectors = faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d).reshape(flat.ntotal, flat.d)[order]
+    return _fits(rows, keys or Keys(held[order], np.empty(0, dtype="S1")), vectors)
+
+
+def _fits(rows: VectorRows, keys: Keys, vectors: FloatArray | None) -> bool:
+    for chunk in rows.chunks(keys.ids):
+        places = np.searchsorted(keys.ids, chunk.ids)
+        if len(keys.hashes) and list(keys.find(chunk.ids).values()) != chunk.hashes:
+            return False
+        if vectors is not None and not np.array_equal(vectors[places], chunk.vectors):
             return False
     return True
 

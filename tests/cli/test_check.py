@@ -92,7 +92,7 @@ def test_a_flipped_bit_is_a_named_error_or_makes_no_difference(animals, run, hyb
             got = answer(name, trial)
             assert got in (right[name], None), what
             named += got is None
-    assert named >= 6
+    assert named >= 4
 
 
 def test_an_index_that_is_not_the_runs_own_is_a_named_error(animals, run, hybrid, tmp_path):

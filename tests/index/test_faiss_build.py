@@ -11,8 +11,9 @@ import pytest
 
 from hybrid.errors import StoreError
 from hybrid.images.records import ImageRecord
-from hybrid.index import faiss_build, ivf
-from hybrid.index.faiss_file import ids_in, read_note
+from hybrid.index import faiss_build, faiss_tail, ivf
+from hybrid.index.faiss_file import MAGIC, ids_in, read_note, seal
+from hybrid.index.faiss_tail import tail_of
 from hybrid.index.neighbors import open_index
 from hybrid.index.store import EmbeddingStore, StoredImage
 
@@ -409,3 +410,101 @@ def test_any_flipped_bit_of_the_file_is_noticed_and_mended(filled, done, place):
     assert filled.open().notes == ("index.faiss is damaged: made again from the store",)
     filled.check()
     assert done == ["built", "built"]
+
+
+# The tail of a large file
+
+
+@pytest.fixture
+def tailed(monkeypatch):
+    """Every file is large enough for a tail, of up to half its rows."""
+    monkeypatch.setattr(faiss_tail, "TAIL_FROM", 0)
+    monkeypatch.setattr(faiss_tail, "MAX_TAIL", 0.5)
+
+
+@pytest.mark.parametrize(("seed", "kind"), [(seed, kind) for seed in range(4) for kind in ("exact", "cells")])
+def test_a_file_and_its_tail_give_what_a_build_anew_gives(filled, tailed, done, monkeypatch, seed, kind):
+    if kind == "cells":
+        monkeypatch.setattr(faiss_build, "EXACT_UP_TO", 30)
+        monkeypatch.setattr(ivf, "MIN_LISTS_PER_PROBE", 1)
+        monkeypatch.setattr(ivf, "MIN_RECALL", 1.0)  # so that all lists are probed
+    filled.open()
+    before = stamp(filled)
+    rng = np.random.default_rng(seed)
+    for step in range(5):
+        if step != 3:
+            filled.add([f"{step}-{number}" for number in range(rng.integers(1, 4))], 99 + 10 * seed + step)
+        # The nearest ones, so that a search that finds them must look further.
+        filled.remove(list(dict.fromkeys([filled.nearest(1)[1][step][0], *rng.choice(list(filled.known), size=2)])))
+        filled.check(k=9)
+        index = filled.open()
+        among = list(rng.choice(list(filled.known), size=12, replace=False))
+        filled.check(filled.only(index, among), 12, among)
+        filled.check(index, k=COUNT)
+    assert (done, stamp(filled)) == (["built"], before)
+    assert tail_of(filled.file).exists()
+
+
+def test_a_tail_is_merged_once_it_is_long(filled, tailed, done):
+    filled.open()
+    filled.add([f"a-{number}" for number in range(30)], 1)
+    filled.check()
+    filled.remove([NAMES[0]])
+    filled.check()
+    assert done == ["built", "updated"]
+    assert not tail_of(filled.file).exists()
+    # The row of the largest id leaves, from the tail and from the file.
+    for gone in ("b", "a-29", "a-28"):
+        if gone == "b":
+            filled.add(["b"], 2)
+            filled.check()
+        filled.remove([gone])
+        filled.check(k=COUNT)
+    assert done == ["built", "updated"]
+
+
+def test_a_tail_that_is_torn_or_of_another_file_is_made_again(filled, tailed, done):
+    filled.open()
+    filled.add(["new", "newer"], 1)
+    filled.remove([NAMES[4]])
+    filled.check()
+    tail = tail_of(filled.file)
+    content = tail.read_bytes()
+    middle = len(content) // 3
+    for broken in (content[:middle] + b"?" + content[middle + 1 :], content[:-1], b"", content[10:]):
+        tail.write_bytes(broken)
+        filled.check()
+        assert tail.read_bytes() == content
+    # An earlier version knows no tails, and writes the file again.
+    filled.file.unlink()
+    tail.rename(tail.with_name("kept"))
+    filled.check()
+    tail.with_name("kept").rename(tail)
+    filled.check()
+    assert done == ["built", "built"]
+
+
+def test_a_tail_that_cannot_be_written_is_a_note(filled, tailed):
+    filled.open()
+    tail_of(filled.file).mkdir()
+    filled.add(["new"], 1)
+    index = filled.open()
+    assert index.notes[0].startswith("index.faiss.tail cannot be written, so that the next search makes it again: ")
+    filled.check(index, k=COUNT)
+
+
+def test_a_file_without_keys_is_searched_and_gets_them_when_it_is_written_again(filled, tailed, done):
+    filled.open()
+    note = read_note(filled.file)
+    content = filled.file.read_bytes()
+    size = note.size - note.count * (8 + note.key_bytes)
+    filled.file.write_bytes(content[:size])
+    seal(filled.file, msgspec.structs.replace(note, key_bytes=0), MAGIC)
+    filled.check()
+    filled.add(["new"], 1)
+    filled.check()
+    assert done == ["built", "updated"]
+    assert read_note(filled.file).key_bytes == len("content-59")
+    filled.add(["newer"], 2)
+    filled.check(k=COUNT)
+    assert done == ["built", "updated"]
