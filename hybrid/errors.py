@@ -89,11 +89,15 @@ class FewShotError(HybridError):
 
 
 class ArtifactError(HybridError):
-    """A run folder is missing a part, or was written by another version."""
+    """A run folder or a bundle is missing a part, or was written by another version."""
 
 
 class InUseError(ArtifactError):
     """Another command writes to the run, and nobody is to wait for it."""
+
+
+class ExportError(HybridError):
+    """A model or a run cannot be exported."""
 
 
 class MetricError(HybridError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import glob
 import hashlib
+import json
 import os
 import re
 import stat
@@ -15,9 +16,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from hybrid.errors import named_file_errors
+from hybrid.errors import UNSAFE, named_file_errors
 
 # What a killed process left beside a file is removed by the next one that writes it, unless it is so young that its
 # writer may be alive, on this machine or on another one that shares the folder.
@@ -199,6 +200,13 @@ def start_of(file: Path, count: int) -> bytes:
 def safe_cell(text: str) -> str:
     """Put an apostrophe before a text of a CSV that a spreadsheet would take for a formula, as OWASP advises."""
     return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def json_line(row: Mapping[str, Any], stream: TextIO) -> str:
+    """Write a JSON object in one line; what a terminal would obey or the stream cannot hold is escaped, as JSON may."""
+    unicode = (stream.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    line = json.dumps(row, ensure_ascii=not unicode)
+    return UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1], line) + "\n"
 
 
 def file_sha256(file: Path) -> str:

@@ -13,6 +13,8 @@ HEAVY = {
     "faiss",
     "fastapi",
     "matplotlib",
+    "onnx",
+    "onnxscript",
     "open_clip",
     "optuna",
     "peft",
@@ -42,6 +44,7 @@ NEVER = {
     "heads": {"gate", "run", "classifier", "prediction"},
     "gate": {"heads", "run", "classifier", "prediction"},
     "run": {"classifier"},
+    "lite": {"evaluation", "export", "hub", "tools", "cluster", "serve", "demo"},
     "prediction": {"run", "classifier"},
     "demo": {"*", "!errors", "!files"},
 }
@@ -52,8 +55,10 @@ LEAVES = {
     "tools": {"cli", "serve"},
     "cluster": {"cli", "serve"},
     "serve": {"cli"},
+    "export": {"cli"},
+    "lite": {"export"},
     "demo": {"cli"},
-    "cli": {"__main__"},
+    "cli": {"__main__", "lite"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Does what the commands do, and so imports, where it does it, what they import.
@@ -96,6 +101,12 @@ def loaded_after(code):
 
 def test_import_hybrid_loads_nothing_heavy():
     assert not loaded_after("import hybrid") & HEAVY
+
+
+def test_lite_loads_nothing_heavy():
+    """Nor what a machine need not have that answers by bundles; tests/lite runs it where these cannot be imported."""
+    found = loaded_after("import hybrid.lite.__main__, hybrid.lite.load")
+    assert not found & (HEAVY | {"filelock", "huggingface_hub", "jinja2", "psutil", "rich", "threadpoolctl", "typer"})
 
 
 def test_help_loads_nothing_heavy():

@@ -45,6 +45,7 @@ COMMANDS = {
     "label": "hybrid.cli.label",
     "serve": "hybrid.cli.serve",
     "push": "hybrid.cli.push",
+    "export": "hybrid.cli.export",
     "info": "hybrid.cli.info",
     "check": "hybrid.cli.check",
     "import-index": "hybrid.cli.embed",

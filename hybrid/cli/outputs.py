@@ -52,6 +52,8 @@ RESULTS = Kind("result of compare", rb'\{\s*"results": ')
 # Of tune.
 STUDY, TRIALS = Kind("study", rb"SQLite format 3\0.*studies"), Kind("table of trials", rb"trial,state,score,")
 TUNED = Kind("tuned recipe", rb'description = "tuned from ')
+# Of export: a zip file whose first member says what it holds.
+BUNDLE = Kind("bundle", rb"PK\x03\x04.{26}manifest\.json")
 BEGINNING = 2**20  # bytes in which the mark of a kind stands
 
 

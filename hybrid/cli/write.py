@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 from hybrid.cli import show
 from hybrid.cli.failures import BROKEN_PIPE, Stopped
 from hybrid.cli.options import OutputOptions, PredictionOutputOptions
-from hybrid.errors import UNSAFE, ConfigError, listing, visible
-from hybrid.files import atomic_write, is_stdout, safe_cell
+from hybrid.errors import ConfigError, listing, visible
+from hybrid.files import atomic_write, is_stdout, json_line, safe_cell
 from hybrid.prediction import DetectedBox, Neighbor, Prediction
 from hybrid.terminal import Column, FittedTable, SafeConsole
 
@@ -81,10 +81,8 @@ def console_of(stream: TextIO) -> SafeConsole:
 
 def write_jsonl(rows: Iterable[Mapping[str, Any]], stream: TextIO) -> None:
     """Write one JSON object per line; what a terminal would obey or the stream cannot hold is escaped, as JSON may."""
-    unicode = (stream.encoding or "utf-8").lower().replace("-", "") == "utf8"
     for row in rows:
-        line = json.dumps(row, ensure_ascii=not unicode)
-        stream.write(UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1], line) + "\n")
+        stream.write(json_line(row, stream))
 
 
 class CsvWriter:

@@ -187,6 +187,8 @@ class ClipEncoder:
     def __init__(self, source: ClipSource, compute: Compute) -> None:
         tokenizer, source = source.model, _fetch(source)
         self._model, transform, self._tokenizer = _load(source, tokenizer, compute)
+        self.model: Any = self._model  # open_clip's own, and its tokenizer, for export
+        self.tokenizer: Any = self._tokenizer
         self._compute = compute
         self._preprocess = Preprocessor(transform, compute.device, compute.dtype)
         # A `batch` (n, 3, height, width) to embeddings (n, dim), not of unit norm.
@@ -194,7 +196,7 @@ class ClipEncoder:
         self._embed = ImageTower(self._model, compute)
         self.transform: Any = transform  # open_clip's own preprocessing, for comparison
         self._limit = OomBackoff("encoder", compute)
-        self.min_side = self._preprocess.min_side
+        self.min_side, self.steps = self._preprocess.min_side, self._preprocess.steps
         self.name = source.shown
         config = self._model.visual.preprocess_cfg
         config = asdict(config) if is_dataclass(config) and not isinstance(config, type) else dict(config)

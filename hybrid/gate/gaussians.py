@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +31,8 @@ SLOPES = (0.0, 0.2, 0.4, 0.6, 0.8)
 NEAREST = 5
 # How many images the mean that is predicted from a text is worth.
 TEXT_WORTH = 1.0
+# Of a saved `ClassGaussians`.
+TENSORS = ("means", "within", "background_mean", "background_covariance", "counts")
 
 
 @dataclass(frozen=True)
@@ -272,9 +274,12 @@ class ClassGaussians:
     @classmethod
     def load(cls, file: Path) -> ClassGaussians:
         """Read what `save` wrote; ArtifactError if it is missing or damaged."""
-        names = ("means", "within", "background_mean", "background_covariance", "counts")
-        tensors = read_tensors(file, names, "hybrid train-head")
-        means, within, *background = (np.asarray(tensors[name], np.float64) for name in names[:-1])
+        return cls.of_tensors(read_tensors(file, TENSORS, "hybrid train-head"))
+
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, NDArray[Any]]) -> ClassGaussians:
+        """Take what such a file holds, by its names."""
+        means, within, *background = (np.asarray(tensors[name], np.float64) for name in TENSORS[:-1])
         # Version 0.1.0 had one map for all runs.
         text_map = TextMap(*tensors["text_map"].tolist()) if "text_map" in tensors else TextMap()
         return cls(means, tensors["counts"].astype(np.intp), within, Gaussian(*background), text_map)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -133,8 +134,13 @@ class CalibrationSet:
     @classmethod
     def load(cls, file: Path) -> CalibrationSet:
         """Read what `save` wrote; ArtifactError if it is missing or damaged."""
+        names = {TENSORS.get(item.name, item.name) for item in fields(cls)}
+        return cls.of_tensors(read_tensors(file, names - LATER, "hybrid fit-gate"))
+
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, NDArray[Any]]) -> CalibrationSet:
+        """Take what such a file holds, by its names."""
         names = {item.name: TENSORS.get(item.name, item.name) for item in fields(cls)}
-        tensors = read_tensors(file, set(names.values()) - LATER, "hybrid fit-gate")
         return cls(**{field: tensors[name] for field, name in names.items() if name in tensors})
 
 

@@ -77,6 +77,11 @@ class Preprocessor:
         self._resampler = Resampler(self._steps, self._device) if self._steps is not None else None
 
     @property
+    def steps(self) -> Steps | None:
+        """What it does in numbers; None for a transform that `read_steps` cannot read."""
+        return self._steps
+
+    @property
     def min_side(self) -> int | None:
         """Shorter side that images should be decoded at; None: full size."""
         return None if self._steps is None else self._steps.min_side

@@ -65,6 +65,10 @@ class RunState:
         Expert asked for, where there is no head.
     head_folder : Path or None
         Where the head was read from.
+    expert_weights : tuple of float or None
+        Of the few-shot expert `few_shot`, where they were fitted to the same images before.
+    bundle : Path or None
+        That it was read from, in the place of a run; it cannot be saved as one.
     text_bar : TextBar
         Shown while many texts are encoded.
     """
@@ -81,6 +85,8 @@ class RunState:
     trained_on: frozenset[str] = frozenset()
     few_shot: str | None = None
     head_folder: Path | None = None
+    expert_weights: tuple[float, ...] | None = None
+    bundle: Path | None = None
     text_bar: TextBar = no_bar
     taxonomy: Taxonomy | None = None
 
@@ -350,7 +356,7 @@ def _fit_expert(
         )
     chosen = state.few_shot or (ALL_SUPPORTED if every else SOME_SUPPORTED)
     labels = np.concatenate([np.full(len(own), place, np.intp) for own, place in images])
-    expert = make_expert(chosen, state.encoder.logit_scale)
+    expert = make_expert(chosen, state.encoder.logit_scale, weights=state.expert_weights)
     expert.fit(np.concatenate([own for own, _ in images]), labels, texts)
     return (
         expert,

@@ -36,6 +36,7 @@ from hybrid.run.pull import local_run
 if TYPE_CHECKING:
     from hybrid.classifier import HybridClassifier, Prompts
     from hybrid.evaluation.results import Evaluation
+    from hybrid.export.bundle import ExportSummary
     from hybrid.gate.policy import Policy
     from hybrid.index.build import IndexSummary
     from hybrid.labels.taxonomy import Taxonomy
@@ -628,6 +629,57 @@ class Run:
             text_bar=self._text_bar,
             taxonomy=placed,
         )
+
+    def export(
+        self,
+        out: str | Path,
+        prompts: Prompts | None = None,
+        *,
+        templates: str | None = None,
+        policy: Policy | None = None,
+        regions: Regions | None = None,
+        strict_names: bool = False,
+        taxonomy: Taxonomy | str | Path | None = None,
+        text: bool = True,
+    ) -> ExportSummary:
+        """Write the run, in single precision, to one file that answers without torch; see `hybrid.lite.load`.
+
+        Parameters
+        ----------
+        out : str or Path
+            Such as ``animals.hybrid``; it is replaced if it exists.
+        prompts, templates, policy, regions, strict_names, taxonomy
+            See `HybridClassifier.from_run`.
+        text : bool
+            Whether new classes can be named in the bundle, by a text tower.
+
+        Raises
+        ------
+        HybridError
+            If parts are missing, or something of the run cannot be exported; it says what.
+        """
+        from hybrid.export.bundle import export_bundle
+
+        model, pretrained, _ = self._given
+        exact = Run(
+            self.folder,
+            encoder=model,
+            pretrained=pretrained,
+            precision="fp32",
+            device="cpu",
+            decoder="cpu",
+            say=self._say,
+            text_bar=self._text_bar,
+        )
+        classifier = exact.classifier(
+            prompts,
+            templates=templates,
+            policy=policy,
+            regions=regions,
+            strict_names=strict_names,
+            taxonomy=taxonomy,
+        )
+        return export_bundle(classifier, Path(out), self._say, text=text)
 
     def evaluate(
         self,

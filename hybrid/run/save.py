@@ -48,6 +48,12 @@ def save_run(state: RunState, folder: Path, *, wait: bool = True) -> RunState:
     ArtifactError
         If the folder holds something else already.
     """
+    if state.bundle is not None:
+        raise ArtifactError(
+            "a classifier of a bundle cannot be saved as a run",
+            got=str(state.bundle),
+            fix="copy the bundle; or save the classifier of the run that was exported",
+        )
     target = Layout(folder)
     if state.layout is not None and folder.resolve() == state.layout.root.resolve():
         with writing(target, "save", wait=wait):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,6 +75,8 @@ class Posterior(FewShotExpert):
     ----------
     logit_scale : float
         The encoder's.
+    weights : sequence of float, optional
+        Those of an expert that was fitted to the same images before; default: they are fitted.
 
     Attributes
     ----------
@@ -81,10 +84,15 @@ class Posterior(FewShotExpert):
         Of cosine, centered cosine, discriminant and bias.
     """
 
+    def __init__(self, logit_scale: float, weights: Sequence[float] | None = None) -> None:
+        super().__init__(logit_scale)
+        self.weights = weights
+
     def _fit(self, shots: Shots) -> None:
         text_map = _text_map(shots)
         self.model_ = _Model.fit(shots, self.logit_scale, text_map)
-        self.weights_ = _fit_weights(shots, self.logit_scale, text_map)
+        known = self.weights is not None
+        self.weights_ = np.array(self.weights) if known else _fit_weights(shots, self.logit_scale, text_map)
 
     def _logits(self, embeddings: Floats) -> Floats:
         return np.asarray(np.tensordot(self.weights_, self.model_.scores(embeddings), axes=1))

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from hybrid.errors import FewShotError
 from hybrid.gate.few_shot.base import FewShotExpert
 from hybrid.gate.few_shot.mean_cache import MeanCache
 from hybrid.gate.few_shot.posterior import Posterior
 
-EXPERTS: dict[str, Callable[[float], FewShotExpert]] = {
+EXPERTS: dict[str, Callable[..., FewShotExpert]] = {
     "mean-cache": MeanCache,
     "posterior": Posterior,
 }
 
 
 def make_expert(
-    name: str, logit_scale: float, experts: Mapping[str, Callable[[float], FewShotExpert]] = EXPERTS
+    name: str,
+    logit_scale: float,
+    experts: Mapping[str, Callable[..., FewShotExpert]] = EXPERTS,
+    weights: Sequence[float] | None = None,
 ) -> FewShotExpert:
     """Build an expert with its fixed hyper-parameters.
 
@@ -27,6 +30,8 @@ def make_expert(
         A key of `experts`.
     logit_scale : float
         The encoder's.
+    weights : sequence of float, optional
+        For an expert that fits weights: those to take instead.
 
     Raises
     ------
@@ -41,4 +46,4 @@ def make_expert(
             got=f"near it: {', '.join(near)}" if near else None,
             fix="take one of these",
         )
-    return experts[name](logit_scale)
+    return experts[name](logit_scale) if weights is None else experts[name](logit_scale, weights=weights)

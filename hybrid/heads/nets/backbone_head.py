@@ -55,7 +55,7 @@ class BackboneHead:
         # float32: the networks compute under autocast.
         self._preprocess = Preprocessor(plain_transform(_first(model), settings.model), compute.device, torch.float32)
         self._limit = OomBackoff("head", compute)
-        self.min_side = self._preprocess.min_side
+        self.min_side, self.steps = self._preprocess.min_side, self._preprocess.steps
         # channels_last: what oneDNN and tensor cores compute convolutions in.
         self.model: nn.Module = model.to(compute.device).to(memory_format=torch.channels_last)
         self.model.eval().requires_grad_(False)

@@ -1,0 +1,1 @@
+"""Models that travel: a run as one file that needs no torch."""
