@@ -30,7 +30,7 @@ def demo(
     )
     write_demo(data)
     write_camera_trap(data / "traps")
-    prompts = str(data / "prompts.txt")
+    prompts, taxonomy = str(data / "prompts.txt"), str(data / "taxonomy.csv")
     common = ["--run", str(run)]
     steps: tuple[tuple[str, list[str]], ...] = (
         (
@@ -44,7 +44,7 @@ def demo(
         (
             "Test on photos of all 50 classes",
             [
-                *("evaluate", str(data / "test"), "--prompts", prompts),
+                *("evaluate", str(data / "test"), "--prompts", prompts, "--taxonomy", taxonomy),
                 *("--json", str(folder / "scores.json"), "--report", str(folder), *common),
             ],
         ),

@@ -30,6 +30,8 @@ _FAMILIES = {
     "horse": ("brown", "orange", 2),
 }
 KINDS = tuple(_FAMILIES)
+_VERTEBRATES = {"fish", "bird", "snake", "turtle", "rabbit", "horse"}
+RANKS = ("kingdom", "phylum", "family", "genus")
 _DEMO_SEED = 7
 
 
@@ -53,6 +55,12 @@ class Animal:
         """The class name, such as ``"spotted yellow fish with spikes"``."""
         part = "a long tail" if self.part == "long tail" else self.part
         return f"{self.pattern} {self.color} {self.kind}" + ("" if part == "none" else f" with {part}")
+
+    @property
+    def lineage(self) -> tuple[str, ...]:
+        """What it stands under, by `RANKS`: ``("animal", "vertebrate", "fish", "red fish")``."""
+        phylum = "vertebrate" if self.kind in _VERTEBRATES else "invertebrate"
+        return "animal", phylum, self.kind, f"{self.color} {self.kind}"
 
 
 @dataclass(frozen=True, slots=True)

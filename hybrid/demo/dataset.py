@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from hybrid.demo.animals import Animal, DemoClasses, demo_classes
+from hybrid.demo.animals import RANKS, Animal, DemoClasses, demo_classes
 from hybrid.demo.painting import draw
 from hybrid.errors import ConfigError, DataError, listing
 from hybrid.files import atomic_write
 
 _QUALITY = 92
 _LOOSE_SEEN, _LOOSE_UNSEEN = 12, 8
+_TAXONOMY_HEAD = f"{','.join(RANKS)},common_name\n"
 _PROMPTS_HEAD = "# The 50 animals of the demo: 40 have training photos, 10 are known by these names alone.\n"
 
 
@@ -40,9 +41,9 @@ def write_demo(
     """Write the demo's data.
 
     The layout is ``train/CLASS/NNN.jpg`` and ``val/CLASS/NNN.jpg`` for the seen classes,
-    ``test/CLASS/NNN.jpg`` for the seen and the unseen ones, ``photos/photo_NN.jpg`` without labels, and
-    ``prompts.txt`` with all names. Running it again writes the same bytes, and leaves a file alone that
-    holds them already.
+    ``test/CLASS/NNN.jpg`` for the seen and the unseen ones, ``photos/photo_NN.jpg`` without labels,
+    ``prompts.txt`` with all names, and ``taxonomy.csv`` with what each stands under. Running it again
+    writes the same bytes, and leaves a file alone that holds them already.
 
     Parameters
     ----------
@@ -74,6 +75,8 @@ def write_demo(
             pass
     names = sorted(animal.name for animal in (*demo.seen, *demo.unseen))
     _write(folder / "prompts.txt", (_PROMPTS_HEAD + "".join(f"{name}\n" for name in names)).encode())
+    lines = sorted(",".join((*animal.lineage, animal.name)) for animal in (*demo.seen, *demo.unseen))
+    _write(folder / "taxonomy.csv", (_TAXONOMY_HEAD + "".join(f"{line}\n" for line in lines)).encode())
 
 
 def _labeled(folder: Path, demo: DemoClasses, counts: dict[str, int], seed: int) -> Iterator[_Image]:
@@ -97,9 +100,9 @@ def _refuse_foreign(folder: Path, expected: set[Path]) -> None:
     """Stop before writing among images that the demo would then count as its own."""
     images = [path for part in ("train", "val", "test", "photos") for path in (folder / part).rglob("*.jpg")]
     foreign = sorted(str(path.relative_to(folder)) for path in images if path not in expected)
-    prompts = folder / "prompts.txt"
-    if prompts.is_file() and not prompts.read_bytes().startswith(_PROMPTS_HEAD.encode()):
-        foreign.append(prompts.name)
+    for name, head in (("prompts.txt", _PROMPTS_HEAD), ("taxonomy.csv", _TAXONOMY_HEAD)):
+        if (folder / name).is_file() and not (folder / name).read_bytes().startswith(head.encode()):
+            foreign.append(name)
     if foreign:
         raise DataError(
             f"{folder} holds files that this demo did not write",

@@ -17,6 +17,7 @@ from hybrid.demo.animals import COLORS, KINDS, PARTS, PATTERNS, Animal, all_anim
 from hybrid.demo.dataset import write_demo
 from hybrid.demo.painting import draw
 from hybrid.errors import ConfigError, DataError
+from hybrid.labels.taxonomy_files import load_taxonomy
 
 # Hue in degrees as a person names it; brown and pink differ from orange and red in other ways.
 HUES = {"red": 0, "orange": 25, "yellow": 50, "green": 120, "blue": 215, "purple": 275}
@@ -110,7 +111,12 @@ def test_write_demo_lays_out_what_it_promises(tmp_path: Path) -> None:
     first, *names = (tmp_path / "prompts.txt").read_text(encoding="utf-8").splitlines()
     assert first.startswith("#")
     assert names == sorted(everything)
-    assert {path.name for path in tmp_path.iterdir()} == {"photos", "prompts.txt", "test", "train", "val"}
+    tree = load_taxonomy(tmp_path / "taxonomy.csv")
+    chains = {name: tree.chain_of(*tree.find([name])) for name in everything}
+    assert chains["plain yellow fish"] == "plain yellow fish < yellow fish < fish < vertebrate < animal"
+    assert {chain.count(" < ") for chain in chains.values()} == {4}
+    expected = {"photos", "prompts.txt", "taxonomy.csv", "test", "train", "val"}
+    assert {path.name for path in tmp_path.iterdir()} == expected
 
 
 def test_write_demo_again_is_identical_and_touches_nothing(tmp_path: Path) -> None:
