@@ -92,7 +92,7 @@ Sources = Annotated[
     typer.Argument(
         callback=with_stdin,
         help="Class folders, a plain folder, a CSV or Parquet manifest (path, label), WebDataset .tar shards, photos; "
-        "- reads paths from standard input, one per line.",
+        "here or at s3://, gs://, https:// or hf:// (extra: remote); - reads paths from standard input, one per line.",
     ),
 ]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:N or mps.")]

@@ -18,6 +18,7 @@ from hybrid.cli.failures import BROKEN_PIPE, Stopped
 from hybrid.cli.options import OutputOptions, PredictionOutputOptions
 from hybrid.errors import ConfigError, listing, visible
 from hybrid.files import atomic_write, is_stdout, json_line, safe_cell
+from hybrid.images.remote import is_remote
 from hybrid.prediction import DetectedBox, Neighbor, Prediction
 from hybrid.terminal import Column, FittedTable, SafeConsole
 
@@ -226,6 +227,8 @@ def _nearest(neighbors: Sequence[Neighbor]) -> str:
 
 
 def short_path(path: str) -> str:
-    """A path as seen from here, where it lies below."""
+    """A path as seen from here, where it lies below; URLs stay."""
+    if is_remote(path):
+        return path
     relative = os.path.relpath(path)
     return path if relative.startswith("..") else relative

@@ -21,6 +21,7 @@ from hybrid.files import file_sha256
 from hybrid.images.magic import kind_of
 from hybrid.images.naming import plural
 from hybrid.images.records import ImageRecord
+from hybrid.images.remote import is_remote
 from hybrid.labels.names import NameTable
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ class PrecomputedEncoder:
 def _rows_by_path(file: Path, paths: Sequence[str]) -> dict[str, int]:
     rows: dict[str, int] = {}
     repeated = []
-    for row, path in enumerate(map(os.path.normpath, paths)):
+    for row, path in enumerate(path if is_remote(path) else os.path.normpath(path) for path in paths):
         if rows.setdefault(path, row) != row:
             repeated.append(path)
     if repeated:

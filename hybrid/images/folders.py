@@ -12,6 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from hybrid.errors import DataError, listing
+from hybrid.images import remote
 from hybrid.images.class_folders import Place, read_places
 from hybrid.images.naming import Found, count_endings, is_image_name, is_junk, is_text, plural, split_of_folder
 from hybrid.images.records import ImageRecord, Stamp, not_a_file
@@ -28,7 +29,7 @@ class _File:
 
 @dataclass
 class _Walk:
-    """What lies below a folder; all paths are relative to it, but for `unread`.
+    """What lies below a folder; all paths are relative to it with `os.sep` between, but for `unread`.
 
     Attributes
     ----------
@@ -56,7 +57,7 @@ def read_folder(root: str, *, labeled: bool) -> Found:
     Parameters
     ----------
     root : str
-        Absolute path of the folder.
+        Absolute path, or URL, of the folder.
     labeled : bool
         Whether first-level subfolders are class names (or split names); False: images without labels.
 
@@ -65,7 +66,7 @@ def read_folder(root: str, *, labeled: bool) -> Found:
     DataError
         If the folder cannot be listed.
     """
-    walk = _walk(root)
+    walk = _walk_remote(root) if remote.is_remote(root) else _walk(root)
     if walk.junk or walk.hidden:
         walk.notes.append(f"{root}: left out, hidden or kept by the system: {_name_junk(walk)}")
     counts = {folder: len(files) for folder, files in walk.images.items() if files}
@@ -88,10 +89,15 @@ def read_folder(root: str, *, labeled: bool) -> Found:
     records = [
         ImageRecord(path + file.name, root, label, own_split, **file.stamp._asdict())
         for folder, files in walk.images.items()
-        for path, (label, own_split) in [(os.path.join(root, folder, ""), places.get(folder, (None, split)))]
+        for path, (label, own_split) in [(_inside(root, folder, ""), places.get(folder, (None, split)))]
         for file in files
     ]
-    return Found(records, walk.notes, walk.unread, [os.path.join(root, folder) for folder in hollow])
+    return Found(records, walk.notes, walk.unread, [_inside(root, folder) for folder in hollow])
+
+
+def _inside(root: str, *names: str) -> str:
+    path = os.path.join(root, *names)
+    return path.replace(os.sep, "/") if remote.is_remote(root) else path
 
 
 def _hollow(folders: Collection[str], counts: Collection[str]) -> list[str]:
@@ -123,9 +129,26 @@ def _read_shards(root: str, shards: list[str], walk: _Walk, *, labeled: bool) ->
         what = f"{plural(len(others), 'file')} beside the shards left out"
         found.notes.append(f"{root}: {what}: {count_endings(others)}")
     own = split_of_folder(os.path.basename(root))
-    by_path = {os.path.join(root, name): split_of_folder(os.path.dirname(name)) or own for name in sorted(shards)}
+    by_path = {_inside(root, name): split_of_folder(os.path.dirname(name)) or own for name in sorted(shards)}
     found.add(read_shards(by_path, root, labeled=labeled))
     return found
+
+
+def _walk_remote(root: str) -> _Walk:
+    """List every object below a URL; a store has no empty folders, and no links."""
+    walk, junk = _Walk(images={"": []}), set[str]()
+    for path, stamp in sorted(remote.find(root).items()):
+        *folders, name = path.split("/")
+        if hidden := next((depth for depth, folder in enumerate(folders, 1) if is_junk(folder)), 0):
+            junk.add("/".join(folders[:hidden]))
+        elif is_junk(name):
+            walk.hidden += is_image_name(name)
+        elif is_image_name(name):
+            walk.images.setdefault(os.sep.join(folders), []).append(_File(name, stamp))
+        else:
+            walk.others.append(os.sep.join((*folders, name)))
+    walk.junk = [folder.rpartition("/")[2] for folder in junk]
+    return walk
 
 
 def _walk(root: str) -> _Walk:

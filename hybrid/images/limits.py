@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
-from hybrid.errors import ConfigError
+from hybrid.errors import ConfigError, UnreadableImageError
 
 MAX_PIXELS = "HYBRID_MAX_PIXELS"
 # What an uncompressed pixel takes at most: 16 bits of each of four channels.
@@ -48,6 +48,15 @@ def max_pixels() -> int:
 def max_bytes() -> int:
     """Give the size that a file may have: no image within `max_pixels` is larger."""
     return _BYTES_PER_PIXEL * max_pixels()
+
+
+def check_bytes(size: int) -> None:
+    """Raise an UnreadableImageError for a size that a file may not have."""
+    if size > max_bytes():
+        raise UnreadableImageError(
+            f"the file is too large for an image: {size / 2**30:.1f} GiB, the limit is "
+            f"{max_bytes() / 2**30:.1f} GiB ({MAX_PIXELS} raises it)"
+        )
 
 
 def too_many_pixels(found: str) -> str:

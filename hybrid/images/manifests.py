@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import math
 import os
@@ -15,10 +16,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from hybrid.errors import DataError, MissingExtraError, listing
+from hybrid.errors import DataError, MissingExtraError, UnreadableImageError, listing
+from hybrid.images import remote
 from hybrid.images.boxes import as_whole, parted
 from hybrid.images.captures import NO_VALUE, Capture, as_month, as_name, as_time, time_of_month
 from hybrid.images.naming import LABEL_NAMES, Found, as_label, ending, is_image_name, is_text, split_of
@@ -37,6 +39,8 @@ _PATH_NAMES = (
     "image",
     "img",
     "photo",
+    "url",
+    "image_url",
 )
 _NAMES = {
     "path": _PATH_NAMES,
@@ -80,7 +84,7 @@ class _Table:
     rows: list[_Row] = field(default_factory=list)
 
 
-def read_manifest(manifest: str, *, labeled: bool) -> Found:
+def read_manifest(manifest: str, *, labeled: bool, address: str | None = None) -> Found:
     """Read the images that a manifest lists, in its order.
 
     Parameters
@@ -88,11 +92,14 @@ def read_manifest(manifest: str, *, labeled: bool) -> Found:
     manifest : str
         Absolute path of a ``.csv``, ``.tsv`` or ``.parquet`` file. Its column ``path`` (or ``file_name``, ``image`` and
         the like) is relative to the manifest's folder or, where nothing lies there, to the working directory, or
-        absolute; the columns ``label`` (or ``class``, ``species`` and the like), ``split``, ``sequence``, ``region``
-        and ``time`` or ``month`` are optional, empty or NaN means none. A CSV file is UTF-8 or UTF-16, with commas,
-        semicolons, tabs or bars.
+        absolute, or a URL; the columns ``label`` (or ``class``, ``species`` and the like), ``split``, ``sequence``,
+        ``region`` and ``time`` or ``month`` are optional, empty or NaN means none. A CSV file is UTF-8 or UTF-16, with
+        commas, semicolons, tabs or bars. It may also be the URL of such a file; then it names what lies on its own
+        server or in its own bucket.
     labeled : bool
         Whether the column of labels counts.
+    address : str, optional
+        The URL with the credentials in it.
 
     Raises
     ------
@@ -101,10 +108,11 @@ def read_manifest(manifest: str, *, labeled: bool) -> Found:
     MissingExtraError
         If a Parquet manifest is read without pyarrow.
     """
-    table = _read_parquet(manifest) if ending(manifest) == "parquet" else _read_csv(manifest)
+    is_parquet = ending(remote.file_name(manifest)) == "parquet"
+    table = _read_parquet(manifest, address) if is_parquet else _read_csv(manifest, address)
     notes = _note_columns(table, manifest, labeled=labeled)
-    place = f"{manifest}, {'row' if ending(manifest) == 'parquet' else 'line'}"
-    listed = [_listed_path(row, place) for row in table.rows]
+    place = f"{manifest}, {'row' if is_parquet else 'line'}"
+    listed = [_listed_path(row, place, manifest) for row in table.rows]
     splits = [_split(row, place) for row in table.rows]
     labels: Sequence[str | None] = [None] * len(listed)
     if labeled and "label" in table.columns:
@@ -114,13 +122,27 @@ def read_manifest(manifest: str, *, labeled: bool) -> Found:
     notes += [f"{manifest}: {moved}"] if moved else []
     captures, odd = _captures(table)
     notes += [f"{manifest}: {note}" for note in odd]
+    entries = remote.entries([parted(path)[0] for path in paths if remote.is_remote(path)])
     rows = zip(paths, labels, splits, captures, strict=True)
-    return Found([_record(path, manifest, label, split, capture) for path, label, split, capture in rows], notes)
+    records = [_record(entries, path, manifest, label, split, capture) for path, label, split, capture in rows]
+    return Found(records, notes)
 
 
-def _record(path: str, manifest: str, label: str | None, split: str | None, capture: Capture) -> ImageRecord:
+def _record(
+    entries: Iterator[remote.Entry | UnreadableImageError],
+    path: str,
+    manifest: str,
+    label: str | None,
+    split: str | None,
+    capture: Capture,
+) -> ImageRecord:
     # A listed file that is missing stays a record: one hole in a manifest of thousands must not stop the run, and
     # reading it later fails, which lists it among the unreadable files with the reason.
+    if remote.is_remote(path):
+        entry = next(entries)
+        stamp = Stamp() if isinstance(entry, UnreadableImageError) else entry.stamp
+        own = ImageRecord(remote.name_of(path), manifest, label, split, **stamp._asdict(), **capture._asdict())
+        return remote.with_address(own, path)
     stamp = Stamp()
     with suppress(OSError):
         stamp, path = Stamp.of(os.stat(path)), as_whole(path)
@@ -161,8 +183,8 @@ def _captures(table: _Table) -> tuple[list[Capture], list[str]]:
     return made, notes
 
 
-def _listed_path(row: _Row, place: str) -> str:
-    """Give the path of a row as it stands there, absolute if it is one."""
+def _listed_path(row: _Row, place: str, manifest: str) -> str:
+    """Give the path of a row as it stands there, absolute if it is one; a URL from a manifest at one."""
     text = row.path if isinstance(row.path, str) else "" if row.path is None else repr(row.path)
     if not text.strip() or not is_text(text) or "\0" in text or not isinstance(row.path, str):
         raise DataError(
@@ -171,16 +193,44 @@ def _listed_path(row: _Row, place: str) -> str:
             got=repr(text)[:80],
             fix="write the path of its photo there, or remove the row",
         )
+    if remote.is_remote(manifest):
+        return _path_from_afar(text, f"{place} {row.number}", manifest)
     if "://" in text:
-        url = urlsplit(text.strip())
-        if url.scheme.lower() != "file":
+        url = text.strip()
+        scheme = remote.scheme_of(url)
+        if scheme == "file":
+            return unquote(urlsplit(url).path)
+        if scheme not in remote.IN_MANIFESTS:
+            known = ", ".join(f"{name}://" for name in remote.IN_MANIFESTS)
+            fix = "download the photos first, and list the files"
             raise DataError(
-                f"{place} {row.number}: this path is a URL; URLs are not read yet",
-                got=text,
-                fix="download the photos first (img2dataset does it for a table of URLs), and list the files",
+                f"{place} {row.number}: such addresses are not read from a manifest",
+                expected=f"a file, or {known}",
+                got=remote.redacted(text),
+                fix=fix,
             )
-        return unquote(url.path)
+        return url
     return os.path.expanduser(text) if text.startswith("~") else text
+
+
+def _path_from_afar(text: str, row: str, manifest: str) -> str:
+    """Give the URL that a manifest at a URL names.
+
+    Whoever writes such a manifest must not choose what this machine asks for elsewhere, or which of its files it opens.
+    """
+    origin = remote.origin_of(manifest)
+    if "://" in text:
+        url = text.strip()
+        if remote.name_of(url).startswith(origin):
+            return url
+    elif not text.startswith(("/", "~", "\\")):
+        return remote.joined(remote.file_name(manifest).rpartition("/")[0], text)
+    raise DataError(
+        f"{row}: a manifest at a URL names photos of its own place only",
+        expected=f"a path relative to the manifest, or {origin}...",
+        got=remote.redacted(text),
+        fix="download the manifest and give it as a file, if you trust it: there it may name other places",
+    )
 
 
 def _split(row: _Row, place: str) -> str | None:
@@ -225,7 +275,7 @@ def _resolve(listed: Sequence[str], folder: str) -> tuple[list[str], str]:
 
     All of them in one way: of a manifest some of whose files are gone, none must be taken from elsewhere.
     """
-    relative = [path for path in listed if not os.path.isabs(path)]
+    relative = [path for path in listed if not (os.path.isabs(path) or remote.is_remote(path))]
     way: tuple[str, Callable[[str], str], str] = (folder, _as_it_is, "")
     if relative and not any(_exists(os.path.join(folder, path)) for path in relative):
         here = os.getcwd()
@@ -238,7 +288,9 @@ def _resolve(listed: Sequence[str], folder: str) -> tuple[list[str], str]:
         fitting = (w for w in ways if any(_exists(os.path.join(w[0], w[1](p))) for p in relative[:_TRIED]))
         way = next(fitting, way)
     base, change, how = way
-    return [os.path.abspath(os.path.join(base, change(path))) for path in listed], how
+    return [
+        path if remote.is_remote(path) else os.path.abspath(os.path.join(base, change(path))) for path in listed
+    ], how
 
 
 def _exists(path: str) -> bool:
@@ -268,7 +320,7 @@ def _pick_columns(names: Iterable[str | None], manifest: str) -> tuple[dict[str,
         picked[role] = header[plain.index(name)]
     if "path" not in picked:
         no_header = any(is_image_name(name.strip()) for name in header)
-        why = ": its first row is data already" if no_header else ": URLs are not read yet" if "url" in plain else ""
+        why = ": its first row is data already" if no_header else ""
         raise DataError(
             f"The manifest {manifest} has no column 'path'{why}",
             expected="a header row with path, and optionally label and split, separated by commas",
@@ -301,10 +353,25 @@ def _note_columns(table: _Table, manifest: str, *, labeled: bool) -> list[str]:
     return notes
 
 
-def _encoding(manifest: str) -> str:
-    """Tell the encoding of a text file by its first bytes: UTF-8 unless they show another Unicode one."""
-    with Path(manifest).open("rb") as file:
-        start = file.read(4)
+def _open(manifest: str, address: str | None) -> BinaryIO:
+    """Open a manifest; DataError where it cannot be read from its URL."""
+    if not remote.is_remote(manifest):
+        return Path(manifest).open("rb")
+    try:
+        return io.BytesIO(remote.read(address or manifest))
+    except UnreadableImageError as error:
+        raise DataError(f"The manifest {manifest} cannot be read", got=error.what, fix=error.fix) from None
+
+
+def _open_text(manifest: str, address: str | None) -> io.TextIOWrapper:
+    data = _open(manifest, address)
+    encoding = _encoding(data.read(4))
+    data.seek(0)
+    return io.TextIOWrapper(data, encoding=encoding, newline="")
+
+
+def _encoding(start: bytes) -> str:
+    """Tell the encoding of a text file by its first four bytes: UTF-8 unless they show another Unicode one."""
     for mark, encoding in _BYTE_ORDER_MARKS.items():
         if start.startswith(mark):
             return encoding
@@ -326,11 +393,10 @@ def _delimiter(line: str) -> str:
     return max(_DELIMITERS, key=parts)
 
 
-def _read_csv(manifest: str) -> _Table:
+def _read_csv(manifest: str, address: str | None) -> _Table:
     table = _Table()
     try:
-        encoding = _encoding(manifest)
-        with Path(manifest).open(encoding=encoding, newline="") as file:
+        with _open_text(manifest, address) as file:
             first, before = file.readline(), 0
             if first.strip().lower() in [f"sep={delimiter}" for delimiter in _DELIMITERS]:  # a line for spreadsheets
                 first, before = file.readline(), 1
@@ -373,7 +439,7 @@ def _csv_rows(rows: Iterable[list[str]], line: Callable[[], int], table: _Table,
         yield _Row(line(), *(values[place] for place in places))
 
 
-def _read_parquet(manifest: str) -> _Table:
+def _read_parquet(manifest: str, address: str | None) -> _Table:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -381,7 +447,9 @@ def _read_parquet(manifest: str) -> _Table:
         raise MissingExtraError("Parquet manifests", "pyarrow", "parquet") from error
     table = _Table()
     try:
-        with pyarrow.parquet.ParquetFile(manifest) as file:
+        # Of a file on disk pyarrow reads what it needs.
+        source = _open(manifest, address) if remote.is_remote(manifest) else manifest
+        with pyarrow.parquet.ParquetFile(source) as file:
             table.columns, table.header = _pick_columns(file.schema_arrow.names, manifest)
             batches = file.iter_batches(columns=list(table.columns.values()))
             names = [table.columns.get(role, "") for role in _NAMES]

@@ -31,7 +31,7 @@ from hybrid.images.decoders import AnyDecoder, BatchDecoder, Decoder, PlanningDe
 from hybrid.images.naming import plural
 from hybrid.images.readers import CHUNK, MANY, Photo, Slot, by_size
 from hybrid.images.records import ImageRecord
-from hybrid.images.stream import ahead, batched, chunk_size, chunked, default_workers, ordered_map
+from hybrid.images.stream import REMOTE_WORKERS, ahead, batched, chunk_size, chunked, default_workers, ordered_map
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -104,7 +104,7 @@ def read_each(
     batch_size : int
         Images that the caller computes at once: this many, and two for each worker, are read ahead.
     workers : int, optional
-        Threads that read (and decode); default: one per core, at most 16.
+        Threads that read (and decode); default: one per core, at most 16; 32 where images come from a server.
     decoder : Decoder or BatchDecoder, optional
         Default: `choose_decoder()`.
 
@@ -144,6 +144,8 @@ def _read_each(
     decoder = decoder or choose_decoder()[0]
     wanted = known if prepare else None
     prepare = prepare or discard
+    if workers is None and isinstance(records, Sequence) and any(record.is_remote for record in records):
+        workers = REMOTE_WORKERS
     if isinstance(decoder, BatchDecoder):
         fetched = _fetch_for(decoder, records, wanted, batch_size, workers)
         finish = partial(_finish_batch, prepare=prepare, min_side=min_side, decoder=decoder)

@@ -102,11 +102,11 @@ class Readers:
             self._close()
 
     def read(self, records: Sequence[ImageRecord]) -> tuple[list[Answer], Slot] | None:
-        """Let a process read files; None if none is idle, or something is no file: the caller is to read them.
+        """Let a process read files; None if none is idle, or something is not a file: the caller is to read them.
 
         Several threads call this at once.
         """
-        if self._memory is None or any(type(record) not in (ImageRecord, BoxRecord) for record in records):
+        if self._memory is None or any(type(r) not in (ImageRecord, BoxRecord) or r.is_remote for r in records):
             return None
         try:
             number = self._free.pop()

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from hybrid.errors import UnreadableImageError
 from hybrid.images.boxes import Box, parted
 from hybrid.images.captures import Capture, month_of
-from hybrid.images.limits import MAX_PIXELS, max_bytes
+from hybrid.images.limits import check_bytes
 
 _AT_ONCE = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _KINDS = {
@@ -53,11 +53,11 @@ class ImageRecord:
     Attributes
     ----------
     path : str
-        The image's unique name: its absolute path, or ``/abs/shard.tar/KEY.jpg`` for a member of a shard. A part of a
-        photo has a box behind the photo's name: ``/abs/photo.jpg#xywh=percent:12.5,40,20,15`` (`hybrid.images.boxes`;
-        there, too, how a file is named that is really called so).
+        The image's unique name: its absolute path or its URL, or ``/abs/shard.tar/KEY.jpg`` for a member of a shard. A
+        part of a photo has a box behind the photo's name: ``/abs/photo.jpg#xywh=percent:12.5,40,20,15``
+        (`hybrid.images.boxes`; there, too, how a file is named that is really called so).
     source : str
-        Absolute path of the folder, manifest or shard given by the user.
+        Absolute path or URL of the folder, manifest or shard given by the user.
     label : str or None
         Class name, None where the source has none.
     split : str or None
@@ -67,13 +67,13 @@ class ImageRecord:
     mtime_ns : int
         Modification time of the file (of the shard, for a member) in nanoseconds.
     container : str or None
-        Absolute path of the tar shard that holds the image, None for a plain file.
+        Absolute path or URL of the tar shard that holds the image, None for a plain file.
     offset : int
         Where the image's bytes start in `container`; 0 for a plain file.
     ctime_ns : int
         When the file (the shard) last changed in any way, which nobody can set back; 0 where the system does not say.
     inode : int
-        Number of the file (the shard) on its disk; 0 where there is none.
+        Number of the file (the shard) on its disk; 0 where there is none. At a URL, a hash of the object's etag.
     sequence, region, time : str or None
         See `hybrid.images.captures.Capture`.
     """
@@ -112,6 +112,11 @@ class ImageRecord:
         """The part of the photo that is the image; None where it is all of it."""
         return parted(self.path)[1]
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether it, or the shard that holds it, lies at a URL."""
+        return "://" in (self.container or self.path)  # an absolute path never holds //
+
     def read_bytes(self) -> bytes:
         """Read the encoded image; of a part of a photo the whole.
 
@@ -120,8 +125,15 @@ class ImageRecord:
         OSError
             If the file or shard cannot be read.
         UnreadableImageError
-            If it is not a file, such as a pipe or a device, which nobody may wait for, or too large for an image.
+            If it is not a file, such as a pipe or a device, which nobody may wait for, or too large for an image; for a
+            URL, also if it cannot be read.
+        MissingExtraError
+            If the package that reads such URLs is not installed.
         """
+        if self.is_remote:
+            from hybrid.images.remote import read_record
+
+            return read_record(self)
         # Without waiting: opening a pipe that nobody writes to would last for ever. By the system's calls alone: each
         # gives up the interpreter's lock, which many reading threads wait for, and Python's file objects make more.
         descriptor = os.open(self.container or self.file, _AT_ONCE)
@@ -139,6 +151,10 @@ class ImageRecord:
         int or None
             Its length; None, and nothing is read, if it is longer than the memory. Errors as those of `read_bytes`.
         """
+        if self.is_remote:
+            from hybrid.images.remote import fill
+
+            return fill(memory, self.read_bytes())
         descriptor = os.open(self.container or self.file, _AT_ONCE)
         try:
             size = self._size_in(os.fstat(descriptor))
@@ -158,11 +174,7 @@ class ImageRecord:
         if not stat.S_ISREG(status.st_mode):
             raise UnreadableImageError(not_a_file(status.st_mode))
         size = status.st_size if self.container is None else min(self.size, status.st_size - self.offset)
-        if size > max_bytes():
-            raise UnreadableImageError(
-                f"the file is too large for an image: {size / 2**30:.1f} GiB, the limit is "
-                f"{max_bytes() / 2**30:.1f} GiB ({MAX_PIXELS} raises it)"
-            )
+        check_bytes(size)
         return max(0, size)
 
 

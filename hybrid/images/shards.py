@@ -12,10 +12,13 @@ import os
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from hybrid.errors import DataError, listing
+from hybrid.errors import DataError, UnreadableImageError, listing
+from hybrid.images import remote
 from hybrid.images.naming import (
     LABEL_NAMES,
     Found,
@@ -27,6 +30,7 @@ from hybrid.images.naming import (
     split_in,
 )
 from hybrid.images.records import ImageRecord, Stamp
+from hybrid.images.stream import ordered_map
 
 COMPRESSED_ENDINGS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 # In order of their right to name the class.
@@ -34,6 +38,8 @@ _LABEL_ENDINGS = ("cls", "json", "txt")
 # WebDataset's rule: a sample's key ends at the first dot of the base name.
 _KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)
 _BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
+# Shards at URLs that are listed at once: a listing is one small request after the other.
+_AT_ONCE = 16
 # The metadata of one sample; a label is refused by its size before it is read.
 _LARGEST_TEXT = 2**20
 
@@ -61,7 +67,7 @@ class _Shard:
     not_text: int = 0
 
 
-def read_shards(splits: Mapping[str, str | None], source: str, *, labeled: bool) -> Found:
+def read_shards(splits: Mapping[str, str | None], source: str, *, labeled: bool, address: str | None = None) -> Found:
     """Read the images of uncompressed tar shards, in order.
 
     Members with the same key form a sample: images, and a label in ``.cls``, ``.json`` (a field such as "label") or
@@ -71,11 +77,13 @@ def read_shards(splits: Mapping[str, str | None], source: str, *, labeled: bool)
     Parameters
     ----------
     splits : mapping of str to (str or None)
-        Absolute paths of the tar files; the split of each where its own file name does not say one.
+        Absolute paths or URLs of the tar files; the split of each where its own file name does not say one.
     source : str
         What the user gave to reach these shards, kept in the records.
     labeled : bool
         Whether labels are read.
+    address : str, optional
+        Of a single shard, the URL with the credentials in it.
 
     Raises
     ------
@@ -84,13 +92,15 @@ def read_shards(splits: Mapping[str, str | None], source: str, *, labeled: bool)
     """
     found = Found()
     shards: dict[str, _Shard] = {}
-    for path in splits:
-        try:
-            shards[path] = _open_shard(path, labeled=labeled)
-        except DataError as error:
-            if len(splits) == 1:
-                raise
-            found.unread.append((path, error.what))
+    open_shard = partial(_shard_or_error, labeled=labeled, address=address)
+    threads = _AT_ONCE if remote.is_remote(source) else 1
+    for path, shard in zip(splits, ordered_map(open_shard, splits, threads, threads), strict=True):
+        if isinstance(shard, _Shard):
+            shards[path] = shard
+        elif len(splits) == 1:
+            raise shard
+        else:
+            found.unread.append((path, shard.what if shard.got is None else f"{shard.what}: {shard.got}"))
     captions = _are_captions(shards.values())
     if captions:
         count = sum("txt" in texts for shard in shards.values() for texts in shard.texts.values())
@@ -100,18 +110,31 @@ def read_shards(splits: Mapping[str, str | None], source: str, *, labeled: bool)
         )
     for path, shard in shards.items():
         _add_records(path, shard, source, split_in(os.path.basename(path)) or splits[path], found, captions=captions)
+    if address is not None and address != source:
+        found.records = [remote.with_address(record, address) for record in found.records]
     if labeled and found.records and not any(record.label for record in found.records):
         found.notes.append(f"{source}: no labels in it (KEY.cls, KEY.txt, or a field label in KEY.json)")
     return found
 
 
-def _open_shard(path: str, *, labeled: bool) -> _Shard:
+def _shard_or_error(path: str, *, labeled: bool, address: str | None) -> _Shard | DataError:
+    try:
+        return _open_shard(path, address or path, labeled=labeled)
+    except DataError as error:
+        return error
+
+
+def _open_shard(path: str, address: str, *, labeled: bool) -> _Shard:
     refuse_compressed(path)
     try:
-        with tarfile.open(path, "r:", encoding="utf-8") as tar:
+        with ExitStack() as stack:
+            file = stack.enter_context(remote.RemoteFile(address)) if remote.is_remote(path) else None
+            tar = stack.enter_context(tarfile.open(path, "r:", file, encoding="utf-8"))
             shard = _read_members(tar, labeled=labeled)
-            shard.stamp = Stamp.of(Path(path).stat())
+            shard.stamp = file.stamp if file else Stamp.of(Path(path).stat())
             _check_end(tar)
+    except UnreadableImageError as error:
+        raise DataError(f"The shard {path} cannot be read", got=error.what, fix=error.fix) from None
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise DataError(
             f"The shard {path} is broken: {error}", expected="an uncompressed tar file", fix="write it again"
@@ -199,7 +222,7 @@ def expand_shards(pattern: str) -> list[str]:
     folder, rest = _existing_part(pattern)
     for end in expand_braces(rest):
         path = folder + end
-        matches = [path] if os.path.exists(path) else sorted(glob.glob(glob.escape(folder) + end))
+        matches = _remote_matches(path) if remote.is_remote(path) else _matches(path, folder)
         shards += matches
         if not matches:
             missing.append(path)
@@ -213,6 +236,18 @@ def expand_shards(pattern: str) -> list[str]:
     return list(dict.fromkeys(shards))
 
 
+def _matches(path: str, folder: str) -> list[str]:
+    return [path] if os.path.exists(path) else sorted(glob.glob(glob.escape(folder) + path[len(folder) :]))
+
+
+def _remote_matches(url: str) -> list[str]:
+    if "*" in url:
+        return list(remote.glob(url))
+    (entry,) = remote.entries([url])
+    # What cannot be looked at may be there: to read it says why not.
+    return [] if isinstance(entry, remote.AbsentError) else [url]
+
+
 def is_shard_pattern(path: str) -> bool:
     """Tell whether a path is a pattern of shards: it ends in ``.tar`` and has braces or wildcards."""
     rest = _existing_part(path)[1]
@@ -221,6 +256,8 @@ def is_shard_pattern(path: str) -> bool:
 
 def _existing_part(path: str) -> tuple[str, str]:
     """Cut a path after its last folder that exists: braces and brackets up to there are plain names."""
+    if remote.is_remote(path):
+        return "", path
     folder = os.path.dirname(path)
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)

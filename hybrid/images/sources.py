@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
+from typing import TypeAlias
 from urllib.parse import unquote, urlsplit
 
-from hybrid.errors import DataError
+from hybrid.errors import DataError, UnreadableImageError
+from hybrid.images import remote
 from hybrid.images.boxes import parted
 from hybrid.images.folders import read_folder
 from hybrid.images.manifests import MANIFEST_ENDINGS, read_manifest
@@ -36,7 +38,9 @@ _KINDS = (
     f"an image ({IMAGE_ENDINGS_TEXT}), a folder of images or of class folders, a manifest (.csv, .tsv, .parquet) "
     "or WebDataset shards (.tar)"
 )
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://|(data|pipe):")
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.:-]+)://|(data|pipe):")
+# A URL that went through pathlib.
+_WITHOUT_SLASH = re.compile(r"(s3|gs|gcs|https?|hf|memory):/[^/]")
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,8 @@ class Scan:
     notes : tuple of str
         What was left out, and what looks odd, for people to read.
     sources : tuple of str
-        The sources as absolute paths (a pattern as an absolute pattern), each once; every record's `source` is one of
-        them.
+        The sources as absolute paths or URLs (a pattern as such a pattern), each once; every record's `source` is one
+        of them.
     unread : tuple of (path, reason)
         Sources, and files, folders and shards in them, that could not be read: of what lies there, nothing is known.
     hollow : tuple of str
@@ -94,7 +98,7 @@ def scan(
     sources : sequence of str or Path
         Each one an image, a folder (class folders, a plain folder, split folders, or shards), a manifest
         (``.csv``, ``.tsv``, ``.parquet``), or WebDataset shards (``.tar``); also as a pattern with braces and
-        wildcards, with ``~``, or as a ``file://`` URL.
+        wildcards, with ``~``, or as a URL (``file://``, ``s3://``, ``gs://``, ``https://``, ``hf://`` and others).
     labeled : bool
         False takes every image without label and subfolders as mere places.
     each_row : bool
@@ -113,9 +117,11 @@ def scan(
         If there is no source; or a source is of an unknown kind, missing or broken, unless another one gives images:
         then it is named in `unread`; or without an image.
     MissingExtraError
-        If a Parquet manifest is read without pyarrow.
+        If a Parquet manifest is read without pyarrow, or a URL without the package for its kind.
     """
-    named = [_absolute(os.fspath(source)) for source in sources]
+    absolute = [_absolute(os.fspath(source)) for source in sources]
+    named = [remote.name_of(address) for address in absolute]
+    addresses = dict(zip(named, absolute, strict=True))
     places = tuple(dict.fromkeys(named))
     if not places:
         raise DataError(
@@ -125,7 +131,7 @@ def scan(
     by_path: dict[str, ImageRecord] = {}
     for place in named if each_row else places:
         try:
-            found = _read_source(place, labeled=labeled)
+            found = _read_source(place, addresses[place], labeled=labeled)
         except (_EmptyError, MissingSourceError) as error:
             empty.append((place, error))
         except DataError as error:
@@ -134,7 +140,7 @@ def scan(
         else:
             if not each_row:
                 found.records = _new(found.records, by_path, place, found.notes)
-            elif ending(place) not in MANIFEST_ENDINGS:
+            elif ending(remote.file_name(place)) not in MANIFEST_ENDINGS:
                 found.records.sort(key=attrgetter("path"))
             total.add(found)
     if errors and not total.records:
@@ -145,7 +151,7 @@ def scan(
 
 
 def _absolute(source: str) -> str:
-    """Give a source as an absolute path, or say that it is a URL."""
+    """Give a source as an absolute path, or as a URL."""
     url = _URL.match(source)
     if url and url[0].lower() == "file://":
         parts = urlsplit(source)
@@ -154,25 +160,29 @@ def _absolute(source: str) -> str:
                 f"{source} names another machine", expected="file:///PATH", fix="mount it, and give the path"
             )
         return os.path.abspath(unquote(parts.path))
-    if url:
+    if url and url[1] is None:
         raise DataError(
-            f"{source} is a URL; URLs are not read yet",
-            expected="files on this machine",
-            fix="download it first (curl -O, or img2dataset for many), and give the file or folder",
+            f"{url[0]} is not read", expected="a file, or a URL such as s3://", fix="save the photo as a file first"
+        )
+    if url:
+        return remote.normal(source)
+    if _WITHOUT_SLASH.match(source) and not os.path.lexists(source):
+        raise DataError(
+            f"{source} is a URL that lost a slash, as in a Path of Python", expected="//", fix="give it as a str"
         )
     # A file that is really called ~ comes first, as anything that exists does.
     return os.path.abspath(source if os.path.lexists(source) else os.path.expanduser(source))
 
 
-def _read_source(place: str, *, labeled: bool) -> Found:
-    """Read one source.
+def _read_source(place: str, address: str, *, labeled: bool) -> Found:
+    """Read one source; the address is the place with its credentials.
 
     Raises
     ------
     DataError
         If it cannot be read, does not exist (`MissingSourceError`), or holds no image (`_EmptyError`).
     """
-    found = _read_place(place, labeled=labeled)
+    found = _read_place(place, labeled=labeled) if place == address else _read_url(place, address, labeled=labeled)
     if not found.records:
         reasons = [f"{path}: {reason}" for path, reason in found.unread]
         kind = DataError if reasons else _EmptyError
@@ -186,6 +196,8 @@ def _read_source(place: str, *, labeled: bool) -> Found:
 
 
 def _read_place(place: str, *, labeled: bool) -> Found:
+    if remote.is_remote(place):
+        return _read_url(place, place, labeled=labeled)
     try:
         status = os.stat(place)  # noqa: PTH116
     except FileNotFoundError as error:
@@ -212,6 +224,44 @@ def _read_place(place: str, *, labeled: bool) -> Found:
     )
 
 
+def _read_url(place: str, address: str, *, labeled: bool) -> Found:
+    """Read what lies at a URL, or what the URL matches as a pattern."""
+    whole = parted(address)[0]
+    file = remote.file_name(parted(place)[0])
+    try:
+        remote.refresh(whole)
+        entry = remote.entry(whole)
+        if entry.is_folder:
+            return read_folder(place, labeled=labeled)
+        refuse_compressed(file)
+        if ending(file) in MANIFEST_ENDINGS:
+            return read_manifest(place, labeled=labeled, address=address)
+        if ending(file) == "tar":
+            return read_shards({place: None}, place, labeled=labeled, address=address)
+        if is_image_name(file) or entry.kind.startswith("image/"):
+            own = ImageRecord(place, place, None, None, **entry.stamp._asdict())
+            return Found([remote.with_address(own, address)])
+        if not is_shard_pattern(place) and "*" in place:
+            return _read_pattern(place, labeled=labeled)
+    except remote.AbsentError as error:
+        if is_shard_pattern(place):
+            return read_shards(dict.fromkeys(expand_shards(place)), place, labeled=labeled)
+        if "*" in place or "{" in place:
+            return _read_pattern(place, labeled=labeled)
+        what = f"{place} {error.what}"
+        raise MissingSourceError(what, expected=_KINDS, fix=error.fix) from None
+    except UnreadableImageError as error:
+        raise DataError(f"{place} cannot be read", got=error.what, fix=error.fix) from None
+    raise DataError(
+        f"{place} is not a source of photos",
+        expected=_KINDS,
+        got=entry.kind or f"an object ending in .{ending(file)}",
+        fix="servers on the web list no folders: list the photos' addresses in a manifest (path,label), or give shards"
+        if remote.scheme_of(place) in remote.WEB
+        else "point at the photos, their folder or a manifest",
+    )
+
+
 def _read_absent(place: str, error: OSError, *, labeled: bool) -> Found:
     """Read what does not exist by this name: a pattern, if it is one."""
     if os.path.islink(place):  # noqa: PTH114
@@ -230,7 +280,7 @@ def _read_absent(place: str, error: OSError, *, labeled: bool) -> Found:
 
 def _read_pattern(pattern: str, *, labeled: bool) -> Found:
     """Read what a pattern matches; all of it has the pattern as its source."""
-    matches = {match: None for part in expand_braces(pattern) for match in sorted(glob.glob(part, recursive=True))}
+    matches = _matches(pattern)
     if not matches:
         raise MissingSourceError(
             f"{pattern} does not exist, and as a pattern it matches nothing",
@@ -239,22 +289,52 @@ def _read_pattern(pattern: str, *, labeled: bool) -> Found:
         )
     total, others = Found(), list[str]()
     # What ** matches, it matches again below each folder.
-    folders = {match for match in matches if os.path.isdir(match) and "**" not in pattern}
-    for match in matches:
-        if match in folders or is_image_name(match) or ending(match) in (*MANIFEST_ENDINGS, "tar"):
+    folders = {match for match, is_folder in matches.items() if is_folder is True and "**" not in pattern}
+    for match, known in matches.items():
+        file = remote.file_name(match)
+        if match in folders or is_image_name(file) or ending(file) in (*MANIFEST_ENDINGS, "tar"):
             try:
-                found = _read_place(match, labeled=labeled)
+                found = _read_match(match, known, labeled=labeled)
             except DataError as error:
                 total.unread.append((match, error.what))
                 continue
             found.records = [replace(record, source=pattern) for record in found.records]
             total.add(found)
-        elif not is_junk(os.path.basename(match)) and not os.path.isdir(match):  # noqa: PTH119
+        elif not is_junk(os.path.basename(match)) and known is not True:  # noqa: PTH119
             others.append(match)
     if others:
         what = f"{plural(len(others), 'file')} with other endings left out"
         total.notes.append(f"{pattern}: {what}: {count_endings(others)}")
     return total
+
+
+# Whether it is a folder; or an object's stamp, or why there is none.
+_Match: TypeAlias = bool | Stamp | UnreadableImageError
+
+
+def _matches(pattern: str) -> dict[str, _Match]:
+    """Give what a pattern matches, and what is known of each."""
+    parts = list(expand_braces(pattern))
+    if not remote.is_remote(pattern):
+        return {match: os.path.isdir(match) for part in parts for match in sorted(glob.glob(part, recursive=True))}
+    found = {part: remote.glob(part) for part in parts if "*" in part}
+    named = [part for part in parts if part not in found]
+    found |= {part: {part: entry} for part, entry in zip(named, remote.entries(named), strict=True)}
+    return {match: _known(entry) for part in parts for match, entry in found[part].items()}
+
+
+def _known(entry: remote.Entry | UnreadableImageError) -> _Match:
+    if isinstance(entry, UnreadableImageError):
+        return entry
+    return True if entry.is_folder else entry.stamp
+
+
+def _read_match(match: str, known: _Match, *, labeled: bool) -> Found:
+    if isinstance(known, UnreadableImageError):
+        raise known
+    if isinstance(known, Stamp) and is_image_name(remote.file_name(match)):
+        return Found([ImageRecord(match, match, None, None, **known._asdict())])
+    return _read_place(match, labeled=labeled)
 
 
 def _new(

@@ -18,6 +18,8 @@ def default_workers() -> int:
     return min(16, os.cpu_count() or 1)
 
 
+# Threads that read where each image is a request to a server, which mostly means to wait.
+REMOTE_WORKERS = 32
 # Batches under way at once: while one computes, the next is brought to the device and the one before is written. On a
 # CPU they take turns (`Compute.lock`).
 IN_FLIGHT = 2

@@ -11,6 +11,7 @@ from pathlib import Path
 from hybrid.errors import DataError, listing
 from hybrid.images.boxes import parted
 from hybrid.images.naming import plural
+from hybrid.images.remote import is_remote
 from hybrid.images.sources import MissingSourceError, Scan
 from hybrid.index.store import EmbeddingStore, ImageRow, is_added
 
@@ -190,7 +191,9 @@ def _file_of(row: ImageRow) -> str:
 
 
 def _is_absent(path: str) -> bool:
-    """Whether nothing has this path; what may not be looked at may be there."""
+    """Whether nothing has this path; what may not be looked at may be there, and so may what lies at a URL."""
+    if is_remote(path):
+        return False
     try:
         Path(path).lstat()
     except (FileNotFoundError, NotADirectoryError):

@@ -373,4 +373,5 @@ def with_labels_in_force(layout: Layout, records: Sequence[ImageRecord]) -> list
 
 
 def _stamp(record: ImageRecord) -> tuple[str | int | None, ...]:
-    return record.size, record.mtime_ns, record.ctime_ns, record.container, record.offset
+    version = record.inode if record.is_remote else 0
+    return record.size, record.mtime_ns, record.ctime_ns, record.container, record.offset, version

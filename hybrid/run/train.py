@@ -26,6 +26,7 @@ from hybrid.heads.training.distributed import is_main_process, process_count
 from hybrid.heads.training.folds import FoldLogits, frozen_folds, tuned_folds
 from hybrid.heads.training.progress import OnStep, show_nothing, texts_as_steps
 from hybrid.images.records import ImageRecord
+from hybrid.images.remote import connect
 from hybrid.index.store import EmbeddingStore, is_added
 from hybrid.index.texts import embed_classes, text_notes
 from hybrid.labels.names import NameTable
@@ -353,7 +354,8 @@ def _check_files(records: Sequence[ImageRecord]) -> None:
             got=f"photos of {listing(sorted({str(r.label) for r in memory}))}",
             fix="hybrid remove-class NAME, and add the class by files; or --classes without it; or --head linear",
         )
-    missing = [r.path for r in records if not Path(r.container or r.path).is_file()]
+    connect(r.container or r.path for r in records if r.is_remote)
+    missing = [r.path for r in records if not (r.is_remote or Path(r.container or r.path).is_file())]
     if missing:
         raise DataError(
             f"{len(missing)} photos of the index are gone from disk",

@@ -14,6 +14,7 @@ from hybrid.errors import ConfigError
 from hybrid.heads.recipes import as_toml, recipe_names
 from hybrid.heads.training.dataset import HELD_BACK
 from hybrid.images.boxes import parted
+from hybrid.images.remote import is_remote
 from hybrid.index.store import EmbeddingStore
 from hybrid.labels.names import NameTable
 from hybrid.run.files import HeadInfo
@@ -125,7 +126,7 @@ def _held_out(run: Run, folder: Path) -> Path:
     with EmbeddingStore(run.layout.store, must_exist=True, read_only=True) as store:
         rows = [row for row in store.image_rows() if row.label is not None and row.sha256 not in trained_on]
     tested = [row for row in rows if row.split == "test"] or rows
-    tested = [row for row in tested if row.container is None and Path(parted(row.path)[0]).is_file()]
+    tested = [row for row in tested if row.container is None and _is_there(parted(row.path)[0])]
     if not tested:
         raise ConfigError(
             "no labeled photo of the index is held out of the training",
@@ -137,3 +138,7 @@ def _held_out(run: Run, folder: Path) -> Path:
         writer.writerow(("path", "label"))
         writer.writerows((row.path, row.label) for row in tested)
     return file
+
+
+def _is_there(path: str) -> bool:
+    return is_remote(path) or Path(path).is_file()

@@ -91,7 +91,7 @@ def test_wrong_csv_manifest(tmp_path, touch):
     for content, message in (
         (b"where,label\na.jpg,cat\n", r"no column 'path'(.|\n)*'where', 'label'"),
         (b"a.jpg,cat\nb.jpg,dog\n", "first row is data already"),
-        (b"path,label\na.jpg,cat\nhttps://x.org/b.jpg,cat\n", "line 3: this path is a URL"),
+        (b"path,label\na.jpg,cat\nftp://x.org/b.jpg,cat\n", "line 3: such addresses are not read"),
         (b"", r"no column 'path'(.|\n)*an empty file"),
         (b"path,label\n", "No photo was found"),
         (b"path,label,Label\na.jpg,b,c\n", "two columns 'label'"),
