@@ -76,13 +76,14 @@ def name_of(page):
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, hybrid):
     """A folder with a small demo, what it is reset to before each page, and a way to do that."""
-    from hybrid.demo import RECIPE, write_demo
+    from hybrid.demo import RECIPE, write_camera_trap, write_demo
 
     folder, kept = tmp_path_factory.mktemp("docs") / "here", tmp_path_factory.mktemp("docs") / "kept"
     with contextlib.chdir(folder.parent):
         folder.mkdir()
         write_demo(folder / "demo" / "data", train_per_class=3, val_per_class=1, test_per_class=1)
         data, run = folder / "demo" / "data", folder / "demo" / "run"
+        write_camera_trap(data / "traps")
         hybrid("build-index", data / "train", data / "val", "--encoder", "tiny", "--run", run)
         hybrid("train-head", "--recipe", RECIPE, "--run", run, "--epochs", 2)
         for name in ("train", "val", "test"):

@@ -188,16 +188,29 @@ class BoxRecord(ImageRecord):
         Name of the category, such as ``animal``.
     confidence : float
         The detector's, 0 to 1.
+    photo : ImageRecord or None
+        The whole photo, where it is read in a way of its own, as at an address that holds credentials.
     """
 
     detection: str = field(kw_only=True)
     confidence: float = field(kw_only=True)
+    photo: ImageRecord | None = field(kw_only=True, default=None, repr=False, compare=False)
 
     @classmethod
     def of(cls, photo: ImageRecord, box: Box, detection: str, confidence: float) -> BoxRecord:
         """Name a part of a photo; everything else is the photo's."""
         known = {own.name: getattr(photo, own.name) for own in fields(ImageRecord)}
-        return cls(**known | {"path": f"{photo.file}{box.fragment}"}, detection=detection, confidence=confidence)
+        known["path"] = f"{photo.file}{box.fragment}"
+        own_way = None if type(photo) is ImageRecord else photo
+        return cls(**known, detection=detection, confidence=confidence, photo=own_way)
+
+    def read_bytes(self) -> bytes:
+        """Read the encoded photo, as `ImageRecord.read_bytes` does."""
+        return ImageRecord.read_bytes(self) if self.photo is None else self.photo.read_bytes()
+
+    def read_into(self, memory: memoryview) -> int | None:
+        """Read the encoded photo to the start of some memory, as `ImageRecord.read_into` does."""
+        return ImageRecord.read_into(self, memory) if self.photo is None else self.photo.read_into(memory)
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,9 +94,7 @@ def find_missing(
     for source, rows in others.items():
         if replace:
             missing.gone += [row.path for row in rows]
-        elif _is_absent(source) and (
-            orphans := [row for row in rows if _is_absent(row.container or parted(row.path)[0])]
-        ):
+        elif _is_absent(source) and (orphans := [row for row in rows if _is_absent(_file_of(row))]):
             if prune:
                 missing.gone += [row.path for row in orphans]
             else:

@@ -13,9 +13,13 @@ import pytest
 from PIL import Image
 
 from hybrid.errors import ConfigError, DataError
+from hybrid.images import remote
 from hybrid.images.boxes import Box
 from hybrid.images.detections import Crops, Detections
-from hybrid.images.sources import scan
+from hybrid.images.pipeline import read_each
+from hybrid.images.records import ImageRecord
+from hybrid.images.remote import SignedRecord
+from hybrid.images.sources import Scan, scan
 
 ANIMAL = {"category": "1", "conf": 0.9, "bbox": [0.1, 0.2, 0.3, 0.4]}
 
@@ -226,6 +230,20 @@ def test_members_of_shards_have_boxes_too(tmp_path, write, image):
         "shard.tar/2.png#xywh=percent:10,20,30,40",
     ]
     assert crops.scan.records[1].read_bytes() == data.getvalue()
+
+
+def test_photos_at_urls_and_behind_credentials_are_read_in_their_own_way(photos, write, monkeypatch):
+    data = (photos / "cat" / "a.jpg").read_bytes()
+    addresses: list[str] = []
+    monkeypatch.setattr(remote, "read", lambda address, *part: addresses.append(address) or data)
+    known = ("memory://bucket/photos", None, None, len(data), 0)
+    plain = ImageRecord("memory://bucket/photos/cat/a.jpg", *known)
+    signed = SignedRecord("memory://bucket/photos/dog/c.jpg", *known, address="memory://bucket/photos/dog/c.jpg?sig=x")
+    file = write({"cat/a.jpg": [ANIMAL], "dog/c.jpg": [ANIMAL, found(0.5, (0, 0, 1, 1))]})
+    crops = Detections.read(file).crop(Scan((plain, signed), (), ("memory://bucket/photos",)))
+    assert crops.scan.records[0].path == "memory://bucket/photos/cat/a.jpg#xywh=percent:10,20,30,40"
+    assert [image.reason for image in read_each(crops.scan.records)] == ["", "", ""]
+    assert addresses == ["memory://bucket/photos/cat/a.jpg", "memory://bucket/photos/dog/c.jpg?sig=x"]
 
 
 @pytest.mark.parametrize(
