@@ -142,7 +142,7 @@ def as_planned(image: ReadImage) -> ReadImage:
     if image.reason:
         return image
     try:
-        status = Path(record.container or record.path).stat()
+        status = Path(record.container or record.file).stat()
     except (OSError, ValueError):  # not a file of this machine; or it was read, and is gone by now
         return image
     size = record.size if record.container else status.st_size

@@ -355,7 +355,7 @@ def _check_files(records: Sequence[ImageRecord]) -> None:
             fix="hybrid remove-class NAME, and add the class by files; or --classes without it; or --head linear",
         )
     connect(r.container or r.path for r in records if r.is_remote)
-    missing = [r.path for r in records if not (r.is_remote or Path(r.container or r.path).is_file())]
+    missing = [r.path for r in records if not (r.is_remote or Path(r.container or r.file).is_file())]
     if missing:
         raise DataError(
             f"{len(missing)} photos of the index are gone from disk",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 from PIL import Image
 
 from hybrid import Detections, HybridClassifier, Run
-from hybrid.demo import write_camera_trap
+from hybrid.demo import RECIPE, write_camera_trap
 from hybrid.errors import DataError, UnreadableImageError
+from hybrid.index.store import EmbeddingStore
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +161,32 @@ def test_boxes_are_indexed_explained_labeled_searched_and_read_again(hybrid, tra
     picture = tmp_path / "why.png"
     hybrid("explain", first["path"], "--run", run, "--prompts", animals / "names.txt", "--out", picture)
     assert json.loads(picture.with_suffix(".json").read_text())["photo"] == first["path"]
+
+
+def test_a_network_trains_on_boxes_and_they_are_shown_in_a_browser(hybrid, tmp_path):
+    pytest.importorskip("fastapi", reason="the extra serve is not installed")
+    from starlette.testclient import TestClient
+
+    from hybrid.serve.app import create_app
+    from hybrid.serve.model import Asked
+    from hybrid.serve.service import Service
+    from hybrid.serve.settings import ServeSettings
+
+    run, file = tmp_path / "run", tmp_path / "coco.json"
+    document = json.loads(Path("coco.json").read_text())
+    for one in document["annotations"]:
+        one["category_id"] = 1 + one["id"] % 2
+    document["categories"] = [{"id": 1, "name": "llama"}, {"id": 2, "name": "zebra"}]
+    file.write_text(json.dumps(document))
+    hybrid("build-index", "camera_1", "camera_2", "--detections", file, "--encoder", "tiny", "--run", run, rc=3)
+    hybrid("train-head", "--recipe", RECIPE, "--run", run, "--epochs", "1")
+    with EmbeddingStore(Run(run).layout.store, read_only=True) as store:
+        box = next(iter(store.images()))
+    service = Service(lambda: Run(run, wait=False), Asked(), ServeSettings())
+    with TestClient(create_app(service), base_url="http://127.0.0.1:8000") as client:
+        answer = client.get(f"/v1/photos/{box.sha256}")
+    shown = Image.open(io.BytesIO(answer.content))
+    assert shown.width == shown.height < Image.open(box.record.file).width / 2
 
 
 def test_a_photo_that_the_detector_failed_at_keeps_its_boxes(hybrid, tmp_path):

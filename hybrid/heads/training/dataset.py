@@ -298,5 +298,37 @@ def _cut(images: list[StoredImage], fraction: float, seed: int) -> tuple[list[St
             got=f"{len(images)} photos of {len(set(labels))} classes",
             fix="add photos, or name a validation source in a folder called val",
         )
-    train, val = stratified_split(labels, fraction, seed)
-    return [images[i] for i in train], [images[i] for i in val]
+    train, val = cut_photos(images, fraction, seed)
+    if not val:
+        raise DataError(
+            "no photo can be held out for validation: each has the only box of a class that could train",
+            got=f"{len(images)} boxes of {len(set(labels))} classes",
+            fix="add photos, or name a validation source in a folder called val",
+        )
+    return train, val
+
+
+def cut_photos(
+    images: Sequence[StoredImage], fraction: float, seed: int
+) -> tuple[list[StoredImage], list[StoredImage]]:
+    """Split images as `stratified_split` does, whole photos at a time: their boxes share light and background.
+
+    A photo counts for the class of its first box. One of which a class needs a box to train on is not held out.
+    """
+    photos: dict[str, list[StoredImage]] = {}
+    for image in images:
+        photos.setdefault(image.record.file, []).append(image)
+    groups = list(photos.values())
+    train, val = stratified_split([str(group[0].record.label) for group in groups], fraction, seed)
+    trained = {image.record.label for place in train for image in groups[place]}
+    held = set[str]()
+    for place in val:
+        labels = {image.record.label for image in groups[place]}
+        if labels <= trained:
+            held.add(groups[place][0].record.file)
+        else:
+            trained |= labels
+    return (
+        [image for image in images if image.record.file not in held],
+        [image for image in images if image.record.file in held],
+    )

@@ -11,6 +11,7 @@ from hybrid.heads.training.dataset import (
     HELD_BACK,
     ChosenImages,
     choose_images,
+    cut_photos,
     divide,
     each_content_once,
     pack,
@@ -18,7 +19,6 @@ from hybrid.heads.training.dataset import (
 )
 from hybrid.images.pipeline import read_each
 from hybrid.images.sources import Scan
-from hybrid.images.splits import stratified_split
 from hybrid.index.store import StoredImage
 from hybrid.labels.names import NameTable
 
@@ -149,14 +149,13 @@ def _cut_test(chosen: ChosenImages, fraction: float, seed: int) -> tuple[ChosenI
     """Cut test images off; a validation split that the sources name stays whole."""
     rest = [p for p in chosen.images if p.record.split != "val"]
     pool = rest or chosen.images
-    cut = stratified_split([str(p.record.label) for p in pool], fraction, seed)[1]
-    if not len(cut):
+    _, tested = cut_photos(pool, fraction, seed)
+    if not tested:
         raise DataError(
             "no class has two photos, so none can be held out for the test",
             got=f"{len(pool)} photos of {len(chosen.classes)} classes",
             fix="add photos, or name a test source",
         )
-    tested = [pool[i] for i in cut]
     held = {p.sha256 for p in tested}
     left = [p for p in chosen.images if p.sha256 not in held]
     note = f"test: a stratified {fraction:.0%} of the labeled photos, seed {seed}"
