@@ -55,6 +55,22 @@ def test_uploads_get_the_answers_that_the_command_line_gives(post, photos, serve
         assert close(bare(row), bare(by_name[row["sha256"]]))
 
 
+def test_a_request_asks_for_nodes_of_the_taxonomy(serve, photos, served_animals, tmp_path):
+    names = [folder.name for folder in (served_animals / "test").iterdir()]
+    (tmp_path / "tree.txt").write_text("".join(f"{name} < drawing\n" for name in names))
+    client = serve(taxonomy=str(tmp_path / "tree.txt"))
+    files = [("images", ("a.jpg", photos[0].read_bytes()))]
+    plain, node = (
+        client.post("/v1/predict", files=files, data=data).json()["predictions"][0]
+        for data in ({}, {"confident": "0.9999999"})
+    )
+    assert (plain["leaf"], plain["rank"]) == (None, None)
+    assert (node["label"], node["leaf"]) == ("drawing", plain["label"])
+    wrong = serve().post("/v1/predict", files=files, data={"confident": "0.9"})
+    assert wrong.status_code == 422
+    assert "needs a taxonomy" in wrong.text
+
+
 def test_a_photo_is_looked_at_once_whatever_is_asked_of_it_later(post, photos, scored):
     first = post(photos[:1])["predictions"][0]
     assert scored == [1]

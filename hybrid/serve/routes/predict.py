@@ -16,7 +16,7 @@ SCHEMA = form_schema(
     | HASHES
     | {"prompts": {**TEXT, "description": 'JSON list of names that join for this request: ["zebra"]'}}
     | {"balance": TEXT, "top_k": {"type": "integer"}, "neighbors": {"type": "integer"}}
-    | dict.fromkeys(("prior", "reject", "max_false_accept", "coverage"), _NUMBER)
+    | dict.fromkeys(("prior", "reject", "max_false_accept", "coverage", "confident"), _NUMBER)
 )
 
 

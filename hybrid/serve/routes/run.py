@@ -74,11 +74,13 @@ def _abilities(served: Served, read_only: bool) -> tuple[dict[str, bool], dict[s
         why_not |= dict.fromkeys(
             ("reject", "coverage"), f"the gate is not fitted: {fitted.gate and fitted.gate.reason}"
         )
+    if fitted.tree is None:
+        why_not["confident"] = "needs a taxonomy: hybrid serve --taxonomy FILE"
     if find_spec("captum") is None:
         why_not["explain"] = "needs the extra explain: pip install 'hybrid-classifier[explain]'"
     if read_only:
         why_not["train"] = "the server only reads the run"
     elif served.stamp.info is None:
         why_not["train"] = "there is no index: hybrid build-index"
-    names = ("reject", "coverage", "prior", "explain", "train")
+    names = ("reject", "coverage", "prior", "confident", "explain", "train")
     return {name: name not in why_not for name in names}, why_not

@@ -85,7 +85,8 @@ class Pool:
         Parameters
         ----------
         classifier : FittedClassifier
-            Its policy shifts the answers here, too; each image is answered by itself.
+            Its policy shifts the answers here, too; each image is answered by itself, and by a class that it may be
+            labeled with.
         layout : Layout
             Of its run, which has an index.
         keep : bool
@@ -96,8 +97,9 @@ class Pool:
         HybridError
             If the run has no index, or it cannot be read.
         """
-        if classifier.policy.transductive:
-            classifier = replace(classifier, policy=replace(classifier.policy, transductive=False))
+        policy = replace(classifier.policy, transductive=False, confident=None)
+        if policy != classifier.policy:
+            classifier = replace(classifier, policy=policy)
         return cls(classifier, layout, read_run(layout).encoder_fingerprint, _logits_of(classifier, layout, keep=keep))
 
     @property

@@ -24,6 +24,7 @@ from hybrid.index.store import EmbeddingStore
 from hybrid.labels.names import NONE
 from hybrid.labels.prompts import PromptSet, load_templates
 from hybrid.labels.space import join
+from hybrid.labels.taxonomy import Statement, build_taxonomy
 from hybrid.run.classes.change import read_run_classes
 from hybrid.run.files import Layout, write_run
 from hybrid.run.fitted import FittedClassifier
@@ -202,11 +203,15 @@ def test_vectors_of_another_encoder(colors):
     assert {reason for _, reason in pool.unreadable} == {"it has no vector: hybrid build-index again"}
 
 
-def test_photo_by_photo_whatever_the_policy(animals):
+def test_photo_by_photo_and_by_class_whatever_the_policy(animals):
+    """A node of a taxonomy is no label."""
     run, _, unseen = animals
-    together = run.classifier(prompts=[unseen]).fitted
-    pool = updated(replace(together, policy=replace(together.policy, transductive=True)), run.layout)
-    assert predicted(pool) == predicted(updated(together, run.layout))
+    plain = run.classifier(prompts=[unseen]).fitted
+    under_all = [Statement(((name, None), ("all", None)), (name,)) for name in plain.space.names]
+    placed = run.classifier(prompts=[unseen], taxonomy=build_taxonomy(under_all, "test")).fitted
+    for classifier, changed in ((plain, {"transductive": True}), (placed, {"confident": 0.999999})):
+        pool = updated(replace(classifier, policy=replace(classifier.policy, **changed)), run.layout)
+        assert predicted(pool) == predicted(updated(plain, run.layout))
 
 
 def test_what_a_person_labeled_is_left_out(colors):

@@ -25,6 +25,11 @@ const POINTS = [
     help: "Sets that hold the right class this often, for photos of trained classes.",
     why: "needs a fitted gate: run `hybrid fit-gate`, or refit in Review",
   },
+  {
+    id: "confident", name: "Sure in the taxonomy", start: 0.9, min: 0.5, max: 0.99, step: 0.01,
+    help: "Answer with the deepest node that is so probable: the species, else the genus, the family …",
+    why: "needs a taxonomy", optional: true,
+  },
 ];
 
 export function create(ctx) {
@@ -259,7 +264,7 @@ class TryView {
 
   #drawSliders() {
     const run = this.ctx.run;
-    fill(this.sliders, POINTS.map((point) => this.#slider(point, run)));
+    fill(this.sliders, POINTS.filter((point) => !point.optional || run?.can?.[point.id]).map((point) => this.#slider(point, run)));
   }
 
   #slider(point, run) {
