@@ -9,20 +9,33 @@ if TYPE_CHECKING:
     from hybrid.classifier import HybridClassifier
     from hybrid.gate.policy import Policy
     from hybrid.images.detections import Detections
+    from hybrid.images.sequences import with_sequences
+    from hybrid.labels.priors import ClassPriors
     from hybrid.labels.prompts import PromptSet
     from hybrid.prediction import Prediction
     from hybrid.run.run import Run
 
 __version__ = "0.1.0"
-__all__ = ["Detections", "HybridClassifier", "Policy", "Prediction", "PromptSet", "Run"]
+__all__ = [
+    "ClassPriors",
+    "Detections",
+    "HybridClassifier",
+    "Policy",
+    "Prediction",
+    "PromptSet",
+    "Run",
+    "with_sequences",
+]
 
 _HOMES = {
+    "ClassPriors": "hybrid.labels.priors",
     "Detections": "hybrid.images.detections",
     "HybridClassifier": "hybrid.classifier",
     "Policy": "hybrid.gate.policy",
     "Prediction": "hybrid.prediction",
     "PromptSet": "hybrid.labels.prompts",
     "Run": "hybrid.run.run",
+    "with_sequences": "hybrid.images.sequences",
 }
 
 

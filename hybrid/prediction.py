@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +107,10 @@ class Prediction:
         Of the node that `label` names, such as ``family``, where the taxonomy says so.
     box : DetectedBox or None
         The part of a photo that this is the answer for; None for a whole photo.
+    sequence : str or None
+        The sequence that the image is of; its images have one answer.
+    own : (label, probability) or None
+        What the image alone would be; None where it is of no sequence.
     """
 
     path: str
@@ -124,6 +129,8 @@ class Prediction:
     leaf: str | None = None
     rank: str | None = None
     box: DetectedBox | None = None
+    sequence: str | None = None
+    own: tuple[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as plain JSON values: probabilities to six digits, a class as its label and probability."""
@@ -139,6 +146,7 @@ class Prediction:
             "top": [opinion(pair) for pair in self.top],
             "head": opinion(self.head),
             "zero_shot": opinion(self.zero_shot),
+            "own": opinion(self.own),
             "set": None if self.set is None else list(self.set),
             "neighbors": None if self.neighbors is None else near,
             "box": self.box and {name: plain(value) for name, value in asdict(self.box).items()},
@@ -160,6 +168,8 @@ class Answers:
         The zero-shot expert's own probability of the unseen classes.
     decided : Decided or None
         The gate's answer, in its parts.
+    own : (n, c) or None
+        What each image would be alone, where images of a sequence answer together.
     """
 
     supervised: Probabilities | None
@@ -168,6 +178,7 @@ class Answers:
     p_unseen: NDArray[np.float64] | None
     zero_shot_mass: NDArray[np.float64] | None
     decided: Decided | None
+    own: Probabilities | None = None
 
 
 def to_predictions(
@@ -180,6 +191,7 @@ def to_predictions(
     accept_above: float | None = None,
     warning: str | None = None,
     nodes: Nodes | None = None,
+    sequences: Sequence[str | None] | None = None,
 ) -> list[Prediction]:
     """Turn a batch's answers into one `Prediction` an image.
 
@@ -193,6 +205,8 @@ def to_predictions(
         Put on every prediction.
     nodes : Nodes, optional
         Answer with nodes of a taxonomy.
+    sequences : sequence of (str or None), optional
+        Of each image.
     """
     order = np.argsort(-answers.hybrid, axis=1, kind="stable")
     experts = _experts(answers, order[:, 0], space, only_expert)
@@ -211,6 +225,8 @@ def to_predictions(
             zero_shot=_best(answers.zero_shot, row, space),
             set=_set(answers, order[row], row, space),
             warning=warning,
+            sequence=sequences[row] if sequences is not None else None,
+            own=_best(answers.own, row, space) if sequences is not None and sequences[row] is not None else None,
         )
         made.append(prediction)
     if nodes is not None:

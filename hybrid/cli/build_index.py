@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +12,7 @@ import typer
 from hybrid.cli import options
 
 if TYPE_CHECKING:
+    from hybrid.images.sources import Scan
     from hybrid.terminal import FittedTable
 
 # Classes that the table shows, when there are more.
@@ -24,6 +26,7 @@ def build_index(
     *,
     run: options.Run = options.DEFAULT_RUN,
     encoder: options.EncoderOptions,
+    sequence_by: options.SequenceBy = None,
     labels: Annotated[
         bool, typer.Option("--labels/--no-labels", help="Whether folders and tables give class labels.")
     ] = True,
@@ -56,7 +59,8 @@ def build_index(
     from hybrid.images.sources import scan
 
     opened = encoder.open(run, device, wait=wait)
-    found = detector.boxes_of(scan(sources, labeled=labels, keep_empty=True), "indexed", labeled=labels)
+    found = _in_sequences(scan(sources, labeled=labels, keep_empty=True), sequence_by)
+    found = detector.boxes_of(found, "indexed", labeled=labels)
     if labels and found.records:
         show.stderr.print(_class_table(Counter((record.label, record.split) for record in found.records)))
     opened.encoder.check(found.records)  # loaded before the progress begins
@@ -70,14 +74,28 @@ def build_index(
             workers=batch.workers,
             progress=progress,
         )
-    if summary.kept:
-        show.note(f"{summary.kept} photos that add-class gave a class stay with it (hybrid remove-class forgets them)")
+    _note_kept(summary.kept)
     show.result(
         f"{summary.images} photos: {summary.encoded} encoded, {summary.reused} copies of known content, "
         f"{summary.unchanged} unchanged; {summary.new} new, {summary.changed} changed, {summary.removed} removed; "
         f"{summary.vectors} vectors in {run}"
     )
     show.exit_if_unreadable(summary.unreadable)
+
+
+def _note_kept(count: int) -> None:
+    from hybrid.cli import show
+
+    if count:
+        show.note(f"{count} photos that add-class gave a class stay with it (hybrid remove-class forgets them)")
+
+
+def _in_sequences(found: Scan, sequence_by: str | None) -> Scan:
+    """Say which photos belong together."""
+    from hybrid.images.sequences import sequenced
+
+    records, notes = sequenced(found.records, sequence_by)
+    return dataclasses.replace(found, records=tuple(records), notes=(*found.notes, *notes))
 
 
 def _class_table(counts: Mapping[tuple[str | None, str | None], int]) -> FittedTable | str:

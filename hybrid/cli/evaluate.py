@@ -13,6 +13,8 @@ import typer
 from hybrid.cli import options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hybrid.evaluation.results import Evaluation
     from hybrid.terminal import SafeConsole
 
@@ -33,13 +35,14 @@ def evaluate(
     ] = None,
     answer: options.AnswerOptions,
     detector: options.DetectionOptions,
+    sequence_by: options.SequenceBy = None,
     encoder: options.EncoderOptions,
     batch: options.BatchOptions,
     device: options.Device = "auto",
 ) -> None:
     """Score head, zero-shot and hybrid on labeled photos."""
     from hybrid.cli import show
-    from hybrid.cli.load import load_classifier, read_by
+    from hybrid.cli.load import in_context, load_classifier, read_by
     from hybrid.cli.outputs import EVALUATION, REPORT, Outputs
     from hybrid.evaluation.evaluate import evaluate as run_evaluation
     from hybrid.evaluation.html_report import FILE_NAME
@@ -48,7 +51,7 @@ def evaluate(
 
     policy = answer.policy()
     found = scan(sources)
-    more = {"--detections": detector.detections, "--taxonomy": answer.taxonomy}
+    more = {"--detections": detector.detections, **answer.read_by}
     outputs = Outputs({"a source": found.sources, **more, **read_by(run, encoder)}, run.run, found.records)
     outputs.file("--json", json_file, EVALUATION)
     if report is not None:
@@ -56,10 +59,11 @@ def evaluate(
     found = detector.boxes_of(found, "scored")
     show.note(*found.notes)
     classifier = load_classifier(run, policy, encoder, device, answer.regions, answer.taxonomy)
+    records = in_context(classifier, found.records, sequence_by)
     with show.image_progress("evaluating", len(found.records)) as progress:
         result = run_evaluation(
             classifier,
-            found.records,
+            records,
             **vars(batch),
             progress=progress,
             strict_names=run.strict_names,
@@ -72,12 +76,16 @@ def evaluate(
     console = show.stderr if json_file is not None and is_stdout(json_file) else show.stdout()
     _print(result, console)
     if report is not None:
-        from hybrid.evaluation.html_report import write_report
-
-        made = datetime.now().astimezone()
-        file = write_report(result, report, run=str(run.run), made=made, sources=sources, notes=found.notes)
+        file = _write_report(result, report, str(run.run), sources, found.notes)
         console.print(f"report: {file}", markup=False, soft_wrap=True)
     show.exit_if_unreadable([*found.unread, *result.unreadable])
+
+
+def _write_report(result: Evaluation, folder: Path, run: str, sources: list[str], notes: Sequence[str]) -> Path:
+    from hybrid.evaluation.html_report import write_report
+
+    made = datetime.now().astimezone()
+    return write_report(result, folder, run=run, made=made, sources=sources, notes=notes)
 
 
 def _print(result: Evaluation, console: SafeConsole) -> None:

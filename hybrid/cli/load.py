@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, cast
 
 from hybrid.cli.options import with_stdin
 from hybrid.errors import ConfigError
+from hybrid.images.sequences import sequenced
 from hybrid.images.sources import scan
 from hybrid.run.fitted import FittedClassifier
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hybrid.cli.options import EncoderOptions, RegionsChoice, RunOptions
     from hybrid.config import Regions
     from hybrid.gate.policy import Policy
@@ -41,6 +44,17 @@ def load_classifier(
         strict_names=run.strict_names,
         taxonomy=taxonomy,
     ).fitted
+
+
+def in_context(
+    classifier: FittedClassifier, records: Sequence[ImageRecord], sequence_by: str | None
+) -> list[ImageRecord]:
+    """Say which images belong together, and on stderr what is known of them; `sequence_by` as `SequenceBy` has it."""
+    from hybrid.cli import show
+
+    found, notes = sequenced(records, sequence_by)
+    show.note(*notes, *classifier.context.image_notes(found))
+    return found
 
 
 def read_by(run: RunOptions, encoder: EncoderOptions) -> dict[str, str | None]:

@@ -221,6 +221,28 @@ BoxMargin = Annotated[
     float | None,
     typer.Option(help="What is shown around a box, as a share of its longer side.  [default: 0.1]", show_default=False),
 ]
+PriorFile = Annotated[
+    Path | None,
+    typer.Option(
+        dir_okay=False,
+        help="CSV of class priors: class, weight, and maybe region and month, which a manifest gives for each photo. "
+        "They hold for trained and named classes, in the place of --prior and --balance.",
+    ),
+]
+Unlisted = Annotated[
+    float, typer.Option(help="Weight of a class that --prior-file does not list, on the scale of its weights.")
+]
+Only = Annotated[
+    str | None, typer.Option(help="Let the answer be one of these classes: a file or names, as --prompts takes them.")
+]
+SequenceBy = Annotated[
+    str | None,
+    typer.Option(
+        help="Which photos belong together and have one answer: folder, time:60s (of one folder, each at most so long "
+        "after the one before, by EXIF), or none.  [default: by the manifest's column sequence]",
+        show_default=False,
+    ),
+]
 OutputFormat = Annotated[
     Format | None, typer.Option("--format", help="[default: by the ending of --out, else table]", show_default=False)
 ]
@@ -256,18 +278,35 @@ class PolicyOptions:
 
 @dataclass(frozen=True)
 class AnswerOptions(PolicyOptions):
-    """The policy, with prediction sets, and how the head looks at a photo."""
+    """The policy, with prediction sets and what is known of the classes, and how the head looks at a photo."""
 
     coverage: Coverage = None
     transductive: Transductive = False
     taxonomy: TaxonomyFile = None
     confident: Confident = None
+    prior_file: PriorFile = None
+    unlisted: Unlisted = 0.01
+    only: Only = None
     regions: Regions = None
 
     def policy(self) -> Policy:
-        """Join the options of the policy; ConfigError where they contradict each other."""
-        policy = replace(super().policy(), coverage=self.coverage, transductive=self.transductive)
-        return replace(policy, confident=self.confident)
+        """Join the options of the policy; HybridError where they contradict each other or a file is not right."""
+        from hybrid.labels.priors import ClassPriors
+        from hybrid.labels.prompts import prompt_set
+
+        return replace(
+            super().policy(),
+            coverage=self.coverage,
+            transductive=self.transductive,
+            class_priors=None if self.prior_file is None else ClassPriors.read(self.prior_file, self.unlisted),
+            only=prompt_set(self.only),
+            confident=self.confident,
+        )
+
+    @property
+    def read_by(self) -> dict[str, str | Path | None]:
+        """Files that these options let a command read, by their flags."""
+        return {"--taxonomy": self.taxonomy, "--prior-file": self.prior_file, "--only": self.only}
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ def predict(
     ] = None,
     answer: options.AnswerOptions,
     detector: options.DetectionOptions,
+    sequence_by: options.SequenceBy = None,
     explain_neighbors: Annotated[
         bool, typer.Option("--explain-neighbors", help="List the 5 nearest labeled photos of the index as evidence.")
     ] = False,
@@ -44,7 +45,7 @@ def predict(
 ) -> None:
     """Classify photos into trained, named and added classes."""
     from hybrid.cli import show
-    from hybrid.cli.load import load_classifier, read_by
+    from hybrid.cli.load import in_context, load_classifier, read_by
     from hybrid.cli.outputs import PICTURE, Outputs
     from hybrid.cli.write import writer_of
     from hybrid.images.sources import scan
@@ -52,7 +53,7 @@ def predict(
     policy = answer.policy()
     detections = detector.read()
     found = scan(sources, labeled=False, each_row=True)
-    more = {"--detections": detector.detections, "--taxonomy": answer.taxonomy}
+    more = {"--detections": detector.detections, **answer.read_by}
     outputs = Outputs({"a source": found.sources, **more, **read_by(run, encoder)}, run.run, found.records)
     outputs.file("--out", output.out, _kind_of(output, detector))
     outputs.file("--grid", grid, PICTURE)
@@ -60,6 +61,7 @@ def predict(
     found = boxes.scan
     show.note(*found.notes)
     classifier = load_classifier(run, policy, encoder, device, answer.regions, answer.taxonomy)
+    records = in_context(classifier, found.records, sequence_by)
     _note_decoder(classifier)
     evidence = _Evidence(run.run, classifier) if explain_neighbors else None
     drawn: list[tuple[ImageRecord, Prediction]] = []
@@ -69,7 +71,7 @@ def predict(
         show.image_progress("classifying", len(found.records)) as progress,
     ):
         embed = evidence is not None and evidence.needs_embeddings
-        for answers in classifier.classify(found.records, **vars(batch), embed=embed):
+        for answers in classifier.classify(records, **vars(batch), embed=embed):
             unreadable += answers.unreadable
             predictions = classifier.predictions(answers, top_k)
             predictions = evidence.add(answers, predictions) if evidence else predictions

@@ -157,7 +157,12 @@ def _formatted(stream: TextIO, name: str, safe: bool) -> Iterator[Writer]:
 
         def write_rows(predictions: Sequence[Prediction]) -> None:
             for prediction in predictions:
-                opinions = {"top": prediction.top, "head": (prediction.head,), "zero_shot": (prediction.zero_shot,)}
+                opinions = {
+                    "top": prediction.top,
+                    "head": (prediction.head,),
+                    "zero_shot": (prediction.zero_shot,),
+                    "own": (prediction.own,),
+                }
                 joined = {
                     name: "; ".join(f"{pair[0]}={pair[1]:.4f}" for pair in pairs if pair)
                     for name, pairs in opinions.items()

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from hybrid.demo.animals import RANKS, Animal, DemoClasses, demo_classes
+from hybrid.demo.field import Frame, files, frames
 from hybrid.demo.painting import draw
 from hybrid.errors import ConfigError, DataError, listing
 from hybrid.files import atomic_write
@@ -28,6 +29,7 @@ class _Image:
     path: Path
     animal: Animal
     seed: tuple[int, ...]
+    frame: Frame | None = None
 
 
 def write_demo(
@@ -42,8 +44,10 @@ def write_demo(
 
     The layout is ``train/CLASS/NNN.jpg`` and ``val/CLASS/NNN.jpg`` for the seen classes,
     ``test/CLASS/NNN.jpg`` for the seen and the unseen ones, ``photos/photo_NN.jpg`` without labels,
-    ``prompts.txt`` with all names, and ``taxonomy.csv`` with what each stands under. Running it again
-    writes the same bytes, and leaves a file alone that holds them already.
+    ``prompts.txt`` with all names, and ``taxonomy.csv`` with what each stands under; and what cameras in two regions
+    saw, ``field/CAMERA/IMG_NNNN.jpg`` with times in their EXIF data, ``field.csv`` that says what they show, and
+    ``priors.csv`` with how often each animal is there. Running it again writes the same bytes, and leaves a file alone
+    that holds them already.
 
     Parameters
     ----------
@@ -66,13 +70,17 @@ def write_demo(
         got = f"{counts}, seed {seed}"
         raise ConfigError("the demo's counts and seed must not be negative", got=got, fix="use 0 or more")
     demo = demo_classes()
+    field = list(frames(demo, seed))
     images = [*_labeled(folder, demo, counts, seed), *_loose(folder, demo, seed)]
+    images += [_Image(folder / frame.path, frame.animal, frame.seed, frame) for frame in field]
     _refuse_foreign(folder, {image.path for image in images})
     for parent in {image.path.parent for image in images}:
         parent.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for _ in pool.map(_write_image, images):
             pass
+    for path, content in files(folder, demo, field).items():
+        _write(path, content)
     names = sorted(animal.name for animal in (*demo.seen, *demo.unseen))
     _write(folder / "prompts.txt", (_PROMPTS_HEAD + "".join(f"{name}\n" for name in names)).encode())
     lines = sorted(",".join((*animal.lineage, animal.name)) for animal in (*demo.seen, *demo.unseen))
@@ -98,7 +106,7 @@ def _loose(folder: Path, demo: DemoClasses, seed: int) -> list[_Image]:
 
 def _refuse_foreign(folder: Path, expected: set[Path]) -> None:
     """Stop before writing among images that the demo would then count as its own."""
-    images = [path for part in ("train", "val", "test", "photos") for path in (folder / part).rglob("*.jpg")]
+    images = [path for part in ("train", "val", "test", "photos", "field") for path in (folder / part).rglob("*.jpg")]
     foreign = sorted(str(path.relative_to(folder)) for path in images if path not in expected)
     for name, head in (("prompts.txt", _PROMPTS_HEAD), ("taxonomy.csv", _TAXONOMY_HEAD)):
         if (folder / name).is_file() and not (folder / name).read_bytes().startswith(head.encode()):
@@ -114,7 +122,8 @@ def _refuse_foreign(folder: Path, expected: set[Path]) -> None:
 
 def _write_image(image: _Image) -> None:
     packed = io.BytesIO()
-    draw(image.animal, np.random.default_rng(image.seed)).save(packed, "JPEG", quality=_QUALITY)
+    drawn = image.frame.draw() if image.frame else draw(image.animal, np.random.default_rng(image.seed))
+    drawn.save(packed, "JPEG", quality=_QUALITY, **({"exif": image.frame.exif} if image.frame else {}))
     _write(image.path, packed.getvalue())
 
 

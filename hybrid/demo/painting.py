@@ -71,7 +71,7 @@ class _Pose:
         return list(map(tuple, (bent @ self.matrix.T + self.offset).tolist()))
 
 
-def draw(animal: Animal, rng: Generator, size: int = 64) -> Image.Image:
+def draw(animal: Animal, rng: Generator, size: int = 64, frame: Generator | None = None) -> Image.Image:
     """Draw one image of an animal.
 
     Parameters
@@ -82,6 +82,9 @@ def draw(animal: Animal, rng: Generator, size: int = 64) -> Image.Image:
         Pose, size, place, light, background and grain come from it: the same state gives the same pixels.
     size : int, default 64
         Width and height in pixels.
+    frame : numpy.random.Generator, optional
+        Draw one of a burst: animal and place are those of `rng`, and how far it has moved since, light and grain come
+        from here.
 
     Returns
     -------
@@ -91,6 +94,7 @@ def draw(animal: Animal, rng: Generator, size: int = 64) -> Image.Image:
     species = _species(animal)
     coat = _coat_color(animal.color, species, rng)
     pose = _pose(species, rng, size * _FINE)
+    pose = pose if frame is None else _moved(pose, frame, size * _FINE)
     scene = background(rng, size).astype(np.uint8)
     canvas = Image.fromarray(scene).resize((size * _FINE, size * _FINE), Image.Resampling.BILINEAR)
     body = figure(animal.kind)
@@ -108,7 +112,7 @@ def draw(animal: Animal, rng: Generator, size: int = 64) -> Image.Image:
     _paint_coat(canvas, body, marks, pose, coat, species.light_marks)
     _paint(canvas, (*body.front, *front), pose, tones)
     small = np.asarray(canvas.resize((size, size), Image.Resampling.BOX), dtype=np.float32)
-    return Image.fromarray(photographed(small, rng).astype(np.uint8))
+    return Image.fromarray(photographed(small, frame or rng).astype(np.uint8))
 
 
 @cache
@@ -144,6 +148,15 @@ def _pose(species: _Species, rng: Generator, canvas: int) -> _Pose:
     matrix = scale * spin @ np.diag([flip * stretch, 1 / stretch])
     offset = canvas * (0.5 + rng.uniform(-0.08, 0.08, 2))
     return _Pose(matrix, offset, rng.uniform(-0.09, 0.09), rng.uniform(0, 2 * np.pi))
+
+
+def _moved(pose: _Pose, frame: Generator, canvas: int) -> _Pose:
+    """The same animal a moment later."""
+    turn = np.radians(frame.uniform(-14, 14))
+    spin = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    matrix = frame.uniform(0.92, 1.08) * spin @ pose.matrix
+    offset = pose.offset + canvas * frame.uniform(-0.06, 0.06, 2)
+    return _Pose(matrix, offset, frame.uniform(-0.09, 0.09), pose.phase)
 
 
 def _mixed(color: _Color, other: _Color, share: float) -> _Color:

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.errors import GateError
-from hybrid.gate.calibration import logsumexp
+from hybrid.gate.calibration import log_softmax, logsumexp
 from hybrid.gate.conformal import prediction_sets
+from hybrid.gate.context import log_shares
 from hybrid.gate.evidence import Evidence, Scorer
 from hybrid.gate.gate import Fused
 from hybrid.gate.gaussians import ClassGaussians, Floats
@@ -24,13 +25,28 @@ from hybrid.gate.transduction import transduce
 
 @dataclass(frozen=True)
 class FittedGate:
-    """A gate and all that serves it; parts are None where nothing could be fitted, and `reason` says why."""
+    """A gate and all that serves it; parts are None where nothing could be fitted, and `reason` says why.
+
+    Attributes
+    ----------
+    gate : AnyGate or None
+    gaussians : ClassGaussians or None
+    rejector : Rejector or None
+    calibration_set : CalibrationSet or None
+    reason : str
+    balanced : bool
+        Whether the head was trained as if every class had as many images.
+    dependence : float or None
+        How much the images of a sequence repeat each other; see `hybrid.gate.context`. None: no sequences told.
+    """
 
     gate: AnyGate | None = None
     gaussians: ClassGaussians | None = None
     rejector: Rejector | None = None
     calibration_set: CalibrationSet | None = None
     reason: str = ""
+    balanced: bool = True
+    dependence: float | None = None
 
     @property
     def warning(self) -> str | None:
@@ -111,7 +127,7 @@ class Decider:
     ) -> None:
         if fitted.gate is None or fitted.gaussians is None:
             raise GateError("this run has no gate", got=fitted.reason, fix="hybrid train-head")
-        self._gate, self._rejector = fitted.gate, fitted.rejector
+        self._fitted, self._gate, self._rejector = fitted, fitted.gate, fitted.rejector
         self._scorer = Scorer(fitted.gaussians, texts, logit_scale, support)
         self.point: OperatingPoint = choose_point(
             policy, self._gate, self._scorer, fitted.rejector, fitted.calibration_set
@@ -131,9 +147,35 @@ class Decider:
         p_known = sets = None
         if point.accept_above is not None and self._rejector is not None:
             p_known = self._rejector.p_known(self._gate, evidence, *point.odds)
-        if point.set_threshold is not None and uniform is not None:
-            sets = prediction_sets(np.exp(fused.log_probabilities), uniform, point.set_threshold)
+        if uniform is not None:
+            sets = self.sets(fused.log_probabilities, uniform)
         return Decided(fused, p_known, sets)
+
+    def sets(self, log_probabilities: Floats, uniform: NDArray[np.float64]) -> NDArray[np.bool_] | None:
+        """Prediction sets (n, c) of answers (n, c), where the policy has a coverage."""
+        if self.point.set_threshold is None:
+            return None
+        return prediction_sets(np.exp(log_probabilities), uniform, self.point.set_threshold)
+
+    @property
+    def log_prior(self) -> Floats:
+        """Log of the prior over the label space that the answers assume, (c,).
+
+        Between seen and named classes, the odds of the operating point. Among seen ones, equal shares where the head
+        was trained with every class as often; else shares in proportion to the classes' images, to the power of the
+        head's weight in the gate: nothing else in the answer knows how many images a class had. Among named ones, equal
+        shares. Each added class has what the gate's fit and the operating point give to it.
+        """
+        fitted, point, scorer = self._fitted, self.point, self._scorer
+        assert fitted.gaussians is not None  # noqa: S101  the constructor refuses a gate without them
+        seen, classes = scorer.seen, scorer.seen + scorer.unseen
+        weight = 0.0 if fitted.balanced else self._gate.seen.head
+        found = np.empty(classes)
+        found[:seen] = log_shares(fitted.gaussians.counts, weight)
+        prompted = classes - scorer.added
+        found[seen:prompted] = point.log_odds - np.log(max(prompted - seen, 1))
+        found[prompted:] = point.support_log_odds + np.log(self._gate.support.boost / seen)
+        return np.asarray(log_softmax(found[None])[0])
 
     def together(self, log_probabilities: NDArray[Any], embeddings: NDArray[Any]) -> NDArray[np.float32]:
         """Answer anew for images (n, d) that come together, from each one's own log-probabilities (n, c)."""

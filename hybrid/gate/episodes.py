@@ -65,13 +65,14 @@ def class_folds(classes: int, seed: int = 0, folds: int = FOLDS) -> tuple[tuple[
     return tuple(tuple(sorted(order[fold::count].tolist())) for fold in range(count))
 
 
-def image_folds(target: Indices, seed: int = 0, folds: int = FOLDS) -> Indices:
-    """Deal images into folds, (n,), each class's images spread evenly."""
+def image_folds(target: Indices, seed: int = 0, folds: int = FOLDS, sequence: Indices | None = None) -> Indices:
+    """Deal images into folds, (n,), each class's images spread evenly; those of one `sequence` (n,) stay together."""
     rng = np.random.default_rng(seed)
     assigned = np.empty(len(target), dtype=np.intp)
     for label in np.unique(target):
         rows = np.flatnonzero(target == label)
-        assigned[rows] = (np.arange(len(rows)) + rng.integers(folds)) % folds
+        dealt = np.arange(len(rows)) if sequence is None else np.unique(sequence[rows], return_inverse=True)[1]
+        assigned[rows] = (dealt + rng.integers(folds)) % folds
     return assigned
 
 
@@ -84,6 +85,7 @@ def calibrate(
     held_out: Sequence[Sequence[int]],
     fold_logits: Sequence[NDArray[Any]] | None = None,
     seed: int = 0,
+    sequence: Indices | None = None,
 ) -> Calibration:
     """Gather the evidence of the validation images, as it is and in every episode.
 
@@ -100,10 +102,12 @@ def calibrate(
     fold_logits : sequence of (n, s - held), optional
         A head's that never saw the held-out classes, over the others in their order. Without it the episodes ask
         no head, and the gate must not either.
+    sequence : (n,) int, optional
+        Which validation images belong together.
     """
     from threadpoolctl import threadpool_limits
 
-    folds = image_folds(validation.target, seed)
+    folds = image_folds(validation.target, seed, sequence=sequence)
     sampler = SupportSampler(train, seed)
     classes, both = len(texts), train + validation
     # Two numbers, chosen by leaving classes out: the same ones in all episodes.
@@ -128,6 +132,13 @@ def calibrate(
     jobs = [((), head_logits), *zip(held_out, fold_logits, strict=True)]
     with threadpool_limits(1):
         whole, *episodes = ordered_map(scored, jobs, default_workers(), len(jobs))
+    return _with_variants(gaussians, whole, episodes)
+
+
+def _with_variants(
+    gaussians: ClassGaussians, whole: LabeledEvidence, episodes: Sequence[LabeledEvidence]
+) -> Calibration:
+    """Take the episodes without support images, and with those of each number of `SHOTS`."""
     return Calibration(
         gaussians,
         whole,

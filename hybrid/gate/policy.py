@@ -17,6 +17,8 @@ from hybrid.gate.evidence import Evidence, Scorer
 from hybrid.gate.gaussians import Floats, Indices, read_tensors
 from hybrid.gate.registry import AnyGate
 from hybrid.gate.rejection import Rejector, threshold_for_coverage
+from hybrid.labels.priors import ClassPriors
+from hybrid.labels.prompts import PromptSet, prompt_set
 
 Balance = Literal["equal", "half", "natural"]
 TOGETHER = "transductive: each answer depends on the photos that come with it; with others it may be another one"
@@ -26,7 +28,12 @@ EXCLUSIVE = (
     ("reject", "max_false_accept"),
     ("transductive", "max_seen_loss"),
     ("transductive", "coverage"),
+    ("class_priors", "prior"),
+    ("class_priors", "balance"),
+    ("class_priors", "max_seen_loss"),
 )
+# What the flag is called, where it is not the field's name.
+_FLAGS = {"class_priors": "prior-file"}
 # Fields of `CalibrationSet` that have another name in its file.
 TENSORS = {"gda": "memory", "ood_score": "novelty"}
 # Tensors that files of older versions lack.
@@ -52,6 +59,11 @@ class Policy:
         The same, letting through about this share of the images of no class.
     coverage : float or None
         Prediction sets that hold the true class of this share of the images of seen classes.
+    class_priors : ClassPriors or None
+        How likely each class is, seen or not, by region and month: in the place of the prior that the answers assume.
+        So it excludes `prior`, `balance` and `max_seen_loss`.
+    only : PromptSet or None
+        The answer is one of these classes. Given in any way that `hybrid.labels.prompts.prompt_set` reads.
     transductive : bool
         Let images that are answered together help to classify each other; see `hybrid.gate.transduction`. Then an
         answer depends on the images that come with it. Without `prior` and `balance` it takes `balance` ``half``, and
@@ -68,8 +80,12 @@ class Policy:
     coverage: float | None = None
     transductive: bool = False
     confident: float | None = None
+    class_priors: ClassPriors | None = None
+    only: PromptSet | None = None
 
     def __post_init__(self) -> None:
+        if self.only is not None:
+            object.__setattr__(self, "only", prompt_set(self.only))
         for item in fields(self):
             value = getattr(self, item.name)
             if item.name != "transductive" and isinstance(value, float | int) and not 0 < value < 1:
@@ -87,7 +103,7 @@ class Policy:
 
 
 def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    return "--" + _FLAGS.get(name, name).replace("_", "-")
 
 
 @dataclass(frozen=True)
@@ -257,7 +273,9 @@ def _prior_odds(policy: Policy, scorer: Scorer, boost: float) -> OperatingPoint:
         # Added classes do not stand in the group of named ones: their part of the share is not the group's.
         log_odds += float(np.log((unseen - added) / unseen)) if added < unseen else 0.0
     note = f"prior p(unseen) {share:.3g} {why}"
-    if added and not support:
+    if policy.class_priors is not None:
+        note = f"class priors by {policy.class_priors.source}, of unseen classes too"
+    elif added and not support:
         of_names = f"{note}, of the named classes; " if added < unseen else ""
         note = f"{of_names}each added class has the prior of {boost:.2g} trained ones"
     return OperatingPoint(log_odds, support, notes=(note,))

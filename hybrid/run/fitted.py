@@ -30,6 +30,7 @@ from hybrid.images.stream import IN_FLIGHT, ordered_map
 from hybrid.labels.space import LabelSpace
 from hybrid.labels.tree import ClassTree
 from hybrid.prediction import Answers, DetectedBox, Nodes, Prediction, to_predictions
+from hybrid.run.context import Context, ContextStream
 from hybrid.run.load import RunState, assemble
 from hybrid.run.photo_answers import crop_images
 
@@ -105,6 +106,7 @@ class FittedClassifier:
     tree: ClassTree | None = None
     state: RunState | None = field(default=None, repr=False)
     decider: Decider | None = field(init=False, default=None, repr=False)
+    context: Context = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.policy.confident is not None and self.tree is None:
@@ -116,12 +118,14 @@ class FittedClassifier:
         if self.gate is not None and self.class_vectors is not None:
             decider = Decider(self.gate, self.class_vectors, self.encoder.logit_scale, self.policy, self.support)
             object.__setattr__(self, "decider", decider)
-        elif replace(self.policy, confident=None) != Policy():
+        elif replace(self.policy, confident=None, class_priors=None, only=None) != Policy():
             raise GateError(
                 "answers of one expert alone cannot be shifted, rejected, turned into sets or found together",
                 expected="a run with a head and a gate",
                 fix="hybrid train-head first, or leave those flags out",
             )
+        dependence = self.gate.dependence if self.gate is not None else None
+        object.__setattr__(self, "context", Context.of(self.space, self.policy, self.decider, dependence))
 
     @classmethod
     def of(cls, state: RunState, policy: Policy) -> FittedClassifier:
@@ -141,7 +145,7 @@ class FittedClassifier:
             state=state,
         )
         point = made.decider.point.notes if made.decider else (UNCALIBRATED,) if policy.confident is not None else ()
-        return replace(made, notes=(*state.notes, *parts.notes, *point))
+        return replace(made, notes=(*state.notes, *parts.notes, *point, *made.context.notes))
 
     def alone(self, system: str) -> FittedClassifier | None:
         """One of its systems by itself, doing no work for the others: ``supervised`` or ``zero_shot``."""
@@ -232,7 +236,8 @@ class FittedClassifier:
             decoder=decoder_of(self.encoder),
         )
         batches = ordered_map(partial(self._answer_batch, experts), reads, IN_FLIGHT, IN_FLIGHT)
-        yield from batches if not self.policy.transductive else self._together(batches)
+        batches = batches if not self.policy.transductive else self._together(batches)
+        yield from self._in_context(batches, records) if self.context.changes(records) else batches
 
     def experts(self, *, embed: bool = False) -> Experts:
         """Those that look at images for it; `embed`: the encoder too, where no answer needs it."""
@@ -246,7 +251,29 @@ class FittedClassifier:
         head_logits: FloatArray | None,
         unreadable: Unreadable = (),
     ) -> Batch:
-        """Answer for images, at least one, from what its experts said of them (`Experts.score`)."""
+        """Answer for images, at least one, from what its experts said of them (`Experts.score`).
+
+        Each by itself, whatever its sequence.
+        """
+        batch = self._answered(records, hashes, embeddings, head_logits, unreadable)
+        if not self.context.is_shift:
+            return batch
+        alone = [replace(record, sequence=None) for record in records]
+        return replace(
+            next(self._in_context(iter([replace(batch, records=tuple(alone))]), alone)), records=batch.records
+        )
+
+    def _in_context(self, batches: Iterator[Batch], records: Sequence[ImageRecord]) -> Iterator[Batch]:
+        return ContextStream(self.context, self.decider, self.space.seen, records)(batches)
+
+    def _answered(
+        self,
+        records: Sequence[ImageRecord],
+        hashes: Sequence[str],
+        embeddings: FloatArray | None,
+        head_logits: FloatArray | None,
+        unreadable: Unreadable = (),
+    ) -> Batch:
         uniform = np.array([uniform_from_hash(sha256) for sha256 in hashes])
         answers = self.answer(embeddings, head_logits, uniform)
         return Batch(tuple(records), tuple(hashes), answers, embeddings, unreadable, head_logits)
@@ -262,6 +289,7 @@ class FittedClassifier:
             accept_above=self.decider.point.accept_above if self.decider else None,
             warning=self.gate.warning if self.gate else None,
             nodes=self.nodes,
+            sequences=None if batch.answers.own is None else [record.sequence for record in batch.records],
         )
         boxes = [DetectedBox.of(record) for record in batch.records]
         return [replace(one, box=box) if box else one for one, box in zip(made, boxes, strict=True)]
@@ -309,7 +337,7 @@ class FittedClassifier:
             return Batch((), (), self._nothing, unreadable=unreadable)
         embeddings, head_logits = experts.score([image.prepared for image in images])
         records, hashes = [image.record for image in images], [image.sha256 for image in images]
-        return self.answered(records, hashes, embeddings, head_logits, unreadable)
+        return self._answered(records, hashes, embeddings, head_logits, unreadable)
 
 
 @dataclass(frozen=True)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import GateError, listing
 from hybrid.gate.calibration import fit_temperature
+from hybrid.gate.context import as_numbers, gate_dependence, log_shares
 from hybrid.gate.decide import FittedGate
-from hybrid.gate.episodes import calibrate, check_enough, class_folds
+from hybrid.gate.episodes import Calibration, calibrate, check_enough, class_folds
 from hybrid.gate.evidence import Evidence, Scorer
-from hybrid.gate.gaussians import ClassGaussians, LabeledEmbeddings
+from hybrid.gate.gaussians import ClassGaussians, Indices, LabeledEmbeddings
 from hybrid.gate.policy import CalibrationSet, uniform_from_hash
 from hybrid.gate.registry import gate_class
 from hybrid.gate.rejection import fit_rejector
 from hybrid.heads.base import LabeledImages, TrainingSet
 from hybrid.heads.training.folds import FoldLogits
+from hybrid.images.records import ImageRecord
+from hybrid.run.context import key_of
 
 
 def fit_run_gate(
@@ -30,6 +34,7 @@ def fit_run_gate(
     fold_logits: FoldLogits | None = None,
     seed: int = 0,
     negative_logits: FloatArray | None = None,
+    balanced: bool = True,
 ) -> FittedGate:
     """Fit gate and rejector on the validation images.
 
@@ -44,6 +49,8 @@ def fit_run_gate(
         See `hybrid.heads.training.folds`: where the episodes' head logits come from, and what gives them.
     negative_logits : (m, s) float32, optional
         The head's, of the images of none of the classes (`TrainingSet.negatives`).
+    balanced : bool
+        See `FittedGate`.
 
     Returns
     -------
@@ -62,23 +69,30 @@ def fit_run_gate(
     except GateError as error:
         return _not_fitted(train + val, len(data.classes), error)
     held_out = class_folds(len(data.classes), seed)
-    calibration = calibrate(
-        train,
-        val,
-        texts,
-        logit_scale,
-        head_logits,
-        held_out,
-        _episode_logits(data, head_logits, held_out, fold_logits) if fold_logits else None,
-        seed,
-    )
+    sequence = _sequences(data.val.records)
+    own_logits = _episode_logits(data, head_logits, held_out, fold_logits) if fold_logits else None
+    calibration = calibrate(train, val, texts, logit_scale, head_logits, held_out, own_logits, seed, sequence)
     gate, reason = gate_class().fitted(calibration, folds)
     outside = None
     if negative_logits is not None and data.negatives is not None:
         outside = Scorer(calibration.gaussians, texts, logit_scale)(data.negatives.embeddings, negative_logits)
     rejector = fit_rejector(gate, calibration.episodes, calibration.validation.evidence, outside)
     kept = _calibration_set(data.val, head_logits, calibration.validation.evidence)
-    return FittedGate(gate, calibration.gaussians, rejector, kept, reason)
+    fitted = FittedGate(gate, calibration.gaussians, rejector, kept, reason, balanced)
+    return fitted if sequence is None else replace(fitted, dependence=_dependence(fitted, calibration, sequence))
+
+
+def _sequences(records: Sequence[ImageRecord]) -> Indices | None:
+    """Which images belong together, (n,); None where nothing says so."""
+    keys = [key_of(record) for record in records]
+    return as_numbers(keys) if any(keys) else None
+
+
+def _dependence(fitted: FittedGate, calibration: Calibration, sequence: Indices) -> float | None:
+    """How much the validation images of a sequence repeat each other, None where there are too few sequences."""
+    assert fitted.gate is not None  # noqa: S101  it was just fitted
+    log_seen = log_shares(calibration.gaussians.counts, 0.0 if fitted.balanced else fitted.gate.seen.head)
+    return gate_dependence(fitted.gate, calibration.validation, calibration.episodes, log_seen, sequence)
 
 
 def _not_fitted(images: LabeledEmbeddings, classes: int, error: GateError) -> FittedGate:

@@ -124,7 +124,11 @@ class HeadFolder:
         if info.rejector is not None:
             self._check(HeadFiles.HELD_OUT)
             calibration_set = CalibrationSet.load(self.folder / HeadFiles.HELD_OUT)
-        return FittedGate(info.gate, gaussians, info.rejector, calibration_set, info.reason), info
+        balanced = self.info().settings.schedule.balanced_sampling
+        fitted = FittedGate(
+            info.gate, gaussians, info.rejector, calibration_set, info.reason, balanced, info.dependence
+        )
+        return fitted, info
 
     def check(self) -> None:
         """Hold every file against the manifest; ArtifactError names the first one that is another."""
@@ -332,6 +336,7 @@ class HeadDraft:
             encoder_identity=encoder.identity,
             head_sha256=file_sha256(self.folder / HeadFiles.WEIGHTS),
             templates=templates,
+            dependence=fitted.dependence,
         )
         write_json(self.folder / HeadFiles.GATE, info)
 

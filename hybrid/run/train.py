@@ -260,6 +260,7 @@ class _Work:
             fold_logits=self.fold_logits(data, folder),
             seed=self.settings.seed,
             negative_logits=scored.negatives,
+            balanced=self.settings.schedule.balanced_sampling,
         )
 
     def try_to_fit_gate(
@@ -334,6 +335,8 @@ def _report(fitted: FittedGate, say: Say) -> None:
     if fitted.warning:
         say(f"WARNING: {fitted.warning}")
     say(f"gate: {fitted.gate.describe()[0]} (all of it: hybrid info)")
+    if fitted.dependence is not None:
+        say(f"photos of a sequence repeat each other by {fitted.dependence:.2f} (0: none does, 1: all say the same)")
     if fitted.rejector is not None:
         for text in fitted.rejector.describe()[1:]:
             say(text)

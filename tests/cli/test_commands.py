@@ -34,7 +34,7 @@ SYSTEM_KEYS = {
 }
 ROW_KEYS = {
     *("path", "label", "probability", "seen", "p_unseen", "expert", "top", "head", "zero_shot"),
-    *("p_known", "set", "warning", "neighbors", "leaf", "rank", "box"),
+    *("p_known", "set", "warning", "neighbors", "leaf", "rank", "box", "sequence", "own"),
 }
 
 

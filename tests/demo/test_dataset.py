@@ -15,8 +15,14 @@ from PIL import Image
 import hybrid.encoders
 from hybrid.demo.animals import COLORS, KINDS, PARTS, PATTERNS, Animal, all_animals, demo_classes, training_animals
 from hybrid.demo.dataset import write_demo
+from hybrid.demo.field import FRAMES, REGIONS
 from hybrid.demo.painting import draw
 from hybrid.errors import ConfigError, DataError
+from hybrid.images.sequences import sequenced
+from hybrid.images.sources import scan
+from hybrid.labels.priors import ClassPriors
+from hybrid.labels.prompts import PromptSet
+from hybrid.labels.space import join
 from hybrid.labels.taxonomy_files import load_taxonomy
 
 # Hue in degrees as a person names it; brown and pink differ from orange and red in other ways.
@@ -115,8 +121,33 @@ def test_write_demo_lays_out_what_it_promises(tmp_path: Path) -> None:
     chains = {name: tree.chain_of(*tree.find([name])) for name in everything}
     assert chains["plain yellow fish"] == "plain yellow fish < yellow fish < fish < vertebrate < animal"
     assert {chain.count(" < ") for chain in chains.values()} == {4}
-    expected = {"photos", "prompts.txt", "taxonomy.csv", "test", "train", "val"}
-    assert {path.name for path in tmp_path.iterdir()} == expected
+    tables = {"prompts.txt", "taxonomy.csv", "field.csv", "priors.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == {"photos", "field", "test", "train", "val", *tables}
+
+
+def test_the_field_has_bursts_in_two_regions(tmp_path: Path) -> None:
+    """What the manifest says is what the photos' EXIF data say, and frames of a burst are alike and not the same."""
+    write_demo(tmp_path, train_per_class=0, val_per_class=0, test_per_class=0)
+    listed = scan([tmp_path / "field.csv"]).records
+    found, notes = sequenced(scan([tmp_path / "field"], labeled=False).records, "time:60s")
+    assert not notes
+    assert {one.path: one.time for one in found} == {one.path: one.time for one in listed}
+    by_manifest, by_exif = ({one.path: one.sequence for one in records} for records in (listed, found))
+    assert (
+        len({*by_manifest.values()})
+        == len({*by_exif.values()})
+        == len({(s, by_exif[p]) for p, s in by_manifest.items()})
+    )
+    assert {len([s for s in by_exif.values() if s == one]) for one in by_exif.values()} == {FRAMES}
+    assert {one.region for one in listed} == set(REGIONS)
+    space = join((), PromptSet.load(tmp_path / "prompts.txt"))
+    table = ClassPriors.read(tmp_path / "priors.csv").join(space)
+    assert table.notes() == []
+    likely = [np.exp(table.log_prior(one.region, None))[space.index_of(one.label)] for one in listed]
+    assert np.mean(likely) > 2 / len(space.names), "what is drawn is what the weights say"
+    same = [np.asarray(Image.open(one.path)).astype(int) for one in listed[: 2 * FRAMES]]
+    near, far = np.abs(same[0] - same[1]).mean(), np.abs(same[0] - same[FRAMES]).mean()
+    assert 1 < near < far
 
 
 def test_write_demo_again_is_identical_and_touches_nothing(tmp_path: Path) -> None:

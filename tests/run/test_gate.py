@@ -138,7 +138,7 @@ def test_episodes_heads_are_brought_to_the_heads_calibration(handed_on, factor):
     assert tuple(prompted) == class_folds(7)
     assert fitted.gate.fit.folds == "frozen"
     own = fit_temperature(logits, data.val.target)
-    ((*_, held_out, given, _),) = handed_on
+    ((*_, held_out, given, _, _),) = handed_on
     assert tuple(held_out) == class_folds(7)
     for held, found in zip(held_out, given, strict=True):
         rows = ~np.isin(data.val.target, held)
@@ -156,7 +156,7 @@ def test_the_seed_deals_classes_and_images(handed_on):
     fits = [fit_run_gate(*make(), SCALE, seed=seed).gate for seed in (4, 4, 0)]
     assert fits[0] == fits[1] != fits[2]
     assert tuple(handed_on[0][5]) == class_folds(7, 4) != tuple(handed_on[2][5]) == class_folds(7)
-    assert [call[6:] for call in handed_on] == [(None, 4), (None, 4), (None, 0)]
+    assert [call[6:8] for call in handed_on] == [(None, 4), (None, 4), (None, 0)]
 
 
 # Support images

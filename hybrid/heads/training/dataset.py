@@ -153,6 +153,7 @@ def divide(
         train, val = _cut([p for p in chosen.images if not p.trains_only], val_fraction, seed)
         train = sorted([*train, *(p for p in chosen.images if p.trains_only)], key=lambda p: p.record.path)
         note = f"validation: a stratified {val_fraction:.0%} of the labeled photos, seed {seed}"
+        note += ", sequences whole" if any(p.sequence for p in chosen.images) else ""
     present = {p.record.label for p in train}
     missing = [name for name in chosen.classes if name not in present]
     if missing:
@@ -311,24 +312,37 @@ def _cut(images: list[StoredImage], fraction: float, seed: int) -> tuple[list[St
 def cut_photos(
     images: Sequence[StoredImage], fraction: float, seed: int
 ) -> tuple[list[StoredImage], list[StoredImage]]:
-    """Split images as `stratified_split` does, whole photos at a time: their boxes share light and background.
+    """Split images as `stratified_split` does, whole photos and sequences at a time: they share light and background.
 
-    A photo counts for the class of its first box. One of which a class needs a box to train on is not held out.
+    A group counts for the class of its first image. One of which a class needs an image to train on is not held out.
+    Where nothing could be held out so, sequences are cut.
     """
-    photos: dict[str, list[StoredImage]] = {}
-    for image in images:
-        photos.setdefault(image.record.file, []).append(image)
-    groups = list(photos.values())
-    train, val = stratified_split([str(group[0].record.label) for group in groups], fraction, seed)
-    trained = {image.record.label for place in train for image in groups[place]}
-    held = set[str]()
-    for place in val:
-        labels = {image.record.label for image in groups[place]}
-        if labels <= trained:
-            held.add(groups[place][0].record.file)
-        else:
-            trained |= labels
+    held = _held_out(images, [_group(image) for image in images], fraction, seed)
+    held = held or _held_out(images, [image.record.file for image in images], fraction, seed)
     return (
-        [image for image in images if image.record.file not in held],
-        [image for image in images if image.record.file in held],
+        [image for place, image in enumerate(images) if place not in held],
+        [image for place, image in enumerate(images) if place in held],
     )
+
+
+def _group(image: StoredImage) -> object:
+    """What an image stays together with."""
+    return image.record.file if image.sequence is None else (image.record.source, image.sequence)
+
+
+def _held_out(images: Sequence[StoredImage], keys: Sequence[object], fraction: float, seed: int) -> set[int]:
+    """Places of the images to validate with."""
+    places: dict[object, list[int]] = {}
+    for place, key in enumerate(keys):
+        places.setdefault(key, []).append(place)
+    groups = list(places.values())
+    labels = [[image.record.label for image in map(images.__getitem__, group)] for group in groups]
+    train, val = stratified_split([str(own[0]) for own in labels], fraction, seed)
+    trained = {label for number in train for label in labels[number]}
+    held: set[int] = set()
+    for number in val:
+        if trained.issuperset(labels[number]):
+            held.update(groups[number])
+        else:
+            trained.update(labels[number])
+    return held
