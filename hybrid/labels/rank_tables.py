@@ -139,7 +139,65 @@ def _speciesnet(text: str, where: str) -> RankTable:
             statements.append(Statement((*chain, ("animal", "kingdom")), _names([common], chain), place))
         elif common:
             statements.append(Statement(((common, "kingdom" if common == "animal" else None),), (common,), place))
-    return RankTable(tuple(statements), (f"{where}: SpeciesNet's taxonomy, {plural(len(statements), 'name')}",))
+    note = f"{where}: SpeciesNet's taxonomy, {plural(len(statements), 'name')}"
+    apart, notes = _told_apart(statements, where)
+    return RankTable(apart, (note, *notes))
+
+
+# Homonyms
+
+
+def _told_apart(statements: Sequence[Statement], where: str) -> tuple[tuple[Statement, ...], list[str]]:
+    """Name genera and wider taxa by what they stand under where one name stands under several: Oenanthe (Apiaceae).
+
+    A bird and a plant may have one name for their genus; a species has no second place.
+    """
+    known: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for statement in statements:
+        for rank, name, above in _lineages(statement):
+            groups = known.setdefault((rank, class_key(name)), [])
+            group = next((g for g in groups if _fit(g, above)), None)
+            if group is None:
+                groups.append(dict(above))
+            else:
+                group.update(above)
+    twice = {key: groups for key, groups in known.items() if len(groups) > 1 and key[0] not in _BINOMIAL}
+    if not twice:
+        return tuple(statements), []
+    made = []
+    renamed: dict[str, None] = {}
+    for statement in statements:
+        chain = list(statement.chain)
+        for rank, name, above in _lineages(statement):
+            groups = twice.get((rank, class_key(name)), [])
+            if groups:
+                chain[chain.index((name, rank))] = (_by_its_place(name, above, groups), rank)
+                renamed.setdefault(_by_its_place(name, above, groups))
+        made.append(Statement(tuple(chain), statement.names, statement.place))
+    note = f"WARNING: {where}: names that stand in several places are as many taxa: {listing(list(renamed), 4)}"
+    return tuple(made), [note]
+
+
+def _lineages(statement: Statement) -> list[tuple[str, str, dict[str, str]]]:
+    """Rank and name of each taxon of a row that has a rank, and what it stands under, by rank."""
+    chain = statement.chain
+    return [
+        (rank, name, {r: n for n, r in chain[index + 1 :] if r is not None})
+        for index, (name, rank) in enumerate(chain)
+        if rank is not None
+    ]
+
+
+def _fit(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Whether two lineages say nothing against each other."""
+    return all(class_key(one[rank]) == class_key(name) for rank, name in other.items() if rank in one)
+
+
+def _by_its_place(name: str, above: Mapping[str, str], groups: Sequence[Mapping[str, str]]) -> str:
+    """A name with the narrowest taxon above it that tells it apart."""
+    own = next(group for group in groups if _fit(group, above))
+    tells = [rank for rank in RANKS if rank in own and len({class_key(g.get(rank, "")) for g in groups}) > 1]
+    return f"{name} ({own[tells[-1]]})"
 
 
 # Tables with a header
@@ -163,7 +221,8 @@ def _table(text: str, where: str, delimiter: str, header: Sequence[str]) -> Rank
     notes = [f"{where}: a taxonomy of {plural(len(statements), 'name')}, {_said(ranks)}{_not_used(unused)}"]
     if unnamed:
         notes.append(f"{where}: rows that name nothing: {listing(unnamed, 4)}")
-    return RankTable(tuple(statements), tuple(notes))
+    apart, more = _told_apart(statements, where) if ranks else (tuple(statements), [])
+    return RankTable(apart, (*notes, *more))
 
 
 def _said(ranks: Sequence[str]) -> str:
