@@ -276,6 +276,8 @@ class _Fetched(NamedTuple):
 
     def min_side(self, min_side: int | None) -> int | None:
         """Shorter side that the photo needs, if its images need this one."""
+        if len(self.images) == 1 and self.images[0].record.box is None:
+            return min_side
         boxes = [image.record.box for image, new in zip(self.images, self.new, strict=True) if new]
         return largest_min_side(min_side if box is None else box.photo_side(min_side) for box in boxes)
 
