@@ -41,7 +41,7 @@ BLOCK = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILIN
 RUN, SHOWN = {"python", "sh"}, {"text", "console"}
 # How a command that no test runs begins.
 NOT_RUN = re.compile(
-    r"(\w+=\S+ )*(git clone|cd|make|curl|docker|pip (un)?install|python3? -m (venv|benchmarks\S*)|source"
+    r"(\w+=\S+ )*(git clone|cd|make|curl|docker|pip (un)?install|python3? -m (venv|benchmarks\S*|hybrid\.lite)|source"
     r"|accelerate launch|torchrun|hybrid serve|\.venv/bin/pytest|hybrid demo$|hybrid build-index .*--pretrained"
     r"|hybrid (build-index|predict) .*(s3|hf|https)://\S+)(\s|$)"
 )

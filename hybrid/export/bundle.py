@@ -6,7 +6,7 @@ import shutil
 import struct
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,6 +24,7 @@ from hybrid.export.tokenizers import write_tokenizer
 from hybrid.files import atomic_write, file_sha256, write_tensors
 from hybrid.gate.decide import FittedGate
 from hybrid.gate.few_shot.posterior import Posterior
+from hybrid.gate.policy import Policy
 from hybrid.heads.linear import LinearHead, LinearKind
 from hybrid.heads.nets.backbone_head import BackboneHead
 from hybrid.images.steps import Steps
@@ -132,7 +133,7 @@ def _write_parts(classifier: HybridClassifier, folder: Path, say: Say, text: boo
         support=_write_support(state.classes.support, folder),
         expert=name,
         expert_weights=weights,
-        policy=fitted.policy,
+        policy=_plain(fitted.policy),
         notes=(f"exported by hybrid {__version__}",),
     )
     return info, (*encoder_notes, *head_notes)
@@ -194,7 +195,13 @@ def _write_gate(gate: FittedGate, folder: Path) -> GatePart:
     gate.gaussians.save(folder / GAUSSIANS)
     if gate.calibration_set is not None:
         gate.calibration_set.save(folder / HELD_OUT)
-    return GatePart(gate=gate.gate, rejector=gate.rejector, reason=gate.reason)
+    return GatePart(
+        gate=gate.gate,
+        rejector=gate.rejector,
+        reason=gate.reason,
+        balanced=gate.balanced,
+        dependence=gate.dependence,
+    )
 
 
 def _write_support(support: tuple[SupportClass, ...], folder: Path) -> tuple[SupportPart, ...]:
@@ -225,6 +232,18 @@ def _texts_of(classifier: HybridClassifier, state: RunState) -> tuple[Any, ...]:
     space = classifier.space
     named = (cls.prompt for cls in state.classes.support if cls.named)
     return tuple(dict.fromkeys((*space.prompts[: space.named], *named)))
+
+
+def _plain(policy: Policy) -> dict[str, float | str | bool]:
+    """The fields of a policy that were given; ExportError where one is more than a number or a word."""
+    given = {f.name: value for f in fields(policy) if (value := getattr(policy, f.name)) not in (None, False)}
+    if more := [name for name, value in given.items() if not isinstance(value, float | int | str)]:
+        raise ExportError(
+            "a bundle keeps no priors of classes and no list of the classes that are meant",
+            got=", ".join(more),
+            fix="leave them out of the export, and give them when the bundle answers: load(..., policy=Policy(...))",
+        )
+    return given
 
 
 def _public(name: str) -> str:

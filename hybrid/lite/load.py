@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -119,11 +119,10 @@ def load(
     state = _state_of(opened, info, encoder, network)
     if prompts is not None:
         state = _with_prompts(state, prompt_set(prompts), strict_names)
-    classifier = HybridClassifier.of(state, policy or info.policy)
+    classifier = HybridClassifier.of(state, policy or Policy(**cast(dict[str, Any], info.policy)))
     used = list(dict.fromkeys(part.ready() for part in (tower, network) if part is not None))
-    notes = (f"{info.encoder.name} and what was trained on it, in fp32 by onnxruntime: {', '.join(used)}", *info.notes)
-    fitted = classifier.fitted
-    classifier.fitted_ = replace(fitted, notes=(*notes, *fitted.notes), state=replace(state, notes=notes))
+    computed = f"{info.encoder.name} and what was trained on it, in fp32 by onnxruntime: {', '.join(used)}"
+    classifier.fitted_ = classifier.fitted.with_notes((computed, *classifier.fitted.notes))
     return classifier
 
 
@@ -134,12 +133,14 @@ def _text_tower(bundle: Bundle, info: ModelInfo, provider: str) -> tuple[Tokeniz
             expected=listing([text.name for text in info.texts]),
             fix="export it again without --no-text",
         )
-    network = Network(bundle, TEXT, provider)
+    network = Network(bundle, TEXT, provider, prepack=False)
     return load_tokenizer(bundle, info.encoder.tokenizer), network
 
 
 def _state_of(bundle: Bundle, info: ModelInfo, encoder: BundleEncoder, network: Network | None) -> BundleState:
     """Read all of a bundle but its networks."""
+    gate = _gate(bundle, info)
+    warning = (f"WARNING: {gate.warning}",) if gate is not None and gate.warning else ()
     return BundleState(
         encoder,
         EncoderSettings(model=info.encoder.name, pretrained=None),
@@ -147,7 +148,8 @@ def _state_of(bundle: Bundle, info: ModelInfo, encoder: BundleEncoder, network: 
         PromptSet(info.prompts, check=False) if info.prompts else None,
         info.templates,
         head=_head(bundle, info.head, network, info.encoder.identity),
-        gate=_gate(bundle, info),
+        gate=gate,
+        notes=(*info.notes, *warning),
         few_shot=info.expert,
         expert_weights=info.expert_weights,
         taxonomy=info.taxonomy,
@@ -163,7 +165,9 @@ def _with_prompts(state: BundleState, prompts: PromptSet | None, strict: bool) -
     seen = state.head.classes if state.head is not None else ()
     notes = check_prompts(prompts, seen, [cls.name for cls in state.classes.support], strict=strict)
     taxonomy = prompts.taxonomy or state.taxonomy
-    return replace(state, prompts=prompts, taxonomy=taxonomy, notes=notes, few_shot=None, expert_weights=None)
+    return replace(
+        state, prompts=prompts, taxonomy=taxonomy, notes=(*state.notes, *notes), few_shot=None, expert_weights=None
+    )
 
 
 def _head(bundle: Bundle, part: HeadPart | None, network: Network | None, identity: str) -> Head | None:
@@ -180,7 +184,8 @@ def _gate(bundle: Bundle, info: ModelInfo) -> FittedGate | None:
         return None
     gaussians = ClassGaussians.of_tensors(bundle.tensors(GAUSSIANS))
     held_out = CalibrationSet.of_tensors(bundle.tensors(HELD_OUT)) if bundle.has(HELD_OUT) else None
-    return FittedGate(info.gate.gate, gaussians, info.gate.rejector, held_out, info.gate.reason)
+    part = info.gate
+    return FittedGate(part.gate, gaussians, part.rejector, held_out, part.reason, part.balanced, part.dependence)
 
 
 def _classes(bundle: Bundle, info: ModelInfo) -> RunClasses:

@@ -6,7 +6,6 @@ from typing import Literal
 
 from msgspec import Struct
 
-from hybrid.gate.policy import Policy
 from hybrid.gate.registry import AnyGate
 from hybrid.gate.rejection import Rejector
 from hybrid.images.steps import Steps
@@ -83,6 +82,8 @@ class GatePart(Struct, frozen=True, kw_only=True):
     gate: AnyGate
     rejector: Rejector | None
     reason: str
+    balanced: bool = True
+    dependence: float | None = None
 
 
 class ModelInfo(Struct, frozen=True, kw_only=True):
@@ -94,8 +95,8 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
         Classes whose text vectors the bundle has, in the order of `VECTORS`.
     expert, expert_weights
         Which few-shot expert joins names and images where there is no head, and its weights if they were fitted.
-    policy : Policy
-        What answers are asked for where nothing else is said.
+    policy : dict
+        Fields of the `Policy` that answers are asked for where nothing else is said.
     notes : tuple of str
         For people.
     """
@@ -110,5 +111,5 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     support: tuple[SupportPart, ...]
     expert: str | None = None
     expert_weights: tuple[float, ...] | None = None
-    policy: Policy
+    policy: dict[str, float | str | bool]
     notes: tuple[str, ...] = ()

@@ -74,6 +74,7 @@ class Network:
     def ready(self) -> str:
         """Wait until it is loaded, and name the provider that computes it; raises what went wrong."""
         session = self._session.result()
+        self._threads.shutdown(wait=False)
         used: str = session.get_providers()[0]
         if self._asked != "auto" and used != self._providers[0]:
             raise DeviceError(

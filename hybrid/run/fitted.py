@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -145,7 +146,13 @@ class FittedClassifier:
             state=state,
         )
         point = made.decider.point.notes if made.decider else (UNCALIBRATED,) if policy.confident is not None else ()
-        return replace(made, notes=(*state.notes, *parts.notes, *point, *made.context.notes))
+        return made.with_notes((*state.notes, *parts.notes, *point, *made.context.notes))
+
+    def with_notes(self, notes: Sequence[str]) -> FittedClassifier:
+        """The same with other notes; to make it anew would weigh all classes again, which takes a tenth of a second."""
+        made = copy(self)
+        object.__setattr__(made, "notes", tuple(notes))
+        return made
 
     def alone(self, system: str) -> FittedClassifier | None:
         """One of its systems by itself, doing no work for the others: ``supervised`` or ``zero_shot``."""
