@@ -77,7 +77,9 @@ class PhotoAnswer:
 def _likeliness(one: Prediction) -> tuple[bool, float]:
     # What the detector says is its confidence already.
     sure = 1.0 if one.expert == DETECTOR or one.box is None else one.box.confidence or 0.0
-    return one.label != NONE, one.probability * sure
+    # Of a group of classes the likeliest class counts: that it is any animal is sure of every one.
+    probability = one.top[0][1] if one.leaf is not None and one.top else one.probability
+    return one.label != NONE, probability * sure
 
 
 def _by_detector(image: ImageRecord, label: str, probability: float) -> Prediction:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -220,3 +221,7 @@ def test_answers_for_photos_come_in_order_whatever_the_batches(folder):
         assert (b.best.label, b.best.probability, c.best, c.boxes) == (EMPTY, 0.9, None, [])
         assert [one.label for one in d.boxes] == ["fox", "fox", "person"]
         assert d.best.label == "fox"
+    group, species = (replace(one, leaf="fox") for one in a.animals[:2])
+    group = replace(group, label="mammal", probability=1.0)
+    species = replace(species, top=(("fox", 0.9),), probability=0.9)
+    assert PhotoAnswer(a.photo, (group, species)).best.label == "fox", "a group is always surer than its classes"
