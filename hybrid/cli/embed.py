@@ -10,6 +10,7 @@ import typer
 from hybrid.cli import options
 
 if TYPE_CHECKING:
+    from hybrid.cluster.on_ray import Task
     from hybrid.cluster.plan import Plan, PlanFolder
     from hybrid.cluster.shards import ShardSummary
 
@@ -59,38 +60,82 @@ def embed_run(
     local: Annotated[
         bool, typer.Option("--local", help="Do all of it on this machine, one shard after another.")
     ] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Do all of it on a Ray cluster: auto (the one that ray start began here), HOST:PORT of its head, or "
+            "local (one of its own on this machine). Needs the extra cluster.",
+            show_default=False,
+        ),
+    ] = None,
+    num_gpus_per_task: Annotated[
+        float, typer.Option(min=0, help="With --ray: GPUs of a worker; 0.5 puts two on each.")
+    ] = 0,
+    num_cpus_per_task: Annotated[
+        float | None,
+        typer.Option(min=1, help="With --ray: CPUs of a worker.  [default: a node's, or a GPU's share of them]"),
+    ] = None,
     batch: options.BatchOptions,
     device: options.Device = "auto",
 ) -> None:
     """Embed the shards of a plan that have no part yet; run again, it goes on."""
+    from hybrid.cli import show
+    from hybrid.cluster.on_ray import Task
     from hybrid.cluster.plan import PlanFolder, share_of
-    from hybrid.errors import ConfigError
+    from hybrid.cluster.shards import missing_of
+    from hybrid.images.naming import plural
 
-    if (shard is not None) + local != 1:
-        raise ConfigError(
-            "which shards are to be embedded?",
-            expected="one of --shard I/N, --local",
-            got="none of them" if shard is None else "several of them",
-            fix="--local does all of them on this machine, --shard 1/8 the first of eight shares",
-        )
+    _check_one(shard, local, ray)
     planned = PlanFolder(folder)
     plan = planned.read()
-    numbers = share_of("1/1" if shard is None else shard, len(plan.shards))
-    _tell(_run_here(planned, plan, numbers, batch, device), planned, plan)
+    numbers = share_of(shard or "1/1", len(plan.shards))
+    missing = missing_of(planned, plan, numbers)
+    show.note(f"{plural(len(numbers), 'shard')} of {len(plan.shards)}, {len(numbers) - len(missing)} of them done")
+    if ray is None:
+        summary = _run_here(planned, plan, missing, batch, device)
+    else:
+        task = Task(num_gpus_per_task, num_cpus_per_task, batch.batch_size, batch.workers)
+        summary = _run_on_ray(planned, plan, missing, ray, task)
+    left = len(plan.shards) - len(planned.done(plan))
+    what = f"{plural(summary.images, 'photo')} embedded in {plural(summary.shards, 'shard')}"
+    show.result(f"{what}; {left} of {len(plan.shards)} left" if left else f"{what}; all {len(plan.shards)} are done")
+    show.exit_if_unreadable(summary.unreadable)
+
+
+def _check_one(shard: str | None, local: bool, ray: str | None) -> None:
+    from hybrid.errors import ConfigError
+
+    named = [flag for flag, given in (("--shard", shard), ("--local", local), ("--ray", ray)) if given]
+    if len(named) != 1:
+        raise ConfigError(
+            "who is to embed the shards?",
+            expected="one of --shard I/N, --local and --ray ADDRESS",
+            got=" and ".join(named) or "none of them",
+            fix="--local does all on this machine, --shard 1/8 the first of eight shares, --ray auto all on a cluster",
+        )
+
+
+def _run_on_ray(planned: PlanFolder, plan: Plan, missing: list[int], address: str, task: Task) -> ShardSummary:
+    from hybrid.cli import show
+    from hybrid.cluster.on_ray import embed_on_ray
+    from hybrid.cluster.plan import PlanFolder
+    from hybrid.cluster.shards import ShardSummary
+
+    if not missing:
+        return ShardSummary()
+    planned = PlanFolder(planned.root.absolute())  # the workers have working folders of their own
+    with show.image_progress("embedding", sum(plan.shards[number - 1].rows for number in missing)) as progress:
+        return embed_on_ray(planned, plan, missing, address, task, progress=progress, say=show.note)
 
 
 def _run_here(
-    planned: PlanFolder, plan: Plan, numbers: list[int], batch: options.BatchOptions, device: str
+    planned: PlanFolder, plan: Plan, missing: list[int], batch: options.BatchOptions, device: str
 ) -> ShardSummary:
     from hybrid.cli import show
     from hybrid.cluster.plan import load_planned
-    from hybrid.cluster.shards import ShardSummary, embed_shards, missing_of
-    from hybrid.images.naming import plural
+    from hybrid.cluster.shards import ShardSummary, embed_shards
 
-    missing = missing_of(planned, plan, numbers)
-    show.note(
-        f"{plural(len(numbers), 'shard')} of {len(plan.shards)}, {len(numbers) - len(missing)} of them done already"
-    )
     if not missing:
         return ShardSummary()
     encoder = load_planned(plan, device)
@@ -106,16 +151,6 @@ def _run_here(
             workers=batch.workers,
             progress=progress,
         )
-
-
-def _tell(summary: ShardSummary, planned: PlanFolder, plan: Plan) -> None:
-    from hybrid.cli import show
-    from hybrid.images.naming import plural
-
-    left = len(plan.shards) - len(planned.done(plan))
-    what = f"{plural(summary.images, 'photo')} embedded in {plural(summary.shards, 'shard')}"
-    show.result(f"{what}; {left} of {len(plan.shards)} left" if left else f"{what}; all {len(plan.shards)} are done")
-    show.exit_if_unreadable(summary.unreadable)
 
 
 def embed_status(folder: Folder) -> None:
