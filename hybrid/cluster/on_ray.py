@@ -16,6 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 from hybrid.cluster.plan import Plan, PlanFolder, load_planned
@@ -152,10 +153,11 @@ def embed_on_ray(
         if task.num_cpus is None:
             task = Task(task.num_gpus, cpus_per_task(ray.nodes(), task.num_gpus), task.batch_size, task.workers)
         pool = _Pool(ray, folder, plan, task, deque(numbers), progress, say)
-        try:
-            return pool.run()
-        finally:
-            pool.close()
+        with _Signals() as signals:
+            try:
+                return pool.run(signals)
+            finally:
+                pool.close()
 
 
 def cpus_per_task(nodes: Sequence[Mapping[str, Any]], num_gpus: float) -> float:
@@ -191,18 +193,14 @@ def _connected(address: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
+    _knock(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     own: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, logging_level="ERROR", **own)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigError(
-            "there is no Ray cluster at this address",
-            expected="auto (a cluster that ray start began on this machine), local, or HOST:PORT of its head",
-            got=f"{address}: {first_line(error)}",
-            fix="ray start --head on one machine and ray start --address=HOST:PORT on the others; or --ray local",
-        ) from error
+        raise _no_cluster(address, error) from error
     try:
         # Ray's own would end the process without putting anything away.
         with suppress(ValueError):  # not the main thread
@@ -210,6 +208,58 @@ def _connected(address: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+class _Signals:
+    """Keeps signals back until they are asked for: what a handler raises in the middle of Ray's code is lost there."""
+
+    def __init__(self) -> None:
+        self._came: list[tuple[int, FrameType | None]] = []
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> _Signals:
+        with suppress(ValueError):  # not the main thread, which alone gets signals
+            for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+                if callable(handler := signal.getsignal(number)) and number not in self._handlers:
+                    self._handlers[number] = handler
+                    signal.signal(number, self._keep)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()
+
+    def _keep(self, number: int, frame: FrameType | None) -> None:
+        self._came.append((number, frame))
+
+    def let_through(self) -> None:
+        """Do what the first signal that came is to do, which may raise."""
+        if self._came:
+            number, frame = self._came.pop(0)
+            handler = self._handlers[number]
+            self.__exit__()
+            handler(number, frame)
+
+
+def _knock(address: str) -> None:
+    """Find out at once that nobody listens at HOST:PORT, which takes Ray minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), 10).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        "there is no Ray cluster at this address",
+        expected="auto (a cluster that ray start began on this machine), local, or HOST:PORT of its head",
+        got=f"{address}: {first_line(error)}",
+        fix="ray start --head on one machine and ray start --address=HOST:PORT on the others; or --ray local",
+    )
 
 
 @dataclass
@@ -231,10 +281,11 @@ class _Pool:
     finished: int = 0
     failed_starts: int = 0
 
-    def run(self) -> ShardSummary:
+    def run(self, signals: _Signals) -> ShardSummary:
         """Embed all shards."""
         summary, alone_since, noted = ShardSummary(), time.monotonic(), False
         while self.waiting or self.busy:
+            signals.let_through()
             self._grow()
             ready, _ = self.ray.wait([*self.starting, *self.busy], num_returns=1, timeout=TICK)
             for reference in ready:
