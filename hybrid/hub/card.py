@@ -156,10 +156,10 @@ def _backbone_model(model: ModelSettings) -> BaseModel:
 
 def license_of(repository: str | None) -> str:
     """What a model's own card says its license is; `UNKNOWN_LICENSE` where the hub does not answer or it says none."""
-    if repository is None:
-        return UNKNOWN_LICENSE
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, constants
 
+    if repository is None or constants.HF_HUB_OFFLINE:
+        return UNKNOWN_LICENSE
     try:
         card = HfApi().model_info(repository).card_data
     except Exception:  # hub, http and socket layers each raise kinds of their own; the card says where to look
