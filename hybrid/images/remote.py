@@ -223,6 +223,8 @@ def _named(error: Exception, url: str) -> UnreadableImageError:
     status = getattr(error, "status", None) or getattr(response, "status_code", None)
     if isinstance(response, Mapping):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", status)
+    # aiohttp wraps what a connection raises.
+    error = next((e for e in (error, error.__cause__) if isinstance(e, http.ForbiddenAddressError)), error)
     if isinstance(error, http.ForbiddenAddressError):
         return UnreadableImageError(str(error), fix="give the address of a server")
     if isinstance(error, FileNotFoundError) or status in (404, 410):
