@@ -61,7 +61,7 @@ def test_every_command_answers_as_from_disk(disk, indexed, s3, hybrid):
     assert answers[0][-1] == answers[1][-1]
     with EmbeddingStore(Layout(run).store, read_only=True) as store:
         one = next(iter(store.source_rows()))
-    hybrid("search", "a photo", "--run", run)
+    hybrid("search", "--text", "a photo", "--run", run)
     hybrid("audit", "--no-labels", "--run", run)
     hybrid("explain", one.path, "--run", run, "--out", disk / "why.png")
     assert (disk / "why.png").stat().st_size > 1000
