@@ -52,9 +52,13 @@ COMMANDS = {
     "embed plan": "hybrid.cli.embed",
     "embed run": "hybrid.cli.embed",
     "embed status": "hybrid.cli.embed",
+    "archive build": "hybrid.cli.archive",
 }
 # First words, and what their commands are for.
-GROUPS = {"embed": "Embed millions of photos in shards, on many machines."}
+GROUPS = {
+    "embed": "Embed millions of photos in shards, on many machines.",
+    "archive": "Archives of all that was embedded.",
+}
 
 
 def build_app(commands: Mapping[str, str]) -> typer.Typer:

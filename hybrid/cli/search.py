@@ -13,7 +13,9 @@ from hybrid.cli import options
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from hybrid.cluster.archive import Archive
     from hybrid.encoders.base import Encoder, FloatArray
+    from hybrid.run.files import Layout
     from hybrid.terminal import FittedTable
     from hybrid.tools.search.search import Hit
 
@@ -26,6 +28,10 @@ def search(
     image: Annotated[str | None, typer.Option(help="A photo to find similar ones to.")] = None,
     *,
     run: options.Run = options.DEFAULT_RUN,
+    archive: Annotated[
+        Path | None,
+        typer.Option(help="Search this archive (hybrid archive build) in the place of a run.", show_default=False),
+    ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Photos to list.")] = 20,
     label: Annotated[str | None, typer.Option(help="Only photos of the index with this label.")] = None,
     templates: Annotated[
@@ -47,8 +53,7 @@ def search(
     from hybrid.cli.load import one_image
     from hybrid.cli.outputs import HITS, PICTURE, Outputs
     from hybrid.cli.write import format_of, opened
-    from hybrid.encoders import load_encoder
-    from hybrid.run.files import Layout, read_run
+    from hybrid.run.files import Layout
     from hybrid.tools.search.search import image_query
     from hybrid.tools.search.search import search as search_index
 
@@ -59,19 +64,55 @@ def search(
     format_of(output)
     outputs.file("--out", output.out, HITS)
     outputs.file("--sheet", sheet, PICTURE)
-    info = read_run(layout)
-    encoder = load_encoder(info.encoder, device, index=info.encoder_fingerprint)
+    opened_archive = _archive(archive, label)
+    encoder = _encoder(opened_archive, layout, device)
     show.note(*encoder.notes)
     query = image_query(encoder, record) if record else None
     embedding = query.embedding if query else _text(encoder, str(text), templates)
     own = query.sha256 if query else None
-    hits = search_index(layout, encoder, embedding, top_k, label=label, sha256=own, say=show.note)
+    if opened_archive is not None:
+        show.note(opened_archive.info.line)
+        hits = _archived(opened_archive, embedding, top_k, own)
+    else:
+        hits = search_index(layout, encoder, embedding, top_k, label=label, sha256=own, say=show.note)
     # The picture first: a reader of stdout may close it before its end.
     if sheet is not None:
         title = f"photos like {Path(record.path).name}" if record else f"“{text}”"
         _draw(hits, sheet, title, query.image if query else None)
     with opened(output) as (stream, chosen):
         _write(hits, stream, chosen, output.safe_csv)
+
+
+def _encoder(archive: Archive | None, layout: Layout, device: str) -> Encoder:
+    """That of the archive, or of the run."""
+    from hybrid.encoders import load_encoder
+    from hybrid.run.files import read_run
+
+    if archive is None:
+        info = read_run(layout)
+        return load_encoder(info.encoder, device, index=info.encoder_fingerprint)
+    encoder = load_encoder(archive.info.encoder, device, index=archive.info.fingerprint)
+    archive.check_encoder(encoder.fingerprint, "this machine loads")
+    return encoder
+
+
+def _archive(archive: Path | None, label: str | None) -> Archive | None:
+    from hybrid.cluster.archive import Archive
+    from hybrid.errors import ConfigError
+
+    if archive is not None and label is not None:
+        raise ConfigError("--label is for the index of a run", got="--archive", fix="leave --label out")
+    return None if archive is None else Archive.open(archive)
+
+
+def _archived(archive: Archive, embedding: FloatArray, count: int, own: str | None) -> list[Hit]:
+    """Hits of an archive; every row is one, copies too."""
+    from hybrid.tools.search.search import Hit
+
+    return [
+        Hit(record, record.label, score, itself=sha256 == own, sha256=sha256)
+        for record, sha256, score in archive.search(embedding, count)
+    ]
 
 
 def _check(text: str | None, image: str | None, templates: str | None) -> None:
