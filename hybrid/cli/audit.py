@@ -96,7 +96,7 @@ def audit(
     wait: options.Wait = True,
     device: options.Device = "auto",
 ) -> None:
-    """List near duplicates, poor photos and labels that are probably wrong. Nothing changes without --apply."""
+    """List duplicates, poor photos and wrong labels. Nothing in the run changes without --apply."""
     from hybrid.cli import show
     from hybrid.cli.outputs import FINDINGS, PICTURE, Outputs
     from hybrid.cli.write import format_of, opened

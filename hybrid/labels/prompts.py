@@ -131,7 +131,9 @@ class PromptSet:
         typed_out = re.fullmatch(r"[^\W\d_][\w -]*", str(prompts))
         one = f'to name a class itself: "{prompts},"' if typed_out else ""
         path = find_file(prompts, _bundled_folder(), "prompt file", one)
-        return _from_text(read_text(path), f"The prompt file {path}")
+        read = _from_text(read_text(path), f"The prompt file {path}")
+        # How a file was read is news only where somebody else wrote it.
+        return replace(read, notes=(), check=False) if path.parent == _bundled_folder() else read
 
 
 def prompt_set(prompts: PromptSet | Mapping[str, Any] | Iterable[str] | str | Path | None) -> PromptSet | None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +23,16 @@ BUNDLED = {
     "nouns": 2947,
     "pets37": 37,
 }
+SPECIES = {
+    "birds-europe": 295,
+    "birds-north-america": 284,
+    "mammals-africa": 198,
+    "mammals-europe": 149,
+    "mammals-north-america": 159,
+    "reptiles-amphibians-europe": 139,
+    "trees-europe": 138,
+    "wildflowers-europe": 196,
+}
 
 
 @pytest.fixture
@@ -32,6 +43,21 @@ def write(tmp_path):
         return path
 
     return write
+
+
+@pytest.mark.parametrize("name", SPECIES)
+def test_lists_of_species(name):
+    loaded = PromptSet.load(name)
+    assert loaded.notes == ()
+    binomials = [cls.synonyms[0] for cls in loaded.classes]
+    assert all(re.fullmatch("[A-Z][a-z]+ [a-z]+(-[a-z]+)?", binomial) for binomial in binomials)
+    assert len(set(binomials)) == len(binomials)
+    assert loaded.taxonomy is not None
+    ranks = {taxon.rank for taxon in loaded.taxonomy.taxa}
+    assert ranks == {"class", "order", "family", "genus", "species"}
+    families = [taxon.name for taxon in loaded.taxonomy.taxa if taxon.rank == "family"]
+    assert all(family.endswith("aceae" if name.startswith(("trees", "wild")) else "idae") for family in families)
+    assert "no checklist" in (prompts._bundled_folder() / f"{name}.txt").read_text(encoding="utf-8")
 
 
 def test_prompt_file(write):
@@ -64,7 +90,7 @@ def test_wrong_prompt_file(write, tmp_path):
     ):
         with pytest.raises(DataError, match=message):
             PromptSet.load(write(content))
-    with pytest.raises(DataError, match=r"does not exist(.|\n)*animals, caltech101, cifar10(.|\n)*nothing"):
+    with pytest.raises(DataError, match=r"does not exist(.|\n)*animals, birds-europe(.|\n)*cifar10(.|\n)*nothing"):
         PromptSet.load("animal")
     with pytest.raises(DataError, match="a folder"):
         PromptSet.load(tmp_path)
@@ -260,8 +286,8 @@ def test_from_names():
 
 
 def test_bundled_prompt_files():
-    assert {file.stem for file in prompts._bundled_folder().glob("*.txt")} == set(BUNDLED)
-    for name, count in BUNDLED.items():
+    assert {file.stem for file in prompts._bundled_folder().glob("*.txt")} == {*BUNDLED, *SPECIES}
+    for name, count in (BUNDLED | SPECIES).items():
         loaded = PromptSet.load(name)
         assert len(loaded.classes) == count
         for entry in loaded.classes:
