@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -12,6 +12,7 @@ from hybrid.cluster.plan import Plan, PlanFolder
 from hybrid.config import EncoderSettings
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import ArtifactError, StoreError, listing
+from hybrid.images.captures import Capture
 from hybrid.images.naming import plural
 from hybrid.images.records import ImageRecord
 from hybrid.index.build import IndexSummary, Progress
@@ -85,17 +86,23 @@ def import_parts(
         store.check_images_found()
         store.check_vectors_found()
     store.name_encoder(plan.fingerprint, plan.encoder_name)
-    summary = IndexSummary()
+    summary, captures = IndexSummary(), store.captures()
     for number in sorted(done):
         for batch in read_part(folder.part(plan, number), plan.fingerprint):
-            _import_batch(batch, store, plan.fingerprint, summary, labeled_only=labeled_only)
+            _import_batch(batch, store, plan.fingerprint, captures, summary, labeled_only=labeled_only)
             progress(len(batch.records))
     store.remove(())
     return summary
 
 
 def _import_batch(
-    batch: PartBatch, store: EmbeddingStore, fingerprint: str, summary: IndexSummary, *, labeled_only: bool
+    batch: PartBatch,
+    store: EmbeddingStore,
+    fingerprint: str,
+    captures: Mapping[str, Capture],
+    summary: IndexSummary,
+    *,
+    labeled_only: bool,
 ) -> None:
     wanted: dict[str, tuple[str, FloatArray]] = {}
     records: list[ImageRecord] = []
@@ -114,12 +121,14 @@ def _import_batch(
             wanted[record.path] = sha256, vector
             records.append(record)
     embedded = store.embedded(fingerprint, [sha256 for sha256, _ in wanted.values()])
-    unread, relabeled = plan_images(records, known, embedded)
+    unread, relabeled = plan_images(records, known, embedded, captures=captures)
     images = [StoredImage(record, wanted[record.path][0]) for record in unread]
     vectors = {
         sha256: vector for sha256, vector in (wanted[record.path] for record in unread) if sha256 not in embedded
     }
     store.write_batch([*images, *relabeled], vectors, fingerprint)
+    if captures:
+        store.forget_captures([r.path for r in records if r.path in captures and not r.capture])
     _count(summary, images, relabeled, len(records), len(vectors), {path: row.label for path, row in known.items()})
 
 

@@ -26,6 +26,11 @@ def make(photos, out, per_shard=16):
     return PlanFolder(out), plan, load_planned(plan)
 
 
+def store_revision(run):
+    with EmbeddingStore(run / "index.sqlite", read_only=True) as store:
+        return store.revision
+
+
 def rows_and_vectors(run):
     with sqlite3.connect(run / "index.sqlite") as db:
         rows = db.execute("SELECT * FROM photos ORDER BY path").fetchall()
@@ -56,8 +61,8 @@ def test_shares_and_import_give_what_build_index_gives(hybrid, photos, tmp_path,
 
 
 def test_only_labelled_photos_and_what_people_said_of_them(hybrid, photos, tmp_path):
-    rows = [f"{photos}/cat/{i:03d}.jpg,{'cat' if i % 2 else ''}" for i in range(20)]
-    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]))
+    rows = [f"{photos}/cat/{i:03d}.jpg,{'cat' if i % 2 else ''},s{i // 5},north" for i in range(20)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,sequence,region", *rows]))
     hybrid("embed", "plan", tmp_path / "list.csv", "--out", tmp_path / "plan", "--encoder", "tiny")
     hybrid("embed", "run", tmp_path / "plan", "--local")
     run = tmp_path / "run"
@@ -66,6 +71,10 @@ def test_only_labelled_photos_and_what_people_said_of_them(hybrid, photos, tmp_p
     assert "9 new, 0 changed" in hybrid("import-index", tmp_path / "plan", "--run", run).out
     with EmbeddingStore(run / "index.sqlite") as store:
         assert store.labels() == {"cat": 10, "lynx": 1}
+        assert store.captures()[str(photos / "cat" / "007.jpg")][:2] == ("s1", "north")
+    revision = store_revision(run)
+    hybrid("import-index", tmp_path / "plan", "--run", run)
+    assert store_revision(run) == revision
 
 
 def test_an_image_that_was_changed_after_it_was_planned_is_a_row_with_that_reason(photos, tmp_path):
