@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from hybrid.cli.failures import Stopped
@@ -158,7 +159,9 @@ def test_a_run_of_another_encoder_and_a_damaged_part_are_refused_and_nothing_is_
     assert rows_and_vectors(tmp_path / "other")[:2] == before
     part = folder.part(plan, 2)
     whole = part.read_bytes()
-    for torn in (whole[:-9], whole[:900] + bytes([whole[900] ^ 1]) + whole[901:]):
+    vector = pq.read_table(part)["vector"][0].values.to_numpy().tobytes()
+    at = whole.index(vector)
+    for torn in (whole[:-9], whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]):
         part.write_bytes(torn)
         assert str(part) in hybrid("import-index", folder.root, "--run", tmp_path / "run", rc=1).err
     part.unlink()

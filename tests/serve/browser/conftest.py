@@ -245,8 +245,9 @@ def many(served: Path, serve: Callable[..., Server], tmp_path: Path) -> Server:
 
 
 @pytest.fixture(scope="session")
-def shared_server(browser: Chrome, served: Path) -> Iterator[Server]:
-    server = Server(served, read_only=True)
+def shared_server(browser: Chrome, served: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    # A copy too: files that a server's readers leave and remove would be in the way of those who copy the run.
+    server = Server(shutil.copytree(served, tmp_path_factory.mktemp("shared") / "run"), read_only=True)
     yield server
     browser.get("about:blank")
     server.stop()

@@ -111,8 +111,7 @@ def test_correction_reaches_the_store_and_is_taken_back(page, photos):
     assert [(row["label"], row["why"]) for row in rows] == [("a new kind", "try")]
     page.click(".toast .btn", "Undo")
     page.gone(".actions .tag")
-    names = {c["name"] for c in page.server.ask("/v1/classes")["classes"]}
-    assert "a new kind" not in names
+    page.until(lambda: "a new kind" not in {c["name"] for c in page.server.ask("/v1/classes")["classes"]})
 
 
 def test_add_and_remove_classes(page, photos):
