@@ -198,11 +198,17 @@ def web(web_server: tuple[Server, str], monkeypatch: pytest.MonkeyPatch) -> Iter
 @pytest.fixture(autouse=True)
 def fresh_connections() -> Iterator[None]:
     """Make connections anew, with the environment of the test."""
+    from s3fs import S3FileSystem
+
     from hybrid.images import remote
 
-    remote._store.cache_clear()
+    def forget() -> None:
+        remote._store.cache_clear()
+        S3FileSystem.clear_instance_cache()  # each holds the credentials of its time
+
+    forget()
     yield
-    remote._store.cache_clear()
+    forget()
 
 
 def objects_in(folder: Path) -> dict[str, bytes]:
