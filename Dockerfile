@@ -1,16 +1,17 @@
 # `hybrid serve` in a container; docs/serve.md says how it is run.
 #
 #   docker build -t hybrid .                                       # PyPI's torch, which brings CUDA along: CPU and GPU
-#   docker build -t hybrid:cpu --build-arg TORCH_INDEX=URL .       # URL: PyTorch's index of CPU wheels; 4 GB smaller
+#   docker build -t hybrid:cpu --build-arg PIP_EXTRA_INDEX_URL=URL .   # URL: PyTorch's index of CPU wheels
 #   docker run --rm -p 127.0.0.1:8000:8000 -v "$PWD/runs/default:/data/run" hybrid      # a GPU: --gpus all before hybrid
 FROM python:3.12-slim
 
-ARG TORCH_INDEX=""
+# pip reads it.
+ARG PIP_EXTRA_INDEX_URL=""
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY prompts prompts
 COPY hybrid hybrid
-RUN pip install --no-cache-dir ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} '.[serve]'
+RUN pip install --no-cache-dir '.[serve]'
 
 # Nobody inside has rights outside; the run that is mounted must be writable for this user (or give --user).
 RUN useradd --uid 1000 --create-home hybrid && mkdir -p /data /cache && chown hybrid:hybrid /data /cache

@@ -7,8 +7,6 @@ Small JPEGs of noise, each another one, with the bundled encoder. In each round,
 take turns, as commands in processes of their own; the figure is the ratio of their times, the least of the rounds.
 Then the vectors of `import-index` are held against those of `build-index`. With --ray, two nodes as processes embed the
 same plan, and one of them is killed when a fourth of the images is done.
-
-Figures it gave: docs/results/scale.md.
 """
 
 from __future__ import annotations

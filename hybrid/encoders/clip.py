@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import logging
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cached_property
@@ -23,6 +20,7 @@ from hybrid.encoders.base import FloatArray, expand_user, fingerprint, unit_norm
 from hybrid.encoders.fast_path import ImageTower
 from hybrid.encoders.hub import find_cached, require_network
 from hybrid.encoders.no_init import no_init_weights
+from hybrid.encoders.quiet import quiet
 from hybrid.encoders.registry import known_encoders
 from hybrid.encoders.weights import is_safetensors, refuse_code
 from hybrid.errors import EncoderError, first_line, listing, named_file_errors
@@ -326,7 +324,7 @@ def _load(source: ClipSource, tokenizer_name: str, compute: Compute) -> tuple[An
     if source.checkpoint is not None and source.checkpoint.suffix not in (".npz", ".npy"):
         _check_checkpoint(source.checkpoint, source.shown)
     try:
-        with _quiet():
+        with quiet():
             # open_clip picks weights by rules of its own and goes on with random ones where it finds none; so it
             # only builds here, and the checkpoint is ours to choose.
             with no_init_weights():
@@ -371,19 +369,6 @@ def _check_checkpoint(file: Path, shown: str) -> None:
             got=f"{file}: {kind}",
             fix=f"rename it to {file.stem}{ending}",
         )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what open_clip warns and logs about random towers while the weights are yet to come."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _fetch(source: ClipSource) -> ClipSource:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from hybrid.encoders.quiet import quiet
 from hybrid.errors import ExportError, MissingExtraError, first_line
 from hybrid.files import write_tensors
 from hybrid.images.steps import Steps
@@ -106,7 +104,7 @@ def write_network(traced: Traced, folder: Path) -> float:
     traced.network.eval()
     whole = folder / "whole.onnx"
     try:
-        with _quiet(), torch.inference_mode(mode=False), torch.no_grad():
+        with quiet(), torch.inference_mode(mode=False), torch.no_grad():
             program = torch.onnx.export(
                 traced.network,
                 (traced.example,),
@@ -128,19 +126,6 @@ def write_network(traced: Traced, folder: Path) -> float:
     _split(onnx.load(str(whole), load_external_data=False), whole, folder)
     session = onnxruntime.InferenceSession(str(folder / GRAPH), providers=["CPUExecutionProvider"])
     return max(_difference(traced, session, count) for count in COMPARED)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what torch and onnxscript warn and log of steps that they leave out."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _split(model: Any, whole: Path, folder: Path) -> None:

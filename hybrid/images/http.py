@@ -32,7 +32,7 @@ class ForbiddenAddressError(PermissionError):
 
 
 async def make_session(loop: Any = None, **options: Any) -> aiohttp.ClientSession:
-    """Make the session of a filesystem of fsspec; proxies and ``~/.netrc`` count."""
+    """Make aiohttp's `ClientSession` for a filesystem of fsspec; proxies and ``~/.netrc`` count."""
     import aiohttp
 
     timeout = aiohttp.ClientTimeout(total=_TOTAL, sock_connect=_CONNECT, sock_read=_SILENCE)

@@ -67,7 +67,7 @@ class Network:
     def __init__(self, bundle: Bundle, folder: str, asked: str = "auto", *, prepack: bool = True) -> None:
         self._bundle, self._folder, self._asked, self._prepack = bundle, folder, asked, prepack
         self._providers = choose_providers(asked)
-        # Two threads: digests are compared while the session is made of the same memory, and nothing is run before.
+        # Two threads: digests are compared while onnxruntime loads the same memory, and nothing is run before.
         self._threads = ThreadPoolExecutor(2)
         self._session = self._threads.submit(self._open)
 
@@ -94,7 +94,7 @@ class Network:
         return np.asarray(output, dtype=np.float32)
 
     def _open(self) -> Any:
-        """Make the session; ArtifactError if its graph or weights are damaged."""
+        """Load the network; ArtifactError if its graph or weights are damaged."""
         import onnxruntime
 
         weights = self._bundle.unchecked_tensors(f"{self._folder}/{WEIGHTS}")
@@ -117,6 +117,6 @@ class Network:
                 fix="pip install -U onnxruntime",
             ) from error
         checked.result()
-        # onnxruntime reads the weights where they lie: they must stay as long as the session does.
+        # onnxruntime reads the weights where they lie: they must live as long as it does.
         self._kept = weights, values
         return session
