@@ -1,6 +1,7 @@
 """Imports run in one direction, and nothing heavy is imported before it is needed."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,21 @@ def test_a_room_imports_no_room_below_it():
         assert not rooms & never, file
         for leaf, importers in LEAVES.items():
             assert leaf not in rooms or room in {*importers, "__init__"}, file
+
+
+def test_the_map_of_the_packages_is_true():
+    """Every package and module of the top stands in it, and every file that it sends a reader to is there."""
+    page = (PACKAGE.parent / "docs" / "extending.md").read_text(encoding="utf-8")
+    cells = [line.split("|") for line in page.splitlines() if line.startswith("| `")]
+    rows = [[re.findall(r"`([\w./]+)`", cell) for cell in (first, start)] for _, first, _, start, _ in cells]
+    listed = {name.strip("/") for names, _ in rows for name in names}
+    assert listed == {
+        file.name for file in PACKAGE.iterdir() if file.suffix == ".py" or (file / "__init__.py").is_file()
+    } - {"__init__.py", "__main__.py"}
+    for (folder, *_), files in rows:
+        assert [name for name in files if not any((PACKAGE / base / name).exists() for base in ("", folder))] == []
+    way = page.partition("One image on its way")[2].partition("\n\n")[0]
+    assert [name for name in re.findall(r"`(\w+/?\w+\.py)`", way) if not (PACKAGE / name).exists()] == []
 
 
 def loaded_after(code):

@@ -1,4 +1,7 @@
-"""Answers from a bundle that `hybrid export` wrote, without torch: onnxruntime, numpy and Pillow."""
+"""Answers from a bundle that `hybrid export` wrote, without torch: onnxruntime, numpy and Pillow.
+
+Read `load` first: it joins the parts of a bundle to a `HybridClassifier`.
+"""
 
 from hybrid.lite.load import load
 

@@ -85,7 +85,7 @@ class FittedClassifier:
     policy : Policy
         What is expected of the images and asked of the answers.
     support : SupportImages or None
-        LabeledEvidence images of classes that the head does not know, for the gate.
+        Labeled images of classes that the head does not know, for the gate.
     few_shot : FewShotExpert or None
         What joins names and images where there is no head.
     tree : ClassTree or None
