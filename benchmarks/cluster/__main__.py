@@ -25,6 +25,7 @@ from benchmarks.kit import arguments as shared
 from benchmarks.kit.commands import hybrid
 from benchmarks.kit.output import table, write_json
 from hybrid.cluster.parts import read_part
+from hybrid.cluster.places import times
 from hybrid.cluster.plan import PlanFolder
 from hybrid.index.store import EmbeddingStore
 from hybrid.run.files import Layout, read_info
@@ -109,7 +110,7 @@ def _on_ray(folder: Path, expected: dict[str, Any]) -> dict[str, float]:
     return {
         "on Ray, a node killed, s": time.perf_counter() - began,
         "nodes killed": float(killed),
-        "parts": float(sum(1 for _ in planned.parts.iterdir())),
+        "parts": float(len(times(planned.parts))),
         "least cosine on Ray": _least_cosine(expected, vectors),
     }
 

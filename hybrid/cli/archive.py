@@ -9,7 +9,9 @@ import typer
 
 
 def archive_build(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a plan whose shards are all embedded.")],
+    folder: Annotated[
+        str, typer.Argument(metavar="DIR", help="Folder or URL of a plan whose shards are all embedded.")
+    ],
     *,
     out: Annotated[Path, typer.Option(help="Folder for the archive.", show_default=False)],
 ) -> None:
@@ -18,7 +20,7 @@ def archive_build(
     from hybrid.cluster.archive import build_archive
     from hybrid.cluster.plan import PlanFolder
 
-    planned = PlanFolder(folder)
+    planned = PlanFolder.at(folder)
     with show.image_progress("archiving", planned.read().images) as progress:
         info = build_archive(planned, out, progress=progress)
     show.result(f"{out}: {info.line}; hybrid search --archive {out}")

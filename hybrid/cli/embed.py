@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,7 +13,10 @@ if TYPE_CHECKING:
     from hybrid.cluster.plan import Plan, PlanFolder
     from hybrid.cluster.shards import ShardSummary
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a plan (hybrid embed plan --out DIR).")]
+Folder = Annotated[
+    str,
+    typer.Argument(metavar="DIR", help="Folder of a plan (hybrid embed plan --out DIR), here or at s3:// or gs://."),
+]
 
 
 @options.with_groups
@@ -22,7 +24,13 @@ def embed_plan(
     sources: options.Sources,
     *,
     out: Annotated[
-        Path, typer.Option(help="Folder for the plan and the parts; all machines must see it.", show_default=False)
+        str,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for the plan and the parts; all machines must see it: on a common disk, or at s3:// or gs:// "
+            "(extra: remote).",
+            show_default=False,
+        ),
     ],
     per_shard: Annotated[int, typer.Option(min=1, help="Photos of a shard: what a worker that dies costs.")] = 50_000,
     encoder: options.EncoderOptions,
@@ -32,17 +40,18 @@ def embed_plan(
 ) -> None:
     """List photos and cut them into shards that any machine can embed."""
     from hybrid.cli import show
+    from hybrid.cluster.places import place_of
     from hybrid.cluster.plan import make_plan
     from hybrid.images.naming import plural
     from hybrid.images.sources import scan
 
+    place = place_of(out)
     found = scan(sources, labeled=labels)
     for note in found.notes:
         show.note(note)
-    settings = encoder.open(out, "auto").settings
-    plan = make_plan(found, out, settings, per_shard=per_shard, decoder=encoder.decoder, say=show.note)
+    plan = make_plan(found, place, encoder.settings, per_shard=per_shard, decoder=encoder.decoder, say=show.note)
     show.result(
-        f"{plural(plan.images, 'photo')} in {plural(len(plan.shards), 'shard')}: hybrid embed run {out} --shard I/N"
+        f"{plural(plan.images, 'photo')} in {plural(len(plan.shards), 'shard')}: hybrid embed run {place} --shard I/N"
     )
     show.exit_if_unreadable(found.unread)
 
@@ -87,7 +96,7 @@ def embed_run(
     from hybrid.images.naming import plural
 
     _check_one(shard, local, ray)
-    planned = PlanFolder(folder)
+    planned = PlanFolder.at(folder)
     plan = planned.read()
     numbers = share_of(shard or "1/1", len(plan.shards))
     missing = missing_of(planned, plan, numbers)
@@ -161,7 +170,7 @@ def embed_status(folder: Folder) -> None:
     from hybrid.errors import listing
     from hybrid.images.naming import plural
 
-    planned = PlanFolder(folder)
+    planned = PlanFolder.at(folder)
     plan = planned.read()
     state = status(planned, plan)
     show.result(
@@ -191,7 +200,7 @@ def import_index(
     from hybrid.run.run import Run
 
     opened = Run(run, say=show.note, wait=wait)
-    with show.image_progress("importing", PlanFolder(folder).read().images) as progress:
+    with show.image_progress("importing", PlanFolder.at(folder).read().images) as progress:
         summary = opened.import_index(folder, labeled_only=labelled_only, partial=partial, progress=progress)
     show.result(
         f"{summary.images} photos: {summary.encoded} vectors imported, {summary.reused} copies of known content, "

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
 import typer
 
 if TYPE_CHECKING:
+    from hybrid.config import EncoderSettings
     from hybrid.gate.policy import Balance as BalanceSetting
     from hybrid.gate.policy import Policy
     from hybrid.images.detections import Detections
@@ -317,6 +318,14 @@ class EncoderOptions:
     pretrained: Pretrained = None
     precision: Precision = None
     decoder: Decoder = "auto"
+
+    @property
+    def settings(self) -> EncoderSettings:
+        """What was given, before the default."""
+        from hybrid.encoders.presets import expand
+        from hybrid.run.run import chosen_settings
+
+        return chosen_settings(*expand(self.encoder, self.pretrained), self.precision)
 
     def open(self, folder: Path, device: str, *, wait: bool = True) -> OpenRun:
         """Give a run that uses this encoder and says its notes on stderr; `wait` as `Wait` has it."""

@@ -20,6 +20,7 @@ import numpy as np
 from msgspec import Struct
 
 from hybrid.cluster.parts import iterate_part, vectors_of
+from hybrid.cluster.places import AnyPath
 from hybrid.cluster.plan import PlanFolder
 from hybrid.cluster.tables import to_records
 from hybrid.config import EncoderSettings
@@ -224,9 +225,12 @@ def build_archive(
     return info
 
 
-def _link(part: Path, folder: Path, rows: int) -> ArchivePart:
+def _link(part: AnyPath, folder: Path, rows: int) -> ArchivePart:
     place = folder / part.name
-    if not (place.exists() and part.samefile(place)):
+    if not isinstance(part, Path):
+        with atomic_write(place, sync=False) as new:
+            part.download(new)
+    elif not (place.exists() and part.samefile(place)):
         with atomic_write(place, sync=False) as new:
             new.unlink()
             try:

@@ -27,6 +27,7 @@ import numpy as np
 from msgspec import Struct
 
 from hybrid import __version__
+from hybrid.cluster.places import AnyPath, whole
 from hybrid.cluster.tables import (
     CHUNK,
     METADATA,
@@ -39,7 +40,6 @@ from hybrid.cluster.tables import (
 )
 from hybrid.encoders.base import FloatArray, unit_norm
 from hybrid.errors import StoreError
-from hybrid.files import atomic_write
 from hybrid.images.records import ImageRecord
 
 FORMAT = 1
@@ -133,7 +133,7 @@ def part_schema(info: PartInfo) -> Any:
 
 
 @contextmanager
-def writing_part(file: Path, info: PartInfo) -> Iterator[Callable[[Iterable[PartRow]], None]]:
+def writing_part(file: AnyPath, info: PartInfo) -> Iterator[Callable[[Iterable[PartRow]], None]]:
     """Write a part; give a function that takes its rows, in order.
 
     The file gets its name when the block ends, and what others left who began the same part is removed then. Where two
@@ -146,7 +146,7 @@ def writing_part(file: Path, info: PartInfo) -> Iterator[Callable[[Iterable[Part
     """
     waiting: list[PartRow] = []
     try:
-        with atomic_write(file) as place, writing_parquet(place, part_schema(info)) as writer:
+        with whole(file, once=True) as place, writing_parquet(place, part_schema(info)) as writer:
 
             def write(rows: Iterable[PartRow]) -> None:
                 waiting.extend(rows)
@@ -164,26 +164,28 @@ def writing_part(file: Path, info: PartInfo) -> Iterator[Callable[[Iterable[Part
     remove_rests(file)
 
 
-def remove_rests(file: Path) -> None:
+def remove_rests(file: AnyPath) -> None:
     """Remove what writers left beside a part that is there: nobody needs it any more."""
+    if not isinstance(file, Path):  # an object store shows nothing of what is not whole
+        return
     for rest in file.parent.glob(f"{file.name}.*.part"):
         rest.unlink(missing_ok=True)
 
 
-def read_info(file: Path) -> PartInfo:
+def read_info(file: AnyPath) -> PartInfo:
     """Read what a part says of itself; errors as those of `iterate_part`."""
     with _reading(file) as opened:
         return _info_of(opened.schema_arrow, file)
 
 
 def iterate_part(
-    file: Path, fingerprint: str | None = None, *, columns: Sequence[str] | None = None, rows: int = CHUNK
+    file: AnyPath, fingerprint: str | None = None, *, columns: Sequence[str] | None = None, rows: int = CHUNK
 ) -> Iterator[Any]:
     """Read a part as it is, some rows at a time.
 
     Parameters
     ----------
-    file : Path
+    file : Path or ObjectPath
     fingerprint : str, optional
         Of the encoder whose vectors are wanted.
     columns : sequence of str, optional
@@ -222,7 +224,7 @@ def iterate_part(
             )
 
 
-def read_part(file: Path, fingerprint: str | None = None) -> Iterator[PartBatch]:
+def read_part(file: AnyPath, fingerprint: str | None = None) -> Iterator[PartBatch]:
     """Read a part's images with their vectors, `CHUNK` rows at a time; parameters and errors as for `iterate_part`."""
     for batch in iterate_part(file, fingerprint):
         yield PartBatch(
@@ -233,14 +235,14 @@ def read_part(file: Path, fingerprint: str | None = None) -> Iterator[PartBatch]
         )
 
 
-def check_part(file: Path, fingerprint: str | None = None) -> PartInfo:
+def check_part(file: AnyPath, fingerprint: str | None = None) -> PartInfo:
     """Read a part through, and hold all that it says against what it must be; errors as those of `iterate_part`."""
     for batch in iterate_part(file, fingerprint):
         vectors_of(batch, file)
     return read_info(file)
 
 
-def vectors_of(batch: Any, file: Path) -> FloatArray:
+def vectors_of(batch: Any, file: AnyPath) -> FloatArray:
     """Vectors of a RecordBatch of a part, (n, dim) float32 of unit norm; zero where an image could not be used.
 
     Raises
@@ -283,11 +285,11 @@ def _to_batch(rows: Sequence[PartRow], info: PartInfo) -> Any:
     return pa.record_batch(columns, schema=schema)
 
 
-def _reading(file: Path) -> Any:
+def _reading(file: AnyPath) -> Any:
     return reading_parquet(file, lambda found: part_schema(_info_of(found, file)), "a part of an embedding", _AGAIN)
 
 
-def _info_of(schema: Any, file: Path) -> PartInfo:
+def _info_of(schema: Any, file: AnyPath) -> PartInfo:
     said = (schema.metadata or {}).get(METADATA)
     if said is None:
         raise StoreError(

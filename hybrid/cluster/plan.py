@@ -20,7 +20,8 @@ import msgspec
 from msgspec import Struct
 
 from hybrid import __version__
-from hybrid.cluster.parts import ENDING, PREFIX, PartInfo, part_name
+from hybrid.cluster.parts import ENDING, PartInfo, part_name
+from hybrid.cluster.places import AnyPath, make_folder, opened, place_of, times, whole
 from hybrid.cluster.tables import (
     CHUNK,
     METADATA,
@@ -36,7 +37,6 @@ from hybrid.config import EncoderSettings
 from hybrid.encoders import load_encoder
 from hybrid.encoders.base import Encoder, PinsPrecision
 from hybrid.errors import ConfigError, EncoderError, StoreError, named_file_errors
-from hybrid.files import atomic_write
 from hybrid.images.decoders import DECODERS, NVJPEG
 from hybrid.images.naming import plural
 from hybrid.images.preprocess import PIXELS
@@ -115,30 +115,40 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class PlanFolder:
-    """Every file of a plan's folder."""
+    """Every file of a plan's folder.
 
-    root: Path
+    Attributes
+    ----------
+    root : Path or ObjectPath
+    """
+
+    root: AnyPath
+
+    @classmethod
+    def at(cls, place: str | Path) -> PlanFolder:
+        """Name the folder by its path or URL; ConfigError where a plan cannot lie there."""
+        return cls(place_of(place))
 
     @property
-    def plan(self) -> Path:
+    def plan(self) -> AnyPath:
         """The plan."""
         return self.root / "plan.json"
 
     @property
-    def manifests(self) -> Path:
+    def manifests(self) -> AnyPath:
         """Folder of the shards' manifests."""
         return self.root / "manifests"
 
     @property
-    def parts(self) -> Path:
+    def parts(self) -> AnyPath:
         """Folder of the parts."""
         return self.root / "parts"
 
-    def manifest(self, number: int) -> Path:
+    def manifest(self, number: int) -> AnyPath:
         """The manifest of a shard, numbered from 1."""
         return self.manifests / f"shard-{number:05d}.parquet"
 
-    def part(self, plan: Plan, number: int) -> Path:
+    def part(self, plan: Plan, number: int) -> AnyPath:
         """The part of a shard, whether or not it is there."""
         return self.parts / part_name(plan.shards[number - 1].digest, plan.fingerprint)
 
@@ -151,25 +161,20 @@ class PlanFolder:
                 got="no file",
                 fix=f"hybrid embed plan SOURCE... --out {self.root}",
             )
-        with named_file_errors("the plan cannot be read", self.plan):
-            data = self.plan.read_bytes()
+        with named_file_errors("the plan cannot be read", str(self.plan)), opened(self.plan) as stream:
+            data = stream.read()
         return parse_json(data, Plan, self.plan, _PLAN_AGAIN)
 
     def done(self, plan: Plan) -> set[int]:
         """Numbers of the shards whose parts are there, by one listing."""
-        there = set()
-        with named_file_errors("the parts cannot be listed", self.parts):
-            if self.parts.is_dir():
-                there = {path.name for path in self.parts.iterdir() if path.name.startswith(PREFIX)}
+        there = times(self.parts)
         names = (part_name(shard.digest, plan.fingerprint) for shard in plan.shards)
         return {number for number, name in enumerate(names, 1) if name in there}
 
     def others(self, plan: Plan) -> int:
         """How many parts of other plans lie there."""
-        if not self.parts.is_dir():
-            return 0
         own = {part_name(shard.digest, plan.fingerprint) for shard in plan.shards}
-        return sum(path.suffix == ENDING and path.name not in own for path in self.parts.iterdir())
+        return sum(name.endswith(ENDING) and name not in own for name in times(self.parts))
 
     def read_manifest(self, plan: Plan, number: int) -> list[ImageRecord]:
         """Read the images of a shard.
@@ -210,7 +215,7 @@ def rows_digest(records: Iterable[ImageRecord]) -> str:
 
 def make_plan(
     found: Scan,
-    out: Path,
+    out: AnyPath,
     settings: EncoderSettings,
     *,
     per_shard: int = PER_SHARD,
@@ -222,7 +227,7 @@ def make_plan(
     Parameters
     ----------
     found : Scan
-    out : Path
+    out : Path or ObjectPath
         Folder of the plan.
     settings : EncoderSettings
         ``auto`` precision becomes that of this machine.
@@ -243,12 +248,12 @@ def make_plan(
     bare = _pinned(found, settings, decoder, say)
     folder = PlanFolder(out)
     before = folder.read() if folder.plan.is_file() else None
-    with named_file_errors("the plan cannot be written", out):
-        folder.manifests.mkdir(parents=True, exist_ok=True)
-        folder.parts.mkdir(exist_ok=True)
+    with named_file_errors("the plan cannot be written", str(out)):
+        make_folder(folder.manifests)
+        make_folder(folder.parts)
         plan = msgspec.structs.replace(bare, shards=tuple(_write_manifests(found.records, folder, per_shard, before)))
         if plan != before:
-            with atomic_write(folder.plan) as place:
+            with whole(folder.plan) as place:
                 place.write_bytes(to_json(plan))
         _remove_manifests(folder, len(plan.shards))
     if before is not None and plan != before:
@@ -302,12 +307,13 @@ def _write_manifests(
 ) -> Iterator[Shard]:
     """Write the manifests that are not there yet, and say what each shard is."""
     old = before.shards if before is not None else ()
+    there = times(folder.manifests)
     for number, start in enumerate(range(0, len(records), per_shard), 1):
         own = records[start : start + per_shard]
         shard, file = Shard(len(own), rows_digest(own)), folder.manifest(number)
-        if not (number <= len(old) and old[number - 1] == shard and file.is_file()):
+        if not (number <= len(old) and old[number - 1] == shard and file.name in there):
             schema = _manifest_schema(number, shard)
-            with atomic_write(file, sync=False) as place, writing_parquet(place, schema) as writer:
+            with whole(file, sync=False) as place, writing_parquet(place, schema) as writer:
                 for some in batched(own, CHUNK):
                     writer.write_batch(import_pyarrow().record_batch(record_columns(some), schema=schema))
         yield shard

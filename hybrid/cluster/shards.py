@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.cluster.parts import PartRow, remove_rests, writing_part
+from hybrid.cluster.places import check_writable, times
 from hybrid.cluster.plan import Plan, PlanFolder
 from hybrid.encoders.base import Encoder, FloatArray
 from hybrid.errors import named_file_errors
@@ -68,6 +69,8 @@ def embed_shards(
 ) -> ShardSummary:
     """Embed shards one after another, but for those whose part is there by then; parameters as for `embed_shard`."""
     summary = ShardSummary()
+    if numbers:
+        check_writable(folder.parts)
     for number in numbers:
         if folder.part(plan, number).exists():
             progress(plan.shards[number - 1].rows)
@@ -111,7 +114,7 @@ def embed_shard(
     size = batch_size or (encoder.batch_size if len(records) > 1 else 1)
     batches = embedded_batches(records, encoder, (), size, workers=workers, look=as_planned)
     summary = ShardSummary(shards=1)
-    with named_file_errors("the part cannot be written", file), writing_part(file, info) as write:
+    with named_file_errors("the part cannot be written", str(file)), writing_part(file, info) as write:
         for rows in _in_order(records, batches):
             write(rows)
             summary.images += len(rows)
@@ -177,10 +180,10 @@ class Status:
 
 def status(folder: PlanFolder, plan: Plan) -> Status:
     """Tell how far a plan is, by a listing of its parts."""
-    done = folder.done(plan)
-    times = sorted((folder.part(plan, number).stat().st_mtime, plan.shards[number - 1].rows) for number in done)
-    recent = times[-_RECENT:]
+    done, written = folder.done(plan), times(folder.parts)
+    ends = sorted((written.get(folder.part(plan, number).name, 0), plan.shards[number - 1].rows) for number in done)
+    recent = ends[-_RECENT:]
     seconds = recent[-1][0] - recent[0][0] if recent else 0
     rate = sum(rows for _, rows in recent[1:]) / seconds if seconds else None
     missing = [number for number in range(1, len(plan.shards) + 1) if number not in done]
-    return Status(len(done), sum(rows for _, rows in times), missing, rate)
+    return Status(len(done), sum(rows for _, rows in ends), missing, rate)

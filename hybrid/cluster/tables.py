@@ -9,6 +9,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from hybrid.cluster.places import AnyPath, opened
 from hybrid.errors import MissingExtraError, StoreError, first_line, named_file_errors
 from hybrid.images.records import ImageRecord
 
@@ -88,12 +89,12 @@ def writing_parquet(file: Path, schema: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def reading_parquet(file: Path, schema: Any, what: str, fix: str) -> Iterator[Any]:
+def reading_parquet(file: AnyPath, schema: Any, what: str, fix: str) -> Iterator[Any]:
     """Open a file of this project as a `pyarrow.parquet.ParquetFile`, and name what is wrong with it.
 
     Parameters
     ----------
-    file : Path
+    file : Path or ObjectPath
     schema : callable
         From the file's own schema, metadata included, the one that it must have.
     what, fix : str
@@ -109,13 +110,13 @@ def reading_parquet(file: Path, schema: Any, what: str, fix: str) -> Iterator[An
         raise StoreError(f"{what} is missing", expected=f"a file {file}", got="none", fix=fix)
     try:
         with (
-            named_file_errors(f"{what} cannot be read", file),
-            file.open("rb") as stream,
+            named_file_errors(f"{what} cannot be read", str(file)),
+            opened(file) as stream,
         ):
             try:
-                with pa.parquet.ParquetFile(stream, page_checksum_verification=True) as opened:
-                    _check_columns(opened.schema_arrow, schema(opened.schema_arrow), file, what, fix)
-                    yield opened
+                with pa.parquet.ParquetFile(stream, page_checksum_verification=True) as table:
+                    _check_columns(table.schema_arrow, schema(table.schema_arrow), file, what, fix)
+                    yield table
             except OSError as error:
                 if error.errno is None:  # Arrow's word for a page that does not fit its checksum, not the system's
                     raise _damaged(file, what, error, fix) from error
@@ -124,7 +125,7 @@ def reading_parquet(file: Path, schema: Any, what: str, fix: str) -> Iterator[An
         raise _damaged(file, what, error, fix) from error
 
 
-def _check_columns(found: Any, expected: Any, file: Path, what: str, fix: str) -> None:
+def _check_columns(found: Any, expected: Any, file: AnyPath, what: str, fix: str) -> None:
     if not found.equals(expected):
         raise StoreError(
             f"{what} has other columns than were written: {file}",
@@ -134,5 +135,5 @@ def _check_columns(found: Any, expected: Any, file: Path, what: str, fix: str) -
         )
 
 
-def _damaged(file: Path, what: str, error: Exception, fix: str) -> StoreError:
+def _damaged(file: AnyPath, what: str, error: Exception, fix: str) -> StoreError:
     return StoreError(f"{what} is cut off or damaged: {file}", got=first_line(error), fix=fix)

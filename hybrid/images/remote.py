@@ -183,7 +183,7 @@ def joined(folder: str, relative: str) -> str:
 
 
 @dataclass
-class _Store:
+class Store:
     """A filesystem of fsspec, and how often it has failed in a row."""
 
     fs: Any
@@ -244,7 +244,7 @@ def _named(error: Exception, url: str) -> UnreadableImageError:
     return BusyError(said, fix="check the address and the network, or try again later")
 
 
-def _open(address: str) -> tuple[_Store, str]:
+def locate(address: str) -> tuple[Store, str]:
     """Give the store of an address, and the path there.
 
     Raises
@@ -272,7 +272,7 @@ def _open(address: str) -> tuple[_Store, str]:
 
 
 @lru_cache(maxsize=64)
-def _store(process: int, root: str) -> _Store:
+def _store(process: int, root: str) -> Store:
     """Connect to a store, once in each process: connections do not outlive a fork."""
     from fsspec.core import url_to_fs
 
@@ -282,7 +282,7 @@ def _store(process: int, root: str) -> _Store:
     fresh = {name: {"use_listings_cache": False} for name in ("s3", "s3a") if name in schemes}
     scheme = scheme_of(root)
     try:
-        return _Store(url_to_fs(root, **web, **fresh)[0])
+        return Store(url_to_fs(root, **web, **fresh)[0])
     except ImportError as error:
         package, extra = _EXTRAS.get(scheme, ("", ""))
         if package:
@@ -294,16 +294,16 @@ def _store(process: int, root: str) -> _Store:
         raise DataError(f"{scheme}:// is not read", expected=known, got=first_line(error), fix=fix) from error
 
 
-def connect(addresses: Iterable[str]) -> list[_Store]:
+def connect(addresses: Iterable[str]) -> list[Store]:
     """Give the stores of addresses; errors at once, for who hands the addresses to other processes, as of `read`."""
-    return list({id(store): store for store in (_open(address)[0] for address in addresses)}.values())
+    return list({id(store): store for store in (locate(address)[0] for address in addresses)}.values())
 
 
-def _is_web(store: _Store) -> bool:
+def _is_web(store: Store) -> bool:
     return "http" in (store.fs.protocol if isinstance(store.fs.protocol, tuple) else (store.fs.protocol,))
 
 
-def _web(store: _Store, request: Any, *arguments: Any) -> Any:
+def _web(store: Store, request: Any, *arguments: Any) -> Any:
     """Make a request of `hybrid.images.http`, in the loop that all connections of the process share."""
     from fsspec.asyn import sync
 
@@ -326,7 +326,7 @@ def read(address: str, start: int = 0, end: int | None = None) -> bytes:
     MissingExtraError
         If the package that reads it is not installed.
     """
-    store, path = _open(address)
+    store, path = locate(address)
     with store.asked(address):
         if _is_web(store):
             data: bytes = _web(store, http.get, address, start, end)
@@ -361,7 +361,7 @@ def fill(memory: memoryview, data: bytes) -> int | None:
 
 def entry(address: str) -> Entry:
     """Ask what lies at an address; errors as those of `read`."""
-    store, path = _open(address)
+    store, path = locate(address)
     with store.asked(address):
         if _is_web(store):
             headers = _web(store, http.head, address)
@@ -406,12 +406,12 @@ def _entry_or_reason(address: str) -> Entry | UnreadableImageError:
 
 def refresh(address: str) -> None:
     """Forget what was listed before."""
-    _open(address)[0].fs.invalidate_cache()
+    locate(address)[0].fs.invalidate_cache()
 
 
 def find(folder: str) -> dict[str, Stamp]:
     """List all objects below a folder, by their path relative to it; errors as those of `read`."""
-    store, path = _open(folder)
+    store, path = locate(folder)
     with store.asked(folder):
         found = store.fs.find(path, detail=True)
         start = f"{path.rstrip('/')}/"
@@ -426,7 +426,7 @@ def find(folder: str) -> dict[str, Stamp]:
 
 def glob(pattern: str) -> dict[str, Entry | UnreadableImageError]:
     """Give what lies at the URLs that a pattern with ``*`` matches, sorted; errors as those of `read`."""
-    store, path = _open(pattern)
+    store, path = locate(pattern)
     if _is_web(store):
         raise AbsentError("does not exist; servers on the web do not list what a * matches")
     match = _SCHEME.match(pattern)

@@ -238,7 +238,7 @@ def read_json(file: Path, kind: type[S], fix: str = "make this part of the run a
     return parse_json(data, kind, file, fix)
 
 
-def parse_json(data: bytes, kind: type[S], file: Path, fix: str) -> S:
+def parse_json(data: bytes, kind: type[S], file: object, fix: str) -> S:
     """Read typed JSON; `file` and `fix` are for the error."""
     try:
         found = msgspec.json.decode(data, type=dict[str, Any]).get("format")

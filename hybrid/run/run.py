@@ -132,19 +132,7 @@ class Run:
         ConfigError
             If another model than the default is named without its weights.
         """
-        model, pretrained, precision = self._given
-        recorded = read_info(self.layout).encoder if self.layout.run.is_file() else None
-        if self._given == (None, None, None):
-            return recorded or EncoderSettings()
-        base = recorded if recorded is not None and model in (None, recorded.model) else EncoderSettings()
-        name = model if model is not None else base.model
-        weights = pretrained if pretrained is not None else base.pretrained if name == base.model else None
-        values = {
-            "model": _absolute(name),
-            "pretrained": None if weights is None else _absolute(weights),
-            "precision": precision or base.precision,
-        }
-        return convert(values, EncoderSettings)
+        return chosen_settings(*self._given, read_info(self.layout).encoder if self.layout.run.is_file() else None)
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -272,7 +260,7 @@ class Run:
         Parameters
         ----------
         folder : str or Path
-            Of the plan.
+            Of the plan; or its URL.
         labeled_only : bool
             Leave images without a label out: the archive has them.
         partial : bool
@@ -288,7 +276,7 @@ class Run:
         from hybrid.cluster.imports import PlannedEncoder, import_parts, settings_for
         from hybrid.cluster.plan import PlanFolder
 
-        planned = PlanFolder(Path(folder))
+        planned = PlanFolder.at(folder)
         plan = planned.read()
 
         def fill(store: EmbeddingStore) -> IndexSummary:
@@ -923,6 +911,29 @@ def _as_file(record: ImageRecord, file: Path) -> ImageRecord:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(record.read_bytes())
     return ImageRecord(str(file), str(file.parent), None, None, **Stamp.of(file.stat())._asdict())
+
+
+def chosen_settings(
+    model: str | None, pretrained: str | None, precision: str | None, recorded: EncoderSettings | None = None
+) -> EncoderSettings:
+    """Settings of an encoder by what was given, before those that a run recorded, before the default.
+
+    Raises
+    ------
+    ConfigError
+        If another model than the default is named without its weights.
+    """
+    if (model, pretrained, precision) == (None, None, None):
+        return recorded or EncoderSettings()
+    base = recorded if recorded is not None and model in (None, recorded.model) else EncoderSettings()
+    name = model if model is not None else base.model
+    weights = pretrained if pretrained is not None else base.pretrained if name == base.model else None
+    values = {
+        "model": _absolute(name),
+        "pretrained": None if weights is None else _absolute(weights),
+        "precision": precision or base.precision,
+    }
+    return convert(values, EncoderSettings)
 
 
 def _absolute(name: str) -> str:
