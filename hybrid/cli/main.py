@@ -53,6 +53,7 @@ COMMANDS = {
     "embed run": "hybrid.cli.embed",
     "embed status": "hybrid.cli.embed",
     "archive build": "hybrid.cli.archive",
+    "archive check": "hybrid.cli.archive",
 }
 # First words, and what their commands are for.
 GROUPS = {

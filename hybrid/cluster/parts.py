@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 from msgspec import Struct
+from numpy.typing import NDArray
 
 from hybrid import __version__
 from hybrid.cluster.places import AnyPath, whole
@@ -178,6 +179,21 @@ def read_info(file: AnyPath) -> PartInfo:
         return _info_of(opened.schema_arrow, file)
 
 
+@contextmanager
+def opened_part(file: AnyPath, fingerprint: str | None = None) -> Iterator[tuple[Any, PartInfo]]:
+    """Give a part as a `pyarrow.parquet.ParquetFile`, and what it says; parameters and errors as `iterate_part` has."""
+    with _reading(file) as opened:
+        info = _info_of(opened.schema_arrow, file)
+        if fingerprint is not None and info.fingerprint != fingerprint:
+            raise StoreError(
+                f"{file} holds vectors of another encoder",
+                expected=f"fingerprint {fingerprint}",
+                got=f"fingerprint {info.fingerprint} ({info.encoder})",
+                fix="give the folder of parts that were made with this encoder",
+            )
+        yield opened, info
+
+
 def iterate_part(
     file: AnyPath, fingerprint: str | None = None, *, columns: Sequence[str] | None = None, rows: int = CHUNK
 ) -> Iterator[Any]:
@@ -205,15 +221,7 @@ def iterate_part(
     StoreError
         If the part is missing, cut off, changed, of another format or another encoder, or holds a vector that is none.
     """
-    with _reading(file) as opened:
-        info = _info_of(opened.schema_arrow, file)
-        if fingerprint is not None and info.fingerprint != fingerprint:
-            raise StoreError(
-                f"{file} holds vectors of another encoder",
-                expected=f"fingerprint {fingerprint}",
-                got=f"fingerprint {info.fingerprint} ({info.encoder})",
-                fix="give the folder of parts that were made with this encoder",
-            )
+    with opened_part(file, fingerprint) as (opened, info):
         count = 0
         for batch in opened.iter_batches(rows, columns=None if columns is None else list(columns)):
             count += batch.num_rows
@@ -250,12 +258,13 @@ def vectors_of(batch: Any, file: AnyPath) -> FloatArray:
     StoreError
         If an image that could be used has none, or one that is not finite or has no direction; `file` is named.
     """
-    column = batch.column("vector")
-    there = np.asarray(column.is_valid())
-    flat = column.values.to_numpy(zero_copy_only=False)[column.offset * column.type.list_size :]
-    vectors = flat[: len(column) * column.type.list_size].reshape(len(column), column.type.list_size)
-    vectors = np.where(there[:, None], vectors, 0).astype(np.float32)
-    sound = np.isfinite(vectors).all(axis=1) & (vectors.any(axis=1) == there)
+    there = np.asarray(batch.column("vector").is_valid())
+    vectors = halves_of(batch).astype(np.float32)
+    if not there.all():
+        vectors[~there] = 0
+    # Not finite where one of the numbers is not: squares of half precision do not overflow.
+    norms = np.linalg.norm(vectors, axis=1)
+    sound = np.isfinite(norms) & ((norms > 0) == there)
     names = batch.schema.names
     if "reason" in names:
         sound &= there == np.asarray(batch.column("reason").is_null())
@@ -264,6 +273,14 @@ def vectors_of(batch: Any, file: AnyPath) -> FloatArray:
         of = f" of {batch.column('path')[row].as_py()}" if "path" in names else ""
         raise StoreError(f"{file} holds a vector{of} that is not finite, zero, or missing", fix=_AGAIN)
     return unit_norm(vectors)
+
+
+def halves_of(batch: Any) -> NDArray[np.float16]:
+    """The numbers of a RecordBatch of a part as they are stored, (n, dim); anything where there is no vector."""
+    column = batch.column("vector")
+    dim = column.type.list_size
+    flat = column.values.to_numpy(zero_copy_only=False)[column.offset * dim :]
+    return np.asarray(flat[: len(column) * dim].reshape(len(column), dim))
 
 
 def _to_batch(rows: Sequence[PartRow], info: PartInfo) -> Any:

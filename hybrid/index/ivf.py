@@ -75,7 +75,7 @@ def build_ivf(rows: VectorRows, ids: Ids) -> tuple[Any, Keys, IvfRecall]:
     index.train(sample)
     del sample
     held = KeyList()
-    nearest = _Nearest(queries, own)
+    nearest = Nearest(queries, own)
     for chunk in rows.chunks(ids):
         index.add_with_ids(chunk.vectors, chunk.ids)
         held.add(chunk)
@@ -84,7 +84,7 @@ def build_ivf(rows: VectorRows, ids: Ids) -> tuple[Any, Keys, IvfRecall]:
     return index, held.keys(), _choose_nprobe(index, ranks)
 
 
-class _Nearest:
+class Nearest:
     """The exact nearest vectors of some queries, updated with one chunk of vectors after the other.
 
     Parameters
@@ -92,26 +92,32 @@ class _Nearest:
     queries : (n, dim) float32
     own : (n,) int64
         Id of each query itself, which is not its own neighbor.
+
+    Attributes
+    ----------
+    ids : (n, NEAREST) int64
+        Of the nearest so far, the most similar first; -1 where there are none.
     """
 
     def __init__(self, queries: FloatArray, own: Ids) -> None:
-        self._queries, self._own = queries, own
+        self.queries, self.own = queries, own
         self._similarity = np.full((len(queries), NEAREST), -np.inf, dtype=np.float32)
         self.ids: Ids = np.full((len(queries), NEAREST), -1, dtype=np.int64)
 
     def update(self, vectors: FloatArray, ids: Ids) -> None:
+        """Compare the queries with vectors (m, dim)."""
         import faiss
 
         k = min(NEAREST + 1, len(ids))
-        similarity, places = faiss.knn(self._queries, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)
-        similarity[ids[places] == self._own[:, None]] = -np.inf
+        similarity, places = faiss.knn(self.queries, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)
+        similarity[ids[places] == self.own[:, None]] = -np.inf
         similarity = np.concatenate([self._similarity, similarity], axis=1)
         best = np.argsort(-similarity, axis=1, kind="stable")[:, :NEAREST]
         self._similarity = np.take_along_axis(similarity, best, axis=1)
         self.ids = np.take_along_axis(np.concatenate([self.ids, ids[places]], axis=1), best, axis=1)
 
 
-def _probe_ranks(index: Any, queries: FloatArray, nearest: _Nearest, rows: VectorRows) -> NDArray[np.int64]:
+def _probe_ranks(index: Any, queries: FloatArray, nearest: Nearest, rows: VectorRows) -> NDArray[np.int64]:
     """How many lists are probed before that of each true neighbor, (n, NEAREST).
 
     Within the lists that it probes, a search is exact. So these ranks tell the recall of any nprobe.
