@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 LOWEST := .venv-lowest
-# One process per logical core (`auto` would count physical ones); a file's tests share its fixtures, so stay together.
-PYTEST := pytest -n logical --maxprocesses 8 --dist loadfile
+# One process per logical core (`auto` would count physical ones); a file's tests share its fixtures, so stay together,
+# and in the order of the folders: with the files of fewest tests last, one process would end with the longest tests.
+PYTEST := pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo docs test lint types unit test-lowest check-python clean
 

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +14,8 @@ pytestmark = [
 ]
 
 
-def hybrid(*arguments):
-    command = [sys.executable, "-m", "hybrid.cli.main", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done
-
-
 @pytest.fixture(scope="module")
-def caltech(tmp_path_factory):
+def caltech(tmp_path_factory, hybrid):
     run = tmp_path_factory.mktemp("caltech")
     root = Path(DATA).absolute() / "caltech101"
     built = hybrid(
@@ -33,7 +24,7 @@ def caltech(tmp_path_factory):
     hybrid("train-head", "--head", "linear", "--classes", root / "splits/0/seen.txt", "--run", run)
     report = run / "evaluation.json"
     hybrid("evaluate", root / "test", "--prompts", root / "prompts.txt", "--json", report, "--run", run)
-    return root, built.stdout, json.loads(report.read_text())
+    return root, built.out, json.loads(report.read_text())
 
 
 def test_index_holds_every_image(caltech):

@@ -21,12 +21,6 @@ def changing(trained, serve, tmp_path_factory):
         yield started
 
 
-@pytest.fixture
-def ending(own_run, serve):
-    with serve(own_run) as started:
-        yield started
-
-
 class Asking:
     """Clients that ask for the same photo again and again, and keep what they are told."""
 
@@ -105,37 +99,31 @@ def _refused(server):
     return False
 
 
-def test_a_request_under_way_is_answered_before_the_end(ending, photos, until):
-    """Its upload even goes on after the signal; nobody new is let in, and a kept connection holds nothing up."""
-    idle, under_way = ending.connect(), ending.connect()
-    for connection in (idle, under_way):
-        assert ending.ask("GET", "/healthz", over=connection).status == 200
-    head = b'--b\r\nContent-Disposition: form-data; name="images"; filename="x.jpg"\r\n\r\n'
-    body = head + photos[0][1] + b"\r\n--b--\r\n"
-    under_way.putrequest("POST", "/v1/predict")
-    for name, value in {**FORM, "Content-Length": str(len(body))}.items():
-        under_way.putheader(name, value)
-    under_way.endheaders(body[:500])
-    other = ending.connect()
-    assert ending.ask("GET", "/healthz", over=other).status == 200  # so the server has read the first part by now
-    ending.process.send_signal(signal.SIGTERM)
-    until(lambda: _refused(ending), "the end of listening")
-    under_way.send(body[500:])
-    answer = under_way.getresponse()
-    assert (answer.status, b'"predictions"' in answer.read()) == (200, True)
-    assert ending.process.wait(60) in (0, 143, -signal.SIGTERM)
-    assert not [line for line in ending.lines if "Traceback" in line]
-
-
-def test_a_signal_during_a_job_leaves_a_run_that_is_whole(ending, photos, until):
-    number = ending.ask("POST", "/v1/refit", b'{"what": "gate"}', {"Content-Type": "application/json"}).json["job"]
-    until(lambda: ending.get(f"/v1/jobs/{number}").json["state"] != "waiting", "the job's start")
-    jobs = ending.seen.children(recursive=True)
-    ending.process.send_signal(signal.SIGTERM)
-    assert ending.process.wait(60) in (0, 143, -signal.SIGTERM)
-    until(lambda: not any(job.is_running() and job.status() != "zombie" for job in jobs), "the end of its process")
-    assert not [line for line in ending.lines if "Traceback" in line]
-    with run_lock(ending.run, "a test", wait=False):
+def test_a_signal_answers_what_is_under_way_and_leaves_a_run_that_is_whole(own_run, serve, photos, until):
+    """An upload even goes on after it; nobody new is let in, a kept connection holds nothing up, and a job ends too."""
+    with serve(own_run) as ending:
+        idle, under_way = ending.connect(), ending.connect()
+        for connection in (idle, under_way):
+            assert ending.ask("GET", "/healthz", over=connection).status == 200
+        number = ending.ask("POST", "/v1/refit", b'{"what": "gate"}', {"Content-Type": "application/json"}).json["job"]
+        until(lambda: ending.get(f"/v1/jobs/{number}").json["state"] != "waiting", "the job's start")
+        jobs = ending.seen.children(recursive=True)
+        head = b'--b\r\nContent-Disposition: form-data; name="images"; filename="x.jpg"\r\n\r\n'
+        body = head + photos[0][1] + b"\r\n--b--\r\n"
+        under_way.putrequest("POST", "/v1/predict")
+        for name, value in {**FORM, "Content-Length": str(len(body))}.items():
+            under_way.putheader(name, value)
+        under_way.endheaders(body[:500])
+        other = ending.connect()
+        assert ending.ask("GET", "/healthz", over=other).status == 200  # so the server has read the first part by now
+        ending.process.send_signal(signal.SIGTERM)
+        until(lambda: _refused(ending), "the end of listening")
+        under_way.send(body[500:])
+        answer = under_way.getresponse()
+        assert (answer.status, b'"predictions"' in answer.read()) == (200, True)
+        assert ending.process.wait(60) in (0, 143, -signal.SIGTERM)
+        until(lambda: not any(job.is_running() and job.status() != "zombie" for job in jobs), "the end of its process")
+        assert not [line for line in ending.lines if "Traceback" in line]
+    with run_lock(own_run, "a test", wait=False):
         pass
-    labels = Run(ending.run).classifier().classes_
-    assert len(labels) == 6
+    assert len(Run(own_run).classifier().classes_) == 6
