@@ -36,7 +36,6 @@ from benchmarks.kit.output import table, write_json
 from benchmarks.throughput.images import elsewhere, write_images, write_weights
 
 SIDES = ("torch auto", "torch fp32", "lite")
-SAME = "lite, torch's pixels"
 HEADS = ("linear", "network")
 SIZE = (640, 480)
 CONSOLE = Console(stderr=True)
@@ -86,7 +85,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def difference(folder: Path, head: str, photos: Sequence[str]) -> Row:
     """How far a bundle's answers are from torch's in single precision, and those from torch's own choice."""
-    found = {side: elsewhere(work.answers, folder, head, side, photos) for side in (*SIDES, SAME)}
+    found = {side: elsewhere(work.answers, folder, head, side, photos) for side in SIDES}
     exact, embeddings = found["torch fp32"]
 
     def gap(side: str) -> float:
@@ -95,7 +94,6 @@ def difference(folder: Path, head: str, photos: Sequence[str]) -> Row:
     cosine = np.einsum("nd,nd->n", found["lite"][1], embeddings)
     return {
         "probability": gap("lite"),
-        "same pixels": gap(SAME),
         "1 - cosine": float(1 - cosine.min()),
         "labels": float(np.sum(found["lite"][0].argmax(1) != exact.argmax(1))),
         "probability, torch auto": gap("torch auto"),

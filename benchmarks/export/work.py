@@ -80,13 +80,7 @@ def seconds(folder: Path, head: str, side: str, photos: Sequence[str], batch: in
 def answers(
     folder: Path, head: str, side: str, photos: Sequence[str]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Probabilities (n, c) and embeddings (n, dim); of ``lite, torch's pixels`` with images resized by torch."""
-    if side.endswith("pixels"):
-        from hybrid.images.preprocess import _fit_array
-        from hybrid.lite import experts
-
-        side = "lite"
-        vars(experts)["fit"] = lambda image, steps: _fit_array(np.asarray(image.rgb), image.extent, steps)
+    """Probabilities (n, c) and embeddings (n, dim)."""
     batches = list(classifier(folder, head, side).classify(photos))
     found = (np.concatenate([batch.answers.hybrid for batch in batches]), [batch.embeddings for batch in batches])
     return found[0], np.concatenate(found[1]).astype(np.float64)
