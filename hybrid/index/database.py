@@ -14,9 +14,9 @@ from typing import Any
 from hybrid.errors import HybridError, StoreError, file_error, named_file_errors
 from hybrid.lock import holder
 
-# Pages in the log before they go to their place, where SQLite has 1,000. Hashes fall anywhere in their index, so that
-# every batch touches many of its pages; one that several touched goes there once (1.5 times the rows a second).
-LOGGED = 8000
+# Pages in the log, 64 MiB, before they go to their place, where SQLite has 1,000. Hashes fall anywhere in their index,
+# so that every batch touches many of its pages; one that several touched goes there once (1.5 times the rows a second).
+LOGGED = 4000
 # KiB of pages in memory while one writes, where SQLite has 2,000: fewer than a batch changes are written twice.
 CACHE = 32 * 1024
 # Rows of a statement: with 12 columns fewer values than any SQLite takes at once.

