@@ -88,14 +88,24 @@ def with_stdin(sources: list[str] | None) -> list[str] | None:
     return [*sources[:place], *paths, *(source for source in sources[place:] if source != "-")]
 
 
-Sources = Annotated[
-    list[str],
-    typer.Argument(
-        callback=with_stdin,
-        help="Class folders, a plain folder, a CSV or Parquet manifest (path, label), WebDataset .tar shards, photos; "
-        "here or at s3://, gs://, https:// or hf:// (extra: remote); - reads paths from standard input, one per line.",
-    ),
-]
+_SOURCES = typer.Argument(
+    callback=with_stdin,
+    help="Class folders, a plain folder, a CSV or Parquet manifest (path, label), WebDataset .tar shards, photos; "
+    "here or at s3://, gs://, https:// or hf:// (extra: remote); - reads paths from standard input, one per line.",
+    show_default=False,
+)
+Sources = Annotated[list[str], _SOURCES]
+# Of a command that can do without, where it is told so; see `given`.
+OptionalSources = Annotated[list[str] | None, _SOURCES]
+
+
+def given(sources: list[str] | None) -> list[str]:
+    """Sources of a command that cannot do without; wrong usage where there are none."""
+    if not sources:
+        raise typer.BadParameter("Missing argument: sources, or --archive")
+    return sources
+
+
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:N or mps.")]
 Wait = Annotated[
     bool,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,28 +23,77 @@ if TYPE_CHECKING:
 GRID_IMAGES = 25
 
 
-@options.with_groups
-def predict(
-    sources: options.Sources,
-    *,
-    run: options.RunOptions,
-    top_k: Annotated[int, typer.Option(min=1, help="Classes to list for each photo.")] = 5,
-    output: options.PredictionOutputOptions,
+@dataclass(frozen=True)
+class PhotoOptions:
+    """What is asked of photos beside their classes."""
+
     grid: Annotated[
         Path | None,
         typer.Option(help="Draw the first 25 photos with their answers to this PNG, new or written by hybrid before."),
-    ] = None,
-    answer: options.AnswerOptions,
-    detector: options.DetectionOptions,
-    sequence_by: options.SequenceBy = None,
+    ] = None
+    sequence_by: options.SequenceBy = None
     explain_neighbors: Annotated[
         bool, typer.Option("--explain-neighbors", help="List the 5 nearest labeled photos of the index as evidence.")
-    ] = False,
+    ] = False
+
+
+@options.with_groups
+def predict(
+    sources: options.OptionalSources = None,
+    *,
+    run: options.RunOptions,
+    archive: Annotated[
+        Path | None,
+        typer.Option(
+            help="In the place of SOURCES: all photos of this archive (hybrid archive build), by their vectors alone."
+        ),
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Classes to list for each photo.")] = 5,
+    output: options.PredictionOutputOptions,
+    asked: PhotoOptions,
+    answer: options.AnswerOptions,
+    detector: options.DetectionOptions,
     encoder: options.EncoderOptions,
     batch: options.BatchOptions,
     device: options.Device = "auto",
 ) -> None:
     """Classify photos into trained, named and added classes."""
+    from hybrid.cli.archived import predict_archive, refuse_with_archive
+
+    kind = _kind_of(output, detector)
+    if archive is None:
+        _predict_photos(
+            options.given(sources), run, kind, top_k, output, asked, answer, detector, encoder, batch, device
+        )
+        return
+    refuse_with_archive(
+        {
+            "a source": sources,
+            "--grid": asked.grid,
+            "--sequence-by": asked.sequence_by,
+            "--explain-neighbors": asked.explain_neighbors,
+            "--regions": answer.regions,
+            "--detections": detector.detections,
+            "--batch-size": batch.batch_size,
+            "--workers": batch.workers,
+        }
+    )
+    predict_archive(archive, run, encoder, answer, output, top_k, device)
+
+
+def _predict_photos(
+    sources: list[str],
+    run: options.RunOptions,
+    kind: Kind,
+    top_k: int,
+    output: options.PredictionOutputOptions,
+    asked: PhotoOptions,
+    answer: options.AnswerOptions,
+    detector: options.DetectionOptions,
+    encoder: options.EncoderOptions,
+    batch: options.BatchOptions,
+    device: str,
+) -> None:
     from hybrid.cli import show
     from hybrid.cli.load import in_context, load_classifier, read_by
     from hybrid.cli.outputs import PICTURE, Outputs
@@ -55,15 +105,15 @@ def predict(
     found = scan(sources, labeled=False, each_row=True)
     more = {"--detections": detector.detections, **answer.read_by}
     outputs = Outputs({"a source": found.sources, **more, **read_by(run, encoder)}, run.run, found.records)
-    outputs.file("--out", output.out, _kind_of(output, detector))
-    outputs.file("--grid", grid, PICTURE)
+    outputs.file("--out", output.out, kind)
+    outputs.file("--grid", asked.grid, PICTURE)
     boxes = _Boxes(found, detections, output)
     found = boxes.scan
     show.note(*found.notes)
     classifier = load_classifier(run, policy, encoder, device, answer.regions, answer.taxonomy)
-    records = in_context(classifier, found.records, sequence_by)
+    records = in_context(classifier, found.records, asked.sequence_by)
     _note_decoder(classifier)
-    evidence = _Evidence(run.run, classifier) if explain_neighbors else None
+    evidence = _Evidence(run.run, classifier) if asked.explain_neighbors else None
     drawn: list[tuple[ImageRecord, Prediction]] = []
     unreadable = list(found.unread)
     with (
@@ -76,10 +126,11 @@ def predict(
             predictions = classifier.predictions(answers, top_k)
             predictions = evidence.add(answers, predictions) if evidence else predictions
             write(boxes.rows(predictions, answers.unreadable))
-            drawn += list(zip(answers.records, predictions, strict=True))[: GRID_IMAGES - len(drawn)] if grid else []
+            wanted = GRID_IMAGES - len(drawn) if asked.grid else 0
+            drawn += list(zip(answers.records, predictions, strict=True))[:wanted]
             progress(len(answers.records) + len(answers.unreadable))
         write(boxes.rows(()))
-    _draw(drawn, grid)
+    _draw(drawn, asked.grid)
     if evidence is not None:
         show.note(*evidence.notes())
     show.exit_if_unreadable(unreadable)

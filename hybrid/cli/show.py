@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 stderr = SafeConsole(stderr=True, highlight=False)
 EXIT_UNREADABLE = 3
+# Files that could not be read, by name; of more there is a number.
+LISTED = 20
 # Set to "json": progress as lines of JSON.
 PROGRESS = "HYBRID_PROGRESS"
 # Of a file or a pipe, in characters: nothing is cut there.
@@ -239,13 +241,17 @@ def _fitting(rate: RichColumn, left: RichColumn, *more: RichColumn) -> tuple[Ric
     return (*columns, *more, left)
 
 
-def exit_if_unreadable(unreadable: Sequence[tuple[str, str]], limit: int = 20) -> None:
-    """Name the files that could not be read, with their reasons, and end the command with exit code 3."""
-    if not unreadable:
+def exit_if_unreadable(unreadable: Sequence[tuple[str, str]], count: int | None = None) -> None:
+    """Name files that could not be read, with their reasons, and end the command with exit code 3.
+
+    `count` is how many there were, where not all of them are given.
+    """
+    total = len(unreadable) if count is None else count
+    if not total:
         return
-    stderr.print(f"{len(unreadable)} unreadable, skipped:", style="yellow")
-    for path, reason in unreadable[:limit]:
+    stderr.print(f"{total} unreadable, skipped:", style="yellow")
+    for path, reason in unreadable[:LISTED]:
         stderr.print(f"  {escape(path)}: {escape(reason)}", soft_wrap=True)
-    if len(unreadable) > limit:
-        stderr.print(f"  and {len(unreadable) - limit} more")
+    if total > LISTED:
+        stderr.print(f"  and {total - LISTED} more")
     raise typer.Exit(EXIT_UNREADABLE)

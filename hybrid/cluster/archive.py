@@ -15,13 +15,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from msgspec import Struct
 
 from hybrid.cluster.archive_index import ArchiveIndex, IndexInfo, build_again
 from hybrid.cluster.archive_rows import PartRows, RowVectors
-from hybrid.cluster.parts import PartBatch, check_part, opened_part, read_part
+from hybrid.cluster.parts import PartBatch, check_part, iterate_part, opened_part, read_part
 from hybrid.cluster.tables import RECORD_NAMES, to_records
 from hybrid.config import EncoderSettings
 from hybrid.encoders.base import FloatArray
@@ -84,6 +85,17 @@ class ArchiveInfo(Struct, frozen=True, kw_only=True):
         )
 
 
+class ArchiveRecords:
+    """The images of an archive, in order; none is kept in memory."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+
+    def __iter__(self) -> Iterator[ImageRecord]:
+        for batch in self._archive._columns(*RECORD_NAMES):
+            yield from to_records(batch)
+
+
 @dataclass(frozen=True)
 class Archive:
     """An archive in a folder."""
@@ -123,14 +135,14 @@ class Archive:
                 )
         return cls(root, info)
 
-    def check_encoder(self, fingerprint: str, of: str) -> None:
+    def check_encoder(self, fingerprint: str, of: str, fix: str = "") -> None:
         """Refuse an encoder whose vectors are not those of the archive."""
         if fingerprint != self.info.fingerprint:
             raise ConfigError(
                 f"the archive {self.root} holds vectors of another encoder than {of}",
                 expected=f"fingerprint {self.info.fingerprint} ({self.info.encoder_name})",
                 got=f"fingerprint {fingerprint}",
-                fix="embed the query with the archive's encoder, or build an archive with the run's",
+                fix=fix or "embed the query with the archive's encoder, or build an archive with the run's",
             )
 
     def search(self, query: FloatArray, count: int) -> list[tuple[ImageRecord, str, float]]:
@@ -201,6 +213,20 @@ class Archive:
         """All rows in order, some thousand at a time; StoreError where a part is damaged."""
         for part in self.info.parts:
             yield from read_part(self.root / PARTS / part.name, self.info.fingerprint)
+
+    @property
+    def records(self) -> ArchiveRecords:
+        """All images in order, read from the parts each time that they are gone through."""
+        return ArchiveRecords(self)
+
+    @cached_property
+    def has_sequences(self) -> bool:
+        """Whether images say that they belong to one sequence."""
+        return any(batch.column(0).null_count < batch.num_rows for batch in self._columns("sequence"))
+
+    def _columns(self, *names: str) -> Iterator[Any]:
+        for part in self.info.parts:
+            yield from iterate_part(self.root / PARTS / part.name, self.info.fingerprint, columns=names)
 
     def check(self) -> None:
         """Read all of it, and hold it against its digests; StoreError where something does not fit."""

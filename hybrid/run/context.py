@@ -110,7 +110,7 @@ class Context:
             )
         return np.asarray(target - np.logaddexp.reduce(target))
 
-    def image_notes(self, records: Sequence[ImageRecord]) -> list[str]:
+    def image_notes(self, records: Iterable[ImageRecord]) -> list[str]:
         """Say what the images lack, and how many answer together."""
         notes = self.table.image_notes((r.region, r.month) for r in records) if self.table is not None else []
         sizes = Counter(key for record in records if (key := key_of(record)) is not None)

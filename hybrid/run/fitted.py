@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.device import CPU_BATCH
 from hybrid.encoders.base import Encoder, FloatArray, decoder_of
-from hybrid.errors import ConfigError, GateError
+from hybrid.errors import ConfigError, GateError, HeadError
 from hybrid.gate.calibration import log_softmax
 from hybrid.gate.decide import Decider, FittedGate
 from hybrid.gate.evidence import zero_shot_logits
@@ -35,6 +35,11 @@ from hybrid.run.context import Context, ContextStream
 from hybrid.run.load import RunState, assemble
 from hybrid.run.photo_answers import crop_images
 
+# How to answer where a head has to see photos that are not at hand.
+NEEDS_PHOTOS = (
+    "train a head that reads embeddings, in a run of its own: hybrid train-head --head linear --run OTHER; or take a "
+    "run without a head, and --prompts; or classify the photos: hybrid predict SOURCE"
+)
 UNCALIBRATED = "WARNING: without a gate probabilities are not calibrated, so that --confident promises nothing"
 Unreadable = tuple[tuple[str, str], ...]
 
@@ -64,6 +69,24 @@ class Batch:
     embeddings: FloatArray | None = None
     unreadable: Unreadable = ()
     head_logits: FloatArray | None = None
+
+
+class Embedded(NamedTuple):
+    """Images whose embeddings are there.
+
+    Attributes
+    ----------
+    records, hashes : sequence of ImageRecord, of str
+    embeddings : (n, dim) float32
+        By the classifier's encoder.
+    unreadable : tuple of (path, reason)
+        Images beside them that have none.
+    """
+
+    records: Sequence[ImageRecord]
+    hashes: Sequence[str]
+    embeddings: FloatArray
+    unreadable: Unreadable = ()
 
 
 @dataclass(frozen=True)
@@ -246,6 +269,34 @@ class FittedClassifier:
         batches = batches if not self.policy.transductive else self._together(batches)
         yield from self._in_context(batches, records) if self.context.changes(records) else batches
 
+    def classify_embedded(self, batches: Iterable[Embedded], records: Iterable[ImageRecord] = ()) -> Iterator[Batch]:
+        """Answer from embeddings alone, batch by batch, as `classify` does for their images; none is read.
+
+        Parameters
+        ----------
+        batches : iterable of Embedded
+        records : iterable of ImageRecord
+            All images of the batches, where some belong to a sequence; may be gone through several times.
+
+        Raises
+        ------
+        HeadError
+            If the head reads pixels.
+        ConfigError
+            If all images are to be answered together, which would take them all in memory.
+        """
+        if self.head is not None and self.head.encoder_identity is None:
+            raise HeadError(
+                "the head of this run reads pixels, and embeddings alone are given",
+                expected="a linear head, or none",
+                got="a fine-tuned network",
+                fix=NEEDS_PHOTOS,
+            )
+        if self.policy.transductive:
+            raise ConfigError("embeddings are answered batch by batch", got="--transductive", fix="leave it out")
+        answers = map(self._answer_embedded, batches)
+        return self._in_context(answers, records) if self.context.changes(records) else answers
+
     def experts(self, *, embed: bool = False) -> Experts:
         """Those that look at images for it; `embed`: the encoder too, where no answer needs it."""
         return Experts(self.encoder if embed or self._needs_embeddings else None, self.head)
@@ -270,8 +321,14 @@ class FittedClassifier:
             next(self._in_context(iter([replace(batch, records=tuple(alone))]), alone)), records=batch.records
         )
 
-    def _in_context(self, batches: Iterator[Batch], records: Sequence[ImageRecord]) -> Iterator[Batch]:
+    def _in_context(self, batches: Iterator[Batch], records: Iterable[ImageRecord]) -> Iterator[Batch]:
         return ContextStream(self.context, self.decider, self.space.seen, records)(batches)
+
+    def _answer_embedded(self, batch: Embedded) -> Batch:
+        if not batch.records:
+            return Batch((), (), self._nothing, unreadable=batch.unreadable)
+        logits = None if self.head is None else self.head.logits([], batch.embeddings)
+        return self._answered(batch.records, batch.hashes, batch.embeddings, logits, batch.unreadable)
 
     def _answered(
         self,
