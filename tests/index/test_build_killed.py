@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 
 from hybrid.config import EncoderSettings
@@ -82,9 +81,8 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_vectors(image_folder, clip_
 
     for moment in ("encoded", "COMMIT"):
         broken = tmp_path / f"{moment}.sqlite"
-        command = [sys.executable, "-c", KILL_THIRD_BATCH, images, clip_folder, broken, moment]
-        killed = subprocess.run(command, capture_output=True, check=False)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+        killed = forked.run(KILL_THIRD_BATCH, images, clip_folder, broken, moment)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
         with EmbeddingStore(broken) as store:
             assert len(store.embedded(fingerprint)) == 2 * BATCH
             assert len(store.images()) == 2 * BATCH + COPIES

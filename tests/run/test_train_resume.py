@@ -8,10 +8,9 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 from safetensors.numpy import load_file
 
@@ -112,7 +111,7 @@ def killed(indexed, tmp_path_factory) -> dict[str, Path]:
     """Runs whose training was killed at each of `KILLS`."""
     runs = {name: copy(indexed, tmp_path_factory.mktemp(name)) for name in KILLS}
     jobs = [(*kill, train_head(runs[name])) for name, kill in KILLS.items()]
-    done = subprocess.run([sys.executable, "-c", KILLER, json.dumps(jobs)], capture_output=True, text=True, check=True)
+    done = forked.run(KILLER, json.dumps(jobs))
     assert json.loads(done.stdout) == [-signal.SIGKILL] * len(KILLS), done.stderr
     return runs
 
@@ -145,19 +144,21 @@ def test_two_processes_train_one_head(indexed, tmp_path, socket_enabled):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launch = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, "-m", "hybrid.cli.main", *train_head(run, mixup="0")]
+    files = [(tmp_path / f"out {rank}", tmp_path / f"err {rank}") for rank in "01"]
     both = [
-        subprocess.Popen(
-            command,
+        forked.start(
+            "from hybrid.cli.main import main; main()",
+            *train_head(run, mixup="0"),
+            out=out,
+            err=err,
             env={**launch, "RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
         )
-        for rank in "01"
+        for rank, (out, err) in zip("01", files, strict=True)
     ]
-    (out, err), (other_out, other_err) = (process.communicate(timeout=300) for process in both)
-    assert [process.returncode for process in both] == [0, 0], err + other_err
+    for process in both:
+        process.join(300)
+    (out, err), (other_out, other_err) = ([file.read_text() for file in pair] for pair in files)
+    assert [process.exitcode for process in both] == [0, 0], err + other_err
     assert err.count("epoch   3/3") == 1
     assert out.count("head with 3 classes") == 1
     assert "epoch" not in other_err + other_out

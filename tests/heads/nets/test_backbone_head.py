@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
+import forked
 import numpy as np
 import pytest
 import torch
@@ -78,8 +76,7 @@ def test_a_fresh_process_gives_the_same_logits(colored, recipe, tmp_path):
     # Neither the first weights nor the networks are there any more.
     first_weights.unlink()
     images = [record.path for record in data.val.records]
-    command = [sys.executable, "-c", FRESH, tmp_path, tmp_path / "out.npz", *images]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    done = forked.run(FRESH, tmp_path, tmp_path / "out.npz", *images)
     assert done.returncode == 0, done.stderr
     arrays = np.load(tmp_path / "out.npz")
     for number, logits in enumerate(expected, start=1):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import torch
 from safetensors.torch import load_file
 
@@ -151,8 +150,7 @@ def write_data(data, file: Path) -> Path:
 
 
 def work(data: Path, jobs) -> list[int]:
-    command = [sys.executable, "-c", WORKER, str(data), json.dumps(jobs)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = forked.run(WORKER, data, json.dumps(jobs))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -4,11 +4,10 @@ import hashlib
 import io
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from unittest.mock import patch
 
+import forked
 import numpy as np
 import pytest
 from PIL import Image
@@ -149,7 +148,8 @@ def saved(world, load, shots, images, tmp_path_factory):
         classifiers[name] = clf
         assert contents(world) == before, "the run it came from stays as it is"
     arguments = (str(folder), json.dumps(list(classifiers)), json.dumps([str(image) for image in images]))
-    subprocess.run([sys.executable, "-c", SCRIPT, *arguments], check=True)
+    done = forked.run(SCRIPT, *arguments)
+    assert done.returncode == 0, done.stderr
     return {name: (clf, np.load(folder / f"{name}.npz"), folder / name) for name, clf in classifiers.items()}
 
 

@@ -8,22 +8,22 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import forked
 import psutil
 import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
 
-ROOT = Path(__file__).parents[3]
 SECONDS = 60.0  # whatever takes longer hangs
 BOUNDARY = "photo-photo"
 
@@ -84,10 +84,10 @@ FORM = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
 class Server:
     """A server that listens."""
 
-    process: subprocess.Popen[str]
+    process: BaseProcess
     run: Path
-    port: int
-    lines: list[str]
+    log: Path
+    port: int = 0
     headers: dict[str, str] = field(default_factory=dict)
 
     def connect(self) -> http.client.HTTPConnection:
@@ -133,50 +133,36 @@ class Server:
         return reply.json
 
     @property
+    def lines(self) -> list[str]:
+        """What it said so far."""
+        return self.log.read_text().splitlines(keepends=True) if self.log.exists() else []
+
+    @property
     def seen(self) -> psutil.Process:
         return psutil.Process(self.process.pid)
-
-    def stop(self) -> str:
-        """End it as a service manager does; what it said on stderr."""
-        self.process.terminate()
-        self.process.wait(SECONDS)
-        return "".join(self.lines)
 
 
 @contextmanager
 def serving(run: Path, *options: object) -> Iterator[Server]:
     """Start a server on a free port, and end it however the block ends."""
-    command = [sys.executable, "-m", "hybrid", "serve", "--run", str(run), "--port", "0", *map(str, options)]
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        text=True,
-    )
-    lines: list[str] = []
+    with TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        words = ("serve", "--run", run, "--port", "0", *options)
+        code = "from hybrid.cli.main import main; main()"
+        process = forked.start(code, *words, out=log, err=log, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+        server = Server(process, run, log)
 
-    def read() -> None:
-        assert process.stdout is not None
-        lines.extend(process.stdout)  # as they come
+        def port() -> int:
+            assert process.is_alive(), "".join(server.lines)
+            found = re.search(r"http://[\d.]+:(\d+)/", "".join(server.lines))
+            return int(found[1]) if found else 0
 
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
-
-    def port() -> int:
-        assert process.poll() is None, "".join(lines)
-        found = re.search(r"http://[\d.]+:(\d+)/", "".join(lines))
-        return int(found[1]) if found else 0
-
-    try:
-        yield Server(process, run, wait_for(port, "the address"), lines)
-    finally:
-        if process.poll() is None:
+        try:
+            server.port = wait_for(port, "the address")
+            yield server
+        finally:
             process.kill()
-        process.wait(SECONDS)
-        reader.join(SECONDS)
+            process.join(SECONDS)
 
 
 @pytest.fixture(scope="session")
@@ -220,5 +206,5 @@ def server(trained: Path) -> Iterator[Server]:
     """A server for all tests that change nothing; it must still answer at the end."""
     with serving(trained / "run") as started:
         yield started
-        assert started.process.poll() is None, "".join(started.lines)
+        assert started.process.is_alive(), "".join(started.lines)
         assert started.get("/healthz").status == 200

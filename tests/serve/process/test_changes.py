@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import threading
@@ -116,12 +117,13 @@ def test_a_signal_answers_what_is_under_way_and_leaves_a_run_that_is_whole(own_r
         under_way.endheaders(body[:500])
         other = ending.connect()
         assert ending.ask("GET", "/healthz", over=other).status == 200  # so the server has read the first part by now
-        ending.process.send_signal(signal.SIGTERM)
+        os.kill(ending.process.pid, signal.SIGTERM)
         until(lambda: _refused(ending), "the end of listening")
         under_way.send(body[500:])
         answer = under_way.getresponse()
         assert (answer.status, b'"predictions"' in answer.read()) == (200, True)
-        assert ending.process.wait(60) in (0, 143, -signal.SIGTERM)
+        ending.process.join(60)
+        assert ending.process.exitcode in (0, 143, -signal.SIGTERM)
         until(lambda: not any(job.is_running() and job.status() != "zombie" for job in jobs), "the end of its process")
         assert not [line for line in ending.lines if "Traceback" in line]
     with run_lock(own_run, "a test", wait=False):
