@@ -49,6 +49,8 @@ _SECRET = re.compile(
 )
 # What stands beside a signature and is not one: of Azure's, Amazon's and Google's.
 _BESIDE_SIGNATURE = re.compile(r"expires|policy|s[epvrst]|spr|srt|sk(e|oid|s|t|tid|v)", re.IGNORECASE)
+# Seconds for a request, with all its tries, whatever the client of a store has in mind.
+LONGEST = 600.0
 # After so many failures in a row a store is down; it is left alone for so many seconds.
 _FAILURES, _REST = 64, 30.0
 _CREDENTIALS = {
@@ -221,6 +223,8 @@ def _named(error: Exception, url: str) -> UnreadableImageError:
     kind, said = type(error).__name__, redacted(first_line(error))
     response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
     status = getattr(error, "status", None) or getattr(response, "status_code", None)
+    if kind == "HttpError":  # of Google's client
+        status = getattr(error, "code", None)
     if isinstance(response, Mapping):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", status)
     # aiohttp wraps what a connection raises.
@@ -228,9 +232,10 @@ def _named(error: Exception, url: str) -> UnreadableImageError:
     if isinstance(error, http.ForbiddenAddressError):
         return UnreadableImageError(str(error), fix="give the address of a server")
     if isinstance(error, FileNotFoundError) or status in (404, 410):
-        bucket = ", nor does its bucket" if "bucket" in str(error).lower() else ""
+        bucket = ", nor does its bucket" if "bucket does not exist" in str(error).lower() else ""
         return AbsentError(f"does not exist{bucket}", fix="check the address")
-    if isinstance(error, PermissionError) or status in (401, 403) or "Credential" in kind or "RefreshError" in kind:
+    denied = isinstance(error, PermissionError) or "Forbidden" in said  # which is what Google's client says of 403
+    if denied or status in (401, 403) or "Credential" in kind or "RefreshError" in kind:
         fix = _CREDENTIALS.get(scheme_of(url)[:2], "give credentials as the server wants them; ~/.netrc is read")
         none = "NoCredentials" in kind or "DefaultCredentials" in kind or "anonymous" in said.lower()
         return UnreadableImageError("no credentials were found" if none else f"no permission: {said}", fix=fix)
@@ -310,7 +315,12 @@ def _web(store: Store, request: Any, *arguments: Any) -> Any:
     async def ask() -> Any:
         return await request(await store.fs.set_session(), *arguments)
 
-    return sync(store.fs.loop, ask)
+    return sync(store.fs.loop, ask, timeout=LONGEST)
+
+
+def _limit(store: Store) -> dict[str, float]:
+    """The argument that bounds a request in time; clients that are not asynchronous have time-outs of their own."""
+    return {"timeout": LONGEST} if store.fs.async_impl else {}
 
 
 # Reading
@@ -333,9 +343,10 @@ def read(address: str, start: int = 0, end: int | None = None) -> bytes:
             return data
         try:
             # The end bounds what is read; and of some stores, to read without one asks for the size first.
-            data = store.fs.cat_file(path, start=start, end=max_bytes() + 1 if end is None else end)
+            data = store.fs.cat_file(path, start=start, end=max_bytes() + 1 if end is None else end, **_limit(store))
         except OSError as error:
-            code = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
+            said = getattr(error.__cause__, "response", None)
+            code = said.get("Error", {}).get("Code") if isinstance(said, Mapping) else None
             if start == 0 and code == "InvalidRange":  # an empty object has no first byte
                 return b""
             raise
@@ -367,7 +378,7 @@ def entry(address: str) -> Entry:
             headers = _web(store, http.head, address)
             info = {key: headers.get(key) for key in _TAGS} | {"size": headers.get("Content-Length")}
             return Entry(_stamp(info), is_folder=False, kind=headers.get("Content-Type", ""))
-        return _entry(store.fs.info(path))
+        return _entry(store.fs.info(path, **_limit(store)))
 
 
 def _entry(info: Mapping[str, Any]) -> Entry:

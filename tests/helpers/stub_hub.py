@@ -1,4 +1,4 @@
-"""A model hub on this machine: as much of the hub's protocol as pushing and downloading a repository needs."""
+"""A hub on this machine: as much of its protocol as pushing and downloading a model, or reading a dataset, needs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN = "hf_of_the_test"
 
 
 class StubHub(ThreadingHTTPServer):
-    """Repositories in memory.
+    """Repositories in memory; those of datasets are called ``datasets/OWNER/NAME``.
 
     Attributes
     ----------
@@ -96,10 +96,14 @@ class _Handler(BaseHTTPRequestHandler):
         for method, pattern, answer in _ROUTES:
             found = re.fullmatch(pattern, path)
             if found and self.command in method.split("|"):
-                if self.command == "POST" and self.headers.get("Authorization") != f"Bearer {TOKEN}":
+                if (
+                    self.command == "POST"
+                    and answer is not _Handler.paths
+                    and self.headers.get("Authorization") != f"Bearer {TOKEN}"
+                ):
                     return self._answer(401, {"error": "Invalid username or password."})
                 try:
-                    return answer(self, body, **found.groupdict())
+                    return answer(self, body, **{name: text for name, text in found.groupdict().items() if text})
                 except KeyError:
                     break
         known = any(f"/{name}/" in f"{path}/" for name in self.server.commits)
@@ -133,9 +137,27 @@ class _Handler(BaseHTTPRequestHandler):
         siblings = [{"rfilename": name} for name in files]
         self._answer(200, {"id": repo, "sha": sha, "siblings": siblings, "private": False, "tags": []})
 
-    def tree(self, body: bytes, repo: str, rev: str) -> None:
+    def tree(self, body: bytes, repo: str, rev: str, folder: str = "") -> None:
+        start = f"{folder}/" if folder else ""
+        files = {name: data for name, data in self.server.files(repo, rev)[1].items() if name.startswith(start)}
+        if not files:
+            return self._answer(404, {"error": "not here"}, X_Error_Code="EntryNotFound")
+        depth = start.count("/")
+        names = {"/".join(name.split("/")[:end]) for name in files for end in range(depth + 1, name.count("/") + 2)}
+        if "recursive=true" not in self.path.lower():
+            names = {name for name in names if name.count("/") == depth}
+        return self._answer(200, [self.entry(name, files) for name in sorted(names)])
+
+    @staticmethod
+    def entry(name: str, files: dict[str, bytes]) -> dict[str, object]:
+        data = files.get(name)
+        kind = {"type": "directory"} if data is None else {"type": "file", "size": len(data)}
+        return {"path": name, "oid": _sha1(data or b""), **kind}
+
+    def paths(self, body: bytes, repo: str, rev: str) -> None:
         _, files = self.server.files(repo, rev)
-        self._answer(200, [{"type": "file", "path": n, "size": len(d), "oid": _sha1(d)} for n, d in files.items()])
+        asked = parse_qs(body.decode())["paths"] if not body.startswith(b"{") else json.loads(body)["paths"]
+        self._answer(200, [self.entry(name, files) for name in asked if name in files])
 
     def preupload(self, body: bytes, repo: str, rev: str) -> None:
         asked = json.loads(body)["files"]
@@ -165,23 +187,26 @@ class _Handler(BaseHTTPRequestHandler):
 
     def resolve(self, body: bytes, repo: str, rev: str, name: str) -> None:
         sha, files = self.server.files(repo, rev)
-        data = files[name]
-        self._answer(200, data, ETag=f'"{_sha1(data)}"', X_Repo_Commit=sha)
+        data, status = files[name], 200
+        if part := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
+            data, status = data[int(part[1]) : int(part[2]) + 1 if part[2] else None], 206
+        self._answer(status, data, ETag=f'"{_sha1(data)}"', X_Repo_Commit=sha)
 
 
 def _sha1(data: bytes) -> str:
     return hashlib.sha1(data).hexdigest()
 
 
-_REPO = r"(?P<repo>[^/]+/[^/]+)"
+_REPO = r"(?P<repo>(?:datasets/)?[^/]+/[^/]+)"
 _ROUTES = (
     ("GET|HEAD", "/", _Handler.home),
     ("POST", "/api/repos/create", _Handler.create),
     ("POST", "/api/validate-yaml", _Handler.checked),
-    ("GET", f"/api/models/{_REPO}", _Handler.info),
-    ("GET", f"/api/models/{_REPO}/revision/(?P<rev>[^/]+)", _Handler.info),
+    ("GET", f"/api/(?:models/)?{_REPO}", _Handler.info),
+    ("GET", f"/api/(?:models/)?{_REPO}/revision/(?P<rev>[^/]+)", _Handler.info),
     ("POST", f"/api/models/{_REPO}/branch/(?P<rev>[^/]+)", _Handler.branch),
-    ("GET", f"/api/models/{_REPO}/tree/(?P<rev>[^/]+)", _Handler.tree),
+    ("GET", f"/api/(?:models/)?{_REPO}/tree/(?P<rev>[^/]+)(?:/(?P<folder>.+))?", _Handler.tree),
+    ("POST", f"/api/(?:models/)?{_REPO}/paths-info/(?P<rev>[^/]+)", _Handler.paths),
     ("POST", f"/api/models/{_REPO}/preupload/(?P<rev>[^/]+)", _Handler.preupload),
     ("POST", f"/api/models/{_REPO}/commit/(?P<rev>[^/]+)", _Handler.commit),
     ("POST", rf"/{_REPO}\.git/info/lfs/objects/batch", _Handler.batch),

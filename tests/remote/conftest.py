@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,8 @@ pytest.importorskip("moto.server", reason="needs moto[server]")
 pytest.importorskip("s3fs", reason="needs the extra remote")
 pytest.importorskip("aiohttp", reason="needs the extra remote")
 
+# Before anything imports gcsfs, which would ask Google by gRPC of what kind a bucket is.
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 HANG_UP = -1
 # Sets of tests share one S3, each has buckets of its own.
 NUMBERS = itertools.count()
@@ -196,19 +199,23 @@ def web(web_server: tuple[Server, str], monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 @pytest.fixture(autouse=True)
-def fresh_connections() -> Iterator[None]:
-    """Make connections anew, with the environment of the test."""
-    from s3fs import S3FileSystem
-
+def fresh_stores() -> Iterator[None]:
+    """Forget of stores what they did in tests before; the connections stay, which take half a second each."""
     from hybrid.images import remote
 
-    def forget() -> None:
-        remote._store.cache_clear()
-        S3FileSystem.clear_instance_cache()  # each holds the credentials of its time
-
-    forget()
+    remote._store.cache_clear()
     yield
-    forget()
+    remote._store.cache_clear()
+
+
+@pytest.fixture
+def fresh_connections(fresh_stores: None) -> Iterator[None]:
+    """Make connections to S3 anew: each holds the credentials of its time."""
+    from s3fs import S3FileSystem
+
+    S3FileSystem.clear_instance_cache()
+    yield
+    S3FileSystem.clear_instance_cache()
 
 
 def objects_in(folder: Path) -> dict[str, bytes]:

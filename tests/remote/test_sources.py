@@ -143,7 +143,7 @@ def test_what_cannot_be_read_is_named(bucket, web, source, message):
     assert "fix:" in str(caught.value)
 
 
-def test_credentials_and_rights(bucket, s3, monkeypatch):
+def test_credentials_and_rights(fresh_connections, bucket, s3, monkeypatch):
     url = bucket({"cat/1.jpg": b"x"})
     s3.fault = lambda request: 403
     with pytest.raises(DataError, match=r"cannot be read(.|\n)*no permission(.|\n)*AWS_PROFILE"):

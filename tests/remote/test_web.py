@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import socket
+import threading
 
 import pytest
 from PIL import Image
 
 from hybrid.errors import DataError
-from hybrid.images import http, limits
+from hybrid.images import http, limits, remote
 from hybrid.images.pipeline import read_each
 from hybrid.images.remote import name_of, redacted
 from hybrid.images.sources import scan
@@ -152,3 +153,14 @@ def test_versions_tell_what_changed(web, photo, versions):
     site.heads = False
     assert reasons(f"{address}/a.jpg") == [""]
     assert server.requests
+
+
+def test_nobody_waits_for_ever(web, photo, bucket, s3, monkeypatch):
+    server, site, address = web
+    site.files["/a.jpg"] = photo
+    asked, ended = [f"{address}/a.jpg", f"{bucket({'a.jpg': photo})}/a.jpg"], threading.Event()
+    found = scan(asked).records
+    monkeypatch.setattr(remote, "LONGEST", 0.2)
+    server.fault = s3.fault = lambda request: ended.wait(60) and 500
+    assert [image.reason for image in read_each(found, None)] == ["no answer in time"] * 2
+    ended.set()
