@@ -44,7 +44,7 @@ NOT_RUN = re.compile(
     r"(\w+=\S+ )*(git clone|cd|make|curl|docker|pip (un)?install|python3? -m (venv|benchmarks\S*|hybrid\.lite)|source"
     r"|accelerate launch|torchrun|sbatch|hybrid (serve|push)|\.venv/bin/pytest|hybrid demo$"
     r"|hybrid build-index .*--pretrained|hybrid (build-index|predict) .*(s3|hf|https)://\S+"
-    r"|hybrid embed .*/data/\S+)(\s|$)"
+    r"|hybrid (embed|import-index) .*(/data/|s3://)\S+)(\s|$)"
 )
 # Pages on your own photos: here the default encoder and network, which would be downloaded, are stood in for.
 DOWNLOADS = {"README.md", "quickstart.md"}
