@@ -188,7 +188,6 @@ def to_predictions(
     *,
     top_k: int,
     only_expert: str,
-    accept_above: float | None = None,
     warning: str | None = None,
     nodes: Nodes | None = None,
     sequences: Sequence[str | None] | None = None,
@@ -199,8 +198,6 @@ def to_predictions(
     ----------
     only_expert : str
         Who decides where there is no gate.
-    accept_above : float, optional
-        An image whose p(known) is lower gets the answer "none of these".
     warning : str, optional
         Put on every prediction.
     nodes : Nodes, optional
@@ -231,7 +228,7 @@ def to_predictions(
         made.append(prediction)
     if nodes is not None:
         made = nodes.name(made, answers)
-    return [_or_none(prediction, answers, row, accept_above) for row, prediction in enumerate(made)]
+    return [_or_none(prediction, answers, row) for row, prediction in enumerate(made)]
 
 
 @dataclass(frozen=True)
@@ -269,12 +266,13 @@ class Nodes:
         return tuple(self.tree.names[node] for node in self.tree.cover(ranked[members[ranked]].tolist()))
 
 
-def _or_none(prediction: Prediction, answers: Answers, row: int, accept_above: float | None) -> Prediction:
+def _or_none(prediction: Prediction, answers: Answers, row: int) -> Prediction:
     """Answer "none of these" where the operating point asks for it."""
-    if accept_above is None or answers.decided is None or answers.decided.p_known is None:
+    decided = answers.decided
+    if decided is None or decided.p_known is None or decided.accepted is None:
         return prediction
-    p_known = float(answers.decided.p_known[row])
-    if p_known >= accept_above:
+    p_known = float(decided.p_known[row])
+    if decided.accepted[row]:
         return replace(prediction, p_known=p_known)
     none = replace(prediction, label=NONE, probability=1 - p_known, seen=False, expert="rejected", p_known=p_known)
     return replace(none, rank=None)

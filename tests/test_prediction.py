@@ -29,11 +29,14 @@ def normalized(rows: np.ndarray) -> np.ndarray:
     return rows / rows.sum(axis=1, keepdims=True)
 
 
-def decided(p_known=None, sets=None, head=HEAD[:, :2], zero_shot=ZERO_SHOT[:, :2]) -> Decided:
+def decided(p_known=None, sets=None, head=HEAD[:, :2], zero_shot=ZERO_SHOT[:, :2], above=0.5) -> Decided:
     with np.errstate(divide="ignore"):
         fused = Fused(np.log(HYBRID), P_UNSEEN, np.log(head), np.log(normalized(zero_shot)))
     return Decided(
-        fused, None if p_known is None else np.array(p_known), None if sets is None else np.array(sets, bool)
+        fused,
+        None if p_known is None else np.array(p_known),
+        None if sets is None else np.array(sets, bool),
+        None if above is None else np.broadcast_to(above, 3),
     )
 
 
@@ -87,7 +90,7 @@ def test_without_a_gate_the_only_expert_decides():
 
 
 def test_none_of_these():
-    first, second, third = predict(decided(p_known=[0.8, 0.3, 0.5]), accept_above=0.5)
+    first, second, third = predict(decided(p_known=[0.8, 0.3, 0.5]))
     assert (first.label, first.p_known, first.expert) == ("cat", 0.8, "both")
     assert second.label == NONE == "none of these"
     assert second.probability == pytest.approx(0.7)
@@ -99,13 +102,15 @@ def test_none_of_these():
     assert second.head == ("cat", 0.6)
     # At the threshold itself it is accepted.
     assert (third.label, third.p_known) == ("dog", 0.5)
+    each = predict(decided(p_known=[0.8, 0.3, 0.5], above=[0.9, 0.3, 0.6]))
+    assert [one.label for one in each] == [NONE, "fox", NONE], "each image has its own threshold"
 
 
 def test_nothing_is_rejected_unless_it_is_asked_for():
-    for prediction in predict(decided(p_known=[0.0, 0.0, 0.0])):
+    for prediction in predict(decided(p_known=[0.0, 0.0, 0.0], above=None)):
         assert prediction.label != NONE
         assert prediction.p_known is None
-    assert NONE not in {p.label for p in predict(decided(), accept_above=0.5)}
+    assert NONE not in {p.label for p in predict(decided())}
 
 
 # Sets
@@ -115,14 +120,14 @@ def test_sets_list_the_most_probable_first():
     sets = [[1, 0, 0, 0], [0, 1, 1, 1], [1, 1, 1, 1]]
     expected = [("cat",), ("fox", "emu", "dog"), ("dog", "fox", "cat", "emu")]
     assert [p.set for p in predict(decided(sets=sets), top_k=1)] == expected
-    rejected = predict(decided(p_known=[0.1, 0, 0], sets=sets), accept_above=0.5)
+    rejected = predict(decided(p_known=[0.1, 0, 0], sets=sets))
     assert {p.label for p in rejected} == {NONE}
     assert [p.set for p in rejected] == expected, "a rejected image keeps its set"
 
 
 def test_the_warning_is_on_every_prediction():
     assert {p.warning for p in predict(decided(), warning="not fitted")} == {"not fitted"}
-    assert {p.warning for p in predict(decided(p_known=[0, 0, 0]), accept_above=0.5, warning="w")} == {"w"}
+    assert {p.warning for p in predict(decided(p_known=[0, 0, 0]), warning="w")} == {"w"}
     assert {p.warning for p in predict(decided())} == {None}
 
 
@@ -161,8 +166,8 @@ def test_few_shot_decides_where_the_answer_would_be_another_one_without_the_imag
     ]
     assert [p.seen for p in predictions] == [False, False, False, False, True]
     # Below the threshold it is rejected whoever gave it.
-    answers = replace(answers, decided=Decided(fused, np.array([1, 1, 0.2, 1, 1]), None))
-    third = to_predictions(list("abcde"), answers, SHOWN, top_k=1, only_expert="head", accept_above=0.3)[2]
+    answers = replace(answers, decided=Decided(fused, np.array([1, 1, 0.2, 1, 1]), None, np.full(5, 0.3)))
+    third = to_predictions(list("abcde"), answers, SHOWN, top_k=1, only_expert="head")[2]
     assert (third.label, third.expert, third.top) == (NONE, "rejected", (("gnu", 0.6),))
 
 
@@ -233,7 +238,7 @@ def test_the_answer_is_the_deepest_node_that_is_probable_enough():
 
 def test_none_of_these_goes_before_every_node_and_sets_name_nodes():
     sets = [[1, 1, 0, 1], [0, 1, 1, 1], [1, 1, 1, 1]]
-    made = predict(decided(p_known=[0.8, 0.3, 0.5], sets=sets), accept_above=0.5, nodes=Nodes(TREE, 0.8))
+    made = predict(decided(p_known=[0.8, 0.3, 0.5], sets=sets), nodes=Nodes(TREE, 0.8))
     assert [(p.label, p.leaf, p.rank) for p in made] == [
         ("carnivore", "cat", "order"),
         (NONE, "fox", None),

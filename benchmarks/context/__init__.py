@@ -2,4 +2,4 @@
 
 from benchmarks.kit.about import About
 
-ABOUT = About(time="4 minutes for 3 seeds", needs="nothing: photos are drawn")
+ABOUT = About(time="6 minutes for 6 seeds", needs="nothing: photos are drawn")

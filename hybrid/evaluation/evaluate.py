@@ -77,9 +77,9 @@ def evaluate(
     notes = [*_notes(foreign, len(labeled) - len(inside), len(records) - len(labeled)), *spelling]
     if leaked:
         notes.append(f"WARNING: {leaked} of these photos trained the head or show a class; the figures are too good")
-    sets, p_known = _join(parts, "sets"), _join(parts, "p_known")
+    sets, accepted = _join(parts, "sets"), _join(parts, "accepted")
     images, mass = _joined(classifier, scored, target, parts)
-    rejection = _report_rejection(classifier, images, p_known, outside, unreadable, (batch_size, workers, progress))
+    rejection = _report_rejection(classifier, images, accepted, outside, unreadable, (batch_size, workers, progress))
     return Evaluation(
         images=len(labeled),
         scored=len(target),
@@ -151,7 +151,7 @@ def _answer(
 
 def _decisions(batch: Batch) -> Kept:
     decided = batch.answers.decided
-    return {"sets": decided.sets if decided else None, "p_known": decided.p_known if decided else None}
+    return {"sets": decided.sets if decided else None, "accepted": decided.accepted if decided else None}
 
 
 def _report_sets(classifier: FittedClassifier, images: ImageResults, sets: NDArray[Any] | None) -> SetReport | None:
@@ -163,14 +163,14 @@ def _report_sets(classifier: FittedClassifier, images: ImageResults, sets: NDArr
 def _report_rejection(
     classifier: FittedClassifier,
     images: ImageResults,
-    p_known: NDArray[Any] | None,
+    accepted: NDArray[Any] | None,
     outside: list[ImageRecord],
     unreadable: list[tuple[str, str]],
     how: tuple[int | None, int | None, Callable[[int], None]],
 ) -> RejectionReport | None:
     """Score rejection, on images of other classes too, which nothing else can use; adds to `unreadable`."""
     accept_above = classifier.decider.point.accept_above if classifier.decider else None
-    if p_known is None or accept_above is None:
+    if accepted is None or accept_above is None:
         return None
     batch_size, workers, progress = how
     foreign_parts = []
@@ -178,9 +178,9 @@ def _report_rejection(
         unreadable += batch.unreadable
         progress(len(batch.records) + len(batch.unreadable))
         foreign_parts += [_decisions(batch)] if batch.records else []
-    foreign = _join(foreign_parts, "p_known")
-    empty = np.empty(0)
-    return report_rejection(p_known, images.target, images.seen, empty if foreign is None else foreign, accept_above)
+    foreign = _join(foreign_parts, "accepted")
+    none = np.empty(0, np.bool_)
+    return report_rejection(accepted, images.target, images.seen, none if foreign is None else foreign, accept_above)
 
 
 def _may_reject(classifier: FittedClassifier) -> bool:

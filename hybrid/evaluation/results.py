@@ -77,7 +77,7 @@ class RejectionReport:
     Attributes
     ----------
     accept_above : float
-        Threshold on p(known).
+        Threshold on p(known); that of single photos without priors, where it is chosen anew for others.
     seen, unseen : float or None
         Share of images of seen and of unseen classes that are answered.
     foreign : float or None
@@ -160,19 +160,18 @@ def report_sets(sets: NDArray[np.bool_], target: NDArray[np.intp], seen: int, as
 
 
 def report_rejection(
-    p_known: NDArray[np.float64],
+    accepted: NDArray[np.bool_],
     target: NDArray[np.intp],
     seen: int,
-    foreign: NDArray[np.float64],
+    foreign: NDArray[np.bool_],
     accept_above: float,
 ) -> RejectionReport:
-    """Measure acceptance of images with known classes (n,), and of `foreign` images, given as their p(known)."""
-    accepted = p_known >= accept_above
+    """Measure which images with known classes (n,), and which `foreign` images, are accepted."""
     return RejectionReport(
         accept_above,
         _share(accepted[target < seen]),
         _share(accepted[target >= seen]),
-        _share(foreign >= accept_above),
+        _share(foreign),
         len(foreign),
     )
 

@@ -200,7 +200,6 @@ def _write_gate(gate: FittedGate, folder: Path) -> GatePart:
         rejector=gate.rejector,
         reason=gate.reason,
         balanced=gate.balanced,
-        dependence=gate.dependence,
     )
 
 

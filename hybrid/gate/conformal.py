@@ -12,6 +12,7 @@ from hybrid.gate.gaussians import Floats, Indices
 
 # Every class beyond the first costs so much probability: keeps sets small. Any value keeps the guarantee.
 PENALTY = 0.05
+_ROUNDING = 1e-12
 
 
 def set_scores(probabilities: NDArray[np.float64], uniform: Floats) -> Floats:
@@ -66,8 +67,34 @@ def set_threshold(scores: Floats, target: Indices, coverage: float) -> float:
     return float(np.sort(scores[np.arange(len(target)), target])[rank - 1])
 
 
-def prediction_sets(probabilities: NDArray[np.float64], uniform: Floats, threshold: float) -> NDArray[np.bool_]:
-    """Which classes are in each image's set, (n, c) bool; the likeliest class always is."""
-    inside = set_scores(probabilities, uniform) <= threshold
+def weighted_threshold(own: Floats, weight: Floats, coverage: float) -> float:
+    """`set_threshold` for new images that differ from the n in how often their classes come.
+
+    Weighted split conformal (Tibshirani et al. 2019, Conformal Prediction Under Covariate Shift), a new image weighing
+    what such images weigh on the average. Where the n are too few, the largest of their scores.
+
+    Parameters
+    ----------
+    own : (n,)
+        Scores of the true classes.
+    weight : (n,)
+        How much more often an image of its class comes now; not all 0.
+    """
+    order = np.argsort(own, kind="stable")
+    order = order[weight[order] > 0]
+    total = weight.sum()
+    wanted = coverage * (total + np.square(weight).sum() / total)
+    reached = np.cumsum(weight[order]) >= wanted - _ROUNDING * total
+    return float(own[order][np.argmax(reached) if reached.any() else -1])
+
+
+def prediction_sets(
+    probabilities: NDArray[np.float64], uniform: Floats, threshold: float | Floats
+) -> NDArray[np.bool_]:
+    """Which classes are in each image's set, (n, c) bool; the likeliest class always is.
+
+    `threshold` is one for all, or (n,).
+    """
+    inside = set_scores(probabilities, uniform) <= np.reshape(threshold, (-1, 1))
     inside[np.arange(len(inside)), probabilities.argmax(axis=1)] = True
     return inside

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.errors import GateError
+from hybrid.gate import conformal, rejection
 from hybrid.gate.calibration import log_softmax, logsumexp
-from hybrid.gate.conformal import prediction_sets
-from hybrid.gate.context import log_shares
+from hybrid.gate.conformal import prediction_sets, set_scores
+from hybrid.gate.context import answer, log_evidence, log_shares
 from hybrid.gate.evidence import Evidence, Scorer
 from hybrid.gate.gate import Fused
-from hybrid.gate.gaussians import ClassGaussians, Floats
+from hybrid.gate.gaussians import ClassGaussians, Floats, Indices
 from hybrid.gate.policy import CalibrationSet, OperatingPoint, Policy, choose_point
 from hybrid.gate.registry import AnyGate
 from hybrid.gate.rejection import Rejector
@@ -36,8 +38,6 @@ class FittedGate:
     reason : str
     balanced : bool
         Whether the head was trained as if every class had as many images.
-    dependence : float or None
-        How much the images of a sequence repeat each other; see `hybrid.gate.context`. None: no sequences told.
     """
 
     gate: AnyGate | None = None
@@ -46,7 +46,6 @@ class FittedGate:
     calibration_set: CalibrationSet | None = None
     reason: str = ""
     balanced: bool = True
-    dependence: float | None = None
 
     @property
     def warning(self) -> str | None:
@@ -70,11 +69,21 @@ class Decided:
         Probability that an image shows any of the classes, where the policy rejects.
     sets : (n, c) bool or None
         Prediction sets, where the policy has a coverage.
+    accept_above : (n,) float64 or None
+        The p(known) that each image must reach, where the policy rejects.
     """
 
     fused: Fused
     p_known: Floats | None
     sets: NDArray[np.bool_] | None
+    accept_above: Floats | None = None
+
+    @property
+    def accepted(self) -> NDArray[np.bool_] | None:
+        """Which images show one of the classes, (n,); None where the policy does not reject."""
+        if self.p_known is None or self.accept_above is None:
+            return None
+        return np.asarray(self.p_known >= self.accept_above)
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,15 @@ class Reasons:
     unseen: tuple[Term, ...]
     among_seen: tuple[Term, ...]
     among_unseen: tuple[Term, ...]
+
+
+class _HeldOut(NamedTuple):
+    """The validation images: what they say by themselves (`log_evidence`), and the share that the point keeps."""
+
+    evidence: Floats
+    target: Indices
+    uniform: Floats
+    kept: float
 
 
 class Decider:
@@ -128,7 +146,7 @@ class Decider:
         if fitted.gate is None or fitted.gaussians is None:
             raise GateError("this run has no gate", got=fitted.reason, fix="hybrid train-head")
         self._fitted, self._gate, self._rejector = fitted, fitted.gate, fitted.rejector
-        self._scorer = Scorer(fitted.gaussians, texts, logit_scale, support)
+        self._scorer, self._coverage = Scorer(fitted.gaussians, texts, logit_scale, support), policy.coverage
         self.point: OperatingPoint = choose_point(
             policy, self._gate, self._scorer, fitted.rejector, fitted.calibration_set
         )
@@ -144,18 +162,62 @@ class Decider:
         evidence = self._scorer(embeddings, head_logits)
         point = self.point
         fused = self._gate.fuse(evidence, *point.odds)
-        p_known = sets = None
+        p_known = sets = accept_above = None
         if point.accept_above is not None and self._rejector is not None:
             p_known = self._rejector.p_known(self._gate, evidence, *point.odds)
-        if uniform is not None:
-            sets = self.sets(fused.log_probabilities, uniform)
-        return Decided(fused, p_known, sets)
+            accept_above = np.full(len(p_known), point.accept_above)
+        if uniform is not None and point.set_threshold is not None:
+            sets = prediction_sets(np.exp(fused.log_probabilities), uniform, point.set_threshold)
+        return Decided(fused, p_known, sets, accept_above)
 
-    def sets(self, log_probabilities: Floats, uniform: NDArray[np.float64]) -> NDArray[np.bool_] | None:
-        """Prediction sets (n, c) of answers (n, c), where the policy has a coverage."""
-        if self.point.set_threshold is None:
+    @property
+    def has_thresholds(self) -> bool:
+        """Whether the policy rejects, or asks for prediction sets."""
+        return self.point.accept_above is not None or self.point.set_threshold is not None
+
+    def point_for(self, log_prior: Floats, power: float = 1.0) -> OperatingPoint:
+        """Choose the thresholds anew for images of another prior, or of sequences.
+
+        By the validation images: those of each seen class weigh as the prior says, and each one stands for a sequence
+        of images that all look like it. The new thresholds keep, and cover, the same share of the images of seen
+        classes. Context tells known images from others at least as well as they are told without, so what passes of
+        the others stays at or below what was asked for.
+
+        Parameters
+        ----------
+        log_prior : (c,)
+        power : float
+            As how many images a sequence counts.
+        """
+        point, held = self.point, self._held_out
+        same = power == 1 and np.array_equal(log_prior, self.log_prior)
+        if same or held is None:
+            return point
+        weight = np.exp(log_prior - self.log_prior)[held.target]
+        if not weight.any():  # no seen class may be there, so that nothing is known of those that may
+            return point
+        found, p_known = answer(power * held.evidence, log_prior)
+        accept_above, threshold = point.accept_above, point.set_threshold
+        if accept_above is not None and p_known is not None:
+            accept_above = rejection.weighted_threshold(p_known, weight, held.kept)
+        if threshold is not None and self._coverage is not None:
+            own = set_scores(np.exp(found), held.uniform)[np.arange(len(held.target)), held.target]
+            threshold = conformal.weighted_threshold(own, weight, self._coverage)
+        return replace(point, accept_above=accept_above, set_threshold=threshold)
+
+    @cached_property
+    def _held_out(self) -> _HeldOut | None:
+        """What the thresholds were chosen by; None where there are none."""
+        calibration, point = self._fitted.calibration_set, self.point
+        if calibration is None or not self.has_thresholds:
             return None
-        return prediction_sets(np.exp(log_probabilities), uniform, self.point.set_threshold)
+        evidence, p_known, kept = calibration.evidence(self._scorer), None, 1.0
+        if point.accept_above is not None and self._rejector is not None:
+            p_known = self._rejector.p_known(self._gate, evidence, *point.odds)
+            kept = float(np.mean(p_known >= point.accept_above))
+        log_p = self._gate.fuse(evidence, *point.odds).log_probabilities
+        said = log_evidence(log_p, self.log_prior, p_known)
+        return _HeldOut(said, calibration.target, np.asarray(calibration.uniform, np.float64), kept)
 
     @property
     def log_prior(self) -> Floats:

@@ -131,6 +131,15 @@ def threshold_for_coverage(p_known: Floats, coverage: float) -> float:
     return float(np.quantile(p_known, 1 - coverage, method="lower"))
 
 
+def weighted_threshold(p_known: Floats, weight: Floats, share: float) -> float:
+    """Largest p(known) to accept that keeps this share of images that weigh so much, (n,); a share of 0 keeps none."""
+    if not share:
+        return 1.0
+    order = np.argsort(-p_known, kind="stable")
+    kept = np.cumsum(weight[order]) >= share * weight.sum() * (1 - 1e-12)
+    return float(p_known[order][np.argmax(kept)])
+
+
 @dataclass(frozen=True)
 class _Images:
     """Images of all episodes and halves, one below the other.

@@ -185,7 +185,7 @@ def _gate(bundle: Bundle, info: ModelInfo) -> FittedGate | None:
     gaussians = ClassGaussians.of_tensors(bundle.tensors(GAUSSIANS))
     held_out = CalibrationSet.of_tensors(bundle.tensors(HELD_OUT)) if bundle.has(HELD_OUT) else None
     part = info.gate
-    return FittedGate(part.gate, gaussians, part.rejector, held_out, part.reason, part.balanced, part.dependence)
+    return FittedGate(part.gate, gaussians, part.rejector, held_out, part.reason, part.balanced)
 
 
 def _classes(bundle: Bundle, info: ModelInfo) -> RunClasses:

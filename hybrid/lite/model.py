@@ -83,7 +83,6 @@ class GatePart(Struct, frozen=True, kw_only=True):
     rejector: Rejector | None
     reason: str
     balanced: bool = True
-    dependence: float | None = None
 
 
 class ModelInfo(Struct, frozen=True, kw_only=True):

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.errors import DataError, listing
+from hybrid.gate.conformal import prediction_sets
 from hybrid.gate.context import DEPENDENCE, answer, log_evidence, pooling_weight
 from hybrid.gate.decide import Decided, Decider
 from hybrid.gate.gaussians import Floats
-from hybrid.gate.policy import Policy, uniform_from_hash
+from hybrid.gate.policy import OperatingPoint, Policy, uniform_from_hash
 from hybrid.images.naming import plural
 from hybrid.images.records import ImageRecord
 from hybrid.labels.near import did_you_mean
@@ -46,23 +47,23 @@ class Context:
         What the answers assume, see `Decider.log_prior`.
     dependence : float
         See `hybrid.gate.context`.
-    is_fitted : bool
-        Whether `dependence` was fitted, and is not the documented default.
     table : PriorTable or None
     allowed : (c,) bool or None
         Which classes may be the answer; None: all.
     notes : tuple of str
+    has_thresholds : bool
+        Whether there are thresholds to be chosen anew.
     """
 
     log_prior: Floats
     dependence: float = DEPENDENCE
-    is_fitted: bool = False
     table: PriorTable | None = None
     allowed: NDArray[np.bool_] | None = None
     notes: tuple[str, ...] = ()
+    has_thresholds: bool = False
 
     @classmethod
-    def of(cls, space: LabelSpace, policy: Policy, decider: Decider | None, dependence: float | None) -> Context:
+    def of(cls, space: LabelSpace, policy: Policy, decider: Decider | None) -> Context:
         """Join what the user knows with the classes.
 
         Raises
@@ -77,9 +78,9 @@ class Context:
             notes += table.notes()
             if decider is None:
                 notes.append("class priors replace equal shares of all classes, and probabilities are not calibrated")
-        rho = DEPENDENCE if dependence is None else dependence
         log_prior = equal if decider is None else decider.log_prior
-        return cls(log_prior, rho, dependence is not None, table, allowed, tuple(notes))
+        made = cls(log_prior, table=table, allowed=allowed, notes=tuple(notes))
+        return replace(made, has_thresholds=decider is not None and decider.has_thresholds)
 
     def changes(self, records: Iterable[ImageRecord]) -> bool:
         """Whether it makes a difference for any of the images."""
@@ -115,10 +116,14 @@ class Context:
         notes = self.table.image_notes((r.region, r.month) for r in records) if self.table is not None else []
         sizes = Counter(key for record in records if (key := key_of(record)) is not None)
         if sizes:
-            how = "fitted on validation sequences" if self.is_fitted else "the default: no validation sequences told"
             notes.append(
                 f"the photos of a sequence answer together: {plural(sizes.total(), 'photo')} in "
-                f"{plural(len(sizes), 'sequence')}, dependence {self.dependence:.2f} ({how})"
+                f"{plural(len(sizes), 'sequence')}"
+            )
+        if self.has_thresholds and (sizes or self.is_shift):
+            notes.append(
+                "thresholds are chosen anew for what is known of the photos, on validation photos of seen classes: the "
+                "share of these that is kept, or covered, stays"
             )
         if sizes and (most := sizes.most_common(1)[0])[1] > LONG:
             notes.append(
@@ -178,6 +183,7 @@ class ContextStream:
         self._sums: dict[Key, Floats] = {}
         self._counts: Counter[Key] = Counter()
         self._uniform: dict[Key, float] = {}
+        self._points: dict[tuple[str | None, int | None, float], OperatingPoint] = {}
 
     def __call__(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Batches with their answers in context."""
@@ -215,14 +221,16 @@ class ContextStream:
             return batch
         keys = [key_of(record) for record in batch.records]
         targets = self._context.targets(batch.records)
-        pooled = evidence.copy()
+        pooled, power = evidence.copy(), np.ones(len(keys))
         uniform = np.array([uniform_from_hash(sha256) for sha256 in batch.hashes])
         for row, key in enumerate(keys):
             if key is not None:
-                pooled[row] = self._sums[key] * pooling_weight(self._counts[key], self._context.dependence)
+                weight = pooling_weight(self._counts[key], self._context.dependence)
+                pooled[row], power[row] = self._sums[key] * weight, self._counts[key] * weight
                 uniform[row] = self._uniform[key]
         self._forget(keys)
-        answers = self._answers(batch.answers, pooled, targets, uniform)
+        points = [self._point(*one) for one in zip(batch.records, targets, power.tolist(), strict=True)]
+        answers = self._answers(batch.answers, pooled, targets, uniform, points)
         if any(key is not None for key in keys):
             answers = replace(answers, own=np.exp(answer(evidence[:, : targets.shape[1]], targets)[0]))
         return replace(batch, answers=answers)
@@ -235,7 +243,23 @@ class ContextStream:
                 for known in (self._to_come, self._to_answer, self._sums, self._counts, self._uniform):
                     known.pop(key, None)
 
-    def _answers(self, answers: Answers, pooled: Floats, targets: Floats, uniform: NDArray[np.float64]) -> Answers:
+    def _point(self, record: ImageRecord, target: Floats, power: float) -> OperatingPoint | None:
+        """The operating point of images of one region and month, and of one number of images."""
+        if self._decider is None or not self._context.has_thresholds:
+            return None
+        what = (record.region, record.month, power)
+        if what not in self._points:
+            self._points[what] = self._decider.point_for(target, power)
+        return self._points[what]
+
+    def _answers(
+        self,
+        answers: Answers,
+        pooled: Floats,
+        targets: Floats,
+        uniform: NDArray[np.float64],
+        points: Sequence[OperatingPoint | None],
+    ) -> Answers:
         classes, decided = targets.shape[1], answers.decided
         if decided is None:
             return replace(answers, hybrid=np.exp(answer(pooled[:, :classes], targets)[0]))
@@ -245,8 +269,14 @@ class ContextStream:
         if fused.without_support is not None:
             prompted = fused.without_support.shape[1]
             fused = replace(fused, without_support=answer(pooled[:, end:], targets[:, :prompted])[0])
-        sets = self._decider.sets(found, uniform) if self._decider is not None and decided.sets is not None else None
-        return replace(answers, hybrid=np.exp(found), p_unseen=fused.p_unseen, decided=Decided(fused, p_known, sets))
+        sets = accept_above = None
+        if decided.sets is not None:
+            thresholds = np.array([point.set_threshold for point in points if point is not None], np.float64)
+            sets = prediction_sets(np.exp(found), uniform, thresholds)
+        if p_known is not None:
+            accept_above = np.array([point.accept_above for point in points if point is not None], np.float64)
+        made = Decided(fused, p_known, sets, accept_above)
+        return replace(answers, hybrid=np.exp(found), p_unseen=fused.p_unseen, decided=made)
 
 
 def _evidence(answers: Answers, log_prior: Floats) -> Floats:

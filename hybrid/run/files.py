@@ -191,8 +191,6 @@ class GateInfo(Struct, frozen=True, kw_only=True):
         Of the head's weights file; a gate serves no other head.
     templates : Templates
         The texts themselves: a template file may change or be out of reach.
-    dependence : float or None
-        See `FittedGate`.
     """
 
     format: int = FORMAT
@@ -203,7 +201,6 @@ class GateInfo(Struct, frozen=True, kw_only=True):
     encoder_identity: str
     head_sha256: str
     templates: Templates
-    dependence: float | None = None
 
 
 class SavedPrompts(Struct, frozen=True, kw_only=True):

@@ -148,8 +148,7 @@ class FittedClassifier:
                 expected="a run with a head and a gate",
                 fix="hybrid train-head first, or leave those flags out",
             )
-        dependence = self.gate.dependence if self.gate is not None else None
-        object.__setattr__(self, "context", Context.of(self.space, self.policy, self.decider, dependence))
+        object.__setattr__(self, "context", Context.of(self.space, self.policy, self.decider))
 
     @classmethod
     def of(cls, state: RunState, policy: Policy) -> FittedClassifier:
@@ -350,7 +349,6 @@ class FittedClassifier:
             self.space,
             top_k=top_k,
             only_expert="head" if self.head is not None else "zero-shot" if self.few_shot is None else "few-shot",
-            accept_above=self.decider.point.accept_above if self.decider else None,
             warning=self.gate.warning if self.gate else None,
             nodes=self.nodes,
             sequences=None if batch.answers.own is None else [record.sequence for record in batch.records],

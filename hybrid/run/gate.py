@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import GateError, listing
 from hybrid.gate.calibration import fit_temperature
-from hybrid.gate.context import as_numbers, gate_dependence, log_shares
+from hybrid.gate.context import as_numbers
 from hybrid.gate.decide import FittedGate
-from hybrid.gate.episodes import Calibration, calibrate, check_enough, class_folds
+from hybrid.gate.episodes import calibrate, check_enough, class_folds
 from hybrid.gate.evidence import Evidence, Scorer
 from hybrid.gate.gaussians import ClassGaussians, Indices, LabeledEmbeddings
 from hybrid.gate.policy import CalibrationSet, uniform_from_hash
@@ -78,21 +77,13 @@ def fit_run_gate(
         outside = Scorer(calibration.gaussians, texts, logit_scale)(data.negatives.embeddings, negative_logits)
     rejector = fit_rejector(gate, calibration.episodes, calibration.validation.evidence, outside)
     kept = _calibration_set(data.val, head_logits, calibration.validation.evidence)
-    fitted = FittedGate(gate, calibration.gaussians, rejector, kept, reason, balanced)
-    return fitted if sequence is None else replace(fitted, dependence=_dependence(fitted, calibration, sequence))
+    return FittedGate(gate, calibration.gaussians, rejector, kept, reason, balanced)
 
 
 def _sequences(records: Sequence[ImageRecord]) -> Indices | None:
     """Which images belong together, (n,); None where nothing says so."""
     keys = [key_of(record) for record in records]
     return as_numbers(keys) if any(keys) else None
-
-
-def _dependence(fitted: FittedGate, calibration: Calibration, sequence: Indices) -> float | None:
-    """How much the validation images of a sequence repeat each other, None where there are too few sequences."""
-    assert fitted.gate is not None  # noqa: S101  it was just fitted
-    log_seen = log_shares(calibration.gaussians.counts, 0.0 if fitted.balanced else fitted.gate.seen.head)
-    return gate_dependence(fitted.gate, calibration.validation, calibration.episodes, log_seen, sequence)
 
 
 def _not_fitted(images: LabeledEmbeddings, classes: int, error: GateError) -> FittedGate:

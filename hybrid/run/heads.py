@@ -125,9 +125,7 @@ class HeadFolder:
             self._check(HeadFiles.HELD_OUT)
             calibration_set = CalibrationSet.load(self.folder / HeadFiles.HELD_OUT)
         balanced = self.info().settings.schedule.balanced_sampling
-        fitted = FittedGate(
-            info.gate, gaussians, info.rejector, calibration_set, info.reason, balanced, info.dependence
-        )
+        fitted = FittedGate(info.gate, gaussians, info.rejector, calibration_set, info.reason, balanced)
         return fitted, info
 
     def check(self) -> None:
@@ -336,7 +334,6 @@ class HeadDraft:
             encoder_identity=encoder.identity,
             head_sha256=file_sha256(self.folder / HeadFiles.WEIGHTS),
             templates=templates,
-            dependence=fitted.dependence,
         )
         write_json(self.folder / HeadFiles.GATE, info)
 

@@ -335,8 +335,6 @@ def _report(fitted: FittedGate, say: Say) -> None:
     if fitted.warning:
         say(f"WARNING: {fitted.warning}")
     say(f"gate: {fitted.gate.describe()[0]} (all of it: hybrid info)")
-    if fitted.dependence is not None:
-        say(f"photos of a sequence repeat each other by {fitted.dependence:.2f} (0: none does, 1: all say the same)")
     if fitted.rejector is not None:
         for text in fitted.rejector.describe()[1:]:
             say(text)

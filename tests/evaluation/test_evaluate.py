@@ -68,7 +68,9 @@ class Fake:
             hybrid=hybrid if both else only,
             p_unseen=hybrid[:, 2] if both else None,
             zero_shot_mass=zero_shot[:, 2] if "zero_shot" in self.systems else None,
-            decided=SimpleNamespace(sets=hybrid > 0.3, p_known=hybrid[:, 0]) if self.policy != Policy() else None,
+            decided=SimpleNamespace(sets=hybrid > 0.3, accepted=hybrid[:, 0] >= 0.5)
+            if self.policy != Policy()
+            else None,
         )
 
 
@@ -151,12 +153,12 @@ def test_sets_and_rejection_in_words():
     sets = np.array([[1, 0, 0], [1, 0, 1], [0, 1, 1], [1, 1, 1]], dtype=bool)
     report = report_sets(sets, target, seen=2, asked=0.9)
     assert "cover 50.0% of these and 100.0% of unseen" in describe(report)
-    report = report_rejection(np.array([0.9, 0.5, 0.4, 0.1]), target, 2, np.array([0.6, 0.2, 0.1, 0.0]), 0.5)
+    report = report_rejection(np.array([True, True, False, False]), target, 2, np.arange(4) == 0, 0.5)
     assert "25.0% of the 4 photos of other classes" in describe(report)
     # A group without images has no share.
     report = report_sets(np.ones((2, 2), dtype=bool), np.array([0, 1]), seen=2, asked=0.5)
     assert report.unseen is None
     assert "no photos" in describe(report)
-    report = report_rejection(np.ones(2), np.array([0, 1]), 2, np.empty(0), 0.5)
+    report = report_rejection(np.ones(2, bool), np.array([0, 1]), 2, np.empty(0, bool), 0.5)
     assert (report.unseen, report.foreign) == (None, None)
     assert "no photos of the 0 photos" in describe(report)

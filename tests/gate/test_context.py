@@ -3,16 +3,7 @@
 import numpy as np
 import pytest
 
-from hybrid.gate.context import (
-    DEPENDENCE,
-    SequenceImages,
-    answer,
-    as_numbers,
-    fit_dependence,
-    log_evidence,
-    log_shares,
-    pooling_weight,
-)
+from hybrid.gate.context import answer, as_numbers, log_evidence, log_shares, pooling_weight
 from hybrid.gate.decide import Decider
 from hybrid.gate.policy import Policy
 
@@ -88,30 +79,6 @@ def test_numbers_and_shares():
     assert np.exp(log_shares(np.array([1, 3]))) == pytest.approx([0.25, 0.75])
     assert np.exp(log_shares(np.array([1, 9]), 0.5)) == pytest.approx([0.25, 0.75])
     assert np.exp(log_shares(np.array([1, 9]), 0.0)) == pytest.approx([0.5, 0.5])
-
-
-def bursts(repeat: float, seed: int = 0, count: int = 400, size: int = 4) -> SequenceImages:
-    """Images of three classes at noise 1, of which the share `repeat` is the same in all images of a sequence."""
-    rng = np.random.default_rng(seed)
-    target = rng.integers(3, size=count)
-    shared = np.repeat(rng.normal(size=(count, 3)), size, axis=0)
-    noise = np.sqrt(repeat) * shared + np.sqrt(1 - repeat) * rng.normal(size=shared.shape)
-    each = np.repeat(target, size)
-    return SequenceImages(np.eye(3)[each] + noise, np.log(np.full(3, 1 / 3)), each, np.repeat(np.arange(count), size))
-
-
-@pytest.mark.parametrize("repeat", [0.0, 0.3, 0.7, 1.0])
-def test_the_dependence_is_found(repeat):
-    """Of Gaussian noise with this correlation the product with this discount is the exact likelihood."""
-    assert fit_dependence([bursts(repeat)], [bursts(repeat, 1)]) == pytest.approx(repeat, abs=0.12)
-
-
-def test_too_few_sequences_tell_nothing():
-    single = bursts(0.0, size=1)
-    assert fit_dependence([single], []) is None
-    assert fit_dependence([bursts(0.0, count=9)], [single]) is None
-    # A few say little, against a prior of a half.
-    assert abs(fit_dependence([bursts(1.0, count=10)], []) - DEPENDENCE) < 0.4
 
 
 def test_what_answers_assume(large, fitted):

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from hybrid.errors import GateError
-from hybrid.gate.conformal import prediction_sets
+from hybrid.gate import conformal, rejection
+from hybrid.gate.conformal import prediction_sets, set_threshold
+from hybrid.gate.context import answer as answer_under
+from hybrid.gate.context import log_evidence
 from hybrid.gate.decide import Decider, FittedGate
 from hybrid.gate.gate import Gate, GateWeights, SeenWeights, UnseenWeights
 from hybrid.gate.policy import Policy
@@ -179,3 +182,40 @@ def test_a_class_without_a_name_has_no_text_terms(fitted, large):
         assert term.value.shape == (300, 2)
         assert not term.value[:, 1].any()
     assert support.value[:, 1].any()
+
+
+@pytest.mark.parametrize("power", [1.0, 1.3])
+def test_thresholds_of_another_prior_keep_and_cover_the_same_share(fitted, large, power):
+    """Test images of each class weigh as it comes now, and stand for a sequence of their like."""
+    decide = decider(fitted, large, reject=0.9, coverage=0.9)
+    assert decide.point_for(decide.log_prior) == decide.point
+    prior = np.array([8, 4, 2, 1, 1, 2, 0, 8, 1, 1, 1, 1]) / 30
+    with np.errstate(divide="ignore"):
+        log_prior = np.log(prior)
+    point, uniform, target = decide.point_for(log_prior, power), np.random.default_rng(3).random(300), large.test.target
+    decided, seen = answer(decide, large), target < 8
+    said = power * log_evidence(decided.fused.log_probabilities, decide.log_prior, decided.p_known)
+    found, p_known = answer_under(said, log_prior)
+    sets = prediction_sets(np.exp(found), uniform, point.set_threshold)
+    weight = prior[target[seen]]
+    kept = np.average((p_known >= point.accept_above)[seen], weights=weight)
+    covered = np.average(sets[np.arange(300), target][seen], weights=weight)
+    assert kept == pytest.approx(0.9, abs=0.08)
+    assert covered == pytest.approx(0.9, abs=4 * np.sqrt(0.9 * 0.1 * 2 * np.square(weight / weight.sum()).sum()))
+    only_unseen = np.where(np.arange(12) == 9, 0.0, -np.inf)
+    assert decide.point_for(only_unseen) == decide.point, "no seen class to keep"
+
+
+def test_weighted_thresholds_by_hand():
+    """Those of images that weigh alike are the unweighted ones."""
+    own, target = np.arange(1.0, 10), np.zeros(9, int)
+    for coverage in (0.3, 0.55, 0.9):
+        expected = set_threshold(own[:, None], target, coverage)
+        assert conformal.weighted_threshold(own, np.full(9, 2.0), coverage) == expected
+    # Weights 6, 3 and 1: a new image weighs 46 / 10. .4 of 14.6 is in the first, .6 in the second, .9 in none.
+    weight = np.array([6, 0, 3, 1.0])
+    found = [conformal.weighted_threshold(np.array([1.0, 0, 3, 4]), weight, c) for c in (0.4, 0.6, 0.9)]
+    assert found == [1, 3, 4]
+    p_known = np.array([0.9, 0.2, 0.6, 0.4])
+    assert [rejection.weighted_threshold(p_known, weight, s) for s in (0, 0.5, 0.65, 0.95)] == [1, 0.9, 0.6, 0.4]
+    assert rejection.weighted_threshold(p_known, np.array([1.0, 1, 1, 7]), 0.9) == 0.4

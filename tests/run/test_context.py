@@ -33,7 +33,7 @@ def batch(*images, unreadable=()):
 
 def context(**policy):
     dependence = policy.pop("dependence", 0.0)
-    return Context.of(SPACE, Policy(**policy), None, dependence)
+    return replace(Context.of(SPACE, Policy(**policy), None), dependence=dependence)
 
 
 def stream(made, batches):
@@ -101,10 +101,7 @@ def test_priors_and_sequences_together():
     assert answered.answers.own[:, 0] == pytest.approx([0.75 / 1.75, 2 / 3, 0.3])
     note, told = made.image_notes([record for record, _ in images])
     assert "has no weights for 1 of the photos, which are answered without it: in Chad (1)" in note
-    assert told == (
-        "the photos of a sequence answer together: 2 photos in 1 sequence, dependence 0.00 (fitted on validation "
-        "sequences)"
-    )
+    assert told == "the photos of a sequence answer together: 2 photos in 1 sequence"
     paths = [record.path for record in answered.records]
     sequences = [record.sequence for record in answered.records]
     made = to_predictions(paths, answered.answers, SPACE, top_k=1, only_expert="zero-shot", sequences=sequences)

@@ -15,15 +15,15 @@ from torch import Tensor
 
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import ConfigError, EncoderError, UnreadableImageError, listing
-from hybrid.gate.policy import uniform_from_hash
 from hybrid.heads.base import Head
 from hybrid.images.pipeline import largest_min_side, read_and_decode, read_image
 from hybrid.images.records import ImageRecord
+from hybrid.index.store import EmbeddingStore
 from hybrid.labels.near import did_you_mean
 from hybrid.labels.space import LabelSpace
 from hybrid.prediction import Answers, Prediction
 from hybrid.run.files import Layout
-from hybrid.run.fitted import Batch, FittedClassifier
+from hybrid.run.fitted import FittedClassifier
 from hybrid.run.neighbors import LabeledNeighbors, Near
 from hybrid.tools.explain.attribution import METHODS, Attribution, attribute
 from hybrid.tools.explain.explanation import Experts, Explanation, GateReasons, MapInfo, Scored, ShownNeighbor
@@ -110,10 +110,9 @@ def explain(
             "unknown method of explanation", expected=", ".join(METHODS), got=method, fix="take one of these"
         )
     image, notes = _read(classifier, record)
-    uniform = np.array([uniform_from_hash(image.sha256)])
     needed = image.embedding if classifier.class_vectors is not None else None
-    answers = classifier.answer(needed, image.head_logits, uniform)
-    prediction = classifier.predictions(Batch((record,), (image.sha256,), answers), TOP)[0]
+    batch = classifier.answered((record,), (image.sha256,), needed, image.head_logits)
+    answers, prediction = batch.answers, classifier.predictions(batch, TOP)[0]
     wanted = _class_index(classifier, name if name is not None else prediction.top[0][0])
     head, of_head = _head_overlay(classifier, image, method)
     encoder, of_encoder = _encoder_overlay(classifier, image, wanted)
@@ -124,7 +123,7 @@ def explain(
     gate = _gate(classifier, image, int(answers.hybrid[0].argmax()))
     notes += [*of_head, *of_encoder]
     notes += [] if gate else ["no terms: nothing is weighed without a gate"]
-    notes += [*_rejection(classifier, prediction), *near.notes]
+    notes += [*_context(classifier, run, record), *_rejection(answers, prediction), *near.notes]
     explanation = Explanation(
         image=record.path,
         sha256=image.sha256,
@@ -242,11 +241,29 @@ def _gate(classifier: FittedClassifier, image: _Image, answer: int) -> GateReaso
     return gate_reasons(reasons, classifier.space.names, answer)
 
 
-def _rejection(classifier: FittedClassifier, prediction: Prediction) -> list[str]:
+def _context(classifier: FittedClassifier, run: Path, record: ImageRecord) -> list[str]:
+    """Say what decides the answer beside the image itself."""
+    notes = []
+    if classifier.context.is_shift:
+        notes.append("the answer is by class priors, or among some classes only; the gate's terms are those without")
+    if (sequence := record.sequence or _indexed_sequence(run, record.path)) is not None:
+        notes.append(f"for this photo alone: predict answers for the photos of its sequence, {sequence}, together")
+    return notes
+
+
+def _indexed_sequence(run: Path, path: str) -> str | None:
+    """The sequence that the index knows of."""
+    if not Layout(run).store.exists():
+        return None
+    with EmbeddingStore(Layout(run).store, read_only=True) as store:
+        return next((image.sequence for image in store.images_at([path])), None)
+
+
+def _rejection(answers: Answers, prediction: Prediction) -> list[str]:
     """Say what a refused image fell short of."""
-    threshold = classifier.decider.point.accept_above if classifier.decider else None
-    if prediction.expert != "rejected" or threshold is None:
+    if prediction.expert != "rejected" or answers.decided is None or answers.decided.accept_above is None:
         return []
+    threshold = float(answers.decided.accept_above[0])
     return [f"none of these: the probability of any known class is {prediction.p_known:.3f}, below {threshold:.3f}"]
 
 
