@@ -31,7 +31,7 @@ class Column:
     heading : str
         With its line breaks.
     kind : {"text", "path", "number"}
-        Text is broken into lines, a path is shortened in its middle, a number stays whole and stands right.
+        Text is broken into lines, a path loses its start, a number stays whole and stands right.
     rank : int
         0: always shown. Of the others, the ones with the highest rank are the first to go.
     """
@@ -151,17 +151,13 @@ class FittedTable:
 
 
 def shortened(text: Text, width: int) -> Text:
-    """Leave out the middle of a text that is wider than `width` characters; more of its end stays than of its start."""
+    """Leave out the start of a text that is wider than `width` characters: the end of a path tells images apart."""
     if cell_len(text.plain) <= width:
         return text
-    tail = min(width - 1, max(1, (width - 1) * 2 // 3))
-    head = max(0, width - 1 - tail)
     start, end = 0, len(text.plain)
-    while start < end and cell_len(text.plain[: start + 1]) <= head:
+    while start < end and cell_len(text.plain[start:]) > width - 1:
         start += 1
-    while end > start and cell_len(text.plain[end - 1 :]) <= tail:
-        end -= 1
-    return Text.assemble(text[:start], "…", text[end:]) if end < len(text.plain) else Text("…")
+    return Text.assemble("…", text[start:])
 
 
 def _as_text(cell: Cell) -> Text:

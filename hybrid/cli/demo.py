@@ -76,5 +76,5 @@ def _afterwards(folder: Path) -> str:
         "  hybrid train-head                                    fine-tune, calibrate, fit the gate\n"
         "  hybrid predict PHOTOS/new --prompts animals          trained classes and the ones you name\n\n"
         "Or go on with these in a browser: see the answers, correct them, let a class join (needs the extra serve):\n"
-        f"  [bold]hybrid serve --run {run}[/bold]"
+        f"  [bold]hybrid serve --run {run} --prompts {data / 'prompts.txt'} --open[/bold]"
     )

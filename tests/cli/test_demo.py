@@ -19,7 +19,8 @@ def test_the_demo_writes_and_shows_what_it_promises(tmp_path):
         assert f"$ hybrid {command}" in done.stdout
     assert "hybrid build-index PHOTOS/train" in done.stdout
     assert "hybrid predict PHOTOS/new --prompts animals" in done.stdout
-    assert done.stdout.splitlines()[-1].strip() == "hybrid serve --run demo/run"
+    last = done.stdout.splitlines()[-1].strip()
+    assert last == "hybrid serve --run demo/run --prompts demo/data/prompts.txt --open"
 
     scores = json.loads((tmp_path / "demo" / "scores.json").read_text())
     assert scores["classes"] == {"seen": 40, "unseen": 10}
