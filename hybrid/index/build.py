@@ -318,6 +318,7 @@ def _count(batch: IndexBatch[FloatArray], known: Known, summary: IndexSummary) -
         row = known.get(image.record.path)
         summary.new += row is None
         summary.changed += row is not None and row.sha256 != image.sha256
+        summary.relabeled += row is not None and row.label != image.record.label
 
 
 def _forget(

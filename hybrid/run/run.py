@@ -339,7 +339,14 @@ class Run:
     def _note_index(self, settings: EncoderSettings, encoder: Identified) -> None:
         """Write ``run.json``; where it was lost, the head that it named answers again."""
         lost = not self.layout.run.is_file()
+        before = None if lost else read_info(self.layout)
         write_run(self.layout, settings, encoder)
+        if before is not None and before.encoder_identity != encoder.identity:
+            trained = ", and then hybrid train-head: the head's gate is of the old one" if before.head else ""
+            self._say(
+                f"WARNING: the run's encoder was {before.encoder_name} and is now {encoder.name}; photos have no "
+                f"vector of the new one until hybrid build-index is given their sources again{trained}"
+            )
         if lost and (head := adopt_head(self.layout)):
             self._say(f"WARNING: run.json was gone; the head in {self.layout.root / head} answers again")
 

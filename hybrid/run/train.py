@@ -324,7 +324,7 @@ def _results(data: TrainingSet, logits: FloatArray) -> Iterator[str]:
     )
     worst = [place for place in np.argsort(share, kind="stable")[:MOST_WORST] if share[place] < 1]
     if worst:
-        told = [f"{data.classes[c]} {right[c]:.0f} of {val[c]}" for c in known[worst]]
+        told = [f"{data.classes[c]} {val[c] - right[c]:.0f} of {val[c]}" for c in known[worst]]
         yield f"most often wrong: {', '.join(told)}"
 
 

@@ -246,6 +246,8 @@ def test_new_labels_are_taken_without_encoding(build, store, images, tmp_path):
     assert {image.record.split for image in store.images()} == {"val"}
     assert store.revision > revision
     assert_true_vectors(store)
+    manifest.write_text("path\n" + "".join(f"{file}\n" for file in files))
+    assert tally(build(manifest, verify=True)) == {"images": 7, "reused": 7, "relabeled": 7}
 
 
 # Sources and encoders

@@ -20,6 +20,7 @@ from hybrid.run import train as training
 from hybrid.run.classes import add_class, change, read_classes
 from hybrid.run.files import Layout, write_run
 from hybrid.run.heads import at_one_moment, load_head
+from hybrid.run.run import Run
 from hybrid.run.train import refit_gate, train_run
 
 CPU = Compute("cpu", "fp32", "test")
@@ -135,3 +136,15 @@ def test_a_writer_that_is_killed_does_not_keep_the_next_one(layout, encoder, mon
     train_run(layout, encoder, LINEAR, CPU, wait=False)
     assert {path.name for path in layout.root.iterdir()} >= {"head", "heads", "run.json"}
     assert [path.name for path in layout.heads.iterdir() if path.name.endswith(".part")] == []
+
+
+def test_a_run_that_gets_another_encoder_says_what_it_needs(layout, encoder, image_folder):
+    train_run(layout, encoder, LINEAR, CPU)
+    notes: list[str] = []
+    source = image_folder(dict.fromkeys(NAMES, 6))
+    Run(layout.root, say=notes.append).index(source)
+    assert not [note for note in notes if note.startswith("WARNING")]
+    Run(layout.root, encoder="tiny", say=notes.append).index(source)
+    (warning,) = [note for note in notes if note.startswith("WARNING")]
+    assert f"encoder was {encoder.name} and is now tiny" in warning
+    assert "hybrid train-head" in warning
