@@ -17,6 +17,7 @@ from hybrid.index.contents import joined_label
 from hybrid.index.given import UNDO, GivenLabel, now
 from hybrid.index.neighbors import open_index
 from hybrid.index.store import LABELED, EmbeddingStore, StoredImage
+from hybrid.labels.check import name_notes
 from hybrid.labels.names import NONE, NameTable, check_name, class_key, is_reserved
 from hybrid.lock import label_lock
 from hybrid.run.classes.change import RunClasses, read_run_classes
@@ -334,6 +335,7 @@ def _notes(requests: Iterable[LabelRequest], classes: RunClasses) -> tuple[str, 
     new = [label for label in labels if label not in (NONE, *classes.seen) and support.find(label) is None]
     notes = []
     if new:
+        notes += name_notes(new, (*classes.seen, *(one.name for one in classes.support)), "labels")
         notes.append(f"new: {listing(new)}; known by examples and by name from now on, trained at the next train-head")
     if trained:
         notes.append(f"trained: {listing(trained)}; the head learns these photos at the next hybrid train-head")

@@ -6,8 +6,11 @@ import asyncio
 import socket
 import webbrowser
 from collections.abc import Callable
+from typing import cast
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from hybrid.errors import ConfigError
 from hybrid.run.run import Run
@@ -18,11 +21,50 @@ from hybrid.serve.settings import ServeSettings
 
 # How long requests that are under way may take when the server is told to end.
 END_SECONDS = 30
+# How long the head of a request may take to arrive, from the first byte on or from the beginning of the connection.
+HEAD_SECONDS = 30.0
 
 
 def open_service(open_run: Callable[[], Run], asked: Asked, settings: ServeSettings) -> Service:
     """Load the run; the address is taken only then."""
     return Service(open_run, asked, settings)
+
+
+class _TimedHeads(H11Protocol):
+    """Closes a connection on which nobody sends the whole head of a request in time.
+
+    Else a client that sends a byte now and then could hold connections, and with them file handles, for ever. Between
+    two requests it is uvicorn's `timeout_keep_alive` that holds.
+    """
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait."""
+        super().connection_made(cast("asyncio.Transport", transport))
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        """Wait on where a head has begun and not ended."""
+        super().data_received(data)
+        if self.conn.their_state is h11.IDLE:
+            self._wait()
+        else:
+            self._stop_waiting()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
 
 class _Server(uvicorn.Server):
@@ -65,6 +107,7 @@ def run_server(service: Service, *, say: Callable[[str], None], open_page: bool)
         server_header=False,
         timeout_graceful_shutdown=END_SECONDS,
         timeout_keep_alive=30,
+        http=_TimedHeads,
         ws="none",
         proxy_headers=False,
     )

@@ -37,6 +37,7 @@ from hybrid.serve.metrics import Gauge, Metrics
 from hybrid.serve.model import Asked, RunStamp, Served, Variants, load_served
 from hybrid.serve.review import Review
 from hybrid.serve.settings import ServeSettings
+from hybrid.tools.search.search import KeptIndex
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -80,6 +81,7 @@ class Service:
         )
         self.variants = Variants(settings.variants, settings.texts)
         self.places = Places(settings.waiting)
+        self.search_index = KeptIndex()
         self.queries: Bounded[tuple[str, str], FloatArray] = Bounded(settings.variants * 8)
         self.explaining, self._one_decoder = threading.Lock(), threading.Lock()
         self.review = Review(lambda: self.served, keep=not settings.read_only)

@@ -44,7 +44,7 @@ async def by_photo(service: Serving, form: Sent) -> dict[str, Any]:
     vector = answer.answered[0].scored.embedding
     if vector is None:
         raise ServeError(422, "the run's encoder has no vector of this photo", fix="search by a text")
-    return await service.call(_found, answer.served, vector[None], top_k, form.text("label"), hashes[0])
+    return await service.call(_found, service, answer.served, vector[None], top_k, form.text("label"), hashes[0])
 
 
 def _by_text(service: Service, text: str, top_k: int, label: str | None) -> dict[str, Any]:
@@ -54,12 +54,15 @@ def _by_text(service: Service, text: str, top_k: int, label: str | None) -> dict
     if query is None:
         query = text_query(served.fitted.encoder, text, load_templates("simple"))
         service.queries.put(key, query)
-    return _found(served, query, top_k, label, None)
+    return _found(service, served, query, top_k, label, None)
 
 
-def _found(served: Served, query: FloatArray, top_k: int, label: str | None, own: str | None) -> dict[str, Any]:
+def _found(
+    service: Service, served: Served, query: FloatArray, top_k: int, label: str | None, own: str | None
+) -> dict[str, Any]:
     notes: list[str] = []
+    kept = service.search_index
     layout, encoder = served.run.layout, served.fitted.encoder
-    hits = search(layout, encoder, query, top_k, label=label or None, sha256=own, say=notes.append)
+    hits = search(layout, encoder, query, top_k, label=label or None, sha256=own, say=notes.append, kept=kept)
     rows = [hit.to_dict(rank) | {"sha256": hit.sha256} for rank, hit in enumerate(hits, 1)]
     return {"revision": served.revision, "hits": rows, "notes": notes}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from textwrap import fill
+from threading import Lock
 from typing import Any
 
 from PIL import Image
@@ -18,6 +19,7 @@ from hybrid.images.pipeline import read_and_decode, read_image
 from hybrid.images.records import ImageRecord
 from hybrid.index.contents import by_content, joined_label
 from hybrid.index.neighbors import NeighborIndex, open_index
+from hybrid.index.schema import StoreState
 from hybrid.index.store import EmbeddingStore
 from hybrid.index.texts import average_texts
 from hybrid.labels.names import NameTable, class_of
@@ -152,6 +154,23 @@ def text_query(encoder: Encoder, text: str, templates: Templates) -> FloatArray:
         ) from error
 
 
+class KeptIndex:
+    """The index of a run, for many searches: opened again only where the store is another one than before."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._kept: tuple[tuple[StoreState, str], NeighborIndex] | None = None
+
+    def open(self, store: EmbeddingStore, fingerprint: str, file: Path) -> NeighborIndex:
+        """Give the index as it stands with the store; see `hybrid.index.neighbors.open_index`."""
+        key = (store.state, fingerprint)
+        with self._lock:
+            if self._kept is None or self._kept[0] != key:
+                self._kept = None  # not two at once in memory
+                self._kept = key, open_index(store, fingerprint, file)
+            return self._kept[1]
+
+
 def search(
     layout: Layout,
     encoder: Encoder,
@@ -161,6 +180,7 @@ def search(
     label: str | None = None,
     sha256: str | None = None,
     say: Callable[[str], None] = lambda line: None,
+    kept: KeptIndex | None = None,
 ) -> list[Hit]:
     """Find the images of a run's index that are most similar to a query, labeled or not.
 
@@ -182,6 +202,8 @@ def search(
         Of the image that was searched with, to mark it.
     say : callable
         Called with each line that people should read of the search, such as that it is approximate.
+    kept : KeptIndex, optional
+        Keeps the index for the next search of this run.
 
     Returns
     -------
@@ -196,7 +218,7 @@ def search(
         If no image carries the label.
     """
     with EmbeddingStore(layout.store, read_only=True) as store:
-        index = open_index(store, encoder.fingerprint, layout.neighbors)
+        index = (kept or KeptIndex()).open(store, encoder.fingerprint, layout.neighbors)
         for line in index.notes:
             say(line)
         if label is not None:

@@ -14,10 +14,11 @@ from hybrid.encoders import load_encoder
 from hybrid.errors import ConfigError, EncoderError, StoreError, UnreadableImageError
 from hybrid.images.records import ImageRecord
 from hybrid.images.sources import scan
+from hybrid.index.neighbors import open_index
 from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.labels.prompts import Templates, load_templates
 from hybrid.tools.search import search as module
-from hybrid.tools.search.search import Hit, image_query, query_texts, search, text_query
+from hybrid.tools.search.search import Hit, KeptIndex, image_query, query_texts, search, text_query
 
 LABELS = [None if n % 3 == 0 else f"class_{n % 4}" for n in range(40)]
 SIMPLE = load_templates("simple")
@@ -31,6 +32,26 @@ def test_ranking_against_numpy(known):
         assert [hit.record.path for hit in hits] == [f"/data/{n}.jpg" for n, _ in expected]
         assert [hit.label for hit in hits] == [LABELS[n] for n, _ in expected]
         np.testing.assert_allclose([hit.score for hit in hits], [cosine for _, cosine in expected], atol=1e-6)
+
+
+def test_a_kept_index_is_opened_again_only_for_another_store(known, monkeypatch):
+    known.add(LABELS)
+    opened, kept = [], KeptIndex()
+
+    def counted(store, *rest):
+        opened.append(store.revision)
+        return open_index(store, *rest)
+
+    monkeypatch.setattr(module, "open_index", counted)
+    for query in known.queries[:3]:
+        hits = search(known.layout, known.encoder, query[None], 6, kept=kept)
+        assert hits == search(known.layout, known.encoder, query[None], 6)
+        assert len(set(opened)) == 1
+    assert len(opened) == 1 + 3
+    known.copy(0, "/elsewhere/0.jpg", None)
+    hits = search(known.layout, known.encoder, known.vectors[:1], kept=kept)
+    assert hits[0].copies == ("/elsewhere/0.jpg",)
+    assert opened[-1] > opened[0]
 
 
 def test_a_label_narrows_it_and_still_fills_the_list(known):
