@@ -12,7 +12,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -84,7 +84,7 @@ class Free:
     notes: tuple[str, ...] = ()
     vectors: FloatArray = field(default_factory=lambda: np.eye(BATCH, DIM, dtype=np.float32))
 
-    def check(self, records: Sequence[Any]) -> None:
+    def check(self, records: Collection[Any]) -> None:
         """All can be encoded."""
 
     def prepare(self, image: Any, record: Any) -> Any:

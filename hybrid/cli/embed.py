@@ -43,10 +43,10 @@ def embed_plan(
     from hybrid.cluster.places import place_of
     from hybrid.cluster.plan import make_plan
     from hybrid.images.naming import plural
-    from hybrid.images.sources import scan
+    from hybrid.images.sources import scan_to_disk
 
     place = place_of(out)
-    found = scan(sources, labeled=labels)
+    found = scan_to_disk(sources, labeled=labels)
     for note in found.notes:
         show.note(note)
     plan = make_plan(found, place, encoder.settings, per_shard=per_shard, decoder=encoder.decoder, say=show.note)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from hybrid.images.decoders import DECODERS, NVJPEG
 from hybrid.images.naming import plural
 from hybrid.images.preprocess import PIXELS
 from hybrid.images.records import ImageRecord
-from hybrid.images.sources import Scan
+from hybrid.images.sources import Listing, Scan
 from hybrid.images.stream import batched
 from hybrid.labels.names import check_not_reserved
 from hybrid.run.files import parse_json, to_json
@@ -214,7 +214,7 @@ def rows_digest(records: Iterable[ImageRecord]) -> str:
 
 
 def make_plan(
-    found: Scan,
+    found: Scan | Listing,
     out: AnyPath,
     settings: EncoderSettings,
     *,
@@ -226,7 +226,8 @@ def make_plan(
 
     Parameters
     ----------
-    found : Scan
+    found : Scan or Listing
+        Of a `Listing` one shard is in memory.
     out : Path or ObjectPath
         Folder of the plan.
     settings : EncoderSettings
@@ -244,7 +245,8 @@ def make_plan(
         If the encoder cannot be loaded, cannot encode an image, or the folder cannot be written to.
     """
     import_pyarrow()
-    check_not_reserved({record.label for record in found.records}, "the labels of the sources")
+    labels = found.records.labels() if isinstance(found, Listing) else {record.label for record in found.records}
+    check_not_reserved(labels, "the labels of the sources")
     bare = _pinned(found, settings, decoder, say)
     folder = PlanFolder(out)
     before = folder.read() if folder.plan.is_file() else None
@@ -265,7 +267,7 @@ def make_plan(
     return plan
 
 
-def _pinned(found: Scan, settings: EncoderSettings, decoder: str, say: Callable[[str], None]) -> Plan:
+def _pinned(found: Scan | Listing, settings: EncoderSettings, decoder: str, say: Callable[[str], None]) -> Plan:
     """The plan without its shards: precision and decoder are resolved, once for all machines."""
     from hybrid.device import resolve
 
@@ -303,13 +305,12 @@ def _pinned(found: Scan, settings: EncoderSettings, decoder: str, say: Callable[
 
 
 def _write_manifests(
-    records: Sequence[ImageRecord], folder: PlanFolder, per_shard: int, before: Plan | None
+    records: Iterable[ImageRecord], folder: PlanFolder, per_shard: int, before: Plan | None
 ) -> Iterator[Shard]:
     """Write the manifests that are not there yet, and say what each shard is."""
     old = before.shards if before is not None else ()
     there = times(folder.manifests)
-    for number, start in enumerate(range(0, len(records), per_shard), 1):
-        own = records[start : start + per_shard]
+    for number, own in enumerate(batched(records, per_shard), 1):
         shard, file = Shard(len(own), rows_digest(own)), folder.manifest(number)
         if not (number <= len(old) and old[number - 1] == shard and file.name in there):
             schema = _manifest_schema(number, shard)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -75,7 +75,7 @@ class Encoder(Protocol):
     def can_encode(self, names: Sequence[str]) -> list[bool]:
         """Tell of each class name whether `encode_texts` has a vector for it."""
 
-    def check(self, records: Sequence[ImageRecord]) -> None:
+    def check(self, records: Collection[ImageRecord]) -> None:
         """Raise EncoderError if some image can never be encoded, before any work is done."""
 
     def prepare(self, image: AnyImage, record: ImageRecord) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cached_property
@@ -249,7 +249,7 @@ class ClipEncoder:
         """Any name can be encoded."""
         return [True] * len(names)
 
-    def check(self, records: Sequence[ImageRecord]) -> None:
+    def check(self, records: Collection[ImageRecord]) -> None:
         """Nothing to check: any decoded image can be encoded."""
 
     def prepare(self, image: AnyImage, record: ImageRecord | None) -> Any:

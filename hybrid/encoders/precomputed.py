@@ -82,7 +82,7 @@ class PrecomputedEncoder:
         """Tell of each class name whether the file has a vector for it."""
         return [self._texts.find(name) is not None for name in names]
 
-    def check(self, records: Sequence[ImageRecord]) -> None:
+    def check(self, records: Collection[ImageRecord]) -> None:
         """Raise EncoderError that lists every image without a vector, or those that find one vector together."""
         finders: dict[int, dict[str, ImageRecord]] = {}
         missing = []

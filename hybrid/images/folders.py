@@ -14,17 +14,19 @@ from dataclasses import dataclass, field
 from hybrid.errors import DataError, listing
 from hybrid.images import remote
 from hybrid.images.class_folders import Place, read_places
-from hybrid.images.naming import Found, count_endings, is_image_name, is_junk, is_text, plural, split_of_folder
+from hybrid.images.naming import (
+    Found,
+    ending,
+    is_image_name,
+    is_junk,
+    is_text,
+    name_endings,
+    plural,
+    split_of_folder,
+)
 from hybrid.images.records import ImageRecord, Stamp, not_a_file
 from hybrid.images.shards import read_shards
-
-
-@dataclass(frozen=True, slots=True)
-class _File:
-    """One image file of a folder: its name there, and what the system says of it."""
-
-    name: str
-    stamp: Stamp
+from hybrid.images.spool import File, Files, Spool
 
 
 @dataclass
@@ -33,25 +35,34 @@ class _Walk:
 
     Attributes
     ----------
-    images : dict of str to list of _File
+    images : Files
         By folder; also of folders that hold none.
-    others : list of str
-        Files that are not images.
+    shards : list of str
+    others : Counter of str
+        Files that are neither, by their ending.
     junk : list of str
         Names of hidden folders and of those that a system keeps for itself.
     hidden : int
         Hidden images.
     """
 
-    images: dict[str, list[_File]] = field(default_factory=dict)
-    others: list[str] = field(default_factory=list)
+    images: Files = field(default_factory=Files)
+    shards: list[str] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)
     junk: list[str] = field(default_factory=list)
     hidden: int = 0
     notes: list[str] = field(default_factory=list)
     unread: list[tuple[str, str]] = field(default_factory=list)
 
+    def leave(self, name: str) -> None:
+        """Keep in mind a file that is not an image."""
+        if name.endswith(".tar"):
+            self.shards.append(name)
+        else:
+            self.others[ending(name)] += 1
 
-def read_folder(root: str, *, labeled: bool) -> Found:
+
+def read_folder(root: str, *, labeled: bool, spool: Spool | None = None) -> Found:
     """Read a folder of images, or of shards; the records come in no particular order.
 
     Parameters
@@ -60,39 +71,47 @@ def read_folder(root: str, *, labeled: bool) -> Found:
         Absolute path, or URL, of the folder.
     labeled : bool
         Whether first-level subfolders are class names (or split names); False: images without labels.
+    spool : Spool, optional
+        Where the listing is kept; the images are `Found.later` then.
 
     Raises
     ------
     DataError
         If the folder cannot be listed.
     """
-    walk = _walk_remote(root) if remote.is_remote(root) else _walk(root)
+    walk = _Walk() if spool is None else _Walk(spool.files())
+    (_walk_remote if remote.is_remote(root) else _walk)(root, walk)
     if walk.junk or walk.hidden:
         walk.notes.append(f"{root}: left out, hidden or kept by the system: {_name_junk(walk)}")
-    counts = {folder: len(files) for folder, files in walk.images.items() if files}
-    shards = [name for name in walk.others if name.endswith(".tar")]
-    if shards and not counts:
-        return _read_shards(root, shards, walk, labeled=labeled)
-    if walk.others:
-        what = f"{plural(len(walk.others), 'file')} with other endings left out"
-        walk.notes.append(f"{root}: {what}: {count_endings(walk.others)}")
+    folders = walk.images.counts()
+    counts = {folder: count for folder, count in folders.items() if count}
+    if walk.shards and not counts:
+        return _read_shards(root, walk, labeled=labeled)
+    if others := walk.others + Counter(tar=len(walk.shards)):
+        what = f"{plural(others.total(), 'file')} with other endings left out"
+        walk.notes.append(f"{root}: {what}: {name_endings(others)}")
     split = split_of_folder(os.path.basename(root))
     places: dict[str, Place] = {}
     # Of what could not be read nobody knows whether it holds images.
-    hollow = _hollow(walk.images, [*counts, *(os.path.relpath(path, root) for path, _ in walk.unread)])
+    hollow = _hollow(folders, [*counts, *(os.path.relpath(path, root) for path, _ in walk.unread)])
     if labeled and counts:
         reading = read_places(root, counts, split)
         places = reading.places
         walk.notes += reading.notes
         if empty := _without_image(hollow, counts):
             walk.notes.append(f"WARNING: {root}: no photo in the folder{'s' * (len(empty) > 1)} {listing(empty, 10)}")
-    records = [
+    records = (
         ImageRecord(path + file.name, root, label, own_split, **file.stamp._asdict())
-        for folder, files in walk.images.items()
+        for folder, files in walk.images
         for path, (label, own_split) in [(_inside(root, folder, ""), places.get(folder, (None, split)))]
         for file in files
-    ]
-    return Found(records, walk.notes, walk.unread, [_inside(root, folder) for folder in hollow])
+    )
+    found = Found([], walk.notes, walk.unread, [_inside(root, folder) for folder in hollow])
+    if spool is None:
+        found.records = list(records)
+    elif counts:
+        found.later = records
+    return found
 
 
 def _inside(root: str, *names: str) -> str:
@@ -121,43 +140,41 @@ def _name_junk(walk: _Walk) -> str:
     return listing([*names, *([plural(walk.hidden, "hidden photo")] if walk.hidden else [])], 8)
 
 
-def _read_shards(root: str, shards: list[str], walk: _Walk, *, labeled: bool) -> Found:
+def _read_shards(root: str, walk: _Walk, *, labeled: bool) -> Found:
     """Read a folder that holds tar files and no images; folders' names give the splits that the shards' do not."""
     found = Found(notes=walk.notes, unread=walk.unread)
-    others = [name for name in walk.others if name not in set(shards)]
-    if others:
-        what = f"{plural(len(others), 'file')} beside the shards left out"
-        found.notes.append(f"{root}: {what}: {count_endings(others)}")
+    if walk.others:
+        what = f"{plural(walk.others.total(), 'file')} beside the shards left out"
+        found.notes.append(f"{root}: {what}: {name_endings(walk.others)}")
     own = split_of_folder(os.path.basename(root))
-    by_path = {_inside(root, name): split_of_folder(os.path.dirname(name)) or own for name in sorted(shards)}
+    by_path = {_inside(root, name): split_of_folder(os.path.dirname(name)) or own for name in sorted(walk.shards)}
     found.add(read_shards(by_path, root, labeled=labeled))
     return found
 
 
-def _walk_remote(root: str) -> _Walk:
+def _walk_remote(root: str, walk: _Walk) -> None:
     """List every object below a URL; a store has no empty folders, and no links."""
-    walk, junk = _Walk(images={"": []}), set[str]()
-    for path, stamp in sorted(remote.find(root).items()):
+    walk.images.of("")
+    junk = set[str]()
+    for path, stamp in remote.find(root):
         *folders, name = path.split("/")
         if hidden := next((depth for depth, folder in enumerate(folders, 1) if is_junk(folder)), 0):
             junk.add("/".join(folders[:hidden]))
         elif is_junk(name):
             walk.hidden += is_image_name(name)
         elif is_image_name(name):
-            walk.images.setdefault(os.sep.join(folders), []).append(_File(name, stamp))
+            walk.images.of(os.sep.join(folders)).append(File(name, stamp))
         else:
-            walk.others.append(os.sep.join((*folders, name)))
+            walk.leave(os.sep.join((*folders, name)))
     walk.junk = [folder.rpartition("/")[2] for folder in junk]
-    return walk
 
 
-def _walk(root: str) -> _Walk:
+def _walk(root: str, walk: _Walk) -> None:
     """List every file below a folder, each real folder once.
 
     Links to folders are followed after all real folders have been read, and only to folders not yet read:
     a loop of links ends, and an image keeps the name (and so the label) of its real place.
     """
-    walk = _Walk()
     seen: set[tuple[int, int]] = set()
     pending, links = [""], list[str]()
     while pending or links:
@@ -180,17 +197,15 @@ def _walk(root: str) -> _Walk:
         # Reversed, because the last one pending is read first: folders are read in the order of their names.
         pending += sorted(folders, reverse=True)
         links += sorted(folder_links)
-    return walk
 
 
 def _list_folder(path: str, relative: str, walk: _Walk) -> tuple[list[str], list[str]]:
     """Add one folder's files to `walk`; give its subfolders and its links to folders."""
     folders: list[str] = []
     links: list[str] = []
-    images: list[_File] = []
     not_text = 0
     with os.scandir(path) as entries:
-        walk.images[relative] = images
+        images = walk.images.of(relative)
         for entry in entries:
             name = entry.name
             try:
@@ -219,11 +234,11 @@ def _add_junk(entry: os.DirEntry[str], walk: _Walk) -> None:
         walk.hidden += is_image_name(entry.name)
 
 
-def _add_image(entry: os.DirEntry[str], images: list[_File], walk: _Walk) -> None:
+def _add_image(entry: os.DirEntry[str], images: list[File], walk: _Walk) -> None:
     status = entry.stat()
     # A pipe or a device named like an image would block the reader for ever.
     if stat.S_ISREG(status.st_mode):
-        images.append(_File(entry.name, Stamp.of(status)))
+        images.append(File(entry.name, Stamp.of(status)))
     else:
         walk.unread.append((entry.path, not_a_file(status.st_mode)))
 
@@ -231,4 +246,4 @@ def _add_image(entry: os.DirEntry[str], images: list[_File], walk: _Walk) -> Non
 def _add_other(entry: os.DirEntry[str], name: str, walk: _Walk) -> None:
     if entry.is_symlink():
         entry.stat()  # of a link to nowhere nobody knows whether it led to a folder of images: an error
-    walk.others.append(name)
+    walk.leave(name)

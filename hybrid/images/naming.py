@@ -7,7 +7,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hybrid.errors import DataError
@@ -27,12 +27,15 @@ class Found:
         Files, folders and shards that could not be read or listed: of what lies there, nothing is known.
     hollow : list of str
         Absolute paths of folders that were listed and hold no image.
+    later : iterator of ImageRecord or None
+        The images, if they are too many to be in `records`.
     """
 
     records: list[ImageRecord] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     unread: list[tuple[str, str]] = field(default_factory=list)
     hollow: list[str] = field(default_factory=list)
+    later: Iterator[ImageRecord] | None = None
 
     def add(self, other: Found) -> None:
         """Take in what another part of the source yields."""
@@ -181,7 +184,11 @@ def is_text(name: str) -> bool:
 
 def count_endings(names: Iterable[str]) -> str:
     """Count names by their ending, the most frequent first: ``"10 .txt, 2 .json, 1 without ending"``."""
-    counts = Counter(ending(name) for name in names)
+    return name_endings(Counter(ending(name) for name in names))
+
+
+def name_endings(counts: Mapping[str, int]) -> str:
+    """Write counts of endings, as `count_endings` does."""
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{count} .{end}" if end else f"{count} without ending" for end, count in ranked)
 

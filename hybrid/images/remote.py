@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
@@ -51,6 +52,8 @@ _SECRET = re.compile(
 _BESIDE_SIGNATURE = re.compile(r"expires|policy|s[epvrst]|spr|srt|sk(e|oid|s|t|tid|v)", re.IGNORECASE)
 # Seconds for a request, with all its tries, whatever the client of a store has in mind.
 LONGEST = 600.0
+# Objects of a listing that are taken from it at once.
+PAGE = 1000
 # After so many failures in a row a store is down; it is left alone for so many seconds.
 _FAILURES, _REST = 64, 30.0
 _CREDENTIALS = {
@@ -420,19 +423,47 @@ def refresh(address: str) -> None:
     locate(address)[0].fs.invalidate_cache()
 
 
-def find(folder: str) -> dict[str, Stamp]:
-    """List all objects below a folder, by their path relative to it; errors as those of `read`."""
+def find(folder: str) -> Iterator[tuple[str, Stamp]]:
+    """List all objects below a folder, by their path relative to it, sorted; errors as those of `read`.
+
+    Where the store gives pages, one of them is in memory.
+    """
     store, path = locate(folder)
+    if hasattr(store.fs, "_iterdir"):
+        yield from _find_by_pages(store, path, folder)
+        return
     with store.asked(folder):
         found = store.fs.find(path, detail=True)
         start = f"{path.rstrip('/')}/"
         if hasattr(store.fs, "resolve_path"):  # the Hub's, which writes revisions in its own way
             start = f"{store.fs.resolve_path(path).unresolve()}/"
-        return {
-            name[len(start) :]: _stamp(info)
-            for name, info in found.items()
-            if name.startswith(start) and not name.endswith("/")
-        }
+    for name, info in sorted(found.items(), key=itemgetter(0)):
+        if name.startswith(start) and not name.endswith("/"):
+            yield name[len(start) :], _stamp(info)
+
+
+def _find_by_pages(store: Store, path: str, folder: str) -> Iterator[tuple[str, Stamp]]:
+    from fsspec.asyn import sync
+
+    bucket, key, _ = store.fs.split_path(path)
+    prefix = f"{key}/" if key else ""
+    listing = store.fs._iterdir(bucket, prefix=prefix, delimiter="")
+    start = len(f"{bucket}/{prefix}")
+
+    async def some() -> list[tuple[str, Stamp]]:
+        page: list[tuple[str, Stamp]] = []
+        async for info in listing:
+            if not info["name"].endswith("/"):
+                page.append((info["name"][start:], _stamp(info)))
+            if len(page) == PAGE:
+                break
+        return page
+
+    page = [("", Stamp())] * PAGE
+    while len(page) == PAGE:
+        with store.asked(folder):
+            page = sync(store.fs.loop, some, timeout=LONGEST)
+        yield from page
 
 
 def glob(pattern: str) -> dict[str, Entry | UnreadableImageError]:

@@ -9,7 +9,7 @@ import glob
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
@@ -33,6 +33,7 @@ from hybrid.images.naming import (
 )
 from hybrid.images.records import ImageRecord, Stamp, not_a_file
 from hybrid.images.shards import expand_braces, expand_shards, is_shard_pattern, read_shards, refuse_compressed
+from hybrid.images.spool import Spool
 
 _KINDS = (
     f"an image ({IMAGE_ENDINGS_TEXT}), a folder of images or of class folders, a manifest (.csv, .tsv, .parquet) "
@@ -119,24 +120,19 @@ def scan(
     MissingExtraError
         If a Parquet manifest is read without pyarrow, or a URL without the package for its kind.
     """
-    absolute = [_absolute(os.fspath(source)) for source in sources]
-    named = [remote.name_of(address) for address in absolute]
-    addresses = dict(zip(named, absolute, strict=True))
-    places = tuple(dict.fromkeys(named))
-    if not places:
-        raise DataError(
-            "No source of photos was given", expected=_KINDS, fix="name one: a folder of class folders, for instance"
-        )
+    addresses = _addresses(sources)
+    places = tuple(addresses)
+    named = [remote.name_of(_absolute(os.fspath(source))) for source in sources] if each_row else places
     total, empty, errors = Found(), list[tuple[str, DataError]](), list[DataError]()
     by_path: dict[str, ImageRecord] = {}
-    for place in named if each_row else places:
+    for place in named:
         try:
             found = _read_source(place, addresses[place], labeled=labeled)
         except (_EmptyError, MissingSourceError) as error:
             empty.append((place, error))
         except DataError as error:
             errors.append(error)
-            total.unread.append((place, f"{error.what} ({error.got[:300]})" if error.got else error.what))
+            total.unread.append(_unread(place, error))
         else:
             if not each_row:
                 found.records = _new(found.records, by_path, place, found.notes)
@@ -148,6 +144,70 @@ def scan(
     unread = tuple(dict.fromkeys(total.unread))
     result = Scan(tuple(total.records), tuple(total.notes), places, unread, tuple(total.hollow), tuple(empty))
     return result if keep_empty else result.without_empty()
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What `scan` gives, with the images on disk; see `Scan` for the others."""
+
+    records: Spool
+    notes: tuple[str, ...]
+    sources: tuple[str, ...]
+    unread: tuple[tuple[str, str], ...]
+
+
+def scan_to_disk(sources: Sequence[str | Path], *, labeled: bool = True) -> Listing:
+    """List as many images as the disk has room for; parameters, order, notes and errors as for `scan`.
+
+    Folders on disk and on S3 are listed piece by piece. Patterns and shards are in memory while they are read, each for
+    itself. A photo whose address holds credentials is an error, because they are not written anywhere.
+    """
+    addresses = _addresses(sources)
+    spool, total, empty, errors = Spool(), Found(), list[tuple[str, DataError]](), list[DataError]()
+    for place, address in addresses.items():
+        try:
+            found = _read_source(place, address, labeled=labeled, spool=spool)
+        except (_EmptyError, MissingSourceError) as error:
+            empty.append((place, error))
+        except DataError as error:
+            errors.append(error)
+            total.unread.append(_unread(place, error))
+        else:
+            note = spool.add(place, _bare(found.records if found.later is None else found.later))
+            found.records, found.notes = [], [*found.notes, *([note] if note else [])]
+            total.add(found)
+    if errors and not spool:
+        raise errors[0]
+    notes, unread = tuple(total.notes), tuple(dict.fromkeys(total.unread))
+    if not spool:
+        Scan((), notes, tuple(addresses), unread, (), tuple(empty)).without_empty()
+    missing = tuple((place, "does not exist") for place, _ in empty)
+    return Listing(spool, notes, tuple(addresses), (*unread, *missing))
+
+
+def _bare(records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:
+    for record in records:
+        if isinstance(record, remote.SignedRecord):
+            raise DataError(
+                "the address of a photo holds credentials, which a plan does not keep",
+                got=record.path,
+                fix="give them to the machines that embed: ~/.netrc, or what the store reads from the environment",
+            )
+        yield record
+
+
+def _addresses(sources: Sequence[str | Path]) -> dict[str, str]:
+    """Each source once, by the name that it is kept under."""
+    absolute = [_absolute(os.fspath(source)) for source in sources]
+    if not absolute:
+        raise DataError(
+            "No source of photos was given", expected=_KINDS, fix="name one: a folder of class folders, for instance"
+        )
+    return {remote.name_of(address): address for address in absolute}
+
+
+def _unread(place: str, error: DataError) -> tuple[str, str]:
+    return place, f"{error.what} ({error.got[:300]})" if error.got else error.what
 
 
 def _absolute(source: str) -> str:
@@ -174,7 +234,7 @@ def _absolute(source: str) -> str:
     return os.path.abspath(source if os.path.lexists(source) else os.path.expanduser(source))
 
 
-def _read_source(place: str, address: str, *, labeled: bool) -> Found:
+def _read_source(place: str, address: str, *, labeled: bool, spool: Spool | None = None) -> Found:
     """Read one source; the address is the place with its credentials.
 
     Raises
@@ -182,8 +242,12 @@ def _read_source(place: str, address: str, *, labeled: bool) -> Found:
     DataError
         If it cannot be read, does not exist (`MissingSourceError`), or holds no image (`_EmptyError`).
     """
-    found = _read_place(place, labeled=labeled) if place == address else _read_url(place, address, labeled=labeled)
-    if not found.records:
+    found = (
+        _read_url(place, address, labeled=labeled, spool=spool)
+        if remote.is_remote(place)
+        else _read_place(place, labeled=labeled, spool=spool)
+    )
+    if not found.records and found.later is None:
         reasons = [f"{path}: {reason}" for path, reason in found.unread]
         kind = DataError if reasons else _EmptyError
         raise kind(
@@ -195,7 +259,7 @@ def _read_source(place: str, address: str, *, labeled: bool) -> Found:
     return found
 
 
-def _read_place(place: str, *, labeled: bool) -> Found:
+def _read_place(place: str, *, labeled: bool, spool: Spool | None = None) -> Found:
     if remote.is_remote(place):
         return _read_url(place, place, labeled=labeled)
     try:
@@ -206,7 +270,7 @@ def _read_place(place: str, *, labeled: bool) -> Found:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise DataError(f"{place!r} cannot be read: {reason}", fix="check the path and its permissions") from error
     if stat.S_ISDIR(status.st_mode):
-        return read_folder(place, labeled=labeled)
+        return read_folder(place, labeled=labeled, spool=spool)
     if not stat.S_ISREG(status.st_mode):
         raise DataError(f"{place} is {not_a_file(status.st_mode)}", expected=_KINDS, fix="save it as a file first")
     refuse_compressed(place)
@@ -224,7 +288,7 @@ def _read_place(place: str, *, labeled: bool) -> Found:
     )
 
 
-def _read_url(place: str, address: str, *, labeled: bool) -> Found:
+def _read_url(place: str, address: str, *, labeled: bool, spool: Spool | None = None) -> Found:
     """Read what lies at a URL, or what the URL matches as a pattern."""
     whole = parted(address)[0]
     file = remote.file_name(parted(place)[0])
@@ -232,7 +296,7 @@ def _read_url(place: str, address: str, *, labeled: bool) -> Found:
         remote.refresh(whole)
         entry = remote.entry(whole)
         if entry.is_folder:
-            return read_folder(place, labeled=labeled)
+            return read_folder(place, labeled=labeled, spool=spool)
         refuse_compressed(file)
         if ending(file) in MANIFEST_ENDINGS:
             return read_manifest(place, labeled=labeled, address=address)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +50,7 @@ class BundleEncoder:
         """Any name can be encoded."""
         return [True] * len(names)
 
-    def check(self, records: Sequence[ImageRecord]) -> None:
+    def check(self, records: Collection[ImageRecord]) -> None:
         """Nothing to check: any decoded image can be encoded."""
 
     def prepare(self, image: AnyImage, record: ImageRecord | None) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +44,7 @@ class ColorEncoder:
     def can_encode(self, names: Sequence[str]) -> list[bool]:
         return [name not in self.unknown for name in names]
 
-    def check(self, records: Sequence[ImageRecord]) -> None:
+    def check(self, records: Collection[ImageRecord]) -> None:
         pass
 
     def embed(self, color: np.ndarray) -> np.ndarray:
