@@ -111,8 +111,7 @@ def embed_shard(
     records = folder.read_manifest(plan, number)
     encoder.check(records)
     info, file = plan.part(number), folder.part(plan, number)
-    size = batch_size or (encoder.batch_size if len(records) > 1 else 1)
-    batches = embedded_batches(records, encoder, (), size, workers=workers, look=as_planned)
+    batches = embedded_batches(records, encoder, (), batch_size, workers=workers, look=as_planned)
     summary = ShardSummary(shards=1)
     with named_file_errors("the part cannot be written", str(file)), writing_part(file, info) as write:
         for rows in _in_order(records, batches):

@@ -151,10 +151,8 @@ def build_index(
     same, renamed = len(scan.records) - len(unread), _count_relabeled(relabeled, known)
     summary = IndexSummary(images=len(scan.records), unchanged=same, relabeled=renamed, mended=mended)
     progress(summary.unchanged)
-    # A GPU's memory is found out by a trial, so only where it matters.
-    size = batch_size or (encoder.batch_size if len(unread) > 1 else 1)
     with store.bulk() if len(unread) > max(_BULK, len(known)) else nullcontext():
-        for batch in embedded_batches(unread, encoder, embedded, size, workers=workers):
+        for batch in embedded_batches(unread, encoder, embedded, batch_size, workers=workers):
             store.write_batch(batch.images, batch.contents, encoder.fingerprint)
             _count(batch, known, summary)
             progress(len(batch.images) + len(batch.unreadable))
@@ -273,7 +271,7 @@ def embedded_batches(
     records: Sequence[ImageRecord],
     encoder: Encoder,
     known: Collection[str],
-    size: int,
+    batch_size: int | None,
     *,
     workers: int | None = None,
     look: Look | None = None,
@@ -286,13 +284,15 @@ def embedded_batches(
     encoder : Encoder
     known : collection of str
         Contents that have a vector.
-    size : int
-        New contents to encode at once.
+    batch_size : int or None
+        New contents to encode at once; None: as many as the encoder likes.
     workers : int, optional
         Threads that decode; default: one per core, at most 16.
     look : callable, optional
         Gives each image that was read as it is to be used.
     """
+    # A GPU's memory is found out by a trial, so only where it matters.
+    size = batch_size or (encoder.batch_size if len(records) > 1 else 1)
     images = read_each(
         records,
         encoder.prepare,

@@ -6,13 +6,14 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hybrid.encoders.base import Encoder, FloatArray, decoder_of
+from hybrid.encoders.base import Encoder, FloatArray
 from hybrid.errors import DataError, listing
 from hybrid.heads.training.dataset import HELD_BACK
 from hybrid.images.inputs import MemoryRecord
 from hybrid.images.naming import plural
-from hybrid.images.pipeline import ReadImage, read_batches, read_each
+from hybrid.images.pipeline import ReadImage, read_each
 from hybrid.images.records import BytesRecord, ImageRecord
+from hybrid.index.build import embedded_batches
 from hybrid.index.store import StoredImage, added_source, path_by_content
 from hybrid.labels.names import NONE, class_key
 from hybrid.run.classes.pending import PendingIndex
@@ -93,21 +94,9 @@ def embed_images(
     records = list({image.sha256: image.record for image in reversed(images)}.values())[::-1]
     vectors: dict[str, FloatArray] = {}
     unreadable: list[tuple[str, str]] = []
-    size = batch_size or (encoder.batch_size if len(records) > 1 else 1)
-    batches = read_batches(
-        records,
-        encoder.prepare,
-        min_side=encoder.min_side,
-        batch_size=size,
-        workers=workers,
-        decoder=decoder_of(encoder),
-    )
-    for batch in batches:
-        readable = [image for image in batch if not image.reason]
-        unreadable += [(image.record.path, image.reason) for image in batch if image.reason]
-        if readable:
-            embeddings = encoder.encode_images([image.prepared for image in readable])
-            vectors.update(zip((image.sha256 for image in readable), embeddings, strict=True))
+    for batch in embedded_batches(records, encoder, (), batch_size, workers=workers):
+        vectors |= batch.contents
+        unreadable += batch.unreadable
     return vectors, tuple(unreadable)
 
 
