@@ -12,7 +12,7 @@ import numpy as np
 from hybrid.images.records import ImageRecord
 from hybrid.prediction import Prediction
 from hybrid.run.fitted import FittedClassifier
-from hybrid.serve.kept import Scored
+from hybrid.serve.cache import Scored
 from hybrid.serve.model import Served
 
 # Classes that are listed at most for a photo.

@@ -23,7 +23,7 @@ from hybrid.run.fitted import Experts, FittedClassifier
 from hybrid.run.load import RunState
 from hybrid.run.neighbors import LabeledNeighbors
 from hybrid.run.run import Run
-from hybrid.serve.kept import Bounded
+from hybrid.serve.cache import LRUCache
 
 # Names that are typed beside the run's classes in one request.
 MOST_NAMES = 1000
@@ -196,7 +196,7 @@ class Variants:
     """Classifiers that differ from the served one in typed names and operating point alone; the last ones are kept."""
 
     def __init__(self, most: int, texts: int) -> None:
-        self._kept: Bounded[tuple[str, tuple[str, ...], Policy], FittedClassifier] = Bounded(most)
+        self._made: LRUCache[tuple[str, tuple[str, ...], Policy], FittedClassifier] = LRUCache(most)
         self._texts = texts
         self._making = threading.Lock()
 
@@ -212,12 +212,12 @@ class Variants:
         if not names and policy == served.fitted.policy:
             return served.fitted
         key = (served.revision, names, policy)
-        if (kept := self._kept.get(key)) is not None:
+        if (kept := self._made.get(key)) is not None:
             return kept
         with self._making:
-            if (kept := self._kept.get(key)) is None:
+            if (kept := self._made.get(key)) is None:
                 kept = self._make(served, names, policy)
-                self._kept.put(key, kept)
+                self._made.put(key, kept)
         return kept
 
     def _make(self, served: Served, names: tuple[str, ...], policy: Policy) -> FittedClassifier:

@@ -28,11 +28,11 @@ from hybrid.run.fitted import FittedClassifier
 from hybrid.run.neighbors import Near, with_neighbors
 from hybrid.run.run import Run
 from hybrid.serve.batching import Batcher, Places
+from hybrid.serve.cache import LRUCache, Upload
 from hybrid.serve.commands import Command, plan_command
 from hybrid.serve.compute import Answered, Work, compute
 from hybrid.serve.errors import ServeError
 from hybrid.serve.jobs import Jobs
-from hybrid.serve.kept import Bounded, Upload
 from hybrid.serve.metrics import Gauge, Metrics
 from hybrid.serve.model import Asked, RunStamp, Served, Variants, load_served
 from hybrid.serve.review import Review
@@ -76,13 +76,13 @@ class Service:
 
     def __init__(self, open_run: Callable[[], Run], asked: Asked, settings: ServeSettings) -> None:
         self._open, self.asked, self.settings = open_run, asked, settings
-        self.uploads: Bounded[str, Upload] = Bounded(
+        self.uploads: LRUCache[str, Upload] = LRUCache(
             settings.kept_photos, lambda upload: len(upload.data) + 8192, settings.kept_bytes
         )
         self.variants = Variants(settings.variants, settings.texts)
         self.places = Places(settings.waiting)
         self.search_index = KeptIndex()
-        self.queries: Bounded[tuple[str, str], FloatArray] = Bounded(settings.variants * 8)
+        self.queries: LRUCache[tuple[str, str], FloatArray] = LRUCache(settings.variants * 8)
         self.explaining, self._one_decoder = threading.Lock(), threading.Lock()
         self.review = Review(lambda: self.served, keep=not settings.read_only)
         self._texts: dict[str, FloatArray] = {}

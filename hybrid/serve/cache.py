@@ -1,4 +1,4 @@
-"""Uploads that are found again by their hash, with what the networks said of them; bounded."""
+"""`LRUCache`, and what is in it: uploads, found again by their hash, with what the networks said of them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-class Bounded(Generic[K, V]):
-    """A dictionary that forgets what was not asked for longest; for several threads.
+class LRUCache(Generic[K, V]):
+    """A dictionary that forgets what was used least recently; for several threads.
 
     Parameters
     ----------
