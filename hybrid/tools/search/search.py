@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -225,14 +225,18 @@ def search(
             index = _with_label(index, store, encoder.fingerprint, label)
         similarity, hashes = index.search(query, count)
         contents = by_content(store.images_with(hashes[0], every=True))
-    hits = []
-    for name, score in zip(hashes[0], similarity[0].tolist(), strict=True):
+    return list(_hits(hashes[0], similarity[0].tolist(), contents, sha256))
+
+
+def _hits(
+    hashes: Sequence[str], scores: Sequence[float], contents: Mapping[str, Sequence[ImageRecord]], own: str | None
+) -> Iterator[Hit]:
+    for name, score in zip(hashes, scores, strict=True):
         # A build-index that was killed may leave a vector whose image holds other bytes by now.
         if records := contents.get(name):
             first, *copies = records
             paths = tuple(record.path for record in copies)
-            hits.append(Hit(first, joined_label(records), score, paths, name == sha256, name))
-    return hits
+            yield Hit(first, joined_label(records), score, paths, name == own, name)
 
 
 def _with_label(index: NeighborIndex, store: EmbeddingStore, fingerprint: str, label: str) -> NeighborIndex:
