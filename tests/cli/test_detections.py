@@ -13,6 +13,7 @@ from PIL import Image
 
 from hybrid import Detections, HybridClassifier, Run
 from hybrid.demo import RECIPE, write_camera_trap
+from hybrid.demo.animals import demo_classes
 from hybrid.errors import DataError, UnreadableImageError
 from hybrid.index.store import EmbeddingStore
 
@@ -106,6 +107,30 @@ def test_an_answer_for_each_box_and_for_each_photo(ask, said, traps):
     with Path("rows.csv").open() as file:
         assert [row["label"] for row in csv.DictReader(file)] == [row["label"] for row in photos]
     Path("rows.csv").unlink()
+
+
+def test_boxes_of_a_sequence_answer_together(ask, said, tmp_path):
+    """With a taxonomy too, whose nodes add up what they say together; what the detector says stays."""
+    kinds = {animal.name: animal.kind for animal in (*demo_classes().seen, *demo_classes().unseen)}
+    tree = tmp_path / "tree.txt"
+    tree.write_text("".join(f"{name} < {kind} < animal\n" for name, kind in kinds.items()))
+    alone = {row["path"]: row for row in ask("--format", "jsonl").rows}
+    flags = ("--sequence-by", "folder", "--format", "jsonl", "--top-k", "11")
+    plain, rows = ask(*flags).rows, ask(*flags, "--taxonomy", tree, "--confident", "0.9").rows
+    cameras: dict[str, set[tuple[Any, ...]]] = {}
+    for row, node in zip(plain, rows, strict=True):
+        if row["expert"] == "detector":
+            assert row == node == alone[row["path"]]
+            continue
+        assert row["sequence"] == name_of(row["path"]).partition("/")[0]
+        assert row["own"]["label"] == alone[row["path"]]["label"]
+        cameras.setdefault(row["sequence"], set()).add((row["label"], row["probability"], node["label"]))
+        below = [top["probability"] for top in row["top"] if node["label"] in (top["label"], kinds[top["label"]])]
+        assert node["leaf"] == row["label"]
+        assert node["probability"] == pytest.approx(sum(below) if node["label"] != "animal" else 1, abs=1e-4)
+    assert [len(answers) for answers in cameras.values()] == [1, 1], "one answer for the boxes of each camera"
+    photos = ask("--sequence-by", "folder", "--format", "jsonl", "--per", "photo").rows
+    assert {row["label"] for row in photos if row["sequence"]} == {row["label"] for row in plain if row["sequence"]}
 
 
 def test_a_file_for_timelapse(ask, said):

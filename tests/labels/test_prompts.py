@@ -6,12 +6,15 @@ import runpy
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hybrid.errors import DataError
 from hybrid.labels import prompts
 from hybrid.labels.names import class_key, spoken_form
 from hybrid.labels.prompts import PromptClass, PromptSet, Templates, class_texts, load_templates, prompt_set
+from hybrid.labels.space import join
+from hybrid.labels.tree import plant
 
 BUNDLED = {
     "animals": 50,
@@ -57,6 +60,11 @@ def test_lists_of_species(name):
     assert ranks == {"class", "order", "family", "genus", "species"}
     families = [taxon.name for taxon in loaded.taxonomy.taxa if taxon.rank == "family"]
     assert all(family.endswith("aceae" if name.startswith(("trees", "wild")) else "idae") for family in families)
+    # Each species has its place: under all of its ranks, and nowhere else.
+    tree = plant(loaded.taxonomy, join((), loaded))
+    assert tree.notes == ()
+    assert set(tree.depth[tree.node]) == {5 - (tree.ranks[0] == "class")}
+    assert tree.sums(np.full((1, len(loaded.classes)), 1 / len(loaded.classes)))[0, 0] == pytest.approx(1)
     assert "no checklist" in (prompts._bundled_folder() / f"{name}.txt").read_text(encoding="utf-8")
 
 

@@ -36,7 +36,7 @@ def serve(served_animals: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     pytest.importorskip("fastapi", reason="the extra serve is not installed")
     from starlette.testclient import TestClient
 
-    from hybrid import Run
+    from hybrid import Policy, Run
     from hybrid.serve.app import create_app
     from hybrid.serve.model import Asked
     from hybrid.serve.service import Service
@@ -46,8 +46,8 @@ def serve(served_animals: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     shutil.copytree(served_animals / "run", run)
     with ExitStack() as stack:
 
-        def start(taxonomy: str | None = None, **settings: Any) -> TestClient:
-            asked = Asked(prompts=str(served_animals / "names.txt"), taxonomy=taxonomy)
+        def start(taxonomy: str | None = None, policy: Policy | None = None, **settings: Any) -> TestClient:
+            asked = Asked(prompts=str(served_animals / "names.txt"), taxonomy=taxonomy, policy=policy or Policy())
             service = Service(lambda: Run(run, wait=False), asked, ServeSettings(**settings))
             client = stack.enter_context(TestClient(create_app(service), base_url="http://127.0.0.1:8000"))
             client.service, client.run = service, run

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hybrid import ClassPriors, Policy, PromptSet
 from hybrid.run.fitted import Experts
 
 
@@ -69,6 +70,26 @@ def test_a_request_asks_for_nodes_of_the_taxonomy(serve, photos, served_animals,
     wrong = serve().post("/v1/predict", files=files, data={"confident": "0.9"})
     assert wrong.status_code == 422
     assert "needs a taxonomy" in wrong.text
+
+
+@pytest.mark.parametrize("flag", ["--prior-file", "--only"])
+def test_what_is_known_of_the_classes_acts_in_every_request(serve, photos, served_animals, hybrid, tmp_path, flag):
+    names = (served_animals / "names.txt").read_text().split("\n")
+    some, file = PromptSet.from_names(names[1::2]), tmp_path / "priors.csv"
+    file.write_text("class,weight\n" + "\n".join(f"{name},{n + 1}" for n, name in enumerate(names)))
+    policy = {"--prior-file": Policy(class_priors=ClassPriors.read(file)), "--only": Policy(only=some)}[flag]
+    given = {"--prior-file": file, "--only": ",".join([*names[1::2], ""])}[flag]
+    run = ("--run", served_animals / "run", "--prompts", served_animals / "names.txt", "--reject", "0.9")
+    rows = hybrid("predict", *photos, *run, flag, given, "--format", "jsonl").rows
+    by_name, client = {hash_of(row["path"]): row for row in rows}, serve(policy=policy)
+    files = [("images", (file.name, file.read_bytes())) for file in photos]
+    answers = client.post("/v1/predict", files=files, data={"reject": "0.9"}).json()["predictions"]
+    assert all(close(bare(row), bare(by_name[row["sha256"]])) for row in answers)
+    # A prior of the request's own goes before the file, and not before the list.
+    (asked,) = client.post("/v1/predict", files=files[:1], data={"prior": "0.2"}).json()["predictions"]
+    kept = () if flag == "--prior-file" else (flag, given)
+    (row,) = hybrid("predict", photos[0], *run[:4], "--prior", "0.2", *kept, "--format", "jsonl").rows
+    assert close(bare(asked), bare(row))
 
 
 def test_a_photo_is_looked_at_once_whatever_is_asked_of_it_later(post, photos, scored):

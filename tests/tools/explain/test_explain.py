@@ -28,6 +28,7 @@ from hybrid.heads.nets.regions import RegionHead
 from hybrid.images.sources import scan
 from hybrid.index.store import EmbeddingStore, StoredImage
 from hybrid.index.texts import embed_classes
+from hybrid.labels.priors import ClassPriors
 from hybrid.labels.prompts import PromptClass, PromptSet, load_templates
 from hybrid.labels.space import UnseenClass, extend, join
 from hybrid.run.files import Layout
@@ -188,6 +189,19 @@ def test_runs_that_lack_parts_and_other_heads(encoder, indexed, tmp_path, image)
     assert any("votes on regions" in note for note in regions.explanation.notes)
     for explained in (linear, alone, no_text, all_seen):
         draw_explanation(explained, tmp_path / "out.png")
+
+
+def test_the_answer_is_that_of_predict_with_class_priors(encoder, indexed, tmp_path, image):
+    """And of the image alone, whatever sequence it is of."""
+    policy = Policy(class_priors=ClassPriors.of({"cat": 1, "dog": 0, "gnu": 0}, 0))
+    classifier = classifier_of(encoder, head_of(("cat", "dog")), policy=policy)
+    record = replace(record_of(tmp_path, image(0)), sequence="burst 3")
+    found = explain(classifier, indexed[0].root, record).explanation
+    assert (found.label, found.probability, found.experts.answer[0].probability) == ("cat", 1.0, 1.0)
+    assert (
+        "the answer is by class priors, or among some classes only; the gate's terms are those without" in found.notes
+    )
+    assert any("predict answers for the photos of its sequence, burst 3, together" in note for note in found.notes)
 
 
 def test_images_gone_from_disk_and_damaged(encoder, indexed, tmp_path, image):
