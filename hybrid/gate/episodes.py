@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +23,9 @@ MIN_CLASSES = 6
 MIN_IMAGES = 30
 # Support images of each held-out class in an episode.
 SHOTS = tuple(2**power for power in range(MOST_SHOTS.bit_length()))
+# So many scores of images for held-out classes fit what support images add, an episode and number of them; for a
+# handful of weights the rest of a large validation set would add time and memory alone.
+MOST_SCORES = 100_000
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Calibration:
     validation : LabeledEvidence
         The validation images over the seen classes, each scored by Gaussians that leave its own fold out.
     episodes : tuple of LabeledEvidence
-    named, image_only : tuple of LabeledEvidence
+    named, image_only : Variants
         The episodes once more for every number of `SHOTS`: each held-out class has so many of its training images as
         support, with its name and without.
     """
@@ -43,8 +47,28 @@ class Calibration:
     gaussians: ClassGaussians
     validation: LabeledEvidence
     episodes: tuple[LabeledEvidence, ...]
-    named: tuple[LabeledEvidence, ...]
-    image_only: tuple[LabeledEvidence, ...]
+    named: Variants
+    image_only: Variants
+
+
+@dataclass(frozen=True)
+class Variants:
+    """Episodes with support images, each made when its turn comes: all together would fill the memory.
+
+    Attributes
+    ----------
+    episodes : tuple of LabeledEvidence
+        With what `SupportSampler.draw` drew.
+    named : bool
+        Whether the support classes have their names.
+    """
+
+    episodes: tuple[LabeledEvidence, ...]
+    named: bool
+
+    def __iter__(self) -> Iterator[LabeledEvidence]:
+        for episode in self.episodes:
+            yield from _variants(episode, named=self.named)
 
 
 def check_enough(classes: int, images: int) -> None:
@@ -143,8 +167,8 @@ def _with_variants(
         gaussians,
         whole,
         tuple(LabeledEvidence(replace(e.evidence, support=None), e.target) for e in episodes),
-        tuple(variant for e in episodes for variant in _variants(e, named=True)),
-        tuple(variant for e in episodes for variant in _variants(e, named=False)),
+        Variants(tuple(episodes), named=True),
+        Variants(tuple(episodes), named=False),
     )
 
 
@@ -175,12 +199,14 @@ def _variants(episode: LabeledEvidence, *, named: bool) -> Iterator[LabeledEvide
     """Take what `SupportSampler.draw` put side by side apart.
 
     For each number of images: support for all held-out classes, then for every other one while the rest is merely
-    named.
+    named. Of many images and classes every so-manyth image, another one each time.
     """
     evidence, support = episode.evidence, episode.evidence.support
     if support is None:
         return
     seen, held = evidence.seen, evidence.classes - evidence.seen
+    step = -(-len(episode.target) * held // MOST_SCORES)
+    turn = itertools.cycle(range(step))
     for shots in range(len(SHOTS)):
         first = shots * held + (0 if named else len(SHOTS) * held)
         for chosen in (np.arange(held), np.arange(0, held, 2), np.arange(1, held, 2)):
@@ -189,12 +215,13 @@ def _variants(episode: LabeledEvidence, *, named: bool) -> Iterator[LabeledEvide
             order = np.arange(held) if named else np.concatenate([rest, chosen])
             position = seen + np.argsort(order)
             texts = np.concatenate([np.arange(seen), seen + (order if named else rest)])
+            rows = slice(next(turn), None, step)
             part = SupportEvidence(
-                likelihood=support.likelihood[:, first + chosen],
+                likelihood=support.likelihood[rows, first + chosen],
                 place=position[chosen],
                 counts=support.counts[first + chosen],
                 prompted=len(texts),
                 named=len(texts),
             )
             moved = np.concatenate([np.arange(seen), position])
-            yield LabeledEvidence(replace(evidence.with_texts(texts), support=part), moved[episode.target])
+            yield LabeledEvidence(replace(evidence[rows].with_texts(texts), support=part), moved[episode.target[rows]])

@@ -231,20 +231,22 @@ def out_of_fold(
     support : SupportImages, optional
     """
     seen = head_logits.shape[1]
-    parts: list[Evidence] = []
-    rows: list[Indices] = []
+    joined: dict[str, Floats] = {}
+    own: SupportEvidence | None = None
     for fold in np.unique(folds):
         inside = folds == fold
         known = train + images[~inside & (images.target < seen)]
         gaussians = ClassGaussians.fit(known.embeddings, known.target, seen, text_map)
-        scorer = Scorer(gaussians, texts, logit_scale, support)
-        parts.append(scorer(images.embeddings[inside], head_logits[inside]))
-        rows.append(np.flatnonzero(inside))
-    back = np.argsort(np.concatenate(rows))
-    joined = {name: np.concatenate([getattr(part, name) for part in parts])[back] for name in PER_IMAGE}
-    own = None
-    if supports := [part.support for part in parts if part.support is not None]:
-        own = replace(supports[0], likelihood=np.concatenate([part.likelihood for part in supports])[back])
+        part = Scorer(gaussians, texts, logit_scale, support)(images.embeddings[inside], head_logits[inside])
+        found = {name: getattr(part, name) for name in PER_IMAGE}
+        if part.support is not None:
+            own, found["support"] = part.support, part.support.likelihood
+        for name, value in found.items():
+            whole = joined.setdefault(name, np.empty((len(images), *value.shape[1:])))
+            whole[inside] = value
+    likelihood = joined.pop("support", None)
+    if own is not None and likelihood is not None:
+        own = replace(own, likelihood=likelihood)
     return Evidence(**joined, support=own)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -172,14 +172,14 @@ def _as_struct(kind: type[W], terms: Sequence[Term], weights: Floats) -> W:
     return msgspec.convert(dict(zip([term.name for term in terms], weights.tolist(), strict=True)), kind)
 
 
-def fit_support(gate: Gate, named: Sequence[LabeledEvidence], image_only: Sequence[LabeledEvidence]) -> Gate:
+def fit_support(gate: Gate, named: Iterable[LabeledEvidence], image_only: Iterable[LabeledEvidence]) -> Gate:
     """Fit what support images add, by NLL, images of seen and of unseen classes weighing the same.
 
     Parameters
     ----------
     gate : Gate
         Fitted; gives the answers without those images.
-    named, image_only : sequence of LabeledEvidence
+    named, image_only : iterable of LabeledEvidence
         Episodes in which the held-out classes have support images, with their names and without.
 
     Raises
@@ -197,7 +197,7 @@ def fit_support(gate: Gate, named: Sequence[LabeledEvidence], image_only: Sequen
     return msgspec.structs.replace(gate, support=support)
 
 
-def _fit_support(gate: Gate, episodes: Sequence[LabeledEvidence], *, named: bool) -> SupportWeights:
+def _fit_support(gate: Gate, episodes: Iterable[LabeledEvidence], *, named: bool) -> SupportWeights:
     prior = SupportGate()
     problems: list[Choice] = []
     terms: Sequence[Term] = ()

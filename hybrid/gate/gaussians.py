@@ -199,9 +199,14 @@ class ClassGaussians:
                 fix="add photos: two or more of a class",
             )
         means = class_sums(images, labels, classes) / counts[:, None]
-        within = _shrunk_covariance(images - means[labels], lost=classes)
+        left = images - means[labels]
+        within = left.T @ left / len(images)
+        # Of all images it is that within the classes and that of their means: no second product of all images.
         mean = images.mean(axis=0)
-        background = Gaussian(mean, _shrunk_covariance(images - mean, lost=1))
+        away = means - mean
+        overall = within + (away.T * counts) @ away / len(images)
+        background = Gaussian(mean, _shrunk_covariance(images - mean, overall, lost=1))
+        within = _shrunk_covariance(left, within, lost=classes)
         return cls(means, counts, within, background, text_map)
 
     @cached_property
@@ -320,14 +325,16 @@ def shrink_to_identity(covariance: Floats, share: float = SHRINKAGE) -> Floats:
     return np.asarray((1 - share) * covariance + share * np.trace(covariance) / dim * np.eye(dim))
 
 
-def ledoit_wolf(centered: Floats) -> Floats:
+def ledoit_wolf(centered: Floats, covariance: Floats | None = None) -> Floats:
     """Shrink the covariance of rows (n, d) of mean 0 to the identity, as far as its own noise says, (d, d).
+
+    `covariance` (d, d) is given where it is known.
 
     Ledoit & Wolf (2004), A well-conditioned estimator for large-dimensional covariance matrices. The same as
     scikit-learn's, which takes a second (d, d) product for the noise, and more than a second to import.
     """
     n, dim = centered.shape
-    covariance = centered.T @ centered / n
+    covariance = centered.T @ centered / n if covariance is None else covariance
     lengths = np.einsum("nd,nd->n", centered, centered)
     noise = (np.mean(lengths**2) - np.sum(covariance**2)) / n
     distance = np.sum(covariance**2) - np.trace(covariance) ** 2 / dim
@@ -335,9 +342,9 @@ def ledoit_wolf(centered: Floats) -> Floats:
     return shrink_to_identity(covariance, share)
 
 
-def _shrunk_covariance(centered: Floats, lost: int) -> Floats:
+def _shrunk_covariance(centered: Floats, covariance: Floats, lost: int) -> Floats:
     """Ledoit-Wolf covariance of centered rows (n, d), with `lost` degrees of freedom gone into the means."""
-    covariance = ledoit_wolf(centered)
+    covariance = ledoit_wolf(centered, covariance)
     scale = len(centered) / max(len(centered) - lost, 1)
     # Copies of one image leave no spread at all; a hair of it keeps the inverse finite.
     return covariance * scale + 1e-9 * np.eye(len(covariance))

@@ -115,8 +115,9 @@ def test_heads_of_the_episodes_give_the_logits(world):
     logits = [rng.normal(size=(len(world.val), 4)) for _ in HELD]
     calibration, plain = world.calibration(held_out=HELD, fold_logits=logits), world.calibration(held_out=HELD)
     for group, count in ((calibration.episodes, 1), (calibration.named, 15), (calibration.image_only, 15)):
-        assert len(group) == 3 * count
-        for number, episode in enumerate(group):
+        found = list(group)
+        assert len(found) == 3 * count
+        for number, episode in enumerate(found):
             np.testing.assert_allclose(episode.evidence.head, log_softmax(logits[number // count], axis=1), rtol=1e-9)
     assert np.array_equal(calibration.episodes[1].evidence.gda, plain.episodes[1].evidence.gda)
 
@@ -216,6 +217,21 @@ def test_every_variant_by_hand(three, named):
         assert episode.evidence.support is None
         checked += 1
     assert checked == 3 * 5 * 3
+
+
+def test_of_many_images_each_variant_takes_its_turn(three, monkeypatch):
+    world, held_out = three
+    calibration = world.calibration(held_out=held_out)
+    whole = list(calibration.image_only)
+    # Three held-out classes: every fourth image.
+    monkeypatch.setattr(episodes, "MOST_SCORES", -(-len(world.val) * 3 // 4))
+    part = list(calibration.image_only)
+    assert len(part) == len(whole) == 45
+    for number, (few, every) in enumerate(zip(part, whole, strict=True)):
+        rows = slice(number % 15 % 4, None, 4)
+        assert np.array_equal(few.target, every.target[rows])
+        assert np.array_equal(few.evidence.similarity, every.evidence.similarity[rows])
+        assert np.array_equal(few.evidence.support.likelihood, every.evidence.support.likelihood[rows])
 
 
 @pytest.mark.parametrize(("named", "seed"), [(True, 0), (False, 0), (True, 5)])
