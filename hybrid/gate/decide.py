@@ -267,7 +267,7 @@ class Decider:
         image_only = ((0, 0), (0, support.classes - support.named))
         texts = [replace(term, value=np.pad(term.value, image_only)) for term in self._gate.unseen_terms(evidence)]
         gain = log_p[:, seen:] - total(texts)
-        # Only differences count: what is merely named gets nothing.
+        # Only differences count: the merely named class that is least like them gets nothing.
         named = np.setdiff1d(np.arange(seen, support.prompted), support.place) - seen
-        gain = gain - gain[:, named[:1]] if len(named) else gain
+        gain = gain - gain[:, named].min(axis=1, keepdims=True) if len(named) else gain
         return Reasons((*by_text, changed, prior), self._gate.seen_terms(evidence), (*texts, Term("shown", gain, 1.0)))

@@ -24,6 +24,8 @@ from hybrid.gate.terms import Term, total, values, weights_of
 PRIOR_IMAGES = 1.0
 # Part of the texts' hubness that is taken away. One value for all data: chosen on the episodes it was no better.
 HUBNESS = 0.25
+# What merely named classes take of a support class's gain; see `SupportGate.kin`.
+KIN = 1.0
 Bound = tuple[float | None, float | None]
 W = TypeVar("W", bound=Struct)
 
@@ -192,6 +194,7 @@ def fit_support(gate: Gate, named: Iterable[LabeledEvidence], image_only: Iterab
         named=_fit_support(gate, named, named=True),
         image_only=_fit_support(gate, image_only, named=False),
         boost=boost,
+        kin=KIN,
         fitted=True,
     )
     return msgspec.structs.replace(gate, support=support)

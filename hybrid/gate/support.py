@@ -25,6 +25,8 @@ from hybrid.gate.terms import Term, total, weigh
 
 # The fit shows up to so many images per class; more count as much as so many.
 MOST_SHOTS = 16
+# Texts of kin have a cosine above this, relative to the mean text: names that merely share a word or two are no kin.
+NO_KIN = 0.5
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class SupportEvidence:
         Log-likelihood under the class, up to a constant per image.
     place, counts, prompted, named
         See `SupportImages`.
+    likeness : (prompted, m) float64 or None
+        Of each merely named class to each support class; see `Likelihood.likeness`. None in a fit.
     """
 
     likelihood: Floats
@@ -75,6 +79,7 @@ class SupportEvidence:
     counts: Indices
     prompted: int
     named: int
+    likeness: Floats | None = None
 
     @property
     def has_name(self) -> NDArray[np.bool_]:
@@ -132,6 +137,8 @@ class Likelihood:
         worth = np.full(len(seen), TEXT_WORTH)
         means = posterior_means(seen, worth, gaussians.means * counts[:, None], counts)
         self.posterior = Discriminant.of(means, self.precision)
+        centered = np.asarray(texts, np.float64) - np.mean(texts[: len(seen)], axis=0, dtype=np.float64)
+        self._centered = centered / np.maximum(np.linalg.norm(centered, axis=1, keepdims=True), 1e-12)
 
     def baseline(self, images: Floats) -> Floats:
         """Log of the mean likelihood under the seen classes, (n,)."""
@@ -143,7 +150,21 @@ class Likelihood:
         prior = np.where(named[:, None], self.predicted[np.where(named, support.place, 0)], 0.0)
         means = posterior_means(prior, np.where(named, TEXT_WORTH, 0.0), support.sums, support.counts)
         likelihood = Discriminant.of(means, self.precision)(images)
-        return SupportEvidence(likelihood, support.place, support.counts, support.prompted, support.named)
+        likeness = self.likeness(support)
+        return SupportEvidence(likelihood, support.place, support.counts, support.prompted, support.named, likeness)
+
+    def likeness(self, support: SupportImages) -> Floats:
+        """How much merely named classes are like the support classes by their texts, (prompted, m).
+
+        From 0 at a cosine of `NO_KIN`, relative to the mean text of the seen classes, to 1 at a cosine of 1. 0 for seen
+        and support classes, and to support classes without a text.
+        """
+        found = np.zeros((support.prompted, len(support.place)))
+        merely = np.setdiff1d(np.arange(len(self._seen.bias), support.prompted), support.place)
+        named = np.flatnonzero(support.place < support.named)
+        cosine = self._centered[merely] @ self._centered[support.place[named]].T
+        found[np.ix_(merely, named)] = np.clip((cosine - NO_KIN) / (1 - NO_KIN), 0, 1)
+        return found
 
 
 class SupportWeights(Struct, frozen=True, kw_only=True):
@@ -178,6 +199,9 @@ class SupportGate(Struct, frozen=True, kw_only=True):
         For classes without one.
     boost : float
         Prior odds of a support class to a seen one, in the fit.
+    kin : float
+        So much of what images add to a support class goes to a merely named one, times the likeness of their texts,
+        where it is a gain: images of near kin look like those of the class that has some. 0 in gates of older versions.
     fitted : bool
     """
 
@@ -186,10 +210,14 @@ class SupportGate(Struct, frozen=True, kw_only=True):
         default=SupportWeights(ratio=0.6, bias=2.2, ratio_shots=0.7, bias_shots=-5.0), name="nameless"
     )
     boost: float = 4.0
+    kin: float = 0.0
     fitted: bool = False
 
     def add(self, by_text: Floats, own: Floats, ratios: Floats, support: SupportEvidence) -> Floats:
-        """Let support classes take their share of an answer: every other class keeps its ratio to every other.
+        """Let support classes take their share of an answer.
+
+        Every other class keeps its ratio to every other, but for merely named ones that are like a support class: each
+        takes a part of what the one most like it gains (see `kin`).
 
         Parameters
         ----------
@@ -211,19 +239,24 @@ class SupportGate(Struct, frozen=True, kw_only=True):
         # Odds, so that a class whose images add nothing ends with the probability that its name gives it.
         by_name = own[:, support.added]
         wider[:, support.place[support.added]] = by_name - np.log(-np.expm1(np.minimum(by_name, -1e-12)))
-        wider[:, support.place] += self.gain(own, ratios, support)
+        gain = self.gain(own, ratios, support)
+        wider[:, support.place] += gain
+        if self.kin and support.likeness is not None:
+            nearest, likeness = support.likeness.argmax(axis=1), support.likeness.max(axis=1)
+            wider[:, : support.prompted] += self.kin * likeness * np.maximum(gain[:, nearest], 0)
         return log_softmax(wider)
 
     def describe(self) -> str:
         """Explain the weights in words and numbers."""
         own, bare = self.named, self.image_only
         origin = "" if self.fitted else " (the documented prior)"
+        kin = f"; a merely named class takes {self.kin:.2f} x the likeness of their texts of it" if self.kin else ""
         return (
             f"photos of a support class add ({own.ratio:.2f} {own.ratio_shots:+.2f} s) x the log-likelihood ratio to "
             f"all named classes {own.seen_ratio:+.2f} x that to the seen ones {own.base:+.2f} x the log-probability by "
             f"name {own.bias:+.2f} {own.bias_shots:+.2f} s; "
             f"without a name ({bare.ratio:.2f} {bare.ratio_shots:+.2f} s) x the ratio "
-            f"{bare.bias:+.2f} {bare.bias_shots:+.2f} s, where s = log2(photos) / 4{origin}"
+            f"{bare.bias:+.2f} {bare.bias_shots:+.2f} s, where s = log2(photos) / 4{origin}{kin}"
         )
 
     def gain(self, own: Floats, ratios: Floats, support: SupportEvidence) -> Floats:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import numpy as np
 import pytest
@@ -84,7 +86,44 @@ def test_kinds_of_support_classes(draw_support):
     assert (part.classes, part.prompted, part.named) == (12, 7, 9)
 
 
+def test_likeness_of_merely_named_classes(world):
+    """Classes 6 to 8 are prompted, 7 has images and so has 9, without a name."""
+    space = world.space((6, 7, 8), more={7: 2}, image_only={9: 3})
+    found = Likelihood(world.gaussians, space.texts).likeness(space.support)
+    assert found.shape == (9, 2)
+    centered = world.texts - world.texts[:SEEN].mean(axis=0)
+    expected = np.zeros((9, 2))
+    for c in (6, 8):
+        cosine = centered[c] @ centered[7] / np.linalg.norm(centered[c]) / np.linalg.norm(centered[7])
+        expected[c, 0] = min(max(2 * cosine - 1, 0), 1)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    kin = world.texts.copy()
+    kin[8] = kin[7]
+    found = Likelihood(world.gaussians, kin[: len(space.texts)]).likeness(space.support)
+    np.testing.assert_allclose(found[8], [1, 0], atol=1e-6)
+
+
 # What it adds
+
+
+def test_kin_share_what_their_like_gains(draw_support):
+    """Row by row; where it is a loss, they keep what they had."""
+    support = draw_support(listed=(5, 4), prompted=8, added=1, bare=1).support
+    likeness = np.zeros((8, 4))
+    likeness[6], likeness[7] = (0.2, 0.7, 0.1, 0), (0.9, 0, 0, 0)
+    support = replace(support, likeness=likeness)
+    rng = np.random.default_rng(0)
+    before, own = np.log(rng.dirichlet(np.ones(8), size=20)), np.where(support.has_name, -1.0, 0.0) + np.zeros((20, 4))
+    against = 3 * rng.normal(size=(2, 20, 4))
+    gate = msgspec.structs.replace(GATE, kin=0.5)
+    gain = gate.gain(own, against, support)
+    with_kin, without = (one.add(before, own, against, support) for one in (gate, GATE))
+    changed = with_kin - without
+    changed -= changed[:, :1]
+    np.testing.assert_allclose(changed[:, 6], 0.35 * np.maximum(gain[:, 1], 0), atol=1e-9)
+    np.testing.assert_allclose(changed[:, 7], 0.45 * np.maximum(gain[:, 0], 0), atol=1e-9)
+    assert (gain[:, :2] < 0).any()
+    np.testing.assert_allclose(np.delete(changed, [6, 7], axis=1), 0, atol=1e-9)
 
 
 @pytest.mark.filterwarnings("error")
