@@ -1,4 +1,4 @@
-"""How many changed labels `hybrid audit` finds, beside simpler lists."""
+"""How many changed labels `hybrid audit` finds, beside simpler lists; `benchmarks.audit.quality`: poor photos."""
 
 from benchmarks.kit.about import About
 

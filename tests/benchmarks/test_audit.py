@@ -9,6 +9,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 
 from benchmarks.audit import __main__ as audit
+from benchmarks.audit import quality
 from hybrid.tools.audit.probabilities import ZeroShot
 
 CLASSES, SHOTS, DIM = 6, 10, 16
@@ -121,3 +122,36 @@ def test_score():
 def test_refusals(world, tmp_path, options):
     with pytest.raises(SystemExit):
         run(world, tmp_path, *options)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_quality(tmp_path, capsys):
+    """Checkered photos: sharp, each damage changes what it says it does, and figures are counted by hand."""
+    board = np.kron(np.random.default_rng(0).integers(40, 216, (12, 16, 3)), np.ones((20, 20, 1))).astype(np.uint8)
+    for name, pixels in (("a", board), ("b", board[:, ::-1])):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    quality.main([str(tmp_path), "--json", str(tmp_path / "out.json")])
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["photos"] == 2
+    audited = found["systems"]["audit"]
+    assert (
+        audited["recall"]["blur of 2 %"] == audited["recall"]["motion of 10 %"] == audited["recall"]["light / 64"] == 1
+    )
+    assert set(audited["false_alarms"].values()) == {0}
+    assert "2 photos, each spoiled in 9 ways" in capsys.readouterr().out
+    listed = {name: [["dark"], []] for name in (quality.AS_THEY_ARE, *quality.DAMAGE)}
+    listed["light / 64"] = [["dark", "blurred"], ["dark"]]
+    counted = quality.count(listed)
+    assert (counted["recall"]["light / 16"], counted["recall"]["light / 64"], counted["recall"]["blur of 1 %"]) == (
+        0.5,
+        1,
+        0,
+    )
+    # A tenth of .75 is found, and nine tenths of .5 are false alarms.
+    assert counted["precision"] == {"blurred": None, "dark": pytest.approx(0.075 / 0.525), "overexposed": None}
+    darker = np.asarray(quality.exposure(1 / 4)(Image.fromarray(board)), float)
+    assert np.abs((darker / 255) ** 2.2 - (board / 255) ** 2.2 / 4).max() < 0.01
+    step = np.zeros((10, 40, 3), np.uint8)
+    step[:, 20:] = 200
+    moved = np.asarray(quality.motion(0.5)(Image.fromarray(step)))[0, :, 0]
+    assert moved[18:27].tolist() == [0, 0, 40, 80, 120, 160, 200, 200, 200]
