@@ -154,7 +154,9 @@ def load_run(
     if info is None:
         classes, _ = read_run_classes(layout, (loaded.fingerprint,), None)
         simple = chosen or load_templates("simple")
-        notes = (*loaded.notes, *check_prompts(prompts, (), strict=strict_names)) if prompts else loaded.notes
+        absent = f"there is no run at {run}: this encoder alone answers, over the named classes"
+        checked = check_prompts(prompts, (), strict=strict_names) if prompts else ()
+        notes = (*loaded.notes, absent, *checked)
         state = RunState(loaded, settings, classes, prompts, simple, notes=notes, few_shot=few_shot, text_bar=text_bar)
         return replace(state, taxonomy=_with_prompts(taxonomy, prompts))
     asked = _Asked(prompts, chosen, device, regions, few_shot, strict_names, taxonomy)

@@ -114,6 +114,7 @@ def test_predict_without_prompts_and_without_a_run(hybrid, seen_names):
     done = hybrid("predict", "test", "--format", "jsonl", *zero_shot)
     assert {(row["expert"], row["p_unseen"]) for row in done.rows} == {("zero-shot", None)}
     assert "zero-shot only" in done.err
+    assert "there is no run at none" in done.err
     assert "encoding texts" not in done.err
     assert not Path("none").exists()
 
