@@ -5,7 +5,6 @@ So an index of any size is opened at once, from any disk, and damage is still an
 
 from __future__ import annotations
 
-import shutil
 import zlib
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 from msgspec import Struct
+from numpy.typing import NDArray
 
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import ConfigError, StoreError, named_file_errors
@@ -110,7 +110,7 @@ class IndexBuilder:
         self.kind, self._folder = kind, folder
         self._index = exact_index(dim) if kind == "exact" else _trained(kind, dim, _lists(count), sample)
         self._shard: Any = self._index if kind == "exact" else None
-        self._shards: list[str] = []
+        self._shards: list[Path] = []
 
     def add(self, vectors: FloatArray, ids: Ids) -> None:
         """Add vectors (n, dim)."""
@@ -145,29 +145,35 @@ class IndexBuilder:
         if self._shard is not None:
             file = self._folder / f"shard-{len(self._shards):05d}.faiss"
             _write(self._shard, file)
-            self._shards.append(str(file))
+            self._shards.append(file)
             self._shard = None
 
     def _merge(self) -> None:
-        """Join what was put away, list by list, in a file that a search maps into memory."""
-        from faiss.contrib.ondisk import merge_ondisk
+        """Join what was put away, list by list, in a file that a search maps into memory.
 
-        # FAISS writes by a map of the file: where the disk is full, the system ends the process.
-        needed = sum(Path(file).stat().st_size for file in self._shards)
-        free = shutil.disk_usage(self._folder).free
-        if free < needed:
-            raise StoreError(
-                "no room for the lists of the archive",
-                expected=f"{needed:,} bytes free",
-                got=f"{free:,}",
-                fix=f"make room beside {self._folder.parent}, or build the archive on another disk",
-            )
-        merge_ondisk(self._index, self._shards, str(self._folder / LISTS))
-        for file in self._shards:
-            Path(file).unlink()
-        lists = _lists_of(self._index)
-        digests = np.array([_list_digest(lists, number) for number in range(lists.nlist)], dtype=np.uint32)
+        FAISS's own `merge_ondisk` writes by a map of the file, where a full disk ends the process, and prints to stdout.
+        """
+        faiss, index = _faiss(), self._index
+        ivf = _ivf(index)
+        shards = [faiss.read_index(str(file), faiss.IO_FLAG_MMAP) for file in self._shards]
+        parts = [_lists_of(shard) for shard in shards]
+        sizes, digests = np.zeros(ivf.nlist, dtype=np.uint64), np.zeros(ivf.nlist, dtype=np.uint32)
+        with (self._folder / LISTS).open("wb") as stream:
+            for number in range(ivf.nlist):
+                held = [_list(part, number) for part in parts]
+                codes, ids = (np.concatenate(each) for each in zip(*held, strict=True))
+                stream.write(codes.tobytes() + ids.tobytes())
+                sizes[number], digests[number] = len(ids), _list_digest(number, codes, ids)
         np.save(self._folder / DIGESTS, digests, allow_pickle=False)
+        merged: Any = faiss.OnDiskInvertedLists(ivf.nlist, ivf.code_size, str(self._folder / LISTS))
+        merged.set_all_lists_sizes(faiss.swig_ptr(sizes))
+        merged.totsize, merged.read_only, merged.prefetch_nthread = (self._folder / LISTS).stat().st_size, True, 0
+        merged.do_mmap()
+        ivf.replace_invlists(merged, True)
+        merged.this.disown()
+        index.ntotal = ivf.ntotal = int(sizes.sum())
+        for file in self._shards:
+            file.unlink()
 
 
 class ArchiveIndex:
@@ -227,7 +233,8 @@ class ArchiveIndex:
     def _check_list(self, number: int) -> None:
         if self._sound[number]:
             return
-        found, expected = _list_digest(_lists_of(self._index), number), int(self._digests[number])
+        lists, expected = _lists_of(self._index), int(self._digests[number])
+        found = _list_digest(number, *_list(lists, number))
         if found != expected:
             raise self._damaged(self._root / LISTS, f"list {number} with digest {expected:08x}", f"{found:08x}")
         self._sound[number] = True
@@ -336,14 +343,18 @@ def _meets(places: Any, candidates: int) -> bool:
     return bool(recall.mean() - 2 * recall.std() / len(recall) ** 0.5 >= MIN_RECALL)
 
 
-def _list_digest(lists: Any, number: int) -> int:
+def _list(lists: Any, number: int) -> tuple[NDArray[np.uint8], Ids]:
+    """Codes, one after the other, and ids of a list."""
+    faiss, size = _faiss(), lists.list_size(number)
+    if not size:
+        return np.empty(0, dtype=np.uint8), np.empty(0, dtype=np.int64)
+    codes = faiss.rev_swig_ptr(lists.get_codes(number), size * lists.code_size)
+    return codes, faiss.rev_swig_ptr(lists.get_ids(number), size)
+
+
+def _list_digest(number: int, codes: NDArray[np.uint8], ids: Ids) -> int:
     """CRC-32 of a list with its number, so that it cannot pass for another one."""
-    faiss = _faiss()
-    size, crc = lists.list_size(number), zlib.crc32(number.to_bytes(8, "little"))
-    if size:
-        crc = zlib.crc32(faiss.rev_swig_ptr(lists.get_ids(number), size), crc)
-        crc = zlib.crc32(faiss.rev_swig_ptr(lists.get_codes(number), size * lists.code_size), crc)
-    return crc
+    return zlib.crc32(ids.tobytes(), zlib.crc32(codes.tobytes(), zlib.crc32(number.to_bytes(8, "little"))))
 
 
 def _write(index: Any, file: Path) -> None:
