@@ -202,10 +202,10 @@ class Archive:
                 count = part.metadata.row_group(group).num_rows
                 own = [row for row in rows if at <= row < at + count]
                 if own:
-                    table = part.read_row_group(group, columns=[*RECORD_NAMES, "sha256"])
-                    some = table.take([row - at for row in own])
-                    hashes = map(str, some.column("sha256").to_pylist())
-                    found.update(zip(own, zip(to_records(some), hashes, strict=True), strict=True))
+                    table = part.read_row_group(group, columns=[*RECORD_NAMES, "sha256"], use_threads=False)
+                    for row in own:
+                        one = table.slice(row - at, 1)
+                        found[row] = to_records(one)[0], str(one.column("sha256")[0].as_py())
                 at += count
         return found
 

@@ -151,7 +151,7 @@ class IndexBuilder:
     def _merge(self) -> None:
         """Join what was put away, list by list, in a file that a search maps into memory.
 
-        FAISS's own `merge_ondisk` writes by a map of the file, where a full disk ends the process, and prints to stdout.
+        FAISS's own `merge_ondisk` writes by a map of the file, where a full disk ends the process, and prints.
         """
         faiss, index = _faiss(), self._index
         ivf = _ivf(index)

@@ -223,7 +223,9 @@ def iterate_part(
     """
     with opened_part(file, fingerprint) as (opened, info):
         count = 0
-        for batch in opened.iter_batches(rows, columns=None if columns is None else list(columns)):
+        # A short command that ends while Arrow's threads begin would be aborted by the system.
+        names = None if columns is None else list(columns)
+        for batch in opened.iter_batches(rows, columns=names, use_threads=False):
             count += batch.num_rows
             yield batch
         if count != info.rows:  # the header of a page, which has no checksum, may say that it is the last
