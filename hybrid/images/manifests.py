@@ -11,12 +11,13 @@ import itertools
 import math
 import os
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from hybrid.errors import DataError, MissingExtraError, UnreadableImageError, listing
@@ -81,10 +82,47 @@ class _Table:
 
     columns: dict[str, str] = field(default_factory=dict)
     header: list[str] = field(default_factory=list)
-    rows: list[_Row] = field(default_factory=list)
+    rows: Iterable[_Row] = ()
 
 
-def read_manifest(manifest: str, *, labeled: bool, address: str | None = None) -> Found:
+# What a row says: its path as it stands there, label, split, and when and where it was taken.
+_Parsed: TypeAlias = tuple[str, str | None, str | None, Capture]
+
+
+@dataclass
+class _Facts:
+    """What all rows say together.
+
+    Attributes
+    ----------
+    rows, labeled, unlabeled : int
+        All, and where there are labels, those with one and without.
+    spelled : Counter of str
+        How rows say that they have none.
+    floats : bool
+        Whether all labels are whole numbers as floating point, as pandas writes those with a gap among them.
+    odd : dict of str to Counter of str
+        Values by column that are not what it holds.
+    relative : list of str
+        Paths, some of the first.
+    fitting : bool
+        Whether there is a file for any of them, from the manifest's folder.
+    servers : dict of str to str
+        An address on each.
+    """
+
+    rows: int = 0
+    labeled: int = 0
+    unlabeled: int = 0
+    spelled: Counter[str] = field(default_factory=Counter)
+    floats: bool = True
+    odd: dict[str, Counter[str]] = field(default_factory=dict)
+    relative: list[str] = field(default_factory=list)
+    fitting: bool = False
+    servers: dict[str, str] = field(default_factory=dict)
+
+
+def read_manifest(manifest: str, *, labeled: bool, address: str | None = None, lazy: bool = False) -> Found:
     """Read the images that a manifest lists, in its order.
 
     Parameters
@@ -100,6 +138,8 @@ def read_manifest(manifest: str, *, labeled: bool, address: str | None = None) -
         Whether the column of labels counts.
     address : str, optional
         The URL with the credentials in it.
+    lazy : bool
+        Give the images as `Found.later`, for which the file is read once more.
 
     Raises
     ------
@@ -108,24 +148,59 @@ def read_manifest(manifest: str, *, labeled: bool, address: str | None = None) -
     MissingExtraError
         If a Parquet manifest is read without pyarrow.
     """
-    is_parquet = ending(remote.file_name(manifest)) == "parquet"
-    table = _read_parquet(manifest, address) if is_parquet else _read_csv(manifest, address)
+    table = _read_table(manifest, address, keep=not lazy)
     notes = _note_columns(table, manifest, labeled=labeled)
-    place = f"{manifest}, {'row' if is_parquet else 'line'}"
-    listed = [_listed_path(row, place, manifest) for row in table.rows]
-    splits = [_split(row, place) for row in table.rows]
-    labels: Sequence[str | None] = [None] * len(listed)
-    if labeled and "label" in table.columns:
-        labels, missing = _labels(table.rows, place)
-        notes += [f"{manifest}: {missing}"] if missing else []
-    paths, moved = _resolve(listed, os.path.dirname(manifest))
-    notes += [f"{manifest}: {moved}"] if moved else []
-    captures, odd = _captures(table)
-    notes += [f"{manifest}: {note}" for note in odd]
-    entries = remote.entries([parted(path)[0] for path in paths if remote.is_remote(path)])
-    rows = zip(paths, labels, splits, captures, strict=True)
-    records = [_record(entries, path, manifest, label, split, capture) for path, label, split, capture in rows]
-    return Found(records, notes)
+    facts = _Facts()
+    rows: Iterable[_Parsed] = _parsed(table, manifest, facts, labeled=labeled)
+    if lazy:
+        deque(rows, maxlen=0)
+        rows = _parsed(table, manifest, _Facts(), labeled=labeled)
+    else:
+        rows = list(rows)
+    base, change, moved = _way(facts, os.path.dirname(manifest))
+    notes += [f"{manifest}: {note}" for note in (_missing_labels(facts), moved, *_odd_values(facts, table)) if note]
+    remote.begin(facts.servers.values())
+    how = {"whole_numbers": facts.floats and facts.labeled > 0, "some_remote": bool(facts.servers)}
+    records = _records(rows, manifest, base, change, **how)
+    return Found([], notes, later=records if facts.rows else None) if lazy else Found(list(records), notes)
+
+
+def _parsed(table: _Table, manifest: str, facts: _Facts, *, labeled: bool) -> Iterator[_Parsed]:
+    """Read what each row says, and count up the facts."""
+    place = f"{manifest}, {'row' if ending(remote.file_name(manifest)) == 'parquet' else 'line'}"
+    folder, with_labels = os.path.dirname(manifest), labeled and "label" in table.columns
+    captured, nothing = not table.columns.keys().isdisjoint(("sequence", "region", "time", "month")), Capture()
+    for row in table.rows:
+        path = _listed_path(row, place, manifest)
+        label = _label(row, place, facts) if with_labels else None
+        split = _split(row, place)
+        facts.rows += 1
+        if remote.is_remote(path):
+            facts.servers.setdefault(remote.origin_of(path), parted(path)[0])
+        elif not facts.fitting and not os.path.isabs(path):
+            facts.relative += [path] if len(facts.relative) < _TRIED else []
+            facts.fitting = _exists(os.path.join(folder, path))
+        yield path, label, split, _capture(row, facts) if captured else nothing
+
+
+def _records(
+    rows: Iterable[_Parsed],
+    manifest: str,
+    base: str,
+    change: Callable[[str], str],
+    *,
+    whole_numbers: bool,
+    some_remote: bool,
+) -> Iterator[ImageRecord]:
+    def resolved() -> Iterator[_Parsed]:
+        for path, label, split, capture in rows:
+            place = path if remote.is_remote(path) else os.path.abspath(os.path.join(base, change(path)))
+            yield place, label[:-2] if label and whole_numbers else label, split, capture
+
+    named, ahead = itertools.tee(resolved()) if some_remote else (resolved(), iter(()))
+    entries = remote.entries(parted(path)[0] for path, *_ in ahead if remote.is_remote(path))
+    for path, label, split, capture in named:
+        yield _record(entries, path, manifest, label, split, capture)
 
 
 def _record(
@@ -153,34 +228,30 @@ def _record(
     return ImageRecord(path, manifest, label, split, **stamp._asdict(), **capture._asdict())
 
 
-def _captures(table: _Table) -> tuple[list[Capture], list[str]]:
-    """Say when and where each image was taken, and which values are no time or month."""
-    if table.columns.keys().isdisjoint(("sequence", "region", "time", "month")):
-        return [Capture()] * len(table.rows), []
-    made = []
-    odd: dict[str, list[str]] = {"time": [], "month": [], "region": []}
-    for row in table.rows:
-        time, month = as_time(row.time), as_month(row.month)
-        if isinstance(row.region, str) and row.region.strip() in NO_VALUE:
-            odd["region"].append(row.region.strip())
-        for role, value, read in (("time", row.time, time), ("month", row.month, month)):
-            if read is None and (name := as_name(value)) is not None:
-                odd[role].append(name)
-        time = time_of_month(month) if time is None and month is not None else time
-        made.append(Capture(as_name(row.sequence), as_name(row.region), time))
+def _capture(row: _Row, facts: _Facts) -> Capture:
+    """Say when and where an image was taken, and count values that are no time or month."""
+    time, month = as_time(row.time), as_month(row.month)
+    if isinstance(row.region, str) and row.region.strip() in NO_VALUE:
+        facts.odd.setdefault("region", Counter())[row.region.strip()] += 1
+    for role, value, read in (("time", row.time, time), ("month", row.month, month)):
+        if read is None and (name := as_name(value)) is not None:
+            facts.odd.setdefault(role, Counter())[name] += 1
+    time = time_of_month(month) if time is None and month is not None else time
+    return Capture(as_name(row.sequence), as_name(row.region), time)
+
+
+def _odd_values(facts: _Facts, table: _Table) -> list[str]:
     kinds = {
         "time": "are not a time (2025-07-14 06:12:30)",
         "month": "are not a month (1 to 12)",
         # NA is Namibia's code, too.
         "region": "say that there is none",
     }
-    notes = [
-        f"WARNING: {len(values)} of {len(made)} values in the column {table.columns[role].strip()!r} {kinds[role]} "
-        f"and are left out: {listing(list(dict.fromkeys(values)), 3)}"
-        for role, values in odd.items()
-        if values
+    return [
+        f"WARNING: {values.total()} of {facts.rows} values in the column {table.columns[role].strip()!r} {kinds[role]} "
+        f"and are left out: {listing(list(values), 3)}"
+        for role, values in sorted(facts.odd.items(), key=lambda item: list(kinds).index(item[0]))
     ]
-    return made, notes
 
 
 def _listed_path(row: _Row, place: str, manifest: str) -> str:
@@ -247,50 +318,47 @@ def _split(row: _Row, place: str) -> str | None:
     return split
 
 
-def _labels(rows: Iterable[_Row], place: str) -> tuple[list[str | None], str]:
-    """Give the labels of all rows, and say where some have none."""
-    labels: list[str | None] = []
-    spelled: Counter[str] = Counter()
-    for row in rows:
-        value = row.label
-        if _is_nan(value) or (isinstance(value, str) and value.strip() in NO_VALUE):
-            spelled[str(value).strip()] += 1
-            value = None
-        labels.append(as_label(value, f"{place} {row.number}"))
-    given = [label for label in labels if label is not None]
-    # pandas writes whole numbers with a gap among them as floating point.
-    if given and all(re.fullmatch(r"-?\d+\.0", label) for label in given):
-        labels = [label and label[:-2] for label in labels]
-    missing = len(labels) - len(given)
-    how = f" ({', '.join(f'{count} times {text}' for text, count in spelled.items())})" if spelled else ""
-    return labels, f"{missing} of {len(labels)} rows without a label{how}" if missing else ""
+def _label(row: _Row, place: str, facts: _Facts) -> str | None:
+    value = row.label
+    if _is_nan(value) or (isinstance(value, str) and value.strip() in NO_VALUE):
+        facts.spelled[str(value).strip()] += 1
+        value = None
+    label = as_label(value, f"{place} {row.number}")
+    if label is not None:
+        facts.labeled += 1
+        facts.floats = facts.floats and re.fullmatch(r"-?\d+\.0", label) is not None
+    else:
+        facts.unlabeled += 1
+    return label
+
+
+def _missing_labels(facts: _Facts) -> str:
+    """Say where some rows have no label, if there are labels at all."""
+    how = f" ({', '.join(f'{count} times {text}' for text, count in facts.spelled.items())})" if facts.spelled else ""
+    return f"{facts.unlabeled} of {facts.rows} rows without a label{how}" if facts.unlabeled else ""
 
 
 def _is_nan(value: object) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 
-def _resolve(listed: Sequence[str], folder: str) -> tuple[list[str], str]:
-    """Make paths absolute, and say how, where it is not from the manifest's folder.
+def _way(facts: _Facts, folder: str) -> tuple[str, Callable[[str], str], str]:
+    """From which folder paths are relative, what is to be changed in them, and what to say where that is not plain.
 
     All of them in one way: of a manifest some of whose files are gone, none must be taken from elsewhere.
     """
-    relative = [path for path in listed if not (os.path.isabs(path) or remote.is_remote(path))]
     way: tuple[str, Callable[[str], str], str] = (folder, _as_it_is, "")
-    if relative and not any(_exists(os.path.join(folder, path)) for path in relative):
-        here = os.getcwd()
-        ways: tuple[tuple[str, Callable[[str], str], str], ...] = (
-            (here, _as_it_is, f"paths are relative to the working directory, {here}"),
-            (folder, str.strip, "paths read without the spaces around them"),
-            (folder, _from_windows, "paths read with / for \\"),
-            (here, _from_windows, f"paths read with / for \\, relative to the working directory, {here}"),
-        )
-        fitting = (w for w in ways if any(_exists(os.path.join(w[0], w[1](p))) for p in relative[:_TRIED]))
-        way = next(fitting, way)
-    base, change, how = way
-    return [
-        path if remote.is_remote(path) else os.path.abspath(os.path.join(base, change(path))) for path in listed
-    ], how
+    if facts.fitting or not facts.relative:
+        return way
+    here = os.getcwd()
+    ways: tuple[tuple[str, Callable[[str], str], str], ...] = (
+        (here, _as_it_is, f"paths are relative to the working directory, {here}"),
+        (folder, str.strip, "paths read without the spaces around them"),
+        (folder, _from_windows, "paths read with / for \\"),
+        (here, _from_windows, f"paths read with / for \\, relative to the working directory, {here}"),
+    )
+    fitting = (w for w in ways if any(_exists(os.path.join(w[0], w[1](p))) for p in facts.relative))
+    return next(fitting, way)
 
 
 def _exists(path: str) -> bool:
@@ -393,8 +461,30 @@ def _delimiter(line: str) -> str:
     return max(_DELIMITERS, key=parts)
 
 
-def _read_csv(manifest: str, address: str | None) -> _Table:
+class _Reread(Iterable[_Row]):
+    """Rows that are read anew each time."""
+
+    def __init__(self, read: Callable[[], Iterator[_Row]]) -> None:
+        self._read = read
+
+    def __iter__(self) -> Iterator[_Row]:
+        return self._read()
+
+
+def _read_table(manifest: str, address: str | None, *, keep: bool) -> _Table:
+    """Read a manifest, or only its header and how to read the rows."""
     table = _Table()
+    read = _read_parquet if ending(remote.file_name(manifest)) == "parquet" else _read_csv
+    rows = partial(read, manifest, address, table)
+    if keep:
+        table.rows = list(rows())
+    else:
+        table.rows = _Reread(rows)
+        next(rows(), None)
+    return table
+
+
+def _read_csv(manifest: str, address: str | None, table: _Table) -> Iterator[_Row]:
     try:
         with _open_text(manifest, address) as file:
             first, before = file.readline(), 0
@@ -402,7 +492,7 @@ def _read_csv(manifest: str, address: str | None) -> _Table:
                 first, before = file.readline(), 1
             reader = csv.reader(itertools.chain([first], file), delimiter=_delimiter(first), strict=True)
             table.columns, table.header = _pick_columns(next(reader, []), manifest)
-            table.rows = list(_csv_rows(reader, lambda: reader.line_num + before, table, manifest))
+            yield from _csv_rows(reader, lambda: reader.line_num + before, table, manifest)
     except UnicodeError as error:
         byte = f"the byte 0x{error.object[error.start]:02x}" if isinstance(error, UnicodeDecodeError) else str(error)
         raise DataError(
@@ -419,7 +509,6 @@ def _read_csv(manifest: str, address: str | None) -> _Table:
         raise DataError(
             f"The manifest {manifest} cannot be read: {error.strerror}", fix="check the path and its permission"
         ) from error
-    return table
 
 
 def _csv_rows(rows: Iterable[list[str]], line: Callable[[], int], table: _Table, manifest: str) -> Iterator[_Row]:
@@ -439,13 +528,12 @@ def _csv_rows(rows: Iterable[list[str]], line: Callable[[], int], table: _Table,
         yield _Row(line(), *(values[place] for place in places))
 
 
-def _read_parquet(manifest: str, address: str | None) -> _Table:
+def _read_parquet(manifest: str, address: str | None, table: _Table) -> Iterator[_Row]:
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
         raise MissingExtraError("Parquet manifests", "pyarrow", "parquet") from error
-    table = _Table()
     try:
         # Of a file on disk pyarrow reads what it needs.
         source = _open(manifest, address) if remote.is_remote(manifest) else manifest
@@ -454,9 +542,9 @@ def _read_parquet(manifest: str, address: str | None) -> _Table:
             batches = file.iter_batches(columns=list(table.columns.values()))
             names = [table.columns.get(role, "") for role in _NAMES]
             rows = ([row.get(name) for name in names] for batch in batches for row in batch.to_pylist())
-            table.rows = [_Row(number, *values) for number, values in enumerate(rows, 1)]
+            for number, values in enumerate(rows, 1):
+                yield _Row(number, *values)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(
             f"The manifest {manifest} is not a readable Parquet file: {error}", fix="write it again, or give it as CSV"
         ) from error
-    return table

@@ -12,7 +12,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
@@ -404,10 +404,14 @@ def with_address(record: ImageRecord, address: str) -> ImageRecord:
     return SignedRecord(**values, address=parted(address)[0])
 
 
-def entries(addresses: Sequence[str]) -> Iterator[Entry | UnreadableImageError]:
-    """Ask of many addresses at once what lies there, or why that cannot be told; `MissingExtraError` as `read`."""
+def begin(addresses: Iterable[str]) -> None:
+    """Connect to the stores of addresses, and forget what was listed there; errors as those of `connect`."""
     for store in connect(addresses):
         store.fs.invalidate_cache()
+
+
+def entries(addresses: Iterable[str]) -> Iterator[Entry | UnreadableImageError]:
+    """Ask of many addresses at once what lies there, or why that cannot be told; `begin` comes first."""
     return ordered_map(_entry_or_reason, addresses, REMOTE_WORKERS, 4 * REMOTE_WORKERS)
 
 

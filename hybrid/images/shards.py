@@ -243,6 +243,7 @@ def _matches(path: str, folder: str) -> list[str]:
 def _remote_matches(url: str) -> list[str]:
     if "*" in url:
         return list(remote.glob(url))
+    remote.begin([url])
     (entry,) = remote.entries([url])
     # What cannot be looked at may be there: to read it says why not.
     return [] if isinstance(entry, remote.AbsentError) else [url]

@@ -159,8 +159,8 @@ class Listing:
 def scan_to_disk(sources: Sequence[str | Path], *, labeled: bool = True) -> Listing:
     """List as many images as the disk has room for; parameters, order, notes and errors as for `scan`.
 
-    Folders on disk and on S3 are listed piece by piece. Patterns and shards are in memory while they are read, each for
-    itself. A photo whose address holds credentials is an error, because they are not written anywhere.
+    Manifests, and folders on disk and on S3, are read piece by piece. Patterns and shards are in memory while they are
+    read, each for itself. A photo whose address holds credentials is an error, because they are not written anywhere.
     """
     addresses = _addresses(sources)
     spool, total, empty, errors = Spool(), Found(), list[tuple[str, DataError]](), list[DataError]()
@@ -275,7 +275,7 @@ def _read_place(place: str, *, labeled: bool, spool: Spool | None = None) -> Fou
         raise DataError(f"{place} is {not_a_file(status.st_mode)}", expected=_KINDS, fix="save it as a file first")
     refuse_compressed(place)
     if ending(place) in MANIFEST_ENDINGS:
-        return read_manifest(place, labeled=labeled)
+        return read_manifest(place, labeled=labeled, lazy=spool is not None)
     if ending(place) == "tar":
         return read_shards({place: None}, place, labeled=labeled)
     if is_image_name(place) and is_text(place):
@@ -299,7 +299,7 @@ def _read_url(place: str, address: str, *, labeled: bool, spool: Spool | None = 
             return read_folder(place, labeled=labeled, spool=spool)
         refuse_compressed(file)
         if ending(file) in MANIFEST_ENDINGS:
-            return read_manifest(place, labeled=labeled, address=address)
+            return read_manifest(place, labeled=labeled, address=address, lazy=spool is not None)
         if ending(file) == "tar":
             return read_shards({place: None}, place, labeled=labeled, address=address)
         if is_image_name(file) or entry.kind.startswith("image/"):
@@ -383,6 +383,7 @@ def _matches(pattern: str) -> dict[str, _Match]:
         return {match: os.path.isdir(match) for part in parts for match in sorted(glob.glob(part, recursive=True))}
     found = {part: remote.glob(part) for part in parts if "*" in part}
     named = [part for part in parts if part not in found]
+    remote.begin(named)
     found |= {part: {part: entry} for part, entry in zip(named, remote.entries(named), strict=True)}
     return {match: _known(entry) for part in parts for match, entry in found[part].items()}
 

@@ -101,3 +101,29 @@ def test_who_is_first_writes_a_part(bucket, s3, tmp_path):
 def test_a_plan_lies_where_files_can_be_written(url):
     with pytest.raises(ConfigError, match="a plan cannot lie there"):
         PlanFolder.at(url)
+
+
+def test_a_list_of_addresses_is_planned_and_embedded_with_reasons(web, image_folder, objects, hybrid, tmp_path):
+    server, site, address = web
+    data = objects(image_folder({"cat": 3}))
+    site.files = {f"/{name}": content for name, content in data.items()}
+    rows = [f"{address}/cat/00{i}.jpg,cat" for i in (2, 0, 1)]
+    table = tmp_path / "list.csv"
+    table.write_text("\n".join(["url,label", *rows, f"{address}/gone.jpg,dog"]))
+    hybrid("embed", "plan", table, "--out", tmp_path / "plan", "--per-shard", 3, "--encoder", "tiny")
+    busy = []
+
+    def fault(request):
+        busy.append(request.path)
+        return 503 if busy.count(request.path) == 1 else 404 if "002" in request.path else None
+
+    server.fault = fault
+    said = hybrid("embed", "run", tmp_path / "plan", "--local", rc=3)
+    assert "all 2 are done" in said.out
+    assert f"{address}/gone.jpg: does not exist" in said.err
+    assert f"{address}/cat/002.jpg: does not exist" in said.err
+    assert "2 vectors imported" in hybrid("import-index", tmp_path / "plan", "--run", tmp_path / "run", rc=3).out
+    table.write_text(f"url\n{address}/cat/000.jpg?sig=so-secret\n")
+    said = hybrid("embed", "plan", table, "--out", tmp_path / "other", "--encoder", "tiny", rc=1).err
+    assert "which a plan does not keep" in said
+    assert "so-secret" not in said
