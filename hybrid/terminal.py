@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -19,6 +20,8 @@ from hybrid.errors import visible
 LEAST = {"path": 18, "text": 10}
 LEAST_LABEL = 16  # of a text that is always shown
 LAST_RESORT = 4
+# A box in a photo, as its path names it.
+_BOX = re.compile(r"#xywh=percent:(\d+)[\d.]*,(\d+)[\d.]*,[^#]*$")
 Cell = str | Text
 
 
@@ -151,9 +154,14 @@ class FittedTable:
 
 
 def shortened(text: Text, width: int) -> Text:
-    """Leave out the start of a text that is wider than `width` characters: the end of a path tells images apart."""
+    """Leave out the start of a text that is wider than `width` characters: the end of a path tells images apart.
+
+    Of a box in a photo, the whole percents of its left upper corner stay: ``trap/IMG_1.jpg#16,65``.
+    """
     if cell_len(text.plain) <= width:
         return text
+    if (found := _BOX.search(text.plain)) is not None:
+        return shortened(Text(f"{text.plain[: found.start()]}#{found[1]},{found[2]}", style=text.style), width)
     start, end = 0, len(text.plain)
     while start < end and cell_len(text.plain[start:]) > width - 1:
         start += 1

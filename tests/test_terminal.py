@@ -66,6 +66,12 @@ def test_a_path_that_is_too_wide_keeps_its_end():
             assert width - 1 <= cut.cell_len <= width
             assert text.endswith(cut.plain.removeprefix("…"))
     assert shortened(Text("a.jpg"), 5).plain == "a.jpg"
+    box = Text("trap/IMG_1.jpg#xywh=percent:16.28,5,13.74,18.46&margin=0.2")
+    assert [shortened(box, width).plain for width in (80, 40, 15)] == [
+        box.plain,
+        "trap/IMG_1.jpg#16,5",
+        "…IMG_1.jpg#16,5",
+    ]
 
 
 def test_no_text_steers_the_terminal():
