@@ -5,18 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from hybrid.cli.options import with_stdin
+from hybrid.encoders.base import expand_user
 from hybrid.errors import ConfigError
 from hybrid.images.sequences import sequenced
 from hybrid.images.sources import scan
-from hybrid.run.fitted import FittedClassifier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from hybrid.cli.options import EncoderOptions, RegionsChoice, RunOptions
     from hybrid.config import Regions
     from hybrid.gate.policy import Policy
     from hybrid.images.records import ImageRecord
+    from hybrid.run.fitted import FittedClassifier
 
 
 def load_classifier(
@@ -73,3 +75,15 @@ def one_image(argument: str, source: str) -> ImageRecord:
     if len(records) != 1:
         raise ConfigError(f"{argument} takes one photo", got=f"{len(records)} in {source}", fix="name one of them")
     return records[0]
+
+
+def absolute(file: Path | None) -> str | None:
+    """Make a file's path absolute, as settings keep it."""
+    return None if file is None else str(expand_user(str(file)).absolute())
+
+
+def read_names(file: Path) -> tuple[str, ...]:
+    """Class names of a prompt file (one per line, # comments), or as they are typed."""
+    from hybrid.labels.prompts import PromptSet
+
+    return PromptSet.load(str(file)).names

@@ -73,7 +73,7 @@ def train_head(
     from functools import partial
 
     from hybrid.cli import show
-    from hybrid.cli.settings import absolute, read_names
+    from hybrid.cli.load import absolute, read_names
     from hybrid.device import resolve
     from hybrid.encoders import load_encoder
     from hybrid.heads.recipes import load_recipe

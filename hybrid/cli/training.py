@@ -40,12 +40,12 @@ class RecipeOptions:
 
     def limit_to(self) -> tuple[str, ...] | None:
         """Read the classes to learn; None for all."""
-        from hybrid.cli.settings import read_names
+        from hybrid.cli.load import read_names
 
         return read_names(self.classes) if self.classes else None
 
     def _flags(self) -> dict[str, object]:
-        from hybrid.cli.settings import absolute
+        from hybrid.cli.load import absolute
 
         return {"backbone_weights": absolute(self.backbone_weights), "epochs": self.epochs, "seed": self.seed}
 
