@@ -32,7 +32,7 @@ def archive_build(
         ),
     ] = IndexKind.AUTO,
 ) -> None:
-    """Make a read-only archive of all photos of a plan, for search --archive, predict --archive and serve --archive."""
+    """Make a read-only archive of all photos of a plan, for search --archive and predict --archive."""
     from hybrid.cli import show
     from hybrid.cluster.archive_build import build_archive
     from hybrid.cluster.plan import PlanFolder
