@@ -97,7 +97,7 @@ class Network:
         """Load the network; ArtifactError if its graph or weights are damaged."""
         import onnxruntime
 
-        weights = self._bundle.unchecked_tensors(f"{self._folder}/{WEIGHTS}")
+        weights = self._bundle.unchecked(f"{self._folder}/{WEIGHTS}")
         checked = self._threads.submit(self._bundle.read, f"{self._folder}/{WEIGHTS}")
         graph = bytes(self._bundle.read(f"{self._folder}/{GRAPH}"))
         options = onnxruntime.SessionOptions()
@@ -105,8 +105,9 @@ class Network:
         options.add_session_config_entry("session.disable_prepacking", "0" if self._prepack else "1")
         # Threads that spin while they wait would take the cores from those that decode images.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
-        options.add_external_initializers(list(weights), values)
+        # Weights are read where they lie: copied, they would take as much memory again, and most of the loading.
+        options.add_session_config_entry("session.use_external_initializer_file_buffers_directly", "1")
+        options.add_external_initializers_from_files_in_memory([WEIGHTS], [weights], [len(weights)])
         try:
             session = onnxruntime.InferenceSession(graph, options, providers=list(self._providers))
         except Exception as error:  # onnxruntime has a dozen kinds of its own
@@ -117,6 +118,5 @@ class Network:
                 fix="pip install -U onnxruntime",
             ) from error
         checked.result()
-        # onnxruntime reads the weights where they lie: they must live as long as it does.
-        self._kept = weights, values
+        self._weights = weights  # which must live as long as the session does
         return session
