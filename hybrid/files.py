@@ -197,6 +197,13 @@ def start_of(file: Path, count: int) -> bytes:
         return stream.read(count)
 
 
+def end_of(file: Path, count: int) -> bytes:
+    """Read the last bytes of a file."""
+    with named_file_errors("a file cannot be read", file), file.open("rb") as stream:
+        stream.seek(max(0, stream.seek(0, os.SEEK_END) - count))
+        return stream.read(count)
+
+
 def safe_cell(text: str) -> str:
     """Put an apostrophe before a text of a CSV that a spreadsheet would take for a formula, as OWASP advises."""
     return f"'{text}" if text.startswith(FORMULA) else text

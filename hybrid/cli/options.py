@@ -47,6 +47,8 @@ class PredictionFormat(StrEnum):
     TABLE = "table"
     JSONL = "jsonl"
     CSV = "csv"
+    PARQUET = "parquet"
+    LABEL_STUDIO = "label-studio"
     MEGADETECTOR = "megadetector"
 
 
@@ -429,8 +431,9 @@ class PredictionOutputOptions(Destination):
         PredictionFormat | None,
         typer.Option(
             "--format",
-            help="megadetector: the JSON of --detections with the answers in it, which Timelapse opens.  [default: by "
-            "the ending of --out, else table]",
+            help="parquet: typed columns (extra parquet). label-studio: tasks with pre-annotations. megadetector: the "
+            "JSON of --detections with the answers in it, which Timelapse opens.  [default: by the ending of --out, "
+            "else table]",
             show_default=False,
         ),
     ] = None

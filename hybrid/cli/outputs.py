@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hybrid.errors import ConfigError
-from hybrid.files import check_folder, check_writable, is_stdout, same_file, start_of
+from hybrid.files import check_folder, check_writable, end_of, is_stdout, same_file, start_of
 
 if TYPE_CHECKING:
     from hybrid.images.records import ImageRecord
@@ -27,11 +27,14 @@ class Kind:
         Regular expression of how such files begin, when hybrid wrote them.
     endings : tuple of str
         Of the name; empty: any.
+    at_end : bool
+        The mark stands at the end of such files.
     """
 
     what: str
     mark: bytes
     endings: tuple[str, ...] = ()
+    at_end: bool = False
 
 
 PICTURE = Kind("PNG", rb"\x89PNG\r\n.*Software\0hybrid", (".png",))
@@ -41,6 +44,8 @@ PREDICTIONS = Kind(
     "list of predictions", rb'\{"path": .*"probability": |path,label,probability,|photo +label +probability'
 )
 RESULTS_OF_BOXES = Kind("file of answers in MegaDetector's format", rb'\{\s*"info": .*"classifier": "hybrid ')
+PARQUET = Kind("Parquet file of predictions", rb'.*\{"predictions of": "hybrid .*PAR1$', (".parquet",), at_end=True)
+TASKS = Kind("list of tasks for Label Studio", rb'\[\s*\{"data": \{"image": ".*"model_version": "hybrid ')
 HITS = Kind("list of a search", rb'\{"rank": \d+, "score": |rank,score,label,|(rank +)?score +label +photo')
 FINDINGS = Kind("list of an audit", rb'\{"finding": "|finding,group,path,|duplicates: ')
 EVALUATION = Kind("evaluation", rb'\{\s*"images": \d.*"outside_label_space": ')
@@ -109,7 +114,8 @@ class Outputs:
             if same_file(file, known):
                 raise ConfigError(f"{flag} and {other} are the same file", got=str(file), fix="give one another name")
         self._files.append((flag, file))
-        if file.is_file() and (start := start_of(file, BEGINNING)) and not re.match(kind.mark, start, re.DOTALL):
+        part = (end_of if kind.at_end else start_of)(file, BEGINNING) if file.is_file() else b""
+        if part and not re.match(kind.mark, part, re.DOTALL):
             raise ConfigError(
                 f"{flag} would replace a file that hybrid did not write",
                 expected=f"a new name, or the {kind.what} that hybrid wrote there before",

@@ -148,18 +148,22 @@ def _note_decoder(classifier: FittedClassifier) -> None:
 
 def _kind_of(output: options.PredictionOutputOptions, detector: options.DetectionOptions) -> Kind:
     """The kind of file that is written; ConfigError where the options contradict each other."""
-    from hybrid.cli.outputs import PREDICTIONS, RESULTS_OF_BOXES
-    from hybrid.cli.write import MEGADETECTOR, format_of
+    from hybrid.cli.outputs import PARQUET, PREDICTIONS, RESULTS_OF_BOXES, TASKS
+    from hybrid.cli.write import LABEL_STUDIO, MEGADETECTOR, format_of
+    from hybrid.cli.write import PARQUET as PARQUET_FORMAT
+    from hybrid.cluster.tables import import_pyarrow
     from hybrid.errors import ConfigError
 
     chosen = format_of(output)
+    if chosen == PARQUET_FORMAT:
+        import_pyarrow("predict --format parquet")
     if detector.detections is None and (chosen == MEGADETECTOR or output.per is not options.Per.BOX):
         raise ConfigError(
             f"{'--format megadetector' if chosen == MEGADETECTOR else '--per photo'} is about boxes",
             got="no --detections",
             fix="give the detector's file too: --detections FILE",
         )
-    return RESULTS_OF_BOXES if chosen == MEGADETECTOR else PREDICTIONS
+    return {MEGADETECTOR: RESULTS_OF_BOXES, PARQUET_FORMAT: PARQUET, LABEL_STUDIO: TASKS}.get(chosen, PREDICTIONS)
 
 
 class _Boxes:
@@ -211,11 +215,11 @@ class _Evidence:
 
 
 def _draw(drawn: list[tuple[ImageRecord, Prediction]], grid: Path | None) -> None:
+    if grid is None or not drawn:
+        return
     from hybrid.cli import show
     from hybrid.evaluation.report import draw_grid
 
-    if grid is None or not drawn:
-        return
     grid.parent.mkdir(parents=True, exist_ok=True)
     draw_grid(drawn, grid)
     show.note(f"picture of {len(drawn)} predictions: {grid}")

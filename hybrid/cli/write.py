@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Writer = Callable[[Sequence[Prediction]], None]
 AnyOutput = OutputOptions | PredictionOutputOptions
-MEGADETECTOR = "megadetector"
+MEGADETECTOR, PARQUET, LABEL_STUDIO = "megadetector", "parquet", "label-studio"
 ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".txt": "table"}
 
 
@@ -64,9 +64,13 @@ def format_of(output: AnyOutput) -> str:
         If the ending does not say which.
     """
     out = output.out
+    endings = ENDINGS | ({".parquet": PARQUET} if isinstance(output, PredictionOutputOptions) else {})
     if output.format_ is not None:
-        return output.format_.value
-    if out is None or ((chosen := ENDINGS.get(out.suffix.lower())) is None and is_stdout(out)):
+        chosen: str | None = output.format_.value
+        if chosen == PARQUET and (out is None or is_stdout(out)):
+            raise ConfigError("Parquet goes to a file", got="stdout", fix="add --out predictions.parquet")
+        return str(chosen)
+    if out is None or ((chosen := endings.get(out.suffix.lower())) is None and is_stdout(out)):
         return "table"
     if chosen is None:
         raise ConfigError(
@@ -132,13 +136,26 @@ def writer_of(output: AnyOutput, results: MegaDetectorResults | None = None, nam
     results : MegaDetectorResults, optional
         For the format of this name, which is written at the end.
     name : str
-        Of the classifier, there.
+        Of the classifier, there and for Label Studio.
     """
+    if format_of(output) == PARQUET and output.out is not None:
+        from hybrid.cli.parquet import parquet_writer
+
+        output.out.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(output.out) as part, parquet_writer(part) as write:
+            yield write
+        return
     with opened(output) as (stream, chosen):
         if chosen == MEGADETECTOR and results is not None:
             yield results.add
             json.dump(results.document(name, datetime.now().astimezone()), stream, indent=1, allow_nan=False)
             stream.write("\n")
+            return
+        if chosen == LABEL_STUDIO:
+            from hybrid.cli.label_studio import label_studio_writer
+
+            with label_studio_writer(stream, name) as write:
+                yield write
             return
         with _formatted(stream, chosen, output.safe_csv) as write:
             yield write

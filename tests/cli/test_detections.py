@@ -103,6 +103,8 @@ def test_an_answer_for_each_box_and_for_each_photo(ask, said, traps):
         classified = [one for one in found if one["expert"] != "detector"]
         best = max(classified, key=lambda one: one["probability"] * one["box"]["confidence"], default=found[0])
         assert (row["label"], row["probability"], row["box"]) == (best["label"], best["probability"], best["box"])
+    tasks = json.loads(ask("--format", "label-studio").out)
+    assert [len(made["predictions"][0]["result"]) for made in tasks] == [len(found) for found in rows.values()]
     ask("--out", "rows.csv", "--per", "photo")
     with Path("rows.csv").open() as file:
         assert [row["label"] for row in csv.DictReader(file)] == [row["label"] for row in photos]
