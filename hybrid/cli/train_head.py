@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,15 @@ from hybrid.cli import options
 
 if TYPE_CHECKING:
     from hybrid.run.files import HeadInfo, Layout
+
+
+class Tracker(StrEnum):
+    """Trackers that accelerate tells of a training."""
+
+    TENSORBOARD = "tensorboard"
+    WANDB = "wandb"
+    MLFLOW = "mlflow"
+
 
 Recipe = Annotated[str, typer.Option(help="A name that hybrid recipes lists, or a TOML file of settings.")]
 Backbone = Annotated[str | None, typer.Option(help="Any timm model.  [default: the recipe's]")]
@@ -33,6 +43,10 @@ GateFolds = Annotated[
         help="How the gate learns what the head says of classes it never saw: memory (not at all), frozen (from heads "
         "on frozen features) or fine-tuned (from the recipe again, five times).  [default: memory]"
     ),
+]
+Track = Annotated[
+    Tracker | None,
+    typer.Option(help="Tell a tracker of settings, epochs and final figures; TensorBoard's files go to RUN/tracking."),
 ]
 Assignments = Annotated[
     list[str] | None,
@@ -64,6 +78,7 @@ def train_head(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start anew, where an unfinished training would go on.")
     ] = False,
+    track: Track = None,
     wait: options.Wait = True,
     device: options.Device = "auto",
     pretrained: OldPretrained = None,
@@ -94,7 +109,7 @@ def train_head(
     limit_to = read_names(classes) if classes else None
     compute = resolve(device)
     with show.training_progress(is_main_process()) as on_step:
-        how = partial(train_run, limit_to=limit_to, templates=templates, fresh=fresh, wait=wait)
+        how = partial(train_run, limit_to=limit_to, templates=templates, fresh=fresh, wait=wait, track=track)
         info = how(layout, encoder, settings, compute, say=say, on_step=on_step)
     if info is not None:  # otherwise another process of the same launch has the last word
         _tell(layout, info)

@@ -26,7 +26,14 @@ class BackboneKind:
 
         job.folder.mkdir(parents=True, exist_ok=True)
         return train_backbone_head(
-            data, settings, job.compute, job.folder, job.say, checkpoints=job.checkpoints, on_step=job.on_step
+            data,
+            settings,
+            job.compute,
+            job.folder,
+            job.say,
+            checkpoints=job.checkpoints,
+            on_epoch=job.on_epoch,
+            on_step=job.on_step,
         )
 
     def save(self, head: Head, file: Path) -> None:

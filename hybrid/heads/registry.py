@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from hybrid.config import HeadSettings, Regions
 from hybrid.device import Compute
@@ -15,6 +15,9 @@ from hybrid.encoders.base import FloatArray
 from hybrid.errors import ConfigError
 from hybrid.heads.base import Head, LabeledImages, TrainingSet
 from hybrid.heads.training.progress import OnStep, show_nothing
+
+if TYPE_CHECKING:
+    from hybrid.heads.training.train import EpochLog
 
 Say = Callable[[str], None]
 
@@ -44,6 +47,8 @@ class TrainingJob:
         Gets one line at a time.
     on_step : callable
         Gets each batch that was trained.
+    on_epoch : callable, optional
+        Gets each epoch's row, of a head that trains in epochs.
     """
 
     compute: Compute
@@ -52,6 +57,7 @@ class TrainingJob:
     checkpoints: Path | None
     say: Say
     on_step: OnStep = show_nothing
+    on_epoch: Callable[[EpochLog], None] | None = None
 
 
 class HeadKind(Protocol):

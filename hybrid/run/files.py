@@ -68,6 +68,11 @@ class Layout:
         return self.root / "training"
 
     @property
+    def tracking(self) -> Path:
+        """What trackers were told of trainings (TensorBoard's files)."""
+        return self.root / "tracking"
+
+    @property
     def classes(self) -> Path:
         """Classes that were added without training, by images or by name."""
         return self.root / "classes.json"

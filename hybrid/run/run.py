@@ -358,6 +358,7 @@ class Run:
         classes: Sequence[str] | None = None,
         templates: str = "simple",
         fresh: bool = False,
+        track: str | None = None,
         assignments: Sequence[str] = (),
         **settings: Any,
     ) -> HeadInfo | None:
@@ -375,6 +376,8 @@ class Run:
             Prompt templates that the gate is fitted with.
         fresh : bool
             Do not go on from an unfinished training.
+        track : {"tensorboard", "wandb", "mlflow"}, optional
+            A tracker that gets settings, epochs and final figures.
         assignments : sequence of str
             Settings as text, ``KEY=VALUE``.
         **settings
@@ -408,6 +411,7 @@ class Run:
             fresh=fresh,
             say=self._say,
             wait=self.wait,
+            track=track,
         )
 
     def fit_gate(

@@ -25,6 +25,7 @@ from hybrid.heads.training.dataset import HELD_BACK, split_by_training, training
 from hybrid.heads.training.distributed import is_main_process, process_count
 from hybrid.heads.training.folds import FoldLogits, frozen_folds, tuned_folds
 from hybrid.heads.training.progress import OnStep, show_nothing, texts_as_steps
+from hybrid.heads.training.tracking import Tracking
 from hybrid.images.records import ImageRecord
 from hybrid.images.remote import connect
 from hybrid.index.store import EmbeddingStore, is_added
@@ -52,6 +53,7 @@ def train_run(
     fresh: bool = False,
     say: Say = lambda line: None,
     wait: bool = True,
+    track: str | None = None,
     on_step: OnStep = show_nothing,
 ) -> HeadInfo | None:
     """Train, calibrate, fit the gate; the run's old head stays until all of the new one is written.
@@ -69,6 +71,8 @@ def train_run(
         Drop an unfinished training.
     wait : bool
         See `hybrid.lock.run_lock`.
+    track : {"tensorboard", "wandb", "mlflow"}, optional
+        What is told of settings, epochs and final figures too.
     say, on_step : callable
         Get lines for people, and each batch that was trained.
 
@@ -82,7 +86,8 @@ def train_run(
         If index, images, templates or recipe are wrong, or training fails; not for a gate that cannot be fitted.
     """
     texts = load_templates(templates)
-    work = _Work(layout, encoder, settings, compute, say, on_step)
+    tracking = None if track is None else Tracking(track, layout.tracking, layout.root.resolve().name)
+    work = _Work(layout, encoder, settings, compute, say, on_step, tracking)
     work.check()
     if not is_main_process():
         work.train_along(limit_to)
@@ -91,7 +96,11 @@ def train_run(
         work.check()
         if fresh:
             shutil.rmtree(layout.training, ignore_errors=True)
-        info, fitted = work.make_head(limit_to, texts)
+        try:
+            info, fitted = work.make_head(limit_to, texts)
+        finally:
+            if tracking is not None:
+                tracking.close()
         if head_kind(settings).reads_pixels:  # other kinds leave no checkpoints, and spare those of an unfinished one
             shutil.rmtree(layout.training, ignore_errors=True)
     _report(fitted, say)
@@ -179,6 +188,7 @@ class _Work:
     compute: Compute
     say: Say
     on_step: OnStep
+    tracking: Tracking | None = None
 
     def check(self) -> None:
         """Refuse an encoder or a launch that cannot train this head."""
@@ -211,7 +221,11 @@ class _Work:
         kind = head_kind(self.settings)
         if kind.reads_pixels:
             _check_files(data.train.records + data.val.records)
-        return kind.train(data, self.settings, self.job(folder, self.layout.training / "head"))
+        job = self.job(folder, self.layout.training / "head")
+        if self.tracking is not None:
+            self.tracking.begin(self.settings)
+            job = replace(job, on_epoch=self.tracking.epoch)
+        return kind.train(data, self.settings, job)
 
     def make_head(self, limit_to: Sequence[str] | None, texts: Templates) -> tuple[HeadInfo, FittedGate]:
         """Train, calibrate, fit the gate and publish it all."""
@@ -231,6 +245,8 @@ class _Work:
             draft.publish()
         for line in _results(data, scored.validation):
             self.say(line)
+        if self.tracking is not None:
+            self.tracking.end(_figures(data, scored.validation))
         return info, fitted
 
     def train_along(self, limit_to: Sequence[str] | None) -> None:
@@ -326,6 +342,20 @@ def _results(data: TrainingSet, logits: FloatArray) -> Iterator[str]:
     if worst:
         told = [f"{data.classes[c]} {val[c] - right[c]:.0f} of {val[c]}" for c in known[worst]]
         yield f"most often wrong: {', '.join(told)}"
+
+
+def _figures(data: TrainingSet, logits: FloatArray) -> dict[str, float]:
+    """What a tracker is told of a trained head, on its validation images."""
+    figures = {"classes": len(data.classes), "train_images": len(data.train), "val_images": len(data.val)}
+    if not len(data.val):
+        return {**figures}
+    own = logits[np.arange(len(logits)), data.val.target]
+    nll = np.logaddexp.reduce(logits, axis=1) - own
+    return {
+        **figures,
+        "val_accuracy": float(np.mean(logits.argmax(1) == data.val.target)),
+        "val_nll": float(nll.mean()),
+    }
 
 
 def _report(fitted: FittedGate, say: Say) -> None:

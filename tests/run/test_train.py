@@ -16,7 +16,7 @@ from scipy.special import softmax
 from hybrid.config import EncoderSettings, HeadSettings
 from hybrid.device import Compute
 from hybrid.encoders import load_encoder
-from hybrid.errors import ArtifactError, DataError, GateError, HeadError, StoreError
+from hybrid.errors import ArtifactError, ConfigError, DataError, GateError, HeadError, StoreError
 from hybrid.files import file_sha256
 from hybrid.gate.gate import Gate
 from hybrid.heads import registry
@@ -388,3 +388,33 @@ def test_a_kind_of_head_is_one_file_and_one_line(make_run, layout, tmp_path, mon
     head, info = load_head(layout, CPU)
     assert (head.classes, info.settings.kind) == (CLASSES, "means")
     assert "nearest mean, 3 seen classes" in hybrid("info", "--run", layout.root).out
+
+
+def test_a_tracker_is_told_of_settings_epochs_and_final_figures(layout, make_run):
+    reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    yaml = pytest.importorskip("yaml")
+    encoder = make_run()
+    info = train_run(layout, encoder, BACKBONE.replace(folds=2), CPU, track="tensorboard")
+    (told,) = layout.tracking.iterdir()
+    events = reading.EventAccumulator(str(told))
+    events.Reload()
+    scalars = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
+    for fold in (1, 2):
+        log = (layout.head / f"fold_{fold}" / HeadFiles.LOG).read_text().splitlines()
+        names, rows = log[0].split(","), [list(map(float, line.split(","))) for line in log[1:]]
+        for place, name in enumerate(names[1:], start=1):
+            curve = scalars[f"fold_{fold}/{name}"]
+            assert [point.step for point in curve] == [row[0] for row in rows]
+            assert [point.value for point in curve] == pytest.approx([row[place] for row in rows], rel=1e-4)
+    assert scalars["final/train_images"][0].value == info.train_photos
+    assert 0 <= scalars["final/val_accuracy"][0].value <= 1
+    (settings,) = told.rglob("hparams.yml")
+    assert yaml.safe_load(settings.read_text())["backbone"] == "test_resnet"
+
+
+def test_trackers_that_are_not_there(layout, make_run, monkeypatch):
+    encoder = make_run()
+    monkeypatch.setattr("hybrid.heads.training.tracking.find_spec", lambda name: None)
+    for name, said in (("mlflow", "which is not installed"), ("crayons", "unknown tracker")):
+        with pytest.raises(ConfigError, match=said):
+            train_run(layout, encoder, LINEAR, CPU, track=name)
