@@ -6,7 +6,7 @@ import getpass
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -400,19 +400,8 @@ class Run:
         read_run(self.layout)  # before the encoder, which takes a while
         seen = prompt_set(classes)
         chosen = load_recipe(recipe, assignments, {"kind": head, **settings})
-        compute = resolve(self.device)
-        return train_run(
-            self.layout,
-            self.encoder,
-            chosen,
-            compute,
-            limit_to=seen.names if seen else None,
-            templates=templates,
-            fresh=fresh,
-            say=self._say,
-            wait=self.wait,
-            track=track,
-        )
+        how = partial(train_run, templates=templates, fresh=fresh, say=self._say, wait=self.wait, track=track)
+        return how(self.layout, self.encoder, chosen, resolve(self.device), limit_to=seen.names if seen else None)
 
     def fit_gate(
         self, *, gate_folds: str | None = None, templates: str | None = None, on_step: OnStep = show_nothing
