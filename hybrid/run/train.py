@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -96,11 +97,8 @@ def train_run(
         work.check()
         if fresh:
             shutil.rmtree(layout.training, ignore_errors=True)
-        try:
+        with nullcontext() if tracking is None else closing(tracking):
             info, fitted = work.make_head(limit_to, texts)
-        finally:
-            if tracking is not None:
-                tracking.close()
         if head_kind(settings).reads_pixels:  # other kinds leave no checkpoints, and spare those of an unfinished one
             shutil.rmtree(layout.training, ignore_errors=True)
     _report(fitted, say)
