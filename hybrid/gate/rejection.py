@@ -100,10 +100,10 @@ class Rejector(Struct, frozen=True, kw_only=True):
         if worst is None:
             return (weights,)
         interval = self.interval_at(self.threshold_for_false_accepts(0.1))
-        expected = "" if interval is None else f"; expect {interval[0]:.0%} to {interval[1]:.0%} of as many others"
+        expected = "" if interval is None else f"{interval[0]:.0%} to {interval[1]:.0%} of the photos, and of "
         trust = (
-            f"none of these: at --max-false-accept 0.1, a tenth of the {self.classes} classes that were held out in "
-            f"the fit let {worst:.0%} or more of their photos pass{expected}, if they are like yours"
+            f"none of these: of unknown classes like the {self.classes} held out in the fit, --max-false-accept 0.1 "
+            f"lets pass {expected}one class in ten {worst:.0%} or more"
         )
         return weights, trust
 

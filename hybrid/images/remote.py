@@ -27,7 +27,6 @@ from hybrid.images.limits import check_bytes, max_bytes
 from hybrid.images.records import ImageRecord, Stamp
 from hybrid.images.stream import REMOTE_WORKERS, ordered_map
 
-CACHES = ("filecache", "simplecache")
 WEB = ("http", "https")
 _WITH_LOGIN = ("ftp", "sftp", "ssh", "smb")
 # What the rows of a manifest may name; whatever else fsspec knows may be a source, which a user types.
