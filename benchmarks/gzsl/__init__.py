@@ -6,6 +6,6 @@ ABOUT = About(
     time="1 minute",
     needs="vectors (--embeddings, or HYBRID_DATA)",
     also={
-        "gzsl.fit_time": "how long the gate's fit takes beside the linear head's, 70 and 1,000 drawn classes, 5 minutes"
+        "gzsl.fit_time": "how long the gate's fit takes beside the linear head's, 70 drawn classes, 10 seconds"
     },
 )
