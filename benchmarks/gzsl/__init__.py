@@ -5,7 +5,5 @@ from benchmarks.kit.about import About
 ABOUT = About(
     time="1 minute",
     needs="vectors (--embeddings, or HYBRID_DATA)",
-    also={
-        "gzsl.fit_time": "how long the gate's fit takes beside the linear head's, 70 drawn classes, 10 seconds"
-    },
+    also={"gzsl.fit_time": "how long the gate's fit takes beside the linear head's, 70 drawn classes, 10 seconds"},
 )

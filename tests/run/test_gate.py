@@ -174,7 +174,7 @@ def test_what_support_images_add_is_fitted_on_every_variant(monkeypatch):
     assert fitted.gate == original(gate, named, image_only)
     assert fitted.gate.support.fitted
     # Three episodes, five numbers of images; support for all classes, or for every other one.
-    assert len(named) == len(image_only) == 3 * 5 * 3
+    assert len(list(named)) == len(list(image_only)) == 3 * 5 * 3
     assert {count for part in named for count in part.evidence.support.counts.tolist()} == {1, 2, 4, 5}
     sizes = [7 / len(held) - 1 for held in class_folds(7)]
     assert fitted.gate.support.boost == pytest.approx(np.mean(sizes))

@@ -136,8 +136,24 @@ class Page:
     def gone(self, selector: str) -> None:
         self.until(lambda: not any(e.is_displayed() for e in self.all(selector)), f"{selector} is gone")
 
-    def text(self, selector: str) -> str:
-        return self.see(selector).text
+    def text(self, selector: str, text: str = "") -> str:
+        """What the first element to be seen that holds a text says as a whole."""
+        (found,) = self.until(lambda: (self.see(selector, text).text,))
+        return str(found)
+
+    def attribute(self, selector: str, name: str) -> str | None:
+        (found,) = self.until(lambda: (self.see(selector).get_attribute(name),))
+        return None if found is None else str(found)
+
+    def texts(self, selector: str) -> list[str]:
+        """Of all elements at one moment, whatever redraws the page."""
+        found: list[str] = self.js("return [...document.querySelectorAll(a[0])].map((e) => e.innerText)", selector)
+        return found
+
+    def attributes(self, selector: str, name: str) -> set[str]:
+        """Of all elements at one moment."""
+        script = "return [...document.querySelectorAll(a[0])].map((e) => e.getAttribute(a[1]))"
+        return set(self.js(script, selector, name))
 
     def click(self, selector: str, text: str = "") -> None:
         """Click as soon as it can be clicked."""
