@@ -118,7 +118,7 @@ def test_the_gate_is_fitted_and_kept(layout, encoder):
     assert not any("WARNING" in line for line in lines)
     of_classes, of_head, _, of_the_fit, of_rejection = lines[-5:]
     assert of_the_fit.startswith(f"gate: {fitted.gate.describe()[0]}"), "the rest is for hybrid info"
-    assert of_rejection.startswith("none of these: at --max-false-accept 0.1, ")
+    assert of_rejection.startswith("none of these: of unknown classes like the 7 held out in the fit, ")
     assert of_classes.startswith("7 classes, with training+validation photos: ")
     right = logits.argmax(axis=1) == data.val.target
     assert f"accuracy {right.mean():.3f}, mean per class" in of_head
