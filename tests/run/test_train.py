@@ -6,7 +6,9 @@ import dataclasses
 import shutil
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -410,6 +412,23 @@ def test_a_tracker_is_told_of_settings_epochs_and_final_figures(layout, make_run
     assert 0 <= scalars["final/val_accuracy"][0].value <= 1
     (settings,) = told.rglob("hparams.yml")
     assert yaml.safe_load(settings.read_text())["backbone"] == "test_resnet"
+
+
+def test_wandb_gets_all_folds_and_heads_of_every_kind(layout, make_run, monkeypatch):
+    """accelerate's tracker is real, the package behind it is not; wandb drops steps that begin anew."""
+    from accelerate.state import AcceleratorState
+
+    wandb, encoder = MagicMock(__spec__=ModuleSpec("wandb", None)), make_run()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    for settings, last in ((LINEAR, "final/val_accuracy"), (BACKBONE.replace(folds=2), "fold_2/val_accuracy")):
+        AcceleratorState._reset_state(reset_partial_state=True)  # as in a fresh process
+        wandb.reset_mock()
+        train_run(layout, encoder, settings, CPU, track="wandb")
+        told = wandb.init.return_value
+        assert wandb.config.update.call_args.args[0]["kind"] == settings.kind
+        assert last in {key for call in told.log.call_args_list for key in call.args[0]}
+        assert {call.kwargs["step"] for call in told.log.call_args_list} == {None}
+        told.finish.assert_called_once()
 
 
 def test_trackers_that_are_not_there(layout, make_run, monkeypatch):

@@ -62,24 +62,28 @@ class Tracking:
         self._part += row.epoch <= self._last
         self._last = row.epoch
         before = f"fold_{self._part}/" if self._settings is not None and self._settings.folds > 1 else ""
-        values = {f"{before}{key}": value for key, value in msgspec.to_builtins(row).items() if key != "epoch"}
-        self._tracker.log(values, step=row.epoch)
+        self._log({f"{before}{key}": value for key, value in msgspec.to_builtins(row).items() if key != "epoch"})
 
     def end(self, figures: Mapping[str, float]) -> None:
         """Take the final figures."""
         self._start()
-        self._tracker.log({f"final/{key}": value for key, value in figures.items()}, step=self._last)
+        self._log({f"final/{key}": value for key, value in figures.items()})
 
     def close(self) -> None:
         """Finish, however the training ended."""
         if self._tracker is not None:
             self._tracker.finish()
 
+    def _log(self, values: dict[str, float]) -> None:
+        # wandb drops a step that is lower than the last one, as the next fold's first epoch is; it counts by itself.
+        self._tracker.log(values, step=None if self._name == "wandb" else self._last)
+
     def _start(self) -> None:
         if self._tracker is not None or self._settings is None:
             return
-        from accelerate import tracking
+        from accelerate import PartialState, tracking
 
+        PartialState()  # a head that needs no accelerate has none yet, and the trackers log by it
         stamp = strftime("%Y%m%d-%H%M%S")
         if self._name == "tensorboard":
             self._tracker = tracking.TensorBoardTracker(stamp, self._folder)
