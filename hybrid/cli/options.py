@@ -92,7 +92,8 @@ def with_stdin(sources: list[str] | None) -> list[str] | None:
 
 _SOURCES = typer.Argument(
     callback=with_stdin,
-    help="Class folders, a plain folder, a CSV or Parquet manifest (path, label), WebDataset .tar shards, photos; "
+    help="Class folders, a plain folder, a CSV or Parquet manifest (path, label), Parquet tables of photos, "
+    "WebDataset .tar shards, photos; "
     "here or at s3://, gs://, https:// or hf:// (extra: remote); - reads paths from standard input, one per line.",
     show_default=False,
 )

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from hybrid.errors import DataError, listing
 from hybrid.images import remote
 from hybrid.images.class_folders import Place, read_places
+from hybrid.images.manifests import read_tables
 from hybrid.images.naming import (
     Found,
     ending,
@@ -37,7 +38,8 @@ class _Walk:
     ----------
     images : Files
         By folder; also of folders that hold none.
-    shards : list of str
+    shards, tables : list of str
+        Tar and Parquet files.
     others : Counter of str
         Files that are neither, by their ending.
     junk : list of str
@@ -48,6 +50,7 @@ class _Walk:
 
     images: Files = field(default_factory=Files)
     shards: list[str] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
     junk: list[str] = field(default_factory=list)
     hidden: int = 0
@@ -58,12 +61,14 @@ class _Walk:
         """Keep in mind a file that is not an image."""
         if name.endswith(".tar"):
             self.shards.append(name)
+        elif name.endswith(".parquet"):
+            self.tables.append(name)
         else:
             self.others[ending(name)] += 1
 
 
 def read_folder(root: str, *, labeled: bool, spool: Spool | None = None) -> Found:
-    """Read a folder of images, or of shards; the records come in no particular order.
+    """Read a folder of images, or else of shards, or of tables that hold images; the records come in no order.
 
     Parameters
     ----------
@@ -87,7 +92,9 @@ def read_folder(root: str, *, labeled: bool, spool: Spool | None = None) -> Foun
     counts = {folder: count for folder, count in folders.items() if count}
     if walk.shards and not counts:
         return _read_shards(root, walk, labeled=labeled)
-    if others := walk.others + Counter(tar=len(walk.shards)):
+    if walk.tables and not counts:
+        return _read_tables(root, walk, labeled=labeled, lazy=spool is not None)
+    if others := walk.others + Counter(tar=len(walk.shards), parquet=len(walk.tables)):
         what = f"{plural(others.total(), 'file')} with other endings left out"
         walk.notes.append(f"{root}: {what}: {name_endings(others)}")
     split = split_of_folder(os.path.basename(root))
@@ -143,12 +150,23 @@ def _name_junk(walk: _Walk) -> str:
 def _read_shards(root: str, walk: _Walk, *, labeled: bool) -> Found:
     """Read a folder that holds tar files and no images; folders' names give the splits that the shards' do not."""
     found = Found(notes=walk.notes, unread=walk.unread)
-    if walk.others:
-        what = f"{plural(walk.others.total(), 'file')} beside the shards left out"
-        found.notes.append(f"{root}: {what}: {name_endings(walk.others)}")
+    if others := walk.others + Counter(parquet=len(walk.tables)):
+        what = f"{plural(others.total(), 'file')} beside the shards left out"
+        found.notes.append(f"{root}: {what}: {name_endings(others)}")
     own = split_of_folder(os.path.basename(root))
     by_path = {_inside(root, name): split_of_folder(os.path.dirname(name)) or own for name in sorted(walk.shards)}
     found.add(read_shards(by_path, root, labeled=labeled))
+    return found
+
+
+def _read_tables(root: str, walk: _Walk, *, labeled: bool, lazy: bool) -> Found:
+    """Read a folder that holds Parquet files and no images."""
+    found = read_tables([_inside(root, name) for name in sorted(walk.tables)], root, labeled=labeled, lazy=lazy)
+    if walk.others:
+        what = f"{plural(walk.others.total(), 'file')} beside the tables left out"
+        found.notes.append(f"{root}: {what}: {name_endings(walk.others)}")
+    found.notes[:0] = walk.notes
+    found.unread += walk.unread
     return found
 
 

@@ -1,4 +1,4 @@
-"""Manifests as sources: a CSV or Parquet table of paths, with labels and splits."""
+"""Manifests as sources: a CSV or Parquet table of paths, or of the images themselves, with labels and splits."""
 
 # Paths stay str from scandir to record: a Path for each of a million images is slow.
 # ruff: noqa: PTH100, PTH109, PTH110, PTH111, PTH116, PTH117, PTH118, PTH120
@@ -12,39 +12,36 @@ import math
 import os
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeAlias
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 from urllib.parse import unquote, urlsplit
 
-from hybrid.errors import DataError, MissingExtraError, UnreadableImageError, listing
-from hybrid.images import remote
+from hybrid.errors import DataError, UnreadableImageError, listing
+from hybrid.images import parquet, remote
 from hybrid.images.boxes import as_whole, parted
 from hybrid.images.captures import NO_VALUE, Capture, as_month, as_name, as_time, time_of_month
-from hybrid.images.naming import LABEL_NAMES, Found, as_label, ending, is_image_name, is_text, split_of
+from hybrid.images.naming import (
+    LABEL_NAMES,
+    PATH_NAMES,
+    Found,
+    as_label,
+    ending,
+    is_image_name,
+    is_text,
+    plural,
+    split_in,
+    split_of,
+)
 from hybrid.images.records import ImageRecord, Stamp
+from hybrid.images.stream import ordered_map
 
 MANIFEST_ENDINGS = ("csv", "tsv", "parquet")
-_PATH_NAMES = (
-    "path",
-    "filepath",
-    "file_path",
-    "image_path",
-    "img_path",
-    "filename",
-    "file_name",
-    "file",
-    "image",
-    "img",
-    "photo",
-    "url",
-    "image_url",
-)
 _NAMES = {
-    "path": _PATH_NAMES,
+    "path": PATH_NAMES,
     "label": LABEL_NAMES,
     "split": ("split",),
     "sequence": ("sequence", "sequence_id", "seq_id"),
@@ -59,6 +56,8 @@ _BYTE_ORDER_MARKS = {
     b"\xff\xfe": "utf-16",
     b"\xfe\xff": "utf-16",
 }
+# Tables at URLs that are listed at once: each is some small requests, one after the other.
+_AT_ONCE = 16
 # Rows of which it is tried whether they lie elsewhere, where none of all lies at its path.
 _TRIED = 1000
 
@@ -78,11 +77,24 @@ class _Row(NamedTuple):
 
 @dataclass
 class _Table:
-    """Rows of a manifest, and its columns by what they are read as."""
+    """Rows of a manifest, and its columns by what they are read as.
+
+    Attributes
+    ----------
+    images : Images or None
+        Where the images themselves are, in place of their paths.
+    classes : dict of str to list of str
+        Names of classes by column, where the rows have numbers for them.
+    stamp : Stamp
+        Of the file, if it is Parquet.
+    """
 
     columns: dict[str, str] = field(default_factory=dict)
     header: list[str] = field(default_factory=list)
     rows: Iterable[_Row] = ()
+    images: parquet.Images | None = None
+    classes: dict[str, list[str]] = field(default_factory=dict)
+    stamp: Stamp = field(default_factory=Stamp)
 
 
 # What a row says: its path as it stands there, label, split, and when and where it was taken.
@@ -121,6 +133,28 @@ class _Facts:
     fitting: bool = False
     servers: dict[str, str] = field(default_factory=dict)
 
+    def add(self, other: _Facts) -> None:
+        """Take in what another table of images says."""
+        self.rows += other.rows
+        self.labeled += other.labeled
+        self.unlabeled += other.unlabeled
+        self.spelled += other.spelled
+        self.floats = self.floats and other.floats
+        for role, values in other.odd.items():
+            self.odd.setdefault(role, Counter()).update(values)
+
+
+class _Listed(NamedTuple):
+    """A manifest that was read through: what it is, what all rows say together, and each of them."""
+
+    table: _Table
+    facts: _Facts
+    rows: Iterable[_Parsed]
+
+
+class _WithoutImagesError(DataError):
+    """A table holds no images."""
+
 
 def read_manifest(manifest: str, *, labeled: bool, address: str | None = None, lazy: bool = False) -> Found:
     """Read the images that a manifest lists, in its order.
@@ -133,7 +167,7 @@ def read_manifest(manifest: str, *, labeled: bool, address: str | None = None, l
         absolute, or a URL; the columns ``label`` (or ``class``, ``species`` and the like), ``split``, ``sequence``,
         ``region`` and ``time`` or ``month`` are optional, empty or NaN means none. A CSV file is UTF-8 or UTF-16, with
         commas, semicolons, tabs or bars. It may also be the URL of such a file; then it names what lies on its own
-        server or in its own bucket.
+        server or in its own bucket. A Parquet file may hold the images themselves, see `hybrid.images.parquet`.
     labeled : bool
         Whether the column of labels counts.
     address : str, optional
@@ -148,15 +182,11 @@ def read_manifest(manifest: str, *, labeled: bool, address: str | None = None, l
     MissingExtraError
         If a Parquet manifest is read without pyarrow.
     """
-    table = _read_table(manifest, address, keep=not lazy)
+    listed = _list(manifest, address, labeled=labeled, lazy=lazy)
+    table, facts, rows = listed
+    if table.images is not None:
+        return _found_inside({manifest: listed}, manifest, address, labeled=labeled, lazy=lazy)
     notes = _note_columns(table, manifest, labeled=labeled)
-    facts = _Facts()
-    rows: Iterable[_Parsed] = _parsed(table, manifest, facts, labeled=labeled)
-    if lazy:
-        deque(rows, maxlen=0)
-        rows = _parsed(table, manifest, _Facts(), labeled=labeled)
-    else:
-        rows = list(rows)
     base, change, moved = _way(facts, os.path.dirname(manifest))
     notes += [f"{manifest}: {note}" for note in (_missing_labels(facts), moved, *_odd_values(facts, table)) if note]
     remote.begin(facts.servers.values())
@@ -165,19 +195,104 @@ def read_manifest(manifest: str, *, labeled: bool, address: str | None = None, l
     return Found([], notes, later=records if facts.rows else None) if lazy else Found(list(records), notes)
 
 
+def read_tables(tables: Sequence[str], source: str, *, labeled: bool, lazy: bool = False) -> Found:
+    """Read the images that lie in Parquet tables, such as the files of a dataset; tables without images are left out.
+
+    Parameters
+    ----------
+    tables : sequence of str
+        Absolute paths or URLs.
+    source : str
+        What the user gave to reach them, kept in the records.
+    labeled, lazy : bool
+        As `read_manifest` takes them.
+
+    Raises
+    ------
+    MissingExtraError
+        If pyarrow is not installed. What cannot be read is named in `Found.unread`.
+    """
+    listed: dict[str, _Listed] = {}
+    unread, without = list[tuple[str, str]](), list[str]()
+    threads = _AT_ONCE if remote.is_remote(source) else 1
+    read = partial(_listed_or_error, labeled=labeled, lazy=lazy)
+    for place, one in zip(tables, ordered_map(read, tables, threads, threads), strict=True):
+        if isinstance(one, _Listed):
+            listed[place] = one
+        elif isinstance(one, _WithoutImagesError):
+            without.append(place)
+        else:
+            unread.append((place, one.what if one.got is None else f"{one.what}: {one.got}"))
+    found = _found_inside(listed, source, labeled=labeled, lazy=lazy) if listed else Found()
+    if without:
+        found.notes.append(f"{source}: {plural(len(without), 'table')} without photos left out: {listing(without, 3)}")
+    found.unread += unread
+    return found
+
+
+def _listed_or_error(place: str, *, labeled: bool, lazy: bool) -> _Listed | DataError:
+    try:
+        return _list(place, None, labeled=labeled, lazy=lazy, paths=False)
+    except DataError as error:
+        return error
+
+
+def _list(place: str, address: str | None, *, labeled: bool, lazy: bool, paths: bool = True) -> _Listed:
+    """Read a manifest through; `paths`: it may be one of paths."""
+    table = _read_table(place, address, keep=not lazy, paths=paths)
+    facts = _Facts()
+    rows = _parsed(table, place, facts, labeled=labeled)
+    if lazy:
+        deque(rows, maxlen=0)
+        return _Listed(table, facts, _parsed(table, place, _Facts(), labeled=labeled))
+    listed = _Listed(table, facts, list(rows))
+    table.rows = ()
+    return listed
+
+
+def _found_inside(
+    tables: Mapping[str, _Listed], source: str, address: str | None = None, *, labeled: bool, lazy: bool
+) -> Found:
+    """Give the images that lie in tables; `address` is that of a single table, with its credentials."""
+    facts, columns, notes = _Facts(), dict[str, str](), dict[str, None]()
+    for table, own, _ in tables.values():
+        facts.add(own)
+        columns |= table.columns
+        notes |= dict.fromkeys(_note_columns(table, source, labeled=labeled))
+    odd = (_missing_labels(facts), *_odd_values(facts, _Table(columns)))
+    whole_numbers = facts.floats and facts.labeled > 0
+    records = (
+        record if address is None else remote.with_address(record, address)
+        for place, listed in tables.items()
+        for record in _records_inside(listed, place, source, whole_numbers=whole_numbers)
+    )
+    said = [*notes, *(f"{source}: {note}" for note in odd if note)]
+    return Found([], said, later=records if facts.rows else None) if lazy else Found(list(records), said)
+
+
+def _records_inside(listed: _Listed, table: str, source: str, *, whole_numbers: bool) -> Iterator[ImageRecord]:
+    *_, folder, name = ("", *remote.file_name(table).replace(os.sep, "/").split("/"))
+    named = split_in(name) or split_in(folder)
+    stamp = listed.table.stamp._replace(size=0)._asdict()  # that of an image is not known before it is read
+    for row, (path, label, split, capture) in enumerate(listed.rows):
+        label = label[:-2] if label and whole_numbers else label
+        own = capture._asdict()
+        yield ImageRecord(f"{table}/{path}", source, label, split or named, container=table, offset=row, **stamp, **own)
+
+
 def _parsed(table: _Table, manifest: str, facts: _Facts, *, labeled: bool) -> Iterator[_Parsed]:
     """Read what each row says, and count up the facts."""
     place = f"{manifest}, {'row' if ending(remote.file_name(manifest)) == 'parquet' else 'line'}"
     folder, with_labels = os.path.dirname(manifest), labeled and "label" in table.columns
     captured, nothing = not table.columns.keys().isdisjoint(("sequence", "region", "time", "month")), Capture()
     for row in table.rows:
-        path = _listed_path(row, place, manifest)
+        path = str(row.path) if table.images else _listed_path(row, place, manifest)
         label = _label(row, place, facts) if with_labels else None
         split = _split(row, place)
         facts.rows += 1
         if remote.is_remote(path):
             facts.servers.setdefault(remote.origin_of(path), parted(path)[0])
-        elif not facts.fitting and not os.path.isabs(path):
+        elif not (facts.fitting or table.images or os.path.isabs(path)):
             facts.relative += [path] if len(facts.relative) < _TRIED else []
             facts.fitting = _exists(os.path.join(folder, path))
         yield path, label, split, _capture(row, facts) if captured else nothing
@@ -374,11 +489,11 @@ def _from_windows(path: str) -> str:
     return path.replace("\\", "/")
 
 
-def _pick_columns(names: Iterable[str | None], manifest: str) -> tuple[dict[str, str], list[str]]:
-    """Find the columns that are read, whose names may differ in case and whitespace; give all names too."""
-    header = [name or "" for name in names]
+def _pick_columns(names: Iterable[str | None], manifest: str, table: _Table) -> None:
+    """Find the columns that are read, whose names may differ in case and whitespace."""
+    header = table.header = [name or "" for name in names]
     plain = [name.strip().lower() for name in header]
-    picked: dict[str, str] = {}
+    picked = table.columns = {}
     for role, known in _NAMES.items():
         name = next((name for name in known if name in plain), None)
         if name is None:
@@ -386,27 +501,34 @@ def _pick_columns(names: Iterable[str | None], manifest: str) -> tuple[dict[str,
         if plain.count(name) > 1:
             raise DataError(f"The manifest {manifest} has two columns {name!r}", fix="remove one of them")
         picked[role] = header[plain.index(name)]
-    if "path" not in picked:
+    if "label" not in picked and table.classes:
+        picked["label"] = next(iter(table.classes))
+    if table.images is not None:
+        picked["path"] = table.images.column
+    elif "path" not in picked:
         no_header = any(is_image_name(name.strip()) for name in header)
         why = ": its first row is data already" if no_header else ""
         raise DataError(
             f"The manifest {manifest} has no column 'path'{why}",
             expected="a header row with path, and optionally label and split, separated by commas",
             got=f"the columns {listing([repr(name) for name in header])}" if header else "an empty file",
-            fix="write a first row like: path,label",
+            fix="write a first row like: path,label; Parquet may hold photos as a column 'image' of bytes, or of a "
+            "struct with bytes",
         )
-    return picked, header
 
 
 def _note_columns(table: _Table, manifest: str, *, labeled: bool) -> list[str]:
     """Say which columns are read, where their names leave a doubt."""
     columns = {role: name.strip() for role, name in table.columns.items()}
     notes = []
-    if columns["path"].lower() != "path":
+    if table.images is not None and (table.images.others or columns["path"].lower() != "image"):
+        instead = f", not from {listing([repr(name) for name in table.images.others])}" if table.images.others else ""
+        notes.append(f"{manifest}: photos from the column {columns['path']!r}{instead}")
+    elif table.images is None and columns["path"].lower() != "path":
         notes.append(f"{manifest}: paths from the column {columns['path']!r}")
     if not labeled:
         return notes
-    others = [name.strip() for name in table.header if name.strip().lower() in LABEL_NAMES]
+    others = [name.strip() for name in table.header if name.strip().lower() in LABEL_NAMES or name in table.classes]
     if "label" not in columns:
         header = listing([repr(name.strip()) for name in table.header if name.strip()])
         notes.append(
@@ -471,11 +593,14 @@ class _Reread(Iterable[_Row]):
         return self._read()
 
 
-def _read_table(manifest: str, address: str | None, *, keep: bool) -> _Table:
+def _read_table(manifest: str, address: str | None, *, keep: bool, paths: bool) -> _Table:
     """Read a manifest, or only its header and how to read the rows."""
     table = _Table()
-    read = _read_parquet if ending(remote.file_name(manifest)) == "parquet" else _read_csv
-    rows = partial(read, manifest, address, table)
+    rows = (
+        partial(_read_parquet, manifest, address, table, paths=paths)
+        if ending(remote.file_name(manifest)) == "parquet"
+        else partial(_read_csv, manifest, address, table)
+    )
     if keep:
         table.rows = list(rows())
     else:
@@ -491,7 +616,7 @@ def _read_csv(manifest: str, address: str | None, table: _Table) -> Iterator[_Ro
             if first.strip().lower() in [f"sep={delimiter}" for delimiter in _DELIMITERS]:  # a line for spreadsheets
                 first, before = file.readline(), 1
             reader = csv.reader(itertools.chain([first], file), delimiter=_delimiter(first), strict=True)
-            table.columns, table.header = _pick_columns(next(reader, []), manifest)
+            _pick_columns(next(reader, []), manifest, table)
             yield from _csv_rows(reader, lambda: reader.line_num + before, table, manifest)
     except UnicodeError as error:
         byte = f"the byte 0x{error.object[error.start]:02x}" if isinstance(error, UnicodeDecodeError) else str(error)
@@ -528,23 +653,44 @@ def _csv_rows(rows: Iterable[list[str]], line: Callable[[], int], table: _Table,
         yield _Row(line(), *(values[place] for place in places))
 
 
-def _read_parquet(manifest: str, address: str | None, table: _Table) -> Iterator[_Row]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError("Parquet manifests", "pyarrow", "parquet") from error
-    try:
-        # Of a file on disk pyarrow reads what it needs.
-        source = _open(manifest, address) if remote.is_remote(manifest) else manifest
-        with pyarrow.parquet.ParquetFile(source) as file:
-            table.columns, table.header = _pick_columns(file.schema_arrow.names, manifest)
-            batches = file.iter_batches(columns=list(table.columns.values()))
-            names = [table.columns.get(role, "") for role in _NAMES]
-            rows = ([row.get(name) for name in names] for batch in batches for row in batch.to_pylist())
-            for number, values in enumerate(rows, 1):
-                yield _Row(number, *values)
-    except (pyarrow.ArrowException, OSError) as error:
+def _read_parquet(manifest: str, address: str | None, table: _Table, *, paths: bool) -> Iterator[_Row]:
+    with parquet.opened(manifest, address) as (file, table.stamp):
+        schema = file.schema_arrow
+        table.images, table.classes = parquet.images_in(schema), parquet.class_names_in(schema)
+        if table.images is None and not paths:
+            raise _WithoutImagesError(f"{manifest} holds no photos")
+        _pick_columns(parquet.flat_names(schema) if table.images else schema.names, manifest, table)
+        table.header = schema.names
+        names = [table.columns.get(role, "") for role in _NAMES]
+        classes = table.classes.get(table.columns.get("label", ""))
+        for number, row in enumerate(_parquet_rows(file, table), 1):
+            path, label, *others = (row.get(name) for name in names)
+            if table.images:
+                path = parquet.member(table.images.column, number - 1)
+            if classes is not None:
+                label = _class_name(label, classes, f"{manifest}, row {number}")
+            yield _Row(number, path, label, *others)
+
+
+def _parquet_rows(file: Any, table: _Table) -> Iterator[dict[str, object]]:
+    """Read the columns that are picked, but for images."""
+    read = [name for role, name in table.columns.items() if role != "path" or table.images is None]
+    if not read:
+        yield from itertools.repeat({}, file.metadata.num_rows)
+    else:
+        for batch in file.iter_batches(columns=read):
+            yield from batch.to_pylist()
+
+
+def _class_name(number: object, classes: list[str], row: str) -> str | None:
+    """Give the class that a number stands for; -1 says that there is none."""
+    if number is None or number == -1:
+        return None
+    if not isinstance(number, int) or not 0 <= number < len(classes):
         raise DataError(
-            f"The manifest {manifest} is not a readable Parquet file: {error}", fix="write it again, or give it as CSV"
-        ) from error
+            f"{row}: the label is not the number of a class",
+            expected=f"0 to {len(classes) - 1}, for the {plural(len(classes), 'name')} that the file has for them",
+            got=repr(number)[:80],
+            fix="write the table again",
+        )
+    return classes[number]

@@ -56,6 +56,22 @@ _SPLIT_NAMES = {
 _SPLITS = {name: split for split, names in _SPLIT_NAMES.items() for name in names}
 LABEL_NAMES = ("label", "labels", "class", "class_name", "classname", "category", "species", "target")
 """Columns of a table, and fields of a sample's JSON, that hold the label; the first that there is counts."""
+PATH_NAMES = (
+    "path",
+    "filepath",
+    "file_path",
+    "image_path",
+    "img_path",
+    "filename",
+    "file_name",
+    "file",
+    "image",
+    "img",
+    "photo",
+    "url",
+    "image_url",
+)
+"""Columns of a table that hold paths of images; the first that there is counts."""
 _UNLABELED = {"unlabeled", "unlabelled", "unsorted", "unannotated", "unsup"}
 # Words that may stand beside the one that says the split: training_set, seg_test, val2017, "Test images".
 _BESIDE_SPLIT = {

@@ -106,7 +106,9 @@ class Readers:
 
         Several threads call this at once.
         """
-        if self._memory is None or any(type(r) not in (ImageRecord, BoxRecord) or r.is_remote for r in records):
+        if self._memory is None or any(
+            type(r) not in (ImageRecord, BoxRecord) or r.is_remote or r.in_table for r in records
+        ):
             return None
         try:
             number = self._free.pop()

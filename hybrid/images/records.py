@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from dataclasses import dataclass, field, fields
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from hybrid.images.captures import Capture, month_of
 from hybrid.images.limits import check_bytes
 
 _AT_ONCE = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+# Also at a URL with a query.
+_TABLE = re.compile(r"\.parquet$|://[^?#]*\.parquet[?#]", re.IGNORECASE)
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -53,9 +56,10 @@ class ImageRecord:
     Attributes
     ----------
     path : str
-        The image's unique name: its absolute path or its URL, or ``/abs/shard.tar/KEY.jpg`` for a member of a shard. A
-        part of a photo has a box behind the photo's name: ``/abs/photo.jpg#xywh=percent:12.5,40,20,15``
-        (`hybrid.images.boxes`; there, too, how a file is named that is really called so).
+        The image's unique name: its absolute path or its URL, ``/abs/shard.tar/KEY.jpg`` for a member of a shard, or
+        ``/abs/table.parquet/COLUMN/ROW`` for an image in a table. A part of a photo has a box behind the photo's name:
+        ``/abs/photo.jpg#xywh=percent:12.5,40,20,15`` (`hybrid.images.boxes`; there, too, how a file is named that is
+        really called so).
     source : str
         Absolute path or URL of the folder, manifest or shard given by the user.
     label : str or None
@@ -63,13 +67,13 @@ class ImageRecord:
     split : str or None
         ``"train"``, ``"val"``, ``"test"``, or None where the source does not say.
     size : int
-        Bytes of the encoded image.
+        Bytes of the encoded image; 0 where nobody knows before it is read.
     mtime_ns : int
-        Modification time of the file (of the shard, for a member) in nanoseconds.
+        Modification time of the file (of the container, for a member) in nanoseconds.
     container : str or None
-        Absolute path or URL of the tar shard that holds the image, None for a plain file.
+        Absolute path or URL of the tar shard or Parquet table that holds the image, None for a plain file.
     offset : int
-        Where the image's bytes start in `container`; 0 for a plain file.
+        Where the image's bytes start in a shard, or its row in a table, from 0; 0 for a plain file.
     ctime_ns : int
         When the file (the shard) last changed in any way, which nobody can set back; 0 where the system does not say.
     inode : int
@@ -114,8 +118,13 @@ class ImageRecord:
 
     @property
     def is_remote(self) -> bool:
-        """Whether it, or the shard that holds it, lies at a URL."""
+        """Whether it, or what holds it, lies at a URL."""
         return "://" in (self.container or self.path)  # an absolute path never holds //
+
+    @property
+    def in_table(self) -> bool:
+        """Whether it lies in a Parquet table, of which no part is the image as it is."""
+        return self.container is not None and _TABLE.search(self.container) is not None
 
     def read_bytes(self) -> bytes:
         """Read the encoded image; of a part of a photo the whole.
@@ -128,9 +137,9 @@ class ImageRecord:
             If it is not a file, such as a pipe or a device, which nobody may wait for, or too large for an image; for a
             URL, also if it cannot be read.
         MissingExtraError
-            If the package that reads such URLs is not installed.
+            If the package that reads such URLs, or Parquet, is not installed.
         """
-        if self.is_remote:
+        if self.is_remote or self.in_table:
             from hybrid.images.remote import read_record
 
             return read_record(self)
@@ -151,7 +160,7 @@ class ImageRecord:
         int or None
             Its length; None, and nothing is read, if it is longer than the memory. Errors as those of `read_bytes`.
         """
-        if self.is_remote:
+        if self.is_remote or self.in_table:
             from hybrid.images.remote import fill
 
             return fill(memory, self.read_bytes())

@@ -357,7 +357,11 @@ def read(address: str, start: int = 0, end: int | None = None) -> bytes:
 
 
 def read_record(record: ImageRecord, address: str | None = None) -> bytes:
-    """Read the encoded image of a record whose path or container is a URL; errors as those of `read`."""
+    """Read the encoded image of a record whose path or container is a URL, or a table; errors as those of `read`."""
+    if record.in_table:
+        from hybrid.images.parquet import read_row
+
+        return read_row(record, address)
     check_bytes(record.size)
     if record.container is None:
         return read(address or record.file)

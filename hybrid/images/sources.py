@@ -9,7 +9,7 @@ import glob
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
@@ -20,6 +20,7 @@ from hybrid.errors import DataError, UnreadableImageError
 from hybrid.images import remote
 from hybrid.images.boxes import parted
 from hybrid.images.folders import read_folder
+from hybrid.images.hub_datasets import read_converted
 from hybrid.images.manifests import MANIFEST_ENDINGS, read_manifest
 from hybrid.images.naming import (
     IMAGE_ENDINGS_TEXT,
@@ -36,8 +37,8 @@ from hybrid.images.shards import expand_braces, expand_shards, is_shard_pattern,
 from hybrid.images.spool import Spool
 
 _KINDS = (
-    f"an image ({IMAGE_ENDINGS_TEXT}), a folder of images or of class folders, a manifest (.csv, .tsv, .parquet) "
-    "or WebDataset shards (.tar)"
+    f"an image ({IMAGE_ENDINGS_TEXT}), a folder of images or of class folders, a manifest (.csv, .tsv, .parquet), "
+    "a Parquet table of photos, or WebDataset shards (.tar)"
 )
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.:-]+)://|(data|pipe):")
 # A URL that went through pathlib.
@@ -98,8 +99,9 @@ def scan(
     ----------
     sources : sequence of str or Path
         Each one an image, a folder (class folders, a plain folder, split folders, or shards), a manifest
-        (``.csv``, ``.tsv``, ``.parquet``), or WebDataset shards (``.tar``); also as a pattern with braces and
-        wildcards, with ``~``, or as a URL (``file://``, ``s3://``, ``gs://``, ``https://``, ``hf://`` and others).
+        (``.csv``, ``.tsv``, ``.parquet``), a table that holds images (``.parquet``), or WebDataset shards (``.tar``);
+        also as a pattern with braces and wildcards, with ``~``, or as a URL (``file://``, ``s3://``, ``gs://``,
+        ``https://``, ``hf://`` and others).
     labeled : bool
         False takes every image without label and subfolders as mere places.
     each_row : bool
@@ -118,31 +120,22 @@ def scan(
         If there is no source; or a source is of an unknown kind, missing or broken, unless another one gives images:
         then it is named in `unread`; or without an image.
     MissingExtraError
-        If a Parquet manifest is read without pyarrow, or a URL without the package for its kind.
+        If Parquet is read without pyarrow, or a URL without the package for its kind.
     """
     addresses = _addresses(sources)
     places = tuple(addresses)
     named = [remote.name_of(_absolute(os.fspath(source))) for source in sources] if each_row else places
-    total, empty, errors = Found(), list[tuple[str, DataError]](), list[DataError]()
+    reading = _Reading(addresses, labeled=labeled)
     by_path: dict[str, ImageRecord] = {}
-    for place in named:
-        try:
-            found = _read_source(place, addresses[place], labeled=labeled)
-        except (_EmptyError, MissingSourceError) as error:
-            empty.append((place, error))
-        except DataError as error:
-            errors.append(error)
-            total.unread.append(_unread(place, error))
-        else:
-            if not each_row:
-                found.records = _new(found.records, by_path, place, found.notes)
-            elif ending(remote.file_name(place)) not in MANIFEST_ENDINGS:
-                found.records.sort(key=attrgetter("path"))
-            total.add(found)
-    if errors and not total.records:
-        raise errors[0]
-    unread = tuple(dict.fromkeys(total.unread))
-    result = Scan(tuple(total.records), tuple(total.notes), places, unread, tuple(total.hollow), tuple(empty))
+    for place, found in reading.each(named):
+        if not each_row:
+            found.records = _new(found.records, by_path, place, found.notes)
+        elif ending(remote.file_name(place)) not in MANIFEST_ENDINGS:
+            found.records.sort(key=attrgetter("path"))
+    total = reading.total
+    unread = reading.unread(some=bool(total.records))
+    empty = tuple(reading.empty)
+    result = Scan(tuple(total.records), tuple(total.notes), places, unread, tuple(total.hollow), empty)
     return result if keep_empty else result.without_empty()
 
 
@@ -163,26 +156,53 @@ def scan_to_disk(sources: Sequence[str | Path], *, labeled: bool = True) -> List
     read, each for itself. A photo whose address holds credentials is an error, because they are not written anywhere.
     """
     addresses = _addresses(sources)
-    spool, total, empty, errors = Spool(), Found(), list[tuple[str, DataError]](), list[DataError]()
-    for place, address in addresses.items():
-        try:
-            found = _read_source(place, address, labeled=labeled, spool=spool)
-        except (_EmptyError, MissingSourceError) as error:
-            empty.append((place, error))
-        except DataError as error:
-            errors.append(error)
-            total.unread.append(_unread(place, error))
-        else:
-            note = spool.add(place, _bare(found.records if found.later is None else found.later))
-            found.records, found.notes = [], [*found.notes, *([note] if note else [])]
-            total.add(found)
-    if errors and not spool:
-        raise errors[0]
-    notes, unread = tuple(total.notes), tuple(dict.fromkeys(total.unread))
+    spool = Spool()
+    reading = _Reading(addresses, labeled=labeled, spool=spool)
+    for place, found in reading.each(addresses):
+        note = spool.add(place, _bare(found.records if found.later is None else found.later))
+        found.records, found.notes = [], [*found.notes, *([note] if note else [])]
+    notes, unread = tuple(reading.total.notes), reading.unread(some=bool(spool))
     if not spool:
-        Scan((), notes, tuple(addresses), unread, (), tuple(empty)).without_empty()
-    missing = tuple((place, "does not exist") for place, _ in empty)
+        Scan((), notes, tuple(addresses), unread, (), tuple(reading.empty)).without_empty()
+    missing = tuple((place, "does not exist") for place, _ in reading.empty)
     return Listing(spool, notes, tuple(addresses), (*unread, *missing))
+
+
+class _Reading:
+    """Sources that are read one after the other, and what came of them together.
+
+    Attributes
+    ----------
+    total : Found
+    empty : list of (source, error)
+        See `Scan`.
+    """
+
+    def __init__(self, addresses: Mapping[str, str], *, labeled: bool, spool: Spool | None = None) -> None:
+        self._addresses, self._labeled, self._spool = addresses, labeled, spool
+        self.total, self.empty = Found(), list[tuple[str, DataError]]()
+        self._errors: list[DataError] = []
+
+    def each(self, places: Iterable[str]) -> Iterator[tuple[str, Found]]:
+        """Read sources; what the caller changes in what was found counts."""
+        for place in places:
+            try:
+                found = _read_source(place, self._addresses[place], labeled=self._labeled, spool=self._spool)
+            except (_EmptyError, MissingSourceError) as error:
+                self.empty.append((place, error))
+            except DataError as error:
+                self._errors.append(error)
+                reason = f"{error.what} ({error.got[:300]})" if error.got else error.what
+                self.total.unread.append((place, reason))
+            else:
+                yield place, found
+                self.total.add(found)
+
+    def unread(self, *, some: bool) -> tuple[tuple[str, str], ...]:
+        """What could not be read, if others gave `some` images; else the first error is raised."""
+        if self._errors and not some:
+            raise self._errors[0]
+        return tuple(dict.fromkeys(self.total.unread))
 
 
 def _bare(records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:
@@ -204,10 +224,6 @@ def _addresses(sources: Sequence[str | Path]) -> dict[str, str]:
             "No source of photos was given", expected=_KINDS, fix="name one: a folder of class folders, for instance"
         )
     return {remote.name_of(address): address for address in absolute}
-
-
-def _unread(place: str, error: DataError) -> tuple[str, str]:
-    return place, f"{error.what} ({error.got[:300]})" if error.got else error.what
 
 
 def _absolute(source: str) -> str:
@@ -296,7 +312,9 @@ def _read_url(place: str, address: str, *, labeled: bool, spool: Spool | None = 
         remote.refresh(whole)
         entry = remote.entry(whole)
         if entry.is_folder:
-            return read_folder(place, labeled=labeled, spool=spool)
+            found = read_folder(place, labeled=labeled, spool=spool)
+            is_empty = not found.records and found.later is None
+            return read_converted(place, found, labeled=labeled, lazy=spool is not None) if is_empty else found
         refuse_compressed(file)
         if ending(file) in MANIFEST_ENDINGS:
             return read_manifest(place, labeled=labeled, address=address, lazy=spool is not None)

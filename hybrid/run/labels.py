@@ -348,7 +348,8 @@ def with_labels_in_force(layout: Layout, records: Sequence[ImageRecord]) -> list
     """Give images that may not be in the index the labels that people gave to their contents.
 
     Of a run where nobody gave any, nothing is read. Else the index says what a file holds that is as it was; others are
-    read where their size is that of a labeled content, or such a content has no size because it left the index.
+    read where their size is that of a labeled content, or one of both has none: such a content left the index, or lies
+    in a Parquet table.
     """
     if not layout.store.is_file():
         return list(records)
@@ -357,14 +358,16 @@ def with_labels_in_force(layout: Layout, records: Sequence[ImageRecord]) -> list
         if not given:
             return list(records)
         there = {image.record.path: image for image in store.images_at([record.path for record in records])}
-        sizes = {image.sha256: image.record.size for image in store.images_with(given)}
+        known = {image.sha256: image.record.size for image in store.images_with(given)}
+    sizes = {0, *known.values()}
+    any_size = len(known) < len(given) or 0 in known.values()
     contents: dict[int, str] = {}
     unknown: list[int] = []
     for place, record in enumerate(records):
         image = there.get(record.path)
         if image is not None and _stamp(image.record) == _stamp(record):
             contents[place] = image.sha256
-        elif len(sizes) < len(given) or record.size in sizes.values():
+        elif any_size or record.size in sizes:
             unknown.append(place)
     reads = read_each([records[place] for place in unknown], None)
     contents |= {place: read.sha256 for place, read in zip(unknown, reads, strict=True)}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import tracemalloc
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -16,7 +18,7 @@ from hybrid.cluster.shards import embed_shard, embed_shards, missing_of
 from hybrid.config import EncoderSettings
 from hybrid.encoders import load_encoder
 from hybrid.errors import ConfigError, HybridError, StoreError
-from hybrid.images.sources import scan
+from hybrid.images.sources import scan, scan_to_disk
 from hybrid.index.store import EmbeddingStore
 
 TINY = EncoderSettings(model="tiny", pretrained=None, precision="fp32")
@@ -176,3 +178,43 @@ def test_shares(text):
     assert share_of("3/4", 2) == []
     with pytest.raises(ConfigError, match="I/N"):
         share_of(text, 10)
+
+
+def test_photos_in_a_parquet_table_give_the_vectors_of_their_files(hybrid, photos, tmp_path):
+    found = scan([photos]).records
+    columns = {"image": [{"bytes": r.read_bytes()} for r in found], "label": [r.label for r in found]}
+    file, plan, run, single = (tmp_path / name for name in ("train.parquet", "plan", "run", "single"))
+    pq.write_table(pa.table(columns), file, row_group_size=16)
+    hybrid("embed", "plan", file, "--out", plan, "--per-shard", 16, "--encoder", "tiny")
+    hybrid("embed", "run", plan, "--local", rc=3)
+    hybrid("import-index", plan, "--run", run, rc=3)
+    again = hybrid("build-index", file, "--run", run, rc=3)
+    assert "0 encoded, 0 copies of known content, 39 unchanged" in again.out
+    assert f"{file}/image/00000039: not an image" in again.err
+    for source, own in ((file, tmp_path / "table"), (photos, single)):
+        hybrid("build-index", source, "--run", own, "--encoder", "tiny", rc=3)
+    _, keys, vectors = rows_and_vectors(tmp_path / "table")
+    _, expected_keys, expected = rows_and_vectors(single)
+    assert keys == expected_keys == rows_and_vectors(run)[1]
+    assert (vectors == expected).all()
+    answers = [
+        [line.split(",")[1:] for line in hybrid("predict", source, *ask, rc=3).out.splitlines()]
+        for ask in [("--run", single, "--prompts", "cat,dog", "--format", "csv")]
+        for source in (file, photos)
+    ]
+    assert answers[0] == answers[1]
+    assert len(answers[0]) == 40
+
+
+def test_memory_does_not_grow_with_what_is_planned(photos, tmp_path):
+    make(photos, tmp_path / "first")  # which imports what there is to import
+    peaks = []
+    for count in (600, 2_400):
+        listed = tmp_path / f"{count}.csv"
+        listed.write_text("\n".join(["path,label", *(f"/nowhere/{i:06d}.jpg,{i % 9}" for i in range(count))]))
+        tracemalloc.start()
+        plan = make_plan(scan_to_disk([listed]), tmp_path / str(count), TINY, per_shard=150)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert plan.images == count
+    assert peaks[1] < 1.2 * peaks[0]

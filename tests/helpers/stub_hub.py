@@ -198,18 +198,19 @@ def _sha1(data: bytes) -> str:
 
 
 _REPO = r"(?P<repo>(?:datasets/)?[^/]+/[^/]+)"
+_REV = r"(?P<rev>refs/convert/[^/]+|[^/]+)"
 _ROUTES = (
     ("GET|HEAD", "/", _Handler.home),
     ("POST", "/api/repos/create", _Handler.create),
     ("POST", "/api/validate-yaml", _Handler.checked),
     ("GET", f"/api/(?:models/)?{_REPO}", _Handler.info),
-    ("GET", f"/api/(?:models/)?{_REPO}/revision/(?P<rev>[^/]+)", _Handler.info),
-    ("POST", f"/api/models/{_REPO}/branch/(?P<rev>[^/]+)", _Handler.branch),
-    ("GET", f"/api/(?:models/)?{_REPO}/tree/(?P<rev>[^/]+)(?:/(?P<folder>.+))?", _Handler.tree),
-    ("POST", f"/api/(?:models/)?{_REPO}/paths-info/(?P<rev>[^/]+)", _Handler.paths),
-    ("POST", f"/api/models/{_REPO}/preupload/(?P<rev>[^/]+)", _Handler.preupload),
-    ("POST", f"/api/models/{_REPO}/commit/(?P<rev>[^/]+)", _Handler.commit),
+    ("GET", f"/api/(?:models/)?{_REPO}/revision/{_REV}", _Handler.info),
+    ("POST", f"/api/models/{_REPO}/branch/{_REV}", _Handler.branch),
+    ("GET", f"/api/(?:models/)?{_REPO}/tree/{_REV}(?:/(?P<folder>.+))?", _Handler.tree),
+    ("POST", f"/api/(?:models/)?{_REPO}/paths-info/{_REV}", _Handler.paths),
+    ("POST", f"/api/models/{_REPO}/preupload/{_REV}", _Handler.preupload),
+    ("POST", f"/api/models/{_REPO}/commit/{_REV}", _Handler.commit),
     ("POST", rf"/{_REPO}\.git/info/lfs/objects/batch", _Handler.batch),
     ("PUT", "/lfs/(?P<oid>[0-9a-f]{64})", _Handler.upload),
-    ("GET|HEAD", f"/{_REPO}/resolve/(?P<rev>[^/]+)/(?P<name>.+)", _Handler.resolve),
+    ("GET|HEAD", f"/{_REPO}/resolve/{_REV}/(?P<name>.+)", _Handler.resolve),
 )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stub_hub import StubHub
 
 pytest.importorskip("moto.server", reason="needs moto[server]")
 pytest.importorskip("s3fs", reason="needs the extra remote")
@@ -216,6 +217,27 @@ def fresh_connections(fresh_stores: None) -> Iterator[None]:
     S3FileSystem.clear_instance_cache()
     yield
     S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Callable[[dict[str, bytes]], object], StubHub]]:
+    """A dataset's URL, and what fills it."""
+    from huggingface_hub import HfFileSystem, constants
+
+    store = StubHub()
+    monkeypatch.setattr(constants, "ENDPOINT", store.url)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", store.url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    HfFileSystem.clear_instance_cache()
+
+    def fill(objects: dict[str, bytes]) -> None:
+        store.put("datasets/owner/name", "main", objects)
+
+    yield "hf://datasets/owner/name", fill, store
+    HfFileSystem.clear_instance_cache()
+    store.shutdown()
 
 
 def objects_in(folder: Path) -> dict[str, bytes]:

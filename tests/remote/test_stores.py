@@ -6,7 +6,6 @@ import sqlite3
 
 import pytest
 from stub_gcs import StubGcs
-from stub_hub import StubHub
 
 from hybrid.errors import DataError
 from hybrid.images.pipeline import read_each
@@ -28,27 +27,6 @@ def gcs(monkeypatch):
         store.objects = {("bucket", name): data for name, data in objects.items()}
 
     yield "gs://bucket", fill, store
-    store.shutdown()
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    """A dataset's URL, and what fills it."""
-    from huggingface_hub import HfFileSystem, constants
-
-    store = StubHub()
-    monkeypatch.setattr(constants, "ENDPOINT", store.url)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", store.url + "/{repo_id}/resolve/{revision}/{filename}"
-    )
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    HfFileSystem.clear_instance_cache()
-
-    def fill(objects):
-        store.put("datasets/owner/name", "main", objects)
-
-    yield "hf://datasets/owner/name", fill, store
-    HfFileSystem.clear_instance_cache()
     store.shutdown()
 
 
