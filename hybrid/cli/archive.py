@@ -39,7 +39,7 @@ def archive_build(
 
     planned = PlanFolder.at(folder)
     with show.image_progress("archiving", planned.read().images) as progress:
-        info = build_archive(planned, out, kind=kind.value, progress=progress)
+        info = build_archive(planned, out, kind=kind.value, progress=progress, say=show.note)
     show.result(f"{out}: {info.line}; hybrid search --archive {out}")
 
 

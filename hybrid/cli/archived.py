@@ -40,18 +40,14 @@ def predict_archive(
     from hybrid.cli.load import load_classifier, read_by
     from hybrid.cli.outputs import PREDICTIONS, Outputs
     from hybrid.cli.write import writer_of
-    from hybrid.cluster.archive import Archive
+    from hybrid.cluster.archive import OTHER_RUN, Archive
 
     policy = answer.policy()
     archive = Archive.open(place)
     outputs = Outputs({**answer.read_by, **read_by(run, encoder)}, run.run)
     outputs.file("--out", output.out, PREDICTIONS)
-    classifier = load_classifier(run, policy, _encoder_of(archive, run.run, encoder), device, None, answer.taxonomy)
-    archive.check_encoder(
-        classifier.encoder.fingerprint,
-        "the run",
-        "take a run with vectors of the archive's encoder: hybrid import-index DIR --run R, and train-head",
-    )
+    classifier = load_classifier(run, policy, archive_encoder(archive, run.run, encoder), device, None, answer.taxonomy)
+    archive.check_encoder(classifier.encoder.fingerprint, "the run", OTHER_RUN)
     # Records are gone through beforehand only where an answer depends on others.
     records = archive.records if archive.has_sequences or policy.class_priors is not None else ()
     show.note(*classifier.context.image_notes(records))
@@ -82,7 +78,7 @@ def _embedded(archive: Archive) -> Iterator[Embedded]:
         yield Embedded(records, hashes, vectors, unreadable)
 
 
-def _encoder_of(archive: Archive, run: Path, given: options.EncoderOptions) -> options.EncoderOptions:
+def archive_encoder(archive: Archive, run: Path, given: options.EncoderOptions) -> options.EncoderOptions:
     """The archive's encoder, where no run says which and none was given."""
     from hybrid.run.files import Layout, is_run
 

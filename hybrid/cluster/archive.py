@@ -11,29 +11,34 @@ A folder holds all of it::
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from msgspec import Struct
+from numpy.typing import NDArray
 
 from hybrid.cluster.archive_index import ArchiveIndex, IndexInfo, build_again
 from hybrid.cluster.archive_rows import PartRows, RowVectors
-from hybrid.cluster.parts import PartBatch, check_part, iterate_part, opened_part, read_part
-from hybrid.cluster.tables import RECORD_NAMES, to_records
+from hybrid.cluster.parts import PartBatch, check_part, halves_of, iterate_part, opened_part, read_part, vectors_of
+from hybrid.cluster.tables import CHUNK, RECORD_NAMES, to_records
 from hybrid.config import EncoderSettings
-from hybrid.encoders.base import FloatArray
+from hybrid.encoders.base import FloatArray, unit_norm
 from hybrid.errors import ConfigError, StoreError, named_file_errors
 from hybrid.images.records import ImageRecord
-from hybrid.index.ivf import NEAREST
+from hybrid.index.ivf import NEAREST, SEED
 from hybrid.index.rows import Ids
 from hybrid.run.files import parse_json
 
 FORMAT = 1
 INFO, PARTS = "archive.json", "parts"
+# Groups of rows that a sample is drawn from: 4 MiB each of 512 numbers.
+BLOCKS = 256
+# How a run gets vectors of the encoder of an archive.
+OTHER_RUN = "take a run with vectors of the archive's encoder: hybrid import-index DIR --run R, and train-head"
 
 
 class ArchivePart(Struct, frozen=True):
@@ -83,6 +88,28 @@ class ArchiveInfo(Struct, frozen=True, kw_only=True):
             f"approximate search among {self.vectors:,} vectors: {index.nprobe} of {index.lists} IVF lists{again}, "
             f"which finds {index.recall:.1%} of the {NEAREST} nearest photos (measured on {index.sample})"
         )
+
+
+class ArchiveRows(NamedTuple):
+    """Some rows of an archive, ascending.
+
+    Attributes
+    ----------
+    rows : tuple of n int
+    records : tuple of n ImageRecord
+    hashes : tuple of n str
+    halves : (n, dim) float16
+        Their vectors as they are stored.
+    """
+
+    rows: tuple[int, ...]
+    records: tuple[ImageRecord, ...]
+    hashes: tuple[str, ...]
+    halves: NDArray[np.float16]
+
+    def vectors(self, places: Sequence[int]) -> FloatArray:
+        """Vectors of some of them, (m, dim) float32, of unit norm."""
+        return unit_norm(self.halves[list(places)])
 
 
 class ArchiveRecords:
@@ -182,32 +209,44 @@ class Archive:
             near[0][number, : len(best)], near[1][number, : len(best)] = similarity[best], own[best]
         return near
 
-    def images(self, rows: list[int]) -> dict[int, tuple[ImageRecord, str]]:
+    def images(self, rows: Sequence[int]) -> dict[int, tuple[ImageRecord, str]]:
         """Image and content hash of rows, by row number; nothing else of the parts is read but their groups of rows."""
-        found: dict[int, tuple[ImageRecord, str]] = {}
-        start = 0
-        for part in self.info.parts:
-            own = sorted(row - start for row in rows if start <= row < start + part.rows)
-            if own:
-                read = self._images_of(self.root / PARTS / part.name, own)
-                found.update((start + row, image) for row, image in read.items())
-            start += part.rows
-        return found
+        return {
+            row: (record, str(sha256))
+            for own, batch, _ in self._chosen(rows, (*RECORD_NAMES, "sha256"))
+            for row, record, sha256 in zip(own, to_records(batch), batch.column("sha256").to_pylist(), strict=True)
+        }
 
-    def _images_of(self, file: Path, rows: list[int]) -> dict[int, tuple[ImageRecord, str]]:
-        found: dict[int, tuple[ImageRecord, str]] = {}
-        with opened_part(file, self.info.fingerprint) as (part, _):
-            at = 0
-            for group in range(part.num_row_groups):
-                count = part.metadata.row_group(group).num_rows
-                own = [row for row in rows if at <= row < at + count]
-                if own:
-                    table = part.read_row_group(group, columns=[*RECORD_NAMES, "sha256"], use_threads=False)
-                    for row in own:
-                        one = table.slice(row - at, 1)
-                        found[row] = to_records(one)[0], str(one.column("sha256")[0].as_py())
-                at += count
-        return found
+    def take(self, rows: Sequence[int]) -> ArchiveRows:
+        """Those of some rows whose images could be read, ascending."""
+        numbers: list[int] = []
+        records: list[ImageRecord] = []
+        hashes: list[str] = []
+        halves = [np.empty((0, self.info.dim), np.float16)]
+        for own, batch, file in self._chosen(rows, (*RECORD_NAMES, "sha256", "vector", "reason")):
+            vectors_of(batch, file)  # says what is wrong with them
+            there = np.flatnonzero(np.asarray(batch.column("vector").is_valid())).tolist()
+            every, contents = to_records(batch), batch.column("sha256").to_pylist()
+            numbers += [own[place] for place in there]
+            records += [every[place] for place in there]
+            hashes += [str(contents[place]) for place in there]
+            halves.append(halves_of(batch)[there])
+        return ArchiveRows(tuple(numbers), tuple(records), tuple(hashes), np.concatenate(halves))
+
+    def sample(self, count: int) -> ArchiveRows:
+        """Rows that are drawn at random, the same each time; see `draw_rows`."""
+        return self.take(draw_rows([part.rows for part in self.info.parts], count))
+
+    def _chosen(self, rows: Sequence[int], columns: Sequence[str]) -> Iterator[tuple[list[int], Any, Path]]:
+        """Some rows, ascending, as RecordBatches of some columns: row numbers, batch, and the part that it is of."""
+        wanted, start = np.unique(np.array(rows, dtype=np.int64)), 0
+        for part in self.info.parts:
+            own = wanted[slice(*np.searchsorted(wanted, [start, start + part.rows]))] - start
+            if len(own):
+                file = self.root / PARTS / part.name
+                for places, batch in _groups(file, self.info.fingerprint, own, columns):
+                    yield (start + places).tolist(), batch, file
+            start += part.rows
 
     def batches(self) -> Iterator[PartBatch]:
         """All rows in order, some thousand at a time; StoreError where a part is damaged."""
@@ -244,3 +283,35 @@ class Archive:
     def _vectors(self) -> RowVectors:
         parts = [PartRows(self.root / PARTS / part.name, part.rows, part.size) for part in self.info.parts]
         return RowVectors(self.root, parts, self.info.dim)
+
+
+def draw_rows(sizes: Sequence[int], count: int) -> list[int]:
+    """Draw rows at random, each with the same probability, from parts of these sizes; the same ones each time.
+
+    Of many rows, `BLOCKS` groups of rows are drawn first, and then the same share of each: a group is read as a whole,
+    and single rows from all over would be as many reads.
+    """
+    rng = np.random.default_rng(SEED)
+    starts = np.cumsum([0, *sizes[:-1]]).tolist()
+    blocks = [
+        (start + at, min(CHUNK, rows - at))
+        for start, rows in zip(starts, sizes, strict=True)
+        for at in range(0, rows, CHUNK)
+    ]
+    chosen = [blocks[place] for place in rng.permutation(len(blocks))[:BLOCKS].tolist()]
+    share = min(1.0, count / max(1, sum(rows for _, rows in chosen)))
+    drawn = [start + rng.permutation(rows)[: round(share * rows)] for start, rows in chosen]
+    return sorted(np.concatenate([np.empty(0, np.int64), *drawn]).tolist())
+
+
+def _groups(file: Path, fingerprint: str, rows: Ids, columns: Sequence[str]) -> Iterator[tuple[Ids, Any]]:
+    """Rows of a part, ascending, from its groups of rows: their numbers, and a RecordBatch of some columns."""
+    with opened_part(file, fingerprint) as (part, _):
+        at = 0
+        for group in range(part.num_row_groups):
+            count = part.metadata.row_group(group).num_rows
+            own = rows[slice(*np.searchsorted(rows, [at, at + count]))]
+            if len(own):
+                table = part.read_row_group(group, columns=list(columns), use_threads=False)
+                yield own, table.take(own - at).combine_chunks().to_batches()[0]
+            at += count

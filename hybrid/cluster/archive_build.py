@@ -32,7 +32,12 @@ AskedKind = Kind | Literal["auto"]
 
 
 def build_archive(
-    folder: PlanFolder, out: Path, *, kind: AskedKind = "auto", progress: Callable[[int], None] = lambda count: None
+    folder: PlanFolder,
+    out: Path,
+    *,
+    kind: AskedKind = "auto",
+    progress: Callable[[int], None] = lambda count: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> ArchiveInfo:
     """Make an archive of a plan whose parts are all there. One that is there already serves until the new one is.
 
@@ -44,6 +49,8 @@ def build_archive(
         Of the index (`IndexInfo`); ``auto``: what serves so many vectors.
     progress : callable
         Told of photos that are done.
+    say : callable
+        Told of each step that takes long, such as training.
 
     Raises
     ------
@@ -68,7 +75,7 @@ def build_archive(
             for number in range(1, len(plan.shards) + 1)
         )
         with TemporaryDirectory(prefix=BUILDING, dir=out) as building:
-            count, index = _index(parts, out / PARTS, plan, kind, Path(building), progress)
+            count, index = _index(parts, out / PARTS, plan, kind, Path(building), progress, say)
             info = ArchiveInfo(
                 encoder=plan.encoder,
                 encoder_name=plan.encoder_name,
@@ -142,13 +149,14 @@ def _index(
     asked: AskedKind,
     building: Path,
     progress: Callable[[int], None],
+    say: Callable[[str], None],
 ) -> tuple[int, IndexInfo]:
     """Write the index of all vectors, and where they lie; tell how many there are."""
     there = _readable(parts, folder, plan.fingerprint)
     kind = kind_of(asked, len(there))
     sample, queries, own = _sample(parts, folder, plan, there, training_points(kind, len(there)))
     nearest = Nearest(queries, own)
-    builder = IndexBuilder(kind, plan.dim, len(there), sample, building)
+    builder = IndexBuilder(kind, plan.dim, len(there), sample, building, say)
     del sample
     places = RowPlaces(building, plan.images, plan.dim) if kind == "pq" else None
     start = 0

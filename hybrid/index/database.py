@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
@@ -19,8 +20,13 @@ from hybrid.lock import holder
 LOGGED = 4000
 # KiB of pages in memory while one writes, where SQLite has 2,000: fewer than a batch changes are written twice.
 CACHE = 32 * 1024
+# As many while a store is filled: what is committed together has changed more pages.
+CACHE_TOGETHER = 128 * 1024
 # Rows of a statement: with 12 columns fewer values than any SQLite takes at once.
 ROWS = 64
+# Seconds of transactions that are committed together while a store is filled: each commit writes every page that it
+# changed, and many of them change the same ones.
+TOGETHER = 1.0
 # Seconds to wait for another process that writes.
 PATIENCE = 30.0
 # What SQLite says where a folder or disk does not let it make its files.
@@ -46,6 +52,8 @@ class Database:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self.connection = connection
         self.path = path
+        self._together = False
+        self._committed = 0.0
 
     def rows(self, query: str, values: Any = ()) -> Iterator[tuple[Any, ...]]:
         """Rows of a query, read as they are asked for."""
@@ -80,6 +88,10 @@ class Database:
     @contextmanager
     def transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
         """What the block writes is there as a whole or not at all."""
+        if self._together:
+            with self._part():
+                yield
+            return
         self.change(begin)
         try:
             yield
@@ -89,6 +101,41 @@ class Database:
             if self.connection.in_transaction:
                 self.connection.rollback()
             raise
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Commit transactions of the block together where they follow each other fast, and all when it ends.
+
+        One that comes `TOGETHER` after the last commit, or later, is committed at once: nobody else can write between
+        one that is not and the next.
+        """
+        self._together = True
+        self.change(f"PRAGMA cache_size=-{CACHE_TOGETHER}")
+        try:
+            yield
+        finally:
+            self._together = False
+            if self.connection.in_transaction:
+                self.change("COMMIT")
+            self.change(f"PRAGMA cache_size=-{CACHE}")
+
+    @contextmanager
+    def _part(self) -> Iterator[None]:
+        if not self.connection.in_transaction:
+            self.change("BEGIN IMMEDIATE")
+        self.change("SAVEPOINT part")
+        try:
+            yield
+            self.change("RELEASE part")
+        except BaseException:
+            # A full disk may have ended all of it already.
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK TO part")
+                self.connection.execute("RELEASE part")
+            raise
+        if time.monotonic() - self._committed >= TOGETHER:
+            self.change("COMMIT")
+            self._committed = time.monotonic()
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:

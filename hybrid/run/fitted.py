@@ -284,6 +284,14 @@ class FittedClassifier:
         ConfigError
             If all images are to be answered together, which would take them all in memory.
         """
+        self.check_embedded()
+        if self.policy.transductive:
+            raise ConfigError("embeddings are answered batch by batch", got="--transductive", fix="leave it out")
+        answers = map(self._answer_embedded, batches)
+        return self._in_context(answers, records) if self.context.changes(records) else answers
+
+    def check_embedded(self) -> None:
+        """Make sure that embeddings are enough for it; HeadError where the head reads pixels."""
         if self.head is not None and self.head.encoder_identity is None:
             raise HeadError(
                 "the head of this run reads pixels, and embeddings alone are given",
@@ -291,10 +299,6 @@ class FittedClassifier:
                 got="a fine-tuned network",
                 fix=NEEDS_PHOTOS,
             )
-        if self.policy.transductive:
-            raise ConfigError("embeddings are answered batch by batch", got="--transductive", fix="leave it out")
-        answers = map(self._answer_embedded, batches)
-        return self._in_context(answers, records) if self.context.changes(records) else answers
 
     def experts(self, *, embed: bool = False) -> Experts:
         """Those that look at images for it; `embed`: the encoder too, where no answer needs it."""

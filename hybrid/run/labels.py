@@ -39,13 +39,30 @@ class Unset:
 UNSET = Unset()
 
 
+@dataclass(frozen=True, eq=False)
+class EmbeddedImage:
+    """An image whose content and vector are known, so that it joins the index unread.
+
+    Attributes
+    ----------
+    record : ImageRecord
+    sha256 : str
+    vector : (dim,) float32, unit norm
+        By the encoder of the run, whose fingerprint the caller has compared.
+    """
+
+    record: ImageRecord
+    sha256: str
+    vector: FloatArray
+
+
 @dataclass(frozen=True)
 class LabelRequest:
     """A label for one image.
 
     Attributes
     ----------
-    image : ImageRecord or str
+    image : ImageRecord, EmbeddedImage or str
         An image, which joins the index if its content is not there; or a content hash of the index.
     label : str
         A class, in any spelling, or ``none of these``.
@@ -57,7 +74,7 @@ class LabelRequest:
         See `GivenLabel`.
     """
 
-    image: ImageRecord | str
+    image: ImageRecord | EmbeddedImage | str
     label: str
     why: str = "person"
     was: str | Unset | None = UNSET
@@ -105,6 +122,7 @@ class _Plan:
 
     wanted: dict[str, LabelRequest] = field(default_factory=dict)
     joining: list[StoredImage] = field(default_factory=list)
+    vectors: dict[str, FloatArray] = field(default_factory=dict)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -241,6 +259,7 @@ def _plan(store: EmbeddingStore, requests: Sequence[LabelRequest]) -> _Plan:
     reads = dict(zip(records, read_each(list(records.values()), None), strict=True))
     known = {str(one.image) for one in requests if isinstance(one.image, str)}
     known |= {read.sha256 for read in reads.values() if not read.reason}
+    known |= {one.image.sha256 for one in requests if isinstance(one.image, EmbeddedImage)}
     there = {image.sha256 for image in store.images_with(known)}
     for one in requests:
         if isinstance(one.image, str):
@@ -250,15 +269,19 @@ def _plan(store: EmbeddingStore, requests: Sequence[LabelRequest]) -> _Plan:
                     got=one.image,
                     fix="name the photo itself, or build the index with it: hybrid build-index SOURCE",
                 )
-            sha256 = one.image
+            sha256, record = one.image, None
+        elif isinstance(one.image, EmbeddedImage):
+            sha256, record = one.image.sha256, one.image.record
+            plan.vectors[sha256] = one.image.vector
+            _check_same(store, one.image)
         else:
             read = reads[id(one)]
             if read.reason:
                 plan.unreadable.append((read.record.path, read.reason))
                 continue
-            sha256 = read.sha256
-            if sha256 not in there and sha256 not in plan.wanted:
-                plan.joining.append(StoredImage(replace(read.record, source=LABELED, label=None, split=None), sha256))
+            sha256, record = read.sha256, read.record
+        if record is not None and sha256 not in there and sha256 not in plan.wanted:
+            plan.joining.append(StoredImage(replace(record, source=LABELED, label=None, split=None), sha256))
         other = plan.wanted.setdefault(sha256, one)
         if class_key(other.label) != class_key(one.label):
             raise DataError(
@@ -267,6 +290,17 @@ def _plan(store: EmbeddingStore, requests: Sequence[LabelRequest]) -> _Plan:
                 fix="leave one of them out",
             )
     return plan
+
+
+def _check_same(store: EmbeddingStore, image: EmbeddedImage) -> None:
+    """Refuse an image whose path the index knows with other bytes: it would put the older ones in their place."""
+    if other := [one for one in store.images_at([image.record.path]) if one.sha256 != image.sha256]:
+        raise DataError(
+            f"the index knows {image.record.path} with other bytes",
+            expected=f"content {image.sha256}",
+            got=f"content {other[0].sha256}",
+            fix="label it as the index has it: hybrid label",
+        )
 
 
 def _labels_before(store: EmbeddingStore, plan: _Plan) -> dict[str, str | None]:
@@ -314,8 +348,11 @@ def _join(
         )
     encoder.check([image.record for image in plan.joining])
     there = store.embedded(encoder.fingerprint, [image.sha256 for image in plan.joining])
-    vectors: Mapping[str, FloatArray]
-    vectors, torn = embed_images(encoder, [i for i in plan.joining if i.sha256 not in there], None, None)
+    lacking = [image for image in plan.joining if image.sha256 not in there]
+    made, torn = embed_images(encoder, [image for image in lacking if image.sha256 not in plan.vectors], None, None)
+    vectors: Mapping[str, FloatArray] = made | {
+        image.sha256: plan.vectors[image.sha256] for image in lacking if image.sha256 in plan.vectors
+    }
     plan.unreadable += torn
     lost = {image.sha256 for image in plan.joining} - there - vectors.keys()
     plan.wanted = {sha256: one for sha256, one in plan.wanted.items() if sha256 not in lost}

@@ -15,6 +15,7 @@ from hybrid.config import Regions
 from hybrid.encoders.base import FloatArray
 from hybrid.errors import ConfigError
 from hybrid.gate.policy import EXCLUSIVE, Policy
+from hybrid.index.contents import by_content, joined_label
 from hybrid.index.schema import StoreState
 from hybrid.index.store import EmbeddingStore
 from hybrid.labels.prompts import PromptClass, PromptSet
@@ -151,6 +152,14 @@ class Served:
     def kind(self) -> str:
         """Who decides where there is no gate."""
         return "gate" if self.fitted.decider else "head" if self.fitted.head else "names"
+
+
+def labels_of(layout: Layout, hashes: Sequence[str]) -> dict[str, str | None]:
+    """Labels in force of those contents that the index of a run holds."""
+    if not hashes or not layout.store.is_file():
+        return {}
+    with EmbeddingStore(layout.store, read_only=True) as store:
+        return {name: joined_label(records) for name, records in by_content(store.images_with(hashes)).items()}
 
 
 def load_served(run: Run, asked: Asked, *, keep_texts: bool, texts: dict[str, FloatArray]) -> Served:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from hybrid.errors import HybridError
 from hybrid.serve.model import Served
-from hybrid.tools.review.pool import Pool
+from hybrid.tools.review.base import ReviewPool
 
 
 class Review:
@@ -19,33 +19,33 @@ class Review:
     ----------
     served : callable
         Gives the classifier that answers.
-    keep : bool
-        Whether logits may be kept in the run.
+    make : callable
+        Gives the pool of a classifier, with no answer in it yet.
     """
 
-    def __init__(self, served: Callable[[], Served], *, keep: bool) -> None:
-        self._served, self._keep = served, keep
+    def __init__(self, served: Callable[[], Served], make: Callable[[Served], ReviewPool]) -> None:
+        self._served, self._make = served, make
         self._lock = threading.Lock()
-        self._pool: Pool | None = None
-        self._coming: Pool | None = None
+        self._pool: ReviewPool | None = None
+        self._coming: ReviewPool | None = None
         self._key = ""
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._problem: HybridError | None = None
 
-    def pool(self) -> Pool:
+    def pool(self) -> ReviewPool:
         """The pool; its answers may still be on the way.
 
         Raises
         ------
         HybridError
-            If the run has no index.
+            If there is nothing to make it of.
         """
         with self._lock:
             served = self._served()
             if self._pool is None or self._key != served.answers_key:
                 self._end()
-                pool = Pool.of(served.fitted, served.run.layout, keep=self._keep)
+                pool = self._make(served)
                 if self._pool is None or not self._pool.ready[0]:
                     self._pool = pool
                 self._coming = pool
@@ -68,7 +68,7 @@ class Review:
         done, total = coming.ready
         return (done if coming is pool else min(done, max(total - 1, 0))), total
 
-    def current(self) -> Pool | None:
+    def current(self) -> ReviewPool | None:
         """The pool, if there is one already."""
         return self._pool
 
@@ -87,7 +87,7 @@ class Review:
             self._thread.join()
             self._thread = None
 
-    def _update(self, pool: Pool, stop: threading.Event) -> None:
+    def _update(self, pool: ReviewPool, stop: threading.Event) -> None:
         try:
             pool.update(stop=stop.is_set)
             self._problem = None

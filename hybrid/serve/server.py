@@ -6,7 +6,7 @@ import asyncio
 import socket
 import webbrowser
 from collections.abc import Callable
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import h11
 import uvicorn
@@ -19,15 +19,20 @@ from hybrid.serve.model import Asked
 from hybrid.serve.service import Service
 from hybrid.serve.settings import ServeSettings
 
+if TYPE_CHECKING:
+    from hybrid.cluster.archive import Archive
+
 # How long requests that are under way may take when the server is told to end.
 END_SECONDS = 30
 # How long the head of a request may take to arrive, from the first byte on or from the beginning of the connection.
 HEAD_SECONDS = 30.0
 
 
-def open_service(open_run: Callable[[], Run], asked: Asked, settings: ServeSettings) -> Service:
+def open_service(
+    open_run: Callable[[], Run], asked: Asked, settings: ServeSettings, archive: Archive | None = None
+) -> Service:
     """Load the run; the address is taken only then."""
-    return Service(open_run, asked, settings)
+    return Service(open_run, asked, settings, archive)
 
 
 class _TimedHeads(H11Protocol):

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -22,11 +22,11 @@ from hybrid.images.decoders import BatchDecoder
 from hybrid.images.pipeline import ReadImage, read
 from hybrid.images.records import BytesRecord, ImageRecord
 from hybrid.images.stream import default_workers
-from hybrid.index.contents import by_content, joined_label
 from hybrid.index.store import EmbeddingStore
 from hybrid.run.fitted import FittedClassifier
 from hybrid.run.neighbors import Near, with_neighbors
 from hybrid.run.run import Run
+from hybrid.serve.archive import ServedArchive
 from hybrid.serve.batching import Batcher, Places
 from hybrid.serve.cache import LRUCache, Upload
 from hybrid.serve.commands import Command, plan_command
@@ -34,10 +34,15 @@ from hybrid.serve.compute import Answered, Work, compute
 from hybrid.serve.errors import ServeError
 from hybrid.serve.jobs import Jobs
 from hybrid.serve.metrics import Gauge, Metrics
-from hybrid.serve.model import Asked, RunStamp, Served, Variants, load_served
+from hybrid.serve.model import Asked, RunStamp, Served, Variants, labels_of, load_served
 from hybrid.serve.review import Review
 from hybrid.serve.settings import ServeSettings
+from hybrid.tools.review.base import ReviewPool
+from hybrid.tools.review.pool import Pool
 from hybrid.tools.search.search import KeptIndex
+
+if TYPE_CHECKING:
+    from hybrid.cluster.archive import Archive
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -72,10 +77,20 @@ class Service:
         Opens the run anew.
     asked : Asked
     settings : ServeSettings
+    archive : Archive, optional
+        Searched and reviewed in the place of the run's index.
+
+    Raises
+    ------
+    HybridError
+        If the run cannot be read, or the archive is of another encoder.
     """
 
-    def __init__(self, open_run: Callable[[], Run], asked: Asked, settings: ServeSettings) -> None:
+    def __init__(
+        self, open_run: Callable[[], Run], asked: Asked, settings: ServeSettings, archive: Archive | None = None
+    ) -> None:
         self._open, self.asked, self.settings = open_run, asked, settings
+        self.archive = None if archive is None else ServedArchive(archive)
         self.uploads: LRUCache[str, Upload] = LRUCache(
             settings.kept_photos, lambda upload: len(upload.data) + 8192, settings.kept_bytes
         )
@@ -84,7 +99,7 @@ class Service:
         self.search_index = KeptIndex()
         self.queries: LRUCache[tuple[str, str], FloatArray] = LRUCache(settings.variants * 8)
         self.explaining, self._one_decoder = threading.Lock(), threading.Lock()
-        self.review = Review(lambda: self.served, keep=not settings.read_only)
+        self.review = Review(lambda: self.served, self._pool)
         self._texts: dict[str, FloatArray] = {}
         self._reloading, self._changing = threading.Lock(), threading.Lock()
         self._checked, self.reloads = 0.0, 0
@@ -102,6 +117,8 @@ class Service:
         """Begin to compute."""
         self.batcher.start()
         self.jobs.start()
+        if self.archive is not None:  # so that the queue is there when somebody asks for it
+            self._library.submit(self.archive.look)
 
     async def close(self) -> None:
         """End when all that was taken on is done."""
@@ -151,7 +168,15 @@ class Service:
         ]
 
     def _load(self, run: Run) -> Served:
-        return load_served(run, self.asked, keep_texts=not self.settings.read_only, texts=self._texts)
+        made = load_served(run, self.asked, keep_texts=not self.settings.read_only, texts=self._texts)
+        if self.archive is not None:
+            self.archive.check(made)
+        return made
+
+    def _pool(self, served: Served) -> ReviewPool:
+        if self.archive is not None:
+            return self.archive.pool(served)
+        return Pool.of(served.fitted, served.run.layout, keep=not self.settings.read_only)
 
     def reload(self) -> Served:
         """Read the run again, if it changed, and swap the classifier; who answers meanwhile goes on with the old one.
@@ -198,7 +223,7 @@ class Service:
         return sha256, replace(upload, name=name)
 
     def record_of(self, sha256: str) -> ImageRecord:
-        """The photo of a hash: an upload that is still there, or one of the index.
+        """The photo of a hash: an upload that is still there, one of the index, or one that the archive showed.
 
         Raises
         ------
@@ -212,8 +237,13 @@ class Service:
             with EmbeddingStore(layout.store, read_only=True) as store:
                 if images := store.images_with([sha256]):
                     return images[0].record
+        if self.archive is not None and (record := self.archive.record(sha256)) is not None:
+            return record
         raise ServeError(
-            404, "no photo with this hash is known", got=sha256[:80], fix="post the photo itself; uploads are forgotten"
+            404,
+            "no photo with this hash is known",
+            got=sha256[:80],
+            fix="post the photo itself, or search again: what was sent and found is forgotten after a while",
         )
 
     async def answer(
@@ -298,8 +328,4 @@ class Service:
 
     def labels_of(self, served: Served, hashes: Sequence[str]) -> dict[str, str | None]:
         """Labels in force of those contents that the index holds."""
-        layout = served.run.layout
-        if not hashes or not layout.store.is_file():
-            return {}
-        with EmbeddingStore(layout.store, read_only=True) as store:
-            return {name: joined_label(records) for name, records in by_content(store.images_with(hashes)).items()}
+        return labels_of(served.run.layout, hashes)

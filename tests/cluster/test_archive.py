@@ -59,7 +59,7 @@ def archives(drawn, tmp_path_factory):
     """An archive of each kind; those with lists were merged of several shards."""
     made = {kind: tmp_path_factory.mktemp(kind) for kind in ("exact", "ivf", "pq")}
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"SHARD_BYTES": 20_000, "OPQ_ITERATIONS": 1, "PQ_ITERATIONS": 2}.items():
+        for name, value in {"SHARD_BYTES": 20_000, "OPQ_STEPS": 2, "PQ_ROUNDS": 2}.items():
             patch.setattr(archive_index, name, value)
         for kind, out in made.items():
             build_archive(drawn[0], out, kind=kind)

@@ -46,9 +46,11 @@ def serve(served_animals: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     shutil.copytree(served_animals / "run", run)
     with ExitStack() as stack:
 
-        def start(taxonomy: str | None = None, policy: Policy | None = None, **settings: Any) -> TestClient:
+        def start(
+            taxonomy: str | None = None, policy: Policy | None = None, archive: Any = None, **settings: Any
+        ) -> TestClient:
             asked = Asked(prompts=str(served_animals / "names.txt"), taxonomy=taxonomy, policy=policy or Policy())
-            service = Service(lambda: Run(run, wait=False), asked, ServeSettings(**settings))
+            service = Service(lambda: Run(run, wait=False), asked, ServeSettings(**settings), archive)
             client = stack.enter_context(TestClient(create_app(service), base_url="http://127.0.0.1:8000"))
             client.service, client.run = service, run
             return client

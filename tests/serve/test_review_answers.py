@@ -6,8 +6,6 @@ import json
 import threading
 from types import SimpleNamespace
 
-import pytest
-
 from hybrid.serve import review
 from hybrid.serve.routes import queue
 
@@ -24,22 +22,14 @@ class SlowPool:
         self.ready = (7, 7)
 
 
-@pytest.fixture
-def pools(monkeypatch):
-    made = []
+def test_as_long_as_older_answers_serve_some_are_missing():
+    key, pools = ["first"], []
 
-    def of(*arguments, **options):
-        made.append(SlowPool())
-        return made[-1]
+    def make(served):
+        pools.append(SlowPool())
+        return pools[-1]
 
-    monkeypatch.setattr(review, "Pool", SimpleNamespace(of=of))
-    return made
-
-
-def test_as_long_as_older_answers_serve_some_are_missing(pools):
-    key = ["first"]
-    layout = SimpleNamespace(layout=None)
-    answers = review.Review(lambda: SimpleNamespace(answers_key=key[0], fitted=None, run=layout), keep=False)
+    answers = review.Review(lambda: SimpleNamespace(answers_key=key[0]), make)
     first = answers.pool()
     assert answers.ready() == (0, 7)
     pools[0].may.set()

@@ -12,7 +12,7 @@ from hybrid.images.records import BytesRecord, ImageRecord
 from hybrid.index.given import GivenLabel
 from hybrid.index.store import EmbeddingStore
 from hybrid.labels.names import NONE, NameTable
-from hybrid.run.labels import UNSET, LabelRequest, LabelSummary
+from hybrid.run.labels import UNSET, EmbeddedImage, LabelRequest, LabelSummary, Unset
 from hybrid.run.run import Run
 from hybrid.serve.errors import ServeError
 from hybrid.serve.model import Served
@@ -95,13 +95,7 @@ def _label(service: Service, given: NewLabels) -> dict[str, Any]:
     images = _images(service, hashes)
     answers = pool.answers(hashes) if pool is not None else [None] * len(hashes)
     requests = [
-        LabelRequest(
-            images[sha256],
-            one.label,
-            one.why,
-            one.was if "was" in one.model_fields_set else UNSET,
-            answer,
-        )
+        LabelRequest(images[sha256], one.label, one.why, _believed(one, images[sha256]), answer)
         for sha256, one, answer in zip(hashes, given.labels, answers, strict=True)
     ]
 
@@ -130,14 +124,22 @@ def _label(service: Service, given: NewLabels) -> dict[str, Any]:
     }
 
 
-def _images(service: Service, hashes: list[str]) -> dict[str, ImageRecord | str]:
-    """Hashes of the index stay hashes; uploads that it lacks are handed over with their bytes."""
+def _believed(given: NewLabel, image: ImageRecord | EmbeddedImage | str) -> str | Unset | None:
+    """The label that the sender believes to be in force; that of an archive's plan is none of the run's."""
+    if "was" not in given.model_fields_set:
+        return UNSET
+    return None if isinstance(image, EmbeddedImage) and given.was == image.record.label else given.was
+
+
+def _images(service: Service, hashes: list[str]) -> dict[str, ImageRecord | EmbeddedImage | str]:
+    """Hashes of the index stay hashes; photos of the archive join it by their vectors, uploads by their bytes."""
     with EmbeddingStore(service.served.run.layout.store, must_exist=True, read_only=True) as store:
         there = {image.sha256 for image in store.images_with(hashes)}
-    found: dict[str, ImageRecord | str] = {}
+    found: dict[str, ImageRecord | EmbeddedImage | str] = {sha256: sha256 for sha256 in there}
+    if service.archive is not None:
+        found |= service.archive.embedded([sha256 for sha256 in hashes if sha256 not in there])
     for sha256 in hashes:
-        if sha256 in there:
-            found[sha256] = sha256
+        if sha256 in found:
             continue
         record = service.record_of(sha256)
         assert isinstance(record, BytesRecord)  # noqa: S101  an upload: the index does not hold it

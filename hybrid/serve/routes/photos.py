@@ -34,7 +34,9 @@ async def photo(
 def _jpeg(service: Service, sha256: str, side: int) -> bytes:
     image = read_image(service.record_of(sha256), lambda scaled, _: scaled.to_picture(), min_side=side)
     if image.sha256 != sha256:
-        raise ServeError(404, "the photo's file holds another photo now", fix="hybrid build-index again")
+        raise ServeError(
+            404, "the photo's file holds another photo now", fix="hybrid build-index or hybrid embed again"
+        )
     picture = image.prepared
     picture.thumbnail((side, side))
     encoded = io.BytesIO()

@@ -51,6 +51,7 @@ def _describe(service: Service) -> dict[str, Any]:
         "seen": fitted.space.seen,
         "classes": len(fitted.space.names),
         **served.counts,
+        "archive": None if service.archive is None else service.archive.describe(),
         "head": served.head_name,
         "gate": fitted.decider is not None,
         "device": resolve(served.run.device).device,

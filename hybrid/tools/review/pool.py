@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from itertools import chain, zip_longest
 from pathlib import Path
 from threading import Lock
@@ -27,19 +25,16 @@ from hybrid.index.store import EmbeddingStore
 from hybrid.prediction import Answers, Prediction
 from hybrid.run.files import Layout, read_run
 from hybrid.run.fitted import Batch, FittedClassifier
+from hybrid.tools.review.base import TOP, ReviewPool
 from hybrid.tools.review.logits import HeadLogits, folder_of
-from hybrid.tools.review.strategies import Rows, draws, margin
+from hybrid.tools.review.strategies import draws, margin
 from hybrid.tools.review.suspects import suspicion
 
 # Images that are answered at once, and logits that wait for a write.
 CHUNK, PART = 1024, 512
-# Images that a person labeled last: `diverse` keeps away from them.
-LABELED = 500
-TOP = 5
-Unreadable = tuple[tuple[str, str], ...]
 
 
-class Pool:
+class Pool(ReviewPool):
     """Answers for all images of a run's index, those without a label first.
 
     A head on embeddings and zero-shot need the index's vectors alone. A head that reads pixels has to see every photo
@@ -47,36 +42,20 @@ class Pool:
     fitted anew. Of each image no more is in memory than its name and a few numbers.
 
     Make one with `Pool.of`, and another one whenever the classifier changed.
-
-    Attributes
-    ----------
-    hashes, paths : tuple of n str
-        Contents, those without a label first, and the first path of each.
-    labels : tuple of n (str or None)
-        In force when the pool was made.
-    unlabeled : int
-        How many have none.
-    margin, p_unseen : (n,) float64; `p_unseen` is None without a gate
-        See `strategies`; NaN where the answer is not there yet.
     """
 
     def __init__(self, classifier: FittedClassifier, layout: Layout, fingerprint: str, logits: HeadLogits) -> None:
-        self.classifier, self.layout, self.fingerprint = classifier, layout, fingerprint
         self._logits, self._updating = logits, Lock()
         self._suspicion: tuple[NDArray[np.float64], tuple[str, ...]] | None = None
         with EmbeddingStore(layout.store, read_only=True) as store:
             contents = by_content(store.images())
             embedded = store.embedded(fingerprint)
+        images = {
+            name: (records[0].path, joined_label(records)) for name, records in contents.items() if name in embedded
+        }
+        super().__init__(classifier, layout, fingerprint, images)
         missing = [name for name in contents if name not in embedded]
-        labels = {name: joined_label(records) for name, records in contents.items() if name in embedded}
-        self.hashes = tuple(sorted(labels, key=lambda name: (labels[name] is not None, name)))
-        self.paths = tuple(contents[name][0].path for name in self.hashes)
-        self.labels = tuple(labels[name] for name in self.hashes)
-        self.unlabeled = sum(label is None for label in self.labels)
-        self.margin = np.full(len(self.hashes), np.nan)
-        self.p_unseen = np.full(len(self.hashes), np.nan) if classifier.decider is not None else None
-        self._row = {name: row for row, name in enumerate(self.hashes)}
-        self._reasons = {contents[name][0].path: "it has no vector: hybrid build-index again" for name in missing}
+        self._reasons |= {contents[name][0].path: "it has no vector: hybrid build-index again" for name in missing}
 
     @classmethod
     def of(cls, classifier: FittedClassifier, layout: Layout, *, keep: bool = True) -> Pool:
@@ -85,8 +64,6 @@ class Pool:
         Parameters
         ----------
         classifier : FittedClassifier
-            Its policy shifts the answers here, too; each image is answered by itself, and by a class that it may be
-            labeled with.
         layout : Layout
             Of its run, which has an index.
         keep : bool
@@ -97,33 +74,12 @@ class Pool:
         HybridError
             If the run has no index, or it cannot be read.
         """
-        policy = replace(classifier.policy, transductive=False, confident=None)
-        if policy != classifier.policy:
-            classifier = replace(classifier, policy=policy)
         return cls(classifier, layout, read_run(layout).encoder_fingerprint, _logits_of(classifier, layout, keep=keep))
-
-    @property
-    def ready(self) -> tuple[int, int]:
-        """Images that are answered or cannot be, and all."""
-        total = len(self.hashes)
-        return total - len(self._waiting()), total
-
-    @property
-    def unreadable(self) -> Unreadable:
-        """Path and reason of each image that cannot be answered."""
-        return tuple(self._reasons.items())
 
     def update(
         self, step: Callable[[int], None] = lambda count: None, stop: Callable[[], bool] = lambda: False
     ) -> None:
-        """Answer the images that are not answered yet, while others read what is there.
-
-        Parameters
-        ----------
-        step : callable
-            Told how many were just answered, or found unreadable.
-        stop : callable
-            Asked after each batch; where it says so, the rest is left for the next call.
+        """As `ReviewPool.update`.
 
         Raises
         ------
@@ -163,44 +119,10 @@ class Pool:
                 found.update(zip(names, self.classifier.predictions(batch, top_k), strict=True))
         return [found.get(name) for name in hashes]
 
-    def answers(self, hashes: Sequence[str]) -> list[str | None]:
-        """What the classifier says of images before their labels are known, to be kept with these; see `progress`.
-
-        None where there is no answer yet, and for an image that the classifier was trained on.
-        """
-        head, trained = self.head_name, self.classifier.trained_on
-        return [
-            None
-            if said is None or sha256 in trained
-            else json.dumps({"label": said.label, "probability": round(said.probability, 6), "head": head})
-            for sha256, said in zip(hashes, self.predictions(hashes, 1), strict=True)
-        ]
-
-    @property
-    def head_name(self) -> str | None:
-        """The head and gate that answer, by the name of their folder; None without a head."""
-        folder = self.classifier.state.head_folder if self.classifier.state is not None else None
-        return None if folder is None else folder.name
-
     def embeddings(self, hashes: Sequence[str]) -> FloatArray:
         """Vectors of contents of the index, (n, dim) float32."""
         with EmbeddingStore(self.layout.store, read_only=True) as store:
             return store.embeddings(hashes, self.fingerprint)
-
-    def labeled_vectors(self) -> FloatArray:
-        """Vectors of the images that people labeled last, (m, dim) float32."""
-        names = [name for name in self._corrected() if name in self._row]
-        return self.embeddings(names[-LABELED:])
-
-    def open_rows(self, exclude: Collection[str] = ()) -> Rows:
-        """Rows that are answered, and that no person labeled or passed over."""
-        gone = {*exclude, *self._corrected()}
-        there = np.flatnonzero(~np.isnan(self.margin))
-        return np.array([row for row in there.tolist() if self.hashes[row] not in gone], np.intp)
-
-    def lacks_labels(self, exclude: Collection[str] = ()) -> bool:
-        """Whether there is an image, answered or not, without a label that no person labeled or passed over."""
-        return not set(self.hashes[: self.unlabeled]) <= {*exclude, *self._corrected()}
 
     def suspicion(self) -> tuple[NDArray[np.float64], tuple[str, ...]]:
         """How suspicious each label is, (n,) float64, NaN where none is judged; and notes. Made at the first call."""
@@ -210,19 +132,9 @@ class Pool:
             self._suspicion = np.array([found.get(name, np.nan) for name in self.hashes], np.float64), notes
         return self._suspicion
 
-    def _corrected(self) -> list[str]:
-        """Contents that a person labeled, the latest last."""
-        with EmbeddingStore(self.layout.store, read_only=True) as store:
-            given = store.labels_in_force()
-        return sorted(given, key=lambda name: given[name].id)
-
     @property
     def _reads_pixels(self) -> bool:
         return _reads_pixels(self.classifier.head)
-
-    def _waiting(self) -> list[int]:
-        rows = np.flatnonzero(np.isnan(self.margin)).tolist()
-        return [row for row in rows if self.paths[row] not in self._reasons]
 
     def _in_turns(self, rows: Sequence[int]) -> list[int]:
         """Images without a label, as drawn, and those with one, most suspicious first, by turns."""

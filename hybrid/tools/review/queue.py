@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hybrid.errors import ConfigError, HybridError
 from hybrid.prediction import Prediction
-from hybrid.tools.review.pool import Pool
+from hybrid.tools.review.base import ReviewPool
 from hybrid.tools.review.strategies import (
     CANDIDATES,
     EVERY,
@@ -76,21 +76,22 @@ class Queue:
     notes: tuple[str, ...] = ()
 
 
-def default_strategy(pool: Pool, exclude: Collection[str] = ()) -> Strategy:
+def default_strategy(pool: ReviewPool, exclude: Collection[str] = ()) -> Strategy:
     """Choose what teaches most: labels that are almost surely wrong, then doubtful images, then the other labels.
 
     With a tenth of the labels wrong that is what raises the accuracy most (benchmarks.review); of right labels hardly
     one is doubted so much.
     """
-    with suppress(HybridError):  # it is said where somebody asks for suspects
-        scores, _ = pool.suspicion()
-        if (scores[pool.open_rows(exclude)] > DOUBTED).any():
-            return "suspect"
+    if pool.labels_first:
+        with suppress(HybridError):  # it is said where somebody asks for suspects
+            scores, _ = pool.suspicion()
+            if (scores[pool.open_rows(exclude)] > DOUBTED).any():
+                return "suspect"
     return "margin" if pool.lacks_labels(exclude) else "suspect"
 
 
 def make_queue(
-    pool: Pool,
+    pool: ReviewPool,
     strategy: str | None = None,
     *,
     limit: int | None = None,
@@ -104,7 +105,7 @@ def make_queue(
 
     Parameters
     ----------
-    pool : Pool
+    pool : ReviewPool
     strategy : str, optional
         One of `STRATEGIES`; default: `default_strategy`.
     limit, offset : int
@@ -135,7 +136,7 @@ def make_queue(
         )
         if prediction is not None
     ]
-    return Queue(chosen, tuple(items), len(ranked.rows), ranked.notes)
+    return Queue(chosen, tuple(items), len(ranked.rows), (*pool.notes, *ranked.notes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +147,7 @@ class _Ranked:
     notes: tuple[str, ...] = ()
 
 
-def _ranked(pool: Pool, strategy: str, seed: int, exclude: Collection[str]) -> _Ranked:
+def _ranked(pool: ReviewPool, strategy: str, seed: int, exclude: Collection[str]) -> _Ranked:
     open_rows = pool.open_rows(exclude)
     unlabeled = open_rows[open_rows < pool.unlabeled]
     labeled = open_rows[open_rows >= pool.unlabeled]
@@ -171,12 +172,12 @@ def _ranked(pool: Pool, strategy: str, seed: int, exclude: Collection[str]) -> _
         if strategy == "unseen" and len(pool.classifier.space.names) == pool.classifier.space.seen:
             notes = ("no class is named or shown beside the trained ones, so no photo can show one: give --prompts",)
         if not pool.lacks_labels(exclude):
-            notes = ("no photo of the index lacks a label: suspect lists labels to check",)
+            notes = (f"no photo of the {pool.place} lacks a label: suspect lists labels to check",)
     rows, random = interleave(order, drawn)
     return _Ranked(rows, random, np.where(random, 0.0, scores[rows]), notes)
 
 
-def _drawn(pool: Pool, rows: Rows, seed: int, *, only_theirs: bool = False) -> Rows:
+def _drawn(pool: ReviewPool, rows: Rows, seed: int, *, only_theirs: bool = False) -> Rows:
     """Rows in the order in which they are drawn; of them, where asked, the fifth that is set apart."""
     numbers = draws([pool.hashes[row] for row in rows.tolist()], seed)
     order = np.argsort(numbers, kind="stable")
@@ -185,7 +186,7 @@ def _drawn(pool: Pool, rows: Rows, seed: int, *, only_theirs: bool = False) -> R
     return np.asarray(rows[order], np.intp)
 
 
-def _scored(pool: Pool, strategy: str, candidates: Rows) -> tuple[NDArray[np.float64], Rows]:
+def _scored(pool: ReviewPool, strategy: str, candidates: Rows) -> tuple[NDArray[np.float64], Rows]:
     """Scores of all rows of the pool, and the candidates in their order."""
     scores = np.zeros(len(pool.hashes))
     if strategy == "unseen":

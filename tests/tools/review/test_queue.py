@@ -23,6 +23,8 @@ class Classifier:
 class Answered:
     """A pool that is answered: more doubtful the later, and labels as suspicious as their number."""
 
+    place, labels_first, notes = "index", True, ()
+
     def __init__(self, unlabeled=UNLABELED, labeled=LABELED, gate=True):
         rng = np.random.default_rng(0)
         count = unlabeled + labeled

@@ -368,8 +368,45 @@ export function filePicker(text, onfiles, { multiple = true, ...more } = {}) {
 /** A photo by its content. Shows its name where it cannot be shown. */
 export function photo(src, alt, props = {}) {
   const image = el("img", { src, alt, loading: "lazy", decoding: "async", draggable: "false", ...props });
-  image.addEventListener("error", () => image.classList.add("broken"));
+  image.addEventListener("error", () => {
+    image.classList.add("broken");
+    if (src?.startsWith("/v1/photos/")) sayWhy(image, src);
+  });
   return image;
+}
+
+/** Draw in the place of a photo why it cannot be shown. */
+async function sayWhy(image, src) {
+  let said;
+  try {
+    const response = await fetch(src, { credentials: "same-origin" });
+    if (response.ok) return;
+    said = (await response.json()).error.what;
+  } catch {
+    return; // The server is away: it is said where somebody asks it for more than a photo.
+  }
+  image.title = sentence(said);
+  image.alt = [image.alt, sentence(said)].filter(Boolean).join(": ");
+  image.addEventListener("load", () => image.classList.remove("broken"), { once: true });
+  image.src = `data:image/svg+xml,${encodeURIComponent(drawn(said))}`;
+}
+
+/** A text as an image, in lines of about 24 letters. */
+function drawn(text) {
+  const lines = sentence(text).match(/\S{24}|\S.{0,23}(?=\s|$)/g)?.slice(0, 7) ?? [];
+  const svg = document.createElementNS(SVG, "svg");
+  for (const [k, v] of Object.entries({ xmlns: SVG, viewBox: "0 0 320 320", width: 320, height: 320, fill: "#808080" })) svg.setAttribute(k, v);
+  const words = document.createElementNS(SVG, "text");
+  for (const [k, v] of Object.entries({ "text-anchor": "middle", "font-family": "system-ui, sans-serif", "font-size": 24 })) words.setAttribute(k, v);
+  lines.forEach((line, i) => {
+    const part = document.createElementNS(SVG, "tspan");
+    part.setAttribute("x", 160);
+    part.setAttribute("y", 168 + 32 * (i - (lines.length - 1) / 2));
+    part.textContent = line;
+    words.append(part);
+  });
+  svg.append(words);
+  return new XMLSerializer().serializeToString(svg);
 }
 
 /** Call at most once in `ms`, with the last arguments. */

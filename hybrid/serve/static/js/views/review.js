@@ -364,7 +364,9 @@ class Review {
       icon: "check",
       title: empty ? "Nothing to review here" : "End of the queue",
       text: empty
-        ? "No photo of this index waits for a decision by this choice. Index photos without labels (hybrid build-index), or choose another order."
+        ? this.ctx.run?.archive
+          ? "No photo of those that were looked at waits for a decision by this choice. Choose another order."
+          : "No photo of this index waits for a decision by this choice. Index photos without labels (hybrid build-index), or choose another order."
         : "Refit below, so that the classifier learns from these labels; then look at what it doubts now.",
       actions: [
         skipped ? button(`Look at the ${count(skipped, "skipped photo")}`, () => (this.queue.skipped.clear(), this.firstOpen(), this.draw())) : null,

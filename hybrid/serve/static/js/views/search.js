@@ -3,7 +3,7 @@
 import { api, photoUrl } from "../api.js";
 import { classPicker, learned, writeLabels } from "../parts.js";
 import {
-  baseName, button, count, dialog, el, emptyState, errorBox, filePicker, fill, NONE, photo, takeDrops,
+  baseName, button, count, dialog, el, emptyState, errorBox, filePicker, fill, NONE, photo, sentence, takeDrops,
 } from "../ui.js";
 
 const FIRST = 48;
@@ -26,17 +26,22 @@ class SearchView {
     this.text = el("input.input", { type: "search", placeholder: "A striped horse, a red truck at night …", maxlength: "500", aria: { label: "Text to search for" } });
     this.label = el("select.input.select", { aria: { label: "Only photos with this label" }, onchange: () => this.#asked && this.ask(this.#asked) });
     this.query = el("div.search-query", { hidden: true });
+    this.what = el("p.sub");
     this.results = el("div", { aria: { live: "polite", busy: "false" } });
     this.tools = el("div.select-bar", { hidden: true });
     const bar = el("form.search-bar", { role: "search", onsubmit: (event) => (event.preventDefault(), this.#byText()) },
       this.text, this.label, button("Search", () => this.#byText(), { icon: "search", kind: "primary" }),
       filePicker("By photo", (files) => this.#byFile(files[0]), { multiple: false }));
     this.node = el("section.page.full.search", { aria: { label: "Search" } },
-      el("header.page-head", {}, el("h1", {}, "Search"), el("p.sub", {}, "Photos of the index that are like a text or a photo.")), bar, this.query, this.results, this.tools);
+      el("header.page-head", {}, el("h1", {}, "Search"), this.what), bar, this.query, this.results, this.tools);
     takeDrops(this.node, (files) => this.#byFile(files[0]));
     ctx.on("classes", () => this.#drawLabels());
-    ctx.on("run", () => this.hits.length === 0 && !this.#asked && this.#drawEmpty());
+    ctx.on("run", () => {
+      this.#drawWhat();
+      if (this.hits.length === 0 && !this.#asked) this.#drawEmpty();
+    });
     this.#drawLabels();
+    this.#drawWhat();
     this.#drawEmpty();
   }
 
@@ -57,14 +62,25 @@ class SearchView {
     this.#byFile(files[0]);
   }
 
+  /** By the text, or beside a photo that is searched with by both. */
   #byText() {
     const text = this.text.value.trim();
-    if (text) this.ask({ text });
+    const { image, sha256 } = this.#asked ?? {};
+    if (image || sha256) this.ask({ image, sha256, text: text || null });
+    else if (text) this.ask({ text });
     else this.text.focus();
   }
 
   #byFile(file) {
     if (file) this.ask({ image: file });
+  }
+
+  /** What is searched: the index of the run, or an archive, whose labels are not known beforehand. */
+  #drawWhat() {
+    const archive = this.ctx.run?.archive;
+    fill(this.what, `Photos of the ${archive ? `archive “${archive.name}”` : "index"} that are like a text, a photo, or both.`, archive && ` ${sentence(archive.search)}.`);
+    this.label.hidden = Boolean(archive);
+    if (archive) this.label.value = "";
   }
 
   async ask(asked, top = FIRST) {
@@ -78,7 +94,8 @@ class SearchView {
     this.results.classList.add("stale");
     const more = { top_k: top, label: this.label.value || null };
     try {
-      const answer = asked.text ? await api.searchText({ text: asked.text, ...more }, this.#abort.signal) : await api.searchPhoto({ ...asked, ...more }, this.#abort.signal);
+      const byPhoto = asked.image || asked.sha256;
+      const answer = byPhoto ? await api.searchPhoto({ ...asked, ...more }, this.#abort.signal) : await api.searchText({ text: asked.text, ...more }, this.#abort.signal);
       this.hits = answer.hits;
       this.#drawHits();
     } catch (error) {
@@ -91,14 +108,14 @@ class SearchView {
     this.results.classList.remove("stale");
   }
 
-  #drawQuery({ image, sha256 }) {
+  #drawQuery({ image, sha256, text }) {
     if (this.url) URL.revokeObjectURL(this.url);
     this.url = image ? URL.createObjectURL(image) : null;
     const src = this.url ?? (sha256 && photoUrl(sha256, 160));
     this.query.hidden = !src;
     if (!src) return;
-    this.text.value = "";
-    fill(this.query, photo(src, "The photo that is searched with"), el("span.muted", {}, "Photos like ", image ? el("b.name", {}, image.name) : "this one"),
+    this.text.value = text ?? "";
+    fill(this.query, photo(src, "The photo that is searched with"), el("span.muted", {}, "Photos like ", image ? el("b.name", {}, image.name) : "this one", text ? [" and “", el("b.name", {}, text), "”"] : null),
       button("", () => this.#reset(), { icon: "close", kind: "ghost small", label: "Search for something else" }));
   }
 
@@ -117,7 +134,7 @@ class SearchView {
   }
 
   #drawEmpty() {
-    const images = this.ctx.run?.images ?? 0;
+    const images = this.ctx.run?.archive?.images ?? this.ctx.run?.images ?? 0;
     const examples = this.ctx.classes.slice(0, 40).filter((_, i) => i % 13 === 0).map((c) => c.name);
     fill(this.results, emptyState({
       icon: "search", title: images ? `Search ${count(images, "photo")}` : "Search the index",
