@@ -381,14 +381,14 @@ async function sayWhy(image, src) {
   try {
     const response = await fetch(src, { credentials: "same-origin" });
     if (response.ok) return;
-    said = (await response.json()).error.what;
+    said = (await response.json()).error;
   } catch {
     return; // The server is away: it is said where somebody asks it for more than a photo.
   }
-  image.title = sentence(said);
-  image.alt = [image.alt, sentence(said)].filter(Boolean).join(": ");
+  image.title = sentence([said.what, said.got].filter(Boolean).join(": "));
+  image.alt = [image.alt, image.title].filter(Boolean).join(": ");
   image.addEventListener("load", () => image.classList.remove("broken"), { once: true });
-  image.src = `data:image/svg+xml,${encodeURIComponent(drawn(said))}`;
+  image.src = `data:image/svg+xml,${encodeURIComponent(drawn(said.got ?? said.what))}`;
 }
 
 /** A text as an image, in lines of about 24 letters. */
