@@ -209,11 +209,13 @@ def read_tables(tables: Sequence[str], source: str, *, labeled: bool, lazy: bool
 
     Raises
     ------
+    DataError
+        If none can be read; of several, those that cannot be are named in `Found.unread`.
     MissingExtraError
-        If pyarrow is not installed. What cannot be read is named in `Found.unread`.
+        If pyarrow is not installed.
     """
     listed: dict[str, _Listed] = {}
-    unread, without = list[tuple[str, str]](), list[str]()
+    errors, without = dict[str, DataError](), list[str]()
     threads = _AT_ONCE if remote.is_remote(source) else 1
     read = partial(_listed_or_error, labeled=labeled, lazy=lazy)
     for place, one in zip(tables, ordered_map(read, tables, threads, threads), strict=True):
@@ -222,11 +224,15 @@ def read_tables(tables: Sequence[str], source: str, *, labeled: bool, lazy: bool
         elif isinstance(one, _WithoutImagesError):
             without.append(place)
         else:
-            unread.append((place, one.what if one.got is None else f"{one.what}: {one.got}"))
+            errors[place] = one
+    if errors and len(errors) == len(tables):
+        raise errors[tables[0]]
     found = _found_inside(listed, source, labeled=labeled, lazy=lazy) if listed else Found()
     if without:
         found.notes.append(f"{source}: {plural(len(without), 'table')} without photos left out: {listing(without, 3)}")
-    found.unread += unread
+    found.unread += (
+        (place, one.what if one.got is None else f"{one.what}: {one.got}") for place, one in errors.items()
+    )
     return found
 
 

@@ -59,8 +59,10 @@ _CREDENTIALS = {
     "s3": "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, of who may read it; for a public bucket: "
     "export FSSPEC_S3_ANON=true",
     "gs": "gcloud auth application-default login as who may read it; for a public bucket: export FSSPEC_GS_TOKEN=anon",
-    "hf": "hf auth login, or set HF_TOKEN; a gated dataset asks on its page",
+    "hf": "hf auth login, or set HF_TOKEN; who may read a gated dataset is asked on its page: "
+    "https://huggingface.co/datasets/OWNER/NAME",
 }
+_DATASET = "hf://datasets/OWNER/NAME[@REVISION][/PATH]"
 
 
 class AbsentError(UnreadableImageError):
@@ -233,9 +235,10 @@ def _named(error: Exception, url: str) -> UnreadableImageError:
     error = next((e for e in (error, error.__cause__) if isinstance(e, http.ForbiddenAddressError)), error)
     if isinstance(error, http.ForbiddenAddressError):
         return UnreadableImageError(str(error), fix="give the address of a server")
+    if scheme_of(url) == "hf" and isinstance(error, ValueError | NotImplementedError):
+        return UnreadableImageError(said, fix=f"write it as {_DATASET}")
     if isinstance(error, FileNotFoundError) or status in (404, 410):
-        bucket = ", nor does its bucket" if "bucket does not exist" in str(error).lower() else ""
-        return AbsentError(f"does not exist{bucket}", fix="check the address")
+        return _absent(str(error).lower())
     denied = isinstance(error, PermissionError) or "Forbidden" in said  # which is what Google's client says of 403
     if denied or status in (401, 403) or "Credential" in kind or "RefreshError" in kind:
         fix = _CREDENTIALS.get(scheme_of(url)[:2], "give credentials as the server wants them; ~/.netrc is read")
@@ -249,6 +252,15 @@ def _named(error: Exception, url: str) -> UnreadableImageError:
         return UnreadableImageError(f"the server answered {status}", fix="check the address")
     said = f"the server answered {status}" if status else said
     return BusyError(said, fix="check the address and the network, or try again later")
+
+
+def _absent(said: str) -> AbsentError:
+    if "(repository not found)" in said:  # which the Hub says of a private one, too
+        fix = f"check the name, {_DATASET}; for a private dataset: hf auth login, or set HF_TOKEN"
+        return AbsentError("does not exist, or not for who is not logged in", fix=fix)
+    which = ", nor does its bucket" if "bucket does not exist" in said else ""
+    which = ": its repository has no such revision" if "(revision not found)" in said else which
+    return AbsentError(f"does not exist{which}", fix="check the address")
 
 
 def locate(address: str) -> tuple[Store, str]:

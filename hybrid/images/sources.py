@@ -41,6 +41,7 @@ _KINDS = (
     "a Parquet table of photos, or WebDataset shards (.tar)"
 )
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.:-]+)://|(data|pipe):")
+_PAGE_OF_THE_HUB = re.compile(r"https?://huggingface\.co/datasets/([^/?#]+/[^/?#]+)")
 # A URL that went through pathlib.
 _WITHOUT_SLASH = re.compile(r"(s3|gs|gcs|https?|hf|memory):/[^/]")
 
@@ -338,10 +339,19 @@ def _read_url(place: str, address: str, *, labeled: bool, spool: Spool | None = 
         f"{place} is not a source of photos",
         expected=_KINDS,
         got=entry.kind or f"an object ending in .{ending(file)}",
-        fix="servers on the web list no folders: list the photos' addresses in a manifest (path,label), or give shards"
-        if remote.scheme_of(place) in remote.WEB
-        else "point at the photos, their folder or a manifest",
+        fix=_other_source(place),
     )
+
+
+def _other_source(url: str) -> str:
+    """What to give in place of a URL at which no photos are."""
+    if page := _PAGE_OF_THE_HUB.match(url):
+        return f"this is a page about a dataset; give hf://datasets/{page[1]}"
+    if remote.scheme_of(url) in remote.WEB:
+        return (
+            "servers on the web list no folders: list the photos' addresses in a manifest (path,label), or give shards"
+        )
+    return "point at the photos, their folder or a manifest"
 
 
 def _read_absent(place: str, error: OSError, *, labeled: bool) -> Found:

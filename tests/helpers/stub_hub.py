@@ -22,6 +22,7 @@ class StubHub(ThreadingHTTPServer):
     commits : dict of repository to list of (sha, {path: bytes})
     branches : dict of (repository, name) to sha
     asked : list of "METHOD path", in order
+    gated : set of repositories whose files nobody may read
     """
 
     daemon_threads = True
@@ -32,6 +33,7 @@ class StubHub(ThreadingHTTPServer):
         self.branches: dict[tuple[str, str], str] = {}
         self.objects: dict[str, bytes] = {}
         self.asked: list[str] = []
+        self.gated: set[str] = set()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -187,10 +189,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def resolve(self, body: bytes, repo: str, rev: str, name: str) -> None:
         sha, files = self.server.files(repo, rev)
+        if repo in self.server.gated:
+            return self._answer(403, {"error": "Access is restricted."}, X_Error_Code="GatedRepo")
         data, status = files[name], 200
         if part := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
             data, status = data[int(part[1]) : int(part[2]) + 1 if part[2] else None], 206
-        self._answer(status, data, ETag=f'"{_sha1(data)}"', X_Repo_Commit=sha)
+        return self._answer(status, data, ETag=f'"{_sha1(data)}"', X_Repo_Commit=sha)
 
 
 def _sha1(data: bytes) -> str:

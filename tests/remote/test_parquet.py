@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hybrid.errors import DataError
-from hybrid.images import parquet
+from hybrid.images import parquet, remote
 from hybrid.images.pipeline import read_each
 from hybrid.images.sources import scan
 
@@ -117,3 +117,26 @@ def test_the_hubs_own_copy_is_read_where_a_dataset_has_other_files(hub, photos):
     with pytest.raises(DataError, match=rf"several configurations(.|\n)*x, y(.|\n)*{place}@{copy}/x"):
         scan([place])
     assert len(scan([f"{place}@{copy}/y"]).records) == 6
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("hf://datasets/owner/nam", r"for who is not logged in(.|\n)*check the name(.|\n)*HF_TOKEN"),
+        ("hf://datasets/owner/name@v9", "does not exist: its repository has no such revision"),
+        ("hf://datasets/owner/name/no.parquet", r"no.parquet does not exist\n"),
+        ("hf://datasets/name", r"cannot be read(.|\n)*write it as hf://datasets/OWNER/NAME"),
+        ("hf://dataset/owner/name", r"Did you mean 'datasets/'(.|\n)*write it as hf://datasets/OWNER/NAME"),
+        ("hf://datasets/owner/gated", r"The table .*/gated/0.parquet cannot be read\n.*no permission(.|\n)*HF_TOKEN"),
+        ("https://huggingface.co/datasets/owner/name/viewer?x", "give hf://datasets/owner/name\\Z"),
+    ],
+)
+def test_what_the_hub_does_not_give_is_named_with_the_fix(hub, source, message, monkeypatch):
+    hub[1]({"0.parquet": b"x"})
+    hub[2].put("datasets/owner/gated", "main", {"0.parquet": b"x", "1.parquet": b"x"})
+    hub[2].gated.add("datasets/owner/gated")
+    entry = remote.entry
+    page = remote.Entry(remote.Stamp(1), is_folder=False, kind="text/html")
+    monkeypatch.setattr(remote, "entry", lambda url: page if url.startswith("https") else entry(url))
+    with pytest.raises(DataError, match=message):
+        scan([source])
