@@ -236,6 +236,18 @@ def read_tables(tables: Sequence[str], source: str, *, labeled: bool, lazy: bool
     return found
 
 
+def read_part(part: parquet.Part, source: str, *, labeled: bool) -> Found:
+    """Read one column of the images in a table, or one image of it; parameters and errors as for `read_tables`."""
+    listed = _list(part.table, None, labeled=labeled, lazy=False, column=part.column)
+    found = _found_inside({part.table: listed}, source, labeled=labeled, lazy=False)
+    if part.row is not None:
+        found = Found([record for record in found.records if record.offset == part.row])
+    if not found.records:
+        there = f"rows 0 to {listed.facts.rows - 1}"
+        raise DataError(f"{source} does not exist", expected=there, fix="check the table and the row")
+    return found
+
+
 def _listed_or_error(place: str, *, labeled: bool, lazy: bool) -> _Listed | DataError:
     try:
         return _list(place, None, labeled=labeled, lazy=lazy, paths=False)
@@ -243,9 +255,11 @@ def _listed_or_error(place: str, *, labeled: bool, lazy: bool) -> _Listed | Data
         return error
 
 
-def _list(place: str, address: str | None, *, labeled: bool, lazy: bool, paths: bool = True) -> _Listed:
-    """Read a manifest through; `paths`: it may be one of paths."""
-    table = _read_table(place, address, keep=not lazy, paths=paths)
+def _list(
+    place: str, address: str | None, *, labeled: bool, lazy: bool, paths: bool = True, column: str | None = None
+) -> _Listed:
+    """Read a manifest through; it may be one of `paths`, or its images are in this column."""
+    table = _read_table(place, address, keep=not lazy, paths=paths, column=column)
     facts = _Facts()
     rows = _parsed(table, place, facts, labeled=labeled)
     if lazy:
@@ -599,11 +613,11 @@ class _Reread(Iterable[_Row]):
         return self._read()
 
 
-def _read_table(manifest: str, address: str | None, *, keep: bool, paths: bool) -> _Table:
+def _read_table(manifest: str, address: str | None, *, keep: bool, paths: bool, column: str | None) -> _Table:
     """Read a manifest, or only its header and how to read the rows."""
     table = _Table()
     rows = (
-        partial(_read_parquet, manifest, address, table, paths=paths)
+        partial(_read_parquet, manifest, address, table, paths=paths, column=column)
         if ending(remote.file_name(manifest)) == "parquet"
         else partial(_read_csv, manifest, address, table)
     )
@@ -659,10 +673,19 @@ def _csv_rows(rows: Iterable[list[str]], line: Callable[[], int], table: _Table,
         yield _Row(line(), *(values[place] for place in places))
 
 
-def _read_parquet(manifest: str, address: str | None, table: _Table, *, paths: bool) -> Iterator[_Row]:
+def _read_parquet(
+    manifest: str, address: str | None, table: _Table, *, paths: bool, column: str | None
+) -> Iterator[_Row]:
     with parquet.opened(manifest, address) as (file, table.stamp):
         schema = file.schema_arrow
-        table.images, table.classes = parquet.images_in(schema), parquet.class_names_in(schema)
+        table.images, table.classes = parquet.images_in(schema, column), parquet.class_names_in(schema)
+        if table.images is None and column is not None:
+            raise DataError(
+                f"{manifest} has no photos in a column {column!r}",
+                expected="bytes, or structs with bytes",
+                got=listing([f"{field.name} ({field.type})" for field in schema], 10),
+                fix="name another column, or none",
+            )
         if table.images is None and not paths:
             raise _WithoutImagesError(f"{manifest} holds no photos")
         _pick_columns(parquet.flat_names(schema) if table.images else schema.names, manifest, table)

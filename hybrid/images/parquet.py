@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ _KEPT_ROWS, _KEPT_BYTES = 512, 2**26
 # Tables that are open at once.
 _OPEN = 4
 _LOCK = threading.Lock()
+_PART = re.compile(r"(.*?\.parquet(?:\?[^/]*)?)/(.+?)(?:/(\d{8,}))?", re.DOTALL | re.IGNORECASE)
 
 
 class Images(NamedTuple):
@@ -105,14 +107,19 @@ def _parquet_file(pa: Any, source: Any) -> Any:
 # Columns
 
 
-def images_in(schema: Any) -> Images | None:
-    """Find the column of images: a struct that has bytes, or bytes. None if there is none: a list of paths."""
+def images_in(schema: Any, asked: str | None = None) -> Images | None:
+    """Find the column of images, or take the one that is asked for: a struct that has bytes, or bytes.
+
+    None if there is none, as in a list of paths.
+    """
     types, features = import_parquet().types, _features(schema)
     plausible = [
         field for field in schema if features.get(field.name, {}).get("_type", "Image") == "Image" and field.name
     ]
     structs = [field.name for field in plausible if types.is_struct(field.type) and _bytes_of(field.type) is not None]
     binary = [field.name for field in plausible if _is_binary(field.type)]
+    if asked is not None:
+        return Images(asked) if asked in (*structs, *binary) else None
     declared = [name for name in (*structs, *binary) if name in features]
     named = [name for name in binary if name.lower() in _IMAGE_NAMES]
     paths = any(_is_string(field.type) and field.name.strip().lower() in PATH_NAMES for field in schema)
@@ -169,6 +176,20 @@ def _is_string(kind: Any) -> bool:
 def member(column: str, row: int) -> str:
     """Give what stands behind a table's path in the name of an image; names sort as rows do."""
     return f"{column}/{row:08d}"
+
+
+class Part(NamedTuple):
+    """What a name says that leads into a table; a row of None stands for all of the column."""
+
+    table: str
+    column: str
+    row: int | None
+
+
+def parted(name: str) -> Part | None:
+    """Take the name of an image in a table apart, or of a column of images; None if it is no such name."""
+    match = _PART.fullmatch(name)
+    return Part(match[1], match[2], int(match[3]) if match[3] else None) if match else None
 
 
 def read_row(record: ImageRecord, address: str | None = None) -> bytes:

@@ -17,11 +17,11 @@ from typing import TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from hybrid.errors import DataError, UnreadableImageError
-from hybrid.images import remote
+from hybrid.images import parquet, remote
 from hybrid.images.boxes import parted
 from hybrid.images.folders import read_folder
 from hybrid.images.hub_datasets import read_converted
-from hybrid.images.manifests import MANIFEST_ENDINGS, read_manifest
+from hybrid.images.manifests import MANIFEST_ENDINGS, read_manifest, read_part
 from hybrid.images.naming import (
     IMAGE_ENDINGS_TEXT,
     Found,
@@ -284,6 +284,8 @@ def _read_place(place: str, *, labeled: bool, spool: Spool | None = None) -> Fou
     except FileNotFoundError as error:
         return _read_absent(place, error, labeled=labeled)
     except (OSError, ValueError) as error:
+        if (part := parquet.parted(place)) and Path(part.table).is_file():
+            return read_part(part, place, labeled=labeled)
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise DataError(f"{place!r} cannot be read: {reason}", fix="check the path and its permissions") from error
     if stat.S_ISDIR(status.st_mode):
@@ -327,6 +329,8 @@ def _read_url(place: str, address: str, *, labeled: bool, spool: Spool | None = 
         if not is_shard_pattern(place) and "*" in place:
             return _read_pattern(place, labeled=labeled)
     except remote.AbsentError as error:
+        if part := parquet.parted(place):
+            return read_part(part, place, labeled=labeled)
         if is_shard_pattern(place):
             return read_shards(dict.fromkeys(expand_shards(place)), place, labeled=labeled)
         if "*" in place or "{" in place:

@@ -191,3 +191,24 @@ def test_a_folder_of_tables_is_a_dataset(tmp_path, touch):
     assert (tuple(listed.records), listed.notes, listed.unread) == (found.records, found.notes, found.unread)
     touch(folder / "1.jpg")
     assert [record.path for record in scan([folder]).records] == [str(folder / "1.jpg")]
+
+
+def test_an_image_in_a_table_is_read_again_by_its_name(tmp_path):
+    columns = {"image": photos_of([b"a", b"b"]), "mask": photos_of([b"c", b"d"]), "label": ["cat", "dog"]}
+    file = written(tmp_path / "train.parquet", columns)
+    record = scan([file]).records[1]
+    (again,) = scan([record.path]).records
+    assert (again.path, again.source, again.container, again.read_bytes()) == (record.path,) * 2 + (str(file), b"b")
+    assert [(r.path[-14:], r.read_bytes()) for r in scan([f"{file}/mask"]).records] == [
+        ("/mask/00000000", b"c"),
+        ("/mask/00000001", b"d"),
+    ]
+    for name, message in (
+        ("image/00000002", r"does not exist(.|\n)*rows 0 to 1"),
+        ("label", "no photos in a column 'label'"),
+    ):
+        with pytest.raises(DataError, match=message):
+            scan([f"{file}/{name}"])
+    folder = tmp_path / "written-by-spark.parquet"
+    written(folder / "part-0.snappy.parquet", columns)
+    assert scan([folder]).records[1].read_bytes() == b"b"

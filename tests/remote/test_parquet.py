@@ -65,6 +65,7 @@ def test_tables_are_read_by_parts(bucket, s3, web, photos, monkeypatch):
         (None, "test"),
         *((name, "train") for name in names),
     ]
+    assert scan([f"{url}/a/train-0.parquet/image/00000003"]).records[0].read_bytes() == data[3]
     found = scan([f"{address}/train.parquet?token=secret"]).records
     assert found[0].path == f"{address}/train.parquet/image/00000000"
     assert contents(found) == contents(scan([folder]).records)
