@@ -30,8 +30,8 @@ IVF_UP_TO = 3_000_000
 PER_BYTE, PQ_FROM = 8, 1000
 # Vectors that codes are trained on, 64 for each of 256: FAISS advises 39 to 256.
 CODE_POINTS = 64
-# Steps of the rotation, and of k-means in the first one, in each further one, and for the codes at the end. With 20
-# steps and 20 rounds the error of the codes is less by a hundredth, after three times as long.
+# Steps of the rotation, and rounds of k-means in the first one, in each further one, which goes on from there, and for
+# the codes at the end. Each further step would take off a twentieth of the codes' error, and less and less.
 OPQ_STEPS, OPQ_FIRST, OPQ_ROUNDS, PQ_ROUNDS = 8, 10, 4, 20
 # How many of the likeliest by their codes are compared again, for the 10 nearest.
 CANDIDATES = (20, 50, 100, 200)

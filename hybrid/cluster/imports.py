@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import msgspec
@@ -87,10 +88,11 @@ def import_parts(
         store.check_vectors_found()
     store.name_encoder(plan.fingerprint, plan.encoder_name)
     summary, captures = IndexSummary(), store.captures()
-    for number in sorted(done):
-        for batch in read_part(folder.part(plan, number), plan.fingerprint):
-            _import_batch(batch, store, plan.fingerprint, captures, summary, labeled_only=labeled_only)
-            progress(len(batch.records))
+    with store.bulk() if store.is_empty else nullcontext():
+        for number in sorted(done):
+            for batch in read_part(folder.part(plan, number), plan.fingerprint):
+                _import_batch(batch, store, plan.fingerprint, captures, summary, labeled_only=labeled_only)
+                progress(len(batch.records))
     store.remove(())
     return summary
 

@@ -180,8 +180,9 @@ def _updated(rows: VectorRows, note: Note | None, file: Path) -> tuple[Any, Note
     # The last row of the file has another content: a version of hybrid that gave ids again has written to the store.
     if note is None or rows.hashes([note.last]).get(note.last, note.sha256) != note.sha256:
         return None
-    index = read(file, note, mapped=False)
-    if index is None:
+    index, before = read(file, note, mapped=False), read_keys(file, note)
+    # Another process may have put its file there since the note was read.
+    if index is None or read_note(file) != note:
         return None
     wanted, present = rows.ids(), ids_in(index)
     gone, new = np.setdiff1d(present, wanted), np.setdiff1d(wanted, present)
@@ -191,7 +192,7 @@ def _updated(rows: VectorRows, note: Note | None, file: Path) -> tuple[Any, Note
     if len(gone):
         index.remove_ids(gone)
     held = KeyList()
-    held.add_keys(_kept(rows, read_keys(file, note), np.setdiff1d(present, gone)))
+    held.add_keys(_kept(rows, before, np.setdiff1d(present, gone)))
     for chunk in rows.chunks(new):
         index.add_with_ids(chunk.vectors, chunk.ids)
         held.add(chunk)

@@ -41,9 +41,9 @@ class Keys:
         """Those that lie in a file, ids before hashes; pages of it are read when they are needed."""
         if not count:
             return cls(np.empty(0, dtype=np.int64), np.empty(0, dtype=f"S{max(width, 1)}"))
-        ids: Any = np.memmap(file, "<i8", "r", start, (count,))
-        hashes: Any = np.memmap(file, f"S{width}", "r", start + ID * count, (count,))
-        return cls(ids, hashes)
+        # Both at once: between two, another process may put its file there.
+        both: Any = np.memmap(file, np.uint8, "r", start, (count * (ID + width),))
+        return cls(both[: count * ID].view("<i8"), both[count * ID :].view(f"S{width}"))
 
     def to_bytes(self) -> bytes:
         """As `mapped` finds them."""

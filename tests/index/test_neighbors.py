@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import faiss
 import numpy as np
@@ -264,6 +265,24 @@ with EmbeddingStore(folder / 'store.sqlite') as store:
 similarity, hashes = index.search(np.load(folder / 'queries.npy', allow_pickle=False), 5)
 print(json.dumps([similarity.tobytes().hex(), hashes]))
 """
+
+
+def test_a_file_that_another_process_puts_there_meanwhile_is_not_read_by_the_note_of_the_former(filled, monkeypatch):
+    filled.open()
+    filled.add([f"new-{number}" for number in range(30)], 11)
+    filled.remove(NAMES[5:20])
+    theirs, read_keys = filled.file.with_name("theirs"), faiss_build.read_keys
+    replace(filled, file=theirs).open()
+    calls = iter(range(9))
+
+    def read_late(*asked):
+        if next(calls) == 1:  # not as it is mapped, but as it is updated
+            theirs.replace(filled.file)
+        return read_keys(*asked)
+
+    monkeypatch.setattr(faiss_build, "read_keys", read_late)
+    assert filled.open().search(filled.queries, 5)[1] == filled.nearest(5)[1]
+    filled.check()
 
 
 def test_fresh_processes_find_the_same_and_two_that_open_at_once_the_right_images(filled):
