@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 # What a terminal obeys instead of showing it, what turns the direction of writing, and what nobody can see: control
@@ -15,6 +16,10 @@ from typing import Any
 UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
 )
+
+
+# What modules are called on PyPI, where it is another name.
+_PACKAGES = {"skimage": "scikit-image"}
 
 
 class HybridError(Exception):
@@ -116,6 +121,13 @@ class MissingExtraError(HybridError):
             f"{feature} needs the package {package}, which is not installed",
             fix=f"pip install 'hybrid-classifier[{extra}]'",
         )
+
+
+def check_installed(feature: str, extra: str, *modules: str) -> None:
+    """Raise MissingExtraError where a module cannot be found; none is imported, so that it is said before the work."""
+    for module in modules:
+        if find_spec(module) is None:
+            raise MissingExtraError(feature, _PACKAGES.get(module, module), extra)
 
 
 class HybridWarning(UserWarning):

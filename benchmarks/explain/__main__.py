@@ -155,7 +155,8 @@ def head_maps(run: Path) -> Maps:
 
 def candidates(model: Any, pixels: Any, target: int) -> Iterator[tuple[str, Callable[[], Values]]]:
     """Grad-CAM at layers of several sizes, and the other methods."""
-    from hybrid.tools.explain.attribution import METHODS, attribute, grad_cam
+    from hybrid.tools.explain.attribution import attribute, grad_cam
+    from hybrid.tools.explain.explanation import METHODS
 
     for side in SIDES:
         yield f"gradcam, side >= {side}", partial(_values, grad_cam, model, pixels, target, side)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,12 +11,29 @@ from hybrid.errors import ConfigError
 
 if TYPE_CHECKING:
     from hybrid.cli import options
+    from hybrid.cli.predict import PhotoOptions
     from hybrid.cluster.archive import Archive
     from hybrid.run.fitted import Embedded
 
 
-def refuse_with_archive(given: Mapping[str, object]) -> None:
-    """Refuse what is about photos that are read; ConfigError with the flags of `given` that have a value."""
+def refuse_with_archive(
+    sources: object,
+    asked: PhotoOptions,
+    answer: options.ManyOptions,
+    detector: options.DetectionOptions,
+    batch: options.BatchOptions,
+) -> None:
+    """Refuse what is about photos that are read; ConfigError with the flags."""
+    given = {
+        "a source": sources,
+        "--grid": asked.grid,
+        "--sequence-by": asked.sequence_by,
+        "--explain-neighbors": asked.explain_neighbors,
+        "--regions": answer.regions,
+        "--detections": detector.detections,
+        "--batch-size": batch.batch_size,
+        "--workers": batch.workers,
+    }
     flags = [flag for flag, value in given.items() if value]
     if flags:
         raise ConfigError(
@@ -30,7 +47,7 @@ def predict_archive(
     place: Path,
     run: options.RunOptions,
     encoder: options.EncoderOptions,
-    answer: options.AnswerOptions,
+    answer: options.ManyOptions,
     output: options.PredictionOutputOptions,
     top_k: int,
     device: str,

@@ -16,24 +16,39 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hybrid.evaluation.results import Evaluation
+    from hybrid.images.sources import Scan
     from hybrid.terminal import SafeConsole
+
+HeldOut = Annotated[
+    bool,
+    typer.Option(
+        "--held-out",
+        help="In the place of SOURCES: labeled photos of the index that the head was not trained on; those of split "
+        "test, if there are any.",
+    ),
+]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", help="Write all figures to this file, new or written by hybrid before.")
+]
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        file_okay=False, writable=True, help="Write report.html into this folder: one page with curves and photos."
+    ),
+]
+# What the report names in the place of sources.
+HELD_OUT = "the index, held out of the training"
 
 
 @options.with_groups
 def evaluate(
-    sources: options.Sources,
+    sources: options.OptionalSources = None,
     *,
     run: options.RunOptions,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write all figures to this file, new or written by hybrid before.")
-    ] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option(
-            file_okay=False, writable=True, help="Write report.html into this folder: one page with curves and photos."
-        ),
-    ] = None,
-    answer: options.AnswerOptions,
+    held_out: HeldOut = False,
+    json_file: JsonFile = None,
+    report: Report = None,
+    answer: options.ManyOptions,
     detector: options.DetectionOptions,
     sequence_by: options.SequenceBy = None,
     encoder: options.EncoderOptions,
@@ -47,10 +62,9 @@ def evaluate(
     from hybrid.evaluation.evaluate import evaluate as run_evaluation
     from hybrid.evaluation.html_report import FILE_NAME
     from hybrid.files import is_stdout
-    from hybrid.images.sources import scan
 
     policy = answer.policy()
-    found = scan(sources)
+    found = _found(sources, run.run, held_out=held_out)
     more = {"--detections": detector.detections, **answer.read_by}
     outputs = Outputs({"a source": found.sources, **more, **read_by(run, encoder)}, run.run, found.records)
     outputs.file("--json", json_file, EVALUATION)
@@ -76,9 +90,23 @@ def evaluate(
     console = show.stderr if json_file is not None and is_stdout(json_file) else show.stdout()
     _print(result, console)
     if report is not None:
-        file = _write_report(result, report, str(run.run), sources, found.notes)
+        file = _write_report(result, report, str(run.run), sources or [HELD_OUT], found.notes)
         console.print(f"report: {file}", markup=False, soft_wrap=True)
     show.exit_if_unreadable([*found.unread, *result.unreadable])
+
+
+def _found(sources: list[str] | None, run: Path, *, held_out: bool) -> Scan:
+    """The photos to score."""
+    from hybrid.errors import ConfigError
+    from hybrid.images.sources import scan
+    from hybrid.run.files import Layout
+    from hybrid.run.held_out import held_out as held_out_of
+
+    if not held_out:
+        return scan(options.given(sources, "--held-out"))
+    if sources:
+        raise ConfigError("--held-out takes the photos of the index", got="sources too", fix="leave one of them out")
+    return held_out_of(Layout(run))
 
 
 def _write_report(result: Evaluation, folder: Path, run: str, sources: list[str], notes: Sequence[str]) -> Path:

@@ -48,6 +48,9 @@ def explain(
     device: options.Device = "auto",
 ) -> None:
     """Show what the answer for one photo rests on. Maps, nearest photos, the gate's terms."""
+    from hybrid.tools.explain.explanation import check_method
+
+    check_method(method.value)  # before what takes seconds to import
     from hybrid.cli import show
     from hybrid.cli.load import load_classifier, one_image, read_by
     from hybrid.cli.outputs import EXPLANATION, PICTURE, Outputs

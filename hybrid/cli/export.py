@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -23,6 +24,7 @@ def export(
         typer.Option("--text/--no-text", help="Whether new classes can be named in the bundle: by a text tower."),
     ] = True,
     answer: options.AnswerOptions,
+    transductive: options.Transductive = False,
 ) -> None:
     """Write a run to one file that answers without torch.
 
@@ -33,7 +35,7 @@ def export(
     from hybrid.cli.outputs import BUNDLE, Outputs
     from hybrid.run.run import Run
 
-    policy = answer.policy()
+    policy = replace(answer.policy(), transductive=transductive)
     Outputs(read_by(run, options.EncoderOptions()), run.run).file("OUT", out, BUNDLE)
     summary = Run(run.run, device="cpu", say=show.note, text_bar=show.text_progress).export(
         out,

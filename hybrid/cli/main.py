@@ -17,6 +17,7 @@ import typer
 
 from hybrid import __version__
 from hybrid.cli.failures import DEBUG, Stopped, stoppable, tell
+from hybrid.cli.usage import Command
 from hybrid.errors import HybridWarning, visible
 
 # Must be set before torch loads OpenMP. Threads that spin while they wait take the cores from the threads that decode
@@ -80,7 +81,7 @@ def build_app(commands: Mapping[str, str]) -> typer.Typer:
         if group not in groups:
             groups[group] = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=GROUPS[group])
             app.add_typer(groups[group], name=group)
-        groups[group].command(command)(getattr(import_module(module), re.sub("[- ]", "_", name)))
+        groups[group].command(command, cls=Command)(getattr(import_module(module), re.sub("[- ]", "_", name)))
     return app
 
 

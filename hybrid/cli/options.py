@@ -102,10 +102,10 @@ Sources = Annotated[list[str], _SOURCES]
 OptionalSources = Annotated[list[str] | None, _SOURCES]
 
 
-def given(sources: list[str] | None) -> list[str]:
-    """Sources of a command that cannot do without; wrong usage where there are none."""
+def given(sources: list[str] | None, instead: str) -> list[str]:
+    """Sources of a command, which is told another way by the flag `instead`; wrong usage where there are none."""
     if not sources:
-        raise typer.BadParameter("Missing argument: sources, or --archive")
+        raise typer.BadParameter(f"Missing argument: sources, or {instead}")
     return sources
 
 
@@ -292,35 +292,54 @@ class PolicyOptions:
 
 @dataclass(frozen=True)
 class AnswerOptions(PolicyOptions):
-    """The policy, with prediction sets and what is known of the classes, and how the head looks at a photo."""
+    """The policy, with prediction sets and a taxonomy, and how the head looks at a photo."""
 
     coverage: Coverage = None
-    transductive: Transductive = False
     taxonomy: TaxonomyFile = None
     confident: Confident = None
-    prior_file: PriorFile = None
-    unlisted: Unlisted = 0.01
-    only: Only = None
     regions: Regions = None
 
     def policy(self) -> Policy:
         """Join the options of the policy; HybridError where they contradict each other or a file is not right."""
-        from hybrid.labels.priors import ClassPriors
-        from hybrid.labels.prompts import prompt_set
-
-        return replace(
-            super().policy(),
-            coverage=self.coverage,
-            transductive=self.transductive,
-            class_priors=None if self.prior_file is None else ClassPriors.read(self.prior_file, self.unlisted),
-            only=prompt_set(self.only),
-            confident=self.confident,
-        )
+        return replace(super().policy(), coverage=self.coverage, confident=self.confident)
 
     @property
     def read_by(self) -> dict[str, str | Path | None]:
         """Files that these options let a command read, by their flags."""
-        return {"--taxonomy": self.taxonomy, "--prior-file": self.prior_file, "--only": self.only}
+        return {"--taxonomy": self.taxonomy}
+
+
+@dataclass(frozen=True)
+class PriorOptions(AnswerOptions):
+    """These, with what is known of the classes."""
+
+    prior_file: PriorFile = None
+    unlisted: Unlisted = 0.01
+    only: Only = None
+
+    def policy(self) -> Policy:
+        """Join the options of the policy; as `AnswerOptions.policy`."""
+        from hybrid.labels.priors import ClassPriors
+        from hybrid.labels.prompts import prompt_set
+
+        priors = None if self.prior_file is None else ClassPriors.read(self.prior_file, self.unlisted)
+        return replace(super().policy(), class_priors=priors, only=prompt_set(self.only))
+
+    @property
+    def read_by(self) -> dict[str, str | Path | None]:
+        """As `AnswerOptions.read_by`."""
+        return {**super().read_by, "--prior-file": self.prior_file, "--only": self.only}
+
+
+@dataclass(frozen=True)
+class ManyOptions(PriorOptions):
+    """These, for a command that answers for many photos."""
+
+    transductive: Transductive = False
+
+    def policy(self) -> Policy:
+        """Join the options of the policy; as `AnswerOptions.policy`."""
+        return replace(super().policy(), transductive=self.transductive)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -51,80 +51,43 @@ def predict(
     top_k: Annotated[int, typer.Option(min=1, help="Classes to list for each photo.")] = 5,
     output: options.PredictionOutputOptions,
     asked: PhotoOptions,
-    answer: options.AnswerOptions,
+    answer: options.ManyOptions,
     detector: options.DetectionOptions,
     encoder: options.EncoderOptions,
     batch: options.BatchOptions,
     device: options.Device = "auto",
 ) -> None:
     """Classify photos into trained, named and added classes."""
-    from hybrid.cli.archived import predict_archive, refuse_with_archive
-
-    kind = _kind_of(output, detector)
-    if archive is None:
-        _predict_photos(
-            options.given(sources), run, kind, top_k, output, asked, answer, detector, encoder, batch, device
-        )
-        return
-    refuse_with_archive(
-        {
-            "a source": sources,
-            "--grid": asked.grid,
-            "--sequence-by": asked.sequence_by,
-            "--explain-neighbors": asked.explain_neighbors,
-            "--regions": answer.regions,
-            "--detections": detector.detections,
-            "--batch-size": batch.batch_size,
-            "--workers": batch.workers,
-        }
-    )
-    predict_archive(archive, run, encoder, answer, output, top_k, device)
-
-
-def _predict_photos(
-    sources: list[str],
-    run: options.RunOptions,
-    kind: Kind,
-    top_k: int,
-    output: options.PredictionOutputOptions,
-    asked: PhotoOptions,
-    answer: options.AnswerOptions,
-    detector: options.DetectionOptions,
-    encoder: options.EncoderOptions,
-    batch: options.BatchOptions,
-    device: str,
-) -> None:
     from hybrid.cli import show
+    from hybrid.cli.archived import predict_archive, refuse_with_archive
     from hybrid.cli.load import in_context, load_classifier, read_by
     from hybrid.cli.outputs import PICTURE, Outputs
     from hybrid.cli.write import writer_of
     from hybrid.images.sources import scan
 
-    policy = answer.policy()
-    detections = detector.read()
-    found = scan(sources, labeled=False, each_row=True)
+    kind = _kind_of(output, detector)
+    if archive is not None:
+        refuse_with_archive(sources, asked, answer, detector, batch)
+        predict_archive(archive, run, encoder, answer, output, top_k, device)
+        return
+    policy, detections = answer.policy(), detector.read()
+    found = scan(options.given(sources, "--archive"), labeled=False, each_row=True)
     more = {"--detections": detector.detections, **answer.read_by}
     outputs = Outputs({"a source": found.sources, **more, **read_by(run, encoder)}, run.run, found.records)
     outputs.file("--out", output.out, kind)
     outputs.file("--grid", asked.grid, PICTURE)
     boxes = _Boxes(found, detections, output)
-    found = boxes.scan
-    show.note(*found.notes)
+    show.note(*boxes.scan.notes)
     classifier = load_classifier(run, policy, encoder, device, answer.regions, answer.taxonomy)
-    records = in_context(classifier, found.records, asked.sequence_by)
+    records = in_context(classifier, boxes.scan.records, asked.sequence_by)
     _note_decoder(classifier)
     evidence = _Evidence(run.run, classifier) if asked.explain_neighbors else None
     drawn: list[tuple[ImageRecord, Prediction]] = []
-    unreadable = list(found.unread)
-    with (
-        writer_of(output, boxes.results, str(run.run)) as write,
-        show.image_progress("classifying", len(found.records)) as progress,
-    ):
-        embed = evidence is not None and evidence.needs_embeddings
-        for answers in classifier.classify(records, **vars(batch), embed=embed):
+    unreadable = list(boxes.scan.unread)
+    bar = show.image_progress("classifying", len(records))
+    with writer_of(output, boxes.results, str(run.run)) as write, bar as progress:
+        for answers, predictions in _answers(classifier, records, evidence, top_k, batch):
             unreadable += answers.unreadable
-            predictions = classifier.predictions(answers, top_k)
-            predictions = evidence.add(answers, predictions) if evidence else predictions
             write(boxes.rows(predictions, answers.unreadable))
             wanted = GRID_IMAGES - len(drawn) if asked.grid else 0
             drawn += list(zip(answers.records, predictions, strict=True))[:wanted]
@@ -134,6 +97,20 @@ def _predict_photos(
     if evidence is not None:
         show.note(*evidence.notes())
     show.exit_if_unreadable(unreadable)
+
+
+def _answers(
+    classifier: FittedClassifier,
+    records: Sequence[ImageRecord],
+    evidence: _Evidence | None,
+    top_k: int,
+    batch: options.BatchOptions,
+) -> Iterator[tuple[Batch, list[Prediction]]]:
+    """Answer batch by batch."""
+    embed = evidence is not None and evidence.needs_embeddings
+    for answers in classifier.classify(records, **vars(batch), embed=embed):
+        predictions = classifier.predictions(answers, top_k)
+        yield answers, evidence.add(answers, predictions) if evidence else predictions
 
 
 def _note_decoder(classifier: FittedClassifier) -> None:

@@ -41,7 +41,7 @@ def serve(
         ),
     ] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Refuse whatever would change the run.")] = False,
-    answer: options.AnswerOptions,
+    answer: options.PriorOptions,
     encoder: options.EncoderOptions,
     device: options.Device = "auto",
 ) -> None:
@@ -49,12 +49,9 @@ def serve(
     from hybrid.cli import show
     from hybrid.cli.archived import archive_encoder
     from hybrid.cluster.archive import Archive
-    from hybrid.errors import ConfigError
     from hybrid.run.run import Run
 
     open_service, run_server = _server()
-    if answer.transductive:
-        raise ConfigError("a server answers for each photo by itself", got="--transductive", fix="leave it out")
     from hybrid.serve.model import Asked
     from hybrid.serve.security import is_loopback
     from hybrid.serve.settings import ServeSettings, new_token

@@ -92,6 +92,7 @@ def train_head(
     from hybrid.device import resolve
     from hybrid.encoders import load_encoder
     from hybrid.heads.recipes import load_recipe
+    from hybrid.heads.registry import check_packages
     from hybrid.heads.training.distributed import is_main_process
     from hybrid.run.files import Layout, read_run
     from hybrid.run.train import train_run
@@ -101,6 +102,7 @@ def train_head(
     say = show.note if is_main_process() else _silent
     old = {"pretrained": pretrained, "image_size": image_size}
     settings = load_recipe(recipe, set_ or (), flags | _warn_of_old(old, say))
+    check_packages(settings)
     layout = Layout(run)
     made = read_run(layout)
     encoder = load_encoder(made.encoder, device, index=made.encoder_fingerprint)

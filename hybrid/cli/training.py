@@ -30,8 +30,11 @@ class RecipeOptions:
     def load(self, recipe: str, varied: Sequence[str] = ()) -> HeadSettings:
         """Load a recipe with these options and further ``KEY=VALUE`` assignments."""
         from hybrid.heads.recipes import load_recipe
+        from hybrid.heads.registry import check_packages
 
-        return load_recipe(recipe, (*(self.set_ or ()), *varied), self._flags())
+        settings = load_recipe(recipe, (*(self.set_ or ()), *varied), self._flags())
+        check_packages(settings)
+        return settings
 
     def fixed(self) -> set[str]:
         """Name the settings that the options give to every recipe."""

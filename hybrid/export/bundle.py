@@ -51,6 +51,8 @@ from hybrid.run.classes.support import SupportClass
 from hybrid.run.load import RunState
 
 Say = Callable[[str], None]
+# Of the extra export, what writes a bundle.
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 # Weights of a network begin in the zip file where a processor likes to read; and the extra field that says so, as
 # Android's zipalign writes it.
 ALIGNED, EXTRA = 64, 0xD935

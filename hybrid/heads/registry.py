@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from hybrid.config import HeadSettings, Regions
 from hybrid.device import Compute
 from hybrid.encoders.base import FloatArray
-from hybrid.errors import ConfigError
+from hybrid.errors import ConfigError, check_installed
 from hybrid.heads.base import Head, LabeledImages, TrainingSet
 from hybrid.heads.training.progress import OnStep, show_nothing
 
@@ -103,6 +103,14 @@ def head_kind(settings: HeadSettings) -> HeadKind:
     module, _, name = KINDS[settings.kind].partition(":")
     kind: HeadKind = getattr(import_module(module), name)()
     return kind
+
+
+def check_packages(settings: HeadSettings) -> None:
+    """Raise MissingExtraError where a training needs a package that is not installed."""
+    if settings.model.lora_rank:
+        check_installed("lora_rank", "lora", "peft")
+    if settings.regions.method == "slic":
+        check_installed("regions by SLIC", "regions", "skimage")
 
 
 def answering(head: Head, settings: HeadSettings, regions: Regions | None = None) -> Head:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,7 +40,8 @@ class GivenLabel(NamedTuple):
     by, at : str
         Who gave it, and when: ISO 8601, UTC.
     why : str
-        How the image came before a person: ``random``, a strategy of the queue, ``audit``, ``file``, ``person``, ...
+        How the image came before a person: ``random``, a strategy of the queue, ``audit``, ``file``, ``add-class``,
+        ``person``, ...
     undoes : int or None
         The row that this one takes back; then `label` says nothing.
     answer : str or None
@@ -68,6 +70,14 @@ _COLUMNS = ", ".join(f'"{name}"' for name in GivenLabel._fields)
 def now() -> str:
     """The time as `GivenLabel.at` has it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def user() -> str:
+    """Who runs this; empty where the system does not say."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return ""
 
 
 def has_table(db: Database) -> bool:

@@ -100,6 +100,13 @@ class StoredImage:
         """Whether a person said that it shows none of the classes."""
         return self.given is not None and self.given.label == NONE
 
+    def labeled(self, given: GivenLabel) -> StoredImage:
+        """The same with a label that a person gives, in the place of one before."""
+        before = self.as_its_source_says().row
+        after = before.given(given)
+        record = replace(self.record, label=after.label, split=after.split)
+        return StoredImage(record, self.sha256, given, (before.label, before.split))
+
     def as_its_source_says(self) -> StoredImage:
         """The same without the label that a person gave."""
         if self.given is None:

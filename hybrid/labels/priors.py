@@ -17,7 +17,7 @@ from hybrid.errors import ConfigError, DataError, listing
 from hybrid.labels.names import check_name, class_key
 from hybrid.labels.near import did_you_mean
 from hybrid.labels.space import LabelSpace
-from hybrid.labels.text_files import read_text
+from hybrid.labels.text_files import named_csv_errors, read_text
 
 UNLISTED = 0.01
 _COLUMNS = ("class", "weight", "region", "month")
@@ -119,10 +119,8 @@ class ClassPriors:
         path = Path(file).expanduser()
         text = read_text(path)
         delimiter = max(_DELIMITERS, key=text.partition("\n")[0].count)
-        try:
+        with named_csv_errors(str(path)):
             table = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
-        except csv.Error as error:
-            raise DataError(f"{path} is not a valid CSV file: {error}", fix="write it again as CSV") from error
         places = _columns(table[0] if table else [], path)
         rows = [
             _row(values, places, f"{path}, line {number}")

@@ -12,6 +12,7 @@ from hybrid.errors import DataError, listing
 from hybrid.images.naming import plural
 from hybrid.labels.rank_tables import read_rank_table
 from hybrid.labels.taxonomy import Statement
+from hybrid.labels.text_files import named_csv_errors
 
 EXPECTED = "one class per line: zebra, or with other names: zebra: striped horse, plains zebra"
 KEEP = 'a name that begins so stands in quotes: "1. FC Union"'
@@ -94,7 +95,7 @@ def parse_lines(text: str, where: str) -> Parsed:
     content = [(number, line) for number, line in lines if not line.startswith("#")]
     tags = [line.split()[0] for _, line in lines if re.match(r"#[^\W\d]\w*$", line)]
     notes = [f"{where}: lines that begin with # are comments: {listing(tags, 3)}; {QUOTE}"] if tags else []
-    table = _table(content)
+    table = _table(content, where)
     if table is not None:
         parsed = _parse_table(table, content, where)
     elif len(content) == 1 and _is_one_line_list(_FINAL_COMMENT.sub("", content[0][1])):
@@ -227,7 +228,7 @@ def _parse_one_line(line: tuple[int, str], where: str) -> Parsed:
     delimiter = next(mark for mark in "\t;," if mark in bare)
     if delimiter == ";" and "," in re.sub(r'"[^"]*"', "", bare):
         raise unclear(f"{where}, line {line[0]}", "both commas and semicolons between names", line[1])
-    names = [re.sub(r"^'(.*)'$", r"\1", cell.strip()) for cell in _cells(bare, delimiter) if cell.strip()]
+    names = [re.sub(r"^'(.*)'$", r"\1", cell.strip()) for cell in _cells(bare, delimiter, where) if cell.strip()]
     placed = [split_above(name, f"name {number}", where) for number, name in enumerate(names, 1)]
     entries = tuple(Entry(name, (), f"name {number}", above) for number, (name, above) in enumerate(placed, 1))
     for entry in entries:
@@ -239,8 +240,9 @@ def _parse_one_line(line: tuple[int, str], where: str) -> Parsed:
 # Tables
 
 
-def _cells(line: str, delimiter: str) -> list[str]:
-    return next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
+def _cells(line: str, delimiter: str, where: str) -> list[str]:
+    with named_csv_errors(where):
+        return next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
 
 
 def column_name(cell: str) -> str:
@@ -248,12 +250,12 @@ def column_name(cell: str) -> str:
     return re.sub(r"[\s-]+", "_", cell.strip().casefold())
 
 
-def _table(lines: Sequence[tuple[int, str]]) -> tuple[str, list[str]] | None:
+def _table(lines: Sequence[tuple[int, str]], where: str) -> tuple[str, list[str]] | None:
     """Delimiter and columns, where the first line is the header of a table; None where it is not."""
     if len(lines) < 2:
         return None
     for delimiter in ",;\t":
-        columns = [column_name(cell) for cell in _cells(lines[0][1], delimiter)]
+        columns = [column_name(cell) for cell in _cells(lines[0][1], delimiter, where)]
         if len(columns) > 1 and set(columns) & set(NAME_COLUMNS):
             return delimiter, columns
     single = column_name(lines[0][1].strip("\"'"))
@@ -264,7 +266,7 @@ def _parse_table(table: tuple[str, list[str]], lines: Sequence[tuple[int, str]],
     delimiter, columns = table
     rows = []
     for number, line in lines[1:]:
-        cells = [cell.strip() for cell in _cells(line, delimiter)]
+        cells = [cell.strip() for cell in _cells(line, delimiter, where)]
         if len(cells) > len(columns):
             raise unclear(f"{where}, line {number}", f"{len(cells)} cells under {len(columns)} columns", line)
         rows.append((number, dict(zip(columns, cells, strict=False))))

@@ -11,6 +11,7 @@ from hybrid.errors import DataError, listing
 from hybrid.images.naming import plural
 from hybrid.labels.names import class_key
 from hybrid.labels.taxonomy import Statement
+from hybrid.labels.text_files import named_csv_errors
 
 # From the widest to the narrowest; a table may have any of them, in any order.
 RANKS = (
@@ -75,7 +76,8 @@ def read_rank_table(text: str, where: str, *, only_ranks: bool = False) -> RankT
     if _is_speciesnet(lines[0]):
         return _speciesnet(text, where)
     for delimiter in ",;\t":
-        header = [cell.strip() for cell in next(csv.reader([lines[0]], delimiter=delimiter), [])]
+        with named_csv_errors(where):
+            header = [cell.strip() for cell in next(csv.reader([lines[0]], delimiter=delimiter), [])]
         columns = [_column(cell) for cell in header]
         ranks = [column for column in columns if column in RANKS]
         if only_ranks and len(ranks) < _FEWEST:
@@ -96,7 +98,7 @@ def _rows(text: str, where: str, delimiter: str, width: int) -> list[tuple[str, 
     """Cells of each row that says anything, with its place; cells that are missing at the end are empty."""
     reader = csv.reader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
     rows = []
-    try:
+    with named_csv_errors(where):
         for cells in reader:
             cells = [" ".join(cell.split()) for cell in cells]
             if not any(cells) or cells[0].startswith("#"):
@@ -109,8 +111,6 @@ def _rows(text: str, where: str, delimiter: str, width: int) -> list[tuple[str, 
                     fix="put a cell that holds the delimiter into quotes",
                 )
             rows.append((place, cells + [""] * (width - len(cells))))
-    except csv.Error as error:
-        raise DataError(f"{where}: not a table", got=str(error), fix="save it as CSV") from error
     return rows
 
 

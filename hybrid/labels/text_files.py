@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import difflib
 import os
 import stat
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from hybrid.errors import DataError, listing
@@ -79,6 +81,16 @@ def _similar_files(name: str | Path, bundled: Sequence[str]) -> list[str]:
     by_name = difflib.get_close_matches(wanted, [*there, *bundled], n=3, cutoff=0.75)
     same_stem = [file for file in there if Path(file).stem == wanted]
     return list(dict.fromkeys(there.get(match, match) for match in (*same_stem, *by_name)))[:3]
+
+
+@contextmanager
+def named_csv_errors(where: str) -> Iterator[None]:
+    """Name what the csv module refuses, such as a cell of more than 131,072 characters."""
+    try:
+        yield
+    except csv.Error as error:
+        fix = "save it as CSV, or as text with one name per line"
+        raise DataError(f"{where}: neither a table nor a list of names", got=str(error), fix=fix) from error
 
 
 def read_text(path: Path) -> str:

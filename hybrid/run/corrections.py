@@ -10,7 +10,7 @@ from hybrid.errors import DataError
 from hybrid.images.inputs import to_records
 from hybrid.images.records import ImageRecord
 from hybrid.index.store import EmbeddingStore
-from hybrid.labels.text_files import read_text
+from hybrid.labels.text_files import named_csv_errors, read_text
 from hybrid.run.files import Layout
 from hybrid.run.labels import UNSET, LabelRequest
 
@@ -28,7 +28,8 @@ def read_corrections(layout: Layout, file: Path) -> list[LabelRequest]:
     DataError
         If a column lacks, or a row has no image or no label.
     """
-    rows = list(csv.DictReader(read_text(file).splitlines()))
+    with named_csv_errors(str(file)):
+        rows = list(csv.DictReader(read_text(file).splitlines()))
     names = set(rows[0]) if rows else set()
     if not rows or "label" not in names or not names & {"sha256", "path"}:
         raise DataError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,14 +14,14 @@ from hybrid.encoders import load_encoder
 from hybrid.encoders.base import Encoder, Identified, decoder_of, expand_user
 from hybrid.encoders.presets import expand
 from hybrid.encoders.registry import split_prefix
-from hybrid.errors import ArtifactError, ConfigError, DataError
+from hybrid.errors import ArtifactError, ConfigError, DataError, check_installed
 from hybrid.heads.training.progress import OnStep, show_nothing
 from hybrid.images.decoders import choose_decoder
 from hybrid.images.detections import Crops, Detections
 from hybrid.images.inputs import Images, MemoryRecord, to_records
 from hybrid.images.records import ImageRecord, Stamp
 from hybrid.images.sources import Scan, scan
-from hybrid.index.given import GivenLabel
+from hybrid.index.given import GivenLabel, user
 from hybrid.index.schema import is_blank
 from hybrid.index.store import EmbeddingStore
 from hybrid.index.texts import TextBar, no_bar
@@ -30,6 +29,7 @@ from hybrid.labels.names import check_not_reserved
 from hybrid.run.classes.change import AddSummary, RemoveSummary, add_class, remove_class
 from hybrid.run.files import HeadInfo, Layout, RunInfo, check_store, note_store, read_info, read_run, write_run
 from hybrid.run.heads import adopt_head, read_head_info, writing
+from hybrid.run.held_out import held_out
 from hybrid.run.labels import HASH, UNSET, LabelRequest, LabelSummary, Unset, give_labels, take_back
 from hybrid.run.pull import local_run
 
@@ -510,7 +510,7 @@ class Run:
 
     def give_labels(self, requests: Sequence[LabelRequest], *, by: str | None = None) -> LabelSummary:
         """Give labels to images, each its own; see `hybrid.run.labels.give_labels`."""
-        return give_labels(self.layout, requests, lambda: self.encoder, by=by or _user(), wait=self.wait)
+        return give_labels(self.layout, requests, lambda: self.encoder, by=by or user(), wait=self.wait)
 
     def undo_labels(
         self, ids: Sequence[int] | None = None, *, count: int = 1, by: str | None = None
@@ -527,7 +527,7 @@ class Run:
         DataError
             If there is no such label, or it was taken back before.
         """
-        return take_back(self.layout, ids, count=count, by=by or _user(), wait=self.wait)
+        return take_back(self.layout, ids, count=count, by=by or user(), wait=self.wait)
 
     def label_history(self) -> list[GivenLabel]:
         """Every label that a person gave, and what was taken back, oldest first."""
@@ -646,8 +646,9 @@ class Run:
         HybridError
             If parts are missing, or something of the run cannot be exported; it says what.
         """
-        from hybrid.export.bundle import export_bundle
+        from hybrid.export.bundle import PACKAGES, export_bundle
 
+        check_installed("export", "export", *PACKAGES)
         model, pretrained, _ = self._given
         exact = Run(
             self.folder,
@@ -671,7 +672,7 @@ class Run:
 
     def evaluate(
         self,
-        images: Sources,
+        images: Sources | None = None,
         prompts: Prompts | None = None,
         *,
         batch_size: int | None = None,
@@ -685,7 +686,8 @@ class Run:
 
         Parameters
         ----------
-        images : sources as `index` takes them
+        images : sources as `index` takes them, optional
+            Default: labeled images of the index that the head was not trained on; see `hybrid.run.held_out`.
         prompts, **options
             As for `classifier`.
         batch_size, workers, progress, strict_names
@@ -695,7 +697,10 @@ class Run:
         """
         from hybrid.evaluation.evaluate import evaluate
 
-        found = scan([images] if isinstance(images, str | Path) else list(images))
+        if images is None:
+            found = held_out(self.layout)
+        else:
+            found = scan([images] if isinstance(images, str | Path) else list(images))
         if detections is not None:
             found = _crop(found, detections).scan
         classifier = self.classifier(prompts, strict_names=strict_names, **options)
@@ -881,14 +886,6 @@ def _crop(found: Scan, detections: Detections | str | Path, *, labeled: bool = T
     """The boxes of the images of a scan, at least one."""
     made = detections if isinstance(detections, Detections) else Detections.read(detections)
     return made.crop(found, labeled=labeled).checked()
-
-
-def _user() -> str:
-    """Who runs this; empty where the system does not say."""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):
-        return ""
 
 
 def _label(label: object, index: int) -> str:

@@ -20,7 +20,7 @@ from hybrid.encoders.base import Encoder, FloatArray
 from hybrid.errors import ArtifactError, DataError, GateError, HeadError, listing
 from hybrid.gate.decide import FittedGate
 from hybrid.heads.base import Head, TrainingSet
-from hybrid.heads.registry import Say, TrainingJob, answering, head_kind
+from hybrid.heads.registry import Say, TrainingJob, answering, check_packages, head_kind
 from hybrid.heads.score import head_logits
 from hybrid.heads.training.dataset import HELD_BACK, split_by_training, training_set
 from hybrid.heads.training.distributed import is_main_process, process_count
@@ -190,6 +190,7 @@ class _Work:
 
     def check(self) -> None:
         """Refuse an encoder or a launch that cannot train this head."""
+        check_packages(self.settings)
         self.check_encoder()
         if self.settings.gate.folds == "fine-tuned" and process_count() > 1:
             raise HeadError(

@@ -90,17 +90,19 @@ class Batcher(Generic[W, R]):
 
 
 class Places:
-    """How many photos are under way; one too many is refused with 503."""
+    """How many photos are under way; one too many is refused with 503, which calls them `what`."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self.taken = limit, 0
+    def __init__(self, limit: int, what: str = "photos") -> None:
+        self.limit, self.taken, self._what = limit, 0, what
         self._lock = threading.Lock()
 
     def take(self, count: int) -> None:
         """Take places, or refuse; a single large request passes where nothing else waits."""
         with self._lock:
             if self.taken and self.taken + count > self.limit:
-                raise busy("the server has more photos waiting than it takes on", f"{self.taken} of {self.limit}")
+                raise busy(
+                    f"the server has more {self._what} waiting than it takes on", f"{self.taken} of {self.limit}"
+                )
             self.taken += count
 
     def give_back(self, count: int) -> None:

@@ -13,8 +13,6 @@ from typing import Literal, get_args
 from hybrid.errors import ConfigError
 from hybrid.heads.recipes import as_toml, recipe_names
 from hybrid.heads.training.dataset import HELD_BACK
-from hybrid.images.boxes import parted
-from hybrid.images.remote import is_remote
 from hybrid.index.store import EmbeddingStore
 from hybrid.labels.names import NameTable
 from hybrid.run.files import HeadInfo
@@ -82,8 +80,7 @@ def plan_command(
         if what == "head":
             return Command(("train-head", *shared, "--wait", *_as_before(run, recipe, folder)), folder)
         named = (*(("--prompts", prompts) if prompts else ()), *(("--taxonomy", taxonomy) if taxonomy else ()))
-        held_out = str(_held_out(run, folder))
-        return Command(("evaluate", held_out, *shared, *named, "--report", str(run.folder)), folder)
+        return Command(("evaluate", "--held-out", *shared, *named, "--report", str(run.folder)), folder)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -116,29 +113,3 @@ def _classes(run: Run, info: HeadInfo | None, folder: Path) -> tuple[str, ...]:
         }
     (folder / "classes.txt").write_text("\n".join(sorted(labels)) + "\n", encoding="utf-8")
     return ("--classes", str(folder / "classes.txt"))
-
-
-def _held_out(run: Run, folder: Path) -> Path:
-    """List labeled photos that the head was not trained on: those of split test, where there are some."""
-    import csv
-
-    trained_on = frozenset(run.head.trained_on) if run.head else frozenset()
-    with EmbeddingStore(run.layout.store, must_exist=True, read_only=True) as store:
-        rows = [row for row in store.image_rows() if row.label is not None and row.sha256 not in trained_on]
-    tested = [row for row in rows if row.split == "test"] or rows
-    tested = [row for row in tested if row.container is None and _is_there(parted(row.path)[0])]
-    if not tested:
-        raise ConfigError(
-            "no labeled photo of the index is held out of the training",
-            fix="evaluate on other photos: hybrid evaluate PHOTOS --report " + str(run.folder),
-        )
-    file = folder / "held_out.csv"
-    with file.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(("path", "label"))
-        writer.writerows((row.path, row.label) for row in tested)
-    return file
-
-
-def _is_there(path: str) -> bool:
-    return is_remote(path) or Path(path).is_file()

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+# Explanations that are made or wait for their turn; one more is answered 503.
+MOST_EXPLANATIONS = 8
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ class Service:
         self.places = Places(settings.waiting)
         self.search_index = KeptIndex()
         self.queries: LRUCache[tuple[str, str], FloatArray] = LRUCache(settings.variants * 8)
-        self.explaining, self._one_decoder = threading.Lock(), threading.Lock()
+        self._explanations = Places(MOST_EXPLANATIONS, "explanations")
+        self._one_decoder = threading.Lock()
         self.review = Review(lambda: self.served, self._pool)
         self._texts: dict[str, FloatArray] = {}
         self._reloading, self._changing = threading.Lock(), threading.Lock()
@@ -112,6 +115,8 @@ class Service:
         self.metrics = Metrics(self._gauges())
         self._decoding = ThreadPoolExecutor(default_workers(), "hybrid-decode")
         self._library = ThreadPoolExecutor(8, "hybrid-library")
+        # One at a time: each takes seconds and hundreds of megabytes.
+        self._explaining = ThreadPoolExecutor(1, "hybrid-explain")
 
     def start(self) -> None:
         """Begin to compute."""
@@ -127,6 +132,7 @@ class Service:
         await asyncio.to_thread(self.batcher.stop)
         self._decoding.shutdown(cancel_futures=True)
         self._library.shutdown(cancel_futures=True)
+        self._explaining.shutdown(cancel_futures=True)
 
     async def call(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run what blocks in a thread."""
@@ -135,6 +141,17 @@ class Service:
     async def decode(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run what decodes in a thread of those that decode."""
         return await asyncio.get_running_loop().run_in_executor(self._decoding, partial(work, *args, **kwargs))
+
+    async def explain(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run what explains in the one thread that explains; 503 where many wait, or it takes too long."""
+        self._explanations.take(1)
+        try:
+            made = asyncio.get_running_loop().run_in_executor(self._explaining, partial(work, *args, **kwargs))
+            return await asyncio.wait_for(made, self.settings.answer_seconds)
+        except TimeoutError as error:
+            raise ServeError(503, "the explanation takes too long", fix="ask again later") from error
+        finally:
+            self._explanations.give_back(1)
 
     async def change(self, work: Callable[[Run], T]) -> T:
         """Change the run, one after the other, and go on with what it is then.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+import tarfile
 
 import pytest
 
@@ -53,3 +55,22 @@ def test_unreadable_images_are_listed_wherever_they_are_read_and_exit_3(evaluate
     assert "broken.jpg: not an image" in done.err
     assert "of the 6 photos of other classes" in done.out
     assert "unreadable" not in evaluate(tmp_path / foreign, run="run").err
+
+
+def test_photos_held_out_of_the_training_are_scored_those_in_shards_too(hybrid, animals, run, tmp_path):
+    assert "40 photos" in hybrid("evaluate", "--held-out", "--run", run).out
+    some = [file for name in demo_classes().seen[:2] for file in sorted((animals / "test" / name.name).iterdir())]
+    with tarfile.open(tmp_path / "test.tar", "w") as tar:
+        for number, file in enumerate(some):
+            tar.add(file, f"{number}.jpg")
+            member = tarfile.TarInfo(f"{number}.cls")
+            member.size = len(file.parent.name)
+            tar.addfile(member, io.BytesIO(file.parent.name.encode()))
+    hybrid("build-index", tmp_path / "test.tar", "--run", run)
+    done = hybrid("evaluate", "--held-out", "--run", run, "--report", tmp_path / "page")
+    assert "6 photos" in done.out
+    assert "photos from the index, held out of the training" in (tmp_path / "page/report.html").read_text("utf-8")
+    (tmp_path / "test.tar").unlink()
+    assert "whose files are gone" in hybrid("evaluate", "--held-out", "--run", run, rc=1).err
+    assert "leave one of them out" in hybrid("evaluate", animals / "test", "--held-out", "--run", run, rc=1).err
+    assert "sources, or --held-out" in hybrid("evaluate", "--run", run, rc=2).err

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from hybrid.cli.explain import Method
-from hybrid.tools.explain.attribution import METHODS
+from hybrid.tools.explain.explanation import METHODS
 
 
 @pytest.fixture

@@ -146,3 +146,20 @@ def test_signals_are_handled_inside_the_block_alone():
         assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [
+        ("captum", ("explain", "test")),
+        ("onnxscript", ("export", "out.hybrid")),
+        ("peft", ("train-head", "--recipe", "resnet50-lora")),
+        ("skimage", ("train-head", "--recipe", "regions")),
+    ],
+)
+def test_a_missing_package_is_named_before_anything_is_loaded(hybrid, animals, tmp_path, monkeypatch, module, command):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, module, None)
+    done = hybrid(*command, "--run", animals / "run", rc=1)
+    assert done.err.startswith("error: ")
+    assert "pip install 'hybrid-classifier[" in done.err

@@ -132,6 +132,9 @@ def test_labels_and_errors(search, layout, tmp_path):
         (("--text", "x", "--out", "x.docx"), "not clear from its ending"),
     ):
         assert message in search(*flags, rc=1).err
+    # Without its flag a text, or a photo, is known for what it is.
+    assert "Write: --text 'a striped horse'" in search("a", "striped", "horse", rc=2).err
+    assert "Write: --image new.png" in search("new.png", rc=2).err
     assert not list(tmp_path.rglob("*.part"))
     with EmbeddingStore(layout.store) as store:
         store.remove([image.record.path for image in store.images()])

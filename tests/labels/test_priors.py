@@ -100,7 +100,7 @@ def test_zero_is_never(read):
         ("class,weight\nzebra,1\nlion,2\nZebra,3\n", "listed twice.*line 2: zebra,1.*line 4: Zebra,3"),
         ("class,weight,region\nzebra,1,Kenya\nzebra,2,kenya\n", "listed twice in kenya"),
         ("class,weight,region\nzebra,1,\nlion,0,Chad\nzebra,0,Chad\n", "all weights in chad are 0.*lion, zebra"),
-        ('class,weight\n"zebra,1\n', "not a valid CSV file"),
+        ('class,weight\n"zebra,1\n', "neither a table"),
         ("class,weight\nokapi,1\nforest giraffe,2\n", None),
         ("class,weight\ntiger,1\n", None),
     ],

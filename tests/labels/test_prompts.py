@@ -218,10 +218,12 @@ def test_lines_that_are_not_clear_are_refused_by_name(write):
             PromptSet.load(write(text))
 
 
-def test_what_is_no_file_or_too_large_is_refused_before_it_is_read(tmp_path):
+def test_what_is_no_file_or_too_large_is_refused_before_it_is_read(tmp_path, write):
     large = tmp_path / "large.txt"
     with large.open("wb") as file:
         file.truncate(3 << 30)
+    with pytest.raises(DataError, match=r"field larger than field limit(.|\n)*one name per line"):
+        PromptSet.load(write("a" * 140_000))
     with pytest.raises(DataError, match=r"too large(.|\n)*3,072 MiB"):
         PromptSet.load(large)
     os.mkfifo(tmp_path / "pipe")

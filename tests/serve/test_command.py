@@ -11,5 +11,4 @@ def test_the_missing_extra_is_named(hybrid, served_animals, monkeypatch):
 
 
 def test_what_a_server_cannot_do_is_said_at_once(hybrid, served_animals, tmp_path):
-    assert "transductive" in hybrid("serve", "--run", served_animals / "run", "--transductive", rc=1).err
     assert "there is no run" in hybrid("serve", "--run", tmp_path / "none", rc=1).err

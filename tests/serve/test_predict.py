@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -183,3 +184,19 @@ def test_kept_uploads_are_bounded(serve, photos):
     for file in photos[:4]:
         client.post("/v1/predict", files={"images": (file.name, file.read_bytes())})
     assert len(client.service.uploads) == 2
+
+
+def test_explanations_wait_in_a_line_of_their_own(client, photos):
+    """Those that wait keep no other request waiting, and too many are refused."""
+    pytest.importorskip("captum", reason="the extra explain is not installed")
+    service, files = client.service, {"image": (photos[0].name, photos[0].read_bytes())}
+    release = threading.Event()
+    service._explaining.submit(release.wait)
+    with ThreadPoolExecutor(9) as pool:
+        asked = [pool.submit(client.post, "/v1/explain", files=files) for _ in range(8)]
+        while service._explanations.taken < 8:
+            threading.Event().wait(0.01)
+        assert client.post("/v1/explain", files=files).status_code == 503
+        assert client.get("/v1/run").status_code == 200
+        release.set()
+        assert {answer.result().status_code for answer in asked} == {200}

@@ -269,14 +269,10 @@ def leave_class(classes: RunClasses, name: str) -> tuple[RunClasses, RemoveSumma
         raise no_such_class(name, [*known, *labels])
     own = [label for label in labels if names[label] == known[index]]
     left_out = {class_key(label) for label in classes.left_out or ()}
-    images = [
-        image
-        for image in classes.index.images_sharing(own)
-        if image.record.label in own and _shows(image, left_out=key in left_out)
-    ]
+    images = [image for image in classes.index.images_sharing(own) if image.record.label in own]
     # An image that a person labeled so and that a source holds stays, with the label of its source.
     asked = [i for i in images if i.given is not None and not is_added(i.record.source) and i.source_label not in own]
-    going = [i for i in images if i not in asked]
+    going = [i for i in images if i not in asked and _shows(i, left_out=key in left_out)]
     after = replace(
         classes,
         info=classes.info.without(name),
@@ -287,7 +283,7 @@ def leave_class(classes: RunClasses, name: str) -> tuple[RunClasses, RemoveSumma
     sources = sorted({i.record.source for i in going if not is_added(i.record.source)})
     notes = joined_notes(dict.fromkeys(own, known[index]))
     if asked:
-        notes += (f"{len(asked)} of its photos stay: a person had labeled them so, and what held before holds again",)
+        notes += (f"{len(asked)} of its photos stay in the index, with what their sources say of them",)
     notes += (f"the next hybrid build-index of {listing(sources, 3)} brings its photos back",) if sources else ()
     return after, RemoveSummary(own[0] if own else known[index], len(going), notes)
 

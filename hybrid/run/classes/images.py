@@ -14,6 +14,7 @@ from hybrid.images.naming import plural
 from hybrid.images.pipeline import ReadImage, read_each
 from hybrid.images.records import BytesRecord, ImageRecord
 from hybrid.index.build import embedded_batches
+from hybrid.index.given import GivenLabel, now, user
 from hybrid.index.store import StoredImage, added_source, path_by_content
 from hybrid.labels.names import NONE, class_key
 from hybrid.run.classes.pending import PendingIndex
@@ -33,7 +34,8 @@ class JoiningImages:
 def check_images(index: PendingIndex, name: str, records: Sequence[ImageRecord], workers: int | None) -> JoiningImages:
     """Give images the label `name`, as they may join `index`.
 
-    An image that the index already holds under this label stays as it is there.
+    An image that the index already holds under this label stays as it is there; one that it holds without a label
+    stays its source's.
 
     Raises
     ------
@@ -53,13 +55,17 @@ def check_images(index: PendingIndex, name: str, records: Sequence[ImageRecord],
     copies: set[str] = set()
     for read, joined in readable:
         there = by_path.get(joined.path)
+        same = there if there is not None and there.sha256 == read.sha256 else None
         twins = by_content.get(read.sha256, [])
         foreign += _foreign(read.record.path, name, there, twins)
         if there is not None and there.record.label is not None:
             was = there.record
             joined = dataclasses.replace(joined, source=was.source, label=was.label, split=was.split)
+        elif same is not None:
+            # A label beside what its source says, so that the image is as before when the class leaves.
+            same = same.labeled(GivenLabel(0, read.sha256, name, None, user(), now(), "add-class"))
+            joined = same.record
         # A label that a person gave stays beside what the source says.
-        same = there if there is not None and there.sha256 == read.sha256 else None
         joining[joined.path] = dataclasses.replace(same or StoredImage(joined, read.sha256), record=joined)
         if joined.split in HELD_BACK:
             tests.add(joined.path)

@@ -193,6 +193,8 @@ class PendingIndex:
         store.write_batch([image.as_its_source_says() for image in self.images.values()], vectors, fingerprint)
         if removed := [path for path in self.removed if path not in self.images]:
             store.remove(removed)
+        fresh = {i.sha256: i.given for i in self.images.values() if i.given is not None and not i.given.id}
+        store.write_labels(list(fresh.values()))
         there = store.labels_in_force()
         gone = [there[sha256] for sha256 in sorted(self.retracted & there.keys())]
         at = now()

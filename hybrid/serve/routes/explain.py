@@ -32,7 +32,7 @@ async def explain(service: Serving, request: Request, form: Sent) -> Response:
         raise ServeError(422, "one photo is explained", got=f"{len(records)}", fix="send image, or sha256")
     fitted = await service.call(service.variants.of, served, names, policy)
     method, name = form.text("method") or "gradcam", form.text("class_name")
-    made, png = await service.call(_explain, service, fitted, records[0], method, name)
+    made, png = await service.explain(_explain, service, fitted, records[0], method, name)
     if request.headers.get("accept", "").startswith("image/png"):
         return Response(png, media_type="image/png")
     return JSONResponse({"revision": served.revision} | made | {"png": base64.b64encode(png).decode()})
@@ -44,8 +44,7 @@ def _explain(
     from hybrid.tools.explain.explain import explain
     from hybrid.tools.explain.figure import draw_explanation
 
-    # One at a time: each takes seconds and hundreds of megabytes.
-    with service.explaining, TemporaryDirectory(prefix="hybrid-explain-") as folder:
+    with TemporaryDirectory(prefix="hybrid-explain-") as folder:
         explained = explain(fitted, service.served.run.folder, record, method=method, name=name)
         file = Path(folder) / "explanation.png"
         draw_explanation(explained, file)

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hybrid.errors import ConfigError, MissingExtraError
+from hybrid.tools.explain.explanation import EXTRA, METHODS
 from hybrid.tools.explain.layers import find_map_layer
 
-METHODS = ("gradcam", "shap", "lime", "occlusion", "integrated-gradients")
-EXTRA = "explain"
 # Counts of network calls, so that each method takes seconds on two cores.
 SEGMENTS, SAMPLES, STEPS = 40, 160, 12
 BATCH = 16

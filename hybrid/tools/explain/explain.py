@@ -25,8 +25,16 @@ from hybrid.prediction import Answers, Prediction
 from hybrid.run.files import Layout
 from hybrid.run.fitted import FittedClassifier
 from hybrid.run.neighbors import LabeledNeighbors, Near
-from hybrid.tools.explain.attribution import METHODS, Attribution, attribute
-from hybrid.tools.explain.explanation import Experts, Explanation, GateReasons, MapInfo, Scored, ShownNeighbor
+from hybrid.tools.explain.attribution import Attribution, attribute
+from hybrid.tools.explain.explanation import (
+    Experts,
+    Explanation,
+    GateReasons,
+    MapInfo,
+    Scored,
+    ShownNeighbor,
+    check_method,
+)
 from hybrid.tools.explain.networks import TextSimilarity, members_of, seen_pixels
 from hybrid.tools.explain.reasons import gate_reasons
 
@@ -96,7 +104,7 @@ def explain(
         Whose index is searched for near images; may be missing.
     record : ImageRecord
     method : str
-        How the head's map is made: one of `hybrid.tools.explain.attribution.METHODS`.
+        How the head's map is made: one of `hybrid.tools.explain.explanation.METHODS`.
     name : str, optional
         The class that the encoder's map is made for; default: the answer.
 
@@ -105,10 +113,7 @@ def explain(
     HybridError
         If the image cannot be read, the method or the class is unknown, or a needed package is not installed.
     """
-    if method not in METHODS:
-        raise ConfigError(
-            "unknown method of explanation", expected=", ".join(METHODS), got=method, fix="take one of these"
-        )
+    check_method(method)
     image, notes = _read(classifier, record)
     needed = image.embedding if classifier.class_vectors is not None else None
     batch = classifier.answered((record,), (image.sha256,), needed, image.head_logits)

@@ -6,7 +6,22 @@ from dataclasses import dataclass
 
 from msgspec import Struct, field
 
+from hybrid.errors import ConfigError, check_installed
 from hybrid.prediction import Neighbor
+
+METHODS = ("gradcam", "shap", "lime", "occlusion", "integrated-gradients")
+BY_SUPERPIXELS = ("shap", "lime")
+# The extra that all of them need.
+EXTRA = "explain"
+
+
+def check_method(method: str) -> None:
+    """See that the maps of a method can be made here; raises as `explain` does."""
+    if method not in METHODS:
+        raise ConfigError(
+            "unknown method of explanation", expected=", ".join(METHODS), got=method, fix="take one of these"
+        )
+    check_installed("an explanation", EXTRA, "captum", *(["skimage"] if method in BY_SUPERPIXELS else []))
 
 
 class Scored(Struct, frozen=True):

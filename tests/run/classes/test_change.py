@@ -164,18 +164,6 @@ def test_a_label_that_is_in_the_index_is_the_class_and_the_image_stays_its_sourc
     assert len(stored(headed, "Light_orange")) == 3
 
 
-def test_an_unlabeled_image_of_the_index_gets_the_label_and_keeps_it(headed, encoder, images, index, tmp_path):
-    given = images("loose", orange=2)
-    index(tmp_path / "loose", labeled=False)
-    done = add_class(headed, encoder, "orange", given[:1])
-    assert (done.images, done.new) == (1, 0)
-    for replace_others in (False, True):
-        summary = index(tmp_path / "loose", labeled=False, replace=replace_others)
-        assert (summary.kept, summary.images) == (1, 2)
-        assert len(stored(headed, "orange")) == 1
-        assert len(stored(headed, None)) == 1
-
-
 def test_build_index_leaves_added_images_alone(headed, encoder, images, index, tmp_path):
     given = images("new", orange=3)
     add_class(headed, encoder, "orange", given)
@@ -491,6 +479,23 @@ def test_images_of_a_source_come_back_and_that_is_said(headed, encoder, images, 
     assert len(stored(headed, "pink")) == 1
     index(tmp_path / "more")
     assert len(stored(headed, "orange")) == 3
+
+
+def test_images_of_the_index_without_a_label_are_as_before_when_the_class_has_left(
+    run, encoder, images, index, tmp_path
+):
+    given = images("pool/train", orange=2) + images("pool/test", seed=2, orange=1)
+    index(tmp_path / "pool", labeled=False)
+    give_head(run, encoder, SEEN, ("orange",))
+    before = state(run)
+    done = add_class(run, encoder, "orange", given[:1])
+    assert (done.images, done.new) == (1, 0)
+    index(tmp_path / "pool", labeled=False)  # what was said holds, whatever the source says
+    assert (len(support(run)["orange"].hashes), len(stored(run, None))) == (1, 2)
+    assert (add_class(run, encoder, "orange", given).images, stored(run, None)) == (3, [])
+    done = remove_class(run, "orange")
+    assert (done.images, done.notes) == (0, ("3 of its photos stay in the index, with what their sources say of them",))
+    assert (state(run)[:2], support(run)) == (before[:2], {})
 
 
 def test_an_image_that_another_class_has_too_keeps_its_vector(layout, encoder, images, index, tmp_path):

@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from hybrid.errors import ConfigError, MissingExtraError
-from hybrid.tools.explain.attribution import METHODS, attribute, grad_cam, superpixels
+from hybrid.tools.explain.attribution import attribute, grad_cam, superpixels
+from hybrid.tools.explain.explanation import METHODS
 
 
 class Corner(nn.Module):
