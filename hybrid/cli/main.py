@@ -19,12 +19,11 @@ from hybrid import __version__
 from hybrid.cli.failures import DEBUG, Stopped, stoppable, tell
 from hybrid.cli.usage import Command
 from hybrid.errors import HybridWarning, visible
+from hybrid.garbage import COLLECT_ALL_AFTER
 
 # Must be set before torch loads OpenMP. Threads that spin while they wait take the cores from the threads that decode
 # images, and from anything else that runs on a laptop (figures in docs/results/speed.md).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# How many collections of the middle generation go before one of all objects; Python's own default is 10.
-COLLECT_ALL_AFTER = 100
 
 # In the order of --help: a command, and the module that holds it, as a function of its name with _ for - and spaces.
 # Commands of two words come last, as --help shows them.
@@ -120,8 +119,7 @@ def main() -> None:
     warnings.formatwarning = _format_warning
     # Pillow's remarks on metadata, with a place in its code: whether an image can be used is said anyway.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    # torch and open_clip are half a million objects that stay. To search all of them for garbage six times while they
-    # are imported took a tenth of a short command's time.
+    # To search all objects six times while they are imported took a tenth of a short command's time.
     young, middle, _ = gc.get_threshold()
     gc.set_threshold(young, middle, COLLECT_ALL_AFTER)
     _never_stop_at_a_character()

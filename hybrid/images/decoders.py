@@ -63,6 +63,8 @@ class BatchDecoder(Protocol):
 class PlanningDecoder(Protocol):
     """A `BatchDecoder` that is so fast that files are read for it by processes, which look at the headers too.
 
+    Two threads call `decode_batch`: one does Python's part of a batch while the device decodes the other's.
+
     Attributes
     ----------
     batch : int

@@ -108,10 +108,10 @@ def read_folder(root: str, *, labeled: bool, spool: Spool | None = None) -> Foun
         if empty := _without_image(hollow, counts):
             walk.notes.append(f"WARNING: {root}: no photo in the folder{'s' * (len(empty) > 1)} {listing(empty, 10)}")
     records = (
-        ImageRecord(path + file.name, root, label, own_split, **file.stamp._asdict())
+        ImageRecord(path + name, root, label, own_split, size, mtime_ns, None, 0, ctime_ns, inode)
         for folder, files in walk.images
         for path, (label, own_split) in [(_inside(root, folder, ""), places.get(folder, (None, split)))]
-        for file in files
+        for name, (size, mtime_ns, ctime_ns, inode) in files
     )
     found = Found([], walk.notes, walk.unread, [_inside(root, folder) for folder in hollow])
     if spool is None:

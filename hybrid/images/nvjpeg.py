@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -105,7 +106,7 @@ class NvJpeg:
 
         self._device = torch.device(device)
         self._cpu, self._decode_groups = cpu, decode
-        self._most_bytes, self._stream = _MOST_BYTES, None
+        self._most_bytes, self._stream, self._turn = _MOST_BYTES, None, threading.Lock()
         if self._device.type == "cuda":
             cuda: Any = torch.cuda
             self._stream = cuda.Stream(self._device)
@@ -199,20 +200,21 @@ class NvJpeg:
 
     @contextmanager
     def _own_stream(self) -> Iterator[None]:
-        """Work in a stream of its own; nothing of it is under way when this begins and when it ends.
+        """Work in a stream of its own, one thread after the other; nothing of it is under way at the start and the end.
 
         torchvision decodes in yet another stream, which does not wait for whatever still reads the memory that this
         one's tensors get.
         """
         import torch
 
-        if self._stream is None:
-            yield
-            return
-        with torch.cuda.stream(self._stream):
-            self._stream.synchronize()
-            yield
-            self._stream.synchronize()
+        with self._turn:
+            if self._stream is None:
+                yield
+                return
+            with torch.cuda.stream(self._stream):
+                self._stream.synchronize()
+                yield
+                self._stream.synchronize()
 
     def _warn(self, count: int, reason: str) -> None:
         if not self._has_failed:

@@ -149,8 +149,9 @@ def _read_each(
     if isinstance(decoder, BatchDecoder):
         fetched = _fetch_for(decoder, records, wanted, batch_size, workers)
         finish = partial(_finish_batch, prepare=prepare, min_side=min_side, decoder=decoder)
-        # One is being decoded, and one has been read.
-        reads = ordered_map(finish, fetched, 1, 2)
+        # One has been read; one is being decoded, or two in turn: see `PlanningDecoder`.
+        threads = 2 if isinstance(decoder, PlanningDecoder) else 1
+        reads = ordered_map(finish, fetched, threads, threads + 1)
     else:
         work = partial(_read_one, known=wanted, prepare=prepare, min_side=min_side, decoder=decoder)
         reads = _map_chunks(partial(_read_chunk, work), records, workers or default_workers(), batch_size)
@@ -192,6 +193,15 @@ def read_batches(
 ) -> Iterator[list[ReadImage]]:
     """Read images as `read_each`, in lists of `batch_size`, the last one shorter; unreadable images count."""
     return batched(read_each(records, prepare, batch_size=batch_size, **options), batch_size)
+
+
+def begin_reading(decoder: AnyDecoder | None, records: Iterable[ImageRecord]) -> None:
+    """Let processes begin that read for a decoder, if it has such and there are many images; nobody waits for them.
+
+    `read_each` does so, too; who has something else to do before it lets them begin meanwhile.
+    """
+    if isinstance(decoder, PlanningDecoder) and isinstance(records, Sized) and len(records) >= MANY:
+        decoder.readers.start()
 
 
 def read(
@@ -320,9 +330,8 @@ def _fetch_for(
             chain.from_iterable(_map_chunks(fetch, records, workers or default_workers(), batch_size)), batch_size
         )
         return
-    readers, threads = decoder.readers, workers or decoder.readers.count
-    if isinstance(records, Sized) and len(records) >= MANY:
-        readers.start()
+    begin_reading(decoder, records)
+    threads = workers or decoder.readers.count
     fetch = partial(_fetch_planned, known=known, decoder=decoder)
     chunks = map(_photos, chunked(records, CHUNK, threads, _are_of_one_photo))
     fetched = ordered_map(fetch, by_size(chunks), threads, 2 * threads)

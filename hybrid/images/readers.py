@@ -15,7 +15,7 @@ import subprocess
 import sys
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -208,15 +208,21 @@ def by_size(chunks: Iterable[Iterable[Photo]]) -> Iterator[list[Photo]]:
 
 def serve(memory: memoryview, requests: BinaryIO, answers: BinaryIO) -> None:
     """Answer requests until there are no more."""
+    from hybrid.images.nvjpeg import plan_of  # before this says that it waits for requests
+
     decode = msgspec.msgpack.Decoder(_Request).decode
     _send(answers, b"")
     while (message := _receive(requests)) is not None:
         slot, files = decode(message)
         part = memory[slot * CHUNK_BYTES : (slot + 1) * CHUNK_BYTES]
-        _send(answers, msgspec.msgpack.encode(list(_answers(part, files))))
+        _send(answers, msgspec.msgpack.encode(list(_answers(part, files, plan_of))))
 
 
-def _answers(memory: memoryview, files: Sequence[tuple[str, int, str | None, int]]) -> Iterator[Answer]:
+def _answers(
+    memory: memoryview,
+    files: Sequence[tuple[str, int, str | None, int]],
+    plan_of: Callable[[memoryview], JpegHeader | None],
+) -> Iterator[Answer]:
     start = 0
     for path, size, container, offset in files:
         try:
@@ -230,14 +236,8 @@ def _answers(memory: memoryview, files: Sequence[tuple[str, int, str | None, int
                 yield None
                 continue
             data = memory[start : start + length]
-            yield Found(hashlib.sha256(data).hexdigest(), start, length, _plan_of(data))
+            yield Found(hashlib.sha256(data).hexdigest(), start, length, plan_of(data))
             start += length
-
-
-def _plan_of(data: memoryview) -> JpegHeader | None:
-    from hybrid.images.nvjpeg import plan_of
-
-    return plan_of(data)
 
 
 def main() -> None:

@@ -168,8 +168,9 @@ class Resampler:
     def _weights(self, kinds: Sequence[_Kind], height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Give the matrices of a set, (n, out, height) and (n, width, out); of one kind without n."""
         key = (height, width, kinds[0]) if len(kinds) == 1 else None
-        if key is not None and key in self._kept:
-            return self._kept[key]
+        # Several threads do this at once.
+        if key is not None and (kept := self._kept.get(key)) is not None:
+            return kept
         numbers = np.array([((kind.height, kind.width), kind.scale, kind.start) for kind in kinds], np.float32)
         # (3, 2, n): pixels, scale and start, down and across.
         given = to_device(torch.from_numpy(numbers.transpose(1, 2, 0).copy()), self._device)
@@ -182,8 +183,8 @@ class Resampler:
             return down, across
         if len(self._kept) == _KEPT:
             self._kept.clear()
-        self._kept[key] = down[0], across[0]
-        return self._kept[key]
+        kept = self._kept[key] = down[0], across[0]
+        return kept
 
     def _weights_along(self, given: torch.Tensor, length: int, out: int) -> torch.Tensor:
         """Weights (n, out, length) of pixels by torch's and Pillow's formula, each row's sum being 1.

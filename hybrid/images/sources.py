@@ -17,6 +17,7 @@ from typing import TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from hybrid.errors import DataError, UnreadableImageError
+from hybrid.garbage import collected_seldom
 from hybrid.images import parquet, remote
 from hybrid.images.boxes import parted
 from hybrid.images.folders import read_folder
@@ -91,6 +92,7 @@ class _EmptyError(DataError):
     """A source holds no image."""
 
 
+@collected_seldom()
 def scan(
     sources: Sequence[str | Path], *, labeled: bool = True, each_row: bool = False, keep_empty: bool = False
 ) -> Scan:

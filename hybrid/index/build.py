@@ -16,9 +16,10 @@ from typing import Any, Generic, TypeVar
 
 from hybrid.encoders.base import Encoder, FloatArray, decoder_of
 from hybrid.errors import listing
+from hybrid.garbage import collected_seldom
 from hybrid.images.captures import Capture
 from hybrid.images.naming import plural
-from hybrid.images.pipeline import ReadImage, read_each
+from hybrid.images.pipeline import ReadImage, begin_reading, read_each
 from hybrid.images.records import ImageRecord
 from hybrid.images.sources import Scan
 from hybrid.images.stream import IN_FLIGHT, ordered_map, prefetched
@@ -100,6 +101,7 @@ class IndexBatch(Generic[T]):
 Known = Mapping[str, ImageRow]
 
 
+@collected_seldom()
 def build_index(
     scan: Scan,
     encoder: Encoder,
@@ -291,6 +293,8 @@ def embedded_batches(
     look : callable, optional
         Gives each image that was read as it is to be used.
     """
+    decoder = decoder_of(encoder)
+    begin_reading(decoder, records)
     # A GPU's memory is found out by a trial, so only where it matters.
     size = batch_size or (encoder.batch_size if len(records) > 1 else 1)
     images = read_each(
@@ -300,7 +304,7 @@ def embedded_batches(
         known=known,
         batch_size=size,
         workers=workers,
-        decoder=decoder_of(encoder),
+        decoder=decoder,
     )
     batches = prefetched(cut_batches(map(look, images) if look else images, known, size), 1)
     yield from ordered_map(partial(embed, encoder=encoder), batches, IN_FLIGHT, IN_FLIGHT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -245,3 +246,22 @@ def test_headers_are_read_where_the_files_are(ordinary, others, tmp_path, monkey
     assert [image.prepared or image.reason for image in images] == [one[0] for one in expected]
     assert threads
     assert not threads & set(inside)
+
+
+def test_the_device_decodes_for_one_thread_after_the_other(decoder, ordinary, monkeypatch):
+    """Two threads make Python's part of a batch, and torchvision's decoder is one for all."""
+    both, turns, decode = threading.Barrier(2), [], decoder._decode_groups
+    monkeypatch.setattr(
+        decoder, "_decode_groups", lambda *given: turns.append(decoder._turn.locked()) or decode(*given)
+    )
+
+    def work(data: bytes) -> tuple[Any, ...]:
+        both.wait()
+        return tuple(map(outcome, decoder.decode_batch([data] * 3)))
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(work, (ordinary["plain"], ordinary["4:4:4"]))
+    for found, name in ((first, "plain"), (second, "4:4:4")):
+        for one, expected in zip(found, map(outcome, decoder.decode_batch([ordinary[name]] * 3)), strict=True):
+            np.testing.assert_array_equal(one[-1], expected[-1])
+    assert turns == [True] * 4

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import shutil
@@ -439,3 +440,11 @@ def test_the_stages_hand_on_plain_data(store, images):
     assert [path for path, _ in embedded.unreadable] == [str(images / "dog" / "torn.jpg")]
     assert len(store.images()) == 8
     assert_true_vectors(store)
+
+
+def test_all_objects_are_searched_for_garbage_seldom_while_images_are_read(build, images):
+    before, seen = gc.get_threshold(), []
+    build(images, progress=lambda count: seen.append(gc.get_threshold()))
+    assert {(young, middle) for young, middle, _ in seen} == {before[:2]}
+    assert min(old for *_, old in seen) >= 100
+    assert gc.get_threshold() == before
