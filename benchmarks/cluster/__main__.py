@@ -2,11 +2,14 @@
 
     python -m benchmarks.cluster --json cluster.json
     python -m benchmarks.cluster --images 20000 --rounds 3 --ray
+    python -m benchmarks.cluster --plan 1000000
 
 Small JPEGs of noise, each another one, with the bundled encoder. In each round, `build-index` and `embed run --local`
 take turns, as commands in processes of their own; the figure is the ratio of their times, the least of the rounds.
 Then the vectors of `import-index` are held against those of `build-index`. With --ray, two nodes as processes embed the
 same plan, and one of them is killed when a fourth of the images is done.
+
+With --plan, only what `embed plan` does is measured, of a manifest with so many rows: its time and peak memory.
 """
 
 from __future__ import annotations
@@ -24,9 +27,12 @@ from rich.console import Console
 from benchmarks.kit import arguments as shared
 from benchmarks.kit.commands import hybrid
 from benchmarks.kit.output import table, write_json
+from benchmarks.scale.measure import high_water
 from hybrid.cluster.parts import read_part
 from hybrid.cluster.places import times
-from hybrid.cluster.plan import PlanFolder
+from hybrid.cluster.plan import PlanFolder, make_plan
+from hybrid.config import EncoderSettings
+from hybrid.images.sources import scan_to_disk
 from hybrid.index.store import EmbeddingStore
 from hybrid.run.files import Layout, read_info
 
@@ -39,11 +45,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=20_000, metavar="N")
     parser.add_argument("--rounds", type=int, default=3, metavar="N")
     parser.add_argument("--ray", action="store_true", help="embed on a cluster of two nodes, of which one is killed")
+    parser.add_argument("--plan", type=int, metavar="ROWS", help="list and plan a manifest of so many rows, no more")
     parser.add_argument("--folder", type=Path, help="where images are drawn and removed (default: a temporary one)")
     shared.add_json(parser)
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="hybrid-cluster-", dir=options.folder) as folder:
-        found = _measure(Path(folder), options.images, options.rounds, ray=options.ray)
+        root = Path(folder)
+        found = (
+            _plan(root, options.plan)
+            if options.plan
+            else _measure(root, options.images, options.rounds, ray=options.ray)
+        )
     write_json(options.json, found)
     Console().print(table({name: {"measured": value} for name, value in found.items()}, digits=4, marked=False))
 
@@ -74,6 +86,22 @@ def _measure(root: Path, images: int, rounds: int, *, ray: bool) -> dict[str, fl
     if ray:
         hybrid(*plan, "--out", str(root / "on-ray"))
         found |= _on_ray(root / "on-ray", expected)
+    return found
+
+
+def _plan(root: Path, rows: int) -> dict[str, float]:
+    """Plan a manifest of one row, which loads all that is loaded once, then one of many."""
+    found = {"rows": float(rows)}
+    for name, count in (("one row", 1), ("all rows", rows)):
+        manifest = root / f"{count}.csv"
+        with manifest.open("w") as file:
+            file.write("path,label\n")
+            file.writelines(f"photos/{row % 100:02d}/{row:09d}.jpg,class {row % 100}\n" for row in range(count))
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew, on Linux
+        before, began = high_water(), time.perf_counter()
+        make_plan(scan_to_disk([manifest]), root / name, EncoderSettings(model="tiny", pretrained=None))
+        found[f"embed plan of {name}, s"] = time.perf_counter() - began
+        found[f"embed plan of {name}, memory, MiB"] = high_water() - before
     return found
 
 

@@ -58,6 +58,8 @@ _BYTE_ORDER_MARKS = {
 }
 # Tables at URLs that are listed at once: each is some small requests, one after the other.
 _AT_ONCE = 16
+# A row group from which one image after the other is read in no time, but not one here and one there.
+_LARGE_GROUP = 2**28
 # Rows of which it is tried whether they lie elsewhere, where none of all lies at its path.
 _TRIED = 1000
 
@@ -87,6 +89,8 @@ class _Table:
         Names of classes by column, where the rows have numbers for them.
     stamp : Stamp
         Of the file, if it is Parquet.
+    group : int
+        Bytes of its largest row group.
     """
 
     columns: dict[str, str] = field(default_factory=dict)
@@ -95,6 +99,7 @@ class _Table:
     images: parquet.Images | None = None
     classes: dict[str, list[str]] = field(default_factory=dict)
     stamp: Stamp = field(default_factory=Stamp)
+    group: int = 0
 
 
 # What a row says: its path as it stands there, label, split, and when and where it was taken.
@@ -279,7 +284,12 @@ def _found_inside(
         facts.add(own)
         columns |= table.columns
         notes |= dict.fromkeys(_note_columns(table, source, labeled=labeled))
-    odd = (_missing_labels(facts), *_odd_values(facts, _Table(columns)))
+    group = max(listed.table.group for listed in tables.values())
+    large = (
+        f"row groups of up to {group / 2**20:,.0f} MiB: a head that is trained on pixels reads them again and again; "
+    )
+    large += "write the table with row_group_size=100 before that"
+    odd = (_missing_labels(facts), *_odd_values(facts, _Table(columns)), large if group > _LARGE_GROUP else "")
     whole_numbers = facts.floats and facts.labeled > 0
     records = (
         record if address is None else remote.with_address(record, address)
@@ -691,6 +701,7 @@ def _read_parquet(
         _pick_columns(parquet.flat_names(schema) if table.images else schema.names, manifest, table)
         table.header = schema.names
         names = [table.columns.get(role, "") for role in _NAMES]
+        table.group = parquet.largest_group(file)
         classes = table.classes.get(table.columns.get("label", ""))
         for number, row in enumerate(_parquet_rows(file, table), 1):
             path, label, *others = (row.get(name) for name in names)

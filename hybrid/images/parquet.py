@@ -128,6 +128,12 @@ def images_in(schema: Any, asked: str | None = None) -> Images | None:
     return Images(found[0], tuple(found[1:])) if found else None
 
 
+def largest_group(file: Any) -> int:
+    """Bytes of the largest row group of a `ParquetFile`, uncompressed."""
+    sizes = (file.metadata.row_group(group).total_byte_size for group in range(file.num_row_groups))
+    return max(sizes, default=0)
+
+
 def class_names_in(schema: Any) -> dict[str, list[str]]:
     """Names of classes by column, of columns whose numbers stand for them, as `datasets` writes them."""
     classes = {name: own.get("names") for name, own in _features(schema).items() if own.get("_type") == "ClassLabel"}

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hybrid.errors import DataError
-from hybrid.images import parquet
+from hybrid.images import manifests, parquet
 from hybrid.images.pipeline import read_each
 from hybrid.images.sources import scan, scan_to_disk
 
@@ -99,12 +99,14 @@ def test_columns_are_found(tmp_path, columns, features, column, label):
     assert record.read_bytes() == b"x"
 
 
-def test_what_was_chosen_is_said(tmp_path):
+def test_what_was_chosen_is_said(tmp_path, monkeypatch):
     file = written(tmp_path / "t.parquet", {"b": X, "img": X, "fine": [0], "rough": [0]}, fine=["a"], rough=["b"])
     assert scan([file]).notes == (
         f"{file}: photos from the column 'img', not from 'b'",
         f"{file}: labels from the column 'fine', not from 'rough'",
     )
+    monkeypatch.setattr(manifests, "_LARGE_GROUP", 1)
+    assert "row_group_size=100" in scan([file]).notes[-1]
 
 
 def test_lists_of_paths_stay_what_they_are(tmp_path):
