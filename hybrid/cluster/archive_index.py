@@ -6,7 +6,8 @@ So an index of any size is opened at once, from any disk, and damage is still an
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -31,8 +32,8 @@ PER_BYTE, PQ_FROM = 8, 1000
 # Vectors that codes are trained on, 64 for each of 256: FAISS advises 39 to 256.
 CODE_POINTS = 64
 # Steps of the rotation, and rounds of k-means in the first one, in each further one, which goes on from there, and for
-# the codes at the end. Each further step would take off a twentieth of the codes' error, and less and less.
-OPQ_STEPS, OPQ_FIRST, OPQ_ROUNDS, PQ_ROUNDS = 8, 10, 4, 20
+# the codes at the end.
+OPQ_STEPS, OPQ_FIRST, OPQ_ROUNDS, PQ_ROUNDS = 20, 10, 4, 20
 # How many of the likeliest by their codes are compared again, for the 10 nearest.
 CANDIDATES = (20, 50, 100, 200)
 # Vectors that are added before they are put away, to be merged at the end: bytes of their lists.
@@ -316,13 +317,30 @@ def _trained(kind: Kind, dim: int, lists: int, sample: FloatArray, say: Callable
     if kind == "ivf":
         ivf.by_residual = False
         say(said)
-    else:
-        _set_rounds(ivf.pq, PQ_ROUNDS)
+        ivf.train(sample)
+        return index
+    with _one_thread():
         sample = _train_rotation(faiss.downcast_VectorTransform(index.chain.at(0)), codes, sample, say)
-        say(f"{said}, and codes on {min(len(sample), 256 * CODE_POINTS):,}")
-    ivf.train(sample)
+    say(said)
+    ivf.train_q1(len(sample), faiss.swig_ptr(sample), False, faiss.METRIC_INNER_PRODUCT)
+    say(f"training codes on {min(len(sample), 256 * CODE_POINTS):,} vectors")
+    _set_rounds(ivf.pq, PQ_ROUNDS)
+    with _one_thread():
+        ivf.train(sample)
     index.is_trained = True
     return index
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let FAISS compute alone: k-means over 8 numbers takes so little that threads would wait for each other."""
+    faiss = _faiss()
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def _train_rotation(rotation: Any, codes: int, sample: FloatArray, say: Callable[[str], None]) -> FloatArray:
@@ -331,10 +349,12 @@ def _train_rotation(rotation: Any, codes: int, sample: FloatArray, say: Callable
     rotation.pq = quantizer = _faiss().ProductQuantizer(rotation.d_out, codes, 8)
     rotation.niter, rotation.niter_pq, rotation.niter_pq_0 = 1, OPQ_ROUNDS, OPQ_FIRST
     quantizer.cp.min_points_per_centroid = 1
+    say(f"training the rotation of the codes on {len(own):,} vectors, {OPQ_STEPS} steps")
     for step in range(OPQ_STEPS):
-        say(f"training the rotation of the codes on {len(own):,} vectors: step {step + 1} of {OPQ_STEPS}")
         rotation.train(own)
         rotation.niter_pq_0 = OPQ_ROUNDS
+        if (step + 1) % 5 == 0:
+            say(f"step {step + 1} of {OPQ_STEPS}")
     rotation.pq = None
     turned: FloatArray = rotation.apply(sample)
     return turned

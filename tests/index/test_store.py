@@ -15,6 +15,7 @@ import pytest
 
 from hybrid.errors import FileError, StoreError
 from hybrid.images.records import ImageRecord
+from hybrid.index import database
 from hybrid.index.contents import by_content, joined_label
 from hybrid.index.schema import FORMAT
 from hybrid.index.store import EmbeddingStore, ImageRow, StoredImage
@@ -134,6 +135,23 @@ def test_a_vector_that_is_there_is_never_replaced(store):
     store.write_batch([stored("b", "x")], second, A)
     assert np.array_equal(store.embeddings(["x"], A)[0], first["x"])
     assert store.rows(A).ids().tolist() == ids == [1]
+
+
+def test_batches_that_follow_each_other_fast_are_committed_together(store, file, monkeypatch):
+    def seen():
+        with EmbeddingStore(file, read_only=True) as reader:
+            return [image.sha256 for image in reader.images()]
+
+    with store.bulk():
+        store.write_batch([stored("a", "x")], vectors("x"), A)
+        assert seen() == ["x"]  # a slow one waits for nothing
+        monkeypatch.setattr(database, "TOGETHER", np.inf)
+        store.write_batch([stored("b", "y")], vectors("y"), A)
+        with pytest.raises(ValueError, match="could not convert"):
+            store.write_batch([stored("c", "z")], {"z": "no vector"}, A)
+        assert seen() == ["x"]
+    assert seen() == ["x", "y"]
+    assert store.embedded(A) == {"x", "y"}
 
 
 def test_a_fresh_process_reads_what_was_written(file):
