@@ -14,7 +14,7 @@ import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
@@ -343,7 +343,7 @@ def _records(
             yield place, label[:-2] if label and whole_numbers else label, split, capture
 
     named, ahead = itertools.tee(resolved()) if some_remote else (resolved(), iter(()))
-    entries = remote.entries(parted(path)[0] for path, *_ in ahead if remote.is_remote(path))
+    entries = remote.entries(_lies_in(path)[0] for path, *_ in ahead if remote.is_remote(path))
     for path, label, split, capture in named:
         yield _record(entries, path, manifest, label, split, capture)
 
@@ -358,19 +358,28 @@ def _record(
 ) -> ImageRecord:
     # A listed file that is missing stays a record: one hole in a manifest of thousands must not stop the run, and
     # reading it later fails, which lists it among the unreadable files with the reason.
+    (file, row), stamp = _lies_in(path), Stamp()
     if remote.is_remote(path):
         entry = next(entries)
         stamp = Stamp() if isinstance(entry, UnreadableImageError) else entry.stamp
-        own = ImageRecord(remote.name_of(path), manifest, label, split, **stamp._asdict(), **capture._asdict())
-        return remote.with_address(own, path)
-    stamp = Stamp()
-    with suppress(OSError):
-        stamp, path = Stamp.of(os.stat(path)), as_whole(path)
-    file, box = parted(path)
-    if box is not None:
-        with suppress(OSError):
-            stamp = Stamp.of(os.stat(file))
-    return ImageRecord(path, manifest, label, split, **stamp._asdict(), **capture._asdict())
+        if row is None:
+            own = ImageRecord(remote.name_of(path), manifest, label, split, **stamp._asdict(), **capture._asdict())
+            return remote.with_address(own, path)
+    else:
+        try:
+            stamp, path, row = Stamp.of(os.stat(path)), as_whole(path), None
+        except OSError:
+            with suppress(OSError):
+                stamp = Stamp.of(os.stat(file))
+    own = ImageRecord(path, manifest, label, split, **stamp._asdict(), **capture._asdict())
+    return own if row is None else replace(own, size=0, container=file, offset=row)
+
+
+def _lies_in(path: str) -> tuple[str, int | None]:
+    """Give what is to be there, a whole photo or the table that holds it, and its row there."""
+    file = parted(path)[0]
+    part = parquet.parted(file) if file[-8:].isdigit() else None
+    return (file, None) if part is None else (part.table, part.row)
 
 
 def _capture(row: _Row, facts: _Facts) -> Capture:

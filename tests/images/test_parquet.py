@@ -205,6 +205,16 @@ def test_an_image_in_a_table_is_read_again_by_its_name(tmp_path):
         ("/mask/00000000", b"c"),
         ("/mask/00000001", b"d"),
     ]
+    listed = tmp_path / "answers.csv"
+    rows = f'{record.path},lynx\n"train.parquet/mask/00000000#xywh=percent:0,0,50,50",\ngone.parquet/image/00000000,x'
+    listed.write_text(f"path,label\n{rows}\n")
+    found = scan([listed], each_row=True).records
+    assert [(r.label, r.container, r.offset, r.mtime_ns) for r in found[:2]] == [
+        ("lynx", str(file), 1, record.mtime_ns),
+        (None, str(file), 0, record.mtime_ns),
+    ]
+    assert [image.reason for image in read_each(found[2:], None)] == ["No such file or directory"]
+    assert [r.read_bytes() for r in found[:2]] == [b"b", b"c"]
     for name, message in (
         ("image/00000002", r"does not exist(.|\n)*rows 0 to 1"),
         ("label", "no photos in a column 'label'"),

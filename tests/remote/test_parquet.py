@@ -37,7 +37,7 @@ def photos(image_folder, objects):
     return list(objects(folder).values()), folder
 
 
-def test_tables_are_read_by_parts(bucket, s3, web, photos, monkeypatch):
+def test_tables_are_read_by_parts(bucket, s3, web, photos, tmp_path, monkeypatch):
     (data, folder), (server, site, address) = photos, web
     names = ["cat"] * 4 + ["dog"] * 2
     # Behind each photo lies what nobody needs: of it nothing may be read.
@@ -66,6 +66,10 @@ def test_tables_are_read_by_parts(bucket, s3, web, photos, monkeypatch):
         *((name, "train") for name in names),
     ]
     assert scan([f"{url}/a/train-0.parquet/image/00000003"]).records[0].read_bytes() == data[3]
+    listed = tmp_path / "list.csv"
+    listed.write_text(f"path\n{url}/a/train-0.parquet/image/00000004\n{url}/a/none.parquet/image/00000000\n")
+    found = scan([listed], each_row=True).records
+    assert contents(found) == [*contents(scan([f"{url}/a/train-0.parquet/image/00000004"]).records), "does not exist"]
     found = scan([f"{address}/train.parquet?token=secret"]).records
     assert found[0].path == f"{address}/train.parquet/image/00000000"
     assert contents(found) == contents(scan([folder]).records)
