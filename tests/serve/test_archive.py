@@ -163,3 +163,12 @@ def replace_fingerprint(info):
     import msgspec
 
     return msgspec.structs.replace(info, fingerprint="other")
+
+
+def test_a_head_that_reads_pixels_has_no_queue_and_is_searched_all_the_same(client, monkeypatch):
+    head = client.service.served.fitted.head
+    monkeypatch.setattr(head, "encoder_identity", None)
+    refused = client.get("/v1/queue").json()["error"]
+    assert refused["what"].startswith("the head of this run reads pixels")
+    assert "train-head --head linear" in refused["fix"]
+    assert ask(client, "/v1/search", text="an animal")["hits"]
