@@ -108,8 +108,10 @@ _JUNK = {
 
 def ending(name: str) -> str:
     """Give the text after the last dot of a file name in lower case, ``""`` where there is none."""
-    # Not by PurePath, which takes longer than all else that is done for an unchanged image.
-    return os.path.splitext(name)[1][1:].lower()  # noqa: PTH122
+    # Nor by PurePath, which takes longer than all else that is done for an unchanged image.
+    if "/" in name or os.sep in name or name.startswith("."):
+        return os.path.splitext(name)[1][1:].lower()  # noqa: PTH122
+    return name.rpartition(".")[2].lower() if "." in name else ""
 
 
 def is_image_name(name: str) -> bool:

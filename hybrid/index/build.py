@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
@@ -33,6 +34,10 @@ Look = Callable[[ReadImage], ReadImage]
 _BULK = 5000
 # Sources that are gone and are named one by one.
 _SHOWN = 5
+# Of rows and of records: which bytes an image is, by what the system says; and what is written anew where it is another
+# one, although the file is as it was.
+_bytes_of = attrgetter("size", "mtime_ns", "container", "offset")
+_stored = attrgetter("source", "label", "split", "ctime_ns", "inode")
 
 
 @dataclass
@@ -197,12 +202,12 @@ def plan(
     unread, relabeled = [], []
     for record in records:
         row = known.get(record.path)
-        if row is not None and added_to(row.source) is not None:
-            # What a person said of an image holds, whatever its source says.
-            record = dataclasses.replace(record, source=row.source, label=row.label, split=row.split)
-        elif row is not None and is_added(row.source):
+        if row is not None and is_added(row.source):
             # It came because a person labeled it, so it does not go with a source that holds it, too.
             record = dataclasses.replace(record, source=row.source)
+            if added_to(row.source) is not None:
+                # What a person said of an image holds, whatever its source says.
+                record = dataclasses.replace(record, label=row.label, split=row.split)
         if row is None or row.sha256 not in embedded or verify or _has_changed(row, record):
             unread.append(record)
         elif _stored(row) != _stored(record) or _is_moved(record, captures):
@@ -222,21 +227,12 @@ def _has_changed(row: ImageRow, record: ImageRecord) -> bool:
     look as before. Nobody can set back when a file was last written or moved. A file that was only moved or copied is
     read and hashed once more, and not encoded.
     """
-    if (row.size, row.mtime_ns, row.container, row.offset) != (
-        record.size,
-        record.mtime_ns,
-        record.container,
-        record.offset,
-    ):
+    if _bytes_of(row) != _bytes_of(record):
         return True
     # 0: not known, to the system or to the version of hybrid that wrote the row.
-    pairs = ((row.ctime_ns, record.ctime_ns), (row.inode, record.inode))
-    return any(before != now for before, now in pairs if before and now)
-
-
-def _stored(image: ImageRow | ImageRecord) -> tuple[str | int | None, ...]:
-    """What is written anew where it is another one, although the file is as it was."""
-    return image.source, image.label, image.split, image.ctime_ns, image.inode
+    return (row.ctime_ns != record.ctime_ns and 0 not in (row.ctime_ns, record.ctime_ns)) or (
+        row.inode != record.inode and 0 not in (row.inode, record.inode)
+    )
 
 
 def cut_batches(images: Iterable[ReadImage], embedded: Collection[str], size: int) -> Iterator[IndexBatch[Any]]:

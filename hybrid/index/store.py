@@ -548,7 +548,8 @@ class EmbeddingStore:
 
     def name_encoder(self, fingerprint: str, name: str) -> None:
         """Keep a readable name beside a fingerprint."""
-        self._db.change("INSERT OR REPLACE INTO encoders VALUES (?, ?)", (fingerprint, name))
+        if self._db.one("SELECT 1 FROM encoders WHERE (fingerprint, name) = (?, ?)", (fingerprint, name)) is None:
+            self._db.change("INSERT OR REPLACE INTO encoders VALUES (?, ?)", (fingerprint, name))
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Images by split and label, and vectors by encoder name, for `hybrid info`."""

@@ -25,7 +25,7 @@ from hybrid.heads.base import Head
 from hybrid.images.decode import Scaled
 from hybrid.images.detections import Detections
 from hybrid.images.inputs import Images, to_records
-from hybrid.images.pipeline import ReadImage, largest_min_side, read_batches
+from hybrid.images.pipeline import ReadImage, begin_reading, largest_min_side, read_batches
 from hybrid.images.records import ImageRecord
 from hybrid.images.stream import IN_FLIGHT, ordered_map
 from hybrid.labels.space import LabelSpace
@@ -255,6 +255,8 @@ class FittedClassifier:
                 yield Batch((), (), self._nothing, unreadable=scan.unread)
         if experts.encoder is not None:
             experts.encoder.check(records)
+        decoder = decoder_of(self.encoder)
+        begin_reading(decoder, records)
         size = batch_size or (experts.batch_size if len(records) > 1 else 1)
         reads = read_batches(
             records,
@@ -262,7 +264,7 @@ class FittedClassifier:
             min_side=experts.min_side,
             batch_size=size,
             workers=workers,
-            decoder=decoder_of(self.encoder),
+            decoder=decoder,
         )
         batches = ordered_map(partial(self._answer_batch, experts), reads, IN_FLIGHT, IN_FLIGHT)
         batches = batches if not self.policy.transductive else self._together(batches)

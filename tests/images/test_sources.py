@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import shutil
 import unicodedata
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hybrid.errors import DataError
+from hybrid.images.naming import ending
 from hybrid.images.records import ImageRecord, Stamp
 from hybrid.images.sources import scan
 
@@ -298,3 +300,10 @@ def test_each_row_has_its_record(tmp_path, touch):
     listed = touch(tmp_path / "list.csv", b"path\nb.jpg\na.jpg\nb.jpg\n")
     result = scan([tmp_path / "b.jpg", listed, tmp_path, tmp_path / "b.jpg"], labeled=False, each_row=True)
     assert [Path(record.path).stem for record in result.records] == ["b", "b", "a", "b", "a", "b", "b"]
+
+
+def test_the_ending_of_a_name_is_what_the_system_takes_for_it():
+    for length in range(6):
+        for letters in itertools.product("a./B", repeat=length):
+            name = "".join(letters)
+            assert ending(name) == os.path.splitext(name)[1][1:].lower()  # noqa: PTH122  not what pathlib takes for it

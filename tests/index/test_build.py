@@ -448,3 +448,10 @@ def test_all_objects_are_searched_for_garbage_seldom_while_images_are_read(build
     assert {(young, middle) for young, middle, _ in seen} == {before[:2]}
     assert min(old for *_, old in seen) >= 100
     assert gc.get_threshold() == before
+
+
+def test_an_unchanged_index_is_not_written_to(build, store, images):
+    build(images)
+    before = store._db.connection.total_changes
+    assert tally(build(images)) == {"images": 7, "unchanged": 7}
+    assert store._db.connection.total_changes == before
