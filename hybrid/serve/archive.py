@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from threading import Lock
 from typing import Any
 
@@ -26,6 +27,8 @@ from hybrid.tools.search.search import Hit
 
 # Rows that are looked at for the queue, whatever the size of the archive; found photos that are known by their hash.
 SAMPLE, FOUND = 20_000, 10_000
+# Where found photos are copies of each other, so many times as many rows are looked up for as many contents.
+COPIES = 8
 # Rows that are answered at once.
 CHUNK = 1024
 
@@ -62,22 +65,27 @@ class ServedArchive:
 
     def search(self, query: FloatArray, count: int, own: str | None = None) -> list[Hit]:
         """Find the photos that are most similar to a query (1, dim); copies are one hit, as in the index of a run."""
+        wanted = count
+        hits = self._hits(query, wanted, own)
+        while len(hits) < count and wanted < min(self.archive.info.vectors, COPIES * count):
+            wanted *= 2
+            hits = self._hits(query, wanted, own)
+        return hits[:count]
+
+    def _hits(self, query: FloatArray, count: int, own: str | None) -> list[Hit]:
         similarity, rows = self.archive.nearest(query, count)
         numbers = [row for row in rows[0].tolist() if row >= 0]
         images = self.archive.images(numbers)
-        hits: dict[str, tuple[int, float]] = {}
-        copies: dict[str, list[str]] = {}
+        hits: dict[str, Hit] = {}
         for row, score in zip(numbers, similarity[0].tolist(), strict=False):
             record, sha256 = images[row]
-            if sha256 in hits:
-                copies.setdefault(sha256, []).append(record.path)
+            first = hits.get(sha256)
+            if first is not None:
+                hits[sha256] = replace(first, copies=(*first.copies, record.path))
                 continue
-            hits[sha256] = row, score
+            hits[sha256] = Hit(record, record.label, score, itself=sha256 == own, sha256=sha256)
             self._found.put(sha256, (row, record))
-        return [
-            Hit(images[row][0], images[row][0].label, score, tuple(copies.get(sha256, ())), sha256 == own, sha256)
-            for sha256, (row, score) in hits.items()
-        ]
+        return list(hits.values())
 
     def look(self) -> ArchiveRows:
         """The rows that are reviewed: a random sample, drawn at the first call."""

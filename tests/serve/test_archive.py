@@ -91,6 +91,9 @@ def test_a_search_by_text_photo_or_both(client, made):
     assert "exact search among" in by_text["notes"][0]
     first = next(hit for hit in by_text["hits"] if hit["copies"])
     assert {first["path"], *first["copies"]} == {str(files[0]), str(root / "photos" / "copy.jpg")}
+    count = min(by_text["hits"].index(first) + 2, len(by_text["hits"]))
+    fewer = ask(client, "/v1/search", text="an animal", top_k=count)["hits"]
+    assert [hit["sha256"] for hit in fewer] == [hit["sha256"] for hit in by_text["hits"]][:count]  # the copy is no hit
     photo = {"image": ("a.jpg", files[5].read_bytes())}
     by_photo = client.post("/v1/search", files=photo, data={"top_k": 500}).json()["hits"]
     assert (by_photo[0]["itself"], by_photo[0]["path"]) == (True, str(files[5]))
