@@ -15,7 +15,7 @@ import re
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -33,8 +33,9 @@ _SMALL = 2**22
 _BUFFER = 2**20
 # Bytes of images that are taken from a table at once, and rows at most.
 _BLOCK_BYTES, _BLOCK_ROWS = 2**22, 1024
-# Images that were passed and that nobody asked for yet: as many as threads may be apart, more if they are small.
-_KEPT_ROWS, _KEPT_BYTES = 512, 2**26
+# Images that were passed and that nobody asked for yet: as many as threads may be apart, more if they are small, and
+# fewer if they are large.
+_KEPT_ROWS, _KEPT_BYTES, _MOST_BYTES = 256, 2**26, 2**30
 # Tables that are open at once.
 _OPEN = 4
 _LOCK = threading.Lock()
@@ -274,15 +275,24 @@ class _Table:
         group = bisect_right(self._starts, row) - 1
         if group in self._broken and row >= self._broken[group][0]:
             raise UnreadableImageError(self._broken[group][1])
-        if self._batches is None or group != self._group or row < self._next:
-            self._batches, self._group, self._next = self._of_group(group), group, self._starts[group]
+        near = self._batches is not None and 0 <= row - self._next <= _KEPT_ROWS
+        while near and self._batches is not None and self._next < self._starts[group]:
+            with suppress(UnreadableImageError):  # threads that are behind will ask for these
+                self._take()
+        if not near or self._batches is None:
+            self._begin(group)
         while self._next <= row:
             self._take()
         return self._blocks[-1]
 
+    def _begin(self, group: int) -> None:
+        self._batches, self._group, self._next = self._of_group(group), group, self._starts[group]
+
     def _take(self) -> None:
-        """Take the next block of the row group."""
+        """Take the next block, of the row group or of the one behind it."""
         pa = import_parquet()
+        while self._next == self._starts[self._group + 1]:
+            self._begin(self._group + 1)
         try:
             batch = next(self._batches or iter(()))
         except (pa.ArrowException, OSError, StopIteration) as error:
@@ -307,7 +317,7 @@ class _Table:
             sum(len(block.left) for block in self._blocks),
             sum(block.values.nbytes for block in self._blocks),
         )
-        while len(self._blocks) > 1 and rows > _KEPT_ROWS and size > _KEPT_BYTES:
+        while len(self._blocks) > 1 and size > _KEPT_BYTES and (rows > _KEPT_ROWS or size > _MOST_BYTES):
             oldest = self._blocks.pop(0)
             rows, size = rows - len(oldest.left), size - oldest.values.nbytes
 

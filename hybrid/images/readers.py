@@ -28,6 +28,8 @@ from hybrid.images.records import BoxRecord, ImageRecord
 
 # Files that are read at one request, and bytes that they may have together.
 CHUNK, CHUNK_BYTES = 32, 8 * 2**20
+# What one of unknown size is taken for, in a table or on some servers.
+UNKNOWN_BYTES = 2**20
 # Requests whose bytes may lie in memory at once; beyond that threads read.
 SLOTS = 48
 # Fewer images are read before the processes have begun.
@@ -194,11 +196,12 @@ def by_size(chunks: Iterable[Iterable[Photo]]) -> Iterator[list[Photo]]:
         part: list[Photo] = []
         total = 0
         for photo in chunk:
-            if part and total + photo[0].size > CHUNK_BYTES:
+            size = photo[0].size or UNKNOWN_BYTES
+            if part and total + size > CHUNK_BYTES:
                 yield part
                 part, total = [], 0
             part.append(photo)
-            total += photo[0].size
+            total += size
         if part:
             yield part
 

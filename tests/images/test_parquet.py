@@ -53,7 +53,8 @@ def groups_read(monkeypatch):
     return begun
 
 
-def test_a_table_holds_what_the_folder_held(tmp_path, image_folder, groups_read):
+def test_a_table_holds_what_the_folder_held(tmp_path, image_folder, groups_read, monkeypatch):
+    monkeypatch.setattr(parquet, "_BLOCK_BYTES", 1)  # as if each image were as large as a block
     folder = image_folder({"cat": 40, "dog": 30})
     found = scan([folder]).records
     data, labels = [r.read_bytes() for r in found], [r.label for r in found]
@@ -68,6 +69,10 @@ def test_a_table_holds_what_the_folder_held(tmp_path, image_folder, groups_read)
     assert tuple(scan_to_disk([file]).records) == scanned.records
     with_threads = [image.sha256 for image in read_each(scanned.records, None, workers=8, batch_size=32)]
     assert with_threads == contents(folder)
+    assert groups_read == [0, 1, 2]
+    groups_read.clear()
+    apart = [start + i for start in (10, 0, 30, 20, 50, 40, 60) for i in range(10)]  # as threads ask
+    assert [scanned.records[i].read_bytes() for i in apart] == [data[i] for i in apart]
     assert groups_read == [0, 1, 2]
     mixed = random.Random(0).sample(range(70), 70)
     assert [scanned.records[i].read_bytes() for i in mixed] == [data[i] for i in mixed]
