@@ -231,6 +231,8 @@ class HeadSettings:
         Share of the labeled images held out where no split ``val`` is named; of that cut and of the training.
     l2_c : float or None
         Inverse L2 strength of the linear head; None chooses it by validation NLL.
+    refit : bool
+        Train the linear head once more, on training and validation images, where there are enough of these.
     loading : str
         ``memory``: images are decoded once and augmented in batches on the device; ``processes``: in every epoch anew,
         image by image, by loader processes; ``auto``: ``memory`` on CUDA, where the augmentation allows it.
@@ -259,6 +261,7 @@ class HeadSettings:
     monitor: Literal["loss", "accuracy"] = "loss"
     val_fraction: OpenShare = 0.15
     l2_c: Positive | None = None
+    refit: bool = True
     gate: GateSettings
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
     loading: Literal["auto", "memory", "processes"] = "auto"

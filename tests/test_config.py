@@ -30,7 +30,7 @@ def test_the_defaults():
         "val_fraction": 0.15,
     }
     assert expected.items() <= settings.items()
-    assert len(settings) == 57
+    assert len(settings) == 58
     assert all(settings[name] > 0 for name in ("flip", "rotation", "colour_jitter"))
     assert all(rate > 0 for rate in settings["dropout"])
     encoder = EncoderSettings()

@@ -6,9 +6,10 @@ Real CLIP vectors of Caltech-101, three splits of 53 seen and 17 unseen classes;
     python -m benchmarks.gzsl --embeddings DATA/animals/gzsl.npz --json gzsl-animals.json
 
 The format of the file and the rule of the splits: benchmarks/kit/vectors.py. A linear probe learns from the train
-images of the seen classes; their val images calibrate; the test images of all classes are scored. No image of an unseen
-class is used before that. In the JSON, "methods" holds the peers and the product at its default operating point,
-"operating_points" the same fit of the product at others; `--transductive` adds answers to all test images together.
+images of the seen classes; what it says of their val images calibrates; then it learns these too, and the test images
+of all classes are scored. No image of an unseen class is used before that. In the JSON, "methods" holds the peers and
+the product at its default operating point, "operating_points" the same fit of the product at others; `--transductive`
+adds answers to all test images together.
 
 Figures it gave: docs/results/gate.md.
 """
@@ -42,7 +43,8 @@ from hybrid.gate.gate import Gate
 from hybrid.gate.gaussians import ClassGaussians, LabeledEmbeddings
 from hybrid.gate.policy import Policy, choose_point
 from hybrid.gate.transduction import transduce
-from hybrid.heads.linear import LinearHead
+from hybrid.heads.base import Head
+from hybrid.heads.linear import LinearHead, without_validation
 
 # How the product can be asked; the first is its default.
 POINTS = {"equal": Policy(), "half": Policy(balance="half"), "natural": Policy(balance="natural")}
@@ -88,7 +90,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def build_task(split: Split, head: LinearHead) -> Task:
     """Gather both experts' opinions of the validation images, of every episode, and of the test images."""
 
-    def opinions(images: LabeledEmbeddings, probe: LinearHead, order: Sequence[int]) -> Opinions:
+    def opinions(images: LabeledEmbeddings, probe: Head, order: Sequence[int]) -> Opinions:
         seen = len(probe.classes)
         position = np.argsort(order)
         store = split.train.embeddings[position[split.train.target] < seen]
@@ -110,7 +112,7 @@ def build_task(split: Split, head: LinearHead) -> Task:
     if not episodes:
         raise DataError("val photos of too few classes", expected="some in two folds", got=f"{len(split.val)} photos")
     test = opinions(split.test, head, list(range(len(split.texts))))
-    return Task(opinions(split.val, head, seen), tuple(episodes), test)
+    return Task(opinions(split.val, without_validation(head), seen), tuple(episodes), test)
 
 
 def product(split: Split, head: LinearHead, points: dict[str, Policy]) -> tuple[dict[str, Answer], float]:

@@ -12,11 +12,11 @@ from hybrid.errors import HeadError
 from hybrid.gate.episodes import Calibration, calibrate, class_folds
 from hybrid.gate.gaussians import LabeledEmbeddings
 from hybrid.heads.base import LabeledImages, TrainingSet
-from hybrid.heads.linear import C_GRID, LinearHead, train_linear_head
+from hybrid.heads.linear import C_GRID, LinearHead, train_linear_head, without_validation
 
 
 def train_probe(split: Split) -> LinearHead:
-    """Train the product's linear head on the seen classes; C by validation NLL."""
+    """Train the product's linear head on the seen classes; C by validation NLL, then with these images too."""
     return _probe(split.train, split.val, range(len(split.seen)), HeadSettings(kind="linear"))
 
 
@@ -24,7 +24,7 @@ def train_fold(split: Split, kept: Sequence[int], strength: float | None) -> Lin
     """Train a head with C = `strength` without the held-out classes; a weaker C where this one does not converge."""
     weaker = [c for c in C_GRID if strength is not None and c < strength]
     try:
-        return _probe(split.train, split.val, kept, HeadSettings(kind="linear", l2_c=strength))
+        return _probe(split.train, split.val, kept, HeadSettings(kind="linear", l2_c=strength, refit=False))
     except HeadError:
         if not weaker:
             raise
@@ -43,5 +43,5 @@ def _probe(train: LabeledEmbeddings, val: LabeledEmbeddings, kept: Sequence[int]
 def calibrated(split: Split, head: LinearHead) -> Calibration:
     """What the gate is fitted on: the validation images and the episodes, of seen classes alone."""
     seen = len(split.seen)
-    logits = head.logits([], split.val.embeddings)
+    logits = without_validation(head).logits([], split.val.embeddings)
     return calibrate(split.train, split.val, split.texts[:seen], split.logit_scale, logits, class_folds(seen))

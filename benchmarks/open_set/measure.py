@@ -23,7 +23,7 @@ from hybrid.gate.gate import Gate
 from hybrid.gate.gaussians import ClassGaussians
 from hybrid.gate.policy import CalibrationSet, Policy, uniform_from_hash
 from hybrid.gate.rejection import Rejector, fit_rejector
-from hybrid.heads.linear import LinearHead
+from hybrid.heads.linear import LinearHead, without_validation
 
 COVERAGES = (0.9, 0.95)
 PROMISES = {"reject 0.95": Policy(reject=0.95), "max_false_accept 0.1": Policy(max_false_accept=0.1)}
@@ -65,7 +65,7 @@ def fit(split: Split) -> Fitted:
     evidence = found.validation.evidence
     kept = CalibrationSet(
         split.val.embeddings,
-        head.logits([], split.val.embeddings),
+        without_validation(head).logits([], split.val.embeddings),
         evidence.gda,
         evidence.ood_score,
         split.val.target,

@@ -70,7 +70,7 @@ def evaluate(
     spelling = _spelling_notes(space, class_index, strict=strict_names)
     outside = [record for record in labeled if class_index[str(record.label)] is None and _may_reject(classifier)]
     skip(len(records) - len(inside) - len(outside))
-    parts, scored, leaked, unreadable = _answer(classifier, inside, batch_size, workers, progress)
+    parts, scored, leaked, unreadable = _answer(classifier.for_evaluation(), inside, batch_size, workers, progress)
     if not parts:
         raise _none_readable(unreadable)
     target = np.array([class_index[str(record.label)] for record in scored], dtype=np.intp)

@@ -75,6 +75,15 @@ class LabeledImages:
     def __len__(self) -> int:
         return len(self.records)
 
+    def __add__(self, other: LabeledImages) -> LabeledImages:
+        """Join with others of the same classes."""
+        return LabeledImages(
+            self.records + other.records,
+            self.hashes + other.hashes,
+            np.concatenate([self.target, other.target]),
+            np.concatenate([self.embeddings, other.embeddings]),
+        )
+
     def take(self, rows: Sequence[int] | NDArray[np.intp]) -> LabeledImages:
         """Some of the images, in the order of `rows`."""
         index = np.asarray(rows, dtype=np.intp)

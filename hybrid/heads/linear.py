@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +23,11 @@ from hybrid.heads.registry import TrainingJob
 # Embeddings have unit norm, so useful strengths lie far above scikit-learn's default of 1.
 C_GRID = tuple(10 ** (step / 2) for step in range(11))
 MAX_ITERATIONS = 5000
+# Names of the tensors of a head that did not learn the validation images.
+HELD_OUT = "held_out_"
+# Validation images per class from which on a head learns these too. Of two, or of three where it has two to train on,
+# answers over all classes gain nothing for certain: docs/results/negative-results.md.
+REFIT_FROM = 3
 # A looser tolerance stops a warm start where the weaker C ended: at 1e-6 the largest C made no step at all.
 TOLERANCE = 1e-8
 
@@ -39,6 +44,8 @@ class LinearHead:
         The encoder whose embeddings it was trained on.
     c : float, optional
         Inverse L2 strength of the fit; not known of a head that was loaded.
+    held_out : LinearHead, optional
+        The same, trained without the validation images; None where this one does not know them either.
     """
 
     min_side: int | None = 1
@@ -51,8 +58,9 @@ class LinearHead:
         classes: tuple[str, ...],
         encoder_identity: str,
         c: float | None = None,
+        held_out: LinearHead | None = None,
     ) -> None:
-        self.weight, self.bias, self.c = weight, bias, c
+        self.weight, self.bias, self.c, self.held_out = weight, bias, c, held_out
         self.classes = classes
         self.encoder_identity: str | None = encoder_identity
         self.notes: tuple[str, ...] = (f"head: linear on CLIP embeddings, {len(classes)} classes, on cpu fp32",)
@@ -70,6 +78,9 @@ def train_linear_head(
 ) -> LinearHead:
     """Fit logistic regression (scikit-learn, L2); C by validation NLL unless the settings give it.
 
+    With `settings.refit`, and from `REFIT_FROM` validation images per class on, the head that is given was trained on
+    these too, with the same C; `LinearHead.held_out` is the one that was not.
+
     Raises
     ------
     HeadError
@@ -82,7 +93,7 @@ def train_linear_head(
     strengths = (settings.l2_c,) if settings.l2_c is not None else C_GRID
     fits: list[tuple[float, FloatArray, FloatArray]] = []
     try:
-        for fit in _fit(data, sorted(strengths), settings):
+        for fit in _fit(data.train, sorted(strengths), settings):
             fits.append(fit)
     except HeadError as error:
         if not fits:
@@ -94,7 +105,22 @@ def train_linear_head(
     accuracy = float(np.mean((data.val.embeddings @ weight.T + bias).argmax(1) == data.val.target))
     chosen = "given" if settings.l2_c is not None else f"best of {len(strengths)} by validation NLL"
     say(f"linear head: C = {c:g} ({chosen}), val loss {losses[best]:.3f}, val accuracy {accuracy:.3f}")
-    return LinearHead(weight, bias, data.classes, encoder_identity, c)
+    head = LinearHead(weight, bias, data.classes, encoder_identity, c)
+    images = len(data.val.target)
+    if not settings.refit or images < REFIT_FROM * len(data.classes):
+        return head
+    try:
+        _, weight, bias = next(_fit(data.train + data.val, (c,), settings))
+    except HeadError as error:
+        say(f"the validation photos are left out of the head: {error.what}")
+        return head
+    say(f"linear head: trained once more, with the {images} validation photos")
+    return LinearHead(weight, bias, data.classes, encoder_identity, c, held_out=head)
+
+
+def without_validation(head: Head) -> Head:
+    """The head as it was before it learned its validation images, which alone can calibrate it."""
+    return head if not isinstance(head, LinearHead) or head.held_out is None else head.held_out
 
 
 class LinearKind:
@@ -107,9 +133,12 @@ class LinearKind:
         return train_linear_head(data, settings, job.encoder_identity, job.say)
 
     def save(self, head: Head, file: Path) -> None:
-        """Write weight and bias as safetensors."""
+        """Write weight and bias as safetensors, and those of `LinearHead.held_out`."""
         linear = cast(LinearHead, head)
-        write_tensors(file, {name: np.ascontiguousarray(getattr(linear, name)) for name in ("weight", "bias")})
+        tensors = {"weight": linear.weight, "bias": linear.bias}
+        if linear.held_out is not None:
+            tensors |= {HELD_OUT + "weight": linear.held_out.weight, HELD_OUT + "bias": linear.held_out.bias}
+        write_tensors(file, {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
 
     def load(
         self, file: Path, classes: tuple[str, ...], settings: HeadSettings, compute: Compute, encoder: str | None
@@ -117,14 +146,13 @@ class LinearKind:
         """Read weight and bias; HeadError if they are damaged or of other classes."""
         try:
             tensors = load_file(file)
-            weight, bias = tensors["weight"], tensors["bias"]
+            weight, bias = _checked(file, tensors, classes)
+            held_out = None
+            if HELD_OUT + "weight" in tensors:
+                held_out = LinearHead(*_checked(file, tensors, classes, HELD_OUT), classes, str(encoder))
         except (OSError, SafetensorError, KeyError) as error:
             raise damaged(file, repr(error)) from error
-        if weight.ndim != 2 or len(weight) != len(classes) or bias.shape != (len(classes),):
-            raise damaged(file, f"weight {weight.shape} and bias {bias.shape} for {len(classes)} classes")
-        if weight.dtype.kind != "f" or not (np.isfinite(weight).all() and np.isfinite(bias).all()):
-            raise damaged(file, "values that are not finite numbers")
-        return LinearHead(weight, bias, classes, str(encoder))
+        return LinearHead(weight, bias, classes, str(encoder), held_out=held_out)
 
     def describe(self, settings: HeadSettings) -> str:
         """Say what it reads."""
@@ -134,8 +162,19 @@ class LinearKind:
         """Nothing: the embeddings are the features."""
 
 
+def _checked(
+    file: Path, tensors: Mapping[str, FloatArray], classes: tuple[str, ...], prefix: str = ""
+) -> tuple[FloatArray, FloatArray]:
+    weight, bias = tensors[prefix + "weight"], tensors[prefix + "bias"]
+    if weight.ndim != 2 or len(weight) != len(classes) or bias.shape != (len(classes),):
+        raise damaged(file, f"weight {weight.shape} and bias {bias.shape} for {len(classes)} classes")
+    if weight.dtype.kind != "f" or not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+        raise damaged(file, "values that are not finite numbers")
+    return weight, bias
+
+
 def _fit(
-    data: TrainingSet, strengths: Sequence[float], settings: HeadSettings
+    images: LabeledImages, strengths: Sequence[float], settings: HeadSettings
 ) -> Iterator[tuple[float, FloatArray, FloatArray]]:
     """Fit each C, weakest first, every fit starting from the one before."""
     from sklearn.exceptions import ConvergenceWarning
@@ -153,7 +192,7 @@ def _fit(
         with warnings.catch_warnings(), threadpool_limits(1):
             warnings.simplefilter("error", ConvergenceWarning)
             try:
-                model.set_params(C=c).fit(data.train.embeddings.astype(np.float64), data.train.target)
+                model.set_params(C=c).fit(images.embeddings.astype(np.float64), images.target)
             except ConvergenceWarning as warning:
                 raise HeadError(
                     f"logistic regression with C = {c:g} did not converge",
@@ -161,7 +200,7 @@ def _fit(
                     fix="--set l2_c=... with a smaller value",
                 ) from warning
         weight, bias = np.array(model.coef_, np.float32), np.array(model.intercept_, np.float32)
-        if len(data.classes) == 2:
+        if len(weight) == 1:
             # scikit-learn keeps one row for two classes: the log-odds of the second.
             weight, bias = np.concatenate([-weight / 2, weight / 2]), np.concatenate([-bias / 2, bias / 2])
         yield c, weight, bias

@@ -126,7 +126,7 @@ def _write_head(source: Path, target: Path) -> None:
     weights = info.settings.model.backbone_weights
     settings = info.settings.replace(backbone_weights=weights and Path(weights).name)
     public: HeadInfo = msgspec.structs.replace(
-        info, settings=settings, trained_on=(), left_out=(), notes=(*info.notes, NOTE)
+        info, settings=settings, trained_on=(), refit_on=(), left_out=(), notes=(*info.notes, NOTE)
     )
     write_json(target / HeadFiles.SETTINGS, public)
     named: GateInfo = msgspec.structs.replace(gate, templates=_by_name(gate.templates))

@@ -163,6 +163,8 @@ class HeadInfo(Struct, frozen=True, kw_only=True):
         Set for a head that reads embeddings.
     trained_on : tuple of str
         sha256 of every training image, so that nobody calibrates or evaluates on them unawares.
+    refit_on : tuple of str
+        Of validation images, where the head learned these at last; an evaluation asks the head before that.
     left_out : tuple of str
         Labels of the index that it could have been trained on, had its classes not been limited; None where an older
         version trained it, and did not say: then no label joins by itself. They are no classes
@@ -177,6 +179,7 @@ class HeadInfo(Struct, frozen=True, kw_only=True):
     train_photos: int
     val_photos: int
     trained_on: tuple[str, ...]
+    refit_on: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     left_out: tuple[str, ...] | None = None
 

@@ -22,6 +22,7 @@ from hybrid.gate.few_shot.base import FewShotExpert
 from hybrid.gate.policy import Policy, uniform_from_hash
 from hybrid.gate.support import SupportImages
 from hybrid.heads.base import Head
+from hybrid.heads.linear import without_validation
 from hybrid.images.decode import Scaled
 from hybrid.images.detections import Detections
 from hybrid.images.inputs import Images, to_records
@@ -129,6 +130,7 @@ class FittedClassifier:
     few_shot: FewShotExpert | None = None
     tree: ClassTree | None = None
     state: RunState | None = field(default=None, repr=False)
+    _refit_on: frozenset[str] = field(init=False, default=frozenset(), repr=False)
     decider: Decider | None = field(init=False, default=None, repr=False)
     context: Context = field(init=False, repr=False)
 
@@ -169,6 +171,12 @@ class FittedClassifier:
         )
         point = made.decider.point.notes if made.decider else (UNCALIBRATED,) if policy.confident is not None else ()
         return made.with_notes((*state.notes, *parts.notes, *point, *made.context.notes))
+
+    def for_evaluation(self) -> FittedClassifier:
+        """The same, but images that validated the head are answered by what it was before it learned them."""
+        made = copy(self)
+        object.__setattr__(made, "_refit_on", self.state.refit_on if self.state is not None else frozenset())
+        return made
 
     def with_notes(self, notes: Sequence[str]) -> FittedClassifier:
         """The same with other notes; to make it anew would weigh all classes again, which takes a tenth of a second."""
@@ -344,6 +352,10 @@ class FittedClassifier:
         unreadable: Unreadable = (),
     ) -> Batch:
         uniform = np.array([uniform_from_hash(sha256) for sha256 in hashes])
+        learned = [row for row, sha256 in enumerate(hashes) if sha256 in self._refit_on]
+        if learned and self.head is not None and embeddings is not None and head_logits is not None:
+            head_logits = head_logits.copy()
+            head_logits[learned] = without_validation(self.head).logits([], embeddings[learned])
         answers = self.answer(embeddings, head_logits, uniform)
         return Batch(tuple(records), tuple(hashes), answers, embeddings, unreadable, head_logits)
 

@@ -61,6 +61,8 @@ class RunState:
     notes : tuple of str
     trained_on : frozenset of str
         Content hashes of the head's training images.
+    refit_on : frozenset of str
+        Of its validation images, where it learned these at last.
     few_shot : str or None
         Expert asked for, where there is no head.
     head_folder : Path or None
@@ -83,6 +85,7 @@ class RunState:
     layout: Layout | None = None
     notes: tuple[str, ...] = ()
     trained_on: frozenset[str] = frozenset()
+    refit_on: frozenset[str] = frozenset()
     few_shot: str | None = None
     head_folder: Path | None = None
     expert_weights: tuple[float, ...] | None = None
@@ -212,8 +215,8 @@ def _state_of(found: Snapshot, layout: Layout, loaded: Encoder, asked: _Asked) -
     )
     state = replace(state, taxonomy=taxonomy)
     if found.head is not None and head is not None and head_info is not None:
-        trained_on = frozenset(head_info.trained_on)
-        state = replace(state, head=head, trained_on=trained_on, head_folder=found.head.folder)
+        trained_on, refit_on = frozenset(head_info.trained_on), frozenset(head_info.refit_on)
+        state = replace(state, head=head, trained_on=trained_on, refit_on=refit_on, head_folder=found.head.folder)
         state = _with_gate(state, head, found.head, chosen)
         own = head_info.settings.regions.method
         if regions not in (None, own):

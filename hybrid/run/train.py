@@ -20,6 +20,7 @@ from hybrid.encoders.base import Encoder, FloatArray
 from hybrid.errors import ArtifactError, DataError, GateError, HeadError, listing
 from hybrid.gate.decide import FittedGate
 from hybrid.heads.base import Head, TrainingSet
+from hybrid.heads.linear import without_validation
 from hybrid.heads.registry import Say, TrainingJob, answering, check_packages, head_kind
 from hybrid.heads.score import head_logits
 from hybrid.heads.training.dataset import HELD_BACK, split_by_training, training_set
@@ -260,8 +261,8 @@ class _Work:
             kind.train(data, self.settings, silent.job(Path(folder), self.layout.training / "head"))
 
     def scored(self, head: Head, data: TrainingSet) -> HeadLogits:
-        """What the head says of the images that fit the gate."""
-        negatives = data.negatives
+        """What the head says of the images that fit the gate, before it learned any of them."""
+        negatives, head = data.negatives, without_validation(head)
         return HeadLogits(head_logits(head, data.val), None if negatives is None else head_logits(head, negatives))
 
     def fit_gate(self, data: TrainingSet, scored: HeadLogits, texts: FloatArray, folder: Path) -> FittedGate:
@@ -307,6 +308,7 @@ def _describe(data: TrainingSet, head: Head, settings: HeadSettings, left_out: t
         train_photos=len(data.train),
         val_photos=len(data.val),
         trained_on=data.train.hashes,
+        refit_on=() if without_validation(head) is head else data.val.hashes,
         notes=data.notes,
         left_out=left_out,
     )

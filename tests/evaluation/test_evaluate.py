@@ -43,6 +43,9 @@ class Fake:
     def decider(self):
         return SimpleNamespace(point=OperatingPoint(accept_above=0.5)) if self.policy != Policy() else None
 
+    def for_evaluation(self):
+        return self
+
     def alone(self, system):
         return replace(self, systems=(system,), gate=None) if system in self.systems else None
 

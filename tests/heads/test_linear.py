@@ -16,7 +16,7 @@ from hybrid.device import Compute
 from hybrid.errors import HeadError, StoreError
 from hybrid.heads import linear
 from hybrid.heads.base import LabeledImages, TrainingSet
-from hybrid.heads.linear import C_GRID, LinearHead, LinearKind, train_linear_head
+from hybrid.heads.linear import C_GRID, REFIT_FROM, LinearHead, LinearKind, train_linear_head, without_validation
 from hybrid.images.records import ImageRecord
 
 # How far probabilities may be from the exact optimum: it is ever flatter for larger C.
@@ -44,7 +44,7 @@ def world(classes: int, seed: int = 0, noise: float = 0.25) -> TrainingSet:
 
 def fit(data: TrainingSet, lines: list[str] | None = None, **settings) -> LinearHead:
     say = (lambda line: None) if lines is None else lines.append
-    return train_linear_head(data, HeadSettings(kind="linear", **settings), "identity", say)
+    return train_linear_head(data, HeadSettings(kind="linear", **{"refit": False, **settings}), "identity", say)
 
 
 def probabilities(head: LinearHead, embeddings: np.ndarray) -> np.ndarray:
@@ -108,6 +108,47 @@ def test_c_is_the_one_of_the_lowest_validation_loss():
     lines = []
     fit(world(3), lines, l2_c=7.5)
     assert "C = 7.5 (given)" in lines[0]
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_a_refit_head_learned_all_images_and_keeps_the_one_that_did_not(classes, tmp_path):
+    data, lines = world(classes), []
+    head, plain = fit(data, lines, refit=True, l2_c=10.0), fit(data, l2_c=10.0)
+    assert lines[-1] == f"linear head: trained once more, with the {12 * classes} validation photos"
+    assert without_validation(plain) is plain
+    held_out = without_validation(head)
+    assert np.array_equal(held_out.weight, plain.weight)
+    assert np.array_equal(held_out.bias, plain.bias)
+    joined = TrainingSet(data.classes, data.train + data.val, data.val, ())
+    expected = reference(joined, 10.0, balanced=True).predict_proba(data.val.embeddings.astype(np.float64))
+    np.testing.assert_allclose(probabilities(head, data.val.embeddings), expected, atol=1e-6)
+    file = tmp_path / "model.safetensors"
+    LinearKind().save(head, file)
+    loaded = LinearKind().load(file, head.classes, HeadSettings(), CPU, "identity")
+    for one, other in ((loaded, head), (without_validation(loaded), held_out)):
+        assert np.array_equal(one.weight, other.weight)
+        assert np.array_equal(one.bias, other.bias)
+    save_file(load_file(file) | {"held_out_bias": np.zeros(classes + 1, np.float32)}, file)
+    with pytest.raises(HeadError, match="damaged"):
+        LinearKind().load(file, head.classes, HeadSettings(), CPU, "identity")
+
+
+def test_few_validation_images_or_a_fit_without_end_are_left_out(monkeypatch):
+    data, lines = world(3), []
+    for each, learned in ((REFIT_FROM - 1, False), (REFIT_FROM, True)):
+        rows = [row for c in range(3) for row in range(12 * c, 12 * c + each)]
+        few = TrainingSet(data.classes, data.train, data.val.take(rows), ())
+        assert (fit(few, refit=True, l2_c=1.0).held_out is not None) == learned
+    plain = linear._fit
+
+    def endless(images, *given):
+        if len(images) > len(data.train):
+            raise HeadError("logistic regression with C = 1 did not converge", fix="--set l2_c=...")
+        return plain(images, *given)
+
+    monkeypatch.setattr(linear, "_fit", endless)
+    assert fit(data, lines, refit=True, l2_c=1.0).held_out is None
+    assert lines[-1].startswith("the validation photos are left out of the head: logistic regression")
 
 
 def test_logits():

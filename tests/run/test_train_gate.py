@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from fakes import as_version_0_1_0
+from scipy.special import softmax
 
 from hybrid.classifier import HybridClassifier
 from hybrid.config import EncoderSettings, HeadSettings
 from hybrid.device import Compute
 from hybrid.encoders import load_encoder
 from hybrid.errors import ArtifactError, DataError, GateError, HeadError
+from hybrid.evaluation.evaluate import evaluate
 from hybrid.gate.gate import Gate
 from hybrid.gate.policy import Policy
 from hybrid.heads.backbone import BackboneKind
+from hybrid.heads.linear import without_validation
 from hybrid.heads.training.dataset import training_set
 from hybrid.images.sources import scan
 from hybrid.index.build import build_index
@@ -106,7 +110,7 @@ def test_the_gate_is_fitted_and_kept(layout, encoder):
     assert len(data.val) == info.val_photos == 34
     texts = TEXTS[:7].astype(np.float32)
     texts /= np.linalg.norm(texts, axis=1, keepdims=True)
-    logits = load_head(layout, CPU)[0].logits([], data.val.embeddings)
+    logits = without_validation(load_head(layout, CPU)[0]).logits([], data.val.embeddings)
     expected = fit_run_gate(data, logits, texts, 20.0).gate
     assert fitted.gate.gate.ood_score == pytest.approx(expected.gate.ood_score, abs=1e-3)
     assert fitted.gate.seen.head == pytest.approx(expected.seen.head, abs=1e-3)
@@ -203,6 +207,28 @@ def test_a_run_with_too_little_warns_on_every_prediction(layout, encoder, tmp_pa
     assert load_gate(layout)[0].gate == Gate()
     with pytest.raises(GateError, match="--reject needs a fitted gate"):
         classifier_of(layout, reject=0.9)
+
+
+def test_validation_images_are_learned_at_last_and_held_out_wherever_they_judge(layout, encoder, images):
+    train_run(layout, encoder, LINEAR.replace(refit=False), CPU)
+    plain, plain_gate = load_head(layout, CPU)[0], (layout.head / HeadFiles.GATE).read_bytes()
+    assert load_head(layout, CPU)[1].refit_on == ()
+    train_run(layout, encoder, LINEAR, CPU)
+    head, info = load_head(layout, CPU)
+    data = data_of(layout, encoder, LINEAR)
+    assert (info.trained_on, info.refit_on) == (data.train.hashes, data.val.hashes)
+    assert np.abs(head.weight - plain.weight).max() > 0.01
+    gate = load_gate(layout)[0]
+    np.testing.assert_array_equal(gate.calibration_set.head_logits, plain.logits([], data.val.embeddings))
+    refit_gate(layout, encoder, CPU)
+    for again in (gate, load_gate(layout)[0]):
+        assert msgspec.json.decode(plain_gate)["gate"] == msgspec.to_builtins(again.gate)
+    classifier = HybridClassifier.from_run(layout.root, prompts=list(UNSEEN), device="cpu")
+    answers = {"evaluate": evaluate(classifier.fitted, data.val.records).per_image.probabilities["supervised"]}
+    answers["predict"] = np.concatenate([b.answers.supervised for b in classifier.fitted.classify(data.val.records)])
+    for way, asked in (("evaluate", plain), ("predict", head)):
+        expected = softmax(asked.logits([], data.val.embeddings).astype(np.float64), axis=1)
+        np.testing.assert_allclose(answers[way][:, : len(CLASSES)], expected, atol=1e-6, err_msg=way)
 
 
 # Fitting the gate anew

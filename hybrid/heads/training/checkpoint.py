@@ -24,7 +24,7 @@ FILE = "checkpoint.pt"
 # Raised when the kept state changes, so that an older checkpoint is not used.
 STATE = 2
 # What changes no figure: the recipe's description, what other steps read, and how fast it is done (but `in_memory`).
-FREE = ("workers", "description", "gate_folds", "l2_c", "loading", "compile")
+FREE = ("workers", "description", "gate_folds", "l2_c", "refit", "loading", "compile")
 
 
 def training_key(data: TrainingSet, settings: HeadSettings, compute: Compute, *, in_memory: bool = False) -> str:

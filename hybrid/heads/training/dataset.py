@@ -197,12 +197,8 @@ def split_by_training(data: TrainingSet, classes: tuple[str, ...], trained_on: f
         If the index no longer holds these classes' training images, or no other image.
     """
     position = np.array([classes.index(name) if name in classes else -1 for name in data.classes], dtype=np.intp)
-    both = LabeledImages(
-        data.train.records + data.val.records,
-        data.train.hashes + data.val.hashes,
-        position[np.concatenate([data.train.target, data.val.target])],
-        np.concatenate([data.train.embeddings, data.val.embeddings]),
-    )
+    both = data.train + data.val
+    both = replace(both, target=position[both.target])
     no_sample = trained_on | data.trains_only
     has_trained = np.array([sha256 in no_sample for sha256 in both.hashes], dtype=bool)
     train, val = both.take(np.flatnonzero(has_trained)), both.take(np.flatnonzero(~has_trained))

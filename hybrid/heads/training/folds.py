@@ -17,7 +17,7 @@ from hybrid.encoders.base import FloatArray
 from hybrid.errors import HeadError, first_line
 from hybrid.files import write_tensors
 from hybrid.heads.base import LabeledImages, TrainingSet
-from hybrid.heads.linear import train_linear_head
+from hybrid.heads.linear import train_linear_head, without_validation
 from hybrid.heads.registry import TrainingJob, answering, head_kind
 from hybrid.heads.score import head_logits
 from hybrid.heads.training.progress import as_part
@@ -53,7 +53,7 @@ def frozen_folds(data: TrainingSet, settings: HeadSettings, compute: Compute, ca
         train, val = np.split(features, [len(data.train)])
         data = replace(data, train=replace(data.train, embeddings=train), val=replace(data.val, embeddings=val))
     # The logits are calibrated afterwards, so that a search for the best strength would buy nothing but time.
-    quick = settings.replace(l2_c=settings.l2_c or FROZEN_C)
+    quick = settings.replace(l2_c=settings.l2_c or FROZEN_C, refit=False)
 
     def logits(held: tuple[int, ...]) -> FloatArray:
         head = train_linear_head(without_classes(data, held), quick, "features of the gate's episodes", say)
@@ -80,7 +80,7 @@ def tuned_folds(data: TrainingSet, settings: HeadSettings, job: TrainingJob) -> 
         on_step = as_part(job.on_step, f"gate head {fold}")
         own = replace(job, folder=job.folder / name, checkpoints=checkpoints, on_step=on_step)
         head = head_kind(settings).train(without_classes(data, held), settings, own)
-        return head_logits(answering(head, settings), data.val)
+        return head_logits(answering(without_validation(head), settings), data.val)
 
     return logits
 
