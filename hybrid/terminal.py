@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,11 +38,14 @@ class Column:
         Text is broken into lines, a path loses its start, a number stays whole and stands right.
     rank : int
         0: always shown. Of the others, the ones with the highest rank are the first to go.
+    lines : int
+        Of a text: it goes rather than take more lines than this; 0: as many as it takes.
     """
 
     heading: str
     kind: Literal["text", "path", "number"] = "text"
     rank: int = 0
+    lines: int = 0
 
 
 class FittedTable:
@@ -130,6 +134,8 @@ class FittedTable:
 
     def _least(self, index: int) -> int:
         column, natural = self.columns[index], self._natural(index)
+        if column.lines:
+            return max(min(natural, LEAST["text"]), math.ceil(natural / column.lines))
         least = LEAST_LABEL if column.kind == "text" and column.rank == 0 else LEAST.get(column.kind, natural)
         return min(natural, least)
 

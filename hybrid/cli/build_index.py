@@ -13,10 +13,11 @@ from hybrid.cli import options
 
 if TYPE_CHECKING:
     from hybrid.images.sources import Scan
+    from hybrid.index.build import IndexSummary
     from hybrid.terminal import FittedTable
 
 # Classes that the table shows, when there are more.
-_SHOWN = 20
+_SHOWN = 10
 _SPLITS = ("train", "val", "test", None)
 
 
@@ -59,8 +60,9 @@ def build_index(
     from hybrid.images.sources import scan
 
     opened = encoder.open(run, device, wait=wait)
-    found = _in_sequences(scan(sources, labeled=labels, keep_empty=True), sequence_by)
-    found = detector.boxes_of(found, "indexed", labeled=labels)
+    # A run that is there may have photos of a source that is empty or gone.
+    scanned = scan(sources, labeled=labels, keep_empty=opened.layout.run.is_file())
+    found = detector.boxes_of(_in_sequences(scanned, sequence_by), "indexed", labeled=labels)
     if labels and found.records:
         show.stderr.print(_class_table(Counter((record.label, record.split) for record in found.records)))
     opened.encoder.check(found.records)  # loaded before the progress begins
@@ -75,12 +77,18 @@ def build_index(
             progress=progress,
         )
     _note_kept(summary.kept)
-    show.result(
-        f"{summary.images} photos: {summary.encoded} encoded, {summary.reused} copies of known content, "
-        f"{summary.unchanged} unchanged; {summary.new} new, {summary.changed} changed, {summary.removed} removed; "
-        f"{summary.vectors} vectors in {run}"
-    )
+    show.result(f"{_counts(summary)} in {run}")
     show.exit_if_unreadable(summary.unreadable)
+
+
+def _counts(made: IndexSummary) -> str:
+    from hybrid.images.naming import plural
+
+    return (
+        f"{plural(made.images, 'photo')}: {made.encoded} encoded, {made.reused} copies of known content, "
+        f"{made.unchanged} unchanged; {made.new} new, {made.changed} changed, {made.removed} removed; "
+        f"{plural(made.vectors, 'vector')}"
+    )
 
 
 def _note_kept(count: int) -> None:

@@ -25,8 +25,7 @@ def demo(
     console = show.stdout()
     console.print(
         "[bold]40 animals with photos to train on, 10 that the head never sees: only their names are known.[/bold]\n"
-        "The photos are drawn, not taken; the bundled CLIP knows only such drawings. It stands in for a real one.",
-        soft_wrap=True,
+        "The photos are drawn, not taken; the bundled CLIP knows only such drawings. It stands in for a real one."
     )
     write_demo(data)
     write_camera_trap(data / "traps")
@@ -69,12 +68,12 @@ def _afterwards(folder: Path) -> str:
         f"\nThe picture: [bold]{folder / 'predictions.png'}[/bold]    "
         f"learning curves: [bold]{run / 'head' / 'curves.png'}[/bold]\n"
         f"All about the answers, to open in a browser: [bold]{folder / 'report.html'}[/bold]\n"
-        f"Why one answer (needs captum): hybrid explain {data / 'photos' / 'photo_01.jpg'} --run {run} "
-        f"--prompts {data / 'prompts.txt'}\n\n"
-        "Now with your own photos (the default encoder and backbone download their weights once):\n"
-        "  hybrid build-index PHOTOS/train                      one folder per class\n"
-        "  hybrid train-head                                    fine-tune, calibrate, fit the gate\n"
-        "  hybrid predict PHOTOS/new --prompts animals          trained classes and the ones you name\n\n"
-        "Or go on with these in a browser: see the answers, correct them, let a class join (needs the extra serve):\n"
+        "Why one answer (needs the extra explain):\n"
+        f"  hybrid explain {data / 'photos' / 'photo_01.jpg'} --run {run} --prompts {data / 'prompts.txt'}\n\n"
+        "Now with your own photos (the first two download their weights once):\n"
+        "  hybrid build-index PHOTOS/train              one folder per class\n"
+        "  hybrid train-head                            fine-tune, fit the gate\n"
+        "  hybrid predict PHOTOS/new --prompts animals  trained and named classes\n\n"
+        "Or go on in a browser: correct answers, let a class join (needs the extra serve):\n"
         f"  [bold]hybrid serve --run {run} --prompts {data / 'prompts.txt'} --open[/bold]"
     )

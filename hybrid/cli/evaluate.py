@@ -91,7 +91,7 @@ def evaluate(
     _print(result, console)
     if report is not None:
         file = _write_report(result, report, str(run.run), sources or [HELD_OUT], found.notes)
-        console.print(f"report: {file}", markup=False, soft_wrap=True)
+        show.say(console, f"report: {file}")
     show.exit_if_unreadable([*found.unread, *result.unreadable])
 
 
@@ -117,18 +117,19 @@ def _write_report(result: Evaluation, folder: Path, run: str, sources: list[str]
 
 
 def _print(result: Evaluation, console: SafeConsole) -> None:
+    from hybrid.cli import show
     from hybrid.evaluation.hierarchy import describe_hierarchy
     from hybrid.evaluation.report import scores_table
     from hybrid.evaluation.results import describe
 
     counts = f"{result.scored} photos, {result.seen} seen and {result.unseen} unseen classes"
-    console.print(counts, markup=False, soft_wrap=True)
+    show.say(console, counts)
     console.print(scores_table(result.systems))
     for rates in (result.sets, result.rejection):
         if rates is not None:
-            console.print(describe(rates), markup=False, soft_wrap=True)
+            show.say(console, describe(rates))
     for line in describe_hierarchy(result.hierarchy) if result.hierarchy is not None else ():
-        console.print(line, markup=False, soft_wrap=True)
+        show.say(console, line)
 
 
 def _write_json(file: Path, values: dict[str, Any]) -> None:

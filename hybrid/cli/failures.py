@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from hybrid import __version__
+from hybrid.cli.wrapping import wrapped
 from hybrid.errors import HybridError, file_error, first_line, visible
 
 DEBUG = "HYBRID_DEBUG"
@@ -124,7 +125,8 @@ def _say(words: str) -> None:
     if sys.stderr is None:
         return
     try:
-        sys.stderr.write(f"{visible(words)}\n")
+        shown = visible(words)
+        sys.stderr.write(f"{wrapped(shown) if sys.stderr.isatty() else shown}\n")
         sys.stderr.flush()
     except OSError:  # nobody can be told
         pass

@@ -18,8 +18,6 @@ MOST_CLASSES = 20
 
 def info(run: options.Run = options.DEFAULT_RUN) -> None:
     """Say what a run holds: index, classes, head and gate."""
-    from rich.markup import escape
-
     from hybrid.cli import show
     from hybrid.errors import listing
     from hybrid.heads.recipes import recipe_description
@@ -32,7 +30,7 @@ def info(run: options.Run = options.DEFAULT_RUN) -> None:
     console = show.stdout()
 
     def line(name: str, text: str) -> None:
-        console.print(f"[bold]{name:<9}[/bold] {escape(text)}", soft_wrap=True)
+        show.say(console, f"{name:<9} {text}", indent=10)
 
     made = read_run(layout)
     line("run", f"{layout.root} (hybrid {made.hybrid_version})")

@@ -19,6 +19,7 @@ from rich.progress import ProgressColumn as RichColumn
 from rich.text import Text
 
 from hybrid.cli.failures import BROKEN_PIPE, Stopped
+from hybrid.cli.wrapping import wrapped
 from hybrid.errors import visible
 from hybrid.terminal import SafeConsole
 
@@ -51,12 +52,21 @@ def stdout() -> SafeConsole:
 def note(*lines: str) -> None:
     """Say lines on stderr, warnings in yellow."""
     for line in lines:
-        stderr.print(escape(visible(line)), style="dim" if not line.startswith("WARNING") else "yellow", soft_wrap=True)
+        shown = wrapped(line, stderr.width) if stderr.is_terminal else line
+        stderr.print(
+            escape(visible(shown)), style="dim" if not line.startswith("WARNING") else "yellow", soft_wrap=True
+        )
 
 
 def result(line: str) -> None:
     """Say a line on stdout, as it is."""
-    stdout().print(visible(line), markup=False, soft_wrap=True)
+    say(stdout(), line)
+
+
+def say(console: SafeConsole, line: str, *, indent: int = 2) -> None:
+    """Say a line; in a terminal broken between words, all but the first part by so many characters to the right."""
+    shown = wrapped(line, console.width, indent) if console.is_terminal else line
+    console.print(visible(shown), markup=False, soft_wrap=True)
 
 
 class _Rate(RichColumn):

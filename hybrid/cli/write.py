@@ -202,10 +202,10 @@ def _print_table(predictions: Sequence[Prediction], stream: TextIO) -> None:
     sets = any(p.set is not None for p in predictions)
     nearest = [Column("nearest", rank=2)] if any(p.neighbors is not None for p in predictions) else []
     leaves = [Column("likeliest", rank=2)] if any(p.leaf is not None for p in predictions) else []
-    columns = [Column("photo", "path"), Column("label"), Column("probability", "number"), *leaves]
+    columns = [Column("photo", "path"), Column("label"), Column("prob.", "number"), *leaves]
     columns += [Column("p(unseen)", "number", rank=4), Column("decided by", rank=3)]
     # What was asked for by a flag stays the longest.
-    columns += [Column("set", rank=1) if sets else Column("then", rank=5), *nearest]
+    columns += [Column("set", rank=1) if sets else Column("then", rank=5, lines=2), *nearest]
     table = FittedTable(columns)
     for p in predictions:
         runners_up = ", ".join(f"{label} {q:.2f}" for label, q in p.top[:1] if label != p.label) or ", ".join(

@@ -20,7 +20,7 @@ MISSING = "\N{EN DASH}"
 
 # field of SystemScores -> column heading, broken in two where one line would make the table too wide
 HEADINGS = {
-    "accuracy": "accuracy",
+    "accuracy": "accu-\nracy",
     "seen": "seen",
     "unseen": "unseen",
     "harmonic_mean": "harmonic\nmean",
@@ -29,7 +29,7 @@ HEADINGS = {
     "ece": "ECE",
     "ece_debiased": "debiased\nECE",
     "nll": "NLL",
-    "images_per_second": "images/s",
+    "images_per_second": "images\nper s",
 }
 LOWER_IS_BETTER = {"ece", "ece_seen", "ece_unseen", "ece_debiased", "adaptive_ece", "nll", "brier", "aurc"}
 

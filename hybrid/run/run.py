@@ -594,8 +594,8 @@ class Run:
         if recorded and (settings.model, settings.pretrained) != (recorded.model, recorded.pretrained):
             raise ConfigError(
                 f"the run {self.folder} has another encoder",
-                expected=f"{recorded.model} / {recorded.pretrained}",
-                got=f"{settings.model} / {settings.pretrained}",
+                expected=_called(recorded),
+                got=_called(settings),
                 fix="leave --encoder out, or use another --run",
             )
         # A precision or decoder that was asked for counts, also where the run has another one.
@@ -886,6 +886,11 @@ def _crop(found: Scan, detections: Detections | str | Path, *, labeled: bool = T
     """The boxes of the images of a scan, at least one."""
     made = detections if isinstance(detections, Detections) else Detections.read(detections)
     return made.crop(found, labeled=labeled).checked()
+
+
+def _called(encoder: EncoderSettings) -> str:
+    """An encoder as its settings name it."""
+    return encoder.model if encoder.pretrained is None else f"{encoder.model} / {encoder.pretrained}"
 
 
 def _label(label: object, index: int) -> str:

@@ -63,8 +63,8 @@ def test_a_long_table_shows_the_first_classes():
     table = _class_table(counts)
     assert isinstance(table, FittedTable)
     rows = [[cell.plain for cell in row] for row in table.rows]
-    assert (len(rows), rows[0]) == (23, ["class 000", "2", "-"])
-    assert rows[20:] == [["and 80 more classes", "160", "-"], ["(no label)", "-", "5"], ["all 100 classes", "200", "5"]]
+    assert (len(rows), rows[0]) == (13, ["class 000", "2", "-"])
+    assert rows[10:] == [["and 90 more classes", "180", "-"], ["(no label)", "-", "5"], ["all 100 classes", "200", "5"]]
 
 
 def test_paths_on_standard_input_and_rows_of_a_manifest_keep_their_order(hybrid, animals, tmp_path, monkeypatch):

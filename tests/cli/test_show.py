@@ -8,6 +8,7 @@ from dataclasses import replace
 from rich.progress import Progress
 
 from hybrid.cli import show
+from hybrid.cli.wrapping import wrapped
 from hybrid.heads.training.progress import Step, texts_as_steps
 from hybrid.terminal import SafeConsole
 
@@ -83,3 +84,17 @@ def test_a_bar_ends_at_its_end_and_fits(monkeypatch):
         assert len(line) <= width
         assert line.startswith("classifying ")
         assert "1000/1000" in line
+
+
+def test_a_terminal_gets_lines_broken_between_words_and_commands_whole():
+    command = "hybrid search --text cat --run /a/long/path/to/a/run"
+    error = f"error: the index is of another run\n  fix:      name another one, or look for it: {command} (or not)"
+    lines = wrapped(error, 40).split("\n")
+    assert lines == [
+        "error: the index is of another run",
+        "  fix:      name another one, or look",
+        "            for it:",
+        f"            {command}",
+        "            (or not)",
+    ]
+    assert wrapped(error, 200) == error

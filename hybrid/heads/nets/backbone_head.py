@@ -59,8 +59,9 @@ class BackboneHead:
         # channels_last: what oneDNN and tensor cores compute convolutions in.
         self.model: nn.Module = model.to(compute.device).to(memory_format=torch.channels_last)
         self.model.eval().requires_grad_(False)
+        where = f"{compute.device} {compute.precision}"  # why there, the encoder has said
         self.notes: tuple[str, ...] = (
-            f"head: {BackboneKind().describe(settings)}, {len(classes)} classes, on {compute}",
+            f"head: {BackboneKind().describe(settings)}, {len(classes)} classes, on {where}",
         )
 
     def prepare(self, image: AnyImage) -> Any:

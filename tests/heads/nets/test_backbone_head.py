@@ -144,8 +144,8 @@ def test_a_head_is_ready_for_use(recipe):
     assert not any(parameter.requires_grad for parameter in head.model.parameters())
     assert head.batch_size == CPU_BATCH
     assert [random_head(recipe(crop_pct=share)).min_side for share in (1.0, 0.75)] == [3 * 24, 3 * 32]
-    assert head.notes == ("head: test_resnet, 3 classes, on cpu fp32 (test)",)
-    assert random_head(recipe(folds=2)).notes == ("head: 2 x test_resnet, 3 classes, on cpu fp32 (test)",)
+    assert head.notes == ("head: test_resnet, 3 classes, on cpu fp32",)
+    assert random_head(recipe(folds=2)).notes == ("head: 2 x test_resnet, 3 classes, on cpu fp32",)
     with pytest.raises(TypeError, match="not Linear"):
         BackboneHead(torch.nn.Linear(2, 2), CLASSES, recipe(), CPU)
 
