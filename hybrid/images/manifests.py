@@ -157,7 +157,7 @@ class _Listed(NamedTuple):
     rows: Iterable[_Parsed]
 
 
-class _WithoutImagesError(DataError):
+class WithoutImagesError(DataError):
     """A table holds no images."""
 
 
@@ -200,7 +200,7 @@ def read_manifest(manifest: str, *, labeled: bool, address: str | None = None, l
     return Found([], notes, later=records if facts.rows else None) if lazy else Found(list(records), notes)
 
 
-def read_tables(tables: Sequence[str], source: str, *, labeled: bool, lazy: bool = False) -> Found:
+def read_tables(tables: Sequence[str], source: str, *, labeled: bool, lazy: bool = False, lists: bool = True) -> Found:
     """Read the images that lie in Parquet tables, such as the files of a dataset; tables without images are left out.
 
     Parameters
@@ -211,9 +211,13 @@ def read_tables(tables: Sequence[str], source: str, *, labeled: bool, lazy: bool
         What the user gave to reach them, kept in the records.
     labeled, lazy : bool
         As `read_manifest` takes them.
+    lists : bool
+        Whether there may be tables without images.
 
     Raises
     ------
+    WithoutImagesError
+        If there is such a table, and there may be none.
     DataError
         If none can be read; of several, those that cannot be are named in `Found.unread`.
     MissingExtraError
@@ -226,7 +230,9 @@ def read_tables(tables: Sequence[str], source: str, *, labeled: bool, lazy: bool
     for place, one in zip(tables, ordered_map(read, tables, threads, threads), strict=True):
         if isinstance(one, _Listed):
             listed[place] = one
-        elif isinstance(one, _WithoutImagesError):
+        elif isinstance(one, WithoutImagesError):
+            if not lists:
+                raise one
             without.append(place)
         else:
             errors[place] = one
@@ -706,7 +712,7 @@ def _read_parquet(
                 fix="name another column, or none",
             )
         if table.images is None and not paths:
-            raise _WithoutImagesError(f"{manifest} holds no photos")
+            raise WithoutImagesError(f"{manifest} holds no photos")
         _pick_columns(parquet.flat_names(schema) if table.images else schema.names, manifest, table)
         table.header = schema.names
         names = [table.columns.get(role, "") for role in _NAMES]

@@ -10,6 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
@@ -22,7 +23,7 @@ from hybrid.images import parquet, remote
 from hybrid.images.boxes import parted
 from hybrid.images.folders import read_folder
 from hybrid.images.hub_datasets import read_converted
-from hybrid.images.manifests import MANIFEST_ENDINGS, read_manifest, read_part
+from hybrid.images.manifests import MANIFEST_ENDINGS, WithoutImagesError, read_manifest, read_part, read_tables
 from hybrid.images.naming import (
     IMAGE_ENDINGS_TEXT,
     Found,
@@ -385,6 +386,10 @@ def _read_pattern(pattern: str, *, labeled: bool) -> Found:
             expected=_KINDS,
             fix="check the path",
         )
+    files = [match for match, is_folder in matches.items() if is_folder is not True]
+    if {ending(remote.file_name(file)) for file in files} == {"parquet"} and len(files) == len(matches):
+        with suppress(WithoutImagesError):
+            return read_tables(files, pattern, labeled=labeled, lists=False)
     total, others = Found(), list[str]()
     # What ** matches, it matches again below each folder.
     folders = {match for match, is_folder in matches.items() if is_folder is True and "**" not in pattern}

@@ -196,6 +196,12 @@ def test_a_folder_of_tables_is_a_dataset(tmp_path, touch):
     assert "not a readable Parquet file" in reason
     listed = scan_to_disk([folder])
     assert (tuple(listed.records), listed.notes, listed.unread) == (found.records, found.notes, found.unread)
+    (pattern,) = scan([f"{folder}/*/*.parquet"]).sources
+    some = scan([pattern])
+    assert [(record.path, record.source) for record in some.records] == [(r.path, pattern) for r in found.records]
+    assert some.notes == (f"{pattern}: 1 of 3 rows without a label",)
+    written(folder / "data/list.parquet", {"path": ["/nowhere/1.jpg"]})
+    assert len(scan([pattern]).records) == 4
     touch(folder / "1.jpg")
     assert [record.path for record in scan([folder]).records] == [str(folder / "1.jpg")]
 
