@@ -169,6 +169,29 @@ def test_what_is_asked_wrongly_is_said(post, photos, fields, words):
     assert error["fix"]
 
 
+def test_photos_are_answered_for_by_the_priors_of_their_region_and_month(serve, photos, served_animals, tmp_path):
+    first, second = (served_animals / "names.txt").read_text().split("\n")
+    file = tmp_path / "priors.csv"
+    rows = (f"{first},1,,", f"{second},1,,", f"{first},1,north,3", f"{second},0,north,3", f"{second},1,south,")
+    file.write_text("\n".join(("class,weight,region,month", *rows)))
+    client = serve(policy=Policy(class_priors=ClassPriors.read(file, unlisted=0.0)))
+    photo = next(photo for photo in photos if photo.parent.name == second)
+    sent = {"images": (photo.name, photo.read_bytes())}
+
+    def ask(rc=200, **place):
+        answer = client.post("/v1/predict", files=sent, data=place)
+        assert answer.status_code == rc, answer.text
+        return answer.json()
+
+    def answered(**place):
+        return ask(**place)["predictions"][0]["label"]
+
+    assert client.get("/v1/run").json()["places"] == {"region": ["north", "south"], "month": [3]}
+    assert (answered(), answered(region="south"), answered(region="North", month="3")) == (second, second, first)
+    assert "not a month" in ask(422, month="13")["error"]["what"]
+    assert "no class priors" in serve().post("/v1/predict", files=sent, data={"region": "north"}).text
+
+
 def test_a_full_server_says_so_and_when_to_come_again(serve, photos):
     client = serve(waiting=2)
     client.service.places.take(1)

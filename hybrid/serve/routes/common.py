@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from dataclasses import replace
 from typing import Annotated, Any
 
 import msgspec
@@ -11,6 +12,7 @@ from fastapi import Depends, Request
 from starlette.responses import Response
 
 from hybrid.gate.policy import Policy
+from hybrid.images.captures import as_month, time_of_month
 from hybrid.images.records import BytesRecord, ImageRecord
 from hybrid.serve.errors import ServeError
 from hybrid.serve.model import merged
@@ -58,6 +60,8 @@ def form_schema(properties: dict[str, Any]) -> dict[str, Any]:
 
 
 TEXT = {"type": "string"}
+# What class priors go by.
+PLACE = {"region": TEXT, "month": {"type": "integer"}}
 HASHES = {"sha256": {"type": "array", "items": TEXT}}
 
 
@@ -88,6 +92,27 @@ async def posted(service: Service, form: Form, field: str) -> tuple[list[ImageRe
         raise ServeError(413, "too many photos", expected=f"at most {limit}", fix="send them in several requests")
     records += await asyncio.gather(*(service.call(service.record_of, sha256) for sha256 in wanted))
     return records, hashes + wanted
+
+
+def placed(service: Service, form: Form, records: list[ImageRecord]) -> list[ImageRecord]:
+    """Say of photos the region and the month that a request names, which the server's class priors go by.
+
+    Raises
+    ------
+    ServeError
+        If the server has no class priors, or the month is none.
+    """
+    region, month = form.text("region"), form.text("month")
+    if region is None and month is None:
+        return records
+    if service.asked.policy.class_priors is None:
+        fix = "leave region and month out, or start it with: hybrid serve --prior-file FILE"
+        raise ServeError(422, "the server has no class priors", got=f"region {region}, month {month}", fix=fix)
+    number = as_month(month)
+    if month is not None and number is None:
+        raise ServeError(422, "this is not a month", expected="1 to 12", got=month[:80], fix="give its number")
+    time = None if number is None else time_of_month(number)
+    return [replace(one, region=region or one.region, time=time or one.time) for one in records]
 
 
 def policy_of(service: Service, form: Form) -> Policy:

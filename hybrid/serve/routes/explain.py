@@ -14,12 +14,26 @@ from starlette.responses import JSONResponse, Response
 from hybrid.images.records import ImageRecord
 from hybrid.run.fitted import FittedClassifier
 from hybrid.serve.errors import ServeError
-from hybrid.serve.routes.common import HASHES, TEXT, Sent, Serving, file_field, form_schema, policy_of, posted
+from hybrid.serve.routes.common import (
+    HASHES,
+    PLACE,
+    TEXT,
+    Sent,
+    Serving,
+    file_field,
+    form_schema,
+    placed,
+    policy_of,
+    posted,
+)
 from hybrid.serve.service import Service
 
 router = APIRouter(tags=["predict"])
 SCHEMA = form_schema(
-    file_field("image", many=False) | HASHES | dict.fromkeys(("method", "class_name", "prompts", "balance"), TEXT)
+    file_field("image", many=False)
+    | HASHES
+    | PLACE
+    | dict.fromkeys(("method", "class_name", "prompts", "balance"), TEXT)
 ) | {"responses": {"200": {"content": {"application/json": {}, "image/png": {}}}}}
 
 
@@ -30,6 +44,7 @@ async def explain(service: Serving, request: Request, form: Sent) -> Response:
     records, _ = await posted(service, form, "image")
     if len(records) != 1:
         raise ServeError(422, "one photo is explained", got=f"{len(records)}", fix="send image, or sha256")
+    records = placed(service, form, records)
     fitted = await service.call(service.variants.of, served, names, policy)
     method, name = form.text("method") or "gradcam", form.text("class_name")
     made, png = await service.explain(_explain, service, fitted, records[0], method, name)

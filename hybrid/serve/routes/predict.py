@@ -6,7 +6,19 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from hybrid.serve.errors import ServeError
-from hybrid.serve.routes.common import HASHES, TEXT, Sent, Serving, as_json, file_field, form_schema, policy_of, posted
+from hybrid.serve.routes.common import (
+    HASHES,
+    PLACE,
+    TEXT,
+    Sent,
+    Serving,
+    as_json,
+    file_field,
+    form_schema,
+    placed,
+    policy_of,
+    posted,
+)
 
 router = APIRouter(tags=["predict"])
 MOST_LISTED, MOST_NEIGHBORS = 100, 50
@@ -14,6 +26,7 @@ _NUMBER = {"type": "number"}
 SCHEMA = form_schema(
     file_field("images", many=True)
     | HASHES
+    | PLACE
     | {"prompts": {**TEXT, "description": 'JSON list of names that join for this request: ["zebra"]'}}
     | {"balance": TEXT, "top_k": {"type": "integer"}, "neighbors": {"type": "integer"}}
     | dict.fromkeys(("prior", "reject", "max_false_accept", "coverage", "confident"), _NUMBER)
@@ -30,6 +43,7 @@ async def predict(service: Serving, form: Sent) -> Response:
         raise ServeError(
             422, "the request has no photo", expected="files in images, or sha256", fix="send at least one"
         )
+    records = placed(service, form, records)
     answer = await service.answer(records, names, policy, hashes)
     # Without neighbors it is done before another thread had begun.
     rows = await service.call(service.rows, answer, top_k, neighbors) if neighbors else service.rows(answer, top_k, 0)

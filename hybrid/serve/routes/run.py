@@ -11,6 +11,7 @@ from starlette.responses import PlainTextResponse
 
 from hybrid import __version__
 from hybrid.device import resolve
+from hybrid.labels.priors import ClassPriors
 from hybrid.serve.model import Served
 from hybrid.serve.routes.common import Serving
 from hybrid.serve.service import Service
@@ -57,10 +58,18 @@ def _describe(service: Service) -> dict[str, Any]:
         "device": resolve(served.run.device).device,
         "notes": [*problem, *fitted.notes],
         "policy": asdict(fitted.policy),
+        "places": _places(service.asked.policy.class_priors),
         "limits": settings.limits,
         "can": can,
         "why_not": why_not,
     }
+
+
+def _places(priors: ClassPriors | None) -> dict[str, list[str] | list[int]]:
+    """Regions and months that class priors name."""
+    rows = priors.rows if priors is not None else ()
+    regions = sorted({row.region for row in rows if row.region is not None})
+    return {"region": regions, "month": sorted({row.month for row in rows if row.month is not None})}
 
 
 def _abilities(served: Served, read_only: bool) -> tuple[dict[str, bool], dict[str, str]]:

@@ -1,7 +1,7 @@
 // Try: photos in, answers out. Names and operating point change the answers of all photos without another upload.
 
 import { api, photoUrl } from "../api.js";
-import { chipBox, classPicker, learned, openCamera, openExplanation, thumb, writeLabels } from "../parts.js";
+import { chipBox, classPicker, learned, openCamera, openExplanation, select, thumb, writeLabels } from "../parts.js";
 import {
   bars, baseName, button, count, debounce, el, emptyState, errorBox, EXPERTS, filePicker, fill, icon, meter, NONE, percent,
   sentence, takeDrops, toast,
@@ -264,7 +264,23 @@ class TryView {
 
   #drawSliders() {
     const run = this.ctx.run;
-    fill(this.sliders, POINTS.filter((point) => !point.optional || run?.can?.[point.id]).map((point) => this.#slider(point, run)));
+    const shown = POINTS.filter((point) => !point.optional || run?.can?.[point.id]).map((point) => this.#slider(point, run));
+    fill(this.sliders, shown, this.#places(run));
+  }
+
+  /** Where and when the photos were taken, as far as the server's class priors know. */
+  #places(run) {
+    return [["region", "Region"], ["month", "Month"]].map(([key, name]) => {
+      const known = run?.places?.[key] ?? [];
+      if (!known.length) return null;
+      const box = select(name, [["", "not known"], ...known.map((value) => [value, String(value)])], this.point[key] ?? "");
+      box.input.addEventListener("change", () => {
+        if (box.value) this.point[key] = box.value;
+        else delete this.point[key];
+        this.#again();
+      });
+      return box;
+    });
   }
 
   #slider(point, run) {
