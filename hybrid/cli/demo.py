@@ -74,6 +74,6 @@ def _afterwards(folder: Path) -> str:
         "  hybrid build-index PHOTOS/train              one folder per class\n"
         "  hybrid train-head                            fine-tune, fit the gate\n"
         "  hybrid predict PHOTOS/new --prompts animals  trained and named classes\n\n"
-        "Or go on in a browser: correct answers, let a class join (needs the extra serve):\n"
+        "Or go on in a browser: correct answers, let a class join (extra: serve):\n"
         f"  [bold]hybrid serve --run {run} --prompts {data / 'prompts.txt'} --open[/bold]"
     )
