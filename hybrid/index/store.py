@@ -494,7 +494,7 @@ class EmbeddingStore:
         Each new hash falls anywhere in that index, so that a batch would write a page of it for every image. Until then
         images are found by content as well, but slowly. Where the block does not end, the next write makes the index.
         Batches that follow each other fast are committed together (`Database.together`): a process that is killed
-        leaves whole batches, and may lose those of the last half second.
+        leaves whole batches, and may lose those of the last second.
         """
         self._upgrade()
         self._in_bulk = True
