@@ -146,9 +146,9 @@ class ArchivePool(ReviewPool):
         images = {name: (one.path, labels.get(name, one.label)) for name, one in records.items()}
         super().__init__(classifier, layout, archive.info.fingerprint, images)
         self._doubt = np.full(len(self.hashes), np.nan)
-        self.notes = (
-            f"{len(sample.rows):,} of {archive.info.vectors:,} photos of the archive were looked at, drawn at random",
-        )
+        drawn, vectors = len(sample.rows), archive.info.vectors
+        of_all = f"{drawn:,} of {vectors:,} photos of the archive were looked at, drawn at random"
+        self.notes = (of_all if drawn < vectors else f"all {vectors:,} photos of the archive were looked at",)
 
     def update(
         self, step: Callable[[int], None] = lambda count: None, stop: Callable[[], bool] = lambda: False

@@ -66,9 +66,7 @@ def test_the_queue_is_what_predict_says_of_the_archive(client, made, served_anim
     root, files = made
     found = queue(client)
     assert not decodes
-    assert found["notes"] == [
-        f"{len(files) + 1} of {len(files) + 1} photos of the archive were looked at, drawn at random"
-    ]
+    assert found["notes"] == [f"all {len(files) + 1} photos of the archive were looked at"]
     assert ask(client, "/v1/run")["archive"]["looked_at"] == len(files) + 1
     hybrid(
         *("predict", "--archive", root / "archive", "--run", served_animals / "run", "--out", tmp_path / "said.jsonl"),
