@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _apart(folder: Path, kind: str, job: str) -> dict[str, float]:
     """Do one job of `measure` in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.archive.measure", str(folder), kind, job]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])

@@ -136,7 +136,7 @@ def fresh(folder: Path, kind: str) -> dict[str, float]:
     import faiss
     import pyarrow.parquet  # noqa: F401  imports are no part of it
 
-    assert faiss.METRIC_INNER_PRODUCT is not None  # noqa: S101
+    assert faiss.METRIC_INNER_PRODUCT is not None
     query, before = next(draw(1, _dim(folder), CLASSES, seed=2, chunk=1)), high_water()
     began = time.perf_counter()
     archive = Archive.open(folder / kind)

@@ -120,7 +120,7 @@ def index(sources: Sequence[str], settings: EncoderSettings, encoder: Encoder, l
 
 def change_labels(images: LabeledContents, share: float, kind: str, seed: int) -> list[str]:
     """The labels (n,) with `share` of them changed, to any other or to one of the most similar classes."""
-    rng = random.Random(seed)  # noqa: S311
+    rng = random.Random(seed)
     labels = images.labels
     names = sorted(set(labels))
     near = similar_classes(images, names)

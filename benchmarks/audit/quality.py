@@ -83,7 +83,7 @@ Listed = list[Collection[str]]
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     records = scan(options.sources, labeled=False).records
-    chosen = random.Random(options.seed).sample(records, min(options.photos, len(records)))  # noqa: S311
+    chosen = random.Random(options.seed).sample(records, min(options.photos, len(records)))
     listed: dict[str, dict[str, Listed]] = {"audit": {}}
     if find_spec("cleanvision"):
         listed["cleanvision"] = {}

@@ -283,17 +283,17 @@ def keep_promises(fitted: FittedClassifier, policy: Policy, test: Photos, seen: 
 
     def asked(policy: Policy) -> Decided:
         decided = answer(replace(fitted, policy=policy), test).decided
-        assert decided is not None  # noqa: S101  there is a gate
+        assert decided is not None
         return decided
 
     found: Figures = {}
     strict = replace(policy, max_false_accept=MAX_FALSE_ACCEPT)
     for one, end in ((replace(policy, reject=REJECT), ""), (strict, "_strict")):
         accepted = asked(one).accepted
-        assert accepted is not None  # noqa: S101  the policy rejects
+        assert accepted is not None
         found |= {f"kept{end}": float(accepted[trained].mean()), f"passing{end}": share(accepted[foreign])}
     sets = asked(replace(policy, coverage=COVERAGE)).sets
-    assert sets is not None  # noqa: S101  the policy has a coverage
+    assert sets is not None
     covered = sets[np.flatnonzero(trained), target[trained]]
     return {**found, "covered": float(covered.mean()), "set_size": float(sets.sum(axis=1).mean())}
 

@@ -51,9 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _measured(folder: str, alone: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.crops.measure", folder, str(alone)]
-    done = subprocess.run(  # noqa: S603
-        command, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
-    )
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
     made: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return made
 

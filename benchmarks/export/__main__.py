@@ -148,7 +148,7 @@ def cold_starts(folder: Path, photo: str, rounds: int) -> dict[str, Row]:
 def timed(command: Sequence[str], environment: Mapping[str, str]) -> tuple[float, float]:
     """Seconds that a command takes, and those of the processor."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)  # noqa: S603
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise SystemExit(done.stderr)

@@ -73,7 +73,7 @@ def seconds(folder: Path, head: str, side: str, photos: Sequence[str], batch: in
     loaded = classifier(folder, head, side)
     loaded.predict_proba(photos[:batch], batch_size=batch)
     start = time.perf_counter()
-    assert len(loaded.predict_proba(photos, batch_size=batch)) == len(photos)  # noqa: S101  else it is of something else
+    assert len(loaded.predict_proba(photos, batch_size=batch)) == len(photos)
     return time.perf_counter() - start
 
 

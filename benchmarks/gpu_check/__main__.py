@@ -127,7 +127,7 @@ def run(part: str, folder: Path, options: argparse.Namespace, left: float, found
     limit = min(parts.PARTS[part].limit * (SLOWER if options.device == "cpu" else 1), left)
     start, log = time.monotonic(), folder / f"{part}.log"
     with log.open("wb") as stream:
-        process = subprocess.Popen(  # noqa: S603
+        process = subprocess.Popen(
             command(part, folder, options), stderr=stream, env=environment(), start_new_session=True
         )
         try:

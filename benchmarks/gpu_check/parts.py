@@ -194,8 +194,8 @@ def run_tests(check: Check, words: Sequence[str]) -> None:
     file.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", *words, "-p", "no:cacheprovider", f"--junitxml={file}"]
     # Each process takes one core, as conftest has it.
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)  # noqa: S603
-    cases = list(ElementTree.parse(file).iter("testcase")) if file.is_file() else []  # noqa: S314  it is our own
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    cases = list(ElementTree.parse(file).iter("testcase")) if file.is_file() else []
     failed = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
     skipped = sum(case.find("skipped") is not None for case in cases)
     if len(cases) == skipped:
@@ -342,7 +342,7 @@ def cifar(check: Check) -> None:
 def run(check: Check, command: Sequence[str]) -> None:
     """Run a command of the product on the device of the check; RuntimeError with the end of what it said."""
     hidden = {} if check.device == "cuda" else {"CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         command, env=os.environ | hidden, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     if done.returncode:

@@ -10,6 +10,6 @@ import sys
 def hybrid(*arguments: str) -> None:
     """Say the command and run it; where it fails, leave with its exit code."""
     print(f"$ hybrid {shlex.join(arguments)}", file=sys.stderr, flush=True)
-    done = subprocess.run([sys.executable, "-m", "hybrid.cli.main", *arguments], check=False)  # noqa: S603
+    done = subprocess.run([sys.executable, "-m", "hybrid.cli.main", *arguments], check=False)
     if done.returncode:
         sys.exit(done.returncode)

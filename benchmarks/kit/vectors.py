@@ -108,7 +108,7 @@ def unit(vectors: NDArray[Any], what: str) -> NDArray[np.float32]:
 def split_classes(named: Sequence[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:
     """Deal the classes with a text vector into seen and unseen ones, each sorted."""
     shuffled = list(named)
-    random.Random(seed).shuffle(shuffled)  # noqa: S311
+    random.Random(seed).shuffle(shuffled)
     count = int(len(shuffled) * fraction)
     if count < 1 or len(shuffled) - count < MIN_SEEN:
         raise DataError(

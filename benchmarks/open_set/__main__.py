@@ -118,7 +118,7 @@ def nearest(data: Data, count: int) -> Data:
 def choose(classes: Sequence[int], share: float, seed: str) -> list[int]:
     """Choose int(n * share) classes at random."""
     shuffled = list(classes)
-    random.Random(seed).shuffle(shuffled)  # noqa: S311
+    random.Random(seed).shuffle(shuffled)
     return sorted(shuffled[: int(len(shuffled) * share)])
 
 

@@ -105,7 +105,7 @@ def choose(pool: Pool, scene: Scene, question: str, way: str, count: int, seed: 
     """The contents that a person looks at, and how each was found."""
     if way == "random":
         every = sorted(scene.labeled if question == CHECK else scene.unlabeled)
-        return dict.fromkeys(random.Random(seed).sample(every, count), way)  # noqa: S311
+        return dict.fromkeys(random.Random(seed).sample(every, count), way)
     return {item.sha256: item.drawn for item in make_queue(pool, way, limit=count, seed=seed).items}
 
 

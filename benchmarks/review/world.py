@@ -91,7 +91,7 @@ def lay_out(world: World, folder: Path, share: float, seed: int, *, unlabeled: b
     photos = [("train", n, int(c)) for n, c in enumerate(world.arrays["train_label"]) if c < world.seen]
     if unlabeled:
         photos += [("val", n, int(c)) for n, c in enumerate(world.arrays["val_label"])]
-    rng = random.Random(seed)  # noqa: S311
+    rng = random.Random(seed)
     labels = [world.names[c] if split == "train" else None for split, _, c in photos]
     labeled = [row for row, label in enumerate(labels) if label is not None]
     for row in rng.sample(labeled, round(share * len(labeled))):

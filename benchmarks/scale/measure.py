@@ -237,9 +237,7 @@ def fresh_process(run: Run, *, cold: bool) -> dict[str, float]:
     np.save(asked, run.queries(ASKED))
     command = [sys.executable, "-c", FRESH, str(run.folder), str(run.rows), str(run.dim), str(asked)]
     paths = os.pathsep.join([str(ROOT), *(path for path in sys.path if path)])
-    done = subprocess.run(  # noqa: S603
-        command, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": paths}
-    )
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": paths})
     base, opened_mib, searched_mib, opened, searched = json.loads(done.stdout)
     if cold:
         return {"open_cold_s": opened, "open_and_search_100_cold_s": searched}
@@ -277,7 +275,7 @@ def measure(run: Run, say: Callable[[str], None]) -> dict[str, Any]:
     say("building the index")
     found["first_build_s"] = timed(run.open)
     note = read_note(run.index)
-    assert note is not None  # noqa: S101
+    assert note is not None
     found |= {"kind": note.kind, "cells": note.lists, "probed": note.nprobe, "measured_recall": note.recall}
     say("opening in fresh processes")
     found |= fresh_process(run, cold=True)

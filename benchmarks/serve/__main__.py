@@ -119,8 +119,8 @@ def serving(folder: Path, encoder: Sequence[str]) -> Iterator[int]:
     words = ["serve", "--run", str(folder / "run"), "--prompts", str(folder / "names.txt"), "--port", "0"]
     words += ["--encoder", encoder[0], *(("--pretrained", encoder[1]) if len(encoder) > 1 else ())]
     command = [sys.executable, "-u", "-m", "hybrid", *words]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603
-    assert process.stdout is not None  # noqa: S101  it is a pipe
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
     try:
         address = next((found for line in process.stdout if (found := re.search(r"http://[\d.]+:(\d+)/", line))), None)
         if address is None:

@@ -23,5 +23,5 @@ def predict(folder: Path, encoder: tuple[str, ...], names: tuple[str, ...], path
     classifier = _classifier(folder, encoder, names)
     start = time.perf_counter()
     found = sum(len(classifier.predictions(batch)) for batch in classifier.classify(paths))
-    assert found == len(paths)  # noqa: S101  else the figure is of something else
+    assert found == len(paths)
     return time.perf_counter() - start

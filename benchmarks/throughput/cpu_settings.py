@@ -60,10 +60,10 @@ def measure(backbone: str, precision: str, what: str) -> float:
 def in_fresh_process(backbone: str, precision: str, what: str, policy: str, busy: bool) -> float:
     command = [sys.executable, "-m", NAME, "--measure", backbone, precision, what]
     spin = [sys.executable, "-c", "while True: pass"]
-    competitor = subprocess.Popen(spin) if busy else None  # noqa: S603
+    competitor = subprocess.Popen(spin) if busy else None
     try:
         env = os.environ | {"OMP_WAIT_POLICY": policy}
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)  # noqa: S603
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
         return float(done.stdout)
     finally:
         if competitor is not None:

@@ -118,5 +118,5 @@ class Network:
                 fix="pip install -U onnxruntime",
             ) from error
         checked.result()
-        self._weights = weights  # which must live as long as the session does
+        self._weights = weights  # the session reads them without a copy
         return session

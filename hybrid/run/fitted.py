@@ -172,8 +172,13 @@ class FittedClassifier:
         point = made.decider.point.notes if made.decider else (UNCALIBRATED,) if policy.confident is not None else ()
         return made.with_notes((*state.notes, *parts.notes, *point, *made.context.notes))
 
+    @property
+    def learned(self) -> frozenset[str]:
+        """Content hashes of what it learned: images of `trained_on`, and validation images of a refit head."""
+        return self.trained_on if self.state is None else self.trained_on | self.state.refit_on
+
     def for_evaluation(self) -> FittedClassifier:
-        """The same, but images that validated the head are answered by what it was before it learned them."""
+        """The same, but validation images of a refit head are answered by the head that did not learn them."""
         made = copy(self)
         object.__setattr__(made, "_refit_on", self.state.refit_on if self.state is not None else frozenset())
         return made

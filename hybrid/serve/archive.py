@@ -176,17 +176,17 @@ class ArchivePool(ReviewPool):
         return self._sample.vectors([self._places[name] for name in hashes])
 
     def suspicion(self) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-        """1 less the probability that the answer gives each label; NaN where it was trained on it."""
+        """1 less the probability that the answer gives each label; NaN where the classifier learned it."""
         return self._doubt, ()
 
     def _fill(self, rows: Sequence[int]) -> None:
-        answers = self._answer([self.hashes[row] for row in rows])
+        answers, learned = self._answer([self.hashes[row] for row in rows]), self.classifier.learned
         if self.p_unseen is not None and answers.p_unseen is not None:
             self.p_unseen[list(rows)] = answers.p_unseen
         for own, row in enumerate(rows):
             label = self.labels[row]
             place = None if label is None else self.classifier.space.index_of(label)
-            if place is not None and self.hashes[row] not in self.classifier.trained_on:
+            if place is not None and self.hashes[row] not in learned:
                 self._doubt[row] = 1 - answers.hybrid[own, place]
         # Last: where it is there, so is the rest.
         self.margin[list(rows)] = margin(answers.hybrid)

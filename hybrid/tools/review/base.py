@@ -120,12 +120,12 @@ class ReviewPool(ABC):
     def answers(self, hashes: Sequence[str]) -> list[str | None]:
         """What the classifier says of images before their labels are known, to be kept with these; see `progress`.
 
-        None where there is no answer yet, and for an image that the classifier was trained on.
+        None where there is no answer yet, and for an image that the classifier learned.
         """
-        head, trained = self.head_name, self.classifier.trained_on
+        head, learned = self.head_name, self.classifier.learned
         return [
             None
-            if said is None or sha256 in trained
+            if said is None or sha256 in learned
             else json.dumps({"label": said.label, "probability": round(said.probability, 6), "head": head})
             for sha256, said in zip(hashes, self.predictions(hashes, 1), strict=True)
         ]

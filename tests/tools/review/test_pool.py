@@ -41,7 +41,7 @@ GATE = FittedGate(Gate(), ClassGaussians.fit(np.repeat(np.eye(2, 3), 2, axis=0),
 def animals(tmp_path_factory, write_animals):
     """A run of drawn animals with a linear head; photos of five classes lack a label."""
     root, known = tmp_path_factory.mktemp("animals"), demo_classes()
-    write_animals(root / "labeled", known.seen[:4], 8)
+    write_animals(root / "labeled", known.seen[:4], 20)  # 3 of each class validate the head, which then learns them
     write_animals(root / "photos", [*known.seen[:4], known.unseen[0]], 3)
     run = Run(root / "run", encoder="tiny", device="cpu")
     run.index(root / "labeled")
@@ -58,7 +58,7 @@ def test_it_answers_as_predict_does(animals, decodes):
     pool = Pool.of(classifier.fitted, run.layout)
     pool.update()
     assert not decodes  # from the vectors of the index alone
-    assert (pool.ready, pool.unreadable, pool.unlabeled) == ((47, 47), (), 15)
+    assert (pool.ready, pool.unreadable, pool.unlabeled) == ((95, 95), (), 15)
     row = {path: number for number, path in enumerate(pool.paths)}
     for record, probabilities in zip(to_records(photos), expected, strict=True):
         (found,) = pool.predictions([pool.hashes[row[record.path]]], 5)
@@ -237,6 +237,7 @@ def test_answers_that_are_kept_with_labels(animals):
     pool = updated(run.classifier(prompts=[unseen]).fitted, run.layout)
     (prediction,) = pool.predictions(pool.hashes[:1])
     expected = {"label": prediction.label, "probability": round(prediction.probability, 6), "head": run.info.head[6:]}
-    trained = next(iter(run.head.trained_on))
-    first, unknown, known = pool.answers([pool.hashes[0], "0" * 64, trained])
-    assert (json.loads(first), unknown, known) == (expected, None, None)
+    trained, validated = run.head.trained_on[0], run.head.refit_on[0]
+    first, *others = pool.answers([pool.hashes[0], "0" * 64, trained, validated])
+    assert json.loads(first) == expected
+    assert others == [None] * 3
